@@ -1,0 +1,4 @@
+//! What cowrie_enrich knows without PostgreSQL.
+//!
+//! Nothing here may depend on pgrx or on SQL: parsers are tested and fuzzed without a server, and threads that
+//! do network I/O cannot reach PostgreSQL by accident.

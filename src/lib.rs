@@ -1,0 +1,1 @@
+//! cowrie_enrich.
