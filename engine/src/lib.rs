@@ -2,3 +2,10 @@
 //!
 //! Nothing here may depend on pgrx or on SQL: parsers are tested and fuzzed without a server, and threads that
 //! do network I/O cannot reach PostgreSQL by accident.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod bogon;
+pub mod classify;
+pub mod mmdb;

@@ -1,0 +1,257 @@
+//! Answers: which host does this text or number name?
+//!
+//! The rule: one host has one `Address`. An IPv4-mapped IPv6 address is its IPv4 address, so that a sensor that
+//! listens on `::` and one that listens on `0.0.0.0` count the same attacker once. Whatever compares, sorts or
+//! stores addresses does it in this form.
+
+use std::error::Error;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// One host address in canonical form.
+///
+/// `Ord` is PostgreSQL's btree order of host `inet` values: IPv4 before IPv6, then the bytes. Rows are written in
+/// this order, and two writers that disagreed on it could deadlock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Address(IpAddr);
+
+impl Address {
+    pub fn new(ip: IpAddr) -> Self {
+        Self(ip.to_canonical())
+    }
+
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        Self::new(ip)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Bytes that an address may take, blanks around it not counted. The longest IPv6 text has 45; the rest is room
+/// for a zone name. Cowrie's own column holds 61.
+pub const LONGEST_TEXT: usize = 128;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressError {
+    /// Refused before parsing: the text, without the blanks around it, has `length` bytes.
+    TooLong {
+        length: usize,
+    },
+    NotAnAddress,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { length } => {
+                write!(
+                    f,
+                    "address text of {length} bytes is longer than {LONGEST_TEXT}"
+                )
+            }
+            Self::NotAnAddress => f.write_str("text is not one IPv4 or IPv6 host address"),
+        }
+    }
+}
+
+impl Error for AddressError {}
+
+/// Reads an address as a honeypot writes it; nothing but blanks is no address, not a mistake.
+///
+/// ```text
+/// text  = *blank [ ipv4 / ipv6 [ "%" zone ] ] *blank
+/// zone  = 1*VCHAR                 ; dropped: it names an interface of the sensor, not a host
+/// ipv4  = four decimal numbers, no leading zeros
+/// ipv6  = RFC 4291 section 2.2, all three forms
+/// ```
+///
+/// One real line each: `203.0.113.7`, `::ffff:203.0.113.7` (what Twisted reports on a dual-stack socket),
+/// `fe80::1%eth0` (RFC 4007 section 11). Blanks come from `char(n)` columns, which are padded.
+pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
+    let text = text.trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    if text.len() > LONGEST_TEXT {
+        return Err(AddressError::TooLong { length: text.len() });
+    }
+    let ip = match text.split_once('%') {
+        None => text.parse::<IpAddr>().ok(),
+        Some((host, zone)) if is_zone(zone) => host.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        Some(_) => None,
+    };
+    ip.map(|ip| Some(Address::new(ip)))
+        .ok_or(AddressError::NotAnAddress)
+}
+
+fn is_zone(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv4Addr;
+
+    fn host(text: &str) -> Address {
+        Address::new(text.parse().unwrap())
+    }
+
+    #[test]
+    fn plain_addresses_are_read() {
+        assert_eq!(parse("203.0.113.7"), Ok(Some(host("203.0.113.7"))));
+        assert_eq!(parse("2001:DB8::1"), Ok(Some(host("2001:db8::1"))));
+    }
+
+    #[test]
+    fn mapped_ipv6_is_ipv4() {
+        assert_eq!(parse("::ffff:8.8.8.8"), Ok(Some(host("8.8.8.8"))));
+        assert_eq!(
+            parse("::ffff:808:808").unwrap().unwrap().to_string(),
+            "8.8.8.8"
+        );
+        // IPv4-compatible, not mapped: another (deprecated) address.
+        assert_eq!(
+            parse("::8.8.8.8").unwrap().unwrap().to_string(),
+            "::808:808"
+        );
+    }
+
+    #[test]
+    fn padding_is_ignored() {
+        assert_eq!(parse("  203.0.113.7\t \r\n"), Ok(Some(host("203.0.113.7"))));
+        let padded = format!("{:<1000}", "203.0.113.7");
+        assert_eq!(parse(&padded), Ok(Some(host("203.0.113.7"))));
+    }
+
+    #[test]
+    fn nothing_is_no_address_and_no_error() {
+        for text in ["", " ", "\t\n", &" ".repeat(10_000)] {
+            assert_eq!(parse(text), Ok(None));
+        }
+    }
+
+    #[test]
+    fn zone_is_dropped() {
+        assert_eq!(parse("fe80::1%eth0"), Ok(Some(host("fe80::1"))));
+        assert_eq!(parse("fe80::1%3"), Ok(Some(host("fe80::1"))));
+        assert_eq!(parse("::ffff:1.2.3.4%lo"), Ok(Some(host("1.2.3.4"))));
+    }
+
+    #[test]
+    fn what_is_not_one_host_is_refused() {
+        for text in [
+            "not an ip",
+            "1.2.3.4; drop table",
+            "1.2.3",
+            "1.2.3.4.5",
+            "1.2.3.256",
+            "01.2.3.4",
+            "1.2.3.4/32",
+            "10.0.0.0/8",
+            "1.2.3.4%eth0",
+            "1.2.3.4:22",
+            "[::1]",
+            "fe80::1%",
+            "fe80::1%eth0; drop table",
+            "%eth0",
+            "1:2:3:4:5:6:7:8:9",
+            "::1::",
+            "1.2.3.4\0",
+            "１.2.3.4",
+            "0x7f.1",
+            "2130706433",
+        ] {
+            assert_eq!(parse(text), Err(AddressError::NotAnAddress), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn long_text_is_refused_by_its_length() {
+        let longest = format!("fe80::1%{}", "z".repeat(LONGEST_TEXT - 8));
+        assert_eq!(parse(&longest), Ok(Some(host("fe80::1"))));
+        assert_eq!(
+            parse(&format!("{longest}z")),
+            Err(AddressError::TooLong { length: 129 })
+        );
+        assert_eq!(
+            parse(&"1".repeat(10_000)),
+            Err(AddressError::TooLong { length: 10_000 })
+        );
+    }
+
+    #[test]
+    fn errors_say_what_is_wrong() {
+        assert_eq!(
+            AddressError::TooLong { length: 500 }.to_string(),
+            "address text of 500 bytes is longer than 128"
+        );
+        assert_eq!(
+            AddressError::NotAnAddress.to_string(),
+            "text is not one IPv4 or IPv6 host address"
+        );
+    }
+
+    fn any_ip() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+            any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
+            any::<u32>().prop_map(|bits| IpAddr::V6(Ipv4Addr::from_bits(bits).to_ipv6_mapped())),
+            any::<u32>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits.into()))),
+        ]
+    }
+
+    /// PostgreSQL's order, written the other way round: the family byte, then the address bytes.
+    fn btree_key(address: Address) -> Vec<u8> {
+        match address.ip() {
+            IpAddr::V4(ip) => [vec![2], ip.octets().to_vec()].concat(),
+            IpAddr::V6(ip) => [vec![3], ip.octets().to_vec()].concat(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_form_reads_back(ip in any_ip()) {
+            let address = Address::new(ip);
+            prop_assert_eq!(parse(&address.to_string()), Ok(Some(address)));
+            prop_assert_eq!(parse(&format!(" {ip} ")), Ok(Some(address)));
+        }
+
+        #[test]
+        fn canonical_form_is_stable_and_never_mapped(ip in any_ip()) {
+            let address = Address::new(ip);
+            prop_assert_eq!(Address::new(address.ip()), address);
+            if let IpAddr::V6(ip) = address.ip() {
+                prop_assert_eq!(ip.to_ipv4_mapped(), None);
+            }
+        }
+
+        #[test]
+        fn order_is_that_of_the_btree(a in any_ip(), b in any_ip()) {
+            let (a, b) = (Address::new(a), Address::new(b));
+            prop_assert_eq!(a.cmp(&b), btree_key(a).cmp(&btree_key(b)));
+        }
+
+        #[test]
+        fn any_text_is_answered(text in ".{0,200}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn text_made_of_address_letters_agrees_with_std(text in "[0-9a-f:.]{1,45}") {
+            let std = text.parse::<IpAddr>().ok().map(Address::new);
+            prop_assert_eq!(parse(&text).ok().flatten(), std);
+        }
+    }
+}
