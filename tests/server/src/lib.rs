@@ -1,1 +1,30 @@
-//! Starts real PostgreSQL servers for the tests.
+//! Starts real PostgreSQL servers for the tests and asks them questions.
+//!
+//! | module | answers |
+//! |---|---|
+//! | `installation` | which PostgreSQL, under which user, and where may clusters live |
+//! | `cluster` | how a server starts, dies, comes back and is cleaned away |
+//! | `session` | one connection: run, ask, expect a refusal |
+//! | `database` | one shared server per test binary, one database per test |
+//! | `mmdb` | writes small databases in the MaxMind format, in any layout |
+//! | `world` | the small internet that the fixtures describe |
+//! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
+//! | `recount` | what the counts must be, computed without the extension |
+//! | `random` | repeatable randomness |
+//! | `wait` | waits for a state, never for a time |
+
+pub mod cluster;
+pub mod database;
+pub mod hosts;
+pub mod installation;
+pub mod mmdb;
+pub mod random;
+pub mod recount;
+pub mod session;
+pub mod wait;
+pub mod world;
+
+pub use cluster::{Cluster, Options};
+pub use database::{Database, database, fresh_database, shared};
+pub use session::{Refusal, Session};
+pub use wait::wait_until;

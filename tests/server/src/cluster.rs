@@ -1,0 +1,419 @@
+//! How a server starts, dies, comes back and is cleaned away.
+//!
+//! The postmaster is a child of the test process. A watchdog, a shell that waits for the end of
+//! its standard input, holds the promise that nothing is left running: whichever way the test
+//! process ends, the pipe closes, and the watchdog stops the server and removes its files.
+//! There is no TCP port: every server has a socket directory of its own, short because a socket's
+//! path may not be longer than 107 bytes.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postgres::NoTls;
+
+use crate::installation::installation;
+use crate::session::Session;
+use crate::wait::wait_until;
+
+/// The port names the socket file; the directory tells servers apart.
+const PORT: u16 = 5432;
+
+/// The superuser of every test cluster.
+pub const SUPERUSER: &str = "postgres";
+
+#[derive(Clone)]
+pub struct Options {
+    name: String,
+    preload: bool,
+    durable: bool,
+    conf: Vec<String>,
+}
+
+impl Options {
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            preload: true,
+            durable: false,
+            conf: Vec::new(),
+        }
+    }
+
+    /// Leaves `shared_preload_libraries` empty.
+    #[must_use]
+    pub fn without_preload(mut self) -> Self {
+        self.preload = false;
+        self
+    }
+
+    /// Writes to disk as a production server does; without it a crash of the machine would lose
+    /// data, a crash of PostgreSQL would not.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
+    /// Adds a line to postgresql.conf.
+    #[must_use]
+    pub fn conf(mut self, line: &str) -> Self {
+        self.conf.push(line.to_owned());
+        self
+    }
+}
+
+pub struct Cluster {
+    dir: PathBuf,
+    socket_dir: PathBuf,
+    log: PathBuf,
+    postmaster: Mutex<Option<Child>>,
+    watchdog: Mutex<Option<Child>>,
+}
+
+impl Cluster {
+    pub fn start(options: &Options) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let serial = STARTED.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let run_dir = installation().run_dir();
+        let dir = run_dir.join(format!("{}-{pid}", options.name));
+        let socket_dir = PathBuf::from(format!("/tmp/cowrie-{pid}-{serial}"));
+        make_server_dir(&dir, 0o755);
+        // Whoever can enter may connect as superuser.
+        make_server_dir(&socket_dir, 0o700);
+        let template = template();
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(&template)
+            .arg(dir.join("data"))
+            .status()
+            .expect("cp runs");
+        assert!(copied.success(), "could not copy {}", template.display());
+
+        let cluster = Self {
+            log: run_dir.join(format!("{}.log", options.name)),
+            postmaster: Mutex::new(None),
+            watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
+            dir,
+            socket_dir,
+        };
+        drop(fs::File::create(&cluster.log).expect("the log can be created"));
+        cluster.configure(&base_configuration(options, &cluster.socket_dir));
+        cluster.start_postmaster();
+        cluster
+    }
+
+    /// A directory that the server's user can read, for mmdb files; gone with the cluster.
+    pub fn files(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_dir
+    }
+
+    /// Appends lines to postgresql.conf; the last of equal settings counts.
+    pub fn configure(&self, lines: &[String]) {
+        let path = self.data_dir().join("postgresql.conf");
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .expect("postgresql.conf can be opened");
+        for line in lines {
+            writeln!(file, "{line}").expect("postgresql.conf can be written");
+        }
+    }
+
+    /// Appends lines and makes every backend read them.
+    pub fn reconfigure(&self, lines: &[String]) {
+        self.configure(lines);
+        let mut session = self.session(SUPERUSER);
+        session.run("SELECT pg_reload_conf()");
+    }
+
+    /// Connects as superuser with `search_path = public, enrich`.
+    pub fn session(&self, database: &str) -> Session {
+        self.session_with(database, SUPERUSER, "public,enrich")
+    }
+
+    /// Connects with the search path that a stranger has.
+    pub fn session_as(&self, database: &str, role: &str) -> Session {
+        self.session_with(database, role, "public")
+    }
+
+    pub fn session_with(&self, database: &str, role: &str, search_path: &str) -> Session {
+        match self.try_session_with(database, role, search_path) {
+            Ok(session) => session,
+            Err(e) => panic!(
+                "could not connect to {database} as {role}: {e}\n{}",
+                self.log()
+            ),
+        }
+    }
+
+    fn try_session_with(
+        &self,
+        database: &str,
+        role: &str,
+        search_path: &str,
+    ) -> Result<Session, postgres::Error> {
+        postgres::Config::new()
+            .host_path(&self.socket_dir)
+            .port(PORT)
+            .user(role)
+            .dbname(database)
+            .options(&format!("-c search_path={}", search_path.replace(' ', "")))
+            .connect(NoTls)
+            .map(|client| Session { client })
+    }
+
+    /// A client program of PostgreSQL that knows this server.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = installation().client_program(name);
+        self.introduce(&mut command);
+        command
+    }
+
+    /// Tells any program that uses libpq where this server is.
+    pub fn introduce(&self, command: &mut Command) {
+        command
+            .env("PGHOST", &self.socket_dir)
+            .env("PGPORT", PORT.to_string())
+            .env("PGUSER", SUPERUSER)
+            .env_remove("PGDATABASE");
+    }
+
+    fn start_postmaster(&self) {
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .open(&self.log)
+            .expect("the log can be opened");
+        let spawn = || {
+            installation()
+                .server_program("postgres")
+                .arg("-D")
+                .arg(self.data_dir())
+                // Not the terminal's group: an interrupt there is the watchdog's business.
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().expect("the log can be shared"))
+                .stderr(log.try_clone().expect("the log can be shared"))
+                .spawn()
+                .expect("postgres starts")
+        };
+        let mut child = spawn();
+        wait_until(
+            "the server accepts connections",
+            || {
+                // A server that was killed leaves backends that hold its shared memory for a moment.
+                if child
+                    .try_wait()
+                    .expect("postgres can be waited for")
+                    .is_some()
+                {
+                    if !self.log().contains("pre-existing shared memory block") {
+                        return Err(self.log());
+                    }
+                    child = spawn();
+                }
+                self.try_session_with(SUPERUSER, SUPERUSER, "public")
+                    .map(drop)
+                    .map_err(|e| e.to_string())
+            },
+            Result::is_ok,
+        )
+        .expect("wait_until returns what satisfied it");
+        *lock(&self.postmaster) = Some(child);
+    }
+
+    pub fn postmaster_pid(&self) -> u32 {
+        lock(&self.postmaster)
+            .as_ref()
+            .expect("the server runs")
+            .id()
+    }
+
+    /// Stops the server as an administrator does before maintenance.
+    pub fn stop_fast(&self) {
+        self.end_postmaster("INT");
+    }
+
+    /// Kills the postmaster; its backends notice and end by themselves.
+    pub fn kill_postmaster(&self) {
+        self.end_postmaster("KILL");
+    }
+
+    /// Starts the server again after `stop_fast` or `kill_postmaster`.
+    pub fn start_again(&self) {
+        self.start_postmaster();
+    }
+
+    /// Kills one backend, upon which the postmaster throws out all others and recovers.
+    pub fn kill_backend(&self, pid: i64) {
+        signal("KILL", pid);
+    }
+
+    /// Waits until the server has recovered from a backend's death.
+    pub fn wait_until_recovered(&self) {
+        wait_until(
+            "the server has recovered",
+            || {
+                self.try_session_with(SUPERUSER, SUPERUSER, "public")
+                    .map(drop)
+                    .map_err(|e| e.to_string())
+            },
+            Result::is_ok,
+        )
+        .expect("wait_until returns what satisfied it");
+    }
+
+    fn end_postmaster(&self, signal_name: &str) {
+        if let Some(mut child) = lock(&self.postmaster).take() {
+            signal(signal_name, i64::from(child.id()));
+            let _ = child.wait();
+        }
+    }
+
+    /// What the server wrote to its log, the newest 40 lines.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The whole log.
+    pub fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Stops the server at once and removes its files; the log stays for the curious.
+    pub fn remove(&self) {
+        self.end_postmaster("QUIT");
+        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_dir_all(&self.socket_dir);
+        if let Some(mut watchdog) = lock(&self.watchdog).take() {
+            drop(watchdog.stdin.take());
+            let _ = watchdog.wait();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// A test that panicked while it held a lock must not keep the server from being stopped.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn signal(name: &str, pid: i64) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(status.is_ok_and(|s| s.success()), "could not signal {pid}");
+}
+
+fn make_server_dir(path: &Path, mode: u32) {
+    let _ = fs::remove_dir_all(path);
+    fs::create_dir(path).unwrap_or_else(|e| panic!("could not create {}: {e}", path.display()));
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("own directory");
+    installation().give_to_server(path);
+}
+
+/// An initialised data directory, made once per PostgreSQL version and copied ever after.
+fn template() -> PathBuf {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _guard = lock(&MAKING);
+    let run_dir = installation().run_dir();
+    let template = run_dir.join(format!("template-{}", installation().version));
+    if template.exists() {
+        return template;
+    }
+    // Another test process may do the same: the one that renames first wins.
+    let draft = run_dir.join(format!("template-draft-{}", std::process::id()));
+    make_server_dir(&draft, 0o700);
+    let output = installation()
+        .server_program("initdb")
+        .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust"])
+        .args(["--username", SUPERUSER, "-D"])
+        .arg(&draft)
+        .output()
+        .expect("initdb runs");
+    assert!(
+        output.status.success(),
+        "initdb failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if fs::rename(&draft, &template).is_err() {
+        let _ = fs::remove_dir_all(&draft);
+    }
+    template
+}
+
+fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
+    let mut lines = vec![
+        "listen_addresses = ''".to_owned(),
+        format!("unix_socket_directories = '{}'", socket_dir.display()),
+        format!("port = {PORT}"),
+        "shared_buffers = 64MB".to_owned(),
+        "max_connections = 100".to_owned(),
+        "max_prepared_transactions = 20".to_owned(),
+        "timezone = UTC".to_owned(),
+        "log_line_prefix = '%m [%p] %d '".to_owned(),
+        "jit = off".to_owned(),
+    ];
+    if !options.durable {
+        lines.push("fsync = off".to_owned());
+        lines.push("full_page_writes = off".to_owned());
+    }
+    if options.preload {
+        lines.push("shared_preload_libraries = 'cowrie_enrich'".to_owned());
+    }
+    lines.extend(options.conf.iter().cloned());
+    lines
+}
+
+/// Sleeps until its standard input ends, then stops the server of `dir` and removes the files.
+/// The working directory of the process is compared because process ids are used again.
+fn watchdog(dir: &Path, socket_dir: &Path) -> Child {
+    const SCRIPT: &str = r#"
+trap '' INT TERM HUP
+read -r _
+data=$(readlink -f "$1/data")
+pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null)
+if [ -n "$pid" ] && [ "$(readlink "/proc/$pid/cwd")" = "$data" ]; then
+    kill -QUIT "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+fi
+rm -rf "$1" "$2"
+"#;
+    Command::new("sh")
+        .arg("-c")
+        .arg(SCRIPT)
+        .arg("watchdog")
+        .arg(dir)
+        .arg(socket_dir)
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh starts")
+}

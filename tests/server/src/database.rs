@@ -1,0 +1,129 @@
+//! One shared server per test binary, one database per test: a test gets a database with the
+//! extension in schema `enrich` in the time of a file copy, and no test sees another's rows.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::cluster::{Cluster, Options, SUPERUSER};
+use crate::session::Session;
+use crate::world::{self, Files};
+
+/// Copied for every test; nobody may connect to it, or the copy would be refused.
+const TEMPLATE: &str = "with_extension";
+
+pub struct Database<'a> {
+    pub cluster: &'a Cluster,
+    pub name: String,
+    session: Session,
+}
+
+impl Database<'_> {
+    /// Another connection as superuser.
+    pub fn another(&self) -> Session {
+        self.cluster.session(&self.name)
+    }
+
+    /// A connection of a role with the search path that a stranger has.
+    pub fn session_as(&self, role: &str) -> Session {
+        self.cluster.session_as(&self.name, role)
+    }
+}
+
+impl Deref for Database<'_> {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl DerefMut for Database<'_> {
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+}
+
+/// The server that the tests of this binary share.
+pub fn shared() -> &'static Cluster {
+    static SHARED: OnceLock<Cluster> = OnceLock::new();
+    extern "C" fn stop() {
+        if let Some(cluster) = SHARED.get() {
+            cluster.remove();
+        }
+    }
+    SHARED.get_or_init(|| {
+        // SAFETY: `stop` is a plain function that needs nothing but the static above; the
+        // watchdog does the same work where this is never called.
+        unsafe { libc::atexit(stop) };
+        cluster_with_world(&Options::named(&binary_name()))
+    })
+}
+
+/// A server of the test's own with the fixture databases and the template.
+pub fn cluster_with_world(options: &Options) -> Cluster {
+    let cluster = Cluster::start(options);
+    let files = Files::below(cluster.files());
+    world::city_database().write(&files.city);
+    world::asn_database().write(&files.asn);
+    cluster.reconfigure(&files.settings());
+    make_template(&cluster);
+    cluster
+}
+
+/// Makes the database that tests' databases are copied from.
+pub fn make_template(cluster: &Cluster) {
+    let mut admin = cluster.session(SUPERUSER);
+    admin.run(&format!("CREATE DATABASE {TEMPLATE}"));
+    cluster.session(TEMPLATE).run(
+        "CREATE SCHEMA enrich;
+         CREATE EXTENSION cowrie_enrich SCHEMA enrich",
+    );
+    admin.run(&format!(
+        "ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"
+    ));
+}
+
+/// A database of the test's own on the shared server.
+pub fn database() -> Database<'static> {
+    fresh_database(shared())
+}
+
+/// A database of the test's own on any server made by `cluster_with_world`.
+pub fn fresh_database(cluster: &Cluster) -> Database<'_> {
+    copy_of(cluster, TEMPLATE)
+}
+
+/// An empty database without the extension.
+pub fn bare_database(cluster: &Cluster) -> Database<'_> {
+    copy_of(cluster, "template0")
+}
+
+fn copy_of<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let serial = MADE.fetch_add(1, Ordering::Relaxed);
+    let thread = std::thread::current();
+    let test: String = thread
+        .name()
+        .unwrap_or("unnamed")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
+    // At most 63 bytes, the number last because the names of tests share beginnings.
+    let name = format!("{}_{serial}", &test[..test.len().min(55)]);
+    cluster
+        .session(SUPERUSER)
+        .run(&format!("CREATE DATABASE \"{name}\" TEMPLATE {template}"));
+    Database {
+        session: cluster.session(&name),
+        cluster,
+        name,
+    }
+}
+
+fn binary_name() -> String {
+    let program = std::env::current_exe().expect("a test has a program");
+    let stem = program.file_stem().unwrap_or_default().to_string_lossy();
+    // Cargo adds a hash: `counts-0123456789abcdef`.
+    stem.rsplit_once('-')
+        .map_or_else(|| stem.to_string(), |(name, _)| name.to_owned())
+}

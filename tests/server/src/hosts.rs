@@ -1,0 +1,115 @@
+//! The two tables that the extension serves. Whatever holds for one must hold for the other.
+
+use crate::session::Session;
+
+pub struct Host {
+    pub table: &'static str,
+    pub key: &'static str,
+    pub address: &'static str,
+    pub time: &'static str,
+    /// What an address that is not known yet looks like: Cowrie's column refuses null.
+    pub no_address: &'static str,
+    create: &'static str,
+}
+
+/// The honeypot's own table, see cowrie/cowrie `docs/sql/postgres.sql`.
+pub const COWRIE: Host = Host {
+    table: "sessions",
+    key: "id",
+    address: "ip",
+    time: "starttime",
+    no_address: "''",
+    create: "
+        CREATE TABLE sessions (
+            id CHAR(32) PRIMARY KEY,
+            starttime TIMESTAMP NOT NULL,
+            endtime TIMESTAMP,
+            sensor INTEGER NOT NULL,
+            ip VARCHAR(61) NOT NULL DEFAULT '',
+            termsize VARCHAR(7),
+            client INTEGER
+        );
+        CREATE INDEX ON sessions (starttime, sensor);
+        ALTER TABLE sessions ALTER sensor SET DEFAULT 1;",
+};
+
+/// The analysts' table, see cowrieprocessor's `session_summaries`, with an address of type inet.
+pub const SUMMARIES: Host = Host {
+    table: "session_summaries",
+    key: "session_id",
+    address: "source_ip",
+    time: "first_event_at",
+    no_address: "NULL",
+    create: "
+        CREATE TABLE session_summaries (
+            session_id VARCHAR(64) PRIMARY KEY,
+            source_ip INET,
+            first_event_at TIMESTAMPTZ,
+            last_event_at TIMESTAMPTZ,
+            event_count INTEGER NOT NULL DEFAULT 0,
+            command_count INTEGER NOT NULL DEFAULT 0,
+            login_attempts INTEGER NOT NULL DEFAULT 0,
+            file_downloads INTEGER NOT NULL DEFAULT 0,
+            vt_flagged BOOLEAN NOT NULL DEFAULT false,
+            risk_score INTEGER,
+            matcher VARCHAR(32),
+            source_files JSON,
+            created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+            updated_at TIMESTAMPTZ NOT NULL DEFAULT now()
+        );",
+};
+
+pub const NOON: &str = "2024-05-01 12:00:00+00";
+
+impl Host {
+    pub fn create(&self, session: &mut Session) {
+        session.run(self.create);
+    }
+
+    pub fn attach(&self, session: &mut Session) {
+        session.run(&format!(
+            "SELECT enrich.attach_session_table('{}', '{}', '{}')",
+            self.table, self.address, self.time
+        ));
+    }
+
+    pub fn create_attached(&self, session: &mut Session) {
+        self.create(session);
+        self.attach(session);
+    }
+
+    /// `INSERT … VALUES …` of (key, address) pairs, without a semicolon. None: not known yet.
+    pub fn insert(&self, rows: &[(&str, Option<&str>)]) -> String {
+        self.insert_at(NOON, rows)
+    }
+
+    pub fn insert_at(&self, time: &str, rows: &[(&str, Option<&str>)]) -> String {
+        let values: Vec<String> = rows
+            .iter()
+            .map(|(key, address)| {
+                let address = address.map_or_else(
+                    || self.no_address.to_owned(),
+                    |a| format!("'{}'", a.replace('\'', "''")),
+                );
+                format!("('{key}', '{time}', {address})")
+            })
+            .collect();
+        format!(
+            "INSERT INTO {} ({}, {}, {}) VALUES {}",
+            self.table,
+            self.key,
+            self.time,
+            self.address,
+            values.join(", ")
+        )
+    }
+
+    /// asn|country|type of one session.
+    #[track_caller]
+    pub fn snapshot(&self, session: &mut Session, key: &str) -> String {
+        session.one(&format!(
+            "SELECT snapshot_asn, snapshot_country, snapshot_ip_type FROM {} WHERE {} = '{key}'",
+            self.table, self.key
+        ))
+    }
+}

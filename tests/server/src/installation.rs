@@ -1,0 +1,121 @@
+//! Which PostgreSQL the tests run, under which user, and where their clusters live.
+//!
+//! PostgreSQL refuses to run as root, so there everything of the server is run as `postgres`
+//! through setpriv; an ordinary user runs it as himself.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+pub struct Installation {
+    pub pg_config: PathBuf,
+    pub bindir: PathBuf,
+    pub pkglibdir: PathBuf,
+    pub sharedir: PathBuf,
+    pub version: String,
+    /// Some when the tests run as root: the server's user.
+    runas: Option<User>,
+}
+
+#[derive(Clone, Copy)]
+struct User {
+    uid: u32,
+    gid: u32,
+}
+
+/// The root of the checkout.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace is two levels above this crate")
+}
+
+pub fn installation() -> &'static Installation {
+    static INSTALLATION: OnceLock<Installation> = OnceLock::new();
+    INSTALLATION.get_or_init(Installation::find)
+}
+
+impl Installation {
+    fn find() -> Self {
+        let pg_config = std::env::var_os("COWRIE_ENRICH_PG_CONFIG").map_or_else(
+            || workspace().join("target/postgres/15/bin/pg_config"),
+            PathBuf::from,
+        );
+        let ask = |what: &str| {
+            let output = Command::new(&pg_config).arg(what).output();
+            match output {
+                Ok(output) if output.status.success() => {
+                    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+                }
+                _ => panic!(
+                    "could not run {} {what}: `make test` prepares PostgreSQL, or set \
+                     COWRIE_ENRICH_PG_CONFIG",
+                    pg_config.display()
+                ),
+            }
+        };
+        let am_root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+        Self {
+            bindir: ask("--bindir").into(),
+            pkglibdir: ask("--pkglibdir").into(),
+            sharedir: ask("--sharedir").into(),
+            version: ask("--version")
+                .chars()
+                .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
+                .collect(),
+            runas: am_root.then(|| User {
+                uid: id("-u"),
+                gid: id("-g"),
+            }),
+            pg_config,
+        }
+    }
+
+    /// A program of PostgreSQL that runs as the server's user.
+    pub fn server_program(&self, name: &str) -> Command {
+        let program = self.bindir.join(name);
+        match self.runas {
+            None => Command::new(program),
+            Some(User { uid, gid }) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .arg(format!("--reuid={uid}"))
+                    .arg(format!("--regid={gid}"))
+                    .arg("--init-groups")
+                    .arg(program);
+                command
+            }
+        }
+    }
+
+    /// A client program of PostgreSQL, run as whoever runs the tests.
+    pub fn client_program(&self, name: &str) -> Command {
+        Command::new(self.bindir.join(name))
+    }
+
+    /// Hands a file or directory to the server's user.
+    pub fn give_to_server(&self, path: &Path) {
+        if let Some(User { uid, gid }) = self.runas {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid))
+                .unwrap_or_else(|e| panic!("could not chown {}: {e}", path.display()));
+        }
+    }
+
+    /// Where clusters live; everything below is scratch.
+    pub fn run_dir(&self) -> PathBuf {
+        let dir = workspace().join("target/postgres/run");
+        std::fs::create_dir_all(&dir)
+            .unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
+        dir
+    }
+}
+
+fn id(flag: &str) -> u32 {
+    let output = Command::new("id").args([flag, "postgres"]).output();
+    output
+        .ok()
+        .and_then(|o| String::from_utf8_lossy(&o.stdout).trim().parse().ok())
+        .expect("running the tests as root needs the user postgres")
+}

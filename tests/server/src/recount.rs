@@ -1,0 +1,93 @@
+//! What the counts must be, computed without the extension: addresses are fetched as text, read
+//! and added up here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::session::Session;
+
+/// Sessions per address of the tables, `(table, address column)`.
+pub fn sessions_per_address(
+    session: &mut Session,
+    tables: &[(&str, &str)],
+) -> BTreeMap<IpAddr, i64> {
+    let mut counts = BTreeMap::new();
+    for (table, column) in tables {
+        for text in session.rows(&format!(
+            "SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL"
+        )) {
+            if let Some(address) = host(&text) {
+                *counts.entry(address).or_insert(0) += 1;
+            }
+        }
+    }
+    counts
+}
+
+/// The address that a text names, an IPv4-mapped one as IPv4.
+fn host(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let text = text.strip_suffix("/32").unwrap_or(text);
+    let text = text.strip_suffix("/128").unwrap_or(text);
+    text.parse::<IpAddr>().ok().map(|a| a.to_canonical())
+}
+
+/// Folds, then compares all three counts with a recount.
+#[track_caller]
+pub fn assert_counts_are_exact(session: &mut Session, tables: &[(&str, &str)]) {
+    session.run("CALL enrich.fold_statistics()");
+    let expected = sessions_per_address(session, tables);
+
+    let mut networks: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    let mut counted = BTreeMap::new();
+    for row in session.rows(
+        "SELECT host(ip_address), session_count, coalesce(current_asn::text, '-')
+         FROM enrich.ip_inventory",
+    ) {
+        let mut columns = row.split('|');
+        let mut next = || columns.next().expect("three columns");
+        let address: IpAddr = next().parse().expect("an address");
+        let sessions: i64 = next().parse().expect("a count");
+        let network = networks.entry(next().to_owned()).or_default();
+        network.0 += 1;
+        network.1 += sessions;
+        if sessions != 0 {
+            counted.insert(address, sessions);
+        }
+    }
+    let wrong: Vec<String> = expected
+        .keys()
+        .chain(counted.keys())
+        .filter(|a| expected.get(a) != counted.get(a))
+        .map(|a| {
+            let (is, should) = (counted.get(a), expected.get(a));
+            format!("{a}: counted {is:?}, there are {should:?}")
+        })
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {} addresses are counted wrongly: {:?}",
+        wrong.len(),
+        expected.len(),
+        &wrong[..wrong.len().min(10)]
+    );
+
+    networks.remove("-");
+    let folded: BTreeMap<String, (i64, i64)> = session
+        .rows(
+            "SELECT asn_number, unique_ip_count, total_session_count
+             FROM enrich.asn_inventory
+             WHERE unique_ip_count <> 0 OR total_session_count <> 0",
+        )
+        .iter()
+        .map(|row| {
+            let columns: Vec<&str> = row.split('|').collect();
+            let number = |i: usize| columns[i].parse().expect("a count");
+            (columns[0].to_owned(), (number(1), number(2)))
+        })
+        .collect();
+    assert_eq!(
+        folded, networks,
+        "addresses and sessions of networks: folded (left), recounted (right)"
+    );
+}

@@ -1,0 +1,30 @@
+//! Waits for a state, never for a time: the limit only bounds a test that would otherwise hang.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+/// Generous, because a loaded machine is slow and a passing test never waits this long.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Fetches until `predicate` holds and returns the value that satisfied it.
+///
+/// # Panics
+/// After a minute, with the last value seen.
+pub fn wait_until<T: Debug>(
+    what: &str,
+    mut fetch: impl FnMut() -> T,
+    predicate: impl Fn(&T) -> bool,
+) -> T {
+    let started = Instant::now();
+    loop {
+        let value = fetch();
+        if predicate(&value) {
+            return value;
+        }
+        assert!(
+            started.elapsed() < LIMIT,
+            "gave up waiting until {what}; last value: {value:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,147 @@
+//! The small internet that the fixtures describe: a few real networks with the odd cases, and the
+//! crowd, 256 made-up networks below 23.0.0.0/8 for tests that need many addresses.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::mmdb::Mmdb;
+use crate::random::Random;
+
+/// What is known about a prefix; an empty text or a zero is unknown.
+pub struct Place {
+    pub prefix: &'static str,
+    pub country: &'static str,
+    pub country_name: &'static str,
+    pub city: &'static str,
+    pub asn: u32,
+    pub organization: &'static str,
+}
+
+const fn place(
+    prefix: &'static str,
+    country: &'static str,
+    country_name: &'static str,
+    city: &'static str,
+    asn: u32,
+    organization: &'static str,
+) -> Place {
+    Place {
+        prefix,
+        country,
+        country_name,
+        city,
+        asn,
+        organization,
+    }
+}
+
+#[rustfmt::skip]
+pub const PLACES: &[Place] = &[
+    place("8.8.8.0/24",        "US", "United States", "Mountain View", 15169, "GOOGLE"),
+    place("1.1.1.0/24",        "AU", "Australia",     "Sydney",        13335, "CLOUDFLARENET"),
+    place("89.160.20.0/24",    "SE", "Sweden",        "Linköping",     29518, "Bredband2 AB"),
+    place("139.59.0.0/16",     "IN", "India",         "Bengaluru",     14061, "DIGITALOCEAN-ASN"),
+    place("45.0.0.0/24",       "BR", "Brazil",        "",              4_294_967_295, "The Last Network"),
+    // A country without a network, a network without a country.
+    place("46.0.0.0/16",       "NL", "Netherlands",   "Amsterdam",     0,     ""),
+    place("47.0.0.0/16",       "",   "",              "",              45102, "Alibaba US Technology Co., Ltd."),
+    place("2001:4860::/32",    "US", "United States", "",              15169, "GOOGLE"),
+    place("2a03:2880::/32",    "IE", "Ireland",       "Dublin",        32934, "FACEBOOK"),
+];
+
+/// Addresses that no database knows although they are public.
+pub const UNKNOWN: &[&str] = &["48.0.0.1", "2a00::1"];
+
+pub const CROWD_NETWORKS: u64 = 256;
+const CROWD_COUNTRIES: &[&str] = &["CN", "RU", "US", "VN", "BR", "IN", "NL", "DE"];
+
+pub fn crowd_asn(network: u64) -> u64 {
+    200_000 + network
+}
+
+/// One of `size` addresses; a few networks and a few addresses are hot.
+pub fn crowd_address(random: &mut Random, size: u64) -> String {
+    crowd_member(random.skewed_below(size))
+}
+
+/// The crowd's addresses, numbered; neighbours in number sit in different networks.
+pub fn crowd_member(number: u64) -> String {
+    let (network, host) = (number % CROWD_NETWORKS, number / CROWD_NETWORKS + 1);
+    format!("23.{network}.{}.{}", host / 256 % 256, host % 256)
+}
+
+pub fn city_database() -> Mmdb {
+    let mut city = Mmdb::new("GeoLite2-City");
+    for place in PLACES.iter().filter(|p| !p.country.is_empty()) {
+        let mut record = Map::new();
+        record.insert(
+            "country".into(),
+            json!({"iso_code": place.country, "names": {"en": place.country_name}}),
+        );
+        if !place.city.is_empty() {
+            record.insert("city".into(), json!({"names": {"en": place.city}}));
+        }
+        record.insert(
+            "location".into(),
+            json!({"latitude": 12.5, "longitude": -7.25, "accuracy_radius": 20}),
+        );
+        city.insert(place.prefix, Value::Object(record));
+    }
+    for network in 0..CROWD_NETWORKS {
+        let country = CROWD_COUNTRIES[network as usize % CROWD_COUNTRIES.len()];
+        city.insert(
+            &format!("23.{network}.0.0/16"),
+            json!({"country": {"iso_code": country, "names": {"en": country}}}),
+        );
+    }
+    city
+}
+
+pub fn asn_record(asn: u64, organization: &str) -> Value {
+    json!({
+        "autonomous_system_number": asn,
+        "autonomous_system_organization": organization,
+    })
+}
+
+pub fn asn_database() -> Mmdb {
+    let mut asn = Mmdb::new("GeoLite2-ASN");
+    for place in PLACES.iter().filter(|p| p.asn != 0) {
+        asn.insert(
+            place.prefix,
+            asn_record(place.asn.into(), place.organization),
+        );
+    }
+    for network in 0..CROWD_NETWORKS {
+        let number = crowd_asn(network);
+        asn.insert(
+            &format!("23.{network}.0.0/16"),
+            asn_record(number, &format!("Crowd network {network}")),
+        );
+    }
+    asn
+}
+
+/// Where a cluster's databases are.
+pub struct Files {
+    pub city: PathBuf,
+    pub asn: PathBuf,
+}
+
+impl Files {
+    pub fn below(dir: &Path) -> Self {
+        Self {
+            city: dir.join("city.mmdb"),
+            asn: dir.join("asn.mmdb"),
+        }
+    }
+
+    /// The lines of postgresql.conf that name them.
+    pub fn settings(&self) -> Vec<String> {
+        vec![
+            format!("cowrie_enrich.city_database = '{}'", self.city.display()),
+            format!("cowrie_enrich.asn_database = '{}'", self.asn.display()),
+        ]
+    }
+}
