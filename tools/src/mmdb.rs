@@ -1,0 +1,125 @@
+//! Writes lists of networks as databases in MaxMind's own layouts, so that they stand in for MaxMind's files.
+//!
+//! The file format (search tree, data section, aliases of the IPv4 space) is the crate `mmdb-writer`'s; ours is what
+//! goes in and which network wins. The rule: of two networks that overlap, the narrower one answers, whatever the
+//! order in the list; of two equally wide ones the later.
+
+use std::time::{Duration, SystemTime};
+
+use mmdb_writer::{Error, RecordSize, Value, Writer};
+
+use crate::networks::{Network, Origin, Place};
+
+/// Which of MaxMind's layouts: decides the database's type and what is read from a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `{country: {iso_code, names: {en}}, city: {names: {en}}, location: {latitude, longitude, accuracy_radius}}`
+    City,
+    /// `{autonomous_system_number, autonomous_system_organization}`
+    Asn,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Seconds since 1970; the current time when absent. A given one makes the file the same byte for byte.
+    pub build_epoch: Option<u64>,
+    /// The smallest that holds the tree when absent.
+    pub record_size: Option<RecordSize>,
+}
+
+/// A finished database and what it holds.
+pub struct Database {
+    pub bytes: Vec<u8>,
+    pub networks: usize,
+    /// Networks inside 2002::/16 (6to4), 2001::/32 (Teredo) or ::ffff:0:0/96: those repeat the IPv4 space.
+    pub aliased: usize,
+}
+
+pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result<Database, Error> {
+    let (database_type, description) = match layout {
+        Layout::City => (
+            "GeoLite2-City",
+            "Places of networks, from a list; layout of GeoLite2-City",
+        ),
+        Layout::Asn => (
+            "GeoLite2-ASN",
+            "Numbers of networks, from a list; layout of GeoLite2-ASN",
+        ),
+    };
+    let mut writer = Writer::builder(database_type)
+        .description(&[("en", description)])
+        .maybe_record_size(settings.record_size)
+        .maybe_build_epoch(
+            settings
+                .build_epoch
+                .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+        )
+        .build();
+    let mut records: Vec<(&Network, Value)> = networks
+        .iter()
+        .filter_map(|network| {
+            let value = match layout {
+                Layout::City => network.place.as_ref().map(city_record),
+                Layout::Asn => network.origin.as_ref().map(asn_record),
+            };
+            value.map(|value| (network, value))
+        })
+        .collect();
+    // What is inserted later covers what was there, so the widest go first; the sort keeps the list's order of equals.
+    records.sort_by_key(|(network, _)| std::cmp::Reverse(network.width()));
+    let mut aliased = 0;
+    for (network, value) in &records {
+        match writer.insert_range(network.first, network.last, value) {
+            Err(Error::AliasedNetwork(_)) => aliased += 1,
+            result => result?,
+        }
+    }
+    Ok(Database {
+        bytes: writer.to_bytes()?,
+        networks: records.len() - aliased,
+        aliased,
+    })
+}
+
+fn asn_record(origin: &Origin) -> Value {
+    let mut record = vec![("autonomous_system_number", Value::from(origin.asn))];
+    if let Some(organization) = &origin.organization {
+        record.push((
+            "autonomous_system_organization",
+            Value::from(organization.as_str()),
+        ));
+    }
+    Value::map(record)
+}
+
+fn city_record(place: &Place) -> Value {
+    let names = |name: &str| Value::map([("en", Value::from(name))]);
+    let mut record = Vec::new();
+    if let Some(city) = &place.city {
+        record.push(("city", Value::map([("names", names(city))])));
+    }
+    let mut country = Vec::new();
+    if let Some(code) = &place.country {
+        country.push(("iso_code", Value::from(code.as_str())));
+    }
+    if let Some(name) = &place.country_name {
+        country.push(("names", names(name)));
+    }
+    if !country.is_empty() {
+        record.push(("country", Value::map(country)));
+    }
+    let mut location = Vec::new();
+    if let Some(radius) = place.accuracy_radius {
+        location.push(("accuracy_radius", Value::from(radius)));
+    }
+    if let Some(latitude) = place.latitude {
+        location.push(("latitude", Value::from(latitude)));
+    }
+    if let Some(longitude) = place.longitude {
+        location.push(("longitude", Value::from(longitude)));
+    }
+    if !location.is_empty() {
+        record.push(("location", Value::map(location)));
+    }
+    Value::map(record)
+}
