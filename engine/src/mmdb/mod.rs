@@ -1,22 +1,54 @@
 //! Answers: what does this mmdb file say about an address?
+//!
+//! `open` is cheap and is done by every backend; `verify` reads the whole file and is done once, before a file is put
+//! into service. Neither they nor a lookup panics, loops or overflows, whatever the bytes are, verified or not: in a
+//! verified file no lookup fails; in another one it may report a damaged record.
+//!
+//! A scalar lookup is one walk down the tree and one path decoded (crate `maxminddb`); which path is settled at
+//! `open`. The record itself is never built.
+//!
+//! | file | answers for |
+//! |---|---|
+//! | `format` | where the parts of a file are; the next value at a byte |
+//! | `layout` | under which path this vendor keeps a field |
+//! | `scalar` | whether a value is fit to be a country, a coordinate, an ASN |
+//! | `verify` | whether every lookup in the file will be answered |
+
+mod error;
+mod format;
+mod layout;
+mod scalar;
+mod verify;
+
+pub use error::MmdbError;
 
 use crate::address::Address;
+use format::Plan;
+use layout::{Field, Layout, Path};
+use maxminddb::{LookupResult, MaxMindDbError, Reader};
+use scalar::Scalar;
 use std::borrow::Cow;
-use std::error::Error;
-use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 pub struct Database<S: AsRef<[u8]>> {
-    _bytes: S,
+    reader: Reader<Shared<S>>,
+    bytes: Shared<S>,
+    plan: Plan,
+    layout: Layout,
     facts: Facts,
     content: Content,
 }
 
+/// What the metadata says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub database_type: String,
+    /// Seconds since 1970.
     pub build_epoch: u64,
     pub ip_version: u16,
     pub node_count: u32,
+    /// Bits.
     pub record_size: u16,
 }
 
@@ -28,41 +60,86 @@ pub enum Content {
     Both,
 }
 
+/// Where an address is. At least one field is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Place<'a> {
+    /// ISO 3166 alpha-2 in capitals.
     pub country: Option<[u8; 2]>,
+    /// In English.
     pub country_name: Option<&'a str>,
+    /// In English.
     pub city: Option<&'a str>,
+    /// Degrees; known exactly if the longitude is.
     pub latitude: Option<f64>,
     pub longitude: Option<f64>,
+    /// Kilometres.
     pub accuracy_radius: Option<u32>,
 }
 
+/// Who announces an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network<'a> {
+    /// 1 to 4294967295.
     pub asn: u32,
     pub organization: Option<&'a str>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum MmdbError {}
+/// The reader keeps its bytes to itself, and `verify` needs them too.
+struct Shared<S>(Arc<S>);
 
-impl fmt::Display for MmdbError {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
+impl<S: AsRef<[u8]>> AsRef<[u8]> for Shared<S> {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
     }
 }
 
-impl Error for MmdbError {}
-
 impl<S: AsRef<[u8]>> Database<S> {
-    pub fn open(_bytes: S) -> Result<Self, MmdbError> {
-        todo!("follows")
+    /// Reads the metadata, checks it against the size, looks at a sample of records. A file that answers nothing is
+    /// refused here.
+    pub fn open(bytes: S) -> Result<Self, MmdbError> {
+        let bytes = Shared(Arc::new(bytes));
+        let plan = Plan::read(bytes.as_ref())?;
+        let reader = Reader::from_source(Shared(Arc::clone(&bytes.0))).map_err(|error| {
+            MmdbError::Metadata {
+                field: "as a whole",
+                reason: error.to_string(),
+            }
+        })?;
+        let metadata = reader.metadata();
+        let layout = Layout::detect(bytes.as_ref(), &plan, &metadata.database_type);
+        let place = [Field::Country, Field::City, Field::Latitude]
+            .iter()
+            .any(|field| !layout.of(*field).is_empty());
+        let content = match (place, !layout.of(Field::Asn).is_empty()) {
+            (true, true) => Content::Both,
+            (true, false) => Content::Place,
+            (false, true) => Content::Network,
+            (false, false) => {
+                let database_type = clean_name(&metadata.database_type).into_owned();
+                return Err(MmdbError::NoAnswers { database_type });
+            }
+        };
+        let facts = Facts {
+            database_type: metadata.database_type.clone(),
+            build_epoch: metadata.build_epoch,
+            ip_version: plan.ip_version,
+            node_count: plan.node_count,
+            record_size: plan.record_size,
+        };
+        Ok(Self {
+            reader,
+            bytes,
+            plan,
+            layout,
+            facts,
+            content,
+        })
     }
 
+    /// Reads everything that a lookup can reach. Linear in the file's size, whatever its bytes are.
     pub fn verify(&self) -> Result<(), MmdbError> {
-        todo!("follows")
+        verify::verify(self.bytes.as_ref(), &self.plan)
     }
 
     pub fn facts(&self) -> &Facts {
@@ -73,32 +150,205 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.content
     }
 
-    pub fn country(&self, _address: Address) -> Result<Option<[u8; 2]>, MmdbError> {
-        todo!("follows")
+    /// Where the address is used, else where its network is registered.
+    pub fn country(&self, address: Address) -> Result<Option<[u8; 2]>, MmdbError> {
+        self.scalar(Field::Country, address, Scalar::country)
     }
 
-    pub fn city(&self, _address: Address) -> Result<Option<&str>, MmdbError> {
-        todo!("follows")
+    pub fn city(&self, address: Address) -> Result<Option<&str>, MmdbError> {
+        self.scalar(Field::City, address, Scalar::text)
     }
 
-    pub fn asn(&self, _address: Address) -> Result<Option<u32>, MmdbError> {
-        todo!("follows")
+    pub fn asn(&self, address: Address) -> Result<Option<u32>, MmdbError> {
+        self.scalar(Field::Asn, address, Scalar::asn)
     }
 
-    pub fn organization(&self, _address: Address) -> Result<Option<&str>, MmdbError> {
-        todo!("follows")
+    pub fn organization(&self, address: Address) -> Result<Option<&str>, MmdbError> {
+        self.scalar(Field::Organization, address, Scalar::text)
     }
 
-    pub fn place(&self, _address: Address) -> Result<Option<Place<'_>>, MmdbError> {
-        todo!("follows")
+    pub fn place(&self, address: Address) -> Result<Option<Place<'_>>, MmdbError> {
+        let Some(found) = self.find(address)? else {
+            return Ok(None);
+        };
+        let country = self.first(&found, address, Field::Country, |_| true, Scalar::country)?;
+        // The name must be that of the code: not the registered country's beside the country of use.
+        let of_registered = |path: Path| path[0] == "registered_country".into();
+        let same_country =
+            |path: Path| country.is_none_or(|(_, by)| of_registered(by) == of_registered(path));
+        let name = |value: Scalar<'_>| value.country().is_none();
+        let country_name =
+            self.first(&found, address, Field::CountryName, same_country, |value| {
+                value.text().filter(|_| name(value))
+            })?;
+        let city = self.first(&found, address, Field::City, |_| true, Scalar::text)?;
+        let latitude = self.first(
+            &found,
+            address,
+            Field::Latitude,
+            |_| true,
+            |value| value.coordinate(90.0),
+        )?;
+        let longitude = self.first(
+            &found,
+            address,
+            Field::Longitude,
+            |_| true,
+            |value| value.coordinate(180.0),
+        )?;
+        let point = latitude.zip(longitude);
+        let accuracy_radius = match point {
+            Some(_) => self.first(
+                &found,
+                address,
+                Field::AccuracyRadius,
+                |_| true,
+                Scalar::whole,
+            )?,
+            None => None,
+        };
+        let place = Place {
+            country: country.map(|(country, _)| country),
+            country_name: country_name.map(|(name, _)| name),
+            city: city.map(|(city, _)| city),
+            latitude: point.map(|((latitude, _), _)| latitude),
+            longitude: point.map(|(_, (longitude, _))| longitude),
+            accuracy_radius: accuracy_radius.map(|(radius, _)| radius),
+        };
+        let unknown = place.country.is_none()
+            && place.country_name.is_none()
+            && place.city.is_none()
+            && place.latitude.is_none();
+        Ok((!unknown).then_some(place))
     }
 
-    pub fn network(&self, _address: Address) -> Result<Option<Network<'_>>, MmdbError> {
-        todo!("follows")
+    pub fn network(&self, address: Address) -> Result<Option<Network<'_>>, MmdbError> {
+        let Some(found) = self.find(address)? else {
+            return Ok(None);
+        };
+        let Some((asn, _)) = self.first(&found, address, Field::Asn, |_| true, Scalar::asn)? else {
+            return Ok(None);
+        };
+        let organization =
+            self.first(&found, address, Field::Organization, |_| true, Scalar::text)?;
+        Ok(Some(Network {
+            asn,
+            organization: organization.map(|(name, _)| name),
+        }))
+    }
+
+    #[inline]
+    fn scalar<'a, T>(
+        &'a self,
+        field: Field,
+        address: Address,
+        fit: impl Fn(Scalar<'a>) -> Option<T>,
+    ) -> Result<Option<T>, MmdbError> {
+        match self.find(address)? {
+            Some(found) => Ok(self
+                .first(&found, address, field, |_| true, fit)?
+                .map(|(value, _)| value)),
+            None => Ok(None),
+        }
+    }
+
+    /// The record of the address; `None` as well for IPv6 in a file that has only IPv4.
+    #[inline]
+    fn find(&self, address: Address) -> Result<Option<LookupResult<'_, Shared<S>>>, MmdbError> {
+        if self.facts.ip_version == 4 && matches!(address.ip(), IpAddr::V6(_)) {
+            return Ok(None);
+        }
+        match self.reader.lookup(address.ip()) {
+            Ok(found) => Ok(found.has_data().then_some(found)),
+            Err(error) => Err(damaged(address, error)),
+        }
+    }
+
+    /// The first fit value among the field's paths, and its path.
+    #[inline]
+    fn first<'a, T>(
+        &'a self,
+        found: &LookupResult<'a, Shared<S>>,
+        address: Address,
+        field: Field,
+        wanted: impl Fn(Path) -> bool,
+        fit: impl Fn(Scalar<'a>) -> Option<T>,
+    ) -> Result<Option<(T, Path)>, MmdbError> {
+        for path in self.layout.of(field) {
+            if !wanted(path) {
+                continue;
+            }
+            match found.decode_path::<Scalar<'a>>(path) {
+                Ok(Some(value)) => {
+                    if let Some(value) = fit(value) {
+                        return Ok(Some((value, path)));
+                    }
+                }
+                // The path is absent, or something on the way is not a map: another shape, not damage.
+                Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
+                Err(error) => return Err(damaged(address, error)),
+            }
+        }
+        Ok(None)
     }
 }
 
-/// A name from a file, fit for a text column.
-pub fn clean_name(_name: &str) -> Cow<'_, str> {
-    todo!("follows")
+#[cold]
+fn damaged(address: Address, error: MaxMindDbError) -> MmdbError {
+    let (offset, reason) = match error {
+        MaxMindDbError::InvalidDatabase { message, .. } => (None, message),
+        MaxMindDbError::ResourceLimit {
+            message, offset, ..
+        } => (offset, message),
+        error => (None, error.to_string()),
+    };
+    MmdbError::Record {
+        network: address.to_string(),
+        offset,
+        reason,
+    }
+}
+
+/// Characters of a name that are kept.
+pub const LONGEST_NAME: usize = 256;
+
+/// A name from a file, fit for a text column and a terminal: at most `LONGEST_NAME` characters, no NUL (PostgreSQL
+/// cannot store it) and no other control character (a terminal may obey it). Borrowed when nothing is to be done.
+pub fn clean_name(name: &str) -> Cow<'_, str> {
+    let end = name
+        .char_indices()
+        .nth(LONGEST_NAME)
+        .map_or(name.len(), |(at, _)| at);
+    let name = &name[..end];
+    if name.chars().any(char::is_control) {
+        Cow::Owned(name.chars().filter(|letter| !letter.is_control()).collect())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clean_names_are_left_alone() {
+        assert!(matches!(
+            clean_name("Telstra Pty Ltd"),
+            Cow::Borrowed("Telstra Pty Ltd")
+        ));
+        assert!(matches!(clean_name(""), Cow::Borrowed("")));
+    }
+
+    #[test]
+    fn control_characters_are_removed() {
+        assert_eq!(clean_name("a\0b\x1b[31mc\u{85}d\x7f\n"), "ab[31mcd");
+    }
+
+    #[test]
+    fn names_are_cut_between_characters() {
+        assert_eq!(clean_name(&"é".repeat(256)), "é".repeat(256));
+        assert_eq!(clean_name(&"é".repeat(257)), "é".repeat(256));
+        assert_eq!(clean_name(&"\0".repeat(257)), "");
+    }
 }

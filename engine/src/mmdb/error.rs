@@ -1,0 +1,84 @@
+//! Answers: what is wrong with a database file, and where in it?
+
+use std::error::Error;
+use std::fmt;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MmdbError {
+    /// No metadata marker near the end: another kind of file, or an mmdb that was cut short (the metadata is last).
+    NotMmdb {
+        length: usize,
+        looks_like: Option<&'static str>,
+    },
+    /// There is a marker, but what follows cannot be read: cut short inside the metadata, or nonsense.
+    Metadata { field: &'static str, reason: String },
+    /// The metadata promises a search tree that ends at byte `needed`; the file has `available` bytes for it.
+    Truncated { needed: u64, available: u64 },
+    /// A well-formed file that this reader was not written for.
+    Unsupported { what: &'static str, value: u64 },
+    /// Nothing in it says where an address is or which network announces it.
+    NoAnswers { database_type: String },
+    /// The search tree is damaged on the way to `network`.
+    Tree {
+        network: String,
+        reason: &'static str,
+    },
+    /// The record of `network` is damaged; `offset` counts from the start of the data section.
+    Record {
+        network: String,
+        offset: Option<usize>,
+        reason: String,
+    },
+}
+
+impl fmt::Display for MmdbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMmdb {
+                length,
+                looks_like: None,
+            } => {
+                write!(
+                    f,
+                    "file of {length} bytes holds no mmdb metadata: not an mmdb file, or one cut short"
+                )
+            }
+            Self::NotMmdb {
+                length,
+                looks_like: Some(kind),
+            } => {
+                write!(f, "file of {length} bytes is {kind}, not an mmdb file")
+            }
+            Self::Metadata { field, reason } => write!(f, "mmdb metadata, {field}: {reason}"),
+            Self::Truncated { needed, available } => write!(
+                f,
+                "mmdb file is cut short or its metadata is wrong: the search tree needs {needed} bytes, \
+                 {available} are there"
+            ),
+            Self::Unsupported { what, value } => write!(f, "mmdb {what} {value} is not supported"),
+            Self::NoAnswers { database_type } => write!(
+                f,
+                "mmdb file of type \"{database_type}\" holds neither countries or cities nor AS numbers"
+            ),
+            Self::Tree { network, reason } => write!(f, "mmdb search tree at {network}: {reason}"),
+            Self::Record {
+                network,
+                offset: Some(offset),
+                reason,
+            } => {
+                write!(
+                    f,
+                    "mmdb record of {network}, data offset {offset}: {reason}"
+                )
+            }
+            Self::Record {
+                network,
+                offset: None,
+                reason,
+            } => write!(f, "mmdb record of {network}: {reason}"),
+        }
+    }
+}
+
+impl Error for MmdbError {}

@@ -1,0 +1,347 @@
+//! Answers: where are the parts of an mmdb file, and what is the next value at this byte?
+//!
+//! Lookups go through the crate `maxminddb`. This reader exists for what the crate does not offer: looking at
+//! records without knowing an address, and walking hostile files in bounded time. It never follows a pointer by
+//! itself, never recurses and never allocates; whoever calls it decides how far to go.
+//!
+//! ```text
+//! file     = tree 16(%x00) data marker metadata     ; https://maxmind.github.io/MaxMind-DB/
+//! tree     = node_count nodes of two records, record_size bits each
+//! record   = < node_count: a node / = node_count: nothing here / else data offset + node_count + 16
+//! value    = control [ext-type] [size] payload
+//! control  = 3 bits type (0: type is 7 + ext-type), 5 bits size (29, 30, 31: 1, 2, 3 more bytes)
+//! pointer  = control bits 3 and 4: 0 to 3 -> 1 to 4 bytes follow; offset counts from the section's start
+//! ```
+//!
+//! One real record, of 1.128.0.0/11 in GeoLite2-ASN: `E2` (map of 2), `58` "autonomous_system_number" as pointer or
+//! text, `C2 04 C5` (uint32, 1221), the key "autonomous_system_organization", `4F` "Telstra Pty Ltd".
+
+use super::MmdbError;
+
+pub(super) const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
+
+/// Bytes at the end in which the marker must stand: the format's own limit on metadata.
+const METADATA_WITHIN: usize = 128 * 1024;
+
+/// Zero bytes between tree and data.
+pub(super) const SEPARATOR: usize = 16;
+
+/// The parts of a file, by position. Made once, checked against the file's length, so slicing cannot fail.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub node_count: u32,
+    pub record_size: u16,
+    pub ip_version: u16,
+    data: (usize, usize),
+}
+
+impl Plan {
+    pub fn read(bytes: &[u8]) -> Result<Self, MmdbError> {
+        let tail = bytes.len().saturating_sub(METADATA_WITHIN);
+        let marker = bytes[tail..]
+            .windows(MARKER.len())
+            .rposition(|window| window == MARKER)
+            .map(|at| tail + at)
+            .ok_or(MmdbError::NotMmdb {
+                length: bytes.len(),
+                looks_like: looks_like(bytes),
+            })?;
+        let metadata = Section(&bytes[marker + MARKER.len()..]);
+
+        let number = |field: &'static str| -> Result<u64, MmdbError> {
+            match metadata.member(field) {
+                Ok(Some(Token::Unsigned(number))) => {
+                    u64::try_from(number).map_err(|_| MmdbError::Metadata {
+                        field,
+                        reason: "number is out of range".into(),
+                    })
+                }
+                Ok(Some(_)) => Err(MmdbError::Metadata {
+                    field,
+                    reason: "is not a number".into(),
+                }),
+                Ok(None) => Err(MmdbError::Metadata {
+                    field,
+                    reason: "is missing".into(),
+                }),
+                Err(fault) => Err(MmdbError::Metadata {
+                    field,
+                    reason: fault.reason.into(),
+                }),
+            }
+        };
+        let one_of = |field: &'static str, known: &[u64]| match number(field)? {
+            value if known.contains(&value) => Ok(value as u16),
+            value => Err(MmdbError::Unsupported { what: field, value }),
+        };
+        one_of("binary_format_major_version", &[2])?;
+        let ip_version = one_of("ip_version", &[4, 6])?;
+        let record_size = one_of("record_size", &[24, 28, 32])?;
+        let node_count = match number("node_count")? {
+            0 => {
+                return Err(MmdbError::Metadata {
+                    field: "node_count",
+                    reason: "is zero".into(),
+                });
+            }
+            count => u32::try_from(count).map_err(|_| MmdbError::Unsupported {
+                what: "node_count",
+                value: count,
+            })?,
+        };
+
+        // At most 2^32 nodes of 8 bytes: no overflow in 64 bits.
+        let needed = u64::from(node_count) * u64::from(record_size / 4) + SEPARATOR as u64;
+        if needed > marker as u64 {
+            return Err(MmdbError::Truncated {
+                needed,
+                available: marker as u64,
+            });
+        }
+        Ok(Self {
+            node_count,
+            record_size,
+            ip_version,
+            data: (needed as usize, marker),
+        })
+    }
+
+    pub fn data<'a>(&self, bytes: &'a [u8]) -> Section<'a> {
+        Section(&bytes[self.data.0..self.data.1])
+    }
+
+    pub fn separator<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.data.0 - SEPARATOR..self.data.0]
+    }
+
+    /// Depth of the tree: bits of an address.
+    pub fn address_bits(&self) -> usize {
+        if self.ip_version == 4 { 32 } else { 128 }
+    }
+
+    /// The two records of a node. `node` must be below `node_count`.
+    pub fn node(&self, bytes: &[u8], node: u32) -> [u32; 2] {
+        let width = usize::from(self.record_size / 4);
+        let at = node as usize * width;
+        match bytes[at..at + width] {
+            [a, b, c, d, e, f] => [
+                u32::from_be_bytes([0, a, b, c]),
+                u32::from_be_bytes([0, d, e, f]),
+            ],
+            // The middle byte holds the top four bits of both.
+            [a, b, c, m, d, e, f] => [
+                u32::from_be_bytes([m >> 4, a, b, c]),
+                u32::from_be_bytes([m & 15, d, e, f]),
+            ],
+            [a, b, c, d, e, f, g, h] => [
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+            ],
+            _ => unreachable!("record_size is 24, 28 or 32"),
+        }
+    }
+
+    pub fn follow(&self, record: u32) -> Step {
+        match record.checked_sub(self.node_count) {
+            None => Step::Node(record),
+            Some(0) => Step::Nothing,
+            Some(beyond) => match (beyond as usize).checked_sub(SEPARATOR) {
+                Some(offset) if offset < self.data.1 - self.data.0 => Step::Data(offset),
+                _ => Step::Astray,
+            },
+        }
+    }
+}
+
+/// Where a record of the tree leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    Node(u32),
+    Nothing,
+    Data(usize),
+    /// Into the separator or behind the data.
+    Astray,
+}
+
+/// What people load by mistake, so that the message can name it.
+fn looks_like(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [] => Some("empty"),
+        [0x1f, 0x8b, ..] => Some("a gzip archive (unpack it first)"),
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive (unpack it first)"),
+        [b'<', ..] => Some("a web page"),
+        _ => None,
+    }
+}
+
+/// What is wrong at a byte of a section.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Fault {
+    pub offset: usize,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Token<'a> {
+    Pointer(usize),
+    Text(&'a [u8]),
+    Bytes,
+    Unsigned(u128),
+    Signed(i32),
+    Double(f64),
+    Float(f32),
+    Bool,
+    /// So many pairs follow.
+    Map(usize),
+    /// So many values follow.
+    Array(usize),
+}
+
+impl Token<'_> {
+    /// Values that follow inside this one.
+    pub fn members(self) -> usize {
+        match self {
+            Self::Map(pairs) => pairs * 2,
+            Self::Array(values) => values,
+            _ => 0,
+        }
+    }
+}
+
+/// A run of values in which pointers count from the start: the data section or the metadata.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section<'a>(pub &'a [u8]);
+
+impl<'a> Section<'a> {
+    /// The value at `*at`; moves `*at` behind its payload, or behind the header of a map or array.
+    pub fn next(self, at: &mut usize) -> Result<Token<'a>, Fault> {
+        let start = *at;
+        let fault = |reason| Fault {
+            offset: start,
+            reason,
+        };
+        let mut take = |count: usize| -> Result<&'a [u8], Fault> {
+            let end = at.checked_add(count).filter(|end| *end <= self.0.len());
+            let taken = end
+                .and_then(|end| self.0.get(*at..end))
+                .ok_or(fault("value runs past the end"))?;
+            *at += count;
+            Ok(taken)
+        };
+
+        let control = take(1)?[0];
+        let low = usize::from(control & 0x1f);
+        let kind = match control >> 5 {
+            0 => 7 + u16::from(take(1)?[0]),
+            kind => u16::from(kind),
+        };
+        if kind == 1 {
+            let high = low & 7;
+            let pointer = match low >> 3 {
+                0 => number(take(1)?) + (high << 8),
+                1 => number(take(2)?) + (high << 16) + 2_048,
+                2 => number(take(3)?) + (high << 24) + 526_336,
+                _ => number(take(4)?),
+            };
+            return Ok(Token::Pointer(pointer));
+        }
+        let size = match low {
+            29 => 29 + number(take(1)?),
+            30 => 285 + number(take(2)?),
+            31 => 65_821 + number(take(3)?),
+            size => size,
+        };
+        let mut unsigned = |most: usize| {
+            if size > most {
+                return Err(fault("number is wider than its type"));
+            }
+            Ok(take(size)?
+                .iter()
+                .fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte)))
+        };
+        match kind {
+            2 => Ok(Token::Text(take(size)?)),
+            3 => take(size)?
+                .try_into()
+                .map(|bytes| Token::Double(f64::from_be_bytes(bytes)))
+                .map_err(|_| fault("double is not 8 bytes")),
+            4 => take(size).map(|_| Token::Bytes),
+            5 => unsigned(2).map(Token::Unsigned),
+            6 => unsigned(4).map(Token::Unsigned),
+            7 => Ok(Token::Map(size)),
+            8 => unsigned(4).map(|bits| Token::Signed(bits as u32 as i32)),
+            9 => unsigned(8).map(Token::Unsigned),
+            10 => unsigned(16).map(Token::Unsigned),
+            11 => Ok(Token::Array(size)),
+            14 if size < 2 => Ok(Token::Bool),
+            14 => Err(fault("bool is neither 0 nor 1")),
+            15 => take(size)?
+                .try_into()
+                .map(|bytes| Token::Float(f32::from_be_bytes(bytes)))
+                .map_err(|_| fault("float is not 4 bytes")),
+            _ => Err(fault("unknown type of value")),
+        }
+    }
+
+    /// Like `next`, but looks through one pointer: then `inside` is where the target's members start, and `*at`
+    /// moves behind the pointer.
+    pub fn next_resolved(self, at: &mut usize) -> Result<(Token<'a>, usize), Fault> {
+        let start = *at;
+        match self.next(at)? {
+            Token::Pointer(target) => {
+                let mut inside = target;
+                match self.next(&mut inside)? {
+                    Token::Pointer(_) => Err(Fault {
+                        offset: start,
+                        reason: "pointer to a pointer",
+                    }),
+                    token => Ok((token, inside)),
+                }
+            }
+            token => Ok((token, *at)),
+        }
+    }
+
+    /// Moves `*at` behind one value with all its members; pointers are passed over, not followed. `budget` is the
+    /// values that may be passed.
+    pub fn skip(self, at: &mut usize, budget: &mut usize) -> Result<(), Fault> {
+        let mut left = 1_usize;
+        while left > 0 {
+            let start = *at;
+            *budget = budget.checked_sub(1).ok_or(Fault {
+                offset: start,
+                reason: "record has too many values",
+            })?;
+            // Members cost at least a byte each, so `left` outgrows the budget long before it overflows.
+            left = left - 1 + self.next(at)?.members();
+        }
+        Ok(())
+    }
+
+    /// The scalar under `key` in the map at the section's start (metadata).
+    fn member(self, key: &str) -> Result<Option<Token<'a>>, Fault> {
+        let mut at = 0;
+        let mut budget = 4096;
+        let Token::Map(pairs) = self.next(&mut at)? else {
+            return Err(Fault {
+                offset: 0,
+                reason: "metadata is not a map",
+            });
+        };
+        for _ in 0..pairs {
+            let (name, _) = self.next_resolved(&mut at)?;
+            if name == Token::Text(key.as_bytes()) {
+                return self.next_resolved(&mut at).map(|(token, _)| Some(token));
+            }
+            self.skip(&mut at, &mut budget)?;
+        }
+        Ok(None)
+    }
+}
+
+/// At most four bytes, big endian.
+fn number(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+}

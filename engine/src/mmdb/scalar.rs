@@ -1,0 +1,234 @@
+//! Answers: is this value, of whatever type a vendor chose, a country, a coordinate, an AS number?
+//!
+//! The rule: what does not fit is `None`, never an error. One odd record must not cost a session its other facts.
+
+use super::format::Token;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+/// A value at the end of a path, as it stands in the file.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Scalar<'a> {
+    Text(&'a str),
+    Whole(u64),
+    Real(f64),
+    /// Map, array, bytes, bool, or a number that is out of any use.
+    Other,
+}
+
+impl<'a> Scalar<'a> {
+    /// Non-empty text.
+    pub fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// ISO 3166 alpha-2, in capitals: `gb` is `GB`. Whether the code is assigned is not asked: vendors have their
+    /// own (`XK`), and `ZZ` is for the reader to judge.
+    pub fn country(self) -> Option<[u8; 2]> {
+        match self {
+            Self::Text(text) => match *text.as_bytes() {
+                [a, b] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
+                    Some([a.to_ascii_uppercase(), b.to_ascii_uppercase()])
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub fn whole(self) -> Option<u32> {
+        match self {
+            Self::Whole(number) => u32::try_from(number).ok(),
+            Self::Text(text) => text.parse().ok(),
+            Self::Real(_) | Self::Other => None,
+        }
+    }
+
+    /// `15169`, `"15169"`, `"AS15169"`, `"AS15169 Google LLC"`. 0 is reserved (RFC 7607) and means "none" in files.
+    pub fn asn(self) -> Option<u32> {
+        match self {
+            Self::Text(text) => {
+                let digits = match text.as_bytes() {
+                    [b'A' | b'a', b'S' | b's', ..] => &text[2..],
+                    _ => text,
+                };
+                let number = digits.split(' ').next()?;
+                // `parse` takes "+1" for a number.
+                number
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit())
+                    .then(|| number.parse().ok())?
+            }
+            other => other.whole(),
+        }
+        .filter(|asn| *asn != 0)
+    }
+
+    /// Degrees within `-limit..=limit`; exactly 0 is a place like any other.
+    pub fn coordinate(self, limit: f64) -> Option<f64> {
+        let degrees = match self {
+            Self::Real(degrees) => degrees,
+            Self::Whole(degrees) => degrees as f64,
+            Self::Text(text) => text.parse().ok()?,
+            Self::Other => return None,
+        };
+        // False for NaN too.
+        (degrees.abs() <= limit).then_some(degrees)
+    }
+}
+
+pub(super) fn of_token(token: Token<'_>) -> Scalar<'_> {
+    match token {
+        Token::Text(text) => std::str::from_utf8(text).map_or(Scalar::Other, Scalar::Text),
+        Token::Unsigned(number) => u64::try_from(number).map_or(Scalar::Other, Scalar::Whole),
+        Token::Signed(number) => of_signed(number),
+        Token::Double(number) => Scalar::Real(number),
+        Token::Float(number) => of_float(number),
+        Token::Pointer(_) | Token::Bytes | Token::Bool | Token::Map(_) | Token::Array(_) => {
+            Scalar::Other
+        }
+    }
+}
+
+fn of_signed(number: i32) -> Scalar<'static> {
+    u64::try_from(number).map_or(Scalar::Real(number.into()), Scalar::Whole)
+}
+
+/// The double that prints the same: 52.52_f32 becomes 52.52, not 52.52000045776367.
+fn of_float(number: f32) -> Scalar<'static> {
+    Scalar::Real(number.to_string().parse().unwrap_or(f64::from(number)))
+}
+
+impl<'de> Deserialize<'de> for Scalar<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Scalar::Text(text))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Scalar::Whole(number))
+    }
+
+    fn visit_u128<E: Error>(self, number: u128) -> Result<Self::Value, E> {
+        Ok(of_token(Token::Unsigned(number)))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(i32::try_from(number).map_or(Scalar::Other, of_signed))
+    }
+
+    fn visit_f32<E: Error>(self, number: f32) -> Result<Self::Value, E> {
+        Ok(of_float(number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+        Ok(Scalar::Real(number))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_bytes<E: Error>(self, _: &[u8]) -> Result<Self::Value, E> {
+        Ok(Scalar::Other)
+    }
+
+    // Members are left unread: nothing behind them is read either.
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Ok(Scalar::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_asn_may_be_number_or_text() {
+        for (value, asn) in [
+            (Scalar::Whole(15169), Some(15169)),
+            (Scalar::Whole(u32::MAX.into()), Some(u32::MAX)),
+            (Scalar::Whole(1 << 32), None),
+            (Scalar::Whole(0), None),
+            (Scalar::Text("AS15169"), Some(15169)),
+            (Scalar::Text("as15169"), Some(15169)),
+            (Scalar::Text("15169"), Some(15169)),
+            (Scalar::Text("AS15169 Google LLC"), Some(15169)),
+            (Scalar::Text("AS4294967295"), Some(u32::MAX)),
+            (Scalar::Text("AS4294967296"), None),
+            (Scalar::Text("AS0"), None),
+            (Scalar::Text("AS+1"), None),
+            (Scalar::Text("AS-1"), None),
+            (Scalar::Text("AS"), None),
+            (Scalar::Text("ASé"), None),
+            (Scalar::Text("é1"), None),
+            (Scalar::Text(""), None),
+            (Scalar::Text("Google"), None),
+            (Scalar::Real(15169.0), None),
+            (Scalar::Other, None),
+        ] {
+            assert_eq!(value.asn(), asn, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_country_is_two_ascii_letters() {
+        for (text, country) in [
+            ("GB", Some(*b"GB")),
+            ("gb", Some(*b"GB")),
+            ("", None),
+            ("G", None),
+            ("GBR", None),
+            ("G1", None),
+            ("é", None),
+            ("--", None),
+            ("\0\0", None),
+        ] {
+            assert_eq!(Scalar::Text(text).country(), country, "{text:?}");
+        }
+        assert_eq!(Scalar::Whole(1).country(), None);
+    }
+
+    #[test]
+    fn a_coordinate_is_finite_and_in_range() {
+        for (value, degrees) in [
+            (Scalar::Real(51.5), Some(51.5)),
+            (Scalar::Real(0.0), Some(0.0)),
+            (Scalar::Real(-90.0), Some(-90.0)),
+            (Scalar::Real(90.1), None),
+            (Scalar::Real(f64::NAN), None),
+            (Scalar::Real(f64::INFINITY), None),
+            (Scalar::Text("37.38605"), Some(37.38605)),
+            (Scalar::Text("inf"), None),
+            (Scalar::Text("NaN"), None),
+            (Scalar::Text("north"), None),
+            (Scalar::Whole(7), Some(7.0)),
+            (of_signed(-7), Some(-7.0)),
+            (of_float(52.52), Some(52.52)),
+            (of_float(f32::NAN), None),
+            (Scalar::Other, None),
+        ] {
+            assert_eq!(value.coordinate(90.0), degrees, "{value:?}");
+        }
+    }
+}
