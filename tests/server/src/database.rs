@@ -18,7 +18,28 @@ pub struct Database<'a> {
     session: Session,
 }
 
-impl Database<'_> {
+/// Where a database is, without a connection: threads share it and connect for themselves.
+#[derive(Clone)]
+pub struct Door<'a> {
+    cluster: &'a Cluster,
+    name: String,
+}
+
+impl Door<'_> {
+    /// A connection as superuser.
+    pub fn session(&self) -> Session {
+        self.cluster.session(&self.name)
+    }
+}
+
+impl<'a> Database<'a> {
+    pub fn door(&self) -> Door<'a> {
+        Door {
+            cluster: self.cluster,
+            name: self.name.clone(),
+        }
+    }
+
     /// Another connection as superuser.
     pub fn another(&self) -> Session {
         self.cluster.session(&self.name)

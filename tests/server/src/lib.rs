@@ -25,6 +25,6 @@ pub mod wait;
 pub mod world;
 
 pub use cluster::{Cluster, Options};
-pub use database::{Database, database, fresh_database, shared};
+pub use database::{Database, Door, database, fresh_database, shared};
 pub use session::{Refusal, Session};
 pub use wait::wait_until;

@@ -1,0 +1,385 @@
+//! The analysts' table: many rows a statement, upserts, partitions, a foreign key, an address that
+//! is null at first.
+
+#[macro_use]
+mod behaviours;
+
+use server_tests::hosts::{NOON, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Session, database};
+
+behaviours_of!(SUMMARIES);
+
+const PARTITIONED: &str = "
+    CREATE TABLE session_summaries (
+        session_id text NOT NULL,
+        source_ip inet,
+        first_event_at timestamptz NOT NULL,
+        last_event_at timestamptz,
+        PRIMARY KEY (session_id, first_event_at)
+    ) PARTITION BY RANGE (first_event_at);
+    CREATE TABLE y2023 PARTITION OF session_summaries FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+    CREATE TABLE y2024 PARTITION OF session_summaries FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');";
+
+fn snapshots(db: &mut Session, table: &str) -> Vec<String> {
+    db.rows(&format!(
+        "SELECT session_id, snapshot_asn, snapshot_country FROM {table} ORDER BY 1"
+    ))
+}
+
+#[track_caller]
+fn assert_exact(db: &mut Session) {
+    assert_counts_are_exact(db, &[("session_summaries", "source_ip")]);
+}
+
+#[test]
+fn a_partitioned_table_is_attached_as_a_whole() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8"))]));
+    db.run(&SUMMARIES.insert_at("2024-05-01", &[("b", Some("8.8.8.8"))]));
+    assert_eq!(snapshots(&mut db, "y2023"), ["a|15169|US"]);
+    assert_eq!(snapshots(&mut db, "y2024"), ["b|15169|US"]);
+    assert_exact(&mut db);
+}
+
+#[test]
+fn an_insert_into_a_partition_is_a_session_like_any_other() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(&format!(
+        "INSERT INTO y2024 (session_id, source_ip, first_event_at)
+         VALUES ('a', '8.8.8.8', '{NOON}'), ('b', '1.1.1.1', '{NOON}')"
+    ));
+    db.copy(
+        "y2024 (session_id, source_ip, first_event_at)",
+        "c\t8.8.8.8\t2024-06-01\n",
+    );
+    db.run("UPDATE y2024 SET source_ip = '1.1.1.1' WHERE session_id = 'a'");
+    db.run("DELETE FROM y2024 WHERE session_id = 'b'");
+    assert_eq!(
+        snapshots(&mut db, "session_summaries"),
+        ["a|15169|US", "c|15169|US"]
+    );
+    assert_exact(&mut db);
+}
+
+#[test]
+fn a_partition_made_later_is_attached_too() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(
+        "CREATE TABLE y2025 PARTITION OF session_summaries
+             FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+         CREATE TABLE y2026 (LIKE session_summaries INCLUDING ALL);
+         ALTER TABLE session_summaries ATTACH PARTITION y2026
+             FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+    );
+    db.run(&SUMMARIES.insert_at("2025-05-01", &[("a", Some("8.8.8.8"))]));
+    db.run(&SUMMARIES.insert_at("2026-05-01", &[("b", Some("1.1.1.1"))]));
+    assert_eq!(
+        snapshots(&mut db, "session_summaries"),
+        ["a|15169|US", "b|13335|AU"]
+    );
+    assert_exact(&mut db);
+}
+
+#[test]
+fn a_detached_partition_keeps_taking_rows() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8"))]));
+    db.run("ALTER TABLE session_summaries DETACH PARTITION y2023");
+    db.run("INSERT INTO y2023 (session_id, source_ip, first_event_at)
+            VALUES ('b', '1.1.1.1', '2023-06-01')");
+    db.run(&SUMMARIES.insert_at("2024-05-01", &[("c", Some("89.160.20.1"))]));
+    assert_eq!(db.number("SELECT count(*) FROM y2023"), 2);
+    assert_eq!(snapshots(&mut db, "y2024"), ["c|29518|SE"]);
+}
+
+#[test]
+fn a_row_that_moves_between_partitions_stays_one_session() {
+    let mut db = database();
+    db.run(PARTITIONED);
+    SUMMARIES.attach(&mut db);
+    db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8"))]));
+    db.run("CALL enrich.fold_statistics()");
+    db.run("UPDATE session_summaries SET first_event_at = '2024-05-01'");
+    assert_eq!(snapshots(&mut db, "y2024"), ["a|15169|US"]);
+    assert_exact(&mut db);
+    db.run("UPDATE session_summaries SET first_event_at = '2023-05-01', source_ip = '1.1.1.1'");
+    assert_exact(&mut db);
+}
+
+#[test]
+fn partitions_of_partitions_and_upserts_work() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE session_summaries (
+             session_id text, source_ip inet, first_event_at timestamptz,
+             PRIMARY KEY (session_id)
+         ) PARTITION BY HASH (session_id);
+         CREATE TABLE h0 PARTITION OF session_summaries FOR VALUES WITH (MODULUS 2, REMAINDER 0)
+             PARTITION BY HASH (session_id);
+         CREATE TABLE h1 PARTITION OF session_summaries FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         CREATE TABLE h00 PARTITION OF h0 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE h01 PARTITION OF h0 FOR VALUES WITH (MODULUS 2, REMAINDER 1);",
+    );
+    SUMMARIES.attach(&mut db);
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for address in [None, Some("8.8.8.8"), Some("8.8.8.8")] {
+        let rows: Vec<_> = keys.iter().map(|k| (*k, address)).collect();
+        db.run(&format!(
+            "{} ON CONFLICT (session_id) DO UPDATE SET source_ip = EXCLUDED.source_ip",
+            SUMMARIES.insert(&rows)
+        ));
+    }
+    assert_exact(&mut db);
+    assert_eq!(
+        db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn = 15169"),
+        8
+    );
+}
+
+#[test]
+fn with_a_foreign_key_sessions_point_at_existing_addresses() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run(
+        "SELECT enrich.attach_session_table('session_summaries', 'source_ip',
+             'first_event_at', true)",
+    );
+    db.run(&SUMMARIES.insert(&[
+        ("a", Some("8.8.8.8")),
+        ("b", None),
+        ("c", Some("48.0.0.1")),
+        ("d", Some("10.0.0.1")),
+        ("e", Some("2001:db8::1")),
+    ]));
+    db.run("UPDATE session_summaries SET source_ip = '1.1.1.1' WHERE session_id = 'b'");
+    db.copy(
+        "session_summaries (session_id, source_ip)",
+        "f\t89.160.20.1\ng\t\\N\n",
+    );
+    db.run(&format!(
+        "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; {}; COMMIT",
+        SUMMARIES.insert(&[("h", Some("139.59.0.1"))]),
+        SUMMARIES.insert(&[("h", Some("139.59.0.2"))]),
+    ));
+    assert_exact(&mut db);
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM session_summaries s
+             WHERE source_ip IS NOT NULL AND NOT EXISTS (
+                 SELECT FROM enrich.ip_inventory i WHERE i.ip_address = s.source_ip)"
+        ),
+        0
+    );
+    let refusal = db.refused("DELETE FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'");
+    assert_eq!(refusal.code, "23503");
+}
+
+#[test]
+fn with_a_foreign_key_a_mapped_address_does_not_lose_the_session() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run(
+        "SELECT enrich.attach_session_table('session_summaries', 'source_ip',
+             'first_event_at', true)",
+    );
+    db.run(&SUMMARIES.insert(&[("a", Some("::ffff:8.8.8.8"))]));
+    assert_eq!(SUMMARIES.snapshot(&mut db, "a"), "15169|US|NULL");
+    assert_exact(&mut db);
+}
+
+#[test]
+fn a_network_in_an_inet_column_is_no_address() {
+    let mut db = database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.0/24")), ("b", Some("8.8.8.8/32"))]));
+    assert_eq!(SUMMARIES.snapshot(&mut db, "a"), "NULL|NULL|NULL");
+    assert_eq!(SUMMARIES.snapshot(&mut db, "b"), "15169|US|NULL");
+    assert_eq!(
+        db.rows("SELECT ip_address FROM enrich.ip_inventory"),
+        ["8.8.8.8"]
+    );
+}
+
+#[test]
+fn without_a_time_column_the_clock_serves() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries')");
+    let before = db.one("SELECT clock_timestamp()");
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(
+        db.one(&format!(
+            "SELECT first_seen >= '{before}' AND last_seen <= clock_timestamp()
+             FROM enrich.ip_inventory"
+        )),
+        "t"
+    );
+}
+
+#[test]
+fn a_null_time_is_no_reason_to_lose_a_session() {
+    let mut db = database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
+         VALUES ('a', '8.8.8.8', NULL)",
+    );
+    db.run("UPDATE session_summaries SET first_event_at = '2019-01-01'");
+    assert_exact(&mut db);
+    assert_eq!(
+        db.one("SELECT isfinite(first_seen), isfinite(last_seen) FROM enrich.ip_inventory"),
+        "t|t"
+    );
+}
+
+#[test]
+fn a_time_column_may_be_a_date_less_timestamp() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (id int PRIMARY KEY, source_ip inet, at timestamp);
+         SELECT enrich.attach_session_table('s', 'source_ip', 'at');
+         SET timezone = 'Asia/Tokyo';
+         INSERT INTO s VALUES (1, '8.8.8.8', '2024-01-01 09:00');
+         SET timezone = 'UTC';
+         CALL enrich.fold_statistics()",
+    );
+    assert_eq!(
+        db.one("SELECT first_seen FROM enrich.ip_inventory"),
+        "2024-01-01 00:00:00+00"
+    );
+}
+
+#[test]
+fn the_predecessors_narrow_snapshot_columns_lose_no_session() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE session_summaries (
+             session_id varchar(64) PRIMARY KEY,
+             source_ip varchar(45),
+             first_event_at timestamptz,
+             snapshot_asn integer,
+             snapshot_country varchar(2) CHECK (snapshot_country ~ '^[A-Z]{2}$'),
+             snapshot_ip_type text,
+             enrichment jsonb,
+             enrichment_at timestamptz)",
+    );
+    // To refuse the table is as good as to live with it, if the caller learns what to change.
+    match db.try_run(
+        "SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at')",
+    ) {
+        Err(refusal) => assert!(
+            refusal.code == "42804" && refusal.hint.is_some(),
+            "{refusal:?}"
+        ),
+        Ok(()) => {
+            db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("45.0.0.1"))]));
+            assert_eq!(SUMMARIES.snapshot(&mut db, "a"), "15169|US|NULL");
+            assert_eq!(SUMMARIES.snapshot(&mut db, "b"), "NULL|BR|NULL");
+            assert_exact(&mut db);
+        }
+    }
+}
+
+#[test]
+fn a_trigger_written_by_hand_attributes_sessions() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE by_hand (id int PRIMARY KEY, peer inet,
+             snapshot_asn bigint, snapshot_country text, snapshot_ip_type text,
+             enrichment jsonb, enrichment_at timestamptz);
+         CREATE TRIGGER enrich BEFORE INSERT OR UPDATE ON by_hand
+             FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('peer');
+         INSERT INTO by_hand VALUES (1, '8.8.8.8'), (2, NULL)",
+    );
+    assert_eq!(
+        db.rows("SELECT snapshot_asn, snapshot_country FROM by_hand ORDER BY id"),
+        ["15169|US", "NULL|NULL"]
+    );
+    assert_eq!(
+        db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"),
+        ["8.8.8.8|15169"]
+    );
+}
+
+#[test]
+fn a_hand_written_trigger_with_a_wrong_argument_is_refused_or_harmless() {
+    let mut db = database();
+    db.run("CREATE TABLE by_hand (id int PRIMARY KEY, peer inet)");
+    for arguments in ["", "'no_such_column'", "'id'"] {
+        db.run(&format!(
+            "CREATE TRIGGER enrich BEFORE INSERT ON by_hand
+                 FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session({arguments})"
+        ));
+        // A honeypot's session is worth more than the message.
+        db.run("INSERT INTO by_hand VALUES (1, '8.8.8.8'); DELETE FROM by_hand");
+        db.run("DROP TRIGGER enrich ON by_hand");
+    }
+}
+
+#[test]
+fn two_attached_tables_are_counted_together() {
+    let mut db = database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "CREATE TABLE other (id int PRIMARY KEY, ip text);
+         SELECT enrich.attach_session_table('other', 'ip')",
+    );
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("INSERT INTO other VALUES (1, '8.8.8.8'), (2, '::ffff:8.8.8.8'), (3, '1.1.1.1')");
+    assert_counts_are_exact(
+        &mut db,
+        &[("session_summaries", "source_ip"), ("other", "ip")],
+    );
+    assert_eq!(
+        db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
+        "3"
+    );
+}
+
+#[test]
+fn a_table_whose_names_need_quoting_is_attached() {
+    let mut db = database();
+    db.run(
+        r#"CREATE SCHEMA "My Schema";
+           CREATE TABLE "My Schema"."Se""ssions" ("Id" int, "Source IP" inet, "Seen At" timestamptz);
+           SELECT enrich.attach_session_table('"My Schema"."Se""ssions"', 'Source IP', 'Seen At');
+           INSERT INTO "My Schema"."Se""ssions" VALUES (1, '8.8.8.8', '2024-01-01')"#,
+    );
+    assert_eq!(
+        db.one(r#"SELECT snapshot_country FROM "My Schema"."Se""ssions""#),
+        "US"
+    );
+    assert_counts_are_exact(&mut db, &[(r#""My Schema"."Se""ssions""#, "\"Source IP\"")]);
+}
+
+#[test]
+fn columns_renamed_dropped_or_added_lose_no_session() {
+    let mut db = database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("ALTER TABLE session_summaries DROP COLUMN event_count, ADD COLUMN note text");
+    db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.8"))]));
+    assert_eq!(SUMMARIES.snapshot(&mut db, "b"), "15169|US|NULL");
+    db.run("ALTER TABLE session_summaries DROP COLUMN snapshot_country");
+    db.run(&SUMMARIES.insert(&[("c", Some("1.1.1.1"))]));
+    assert_eq!(
+        db.one("SELECT snapshot_asn FROM session_summaries WHERE session_id = 'c'"),
+        "13335"
+    );
+    // With or without the trigger knowing the new name: the row is stored.
+    let renamed = db.try_run("ALTER TABLE session_summaries RENAME source_ip TO peer");
+    if renamed.is_ok() {
+        db.run("INSERT INTO session_summaries (session_id, peer) VALUES ('d', '8.8.8.8')");
+        assert_eq!(db.number("SELECT count(*) FROM session_summaries"), 4);
+    }
+}
