@@ -1,0 +1,572 @@
+//! Answers: what do bytes do that nobody meant as a database? Nothing but an error, and soon.
+
+mod support;
+
+use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use support::{Record, Value, Writer, in_bounded_time, map, text};
+
+fn ip(text: &str) -> Address {
+    address::parse(text).unwrap().unwrap()
+}
+
+/// A sound file of every layout, with something at 1.0.0.0/8 and at 2000::/3.
+fn sound() -> Vec<Writer> {
+    let place = map([
+        ("city", map([("names", map([("en", text("Linköping"))]))])),
+        (
+            "country",
+            map([
+                ("iso_code", text("SE")),
+                ("names", map([("en", text("Sweden"))])),
+            ]),
+        ),
+        (
+            "location",
+            map([
+                ("latitude", Value::Double(58.4)),
+                ("longitude", Value::Double(15.6)),
+            ]),
+        ),
+    ]);
+    let network = map([
+        ("autonomous_system_number", Value::U32(29518)),
+        ("autonomous_system_organization", text("Bredband2 AB")),
+    ]);
+    let flat = map([
+        ("as_name", text("Google LLC")),
+        ("asn", text("AS15169")),
+        ("country_code", text("US")),
+        ("latitude", Value::Float(37.4)),
+        ("longitude", text("-122.1")),
+    ]);
+    [
+        ("GeoLite2-City", place, 24),
+        ("GeoLite2-ASN", network, 28),
+        ("flat", flat, 32),
+    ]
+    .into_iter()
+    .map(|(database_type, record, bits)| {
+        Writer::new(database_type, 6)
+            .record_size(bits)
+            .say("1.0.0.0/8", record.clone())
+            .say("2.128.0.0/9", record.clone())
+            .say("2000::/3", record)
+    })
+    .collect()
+}
+
+/// Every kind of lookup; the first error.
+fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), MmdbError> {
+    let results = [
+        database.country(address).map(drop),
+        database.city(address).map(drop),
+        database.asn(address).map(drop),
+        database.organization(address).map(drop),
+        database.place(address).map(drop),
+        database.network(address).map(drop),
+    ];
+    results.into_iter().collect()
+}
+
+fn addresses() -> Vec<Address> {
+    let mut addresses: Vec<Address> = [
+        "0.0.0.0",
+        "1.2.3.4",
+        "2.129.0.1",
+        "81.2.69.142",
+        "89.160.20.112",
+        "1.128.0.0",
+        "216.160.83.56",
+        "255.255.255.255",
+        "::",
+        "2001:218::1",
+        "2002:5102:458e::",
+        "2a02::1",
+        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    ]
+    .map(ip)
+    .into();
+    let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
+    for _ in 0..16 {
+        bits = bits
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        addresses.push(Address::new(IpAddr::V4(Ipv4Addr::from_bits(
+            (bits >> 32) as u32,
+        ))));
+        addresses.push(Address::new(IpAddr::V6(Ipv6Addr::from_bits(
+            u128::from(bits) << 64,
+        ))));
+    }
+    addresses
+}
+
+/// The promise: no panic, no hang; and what verify accepts, lookups answer.
+fn holds_the_promise(bytes: Vec<u8>) -> Result<(), TestCaseError> {
+    let Ok(database) = Database::open(bytes) else {
+        return Ok(());
+    };
+    let verified = database.verify();
+    for address in addresses() {
+        let looked_up = look_up(&database, address);
+        if verified.is_ok() {
+            prop_assert_eq!(looked_up, Ok(()), "verified, but {} fails", address);
+        }
+    }
+    if let Err(error) = verified {
+        prop_assert!(!error.to_string().is_empty());
+    }
+    Ok(())
+}
+
+/// A sound file that also has `hostile` at 9.0.0.0/8.
+fn with_record(hostile: Value) -> Writer {
+    sound().swap_remove(0).say("9.0.0.0/8", hostile)
+}
+
+/// Verify's complaint about the file; lookups must come back as well.
+fn complaint(what: &str, writer: &Writer) -> Option<MmdbError> {
+    let bytes = writer.bytes();
+    in_bounded_time(what, move || {
+        let database = Database::open(bytes).unwrap();
+        for address in addresses().into_iter().chain([ip("9.9.9.9")]) {
+            let _ = look_up(&database, address);
+        }
+        database.verify().err()
+    })
+}
+
+#[track_caller]
+fn record_is_refused(hostile: Value, expected: &str) {
+    match complaint(expected, &with_record(hostile)) {
+        Some(MmdbError::Record {
+            network, reason, ..
+        }) => {
+            assert_eq!((network.as_str(), reason.as_str()), ("9.0.0.0/8", expected));
+        }
+        other => panic!("{expected}: {other:?}"),
+    }
+}
+
+#[test]
+fn other_files_are_named() {
+    for (bytes, expected) in [
+        (b"".as_slice(), "file of 0 bytes is empty, not an mmdb file"),
+        (
+            b"\x1f\x8b\x08\0rest",
+            "file of 8 bytes is a gzip archive (unpack it first), not an mmdb file",
+        ),
+        (
+            b"PK\x03\x04rest",
+            "file of 8 bytes is a zip archive (unpack it first), not an mmdb file",
+        ),
+        (b"<html>", "file of 6 bytes is a web page, not an mmdb file"),
+        (
+            b"network,asn\n",
+            "file of 12 bytes holds no mmdb metadata: not an mmdb file, or one cut short",
+        ),
+        (
+            b"\xab\xcd\xefMaxMind.com",
+            "mmdb metadata, binary_format_major_version: value runs past the end",
+        ),
+        (
+            b"\xab\xcd\xefMaxMind.com\x41x",
+            "mmdb metadata, binary_format_major_version: metadata is not a map",
+        ),
+    ] {
+        assert_eq!(Database::open(bytes).err().unwrap().to_string(), expected);
+    }
+}
+
+#[test]
+fn metadata_that_cannot_be_right_is_refused() {
+    let writer = &sound()[0];
+    let refused = |field: &'static str, value: Option<Value>| {
+        let mut metadata: Vec<_> = writer
+            .metadata()
+            .into_iter()
+            .filter(|(name, _)| *name != field)
+            .collect();
+        metadata.extend(value.map(|value| (field, value)));
+        Database::open(writer.bytes_with(metadata))
+            .err()
+            .map(|error| error.to_string())
+    };
+    for (field, value, expected) in [
+        (
+            "ip_version",
+            Some(Value::U16(5)),
+            "mmdb ip_version 5 is not supported",
+        ),
+        (
+            "record_size",
+            Some(Value::U16(20)),
+            "mmdb record_size 20 is not supported",
+        ),
+        (
+            "binary_format_major_version",
+            Some(Value::U16(3)),
+            "mmdb binary_format_major_version 3 is not supported",
+        ),
+        (
+            "node_count",
+            Some(Value::U32(0)),
+            "mmdb metadata, node_count: is zero",
+        ),
+        (
+            "node_count",
+            Some(text("many")),
+            "mmdb metadata, node_count: is not a number",
+        ),
+        ("node_count", None, "mmdb metadata, node_count: is missing"),
+        (
+            "node_count",
+            Some(Value::U64(1 << 40)),
+            "mmdb node_count 1099511627776 is not supported",
+        ),
+    ] {
+        assert_eq!(refused(field, value).as_deref(), Some(expected));
+    }
+    let huge = refused("node_count", Some(Value::U32(u32::MAX))).unwrap();
+    assert!(
+        huge.contains("the search tree needs 25769803786 bytes"),
+        "{huge}"
+    );
+    assert!(refused("build_epoch", Some(Value::U64(u64::MAX))).is_some());
+    assert!(refused("database_type", None).is_some());
+}
+
+#[test]
+fn a_wrong_node_count_is_seen_at_the_separator() {
+    let writer = &sound()[0];
+    let mut metadata = writer.metadata();
+    metadata.retain(|(name, _)| *name != "node_count");
+    metadata.push(("node_count", Value::U32(writer.nodes.len() as u32 - 1)));
+    match Database::open(writer.bytes_with(metadata)).and_then(|database| database.verify()) {
+        Err(
+            MmdbError::Metadata {
+                field: "node_count",
+                ..
+            }
+            | MmdbError::Tree { .. }
+            | MmdbError::NoAnswers { .. },
+        ) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_refused() {
+    for writer in sound() {
+        let bytes = writer.bytes();
+        for length in 0..bytes.len() {
+            assert!(
+                Database::open(bytes[..length].to_vec()).is_err(),
+                "{length} of {}",
+                bytes.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn damaged_records_are_refused_with_their_network() {
+    record_is_refused(Value::Raw(vec![0x62, 0, 0]), "double is not 8 bytes");
+    record_is_refused(Value::Raw(vec![0, 5]), "unknown type of value");
+    record_is_refused(Value::Raw(vec![0, 255]), "unknown type of value");
+    record_is_refused(Value::Raw(vec![0x02, 7]), "bool is neither 0 nor 1");
+    record_is_refused(
+        Value::Raw(vec![0xC5, 0, 0, 0, 0, 0]),
+        "number is wider than its type",
+    );
+    record_is_refused(Value::Raw(vec![0x42, 0xFF, 0xFE]), "text is not UTF-8");
+    record_is_refused(
+        Value::Raw(vec![0xE1, 0xA1, 1, 0x41, b'x']),
+        "key is not text",
+    );
+    record_is_refused(
+        Value::Raw(vec![0xE1, 0x42, 0xFF, 0xFE, 0x41, b'x']),
+        "text is not UTF-8",
+    );
+    record_is_refused(
+        Value::Raw(vec![0x5F, 0xFF, 0xFF, 0xFF]),
+        "value runs past the end",
+    );
+    record_is_refused(Value::Pointer(u32::MAX), "value runs past the end");
+}
+
+#[test]
+fn pointers_in_circles_are_refused() {
+    let at = sound()[0].data.len() as u32;
+    record_is_refused(Value::Pointer(at), "pointer to a pointer");
+    record_is_refused(
+        map([("country", Value::Pointer(at))]),
+        "value contains itself",
+    );
+    record_is_refused(
+        Value::Array(vec![Value::Pointer(at); 1000]),
+        "value contains itself",
+    );
+    // The country of a country of a country: lookups follow it three steps and stop.
+    record_is_refused(
+        map([("country", map([("iso_code", Value::Pointer(at))]))]),
+        "value contains itself",
+    );
+}
+
+#[test]
+fn records_beyond_measure_are_refused() {
+    let mut nested = text("core");
+    for _ in 0..100 {
+        nested = Value::Array(vec![nested]);
+    }
+    record_is_refused(nested, "values are nested too deeply");
+    let deep = [0x01, 0x04].repeat(200_000);
+    record_is_refused(Value::Raw(deep), "values are nested too deeply");
+    record_is_refused(
+        Value::Array(vec![Value::Bool(true); 20_000]),
+        "record has too many values",
+    );
+    // A map of 16 million pairs that are not there.
+    record_is_refused(
+        Value::Raw(vec![0xFF, 0xFF, 0xFF, 0xFF]),
+        "value runs past the end",
+    );
+    record_is_refused(text(&"x".repeat(300_000)), "record has too much text");
+}
+
+/// 2,000 keys by pointer to one long text: small on disk, large to read.
+#[test]
+fn many_pointers_to_one_long_key_are_refused() {
+    let mut writer = sound().swap_remove(0);
+    let key = writer.value(&text(&"k".repeat(10_000)));
+    let mut pairs = vec![0xFE, ((2000 - 285) >> 8) as u8, (2000 - 285) as u8];
+    for _ in 0..2000 {
+        Value::Pointer(key).encode(&mut pairs);
+        Value::Bool(true).encode(&mut pairs);
+    }
+    let writer = writer.say("9.0.0.0/8", Value::Raw(pairs));
+    match complaint("long keys", &writer) {
+        Some(MmdbError::Record { reason, .. }) => assert_eq!(reason, "record has too much text"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// 10,000 texts of 65,821 bytes each in 200 kB: every four bytes another one starts.
+#[test]
+fn overlapping_values_are_bounded() {
+    let mut writer = sound().swap_remove(0);
+    let run = writer.value(&Value::Raw([0x5F, 0, 0, 0].repeat(50_000)));
+    let pointers = (0..10_000)
+        .map(|index| Value::Pointer(run + index * 4))
+        .collect();
+    match complaint("overlaps", &writer.say("9.0.0.0/8", Value::Array(pointers))) {
+        Some(MmdbError::Record { reason, .. }) => assert_eq!(reason, "values overlap too often"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn chain(nodes: usize, last: Record) -> Writer {
+    let mut writer = sound().swap_remove(0);
+    writer.nodes.truncate(1);
+    writer.nodes.resize(nodes, [Record::Nothing; 2]);
+    for node in 1..nodes {
+        writer.nodes[node - 1] = [Record::Node(node as u32); 2];
+    }
+    writer.nodes[nodes - 1] = [Record::Data(0), last];
+    writer
+}
+
+/// Both branches of each node lead to the next: 2^96 paths through 97 nodes. Legal, and no reason to wait.
+#[test]
+fn a_tree_of_shared_nodes_is_walked_by_node_not_by_path() {
+    assert_eq!(complaint("shared nodes", &chain(97, Record::Data(0))), None);
+    assert_eq!(
+        complaint("shared nodes", &chain(128, Record::Data(0))),
+        None
+    );
+}
+
+#[test]
+fn a_tree_deeper_than_an_address_is_refused() {
+    let Some(MmdbError::Tree { network, reason }) = complaint("deep", &chain(129, Record::Data(0)))
+    else {
+        panic!("not refused");
+    };
+    assert_eq!(
+        (network.as_str(), reason),
+        ("0.0.0.0/32", "is deeper than an address has bits")
+    );
+    // Too deep only by way of a node that was seen before, at a lesser depth.
+    let mut writer = chain(128, Record::Data(0));
+    writer.nodes.push([Record::Node(1), Record::Nothing]);
+    writer.nodes[0] = [Record::Node(1), Record::Node(128)];
+    let Some(MmdbError::Tree { reason, .. }) = complaint("deep by detour", &writer) else {
+        panic!("not refused")
+    };
+    assert_eq!(reason, "is deeper than an address has bits");
+}
+
+#[test]
+fn loops_in_the_tree_are_refused() {
+    for target in [0, 1, 50, 99] {
+        let Some(MmdbError::Tree { network, reason }) =
+            complaint("loop", &chain(100, Record::Node(target)))
+        else {
+            panic!("not refused");
+        };
+        assert_eq!(
+            (network.as_str(), reason),
+            ("16.0.0.0/4", "leads back to itself")
+        );
+    }
+}
+
+#[test]
+fn branches_into_nowhere_are_refused() {
+    let nodes = chain(97, Record::Nothing).nodes.len() as u32;
+    for beyond in [nodes + 1, nodes + 15, nodes + 16 + 1_000_000] {
+        let Some(MmdbError::Tree { network, reason }) =
+            complaint("astray", &chain(97, Record::Raw(beyond)))
+        else {
+            panic!("not refused");
+        };
+        assert_eq!(
+            (network.as_str(), reason),
+            ("128.0.0.0/1", "leads outside the data")
+        );
+    }
+}
+
+#[test]
+fn the_damaged_network_is_found_in_both_families() {
+    let damaged = || Value::Raw(vec![0, 5]);
+    for (prefix, version) in [
+        ("9.9.9.0/24", 6),
+        ("9.9.9.0/24", 4),
+        ("2001:db8:7::/48", 6),
+        ("fe00::/9", 6),
+        ("128.0.0.0/1", 4),
+    ] {
+        let writer = Writer::new("test", version)
+            .say("1.0.0.0/8", map([("asn", Value::U32(1))]))
+            .say(prefix, damaged());
+        match complaint(prefix, &writer) {
+            Some(MmdbError::Record { network, .. }) => assert_eq!(network, prefix),
+            other => panic!("{prefix}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn shared_records_and_text_are_sound() {
+    let mut writer = sound().swap_remove(0);
+    let sweden = writer.value(&map([("iso_code", text("SE"))]));
+    let record = writer.value(&map([("country", Value::Pointer(sweden))]));
+    // A record that is itself a pointer, and several networks of one record.
+    let writer = writer
+        .say("9.0.0.0/8", Value::Pointer(record))
+        .say("12.0.0.0/8", Value::Pointer(record));
+    assert_eq!(complaint("shared", &writer), None);
+    let database = Database::open(writer.bytes()).unwrap();
+    assert_eq!(database.country(ip("9.0.0.1")), Ok(Some(*b"SE")));
+    assert_eq!(database.country(ip("12.0.0.1")), Ok(Some(*b"SE")));
+}
+
+fn victims() -> Vec<Vec<u8>> {
+    let mut victims: Vec<Vec<u8>> = sound().iter().map(Writer::bytes).collect();
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../shared/data/maxmind-test"
+    );
+    for name in [
+        "GeoIP2-City-Test.mmdb",
+        "GeoLite2-ASN-Test.mmdb",
+        "GeoIP2-Enterprise-Test.mmdb",
+        "GeoIP2-City-Test-Broken-Double-Format.mmdb",
+    ] {
+        match std::fs::read(format!("{folder}/{name}")) {
+            Ok(bytes) => victims.push(bytes),
+            Err(error) => eprintln!("skipped {name}: {error}"),
+        }
+    }
+    victims
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_few_bytes_may_be_wrong(
+        victim in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+    ) {
+        let victims = victims();
+        let mut bytes = victim.get(&victims).clone();
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        holds_the_promise(bytes)?;
+    }
+
+    /// The metadata and the first records are small and matter most; uniform flips seldom hit them.
+    #[test]
+    fn any_few_bytes_of_the_last_kilobyte_may_be_wrong(
+        victim in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((0..1024_usize, any::<u8>()), 1..6),
+    ) {
+        let victims = victims();
+        let mut bytes = victim.get(&victims).clone();
+        let length = bytes.len();
+        for (back, byte) in flips {
+            bytes[length - 1 - back.min(length - 1)] = byte;
+        }
+        holds_the_promise(bytes)?;
+    }
+
+    /// A piece missing in the middle: what a broken download looks like when its end arrived.
+    #[test]
+    fn any_piece_may_be_missing(
+        victim in any::<prop::sample::Index>(),
+        from in any::<prop::sample::Index>(),
+        length in 1..5000_usize,
+    ) {
+        let victims = victims();
+        let mut bytes = victim.get(&victims).clone();
+        let from = from.index(bytes.len());
+        let until = (from + length).min(bytes.len());
+        bytes.drain(from..until);
+        holds_the_promise(bytes)?;
+    }
+
+    #[test]
+    fn any_data_section_may_stand_behind_a_sound_tree(data in prop::collection::vec(any::<u8>(), 1..400)) {
+        let mut writer = sound().swap_remove(0);
+        let at = writer.value(&Value::Raw(data.clone()));
+        for (octet, offset) in (20..60_u32).zip((0..data.len() as u32).cycle().step_by(7)) {
+            writer = writer.say(&format!("{octet}.0.0.0/8"), Value::Pointer(at + offset));
+        }
+        holds_the_promise(writer.bytes())?;
+    }
+
+    #[test]
+    fn any_tree_may_stand_before_sound_data(
+        nodes in prop::collection::vec(any::<[u8; 2]>(), 1..60), shift in 0..40_u32,
+    ) {
+        let mut writer = sound().swap_remove(0);
+        writer.nodes.extend(nodes.iter().map(|pair| pair.map(|bits| Record::Raw(u32::from(bits) + shift))));
+        let root = writer.nodes.len() as u32 - 1;
+        writer.nodes[0][1] = Record::Node(root);
+        holds_the_promise(writer.bytes())?;
+    }
+
+    #[test]
+    fn any_bytes_may_follow_the_marker(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let file = [vec![0; 64], b"\xab\xcd\xefMaxMind.com".to_vec(), bytes].concat();
+        holds_the_promise(file)?;
+    }
+}

@@ -1,0 +1,472 @@
+//! Answers: are all vendors' layouts understood, and odd values in them survived?
+
+mod support;
+
+use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::mmdb::{Content, Database, MmdbError, Network, Place};
+use support::{Value, Writer, map, text};
+
+fn ip(text: &str) -> Address {
+    address::parse(text).unwrap().unwrap()
+}
+
+fn open(writer: &Writer) -> Database<Vec<u8>> {
+    let database = Database::open(writer.bytes()).unwrap();
+    database.verify().unwrap();
+    database
+}
+
+const NOWHERE: Place<'static> = Place {
+    country: None,
+    country_name: None,
+    city: None,
+    latitude: None,
+    longitude: None,
+    accuracy_radius: None,
+};
+
+fn named(name: &str) -> Value {
+    map([("de", text("falsch")), ("en", text(name))])
+}
+
+#[test]
+fn maxmind_city_is_read() {
+    let record = map([
+        (
+            "city",
+            map([("geoname_id", Value::U32(1)), ("names", named("London"))]),
+        ),
+        (
+            "country",
+            map([("iso_code", text("GB")), ("names", named("United Kingdom"))]),
+        ),
+        (
+            "location",
+            map([
+                ("accuracy_radius", Value::U16(10)),
+                ("latitude", Value::Double(51.5142)),
+                ("longitude", Value::Double(-0.0931)),
+            ]),
+        ),
+        (
+            "registered_country",
+            map([("iso_code", text("US")), ("names", named("United States"))]),
+        ),
+    ]);
+    let database = open(&Writer::new("GeoLite2-City", 6).say("81.2.69.0/24", record));
+    assert_eq!(database.content(), Content::Place);
+    assert_eq!(database.country(ip("81.2.69.1")), Ok(Some(*b"GB")));
+    assert_eq!(database.city(ip("81.2.69.1")), Ok(Some("London")));
+    assert_eq!(
+        database.place(ip("81.2.69.1")),
+        Ok(Some(Place {
+            country: Some(*b"GB"),
+            country_name: Some("United Kingdom"),
+            city: Some("London"),
+            latitude: Some(51.5142),
+            longitude: Some(-0.0931),
+            accuracy_radius: Some(10),
+        }))
+    );
+    assert_eq!(database.asn(ip("81.2.69.1")), Ok(None));
+    assert_eq!(database.organization(ip("81.2.69.1")), Ok(None));
+    assert_eq!(database.network(ip("81.2.69.1")), Ok(None));
+    assert_eq!(database.place(ip("81.2.70.1")), Ok(None));
+    assert_eq!(database.country(ip("2001:db8::1")), Ok(None));
+}
+
+#[test]
+fn registered_country_fills_in_with_its_own_name() {
+    let us = || map([("iso_code", text("US")), ("names", named("United States"))]);
+    let writer = Writer::new("GeoLite2-Country", 4)
+        .say("10.0.0.0/8", map([("registered_country", us())]))
+        .say(
+            "11.0.0.0/8",
+            map([
+                ("country", map([("iso_code", text("GB"))])),
+                ("registered_country", us()),
+            ]),
+        )
+        .say(
+            "12.0.0.0/8",
+            map([
+                ("country", map([("iso_code", text(""))])),
+                ("registered_country", us()),
+            ]),
+        );
+    let database = open(&writer);
+    let united_states = Place {
+        country: Some(*b"US"),
+        country_name: Some("United States"),
+        ..NOWHERE
+    };
+    assert_eq!(database.country(ip("10.0.0.1")), Ok(Some(*b"US")));
+    assert_eq!(database.place(ip("10.0.0.1")), Ok(Some(united_states)));
+    assert_eq!(
+        database.place(ip("11.0.0.1")),
+        Ok(Some(Place {
+            country: Some(*b"GB"),
+            ..NOWHERE
+        }))
+    );
+    assert_eq!(database.place(ip("12.0.0.1")), Ok(Some(united_states)));
+}
+
+#[test]
+fn maxmind_enterprise_holds_both() {
+    let record = map([
+        ("country", map([("iso_code", text("US"))])),
+        (
+            "traits",
+            map([
+                ("autonomous_system_number", Value::U32(14671)),
+                (
+                    "autonomous_system_organization",
+                    text("FairPoint Communications"),
+                ),
+            ]),
+        ),
+    ]);
+    let database = open(&Writer::new("GeoIP2-Enterprise", 6).say("74.209.24.0/24", record));
+    assert_eq!(database.content(), Content::Both);
+    assert_eq!(database.country(ip("74.209.24.9")), Ok(Some(*b"US")));
+    assert_eq!(
+        database.network(ip("74.209.24.9")),
+        Ok(Some(Network {
+            asn: 14671,
+            organization: Some("FairPoint Communications")
+        }))
+    );
+}
+
+#[test]
+fn an_asn_without_organization_is_a_network() {
+    let writer = Writer::new("GeoLite2-ASN", 6)
+        .say(
+            "1.0.0.0/24",
+            map([("autonomous_system_number", Value::U32(u32::MAX))]),
+        )
+        .say(
+            "2.0.0.0/24",
+            map([("autonomous_system_number", Value::U32(0))]),
+        )
+        .say(
+            "3.0.0.0/24",
+            map([("autonomous_system_organization", text("nameless"))]),
+        );
+    let database = open(&writer);
+    assert_eq!(database.content(), Content::Network);
+    assert_eq!(
+        database.network(ip("1.0.0.1")),
+        Ok(Some(Network {
+            asn: u32::MAX,
+            organization: None
+        }))
+    );
+    assert_eq!(database.asn(ip("1.0.0.1")), Ok(Some(u32::MAX)));
+    assert_eq!(database.asn(ip("2.0.0.1")), Ok(None));
+    assert_eq!(database.network(ip("3.0.0.1")), Ok(None));
+    assert_eq!(database.place(ip("1.0.0.1")), Ok(None));
+}
+
+#[test]
+fn ipinfo_lite_is_read() {
+    let record = map([
+        ("as_domain", text("google.com")),
+        ("as_name", text("Google LLC")),
+        ("asn", text("AS15169")),
+        ("continent", text("North America")),
+        ("continent_code", text("NA")),
+        ("country", text("United States")),
+        ("country_code", text("US")),
+    ]);
+    let database =
+        open(&Writer::new("ipinfo bundle_location_lite.mmdb", 6).say("8.8.8.0/24", record));
+    assert_eq!(database.content(), Content::Both);
+    assert_eq!(database.country(ip("8.8.8.8")), Ok(Some(*b"US")));
+    assert_eq!(
+        database.place(ip("8.8.8.8")),
+        Ok(Some(Place {
+            country: Some(*b"US"),
+            country_name: Some("United States"),
+            ..NOWHERE
+        }))
+    );
+    assert_eq!(database.asn(ip("8.8.8.8")), Ok(Some(15169)));
+    assert_eq!(database.organization(ip("8.8.8.8")), Ok(Some("Google LLC")));
+}
+
+#[test]
+fn older_ipinfo_files_are_read() {
+    let asn = map([
+        ("asn", text("AS15169")),
+        ("country", text("US")),
+        ("domain", text("google.com")),
+        ("name", text("Google LLC")),
+        ("type", text("hosting")),
+    ]);
+    let database = open(&Writer::new("ipinfo standard_asn.mmdb", 6).say("8.8.8.0/24", asn));
+    assert_eq!(
+        database.network(ip("8.8.8.8")),
+        Ok(Some(Network {
+            asn: 15169,
+            organization: Some("Google LLC")
+        }))
+    );
+    assert_eq!(
+        database.place(ip("8.8.8.8")),
+        Ok(Some(Place {
+            country: Some(*b"US"),
+            ..NOWHERE
+        }))
+    );
+
+    let location = map([
+        ("city", text("Mountain View")),
+        ("country", text("US")),
+        ("lat", text("37.38605")),
+        ("lng", text("-122.08385")),
+        ("radius", text("5")),
+    ]);
+    let database =
+        open(&Writer::new("ipinfo standard_location.mmdb", 6).say("8.8.8.0/24", location));
+    assert_eq!(
+        database.place(ip("8.8.8.8")),
+        Ok(Some(Place {
+            country: Some(*b"US"),
+            country_name: None,
+            city: Some("Mountain View"),
+            latitude: Some(37.38605),
+            longitude: Some(-122.08385),
+            accuracy_radius: Some(5),
+        }))
+    );
+}
+
+#[test]
+fn ip_location_db_files_are_read() {
+    let city = map([
+        ("city", text("Mountain View")),
+        ("country_code", text("us")),
+        ("latitude", Value::Float(37.386)),
+        ("longitude", Value::Float(-122.084)),
+        ("postcode", text("94043")),
+        ("state1", text("California")),
+    ]);
+    let database = open(
+        &Writer::new("ip-location-db dbip-city", 4)
+            .record_size(28)
+            .say("8.8.8.0/24", city),
+    );
+    assert_eq!(
+        database.place(ip("8.8.8.8")),
+        Ok(Some(Place {
+            country: Some(*b"US"),
+            city: Some("Mountain View"),
+            latitude: Some(37.386),
+            longitude: Some(-122.084),
+            ..NOWHERE
+        }))
+    );
+    let asn = map([
+        ("autonomous_system_number", Value::U32(15169)),
+        ("autonomous_system_organization", text("GOOGLE")),
+    ]);
+    let database = open(&Writer::new("asn", 6).say("8.8.8.0/24", asn));
+    assert_eq!(
+        database.network(ip("8.8.8.8")),
+        Ok(Some(Network {
+            asn: 15169,
+            organization: Some("GOOGLE")
+        }))
+    );
+    let country = map([("country_code", text("US"))]);
+    let database = open(&Writer::new("geo-whois-asn-country", 6).say("2001:4860::/32", country));
+    assert_eq!(database.country(ip("2001:4860::8888")), Ok(Some(*b"US")));
+}
+
+#[test]
+fn an_asn_of_any_number_type_is_read() {
+    for (value, asn) in [
+        (Value::U16(65000), Some(65000)),
+        (Value::U32(65000), Some(65000)),
+        (Value::U64(65000), Some(65000)),
+        (Value::I32(65000), Some(65000)),
+        (Value::I32(-1), None),
+        (Value::U64(1 << 32), None),
+        (text("65000"), Some(65000)),
+        (Value::Double(65000.0), None),
+        (Value::Bool(true), None),
+        (Value::Array(vec![Value::U32(65000)]), None),
+        (map([("number", Value::U32(65000))]), None),
+    ] {
+        let writer = Writer::new("test", 4)
+            .say("1.0.0.0/8", map([("asn", Value::U32(1))]))
+            .say("2.0.0.0/8", map([("asn", value.clone())]));
+        assert_eq!(open(&writer).asn(ip("2.0.0.1")), Ok(asn), "{value:?}");
+    }
+}
+
+#[test]
+fn values_that_do_not_fit_are_absent() {
+    let good = map([
+        ("country", map([("iso_code", text("GB"))])),
+        ("city", map([("names", named("London"))])),
+        (
+            "location",
+            map([
+                ("latitude", Value::Double(0.0)),
+                ("longitude", Value::Double(0.0)),
+            ]),
+        ),
+    ]);
+    let location = |latitude, longitude| {
+        map([(
+            "location",
+            map([("latitude", latitude), ("longitude", longitude)]),
+        )])
+    };
+    let writer = Writer::new("GeoLite2-City", 4)
+        .say("1.0.0.0/8", good)
+        .say(
+            "2.0.0.0/8",
+            map([
+                ("country", Value::U32(7)),
+                ("city", Value::U32(7)),
+                ("location", Value::Array(vec![])),
+            ]),
+        )
+        .say(
+            "3.0.0.0/8",
+            map([
+                ("country", map([("iso_code", Value::U32(7))])),
+                ("city", map([])),
+            ]),
+        )
+        .say(
+            "4.0.0.0/8",
+            location(Value::Double(f64::NAN), Value::Double(0.0)),
+        )
+        .say(
+            "5.0.0.0/8",
+            location(Value::Double(1.0), Value::Double(180.5)),
+        )
+        .say(
+            "6.0.0.0/8",
+            location(Value::Double(f64::INFINITY), Value::Double(0.0)),
+        )
+        .say("7.0.0.0/8", text("a record that is text"))
+        .say("9.0.0.0/8", map([]))
+        .say(
+            "10.0.0.0/8",
+            map([("country", map([("iso_code", text("GBR"))]))]),
+        );
+    let database = open(&writer);
+    let origin = database.place(ip("1.0.0.1")).unwrap().unwrap();
+    assert_eq!(
+        (origin.latitude, origin.longitude),
+        (Some(0.0), Some(0.0)),
+        "0 is a place"
+    );
+    for address in [
+        "2.0.0.1", "3.0.0.1", "4.0.0.1", "5.0.0.1", "6.0.0.1", "7.0.0.1", "9.0.0.1", "10.0.0.1",
+    ] {
+        assert_eq!(database.place(ip(address)), Ok(None), "{address}");
+        assert_eq!(database.country(ip(address)), Ok(None), "{address}");
+        assert_eq!(database.city(ip(address)), Ok(None), "{address}");
+    }
+}
+
+#[test]
+fn all_record_sizes_and_both_versions_are_read() {
+    for bits in [24, 28, 32] {
+        for version in [4, 6] {
+            let mut writer = Writer::new("test", version).record_size(bits);
+            for octet in 0..=255_u32 {
+                writer = writer.say(
+                    &format!("100.{octet}.0.0/16"),
+                    map([("asn", Value::U32(octet + 1))]),
+                );
+            }
+            let database = open(&writer);
+            assert_eq!(
+                (database.facts().record_size, database.facts().ip_version),
+                (bits, version)
+            );
+            for octet in 0..=255_u32 {
+                let address = ip(&format!("100.{octet}.1.2"));
+                assert_eq!(
+                    database.asn(address),
+                    Ok(Some(octet + 1)),
+                    "{bits} {version} {address}"
+                );
+            }
+            assert_eq!(
+                database.asn(ip("2001:db8::1")),
+                Ok(None),
+                "IPv6 is absent, not an error"
+            );
+            assert_eq!(database.asn(ip("101.0.0.0")), Ok(None));
+        }
+    }
+}
+
+#[test]
+fn metadata_is_told() {
+    let writer = Writer::new("My Own", 6).say("1.0.0.0/8", map([("asn", Value::U32(1))]));
+    let database = open(&writer);
+    let facts = database.facts();
+    assert_eq!(
+        (facts.database_type.as_str(), facts.build_epoch),
+        ("My Own", 1_700_000_000)
+    );
+    assert_eq!(
+        (facts.node_count, facts.record_size, facts.ip_version),
+        (104, 24, 6)
+    );
+}
+
+#[test]
+fn a_file_that_answers_nothing_is_refused() {
+    for record in [
+        map([("domain", text("example.com"))]),
+        map([("name", text("a name alone is no network"))]),
+        map([("organization", text("nor is this"))]),
+        text("text"),
+        map([]),
+    ] {
+        let writer = Writer::new("GeoIP2-Domain", 6).say("1.0.0.0/8", record);
+        let error = Database::open(writer.bytes()).err().unwrap();
+        assert_eq!(
+            error,
+            MmdbError::NoAnswers {
+                database_type: "GeoIP2-Domain".into()
+            }
+        );
+        assert_eq!(
+            error.to_string(),
+            "mmdb file of type \"GeoIP2-Domain\" holds neither countries or cities nor AS numbers"
+        );
+    }
+}
+
+#[test]
+fn the_type_decides_when_records_say_nothing() {
+    for (database_type, content) in [
+        ("GeoLite2-City", Some(Content::Place)),
+        ("GeoLite2-Country", Some(Content::Place)),
+        ("GeoIP2-Enterprise", Some(Content::Both)),
+        ("GeoLite2-ASN", Some(Content::Network)),
+        ("GeoIP2-ISP", Some(Content::Network)),
+        ("GeoIP2-Anonymous-IP", None),
+        ("Somebody's City", None),
+    ] {
+        let writer = Writer::new(database_type, 6).say("1.0.0.0/8", map([]));
+        assert_eq!(
+            Database::open(writer.bytes())
+                .ok()
+                .map(|database| database.content()),
+            content
+        );
+    }
+}
