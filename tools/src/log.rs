@@ -1,1 +1,473 @@
-//! To come.
+//! Cowrie's JSON log: one JSON object a line, one event an object.
+//!
+//! ```text
+//! {"eventid": "cowrie.login.failed", "username": "root", "password": "admin", "src_ip": "192.0.2.7",
+//!  "session": "173332e506ca", "sensor": "trap-1", "timestamp": "2018-05-06T22:33:22.698977Z", …}
+//! ```
+//!
+//! Read from a file or standard input, plain, gzip or xz, which the first bytes tell. Fields that a version of Cowrie
+//! adds are ignored, fields that another lacks are empty. The rule: whatever a line holds, it is at worst one more
+//! malformed line in the report; nothing in a log stops a load, and no line takes more memory than [`LONGEST_LINE`].
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Bytes. Cowrie's longest lines, forwarded data, stay below 100 kB; more than this is no log.
+pub const LONGEST_LINE: usize = 16 << 20;
+
+/// What happened, with what Cowrie's own database output stores of it. Texts are as in the log, of any length.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Connect,
+    Closed,
+    ClientVersion(String),
+    TerminalSize(String),
+    Login {
+        success: bool,
+        username: String,
+        password: String,
+    },
+    Input {
+        success: Option<bool>,
+        realm: Option<String>,
+        input: String,
+    },
+    Download {
+        url: String,
+        outfile: Option<String>,
+        shasum: Option<String>,
+    },
+    Terminal {
+        ttylog: String,
+        size: i32,
+    },
+    Parameters {
+        arch: String,
+    },
+    Fingerprint {
+        username: String,
+        fingerprint: String,
+    },
+    Forward {
+        host: String,
+        port: i32,
+    },
+    ForwardedData {
+        host: String,
+        port: i32,
+        data: String,
+    },
+    /// One that Cowrie's database output does not store either.
+    Other,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub session: String,
+    pub time: Timestamp,
+    pub sensor: String,
+    pub address: String,
+    pub event: Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Not a JSON object, or no usable time.
+    Malformed,
+    /// An event of the honeypot itself, such as its start.
+    NoSession,
+}
+
+/// Undoes the compression that the first bytes tell.
+pub fn decompressed<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn BufRead + Send + 'a>> {
+    let mut input = BufReader::with_capacity(1 << 16, input);
+    let start = input.fill_buf()?;
+    Ok(if start.starts_with(&[0x1f, 0x8b]) {
+        Box::new(BufReader::with_capacity(
+            1 << 17,
+            flate2::bufread::MultiGzDecoder::new(input),
+        ))
+    } else if start.starts_with(b"\xfd7zXZ\0") {
+        Box::new(BufReader::with_capacity(
+            1 << 17,
+            liblzma::bufread::XzDecoder::new_multi_decoder(input),
+        ))
+    } else {
+        Box::new(input)
+    })
+}
+
+/// The next line without its end; `Ok(false)` at the end of input. A line that is too long comes out empty-handed:
+/// it is skipped to its end and reported as its first [`LONGEST_LINE`] bytes, which no parser accepts.
+pub fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let mut any = false;
+    loop {
+        let available = match input.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            available => available?,
+        };
+        if available.is_empty() {
+            return Ok(any);
+        }
+        any = true;
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let piece = &available[..end.unwrap_or(available.len())];
+        line.extend_from_slice(&piece[..piece.len().min(LONGEST_LINE.saturating_sub(line.len()))]);
+        let used = piece.len() + usize::from(end.is_some());
+        input.consume(used);
+        if end.is_some() {
+            return Ok(true);
+        }
+    }
+}
+
+pub fn parse(line: &[u8]) -> Result<Entry, Rejected> {
+    let text = String::from_utf8_lossy(line);
+    let value: Value = match serde_json::from_str(&text) {
+        Ok(value) => value,
+        // Python writes half of a surrogate pair where a client sent bytes that are no text; JSON allows it in
+        // form only, and the line's other fields are worth keeping.
+        Err(_) if text.contains("\\ud") || text.contains("\\uD") => {
+            serde_json::from_str(&without_surrogates(&text)).map_err(|_| Rejected::Malformed)?
+        }
+        Err(_) => return Err(Rejected::Malformed),
+    };
+    let Value::Object(_) = value else {
+        return Err(Rejected::Malformed);
+    };
+    let session = text_of(&value, "session");
+    if session.is_empty() {
+        return Err(Rejected::NoSession);
+    }
+    let time = time_of(&value).ok_or(Rejected::Malformed)?;
+    Ok(Entry {
+        session,
+        time,
+        sensor: text_of(&value, "sensor"),
+        address: text_of(&value, "src_ip"),
+        event: event_of(&value),
+    })
+}
+
+fn event_of(value: &Value) -> Event {
+    let text = |key| text_of(value, key);
+    let optional = |key| {
+        value
+            .get(key)
+            .filter(|v| !v.is_null())
+            .map(|_| text_of(value, key))
+    };
+    let number = |key| {
+        value
+            .get(key)
+            .and_then(|v| v.as_i64().or_else(|| v.as_str()?.parse().ok()))
+            .and_then(|n| i32::try_from(n).ok())
+            .unwrap_or(0)
+    };
+    let Some(name) = value
+        .get("eventid")
+        .and_then(Value::as_str)
+        .and_then(|id| id.strip_prefix("cowrie."))
+    else {
+        return Event::Other;
+    };
+    match name {
+        "session.connect" => Event::Connect,
+        "session.closed" => Event::Closed,
+        "client.version" => Event::ClientVersion(text("version")),
+        "client.size" => Event::TerminalSize(format!("{}x{}", text("width"), text("height"))),
+        "login.success" | "login.failed" => Event::Login {
+            success: name == "login.success",
+            username: text("username"),
+            password: text("password"),
+        },
+        "command.input" => Event::Input {
+            success: Some(true),
+            realm: None,
+            input: text("input"),
+        },
+        "command.failed" => Event::Input {
+            success: Some(false),
+            realm: None,
+            input: text("input"),
+        },
+        "session.input" => Event::Input {
+            success: None,
+            realm: optional("realm"),
+            input: text("input"),
+        },
+        "session.file_download" => Event::Download {
+            url: text("url"),
+            outfile: optional("outfile"),
+            shasum: optional("shasum"),
+        },
+        "session.file_download.failed" => Event::Download {
+            url: text("url"),
+            outfile: None,
+            shasum: None,
+        },
+        "session.file_upload" => Event::Download {
+            url: String::new(),
+            outfile: optional("outfile"),
+            shasum: optional("shasum"),
+        },
+        "session.params" => Event::Parameters { arch: text("arch") },
+        "log.closed" => Event::Terminal {
+            ttylog: text("ttylog"),
+            size: number("size"),
+        },
+        "client.fingerprint" => Event::Fingerprint {
+            username: text("username"),
+            fingerprint: text("fingerprint"),
+        },
+        "direct-tcpip.request" => Event::Forward {
+            host: text("dst_ip"),
+            port: number("dst_port"),
+        },
+        "direct-tcpip.data" => Event::ForwardedData {
+            host: text("dst_ip"),
+            port: number("dst_port"),
+            data: text("data"),
+        },
+        _ => Event::Other,
+    }
+}
+
+/// A field as text whatever its type: what is a number in one version is text in another.
+fn text_of(value: &Value, key: &str) -> String {
+    match value.get(key) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// `timestamp` (with `Z` or an offset; without either it is UTC, as Cowrie writes by default), else `time` in seconds.
+/// A time outside of 1970 to 2199 is none: one such line would make the database refuse a whole batch.
+fn time_of(value: &Value) -> Option<Timestamp> {
+    stated_time(value).filter(|time| (0..7_258_118_400).contains(&time.as_second()))
+}
+
+fn stated_time(value: &Value) -> Option<Timestamp> {
+    if let Some(text) = value.get("timestamp").and_then(Value::as_str) {
+        if let Ok(time) = text.parse() {
+            return Some(time);
+        }
+        if let Ok(time) = format!("{text}Z").parse() {
+            return Some(time);
+        }
+    }
+    let seconds = value.get("time")?.as_f64()?;
+    Timestamp::from_microsecond((seconds * 1e6) as i64).ok()
+}
+
+/// `\ud83d\ude00` stays, a half of it alone becomes the replacement character.
+fn without_surrogates(text: &str) -> String {
+    let unit = |at: usize| -> Option<u16> {
+        let bytes = text.as_bytes().get(at..at + 6)?;
+        (bytes.starts_with(b"\\u"))
+            .then(|| u16::from_str_radix(std::str::from_utf8(&bytes[2..]).ok()?, 16).ok())?
+    };
+    let mut clean = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(offset) = text[at..].find('\\') {
+        let start = at + offset;
+        clean.push_str(&text[at..start]);
+        let length = match unit(start) {
+            Some(0xd800..=0xdbff) if matches!(unit(start + 6), Some(0xdc00..=0xdfff)) => 12,
+            Some(0xd800..=0xdfff) => {
+                clean.push_str("\\ufffd");
+                at = start + 6;
+                continue;
+            }
+            Some(_) => 6,
+            // The escaped character is taken along, so that the second of two backslashes begins nothing.
+            None => 1 + text[start + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+        clean.push_str(&text[start..start + length]);
+        at = start + length;
+    }
+    clean.push_str(&text[at..]);
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(line: &str) -> Event {
+        parse(line.as_bytes()).unwrap().event
+    }
+
+    #[test]
+    fn a_line_of_2018_is_read() {
+        let line = r#"{"eventid": "cowrie.login.failed", "username": "miner", "timestamp": "2018-05-06T22:33:22.698977Z", "message": "login attempt [miner/miner] failed", "system": "SSHService", "isError": 0, "src_ip": "137.74.171.123", "session": "bed4ca4313ae", "password": "x\ty", "sensor": "920497a79896"}"#;
+        let entry = parse(line.as_bytes()).unwrap();
+        assert_eq!(entry.time.to_string(), "2018-05-06T22:33:22.698977Z");
+        assert_eq!(
+            (
+                entry.session.as_str(),
+                entry.address.as_str(),
+                entry.sensor.as_str()
+            ),
+            ("bed4ca4313ae", "137.74.171.123", "920497a79896")
+        );
+        assert_eq!(
+            entry.event,
+            Event::Login {
+                success: false,
+                username: "miner".into(),
+                password: "x\ty".into()
+            }
+        );
+    }
+
+    #[test]
+    fn fields_may_change_their_type_between_versions() {
+        let line = |fields: &str| {
+            format!(r#"{{"session":"a","timestamp":"2024-01-01T00:00:00.000000+0000",{fields}}}"#)
+        };
+        assert_eq!(
+            event(&line(
+                r#""eventid":"cowrie.client.size","width":80,"height":"24""#
+            )),
+            Event::TerminalSize("80x24".into())
+        );
+        assert_eq!(
+            event(&line(
+                r#""eventid":"cowrie.login.success","username":"root","password":123"#
+            )),
+            Event::Login {
+                success: true,
+                username: "root".into(),
+                password: "123".into()
+            }
+        );
+        assert_eq!(
+            event(&line(
+                r#""eventid":"cowrie.log.closed","ttylog":"f","size":"12""#
+            )),
+            Event::Terminal {
+                ttylog: "f".into(),
+                size: 12
+            }
+        );
+        assert_eq!(
+            event(&line(
+                r#""eventid":"cowrie.log.closed","ttylog":"f","size":99999999999"#
+            )),
+            Event::Terminal {
+                ttylog: "f".into(),
+                size: 0
+            }
+        );
+        assert_eq!(
+            event(&line(r#""eventid":"cowrie.client.kex","hassh":"x""#)),
+            Event::Other
+        );
+    }
+
+    #[test]
+    fn times_come_with_z_with_an_offset_with_neither_and_as_seconds() {
+        let time = |field: &str| {
+            parse(format!(r#"{{"session":"a",{field}}}"#).as_bytes())
+                .map(|entry| entry.time.to_string())
+        };
+        assert_eq!(
+            time(r#""timestamp":"2018-05-06T22:33:22.5Z""#).unwrap(),
+            "2018-05-06T22:33:22.5Z"
+        );
+        assert_eq!(
+            time(r#""timestamp":"2018-05-07T00:33:22.5+02:00""#).unwrap(),
+            "2018-05-06T22:33:22.5Z"
+        );
+        assert_eq!(
+            time(r#""timestamp":"2018-05-06T22:33:22.5""#).unwrap(),
+            "2018-05-06T22:33:22.5Z"
+        );
+        assert_eq!(
+            time(r#""time":1525646002.5"#).unwrap(),
+            "2018-05-06T22:33:22.5Z"
+        );
+        assert_eq!(time(r#""timestamp":"yesterday""#), Err(Rejected::Malformed));
+        assert_eq!(
+            time(r#""timestamp":"-000044-03-15T12:00:00Z""#),
+            Err(Rejected::Malformed)
+        );
+        assert_eq!(time(r#""time":1e300"#), Err(Rejected::Malformed));
+    }
+
+    #[test]
+    fn what_is_no_event_is_told_apart() {
+        assert_eq!(parse(b"{\"truncated\": "), Err(Rejected::Malformed));
+        assert_eq!(parse(b"[1]"), Err(Rejected::Malformed));
+        assert_eq!(parse(b""), Err(Rejected::Malformed));
+        assert_eq!(
+            parse(br#"{"eventid":"cowrie.system.start","timestamp":"2018-05-06T22:33:22.5Z"}"#),
+            Err(Rejected::NoSession)
+        );
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_costs_one_character_and_not_the_line() {
+        let line = |input: &str| {
+            format!(
+                r#"{{"session":"a","timestamp":"2024-01-01T00:00:00Z","eventid":"cowrie.command.input","input":"{input}"}}"#
+            )
+        };
+        let input = |text: &str| match event(&line(text)) {
+            Event::Input { input, .. } => input,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(input(r"a\udcffb"), "a\u{fffd}b");
+        assert_eq!(input(r"\ud83d\ude00\ud83d"), "\u{1f600}\u{fffd}");
+        assert_eq!(input(r"\\udcff\udcff"), "\\udcff\u{fffd}");
+    }
+
+    #[test]
+    fn lines_end_with_the_input_and_too_long_ones_are_cut() {
+        let mut input: &[u8] = b"one\n\ntwo";
+        let mut line = Vec::new();
+        let mut lines = Vec::new();
+        while next_line(&mut input, &mut line).unwrap() {
+            lines.push(String::from_utf8(line.clone()).unwrap());
+        }
+        assert_eq!(lines, ["one", "", "two"]);
+        let long = [vec![b'x'; LONGEST_LINE + 10], b"\nnext".to_vec()].concat();
+        let mut input = long.as_slice();
+        assert!(next_line(&mut input, &mut line).unwrap());
+        assert_eq!(line.len(), LONGEST_LINE);
+        assert!(next_line(&mut input, &mut line).unwrap());
+        assert_eq!(line, b"next");
+    }
+
+    #[test]
+    fn compression_is_recognised_by_the_first_bytes() {
+        use std::io::Write;
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(b"hello\n").unwrap();
+        let mut gz = gz.finish().unwrap();
+        gz.extend(gz.clone()); // two members, as appended logs have
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(b"hello\nhello\n").unwrap();
+        for packed in [gz, xz.finish().unwrap(), b"hello\nhello\n".to_vec()] {
+            let mut text = String::new();
+            decompressed(packed.as_slice())
+                .unwrap()
+                .read_to_string(&mut text)
+                .unwrap();
+            assert_eq!(text, "hello\nhello\n");
+        }
+        assert!(
+            decompressed([].as_slice())
+                .unwrap()
+                .fill_buf()
+                .unwrap()
+                .is_empty()
+        );
+    }
+}

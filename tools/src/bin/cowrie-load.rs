@@ -1,0 +1,308 @@
+//! `cowrie-load`: Cowrie's JSON logs as rows of Cowrie's PostgreSQL schema.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_tools::load::{Loader, Stored, TABLES, explained};
+use cowrie_enrich_tools::log::{self, Rejected};
+use cowrie_enrich_tools::session::{Gathering, Limits, Session};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use lexopt::prelude::*;
+use postgres::{Config, NoTls};
+
+const HELP: &str = "\
+Loads JSON logs of the honeypot Cowrie into the tables of Cowrie's own PostgreSQL schema.
+
+usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESSIONS] FILE...
+
+  FILE              a log, plain or compressed with gzip or xz; `-` is standard input.
+                    Give rotated logs in the order they were written.
+  --dsn CONNECTION  as libpq has it: 'host=… dbname=…' or postgresql://…; what it leaves out comes from
+                    PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE. No TLS: use a socket or a tunnel.
+  --from, --until   only events at or after, and before, a time such as 2024-05-01T00:00:00Z
+  --batch SESSIONS  sessions stored in one transaction (default 5000)
+  --quiet           only the report's last line
+
+The tables must exist (Cowrie's docs/sql/postgres.sql). Loading the same log again changes nothing. Lines that are
+no events, over-long values and sessions without a beginning are counted and reported, and never stop a load.
+";
+
+#[derive(Default)]
+struct Arguments {
+    dsn: String,
+    files: Vec<PathBuf>,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    batch: Option<usize>,
+    quiet: bool,
+}
+
+fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
+    let mut parsed = Arguments::default();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("dsn") => parsed.dsn = parser.value()?.string()?,
+            Long("from") => parsed.from = Some(parser.value()?.parse()?),
+            Long("until") => parsed.until = Some(parser.value()?.parse()?),
+            Long("batch") => {
+                parsed.batch = Some(parser.value()?.parse_with(|text| match text.parse() {
+                    Ok(number) if number > 0 => Ok(number),
+                    _ => Err("a number of sessions from 1 is needed"),
+                })?);
+            }
+            Long("quiet") | Short('q') => parsed.quiet = true,
+            Long("help") | Short('h') => return Ok(None),
+            Value(file) => parsed.files.push(file.into()),
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    if parsed.files.is_empty() {
+        return Err("a FILE is needed; see --help".into());
+    }
+    Ok(Some(parsed))
+}
+
+/// What the connection string leaves open comes from the environment, then from libpq's own defaults.
+fn connection(dsn: &str) -> Result<Config, Box<dyn Error>> {
+    let mut config: Config = dsn
+        .parse()
+        .map_err(|error| format!("invalid connection string: {error}"))?;
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        config.host(&variable("PGHOST").unwrap_or_else(|| "/var/run/postgresql".into()));
+    }
+    if let (true, Some(port)) = (config.get_ports().is_empty(), variable("PGPORT")) {
+        config.port(
+            port.parse()
+                .map_err(|_| format!("invalid PGPORT: \"{port}\""))?,
+        );
+    }
+    if config.get_user().is_none() {
+        let user = variable("PGUSER")
+            .or_else(|| variable("USER"))
+            .or_else(|| variable("LOGNAME"));
+        config.user(&user.ok_or("no user: set PGUSER or user= in --dsn")?);
+    }
+    if let (None, Some(password)) = (config.get_password(), variable("PGPASSWORD")) {
+        config.password(password);
+    }
+    if let (None, Some(database)) = (config.get_dbname(), variable("PGDATABASE")) {
+        config.dbname(&database);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("cowrie-load");
+    }
+    Ok(config)
+}
+
+#[derive(Default)]
+struct Lines {
+    read: u64,
+    malformed: u64,
+    without_session: u64,
+    outside: u64,
+    repeated_connects: u64,
+    /// Files that could not be read to their end, and why.
+    broken: Vec<String>,
+}
+
+/// Reads all files and hands batches to `store` until it takes no more.
+fn read(
+    arguments: &Arguments,
+    bar: &ProgressBar,
+    store: &mut dyn FnMut(Vec<Session>) -> bool,
+) -> Lines {
+    let mut lines = Lines::default();
+    let defaults = Limits::default();
+    let mut gathering = Gathering::new(Limits {
+        batch: arguments.batch.unwrap_or(defaults.batch),
+        ..defaults
+    });
+    for path in &arguments.files {
+        if let Err(error) = read_file(path, arguments, bar, &mut gathering, &mut lines, store) {
+            lines.broken.push(format!("{}: {error}", path.display()));
+        }
+    }
+    lines.repeated_connects = gathering.repeated_connects;
+    let rest = gathering.finish();
+    if !rest.is_empty() {
+        store(rest);
+    }
+    lines
+}
+
+fn read_file(
+    path: &PathBuf,
+    arguments: &Arguments,
+    bar: &ProgressBar,
+    gathering: &mut Gathering,
+    lines: &mut Lines,
+    store: &mut dyn FnMut(Vec<Session>) -> bool,
+) -> io::Result<()> {
+    let mut input = if path.as_os_str() == "-" {
+        log::decompressed(bar.wrap_read(io::stdin()))?
+    } else {
+        log::decompressed(bar.wrap_read(File::open(path)?))?
+    };
+    let mut line = Vec::new();
+    while log::next_line(&mut *input, &mut line)? {
+        lines.read += 1;
+        match log::parse(&line) {
+            Ok(entry) => {
+                if arguments.from.is_some_and(|from| entry.time < from)
+                    || arguments.until.is_some_and(|until| entry.time >= until)
+                {
+                    lines.outside += 1;
+                } else if let Some(batch) = gathering.push(entry)
+                    && !store(batch)
+                {
+                    return Ok(());
+                }
+            }
+            Err(Rejected::NoSession) => lines.without_session += 1,
+            Err(Rejected::Malformed) if line.iter().all(u8::is_ascii_whitespace) => lines.read -= 1,
+            Err(Rejected::Malformed) => lines.malformed += 1,
+        }
+    }
+    Ok(())
+}
+
+fn progress(files: &[PathBuf]) -> ProgressBar {
+    let sizes: Option<u64> = files
+        .iter()
+        .map(|file| std::fs::metadata(file).ok().map(|data| data.len()))
+        .sum();
+    let (bar, template) = match sizes {
+        Some(bytes) => (
+            ProgressBar::new(bytes),
+            "{bar:30} {percent:>3} %  {msg}  {eta} left",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}"),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let config = connection(&arguments.dsn)?;
+    let client = config
+        .connect(NoTls)
+        .map_err(|error| format!("could not connect: {}", explained(&error)))?;
+    let mut loader = Loader::new(client).map_err(|error| {
+        format!(
+            "could not find Cowrie's tables in this database: {}",
+            explained(&error)
+        )
+    })?;
+    let started = Instant::now();
+    let bar = if arguments.quiet || !io::stderr().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        progress(&arguments.files)
+    };
+    // The log is parsed while the database stores; two batches may wait in between.
+    let (sender, batches) = mpsc::sync_channel::<Vec<Session>>(2);
+    let (lines, stored) = std::thread::scope(|scope| {
+        let storing = scope.spawn(|| -> Result<Stored, postgres::Error> {
+            let batches = batches;
+            let mut stored = Stored::default();
+            while let Ok(batch) = batches.recv() {
+                stored += loader.store(&batch)?;
+                let seconds = started.elapsed().as_secs_f64();
+                bar.set_message(format!(
+                    "{} sessions, {:.0} a second",
+                    stored.sessions,
+                    stored.sessions as f64 / seconds
+                ));
+            }
+            Ok(stored)
+        });
+        let lines = read(arguments, &bar, &mut |batch| sender.send(batch).is_ok());
+        drop(sender);
+        (lines, storing.join())
+    });
+    bar.finish_and_clear();
+    let stored = stored
+        .map_err(|_| "the storing thread ended unexpectedly")?
+        .map_err(|error| {
+            format!(
+                "could not store a batch; what was stored before stays: {}",
+                explained(&error)
+            )
+        })?;
+    report(arguments, &lines, &stored, started.elapsed());
+    Ok(lines.broken.is_empty())
+}
+
+fn report(arguments: &Arguments, lines: &Lines, stored: &Stored, took: Duration) {
+    if !arguments.quiet {
+        let count = |what: &str, number: u64| println!("{what:<44} {number:>9}");
+        let noteworthy = |what: &str, number: u64| {
+            if number > 0 {
+                count(what, number);
+            }
+        };
+        count("lines read", lines.read);
+        noteworthy("  malformed, skipped", lines.malformed);
+        noteworthy("  of no session, skipped", lines.without_session);
+        noteworthy("  outside of --from and --until", lines.outside);
+        count("sessions stored", stored.sessions);
+        noteworthy("  without a connect event", stored.without_connect);
+        noteworthy("  not closed in this log", stored.without_end);
+        noteworthy("sessions that were there before", stored.known);
+        noteworthy("  completed now", stored.continued);
+        noteworthy(
+            "  another session by the same id, not stored",
+            stored.other_of_same_id + lines.repeated_connects,
+        );
+        for table in TABLES {
+            noteworthy(
+                &format!("rows stored in {}", table.name()),
+                stored.rows[table as usize],
+            );
+        }
+        noteworthy(
+            "rows without a table here, not stored",
+            stored.without_table,
+        );
+        noteworthy("values cut to their column's length", stored.cut);
+    }
+    for broken in &lines.broken {
+        eprintln!("cowrie-load: could not read all of {broken}");
+    }
+    let seconds = took.as_secs_f64();
+    let sessions = stored.sessions + stored.known;
+    println!(
+        "{sessions} sessions, {} of them new, in {seconds:.2} s: {:.0} sessions a second",
+        stored.sessions,
+        sessions as f64 / seconds
+    );
+}
+
+fn main() -> ExitCode {
+    let outcome = match arguments() {
+        Ok(None) => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        Ok(Some(arguments)) => run(&arguments),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cowrie-load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! `cowrie-load` against a server: the same rows however a log is cut, repeated, packed or damaged.
+//!
+//! Needs the private PostgreSQL (`make test` provides it and says so by COWRIE_ENRICH_PG_CONFIG); without that
+//! variable these tests only say that they did nothing.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use postgres::{Client, NoTls};
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The directory of the one cluster that these tests share.
+fn server() -> Option<&'static str> {
+    static SERVER: OnceLock<Option<String>> = OnceLock::new();
+    SERVER
+        .get_or_init(|| {
+            if std::env::var_os("COWRIE_ENRICH_PG_CONFIG").is_none() {
+                eprintln!("not tested: COWRIE_ENRICH_PG_CONFIG is not set");
+                return None;
+            }
+            let cluster = |action: &str, settings: &[&str]| {
+                let output = Command::new(checkout().join("scripts/cluster"))
+                    .args([action, "tools-test"])
+                    .args(settings)
+                    .stderr(Stdio::inherit())
+                    .output()
+                    .unwrap();
+                assert!(output.status.success(), "scripts/cluster {action}");
+                String::from_utf8(output.stdout).unwrap()
+            };
+            cluster("start", &["fsync = off"]);
+            let environment = cluster("env", &[]);
+            let host = environment
+                .split_whitespace()
+                .find_map(|pair| pair.strip_prefix("PGHOST="))
+                .unwrap();
+            Some(host.to_owned())
+        })
+        .as_deref()
+}
+
+/// A database of its own for one test, with Cowrie's tables.
+struct Database {
+    dsn: String,
+    client: Client,
+}
+
+impl Database {
+    fn new(name: &str) -> Option<Database> {
+        let host = server()?;
+        let dsn = |name: &str| format!("host={host} port=5432 user=postgres dbname={name}");
+        let mut admin = Client::connect(&dsn("postgres"), NoTls).unwrap();
+        admin
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .unwrap();
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .unwrap();
+        let mut client = Client::connect(&dsn(name), NoTls).unwrap();
+        client
+            .batch_execute(
+                &std::fs::read_to_string(checkout().join("demo/cowrie-schema.sql")).unwrap(),
+            )
+            .unwrap();
+        Some(Database {
+            dsn: dsn(name),
+            client,
+        })
+    }
+
+    fn load(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cowrie-load"))
+            .args(["--dsn", &self.dsn])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that stops early closes the pipe; its message says why.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Loads and returns the report, which must be one of success.
+    fn report(&self, arguments: &[&str], input: &[u8]) -> String {
+        let output = self.load(arguments, input);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Everything stored but the serial numbers, sorted: equal when the same log was loaded.
+    fn contents(&mut self) -> Vec<String> {
+        let query = "
+            SELECT concat_ws('|', 'session', s.id, starttime, endtime, n.ip, s.ip, termsize, c.version)
+            FROM sessions s JOIN sensors n ON n.id = s.sensor LEFT JOIN clients c ON c.id = s.client
+            UNION ALL SELECT concat_ws('|', 'auth', session, success, username, password, timestamp) FROM auth
+            UNION ALL SELECT concat_ws('|', 'input', session, timestamp, realm, success, input) FROM input
+            UNION ALL SELECT concat_ws('|', 'downloads', session, timestamp, url, outfile, shasum) FROM downloads
+            UNION ALL SELECT concat_ws('|', 'ttylog', session, ttylog, size) FROM ttylog
+            UNION ALL SELECT concat_ws('|', 'params', session, arch) FROM params
+            UNION ALL SELECT concat_ws('|', 'key', session, username, fingerprint) FROM keyfingerprints
+            UNION ALL SELECT concat_ws('|', 'forward', session, timestamp, dst_ip, dst_port) FROM ipforwards
+            UNION ALL SELECT concat_ws('|', 'data', session, timestamp, dst_ip, dst_port, data) FROM ipforwardsdata
+            UNION ALL SELECT concat_ws('|', 'sensor', ip) FROM sensors
+            UNION ALL SELECT concat_ws('|', 'client', version) FROM clients
+            ORDER BY 1";
+        self.client
+            .query(query, &[])
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
+    }
+
+    fn one(&mut self, query: &str) -> String {
+        self.client.query_one(query, &[]).unwrap().get(0)
+    }
+}
+
+fn bundled() -> String {
+    checkout()
+        .join("demo/cowrie.json.gz")
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn line(session: &str, second: u32, event: &str, fields: &str) -> String {
+    format!(
+        "{{\"eventid\":\"cowrie.{event}\",\"session\":\"{session}\",\"sensor\":\"trap\",\"src_ip\":\"192.0.2.1\",\"timestamp\":\"2024-01-01T00:00:{second:02}Z\"{fields}}}\n"
+    )
+}
+
+#[test]
+fn a_repeated_load_changes_nothing() {
+    let Some(mut database) = Database::new("repeated") else {
+        return;
+    };
+    let first = database.report(&[&bundled()], b"");
+    assert!(
+        first.contains("sessions stored                                    614"),
+        "{first}"
+    );
+    let contents = database.contents();
+    let second = database.report(&[&bundled()], b"");
+    assert!(second.contains("614 sessions, 0 of them new"), "{second}");
+    assert!(!second.contains("rows stored"), "{second}");
+    assert_eq!(database.contents(), contents);
+}
+
+#[test]
+fn a_log_loaded_in_parts_or_in_small_batches_gives_the_same_rows() {
+    let Some(mut whole) = Database::new("whole") else {
+        return;
+    };
+    whole.report(&[&bundled()], b"");
+    let expected = whole.contents();
+    let mut parts = Database::new("parts").unwrap();
+    // In the middle of a session: 2025-05-08T10:36:27 is between two commands.
+    for part in [
+        ["--until", "2025-05-08T10:36:27Z"],
+        ["--from", "2025-05-08T10:36:27Z"],
+    ] {
+        parts.report(&[&part[..], &[&bundled()]].concat(), b"");
+    }
+    assert_eq!(parts.contents(), expected);
+    let mut small = Database::new("small").unwrap();
+    small.report(&["--batch", "1", &bundled()], b"");
+    assert_eq!(small.contents(), expected);
+}
+
+#[test]
+fn damaged_lines_are_counted_and_the_rest_is_stored() {
+    let Some(mut database) = Database::new("damaged") else {
+        return;
+    };
+    let log = [
+        line("a", 1, "session.connect", ""),
+        "{\"eventid\": \"cowrie.login\n".into(),
+        "\u{0}\u{1}garbage\n".into(),
+        "[]\n\n".into(),
+        "{\"eventid\":\"cowrie.system.start\",\"timestamp\":\"2024-01-01T00:00:00Z\"}\n".into(),
+        line(
+            "a",
+            2,
+            "login.failed",
+            ",\"username\":\"x\\u0000y\\\\N\\n\\t'; drop table auth; --\",\"password\":\"\\udcff\"",
+        ),
+        line("a", 3, "session.closed", ""),
+        "{\"eventid\":\"cowrie.session.connect\",\"session\":\"cut".into(),
+    ]
+    .concat();
+    let report = database.report(&["-"], log.as_bytes());
+    assert!(
+        report.contains("malformed, skipped                                 4"),
+        "{report}"
+    );
+    assert!(
+        report.contains("of no session, skipped                             1"),
+        "{report}"
+    );
+    assert!(
+        report.contains("values cut to their column's length                  1"),
+        "{report}"
+    );
+    assert_eq!(
+        database.one("SELECT username FROM auth"),
+        "xy\\N\n\t'; drop table auth; --"
+    );
+    assert_eq!(database.one("SELECT password FROM auth"), "\u{fffd}");
+}
+
+#[test]
+fn too_long_values_are_cut_and_counted() {
+    let Some(mut database) = Database::new("long") else {
+        return;
+    };
+    let long = "ß".repeat(300);
+    let log = [
+        line("a", 1, "session.connect", ""),
+        line(
+            "a",
+            2,
+            "client.version",
+            &format!(",\"version\":\"{long}\""),
+        ),
+        line(
+            "a",
+            3,
+            "login.success",
+            &format!(",\"username\":\"{long}\",\"password\":\"{long}\""),
+        ),
+        line("a", 4, "client.size", ",\"width\":100000,\"height\":200000"),
+        line("a", 5, "command.input", &format!(",\"input\":\"{long}\"")),
+    ]
+    .concat();
+    let report = database.report(&["-"], log.as_bytes());
+    assert!(
+        report.contains("values cut to their column's length                  4"),
+        "{report}"
+    );
+    assert!(
+        report.contains("not closed in this log                             1"),
+        "{report}"
+    );
+    let lengths = "SELECT concat_ws(' ', length(username), length(password), length(input), (SELECT length(version) FROM clients), (SELECT termsize FROM sessions)) FROM auth, input";
+    assert_eq!(database.one(lengths), "100 100 300 50 100000x");
+}
+
+#[test]
+fn a_rotated_log_loses_neither_the_beginning_nor_the_end_of_a_session() {
+    let Some(mut database) = Database::new("rotated") else {
+        return;
+    };
+    let later = [
+        line("a", 20, "command.input", ",\"input\":\"id\""),
+        line("a", 21, "session.closed", ""),
+        line(
+            "never-connected",
+            30,
+            "login.failed",
+            ",\"username\":\"u\",\"password\":\"p\"",
+        ),
+        line("never-connected", 31, "session.closed", ""),
+    ]
+    .concat();
+    let earlier = [
+        line("a", 10, "session.connect", ""),
+        line("a", 11, "client.version", ",\"version\":\"SSH-2.0-Go\""),
+    ]
+    .concat();
+    database.report(&["-"], earlier.as_bytes());
+    let report = database.report(&["-"], later.as_bytes());
+    assert!(
+        report.contains("without a connect event                            1"),
+        "{report}"
+    );
+    assert!(
+        report.contains("completed now                                      1"),
+        "{report}"
+    );
+    let session = "SELECT concat_ws(' ', starttime, endtime, version) FROM sessions s JOIN clients c ON c.id = s.client WHERE s.id = 'a'";
+    assert_eq!(
+        database.one(session),
+        "2024-01-01 00:00:10 2024-01-01 00:00:21 SSH-2.0-Go"
+    );
+    assert_eq!(
+        database
+            .one("SELECT concat_ws(' ', starttime, ip) FROM sessions WHERE id = 'never-connected'"),
+        "2024-01-01 00:00:30 192.0.2.1"
+    );
+    database.report(&["-"], later.as_bytes());
+    assert_eq!(
+        database.one(
+            "SELECT concat_ws(' ', (SELECT count(*) FROM auth), (SELECT count(*) FROM input))"
+        ),
+        "1 1"
+    );
+}
+
+#[test]
+fn another_session_by_the_same_id_is_counted_and_equal_rows_stay_equal_in_number() {
+    let Some(mut database) = Database::new("same_id") else {
+        return;
+    };
+    let attempt = line(
+        "a",
+        2,
+        "login.failed",
+        ",\"username\":\"u\",\"password\":\"p\"",
+    );
+    let first = [
+        line("a", 1, "session.connect", ""),
+        attempt.clone(),
+        attempt.clone(),
+        line("a", 3, "session.closed", ""),
+    ]
+    .concat();
+    database.report(&["-"], first.as_bytes());
+    database.report(&["-"], first.as_bytes());
+    assert_eq!(database.one("SELECT count(*)::text FROM auth"), "2");
+    let second = line("a", 40, "session.connect", "");
+    let report = database.report(&["-"], second.as_bytes());
+    assert!(
+        report.contains("another session by the same id, not stored         1"),
+        "{report}"
+    );
+    let report = database.report(
+        &["-"],
+        [second, line("a", 50, "session.connect", "")]
+            .concat()
+            .as_bytes(),
+    );
+    assert!(
+        report.contains("another session by the same id, not stored         2"),
+        "{report}"
+    );
+    assert_eq!(
+        database.one("SELECT starttime::text FROM sessions"),
+        "2024-01-01 00:00:01"
+    );
+}
+
+#[test]
+fn a_truncated_archive_gives_what_it_holds_and_an_error() {
+    let Some(mut database) = Database::new("truncated") else {
+        return;
+    };
+    let packed = std::fs::read(bundled()).unwrap();
+    let output = database.load(&["-"], &packed[..packed.len() / 2]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("could not read all of -"));
+    assert!(
+        database
+            .one("SELECT count(*)::text FROM sessions")
+            .parse::<u32>()
+            .unwrap()
+            > 100
+    );
+}
+
+#[test]
+fn a_database_without_cowries_tables_is_told_so() {
+    let Some(database) = Database::new("empty") else {
+        return;
+    };
+    let dsn = database.dsn.replace("dbname=empty", "dbname=postgres");
+    let output = Database {
+        dsn,
+        client: database.client,
+    }
+    .load(&["-"], b"");
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        error.contains("could not find Cowrie's tables")
+            && error.contains("\"sessions\" does not exist"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tables_that_an_old_schema_lacks_are_left_out() {
+    let Some(mut database) = Database::new("old_schema") else {
+        return;
+    };
+    database
+        .client
+        .batch_execute("DROP TABLE ipforwards, ipforwardsdata")
+        .unwrap();
+    let report = database.report(&[&bundled()], b"");
+    assert!(
+        report.contains("rows without a table here, not stored               88"),
+        "{report}"
+    );
+}
