@@ -111,15 +111,16 @@ pub fn database() -> Database<'static> {
 
 /// A database of the test's own on any server made by `cluster_with_world`.
 pub fn fresh_database(cluster: &Cluster) -> Database<'_> {
-    copy_of(cluster, TEMPLATE)
+    copy_from(cluster, TEMPLATE)
 }
 
 /// An empty database without the extension.
 pub fn bare_database(cluster: &Cluster) -> Database<'_> {
-    copy_of(cluster, "template0")
+    copy_from(cluster, "template0")
 }
 
-fn copy_of<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
+/// A database copied from any other that nobody is connected to.
+pub fn copy_from<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let serial = MADE.fetch_add(1, Ordering::Relaxed);
     let thread = std::thread::current();

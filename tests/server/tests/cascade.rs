@@ -30,14 +30,19 @@ fn a_new_address_is_attributed_and_written_down() {
         "US|Mountain View|15169|GOOGLE|1700000000|t|t|t"
     );
     assert_eq!(
-        db.one("SELECT asn_number, organization_name, asn_type, is_known_hosting FROM asn_inventory"),
+        db.one(
+            "SELECT asn_number, organization_name, asn_type, is_known_hosting FROM asn_inventory"
+        ),
         "15169|GOOGLE|HOSTING|t"
     );
     assert_eq!(
         db.rows("SELECT ip_address, asn_number FROM ip_asn_history"),
         ["8.8.8.8|15169"]
     );
-    assert_eq!(db.number("SELECT count(*) FROM enrichment_request WHERE provider = 'cymru'"), 0);
+    assert_eq!(
+        db.number("SELECT count(*) FROM enrichment_request WHERE provider = 'cymru'"),
+        0
+    );
     assert_counts_are_exact(&mut db, &[]);
 }
 
@@ -45,7 +50,8 @@ fn a_new_address_is_attributed_and_written_down() {
 fn a_fresh_address_is_answered_without_writing() {
     let mut db = database();
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('10.0.0.1')");
-    let state = "SELECT (SELECT string_agg(concat(ctid, xmin), ',' ORDER BY ip_address) FROM ip_inventory),
+    let state =
+        "SELECT (SELECT string_agg(concat(ctid, xmin), ',' ORDER BY ip_address) FROM ip_inventory),
                         (SELECT string_agg(concat(ctid, xmin), ',') FROM asn_inventory),
                         (SELECT count(*) FROM ip_asn_history),
                         (SELECT count(*) FROM enrichment_request)";
@@ -76,7 +82,12 @@ fn force_asks_again_and_records_when() {
 #[test]
 fn a_mapped_address_and_a_host_mask_are_the_address() {
     let mut db = database();
-    for text in ["::ffff:8.8.8.8", "8.8.8.8/32", "8.8.8.8", "::ffff:8.8.8.8/128"] {
+    for text in [
+        "::ffff:8.8.8.8",
+        "8.8.8.8/32",
+        "8.8.8.8",
+        "::ffff:8.8.8.8/128",
+    ] {
         assert_eq!(
             db.one(&format!("SELECT ip_address FROM enrich_ip('{text}')")),
             "8.8.8.8",
@@ -128,7 +139,9 @@ fn a_missing_network_is_queued_not_fetched() {
         "46.0.0.1|NULL|NL|0|f|f"
     );
     assert_eq!(
-        db.rows("SELECT DISTINCT ip_address, provider FROM enrichment_request WHERE provider = 'cymru'"),
+        db.rows(
+            "SELECT DISTINCT ip_address, provider FROM enrichment_request WHERE provider = 'cymru'"
+        ),
         ["46.0.0.1|cymru"]
     );
 }
@@ -171,11 +184,15 @@ fn one_call_and_many_calls_leave_the_same_rows() {
         addresses.join(",")
     ));
     for table in [
-        format!("SELECT {ROW}, enrichment #- '{{maxmind,cached_at}}' #- '{{_meta}}'
-                 FROM ip_inventory ORDER BY ip_address"),
+        format!(
+            "SELECT {ROW}, enrichment #- '{{maxmind,cached_at}}' #- '{{_meta}}'
+                 FROM ip_inventory ORDER BY ip_address"
+        ),
         "SELECT asn_number, organization_name, organization_country, rir_registry, asn_type
-         FROM asn_inventory ORDER BY 1".to_owned(),
-        "SELECT ip_address, asn_number, verification_source FROM ip_asn_history ORDER BY 1".to_owned(),
+         FROM asn_inventory ORDER BY 1"
+            .to_owned(),
+        "SELECT ip_address, asn_number, verification_source FROM ip_asn_history ORDER BY 1"
+            .to_owned(),
         "SELECT DISTINCT ip_address, provider FROM enrichment_request ORDER BY 1, 2".to_owned(),
     ] {
         assert_eq!(one.rows(&table), many.rows(&table));
@@ -195,8 +212,14 @@ fn the_largest_network_number_works_everywhere() {
         db.one("SELECT asn_number FROM ensure_asn_inventory(4294967295, 'Last', 'BR', 'LACNIC')"),
         "4294967295"
     );
-    assert_eq!(db.one("SELECT classify_asn(4294967295, 'Last Hosting')"), "HOSTING");
-    assert_eq!(db.one("SELECT asn_number FROM ip_asn_history"), "4294967295");
+    assert_eq!(
+        db.one("SELECT classify_asn(4294967295, 'Last Hosting')"),
+        "HOSTING"
+    );
+    assert_eq!(
+        db.one("SELECT asn_number FROM ip_asn_history"),
+        "4294967295"
+    );
     assert_counts_are_exact(&mut db, &[]);
 }
 
@@ -308,7 +331,10 @@ fn ensure_creates_and_says_where_from() {
         db.one("SELECT organization_name FROM asn_inventory WHERE asn_number = 64500"),
         "Example University"
     );
-    assert_eq!(db.one("SELECT asn_type FROM ensure_asn_inventory(64501)"), "UNKNOWN");
+    assert_eq!(
+        db.one("SELECT asn_type FROM ensure_asn_inventory(64501)"),
+        "UNKNOWN"
+    );
 }
 
 #[test]
@@ -348,10 +374,7 @@ fn numbers_and_metadata_out_of_range_are_refused_without_side_effect() {
         "64500, 'X', 'DE', 'internic'",
     ] {
         let refusal = db.refused(&format!("SELECT ensure_asn_inventory({arguments})"));
-        assert!(
-            refusal.code.starts_with("22"),
-            "{arguments}: {refusal:?}"
-        );
+        assert!(refusal.code.starts_with("22"), "{arguments}: {refusal:?}");
     }
     assert_eq!(db.number("SELECT count(*) FROM asn_inventory"), 0);
     // The tables say the same to those who write them by hand.
@@ -383,10 +406,22 @@ fn generated_columns_stand_any_json() {
     for (json, expected) in [
         (r#"{}"#, "XX|{}|f|f"),
         (r#"{"maxmind":{"country":"us"}}"#, "US|{}|f|f"),
-        (r#"{"maxmind":{"country":""},"cymru":{"country":"de"}}"#, "DE|{}|f|f"),
-        (r#"{"maxmind":{"country":null},"dshield":{"ip":{"ascountry":"fr"}}}"#, "FR|{}|f|f"),
-        (r#"{"maxmind":{"country":"Germany"},"cymru":{"country":"DE"}}"#, "DE|{}|f|f"),
-        (r#"{"maxmind":"US","cymru":[1],"dshield":{"ip":"x"}}"#, "XX|{}|f|f"),
+        (
+            r#"{"maxmind":{"country":""},"cymru":{"country":"de"}}"#,
+            "DE|{}|f|f",
+        ),
+        (
+            r#"{"maxmind":{"country":null},"dshield":{"ip":{"ascountry":"fr"}}}"#,
+            "FR|{}|f|f",
+        ),
+        (
+            r#"{"maxmind":{"country":"Germany"},"cymru":{"country":"DE"}}"#,
+            "DE|{}|f|f",
+        ),
+        (
+            r#"{"maxmind":"US","cymru":[1],"dshield":{"ip":"x"}}"#,
+            "XX|{}|f|f",
+        ),
         (r#"{"maxmind":{"country":{"iso_code":"US"}}}"#, "XX|{}|f|f"),
         (r#"{"greynoise":{"noise":true}}"#, "XX|{}|t|f"),
         (r#"{"greynoise":{"noise":"true"}}"#, "XX|{}|t|f"),
@@ -408,15 +443,23 @@ fn generated_columns_stand_any_json() {
     }
     // SPUR says it in three places, each an array, a string or an object.
     for (json, contains) in [
-        (r#"{"spur":{"tunnels":[{"type":"VPN"},{"type":"PROXY"}]}}"#, "{VPN,PROXY}"),
-        (r#"{"spur":{"infrastructure":"DATACENTER"}}"#, "{DATACENTER}"),
+        (
+            r#"{"spur":{"tunnels":[{"type":"VPN"},{"type":"PROXY"}]}}"#,
+            "{VPN,PROXY}",
+        ),
+        (
+            r#"{"spur":{"infrastructure":"DATACENTER"}}"#,
+            "{DATACENTER}",
+        ),
         (r#"{"spur":{"client":{"types":["MOBILE"]}}}"#, "{MOBILE}"),
         (r#"{"spur":{"client":{"types":"DESKTOP"}}}"#, "{DESKTOP}"),
         (r#"{"spur":{"tunnels":{"type":"TOR"}}}"#, "{TOR}"),
     ] {
         db.run(&format!("UPDATE ip_inventory SET enrichment = '{json}'"));
         assert_eq!(
-            db.one(&format!("SELECT ip_types @> '{contains}' FROM ip_inventory")),
+            db.one(&format!(
+                "SELECT ip_types @> '{contains}' FROM ip_inventory"
+            )),
             "t",
             "{json}: {}",
             db.one("SELECT ip_types FROM ip_inventory")
@@ -515,10 +558,14 @@ fn classification_knows_networks_then_whole_words() {
 fn a_job_is_queued_for_known_providers_only() {
     let mut db = database();
     for provider in ["cymru", "greynoise", "dshield", "spur"] {
-        db.run(&format!("SELECT request_enrichment('8.8.8.8', '{provider}', 5)"));
+        db.run(&format!(
+            "SELECT request_enrichment('8.8.8.8', '{provider}', 5)"
+        ));
     }
     assert_eq!(
-        db.rows("SELECT DISTINCT provider, ip_address, priority FROM enrichment_request ORDER BY 1"),
+        db.rows(
+            "SELECT DISTINCT provider, ip_address, priority FROM enrichment_request ORDER BY 1"
+        ),
         [
             "cymru|8.8.8.8|5",
             "dshield|8.8.8.8|5",
@@ -568,7 +615,10 @@ fn counters_move_when_the_work_commits() {
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('8.8.8.9')");
     assert_eq!(db.one(stats), "3|1|2|0|1");
     // Another session sees the same: with the library preloaded the counters are the server's.
-    assert_eq!(db.another().one(&stats.replace("FROM ", "FROM enrich.")), "3|1|2|0|1");
+    assert_eq!(
+        db.another().one(&stats.replace("FROM ", "FROM enrich.")),
+        "3|1|2|0|1"
+    );
     db.run("SELECT reset_enrich_stats()");
     assert_eq!(db.one(stats), "0|0|0|0|0");
 }

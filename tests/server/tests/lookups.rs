@@ -12,9 +12,7 @@ use server_tests::database::cluster_with_world;
 use server_tests::mmdb::Mmdb;
 use server_tests::random::Random;
 use server_tests::world::{self, Files, PLACES, UNKNOWN, asn_record};
-use server_tests::{
-    Cluster, Options, Session, database, fresh_database, installation, wait_until,
-};
+use server_tests::{Cluster, Options, Session, database, fresh_database, installation, wait_until};
 
 /// Writes the databases, names them, and imports them.
 fn import(cluster: &Cluster, db: &mut Session, city: Option<&Path>, asn: Option<&Path>) {
@@ -113,13 +111,21 @@ fn null_in_null_out() {
 #[test]
 fn a_network_is_refused_with_a_hint() {
     let mut db = database();
-    for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
+    for function in [
+        "ip_country",
+        "ip_city",
+        "ip_asn",
+        "ip_asn_org",
+        "maxmind_lookup",
+    ] {
         for network in ["10.0.0.0/8", "8.8.8.8/31", "2001:4860::/32"] {
             let refusal = db.refused(&format!("SELECT {function}('{network}')"));
             assert_eq!(refusal.code, "22023", "{function}: {refusal:?}");
             assert!(refusal.hint.is_some(), "{function}: {refusal:?}");
         }
-        db.run(&format!("SELECT {function}('8.8.8.8/32'), {function}('2001:4860::1/128')"));
+        db.run(&format!(
+            "SELECT {function}('8.8.8.8/32'), {function}('2001:4860::1/128')"
+        ));
     }
 }
 
@@ -421,7 +427,9 @@ fn compare(
         let expected = expected_text(reader, *address, path);
         known += usize::from(expected.is_some());
         if expected.as_deref().unwrap_or("NULL") != answer {
-            wrong.push(format!("{address}: {answer}, MaxMind's reader {expected:?}"));
+            wrong.push(format!(
+                "{address}: {answer}, MaxMind's reader {expected:?}"
+            ));
         }
     }
     assert!(
@@ -528,9 +536,21 @@ fn no_file_takes_the_server_down() {
     for source in files {
         let file = offer(&cluster, &source);
         import(&cluster, &mut db, Some(&file), Some(&file));
-        for address in ["1.1.1.1", "81.2.69.142", "2001:218::1", "::1", "255.255.255.255"] {
+        for address in [
+            "1.1.1.1",
+            "81.2.69.142",
+            "2001:218::1",
+            "::1",
+            "255.255.255.255",
+        ] {
             // An error would be acceptable for a broken record, a lost connection would not.
-            for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
+            for function in [
+                "ip_country",
+                "ip_city",
+                "ip_asn",
+                "ip_asn_org",
+                "maxmind_lookup",
+            ] {
                 let answer = db.try_rows(&format!("SELECT {function}('{address}')"));
                 if let Err(refusal) = answer {
                     assert_ne!(refusal.code, "08006", "{}: {refusal:?}", file.display());
@@ -711,7 +731,9 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                 || {
                     let now = rounds.iter().map(|r| r.load(Ordering::SeqCst));
                     let done = now.zip(&seen).all(|(now, seen)| now >= seen + 2);
-                    done || asking.iter().any(std::thread::ScopedJoinHandle::is_finished)
+                    done || asking
+                        .iter()
+                        .any(std::thread::ScopedJoinHandle::is_finished)
                 },
                 |done| *done,
             );
@@ -726,7 +748,10 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
             let length = handle.metadata().expect("it is there").len();
             for (what, damage) in [
                 ("rubbish in the tree", Damage::Overwrite(0, 512)),
-                ("rubbish in the middle", Damage::Overwrite(length / 2, 2_000)),
+                (
+                    "rubbish in the middle",
+                    Damage::Overwrite(length / 2, 2_000),
+                ),
                 ("half of it", Damage::Truncate(length / 2)),
                 ("one page", Damage::Truncate(4_096)),
                 ("nothing", Damage::Truncate(0)),
@@ -777,7 +802,10 @@ fn many_reloads_leave_no_files_behind() {
         cities.write(&files.city);
         networks.write(&files.asn);
         db.run("SELECT reload_mmdb()");
-        assert_eq!(db.one("SELECT ip_asn('8.8.8.8')"), (64_500 + round).to_string());
+        assert_eq!(
+            db.one("SELECT ip_asn('8.8.8.8')"),
+            (64_500 + round).to_string()
+        );
     }
     let after = mmdb_files(&cluster);
     assert!(

@@ -122,7 +122,9 @@ fn one_honeypot_session_goes_through_as_cowrie_sends_it() {
     COWRIE.create_attached(&mut db);
     let id = "a1b2c3d4e5f6";
     // A scan that connects and closes: the close may overtake the connect.
-    db.run(&format!("UPDATE sessions SET endtime = now() WHERE id = '{id}'"));
+    db.run(&format!(
+        "UPDATE sessions SET endtime = now() WHERE id = '{id}'"
+    ));
     let mut rows = db
         .client
         .query(

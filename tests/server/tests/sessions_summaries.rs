@@ -94,8 +94,10 @@ fn a_detached_partition_keeps_taking_rows() {
     SUMMARIES.attach(&mut db);
     db.run(&SUMMARIES.insert_at("2023-05-01", &[("a", Some("8.8.8.8"))]));
     db.run("ALTER TABLE session_summaries DETACH PARTITION y2023");
-    db.run("INSERT INTO y2023 (session_id, source_ip, first_event_at)
-            VALUES ('b', '1.1.1.1', '2023-06-01')");
+    db.run(
+        "INSERT INTO y2023 (session_id, source_ip, first_event_at)
+            VALUES ('b', '1.1.1.1', '2023-06-01')",
+    );
     db.run(&SUMMARIES.insert_at("2024-05-01", &[("c", Some("89.160.20.1"))]));
     assert_eq!(db.number("SELECT count(*) FROM y2023"), 2);
     assert_eq!(snapshots(&mut db, "y2024"), ["c|29518|SE"]);

@@ -376,7 +376,10 @@ pub fn a_deleted_session_is_not_counted(host: &Host) {
         ("c", Some("1.1.1.1")),
         ("d", None),
     ]));
-    db.run(&format!("DELETE FROM {} WHERE {} <> 'a'", host.table, host.key));
+    db.run(&format!(
+        "DELETE FROM {} WHERE {} <> 'a'",
+        host.table, host.key
+    ));
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|1"]);
     assert_eq!(inventory(&mut db, "1.1.1.1"), ["13335|AU|0"]);
@@ -506,7 +509,10 @@ pub fn a_row_that_the_user_suppressed_is_not_counted(host: &Host) {
         ("b", Some("8.8.8.8")),
         ("c", Some("89.160.20.1")),
     ]));
-    assert_eq!(db.number(&format!("SELECT count(*) FROM {}", host.table)), 1);
+    assert_eq!(
+        db.number(&format!("SELECT count(*) FROM {}", host.table)),
+        1
+    );
     assert_exact(host, &mut db);
 }
 
@@ -544,7 +550,10 @@ pub fn replica_role_inserts_without_enrichment(host: &Host) {
 pub fn sessions_are_accepted_after_detach(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
-    db.run(&format!("SELECT enrich.detach_session_table('{}')", host.table));
+    db.run(&format!(
+        "SELECT enrich.detach_session_table('{}')",
+        host.table
+    ));
     db.run(&host.insert(&[("b", Some("1.1.1.1"))]));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_eq!(host.snapshot(&mut db, "b"), "NULL|NULL|NULL");
@@ -691,7 +700,10 @@ pub fn a_locked_inventory_loses_no_session(host: &Host) {
     db.run("SET lock_timeout = '50ms'");
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
     db.run(&host.insert(&[("b", Some("1.1.1.1")), ("c", Some("48.0.0.1"))]));
-    assert_eq!(db.number(&format!("SELECT count(*) FROM {}", host.table)), 3);
+    assert_eq!(
+        db.number(&format!("SELECT count(*) FROM {}", host.table)),
+        3
+    );
     locker.run("COMMIT");
     db.run("RESET lock_timeout");
     db.run(&host.insert(&[("d", Some("8.8.8.8"))]));
@@ -708,9 +720,8 @@ pub fn a_cancelled_insert_is_still_cancelled(host: &Host) {
     let pid = db.backend_pid();
     std::thread::scope(|scope| {
         let insert = scope.spawn(|| db.try_run(&host.insert(&[("a", Some("8.8.8.8"))])));
-        let waits = format!(
-            "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
-        );
+        let waits =
+            format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}");
         let state = server_tests::wait_until(
             "the insert waits for the lock or is done",
             || (watcher.rows(&waits), insert.is_finished()),

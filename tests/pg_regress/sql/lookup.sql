@@ -1,0 +1,12 @@
+-- What the offline lookups say about an address. Nothing is written.
+SELECT address, ip_country(address), ip_city(address), ip_asn(address), ip_asn_org(address)
+FROM unnest('{8.8.8.8, 1.1.1.1, 45.0.0.1, 46.0.0.1, 47.0.0.1, 48.0.0.1, 10.0.0.1,
+              2001:4860:4860::8888, ::ffff:8.8.8.8}'::inet[]) AS address;
+
+-- The whole object, without what changes from day to day.
+SELECT jsonb_pretty(maxmind_lookup('8.8.8.8') - 'cached_at') AS maxmind;
+
+-- A network is no address.
+SELECT ip_country('8.8.8.0/24');
+
+SELECT count(*) AS written FROM ip_inventory;

@@ -1,0 +1,436 @@
+//! No deadlocks by construction: named interleavings of two sessions, then brute force.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::{COWRIE, Host, SUMMARIES};
+use server_tests::random::Random;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::world::{crowd_address, crowd_member};
+use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+
+/// How long the brute-force tests go on; `make race` or a night may ask for more.
+fn race_duration() -> Duration {
+    let seconds = std::env::var("COWRIE_ENRICH_RACE_SECONDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(8);
+    Duration::from_secs(seconds)
+}
+
+const CLIENTS: u64 = 16;
+const ADDRESSES: u64 = 300_000;
+
+fn insert(host: &Host, key: &str, address: &str) -> String {
+    host.insert(&[(key, Some(address))])
+}
+
+// --- Named interleavings ------------------------------------------------------------------
+
+/// Ends a transaction in a thread of its own, because it may have to wait for another one.
+/// `meanwhile` runs once it waits or is done.
+fn end_while(
+    db: &Database<'_>,
+    mut waiting: Session,
+    end: &str,
+    meanwhile: impl FnOnce(),
+) -> Session {
+    let pid = waiting.backend_pid();
+    let mut watcher = db.another();
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(move || {
+            waiting.run(end);
+            waiting
+        });
+        wait_until(
+            "the transaction waits for the other one or has ended",
+            || {
+                let waits = watcher.rows(&format!(
+                    "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}"
+                ));
+                (waits, ending.is_finished())
+            },
+            |(waits, finished)| *finished || waits == &["t"],
+        );
+        meanwhile();
+        ending.join().expect("the transaction ends")
+    })
+}
+
+#[test]
+fn two_sessions_meet_a_new_address_and_the_first_commits_first() {
+    for host in [&COWRIE, &SUMMARIES] {
+        let mut db = database();
+        host.create_attached(&mut db);
+        let (mut a, mut b) = (db.another(), db.another());
+        a.run(&format!("BEGIN; {}", insert(host, "a", "8.8.8.8")));
+        b.run(&format!("BEGIN; {}", insert(host, "b", "8.8.8.8")));
+        a.run("COMMIT");
+        b.run("COMMIT");
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+        assert_eq!(host.snapshot(&mut db, "b"), "15169|US|NULL");
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 1);
+    }
+}
+
+#[test]
+fn the_second_waits_for_the_first_to_write_the_new_address() {
+    for (host, end) in [
+        (&COWRIE, "COMMIT"),
+        (&COWRIE, "ROLLBACK"),
+        (&SUMMARIES, "COMMIT"),
+        (&SUMMARIES, "ROLLBACK"),
+    ] {
+        let mut db = database();
+        host.create_attached(&mut db);
+        let (mut a, mut b) = (db.another(), db.another());
+        // The inventory rows of the first are written now and stay uncommitted.
+        a.run(&format!(
+            "BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE",
+            insert(host, "a", "8.8.8.8")
+        ));
+        b.run(&format!("BEGIN; {}", insert(host, "b", "8.8.8.8")));
+        end_while(&db, b, "COMMIT", || a.run(end));
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+        assert_eq!(
+            db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"),
+            ["8.8.8.8|15169"],
+            "after the first's {end}"
+        );
+    }
+}
+
+#[test]
+fn two_sessions_meet_two_new_addresses_in_opposite_order() {
+    for host in [&COWRIE, &SUMMARIES] {
+        let mut db = database();
+        host.create_attached(&mut db);
+        let (mut a, mut b) = (db.another(), db.another());
+        a.run(&format!("BEGIN; {}", insert(host, "a1", "8.8.8.8")));
+        b.run(&format!("BEGIN; {}", insert(host, "b1", "1.1.1.1")));
+        a.run(&insert(host, "a2", "1.1.1.1"));
+        b.run(&insert(host, "b2", "8.8.8.8"));
+        let b = end_while(&db, b, "COMMIT", || a.run("COMMIT"));
+        drop(b);
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+    }
+}
+
+#[test]
+fn two_sessions_of_one_new_network_do_not_wait_for_each_other_before_commit() {
+    for host in [&COWRIE, &SUMMARIES] {
+        let mut db = database();
+        host.create_attached(&mut db);
+        let (mut a, mut b) = (db.another(), db.another());
+        a.run(&format!("BEGIN; {}", insert(host, "a", "8.8.8.8")));
+        // Were the network's row locked by the first insert, this would wait for ever.
+        b.run("SET lock_timeout = '20s'");
+        b.run(&insert(host, "b", "8.8.8.9"));
+        assert_eq!(host.snapshot(&mut b, "b"), "15169|US|NULL");
+        a.run("COMMIT");
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+    }
+}
+
+#[test]
+fn a_hot_network_that_exists_is_locked_by_nobody() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&insert(&COWRIE, "seed", "8.8.8.8"));
+    db.run("CALL enrich.fold_statistics()");
+    let (mut a, mut b) = (db.another(), db.another());
+    // Even with everything deferred done at once, the known address needs no exclusive lock.
+    a.run(&format!(
+        "BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE",
+        insert(&COWRIE, "a", "8.8.8.8")
+    ));
+    b.run("SET lock_timeout = '20s'");
+    b.run(&insert(&COWRIE, "b", "8.8.8.8"));
+    a.run("COMMIT");
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+#[test]
+fn folding_meets_an_open_transaction() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&insert(&COWRIE, "seed", "8.8.8.8"));
+    let mut a = db.another();
+    a.run(&format!(
+        "BEGIN; {}; {}; SET CONSTRAINTS ALL IMMEDIATE",
+        insert(&COWRIE, "a", "8.8.8.8"),
+        insert(&COWRIE, "b", "1.1.1.1")
+    ));
+    db.run("SET lock_timeout = '20s'; CALL enrich.fold_statistics(); RESET lock_timeout");
+    assert_eq!(
+        db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
+        "1"
+    );
+    a.run("COMMIT");
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+#[test]
+fn two_callers_enrich_the_same_new_addresses_in_opposite_order() {
+    let mut db = database();
+    let forwards: Vec<String> = (0..400).map(crowd_member).collect();
+    let mut backwards = forwards.clone();
+    backwards.reverse();
+    let (mut a, mut b) = (db.another(), db.another());
+    a.run(&format!(
+        "BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
+        forwards.join(",")
+    ));
+    let call = format!(
+        "SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
+        backwards.join(",")
+    );
+    let call: &'static str = call.leak();
+    b.run("SET deadlock_timeout = '100ms'");
+    let b = end_while(&db, b, call, || a.run("COMMIT"));
+    drop(b);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 400);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 400);
+    assert_counts_are_exact(&mut db, &[]);
+}
+
+#[test]
+fn an_enrichment_and_a_session_meet_at_one_new_address() {
+    for first_commits in [true, false] {
+        let mut db = database();
+        COWRIE.create_attached(&mut db);
+        let (mut a, mut b) = (db.another(), db.another());
+        a.run("BEGIN; SELECT enrich.enrich_ip('8.8.8.8')");
+        b.run(&format!("BEGIN; {}", insert(&COWRIE, "b", "8.8.8.8")));
+        let end = if first_commits { "COMMIT" } else { "ROLLBACK" };
+        end_while(&db, b, "COMMIT", || a.run(end));
+        assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+        assert_eq!(
+            db.rows("SELECT current_asn FROM enrich.ip_inventory"),
+            ["15169"]
+        );
+    }
+}
+
+#[test]
+fn a_table_is_attached_while_sessions_arrive() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    let door = db.door();
+    let stop = AtomicBool::new(false);
+    let stored = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut session = door.session();
+            let mut serial = 0;
+            while !stop.load(Ordering::SeqCst) {
+                serial += 1;
+                session.run(&insert(&COWRIE, &format!("k{serial}"), "8.8.8.8"));
+                stored.store(serial, Ordering::SeqCst);
+            }
+        });
+        let at_least = |n: u64| {
+            wait_until(
+                "sessions arrive",
+                || (stored.load(Ordering::SeqCst), writer.is_finished()),
+                |(stored, finished)| *stored >= n || *finished,
+            )
+            .0
+        };
+        for _ in 0..5 {
+            at_least(stored.load(Ordering::SeqCst) + 20);
+            COWRIE.attach(&mut db);
+            at_least(stored.load(Ordering::SeqCst) + 20);
+            db.run("SELECT enrich.detach_session_table('sessions')");
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(
+        db.number("SELECT count(*) FROM sessions"),
+        stored.load(Ordering::SeqCst) as i64
+    );
+    assert!(db.number("SELECT count(*) FROM sessions WHERE snapshot_asn = 15169") > 0);
+}
+
+// --- Brute force ----------------------------------------------------------------------------
+
+/// Ten inserts, some below savepoints that are released or rolled back, the whole committed or
+/// not: what one client of the honeypots' world sends.
+fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) -> Vec<String> {
+    let mut statements = vec!["BEGIN".to_owned()];
+    let mut open = false;
+    for _ in 0..10 {
+        if random.one_in(5) {
+            if open {
+                statements.push(
+                    if random.one_in(2) {
+                        "ROLLBACK TO SAVEPOINT s"
+                    } else {
+                        "RELEASE SAVEPOINT s"
+                    }
+                    .to_owned(),
+                );
+                open = statements.last().is_some_and(|s| s.starts_with("ROLLBACK"));
+            } else {
+                statements.push("SAVEPOINT s".to_owned());
+                open = true;
+            }
+        }
+        *serial += 1;
+        statements.push(insert(
+            host,
+            &format!("{client}-{serial}"),
+            &crowd_address(random, ADDRESSES),
+        ));
+    }
+    statements.push(
+        if random.one_in(8) {
+            "ROLLBACK"
+        } else {
+            "COMMIT"
+        }
+        .to_owned(),
+    );
+    statements
+}
+
+struct Race<'a> {
+    host: &'a Host,
+    until: Instant,
+    transactions: AtomicU64,
+}
+
+impl Race<'_> {
+    fn client(&self, mut session: Session, client: u64) {
+        let mut random = Random::seeded(client + 1);
+        let mut serial = 0;
+        while Instant::now() < self.until {
+            let statements = ten_inserts(self.host, &mut random, client, &mut serial);
+            // Half of them like a program that thinks between statements, half like a script.
+            if client.is_multiple_of(2) {
+                for statement in &statements {
+                    session.run(statement);
+                }
+            } else {
+                session.run(&statements.join(";\n"));
+            }
+            self.transactions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
+    let options = Options::named("concurrency-race")
+        .conf("log_lock_waits = on")
+        .conf("deadlock_timeout = 200ms");
+    let cluster = cluster_with_world(&options);
+    for (host, share) in [(&COWRIE, 2), (&SUMMARIES, 2)] {
+        let mut db = fresh_database(&cluster);
+        host.create_attached(&mut db);
+        let race = Race {
+            host,
+            until: Instant::now() + race_duration() / share,
+            transactions: AtomicU64::new(0),
+        };
+        let door = db.door();
+        std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (race, door) = (&race, &door);
+                scope.spawn(move || race.client(door.session(), client));
+            }
+        });
+        let transactions = race.transactions.load(Ordering::Relaxed);
+        eprintln!("{}: {transactions} transactions of ten", host.table);
+        assert!(transactions > CLIENTS, "hardly anything ran");
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+    }
+    let log = cluster.whole_log();
+    assert!(!log.contains("deadlock detected"), "{log}");
+}
+
+#[test]
+fn inserts_enrichment_folding_and_corrections_run_together() {
+    let options = Options::named("concurrency-mixed").conf("deadlock_timeout = 200ms");
+    let cluster = cluster_with_world(&options);
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let until = Instant::now() + race_duration() / 2;
+    let door = db.door();
+    let cowrie = Race {
+        host: &COWRIE,
+        until,
+        transactions: AtomicU64::new(0),
+    };
+    let summaries = Race {
+        host: &SUMMARIES,
+        until,
+        transactions: AtomicU64::new(0),
+    };
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (cowrie, summaries, door) = (&cowrie, &summaries, &door);
+            scope.spawn(move || {
+                let race = if client % 2 == 0 { cowrie } else { summaries };
+                race.client(door.session(), client);
+            });
+        }
+        for enricher in 0..2u64 {
+            let door = &door;
+            scope.spawn(move || {
+                let mut session = door.session();
+                let mut random = Random::seeded(100 + enricher);
+                while Instant::now() < until {
+                    let addresses: Vec<String> = (0..50)
+                        .map(|_| crowd_address(&mut random, ADDRESSES))
+                        .collect();
+                    session.run(&format!(
+                        "SELECT count(*) FROM enrich.enrich_ips('{{{}}}', {})",
+                        addresses.join(","),
+                        random.one_in(3)
+                    ));
+                    session.run(&format!(
+                        "SELECT enrich.ensure_asn_inventory({}, 'Crowd')",
+                        200_000 + random.below(256)
+                    ));
+                }
+            });
+        }
+        for _ in 0..2 {
+            let door = &door;
+            scope.spawn(move || {
+                let mut session = door.session();
+                while Instant::now() < until {
+                    session.run("CALL enrich.fold_statistics()");
+                }
+            });
+        }
+        for corrector in 0..2u64 {
+            let door = &door;
+            scope.spawn(move || {
+                let mut session = door.session();
+                let mut random = Random::seeded(200 + corrector);
+                while Instant::now() < until {
+                    let key = format!("{}-{}", random.below(8) & !1, random.below(2_000));
+                    if random.one_in(4) {
+                        session.run(&format!("DELETE FROM sessions WHERE id = '{key}'"));
+                    } else {
+                        session.run(&format!(
+                            "UPDATE sessions SET ip = '{}' WHERE id = '{key}'",
+                            crowd_address(&mut random, ADDRESSES)
+                        ));
+                    }
+                }
+            });
+        }
+    });
+    assert!(cowrie.transactions.load(Ordering::Relaxed) > 8);
+    assert_counts_are_exact(
+        &mut db,
+        &[("sessions", "ip"), ("session_summaries", "source_ip")],
+    );
+    let log = cluster.whole_log();
+    assert!(!log.contains("deadlock detected"), "{log}");
+}

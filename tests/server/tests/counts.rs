@@ -1,0 +1,449 @@
+//! Counts are exact: after folding they equal a recount, whatever happened in between.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::{COWRIE, Host, NOON, SUMMARIES};
+use server_tests::random::Random;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::world::crowd_address;
+use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+
+const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
+
+fn attached(host: &Host) -> Database<'static> {
+    let mut db = database();
+    host.create_attached(&mut db);
+    db
+}
+
+#[track_caller]
+fn assert_exact(host: &Host, db: &mut Session) {
+    assert_counts_are_exact(db, &[(host.table, host.address)]);
+}
+
+/// One statement that changes sessions, of any kind.
+fn random_statement(host: &Host, random: &mut Random) -> String {
+    let (table, key, address) = (host.table, host.key, host.address);
+    let victim = format!("k{}", random.below(400));
+    match random.below(10) {
+        0..5 => {
+            let rows: Vec<(String, Option<String>)> = (0..=random.below(4))
+                .map(|i| {
+                    // Distinct within a statement: an upsert may touch a row only once.
+                    let name = format!("k{}", random.below(100) * 4 + i);
+                    let address = (!random.one_in(5)).then(|| crowd_address(random, 60));
+                    (name, address)
+                })
+                .collect();
+            let rows: Vec<(&str, Option<&str>)> = rows
+                .iter()
+                .map(|(k, a)| (k.as_str(), a.as_deref()))
+                .collect();
+            let conflict = match random.below(3) {
+                0 => "DO NOTHING".to_owned(),
+                1 => format!("({key}) DO UPDATE SET {address} = EXCLUDED.{address}"),
+                _ => format!("({key}) DO UPDATE SET {t} = EXCLUDED.{t}", t = host.time),
+            };
+            format!("{} ON CONFLICT {conflict}", host.insert(&rows))
+        }
+        5 => format!("DELETE FROM {table} WHERE {key} = '{victim}'"),
+        6 => format!(
+            "UPDATE {table} SET {address} = '{}' WHERE {key} = '{victim}'",
+            crowd_address(random, 60)
+        ),
+        7 => format!(
+            "UPDATE {table} SET {address} = {} WHERE {key} = '{victim}'",
+            host.no_address
+        ),
+        8 => format!(
+            "DO $$ BEGIN
+                 {insert} ON CONFLICT DO NOTHING;
+                 BEGIN
+                     UPDATE {table} SET {address} = '{other}' WHERE {key} = '{victim}';
+                     IF {fails} THEN RAISE EXCEPTION 'undone'; END IF;
+                 EXCEPTION WHEN OTHERS THEN NULL;
+                 END;
+             END $$",
+            insert = host.insert(&[(&victim, Some(&crowd_address(random, 60)))]),
+            other = crowd_address(random, 60),
+            fails = random.one_in(2),
+        ),
+        _ => format!("SELECT enrich.enrich_ip('{}')", crowd_address(random, 90)),
+    }
+}
+
+/// A transaction with nested savepoints, some released, some rolled back, at the end committed
+/// or not.
+fn random_transaction(host: &Host, random: &mut Random) -> String {
+    let mut script = String::from("BEGIN;\n");
+    let mut open = Vec::new();
+    for step in 0..=random.below(12) {
+        match random.below(6) {
+            0 => {
+                script.push_str(&format!("SAVEPOINT s{step};\n"));
+                open.push(step);
+            }
+            1 if !open.is_empty() => {
+                // Of an outer one, too: that takes the inner ones with it.
+                let depth = random.below(open.len() as u64) as usize;
+                script.push_str(&format!("RELEASE SAVEPOINT s{};\n", open[depth]));
+                open.truncate(depth);
+            }
+            2 if !open.is_empty() => {
+                let depth = random.below(open.len() as u64) as usize;
+                script.push_str(&format!("ROLLBACK TO SAVEPOINT s{};\n", open[depth]));
+                open.truncate(depth + 1);
+            }
+            _ => {
+                script.push_str(&random_statement(host, random));
+                script.push_str(";\n");
+            }
+        }
+    }
+    script.push_str(if random.one_in(4) {
+        "ROLLBACK"
+    } else {
+        "COMMIT"
+    });
+    script
+}
+
+#[test]
+fn any_mix_of_transactions_leaves_exact_counts() {
+    for seed in 1..=6 {
+        let host = BOTH[seed as usize % 2];
+        let mut db = attached(host);
+        let mut random = Random::seeded(seed);
+        let mut history = Vec::new();
+        for round in 0..60 {
+            let script = if random.one_in(3) {
+                random_statement(host, &mut random)
+            } else {
+                random_transaction(host, &mut random)
+            };
+            db.run(&script);
+            history.push(script);
+            if random.one_in(10) {
+                db.run("CALL enrich.fold_statistics()");
+            }
+            if round % 20 == 19 {
+                eprintln!("seed {seed}, round {round}");
+                assert_exact(host, &mut db);
+            }
+        }
+    }
+}
+
+#[test]
+fn folding_twice_changes_nothing() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&host.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]));
+        db.run("CALL enrich.fold_statistics()");
+        let state = "SELECT (SELECT jsonb_agg(concat(i.xmin, i.session_count)) FROM enrich.ip_inventory i),
+                            (SELECT jsonb_agg(concat(n.xmin, n.total_session_count)) FROM enrich.asn_inventory n)";
+        let before = db.one(state);
+        db.run("CALL enrich.fold_statistics()");
+        assert_eq!(db.one(state), before);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.session_delta"), 0);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.network_delta"), 0);
+    }
+}
+
+#[test]
+fn savepoints_keep_what_was_kept() {
+    for host in BOTH {
+        let mut db = attached(host);
+        let one = |key: &str, address: &str| host.insert(&[(key, Some(address))]);
+        db.run(&format!(
+            "BEGIN; {};
+             SAVEPOINT outer_; {};
+                 SAVEPOINT inner_; {}; RELEASE inner_;
+             ROLLBACK TO outer_; {};
+                 SAVEPOINT inner_; {}; ROLLBACK TO inner_; {};
+             COMMIT",
+            one("a", "8.8.8.1"),
+            one("b", "8.8.8.2"),
+            one("c", "8.8.8.3"),
+            one("d", "8.8.8.4"),
+            one("e", "8.8.8.5"),
+            one("f", "8.8.8.6"),
+        ));
+        assert_eq!(
+            db.rows("SELECT ip_address FROM enrich.ip_inventory ORDER BY 1"),
+            ["8.8.8.1", "8.8.8.4", "8.8.8.6"]
+        );
+        assert_exact(host, &mut db);
+    }
+}
+
+#[test]
+fn an_address_first_seen_in_a_rolled_back_savepoint_and_again_after_is_kept() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&format!(
+            "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; {}; COMMIT",
+            host.insert(&[("a", Some("8.8.8.8"))]),
+            host.insert(&[("b", Some("8.8.8.8"))]),
+        ));
+        assert_eq!(
+            db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"),
+            ["8.8.8.8|15169"]
+        );
+        assert_exact(host, &mut db);
+    }
+}
+
+#[test]
+fn an_address_seen_before_a_rolled_back_savepoint_is_kept() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&format!(
+            "BEGIN; {}; SAVEPOINT s; {}; ROLLBACK TO s; COMMIT",
+            host.insert(&[("a", Some("8.8.8.8"))]),
+            host.insert(&[("b", Some("8.8.8.8"))]),
+        ));
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 1);
+        assert_exact(host, &mut db);
+    }
+}
+
+#[test]
+fn an_error_in_the_transaction_undoes_its_counts() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
+        db.run("BEGIN");
+        db.run(&host.insert(&[("b", Some("1.1.1.1"))]));
+        let refusal = db.refused(&host.insert(&[("c", Some("1.1.1.2")), ("a", Some("1.1.1.3"))]));
+        assert_eq!(refusal.code, "23505");
+        db.run("ROLLBACK");
+        assert_exact(host, &mut db);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 1);
+    }
+}
+
+#[test]
+fn checking_constraints_early_counts_once() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&format!(
+            "BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE; {}; SET CONSTRAINTS ALL DEFERRED; {}; COMMIT",
+            host.insert(&[("a", Some("8.8.8.8"))]),
+            host.insert(&[("b", Some("8.8.8.8")), ("c", Some("1.1.1.1"))]),
+            host.insert(&[("d", Some("89.160.20.1"))]),
+        ));
+        assert_exact(host, &mut db);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 3);
+    }
+}
+
+#[test]
+fn a_session_inserted_changed_and_deleted_in_one_transaction_leaves_no_count() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&format!(
+            "BEGIN; {}; UPDATE {t} SET {a} = '1.1.1.1'; UPDATE {t} SET {a} = '8.8.8.8';
+             DELETE FROM {t}; COMMIT",
+            host.insert(&[("a", Some("8.8.8.8"))]),
+            t = host.table,
+            a = host.address
+        ));
+        assert_exact(host, &mut db);
+    }
+}
+
+#[test]
+fn prepared_transactions_count_when_they_commit() {
+    for host in BOTH {
+        let mut db = attached(host);
+        let prefix = format!("{}_{}", host.table, std::process::id());
+        db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
+        db.run(&format!(
+            "BEGIN; {}; PREPARE TRANSACTION '{prefix}_kept'",
+            host.insert(&[("b", Some("8.8.8.8")), ("c", Some("1.1.1.1"))])
+        ));
+        db.run(&format!(
+            "BEGIN; {}; SAVEPOINT s; {}; RELEASE s; PREPARE TRANSACTION '{prefix}_dropped'",
+            host.insert(&[("d", Some("8.8.8.9"))]),
+            host.insert(&[("e", Some("89.160.20.1"))])
+        ));
+        db.run(&host.insert(&[("f", Some("2a03:2880::1"))]));
+        let mut other = db.another();
+        other.run(&format!("COMMIT PREPARED '{prefix}_kept'"));
+        other.run(&format!("ROLLBACK PREPARED '{prefix}_dropped'"));
+        assert_exact(host, &mut db);
+        assert_eq!(
+            db.number(&format!("SELECT count(*) FROM {}", host.table)),
+            4
+        );
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 3);
+    }
+}
+
+#[test]
+fn rows_changed_through_a_cursor_are_counted() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&host.insert(&[
+            ("a", None),
+            ("b", None),
+            ("c", None),
+            ("d", Some("1.1.1.1")),
+        ]));
+        db.run(&format!(
+            "BEGIN; DECLARE c CURSOR FOR SELECT * FROM {t} ORDER BY {k} FOR UPDATE;
+             FETCH c; UPDATE {t} SET {a} = '8.8.8.8' WHERE CURRENT OF c;
+             FETCH c; UPDATE {t} SET {a} = '8.8.8.9' WHERE CURRENT OF c;
+             FETCH c; SAVEPOINT s; UPDATE {t} SET {a} = '8.8.8.9' WHERE CURRENT OF c;
+             ROLLBACK TO s; COMMIT",
+            t = host.table,
+            k = host.key,
+            a = host.address
+        ));
+        // A cursor that outlives its transaction, over a function that writes.
+        db.run(
+            "BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT enrich.enrich_ip('89.160.20.1');
+             COMMIT; FETCH held; CLOSE held",
+        );
+        assert_exact(host, &mut db);
+        assert_eq!(
+            db.rows(
+                "SELECT ip_address, session_count FROM enrich.ip_inventory
+                 WHERE ip_address << '8.8.8.0/24' ORDER BY 1"
+            ),
+            ["8.8.8.8|1", "8.8.8.9|1"]
+        );
+    }
+}
+
+#[test]
+fn writing_ctes_and_merges_are_counted() {
+    for host in BOTH {
+        let mut db = attached(host);
+        let (t, k, a) = (host.table, host.key, host.address);
+        db.run(&format!(
+            "WITH stored AS ({} RETURNING {k}), again AS ({} RETURNING {k})
+             SELECT * FROM stored, again",
+            host.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]),
+            host.insert(&[("c", Some("8.8.8.8"))]),
+        ));
+        db.run(&format!(
+            "MERGE INTO {t} USING (VALUES ('a', '8.8.8.9'), ('b', NULL), ('z', '1.1.1.2')) v(key, addr)
+             ON {t}.{k} = v.key
+             WHEN MATCHED AND v.addr IS NULL THEN DELETE
+             WHEN MATCHED THEN UPDATE SET {a} = v.addr::inet{cast}
+             WHEN NOT MATCHED THEN INSERT ({k}, {time}, {a}) VALUES (v.key, '{NOON}', v.addr::inet{cast})",
+            time = host.time,
+            cast = if host.table == "sessions" { "::text" } else { "" },
+        ));
+        assert_exact(host, &mut db);
+        assert_eq!(db.number(&format!("SELECT count(*) FROM {t}")), 3);
+    }
+}
+
+#[test]
+fn the_owner_may_delete_inventory_rows_that_no_session_needs() {
+    let mut db = attached(&COWRIE);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("SELECT enrich.enrich_ip('8.8.8.9'); CALL enrich.fold_statistics()");
+    db.run("DELETE FROM enrich.ip_asn_history WHERE ip_address = '8.8.8.9'");
+    db.run("DELETE FROM enrich.ip_inventory WHERE ip_address = '8.8.8.9'");
+    db.run(&COWRIE.insert(&[("b", Some("8.8.8.9"))]));
+    assert_exact(&COWRIE, &mut db);
+}
+
+/// Clients insert in a loop; processes are killed under them.
+#[test]
+fn a_crash_at_any_point_leaves_exact_counts() {
+    let cluster = cluster_with_world(&Options::named("counts-crash"));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let door = db.door();
+    let name = db.name.clone();
+    drop(db);
+    for (round, victim) in ["client", "folder", "postmaster", "client", "postmaster"]
+        .into_iter()
+        .enumerate()
+    {
+        let stop = AtomicBool::new(false);
+        let commits = AtomicU64::new(0);
+        let folds = AtomicU64::new(0);
+        let folder_pid = AtomicU64::new(0);
+        let client_pid = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for client in 0..4u64 {
+                let (door, stop, commits, client_pid) = (&door, &stop, &commits, &client_pid);
+                scope.spawn(move || {
+                    let mut session = door.session();
+                    if client == 0 {
+                        client_pid.store(session.backend_pid() as u64, Ordering::SeqCst);
+                    }
+                    let mut random = Random::seeded(round as u64 * 10 + client);
+                    let mut serial = 0;
+                    while !stop.load(Ordering::SeqCst) {
+                        let rows: Vec<(String, String)> = (0..5)
+                            .map(|_| {
+                                serial += 1;
+                                (
+                                    format!("{round}-{client}-{serial}"),
+                                    crowd_address(&mut random, 3_000),
+                                )
+                            })
+                            .collect();
+                        let rows: Vec<(&str, Option<&str>)> = rows
+                            .iter()
+                            .map(|(k, a)| (k.as_str(), Some(a.as_str())))
+                            .collect();
+                        let script = format!(
+                            "BEGIN; {}; SAVEPOINT s; {}; ROLLBACK TO s; {}; COMMIT",
+                            COWRIE.insert(&rows[..2]),
+                            COWRIE.insert(&rows[2..4]),
+                            COWRIE.insert(&rows[4..]),
+                        );
+                        match session.try_run(&script) {
+                            Ok(()) => commits.fetch_add(1, Ordering::SeqCst),
+                            // The server went away, as it should.
+                            Err(_) => return,
+                        };
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let mut session = door.session();
+                folder_pid.store(session.backend_pid() as u64, Ordering::SeqCst);
+                while !stop.load(Ordering::SeqCst) {
+                    match session.try_run("CALL enrich.fold_statistics()") {
+                        Ok(()) => folds.fetch_add(1, Ordering::SeqCst),
+                        Err(_) => return,
+                    };
+                }
+            });
+            wait_until(
+                "the clients have committed and the folder has folded",
+                || {
+                    (
+                        commits.load(Ordering::SeqCst),
+                        folds.load(Ordering::SeqCst),
+                        client_pid.load(Ordering::SeqCst),
+                    )
+                },
+                |(commits, folds, pid)| *commits >= 100 && *folds >= 2 && *pid != 0,
+            );
+            match victim {
+                "client" => cluster.kill_backend(client_pid.load(Ordering::SeqCst) as i64),
+                "folder" => cluster.kill_backend(folder_pid.load(Ordering::SeqCst) as i64),
+                _ => {
+                    cluster.kill_postmaster();
+                    cluster.start_again();
+                }
+            }
+            stop.store(true, Ordering::SeqCst);
+        });
+        cluster.wait_until_recovered();
+        let mut session = cluster.session(&name);
+        assert!(session.number("SELECT count(*) FROM sessions") > 0);
+        assert_exact(&COWRIE, &mut session);
+    }
+}

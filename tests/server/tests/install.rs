@@ -1,0 +1,346 @@
+//! Installing anywhere, dumping and restoring, dropping and coming back.
+
+use server_tests::database::{bare_database, cluster_with_world, copy_from};
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::world::Files;
+use server_tests::{Database, Options, database, fresh_database, shared};
+
+#[test]
+fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
+    for schema in [
+        "public",
+        "attribution",
+        "Quoted \"Schema\"",
+        "select",
+        "with.dot",
+    ] {
+        let mut db = bare_database(shared());
+        let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
+        db.run("SET search_path = ''");
+        db.run(&format!(
+            "CREATE SCHEMA IF NOT EXISTS {quoted}; CREATE EXTENSION cowrie_enrich SCHEMA {quoted}"
+        ));
+        assert_eq!(
+            db.one(&format!(
+                "SELECT current_asn, geo_country FROM {quoted}.enrich_ip('8.8.8.8')"
+            )),
+            "15169|US",
+            "in {schema}"
+        );
+        db.run(&format!(
+            "CREATE TABLE public.s (id int, source_ip inet);
+             SELECT {quoted}.attach_session_table('public.s');
+             INSERT INTO public.s VALUES (1, '8.8.8.8'), (2, '1.1.1.1');
+             SELECT * FROM {quoted}.enrich_ips('{{8.8.8.8,139.59.0.1}}');
+             CALL {quoted}.fold_statistics()"
+        ));
+        assert_eq!(
+            db.rows(&format!(
+                "SELECT ip_address, session_count FROM {quoted}.ip_inventory ORDER BY 1"
+            )),
+            ["1.1.1.1|1", "8.8.8.8|1", "139.59.0.1|0"],
+            "in {schema}"
+        );
+    }
+}
+
+#[test]
+fn without_preload_everything_of_sql_works() {
+    let cluster = cluster_with_world(&Options::named("install-no-preload").without_preload());
+    let mut db = fresh_database(&cluster);
+    assert_eq!(
+        db.one("SELECT current_asn, geo_country FROM enrich_ip('8.8.8.8')"),
+        "15169|US"
+    );
+    COWRIE.create_attached(&mut db);
+    // A session that has not loaded the library yet: the trigger loads it.
+    db.another()
+        .run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("not an ip"))]));
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
+    db.run("SELECT reload_mmdb(); SELECT * FROM mmdb_status(); SELECT * FROM enrich_stats()");
+    db.run("SELECT reset_enrich_stats(); SELECT request_enrichment('8.8.8.8', 'cymru')");
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+#[test]
+fn every_object_has_a_comment() {
+    let mut db = database();
+    let uncommented = db.rows(
+        "SELECT pg_describe_object(d.classid, d.objid, 0)
+         FROM pg_depend d JOIN pg_extension e ON d.refobjid = e.oid
+         WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+           AND e.extname = 'cowrie_enrich'
+           AND NOT EXISTS (
+               SELECT FROM pg_description c
+               WHERE c.classoid = d.classid AND c.objoid = d.objid AND c.objsubid = 0
+                 AND length(c.description) > 10)
+         ORDER BY 1",
+    );
+    assert_eq!(uncommented, [""; 0], "these have no comment");
+}
+
+#[test]
+fn it_is_not_relocatable_and_its_tables_are_dumped() {
+    let mut db = database();
+    assert_eq!(
+        db.one("SELECT extrelocatable FROM pg_extension WHERE extname = 'cowrie_enrich'"),
+        "f"
+    );
+    let undumped = db.rows(
+        "SELECT c.oid::regclass
+         FROM pg_class c
+         JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+         JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'cowrie_enrich'
+         WHERE d.deptype = 'e' AND c.relkind IN ('r', 'p', 'S')
+           AND c.oid <> ALL (e.extconfig)",
+    );
+    assert_eq!(undumped, [""; 0], "these would be lost in a dump");
+}
+
+/// Everything that must survive, as text.
+fn contents(db: &mut Database<'_>) -> Vec<String> {
+    let mut all = Vec::new();
+    for (what, query) in [
+        (
+            "addresses",
+            "SELECT to_jsonb(i) FROM enrich.ip_inventory i ORDER BY ip_address",
+        ),
+        (
+            "networks",
+            "SELECT to_jsonb(n) FROM enrich.asn_inventory n ORDER BY asn_number",
+        ),
+        (
+            "history",
+            "SELECT to_jsonb(h) FROM enrich.ip_asn_history h ORDER BY ip_address, observed_at",
+        ),
+        ("sessions", "SELECT to_jsonb(s) FROM sessions s ORDER BY id"),
+        (
+            "summaries",
+            "SELECT to_jsonb(s) FROM session_summaries s ORDER BY session_id",
+        ),
+        (
+            "jobs",
+            "SELECT ip_address, provider, priority FROM enrichment_request ORDER BY 1, 2",
+        ),
+    ] {
+        all.extend(
+            db.rows(query)
+                .into_iter()
+                .map(|row| format!("{what}: {row}")),
+        );
+    }
+    all
+}
+
+#[test]
+fn dump_and_restore_lose_nothing_and_double_nothing() {
+    for format in ["plain", "custom"] {
+        let mut db = database();
+        COWRIE.create_attached(&mut db);
+        SUMMARIES.create(&mut db);
+        db.run(
+            "SELECT enrich.attach_session_table('session_summaries', 'source_ip',
+                 'first_event_at', true)",
+        );
+        db.run(&COWRIE.insert(&[
+            ("a", Some("8.8.8.8")),
+            ("b", Some("48.0.0.1")),
+            ("c", Some("not an ip")),
+        ]));
+        db.run("CALL enrich.fold_statistics()");
+        // These are still pending when the dump is made.
+        db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1")), ("c", None)]));
+        db.run("SELECT enrich.ensure_asn_inventory(15169, 'Google LLC', 'US', 'ARIN')");
+        let before = contents(&mut db);
+        let known = "SELECT to_jsonb(k) FROM enrich.known_networks k ORDER BY 1::text";
+        let known_before = edit_known_networks(&mut db).then(|| db.rows(known));
+
+        let dump = db.cluster.files().join(format!("{}.dump", db.name));
+        let status = db
+            .cluster
+            .program("pg_dump")
+            .args(["--format", format, "--file"])
+            .arg(&dump)
+            .arg(&db.name)
+            .status()
+            .expect("pg_dump runs");
+        assert!(status.success());
+
+        let mut restored = copy_from(db.cluster, "template0");
+        let mut command = if format == "plain" {
+            let mut psql = db.cluster.program("psql");
+            psql.args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f"]);
+            psql.arg(&dump).arg("-d").arg(&restored.name);
+            psql
+        } else {
+            let mut restore = db.cluster.program("pg_restore");
+            restore.arg("--exit-on-error").arg("-d").arg(&restored.name);
+            restore.arg(&dump);
+            restore
+        };
+        let output = command.output().expect("the restore runs");
+        assert!(
+            output.status.success(),
+            "{format}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(contents(&mut restored), before, "{format}");
+        if let Some(known_before) = known_before {
+            assert_eq!(restored.rows(known), known_before, "{format}");
+        }
+        let both = [("sessions", "ip"), ("session_summaries", "source_ip")];
+        assert_counts_are_exact(&mut restored, &both);
+        // The restored database is alive: triggers, registration, queue.
+        restored.run(&COWRIE.insert(&[("z", Some("139.59.0.1"))]));
+        restored.run(&SUMMARIES.insert(&[("z", Some("48.0.0.2"))]));
+        assert_eq!(COWRIE.snapshot(&mut restored, "z"), "14061|IN|NULL");
+        assert_counts_are_exact(&mut restored, &both);
+        restored.run("SELECT enrich.detach_session_table('sessions')");
+    }
+}
+
+/// Adds, changes and removes a known network; false when the table has another name.
+fn edit_known_networks(db: &mut Database<'_>) -> bool {
+    db.try_run(
+        "INSERT INTO enrich.known_networks (asn_number, asn_type, is_hosting)
+             VALUES (64500, 'ISP', false);
+         UPDATE enrich.known_networks SET asn_type = 'ISP' WHERE asn_number = 13335",
+    )
+    .is_ok()
+}
+
+#[test]
+fn dropping_needs_cascade_and_leaves_sessions_working() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create(&mut db);
+    db.run(
+        "SELECT enrich.attach_session_table('session_summaries', 'source_ip',
+             'first_event_at', true)",
+    );
+    let mut other = db.another();
+    other.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    assert_eq!(db.refused("DROP EXTENSION cowrie_enrich").code, "2BP01");
+    db.run("DROP EXTENSION cowrie_enrich CASCADE");
+    for session in [&mut *db, &mut other] {
+        let key = format!("{}", session.backend_pid());
+        session.run(&COWRIE.insert(&[(key.as_str(), Some("8.8.8.8"))]));
+        session.run(&SUMMARIES.insert(&[(key.as_str(), Some("8.8.8.8"))]));
+        session.run("UPDATE sessions SET ip = '1.1.1.1'");
+        session.run("DELETE FROM session_summaries");
+    }
+    // What was written stays.
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
+}
+
+#[test]
+fn dropped_and_made_again_in_one_session_it_works() {
+    let mut db = bare_database(shared());
+    let mut other = db.another();
+    for round in 0..3 {
+        db.run("DROP TABLE IF EXISTS sessions; CREATE SCHEMA IF NOT EXISTS enrich");
+        db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+        COWRIE.create_attached(&mut db);
+        db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("48.0.0.1"))]));
+        other.run(&COWRIE.insert(&[("c", Some("1.1.1.1"))]));
+        db.run("SELECT enrich.enrich_ip('139.59.0.1')");
+        other.run("SELECT count(*) FROM enrich.enrich_ips('{139.59.0.1,139.59.0.2}')");
+        assert_eq!(
+            COWRIE.snapshot(&mut db, "a"),
+            "15169|US|NULL",
+            "round {round}"
+        );
+        assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+        db.run("DROP EXTENSION cowrie_enrich CASCADE");
+    }
+}
+
+#[test]
+fn moved_to_another_schema_name_it_loses_no_session() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    let mut other = db.another();
+    other.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("ALTER SCHEMA enrich RENAME TO renamed");
+    for (key, session) in [("b", &mut *db), ("c", &mut other)] {
+        session.run(&COWRIE.insert(&[(key, Some("1.1.1.1"))]));
+    }
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), 3);
+}
+
+#[test]
+fn an_installation_that_is_rolled_back_leaves_nothing() {
+    let mut db = bare_database(shared());
+    db.run(
+        "BEGIN; CREATE EXTENSION cowrie_enrich;
+         CREATE TABLE s (id int, source_ip inet);
+         SELECT attach_session_table('s');
+         INSERT INTO s VALUES (1, '8.8.8.8');
+         ROLLBACK",
+    );
+    assert_eq!(
+        db.number("SELECT count(*) FROM pg_class WHERE relname LIKE '%inventory%'"),
+        0
+    );
+    db.run("CREATE EXTENSION cowrie_enrich");
+    assert_eq!(
+        db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"),
+        "15169"
+    );
+}
+
+#[test]
+fn two_databases_of_one_server_do_not_see_each_other() {
+    let (mut one, mut two) = (database(), database());
+    COWRIE.create_attached(&mut one);
+    COWRIE.create_attached(&mut two);
+    one.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    assert_eq!(two.number("SELECT count(*) FROM ip_inventory"), 0);
+    assert_counts_are_exact(&mut one, &[("sessions", "ip")]);
+    assert_counts_are_exact(&mut two, &[("sessions", "ip")]);
+}
+
+#[test]
+fn a_standby_answers_every_read_only_call() {
+    let cluster = cluster_with_world(&Options::named("install-standby").conf("hot_standby = on"));
+    let name = {
+        let mut db = fresh_database(&cluster);
+        COWRIE.create_attached(&mut db);
+        db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+        db.name.clone()
+    };
+    cluster.stop_fast();
+    // No primary to follow: it replays what it has and stays read-only.
+    std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
+    cluster.start_again();
+    let mut session = cluster.session(&name);
+    assert_eq!(session.one("SELECT pg_is_in_recovery()"), "t");
+    assert_eq!(
+        session.one(
+            "SELECT ip_country('8.8.8.8'), ip_asn('8.8.8.8'), ip_city('8.8.8.8'),
+                    ip_asn_org('8.8.8.8'), is_bogon('10.0.0.1'), classify_asn(15169, NULL),
+                    maxmind_lookup('8.8.8.8') ->> 'country'"
+        ),
+        "US|15169|Mountain View|GOOGLE|t|HOSTING|US"
+    );
+    session.run("SELECT * FROM mmdb_status(); SELECT * FROM enrich_stats()");
+    assert_eq!(session.number("SELECT count(*) FROM ip_inventory"), 1);
+    for call in ["SELECT enrich_ip('1.1.1.1')", "CALL fold_statistics()"] {
+        assert_eq!(session.refused(call).code, "25006", "{call}");
+    }
+}
+
+#[test]
+fn a_standby_without_a_private_copy_still_answers() {
+    let cluster = cluster_with_world(&Options::named("install-standby-empty"));
+    let name = fresh_database(&cluster).name.clone();
+    cluster.stop_fast();
+    std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
+    cluster.start_again();
+    let mut session = cluster.session(&name);
+    // Importing a file is no database write; nothing is fine too, an error is not.
+    let answer = session.one("SELECT ip_country('8.8.8.8')");
+    assert!(["US", "NULL"].contains(&answer.as_str()), "{answer}");
+    let _ = Files::below(cluster.files());
+}

@@ -1,0 +1,70 @@
+//! Runs PostgreSQL's own pg_regress on `tests/pg_regress`: one behaviour a file, output that a
+//! person can check by eye.
+//!
+//! After an intended change: `UPDATE_EXPECTED=1 cargo test -p server_tests --test regress` writes
+//! what came out to `expected/`; read the difference before committing it.
+
+use std::path::{Path, PathBuf};
+
+use server_tests::cluster::SUPERUSER;
+use server_tests::installation::{installation, workspace};
+use server_tests::{database, shared};
+
+#[test]
+fn output_equals_what_is_expected() {
+    let directory = workspace().join("tests/pg_regress");
+    let names = tests_below(&directory.join("sql"));
+    assert!(!names.is_empty(), "there are no tests");
+    let output = shared().files().join("regress");
+    std::fs::create_dir_all(&output).expect("the output directory can be made");
+    let program = installation()
+        .pkglibdir
+        .join("pgxs/src/test/regress/pg_regress");
+    let mut different = Vec::new();
+    for name in &names {
+        // A database each, so that no file depends on another.
+        let db = database();
+        shared().session(SUPERUSER).run(&format!(
+            "ALTER DATABASE \"{}\" SET search_path = public, enrich",
+            db.name
+        ));
+        let mut command = std::process::Command::new(&program);
+        shared().introduce(&mut command);
+        let result = command
+            .arg("--use-existing")
+            .arg(format!("--bindir={}", installation().bindir.display()))
+            .arg(format!("--inputdir={}", directory.display()))
+            .arg(format!("--outputdir={}", output.display()))
+            .arg(format!("--dbname={}", db.name))
+            .arg(format!("--host={}", shared().socket_dir().display()))
+            .arg("--port=5432")
+            .arg(format!("--user={SUPERUSER}"))
+            .arg(name)
+            .output()
+            .unwrap_or_else(|e| panic!("could not run {}: {e}", program.display()));
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            let from = output.join("results").join(format!("{name}.out"));
+            let to = directory.join("expected").join(format!("{name}.out"));
+            std::fs::copy(&from, &to).expect("the expected output can be written");
+        } else if !result.status.success() {
+            let diffs =
+                std::fs::read_to_string(output.join("regression.diffs")).unwrap_or_else(|_| {
+                    String::from_utf8_lossy(&result.stdout).into_owned()
+                        + &String::from_utf8_lossy(&result.stderr)
+                });
+            different.push(diffs);
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+fn tests_below(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .unwrap_or_else(|e| panic!("could not read {}: {e}", directory.display()))
+        .map(|entry| PathBuf::from(entry.expect("the directory can be read").file_name()))
+        .filter(|path| path.extension().is_some_and(|e| e == "sql"))
+        .map(|path| path.with_extension("").display().to_string())
+        .collect();
+    names.sort();
+    names
+}
