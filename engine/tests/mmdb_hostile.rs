@@ -240,21 +240,43 @@ fn metadata_that_cannot_be_right_is_refused() {
 }
 
 #[test]
+fn a_tree_that_would_reach_into_the_metadata_is_refused() {
+    let writer = &sound()[0];
+    let marker = writer
+        .bytes()
+        .windows(14)
+        .position(|window| window == b"\xab\xcd\xefMaxMind.com")
+        .unwrap();
+    // The first count for which tree and separator end behind the marker, and the last for which they do not.
+    let fitting = (marker as u32 - 16) / 6;
+    for (count, cut) in [(fitting, false), (fitting + 1, true)] {
+        let mut metadata = writer.metadata();
+        metadata.retain(|(name, _)| *name != "node_count");
+        metadata.push(("node_count", Value::U32(count)));
+        let refused = Database::open(writer.bytes_with(metadata)).err();
+        assert_eq!(
+            matches!(refused, Some(MmdbError::Truncated { .. })),
+            cut,
+            "{count}: {refused:?}"
+        );
+    }
+}
+
+#[test]
 fn a_wrong_node_count_is_seen_at_the_separator() {
     let writer = &sound()[0];
-    let mut metadata = writer.metadata();
-    metadata.retain(|(name, _)| *name != "node_count");
-    metadata.push(("node_count", Value::U32(writer.nodes.len() as u32 - 1)));
-    match Database::open(writer.bytes_with(metadata)).and_then(|database| database.verify()) {
-        Err(
-            MmdbError::Metadata {
-                field: "node_count",
-                ..
-            }
-            | MmdbError::Tree { .. }
-            | MmdbError::NoAnswers { .. },
-        ) => {}
-        other => panic!("{other:?}"),
+    let separator = writer.nodes.len() * 6;
+    for at in separator..separator + 16 {
+        let mut bytes = writer.bytes();
+        bytes[at] = 1;
+        assert_eq!(
+            Database::open(bytes)
+                .unwrap()
+                .verify()
+                .unwrap_err()
+                .to_string(),
+            "mmdb metadata, node_count: no separator where it says that the tree ends"
+        );
     }
 }
 

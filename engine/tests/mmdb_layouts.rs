@@ -451,6 +451,41 @@ fn a_file_that_answers_nothing_is_refused() {
 }
 
 #[test]
+fn a_name_beside_a_place_is_no_network() {
+    let record = map([
+        ("country_code", text("US")),
+        ("name", text("Joe's Diner")),
+        ("organization", text("Joe")),
+    ]);
+    let database = open(&Writer::new("venues", 4).say("1.0.0.0/8", record));
+    assert_eq!(database.content(), Content::Place);
+    assert_eq!(database.organization(ip("1.0.0.1")), Ok(None));
+}
+
+#[test]
+fn a_country_that_is_a_code_here_and_a_name_there_is_told_apart() {
+    let writer = Writer::new("mixed", 4)
+        .say("1.0.0.0/8", map([("country", text("us"))]))
+        .say("2.0.0.0/8", map([("country", text("Sweden"))]));
+    let database = open(&writer);
+    assert_eq!(
+        database.place(ip("1.0.0.1")),
+        Ok(Some(Place {
+            country: Some(*b"US"),
+            ..NOWHERE
+        }))
+    );
+    assert_eq!(
+        database.place(ip("2.0.0.1")),
+        Ok(Some(Place {
+            country_name: Some("Sweden"),
+            ..NOWHERE
+        }))
+    );
+    assert_eq!(database.country(ip("2.0.0.1")), Ok(None));
+}
+
+#[test]
 fn the_type_decides_when_records_say_nothing() {
     for (database_type, content) in [
         ("GeoLite2-City", Some(Content::Place)),

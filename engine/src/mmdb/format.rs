@@ -345,3 +345,103 @@ fn number(bytes: &[u8]) -> usize {
         .iter()
         .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(bytes: &[u8]) -> Result<Token<'_>, Fault> {
+        Section(bytes).next(&mut 0)
+    }
+
+    /// Offsets from the format's own table: each width starts where the narrower one ends.
+    #[test]
+    fn pointers_of_every_width_are_read() {
+        for (bytes, target) in [
+            (&[0b001_00_000, 0][..], 0),
+            (&[0b001_00_111, 0xFF], 2_047),
+            (&[0b001_01_000, 0, 0], 2_048),
+            (&[0b001_01_111, 0xFF, 0xFF], 526_335),
+            (&[0b001_10_000, 0, 0, 0], 526_336),
+            (&[0b001_10_111, 0xFF, 0xFF, 0xFF], 134_744_063),
+            (&[0b001_11_000, 0xFF, 0xFF, 0xFF, 0xFF], 4_294_967_295),
+        ] {
+            assert_eq!(first(bytes), Ok(Token::Pointer(target)), "{bytes:?}");
+            assert!(
+                first(&bytes[..bytes.len() - 1]).is_err(),
+                "{bytes:?} cut short"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_of_every_width_are_read() {
+        for (bytes, size) in [
+            (&[0xE0][..], 0),
+            (&[0xFC], 28),
+            (&[0xFD, 0], 29),
+            (&[0xFD, 255], 284),
+            (&[0xFE, 0, 0], 285),
+            (&[0xFE, 255, 255], 65_820),
+            (&[0xFF, 0, 0, 0], 65_821),
+            (&[0xFF, 255, 255, 255], 16_843_036),
+        ] {
+            assert_eq!(first(bytes), Ok(Token::Map(size)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_type_are_read() {
+        for (bytes, token) in [
+            (&[0xA0][..], Token::Unsigned(0)),
+            (&[0xA2, 1, 2], Token::Unsigned(0x102)),
+            (&[0xC2, 0x04, 0xC5], Token::Unsigned(1221)),
+            (&[0x04, 1, 0xFF, 0xFF, 0xFF, 0xFF], Token::Signed(-1)),
+            (&[0x01, 1, 7], Token::Signed(7)),
+            (&[0x01, 2, 9], Token::Unsigned(9)),
+            (&[0x01, 3, 9], Token::Unsigned(9)),
+            (&[0x04, 8, 0x3F, 0x80, 0, 0], Token::Float(1.0)),
+            (&[0x68, 0x3F, 0xF0, 0, 0, 0, 0, 0, 0], Token::Double(1.0)),
+            (&[0x01, 7], Token::Bool),
+        ] {
+            assert_eq!(first(bytes), Ok(token), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn skipping_stops_behind_the_value_or_at_the_budget() {
+        // [[true, true], "x"], then something else.
+        let bytes = [0x02, 4, 0x02, 4, 0x01, 7, 0x01, 7, 0x41, b'x', 0x41, b'y'];
+        let (mut at, mut budget) = (0, 5);
+        assert_eq!(Section(&bytes).skip(&mut at, &mut budget), Ok(()));
+        assert_eq!((at, budget), (10, 0));
+        let (mut at, mut budget) = (0, 4);
+        assert_eq!(
+            Section(&bytes).skip(&mut at, &mut budget),
+            Err(Fault {
+                offset: 8,
+                reason: "record has too many values"
+            })
+        );
+    }
+
+    #[test]
+    fn one_pointer_is_looked_through_and_no_more() {
+        // At 0 a pointer to 2, there text; at 4 a pointer to 0.
+        let bytes = [0x20, 2, 0x41, b'x', 0x20, 0];
+        let mut at = 0;
+        assert_eq!(
+            Section(&bytes).next_resolved(&mut at),
+            Ok((Token::Text(b"x"), 4))
+        );
+        assert_eq!(at, 2);
+        let refused = Section(&bytes).next_resolved(&mut 4);
+        assert_eq!(
+            refused,
+            Err(Fault {
+                offset: 4,
+                reason: "pointer to a pointer"
+            })
+        );
+    }
+}
