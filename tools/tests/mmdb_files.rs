@@ -40,7 +40,7 @@ fn range(first: IpAddr, last: IpAddr, asn: u32) -> Network {
         place: None,
         origin: Some(Origin {
             asn,
-            organization: (asn % 3 != 0).then(|| format!("Network {}", asn % 7)),
+            organization: (!asn.is_multiple_of(3)).then(|| format!("Network {}", asn % 7)),
         }),
     }
 }

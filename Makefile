@@ -1,0 +1,43 @@
+# What can be done here; `make help` lists it. Each target is one script, which says at its top how it works.
+#
+# PG_MAJOR=15..18   the PostgreSQL version (default: the first of these that is installed or that apt offers)
+# PG_CONFIG=path    a PostgreSQL of your own instead
+
+export PG_MAJOR PG_CONFIG CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
+
+.PHONY: help demo demo-stop real-log test bench regress lint install clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=
+	@demo/run
+
+demo-stop: ## stop the demo's server
+	@scripts/cluster stop demo
+
+real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check of every count
+	@test -n "$(COWRIE_LOG)" || { echo "make real-log needs COWRIE_LOG=file" >&2; exit 2; }
+	@scripts/install-deps
+	@scripts/fetch-real-databases
+	@CHECK=1 CITY_DATABASE="$(CURDIR)/target/real/city.mmdb" ASN_DATABASE="$(CURDIR)/target/real/asn.mmdb" demo/run
+
+test: ## all tests; the last line is "N passed, N failed"
+	@scripts/test
+
+bench: ## benchmarks, as ratios measured in one run
+	@bench/run
+
+regress: ## SQL files against their expected output
+	@scripts/regress
+
+lint: ## formatting, and clippy without a warning
+	@scripts/lint
+
+install: ## build and install into the PostgreSQL of PG_CONFIG
+	@scripts/install-deps
+	@scripts/install-extension system
+
+clean: ## stop scratch servers, delete target/
+	@scripts/clean

@@ -1,0 +1,132 @@
+-- What the demo prints once the log is loaded: plain SQL on Cowrie's tables and the inventories.
+-- Expects the variables moved (true where the bundled lists were used) and log (what was loaded).
+
+\set QUIET 1
+\pset footer off
+\pset null '-'
+\pset linestyle ascii
+\pset border 1
+SET search_path = public, cowrie_enrich;
+
+\echo
+\echo '1. Sessions, enriched as they were stored (the snapshot columns are the extension''s)'
+SELECT
+    trim(sessions.id) AS session,
+    to_char(sessions.starttime, 'YYYY-MM-DD HH24:MI') AS started,
+    sessions.ip,
+    sessions.snapshot_country AS country,
+    sessions.enrichment -> 'maxmind' ->> 'city' AS city,
+    sessions.snapshot_asn AS asn,
+    left(networks.organization_name, 30) AS organization
+FROM sessions
+LEFT JOIN asn_inventory AS networks ON networks.asn_number = sessions.snapshot_asn
+WHERE sessions.snapshot_country IS NOT NULL
+ORDER BY md5(sessions.id)
+LIMIT 8;
+
+\echo '2. Sessions by country'
+SELECT
+    snapshot_country AS country,
+    count(*) AS sessions,
+    count(DISTINCT ip) AS addresses,
+    count(DISTINCT snapshot_asn) AS networks
+FROM sessions
+WHERE snapshot_country IS NOT NULL
+GROUP BY snapshot_country
+ORDER BY sessions DESC, country
+LIMIT 10;
+
+\echo '3. Networks by sessions (the inventory: no session table is read)'
+SELECT
+    asn_number AS asn,
+    left(organization_name, 40) AS organization,
+    asn_type AS type,
+    unique_ip_count AS addresses,
+    total_session_count AS sessions,
+    to_char(first_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS first_seen,
+    to_char(last_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS last_seen
+FROM asn_inventory
+ORDER BY total_session_count DESC, asn_number
+LIMIT 10;
+
+-- A password that few networks' customers would choose independently: the one tried from the most networks that is
+-- tried with one user name only.
+SELECT auth.password AS password, count(DISTINCT sessions.snapshot_asn) AS in_networks
+FROM auth
+JOIN sessions ON sessions.id = auth.session
+GROUP BY auth.password
+ORDER BY count(DISTINCT sessions.snapshot_asn) >= 3 AND count(DISTINCT auth.username) = 1 AND length(auth.password) >= 8 DESC,
+         count(DISTINCT sessions.snapshot_asn) DESC, count(*) DESC, auth.password
+LIMIT 1
+\gset
+\if :{?password}
+\echo '4. Which networks host the campaign that used the password' :'password'
+SELECT
+    networks.asn_number AS asn,
+    left(networks.organization_name, 40) AS organization,
+    networks.asn_type AS type,
+    string_agg(DISTINCT sessions.snapshot_country, ' ') AS countries,
+    count(DISTINCT sessions.ip) AS addresses,
+    count(DISTINCT sessions.id) AS sessions
+FROM auth
+JOIN sessions ON sessions.id = auth.session
+JOIN asn_inventory AS networks ON networks.asn_number = sessions.snapshot_asn
+WHERE auth.password = :'password'
+GROUP BY networks.asn_number
+ORDER BY sessions DESC, asn
+LIMIT 12;
+\endif
+
+\if :moved
+\echo '5. The address that moved: its network was sold in between, the old sessions keep what was true then'
+SELECT
+    history.ip_address,
+    history.asn_number AS asn,
+    networks.organization_name AS organization,
+    history.verification_source AS source,
+    (
+        SELECT count(*)
+        FROM sessions
+        WHERE session_address(sessions.ip) = history.ip_address
+          AND sessions.snapshot_asn = history.asn_number
+    ) AS sessions_then,
+    CASE WHEN addresses.current_asn = history.asn_number THEN 'now' ELSE '' END AS current
+FROM ip_asn_history AS history
+JOIN asn_inventory AS networks USING (asn_number)
+JOIN ip_inventory AS addresses USING (ip_address)
+WHERE history.ip_address IN (
+    SELECT ip_address
+    FROM ip_asn_history
+    GROUP BY ip_address
+    HAVING count(DISTINCT asn_number) > 1
+)
+ORDER BY history.ip_address, history.observed_at;
+\endif
+
+\echo '6. Sessions without a country, and why'
+SELECT
+    CASE
+        WHEN address.parsed IS NULL THEN 'not an address'
+        WHEN is_bogon(address.parsed) THEN 'not a public source: ' || bogon_reason(address.parsed)
+        ELSE 'public, but not in the City database'
+    END AS reason,
+    count(*) AS sessions,
+    count(DISTINCT sessions.ip) AS addresses,
+    left(min(quote_literal(sessions.ip)), 32) AS example
+FROM sessions
+CROSS JOIN LATERAL (SELECT session_address(sessions.ip) AS parsed) AS address
+WHERE sessions.snapshot_country IS NULL
+GROUP BY reason
+ORDER BY sessions DESC, reason;
+
+\echo '7. Left for the worker: networks that only an online source knows'
+SELECT provider, count(DISTINCT ip_address) AS addresses, min(host(ip_address)) AS example
+FROM enrichment_request
+GROUP BY provider
+ORDER BY provider;
+
+\echo '8. Counters, and the database files that answered'
+\x on
+SELECT * FROM enrich_stats();
+\x off
+SELECT kind, database_type, build_time, node_count, last_error FROM mmdb_status();
