@@ -261,7 +261,8 @@ fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
         if !*seen && path.len() == keys.len() && starts_with(path, keys) {
             *seen = match field {
                 Country => value.country().is_some(),
-                CountryName | City | Organization => value.text().is_some(),
+                CountryName => value.country_name().is_some(),
+                City | Organization => value.text().is_some(),
                 Latitude => value.coordinate(90.0).is_some(),
                 Longitude => value.coordinate(180.0).is_some(),
                 AccuracyRadius => value.whole().is_some(),

@@ -25,7 +25,7 @@ pub use error::MmdbError;
 use crate::address::Address;
 use format::Plan;
 use layout::{Field, Layout, Path};
-use maxminddb::{LookupResult, MaxMindDbError, Reader};
+use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader};
 use scalar::Scalar;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -171,69 +171,46 @@ impl<S: AsRef<[u8]>> Database<S> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
-        let country = self.first(&found, address, Field::Country, |_| true, Scalar::country)?;
+        let (country, by) = found
+            .value_and_path(Field::Country, |_| true, Scalar::country)?
+            .unzip();
         // The name must be that of the code: not the registered country's beside the country of use.
-        let of_registered = |path: Path| path[0] == "registered_country".into();
-        let same_country =
-            |path: Path| country.is_none_or(|(_, by)| of_registered(by) == of_registered(path));
-        let name = |value: Scalar<'_>| value.country().is_none();
-        let country_name =
-            self.first(&found, address, Field::CountryName, same_country, |value| {
-                value.text().filter(|_| name(value))
-            })?;
-        let city = self.first(&found, address, Field::City, |_| true, Scalar::text)?;
-        let latitude = self.first(
-            &found,
-            address,
-            Field::Latitude,
-            |_| true,
-            |value| value.coordinate(90.0),
-        )?;
-        let longitude = self.first(
-            &found,
-            address,
-            Field::Longitude,
-            |_| true,
-            |value| value.coordinate(180.0),
-        )?;
-        let point = latitude.zip(longitude);
-        let accuracy_radius = match point {
-            Some(_) => self.first(
-                &found,
-                address,
-                Field::AccuracyRadius,
-                |_| true,
-                Scalar::whole,
-            )?,
+        let same_country = |path| by.is_none_or(|by| is_registration(by) == is_registration(path));
+
+        let country_name = found
+            .value_and_path(Field::CountryName, same_country, Scalar::country_name)?
+            .map(|(name, _)| name);
+        let city = found.value(Field::City, Scalar::text)?;
+        let latitude = found.value(Field::Latitude, |value| value.coordinate(90.0))?;
+        let longitude = found.value(Field::Longitude, |value| value.coordinate(180.0))?;
+        let (latitude, longitude) = latitude.zip(longitude).unzip();
+        let accuracy_radius = match latitude {
+            Some(_) => found.value(Field::AccuracyRadius, Scalar::whole)?,
             None => None,
         };
+        let known =
+            country.is_some() || country_name.is_some() || city.is_some() || latitude.is_some();
         let place = Place {
-            country: country.map(|(country, _)| country),
-            country_name: country_name.map(|(name, _)| name),
-            city: city.map(|(city, _)| city),
-            latitude: point.map(|((latitude, _), _)| latitude),
-            longitude: point.map(|(_, (longitude, _))| longitude),
-            accuracy_radius: accuracy_radius.map(|(radius, _)| radius),
+            country,
+            country_name,
+            city,
+            latitude,
+            longitude,
+            accuracy_radius,
         };
-        let unknown = place.country.is_none()
-            && place.country_name.is_none()
-            && place.city.is_none()
-            && place.latitude.is_none();
-        Ok((!unknown).then_some(place))
+        Ok(known.then_some(place))
     }
 
     pub fn network(&self, address: Address) -> Result<Option<Network<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
-        let Some((asn, _)) = self.first(&found, address, Field::Asn, |_| true, Scalar::asn)? else {
+        let Some(asn) = found.value(Field::Asn, Scalar::asn)? else {
             return Ok(None);
         };
-        let organization =
-            self.first(&found, address, Field::Organization, |_| true, Scalar::text)?;
         Ok(Some(Network {
             asn,
-            organization: organization.map(|(name, _)| name),
+            organization: found.value(Field::Organization, Scalar::text)?,
         }))
     }
 
@@ -245,40 +222,58 @@ impl<S: AsRef<[u8]>> Database<S> {
         fit: impl Fn(Scalar<'a>) -> Option<T>,
     ) -> Result<Option<T>, MmdbError> {
         match self.find(address)? {
-            Some(found) => Ok(self
-                .first(&found, address, field, |_| true, fit)?
-                .map(|(value, _)| value)),
+            Some(found) => found.value(field, fit),
             None => Ok(None),
         }
     }
 
     /// The record of the address; `None` as well for IPv6 in a file that has only IPv4.
     #[inline]
-    fn find(&self, address: Address) -> Result<Option<LookupResult<'_, Shared<S>>>, MmdbError> {
+    fn find(&self, address: Address) -> Result<Option<Found<'_, S>>, MmdbError> {
         if self.facts.ip_version == 4 && matches!(address.ip(), IpAddr::V6(_)) {
             return Ok(None);
         }
         match self.reader.lookup(address.ip()) {
-            Ok(found) => Ok(found.has_data().then_some(found)),
+            Ok(record) if record.has_data() => Ok(Some(Found {
+                record,
+                layout: &self.layout,
+                address,
+            })),
+            Ok(_) => Ok(None),
             Err(error) => Err(damaged(address, error)),
         }
     }
+}
 
-    /// The first fit value among the field's paths, and its path.
+/// An address's record, not decoded yet.
+struct Found<'a, S: AsRef<[u8]>> {
+    record: LookupResult<'a, Shared<S>>,
+    layout: &'a Layout,
+    address: Address,
+}
+
+impl<'a, S: AsRef<[u8]>> Found<'a, S> {
     #[inline]
-    fn first<'a, T>(
-        &'a self,
-        found: &LookupResult<'a, Shared<S>>,
-        address: Address,
+    fn value<T>(
+        &self,
+        field: Field,
+        fit: impl Fn(Scalar<'a>) -> Option<T>,
+    ) -> Result<Option<T>, MmdbError> {
+        Ok(self
+            .value_and_path(field, |_| true, fit)?
+            .map(|(value, _)| value))
+    }
+
+    /// The first fit value among the field's paths, and the path that it was under.
+    #[inline]
+    fn value_and_path<T>(
+        &self,
         field: Field,
         wanted: impl Fn(Path) -> bool,
         fit: impl Fn(Scalar<'a>) -> Option<T>,
     ) -> Result<Option<(T, Path)>, MmdbError> {
-        for path in self.layout.of(field) {
-            if !wanted(path) {
-                continue;
-            }
-            match found.decode_path::<Scalar<'a>>(path) {
+        for path in self.layout.of(field).iter().filter(|path| wanted(path)) {
+            match self.record.decode_path::<Scalar<'a>>(path) {
                 Ok(Some(value)) => {
                     if let Some(value) = fit(value) {
                         return Ok(Some((value, path)));
@@ -286,11 +281,15 @@ impl<S: AsRef<[u8]>> Database<S> {
                 }
                 // The path is absent, or something on the way is not a map: another shape, not damage.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
-                Err(error) => return Err(damaged(address, error)),
+                Err(error) => return Err(damaged(self.address, error)),
             }
         }
         Ok(None)
     }
+}
+
+fn is_registration(path: Path) -> bool {
+    path[0] == PathElement::Key("registered_country")
 }
 
 #[cold]

@@ -39,6 +39,15 @@ impl<'a> Scalar<'a> {
         }
     }
 
+    /// Text that is no code: vendors keep either under `country`.
+    pub fn country_name(self) -> Option<&'a str> {
+        if self.country().is_some() {
+            None
+        } else {
+            self.text()
+        }
+    }
+
     pub fn whole(self) -> Option<u32> {
         match self {
             Self::Whole(number) => u32::try_from(number).ok(),
