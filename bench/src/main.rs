@@ -1,1 +1,72 @@
-fn main() {}
+//! Measures the extension against its alternatives in one run and prints ratios beside their aims.
+//! See bench/README.md for what is measured and how.
+
+mod addresses;
+mod enrich;
+mod inserts;
+mod lookups;
+mod report;
+
+use server_tests::database::{Database, fresh_database, make_template};
+use server_tests::{Cluster, Options};
+
+use addresses::Addresses;
+use report::Report;
+
+/// What the environment asks for.
+pub struct Effort {
+    pub rounds: usize,
+    pub seconds: u64,
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let known = ["inserts", "batches", "bulk", "lookups", "enrich"];
+    if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
+        eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
+        std::process::exit(2);
+    }
+    let asked_for = |what: &str| wanted.is_empty() || wanted.iter().any(|w| w == what);
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    };
+    let effort = Effort { rounds: number("ROUNDS", 5) as usize, seconds: number("SECONDS_A_RUN", 6) };
+
+    let cluster = Cluster::start(
+        &Options::named("bench")
+            .durable()
+            .conf("shared_buffers = 1GB")
+            .conf("max_wal_size = 1GB")
+            .conf("max_parallel_workers_per_gather = 0")
+            .conf("work_mem = 64MB")
+            .conf("maintenance_work_mem = 256MB")
+            .conf("checkpoint_timeout = 1h"),
+    );
+    let addresses = Addresses::prepare(&cluster);
+    make_template(&cluster);
+    let mut db: Database = fresh_database(&cluster);
+    let mut report = Report::new(addresses.real);
+
+    addresses.store(&mut db);
+    if asked_for("enrich") {
+        enrich::measure(&mut db, &addresses, &effort, &mut report);
+    }
+    if asked_for("lookups") {
+        lookups::measure(&mut db, &addresses, &effort, &mut report);
+    }
+    if asked_for("inserts") || asked_for("batches") || asked_for("bulk") {
+        inserts::prepare(&mut db, &addresses);
+        if asked_for("inserts") {
+            inserts::measure_single(&mut db, &effort, &mut report);
+        }
+        if asked_for("batches") {
+            inserts::measure_batches(&mut db, &effort, &mut report);
+        }
+        if asked_for("bulk") {
+            inserts::measure_bulk(&mut db, &effort, &mut report);
+        }
+        inserts::check_counts(&mut db);
+    }
+    report.print();
+}
