@@ -1,0 +1,58 @@
+-- Offline lookups: what the mmdb files of this server say, without a write and without the network.
+
+CREATE FUNCTION ip_country(ip inet) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';
+COMMENT ON FUNCTION ip_country(inet) IS
+    'two-letter country of an address from the city database, or null';
+
+CREATE FUNCTION ip_city(ip inet) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_city_wrapper';
+COMMENT ON FUNCTION ip_city(inet) IS
+    'city of an address in English from the city database, or null';
+
+CREATE FUNCTION ip_asn(ip inet) RETURNS bigint
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_wrapper';
+COMMENT ON FUNCTION ip_asn(inet) IS
+    'number of the network (ASN) that announces an address, from the ASN database, or null';
+
+CREATE FUNCTION ip_asn_org(ip inet) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_org_wrapper';
+COMMENT ON FUNCTION ip_asn_org(inet) IS
+    'organisation behind the network of an address, from the ASN database, or null';
+
+CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
+COMMENT ON FUNCTION maxmind_lookup(inet) IS
+    'everything the city and ASN databases know of an address, in the shape of ip_inventory.enrichment -> ''maxmind''';
+
+CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
+COMMENT ON FUNCTION is_bogon(inet) IS
+    'whether an address cannot be a source on the public internet (IANA special-purpose registries)';
+
+CREATE FUNCTION bogon_reason(ip inet) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
+COMMENT ON FUNCTION bogon_reason(inet) IS
+    'why an address is a bogon, or null';
+
+CREATE FUNCTION mmdb_file(
+    kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
+    OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
+COMMENT ON FUNCTION mmdb_file(text) IS 'the row of mmdb_status() for one setting: city or asn';
+
+CREATE FUNCTION mmdb_status(
+    OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
+    OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
+    $$;
+COMMENT ON FUNCTION mmdb_status() IS
+    'one row per mmdb setting: which file is served, since when, and why the newest one was refused';
+
+CREATE FUNCTION reload_mmdb() RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
+COMMENT ON FUNCTION reload_mmdb() IS
+    'verify the configured mmdb files now and put changed ones into service; an unusable file is an error and the old one keeps serving';

@@ -1,0 +1,150 @@
+-- The tiers, and the append-only tables beside them.
+--
+-- Order of locks, for every writer of ours (see ARCHITECTURE.md, "Locks"):
+-- new networks, existing networks, new addresses, existing addresses; each in key order.
+
+CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
+COMMENT ON FUNCTION geo_country_of(jsonb) IS
+    'country in an enrichment: maxmind, else cymru, else dshield, else XX; never fails on malformed JSON';
+
+CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
+COMMENT ON FUNCTION ip_types_of(jsonb) IS
+    'types in the spur part of an enrichment: tunnels, infrastructure, client types; upper case, distinct, in that order';
+
+CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
+COMMENT ON FUNCTION is_scanner_of(jsonb) IS
+    'greynoise.noise of an enrichment, false unless it is true';
+
+CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_of_wrapper';
+COMMENT ON FUNCTION is_bogon_of(jsonb) IS
+    'validation.is_bogon of an enrichment, false unless it is true';
+
+CREATE TABLE asn_inventory (
+    asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
+    organization_name     text,
+    organization_country  text CHECK (organization_country ~ '^[A-Z]{2}$'),
+    rir_registry          text CHECK (rir_registry IN ('ARIN', 'RIPE', 'APNIC', 'LACNIC', 'AFRINIC')),
+    asn_type              text NOT NULL DEFAULT 'UNKNOWN'
+                          CHECK (asn_type IN ('HOSTING', 'ISP', 'EDUCATION', 'GOVERNMENT', 'UNKNOWN')),
+    is_known_hosting      boolean NOT NULL DEFAULT false,
+    is_known_vpn          boolean NOT NULL DEFAULT false,
+    first_seen            timestamptz,
+    last_seen             timestamptz,
+    unique_ip_count       bigint NOT NULL DEFAULT 0,
+    total_session_count   bigint NOT NULL DEFAULT 0,
+    enrichment            jsonb NOT NULL DEFAULT '{}',
+    enrichment_updated_at timestamptz,
+    created_at            timestamptz NOT NULL DEFAULT now(),
+    updated_at            timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX asn_inventory_organization_name_idx ON asn_inventory (organization_name);
+CREATE INDEX asn_inventory_asn_type_idx ON asn_inventory (asn_type);
+CREATE INDEX asn_inventory_total_session_count_idx ON asn_inventory (total_session_count DESC);
+CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
+CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
+SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
+
+COMMENT ON TABLE asn_inventory IS 'tier 1: one row per network (autonomous system) that an address was seen in';
+COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 4294967295';
+COMMENT ON COLUMN asn_inventory.organization_name IS 'who runs the network; source in enrichment -> provenance';
+COMMENT ON COLUMN asn_inventory.organization_country IS
+    'two capitals; from Cymru the registration, from MaxMind only where its first address sat';
+COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
+COMMENT ON COLUMN asn_inventory.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN, see classify_asn()';
+COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'listed as hosting in known_networks';
+COMMENT ON COLUMN asn_inventory.is_known_vpn IS 'listed as host of VPN services in known_networks';
+COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from this network';
+COMMENT ON COLUMN asn_inventory.last_seen IS 'time of the last session from this network';
+COMMENT ON COLUMN asn_inventory.unique_ip_count IS 'addresses of ip_inventory now in this network, as of the last fold';
+COMMENT ON COLUMN asn_inventory.total_session_count IS 'sessions of the addresses now in this network, as of the last fold';
+COMMENT ON COLUMN asn_inventory.enrichment IS 'provenance: which source each filled column comes from';
+COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS 'when a source last changed the metadata';
+
+CREATE TABLE ip_inventory (
+    ip_address            inet PRIMARY KEY
+                          CHECK (masklen(ip_address) = CASE family(ip_address) WHEN 4 THEN 32 ELSE 128 END),
+    current_asn           bigint REFERENCES asn_inventory,
+    asn_last_verified     timestamptz,
+    first_seen            timestamptz,
+    last_seen             timestamptz,
+    session_count         bigint NOT NULL DEFAULT 0,
+    enrichment            jsonb NOT NULL DEFAULT '{}',
+    enrichment_updated_at timestamptz,
+    enrichment_version    text,
+    created_at            timestamptz NOT NULL DEFAULT now(),
+    updated_at            timestamptz NOT NULL DEFAULT now(),
+    geo_country           text GENERATED ALWAYS AS (geo_country_of(enrichment)) STORED,
+    ip_types              text[] GENERATED ALWAYS AS (ip_types_of(enrichment)) STORED,
+    is_scanner            boolean GENERATED ALWAYS AS (is_scanner_of(enrichment)) STORED,
+    is_bogon              boolean GENERATED ALWAYS AS (is_bogon_of(enrichment)) STORED
+);
+CREATE INDEX ip_inventory_current_asn_idx ON ip_inventory (current_asn);
+CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
+CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
+CREATE INDEX ip_inventory_enrichment_updated_at_idx ON ip_inventory (enrichment_updated_at);
+SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
+
+COMMENT ON TABLE ip_inventory IS 'tier 2: one row per address seen, with its current enrichment';
+COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; IPv4-mapped IPv6 is stored as IPv4';
+COMMENT ON COLUMN ip_inventory.current_asn IS 'network that announces the address now; null while unknown';
+COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'when a source last confirmed current_asn';
+COMMENT ON COLUMN ip_inventory.first_seen IS 'time of the first session from this address';
+COMMENT ON COLUMN ip_inventory.last_seen IS 'time of the last session from this address';
+COMMENT ON COLUMN ip_inventory.session_count IS 'sessions of the attached tables from this address, as of the last fold';
+COMMENT ON COLUMN ip_inventory.enrichment IS 'one key per source, plus _meta with each source''s state and age';
+COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS 'when any source last changed the enrichment; freshness is judged per source in _meta';
+COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of enrichment';
+COMMENT ON COLUMN ip_inventory.geo_country IS 'country from maxmind, cymru or dshield in that order; XX when unknown';
+COMMENT ON COLUMN ip_inventory.ip_types IS 'VPN, TOR, PROXY, DATACENTER, … from spur';
+COMMENT ON COLUMN ip_inventory.is_scanner IS 'known to GreyNoise as an internet scanner';
+COMMENT ON COLUMN ip_inventory.is_bogon IS 'not a possible public source, see bogon_reason()';
+
+CREATE TABLE ip_asn_history (
+    ip_address          inet NOT NULL,
+    asn_number          bigint NOT NULL,
+    observed_at         timestamptz NOT NULL DEFAULT now(),
+    verification_source text NOT NULL,
+    PRIMARY KEY (ip_address, asn_number, observed_at)
+);
+CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);
+CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history (observed_at);
+SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
+COMMENT ON TABLE ip_asn_history IS 'one row each time an address is first seen in a network or moves to another';
+COMMENT ON COLUMN ip_asn_history.observed_at IS 'when the move was noticed';
+COMMENT ON COLUMN ip_asn_history.verification_source IS 'source that said so: maxmind, cymru, manual';
+
+-- Append-only on purpose: sessions must not queue for the rows of hot networks. No index and no key, so that an
+-- insert is one heap insert and so that the tables work as node-local tables.
+CREATE TABLE session_delta (
+    ip_address inet NOT NULL,
+    sessions   bigint NOT NULL,
+    first_seen timestamptz,
+    last_seen  timestamptz
+);
+SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
+COMMENT ON TABLE session_delta IS 'sessions per address that fold_statistics() has not yet added to ip_inventory';
+
+CREATE TABLE network_delta (
+    asn_number bigint NOT NULL,
+    addresses  bigint NOT NULL,
+    sessions   bigint NOT NULL,
+    first_seen timestamptz,
+    last_seen  timestamptz
+);
+SELECT pg_catalog.pg_extension_config_dump('network_delta', '');
+COMMENT ON TABLE network_delta IS 'addresses and sessions per network that fold_statistics() has not yet added to asn_inventory';
+
+CREATE TABLE enrichment_request (
+    ip_address   inet NOT NULL,
+    provider     text NOT NULL CHECK (provider IN ('cymru', 'greynoise', 'dshield', 'spur')),
+    priority     integer NOT NULL DEFAULT 0,
+    requested_at timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
+COMMENT ON TABLE enrichment_request IS
+    'queued lookups that need the network; append-only, de-duplicated by the worker when it claims them';
+COMMENT ON COLUMN enrichment_request.priority IS 'higher is sooner';

@@ -1,0 +1,183 @@
+-- What is known of networks, and how their metadata is filled.
+
+CREATE FUNCTION classify_name(organization_name text) RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
+COMMENT ON FUNCTION classify_name(text) IS
+    'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN by whole words of an organisation''s name';
+
+CREATE TABLE known_networks (
+    asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
+    label      text NOT NULL,
+    asn_type   text NOT NULL CHECK (asn_type IN ('HOSTING', 'ISP', 'EDUCATION', 'GOVERNMENT', 'UNKNOWN')),
+    is_hosting boolean NOT NULL DEFAULT false,
+    is_vpn     boolean NOT NULL DEFAULT false,
+    is_seed    boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE known_networks IS
+    'networks whose type is known better than by name; yours to edit: rows you add or change are dumped';
+COMMENT ON COLUMN known_networks.is_seed IS 'came with the extension and is unchanged, so dumps leave it out';
+
+INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed) VALUES
+    -- clouds
+    (16509, 'Amazon Web Services', 'HOSTING', true, false, true),
+    (14618, 'Amazon Web Services', 'HOSTING', true, false, true),
+    (15169, 'Google', 'HOSTING', true, false, true),
+    (396982, 'Google Cloud', 'HOSTING', true, false, true),
+    (8075, 'Microsoft Azure', 'HOSTING', true, false, true),
+    (31898, 'Oracle Cloud', 'HOSTING', true, false, true),
+    (36351, 'IBM Cloud', 'HOSTING', true, false, true),
+    (45102, 'Alibaba Cloud', 'HOSTING', true, false, true),
+    (37963, 'Alibaba Cloud', 'HOSTING', true, false, true),
+    (132203, 'Tencent Cloud', 'HOSTING', true, false, true),
+    (45090, 'Tencent Cloud', 'HOSTING', true, false, true),
+    (136907, 'Huawei Cloud', 'HOSTING', true, false, true),
+    (55990, 'Huawei Cloud', 'HOSTING', true, false, true),
+    (13335, 'Cloudflare', 'HOSTING', true, false, true),
+    (54113, 'Fastly', 'HOSTING', true, false, true),
+    (20940, 'Akamai', 'HOSTING', true, false, true),
+    -- hosting companies
+    (20473, 'Vultr', 'HOSTING', true, false, true),
+    (16276, 'OVH', 'HOSTING', true, false, true),
+    (14061, 'DigitalOcean', 'HOSTING', true, false, true),
+    (24940, 'Hetzner', 'HOSTING', true, false, true),
+    (213230, 'Hetzner Cloud', 'HOSTING', true, false, true),
+    (63949, 'Linode', 'HOSTING', true, false, true),
+    (12876, 'Scaleway', 'HOSTING', true, false, true),
+    (51167, 'Contabo', 'HOSTING', true, false, true),
+    (8560, 'IONOS', 'HOSTING', true, false, true),
+    (26496, 'GoDaddy', 'HOSTING', true, false, true),
+    (36352, 'ColoCrossing', 'HOSTING', true, false, true),
+    (53667, 'FranTech (BuyVM)', 'HOSTING', true, false, true),
+    (49981, 'WorldStream', 'HOSTING', true, false, true),
+    (202425, 'IP Volume', 'HOSTING', true, false, true),
+    (29073, 'Quasi Networks', 'HOSTING', true, false, true),
+    -- hosts of VPN services
+    (9009, 'M247', 'HOSTING', true, true, true),
+    (60068, 'Datacamp (CDN77)', 'HOSTING', true, true, true),
+    (212238, 'Datacamp', 'HOSTING', true, true, true),
+    (209854, 'Cyberzone (Surfshark)', 'HOSTING', true, true, true),
+    (136787, 'PacketHub (NordVPN)', 'HOSTING', true, true, true),
+    (147049, 'PacketHub (NordVPN)', 'HOSTING', true, true, true),
+    (39351, '31173 Services (Mullvad)', 'HOSTING', true, true, true),
+    (62371, 'Proton', 'HOSTING', true, true, true),
+    (209103, 'Proton VPN', 'HOSTING', true, true, true),
+    (60781, 'LeaseWeb', 'HOSTING', true, true, true),
+    (20860, 'iomart', 'HOSTING', true, true, true),
+    (32489, 'Amanah (VPN exits)', 'HOSTING', true, true, true),
+    (46562, 'Performive (VPN exits)', 'HOSTING', true, true, true),
+    (62240, 'Clouvider', 'HOSTING', true, true, true),
+    (8100, 'QuadraNet', 'HOSTING', true, true, true);
+SELECT pg_catalog.pg_extension_config_dump('known_networks', 'WHERE NOT is_seed');
+
+-- A seed row that somebody edits is theirs from then on, and a dump must carry it.
+CREATE FUNCTION known_network_edited() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (NEW.asn_number, NEW.label, NEW.asn_type, NEW.is_hosting, NEW.is_vpn)
+       IS DISTINCT FROM (OLD.asn_number, OLD.label, OLD.asn_type, OLD.is_hosting, OLD.is_vpn) THEN
+        NEW.is_seed := false;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION known_network_edited() IS 'trigger: an edited row of known_networks is no longer a seed row';
+CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
+    FOR EACH ROW EXECUTE FUNCTION known_network_edited();
+
+-- Restoring a dump meets the seed rows that CREATE EXTENSION has just written: the dumped row wins.
+CREATE FUNCTION known_network_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT NEW.is_seed THEN
+        DELETE FROM @extschema@.known_networks k WHERE k.asn_number = NEW.asn_number AND k.is_seed;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION known_network_restored() IS 'trigger: a row of yours replaces the seed row of the same network';
+CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
+    FOR EACH ROW EXECUTE FUNCTION known_network_restored();
+
+CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT COALESCE(
+            (SELECT k.asn_type FROM @extschema@.known_networks k WHERE k.asn_number = $1),
+            @extschema@.classify_name($2))
+    $$;
+COMMENT ON FUNCTION classify_asn(bigint, text) IS
+    'type of a network: known_networks first, then whole words of its name';
+
+-- The order of sources: a better one may replace what a lesser one filled.
+CREATE FUNCTION source_rank(source text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 ELSE 0 END $$;
+COMMENT ON FUNCTION source_rank(text) IS 'manual over cymru over maxmind over anything else';
+
+CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT $1 IS NULL
+            OR @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3)
+            OR ($4 IN ('manual', 'cymru') AND $4 = $2 -> 'provenance' ->> $3)
+    $$;
+COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
+    'whether a source may set a field of a network: it is null, or from a lesser source, or was said by the same authority';
+
+CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT parts.base
+            || ($2 - 'maxmind' - '_meta')
+            || CASE WHEN $2 ? 'maxmind' THEN jsonb_build_object('maxmind',
+                   CASE WHEN jsonb_typeof(parts.base -> 'maxmind') = 'object' THEN parts.base -> 'maxmind' ELSE '{}' END
+                   - CASE WHEN $2 -> 'maxmind' ?| parts.place THEN parts.place ELSE '{}' END
+                   - CASE WHEN $2 -> 'maxmind' ? 'asn' THEN ARRAY['asn', 'asn_org'] ELSE '{}' END
+                   || ($2 -> 'maxmind')) ELSE '{}' END
+            || CASE WHEN $2 ? '_meta' THEN jsonb_build_object('_meta',
+                   CASE WHEN jsonb_typeof(parts.base -> '_meta') = 'object' THEN parts.base -> '_meta' ELSE '{}' END
+                   || ($2 -> '_meta')) ELSE '{}' END
+        FROM (SELECT CASE WHEN jsonb_typeof($1) = 'object' THEN $1 ELSE '{}' END AS base,
+                     ARRAY['country', 'country_name', 'city', 'latitude', 'longitude', 'accuracy_radius'] AS place) parts
+    $$;
+COMMENT ON FUNCTION merge_enrichment(jsonb, jsonb) IS
+    'an enrichment with newer answers in it: a source''s new values replace its old ones, what it no longer says is kept';
+
+CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFAULT 0) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
+COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
+    'queue one lookup: cymru, greynoise, dshield or spur; higher priority is sooner; bogons are refused';
+
+CREATE FUNCTION ensure_asn_inventory(
+    asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
+    rir_registry text DEFAULT NULL)
+    RETURNS asn_inventory
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
+COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text) IS
+    'create a network or refresh its last_seen, and set the metadata given, which then outranks every other source';
+
+CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
+COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
+    'the inventory row of an address, enriched from the mmdb files when it is new, due or forced; lookups that need the network are queued';
+
+CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
+COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS 'the writing half of enrich_ips()';
+
+CREATE FUNCTION canonical_address(ip inet) RETURNS inet
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
+COMMENT ON FUNCTION canonical_address(inet) IS
+    'the key of ip_inventory for an address: IPv4-mapped IPv6 becomes IPv4';
+
+CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETOF ip_inventory
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT @extschema@.enrich_addresses(COALESCE($1, '{}'), COALESCE($2, false));
+        SELECT i.*
+        FROM @extschema@.ip_inventory i
+        WHERE i.ip_address IN (SELECT @extschema@.canonical_address(u.ip) FROM unnest($1) u(ip))
+        ORDER BY i.ip_address;
+    $$;
+COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
+    'enrich_ip() for many addresses at once, in key order: concurrent callers cannot deadlock';

@@ -1,0 +1,189 @@
+-- Session tables: the trigger, and how it gets onto a table.
+
+CREATE FUNCTION enrich_session() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'enrich_session_wrapper';
+COMMENT ON FUNCTION enrich_session() IS
+    'trigger function; arguments: address column, time column or empty. BEFORE INSERT OR UPDATE it fills and protects the snapshot, AFTER INSERT, UPDATE or DELETE it counts';
+
+CREATE VIEW attached_tables AS
+    SELECT t.tgrelid::pg_catalog.regclass AS rel,
+           a.args[1] AS ip_column,
+           NULLIF(a.args[2], '') AS time_column,
+           pg_catalog.bool_or(t.tgconstraint OPERATOR(pg_catalog.<>) 0) AS has_foreign_key
+    FROM pg_catalog.pg_trigger t
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), '\000')) a(args)
+    WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
+      AND t.tgparentid OPERATOR(pg_catalog.=) 0
+    GROUP BY 1, 2, 3;
+COMMENT ON VIEW attached_tables IS 'tables with our triggers, from the catalogs; partitions are part of their parent';
+
+CREATE FUNCTION attach_session_table(
+    rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
+    add_foreign_key boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind "char";
+    schema_oid oid;
+    ip_type regtype;
+    time_type regtype;
+    wanted record;
+    present regtype;
+    arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
+    -- With a foreign key the column must spell addresses as ip_inventory does.
+    spelling text := CASE WHEN add_foreign_key THEN format(', %L', 'canonical') ELSE '' END;
+BEGIN
+    IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'table, address column and add_foreign_key must not be null';
+    END IF;
+    SELECT c.relkind, c.relnamespace INTO kind, schema_oid FROM pg_class c WHERE c.oid = rel;
+    IF kind IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table',
+            MESSAGE = format('relation with OID %s does not exist', rel::oid);
+    END IF;
+    IF kind NOT IN ('r', 'p') THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s is not a table', rel),
+            HINT = 'Attach the table that the sessions are inserted into.';
+    END IF;
+    IF schema_oid = 'pg_catalog'::regnamespace
+       OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
+                  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s is not a session table', rel),
+            DETAIL = 'It belongs to the system or to an extension.';
+    END IF;
+    -- The same relation as a partition has the parent's triggers already.
+    IF EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = rel) THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s is a partition of an attached table', rel);
+    END IF;
+
+    SELECT a.atttypid INTO ip_type FROM pg_attribute a
+    WHERE a.attrelid = rel AND a.attname = ip_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF ip_type IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_column',
+            MESSAGE = format('column %I of %s does not exist', ip_column, rel),
+            HINT = 'Name the address column in the second argument, for example ''ip'' for Cowrie''s sessions.';
+    END IF;
+    IF ip_type NOT IN ('inet'::regtype, 'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('address column %I has type %s', ip_column, ip_type),
+            HINT = 'The address column must be inet, text, varchar or char.';
+    END IF;
+    IF time_column IS NOT NULL THEN
+        SELECT a.atttypid INTO time_type FROM pg_attribute a
+        WHERE a.attrelid = rel AND a.attname = time_column AND a.attnum > 0 AND NOT a.attisdropped;
+        IF time_type IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = 'undefined_column',
+                MESSAGE = format('column %I of %s does not exist', time_column, rel);
+        END IF;
+        IF time_type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) THEN
+            RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+                MESSAGE = format('time column %I has type %s', time_column, time_type),
+                HINT = 'The time column must be timestamptz, timestamp or date.';
+        END IF;
+    END IF;
+    IF add_foreign_key AND ip_type <> 'inet'::regtype THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', ip_column, ip_type),
+            HINT = 'Attach without add_foreign_key, or change the column''s type to inet.';
+    END IF;
+
+    FOR wanted IN
+        SELECT * FROM (VALUES
+            ('snapshot_asn', 'bigint'::regtype), ('snapshot_country', 'text'), ('snapshot_ip_type', 'text'),
+            ('enrichment', 'jsonb'), ('enrichment_at', 'timestamptz')) v(name, type)
+    LOOP
+        SELECT a.atttypid INTO present FROM pg_attribute a
+        WHERE a.attrelid = rel AND a.attname = wanted.name AND a.attnum > 0 AND NOT a.attisdropped;
+        IF present IS NULL THEN
+            EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', rel, wanted.name, wanted.type);
+        ELSIF present <> wanted.type AND NOT (wanted.type = 'text'::regtype AND present IN ('varchar'::regtype, 'bpchar'::regtype)) THEN
+            RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+                MESSAGE = format('column %I of %s has type %s, but must have type %s', wanted.name, rel, present, wanted.type),
+                HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE %s;', rel, wanted.name, wanted.type);
+        END IF;
+    END LOOP;
+
+    PERFORM @extschema@.detach_session_table(rel);
+    -- "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
+    EXECUTE format(
+        'CREATE TRIGGER zz_cowrie_enrich_snapshot
+         BEFORE INSERT OR UPDATE OF %I, snapshot_asn, snapshot_country, snapshot_ip_type, enrichment, enrichment_at
+         ON %s FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s%s)', ip_column, rel, arguments, spelling);
+    EXECUTE format(
+        'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE OF %I
+         ON %s FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s)', ip_column, rel, arguments);
+    EXECUTE format(
+        'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
+         ON %s FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.forget_sessions(%s)', rel, arguments);
+    IF add_foreign_key THEN
+        -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
+        EXECUTE format(
+            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE OF %I
+             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s)',
+            ip_column, rel, arguments);
+        EXECUTE format(
+            'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
+             REFERENCES @extschema@.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
+            rel, ip_column, CASE kind WHEN 'r' THEN 'NOT VALID' ELSE '' END);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean) IS
+    'add the snapshot columns and the triggers to a session table; repeatable';
+
+CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ours record;
+BEGIN
+    IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address'
+               AND c.confrelid = '@extschema@.ip_inventory'::regclass) THEN
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT cowrie_enrich_address', rel);
+    END IF;
+    FOR ours IN
+        SELECT t.tgname FROM pg_trigger t
+        WHERE t.tgrelid = rel AND t.tgparentid = 0
+          AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION detach_session_table(regclass) IS
+    'remove our triggers and foreign key from a session table; snapshots and counts stay';
+
+CREATE FUNCTION session_address(ip text) RETURNS inet
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_text_wrapper';
+COMMENT ON FUNCTION session_address(text) IS
+    'the address in a text column of a session table as the trigger reads it, or null';
+CREATE FUNCTION session_address(ip inet) RETURNS inet
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_inet_wrapper';
+COMMENT ON FUNCTION session_address(inet) IS
+    'the address in an inet column of a session table as the trigger reads it, or null';
+
+CREATE FUNCTION forget_sessions() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Containment as in the row triggers: a TRUNCATE must not fail because counting did.
+    EXECUTE format(
+        'INSERT INTO @extschema@.session_delta (ip_address, sessions)
+         SELECT s.ip, -count(*) FROM (SELECT @extschema@.session_address(%I) AS ip FROM %s) s
+         WHERE s.ip IS NOT NULL GROUP BY s.ip', TG_ARGV[0], TG_RELID::regclass);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'cowrie_enrich could not count the sessions that TRUNCATE removes from %', TG_RELID::regclass
+        USING DETAIL = SQLERRM, HINT = 'Session counts are too high until they are recounted.';
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions out of the counts';
+
+CREATE PROCEDURE fold_statistics()
+    LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
+COMMENT ON PROCEDURE fold_statistics() IS
+    'add all pending counts to the inventories; commits after each batch unless called inside a transaction block';

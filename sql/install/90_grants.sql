@@ -1,0 +1,38 @@
+-- Least privilege, last: whatever ALTER DEFAULT PRIVILEGES granted on our objects is taken back. The honeypot's own
+-- manual gives its internet-facing role write access to every future table in "public".
+DO $$
+DECLARE
+    granted record;
+BEGIN
+    FOR granted IN
+        SELECT DISTINCT member.kind, member.name, acl.grantee
+        FROM (
+            SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+                   c.oid::pg_catalog.regclass::text AS name,
+                   COALESCE(c.relacl, pg_catalog.acldefault('r', c.relowner)) AS acl, c.relowner AS owner,
+                   'pg_catalog.pg_class'::pg_catalog.regclass AS class, c.oid
+            FROM pg_catalog.pg_class c
+            UNION ALL
+            SELECT 'ROUTINE', p.oid::pg_catalog.regprocedure::text,
+                   COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner)), p.proowner,
+                   'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid
+            FROM pg_catalog.pg_proc p) member
+        JOIN pg_catalog.pg_depend d
+          ON d.classid OPERATOR(pg_catalog.=) member.class AND d.objid OPERATOR(pg_catalog.=) member.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+        JOIN pg_catalog.pg_extension e
+          ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+         AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND e.extname OPERATOR(pg_catalog.=) 'cowrie_enrich'
+        CROSS JOIN LATERAL pg_catalog.aclexplode(member.acl) acl
+        WHERE acl.grantee OPERATOR(pg_catalog.<>) member.owner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE', granted.kind, granted.name,
+            CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::pg_catalog.regrole::text END);
+    END LOOP;
+END
+$$;
+
+-- What only reads this server's own mmdb files and constants is for everybody.
+GRANT EXECUTE ON FUNCTION ip_country(inet), ip_city(inet), ip_asn(inet), ip_asn_org(inet), maxmind_lookup(inet),
+    is_bogon(inet), bogon_reason(inet), classify_asn(bigint, text), classify_name(text),
+    canonical_address(inet), session_address(text), session_address(inet),
+    geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;

@@ -1,0 +1,33 @@
+-- New addresses, in order, with what follows from their being there: history, the network's count, the question that
+-- the files left open. An address that somebody else creates at the same time is waited for and left alone.
+-- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 sessions bigint[],
+-- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 layout version text, $8 queue cymru boolean
+WITH created AS (
+    INSERT INTO @extschema@.ip_inventory AS i (
+        ip_address, current_asn, asn_last_verified, first_seen, last_seen, session_count,
+        enrichment, enrichment_updated_at, enrichment_version)
+    SELECT g.ip, g.asn, CASE WHEN g.asn IS NOT NULL THEN now() END, g.first_seen, g.last_seen, g.sessions,
+           g.document, now(), $7
+    FROM unnest($1, $2, $3, $4, $5, $6) AS g(ip, asn, document, sessions, first_seen, last_seen)
+    ORDER BY g.ip
+    ON CONFLICT (ip_address) DO NOTHING
+    RETURNING i.ip_address, i.current_asn, i.first_seen, i.last_seen, i.session_count, i.is_bogon
+), history AS (
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
+    SELECT c.ip_address, c.current_asn, 'maxmind'
+    FROM created c
+    WHERE c.current_asn IS NOT NULL
+    ON CONFLICT DO NOTHING
+), counted AS (
+    INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
+    SELECT c.current_asn, count(*), sum(c.session_count), min(c.first_seen), max(c.last_seen)
+    FROM created c
+    WHERE c.current_asn IS NOT NULL
+    GROUP BY c.current_asn
+), queued AS (
+    INSERT INTO @extschema@.enrichment_request (ip_address, provider)
+    SELECT c.ip_address, 'cymru'
+    FROM created c
+    WHERE $8 AND c.current_asn IS NULL AND NOT c.is_bogon
+)
+SELECT c.ip_address FROM created c

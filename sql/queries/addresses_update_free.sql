@@ -1,0 +1,48 @@
+-- Existing addresses whose answer is due, those that nobody holds: a session must not wait for an enrichment.
+-- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 queue cymru boolean
+WITH given AS (
+    SELECT g.ip, g.asn, g.document
+    FROM unnest($1, $2, $3) AS g(ip, asn, document)
+), locked AS (
+    SELECT i.ip_address, i.current_asn, i.session_count, i.first_seen, i.last_seen, i.enrichment
+    FROM @extschema@.ip_inventory i
+    WHERE i.ip_address IN (SELECT g.ip FROM given g)
+    ORDER BY i.ip_address
+    FOR NO KEY UPDATE
+    SKIP LOCKED
+), merged AS (
+    SELECT l.ip_address, l.current_asn AS old_asn, COALESCE(g.asn, l.current_asn) AS new_asn,
+           g.asn IS NOT NULL AS verified, l.session_count, l.first_seen, l.last_seen,
+           @extschema@.merge_enrichment(l.enrichment, g.document) AS enrichment
+    FROM locked l
+    JOIN given g ON g.ip = l.ip_address
+), updated AS (
+    UPDATE @extschema@.ip_inventory i
+    SET current_asn = m.new_asn,
+        asn_last_verified = CASE WHEN m.verified THEN now() ELSE i.asn_last_verified END,
+        enrichment = m.enrichment,
+        enrichment_updated_at = now(),
+        enrichment_version = $4,
+        updated_at = now()
+    FROM merged m
+    WHERE i.ip_address = m.ip_address
+    RETURNING i.ip_address, i.current_asn, i.is_bogon
+), moved AS (
+    SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
+), history AS (
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
+    SELECT m.ip_address, m.new_asn, 'maxmind'
+    FROM moved m
+    ON CONFLICT DO NOTHING
+), counted AS (
+    INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
+    SELECT m.old_asn, -1, -m.session_count, NULL, NULL FROM moved m WHERE m.old_asn IS NOT NULL
+    UNION ALL
+    SELECT m.new_asn, 1, m.session_count, m.first_seen, m.last_seen FROM moved m
+), queued AS (
+    INSERT INTO @extschema@.enrichment_request (ip_address, provider)
+    SELECT u.ip_address, 'cymru'
+    FROM updated u
+    WHERE $5 AND u.current_asn IS NULL AND NOT u.is_bogon
+)
+SELECT u.ip_address FROM updated u

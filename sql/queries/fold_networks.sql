@@ -1,0 +1,21 @@
+-- Adds pending counts to the networks that are locked; deltas of networks that are gone go with them.
+-- $1 asn bigint[]
+WITH taken AS (
+    DELETE FROM @extschema@.network_delta d
+    WHERE d.asn_number = ANY ($1)
+       OR NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = d.asn_number)
+    RETURNING d.asn_number, d.addresses, d.sessions, d.first_seen, d.last_seen
+), summed AS (
+    SELECT t.asn_number, sum(t.addresses)::bigint AS addresses, sum(t.sessions)::bigint AS sessions,
+           min(t.first_seen) AS first_seen, max(t.last_seen) AS last_seen
+    FROM taken t
+    GROUP BY t.asn_number
+)
+UPDATE @extschema@.asn_inventory a
+SET unique_ip_count = a.unique_ip_count + s.addresses,
+    total_session_count = a.total_session_count + s.sessions,
+    first_seen = LEAST(a.first_seen, s.first_seen),
+    last_seen = GREATEST(a.last_seen, s.last_seen),
+    updated_at = now()
+FROM summed s
+WHERE a.asn_number = s.asn_number

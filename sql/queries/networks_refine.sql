@@ -1,0 +1,43 @@
+-- Metadata of existing networks: filled where null, replaced only by a better source. A source that speaks for the
+-- network itself (manual, cymru) may also correct what it said before; MaxMind's country of one address may not.
+-- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 source text
+WITH given AS (
+    SELECT g.asn, g.name, g.country, g.registry
+    FROM unnest($1, $2, $3, $4) AS g(asn, name, country, registry)
+), better AS (
+    SELECT a.asn_number,
+           CASE WHEN g.name IS DISTINCT FROM a.organization_name
+                 AND @extschema@.may_replace(a.organization_name, a.enrichment, 'organization_name', $5) THEN g.name END AS name,
+           CASE WHEN g.country IS DISTINCT FROM a.organization_country
+                 AND @extschema@.may_replace(a.organization_country, a.enrichment, 'organization_country', $5) THEN g.country END AS country,
+           CASE WHEN g.registry IS DISTINCT FROM a.rir_registry
+                 AND @extschema@.may_replace(a.rir_registry, a.enrichment, 'rir_registry', $5) THEN g.registry END AS registry
+    FROM @extschema@.asn_inventory a
+    JOIN given g ON g.asn = a.asn_number
+), wanted AS (
+    SELECT b.* FROM better b
+    WHERE b.name IS NOT NULL OR b.country IS NOT NULL OR b.registry IS NOT NULL
+), locked AS (
+    SELECT a.asn_number
+    FROM @extschema@.asn_inventory a
+    WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
+    ORDER BY a.asn_number
+    FOR NO KEY UPDATE
+)
+UPDATE @extschema@.asn_inventory a
+SET organization_name = COALESCE(w.name, a.organization_name),
+    organization_country = COALESCE(w.country, a.organization_country),
+    rir_registry = COALESCE(w.registry, a.rir_registry),
+    asn_type = CASE
+        WHEN w.name IS NULL THEN a.asn_type
+        ELSE @extschema@.classify_asn(a.asn_number, w.name) END,
+    enrichment = a.enrichment || jsonb_build_object('provenance',
+        COALESCE(a.enrichment -> 'provenance', '{}') || jsonb_strip_nulls(jsonb_build_object(
+            'organization_name', CASE WHEN w.name IS NOT NULL THEN $5 END,
+            'organization_country', CASE WHEN w.country IS NOT NULL THEN $5 END,
+            'rir_registry', CASE WHEN w.registry IS NOT NULL THEN $5 END))),
+    enrichment_updated_at = now(),
+    updated_at = now()
+FROM wanted w
+JOIN locked l ON l.asn_number = w.asn_number
+WHERE a.asn_number = w.asn_number

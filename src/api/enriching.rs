@@ -1,0 +1,151 @@
+//! The cascade on demand.
+//!
+//! These functions write as the extension's owner: the right to EXECUTE them is the right to enrich.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::{bogon, mmdb};
+use pgrx::pg_sys;
+
+use crate::at_commit;
+use crate::error;
+use crate::offline::{self, Patience};
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::pg::snapshot;
+use crate::pg::spi::Connection;
+use crate::sql_function;
+use crate::store::enrich::{self, Locked, Plan};
+use crate::store::networks::{self, Networks, Said};
+use crate::store::{Home, addresses, requests};
+use crate::telemetry::{self, Counter};
+
+sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
+fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
+    let inet = call.inet(0)?;
+    if !inet.is_host {
+        error::not_a_host(inet.address);
+    }
+    let force = call.boolean(1).unwrap_or(false);
+    let home = Home::of(call);
+    at_commit::observe();
+    telemetry::add(Counter::TotalIps, 1);
+    offline::with(Patience::Import, |databases| {
+        let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
+            addresses::probe(home, inet.address, snapshot, |row| {
+                (!addresses::is_due(row, databases)).then(|| row.composite())
+            })
+        });
+        if let Some(Some(row)) = fresh {
+            telemetry::add(Counter::CacheHits, 1);
+            return Some(row);
+        }
+        write(home, databases, [inet.address], force);
+        let latest = snapshot::Latest::take();
+        addresses::probe(home, inet.address, latest.raw(), |row| row.composite())
+    })
+}
+
+sql_function!(enrich_addresses_wrapper, pg_finfo_enrich_addresses_wrapper, enrich_addresses);
+fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
+    let mut wanted = Vec::new();
+    for inet in call.inets(0).into_iter().flatten() {
+        if !inet.is_host {
+            error::not_a_host(inet.address);
+        }
+        wanted.push(inet.address);
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    at_commit::observe();
+    telemetry::add(Counter::TotalIps, wanted.len() as i64);
+    let force = call.boolean(1).unwrap_or(false);
+    offline::with(Patience::Import, |databases| write(Home::of(call), databases, wanted, force));
+    None
+}
+
+fn write(
+    home: Home,
+    databases: &offline::Databases,
+    addresses: impl IntoIterator<Item = Address>,
+    force: bool,
+) {
+    let latest = snapshot::Latest::take();
+    let plan: Plan = enrich::plan(home, addresses, databases, latest.raw(), force);
+    drop(latest);
+    if plan.missing.is_empty() && plan.due.is_empty() {
+        return;
+    }
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            enrich::write(connection, databases, &plan, Locked::Wait);
+        });
+    });
+}
+
+sql_function!(ensure_asn_inventory_wrapper, pg_finfo_ensure_asn_inventory_wrapper, ensure_asn_inventory);
+fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(asn) = call.bigint(0) else { error::null_argument("asn") };
+    if !(1..=i64::from(u32::MAX)).contains(&asn) {
+        error::asn_out_of_range(asn);
+    }
+    let said = Said {
+        name: given(call, 1).map(|name| mmdb::clean_name(&name).into_owned()),
+        country: given(call, 2).map(|country| checked_country(&country)),
+        registry: given(call, 3).map(|registry| checked_registry(&registry)),
+        ..Said::default()
+    };
+    let home = Home::of(call);
+    let networks = Networks::from([(asn, said)]);
+    at_commit::observe();
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            networks::create(connection, &networks, "manual");
+            networks::refine(connection, &networks, "manual");
+            networks::touch(connection, asn, |rows| rows.composite(0))
+        })
+    })
+}
+
+/// A text argument; empty counts as missing.
+fn given(call: &Call, n: usize) -> Option<String> {
+    call.text(n).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn checked_country(country: &str) -> String {
+    if country.len() != 2 || !country.bytes().all(|b| b.is_ascii_alphabetic()) {
+        error::invalid_country(country);
+    }
+    country.to_ascii_uppercase()
+}
+
+/// The registries' names, and RIPE's as Cymru writes it.
+fn checked_registry(registry: &str) -> String {
+    let upper = registry.to_ascii_uppercase();
+    match upper.as_str() {
+        "ARIN" | "RIPE" | "APNIC" | "LACNIC" | "AFRINIC" => upper,
+        "RIPENCC" => "RIPE".to_owned(),
+        _ => error::invalid_registry(registry),
+    }
+}
+
+sql_function!(request_enrichment_wrapper, pg_finfo_request_enrichment_wrapper, request_enrichment);
+fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(inet) = call.inet(0) else { error::null_argument("ip") };
+    let Some(provider) = call.text(1) else { error::null_argument("provider") };
+    if !inet.is_host {
+        error::not_a_host(inet.address);
+    }
+    if !matches!(provider.as_str(), "cymru" | "greynoise" | "dshield" | "spur") {
+        error::unknown_provider(&provider);
+    }
+    if let Some(reason) = bogon::reason(inet.address) {
+        error::bogon_refused(inet.address, reason);
+    }
+    let home = Home::of(call);
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            requests::append(connection, inet.address, &provider, call.integer(2).unwrap_or(0));
+        });
+    });
+    None
+}

@@ -1,0 +1,83 @@
+//! Offline lookups.
+
+use cowrie_enrich_engine::mmdb::clean_name;
+use cowrie_enrich_engine::{address, bogon, classify};
+use pgrx::pg_sys;
+
+use crate::enrichment::{Answer, country_text};
+use crate::offline::{self, Patience};
+use crate::pg::call::Call;
+use crate::pg::{inet, jsonb, text};
+use crate::sql_function;
+
+sql_function!(ip_country_wrapper, pg_finfo_ip_country_wrapper, ip_country);
+fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
+    let address = call.address(0)?;
+    let country = offline::with(Patience::Import, |databases| databases.country(address))?;
+    Some(text::write(&country_text(country)))
+}
+
+sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);
+fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
+    let address = call.address(0)?;
+    offline::with(Patience::Import, |databases| {
+        databases.city(address).map(|city| text::write(&clean_name(city)))
+    })
+}
+
+sql_function!(ip_asn_wrapper, pg_finfo_ip_asn_wrapper, ip_asn);
+fn ip_asn(call: &Call) -> Option<pg_sys::Datum> {
+    let address = call.address(0)?;
+    let asn = offline::with(Patience::Import, |databases| databases.asn(address))?;
+    Some(pg_sys::Datum::from(i64::from(asn)))
+}
+
+sql_function!(ip_asn_org_wrapper, pg_finfo_ip_asn_org_wrapper, ip_asn_org);
+fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
+    let address = call.address(0)?;
+    offline::with(Patience::Import, |databases| {
+        databases.organization(address).map(|name| text::write(&clean_name(name)))
+    })
+}
+
+sql_function!(maxmind_lookup_wrapper, pg_finfo_maxmind_lookup_wrapper, maxmind_lookup);
+fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
+    let address = call.address(0)?;
+    offline::with(Patience::Import, |databases| {
+        let answer =
+            Answer { bogon: None, place: databases.place(address), network: databases.network(address) };
+        answer.is_hit().then(|| jsonb::object(|object| answer.write_maxmind(object, databases)))
+    })
+}
+
+sql_function!(is_bogon_wrapper, pg_finfo_is_bogon_wrapper, is_bogon);
+fn is_bogon(call: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(bogon::reason(call.address(0)?).is_some()))
+}
+
+sql_function!(bogon_reason_wrapper, pg_finfo_bogon_reason_wrapper, bogon_reason);
+fn bogon_reason(call: &Call) -> Option<pg_sys::Datum> {
+    bogon::reason(call.address(0)?).map(text::write)
+}
+
+sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);
+fn classify_name(call: &Call) -> Option<pg_sys::Datum> {
+    let name = call.text(0).unwrap_or_default();
+    Some(text::write(classify::by_name(&name).as_str()))
+}
+
+sql_function!(canonical_address_wrapper, pg_finfo_canonical_address_wrapper, canonical_address);
+fn canonical_address(call: &Call) -> Option<pg_sys::Datum> {
+    call.address(0).map(inet::write)
+}
+
+sql_function!(session_address_inet_wrapper, pg_finfo_session_address_inet_wrapper, session_address_inet);
+fn session_address_inet(call: &Call) -> Option<pg_sys::Datum> {
+    call.address(0).map(inet::write)
+}
+
+sql_function!(session_address_text_wrapper, pg_finfo_session_address_text_wrapper, session_address_text);
+fn session_address_text(call: &Call) -> Option<pg_sys::Datum> {
+    let text = std::str::from_utf8(call.text_bytes(0)?).ok()?;
+    address::parse(text).ok().flatten().map(inet::write)
+}

@@ -1,0 +1,15 @@
+//! Session tables, and folding what they counted.
+
+use pgrx::pg_sys;
+
+use crate::pg::call::Call;
+use crate::store::{Home, fold};
+use crate::{session, sql_function};
+
+sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
+
+sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
+fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {
+    fold::run(Home::of(call), !call.is_atomic());
+    None
+}

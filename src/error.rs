@@ -1,0 +1,115 @@
+//! Errors of callers as PostgreSQL errors: SQLSTATE, detail, hint.
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::prelude::*;
+
+use crate::offline::ImportError;
+
+fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
+    let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, function_name!());
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = hint {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("ERROR does not return")
+}
+
+/// An `inet` with a prefix length where one host is meant.
+pub fn not_a_host(address: Address) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid address: a single host is expected".to_owned(),
+        Some(format!("The value is a network that contains {address}.")),
+        Some("Use host(…)::inet to drop the prefix length."),
+    )
+}
+
+pub fn null_argument(name: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        format!("argument \"{name}\" must not be null"),
+        None,
+        None,
+    )
+}
+
+pub fn asn_out_of_range(asn: i64) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        "invalid ASN".to_owned(),
+        Some(format!("The value is {asn}; an ASN is between 1 and 4294967295.")),
+        None,
+    )
+}
+
+pub fn invalid_country(value: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid country".to_owned(),
+        Some(format!("The value is \"{value}\".")),
+        Some("Use a code of two letters (ISO 3166-1), for example DE."),
+    )
+}
+
+pub fn invalid_registry(value: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid registry".to_owned(),
+        Some(format!("The value is \"{value}\".")),
+        Some("Use one of ARIN, RIPE, APNIC, LACNIC, AFRINIC."),
+    )
+}
+
+pub fn unknown_provider(value: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid provider".to_owned(),
+        Some(format!("The value is \"{value}\".")),
+        Some("Use one of cymru, greynoise, dshield, spur."),
+    )
+}
+
+pub fn bogon_refused(address: Address, reason: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "could not queue a bogon".to_owned(),
+        Some(format!("{address} is {reason}; bogons never leave this machine.")),
+        None,
+    )
+}
+
+pub fn not_a_trigger_call() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        "enrich_session() was not called as a row trigger".to_owned(),
+        None,
+        Some("Use it in CREATE TRIGGER … FOR EACH ROW, or call attach_session_table()."),
+    )
+}
+
+/// A file that somebody asked for could not be put into service.
+pub fn import_failed(error: &ImportError) -> ! {
+    let code = match error {
+        ImportError::File { error, .. } => match error.kind() {
+            std::io::ErrorKind::NotFound => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+            std::io::ErrorKind::PermissionDenied => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            _ => PgSqlErrorCode::ERRCODE_IO_ERROR,
+        },
+        ImportError::Changing { .. } => PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        ImportError::Damaged { .. } | ImportError::WrongContent { .. } => {
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED
+        }
+    };
+    raise(
+        code,
+        format!("could not put \"{}\" into service", error.path()),
+        Some(error.to_string()),
+        Some(&format!(
+            "Check the setting {}; what was in service before keeps serving.",
+            error.kind().setting()
+        )),
+    )
+}

@@ -1,0 +1,208 @@
+//! How a file comes into service: copied, verified, renamed; or refused, and the old one keeps serving.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+
+use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+
+use super::Kind;
+use super::private_copy::{Custody, Draft, Signature, Status, read_status};
+use crate::pg::{self, clock, mapped_file};
+use crate::telemetry;
+
+/// Why a file was not put into service.
+#[derive(Debug)]
+pub enum ImportError {
+    /// The source could not be read, or the copy could not be written.
+    File { kind: Kind, path: String, error: io::Error },
+    /// Somebody wrote to the source while it was read.
+    Changing { kind: Kind, path: String },
+    /// Not an mmdb file, or a damaged one.
+    Damaged { kind: Kind, path: String, error: MmdbError },
+    /// A good file for another setting.
+    WrongContent { kind: Kind, path: String, database_type: String },
+}
+
+impl ImportError {
+    pub fn kind(&self) -> Kind {
+        match self {
+            ImportError::File { kind, .. }
+            | ImportError::Changing { kind, .. }
+            | ImportError::Damaged { kind, .. }
+            | ImportError::WrongContent { kind, .. } => *kind,
+        }
+    }
+
+    pub fn path(&self) -> &str {
+        match self {
+            ImportError::File { path, .. }
+            | ImportError::Changing { path, .. }
+            | ImportError::Damaged { path, .. }
+            | ImportError::WrongContent { path, .. } => path,
+        }
+    }
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImportError::File { error, .. } => write!(f, "{error}"),
+            ImportError::Changing { .. } => f.write_str("the file changed while it was read"),
+            ImportError::Damaged { error, .. } => write!(f, "{error}"),
+            ImportError::WrongContent { kind: Kind::City, database_type, .. } => {
+                write!(f, "a file of type \"{database_type}\" does not say where addresses are")
+            }
+            ImportError::WrongContent { kind: Kind::Asn, database_type, .. } => {
+                write!(f, "a file of type \"{database_type}\" does not say which network addresses are in")
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Only when the source changed since it was read or refused; never waits for another process.
+    IfChanged,
+    /// Somebody asked for it: read it again if it is not what is in service.
+    Ask,
+}
+
+/// A source that changed less than this ago may still be being written.
+const SETTLED_AFTER_SECONDS: i64 = 2;
+
+/// Puts the configured file into service if it is not yet.
+pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
+    let Some(path) = kind.source_path() else { return Ok(()) };
+    let signature = match Signature::of(&path) {
+        Ok(signature) => signature,
+        // A source that is away does no harm: the copy serves. It is worth an error only to who asks.
+        Err(_) if mode == Mode::IfChanged && read_status(kind).is_some() => return Ok(()),
+        Err(error) => {
+            let custody = Custody::take(false).ok().flatten();
+            return refuse(kind, custody.as_ref(), None, ImportError::File { kind, path, error }, mode);
+        }
+    };
+    if !is_wanted(kind, &signature, mode) {
+        return Ok(());
+    }
+    let first = read_status(kind).is_none_or(|status| status.file.is_none());
+    let custody = Custody::take(mode == Mode::Ask || first).map_err(|error| ImportError::File {
+        kind,
+        path: path.clone(),
+        error,
+    })?;
+    let Some(custody) = custody else { return Ok(()) };
+    // Whoever held the lock may have done the work.
+    if !is_wanted(kind, &signature, mode) {
+        return Ok(());
+    }
+    match copy_and_verify(kind, &custody, &path, &signature) {
+        Ok((draft, status)) => custody.publish(kind, draft, status).or_else(|error| {
+            refuse(kind, Some(&custody), None, ImportError::File { kind, path, error }, mode)
+        }),
+        Err(error @ ImportError::Changing { .. }) if mode == Mode::IfChanged => Err(error),
+        Err(error) => {
+            let refused = (!matches!(error, ImportError::Changing { .. })).then_some(signature);
+            refuse(kind, Some(&custody), refused.as_ref(), error, mode)
+        }
+    }
+}
+
+fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
+    let Some(status) = read_status(kind) else { return true };
+    let serving = status.source.as_ref() == Some(signature) && status.file.is_some();
+    match mode {
+        Mode::Ask => !serving || status.last_error.is_some(),
+        Mode::IfChanged => {
+            !serving
+                && status.refused.as_ref() != Some(signature)
+                && (status.file.is_none() || signature.is_settled(SETTLED_AFTER_SECONDS))
+        }
+    }
+}
+
+fn copy_and_verify(
+    kind: Kind,
+    custody: &Custody,
+    path: &str,
+    signature: &Signature,
+) -> Result<(Draft, Status), ImportError> {
+    let file_error = |error| ImportError::File { kind, path: path.to_owned(), error };
+    let mut source = File::open(path).map_err(file_error)?;
+    let mut draft = custody.draft(kind).map_err(file_error)?;
+    copy(&mut source, &mut draft.file).map_err(file_error)?;
+    let after = Signature::of(path).map_err(file_error)?;
+    let opened = Signature::from_metadata(path, &source.metadata().map_err(file_error)?);
+    if after != *signature || opened != *signature {
+        return Err(ImportError::Changing { kind, path: path.to_owned() });
+    }
+
+    let damaged = |error| ImportError::Damaged { kind, path: path.to_owned(), error };
+    let map = mapped_file::map(&draft.file).map_err(file_error)?;
+    let database = Database::open(map).map_err(damaged)?;
+    let facts = database.facts().clone();
+    if !kind.accepts(database.content()) {
+        return Err(ImportError::WrongContent {
+            kind,
+            path: path.to_owned(),
+            database_type: facts.database_type,
+        });
+    }
+    database.verify().map_err(damaged)?;
+    let status = Status {
+        file: None,
+        source: Some(signature.clone()),
+        database_type: Some(facts.database_type),
+        build_epoch: i64::try_from(facts.build_epoch).ok(),
+        ip_version: Some(i64::from(facts.ip_version)),
+        node_count: Some(i64::from(facts.node_count)),
+        loaded_at: Some(clock::now()),
+        last_error: None,
+        refused: None,
+    };
+    Ok((draft, status))
+}
+
+/// Bytes between two looks at whether somebody cancelled.
+const COPY_CHUNK: usize = 1 << 20;
+
+fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
+    let mut chunk = vec![0; COPY_CHUNK];
+    loop {
+        pg::check_for_interrupts();
+        match from.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => to.write_all(&chunk[..n])?,
+        }
+    }
+}
+
+/// Records why a file does not serve, so that nobody tries it again until it changes.
+fn refuse(
+    kind: Kind,
+    custody: Option<&Custody>,
+    refused: Option<&Signature>,
+    error: ImportError,
+    mode: Mode,
+) -> Result<(), ImportError> {
+    let message = error.to_string();
+    if let Some(custody) = custody {
+        record(custody, kind, refused, &message);
+    }
+    if mode == Mode::IfChanged {
+        telemetry::log_once_per_burst(
+            "an mmdb file was refused and the old one keeps serving",
+            &format!("{} \"{}\": {message}", kind.setting(), error.path()),
+        );
+    }
+    Err(error)
+}
+
+fn record(custody: &Custody, kind: Kind, refused: Option<&Signature>, message: &str) {
+    let mut status = read_status(kind).unwrap_or_default();
+    status.last_error = Some(message.to_owned());
+    status.refused = refused.cloned().or(status.refused);
+    // A full disk must not turn a refused file into a failed query.
+    let _ = custody.write_status(kind, &status);
+}

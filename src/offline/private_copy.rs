@@ -1,0 +1,252 @@
+//! Where private copies live, and which one is in service.
+//!
+//! `<data directory>/cowrie_enrich/` holds, per setting, the copy (`city-<build>-<nonce>.mmdb`) and its status
+//! (`city.json`). A status is only ever replaced by rename, under the lock file's lock; a copy is never written
+//! after its rename, only unlinked. Readers take no lock: they read the status, then open the file that it names,
+//! and start again when that file was replaced in between. A backend that maps an unlinked copy keeps it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde_json::{Map, Value};
+
+use super::Kind;
+use crate::pg::{self, mapped_file};
+
+/// Identity of a status file: a new status has a new inode or at least a new time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    inode: u64,
+    modified: (i64, i64),
+}
+
+/// What a source file looked like when it was read. A change of any part makes it worth reading again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Signature {
+    pub path: String,
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Signature {
+    pub fn of(path: &str) -> io::Result<Signature> {
+        Ok(Self::from_metadata(path, &fs::metadata(path)?))
+    }
+
+    pub fn from_metadata(path: &str, metadata: &fs::Metadata) -> Signature {
+        Signature {
+            path: path.to_owned(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+
+    /// Whether the source was last written long enough ago to be complete.
+    pub fn is_settled(&self, seconds: i64) -> bool {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        (now.as_secs() as i64).saturating_sub(self.modified.0) >= seconds
+    }
+
+    fn to_json(&self) -> Value {
+        serde_json::json!([self.path, self.device, self.inode, self.size, self.modified.0, self.modified.1])
+    }
+
+    fn from_json(value: &Value) -> Option<Signature> {
+        let number = |i: usize| value.get(i)?.as_u64();
+        Some(Signature {
+            path: value.get(0)?.as_str()?.to_owned(),
+            device: number(1)?,
+            inode: number(2)?,
+            size: number(3)?,
+            modified: (value.get(4)?.as_i64()?, value.get(5)?.as_i64()?),
+        })
+    }
+}
+
+/// One setting's file: what is in service, and what was refused since.
+#[derive(Clone, Default, Debug)]
+pub struct Status {
+    /// Name of the copy in service, within the directory.
+    pub file: Option<String>,
+    pub source: Option<Signature>,
+    pub database_type: Option<String>,
+    /// Seconds since 1970.
+    pub build_epoch: Option<i64>,
+    pub ip_version: Option<i64>,
+    pub node_count: Option<i64>,
+    /// Microseconds since 2000-01-01.
+    pub loaded_at: Option<i64>,
+    pub last_error: Option<String>,
+    pub refused: Option<Signature>,
+}
+
+impl Status {
+    fn to_json(&self) -> Value {
+        let mut all = Map::new();
+        let mut put = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                all.insert(key.to_owned(), value);
+            }
+        };
+        put("file", self.file.clone().map(Value::from));
+        put("source", self.source.as_ref().map(Signature::to_json));
+        put("database_type", self.database_type.clone().map(Value::from));
+        put("build_epoch", self.build_epoch.map(Value::from));
+        put("ip_version", self.ip_version.map(Value::from));
+        put("node_count", self.node_count.map(Value::from));
+        put("loaded_at", self.loaded_at.map(Value::from));
+        put("last_error", self.last_error.clone().map(Value::from));
+        put("refused", self.refused.as_ref().map(Signature::to_json));
+        Value::Object(all)
+    }
+
+    fn from_json(value: &Value) -> Status {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let number = |key: &str| value.get(key).and_then(Value::as_i64);
+        Status {
+            file: text("file").filter(|name| is_copy_name(name)),
+            source: value.get("source").and_then(Signature::from_json),
+            database_type: text("database_type"),
+            build_epoch: number("build_epoch"),
+            ip_version: number("ip_version"),
+            node_count: number("node_count"),
+            loaded_at: number("loaded_at"),
+            last_error: text("last_error"),
+            refused: value.get("refused").and_then(Signature::from_json),
+        }
+    }
+}
+
+fn is_copy_name(name: &str) -> bool {
+    name.ends_with(".mmdb") && !name.contains('/')
+}
+
+fn directory() -> PathBuf {
+    pg::data_directory().join("cowrie_enrich")
+}
+
+fn status_path(kind: Kind) -> PathBuf {
+    directory().join(format!("{}.json", kind.name()))
+}
+
+/// The status now, without a lock.
+pub fn read_status(kind: Kind) -> Option<Status> {
+    let bytes = fs::read(status_path(kind)).ok()?;
+    serde_json::from_slice(&bytes).ok().map(|value| Status::from_json(&value))
+}
+
+pub fn version(kind: Kind) -> Option<Version> {
+    fs::metadata(status_path(kind)).ok().map(|metadata| version_of(&metadata))
+}
+
+fn version_of(metadata: &fs::Metadata) -> Version {
+    Version { inode: metadata.ino(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+}
+
+/// How often a reader starts again when files are replaced under it; two replacements in a row are already absurd.
+const READ_ATTEMPTS: usize = 5;
+
+/// Maps the copy in service.
+pub fn map_current(kind: Kind) -> Option<(Mmap, Version)> {
+    for _ in 0..READ_ATTEMPTS {
+        let version = version(kind)?;
+        let name = read_status(kind)?.file?;
+        if let Ok(file) = File::open(directory().join(name)) {
+            return mapped_file::map(&file).ok().map(|map| (map, version));
+        }
+    }
+    None
+}
+
+/// The right to change what is in service; released when dropped.
+pub struct Custody {
+    _lock: File,
+}
+
+impl Custody {
+    /// Waits for the right, or comes back empty-handed at once when `wait` is false.
+    pub fn take(wait: bool) -> io::Result<Option<Custody>> {
+        let directory = directory();
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join("lock"))?;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Some(Custody { _lock: lock })),
+                Err(fs::TryLockError::WouldBlock) if wait => {
+                    pg::check_for_interrupts();
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// A new file to copy a source into.
+    pub fn draft(&self, kind: Kind) -> io::Result<Draft> {
+        let path = directory().join(format!("{}.draft", kind.name()));
+        let file =
+            File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
+        Ok(Draft { path, file })
+    }
+
+    /// Puts a finished draft into service and removes what it replaces.
+    pub fn publish(&self, kind: Kind, draft: Draft, mut status: Status) -> io::Result<()> {
+        draft.file.sync_all()?;
+        let name = format!(
+            "{}-{}-{:x}.mmdb",
+            kind.name(),
+            status.build_epoch.unwrap_or_default(),
+            draft.file.metadata()?.ino()
+        );
+        fs::rename(&draft.path, directory().join(&name))?;
+        status.file = Some(name.clone());
+        self.write_status(kind, &status)?;
+        remove_others(kind, &name);
+        Ok(())
+    }
+
+    pub fn write_status(&self, kind: Kind, status: &Status) -> io::Result<()> {
+        let directory = directory();
+        let draft = directory.join(format!("{}.json.draft", kind.name()));
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        file.write_all(status.to_json().to_string().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, status_path(kind))?;
+        File::open(&directory)?.sync_all()
+    }
+}
+
+/// A copy in the making; left behind by a crash, it is overwritten by the next one.
+pub struct Draft {
+    path: PathBuf,
+    pub file: File,
+}
+
+fn remove_others(kind: Kind, keep: &str) {
+    let prefix = format!("{}-", kind.name());
+    let Ok(entries) = fs::read_dir(directory()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(name) = Path::new(&name).to_str() else { continue };
+        if name.starts_with(&prefix) && is_copy_name(name) && name != keep {
+            // A copy that cannot be removed now is removed with the next one.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! SQL-callable functions: arguments in, result out.
+
+use std::ffi::CStr;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::inet::Inet;
+use super::jsonb::Container;
+use super::{array, inet, text};
+
+/// One call of an SQL function.
+pub struct Call {
+    fcinfo: pg_sys::FunctionCallInfo,
+}
+
+/// Makes `$body: fn(&Call) -> Option<Datum>` callable from SQL as `$symbol`. `None` is SQL's null.
+#[macro_export]
+macro_rules! sql_function {
+    ($symbol:ident, $finfo:ident, $body:path) => {
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        pub extern "C" fn $finfo() -> &'static ::pgrx::pg_sys::Pg_finfo_record {
+            const V1: ::pgrx::pg_sys::Pg_finfo_record = ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        #[::pgrx::pg_guard]
+        pub extern "C-unwind" fn $symbol(fcinfo: ::pgrx::pg_sys::FunctionCallInfo) -> ::pgrx::pg_sys::Datum {
+            $crate::pg::call::Call::enter(fcinfo, $body)
+        }
+    };
+}
+
+impl Call {
+    /// Entry point of [`sql_function!`]; `fcinfo` comes from the server.
+    pub fn enter(
+        fcinfo: pg_sys::FunctionCallInfo,
+        body: fn(&Call) -> Option<pg_sys::Datum>,
+    ) -> pg_sys::Datum {
+        let call = Call { fcinfo };
+        let result = body(&call);
+        // SAFETY: the server passes a valid fcinfo for the duration of the call.
+        unsafe { (*fcinfo).isnull = result.is_none() };
+        result.unwrap_or(pg_sys::Datum::from(0))
+    }
+
+    pub fn raw(&self) -> pg_sys::FunctionCallInfo {
+        self.fcinfo
+    }
+
+    /// Argument `n`, from 0, or `None` when it is null.
+    pub fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: SQL declares the number of arguments, and each body asks only for those.
+        unsafe {
+            let argument = (*self.fcinfo).args.as_ptr().add(n);
+            (!(*argument).isnull).then(|| (*argument).value)
+        }
+    }
+
+    pub fn inet(&self, n: usize) -> Option<Inet> {
+        // SAFETY: the argument is declared inet.
+        self.datum(n).and_then(|datum| unsafe { inet::read(datum) })
+    }
+
+    /// The address of an `inet` argument; a prefix length is ignored, as it is not part of where a packet came from.
+    pub fn address(&self, n: usize) -> Option<Address> {
+        self.inet(n).map(|inet| inet.address)
+    }
+
+    pub fn inets(&self, n: usize) -> Vec<Option<Inet>> {
+        let Some(datum) = self.datum(n) else { return Vec::new() };
+        // SAFETY: the argument is declared inet[], its elements are inet.
+        unsafe { array::read_inets(datum).into_iter().map(|e| e.and_then(|d| inet::read(d))).collect() }
+    }
+
+    pub fn text(&self, n: usize) -> Option<String> {
+        // SAFETY: the argument is declared text.
+        self.datum(n).map(|datum| String::from_utf8_lossy(unsafe { text::bytes(datum) }).into_owned())
+    }
+
+    pub fn text_bytes(&self, n: usize) -> Option<&[u8]> {
+        // SAFETY: the argument is declared text and outlives the call.
+        self.datum(n).map(|datum| unsafe { text::bytes(datum) })
+    }
+
+    /// An argument declared jsonb.
+    pub fn jsonb(&self, n: usize) -> Option<Container<'_>> {
+        // SAFETY: the argument is declared jsonb and outlives the call.
+        self.datum(n).map(|datum| unsafe { Container::read(datum) })
+    }
+
+    pub fn bigint(&self, n: usize) -> Option<i64> {
+        self.datum(n).map(|datum| datum.value() as i64)
+    }
+
+    pub fn integer(&self, n: usize) -> Option<i32> {
+        self.datum(n).map(|datum| datum.value() as i32)
+    }
+
+    pub fn boolean(&self, n: usize) -> Option<bool> {
+        self.datum(n).map(|datum| datum.value() != 0)
+    }
+
+    /// Oid of the function that was called.
+    pub fn function(&self) -> pg_sys::Oid {
+        // SAFETY: the server fills flinfo for every call through fmgr.
+        unsafe { (*(*self.fcinfo).flinfo).fn_oid }
+    }
+
+    /// Whether a procedure may not commit, because it was called inside a transaction block or a function.
+    pub fn is_atomic(&self) -> bool {
+        // SAFETY: for CALL the context is a CallContext node, otherwise it is null or another node.
+        unsafe {
+            let context = (*self.fcinfo).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_CallContext {
+                return true;
+            }
+            (*context.cast::<pg_sys::CallContext>()).atomic
+        }
+    }
+
+    /// A row of the function's own result type.
+    pub fn record(&self, values: &[Option<pg_sys::Datum>]) -> Option<pg_sys::Datum> {
+        let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();
+        // SAFETY: OUT parameters make the result type composite; `values` has one entry per column by construction,
+        // which is checked before the tuple is formed.
+        unsafe {
+            let class = pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut descriptor);
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
+                || (*descriptor).natts as usize != values.len()
+            {
+                return None;
+            }
+            let descriptor = pg_sys::BlessTupleDesc(descriptor);
+            let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
+            let mut datums: Vec<_> = values.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
+            let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
+            Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+        }
+    }
+}
+
+/// Schema that a function of ours lives in: where all our other objects are.
+pub fn schema_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::get_func_namespace(function) }
+}
+
+/// Owner of a function of ours: who owns the extension.
+pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::PROCOID as i32,
+            pg_sys::Datum::from(function),
+        );
+        if tuple.is_null() {
+            return pg_sys::InvalidOid;
+        }
+        let form: *mut pg_sys::FormData_pg_proc = pg_sys::GETSTRUCT(tuple).cast();
+        let owner = (*form).proowner;
+        pg_sys::ReleaseSysCache(tuple);
+        owner
+    }
+}
+
+/// Name of a schema, quoted for use in SQL.
+pub fn quoted_schema(schema: pg_sys::Oid) -> Option<String> {
+    // SAFETY: both functions return null or palloc'ed strings.
+    unsafe {
+        let name = pg_sys::get_namespace_name(schema);
+        if name.is_null() {
+            return None;
+        }
+        Some(CStr::from_ptr(pg_sys::quote_identifier(name)).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,54 @@
+//! Times as PostgreSQL counts them: microseconds since 2000-01-01 UTC.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pgrx::pg_sys;
+
+/// Seconds between 1970-01-01 and 2000-01-01.
+const UNIX_TO_POSTGRES: i64 = 946_684_800;
+
+/// Start of the current transaction, what `now()` answers.
+pub fn transaction_start() -> i64 {
+    // SAFETY: reads a static of the transaction system.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// Start of the current statement: as good a clock as any for "about once a second", and free.
+pub fn statement_start() -> i64 {
+    // SAFETY: reads a static of the transaction system.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
+/// Microseconds since 2000-01-01 of a Unix time in seconds.
+pub fn from_unix(seconds: i64) -> i64 {
+    seconds.saturating_sub(UNIX_TO_POSTGRES).saturating_mul(1_000_000)
+}
+
+/// The wall clock.
+pub fn now() -> i64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    from_unix(unix.as_secs() as i64).saturating_add(i64::from(unix.subsec_micros()))
+}
+
+/// Whether a timestamp is finite; `infinity` says nothing about when a session was.
+pub fn is_finite(micros: i64) -> bool {
+    micros != i64::MIN && micros != i64::MAX
+}
+
+/// ISO 8601 in UTC with microseconds, as the sources' `cached_at` and `asked_at` are written:
+/// `2026-11-20T03:18:32.123456+00:00`.
+pub fn iso8601(micros: i64) -> String {
+    let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
+    let (mut year, mut month, mut day) = (0, 0, 0);
+    // SAFETY: j2date writes its three outputs; the Julian day of 2000-01-01 is 2451545.
+    unsafe {
+        pg_sys::j2date(days as i32 + pg_sys::POSTGRES_EPOCH_JDATE as i32, &mut year, &mut month, &mut day)
+    };
+    let (seconds, fraction) = (rest / 1_000_000, rest % 1_000_000);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{fraction:06}+00:00",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}

@@ -1,0 +1,79 @@
+//! `inet` datums, read and written without the detour through text that pgrx's own type takes.
+//!
+//! Layout (src/include/utils/inet.h): a varlena whose payload is the family byte, the prefix length and 4 or 16
+//! address bytes in network order.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+/// PGSQL_AF_INET: AF_INET + 0.
+const FAMILY_V4: u8 = 2;
+/// PGSQL_AF_INET6: AF_INET + 1, whatever the platform's AF_INET6 is.
+const FAMILY_V6: u8 = 3;
+
+/// An `inet` value.
+#[derive(Clone, Copy)]
+pub struct Inet {
+    pub address: Address,
+    /// Whether its prefix length makes it a single host.
+    pub is_host: bool,
+    /// Whether it is spelled as the inventory's keys are: a host, and not an IPv4-mapped one.
+    pub is_canonical: bool,
+}
+
+/// Reads a non-null `inet` datum; `None` if its bytes are not those of an `inet`.
+///
+/// # Safety
+/// `datum` must be a valid pointer to a varlena.
+pub unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
+    // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
+    // line, so the payload starts behind a one- or four-byte header.
+    let payload = unsafe {
+        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        std::slice::from_raw_parts(
+            pgrx::varlena::vardata_any(varlena).cast::<u8>(),
+            pgrx::varlena::varsize_any_exhdr(varlena),
+        )
+    };
+    match payload {
+        [FAMILY_V4, bits, bytes @ ..] => {
+            let bytes: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
+            let is_host = *bits == 32;
+            Some(Inet {
+                address: Address::new(IpAddr::V4(Ipv4Addr::from(bytes))),
+                is_host,
+                is_canonical: is_host,
+            })
+        }
+        [FAMILY_V6, bits, bytes @ ..] => {
+            let bytes: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
+            let (address, is_host) = (Address::new(IpAddr::V6(Ipv6Addr::from(bytes))), *bits == 128);
+            Some(Inet { address, is_host, is_canonical: is_host && address.ip().is_ipv6() })
+        }
+        _ => None,
+    }
+}
+
+/// A host `inet` in the current memory context.
+pub fn write(address: Address) -> pg_sys::Datum {
+    match address.ip() {
+        IpAddr::V4(ip) => allocate(FAMILY_V4, 32, &ip.octets()),
+        IpAddr::V6(ip) => allocate(FAMILY_V6, 128, &ip.octets()),
+    }
+}
+
+fn allocate(family: u8, bits: u8, bytes: &[u8]) -> pg_sys::Datum {
+    let size = pg_sys::VARHDRSZ + 2 + bytes.len();
+    // SAFETY: palloc returns `size` writable bytes or raises; every byte is written below.
+    unsafe {
+        let start = pg_sys::palloc(size).cast::<u8>();
+        pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
+        let payload = start.add(pg_sys::VARHDRSZ);
+        payload.write(family);
+        payload.add(1).write(bits);
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), payload.add(2), bytes.len());
+        pg_sys::Datum::from(start)
+    }
+}

@@ -1,0 +1,248 @@
+//! `jsonb` datums: built and read in the server's binary form, without text in between.
+
+use std::marker::PhantomData;
+
+use pgrx::pg_sys;
+
+use super::text;
+
+/// A jsonb object under construction.
+pub struct Object {
+    state: *mut pg_sys::JsonbParseState,
+}
+
+/// Builds an object in the current memory context.
+pub fn object(fill: impl FnOnce(&mut Object)) -> pg_sys::Datum {
+    let mut object = Object { state: std::ptr::null_mut() };
+    object.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
+    fill(&mut object);
+    let whole = object.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
+    // SAFETY: closing the outermost object returns the finished value.
+    unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(whole)) }
+}
+
+impl Object {
+    pub fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        let value = text::storable(value);
+        self.value(string_value(&value));
+    }
+
+    pub fn number(&mut self, key: &str, value: i64) {
+        self.key(key);
+        // SAFETY: int64_to_numeric allocates in the current memory context.
+        let numeric = unsafe { pg_sys::int64_to_numeric(value) };
+        self.value(value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric));
+    }
+
+    /// A finite number; the caller keeps NaN and infinity out, which JSON cannot say.
+    pub fn float(&mut self, key: &str, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
+        self.key(key);
+        // SAFETY: float8_numeric takes one float8 datum and returns a numeric datum.
+        let numeric = unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::float8_numeric, &[pgrx::IntoDatum::into_datum(value)])
+        };
+        if let Some(numeric) = numeric {
+            self.value(value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric.cast_mut_ptr()));
+        }
+    }
+
+    pub fn boolean(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.value(value_of(pg_sys::jbvType::jbvBool, |v| v.boolean = value));
+    }
+
+    pub fn object(&mut self, key: &str, fill: impl FnOnce(&mut Object)) {
+        self.key(key);
+        self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
+        fill(self);
+        self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
+    }
+
+    fn key(&mut self, key: &str) {
+        self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(string_value(key)));
+    }
+
+    fn value(&mut self, value: pg_sys::JsonbValue) {
+        self.push(pg_sys::JsonbIteratorToken::WJB_VALUE, Some(value));
+    }
+
+    fn push(
+        &mut self,
+        token: pg_sys::JsonbIteratorToken::Type,
+        value: Option<pg_sys::JsonbValue>,
+    ) -> *mut pg_sys::JsonbValue {
+        let mut value = value;
+        let pointer = value.as_mut().map_or(std::ptr::null_mut(), |v| v as *mut _);
+        // SAFETY: the state is ours and tokens arrive in the order that the grammar asks for. The value is copied,
+        // its string bytes are not: they must live until JsonbValueToJsonb, hence `string_value` copies them.
+        unsafe { pg_sys::pushJsonbValue(&mut self.state, token, pointer) }
+    }
+}
+
+fn value_of(
+    kind: pg_sys::jbvType::Type,
+    set: impl FnOnce(&mut pg_sys::JsonbValue__bindgen_ty_1),
+) -> pg_sys::JsonbValue {
+    let mut value = pg_sys::JsonbValue { type_: kind, ..Default::default() };
+    set(&mut value.val);
+    value
+}
+
+fn string_value(bytes: &str) -> pg_sys::JsonbValue {
+    // SAFETY: palloc returns len + 1 writable bytes or raises.
+    let copy = unsafe {
+        let copy = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        copy
+    };
+    value_of(pg_sys::jbvType::jbvString, |v| {
+        v.string =
+            pg_sys::JsonbValue__bindgen_ty_1__bindgen_ty_1 { len: bytes.len() as i32, val: copy.cast() };
+    })
+}
+
+/// A jsonb container (object or array) in server memory.
+#[derive(Clone, Copy)]
+pub struct Container<'a> {
+    pointer: *mut pg_sys::JsonbContainer,
+    lives: PhantomData<&'a [u8]>,
+}
+
+/// What a key or an element holds. Numbers are not read by anybody here.
+pub enum Value<'a> {
+    Null,
+    Bool(bool),
+    String(&'a str),
+    Number,
+    Nested(Container<'a>),
+}
+
+const ARRAY: u32 = pg_sys::JB_FARRAY;
+const OBJECT: u32 = pg_sys::JB_FOBJECT;
+const SCALAR: u32 = pg_sys::JB_FSCALAR;
+const COUNT: u32 = pg_sys::JB_CMASK;
+
+impl<'a> Container<'a> {
+    /// # Safety
+    /// `datum` must be a non-null jsonb datum that outlives `'a`; a detoasted copy lives in the current context.
+    pub unsafe fn read(datum: pg_sys::Datum) -> Self {
+        // SAFETY: detoasting returns a plain varlena, whose payload (after a four-byte header, since jsonb is
+        // int-aligned and `pg_detoast_datum` expands short headers) is the root container.
+        let pointer = unsafe {
+            let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+            plain.cast::<u8>().add(pg_sys::VARHDRSZ).cast()
+        };
+        Container { pointer, lives: PhantomData }
+    }
+
+    fn header(self) -> u32 {
+        // SAFETY: `pointer` is a container that outlives 'a.
+        unsafe { (*self.pointer).header }
+    }
+
+    /// The value under a key; `None` when this is not an object or lacks the key.
+    pub fn get(self, key: &str) -> Option<Value<'a>> {
+        if self.header() & OBJECT == 0 {
+            return None;
+        }
+        let mut found = pg_sys::JsonbValue::default();
+        // SAFETY: the container is an object; `found` is filled and returned, or null comes back.
+        let hit = unsafe {
+            pg_sys::getKeyJsonValueFromContainer(
+                self.pointer,
+                key.as_ptr().cast(),
+                key.len() as i32,
+                &mut found,
+            )
+        };
+        (!hit.is_null()).then(|| read_value(&found))
+    }
+
+    /// The object under a key.
+    pub fn object(self, key: &str) -> Option<Container<'a>> {
+        match self.get(key) {
+            Some(Value::Nested(inner)) if inner.header() & OBJECT != 0 => Some(inner),
+            _ => None,
+        }
+    }
+
+    /// The text under a key.
+    pub fn text(self, key: &str) -> Option<&'a str> {
+        match self.get(key) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The elements when this is an array, else nothing.
+    pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
+        let header = self.header();
+        let count = if header & ARRAY != 0 && header & SCALAR == 0 { header & COUNT } else { 0 };
+        (0..count).filter_map(move |i| {
+            // SAFETY: the container is an array and `i` is below its count.
+            let element = unsafe { pg_sys::getIthJsonbValueFromContainer(self.pointer, i) };
+            // SAFETY: a non-null result is a JsonbValue allocated for us.
+            (!element.is_null()).then(|| read_value(unsafe { &*element }))
+        })
+    }
+}
+
+fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
+    // SAFETY: each arm reads the union member that `type_` announces.
+    unsafe {
+        match value.type_ {
+            pg_sys::jbvType::jbvNull => Value::Null,
+            pg_sys::jbvType::jbvBool => Value::Bool(value.val.boolean),
+            pg_sys::jbvType::jbvString => {
+                let string = value.val.string;
+                let bytes = std::slice::from_raw_parts(string.val.cast::<u8>(), string.len as usize);
+                // Another encoding than UTF-8 may store bytes that are not UTF-8; such a text is no country and no type.
+                std::str::from_utf8(bytes).map_or(Value::Null, Value::String)
+            }
+            pg_sys::jbvType::jbvBinary => {
+                Value::Nested(Container { pointer: value.val.binary.data, lives: PhantomData })
+            }
+            _ => Value::Number,
+        }
+    }
+}
+
+/// `whole` without one key. Both live in the current memory context.
+/// Raises for a scalar, which has no keys.
+pub fn without(whole: pg_sys::Datum, key: &str) -> pg_sys::Datum {
+    // SAFETY: jsonb_delete takes a jsonb and a text.
+    unsafe {
+        pgrx::direct_function_call_as_datum(pg_sys::jsonb_delete, &[Some(whole), Some(text::write(key))])
+    }
+    .unwrap_or(whole)
+}
+
+/// `left || right`, as the SQL operator does it for two objects.
+pub fn concat(left: pg_sys::Datum, right: pg_sys::Datum) -> pg_sys::Datum {
+    // SAFETY: both are jsonb datums; jsonb_concat takes any two.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(left), Some(right)]) }
+        .unwrap_or(left)
+}
+
+/// The bytes of a jsonb datum, to be kept across memory contexts.
+pub fn bytes(datum: pg_sys::Datum) -> Box<[u8]> {
+    // SAFETY: detoasting yields a plain varlena whose four-byte header holds its size.
+    unsafe {
+        let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
+        std::slice::from_raw_parts(plain.cast::<u8>(), pgrx::varlena::varsize_any(plain)).into()
+    }
+}
+
+/// A datum in the current memory context from bytes of [`bytes`].
+pub fn from_bytes(bytes: &[u8]) -> pg_sys::Datum {
+    // SAFETY: palloc returns maximally aligned memory of the size asked for.
+    unsafe {
+        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        pg_sys::Datum::from(copy)
+    }
+}

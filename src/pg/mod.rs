@@ -1,0 +1,38 @@
+//! The unsafe island: each module is a safe face over one facility of the server.
+//!
+//! `unsafe` stays in here. Version differences stay in here. Everything is called on the backend's only thread,
+//! inside a transaction, and lets a PostgreSQL ERROR travel as the Rust panic that pgrx makes of it.
+
+pub mod array;
+pub mod call;
+pub mod clock;
+pub mod inet;
+pub mod jsonb;
+pub mod mapped_file;
+pub mod relation;
+pub mod role;
+pub mod shared;
+pub mod snapshot;
+pub mod spi;
+pub mod subtransaction;
+pub mod text;
+pub mod transaction;
+pub mod trigger;
+
+/// Makes unknown settings under a prefix an error instead of a placeholder.
+pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {
+    // SAFETY: the prefix is a static string; called while the library is loaded.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
+}
+
+/// The data directory, which is also every backend's working directory.
+pub fn data_directory() -> std::path::PathBuf {
+    // SAFETY: DataDir is set before any library is loaded.
+    let path = unsafe { text::from_c(pgrx::pg_sys::DataDir) };
+    std::path::PathBuf::from(path.unwrap_or_default().into_owned())
+}
+
+/// Lets a pending cancel or shutdown take effect.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
+}

@@ -1,0 +1,41 @@
+//! Snapshots for reads that we make ourselves.
+
+use pgrx::pg_sys;
+
+/// A registered snapshot of this instant that sees everything this transaction has done so far.
+pub struct Latest(pg_sys::Snapshot);
+
+impl Latest {
+    pub fn take() -> Self {
+        // SAFETY: both calls are valid inside a transaction; registration keeps the snapshot until drop.
+        Latest(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    pub fn raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for Latest {
+    fn drop(&mut self) {
+        // SAFETY: registered in `take`, unregistered once.
+        unsafe { pg_sys::UnregisterSnapshot(self.0) }
+    }
+}
+
+/// The snapshot of the running statement, if one is active.
+pub fn of_statement() -> Option<pg_sys::Snapshot> {
+    // SAFETY: GetActiveSnapshot is valid whenever one is set.
+    unsafe { pg_sys::ActiveSnapshotSet().then(|| pg_sys::GetActiveSnapshot()) }
+}
+
+/// Runs `work` with a fresh snapshot active, as statements need that run while none is (at commit).
+pub fn with_fresh<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: a pushed snapshot is popped below, or by the abort of the enclosing subtransaction on ERROR.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}

@@ -1,0 +1,158 @@
+//! Statements of ours, prepared once per backend.
+
+use std::cell::Cell;
+use std::ffi::CString;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::call::quoted_schema;
+use super::inet;
+
+/// A statement from `sql/queries/`. `@extschema@` stands for the extension's schema, as in install scripts.
+pub struct Statement {
+    name: &'static str,
+    text: &'static str,
+    argument_types: &'static [pg_sys::Oid],
+    /// The schema it was prepared for, and the plan.
+    plan: Cell<(pg_sys::Oid, pg_sys::SPIPlanPtr)>,
+}
+
+/// The result of one execution, valid inside the closure that it is handed to.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    pub count: usize,
+}
+
+/// An open SPI connection.
+pub struct Connection {
+    schema: pg_sys::Oid,
+}
+
+impl Connection {
+    /// Runs `work` inside an SPI connection. What it allocates there is gone when it returns.
+    pub fn with<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
+        Self::connect(schema, 0, work)
+    }
+
+    /// The same for a procedure that may commit between its steps.
+    pub fn with_commits<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
+        Self::connect(schema, pg_sys::SPI_OPT_NONATOMIC as i32, work)
+    }
+
+    fn connect<T>(schema: pg_sys::Oid, options: i32, work: impl FnOnce(&Connection) -> T) -> T {
+        // SAFETY: connect and finish pair up; on ERROR the transaction's abort closes the connection.
+        unsafe {
+            if pg_sys::SPI_connect_ext(options) != pg_sys::SPI_OK_CONNECT as i32 {
+                pgrx::error!("could not connect to the SPI manager");
+            }
+            let result = work(&Connection { schema });
+            pg_sys::SPI_finish();
+            result
+        }
+    }
+
+    /// Ends the transaction and begins the next; only inside [`Connection::with_commits`].
+    pub fn commit(&self) {
+        // SAFETY: the connection is not atomic, and no snapshot or cursor of ours is open.
+        unsafe { pg_sys::SPI_commit() }
+    }
+
+    /// Executes a statement and hands its rows to `read`.
+    pub fn run<T>(
+        &self,
+        statement: &Statement,
+        arguments: &[Option<pg_sys::Datum>],
+        read: impl FnOnce(&Rows) -> T,
+    ) -> T {
+        let plan = statement.prepared(self.schema);
+        let mut datums: Vec<_> = arguments.iter().map(|a| a.unwrap_or(pg_sys::Datum::from(0))).collect();
+        let nulls: Vec<std::ffi::c_char> =
+            arguments.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
+        // SAFETY: plan and arguments agree in number and types, which `prepared` declares.
+        unsafe {
+            let code = pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0);
+            if code < 0 {
+                pgrx::error!("could not run statement \"{}\": SPI code {code}", statement.name);
+            }
+            let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
+            let result = read(&rows);
+            if !rows.table.is_null() {
+                pg_sys::SPI_freetuptable(rows.table);
+            }
+            result
+        }
+    }
+}
+
+impl Statement {
+    pub const fn new(name: &'static str, text: &'static str, argument_types: &'static [pg_sys::Oid]) -> Self {
+        Statement { name, text, argument_types, plan: Cell::new((pg_sys::InvalidOid, std::ptr::null_mut())) }
+    }
+
+    fn prepared(&self, schema: pg_sys::Oid) -> pg_sys::SPIPlanPtr {
+        let (prepared_for, plan) = self.plan.get();
+        if prepared_for == schema && !plan.is_null() {
+            return plan;
+        }
+        let Some(name) = quoted_schema(schema) else {
+            pgrx::error!("schema of cowrie_enrich does not exist");
+        };
+        let Ok(text) = CString::new(self.text.replace("@extschema@", &name)) else {
+            pgrx::error!("statement \"{}\" contains a NUL byte", self.name);
+        };
+        let mut types = self.argument_types.to_vec();
+        // SAFETY: the type list has the length given; SPI_keepplan moves the plan to memory that lives as long as
+        // the backend, and the plan of a former schema is freed.
+        unsafe {
+            let fresh = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            if fresh.is_null() {
+                pgrx::error!("could not prepare statement \"{}\"", self.name);
+            }
+            pg_sys::SPI_keepplan(fresh);
+            if !plan.is_null() {
+                pg_sys::SPI_freeplan(plan);
+            }
+            self.plan.set((schema, fresh));
+            fresh
+        }
+    }
+}
+
+impl Rows {
+    /// Column `column`, from 1, of row `row`, from 0.
+    pub fn datum(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
+        if row >= self.count || self.table.is_null() {
+            return None;
+        }
+        let mut is_null = false;
+        // SAFETY: the row exists, and SPI_getbinval answers null for a column that does not.
+        let datum = unsafe {
+            let tuple = *(*self.table).vals.add(row);
+            pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut is_null)
+        };
+        (!is_null).then_some(datum)
+    }
+
+    pub fn bigint(&self, row: usize, column: i32) -> Option<i64> {
+        self.datum(row, column).map(|datum| datum.value() as i64)
+    }
+
+    /// A column of type inet.
+    pub fn address(&self, row: usize, column: i32) -> Option<Address> {
+        // SAFETY: the statement selects an inet in this column.
+        self.datum(row, column).and_then(|datum| unsafe { inet::read(datum) }).map(|inet| inet.address)
+    }
+
+    /// A row as a composite value outside the SPI connection's memory.
+    pub fn composite(&self, row: usize) -> Option<pg_sys::Datum> {
+        if row >= self.count || self.table.is_null() {
+            return None;
+        }
+        // SAFETY: SPI_returntuple copies the row to the context outside SPI and stamps its row type.
+        unsafe {
+            let tuple = *(*self.table).vals.add(row);
+            Some(pg_sys::HeapTupleHeaderGetDatum(pg_sys::SPI_returntuple(tuple, (*self.table).tupdesc)))
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Ends of transactions and subtransactions.
+//!
+//! Callbacks are registered once per backend. One that runs before commit may do anything that a deferred trigger
+//! may; the others must not fail: an ERROR after commit has begun takes the whole cluster down.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pgrx::pg_sys;
+
+/// Identity of a subtransaction within its transaction.
+pub type Level = pg_sys::SubTransactionId;
+
+/// What wants to know of the ends of transactions.
+#[derive(Clone, Copy)]
+pub struct Observer {
+    /// Last thing before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
+    pub before_commit: fn(),
+    /// The transaction has ended; `true` when it committed. Touches nothing but this backend's own memory.
+    pub ended: fn(bool),
+    /// A subtransaction was released into its parent.
+    pub released: fn(Level, Level),
+    /// A subtransaction was rolled back.
+    pub rolled_back: fn(Level),
+}
+
+thread_local! {
+    static OBSERVER: Cell<Option<Observer>> = const { Cell::new(None) };
+}
+
+/// Registers the one observer of this backend; later calls change nothing.
+pub fn observe(observer: Observer) {
+    if OBSERVER.get().is_some() {
+        return;
+    }
+    OBSERVER.set(Some(observer));
+    // SAFETY: both callbacks are static functions that live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
+    }
+}
+
+/// The innermost (sub)transaction.
+pub fn current_level() -> Level {
+    // SAFETY: reads a static of the transaction system.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
+    let Some(observer) = OBSERVER.get() else { return };
+    match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            (observer.before_commit)();
+        }
+        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            quietly(|| (observer.ended)(true));
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| (observer.ended)(false)),
+        _ => {}
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn at_subtransaction_end(
+    event: pg_sys::SubXactEvent::Type,
+    level: Level,
+    parent: Level,
+    _argument: *mut std::ffi::c_void,
+) {
+    let Some(observer) = OBSERVER.get() else { return };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => quietly(|| (observer.released)(level, parent)),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => quietly(|| (observer.rolled_back)(level)),
+        _ => {}
+    }
+}
+
+/// A panic here would become an ERROR where none is allowed.
+fn quietly(work: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(work));
+}

@@ -1,0 +1,58 @@
+//! Rows of `ip_inventory`, one at a time.
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::Home;
+use crate::enrichment;
+use crate::offline::Databases;
+use crate::pg::inet;
+use crate::pg::relation::{Row, Table};
+
+/// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
+const CURRENT_ASN: i16 = 2;
+const ENRICHMENT: i16 = 7;
+const IS_BOGON: i16 = 15;
+
+/// What the inventory knows of an address, as far as its snapshot needs it.
+pub struct Known {
+    pub asn: Option<i64>,
+    pub country: Option<[u8; 2]>,
+    pub ip_type: Option<String>,
+    /// Whether the mmdb files in service are newer than its answer.
+    pub is_due: bool,
+}
+
+/// Hands the address's row to `read`, or answers `None` when there is none under `snapshot`.
+pub fn probe<T>(
+    home: Home,
+    address: Address,
+    snapshot: pg_sys::Snapshot,
+    read: impl FnOnce(&Row) -> T,
+) -> Option<T> {
+    let table = Table::open(home.schema, c"ip_inventory", pg_sys::AccessShareLock)?;
+    table.probe(home.schema, c"ip_inventory_pkey", inet::write(address), snapshot, read)
+}
+
+/// The document of a row.
+pub fn document(row: &Row) -> Option<pg_sys::Datum> {
+    row.column(ENRICHMENT)
+}
+
+/// Reads what a snapshot needs.
+pub fn read_known(row: &Row, databases: &Databases) -> Known {
+    let document = row.jsonb(ENRICHMENT);
+    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
+    Known {
+        asn: row.column(CURRENT_ASN).map(|datum| datum.value() as i64),
+        country: document.and_then(enrichment::country).and_then(|text| text.into_bytes().try_into().ok()),
+        ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
+        is_due: !is_bogon && databases.is_due(document.and_then(enrichment::builds)),
+    }
+}
+
+/// Whether a row's answer is due again.
+pub fn is_due(row: &Row, databases: &Databases) -> bool {
+    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
+    !is_bogon && databases.is_due(row.jsonb(ENRICHMENT).and_then(enrichment::builds))
+}

@@ -1,0 +1,196 @@
+//! The cascade for a set of addresses, written down.
+//!
+//! Networks first, then addresses, each in key order and in one pass, so that the order of locks holds however many
+//! addresses there are. Memory is bounded by taking the addresses of each pass in chunks.
+
+use std::collections::BTreeMap;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::mmdb::clean_name;
+use pgrx::pg_sys;
+
+use super::Home;
+use super::networks::{self, Networks, Said};
+use crate::enrichment::{Answer, LAYOUT_VERSION, country_text};
+use crate::guc;
+use crate::offline::Databases;
+use crate::pg::array::{self, Element};
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{inet, text};
+use crate::telemetry::{self, Counter};
+
+/// Sessions of one address that are to be counted.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    pub sessions: i64,
+    /// Microseconds since 2000-01-01.
+    pub first_seen: Option<i64>,
+    pub last_seen: Option<i64>,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.sessions += other.sessions;
+        self.first_seen = [self.first_seen, other.first_seen].into_iter().flatten().min();
+        self.last_seen = [self.last_seen, other.last_seen].into_iter().flatten().max();
+    }
+}
+
+/// Addresses to write, by key: the order of locks.
+#[derive(Default)]
+pub struct Plan {
+    /// Addresses without a row, with the sessions that brought them.
+    pub missing: BTreeMap<Address, Tally>,
+    /// Addresses with a row whose answer is due.
+    pub due: Vec<Address>,
+}
+
+/// What to do about rows that somebody else holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Locked {
+    Wait,
+    /// Leave existing networks alone and skip existing addresses that are locked.
+    Skip,
+}
+
+/// Addresses per statement: some 10 MB of documents.
+const CHUNK: usize = 10_000;
+
+const UPDATE_TYPES: [pg_sys::Oid; 5] =
+    [pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::TEXTOID, pg_sys::BOOLOID];
+
+thread_local! {
+    static CREATE: Statement = const { Statement::new(
+        "addresses_create",
+        include_str!("../../sql/queries/addresses_create.sql"),
+        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::INT8ARRAYOID,
+          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID, pg_sys::BOOLOID],
+    ) };
+    static UPDATE: Statement = const { Statement::new(
+        "addresses_update", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES) };
+    static UPDATE_FREE: Statement = const { Statement::new(
+        "addresses_update_free", include_str!("../../sql/queries/addresses_update_free.sql"), &UPDATE_TYPES) };
+}
+
+/// The networks that the files name for these addresses.
+pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
+    let mut networks = Networks::new();
+    let due = plan.due.iter().map(|address| (*address, Tally::default()));
+    for (address, tally) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
+        let answer = Answer::for_address(address, databases);
+        let Some(asn) = answer.asn() else { continue };
+        let said = Said {
+            name: answer.organization().map(|name| clean_name(name).into_owned()),
+            country: answer.country().map(country_text),
+            registry: None,
+            first_seen: tally.first_seen,
+            last_seen: tally.last_seen,
+        };
+        networks.entry(asn).or_default().merge(said);
+    }
+    networks
+}
+
+/// Writes a plan; answers which of the missing addresses this transaction created, their sessions counted in.
+pub fn write(connection: &Connection, databases: &Databases, plan: &Plan, locked: Locked) -> Vec<Address> {
+    let networks = networks_of(plan, databases);
+    networks::create(connection, &networks, "maxmind");
+    if locked == Locked::Wait {
+        networks::refine(connection, &networks, "maxmind");
+    }
+    let created = create_addresses(connection, databases, &plan.missing);
+    update_addresses(connection, databases, &plan.due, locked);
+    created
+}
+
+/// Creates the missing addresses; their networks must be there.
+pub fn create_addresses(
+    connection: &Connection,
+    databases: &Databases,
+    missing: &BTreeMap<Address, Tally>,
+) -> Vec<Address> {
+    let all: Vec<(Address, Tally)> = missing.iter().map(|(address, tally)| (*address, *tally)).collect();
+    let mut created = Vec::with_capacity(all.len());
+    for chunk in all.chunks(CHUNK) {
+        let addresses: Vec<Address> = chunk.iter().map(|(address, _)| *address).collect();
+        let times = |field: fn(&Tally) -> Option<i64>| {
+            Some(array::write(
+                Element::Timestamptz,
+                chunk.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from)),
+            ))
+        };
+        let mut arguments = answers(databases, &addresses);
+        arguments.extend([
+            Some(array::write(
+                Element::Bigint,
+                chunk.iter().map(|(_, tally)| Some(pg_sys::Datum::from(tally.sessions))),
+            )),
+            times(|tally| tally.first_seen),
+            times(|tally| tally.last_seen),
+            Some(text::write(LAYOUT_VERSION)),
+            Some(pg_sys::Datum::from(guc::is_enabled("cymru"))),
+        ]);
+        CREATE.with(|statement| {
+            connection.run(statement, &arguments, |rows| {
+                created.extend((0..rows.count).filter_map(|row| rows.address(row, 1)));
+            });
+        });
+    }
+    created
+}
+
+fn update_addresses(connection: &Connection, databases: &Databases, due: &[Address], locked: Locked) {
+    for chunk in due.chunks(CHUNK) {
+        let mut arguments = answers(databases, chunk);
+        arguments.push(Some(text::write(LAYOUT_VERSION)));
+        arguments.push(Some(pg_sys::Datum::from(guc::is_enabled("cymru"))));
+        let statement = match locked {
+            Locked::Wait => &UPDATE,
+            Locked::Skip => &UPDATE_FREE,
+        };
+        statement.with(|statement| connection.run(statement, &arguments, |_| ()));
+    }
+}
+
+/// Three arrays: addresses, their networks, their documents.
+fn answers(databases: &Databases, addresses: &[Address]) -> Vec<Option<pg_sys::Datum>> {
+    let (mut asns, mut documents) =
+        (Vec::with_capacity(addresses.len()), Vec::with_capacity(addresses.len()));
+    let mut hits = 0;
+    for address in addresses {
+        let answer = Answer::for_address(*address, databases);
+        hits += i64::from(answer.is_hit());
+        asns.push(answer.asn().map(pg_sys::Datum::from));
+        documents.push(Some(answer.document(databases, true)));
+    }
+    telemetry::add(Counter::MaxmindHits, hits);
+    vec![
+        Some(array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))))),
+        Some(array::write(Element::Bigint, asns)),
+        Some(array::write(Element::Jsonb, documents)),
+    ]
+}
+
+/// Sorts addresses into those without a row, those due, and those that need nothing.
+pub fn plan(
+    home: Home,
+    addresses: impl IntoIterator<Item = Address>,
+    databases: &Databases,
+    snapshot: pg_sys::Snapshot,
+    force: bool,
+) -> Plan {
+    let mut plan = Plan::default();
+    for address in addresses {
+        let due = super::addresses::probe(home, address, snapshot, |row| {
+            force || super::addresses::is_due(row, databases)
+        });
+        match due {
+            None => {
+                plan.missing.insert(address, Tally::default());
+            }
+            Some(true) => plan.due.push(address),
+            Some(false) => telemetry::add(Counter::CacheHits, 1),
+        }
+    }
+    plan
+}

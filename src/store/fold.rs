@@ -1,0 +1,124 @@
+//! Folding: pending counts into the inventories.
+//!
+//! A batch is one transaction: take deltas, create what is missing, lock the networks, add to the addresses, add to
+//! the networks. Killed anywhere, the batch never happened.
+
+use std::collections::BTreeMap;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::Home;
+use super::enrich::{self, Plan, Tally};
+use super::networks;
+use crate::offline::{self, Patience};
+use crate::pg::array::{self, Element};
+use crate::pg::role::acting_as;
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{check_for_interrupts, inet, snapshot};
+
+/// Delta rows per transaction: well below a second of work.
+const BATCH: i64 = 50_000;
+
+thread_local! {
+    static ALONE: Statement = const { Statement::new(
+        "fold_alone", include_str!("../../sql/queries/fold_alone.sql"), &[]) };
+    static TAKE: Statement = const { Statement::new(
+        "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::INT8OID]) };
+    static LOCK_NETWORKS: Statement = const { Statement::new(
+        "fold_lock_networks", include_str!("../../sql/queries/fold_lock_networks.sql"),
+        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID]) };
+    static ADDRESSES: Statement = const { Statement::new(
+        "fold_addresses", include_str!("../../sql/queries/fold_addresses.sql"),
+        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID]) };
+    static NETWORKS: Statement = const { Statement::new(
+        "fold_networks", include_str!("../../sql/queries/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
+}
+
+/// Folds all pending counts. `may_commit`: commit after each batch.
+pub fn run(home: Home, may_commit: bool) {
+    if may_commit {
+        Connection::with_commits(home.schema, |connection| {
+            while acting_as(home.owner, || batch(home, connection)) {
+                connection.commit();
+                check_for_interrupts();
+            }
+        });
+    } else {
+        Connection::with(home.schema, |connection| {
+            acting_as(home.owner, || while batch(home, connection) {});
+        });
+    }
+}
+
+/// One batch; answers whether there may be more.
+fn batch(home: Home, connection: &Connection) -> bool {
+    ALONE.with(|statement| connection.run(statement, &[], |_| ()));
+    let (deltas, taken) = take(connection);
+    let addresses: Vec<Address> = deltas.keys().copied().collect();
+    offline::with(Patience::None, |databases| {
+        // Addresses that a trigger could not create (an error, another node) are created here, not yet counted.
+        let latest = snapshot::Latest::take();
+        let mut plan = enrich::plan(home, addresses.iter().copied(), databases, latest.raw(), false);
+        drop(latest);
+        plan.due.clear();
+        plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
+        add(connection, databases, &plan, &deltas);
+    });
+    // A smaller batch was all there was. What arrived since is for the next call: under load there is always more.
+    taken >= BATCH
+}
+
+/// Sums by address, and the number of delta rows that they stand for.
+fn take(connection: &Connection) -> (BTreeMap<Address, Tally>, i64) {
+    TAKE.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(BATCH))], |rows| {
+            let taken = (0..rows.count).filter_map(|row| rows.bigint(row, 5)).sum();
+            let tallies = (0..rows.count)
+                .filter_map(|row| {
+                    let tally = Tally {
+                        sessions: rows.bigint(row, 2).unwrap_or_default(),
+                        first_seen: rows.bigint(row, 3),
+                        last_seen: rows.bigint(row, 4),
+                    };
+                    rows.address(row, 1).map(|address| (address, tally))
+                })
+                .collect();
+            (tallies, taken)
+        })
+    })
+}
+
+fn add(
+    connection: &Connection,
+    databases: &offline::Databases,
+    plan: &Plan,
+    deltas: &BTreeMap<Address, Tally>,
+) {
+    let given = enrich::networks_of(plan, databases);
+    networks::create(connection, &given, "maxmind");
+
+    let addresses = array::write(Element::Inet, deltas.keys().map(|address| Some(inet::write(*address))));
+    let new_networks = array::write(Element::Bigint, given.keys().map(|asn| Some(pg_sys::Datum::from(*asn))));
+    let locked: Vec<i64> = LOCK_NETWORKS.with(|statement| {
+        connection.run(statement, &[Some(addresses), Some(new_networks)], |rows| {
+            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+        })
+    });
+
+    enrich::create_addresses(connection, databases, &plan.missing);
+    if !deltas.is_empty() {
+        let column = |field: fn(&Tally) -> Option<i64>, element| {
+            Some(array::write(element, deltas.values().map(|tally| field(tally).map(pg_sys::Datum::from))))
+        };
+        let arguments = [
+            Some(addresses),
+            column(|tally| Some(tally.sessions), Element::Bigint),
+            column(|tally| tally.first_seen, Element::Timestamptz),
+            column(|tally| tally.last_seen, Element::Timestamptz),
+        ];
+        ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
+    }
+    let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
+    NETWORKS.with(|statement| connection.run(statement, &[Some(locked)], |_| ()));
+}

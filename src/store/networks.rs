@@ -1,0 +1,114 @@
+//! Rows of `asn_inventory`.
+
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys;
+
+use crate::pg::array::{self, Element};
+use crate::pg::clock;
+use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::text;
+use crate::telemetry::{self, Counter};
+
+/// What a source says of a network.
+#[derive(Clone, Default)]
+pub struct Said {
+    pub name: Option<String>,
+    pub country: Option<String>,
+    pub registry: Option<String>,
+    /// Times of the sessions that brought the network up, if it was sessions.
+    pub first_seen: Option<i64>,
+    pub last_seen: Option<i64>,
+}
+
+impl Said {
+    /// Several addresses of one network say different things: the first answer counts, the times widen.
+    pub fn merge(&mut self, other: Said) {
+        self.name = self.name.take().or(other.name);
+        self.country = self.country.take().or(other.country);
+        self.registry = self.registry.take().or(other.registry);
+        self.first_seen = [self.first_seen, other.first_seen].into_iter().flatten().min();
+        self.last_seen = [self.last_seen, other.last_seen].into_iter().flatten().max();
+    }
+}
+
+/// By ASN, hence in the order of locks.
+pub type Networks = BTreeMap<i64, Said>;
+
+const ARRAYS: [pg_sys::Oid; 4] =
+    [pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID];
+
+thread_local! {
+    static CREATE: Statement = const { Statement::new(
+        "networks_create",
+        include_str!("../../sql/queries/networks_create.sql"),
+        &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3],
+          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID],
+    ) };
+    static REFINE: Statement = const { Statement::new(
+        "networks_refine",
+        include_str!("../../sql/queries/networks_refine.sql"),
+        &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3], pg_sys::TEXTOID],
+    ) };
+    static TOUCH: Statement = const { Statement::new(
+        "network_touch",
+        include_str!("../../sql/queries/network_touch.sql"),
+        &[pg_sys::INT8OID],
+    ) };
+}
+
+/// Creates the networks that are not there yet.
+pub fn create(connection: &Connection, networks: &Networks, source: &str) {
+    if networks.is_empty() {
+        return;
+    }
+    let started = clock::now();
+    let mut arguments = columns(networks);
+    arguments.push(Some(times(networks, |said| said.first_seen)));
+    arguments.push(Some(times(networks, |said| said.last_seen)));
+    arguments.push(Some(text::write(source)));
+    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    if created > 0 {
+        telemetry::add(Counter::NetworksCreated, created as i64);
+        telemetry::add(Counter::NetworkMicros, clock::now() - started);
+    }
+}
+
+/// Fills and corrects the metadata of existing networks, as far as `source` may.
+pub fn refine(connection: &Connection, networks: &Networks, source: &str) {
+    if networks.is_empty() {
+        return;
+    }
+    let started = clock::now();
+    let mut arguments = columns(networks);
+    arguments.push(Some(text::write(source)));
+    let updated = REFINE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    if updated > 0 {
+        telemetry::add(Counter::NetworksUpdated, updated as i64);
+        telemetry::add(Counter::NetworkMicros, clock::now() - started);
+    }
+}
+
+/// Moves `last_seen` to now and hands over the row.
+pub fn touch<T>(connection: &Connection, asn: i64, read: impl FnOnce(&Rows) -> T) -> T {
+    TOUCH.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(asn))], read))
+}
+
+fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {
+    let texts = |field: fn(&Said) -> &Option<String>| {
+        Some(array::write(
+            Element::Text,
+            networks.values().map(|said| field(said).as_deref().map(text::write)),
+        ))
+    };
+    vec![
+        Some(array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))),
+        texts(|said| &said.name),
+        texts(|said| &said.country),
+        texts(|said| &said.registry),
+    ]
+}
+
+fn times(networks: &Networks, field: fn(&Said) -> Option<i64>) -> pg_sys::Datum {
+    array::write(Element::Timestamptz, networks.values().map(|said| field(said).map(pg_sys::Datum::from)))
+}

@@ -1,0 +1,22 @@
+//! Counts of sessions, appended where nobody waits for anybody.
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::Home;
+use super::enrich::Tally;
+use crate::pg::inet;
+use crate::pg::relation::Table;
+
+/// Appends one delta per address. The columns are those of `session_delta`.
+pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
+    let Some(table) = Table::open(home.schema, c"session_delta", pg_sys::RowExclusiveLock) else { return };
+    table.append(tallies.map(|(address, tally)| {
+        [
+            Some(inet::write(address)),
+            Some(pg_sys::Datum::from(tally.sessions)),
+            tally.first_seen.map(pg_sys::Datum::from),
+            tally.last_seen.map(pg_sys::Datum::from),
+        ]
+    }));
+}

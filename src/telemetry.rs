@@ -1,0 +1,97 @@
+//! Counters that tell the truth, and messages that do not flood the log.
+//!
+//! A counter of work moves when the transaction that did the work commits. Errors are counted at once: the
+//! transaction that met one is often rolled back, and the error happened all the same.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use crate::pg::{clock, shared};
+
+/// Slot of a counter in the shared block. Append only: the block is laid out by these numbers.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub enum Counter {
+    TotalIps = 0,
+    CacheHits,
+    MaxmindHits,
+    CymruHits,
+    GreynoiseHits,
+    DshieldHits,
+    SpurHits,
+    Errors,
+    NetworksCreated,
+    NetworksUpdated,
+    NetworkMicros,
+}
+
+const COUNTERS: usize = Counter::NetworkMicros as usize + 1;
+const _: () = assert!(COUNTERS <= shared::SLOTS);
+
+thread_local! {
+    static PENDING: Cell<[i64; COUNTERS]> = const { Cell::new([0; COUNTERS]) };
+    /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
+    static LOGGED: RefCell<HashMap<&'static str, (i64, u64)>> = RefCell::default();
+}
+
+/// Adds to a counter; it moves when the transaction commits, `Errors` at once.
+pub fn add(counter: Counter, amount: i64) {
+    if matches!(counter, Counter::Errors) {
+        publish(counter as usize, amount);
+        return;
+    }
+    let mut pending = PENDING.get();
+    pending[counter as usize] += amount;
+    PENDING.set(pending);
+}
+
+/// The transaction ended: what it counted becomes visible, or never happened.
+pub fn transaction_ended(committed: bool) {
+    let pending = PENDING.replace([0; COUNTERS]);
+    if committed {
+        for (slot, amount) in pending.into_iter().enumerate().filter(|(_, amount)| *amount != 0) {
+            publish(slot, amount);
+        }
+    }
+}
+
+fn publish(slot: usize, amount: i64) {
+    shared::counters().0[slot].fetch_add(amount, Ordering::Relaxed);
+}
+
+/// The committed value of a counter.
+pub fn read(counter: Counter) -> i64 {
+    shared::counters().0[counter as usize].load(Ordering::Relaxed)
+}
+
+/// Sets all counters to zero.
+pub fn reset() {
+    for counter in &shared::counters().0 {
+        counter.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A burst of one message is a minute of it.
+const BURST_MICROS: i64 = 60_000_000;
+
+/// Writes to the server's log, at most once a minute per headline and backend.
+pub fn log_once_per_burst(headline: &'static str, detail: &str) {
+    let now = clock::now();
+    let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(headline) {
+        Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
+            *swallowed += 1;
+            None
+        }
+        Some(entry) => Some(std::mem::replace(entry, (now, 0)).1),
+        None => {
+            logged.insert(headline, (now, 0));
+            Some(0)
+        }
+    });
+    match swallowed {
+        None => {}
+        Some(0) => pgrx::log!("cowrie_enrich: {headline}: {detail}"),
+        Some(n) => pgrx::log!("cowrie_enrich: {headline}: {detail} ({n} more since the last message)"),
+    }
+}
