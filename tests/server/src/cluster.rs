@@ -37,12 +37,7 @@ pub struct Options {
 
 impl Options {
     pub fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            preload: true,
-            durable: false,
-            conf: Vec::new(),
-        }
+        Self { name: name.to_owned(), preload: true, durable: false, conf: Vec::new() }
     }
 
     /// Leaves `shared_preload_libraries` empty.
@@ -125,10 +120,8 @@ impl Cluster {
     /// Appends lines to postgresql.conf; the last of equal settings counts.
     pub fn configure(&self, lines: &[String]) {
         let path = self.data_dir().join("postgresql.conf");
-        let mut file = fs::OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .expect("postgresql.conf can be opened");
+        let mut file =
+            fs::OpenOptions::new().append(true).open(&path).expect("postgresql.conf can be opened");
         for line in lines {
             writeln!(file, "{line}").expect("postgresql.conf can be written");
         }
@@ -154,10 +147,7 @@ impl Cluster {
     pub fn session_with(&self, database: &str, role: &str, search_path: &str) -> Session {
         match self.try_session_with(database, role, search_path) {
             Ok(session) => session,
-            Err(e) => panic!(
-                "could not connect to {database} as {role}: {e}\n{}",
-                self.log()
-            ),
+            Err(e) => panic!("could not connect to {database} as {role}: {e}\n{}", self.log()),
         }
     }
 
@@ -194,10 +184,7 @@ impl Cluster {
     }
 
     fn start_postmaster(&self) {
-        let log = fs::OpenOptions::new()
-            .append(true)
-            .open(&self.log)
-            .expect("the log can be opened");
+        let log = fs::OpenOptions::new().append(true).open(&self.log).expect("the log can be opened");
         let spawn = || {
             installation()
                 .server_program("postgres")
@@ -216,19 +203,13 @@ impl Cluster {
             "the server accepts connections",
             || {
                 // A server that was killed leaves backends that hold its shared memory for a moment.
-                if child
-                    .try_wait()
-                    .expect("postgres can be waited for")
-                    .is_some()
-                {
+                if child.try_wait().expect("postgres can be waited for").is_some() {
                     if !self.log().contains("pre-existing shared memory block") {
                         return Err(self.log());
                     }
                     child = spawn();
                 }
-                self.try_session_with(SUPERUSER, SUPERUSER, "public")
-                    .map(drop)
-                    .map_err(|e| e.to_string())
+                self.try_session_with(SUPERUSER, SUPERUSER, "public").map(drop).map_err(|e| e.to_string())
             },
             Result::is_ok,
         )
@@ -237,10 +218,7 @@ impl Cluster {
     }
 
     pub fn postmaster_pid(&self) -> u32 {
-        lock(&self.postmaster)
-            .as_ref()
-            .expect("the server runs")
-            .id()
+        lock(&self.postmaster).as_ref().expect("the server runs").id()
     }
 
     /// Stops the server as an administrator does before maintenance.
@@ -267,11 +245,7 @@ impl Cluster {
     pub fn wait_until_recovered(&self) {
         wait_until(
             "the server has recovered",
-            || {
-                self.try_session_with(SUPERUSER, SUPERUSER, "public")
-                    .map(drop)
-                    .map_err(|e| e.to_string())
-            },
+            || self.try_session_with(SUPERUSER, SUPERUSER, "public").map(drop).map_err(|e| e.to_string()),
             Result::is_ok,
         )
         .expect("wait_until returns what satisfied it");
@@ -317,16 +291,11 @@ impl Drop for Cluster {
 
 /// A test that panicked while it held a lock must not keep the server from being stopped.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn signal(name: &str, pid: i64) {
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status();
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
     assert!(status.is_ok_and(|s| s.success()), "could not signal {pid}");
 }
 
@@ -356,11 +325,7 @@ fn template() -> PathBuf {
         .arg(&draft)
         .output()
         .expect("initdb runs");
-    assert!(
-        output.status.success(),
-        "initdb failed: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
     if fs::rename(&draft, &template).is_err() {
         let _ = fs::remove_dir_all(&draft);
     }

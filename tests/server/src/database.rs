@@ -34,10 +34,7 @@ impl Door<'_> {
 
 impl<'a> Database<'a> {
     pub fn door(&self) -> Door<'a> {
-        Door {
-            cluster: self.cluster,
-            name: self.name.clone(),
-        }
+        Door { cluster: self.cluster, name: self.name.clone() }
     }
 
     /// Another connection as superuser.
@@ -99,9 +96,7 @@ pub fn make_template(cluster: &Cluster) {
         "CREATE SCHEMA enrich;
          CREATE EXTENSION cowrie_enrich SCHEMA enrich",
     );
-    admin.run(&format!(
-        "ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"
-    ));
+    admin.run(&format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"));
 }
 
 /// A database of the test's own on the shared server.
@@ -132,20 +127,13 @@ pub fn copy_from<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
         .collect();
     // At most 63 bytes, the number last because the names of tests share beginnings.
     let name = format!("{}_{serial}", &test[..test.len().min(55)]);
-    cluster
-        .session(SUPERUSER)
-        .run(&format!("CREATE DATABASE \"{name}\" TEMPLATE {template}"));
-    Database {
-        session: cluster.session(&name),
-        cluster,
-        name,
-    }
+    cluster.session(SUPERUSER).run(&format!("CREATE DATABASE \"{name}\" TEMPLATE {template}"));
+    Database { session: cluster.session(&name), cluster, name }
 }
 
 fn binary_name() -> String {
     let program = std::env::current_exe().expect("a test has a program");
     let stem = program.file_stem().unwrap_or_default().to_string_lossy();
     // Cargo adds a hash: `counts-0123456789abcdef`.
-    stem.rsplit_once('-')
-        .map_or_else(|| stem.to_string(), |(name, _)| name.to_owned())
+    stem.rsplit_once('-').map_or_else(|| stem.to_string(), |(name, _)| name.to_owned())
 }

@@ -87,10 +87,8 @@ impl Host {
         let values: Vec<String> = rows
             .iter()
             .map(|(key, address)| {
-                let address = address.map_or_else(
-                    || self.no_address.to_owned(),
-                    |a| format!("'{}'", a.replace('\'', "''")),
-                );
+                let address = address
+                    .map_or_else(|| self.no_address.to_owned(), |a| format!("'{}'", a.replace('\'', "''")));
                 format!("('{key}', '{time}', {address})")
             })
             .collect();

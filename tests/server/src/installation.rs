@@ -39,10 +39,8 @@ pub fn installation() -> &'static Installation {
 
 impl Installation {
     fn find() -> Self {
-        let pg_config = std::env::var_os("COWRIE_ENRICH_PG_CONFIG").map_or_else(
-            || workspace().join("target/postgres/15/bin/pg_config"),
-            PathBuf::from,
-        );
+        let pg_config = std::env::var_os("COWRIE_ENRICH_PG_CONFIG")
+            .map_or_else(|| workspace().join("target/postgres/15/bin/pg_config"), PathBuf::from);
         let ask = |what: &str| {
             let output = Command::new(&pg_config).arg(what).output();
             match output {
@@ -61,14 +59,8 @@ impl Installation {
             bindir: ask("--bindir").into(),
             pkglibdir: ask("--pkglibdir").into(),
             sharedir: ask("--sharedir").into(),
-            version: ask("--version")
-                .chars()
-                .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
-                .collect(),
-            runas: am_root.then(|| User {
-                uid: id("-u"),
-                gid: id("-g"),
-            }),
+            version: ask("--version").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect(),
+            runas: am_root.then(|| User { uid: id("-u"), gid: id("-g") }),
             pg_config,
         }
     }
@@ -106,8 +98,7 @@ impl Installation {
     /// Where clusters live; everything below is scratch.
     pub fn run_dir(&self) -> PathBuf {
         let dir = workspace().join("target/postgres/run");
-        std::fs::create_dir_all(&dir)
-            .unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
+        std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
         dir
     }
 }

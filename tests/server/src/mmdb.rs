@@ -44,9 +44,7 @@ impl Mmdb {
 
     /// Adds what is known about a prefix; the longest prefix of an address wins.
     pub fn insert(&mut self, prefix: &str, record: Value) {
-        let (address, length) = prefix
-            .split_once('/')
-            .unwrap_or_else(|| panic!("{prefix} is no prefix"));
+        let (address, length) = prefix.split_once('/').unwrap_or_else(|| panic!("{prefix} is no prefix"));
         let length: u8 = length.parse().expect("the length is a number");
         let (bits, length) = match address.parse().expect("the prefix has an address") {
             // IPv4 lives below ::/96.
@@ -127,9 +125,7 @@ struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self {
-            nodes: vec![[Branch::Nothing; 2]],
-        }
+        Self { nodes: vec![[Branch::Nothing; 2]] }
     }
 }
 
@@ -279,14 +275,8 @@ mod tests {
                 let found = reader.lookup(address).expect("a lookup works");
                 found.decode().expect("a record can be decoded")
             };
-            assert_eq!(
-                at("192.0.2.1"),
-                Some(json!({"n": 1, "text": "a".repeat(300)}))
-            );
-            assert_eq!(
-                at("192.0.2.129"),
-                Some(json!({"n": 4_294_967_295u32, "x": -0.5}))
-            );
+            assert_eq!(at("192.0.2.1"), Some(json!({"n": 1, "text": "a".repeat(300)})));
+            assert_eq!(at("192.0.2.129"), Some(json!({"n": 4_294_967_295u32, "x": -0.5})));
             assert_eq!(at("2001:db8::1"), Some(json!({"list": [true, false, "b"]})));
             assert_eq!(at("192.0.3.1"), None);
         }

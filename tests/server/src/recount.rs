@@ -7,15 +7,10 @@ use std::net::IpAddr;
 use crate::session::Session;
 
 /// Sessions per address of the tables, `(table, address column)`.
-pub fn sessions_per_address(
-    session: &mut Session,
-    tables: &[(&str, &str)],
-) -> BTreeMap<IpAddr, i64> {
+pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> BTreeMap<IpAddr, i64> {
     let mut counts = BTreeMap::new();
     for (table, column) in tables {
-        for text in session.rows(&format!(
-            "SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL"
-        )) {
+        for text in session.rows(&format!("SELECT {column}::text FROM {table} WHERE {column} IS NOT NULL")) {
             if let Some(address) = host(&text) {
                 *counts.entry(address).or_insert(0) += 1;
             }
@@ -86,8 +81,5 @@ pub fn assert_counts_are_exact(session: &mut Session, tables: &[(&str, &str)]) {
             (columns[0].to_owned(), (number(1), number(2)))
         })
         .collect();
-    assert_eq!(
-        folded, networks,
-        "addresses and sessions of networks: folded (left), recounted (right)"
-    );
+    assert_eq!(folded, networks, "addresses and sessions of networks: folded (left), recounted (right)");
 }

@@ -55,12 +55,8 @@ impl Session {
             match message {
                 // A new result begins: only the last statement's rows are the answer.
                 SimpleQueryMessage::RowDescription(_) => rows.clear(),
-                SimpleQueryMessage::Row(row) => rows.push(
-                    (0..row.len())
-                        .map(|i| row.get(i).unwrap_or("NULL"))
-                        .collect::<Vec<_>>()
-                        .join("|"),
-                ),
+                SimpleQueryMessage::Row(row) => rows
+                    .push((0..row.len()).map(|i| row.get(i).unwrap_or("NULL")).collect::<Vec<_>>().join("|")),
                 _ => {}
             }
         }
@@ -71,11 +67,7 @@ impl Session {
     #[track_caller]
     pub fn one(&mut self, sql: &str) -> String {
         let mut rows = self.rows(sql);
-        assert!(
-            rows.len() == 1,
-            "expected one row, got {rows:?} from:\n{}",
-            shortened(sql)
-        );
+        assert!(rows.len() == 1, "expected one row, got {rows:?} from:\n{}", shortened(sql));
         rows.remove(0)
     }
 
@@ -83,8 +75,7 @@ impl Session {
     #[track_caller]
     pub fn number(&mut self, sql: &str) -> i64 {
         let text = self.one(sql);
-        text.parse()
-            .unwrap_or_else(|_| panic!("expected a number, got {text} from:\n{}", shortened(sql)))
+        text.parse().unwrap_or_else(|_| panic!("expected a number, got {text} from:\n{}", shortened(sql)))
     }
 
     /// The process that serves this connection.
@@ -102,13 +93,9 @@ impl Session {
 
     pub fn try_copy(&mut self, target: &str, text: &str) -> Result<u64, Refusal> {
         use std::io::Write;
-        let mut writer = self
-            .client
-            .copy_in(&format!("COPY {target} FROM STDIN"))
-            .map_err(|e| refusal(&e))?;
-        writer
-            .write_all(text.as_bytes())
-            .map_err(|e| disconnected(&e.to_string()))?;
+        let mut writer =
+            self.client.copy_in(&format!("COPY {target} FROM STDIN")).map_err(|e| refusal(&e))?;
+        writer.write_all(text.as_bytes()).map_err(|e| disconnected(&e.to_string()))?;
         writer.finish().map_err(|e| refusal(&e))
     }
 }
@@ -127,12 +114,7 @@ fn refusal(error: &postgres::Error) -> Refusal {
 
 /// 08006 is what PostgreSQL itself calls a connection failure.
 fn disconnected(message: &str) -> Refusal {
-    Refusal {
-        code: "08006".to_owned(),
-        message: message.to_owned(),
-        detail: None,
-        hint: None,
-    }
+    Refusal { code: "08006".to_owned(), message: message.to_owned(), detail: None, hint: None }
 }
 
 fn shortened(sql: &str) -> String {

@@ -26,14 +26,7 @@ const fn place(
     asn: u32,
     organization: &'static str,
 ) -> Place {
-    Place {
-        prefix,
-        country,
-        country_name,
-        city,
-        asn,
-        organization,
-    }
+    Place { prefix, country, country_name, city, asn, organization }
 }
 
 #[rustfmt::skip]
@@ -82,10 +75,8 @@ pub fn city_database() -> Mmdb {
         if !place.city.is_empty() {
             record.insert("city".into(), json!({"names": {"en": place.city}}));
         }
-        record.insert(
-            "location".into(),
-            json!({"latitude": 12.5, "longitude": -7.25, "accuracy_radius": 20}),
-        );
+        record
+            .insert("location".into(), json!({"latitude": 12.5, "longitude": -7.25, "accuracy_radius": 20}));
         city.insert(place.prefix, Value::Object(record));
     }
     for network in 0..CROWD_NETWORKS {
@@ -108,17 +99,11 @@ pub fn asn_record(asn: u64, organization: &str) -> Value {
 pub fn asn_database() -> Mmdb {
     let mut asn = Mmdb::new("GeoLite2-ASN");
     for place in PLACES.iter().filter(|p| p.asn != 0) {
-        asn.insert(
-            place.prefix,
-            asn_record(place.asn.into(), place.organization),
-        );
+        asn.insert(place.prefix, asn_record(place.asn.into(), place.organization));
     }
     for network in 0..CROWD_NETWORKS {
         let number = crowd_asn(network);
-        asn.insert(
-            &format!("23.{network}.0.0/16"),
-            asn_record(number, &format!("Crowd network {network}")),
-        );
+        asn.insert(&format!("23.{network}.0.0/16"), asn_record(number, &format!("Crowd network {network}")));
     }
     asn
 }
@@ -131,10 +116,7 @@ pub struct Files {
 
 impl Files {
     pub fn below(dir: &Path) -> Self {
-        Self {
-            city: dir.join("city.mmdb"),
-            asn: dir.join("asn.mmdb"),
-        }
+        Self { city: dir.join("city.mmdb"), asn: dir.join("asn.mmdb") }
     }
 
     /// The lines of postgresql.conf that name them.

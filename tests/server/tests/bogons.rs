@@ -123,10 +123,7 @@ fn a_reason_is_given_exactly_for_bogons() {
 #[test]
 fn null_in_null_out_and_a_network_is_refused() {
     let mut db = database();
-    assert_eq!(
-        db.one("SELECT enrich.is_bogon(NULL), enrich.bogon_reason(NULL)"),
-        "NULL|NULL"
-    );
+    assert_eq!(db.one("SELECT enrich.is_bogon(NULL), enrich.bogon_reason(NULL)"), "NULL|NULL");
     for function in ["is_bogon", "bogon_reason"] {
         let refusal = db.refused(&format!("SELECT enrich.{function}('10.0.0.0/8')"));
         assert_eq!(refusal.code, "22023", "{refusal:?}");

@@ -10,14 +10,8 @@ const ROW: &str = "ip_address, current_asn, geo_country, session_count, is_bogon
 #[test]
 fn a_new_address_is_attributed_and_written_down() {
     let mut db = database();
-    assert_eq!(
-        db.one(&format!("SELECT {ROW} FROM enrich_ip('8.8.8.8')")),
-        "8.8.8.8|15169|US|0|f|f"
-    );
-    assert_eq!(
-        db.one(&format!("SELECT {ROW} FROM ip_inventory")),
-        "8.8.8.8|15169|US|0|f|f"
-    );
+    assert_eq!(db.one(&format!("SELECT {ROW} FROM enrich_ip('8.8.8.8')")), "8.8.8.8|15169|US|0|f|f");
+    assert_eq!(db.one(&format!("SELECT {ROW} FROM ip_inventory")), "8.8.8.8|15169|US|0|f|f");
     assert_eq!(
         db.one(
             "SELECT enrichment #>> '{maxmind,country}', enrichment #>> '{maxmind,city}',
@@ -30,19 +24,11 @@ fn a_new_address_is_attributed_and_written_down() {
         "US|Mountain View|15169|GOOGLE|1700000000|t|t|t"
     );
     assert_eq!(
-        db.one(
-            "SELECT asn_number, organization_name, asn_type, is_known_hosting FROM asn_inventory"
-        ),
+        db.one("SELECT asn_number, organization_name, asn_type, is_known_hosting FROM asn_inventory"),
         "15169|GOOGLE|HOSTING|t"
     );
-    assert_eq!(
-        db.rows("SELECT ip_address, asn_number FROM ip_asn_history"),
-        ["8.8.8.8|15169"]
-    );
-    assert_eq!(
-        db.number("SELECT count(*) FROM enrichment_request WHERE provider = 'cymru'"),
-        0
-    );
+    assert_eq!(db.rows("SELECT ip_address, asn_number FROM ip_asn_history"), ["8.8.8.8|15169"]);
+    assert_eq!(db.number("SELECT count(*) FROM enrichment_request WHERE provider = 'cymru'"), 0);
     assert_counts_are_exact(&mut db, &[]);
 }
 
@@ -50,16 +36,12 @@ fn a_new_address_is_attributed_and_written_down() {
 fn a_fresh_address_is_answered_without_writing() {
     let mut db = database();
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('10.0.0.1')");
-    let state =
-        "SELECT (SELECT string_agg(concat(ctid, xmin), ',' ORDER BY ip_address) FROM ip_inventory),
+    let state = "SELECT (SELECT string_agg(concat(ctid, xmin), ',' ORDER BY ip_address) FROM ip_inventory),
                         (SELECT string_agg(concat(ctid, xmin), ',') FROM asn_inventory),
                         (SELECT count(*) FROM ip_asn_history),
                         (SELECT count(*) FROM enrichment_request)";
     let before = db.one(state);
-    assert_eq!(
-        db.one(&format!("SELECT {ROW} FROM enrich_ip('8.8.8.8')")),
-        "8.8.8.8|15169|US|0|f|f"
-    );
+    assert_eq!(db.one(&format!("SELECT {ROW} FROM enrich_ip('8.8.8.8')")), "8.8.8.8|15169|US|0|f|f");
     db.run("SELECT * FROM enrich_ips('{8.8.8.8,10.0.0.1}')");
     assert_eq!(db.one(state), before);
 }
@@ -71,10 +53,7 @@ fn force_asks_again_and_records_when() {
     let when = "SELECT (enrichment #>> '{maxmind,cached_at}')::timestamptz FROM ip_inventory";
     let before = db.one(when);
     db.run("SELECT enrich_ip('8.8.8.8', true)");
-    assert_eq!(
-        db.one(&format!("SELECT ({when}) > '{before}'::timestamptz")),
-        "t"
-    );
+    assert_eq!(db.one(&format!("SELECT ({when}) > '{before}'::timestamptz")), "t");
     // The same network again is no news.
     assert_eq!(db.number("SELECT count(*) FROM ip_asn_history"), 1);
 }
@@ -82,17 +61,8 @@ fn force_asks_again_and_records_when() {
 #[test]
 fn a_mapped_address_and_a_host_mask_are_the_address() {
     let mut db = database();
-    for text in [
-        "::ffff:8.8.8.8",
-        "8.8.8.8/32",
-        "8.8.8.8",
-        "::ffff:8.8.8.8/128",
-    ] {
-        assert_eq!(
-            db.one(&format!("SELECT ip_address FROM enrich_ip('{text}')")),
-            "8.8.8.8",
-            "{text}"
-        );
+    for text in ["::ffff:8.8.8.8", "8.8.8.8/32", "8.8.8.8", "::ffff:8.8.8.8/128"] {
+        assert_eq!(db.one(&format!("SELECT ip_address FROM enrich_ip('{text}')")), "8.8.8.8", "{text}");
     }
     assert_eq!(db.number("SELECT count(*) FROM ip_inventory"), 1);
 }
@@ -100,11 +70,9 @@ fn a_mapped_address_and_a_host_mask_are_the_address() {
 #[test]
 fn a_network_is_refused_without_side_effect() {
     let mut db = database();
-    for call in [
-        "enrich_ip('10.0.0.0/8')",
-        "enrich_ip('8.8.8.0/24', true)",
-        "enrich_ips('{8.8.8.8,8.8.8.0/24}')",
-    ] {
+    for call in
+        ["enrich_ip('10.0.0.0/8')", "enrich_ip('8.8.8.0/24', true)", "enrich_ips('{8.8.8.8,8.8.8.0/24}')"]
+    {
         let refusal = db.refused(&format!("SELECT {call}"));
         assert_eq!(refusal.code, "22023", "{call}: {refusal:?}");
         assert!(refusal.hint.is_some(), "{call}: {refusal:?}");
@@ -115,10 +83,7 @@ fn a_network_is_refused_without_side_effect() {
 #[test]
 fn bogons_stop_the_cascade() {
     let mut db = database();
-    assert_eq!(
-        db.one(&format!("SELECT {ROW} FROM enrich_ip('192.168.1.1')")),
-        "192.168.1.1|NULL|XX|0|t|f"
-    );
+    assert_eq!(db.one(&format!("SELECT {ROW} FROM enrich_ip('192.168.1.1')")), "192.168.1.1|NULL|XX|0|t|f");
     assert_eq!(
         db.one(
             "SELECT enrichment #>> '{validation,is_bogon}',
@@ -134,14 +99,9 @@ fn bogons_stop_the_cascade() {
 #[test]
 fn a_missing_network_is_queued_not_fetched() {
     let mut db = database();
+    assert_eq!(db.one(&format!("SELECT {ROW} FROM enrich_ip('46.0.0.1')")), "46.0.0.1|NULL|NL|0|f|f");
     assert_eq!(
-        db.one(&format!("SELECT {ROW} FROM enrich_ip('46.0.0.1')")),
-        "46.0.0.1|NULL|NL|0|f|f"
-    );
-    assert_eq!(
-        db.rows(
-            "SELECT DISTINCT ip_address, provider FROM enrichment_request WHERE provider = 'cymru'"
-        ),
+        db.rows("SELECT DISTINCT ip_address, provider FROM enrichment_request WHERE provider = 'cymru'"),
         ["46.0.0.1|cymru"]
     );
 }
@@ -175,10 +135,7 @@ fn one_call_and_many_calls_leave_the_same_rows() {
     let mut one = database();
     let mut many = database();
     let addresses: Vec<String> = (0..300).map(world::crowd_member).collect();
-    one.run(&format!(
-        "SELECT * FROM enrich_ips('{{{},8.8.8.8,10.0.0.1,46.0.0.1}}')",
-        addresses.join(",")
-    ));
+    one.run(&format!("SELECT * FROM enrich_ips('{{{},8.8.8.8,10.0.0.1,46.0.0.1}}')", addresses.join(",")));
     many.run(&format!(
         "SELECT enrich_ip(a) FROM unnest('{{{},8.8.8.8,10.0.0.1,46.0.0.1}}'::inet[]) a",
         addresses.join(",")
@@ -191,8 +148,7 @@ fn one_call_and_many_calls_leave_the_same_rows() {
         "SELECT asn_number, organization_name, organization_country, rir_registry, asn_type
          FROM asn_inventory ORDER BY 1"
             .to_owned(),
-        "SELECT ip_address, asn_number, verification_source FROM ip_asn_history ORDER BY 1"
-            .to_owned(),
+        "SELECT ip_address, asn_number, verification_source FROM ip_asn_history ORDER BY 1".to_owned(),
         "SELECT DISTINCT ip_address, provider FROM enrichment_request ORDER BY 1, 2".to_owned(),
     ] {
         assert_eq!(one.rows(&table), many.rows(&table));
@@ -204,22 +160,13 @@ fn one_call_and_many_calls_leave_the_same_rows() {
 #[test]
 fn the_largest_network_number_works_everywhere() {
     let mut db = database();
-    assert_eq!(
-        db.one("SELECT current_asn FROM enrich_ip('45.0.0.1')"),
-        "4294967295"
-    );
+    assert_eq!(db.one("SELECT current_asn FROM enrich_ip('45.0.0.1')"), "4294967295");
     assert_eq!(
         db.one("SELECT asn_number FROM ensure_asn_inventory(4294967295, 'Last', 'BR', 'LACNIC')"),
         "4294967295"
     );
-    assert_eq!(
-        db.one("SELECT classify_asn(4294967295, 'Last Hosting')"),
-        "HOSTING"
-    );
-    assert_eq!(
-        db.one("SELECT asn_number FROM ip_asn_history"),
-        "4294967295"
-    );
+    assert_eq!(db.one("SELECT classify_asn(4294967295, 'Last Hosting')"), "HOSTING");
+    assert_eq!(db.one("SELECT asn_number FROM ip_asn_history"), "4294967295");
     assert_counts_are_exact(&mut db, &[]);
 }
 
@@ -232,9 +179,7 @@ fn an_address_that_moved_leaves_a_trace() {
     networks.insert("8.8.8.8/32", asn_record(64_500, "Elsewhere"));
     let files = Files::below(cluster.files());
     networks.write(&files.asn);
-    world::city_database()
-        .build_epoch(1_800_000_000)
-        .write(&files.city);
+    world::city_database().build_epoch(1_800_000_000).write(&files.city);
     db.run("SELECT reload_mmdb()");
     // A newer build makes MaxMind's answer due, without force.
     assert_eq!(
@@ -242,9 +187,7 @@ fn an_address_that_moved_leaves_a_trace() {
         ["8.8.8.8|64500", "8.8.8.9|15169"]
     );
     assert_eq!(
-        db.rows(
-            "SELECT ip_address, asn_number FROM ip_asn_history ORDER BY ip_address, observed_at"
-        ),
+        db.rows("SELECT ip_address, asn_number FROM ip_asn_history ORDER BY ip_address, observed_at"),
         ["8.8.8.8|15169", "8.8.8.8|64500", "8.8.8.9|15169"]
     );
     assert_counts_are_exact(&mut db, &[]);
@@ -272,21 +215,13 @@ fn sessions_move_with_their_address_to_its_new_network() {
     let mut networks = world::asn_database().build_epoch(1_800_000_000);
     networks.insert("8.8.8.8/32", asn_record(64_500, "Elsewhere"));
     networks.write(&Files::below(cluster.files()).asn);
-    world::city_database()
-        .build_epoch(1_800_000_000)
-        .write(&Files::below(cluster.files()).city);
+    world::city_database().build_epoch(1_800_000_000).write(&Files::below(cluster.files()).city);
     db.run("SELECT reload_mmdb(); SELECT enrich_ip('8.8.8.8', true)");
     db.run("INSERT INTO s VALUES (10, '8.8.8.8')");
     assert_counts_are_exact(&mut db, &[("s", "source_ip")]);
-    assert_eq!(
-        db.one("SELECT current_asn, session_count FROM ip_inventory"),
-        "64500|10"
-    );
+    assert_eq!(db.one("SELECT current_asn, session_count FROM ip_inventory"), "64500|10");
     // The attack was made from the old network.
-    assert_eq!(
-        db.rows("SELECT snapshot_asn, count(*) FROM s GROUP BY 1 ORDER BY 1"),
-        ["15169|9", "64500|1"]
-    );
+    assert_eq!(db.rows("SELECT snapshot_asn, count(*) FROM s GROUP BY 1 ORDER BY 1"), ["15169|9", "64500|1"]);
 }
 
 #[test]
@@ -331,10 +266,7 @@ fn ensure_creates_and_says_where_from() {
         db.one("SELECT organization_name FROM asn_inventory WHERE asn_number = 64500"),
         "Example University"
     );
-    assert_eq!(
-        db.one("SELECT asn_type FROM ensure_asn_inventory(64501)"),
-        "UNKNOWN"
-    );
+    assert_eq!(db.one("SELECT asn_type FROM ensure_asn_inventory(64501)"), "UNKNOWN");
 }
 
 #[test]
@@ -388,13 +320,9 @@ fn numbers_and_metadata_out_of_range_are_refused_without_side_effect() {
         "INSERT INTO ip_inventory (ip_address, session_count) VALUES ('1.1.1.1', -1)",
     ] {
         let refusal = db.refused(statement);
-        assert!(
-            ["23514", "22001"].contains(&refusal.code.as_str()),
-            "{statement}: {refusal:?}"
-        );
+        assert!(["23514", "22001"].contains(&refusal.code.as_str()), "{statement}: {refusal:?}");
     }
-    let refusal =
-        db.refused("INSERT INTO ip_inventory (ip_address, current_asn) VALUES ('1.1.1.1', 5)");
+    let refusal = db.refused("INSERT INTO ip_inventory (ip_address, current_asn) VALUES ('1.1.1.1', 5)");
     assert_eq!(refusal.code, "23503");
 }
 
@@ -406,22 +334,10 @@ fn generated_columns_stand_any_json() {
     for (json, expected) in [
         (r#"{}"#, "XX|{}|f|f"),
         (r#"{"maxmind":{"country":"us"}}"#, "US|{}|f|f"),
-        (
-            r#"{"maxmind":{"country":""},"cymru":{"country":"de"}}"#,
-            "DE|{}|f|f",
-        ),
-        (
-            r#"{"maxmind":{"country":null},"dshield":{"ip":{"ascountry":"fr"}}}"#,
-            "FR|{}|f|f",
-        ),
-        (
-            r#"{"maxmind":{"country":"Germany"},"cymru":{"country":"DE"}}"#,
-            "DE|{}|f|f",
-        ),
-        (
-            r#"{"maxmind":"US","cymru":[1],"dshield":{"ip":"x"}}"#,
-            "XX|{}|f|f",
-        ),
+        (r#"{"maxmind":{"country":""},"cymru":{"country":"de"}}"#, "DE|{}|f|f"),
+        (r#"{"maxmind":{"country":null},"dshield":{"ip":{"ascountry":"fr"}}}"#, "FR|{}|f|f"),
+        (r#"{"maxmind":{"country":"Germany"},"cymru":{"country":"DE"}}"#, "DE|{}|f|f"),
+        (r#"{"maxmind":"US","cymru":[1],"dshield":{"ip":"x"}}"#, "XX|{}|f|f"),
         (r#"{"maxmind":{"country":{"iso_code":"US"}}}"#, "XX|{}|f|f"),
         (r#"{"greynoise":{"noise":true}}"#, "XX|{}|t|f"),
         (r#"{"greynoise":{"noise":"true"}}"#, "XX|{}|t|f"),
@@ -443,23 +359,15 @@ fn generated_columns_stand_any_json() {
     }
     // SPUR says it in three places, each an array, a string or an object.
     for (json, contains) in [
-        (
-            r#"{"spur":{"tunnels":[{"type":"VPN"},{"type":"PROXY"}]}}"#,
-            "{VPN,PROXY}",
-        ),
-        (
-            r#"{"spur":{"infrastructure":"DATACENTER"}}"#,
-            "{DATACENTER}",
-        ),
+        (r#"{"spur":{"tunnels":[{"type":"VPN"},{"type":"PROXY"}]}}"#, "{VPN,PROXY}"),
+        (r#"{"spur":{"infrastructure":"DATACENTER"}}"#, "{DATACENTER}"),
         (r#"{"spur":{"client":{"types":["MOBILE"]}}}"#, "{MOBILE}"),
         (r#"{"spur":{"client":{"types":"DESKTOP"}}}"#, "{DESKTOP}"),
         (r#"{"spur":{"tunnels":{"type":"TOR"}}}"#, "{TOR}"),
     ] {
         db.run(&format!("UPDATE ip_inventory SET enrichment = '{json}'"));
         assert_eq!(
-            db.one(&format!(
-                "SELECT ip_types @> '{contains}' FROM ip_inventory"
-            )),
+            db.one(&format!("SELECT ip_types @> '{contains}' FROM ip_inventory")),
             "t",
             "{json}: {}",
             db.one("SELECT ip_types FROM ip_inventory")
@@ -498,11 +406,7 @@ fn a_session_takes_its_type_from_the_inventory_by_priority() {
                  '{{\"client\":{{\"types\":{types}}}}}') WHERE ip_address = '{address}';
              INSERT INTO s VALUES ({n}, '{address}')"
         ));
-        assert_eq!(
-            db.one(&format!("SELECT snapshot_ip_type FROM s WHERE id = {n}")),
-            expected,
-            "{types}"
-        );
+        assert_eq!(db.one(&format!("SELECT snapshot_ip_type FROM s WHERE id = {n}")), expected, "{types}");
     }
 }
 
@@ -524,11 +428,7 @@ fn classification_knows_networks_then_whole_words() {
         (132_203, "HOSTING"),
         (13335, "HOSTING"),
     ] {
-        assert_eq!(
-            db.one(&format!("SELECT classify_asn({asn}, NULL)")),
-            kind,
-            "AS{asn}"
-        );
+        assert_eq!(db.one(&format!("SELECT classify_asn({asn}, NULL)")), kind, "AS{asn}");
     }
     for (name, kind) in [
         ("Example Hosting GmbH", "HOSTING"),
@@ -545,11 +445,7 @@ fn classification_knows_networks_then_whole_words() {
         ("Some Company", "UNKNOWN"),
         ("", "UNKNOWN"),
     ] {
-        assert_eq!(
-            db.one(&format!("SELECT classify_asn(64500, '{name}')")),
-            kind,
-            "{name}"
-        );
+        assert_eq!(db.one(&format!("SELECT classify_asn(64500, '{name}')")), kind, "{name}");
     }
     assert_eq!(db.one("SELECT classify_asn(64500, NULL)"), "UNKNOWN");
 }
@@ -558,20 +454,11 @@ fn classification_knows_networks_then_whole_words() {
 fn a_job_is_queued_for_known_providers_only() {
     let mut db = database();
     for provider in ["cymru", "greynoise", "dshield", "spur"] {
-        db.run(&format!(
-            "SELECT request_enrichment('8.8.8.8', '{provider}', 5)"
-        ));
+        db.run(&format!("SELECT request_enrichment('8.8.8.8', '{provider}', 5)"));
     }
     assert_eq!(
-        db.rows(
-            "SELECT DISTINCT provider, ip_address, priority FROM enrichment_request ORDER BY 1"
-        ),
-        [
-            "cymru|8.8.8.8|5",
-            "dshield|8.8.8.8|5",
-            "greynoise|8.8.8.8|5",
-            "spur|8.8.8.8|5"
-        ]
+        db.rows("SELECT DISTINCT provider, ip_address, priority FROM enrichment_request ORDER BY 1"),
+        ["cymru|8.8.8.8|5", "dshield|8.8.8.8|5", "greynoise|8.8.8.8|5", "spur|8.8.8.8|5"]
     );
     let refusal = db.refused("SELECT request_enrichment('8.8.8.8', 'shodan')");
     assert_eq!(refusal.code, "22023", "{refusal:?}");
@@ -579,10 +466,7 @@ fn a_job_is_queued_for_known_providers_only() {
     assert_eq!(refusal.code, "22023", "{refusal:?}");
     // Bogons never leave the machine, whoever asks.
     let _ = db.try_run("SELECT request_enrichment('10.0.0.1', 'cymru')");
-    assert_eq!(
-        db.number("SELECT count(*) FROM enrichment_request WHERE ip_address = '10.0.0.1'"),
-        0
-    );
+    assert_eq!(db.number("SELECT count(*) FROM enrichment_request WHERE ip_address = '10.0.0.1'"), 0);
 }
 
 #[test]
@@ -615,10 +499,7 @@ fn counters_move_when_the_work_commits() {
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('8.8.8.9')");
     assert_eq!(db.one(stats), "3|1|2|0|1");
     // Another session sees the same: with the library preloaded the counters are the server's.
-    assert_eq!(
-        db.another().one(&stats.replace("FROM ", "FROM enrich.")),
-        "3|1|2|0|1"
-    );
+    assert_eq!(db.another().one(&stats.replace("FROM ", "FROM enrich.")), "3|1|2|0|1");
     db.run("SELECT reset_enrich_stats()");
     assert_eq!(db.one(stats), "0|0|0|0|0");
 }

@@ -12,10 +12,7 @@ use server_tests::{Database, Options, Session, database, fresh_database, wait_un
 
 /// How long the brute-force tests go on; `make race` or a night may ask for more.
 fn race_duration() -> Duration {
-    let seconds = std::env::var("COWRIE_ENRICH_RACE_SECONDS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(8);
+    let seconds = std::env::var("COWRIE_ENRICH_RACE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
     Duration::from_secs(seconds)
 }
 
@@ -30,12 +27,7 @@ fn insert(host: &Host, key: &str, address: &str) -> String {
 
 /// Ends a transaction in a thread of its own, because it may have to wait for another one.
 /// `meanwhile` runs once it waits or is done.
-fn end_while(
-    db: &Database<'_>,
-    mut waiting: Session,
-    end: &str,
-    meanwhile: impl FnOnce(),
-) -> Session {
+fn end_while(db: &Database<'_>, mut waiting: Session, end: &str, meanwhile: impl FnOnce()) -> Session {
     let pid = waiting.backend_pid();
     let mut watcher = db.another();
     std::thread::scope(|scope| {
@@ -76,20 +68,14 @@ fn two_sessions_meet_a_new_address_and_the_first_commits_first() {
 
 #[test]
 fn the_second_waits_for_the_first_to_write_the_new_address() {
-    for (host, end) in [
-        (&COWRIE, "COMMIT"),
-        (&COWRIE, "ROLLBACK"),
-        (&SUMMARIES, "COMMIT"),
-        (&SUMMARIES, "ROLLBACK"),
-    ] {
+    for (host, end) in
+        [(&COWRIE, "COMMIT"), (&COWRIE, "ROLLBACK"), (&SUMMARIES, "COMMIT"), (&SUMMARIES, "ROLLBACK")]
+    {
         let mut db = database();
         host.create_attached(&mut db);
         let (mut a, mut b) = (db.another(), db.another());
         // The inventory rows of the first are written now and stay uncommitted.
-        a.run(&format!(
-            "BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE",
-            insert(host, "a", "8.8.8.8")
-        ));
+        a.run(&format!("BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE", insert(host, "a", "8.8.8.8")));
         b.run(&format!("BEGIN; {}", insert(host, "b", "8.8.8.8")));
         end_while(&db, b, "COMMIT", || a.run(end));
         assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
@@ -141,10 +127,7 @@ fn a_hot_network_that_exists_is_locked_by_nobody() {
     db.run("CALL enrich.fold_statistics()");
     let (mut a, mut b) = (db.another(), db.another());
     // Even with everything deferred done at once, the known address needs no exclusive lock.
-    a.run(&format!(
-        "BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE",
-        insert(&COWRIE, "a", "8.8.8.8")
-    ));
+    a.run(&format!("BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE", insert(&COWRIE, "a", "8.8.8.8")));
     b.run("SET lock_timeout = '20s'");
     b.run(&insert(&COWRIE, "b", "8.8.8.8"));
     a.run("COMMIT");
@@ -163,10 +146,7 @@ fn folding_meets_an_open_transaction() {
         insert(&COWRIE, "b", "1.1.1.1")
     ));
     db.run("SET lock_timeout = '20s'; CALL enrich.fold_statistics(); RESET lock_timeout");
-    assert_eq!(
-        db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
-        "1"
-    );
+    assert_eq!(db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), "1");
     a.run("COMMIT");
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
@@ -178,14 +158,8 @@ fn two_callers_enrich_the_same_new_addresses_in_opposite_order() {
     let mut backwards = forwards.clone();
     backwards.reverse();
     let (mut a, mut b) = (db.another(), db.another());
-    a.run(&format!(
-        "BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
-        forwards.join(",")
-    ));
-    let call = format!(
-        "SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
-        backwards.join(",")
-    );
+    a.run(&format!("BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", forwards.join(",")));
+    let call = format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", backwards.join(","));
     let call: &'static str = call.leak();
     b.run("SET deadlock_timeout = '100ms'");
     let b = end_while(&db, b, call, || a.run("COMMIT"));
@@ -206,10 +180,7 @@ fn an_enrichment_and_a_session_meet_at_one_new_address() {
         let end = if first_commits { "COMMIT" } else { "ROLLBACK" };
         end_while(&db, b, "COMMIT", || a.run(end));
         assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
-        assert_eq!(
-            db.rows("SELECT current_asn FROM enrich.ip_inventory"),
-            ["15169"]
-        );
+        assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory"), ["15169"]);
     }
 }
 
@@ -246,10 +217,7 @@ fn a_table_is_attached_while_sessions_arrive() {
         }
         stop.store(true, Ordering::SeqCst);
     });
-    assert_eq!(
-        db.number("SELECT count(*) FROM sessions"),
-        stored.load(Ordering::SeqCst) as i64
-    );
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), stored.load(Ordering::SeqCst) as i64);
     assert!(db.number("SELECT count(*) FROM sessions WHERE snapshot_asn = 15169") > 0);
 }
 
@@ -264,12 +232,8 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
         if random.one_in(5) {
             if open {
                 statements.push(
-                    if random.one_in(2) {
-                        "ROLLBACK TO SAVEPOINT s"
-                    } else {
-                        "RELEASE SAVEPOINT s"
-                    }
-                    .to_owned(),
+                    if random.one_in(2) { "ROLLBACK TO SAVEPOINT s" } else { "RELEASE SAVEPOINT s" }
+                        .to_owned(),
                 );
                 open = statements.last().is_some_and(|s| s.starts_with("ROLLBACK"));
             } else {
@@ -278,20 +242,9 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
             }
         }
         *serial += 1;
-        statements.push(insert(
-            host,
-            &format!("{client}-{serial}"),
-            &crowd_address(random, ADDRESSES),
-        ));
+        statements.push(insert(host, &format!("{client}-{serial}"), &crowd_address(random, ADDRESSES)));
     }
-    statements.push(
-        if random.one_in(8) {
-            "ROLLBACK"
-        } else {
-            "COMMIT"
-        }
-        .to_owned(),
-    );
+    statements.push(if random.one_in(8) { "ROLLBACK" } else { "COMMIT" }.to_owned());
     statements
 }
 
@@ -322,18 +275,14 @@ impl Race<'_> {
 
 #[test]
 fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
-    let options = Options::named("concurrency-race")
-        .conf("log_lock_waits = on")
-        .conf("deadlock_timeout = 200ms");
+    let options =
+        Options::named("concurrency-race").conf("log_lock_waits = on").conf("deadlock_timeout = 200ms");
     let cluster = cluster_with_world(&options);
     for (host, share) in [(&COWRIE, 2), (&SUMMARIES, 2)] {
         let mut db = fresh_database(&cluster);
         host.create_attached(&mut db);
-        let race = Race {
-            host,
-            until: Instant::now() + race_duration() / share,
-            transactions: AtomicU64::new(0),
-        };
+        let race =
+            Race { host, until: Instant::now() + race_duration() / share, transactions: AtomicU64::new(0) };
         let door = db.door();
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
@@ -359,16 +308,8 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     SUMMARIES.create_attached(&mut db);
     let until = Instant::now() + race_duration() / 2;
     let door = db.door();
-    let cowrie = Race {
-        host: &COWRIE,
-        until,
-        transactions: AtomicU64::new(0),
-    };
-    let summaries = Race {
-        host: &SUMMARIES,
-        until,
-        transactions: AtomicU64::new(0),
-    };
+    let cowrie = Race { host: &COWRIE, until, transactions: AtomicU64::new(0) };
+    let summaries = Race { host: &SUMMARIES, until, transactions: AtomicU64::new(0) };
     std::thread::scope(|scope| {
         for client in 0..8 {
             let (cowrie, summaries, door) = (&cowrie, &summaries, &door);
@@ -383,9 +324,8 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
                 let mut session = door.session();
                 let mut random = Random::seeded(100 + enricher);
                 while Instant::now() < until {
-                    let addresses: Vec<String> = (0..50)
-                        .map(|_| crowd_address(&mut random, ADDRESSES))
-                        .collect();
+                    let addresses: Vec<String> =
+                        (0..50).map(|_| crowd_address(&mut random, ADDRESSES)).collect();
                     session.run(&format!(
                         "SELECT count(*) FROM enrich.enrich_ips('{{{}}}', {})",
                         addresses.join(","),
@@ -427,10 +367,7 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
         }
     });
     assert!(cowrie.transactions.load(Ordering::Relaxed) > 8);
-    assert_counts_are_exact(
-        &mut db,
-        &[("sessions", "ip"), ("session_summaries", "source_ip")],
-    );
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
     let log = cluster.whole_log();
     assert!(!log.contains("deadlock detected"), "{log}");
 }

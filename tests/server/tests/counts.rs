@@ -36,10 +36,8 @@ fn random_statement(host: &Host, random: &mut Random) -> String {
                     (name, address)
                 })
                 .collect();
-            let rows: Vec<(&str, Option<&str>)> = rows
-                .iter()
-                .map(|(k, a)| (k.as_str(), a.as_deref()))
-                .collect();
+            let rows: Vec<(&str, Option<&str>)> =
+                rows.iter().map(|(k, a)| (k.as_str(), a.as_deref())).collect();
             let conflict = match random.below(3) {
                 0 => "DO NOTHING".to_owned(),
                 1 => format!("({key}) DO UPDATE SET {address} = EXCLUDED.{address}"),
@@ -48,14 +46,10 @@ fn random_statement(host: &Host, random: &mut Random) -> String {
             format!("{} ON CONFLICT {conflict}", host.insert(&rows))
         }
         5 => format!("DELETE FROM {table} WHERE {key} = '{victim}'"),
-        6 => format!(
-            "UPDATE {table} SET {address} = '{}' WHERE {key} = '{victim}'",
-            crowd_address(random, 60)
-        ),
-        7 => format!(
-            "UPDATE {table} SET {address} = {} WHERE {key} = '{victim}'",
-            host.no_address
-        ),
+        6 => {
+            format!("UPDATE {table} SET {address} = '{}' WHERE {key} = '{victim}'", crowd_address(random, 60))
+        }
+        7 => format!("UPDATE {table} SET {address} = {} WHERE {key} = '{victim}'", host.no_address),
         8 => format!(
             "DO $$ BEGIN
                  {insert} ON CONFLICT DO NOTHING;
@@ -101,11 +95,7 @@ fn random_transaction(host: &Host, random: &mut Random) -> String {
             }
         }
     }
-    script.push_str(if random.one_in(4) {
-        "ROLLBACK"
-    } else {
-        "COMMIT"
-    });
+    script.push_str(if random.one_in(4) { "ROLLBACK" } else { "COMMIT" });
     script
 }
 
@@ -187,10 +177,7 @@ fn an_address_first_seen_in_a_rolled_back_savepoint_and_again_after_is_kept() {
             host.insert(&[("a", Some("8.8.8.8"))]),
             host.insert(&[("b", Some("8.8.8.8"))]),
         ));
-        assert_eq!(
-            db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"),
-            ["8.8.8.8|15169"]
-        );
+        assert_eq!(db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"), ["8.8.8.8|15169"]);
         assert_exact(host, &mut db);
     }
 }
@@ -274,10 +261,7 @@ fn prepared_transactions_count_when_they_commit() {
         other.run(&format!("COMMIT PREPARED '{prefix}_kept'"));
         other.run(&format!("ROLLBACK PREPARED '{prefix}_dropped'"));
         assert_exact(host, &mut db);
-        assert_eq!(
-            db.number(&format!("SELECT count(*) FROM {}", host.table)),
-            4
-        );
+        assert_eq!(db.number(&format!("SELECT count(*) FROM {}", host.table)), 4);
         assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 3);
     }
 }
@@ -286,12 +270,7 @@ fn prepared_transactions_count_when_they_commit() {
 fn rows_changed_through_a_cursor_are_counted() {
     for host in BOTH {
         let mut db = attached(host);
-        db.run(&host.insert(&[
-            ("a", None),
-            ("b", None),
-            ("c", None),
-            ("d", Some("1.1.1.1")),
-        ]));
+        db.run(&host.insert(&[("a", None), ("b", None), ("c", None), ("d", Some("1.1.1.1"))]));
         db.run(&format!(
             "BEGIN; DECLARE c CURSOR FOR SELECT * FROM {t} ORDER BY {k} FOR UPDATE;
              FETCH c; UPDATE {t} SET {a} = '8.8.8.8' WHERE CURRENT OF c;
@@ -363,9 +342,7 @@ fn a_crash_at_any_point_leaves_exact_counts() {
     let door = db.door();
     let name = db.name.clone();
     drop(db);
-    for (round, victim) in ["client", "folder", "postmaster", "client", "postmaster"]
-        .into_iter()
-        .enumerate()
+    for (round, victim) in ["client", "folder", "postmaster", "client", "postmaster"].into_iter().enumerate()
     {
         let stop = AtomicBool::new(false);
         let commits = AtomicU64::new(0);
@@ -386,16 +363,11 @@ fn a_crash_at_any_point_leaves_exact_counts() {
                         let rows: Vec<(String, String)> = (0..5)
                             .map(|_| {
                                 serial += 1;
-                                (
-                                    format!("{round}-{client}-{serial}"),
-                                    crowd_address(&mut random, 3_000),
-                                )
+                                (format!("{round}-{client}-{serial}"), crowd_address(&mut random, 3_000))
                             })
                             .collect();
-                        let rows: Vec<(&str, Option<&str>)> = rows
-                            .iter()
-                            .map(|(k, a)| (k.as_str(), Some(a.as_str())))
-                            .collect();
+                        let rows: Vec<(&str, Option<&str>)> =
+                            rows.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
                         let script = format!(
                             "BEGIN; {}; SAVEPOINT s; {}; ROLLBACK TO s; {}; COMMIT",
                             COWRIE.insert(&rows[..2]),

@@ -47,19 +47,12 @@ fn every_sql_block_below_docs_runs_after_the_readmes() {
 fn blocks_are_found_and_skipped_with_a_reason() {
     let text = "a\n```sql\nSELECT 1;\nSELECT 2;\n```\n<!-- not run: needs a network -->\n\
                 ```sql\nSELECT 3;\n```\n```sh\nls\n```\n1. list\n   ```sql\n   SELECT 4;\n   ```\n";
-    let found: Vec<_> = blocks_of(text)
-        .into_iter()
-        .map(|b| (b.line, b.sql, b.skipped))
-        .collect();
+    let found: Vec<_> = blocks_of(text).into_iter().map(|b| (b.line, b.sql, b.skipped)).collect();
     assert_eq!(
         found,
         [
             (3, "SELECT 1;\nSELECT 2;\n".to_owned(), None),
-            (
-                8,
-                "SELECT 3;\n".to_owned(),
-                Some("needs a network".to_owned())
-            ),
+            (8, "SELECT 3;\n".to_owned(), Some("needs a network".to_owned())),
             (15, "   SELECT 4;\n".to_owned(), None),
         ]
     );
@@ -109,11 +102,7 @@ fn run_blocks(db: &mut Database<'_>, file: &Path, blocks: &[Block]) {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    eprintln!(
-        "{}: {} blocks run, {skipped} not run",
-        file.display(),
-        blocks.len() - skipped
-    );
+    eprintln!("{}: {} blocks run, {skipped} not run", file.display(), blocks.len() - skipped);
 }
 
 fn blocks_of(text: &str) -> Vec<Block> {
@@ -129,11 +118,7 @@ fn blocks_of(text: &str) -> Vec<Block> {
                 block.sql.push('\n');
             }
             None if trimmed == "```sql" => {
-                open = Some(Block {
-                    line: number + 2,
-                    sql: String::new(),
-                    skipped: reason.take(),
-                });
+                open = Some(Block { line: number + 2, sql: String::new(), skipped: reason.take() });
             }
             None => {
                 if let Some(rest) = trimmed.strip_prefix("<!-- not run:") {

@@ -8,13 +8,7 @@ use server_tests::{Database, Options, database, fresh_database, shared};
 
 #[test]
 fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
-    for schema in [
-        "public",
-        "attribution",
-        "Quoted \"Schema\"",
-        "select",
-        "with.dot",
-    ] {
+    for schema in ["public", "attribution", "Quoted \"Schema\"", "select", "with.dot"] {
         let mut db = bare_database(shared());
         let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
         db.run("SET search_path = ''");
@@ -22,9 +16,7 @@ fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
             "CREATE SCHEMA IF NOT EXISTS {quoted}; CREATE EXTENSION cowrie_enrich SCHEMA {quoted}"
         ));
         assert_eq!(
-            db.one(&format!(
-                "SELECT current_asn, geo_country FROM {quoted}.enrich_ip('8.8.8.8')"
-            )),
+            db.one(&format!("SELECT current_asn, geo_country FROM {quoted}.enrich_ip('8.8.8.8')")),
             "15169|US",
             "in {schema}"
         );
@@ -36,9 +28,7 @@ fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
              CALL {quoted}.fold_statistics()"
         ));
         assert_eq!(
-            db.rows(&format!(
-                "SELECT ip_address, session_count FROM {quoted}.ip_inventory ORDER BY 1"
-            )),
+            db.rows(&format!("SELECT ip_address, session_count FROM {quoted}.ip_inventory ORDER BY 1")),
             ["1.1.1.1|1", "8.8.8.8|1", "139.59.0.1|0"],
             "in {schema}"
         );
@@ -49,14 +39,10 @@ fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
 fn without_preload_everything_of_sql_works() {
     let cluster = cluster_with_world(&Options::named("install-no-preload").without_preload());
     let mut db = fresh_database(&cluster);
-    assert_eq!(
-        db.one("SELECT current_asn, geo_country FROM enrich_ip('8.8.8.8')"),
-        "15169|US"
-    );
+    assert_eq!(db.one("SELECT current_asn, geo_country FROM enrich_ip('8.8.8.8')"), "15169|US");
     COWRIE.create_attached(&mut db);
     // A session that has not loaded the library yet: the trigger loads it.
-    db.another()
-        .run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("not an ip"))]));
+    db.another().run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("not an ip"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
     db.run("SELECT reload_mmdb(); SELECT * FROM mmdb_status(); SELECT * FROM enrich_stats()");
     db.run("SELECT reset_enrich_stats(); SELECT request_enrichment('8.8.8.8', 'cymru')");
@@ -83,10 +69,7 @@ fn every_object_has_a_comment() {
 #[test]
 fn it_is_not_relocatable_and_its_tables_are_dumped() {
     let mut db = database();
-    assert_eq!(
-        db.one("SELECT extrelocatable FROM pg_extension WHERE extname = 'cowrie_enrich'"),
-        "f"
-    );
+    assert_eq!(db.one("SELECT extrelocatable FROM pg_extension WHERE extname = 'cowrie_enrich'"), "f");
     let undumped = db.rows(
         "SELECT c.oid::regclass
          FROM pg_class c
@@ -102,33 +85,14 @@ fn it_is_not_relocatable_and_its_tables_are_dumped() {
 fn contents(db: &mut Database<'_>) -> Vec<String> {
     let mut all = Vec::new();
     for (what, query) in [
-        (
-            "addresses",
-            "SELECT to_jsonb(i) FROM enrich.ip_inventory i ORDER BY ip_address",
-        ),
-        (
-            "networks",
-            "SELECT to_jsonb(n) FROM enrich.asn_inventory n ORDER BY asn_number",
-        ),
-        (
-            "history",
-            "SELECT to_jsonb(h) FROM enrich.ip_asn_history h ORDER BY ip_address, observed_at",
-        ),
+        ("addresses", "SELECT to_jsonb(i) FROM enrich.ip_inventory i ORDER BY ip_address"),
+        ("networks", "SELECT to_jsonb(n) FROM enrich.asn_inventory n ORDER BY asn_number"),
+        ("history", "SELECT to_jsonb(h) FROM enrich.ip_asn_history h ORDER BY ip_address, observed_at"),
         ("sessions", "SELECT to_jsonb(s) FROM sessions s ORDER BY id"),
-        (
-            "summaries",
-            "SELECT to_jsonb(s) FROM session_summaries s ORDER BY session_id",
-        ),
-        (
-            "jobs",
-            "SELECT ip_address, provider, priority FROM enrichment_request ORDER BY 1, 2",
-        ),
+        ("summaries", "SELECT to_jsonb(s) FROM session_summaries s ORDER BY session_id"),
+        ("jobs", "SELECT ip_address, provider, priority FROM enrichment_request ORDER BY 1, 2"),
     ] {
-        all.extend(
-            db.rows(query)
-                .into_iter()
-                .map(|row| format!("{what}: {row}")),
-        );
+        all.extend(db.rows(query).into_iter().map(|row| format!("{what}: {row}")));
     }
     all
 }
@@ -143,11 +107,7 @@ fn dump_and_restore_lose_nothing_and_double_nothing() {
             "SELECT enrich.attach_session_table('session_summaries', 'source_ip',
                  'first_event_at', true)",
         );
-        db.run(&COWRIE.insert(&[
-            ("a", Some("8.8.8.8")),
-            ("b", Some("48.0.0.1")),
-            ("c", Some("not an ip")),
-        ]));
+        db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("48.0.0.1")), ("c", Some("not an ip"))]));
         db.run("CALL enrich.fold_statistics()");
         // These are still pending when the dump is made.
         db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1")), ("c", None)]));
@@ -180,11 +140,7 @@ fn dump_and_restore_lose_nothing_and_double_nothing() {
             restore
         };
         let output = command.output().expect("the restore runs");
-        assert!(
-            output.status.success(),
-            "{format}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(contents(&mut restored), before, "{format}");
         if let Some(known_before) = known_before {
             assert_eq!(restored.rows(known), known_before, "{format}");
@@ -246,11 +202,7 @@ fn dropped_and_made_again_in_one_session_it_works() {
         other.run(&COWRIE.insert(&[("c", Some("1.1.1.1"))]));
         db.run("SELECT enrich.enrich_ip('139.59.0.1')");
         other.run("SELECT count(*) FROM enrich.enrich_ips('{139.59.0.1,139.59.0.2}')");
-        assert_eq!(
-            COWRIE.snapshot(&mut db, "a"),
-            "15169|US|NULL",
-            "round {round}"
-        );
+        assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL", "round {round}");
         assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
         db.run("DROP EXTENSION cowrie_enrich CASCADE");
     }
@@ -279,15 +231,9 @@ fn an_installation_that_is_rolled_back_leaves_nothing() {
          INSERT INTO s VALUES (1, '8.8.8.8');
          ROLLBACK",
     );
-    assert_eq!(
-        db.number("SELECT count(*) FROM pg_class WHERE relname LIKE '%inventory%'"),
-        0
-    );
+    assert_eq!(db.number("SELECT count(*) FROM pg_class WHERE relname LIKE '%inventory%'"), 0);
     db.run("CREATE EXTENSION cowrie_enrich");
-    assert_eq!(
-        db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"),
-        "15169"
-    );
+    assert_eq!(db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"), "15169");
 }
 
 #[test]

@@ -37,23 +37,13 @@ fn every_place_of_the_fixtures_is_found() {
     for place in PLACES {
         let (network, _) = place.prefix.split_once('/').expect("a prefix");
         let or_null = |text: &str| if text.is_empty() { "NULL" } else { text }.to_owned();
-        let asn = if place.asn == 0 {
-            "NULL".to_owned()
-        } else {
-            place.asn.to_string()
-        };
+        let asn = if place.asn == 0 { "NULL".to_owned() } else { place.asn.to_string() };
         assert_eq!(
             db.one(&format!(
                 "SELECT ip_country(a), ip_city(a), ip_asn(a), ip_asn_org(a)
                  FROM (SELECT '{network}'::inet + 1 AS a) s"
             )),
-            [
-                or_null(place.country),
-                or_null(place.city),
-                asn,
-                or_null(place.organization)
-            ]
-            .join("|"),
+            [or_null(place.country), or_null(place.city), asn, or_null(place.organization)].join("|"),
             "{}",
             place.prefix
         );
@@ -111,21 +101,13 @@ fn null_in_null_out() {
 #[test]
 fn a_network_is_refused_with_a_hint() {
     let mut db = database();
-    for function in [
-        "ip_country",
-        "ip_city",
-        "ip_asn",
-        "ip_asn_org",
-        "maxmind_lookup",
-    ] {
+    for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
         for network in ["10.0.0.0/8", "8.8.8.8/31", "2001:4860::/32"] {
             let refusal = db.refused(&format!("SELECT {function}('{network}')"));
             assert_eq!(refusal.code, "22023", "{function}: {refusal:?}");
             assert!(refusal.hint.is_some(), "{function}: {refusal:?}");
         }
-        db.run(&format!(
-            "SELECT {function}('8.8.8.8/32'), {function}('2001:4860::1/128')"
-        ));
+        db.run(&format!("SELECT {function}('8.8.8.8/32'), {function}('2001:4860::1/128')"));
     }
 }
 
@@ -146,10 +128,7 @@ fn the_whole_object_has_the_predecessors_keys() {
     ] {
         assert_eq!(object[key], value, "{key} in {object}");
     }
-    assert_eq!(
-        db.one("SELECT maxmind_lookup('45.0.0.1') ->> 'asn'"),
-        "4294967295"
-    );
+    assert_eq!(db.one("SELECT maxmind_lookup('45.0.0.1') ->> 'asn'"), "4294967295");
     assert_eq!(db.one("SELECT maxmind_lookup('48.0.0.1')"), "NULL");
 }
 
@@ -196,14 +175,8 @@ fn status_names_what_is_served() {
              FROM mmdb_status() ORDER BY database_type"
         ),
         [
-            format!(
-                "asn|{}|GeoLite2-ASN|6|t|1700000000|t|NULL",
-                files.asn.display()
-            ),
-            format!(
-                "city|{}|GeoLite2-City|6|t|1700000000|t|NULL",
-                files.city.display()
-            ),
+            format!("asn|{}|GeoLite2-ASN|6|t|1700000000|t|NULL", files.asn.display()),
+            format!("city|{}|GeoLite2-City|6|t|1700000000|t|NULL", files.city.display()),
         ]
     );
 }
@@ -311,10 +284,7 @@ fn a_number_that_is_no_network_is_unknown() {
     .into_iter()
     .enumerate()
     {
-        asn.insert(
-            &format!("203.{n}.0.0/16"),
-            json!({"autonomous_system_number": odd, "asn": odd}),
-        );
+        asn.insert(&format!("203.{n}.0.0/16"), json!({"autonomous_system_number": odd, "asn": odd}));
         city.insert(
             &format!("203.{n}.0.0/16"),
             json!({"country": {"iso_code": odd}, "city": {"names": {"en": odd}}}),
@@ -325,11 +295,7 @@ fn a_number_that_is_no_network_is_unknown() {
     city.build_epoch(1_800_000_000).write(&files.city);
     db.run("SELECT reload_mmdb()");
     for n in 0..9 {
-        assert_eq!(
-            db.one(&format!("SELECT ip_asn('203.{n}.0.1')")),
-            "NULL",
-            "record {n}"
-        );
+        assert_eq!(db.one(&format!("SELECT ip_asn('203.{n}.0.1')")), "NULL", "record {n}");
         // Whatever comes back for the rest, it is an answer and not an error.
         db.run(&format!(
             "SELECT ip_country('203.{n}.0.1'), ip_city('203.{n}.0.1'),
@@ -342,10 +308,8 @@ fn a_number_that_is_no_network_is_unknown() {
 
 /// Not part of the project, so possibly not there.
 fn maxmind_test_data() -> Option<PathBuf> {
-    let directory = std::env::var_os("COWRIE_ENRICH_MAXMIND_TEST_DATA").map_or_else(
-        || installation::workspace().join("../shared/data/maxmind-test"),
-        PathBuf::from,
-    );
+    let directory = std::env::var_os("COWRIE_ENRICH_MAXMIND_TEST_DATA")
+        .map_or_else(|| installation::workspace().join("../shared/data/maxmind-test"), PathBuf::from);
     if directory.is_dir() {
         return Some(directory);
     }
@@ -359,9 +323,7 @@ fn maxmind_test_data() -> Option<PathBuf> {
 
 /// Copies a file to where the server's user may read it.
 fn offer(cluster: &Cluster, source: &Path) -> PathBuf {
-    let target = cluster
-        .files()
-        .join(source.file_name().expect("a file has a name"));
+    let target = cluster.files().join(source.file_name().expect("a file has a name"));
     std::fs::copy(source, &target).expect("the file can be copied");
     target
 }
@@ -375,13 +337,8 @@ fn interesting_addresses(reader: &Reader) -> Vec<IpAddr> {
     let mut add = |address: IpAddr| {
         addresses.insert(address.to_canonical());
     };
-    for network in reader
-        .networks(maxminddb::WithinOptions::default())
-        .expect("the tree can be walked")
-    {
-        let network = network
-            .and_then(|n| n.network())
-            .expect("the tree can be walked");
+    for network in reader.networks(maxminddb::WithinOptions::default()).expect("the tree can be walked") {
+        let network = network.and_then(|n| n.network()).expect("the tree can be walked");
         let (first, last) = (network.network(), network.broadcast());
         for address in [first, last] {
             add(address);
@@ -427,9 +384,7 @@ fn compare(
         let expected = expected_text(reader, *address, path);
         known += usize::from(expected.is_some());
         if expected.as_deref().unwrap_or("NULL") != answer {
-            wrong.push(format!(
-                "{address}: {answer}, MaxMind's reader {expected:?}"
-            ));
+            wrong.push(format!("{address}: {answer}, MaxMind's reader {expected:?}"));
         }
     }
     assert!(
@@ -442,17 +397,10 @@ fn compare(
     known
 }
 
-fn expected_text(
-    reader: &Reader,
-    address: IpAddr,
-    path: &[maxminddb::PathElement<'_>],
-) -> Option<String> {
+fn expected_text(reader: &Reader, address: IpAddr, path: &[maxminddb::PathElement<'_>]) -> Option<String> {
     // A file of IPv4 only knows no IPv6 address; the reader calls that an error.
     let found = reader.lookup(address).ok()?;
-    match found
-        .decode_path::<Value>(path)
-        .expect("the record can be decoded")?
-    {
+    match found.decode_path::<Value>(path).expect("the record can be decoded")? {
         Value::String(text) => (!text.is_empty()).then_some(text),
         other => Some(other.to_string()),
     }
@@ -481,41 +429,17 @@ fn answers_equal_maxminds_own_reader_on_its_test_databases() {
         let file = offer(&cluster, &directory.join(format!("{name}.mmdb")));
         let reader = Reader::open_readfile(&file).expect("the file is valid");
         import(&cluster, &mut db, Some(&file), None);
-        let known = compare(
-            &mut db,
-            &reader,
-            "ip_country",
-            &path!["country", "iso_code"],
-            name,
-        );
+        let known = compare(&mut db, &reader, "ip_country", &path!["country", "iso_code"], name);
         assert!(known > 50, "{name} knows {known} countries");
-        compare(
-            &mut db,
-            &reader,
-            "ip_city",
-            &path!["city", "names", "en"],
-            name,
-        );
+        compare(&mut db, &reader, "ip_city", &path!["city", "names", "en"], name);
     }
     for name in ["GeoLite2-ASN-Test", "GeoIP2-ISP-Test"] {
         let file = offer(&cluster, &directory.join(format!("{name}.mmdb")));
         let reader = Reader::open_readfile(&file).expect("the file is valid");
         import(&cluster, &mut db, None, Some(&file));
-        let known = compare(
-            &mut db,
-            &reader,
-            "ip_asn",
-            &path!["autonomous_system_number"],
-            name,
-        );
+        let known = compare(&mut db, &reader, "ip_asn", &path!["autonomous_system_number"], name);
         assert!(known > 50, "{name} knows {known} networks");
-        compare(
-            &mut db,
-            &reader,
-            "ip_asn_org",
-            &path!["autonomous_system_organization"],
-            name,
-        );
+        compare(&mut db, &reader, "ip_asn_org", &path!["autonomous_system_organization"], name);
     }
 }
 
@@ -536,21 +460,9 @@ fn no_file_takes_the_server_down() {
     for source in files {
         let file = offer(&cluster, &source);
         import(&cluster, &mut db, Some(&file), Some(&file));
-        for address in [
-            "1.1.1.1",
-            "81.2.69.142",
-            "2001:218::1",
-            "::1",
-            "255.255.255.255",
-        ] {
+        for address in ["1.1.1.1", "81.2.69.142", "2001:218::1", "::1", "255.255.255.255"] {
             // An error would be acceptable for a broken record, a lost connection would not.
-            for function in [
-                "ip_country",
-                "ip_city",
-                "ip_asn",
-                "ip_asn_org",
-                "maxmind_lookup",
-            ] {
+            for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
                 let answer = db.try_rows(&format!("SELECT {function}('{address}')"));
                 if let Err(refusal) = answer {
                     assert_ne!(refusal.code, "08006", "{}: {refusal:?}", file.display());
@@ -570,10 +482,7 @@ fn no_file_takes_the_server_down() {
 /// A world in which 8.8.8.8 is somewhere else.
 fn moved_world(country: &str, asn: u64, epoch: u64) -> (Mmdb, Mmdb) {
     let mut cities = world::city_database().build_epoch(epoch);
-    cities.insert(
-        "8.8.8.8/32",
-        json!({"country": {"iso_code": country, "names": {"en": country}}}),
-    );
+    cities.insert("8.8.8.8/32", json!({"country": {"iso_code": country, "names": {"en": country}}}));
     let mut networks = world::asn_database().build_epoch(epoch);
     networks.insert("8.8.8.8/32", asn_record(asn, "Moved"));
     (cities, networks)
@@ -600,11 +509,7 @@ fn a_replaced_file_is_picked_up_by_sessions_that_are_open() {
         db.run("SELECT reload_mmdb()");
         let expected = format!("{country}|{asn}");
         assert_eq!(db.one(EIGHT), expected);
-        wait_until(
-            "the other session sees the new file",
-            || other.one(EIGHT),
-            |answer| *answer == expected,
-        );
+        wait_until("the other session sees the new file", || other.one(EIGHT), |answer| *answer == expected);
         wait_until(
             "the prepared statement sees the new file",
             || prepared.one("EXECUTE eight"),
@@ -670,10 +575,7 @@ fn a_bad_file_is_refused_with_a_reason_and_the_old_one_serves() {
     }
     std::fs::write(&files.city, good).expect("it can be written");
     db.run("SELECT reload_mmdb()");
-    assert_eq!(
-        db.one("SELECT last_error FROM mmdb_status() WHERE kind = 'city'"),
-        "NULL"
-    );
+    assert_eq!(db.one("SELECT last_error FROM mmdb_status() WHERE kind = 'city'"), "NULL");
 }
 
 /// Eight sessions ask in a loop while the source files are truncated, overwritten in place with
@@ -689,13 +591,8 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
     let rounds: Vec<AtomicU64> = (0..BACKENDS).map(|_| AtomicU64::new(0)).collect();
     let asks = "SELECT ip_country(a), ip_asn(a), ip_city(a)
                 FROM unnest('{8.8.8.8,1.1.1.1,23.7.1.1,2a03:2880::1,48.0.0.1}'::inet[]) a";
-    let old = [
-        "US|15169|Mountain View",
-        "AU|13335|Sydney",
-        "DE|200007|NULL",
-        "IE|32934|Dublin",
-        "NULL|NULL|NULL",
-    ];
+    let old =
+        ["US|15169|Mountain View", "AU|13335|Sydney", "DE|200007|NULL", "IE|32934|Dublin", "NULL|NULL|NULL"];
     std::thread::scope(|scope| {
         let asking: Vec<_> = rounds
             .iter()
@@ -731,9 +628,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                 || {
                     let now = rounds.iter().map(|r| r.load(Ordering::SeqCst));
                     let done = now.zip(&seen).all(|(now, seen)| now >= seen + 2);
-                    done || asking
-                        .iter()
-                        .any(std::thread::ScopedJoinHandle::is_finished)
+                    done || asking.iter().any(std::thread::ScopedJoinHandle::is_finished)
                 },
                 |done| *done,
             );
@@ -741,26 +636,20 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
         let mut reloader = door.session();
         come_round("all backends ask");
         for file in [&files.city, &files.asn] {
-            let handle = std::fs::OpenOptions::new()
-                .write(true)
-                .open(file)
-                .expect("it can be opened");
+            let handle = std::fs::OpenOptions::new().write(true).open(file).expect("it can be opened");
             let length = handle.metadata().expect("it is there").len();
             for (what, damage) in [
                 ("rubbish in the tree", Damage::Overwrite(0, 512)),
-                (
-                    "rubbish in the middle",
-                    Damage::Overwrite(length / 2, 2_000),
-                ),
+                ("rubbish in the middle", Damage::Overwrite(length / 2, 2_000)),
                 ("half of it", Damage::Truncate(length / 2)),
                 ("one page", Damage::Truncate(4_096)),
                 ("nothing", Damage::Truncate(0)),
                 ("a hole", Damage::Truncate(length)),
             ] {
                 match damage {
-                    Damage::Overwrite(at, bytes) => handle
-                        .write_all_at(&vec![0xa5; bytes], at)
-                        .expect("it can be written"),
+                    Damage::Overwrite(at, bytes) => {
+                        handle.write_all_at(&vec![0xa5; bytes], at).expect("it can be written")
+                    }
                     Damage::Truncate(length) => {
                         handle.set_len(length).expect("it can be truncated");
                     }
@@ -802,16 +691,10 @@ fn many_reloads_leave_no_files_behind() {
         cities.write(&files.city);
         networks.write(&files.asn);
         db.run("SELECT reload_mmdb()");
-        assert_eq!(
-            db.one("SELECT ip_asn('8.8.8.8')"),
-            (64_500 + round).to_string()
-        );
+        assert_eq!(db.one("SELECT ip_asn('8.8.8.8')"), (64_500 + round).to_string());
     }
     let after = mmdb_files(&cluster);
-    assert!(
-        after.len() <= before.len() + 2,
-        "before: {before:?}, after ten reloads: {after:?}"
-    );
+    assert!(after.len() <= before.len() + 2, "before: {before:?}, after ten reloads: {after:?}");
 }
 
 /// Files in the data directory that PostgreSQL itself would not have.

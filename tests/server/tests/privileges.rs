@@ -8,21 +8,12 @@ use server_tests::{Database, database, shared};
 /// A login role of this test's own; roles belong to the server, not to the database.
 fn role(db: &mut Database<'_>, name: &str) -> String {
     let role = format!("{name}_{}", db.name.rsplit('_').next().expect("a number"));
-    db.run(&format!(
-        "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"
-    ));
+    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"));
     role
 }
 
-const OFFLINE: &[&str] = &[
-    "ip_country",
-    "ip_city",
-    "ip_asn",
-    "ip_asn_org",
-    "maxmind_lookup",
-    "is_bogon",
-    "bogon_reason",
-];
+const OFFLINE: &[&str] =
+    &["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup", "is_bogon", "bogon_reason"];
 
 #[test]
 fn a_role_that_may_only_insert_has_its_sessions_enriched() {
@@ -38,21 +29,13 @@ fn a_role_that_may_only_insert_has_its_sessions_enriched() {
         COWRIE.insert(&[("d", Some("1.1.1.1"))]),
         COWRIE.insert(&[("e", Some("1.1.1.2"))])
     ));
-    session.copy(
-        "sessions (id, starttime, ip)",
-        "f\t2024-05-01\t89.160.20.1\n",
-    );
+    session.copy("sessions (id, starttime, ip)", "f\t2024-05-01\t89.160.20.1\n");
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_eq!(COWRIE.snapshot(&mut db, "d"), "13335|AU|NULL");
     assert_eq!(COWRIE.snapshot(&mut db, "f"), "29518|SE|NULL");
     assert_eq!(db.number("SELECT count(*) FROM ip_inventory"), 4);
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
-    for table in [
-        "ip_inventory",
-        "asn_inventory",
-        "session_delta",
-        "enrichment_request",
-    ] {
+    for table in ["ip_inventory", "asn_inventory", "session_delta", "enrichment_request"] {
         let refusal = session.refused(&format!("SELECT * FROM enrich.{table}"));
         assert_eq!(refusal.code, "42501", "{table}");
     }
@@ -63,9 +46,7 @@ fn a_role_that_may_update_the_address_has_the_change_counted() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
     let honeypot = role(&mut db, "honeypot");
-    db.run(&format!(
-        "GRANT INSERT, SELECT, UPDATE, DELETE ON sessions TO {honeypot}"
-    ));
+    db.run(&format!("GRANT INSERT, SELECT, UPDATE, DELETE ON sessions TO {honeypot}"));
     let mut session = db.session_as(&honeypot);
     session.run(&COWRIE.insert(&[("a", None), ("b", Some("1.1.1.1"))]));
     session.run("UPDATE sessions SET ip = '8.8.8.8' WHERE id = 'a'");
@@ -79,15 +60,11 @@ fn grant_everything_in_future(db: &mut Database<'_>, role: &str) {
     for scope in ["", "IN SCHEMA public"] {
         for kind in ["TABLES", "SEQUENCES", "FUNCTIONS", "TYPES"] {
             for grantee in [role, "PUBLIC"] {
-                db.run(&format!(
-                    "ALTER DEFAULT PRIVILEGES {scope} GRANT ALL ON {kind} TO {grantee}"
-                ));
+                db.run(&format!("ALTER DEFAULT PRIVILEGES {scope} GRANT ALL ON {kind} TO {grantee}"));
             }
         }
     }
-    db.run(&format!(
-        "ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO {role}, PUBLIC"
-    ));
+    db.run(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO {role}, PUBLIC"));
 }
 
 /// grantee|object|privilege of everything that others than the owner may do with our objects.
@@ -131,10 +108,7 @@ fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
         let expected: Vec<String> = {
             let mut names: Vec<&str> = OFFLINE.to_vec();
             names.sort_unstable();
-            names
-                .iter()
-                .map(|f| format!("PUBLIC|{f}|EXECUTE"))
-                .collect()
+            names.iter().map(|f| format!("PUBLIC|{f}|EXECUTE")).collect()
         };
         let mut granted = db.rows(GRANTED);
         granted.dedup();
@@ -175,12 +149,7 @@ fn a_stranger_cannot_attach_or_make_a_trigger_of_ours_write() {
         "GRANT USAGE ON SCHEMA enrich TO {stranger}; GRANT CREATE ON SCHEMA public TO {stranger}"
     ));
     let mut session = db.session_as(&stranger);
-    assert_eq!(
-        session
-            .refused("SELECT enrich.attach_session_table('sessions', 'ip')")
-            .code,
-        "42501"
-    );
+    assert_eq!(session.refused("SELECT enrich.attach_session_table('sessions', 'ip')").code, "42501");
     session.run("CREATE TABLE own (id int, ip inet, snapshot_asn bigint)");
     assert_eq!(
         session
@@ -202,15 +171,11 @@ fn paths_are_invisible_to_strangers() {
     db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {stranger}"));
     session.run("SELECT enrich.ip_country('8.8.8.8')");
     for setting in ["city_database", "asn_database"] {
-        for statement in [
-            format!("SHOW cowrie_enrich.{setting}"),
-            format!("SET cowrie_enrich.{setting} = '/etc/passwd'"),
-        ] {
+        for statement in
+            [format!("SHOW cowrie_enrich.{setting}"), format!("SET cowrie_enrich.{setting} = '/etc/passwd'")]
+        {
             let refusal = session.refused(&statement);
-            assert!(
-                ["42501", "55P02"].contains(&refusal.code.as_str()),
-                "{statement}: {refusal:?}"
-            );
+            assert!(["42501", "55P02"].contains(&refusal.code.as_str()), "{statement}: {refusal:?}");
         }
     }
     assert_eq!(
@@ -291,33 +256,26 @@ fn nothing_in_the_callers_schema_is_used() {
     COWRIE.create_attached(&mut db);
     db.run(HOSTILE);
     let attacker = role(&mut db, "attacker");
-    db.run(&format!(
-        "GRANT ALL ON sessions TO {attacker}; GRANT USAGE ON SCHEMA enrich TO {attacker}"
-    ));
+    db.run(&format!("GRANT ALL ON sessions TO {attacker}; GRANT USAGE ON SCHEMA enrich TO {attacker}"));
     let door = db.door();
     let _ = door;
-    let mut session = db
-        .cluster
-        .session_with(&db.name, &attacker, "evil,pg_catalog,public,enrich");
+    let mut session = db.cluster.session_with(&db.name, &attacker, "evil,pg_catalog,public,enrich");
     session.run(SHADOWS);
     session.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("48.0.0.1"))]));
-    session.run(&format!(
-        "BEGIN; {}; COMMIT",
-        COWRIE.insert(&[("c", Some("1.1.1.1"))])
-    ));
+    session.run(&format!("BEGIN; {}; COMMIT", COWRIE.insert(&[("c", Some("1.1.1.1"))])));
     session.run("UPDATE public.sessions SET ip = '89.160.20.1'");
     session.run(
         "SELECT enrich.ip_country('8.8.8.8'), enrich.ip_asn('8.8.8.8'),
                 enrich.is_bogon('10.0.0.1'), enrich.maxmind_lookup('8.8.8.8')",
     );
     assert_eq!(
-        session.one("SELECT snapshot_asn, snapshot_country FROM public.sessions WHERE id OPERATOR(pg_catalog.=) 'a'"),
+        session.one(
+            "SELECT snapshot_asn, snapshot_country FROM public.sessions WHERE id OPERATOR(pg_catalog.=) 'a'"
+        ),
         "15169|US"
     );
     // The same for the owner's calls, made from the attacker's path.
-    let mut owner = db
-        .cluster
-        .session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
+    let mut owner = db.cluster.session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
     owner.run(
         "SELECT enrich.enrich_ip('139.59.0.1'); SELECT enrich.enrich_ips('{139.59.0.2,46.0.0.1}');
          SELECT enrich.enrich_ip('139.59.0.1', true);
@@ -334,11 +292,7 @@ fn nothing_in_the_callers_schema_is_used() {
          UPDATE enrich.ip_inventory SET enrichment = '{\"maxmind\": {\"country\": \"de\"}}'
              WHERE ip_address OPERATOR(pg_catalog.=) '139.59.0.2'",
     );
-    assert_eq!(
-        db.one("SELECT is_called FROM evil.visits"),
-        "f",
-        "hostile functions were called"
-    );
+    assert_eq!(db.one("SELECT is_called FROM evil.visits"), "f", "hostile functions were called");
     for table in [
         "ip_inventory",
         "asn_inventory",
@@ -348,22 +302,12 @@ fn nothing_in_the_callers_schema_is_used() {
         "enrichment_request",
         "attached_tables",
     ] {
-        assert_eq!(
-            db.number(&format!("SELECT count(*) FROM evil.{table}")),
-            0,
-            "evil.{table} was written"
-        );
+        assert_eq!(db.number(&format!("SELECT count(*) FROM evil.{table}")), 0, "evil.{table} was written");
     }
     for table in ["ip_inventory", "asn_inventory", "session_delta"] {
-        assert_eq!(
-            session.number(&format!("SELECT pg_catalog.count(*) FROM pg_temp.{table}")),
-            0
-        );
+        assert_eq!(session.number(&format!("SELECT pg_catalog.count(*) FROM pg_temp.{table}")), 0);
     }
-    assert_eq!(
-        db.one("SELECT geo_country FROM enrich.ip_inventory WHERE ip_address = '139.59.0.2'"),
-        "DE"
-    );
+    assert_eq!(db.one("SELECT geo_country FROM enrich.ip_inventory WHERE ip_address = '139.59.0.2'"), "DE");
 }
 
 #[test]

@@ -17,17 +17,14 @@ fn output_equals_what_is_expected() {
     assert!(!names.is_empty(), "there are no tests");
     let output = shared().files().join("regress");
     std::fs::create_dir_all(&output).expect("the output directory can be made");
-    let program = installation()
-        .pkglibdir
-        .join("pgxs/src/test/regress/pg_regress");
+    let program = installation().pkglibdir.join("pgxs/src/test/regress/pg_regress");
     let mut different = Vec::new();
     for name in &names {
         // A database each, so that no file depends on another.
         let db = database();
-        shared().session(SUPERUSER).run(&format!(
-            "ALTER DATABASE \"{}\" SET search_path = public, enrich",
-            db.name
-        ));
+        shared()
+            .session(SUPERUSER)
+            .run(&format!("ALTER DATABASE \"{}\" SET search_path = public, enrich", db.name));
         let mut command = std::process::Command::new(&program);
         shared().introduce(&mut command);
         let result = command
@@ -47,11 +44,10 @@ fn output_equals_what_is_expected() {
             let to = directory.join("expected").join(format!("{name}.out"));
             std::fs::copy(&from, &to).expect("the expected output can be written");
         } else if !result.status.success() {
-            let diffs =
-                std::fs::read_to_string(output.join("regression.diffs")).unwrap_or_else(|_| {
-                    String::from_utf8_lossy(&result.stdout).into_owned()
-                        + &String::from_utf8_lossy(&result.stderr)
-                });
+            let diffs = std::fs::read_to_string(output.join("regression.diffs")).unwrap_or_else(|_| {
+                String::from_utf8_lossy(&result.stdout).into_owned()
+                    + &String::from_utf8_lossy(&result.stderr)
+            });
             different.push(diffs);
         }
     }

@@ -39,9 +39,7 @@ fn malformed_addresses_are_stored_and_counted_as_errors() {
     for column_type in ["text", "varchar"] {
         let mut db = fresh_database(&cluster);
         COWRIE.create(&mut db);
-        db.run(&format!(
-            "ALTER TABLE sessions ALTER ip DROP NOT NULL, ALTER ip TYPE {column_type}"
-        ));
+        db.run(&format!("ALTER TABLE sessions ALTER ip DROP NOT NULL, ALTER ip TYPE {column_type}"));
         COWRIE.attach(&mut db);
         db.run("SELECT enrich.reset_enrich_stats()");
         let mut errors = 0;
@@ -61,10 +59,7 @@ fn malformed_addresses_are_stored_and_counted_as_errors() {
             "errors counted for {column_type}"
         );
         assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 0);
-        assert_eq!(
-            db.number("SELECT count(*) FROM sessions"),
-            malformed().len() as i64
-        );
+        assert_eq!(db.number("SELECT count(*) FROM sessions"), malformed().len() as i64);
     }
 }
 
@@ -88,10 +83,7 @@ fn cowries_own_column_takes_what_fits_it() {
     }
     assert_eq!(COWRIE.snapshot(&mut db, "mapped"), "15169|US|NULL");
     assert_eq!(COWRIE.snapshot(&mut db, "blanks"), "15169|US|NULL");
-    assert_eq!(
-        db.one("SELECT is_bogon FROM enrich.ip_inventory WHERE ip_address = '2001:db8::1'"),
-        "t"
-    );
+    assert_eq!(db.one("SELECT is_bogon FROM enrich.ip_inventory WHERE ip_address = '2001:db8::1'"), "t");
     // Too long for varchar(61): the table itself refuses that, with or without us.
     let refusal = db.refused(&COWRIE.insert(&[("long", Some(&"x".repeat(62)))]));
     assert_eq!(refusal.code, "22001");
@@ -122,9 +114,7 @@ fn one_honeypot_session_goes_through_as_cowrie_sends_it() {
     COWRIE.create_attached(&mut db);
     let id = "a1b2c3d4e5f6";
     // A scan that connects and closes: the close may overtake the connect.
-    db.run(&format!(
-        "UPDATE sessions SET endtime = now() WHERE id = '{id}'"
-    ));
+    db.run(&format!("UPDATE sessions SET endtime = now() WHERE id = '{id}'"));
     let mut rows = db
         .client
         .query(
@@ -179,12 +169,8 @@ fn a_time_without_zone_is_read_in_the_connections_zone() {
 fn a_text_column_gets_no_foreign_key_and_the_caller_is_told() {
     let mut db = database();
     COWRIE.create(&mut db);
-    let refusal =
-        db.refused("SELECT enrich.attach_session_table('sessions', 'ip', 'starttime', true)");
-    assert!(
-        refusal.hint.is_some() || refusal.detail.is_some(),
-        "{refusal:?}"
-    );
+    let refusal = db.refused("SELECT enrich.attach_session_table('sessions', 'ip', 'starttime', true)");
+    assert!(refusal.hint.is_some() || refusal.detail.is_some(), "{refusal:?}");
     assert_eq!(db.number("SELECT count(*) FROM enrich.attached_tables"), 0);
     assert_eq!(
         db.number(
@@ -290,9 +276,6 @@ fn failing_statements_of_ours_are_counted() {
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") > 0);
     // What rolled back did not happen, errors included or not: the counter never goes down.
     let before = db.number("SELECT errors FROM enrich.enrich_stats()");
-    db.run(&format!(
-        "BEGIN; {}; ROLLBACK",
-        COWRIE.insert(&[("b", Some("1.1.1.1"))])
-    ));
+    db.run(&format!("BEGIN; {}; ROLLBACK", COWRIE.insert(&[("b", Some("1.1.1.1"))])));
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") >= before);
 }

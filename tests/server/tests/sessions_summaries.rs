@@ -22,9 +22,7 @@ const PARTITIONED: &str = "
     CREATE TABLE y2024 PARTITION OF session_summaries FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');";
 
 fn snapshots(db: &mut Session, table: &str) -> Vec<String> {
-    db.rows(&format!(
-        "SELECT session_id, snapshot_asn, snapshot_country FROM {table} ORDER BY 1"
-    ))
+    db.rows(&format!("SELECT session_id, snapshot_asn, snapshot_country FROM {table} ORDER BY 1"))
 }
 
 #[track_caller]
@@ -53,16 +51,10 @@ fn an_insert_into_a_partition_is_a_session_like_any_other() {
         "INSERT INTO y2024 (session_id, source_ip, first_event_at)
          VALUES ('a', '8.8.8.8', '{NOON}'), ('b', '1.1.1.1', '{NOON}')"
     ));
-    db.copy(
-        "y2024 (session_id, source_ip, first_event_at)",
-        "c\t8.8.8.8\t2024-06-01\n",
-    );
+    db.copy("y2024 (session_id, source_ip, first_event_at)", "c\t8.8.8.8\t2024-06-01\n");
     db.run("UPDATE y2024 SET source_ip = '1.1.1.1' WHERE session_id = 'a'");
     db.run("DELETE FROM y2024 WHERE session_id = 'b'");
-    assert_eq!(
-        snapshots(&mut db, "session_summaries"),
-        ["a|15169|US", "c|15169|US"]
-    );
+    assert_eq!(snapshots(&mut db, "session_summaries"), ["a|15169|US", "c|15169|US"]);
     assert_exact(&mut db);
 }
 
@@ -80,10 +72,7 @@ fn a_partition_made_later_is_attached_too() {
     );
     db.run(&SUMMARIES.insert_at("2025-05-01", &[("a", Some("8.8.8.8"))]));
     db.run(&SUMMARIES.insert_at("2026-05-01", &[("b", Some("1.1.1.1"))]));
-    assert_eq!(
-        snapshots(&mut db, "session_summaries"),
-        ["a|15169|US", "b|13335|AU"]
-    );
+    assert_eq!(snapshots(&mut db, "session_summaries"), ["a|15169|US", "b|13335|AU"]);
     assert_exact(&mut db);
 }
 
@@ -141,10 +130,7 @@ fn partitions_of_partitions_and_upserts_work() {
         ));
     }
     assert_exact(&mut db);
-    assert_eq!(
-        db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn = 15169"),
-        8
-    );
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn = 15169"), 8);
 }
 
 #[test]
@@ -163,10 +149,7 @@ fn with_a_foreign_key_sessions_point_at_existing_addresses() {
         ("e", Some("2001:db8::1")),
     ]));
     db.run("UPDATE session_summaries SET source_ip = '1.1.1.1' WHERE session_id = 'b'");
-    db.copy(
-        "session_summaries (session_id, source_ip)",
-        "f\t89.160.20.1\ng\t\\N\n",
-    );
+    db.copy("session_summaries (session_id, source_ip)", "f\t89.160.20.1\ng\t\\N\n");
     db.run(&format!(
         "BEGIN; SAVEPOINT s; {}; ROLLBACK TO s; {}; COMMIT",
         SUMMARIES.insert(&[("h", Some("139.59.0.1"))]),
@@ -205,10 +188,7 @@ fn a_network_in_an_inet_column_is_no_address() {
     db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.0/24")), ("b", Some("8.8.8.8/32"))]));
     assert_eq!(SUMMARIES.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     assert_eq!(SUMMARIES.snapshot(&mut db, "b"), "15169|US|NULL");
-    assert_eq!(
-        db.rows("SELECT ip_address FROM enrich.ip_inventory"),
-        ["8.8.8.8"]
-    );
+    assert_eq!(db.rows("SELECT ip_address FROM enrich.ip_inventory"), ["8.8.8.8"]);
 }
 
 #[test]
@@ -238,10 +218,7 @@ fn a_null_time_is_no_reason_to_lose_a_session() {
     );
     db.run("UPDATE session_summaries SET first_event_at = '2019-01-01'");
     assert_exact(&mut db);
-    assert_eq!(
-        db.one("SELECT isfinite(first_seen), isfinite(last_seen) FROM enrich.ip_inventory"),
-        "t|t"
-    );
+    assert_eq!(db.one("SELECT isfinite(first_seen), isfinite(last_seen) FROM enrich.ip_inventory"), "t|t");
 }
 
 #[test]
@@ -255,10 +232,7 @@ fn a_time_column_may_be_a_date_less_timestamp() {
          SET timezone = 'UTC';
          CALL enrich.fold_statistics()",
     );
-    assert_eq!(
-        db.one("SELECT first_seen FROM enrich.ip_inventory"),
-        "2024-01-01 00:00:00+00"
-    );
+    assert_eq!(db.one("SELECT first_seen FROM enrich.ip_inventory"), "2024-01-01 00:00:00+00");
 }
 
 #[test]
@@ -276,13 +250,9 @@ fn the_predecessors_narrow_snapshot_columns_lose_no_session() {
              enrichment_at timestamptz)",
     );
     // To refuse the table is as good as to live with it, if the caller learns what to change.
-    match db.try_run(
-        "SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at')",
-    ) {
-        Err(refusal) => assert!(
-            refusal.code == "42804" && refusal.hint.is_some(),
-            "{refusal:?}"
-        ),
+    match db.try_run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at')")
+    {
+        Err(refusal) => assert!(refusal.code == "42804" && refusal.hint.is_some(), "{refusal:?}"),
         Ok(()) => {
             db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("45.0.0.1"))]));
             assert_eq!(SUMMARIES.snapshot(&mut db, "a"), "15169|US|NULL");
@@ -307,10 +277,7 @@ fn a_trigger_written_by_hand_attributes_sessions() {
         db.rows("SELECT snapshot_asn, snapshot_country FROM by_hand ORDER BY id"),
         ["15169|US", "NULL|NULL"]
     );
-    assert_eq!(
-        db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"),
-        ["8.8.8.8|15169"]
-    );
+    assert_eq!(db.rows("SELECT ip_address, current_asn FROM enrich.ip_inventory"), ["8.8.8.8|15169"]);
 }
 
 #[test]
@@ -338,14 +305,8 @@ fn two_attached_tables_are_counted_together() {
     );
     db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
     db.run("INSERT INTO other VALUES (1, '8.8.8.8'), (2, '::ffff:8.8.8.8'), (3, '1.1.1.1')");
-    assert_counts_are_exact(
-        &mut db,
-        &[("session_summaries", "source_ip"), ("other", "ip")],
-    );
-    assert_eq!(
-        db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
-        "3"
-    );
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip"), ("other", "ip")]);
+    assert_eq!(db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), "3");
 }
 
 #[test]
@@ -357,10 +318,7 @@ fn a_table_whose_names_need_quoting_is_attached() {
            SELECT enrich.attach_session_table('"My Schema"."Se""ssions"', 'Source IP', 'Seen At');
            INSERT INTO "My Schema"."Se""ssions" VALUES (1, '8.8.8.8', '2024-01-01')"#,
     );
-    assert_eq!(
-        db.one(r#"SELECT snapshot_country FROM "My Schema"."Se""ssions""#),
-        "US"
-    );
+    assert_eq!(db.one(r#"SELECT snapshot_country FROM "My Schema"."Se""ssions""#), "US");
     assert_counts_are_exact(&mut db, &[(r#""My Schema"."Se""ssions""#, "\"Source IP\"")]);
 }
 
@@ -374,10 +332,7 @@ fn columns_renamed_dropped_or_added_lose_no_session() {
     assert_eq!(SUMMARIES.snapshot(&mut db, "b"), "15169|US|NULL");
     db.run("ALTER TABLE session_summaries DROP COLUMN snapshot_country");
     db.run(&SUMMARIES.insert(&[("c", Some("1.1.1.1"))]));
-    assert_eq!(
-        db.one("SELECT snapshot_asn FROM session_summaries WHERE session_id = 'c'"),
-        "13335"
-    );
+    assert_eq!(db.one("SELECT snapshot_asn FROM session_summaries WHERE session_id = 'c'"), "13335");
     // With or without the trigger knowing the new name: the row is stored.
     let renamed = db.try_run("ALTER TABLE session_summaries RENAME source_ip TO peer");
     if renamed.is_ok() {

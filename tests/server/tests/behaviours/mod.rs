@@ -86,13 +86,7 @@ pub fn a_session_carries_the_attribution_of_its_address(host: &Host) {
     assert_eq!(host.snapshot(&mut db, "b"), "32934|IE|NULL");
     assert_eq!(host.snapshot(&mut db, "c"), "NULL|NL|NULL");
     assert_eq!(host.snapshot(&mut db, "d"), "45102|NULL|NULL");
-    assert_eq!(
-        db.number(&format!(
-            "SELECT count(*) FROM {} WHERE enrichment_at IS NOT NULL",
-            host.table
-        )),
-        4
-    );
+    assert_eq!(db.number(&format!("SELECT count(*) FROM {} WHERE enrichment_at IS NOT NULL", host.table)), 4);
     assert_exact(host, &mut db);
 }
 
@@ -104,14 +98,8 @@ pub fn a_new_address_enters_the_inventories_with_its_session(host: &Host) {
         db.rows("SELECT ip_address, current_asn, geo_country FROM enrich.ip_inventory"),
         ["8.8.8.8|15169|US"]
     );
-    assert_eq!(
-        db.rows("SELECT asn_number, organization_name FROM enrich.asn_inventory"),
-        ["15169|GOOGLE"]
-    );
-    assert_eq!(
-        db.rows("SELECT ip_address, asn_number FROM enrich.ip_asn_history"),
-        ["8.8.8.8|15169"]
-    );
+    assert_eq!(db.rows("SELECT asn_number, organization_name FROM enrich.asn_inventory"), ["15169|GOOGLE"]);
+    assert_eq!(db.rows("SELECT ip_address, asn_number FROM enrich.ip_asn_history"), ["8.8.8.8|15169"]);
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|1"]);
 }
@@ -125,10 +113,7 @@ pub fn a_known_address_is_counted_again(host: &Host) {
     db.run(&host.insert(&[("d", Some("8.8.8.8")), ("e", Some("8.8.8.9"))]));
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|4"]);
-    assert_eq!(
-        db.one("SELECT unique_ip_count, total_session_count FROM enrich.asn_inventory"),
-        "2|5"
-    );
+    assert_eq!(db.one("SELECT unique_ip_count, total_session_count FROM enrich.asn_inventory"), "2|5");
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 2);
 }
 
@@ -161,10 +146,7 @@ pub fn a_bogon_is_inventoried_and_never_queued(host: &Host) {
         ),
         ["10.1.2.3|t|NULL|XX", "fe80::1|t|NULL|XX"]
     );
-    assert_eq!(
-        db.number("SELECT count(*) FROM enrich.enrichment_request"),
-        0
-    );
+    assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_request"), 0);
     assert_exact(host, &mut db);
 }
 
@@ -173,23 +155,15 @@ pub fn a_mapped_address_is_the_ipv4_address(host: &Host) {
     db.run(&host.insert(&[("a", Some("::ffff:8.8.8.8")), ("b", Some("8.8.8.8"))]));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_exact(host, &mut db);
-    assert_eq!(
-        db.rows("SELECT ip_address, session_count FROM enrich.ip_inventory"),
-        ["8.8.8.8|2"]
-    );
+    assert_eq!(db.rows("SELECT ip_address, session_count FROM enrich.ip_inventory"), ["8.8.8.8|2"]);
 }
 
 pub fn many_rows_in_one_statement_are_each_attributed(host: &Host) {
     let mut db = attached(host);
     let keys: Vec<String> = (0..500).map(|i| format!("k{i}")).collect();
-    let addresses: Vec<String> = (0..500)
-        .map(|i| server_tests::world::crowd_member(i % 300))
-        .collect();
-    let rows: Vec<(&str, Option<&str>)> = keys
-        .iter()
-        .zip(&addresses)
-        .map(|(k, a)| (k.as_str(), Some(a.as_str())))
-        .collect();
+    let addresses: Vec<String> = (0..500).map(|i| server_tests::world::crowd_member(i % 300)).collect();
+    let rows: Vec<(&str, Option<&str>)> =
+        keys.iter().zip(&addresses).map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
     db.run(&host.insert(&rows));
     assert_eq!(
         db.number(&format!(
@@ -207,10 +181,7 @@ pub fn many_rows_in_one_statement_are_each_attributed(host: &Host) {
 pub fn copy_attributes_every_row(host: &Host) {
     let mut db = attached(host);
     db.copy(
-        &format!(
-            "{} ({}, {}, {})",
-            host.table, host.key, host.time, host.address
-        ),
+        &format!("{} ({}, {}, {})", host.table, host.key, host.time, host.address),
         &format!("a\t{NOON}\t8.8.8.8\nb\t{NOON}\t1.1.1.1\nc\t{NOON}\t8.8.8.8\n"),
     );
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
@@ -225,11 +196,7 @@ pub fn an_upsert_that_does_nothing_counts_nothing(host: &Host) {
     for _ in 0..3 {
         db.run(&format!(
             "{} ON CONFLICT DO NOTHING",
-            host.insert(&[
-                ("a", Some("8.8.8.8")),
-                ("a", Some("1.1.1.1")),
-                ("b", Some("1.1.1.1"))
-            ])
+            host.insert(&[("a", Some("8.8.8.8")), ("a", Some("1.1.1.1")), ("b", Some("1.1.1.1"))])
         ));
     }
     assert_exact(host, &mut db);
@@ -264,11 +231,7 @@ pub fn an_upsert_that_fills_the_address_attributes_the_session(host: &Host) {
         )
     };
     db.run(&upsert(&[("a", None), ("b", None)]));
-    db.run(&upsert(&[
-        ("a", Some("8.8.8.8")),
-        ("b", None),
-        ("c", Some("1.1.1.1")),
-    ]));
+    db.run(&upsert(&[("a", Some("8.8.8.8")), ("b", None), ("c", Some("1.1.1.1"))]));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_eq!(host.snapshot(&mut db, "b"), "NULL|NULL|NULL");
     assert_eq!(host.snapshot(&mut db, "c"), "13335|AU|NULL");
@@ -280,10 +243,7 @@ pub fn an_address_filled_later_attributes_the_session(host: &Host) {
     db.run(&host.insert(&[("a", None), ("b", None)]));
     assert_eq!(host.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 0);
-    db.run(&format!(
-        "UPDATE {} SET {} = '8.8.8.8'",
-        host.table, host.address
-    ));
+    db.run(&format!("UPDATE {} SET {} = '8.8.8.8'", host.table, host.address));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_eq!(host.snapshot(&mut db, "b"), "15169|US|NULL");
     assert_exact(host, &mut db);
@@ -302,18 +262,10 @@ pub fn updates_of_other_columns_do_nothing(host: &Host) {
                         (SELECT count(*) FROM enrich.session_delta),
                         (SELECT count(*) FROM enrich.network_delta)";
     let before = db.one(state);
-    let column = if host.table == "sessions" {
-        "endtime"
-    } else {
-        "last_event_at"
-    };
+    let column = if host.table == "sessions" { "endtime" } else { "last_event_at" };
     db.run(&format!("UPDATE {} SET {column} = now()", host.table));
     // The address is written again, but it is the same one.
-    db.run(&format!(
-        "UPDATE {t} SET {a} = {a}",
-        t = host.table,
-        a = host.address
-    ));
+    db.run(&format!("UPDATE {t} SET {a} = {a}", t = host.table, a = host.address));
     assert_eq!(db.one(state), before);
     assert_exact(host, &mut db);
 }
@@ -321,10 +273,8 @@ pub fn updates_of_other_columns_do_nothing(host: &Host) {
 pub fn a_snapshot_once_set_never_changes(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
-    let columns = format!(
-        "SELECT snapshot_asn, snapshot_country, enrichment, enrichment_at FROM {}",
-        host.table
-    );
+    let columns =
+        format!("SELECT snapshot_asn, snapshot_country, enrichment, enrichment_at FROM {}", host.table);
     let before = db.one(&columns);
     for assignment in [
         "snapshot_country = 'ZZ'",
@@ -342,10 +292,7 @@ pub fn a_snapshot_once_set_never_changes(host: &Host) {
 pub fn an_unknown_snapshot_can_still_be_completed(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("48.0.0.1")), ("b", Some("8.8.8.8"))]));
-    db.run(&format!(
-        "UPDATE {} SET snapshot_asn = 64501, snapshot_ip_type = 'VPN'",
-        host.table
-    ));
+    db.run(&format!("UPDATE {} SET snapshot_asn = 64501, snapshot_ip_type = 'VPN'", host.table));
     assert_eq!(host.snapshot(&mut db, "a"), "64501|NULL|VPN");
     assert_eq!(host.snapshot(&mut db, "b"), "15169|US|VPN");
 }
@@ -353,18 +300,12 @@ pub fn an_unknown_snapshot_can_still_be_completed(host: &Host) {
 pub fn a_changed_address_moves_its_session_and_keeps_the_snapshot(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8"))]));
-    db.run(&format!(
-        "UPDATE {} SET {} = '1.1.1.1' WHERE {} = 'a'",
-        host.table, host.address, host.key
-    ));
+    db.run(&format!("UPDATE {} SET {} = '1.1.1.1' WHERE {} = 'a'", host.table, host.address, host.key));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|1"]);
     assert_eq!(inventory(&mut db, "1.1.1.1"), ["13335|AU|1"]);
-    db.run(&format!(
-        "UPDATE {} SET {} = {}",
-        host.table, host.address, host.no_address
-    ));
+    db.run(&format!("UPDATE {} SET {} = {}", host.table, host.address, host.no_address));
     assert_exact(host, &mut db);
 }
 
@@ -376,10 +317,7 @@ pub fn a_deleted_session_is_not_counted(host: &Host) {
         ("c", Some("1.1.1.1")),
         ("d", None),
     ]));
-    db.run(&format!(
-        "DELETE FROM {} WHERE {} <> 'a'",
-        host.table, host.key
-    ));
+    db.run(&format!("DELETE FROM {} WHERE {} <> 'a'", host.table, host.key));
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|1"]);
     assert_eq!(inventory(&mut db, "1.1.1.1"), ["13335|AU|0"]);
@@ -465,10 +403,7 @@ pub fn returning_shows_the_snapshot(host: &Host) {
 pub fn the_users_own_trigger_may_replace_the_address(host: &Host) {
     let mut db = attached(host);
     // PostgreSQL fires triggers by name, so one of these runs before ours and one after.
-    for (name, old, new) in [
-        ("aaa", "1.1.1.1", "8.8.8.8"),
-        ("zzz", "139.59.0.1", "89.160.20.1"),
-    ] {
+    for (name, old, new) in [("aaa", "1.1.1.1", "8.8.8.8"), ("zzz", "139.59.0.1", "89.160.20.1")] {
         db.run(&format!(
             "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN
@@ -504,24 +439,14 @@ pub fn a_row_that_the_user_suppressed_is_not_counted(host: &Host) {
             t = host.table
         ));
     }
-    db.run(&host.insert(&[
-        ("a", Some("1.1.1.1")),
-        ("b", Some("8.8.8.8")),
-        ("c", Some("89.160.20.1")),
-    ]));
-    assert_eq!(
-        db.number(&format!("SELECT count(*) FROM {}", host.table)),
-        1
-    );
+    db.run(&host.insert(&[("a", Some("1.1.1.1")), ("b", Some("8.8.8.8")), ("c", Some("89.160.20.1"))]));
+    assert_eq!(db.number(&format!("SELECT count(*) FROM {}", host.table)), 1);
     assert_exact(host, &mut db);
 }
 
 pub fn a_rolled_back_session_leaves_nothing(host: &Host) {
     let mut db = attached(host);
-    db.run(&format!(
-        "BEGIN; {}; ROLLBACK",
-        host.insert(&[("a", Some("8.8.8.8"))])
-    ));
+    db.run(&format!("BEGIN; {}; ROLLBACK", host.insert(&[("a", Some("8.8.8.8"))])));
     assert_eq!(
         db.one(
             "SELECT (SELECT count(*) FROM enrich.ip_inventory),
@@ -550,10 +475,7 @@ pub fn replica_role_inserts_without_enrichment(host: &Host) {
 pub fn sessions_are_accepted_after_detach(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
-    db.run(&format!(
-        "SELECT enrich.detach_session_table('{}')",
-        host.table
-    ));
+    db.run(&format!("SELECT enrich.detach_session_table('{}')", host.table));
     db.run(&host.insert(&[("b", Some("1.1.1.1"))]));
     assert_eq!(host.snapshot(&mut db, "a"), "15169|US|NULL");
     assert_eq!(host.snapshot(&mut db, "b"), "NULL|NULL|NULL");
@@ -589,26 +511,17 @@ pub fn attach_says_what_is_wrong_and_changes_nothing(host: &Host) {
     let before = db.number(&columns);
     let refusals = [
         (format!("'{}', 'no_such_column'", host.table), "42703"),
-        (
-            format!("'{}', '{}', 'no_such_column'", host.table, host.address),
-            "42703",
-        ),
+        (format!("'{}', '{}', 'no_such_column'", host.table, host.address), "42703"),
         // A number and a time are no addresses, an address is no time.
         (format!("'{}', '{}'", host.table, host.time), "42804"),
-        (
-            format!("'{t}', '{a}', '{a}'", t = host.table, a = host.address),
-            "42804",
-        ),
+        (format!("'{t}', '{a}', '{a}'", t = host.table, a = host.address), "42804"),
     ];
     for (arguments, code) in refusals {
         let refusal = db.refused(&format!("SELECT enrich.attach_session_table({arguments})"));
         assert_eq!(refusal.code, code, "{arguments}: {refusal:?}");
     }
     let refusal = db.refused("SELECT enrich.attach_session_table('pg_class', 'relname')");
-    assert!(
-        ["42809", "42501", "22023", "42804"].contains(&refusal.code.as_str()),
-        "{refusal:?}"
-    );
+    assert!(["42809", "42501", "22023", "42804"].contains(&refusal.code.as_str()), "{refusal:?}");
     assert_eq!(db.number(&columns), before);
     assert_eq!(db.number("SELECT count(*) FROM enrich.attached_tables"), 0);
 }
@@ -629,10 +542,7 @@ fn assert_no_session_is_lost(host: &Host, breaks: &str, repairs: &str) {
         host.insert(&[("q", Some("1.1.1.3"))]),
     ));
     assert_eq!(
-        db.rows(&format!(
-            "SELECT trim({}) FROM {} ORDER BY 1",
-            host.key, host.table
-        )),
+        db.rows(&format!("SELECT trim({}) FROM {} ORDER BY 1", host.key, host.table)),
         ["before", "known", "new", "p", "q", "x", "y"]
     );
     db.run(repairs);
@@ -700,10 +610,7 @@ pub fn a_locked_inventory_loses_no_session(host: &Host) {
     db.run("SET lock_timeout = '50ms'");
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
     db.run(&host.insert(&[("b", Some("1.1.1.1")), ("c", Some("48.0.0.1"))]));
-    assert_eq!(
-        db.number(&format!("SELECT count(*) FROM {}", host.table)),
-        3
-    );
+    assert_eq!(db.number(&format!("SELECT count(*) FROM {}", host.table)), 3);
     locker.run("COMMIT");
     db.run("RESET lock_timeout");
     db.run(&host.insert(&[("d", Some("8.8.8.8"))]));
@@ -720,8 +627,7 @@ pub fn a_cancelled_insert_is_still_cancelled(host: &Host) {
     let pid = db.backend_pid();
     std::thread::scope(|scope| {
         let insert = scope.spawn(|| db.try_run(&host.insert(&[("a", Some("8.8.8.8"))])));
-        let waits =
-            format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}");
+        let waits = format!("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = {pid}");
         let state = server_tests::wait_until(
             "the insert waits for the lock or is done",
             || (watcher.rows(&waits), insert.is_finished()),
@@ -729,9 +635,7 @@ pub fn a_cancelled_insert_is_still_cancelled(host: &Host) {
         );
         // An insert that never waits for the inventory has nothing that could be cancelled.
         if !state.1 {
-            cancel
-                .cancel_query(postgres::NoTls)
-                .expect("a cancel request can be sent");
+            cancel.cancel_query(postgres::NoTls).expect("a cancel request can be sent");
             let outcome = insert.join().expect("the insert does not panic");
             assert_eq!(
                 outcome.expect_err("the user cancelled it").code,
