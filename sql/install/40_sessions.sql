@@ -56,7 +56,7 @@ BEGIN
             DETAIL = 'It belongs to the system or to an extension.';
     END IF;
     -- The same relation as a partition has the parent's triggers already.
-    IF EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = rel) THEN
+    IF EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = attach_session_table.rel) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a partition of an attached table', rel);
     END IF;
