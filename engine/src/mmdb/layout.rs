@@ -13,7 +13,7 @@
 //! ```
 
 use super::format::{Plan, Section, Step, Token};
-use super::scalar::{self, Scalar};
+use super::scalar;
 use maxminddb::PathElement::{self, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
@@ -110,15 +110,31 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("as_domain")]),
 ];
 
-/// The paths of one file, by field, best first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How a value is stored. A guess from the first fit sample: a record that differs costs a second look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stored {
+    Text,
+    U32,
+    /// Some other way, or not seen.
+    Somehow,
+}
+
+/// A path of this file, and what is usually at its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub path: Path,
+    pub stored: Stored,
+}
+
+/// The ways of one file, by field, best first.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
-    paths: [Vec<Path>; 8],
+    ways: [Vec<Way>; 8],
 }
 
 impl Layout {
     pub fn detect(bytes: &[u8], plan: &Plan, database_type: &str) -> Self {
-        let mut seen = vec![false; CANDIDATES.len()];
+        let mut seen = vec![None; CANDIDATES.len()];
         for record in sample(bytes, plan) {
             // A damaged record says nothing about the layout; verify is where it is reported.
             let _ = look_at(plan.data(bytes), record, &mut seen);
@@ -128,13 +144,13 @@ impl Layout {
                 && CANDIDATES
                     .iter()
                     .zip(&seen)
-                    .any(|((_, of, _), seen)| *of == family && *seen)
+                    .any(|((_, of, _), seen)| *of == family && seen.is_some())
         };
         let families: Vec<Family> = [MaxMindPlace, MaxMindAsn, MaxMindTraits]
             .into_iter()
             .filter(|family| family_seen(*family))
             .collect();
-        let families = if seen.contains(&true) {
+        let families = if seen.iter().any(Option::is_some) {
             families
         } else {
             families_of(database_type)
@@ -142,19 +158,22 @@ impl Layout {
 
         let mut layout = Self::default();
         for ((field, family, path), seen) in CANDIDATES.iter().zip(seen) {
-            if seen || families.contains(family) {
-                layout.paths[*field as usize].push(path);
+            if seen.is_some() || families.contains(family) {
+                layout.ways[*field as usize].push(Way {
+                    path,
+                    stored: seen.unwrap_or(Stored::Somehow),
+                });
             }
         }
         // A name without a number names something else than a network ("name" is in files of every kind).
         if layout.of(Asn).is_empty() {
-            layout.paths[Organization as usize].clear();
+            layout.ways[Organization as usize].clear();
         }
         layout
     }
 
-    pub fn of(&self, field: Field) -> &[Path] {
-        &self.paths[field as usize]
+    pub fn of(&self, field: Field) -> &[Way] {
+        &self.ways[field as usize]
     }
 }
 
@@ -202,7 +221,7 @@ fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
 fn look_at(
     data: Section<'_>,
     record: usize,
-    seen: &mut [bool],
+    seen: &mut [Option<Stored>],
 ) -> Result<(), super::format::Fault> {
     /// A map that is being read: where its next pair starts, and how many are left. `keys` leads to the innermost.
     struct Open {
@@ -235,7 +254,7 @@ fn look_at(
                 open.push(Open { at: inside, pairs });
             }
             token => {
-                mark(&keys, scalar::of_token(token), seen);
+                mark(&keys, token, seen);
                 keys.pop();
             }
         }
@@ -256,10 +275,16 @@ fn starts_with(path: Path, keys: &[&[u8]]) -> bool {
         .all(|(step, key)| matches!(step, Key(name) if name.as_bytes() == *key))
 }
 
-fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
+fn mark(keys: &[&[u8]], token: Token<'_>, seen: &mut [Option<Stored>]) {
+    let value = scalar::of_token(token);
+    let stored = match token {
+        Token::Text(_) => Stored::Text,
+        Token::U32(_) => Stored::U32,
+        _ => Stored::Somehow,
+    };
     for ((field, _, path), seen) in CANDIDATES.iter().zip(seen) {
-        if !*seen && path.len() == keys.len() && starts_with(path, keys) {
-            *seen = match field {
+        if seen.is_none() && path.len() == keys.len() && starts_with(path, keys) {
+            let fit = match field {
                 Country => value.country().is_some(),
                 CountryName => value.country_name().is_some(),
                 City | Organization => value.text().is_some(),
@@ -268,6 +293,7 @@ fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
                 AccuracyRadius => value.whole().is_some(),
                 Asn => value.asn().is_some(),
             };
+            *seen = fit.then_some(stored);
         }
     }
 }

@@ -92,6 +92,7 @@ impl<'a> Scalar<'a> {
 pub(super) fn of_token(token: Token<'_>) -> Scalar<'_> {
     match token {
         Token::Text(text) => std::str::from_utf8(text).map_or(Scalar::Other, Scalar::Text),
+        Token::U32(number) => Scalar::Whole(number.into()),
         Token::Unsigned(number) => u64::try_from(number).map_or(Scalar::Other, Scalar::Whole),
         Token::Signed(number) => of_signed(number),
         Token::Double(number) => Scalar::Real(number),
