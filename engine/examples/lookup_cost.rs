@@ -17,23 +17,14 @@ fn nanoseconds(mut look_up: impl FnMut(IpAddr) -> bool) -> (f64, u32) {
     let mut found = 0;
     let start = Instant::now();
     for _ in 0..LOOKUPS {
-        bits = bits
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        found += u32::from(look_up(IpAddr::V4(Ipv4Addr::from_bits(
-            (bits >> 32) as u32,
-        ))));
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        found += u32::from(look_up(IpAddr::V4(Ipv4Addr::from_bits((bits >> 32) as u32))));
     }
-    (
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS),
-        found,
-    )
+    (start.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS), found)
 }
 
 fn main() {
-    let file = std::env::args()
-        .nth(1)
-        .expect("usage: lookup_cost FILE.mmdb");
+    let file = std::env::args().nth(1).expect("usage: lookup_cost FILE.mmdb");
     let bytes = std::fs::read(&file).expect("the file can be read");
     let reader = Reader::from_source(bytes.as_slice()).expect("the crate opens it");
 
@@ -54,10 +45,7 @@ fn main() {
     );
     let start = Instant::now();
     let verified = reader.verify();
-    println!(
-        "  crate's {:>10.3} ms  {verified:?}",
-        start.elapsed().as_secs_f64() * 1e3
-    );
+    println!("  crate's {:>10.3} ms  {verified:?}", start.elapsed().as_secs_f64() * 1e3);
 
     // Alternating rounds, the best of each: other work on the machine only ever adds.
     let (mut bare, mut ours, mut whole) = ((f64::MAX, 0), (f64::MAX, 0), (f64::MAX, 0));
@@ -68,20 +56,11 @@ fn main() {
             bare = better(
                 bare,
                 nanoseconds(|ip| {
-                    black_box(
-                        reader
-                            .lookup(ip)
-                            .unwrap()
-                            .decode_path::<u32>(&number)
-                            .unwrap(),
-                    )
-                    .is_some()
+                    black_box(reader.lookup(ip).unwrap().decode_path::<u32>(&number).unwrap()).is_some()
                 }),
             );
-            ours = better(
-                ours,
-                nanoseconds(|ip| black_box(database.asn(Address::new(ip)).unwrap()).is_some()),
-            );
+            ours =
+                better(ours, nanoseconds(|ip| black_box(database.asn(Address::new(ip)).unwrap()).is_some()));
             whole = better(
                 whole,
                 nanoseconds(|ip| black_box(database.network(Address::new(ip)).unwrap()).is_some()),
@@ -91,14 +70,7 @@ fn main() {
             bare = better(
                 bare,
                 nanoseconds(|ip| {
-                    black_box(
-                        reader
-                            .lookup(ip)
-                            .unwrap()
-                            .decode_path::<&str>(&code)
-                            .unwrap(),
-                    )
-                    .is_some()
+                    black_box(reader.lookup(ip).unwrap().decode_path::<&str>(&code).unwrap()).is_some()
                 }),
             );
             ours = better(
@@ -112,11 +84,6 @@ fn main() {
         }
     }
     println!("bare path {:>10.1} ns  {} found", bare.0, bare.1);
-    println!(
-        "scalar    {:>10.1} ns  {} found, {:.2} of bare",
-        ours.0,
-        ours.1,
-        ours.0 / bare.0
-    );
+    println!("scalar    {:>10.1} ns  {} found, {:.2} of bare", ours.0, ours.1, ours.0 / bare.0);
     println!("whole     {:>10.1} ns  {} found", whole.0, whole.1);
 }

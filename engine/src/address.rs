@@ -54,10 +54,7 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { length } => {
-                write!(
-                    f,
-                    "address text of {length} bytes is longer than {LONGEST_TEXT}"
-                )
+                write!(f, "address text of {length} bytes is longer than {LONGEST_TEXT}")
             }
             Self::NotAnAddress => f.write_str("text is not one IPv4 or IPv6 host address"),
         }
@@ -90,8 +87,7 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
         Some((host, zone)) if is_zone(zone) => host.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         Some(_) => None,
     };
-    ip.map(|ip| Some(Address::new(ip)))
-        .ok_or(AddressError::NotAnAddress)
+    ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
 fn is_zone(text: &str) -> bool {
@@ -117,15 +113,9 @@ mod tests {
     #[test]
     fn mapped_ipv6_is_ipv4() {
         assert_eq!(parse("::ffff:8.8.8.8"), Ok(Some(host("8.8.8.8"))));
-        assert_eq!(
-            parse("::ffff:808:808").unwrap().unwrap().to_string(),
-            "8.8.8.8"
-        );
+        assert_eq!(parse("::ffff:808:808").unwrap().unwrap().to_string(), "8.8.8.8");
         // IPv4-compatible, not mapped: another (deprecated) address.
-        assert_eq!(
-            parse("::8.8.8.8").unwrap().unwrap().to_string(),
-            "::808:808"
-        );
+        assert_eq!(parse("::8.8.8.8").unwrap().unwrap().to_string(), "::808:808");
     }
 
     #[test]
@@ -181,14 +171,8 @@ mod tests {
     fn long_text_is_refused_by_its_length() {
         let longest = format!("fe80::1%{}", "z".repeat(LONGEST_TEXT - 8));
         assert_eq!(parse(&longest), Ok(Some(host("fe80::1"))));
-        assert_eq!(
-            parse(&format!("{longest}z")),
-            Err(AddressError::TooLong { length: 129 })
-        );
-        assert_eq!(
-            parse(&"1".repeat(10_000)),
-            Err(AddressError::TooLong { length: 10_000 })
-        );
+        assert_eq!(parse(&format!("{longest}z")), Err(AddressError::TooLong { length: 129 }));
+        assert_eq!(parse(&"1".repeat(10_000)), Err(AddressError::TooLong { length: 10_000 }));
     }
 
     #[test]
@@ -197,10 +181,7 @@ mod tests {
             AddressError::TooLong { length: 500 }.to_string(),
             "address text of 500 bytes is longer than 128"
         );
-        assert_eq!(
-            AddressError::NotAnAddress.to_string(),
-            "text is not one IPv4 or IPv6 host address"
-        );
+        assert_eq!(AddressError::NotAnAddress.to_string(), "text is not one IPv4 or IPv6 host address");
     }
 
     fn any_ip() -> impl Strategy<Value = IpAddr> {

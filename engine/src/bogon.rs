@@ -34,11 +34,7 @@ pub fn reason(address: Address) -> Option<&'static str> {
 
 fn v4_reason(ip: Ipv4Addr) -> Option<&'static str> {
     let bits = ip.to_bits();
-    match V4
-        .iter()
-        .find(|row| bits & row.mask == row.network)?
-        .verdict
-    {
+    match V4.iter().find(|row| bits & row.mask == row.network)?.verdict {
         Verdict::Bogon(reason) => Some(reason),
         Verdict::Global | Verdict::AsItsLast32Bits => None,
     }
@@ -59,11 +55,7 @@ struct Row<Bits> {
 }
 
 const fn v4(octets: [u8; 4], length: u32, verdict: Verdict) -> Row<u32> {
-    Row {
-        network: u32::from_be_bytes(octets),
-        mask: u32::MAX << (32 - length),
-        verdict,
-    }
+    Row { network: u32::from_be_bytes(octets), mask: u32::MAX << (32 - length), verdict }
 }
 
 /// `groups`: the leading 16-bit groups as written before the `::`; the rest is zero.
@@ -74,15 +66,7 @@ const fn v6(groups: &[u16], length: u32, verdict: Verdict) -> Row<u128> {
         network |= (groups[group] as u128) << (112 - 16 * group);
         group += 1;
     }
-    Row {
-        network,
-        mask: if length == 0 {
-            0
-        } else {
-            u128::MAX << (128 - length)
-        },
-        verdict,
-    }
+    Row { network, mask: if length == 0 { 0 } else { u128::MAX << (128 - length) }, verdict }
 }
 
 #[rustfmt::skip]
@@ -225,11 +209,7 @@ mod tests {
             .chunks(2)
             .map(|row| {
                 let (network, length) = row[0].split_once('/').unwrap();
-                (
-                    network.parse().unwrap(),
-                    length.parse().unwrap(),
-                    row[1] == "no",
-                )
+                (network.parse().unwrap(), length.parse().unwrap(), row[1] == "no")
             })
             .collect::<Vec<_>>()
             .into_iter()
@@ -245,9 +225,7 @@ mod tests {
 
     fn naive(ip: IpAddr) -> bool {
         let longest = registry()
-            .filter(|(network, length, _)| {
-                shared_bits(*network, ip).is_some_and(|bits| bits >= *length)
-            })
+            .filter(|(network, length, _)| shared_bits(*network, ip).is_some_and(|bits| bits >= *length))
             .max_by_key(|(_, length, _)| *length);
         match (longest, ip) {
             (Some((network, 96, _)), IpAddr::V6(ip)) if network.to_string() == "64:ff9b::" => {
@@ -260,12 +238,7 @@ mod tests {
 
     fn agrees(ip: IpAddr) -> Result<(), TestCaseError> {
         let address = Address::new(ip);
-        prop_assert_eq!(
-            reason(address).is_some(),
-            naive(address.ip()),
-            "{}",
-            address
-        );
+        prop_assert_eq!(reason(address).is_some(), naive(address.ip()), "{}", address);
         Ok(())
     }
 
@@ -275,23 +248,13 @@ mod tests {
             match network {
                 IpAddr::V4(ip) => {
                     let (first, size) = (ip.to_bits(), u32::MAX.checked_shr(length).unwrap_or(0));
-                    for bits in [
-                        first.wrapping_sub(1),
-                        first,
-                        first | size,
-                        (first | size).wrapping_add(1),
-                    ] {
+                    for bits in [first.wrapping_sub(1), first, first | size, (first | size).wrapping_add(1)] {
                         agrees(IpAddr::V4(Ipv4Addr::from_bits(bits))).unwrap();
                     }
                 }
                 IpAddr::V6(ip) => {
                     let (first, size) = (ip.to_bits(), u128::MAX.checked_shr(length).unwrap_or(0));
-                    for bits in [
-                        first.wrapping_sub(1),
-                        first,
-                        first | size,
-                        (first | size).wrapping_add(1),
-                    ] {
+                    for bits in [first.wrapping_sub(1), first, first | size, (first | size).wrapping_add(1)] {
                         agrees(IpAddr::V6(Ipv6Addr::from_bits(bits))).unwrap();
                     }
                 }
@@ -323,10 +286,7 @@ mod tests {
             ("::", "unspecified (RFC 4291)"),
             ("::1", "loopback (RFC 4291)"),
             ("::8.8.8.8", "deprecated IPv4-compatible (RFC 4291)"),
-            (
-                "64:ff9b::10.0.0.1",
-                "NAT64 of a non-global IPv4 address (RFC 6052)",
-            ),
+            ("64:ff9b::10.0.0.1", "NAT64 of a non-global IPv4 address (RFC 6052)"),
             ("64:ff9b:1::8.8.8.8", "local-use NAT64 (RFC 8215)"),
             ("100::1", "discard-only (RFC 6666)"),
             ("100:0:0:1::1", "dummy prefix (RFC 9780)"),
@@ -340,6 +300,9 @@ mod tests {
             ("fd12::1", "unique local (RFC 4193)"),
             ("fe80::1%eth0", "link-local (RFC 4291)"),
             ("fec0::1", "deprecated site-local (RFC 3879)"),
+            ("feff::1", "deprecated site-local (RFC 3879)"),
+            ("febf::1", "link-local (RFC 4291)"),
+            ("fc00::1", "unique local (RFC 4193)"),
             ("ff02::1", "multicast (RFC 4291)"),
             ("4000::1", "not global unicast (RFC 4291)"),
         ] {

@@ -32,15 +32,9 @@ impl NetworkType {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::Hosting,
-            Self::Isp,
-            Self::Education,
-            Self::Government,
-            Self::Unknown,
-        ]
-        .into_iter()
-        .find(|kind| kind.as_str().eq_ignore_ascii_case(text))
+        [Self::Hosting, Self::Isp, Self::Education, Self::Government, Self::Unknown]
+            .into_iter()
+            .find(|kind| kind.as_str().eq_ignore_ascii_case(text))
     }
 }
 
@@ -242,16 +236,8 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         for (kind, phrases) in &RULES {
             for phrase in *phrases {
-                assert_eq!(
-                    words(phrase),
-                    format!(" {phrase} "),
-                    "written as words() leaves it"
-                );
-                assert_eq!(
-                    seen.insert(*phrase, *kind),
-                    None,
-                    "{phrase} is listed twice"
-                );
+                assert_eq!(words(phrase), format!(" {phrase} "), "written as words() leaves it");
+                assert_eq!(seen.insert(*phrase, *kind), None, "{phrase} is listed twice");
             }
         }
     }

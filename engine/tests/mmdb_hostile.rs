@@ -16,20 +16,8 @@ fn ip(text: &str) -> Address {
 fn sound() -> Vec<Writer> {
     let place = map([
         ("city", map([("names", map([("en", text("Linköping"))]))])),
-        (
-            "country",
-            map([
-                ("iso_code", text("SE")),
-                ("names", map([("en", text("Sweden"))])),
-            ]),
-        ),
-        (
-            "location",
-            map([
-                ("latitude", Value::Double(58.4)),
-                ("longitude", Value::Double(15.6)),
-            ]),
-        ),
+        ("country", map([("iso_code", text("SE")), ("names", map([("en", text("Sweden"))]))])),
+        ("location", map([("latitude", Value::Double(58.4)), ("longitude", Value::Double(15.6))])),
     ]);
     let network = map([
         ("autonomous_system_number", Value::U32(29518)),
@@ -42,20 +30,16 @@ fn sound() -> Vec<Writer> {
         ("latitude", Value::Float(37.4)),
         ("longitude", text("-122.1")),
     ]);
-    [
-        ("GeoLite2-City", place, 24),
-        ("GeoLite2-ASN", network, 28),
-        ("flat", flat, 32),
-    ]
-    .into_iter()
-    .map(|(database_type, record, bits)| {
-        Writer::new(database_type, 6)
-            .record_size(bits)
-            .say("1.0.0.0/8", record.clone())
-            .say("2.128.0.0/9", record.clone())
-            .say("2000::/3", record)
-    })
-    .collect()
+    [("GeoLite2-City", place, 24), ("GeoLite2-ASN", network, 28), ("flat", flat, 32)]
+        .into_iter()
+        .map(|(database_type, record, bits)| {
+            Writer::new(database_type, 6)
+                .record_size(bits)
+                .say("1.0.0.0/8", record.clone())
+                .say("2.128.0.0/9", record.clone())
+                .say("2000::/3", record)
+        })
+        .collect()
 }
 
 /// Every kind of lookup; the first error.
@@ -91,15 +75,9 @@ fn addresses() -> Vec<Address> {
     .into();
     let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
     for _ in 0..16 {
-        bits = bits
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        addresses.push(Address::new(IpAddr::V4(Ipv4Addr::from_bits(
-            (bits >> 32) as u32,
-        ))));
-        addresses.push(Address::new(IpAddr::V6(Ipv6Addr::from_bits(
-            u128::from(bits) << 64,
-        ))));
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        addresses.push(Address::new(IpAddr::V4(Ipv4Addr::from_bits((bits >> 32) as u32))));
+        addresses.push(Address::new(IpAddr::V6(Ipv6Addr::from_bits(u128::from(bits) << 64))));
     }
     addresses
 }
@@ -142,9 +120,7 @@ fn complaint(what: &str, writer: &Writer) -> Option<MmdbError> {
 #[track_caller]
 fn record_is_refused(hostile: Value, expected: &str) {
     match complaint(expected, &with_record(hostile)) {
-        Some(MmdbError::Record {
-            network, reason, ..
-        }) => {
+        Some(MmdbError::Record { network, reason, .. }) => {
             assert_eq!((network.as_str(), reason.as_str()), ("9.0.0.0/8", expected));
         }
         other => panic!("{expected}: {other:?}"),
@@ -155,23 +131,11 @@ fn record_is_refused(hostile: Value, expected: &str) {
 fn other_files_are_named() {
     for (bytes, expected) in [
         (b"".as_slice(), "file of 0 bytes is empty, not an mmdb file"),
-        (
-            b"\x1f\x8b\x08\0rest",
-            "file of 8 bytes is a gzip archive (unpack it first), not an mmdb file",
-        ),
-        (
-            b"PK\x03\x04rest",
-            "file of 8 bytes is a zip archive (unpack it first), not an mmdb file",
-        ),
+        (b"\x1f\x8b\x08\0rest", "file of 8 bytes is a gzip archive (unpack it first), not an mmdb file"),
+        (b"PK\x03\x04rest", "file of 8 bytes is a zip archive (unpack it first), not an mmdb file"),
         (b"<html>", "file of 6 bytes is a web page, not an mmdb file"),
-        (
-            b"network,asn\n",
-            "file of 12 bytes holds no mmdb metadata: not an mmdb file, or one cut short",
-        ),
-        (
-            b"\xab\xcd\xefMaxMind.com",
-            "mmdb metadata, binary_format_major_version: value runs past the end",
-        ),
+        (b"network,asn\n", "file of 12 bytes holds no mmdb metadata: not an mmdb file, or one cut short"),
+        (b"\xab\xcd\xefMaxMind.com", "mmdb metadata, binary_format_major_version: value runs past the end"),
         (
             b"\xab\xcd\xefMaxMind.com\x41x",
             "mmdb metadata, binary_format_major_version: metadata is not a map",
@@ -185,56 +149,27 @@ fn other_files_are_named() {
 fn metadata_that_cannot_be_right_is_refused() {
     let writer = &sound()[0];
     let refused = |field: &'static str, value: Option<Value>| {
-        let mut metadata: Vec<_> = writer
-            .metadata()
-            .into_iter()
-            .filter(|(name, _)| *name != field)
-            .collect();
+        let mut metadata: Vec<_> = writer.metadata().into_iter().filter(|(name, _)| *name != field).collect();
         metadata.extend(value.map(|value| (field, value)));
-        Database::open(writer.bytes_with(metadata))
-            .err()
-            .map(|error| error.to_string())
+        Database::open(writer.bytes_with(metadata)).err().map(|error| error.to_string())
     };
     for (field, value, expected) in [
-        (
-            "ip_version",
-            Some(Value::U16(5)),
-            "mmdb ip_version 5 is not supported",
-        ),
-        (
-            "record_size",
-            Some(Value::U16(20)),
-            "mmdb record_size 20 is not supported",
-        ),
+        ("ip_version", Some(Value::U16(5)), "mmdb ip_version 5 is not supported"),
+        ("record_size", Some(Value::U16(20)), "mmdb record_size 20 is not supported"),
         (
             "binary_format_major_version",
             Some(Value::U16(3)),
             "mmdb binary_format_major_version 3 is not supported",
         ),
-        (
-            "node_count",
-            Some(Value::U32(0)),
-            "mmdb metadata, node_count: is zero",
-        ),
-        (
-            "node_count",
-            Some(text("many")),
-            "mmdb metadata, node_count: is not a number",
-        ),
+        ("node_count", Some(Value::U32(0)), "mmdb metadata, node_count: is zero"),
+        ("node_count", Some(text("many")), "mmdb metadata, node_count: is not a number"),
         ("node_count", None, "mmdb metadata, node_count: is missing"),
-        (
-            "node_count",
-            Some(Value::U64(1 << 40)),
-            "mmdb node_count 1099511627776 is not supported",
-        ),
+        ("node_count", Some(Value::U64(1 << 40)), "mmdb node_count 1099511627776 is not supported"),
     ] {
         assert_eq!(refused(field, value).as_deref(), Some(expected));
     }
     let huge = refused("node_count", Some(Value::U32(u32::MAX))).unwrap();
-    assert!(
-        huge.contains("the search tree needs 25769803786 bytes"),
-        "{huge}"
-    );
+    assert!(huge.contains("the search tree needs 25769803786 bytes"), "{huge}");
     assert!(refused("build_epoch", Some(Value::U64(u64::MAX))).is_some());
     assert!(refused("database_type", None).is_some());
 }
@@ -242,11 +177,7 @@ fn metadata_that_cannot_be_right_is_refused() {
 #[test]
 fn a_tree_that_would_reach_into_the_metadata_is_refused() {
     let writer = &sound()[0];
-    let marker = writer
-        .bytes()
-        .windows(14)
-        .position(|window| window == b"\xab\xcd\xefMaxMind.com")
-        .unwrap();
+    let marker = writer.bytes().windows(14).position(|window| window == b"\xab\xcd\xefMaxMind.com").unwrap();
     // The first count for which tree and separator end behind the marker, and the last for which they do not.
     let fitting = (marker as u32 - 16) / 6;
     for (count, cut) in [(fitting, false), (fitting + 1, true)] {
@@ -254,11 +185,7 @@ fn a_tree_that_would_reach_into_the_metadata_is_refused() {
         metadata.retain(|(name, _)| *name != "node_count");
         metadata.push(("node_count", Value::U32(count)));
         let refused = Database::open(writer.bytes_with(metadata)).err();
-        assert_eq!(
-            matches!(refused, Some(MmdbError::Truncated { .. })),
-            cut,
-            "{count}: {refused:?}"
-        );
+        assert_eq!(matches!(refused, Some(MmdbError::Truncated { .. })), cut, "{count}: {refused:?}");
     }
 }
 
@@ -270,11 +197,7 @@ fn a_wrong_node_count_is_seen_at_the_separator() {
         let mut bytes = writer.bytes();
         bytes[at] = 1;
         assert_eq!(
-            Database::open(bytes)
-                .unwrap()
-                .verify()
-                .unwrap_err()
-                .to_string(),
+            Database::open(bytes).unwrap().verify().unwrap_err().to_string(),
             "mmdb metadata, node_count: no separator where it says that the tree ends"
         );
     }
@@ -285,11 +208,7 @@ fn a_file_cut_anywhere_is_refused() {
     for writer in sound() {
         let bytes = writer.bytes();
         for length in 0..bytes.len() {
-            assert!(
-                Database::open(bytes[..length].to_vec()).is_err(),
-                "{length} of {}",
-                bytes.len()
-            );
+            assert!(Database::open(bytes[..length].to_vec()).is_err(), "{length} of {}", bytes.len());
         }
     }
 }
@@ -300,23 +219,11 @@ fn damaged_records_are_refused_with_their_network() {
     record_is_refused(Value::Raw(vec![0, 5]), "unknown type of value");
     record_is_refused(Value::Raw(vec![0, 255]), "unknown type of value");
     record_is_refused(Value::Raw(vec![0x02, 7]), "bool is neither 0 nor 1");
-    record_is_refused(
-        Value::Raw(vec![0xC5, 0, 0, 0, 0, 0]),
-        "number is wider than its type",
-    );
+    record_is_refused(Value::Raw(vec![0xC5, 0, 0, 0, 0, 0]), "number is wider than its type");
     record_is_refused(Value::Raw(vec![0x42, 0xFF, 0xFE]), "text is not UTF-8");
-    record_is_refused(
-        Value::Raw(vec![0xE1, 0xA1, 1, 0x41, b'x']),
-        "key is not text",
-    );
-    record_is_refused(
-        Value::Raw(vec![0xE1, 0x42, 0xFF, 0xFE, 0x41, b'x']),
-        "text is not UTF-8",
-    );
-    record_is_refused(
-        Value::Raw(vec![0x5F, 0xFF, 0xFF, 0xFF]),
-        "value runs past the end",
-    );
+    record_is_refused(Value::Raw(vec![0xE1, 0xA1, 1, 0x41, b'x']), "key is not text");
+    record_is_refused(Value::Raw(vec![0xE1, 0x42, 0xFF, 0xFE, 0x41, b'x']), "text is not UTF-8");
+    record_is_refused(Value::Raw(vec![0x5F, 0xFF, 0xFF, 0xFF]), "value runs past the end");
     record_is_refused(Value::Pointer(u32::MAX), "value runs past the end");
 }
 
@@ -324,19 +231,10 @@ fn damaged_records_are_refused_with_their_network() {
 fn pointers_in_circles_are_refused() {
     let at = sound()[0].data.len() as u32;
     record_is_refused(Value::Pointer(at), "pointer to a pointer");
-    record_is_refused(
-        map([("country", Value::Pointer(at))]),
-        "value contains itself",
-    );
-    record_is_refused(
-        Value::Array(vec![Value::Pointer(at); 1000]),
-        "value contains itself",
-    );
+    record_is_refused(map([("country", Value::Pointer(at))]), "value contains itself");
+    record_is_refused(Value::Array(vec![Value::Pointer(at); 1000]), "value contains itself");
     // The country of a country of a country: lookups follow it three steps and stop.
-    record_is_refused(
-        map([("country", map([("iso_code", Value::Pointer(at))]))]),
-        "value contains itself",
-    );
+    record_is_refused(map([("country", map([("iso_code", Value::Pointer(at))]))]), "value contains itself");
 }
 
 #[test]
@@ -348,15 +246,9 @@ fn records_beyond_measure_are_refused() {
     record_is_refused(nested, "values are nested too deeply");
     let deep = [0x01, 0x04].repeat(200_000);
     record_is_refused(Value::Raw(deep), "values are nested too deeply");
-    record_is_refused(
-        Value::Array(vec![Value::Bool(true); 20_000]),
-        "record has too many values",
-    );
+    record_is_refused(Value::Array(vec![Value::Bool(true); 20_000]), "record has too many values");
     // A map of 16 million pairs that are not there.
-    record_is_refused(
-        Value::Raw(vec![0xFF, 0xFF, 0xFF, 0xFF]),
-        "value runs past the end",
-    );
+    record_is_refused(Value::Raw(vec![0xFF, 0xFF, 0xFF, 0xFF]), "value runs past the end");
     record_is_refused(text(&"x".repeat(300_000)), "record has too much text");
 }
 
@@ -382,9 +274,7 @@ fn many_pointers_to_one_long_key_are_refused() {
 fn overlapping_values_are_bounded() {
     let mut writer = sound().swap_remove(0);
     let run = writer.value(&Value::Raw([0x5F, 0, 0, 0].repeat(50_000)));
-    let pointers = (0..10_000)
-        .map(|index| Value::Pointer(run + index * 4))
-        .collect();
+    let pointers = (0..10_000).map(|index| Value::Pointer(run + index * 4)).collect();
     match complaint("overlaps", &writer.say("9.0.0.0/8", Value::Array(pointers))) {
         Some(MmdbError::Record { reason, .. }) => assert_eq!(reason, "values overlap too often"),
         other => panic!("{other:?}"),
@@ -406,22 +296,15 @@ fn chain(nodes: usize, last: Record) -> Writer {
 #[test]
 fn a_tree_of_shared_nodes_is_walked_by_node_not_by_path() {
     assert_eq!(complaint("shared nodes", &chain(97, Record::Data(0))), None);
-    assert_eq!(
-        complaint("shared nodes", &chain(128, Record::Data(0))),
-        None
-    );
+    assert_eq!(complaint("shared nodes", &chain(128, Record::Data(0))), None);
 }
 
 #[test]
 fn a_tree_deeper_than_an_address_is_refused() {
-    let Some(MmdbError::Tree { network, reason }) = complaint("deep", &chain(129, Record::Data(0)))
-    else {
+    let Some(MmdbError::Tree { network, reason }) = complaint("deep", &chain(129, Record::Data(0))) else {
         panic!("not refused");
     };
-    assert_eq!(
-        (network.as_str(), reason),
-        ("0.0.0.0/32", "is deeper than an address has bits")
-    );
+    assert_eq!((network.as_str(), reason), ("0.0.0.0/32", "is deeper than an address has bits"));
     // Too deep only by way of a node that was seen before, at a lesser depth.
     let mut writer = chain(128, Record::Data(0));
     writer.nodes.push([Record::Node(1), Record::Nothing]);
@@ -435,15 +318,11 @@ fn a_tree_deeper_than_an_address_is_refused() {
 #[test]
 fn loops_in_the_tree_are_refused() {
     for target in [0, 1, 50, 99] {
-        let Some(MmdbError::Tree { network, reason }) =
-            complaint("loop", &chain(100, Record::Node(target)))
+        let Some(MmdbError::Tree { network, reason }) = complaint("loop", &chain(100, Record::Node(target)))
         else {
             panic!("not refused");
         };
-        assert_eq!(
-            (network.as_str(), reason),
-            ("16.0.0.0/4", "leads back to itself")
-        );
+        assert_eq!((network.as_str(), reason), ("16.0.0.0/4", "leads back to itself"));
     }
 }
 
@@ -451,28 +330,20 @@ fn loops_in_the_tree_are_refused() {
 fn branches_into_nowhere_are_refused() {
     let nodes = chain(97, Record::Nothing).nodes.len() as u32;
     for beyond in [nodes + 1, nodes + 15, nodes + 16 + 1_000_000] {
-        let Some(MmdbError::Tree { network, reason }) =
-            complaint("astray", &chain(97, Record::Raw(beyond)))
+        let Some(MmdbError::Tree { network, reason }) = complaint("astray", &chain(97, Record::Raw(beyond)))
         else {
             panic!("not refused");
         };
-        assert_eq!(
-            (network.as_str(), reason),
-            ("128.0.0.0/1", "leads outside the data")
-        );
+        assert_eq!((network.as_str(), reason), ("128.0.0.0/1", "leads outside the data"));
     }
 }
 
 #[test]
 fn the_damaged_network_is_found_in_both_families() {
     let damaged = || Value::Raw(vec![0, 5]);
-    for (prefix, version) in [
-        ("9.9.9.0/24", 6),
-        ("9.9.9.0/24", 4),
-        ("2001:db8:7::/48", 6),
-        ("fe00::/9", 6),
-        ("128.0.0.0/1", 4),
-    ] {
+    for (prefix, version) in
+        [("9.9.9.0/24", 6), ("9.9.9.0/24", 4), ("2001:db8:7::/48", 6), ("fe00::/9", 6), ("128.0.0.0/1", 4)]
+    {
         let writer = Writer::new("test", version)
             .say("1.0.0.0/8", map([("asn", Value::U32(1))]))
             .say(prefix, damaged());
@@ -489,9 +360,7 @@ fn shared_records_and_text_are_sound() {
     let sweden = writer.value(&map([("iso_code", text("SE"))]));
     let record = writer.value(&map([("country", Value::Pointer(sweden))]));
     // A record that is itself a pointer, and several networks of one record.
-    let writer = writer
-        .say("9.0.0.0/8", Value::Pointer(record))
-        .say("12.0.0.0/8", Value::Pointer(record));
+    let writer = writer.say("9.0.0.0/8", Value::Pointer(record)).say("12.0.0.0/8", Value::Pointer(record));
     assert_eq!(complaint("shared", &writer), None);
     let database = Database::open(writer.bytes()).unwrap();
     assert_eq!(database.country(ip("9.0.0.1")), Ok(Some(*b"SE")));
@@ -500,10 +369,7 @@ fn shared_records_and_text_are_sound() {
 
 fn victims() -> Vec<Vec<u8>> {
     let mut victims: Vec<Vec<u8>> = sound().iter().map(Writer::bytes).collect();
-    let folder = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/data/maxmind-test"
-    );
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/maxmind-test");
     for name in [
         "GeoIP2-City-Test.mmdb",
         "GeoLite2-ASN-Test.mmdb",

@@ -32,14 +32,8 @@ fn named(name: &str) -> Value {
 #[test]
 fn maxmind_city_is_read() {
     let record = map([
-        (
-            "city",
-            map([("geoname_id", Value::U32(1)), ("names", named("London"))]),
-        ),
-        (
-            "country",
-            map([("iso_code", text("GB")), ("names", named("United Kingdom"))]),
-        ),
+        ("city", map([("geoname_id", Value::U32(1)), ("names", named("London"))])),
+        ("country", map([("iso_code", text("GB")), ("names", named("United Kingdom"))])),
         (
             "location",
             map([
@@ -48,10 +42,7 @@ fn maxmind_city_is_read() {
                 ("longitude", Value::Double(-0.0931)),
             ]),
         ),
-        (
-            "registered_country",
-            map([("iso_code", text("US")), ("names", named("United States"))]),
-        ),
+        ("registered_country", map([("iso_code", text("US")), ("names", named("United States"))])),
     ]);
     let database = open(&Writer::new("GeoLite2-City", 6).say("81.2.69.0/24", record));
     assert_eq!(database.content(), Content::Place);
@@ -76,39 +67,48 @@ fn maxmind_city_is_read() {
 }
 
 #[test]
+fn a_place_may_be_a_point_and_nothing_else() {
+    let location = map([("latitude", Value::Double(1.5)), ("longitude", Value::Double(-2.5))]);
+    let database = open(&Writer::new("points", 4).say("1.0.0.0/8", map([("location", location)])));
+    assert_eq!(
+        database.place(ip("1.0.0.1")),
+        Ok(Some(Place { latitude: Some(1.5), longitude: Some(-2.5), ..NOWHERE }))
+    );
+}
+
+/// DB-IP names its files as it likes, so the records alone say that this is MaxMind's layout; and a field that no
+/// sampled record happens to hold is found nevertheless, as it belongs to the family.
+#[test]
+fn a_field_too_rare_for_the_sample_is_read_with_its_family() {
+    for only in [0, 1001, 2002, 3003] {
+        let mut writer = Writer::new("DBIP-City-Lite", 4);
+        for index in 0..4096_u32 {
+            let mut record = vec![("country", map([("iso_code", text("SE"))]))];
+            if index == only {
+                record.push(("city", map([("names", named("Linköping"))])));
+            }
+            let address = std::net::Ipv4Addr::from_bits(0x1000_0000 | index << 12);
+            writer = writer.say(&format!("{address}/20"), Value::Map(record));
+        }
+        let database = open(&writer);
+        let address = std::net::Ipv4Addr::from_bits(0x1000_0001 | only << 12);
+        assert_eq!(database.city(Address::new(address.into())), Ok(Some("Linköping")), "{address}");
+        assert_eq!(database.country(Address::new(address.into())), Ok(Some(*b"SE")), "{address}");
+    }
+}
+
+#[test]
 fn registered_country_fills_in_with_its_own_name() {
     let us = || map([("iso_code", text("US")), ("names", named("United States"))]);
     let writer = Writer::new("GeoLite2-Country", 4)
         .say("10.0.0.0/8", map([("registered_country", us())]))
-        .say(
-            "11.0.0.0/8",
-            map([
-                ("country", map([("iso_code", text("GB"))])),
-                ("registered_country", us()),
-            ]),
-        )
-        .say(
-            "12.0.0.0/8",
-            map([
-                ("country", map([("iso_code", text(""))])),
-                ("registered_country", us()),
-            ]),
-        );
+        .say("11.0.0.0/8", map([("country", map([("iso_code", text("GB"))])), ("registered_country", us())]))
+        .say("12.0.0.0/8", map([("country", map([("iso_code", text(""))])), ("registered_country", us())]));
     let database = open(&writer);
-    let united_states = Place {
-        country: Some(*b"US"),
-        country_name: Some("United States"),
-        ..NOWHERE
-    };
+    let united_states = Place { country: Some(*b"US"), country_name: Some("United States"), ..NOWHERE };
     assert_eq!(database.country(ip("10.0.0.1")), Ok(Some(*b"US")));
     assert_eq!(database.place(ip("10.0.0.1")), Ok(Some(united_states)));
-    assert_eq!(
-        database.place(ip("11.0.0.1")),
-        Ok(Some(Place {
-            country: Some(*b"GB"),
-            ..NOWHERE
-        }))
-    );
+    assert_eq!(database.place(ip("11.0.0.1")), Ok(Some(Place { country: Some(*b"GB"), ..NOWHERE })));
     assert_eq!(database.place(ip("12.0.0.1")), Ok(Some(united_states)));
 }
 
@@ -120,10 +120,7 @@ fn maxmind_enterprise_holds_both() {
             "traits",
             map([
                 ("autonomous_system_number", Value::U32(14671)),
-                (
-                    "autonomous_system_organization",
-                    text("FairPoint Communications"),
-                ),
+                ("autonomous_system_organization", text("FairPoint Communications")),
             ]),
         ),
     ]);
@@ -132,37 +129,19 @@ fn maxmind_enterprise_holds_both() {
     assert_eq!(database.country(ip("74.209.24.9")), Ok(Some(*b"US")));
     assert_eq!(
         database.network(ip("74.209.24.9")),
-        Ok(Some(Network {
-            asn: 14671,
-            organization: Some("FairPoint Communications")
-        }))
+        Ok(Some(Network { asn: 14671, organization: Some("FairPoint Communications") }))
     );
 }
 
 #[test]
 fn an_asn_without_organization_is_a_network() {
     let writer = Writer::new("GeoLite2-ASN", 6)
-        .say(
-            "1.0.0.0/24",
-            map([("autonomous_system_number", Value::U32(u32::MAX))]),
-        )
-        .say(
-            "2.0.0.0/24",
-            map([("autonomous_system_number", Value::U32(0))]),
-        )
-        .say(
-            "3.0.0.0/24",
-            map([("autonomous_system_organization", text("nameless"))]),
-        );
+        .say("1.0.0.0/24", map([("autonomous_system_number", Value::U32(u32::MAX))]))
+        .say("2.0.0.0/24", map([("autonomous_system_number", Value::U32(0))]))
+        .say("3.0.0.0/24", map([("autonomous_system_organization", text("nameless"))]));
     let database = open(&writer);
     assert_eq!(database.content(), Content::Network);
-    assert_eq!(
-        database.network(ip("1.0.0.1")),
-        Ok(Some(Network {
-            asn: u32::MAX,
-            organization: None
-        }))
-    );
+    assert_eq!(database.network(ip("1.0.0.1")), Ok(Some(Network { asn: u32::MAX, organization: None })));
     assert_eq!(database.asn(ip("1.0.0.1")), Ok(Some(u32::MAX)));
     assert_eq!(database.asn(ip("2.0.0.1")), Ok(None));
     assert_eq!(database.network(ip("3.0.0.1")), Ok(None));
@@ -180,17 +159,12 @@ fn ipinfo_lite_is_read() {
         ("country", text("United States")),
         ("country_code", text("US")),
     ]);
-    let database =
-        open(&Writer::new("ipinfo bundle_location_lite.mmdb", 6).say("8.8.8.0/24", record));
+    let database = open(&Writer::new("ipinfo bundle_location_lite.mmdb", 6).say("8.8.8.0/24", record));
     assert_eq!(database.content(), Content::Both);
     assert_eq!(database.country(ip("8.8.8.8")), Ok(Some(*b"US")));
     assert_eq!(
         database.place(ip("8.8.8.8")),
-        Ok(Some(Place {
-            country: Some(*b"US"),
-            country_name: Some("United States"),
-            ..NOWHERE
-        }))
+        Ok(Some(Place { country: Some(*b"US"), country_name: Some("United States"), ..NOWHERE }))
     );
     assert_eq!(database.asn(ip("8.8.8.8")), Ok(Some(15169)));
     assert_eq!(database.organization(ip("8.8.8.8")), Ok(Some("Google LLC")));
@@ -208,18 +182,9 @@ fn older_ipinfo_files_are_read() {
     let database = open(&Writer::new("ipinfo standard_asn.mmdb", 6).say("8.8.8.0/24", asn));
     assert_eq!(
         database.network(ip("8.8.8.8")),
-        Ok(Some(Network {
-            asn: 15169,
-            organization: Some("Google LLC")
-        }))
+        Ok(Some(Network { asn: 15169, organization: Some("Google LLC") }))
     );
-    assert_eq!(
-        database.place(ip("8.8.8.8")),
-        Ok(Some(Place {
-            country: Some(*b"US"),
-            ..NOWHERE
-        }))
-    );
+    assert_eq!(database.place(ip("8.8.8.8")), Ok(Some(Place { country: Some(*b"US"), ..NOWHERE })));
 
     let location = map([
         ("city", text("Mountain View")),
@@ -228,8 +193,7 @@ fn older_ipinfo_files_are_read() {
         ("lng", text("-122.08385")),
         ("radius", text("5")),
     ]);
-    let database =
-        open(&Writer::new("ipinfo standard_location.mmdb", 6).say("8.8.8.0/24", location));
+    let database = open(&Writer::new("ipinfo standard_location.mmdb", 6).say("8.8.8.0/24", location));
     assert_eq!(
         database.place(ip("8.8.8.8")),
         Ok(Some(Place {
@@ -253,11 +217,7 @@ fn ip_location_db_files_are_read() {
         ("postcode", text("94043")),
         ("state1", text("California")),
     ]);
-    let database = open(
-        &Writer::new("ip-location-db dbip-city", 4)
-            .record_size(28)
-            .say("8.8.8.0/24", city),
-    );
+    let database = open(&Writer::new("ip-location-db dbip-city", 4).record_size(28).say("8.8.8.0/24", city));
     assert_eq!(
         database.place(ip("8.8.8.8")),
         Ok(Some(Place {
@@ -275,10 +235,7 @@ fn ip_location_db_files_are_read() {
     let database = open(&Writer::new("asn", 6).say("8.8.8.0/24", asn));
     assert_eq!(
         database.network(ip("8.8.8.8")),
-        Ok(Some(Network {
-            asn: 15169,
-            organization: Some("GOOGLE")
-        }))
+        Ok(Some(Network { asn: 15169, organization: Some("GOOGLE") }))
     );
     let country = map([("country_code", text("US"))]);
     let database = open(&Writer::new("geo-whois-asn-country", 6).say("2001:4860::/32", country));
@@ -312,65 +269,27 @@ fn values_that_do_not_fit_are_absent() {
     let good = map([
         ("country", map([("iso_code", text("GB"))])),
         ("city", map([("names", named("London"))])),
-        (
-            "location",
-            map([
-                ("latitude", Value::Double(0.0)),
-                ("longitude", Value::Double(0.0)),
-            ]),
-        ),
+        ("location", map([("latitude", Value::Double(0.0)), ("longitude", Value::Double(0.0))])),
     ]);
-    let location = |latitude, longitude| {
-        map([(
-            "location",
-            map([("latitude", latitude), ("longitude", longitude)]),
-        )])
-    };
+    let location =
+        |latitude, longitude| map([("location", map([("latitude", latitude), ("longitude", longitude)]))]);
     let writer = Writer::new("GeoLite2-City", 4)
         .say("1.0.0.0/8", good)
         .say(
             "2.0.0.0/8",
-            map([
-                ("country", Value::U32(7)),
-                ("city", Value::U32(7)),
-                ("location", Value::Array(vec![])),
-            ]),
+            map([("country", Value::U32(7)), ("city", Value::U32(7)), ("location", Value::Array(vec![]))]),
         )
-        .say(
-            "3.0.0.0/8",
-            map([
-                ("country", map([("iso_code", Value::U32(7))])),
-                ("city", map([])),
-            ]),
-        )
-        .say(
-            "4.0.0.0/8",
-            location(Value::Double(f64::NAN), Value::Double(0.0)),
-        )
-        .say(
-            "5.0.0.0/8",
-            location(Value::Double(1.0), Value::Double(180.5)),
-        )
-        .say(
-            "6.0.0.0/8",
-            location(Value::Double(f64::INFINITY), Value::Double(0.0)),
-        )
+        .say("3.0.0.0/8", map([("country", map([("iso_code", Value::U32(7))])), ("city", map([]))]))
+        .say("4.0.0.0/8", location(Value::Double(f64::NAN), Value::Double(0.0)))
+        .say("5.0.0.0/8", location(Value::Double(1.0), Value::Double(180.5)))
+        .say("6.0.0.0/8", location(Value::Double(f64::INFINITY), Value::Double(0.0)))
         .say("7.0.0.0/8", text("a record that is text"))
         .say("9.0.0.0/8", map([]))
-        .say(
-            "10.0.0.0/8",
-            map([("country", map([("iso_code", text("GBR"))]))]),
-        );
+        .say("10.0.0.0/8", map([("country", map([("iso_code", text("GBR"))]))]));
     let database = open(&writer);
     let origin = database.place(ip("1.0.0.1")).unwrap().unwrap();
-    assert_eq!(
-        (origin.latitude, origin.longitude),
-        (Some(0.0), Some(0.0)),
-        "0 is a place"
-    );
-    for address in [
-        "2.0.0.1", "3.0.0.1", "4.0.0.1", "5.0.0.1", "6.0.0.1", "7.0.0.1", "9.0.0.1", "10.0.0.1",
-    ] {
+    assert_eq!((origin.latitude, origin.longitude), (Some(0.0), Some(0.0)), "0 is a place");
+    for address in ["2.0.0.1", "3.0.0.1", "4.0.0.1", "5.0.0.1", "6.0.0.1", "7.0.0.1", "9.0.0.1", "10.0.0.1"] {
         assert_eq!(database.place(ip(address)), Ok(None), "{address}");
         assert_eq!(database.country(ip(address)), Ok(None), "{address}");
         assert_eq!(database.city(ip(address)), Ok(None), "{address}");
@@ -383,29 +302,15 @@ fn all_record_sizes_and_both_versions_are_read() {
         for version in [4, 6] {
             let mut writer = Writer::new("test", version).record_size(bits);
             for octet in 0..=255_u32 {
-                writer = writer.say(
-                    &format!("100.{octet}.0.0/16"),
-                    map([("asn", Value::U32(octet + 1))]),
-                );
+                writer = writer.say(&format!("100.{octet}.0.0/16"), map([("asn", Value::U32(octet + 1))]));
             }
             let database = open(&writer);
-            assert_eq!(
-                (database.facts().record_size, database.facts().ip_version),
-                (bits, version)
-            );
+            assert_eq!((database.facts().record_size, database.facts().ip_version), (bits, version));
             for octet in 0..=255_u32 {
                 let address = ip(&format!("100.{octet}.1.2"));
-                assert_eq!(
-                    database.asn(address),
-                    Ok(Some(octet + 1)),
-                    "{bits} {version} {address}"
-                );
+                assert_eq!(database.asn(address), Ok(Some(octet + 1)), "{bits} {version} {address}");
             }
-            assert_eq!(
-                database.asn(ip("2001:db8::1")),
-                Ok(None),
-                "IPv6 is absent, not an error"
-            );
+            assert_eq!(database.asn(ip("2001:db8::1")), Ok(None), "IPv6 is absent, not an error");
             assert_eq!(database.asn(ip("101.0.0.0")), Ok(None));
         }
     }
@@ -416,14 +321,8 @@ fn metadata_is_told() {
     let writer = Writer::new("My Own", 6).say("1.0.0.0/8", map([("asn", Value::U32(1))]));
     let database = open(&writer);
     let facts = database.facts();
-    assert_eq!(
-        (facts.database_type.as_str(), facts.build_epoch),
-        ("My Own", 1_700_000_000)
-    );
-    assert_eq!(
-        (facts.node_count, facts.record_size, facts.ip_version),
-        (104, 24, 6)
-    );
+    assert_eq!((facts.database_type.as_str(), facts.build_epoch), ("My Own", 1_700_000_000));
+    assert_eq!((facts.node_count, facts.record_size, facts.ip_version), (104, 24, 6));
 }
 
 #[test]
@@ -437,12 +336,7 @@ fn a_file_that_answers_nothing_is_refused() {
     ] {
         let writer = Writer::new("GeoIP2-Domain", 6).say("1.0.0.0/8", record);
         let error = Database::open(writer.bytes()).err().unwrap();
-        assert_eq!(
-            error,
-            MmdbError::NoAnswers {
-                database_type: "GeoIP2-Domain".into()
-            }
-        );
+        assert_eq!(error, MmdbError::NoAnswers { database_type: "GeoIP2-Domain".into() });
         assert_eq!(
             error.to_string(),
             "mmdb file of type \"GeoIP2-Domain\" holds neither countries or cities nor AS numbers"
@@ -452,11 +346,8 @@ fn a_file_that_answers_nothing_is_refused() {
 
 #[test]
 fn a_name_beside_a_place_is_no_network() {
-    let record = map([
-        ("country_code", text("US")),
-        ("name", text("Joe's Diner")),
-        ("organization", text("Joe")),
-    ]);
+    let record =
+        map([("country_code", text("US")), ("name", text("Joe's Diner")), ("organization", text("Joe"))]);
     let database = open(&Writer::new("venues", 4).say("1.0.0.0/8", record));
     assert_eq!(database.content(), Content::Place);
     assert_eq!(database.organization(ip("1.0.0.1")), Ok(None));
@@ -468,20 +359,8 @@ fn a_country_that_is_a_code_here_and_a_name_there_is_told_apart() {
         .say("1.0.0.0/8", map([("country", text("us"))]))
         .say("2.0.0.0/8", map([("country", text("Sweden"))]));
     let database = open(&writer);
-    assert_eq!(
-        database.place(ip("1.0.0.1")),
-        Ok(Some(Place {
-            country: Some(*b"US"),
-            ..NOWHERE
-        }))
-    );
-    assert_eq!(
-        database.place(ip("2.0.0.1")),
-        Ok(Some(Place {
-            country_name: Some("Sweden"),
-            ..NOWHERE
-        }))
-    );
+    assert_eq!(database.place(ip("1.0.0.1")), Ok(Some(Place { country: Some(*b"US"), ..NOWHERE })));
+    assert_eq!(database.place(ip("2.0.0.1")), Ok(Some(Place { country_name: Some("Sweden"), ..NOWHERE })));
     assert_eq!(database.country(ip("2.0.0.1")), Ok(None));
 }
 
@@ -497,11 +376,6 @@ fn the_type_decides_when_records_say_nothing() {
         ("Somebody's City", None),
     ] {
         let writer = Writer::new(database_type, 6).say("1.0.0.0/8", map([]));
-        assert_eq!(
-            Database::open(writer.bytes())
-                .ok()
-                .map(|database| database.content()),
-            content
-        );
+        assert_eq!(Database::open(writer.bytes()).ok().map(|database| database.content()), content);
     }
 }

@@ -7,19 +7,14 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Content, Database, MmdbError, Network};
 use std::path::PathBuf;
 
-const FOLDER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../shared/data/maxmind-test"
-);
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/maxmind-test");
 
 fn ip(text: &str) -> Address {
     address::parse(text).unwrap().unwrap()
 }
 
 fn read(name: &str) -> Option<Vec<u8>> {
-    std::fs::read(PathBuf::from(FOLDER).join(name))
-        .map_err(|error| eprintln!("skipped {name}: {error}"))
-        .ok()
+    std::fs::read(PathBuf::from(FOLDER).join(name)).map_err(|error| eprintln!("skipped {name}: {error}")).ok()
 }
 
 fn open(name: &str) -> Option<Database<Vec<u8>>> {
@@ -41,36 +36,22 @@ fn every_file_is_opened_or_refused_for_the_right_reason() {
         };
         let bytes = read(&name).unwrap();
         let opened = Database::open(bytes.as_slice());
-        let kind = stem
-            .trim_start_matches("GeoIP2-")
-            .trim_start_matches("GeoLite2-")
-            .trim_end_matches("-Test");
-        let kind = kind
-            .trim_start_matches("Precision-")
-            .trim_end_matches("-Shield");
+        let kind =
+            stem.trim_start_matches("GeoIP2-").trim_start_matches("GeoLite2-").trim_end_matches("-Test");
+        let kind = kind.trim_start_matches("Precision-").trim_end_matches("-Shield");
         match kind {
-            "City" | "Country" => assert_eq!(
-                opened.as_ref().map(Database::content),
-                Ok(Content::Place),
-                "{name}"
-            ),
-            "ASN" | "ISP" => assert_eq!(
-                opened.as_ref().map(Database::content),
-                Ok(Content::Network),
-                "{name}"
-            ),
-            "Enterprise" => assert_eq!(
-                opened.as_ref().map(Database::content),
-                Ok(Content::Both),
-                "{name}"
-            ),
+            "City" | "Country" => {
+                assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Place), "{name}")
+            }
+            "ASN" | "ISP" => {
+                assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Network), "{name}")
+            }
+            "Enterprise" => assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Both), "{name}"),
             "City-Test-Invalid-Node-Count" => {
                 assert!(matches!(opened, Err(MmdbError::Truncated { .. })), "{name}");
             }
             "City-Test-Broken-Double-Format" => match opened.as_ref().unwrap().verify() {
-                Err(MmdbError::Record {
-                    network, reason, ..
-                }) => {
+                Err(MmdbError::Record { network, reason, .. }) => {
                     assert_eq!(
                         (network.as_str(), reason.as_str()),
                         ("2.125.160.216/29", "double is not 8 bytes")
@@ -85,12 +66,7 @@ fn every_file_is_opened_or_refused_for_the_right_reason() {
         }
         seen += 1;
     }
-    assert!(
-        seen > 0
-            || !PathBuf::from(FOLDER)
-                .join("GeoLite2-ASN-Test.mmdb")
-                .exists()
-    );
+    assert!(seen > 0 || !PathBuf::from(FOLDER).join("GeoLite2-ASN-Test.mmdb").exists());
 }
 
 #[test]
@@ -99,12 +75,7 @@ fn places_are_those_that_maxmind_gives() {
         let Some(database) = open(name) else { continue };
         for (address, country, country_name, city) in [
             ("81.2.69.142", b"GB", "United Kingdom", Some("London")),
-            (
-                "::ffff:81.2.69.142",
-                b"GB",
-                "United Kingdom",
-                Some("London"),
-            ),
+            ("::ffff:81.2.69.142", b"GB", "United Kingdom", Some("London")),
             ("2002:5102:458e::", b"GB", "United Kingdom", Some("London")),
             ("89.160.20.112", b"SE", "Sweden", Some("Linköping")),
             ("2001:218::1", b"JP", "Japan", None),
@@ -115,11 +86,7 @@ fn places_are_those_that_maxmind_gives() {
                 (Some(*country), Some(country_name), city),
                 "{name} {address}"
             );
-            assert_eq!(
-                database.country(ip(address)),
-                Ok(Some(*country)),
-                "{name} {address}"
-            );
+            assert_eq!(database.country(ip(address)), Ok(Some(*country)), "{name} {address}");
             assert_eq!(database.city(ip(address)), Ok(city), "{name} {address}");
         }
         for address in ["8.8.8.8", "10.0.0.1", "::1"] {
@@ -135,11 +102,7 @@ fn places_are_those_that_maxmind_gives() {
     }
     for name in ["GeoIP2-Country-Test.mmdb", "GeoLite2-Country-Test.mmdb"] {
         let Some(database) = open(name) else { continue };
-        assert_eq!(
-            database.country(ip("67.43.156.1")),
-            Ok(Some(*b"BT")),
-            "{name}"
-        );
+        assert_eq!(database.country(ip("67.43.156.1")), Ok(Some(*b"BT")), "{name}");
         assert_eq!(database.city(ip("67.43.156.1")), Ok(None), "{name}");
     }
 }
@@ -154,59 +117,27 @@ fn networks_are_those_that_maxmind_gives() {
             ("12.81.92.0", 7018, "AT&T Services"),
             ("2001:1700::1", 6730, "Sunrise Communications AG"),
         ] {
-            let network = Network {
-                asn,
-                organization: Some(organization),
-            };
-            assert_eq!(
-                database.network(ip(address)),
-                Ok(Some(network)),
-                "{name} {address}"
-            );
+            let network = Network { asn, organization: Some(organization) };
+            assert_eq!(database.network(ip(address)), Ok(Some(network)), "{name} {address}");
             assert_eq!(database.asn(ip(address)), Ok(Some(asn)), "{name} {address}");
-            assert_eq!(
-                database.organization(ip(address)),
-                Ok(Some(organization)),
-                "{name} {address}"
-            );
+            assert_eq!(database.organization(ip(address)), Ok(Some(organization)), "{name} {address}");
         }
         assert_eq!(database.network(ip("8.8.8.8")), Ok(None), "{name}");
     }
-    for name in [
-        "GeoIP2-Enterprise-Test.mmdb",
-        "GeoIP2-Precision-Enterprise-Test.mmdb",
-    ] {
+    for name in ["GeoIP2-Enterprise-Test.mmdb", "GeoIP2-Precision-Enterprise-Test.mmdb"] {
         let Some(database) = open(name) else { continue };
-        let fairpoint = Network {
-            asn: 14671,
-            organization: Some("FairPoint Communications"),
-        };
-        assert_eq!(
-            database.network(ip("74.209.24.0")),
-            Ok(Some(fairpoint)),
-            "{name}"
-        );
-        assert_eq!(
-            database.city(ip("74.209.24.0")),
-            Ok(Some("Chatham")),
-            "{name}"
-        );
+        let fairpoint = Network { asn: 14671, organization: Some("FairPoint Communications") };
+        assert_eq!(database.network(ip("74.209.24.0")), Ok(Some(fairpoint)), "{name}");
+        assert_eq!(database.city(ip("74.209.24.0")), Ok(Some("Chatham")), "{name}");
         assert_eq!(database.network(ip("81.2.69.160")), Ok(None), "{name}");
     }
 }
 
 #[test]
 fn the_crates_own_verify_agrees_on_sound_files() {
-    for name in [
-        "GeoIP2-City-Test.mmdb",
-        "GeoLite2-ASN-Test.mmdb",
-        "GeoIP2-Enterprise-Test.mmdb",
-    ] {
+    for name in ["GeoIP2-City-Test.mmdb", "GeoLite2-ASN-Test.mmdb", "GeoIP2-Enterprise-Test.mmdb"] {
         let Some(bytes) = read(name) else { continue };
-        maxminddb::Reader::from_source(bytes)
-            .unwrap()
-            .verify()
-            .unwrap();
+        maxminddb::Reader::from_source(bytes).unwrap().verify().unwrap();
         open(name).unwrap();
     }
 }

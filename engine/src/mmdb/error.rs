@@ -7,10 +7,7 @@ use std::fmt;
 #[non_exhaustive]
 pub enum MmdbError {
     /// No metadata marker near the end: another kind of file, or an mmdb that was cut short (the metadata is last).
-    NotMmdb {
-        length: usize,
-        looks_like: Option<&'static str>,
-    },
+    NotMmdb { length: usize, looks_like: Option<&'static str> },
     /// There is a marker, but what follows cannot be read: cut short inside the metadata, or nonsense.
     Metadata { field: &'static str, reason: String },
     /// The metadata promises a search tree that ends at byte `needed`; the file has `available` bytes for it.
@@ -20,34 +17,18 @@ pub enum MmdbError {
     /// Nothing in it says where an address is or which network announces it.
     NoAnswers { database_type: String },
     /// The search tree is damaged on the way to `network`.
-    Tree {
-        network: String,
-        reason: &'static str,
-    },
+    Tree { network: String, reason: &'static str },
     /// The record of `network` is damaged; `offset` counts from the start of the data section.
-    Record {
-        network: String,
-        offset: Option<usize>,
-        reason: String,
-    },
+    Record { network: String, offset: Option<usize>, reason: String },
 }
 
 impl fmt::Display for MmdbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotMmdb {
-                length,
-                looks_like: None,
-            } => {
-                write!(
-                    f,
-                    "file of {length} bytes holds no mmdb metadata: not an mmdb file, or one cut short"
-                )
+            Self::NotMmdb { length, looks_like: None } => {
+                write!(f, "file of {length} bytes holds no mmdb metadata: not an mmdb file, or one cut short")
             }
-            Self::NotMmdb {
-                length,
-                looks_like: Some(kind),
-            } => {
+            Self::NotMmdb { length, looks_like: Some(kind) } => {
                 write!(f, "file of {length} bytes is {kind}, not an mmdb file")
             }
             Self::Metadata { field, reason } => write!(f, "mmdb metadata, {field}: {reason}"),
@@ -62,21 +43,10 @@ impl fmt::Display for MmdbError {
                 "mmdb file of type \"{database_type}\" holds neither countries or cities nor AS numbers"
             ),
             Self::Tree { network, reason } => write!(f, "mmdb search tree at {network}: {reason}"),
-            Self::Record {
-                network,
-                offset: Some(offset),
-                reason,
-            } => {
-                write!(
-                    f,
-                    "mmdb record of {network}, data offset {offset}: {reason}"
-                )
+            Self::Record { network, offset: Some(offset), reason } => {
+                write!(f, "mmdb record of {network}, data offset {offset}: {reason}")
             }
-            Self::Record {
-                network,
-                offset: None,
-                reason,
-            } => write!(f, "mmdb record of {network}: {reason}"),
+            Self::Record { network, offset: None, reason } => write!(f, "mmdb record of {network}: {reason}"),
         }
     }
 }

@@ -42,33 +42,16 @@ impl Plan {
             .windows(MARKER.len())
             .rposition(|window| window == MARKER)
             .map(|at| tail + at)
-            .ok_or(MmdbError::NotMmdb {
-                length: bytes.len(),
-                looks_like: looks_like(bytes),
-            })?;
+            .ok_or(MmdbError::NotMmdb { length: bytes.len(), looks_like: looks_like(bytes) })?;
         let metadata = Section(&bytes[marker + MARKER.len()..]);
 
         let number = |field: &'static str| -> Result<u64, MmdbError> {
             match metadata.member(field) {
-                Ok(Some(Token::U32(number))) => Ok(number.into()),
-                Ok(Some(Token::Unsigned(number))) => {
-                    u64::try_from(number).map_err(|_| MmdbError::Metadata {
-                        field,
-                        reason: "number is out of range".into(),
-                    })
-                }
-                Ok(Some(_)) => Err(MmdbError::Metadata {
-                    field,
-                    reason: "is not a number".into(),
-                }),
-                Ok(None) => Err(MmdbError::Metadata {
-                    field,
-                    reason: "is missing".into(),
-                }),
-                Err(fault) => Err(MmdbError::Metadata {
-                    field,
-                    reason: fault.reason.into(),
-                }),
+                Ok(Some(Token::Unsigned(number))) => u64::try_from(number)
+                    .map_err(|_| MmdbError::Metadata { field, reason: "number is out of range".into() }),
+                Ok(Some(_)) => Err(MmdbError::Metadata { field, reason: "is not a number".into() }),
+                Ok(None) => Err(MmdbError::Metadata { field, reason: "is missing".into() }),
+                Err(fault) => Err(MmdbError::Metadata { field, reason: fault.reason.into() }),
             }
         };
         let one_of = |field: &'static str, known: &[u64]| match number(field)? {
@@ -80,31 +63,18 @@ impl Plan {
         let record_size = one_of("record_size", &[24, 28, 32])?;
         let node_count = match number("node_count")? {
             0 => {
-                return Err(MmdbError::Metadata {
-                    field: "node_count",
-                    reason: "is zero".into(),
-                });
+                return Err(MmdbError::Metadata { field: "node_count", reason: "is zero".into() });
             }
-            count => u32::try_from(count).map_err(|_| MmdbError::Unsupported {
-                what: "node_count",
-                value: count,
-            })?,
+            count => u32::try_from(count)
+                .map_err(|_| MmdbError::Unsupported { what: "node_count", value: count })?,
         };
 
         // At most 2^32 nodes of 8 bytes: no overflow in 64 bits.
         let needed = u64::from(node_count) * u64::from(record_size / 4) + SEPARATOR as u64;
         if needed > marker as u64 {
-            return Err(MmdbError::Truncated {
-                needed,
-                available: marker as u64,
-            });
+            return Err(MmdbError::Truncated { needed, available: marker as u64 });
         }
-        Ok(Self {
-            node_count,
-            record_size,
-            ip_version,
-            data: (needed as usize, marker),
-        })
+        Ok(Self { node_count, record_size, ip_version, data: (needed as usize, marker) })
     }
 
     pub fn data<'a>(&self, bytes: &'a [u8]) -> Section<'a> {
@@ -125,19 +95,12 @@ impl Plan {
         let width = usize::from(self.record_size / 4);
         let at = node as usize * width;
         match bytes[at..at + width] {
-            [a, b, c, d, e, f] => [
-                u32::from_be_bytes([0, a, b, c]),
-                u32::from_be_bytes([0, d, e, f]),
-            ],
+            [a, b, c, d, e, f] => [u32::from_be_bytes([0, a, b, c]), u32::from_be_bytes([0, d, e, f])],
             // The middle byte holds the top four bits of both.
-            [a, b, c, m, d, e, f] => [
-                u32::from_be_bytes([m >> 4, a, b, c]),
-                u32::from_be_bytes([m & 15, d, e, f]),
-            ],
-            [a, b, c, d, e, f, g, h] => [
-                u32::from_be_bytes([a, b, c, d]),
-                u32::from_be_bytes([e, f, g, h]),
-            ],
+            [a, b, c, m, d, e, f] => {
+                [u32::from_be_bytes([m >> 4, a, b, c]), u32::from_be_bytes([m & 15, d, e, f])]
+            }
+            [a, b, c, d, e, f, g, h] => [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])],
             _ => unreachable!("record_size is 24, 28 or 32"),
         }
     }
@@ -187,9 +150,6 @@ pub(super) enum Token<'a> {
     Pointer(usize),
     Text(&'a [u8]),
     Bytes,
-    /// The width that most files use, told apart because `maxminddb` decodes it faster when asked for it.
-    U32(u32),
-    /// Of any other width.
     Unsigned(u128),
     Signed(i32),
     Double(f64),
@@ -220,15 +180,10 @@ impl<'a> Section<'a> {
     /// The value at `*at`; moves `*at` behind its payload, or behind the header of a map or array.
     pub fn next(self, at: &mut usize) -> Result<Token<'a>, Fault> {
         let start = *at;
-        let fault = |reason| Fault {
-            offset: start,
-            reason,
-        };
+        let fault = |reason| Fault { offset: start, reason };
         let mut take = |count: usize| -> Result<&'a [u8], Fault> {
             let end = at.checked_add(count).filter(|end| *end <= self.0.len());
-            let taken = end
-                .and_then(|end| self.0.get(*at..end))
-                .ok_or(fault("value runs past the end"))?;
+            let taken = end.and_then(|end| self.0.get(*at..end)).ok_or(fault("value runs past the end"))?;
             *at += count;
             Ok(taken)
         };
@@ -259,9 +214,7 @@ impl<'a> Section<'a> {
             if size > most {
                 return Err(fault("number is wider than its type"));
             }
-            Ok(take(size)?
-                .iter()
-                .fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte)))
+            Ok(take(size)?.iter().fold(0_u128, |sum, byte| sum << 8 | u128::from(*byte)))
         };
         match kind {
             2 => Ok(Token::Text(take(size)?)),
@@ -271,7 +224,7 @@ impl<'a> Section<'a> {
                 .map_err(|_| fault("double is not 8 bytes")),
             4 => take(size).map(|_| Token::Bytes),
             5 => unsigned(2).map(Token::Unsigned),
-            6 => unsigned(4).map(|number| Token::U32(number as u32)),
+            6 => unsigned(4).map(Token::Unsigned),
             7 => Ok(Token::Map(size)),
             8 => unsigned(4).map(|bits| Token::Signed(bits as u32 as i32)),
             9 => unsigned(8).map(Token::Unsigned),
@@ -295,10 +248,7 @@ impl<'a> Section<'a> {
             Token::Pointer(target) => {
                 let mut inside = target;
                 match self.next(&mut inside)? {
-                    Token::Pointer(_) => Err(Fault {
-                        offset: start,
-                        reason: "pointer to a pointer",
-                    }),
+                    Token::Pointer(_) => Err(Fault { offset: start, reason: "pointer to a pointer" }),
                     token => Ok((token, inside)),
                 }
             }
@@ -312,10 +262,8 @@ impl<'a> Section<'a> {
         let mut left = 1_usize;
         while left > 0 {
             let start = *at;
-            *budget = budget.checked_sub(1).ok_or(Fault {
-                offset: start,
-                reason: "record has too many values",
-            })?;
+            *budget =
+                budget.checked_sub(1).ok_or(Fault { offset: start, reason: "record has too many values" })?;
             // Members cost at least a byte each, so `left` outgrows the budget long before it overflows.
             left = left - 1 + self.next(at)?.members();
         }
@@ -327,10 +275,7 @@ impl<'a> Section<'a> {
         let mut at = 0;
         let mut budget = 4096;
         let Token::Map(pairs) = self.next(&mut at)? else {
-            return Err(Fault {
-                offset: 0,
-                reason: "metadata is not a map",
-            });
+            return Err(Fault { offset: 0, reason: "metadata is not a map" });
         };
         for _ in 0..pairs {
             let (name, _) = self.next_resolved(&mut at)?;
@@ -345,9 +290,7 @@ impl<'a> Section<'a> {
 
 /// At most four bytes, big endian.
 fn number(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
 #[cfg(test)]
@@ -371,10 +314,7 @@ mod tests {
             (&[0b0011_1000, 0xFF, 0xFF, 0xFF, 0xFF], 4_294_967_295),
         ] {
             assert_eq!(first(bytes), Ok(Token::Pointer(target)), "{bytes:?}");
-            assert!(
-                first(&bytes[..bytes.len() - 1]).is_err(),
-                "{bytes:?} cut short"
-            );
+            assert!(first(&bytes[..bytes.len() - 1]).is_err(), "{bytes:?} cut short");
         }
     }
 
@@ -399,7 +339,7 @@ mod tests {
         for (bytes, token) in [
             (&[0xA0][..], Token::Unsigned(0)),
             (&[0xA2, 1, 2], Token::Unsigned(0x102)),
-            (&[0xC2, 0x04, 0xC5], Token::U32(1221)),
+            (&[0xC2, 0x04, 0xC5], Token::Unsigned(1221)),
             (&[0x04, 1, 0xFF, 0xFF, 0xFF, 0xFF], Token::Signed(-1)),
             (&[0x01, 1, 7], Token::Signed(7)),
             (&[0x01, 2, 9], Token::Unsigned(9)),
@@ -422,10 +362,7 @@ mod tests {
         let (mut at, mut budget) = (0, 4);
         assert_eq!(
             Section(&bytes).skip(&mut at, &mut budget),
-            Err(Fault {
-                offset: 8,
-                reason: "record has too many values"
-            })
+            Err(Fault { offset: 8, reason: "record has too many values" })
         );
     }
 
@@ -434,18 +371,9 @@ mod tests {
         // At 0 a pointer to 2, there text; at 4 a pointer to 0.
         let bytes = [0x20, 2, 0x41, b'x', 0x20, 0];
         let mut at = 0;
-        assert_eq!(
-            Section(&bytes).next_resolved(&mut at),
-            Ok((Token::Text(b"x"), 4))
-        );
+        assert_eq!(Section(&bytes).next_resolved(&mut at), Ok((Token::Text(b"x"), 4)));
         assert_eq!(at, 2);
         let refused = Section(&bytes).next_resolved(&mut 4);
-        assert_eq!(
-            refused,
-            Err(Fault {
-                offset: 4,
-                reason: "pointer to a pointer"
-            })
-        );
+        assert_eq!(refused, Err(Fault { offset: 4, reason: "pointer to a pointer" }));
     }
 }

@@ -13,7 +13,7 @@
 //! ```
 
 use super::format::{Plan, Section, Step, Token};
-use super::scalar;
+use super::scalar::{self, Scalar};
 use maxminddb::PathElement::{self, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
@@ -110,86 +110,55 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("as_domain")]),
 ];
 
-/// How a value is stored. A guess from the first fit sample: a record that differs costs a second look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stored {
-    Text,
-    U32,
-    /// Some other way, or not seen.
-    Somehow,
-}
-
-/// A path of this file, and what is usually at its end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    pub path: Path,
-    pub stored: Stored,
-}
-
-/// The ways of one file, by field, best first.
-#[derive(Clone, Debug, Default)]
+/// The paths of one file, by field, best first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
-    ways: [Vec<Way>; 8],
+    paths: [Vec<Path>; 8],
 }
 
 impl Layout {
     pub fn detect(bytes: &[u8], plan: &Plan, database_type: &str) -> Self {
-        let mut seen = vec![None; CANDIDATES.len()];
+        let mut seen = vec![false; CANDIDATES.len()];
         for record in sample(bytes, plan) {
             // A damaged record says nothing about the layout; verify is where it is reported.
             let _ = look_at(plan.data(bytes), record, &mut seen);
         }
         let family_seen = |family| {
-            family != Flat
-                && CANDIDATES
-                    .iter()
-                    .zip(&seen)
-                    .any(|((_, of, _), seen)| *of == family && seen.is_some())
+            family != Flat && CANDIDATES.iter().zip(&seen).any(|((_, of, _), seen)| *of == family && *seen)
         };
         let families: Vec<Family> = [MaxMindPlace, MaxMindAsn, MaxMindTraits]
             .into_iter()
             .filter(|family| family_seen(*family))
             .collect();
-        let families = if seen.iter().any(Option::is_some) {
-            families
-        } else {
-            families_of(database_type)
-        };
+        let families = if seen.contains(&true) { families } else { families_of(database_type) };
 
         let mut layout = Self::default();
         for ((field, family, path), seen) in CANDIDATES.iter().zip(seen) {
-            if seen.is_some() || families.contains(family) {
-                layout.ways[*field as usize].push(Way {
-                    path,
-                    stored: seen.unwrap_or(Stored::Somehow),
-                });
+            if seen || families.contains(family) {
+                layout.paths[*field as usize].push(path);
             }
         }
         // A name without a number names something else than a network ("name" is in files of every kind).
         if layout.of(Asn).is_empty() {
-            layout.ways[Organization as usize].clear();
+            layout.paths[Organization as usize].clear();
         }
         layout
     }
 
-    pub fn of(&self, field: Field) -> &[Way] {
-        &self.ways[field as usize]
+    pub fn of(&self, field: Field) -> &[Path] {
+        &self.paths[field as usize]
     }
 }
 
 /// What MaxMind's own type names promise, for a file in which no sampled record held anything known.
 fn families_of(database_type: &str) -> Vec<Family> {
-    let Some(product) = ["GeoIP2-", "GeoLite2-", "GeoIP-"]
-        .iter()
-        .find_map(|make| database_type.strip_prefix(make))
+    let Some(product) =
+        ["GeoIP2-", "GeoLite2-", "GeoIP-"].iter().find_map(|make| database_type.strip_prefix(make))
     else {
         return Vec::new();
     };
     let mut families = Vec::new();
-    if ["City", "Country", "Enterprise"]
-        .iter()
-        .any(|kind| product.contains(kind))
-    {
+    if ["City", "Country", "Enterprise"].iter().any(|kind| product.contains(kind)) {
         families.push(MaxMindPlace);
     }
     if product.contains("Enterprise") {
@@ -218,11 +187,7 @@ fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
 }
 
 /// Marks the candidates for which this record holds something fit.
-fn look_at(
-    data: Section<'_>,
-    record: usize,
-    seen: &mut [Option<Stored>],
-) -> Result<(), super::format::Fault> {
+fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), super::format::Fault> {
     /// A map that is being read: where its next pair starts, and how many are left. `keys` leads to the innermost.
     struct Open {
         at: usize,
@@ -254,7 +219,7 @@ fn look_at(
                 open.push(Open { at: inside, pairs });
             }
             token => {
-                mark(&keys, token, seen);
+                mark(&keys, scalar::of_token(token), seen);
                 keys.pop();
             }
         }
@@ -264,27 +229,17 @@ fn look_at(
 
 /// Whether a candidate lies below these keys. Most of a record does not: continents, subdivisions, geoname ids.
 fn leads_on(keys: &[&[u8]]) -> bool {
-    CANDIDATES
-        .iter()
-        .any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
+    CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }
 
 fn starts_with(path: Path, keys: &[&[u8]]) -> bool {
-    path.iter()
-        .zip(keys)
-        .all(|(step, key)| matches!(step, Key(name) if name.as_bytes() == *key))
+    path.iter().zip(keys).all(|(step, key)| matches!(step, Key(name) if name.as_bytes() == *key))
 }
 
-fn mark(keys: &[&[u8]], token: Token<'_>, seen: &mut [Option<Stored>]) {
-    let value = scalar::of_token(token);
-    let stored = match token {
-        Token::Text(_) => Stored::Text,
-        Token::U32(_) => Stored::U32,
-        _ => Stored::Somehow,
-    };
+fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
     for ((field, _, path), seen) in CANDIDATES.iter().zip(seen) {
-        if seen.is_none() && path.len() == keys.len() && starts_with(path, keys) {
-            let fit = match field {
+        if !*seen && path.len() == keys.len() && starts_with(path, keys) {
+            *seen = match field {
                 Country => value.country().is_some(),
                 CountryName => value.country_name().is_some(),
                 City | Organization => value.text().is_some(),
@@ -293,7 +248,6 @@ fn mark(keys: &[&[u8]], token: Token<'_>, seen: &mut [Option<Stored>]) {
                 AccuracyRadius => value.whole().is_some(),
                 Asn => value.asn().is_some(),
             };
-            *seen = fit.then_some(stored);
         }
     }
 }

@@ -24,7 +24,7 @@ pub use error::MmdbError;
 
 use crate::address::Address;
 use format::Plan;
-use layout::{Field, Layout, Path, Stored, Way};
+use layout::{Field, Layout, Path};
 use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader};
 use scalar::Scalar;
 use std::borrow::Cow;
@@ -100,17 +100,12 @@ impl<S: AsRef<[u8]>> Database<S> {
     pub fn open(bytes: S) -> Result<Self, MmdbError> {
         let bytes = Shared(Arc::new(bytes));
         let plan = Plan::read(bytes.as_ref())?;
-        let reader = Reader::from_source(Shared(Arc::clone(&bytes.0))).map_err(|error| {
-            MmdbError::Metadata {
-                field: "as a whole",
-                reason: error.to_string(),
-            }
-        })?;
+        let reader = Reader::from_source(Shared(Arc::clone(&bytes.0)))
+            .map_err(|error| MmdbError::Metadata { field: "as a whole", reason: error.to_string() })?;
         let metadata = reader.metadata();
         let layout = Layout::detect(bytes.as_ref(), &plan, &metadata.database_type);
-        let place = [Field::Country, Field::City, Field::Latitude]
-            .iter()
-            .any(|field| !layout.of(*field).is_empty());
+        let place =
+            [Field::Country, Field::City, Field::Latitude].iter().any(|field| !layout.of(*field).is_empty());
         let content = match (place, !layout.of(Field::Asn).is_empty()) {
             (true, true) => Content::Both,
             (true, false) => Content::Place,
@@ -127,14 +122,7 @@ impl<S: AsRef<[u8]>> Database<S> {
             node_count: plan.node_count,
             record_size: plan.record_size,
         };
-        Ok(Self {
-            reader,
-            bytes,
-            plan,
-            layout,
-            facts,
-            content,
-        })
+        Ok(Self { reader, bytes, plan, layout, facts, content })
     }
 
     /// Reads everything that a lookup can reach. Linear in the file's size, whatever its bytes are.
@@ -171,9 +159,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
-        let (country, by) = found
-            .value_and_path(Field::Country, |_| true, Scalar::country)?
-            .unzip();
+        let (country, by) = found.value_and_path(Field::Country, |_| true, Scalar::country)?.unzip();
         // The name must be that of the code: not the registered country's beside the country of use.
         let same_country = |path| by.is_none_or(|by| is_registration(by) == is_registration(path));
 
@@ -188,16 +174,8 @@ impl<S: AsRef<[u8]>> Database<S> {
             Some(_) => found.value(Field::AccuracyRadius, Scalar::whole)?,
             None => None,
         };
-        let known =
-            country.is_some() || country_name.is_some() || city.is_some() || latitude.is_some();
-        let place = Place {
-            country,
-            country_name,
-            city,
-            latitude,
-            longitude,
-            accuracy_radius,
-        };
+        let known = country.is_some() || country_name.is_some() || city.is_some() || latitude.is_some();
+        let place = Place { country, country_name, city, latitude, longitude, accuracy_radius };
         Ok(known.then_some(place))
     }
 
@@ -208,13 +186,10 @@ impl<S: AsRef<[u8]>> Database<S> {
         let Some(asn) = found.value(Field::Asn, Scalar::asn)? else {
             return Ok(None);
         };
-        Ok(Some(Network {
-            asn,
-            organization: found.value(Field::Organization, Scalar::text)?,
-        }))
+        Ok(Some(Network { asn, organization: found.value(Field::Organization, Scalar::text)? }))
     }
 
-    #[inline]
+    #[inline(always)]
     fn scalar<'a, T>(
         &'a self,
         field: Field,
@@ -228,17 +203,13 @@ impl<S: AsRef<[u8]>> Database<S> {
     }
 
     /// The record of the address; `None` as well for IPv6 in a file that has only IPv4.
-    #[inline]
+    #[inline(always)]
     fn find(&self, address: Address) -> Result<Option<Found<'_, S>>, MmdbError> {
         if self.facts.ip_version == 4 && matches!(address.ip(), IpAddr::V6(_)) {
             return Ok(None);
         }
         match self.reader.lookup(address.ip()) {
-            Ok(record) if record.has_data() => Ok(Some(Found {
-                record,
-                layout: &self.layout,
-                address,
-            })),
+            Ok(record) if record.has_data() => Ok(Some(Found { record, layout: &self.layout, address })),
             Ok(_) => Ok(None),
             Err(error) => Err(damaged(address, error)),
         }
@@ -253,30 +224,24 @@ struct Found<'a, S: AsRef<[u8]>> {
 }
 
 impl<'a, S: AsRef<[u8]>> Found<'a, S> {
-    #[inline]
-    fn value<T>(
-        &self,
-        field: Field,
-        fit: impl Fn(Scalar<'a>) -> Option<T>,
-    ) -> Result<Option<T>, MmdbError> {
-        Ok(self
-            .value_and_path(field, |_| true, fit)?
-            .map(|(value, _)| value))
+    #[inline(always)]
+    fn value<T>(&self, field: Field, fit: impl Fn(Scalar<'a>) -> Option<T>) -> Result<Option<T>, MmdbError> {
+        Ok(self.value_and_path(field, |_| true, fit)?.map(|(value, _)| value))
     }
 
     /// The first fit value among the field's paths, and the path that it was under.
-    #[inline]
+    #[inline(always)]
     fn value_and_path<T>(
         &self,
         field: Field,
         wanted: impl Fn(Path) -> bool,
         fit: impl Fn(Scalar<'a>) -> Option<T>,
     ) -> Result<Option<(T, Path)>, MmdbError> {
-        for way in self.layout.of(field).iter().filter(|way| wanted(way.path)) {
-            match self.decode(*way) {
+        for path in self.layout.of(field).iter().filter(|path| wanted(path)) {
+            match self.record.decode_path::<Scalar<'a>>(path) {
                 Ok(Some(value)) => {
                     if let Some(value) = fit(value) {
-                        return Ok(Some((value, way.path)));
+                        return Ok(Some((value, path)));
                     }
                 }
                 // The path is absent, or something on the way is not a map: another shape, not damage.
@@ -285,26 +250,6 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
             }
         }
         Ok(None)
-    }
-
-    /// Asking for the type that is there saves a tenth of an ASN lookup; if it was another one, any will do.
-    #[inline]
-    fn decode(&self, way: Way) -> Result<Option<Scalar<'a>>, MaxMindDbError> {
-        let guess = match way.stored {
-            Stored::Text => self
-                .record
-                .decode_path(way.path)
-                .map(|text| text.map(Scalar::Text)),
-            Stored::U32 => self
-                .record
-                .decode_path::<u32>(way.path)
-                .map(|whole| whole.map(|n| Scalar::Whole(n.into()))),
-            Stored::Somehow => return self.record.decode_path(way.path),
-        };
-        match guess {
-            Err(MaxMindDbError::Decoding { .. }) => self.record.decode_path(way.path),
-            other => other,
-        }
     }
 }
 
@@ -316,16 +261,10 @@ fn is_registration(path: Path) -> bool {
 fn damaged(address: Address, error: MaxMindDbError) -> MmdbError {
     let (offset, reason) = match error {
         MaxMindDbError::InvalidDatabase { message, .. } => (None, message),
-        MaxMindDbError::ResourceLimit {
-            message, offset, ..
-        } => (offset, message),
+        MaxMindDbError::ResourceLimit { message, offset, .. } => (offset, message),
         error => (None, error.to_string()),
     };
-    MmdbError::Record {
-        network: address.to_string(),
-        offset,
-        reason,
-    }
+    MmdbError::Record { network: address.to_string(), offset, reason }
 }
 
 /// Characters of a name that are kept.
@@ -334,10 +273,7 @@ pub const LONGEST_NAME: usize = 256;
 /// A name from a file, fit for a text column and a terminal: at most `LONGEST_NAME` characters, no NUL (PostgreSQL
 /// cannot store it) and no other control character (a terminal may obey it). Borrowed when nothing is to be done.
 pub fn clean_name(name: &str) -> Cow<'_, str> {
-    let end = name
-        .char_indices()
-        .nth(LONGEST_NAME)
-        .map_or(name.len(), |(at, _)| at);
+    let end = name.char_indices().nth(LONGEST_NAME).map_or(name.len(), |(at, _)| at);
     let name = &name[..end];
     if name.chars().any(char::is_control) {
         Cow::Owned(name.chars().filter(|letter| !letter.is_control()).collect())
@@ -352,10 +288,7 @@ mod tests {
 
     #[test]
     fn clean_names_are_left_alone() {
-        assert!(matches!(
-            clean_name("Telstra Pty Ltd"),
-            Cow::Borrowed("Telstra Pty Ltd")
-        ));
+        assert!(matches!(clean_name("Telstra Pty Ltd"), Cow::Borrowed("Telstra Pty Ltd")));
         assert!(matches!(clean_name(""), Cow::Borrowed("")));
     }
 

@@ -41,11 +41,7 @@ impl<'a> Scalar<'a> {
 
     /// Text that is no code: vendors keep either under `country`.
     pub fn country_name(self) -> Option<&'a str> {
-        if self.country().is_some() {
-            None
-        } else {
-            self.text()
-        }
+        if self.country().is_some() { None } else { self.text() }
     }
 
     pub fn whole(self) -> Option<u32> {
@@ -66,10 +62,7 @@ impl<'a> Scalar<'a> {
                 };
                 let number = digits.split(' ').next()?;
                 // `parse` takes "+1" for a number.
-                number
-                    .bytes()
-                    .all(|byte| byte.is_ascii_digit())
-                    .then(|| number.parse().ok())?
+                number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
             }
             other => other.whole(),
         }
@@ -92,14 +85,11 @@ impl<'a> Scalar<'a> {
 pub(super) fn of_token(token: Token<'_>) -> Scalar<'_> {
     match token {
         Token::Text(text) => std::str::from_utf8(text).map_or(Scalar::Other, Scalar::Text),
-        Token::U32(number) => Scalar::Whole(number.into()),
         Token::Unsigned(number) => u64::try_from(number).map_or(Scalar::Other, Scalar::Whole),
         Token::Signed(number) => of_signed(number),
         Token::Double(number) => Scalar::Real(number),
         Token::Float(number) => of_float(number),
-        Token::Pointer(_) | Token::Bytes | Token::Bool | Token::Map(_) | Token::Array(_) => {
-            Scalar::Other
-        }
+        Token::Pointer(_) | Token::Bytes | Token::Bool | Token::Map(_) | Token::Array(_) => Scalar::Other,
     }
 }
 

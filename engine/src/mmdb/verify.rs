@@ -45,11 +45,7 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
         data,
         done: Bits::new(data.0.len()),
         open: Vec::new(),
-        work: data
-            .0
-            .len()
-            .saturating_mul(WORK_A_BYTE)
-            .saturating_add(VALUES_A_RECORD),
+        work: data.0.len().saturating_mul(WORK_A_BYTE).saturating_add(VALUES_A_RECORD),
     };
     for record in records.iter() {
         if let Err(fault) = check.value(record, 0) {
@@ -90,19 +86,13 @@ fn walk(
                 Step::Node(child) => heights[child as usize],
                 _ => 0,
             };
-            heights[frame.node as usize] =
-                1 + records.map(height_of).into_iter().max().unwrap_or(0);
+            heights[frame.node as usize] = 1 + records.map(height_of).into_iter().max().unwrap_or(0);
             path.pop();
             continue;
         }
         let record = records[usize::from(frame.taken)];
         frame.taken += 1;
-        let broken = |reason| {
-            Err(MmdbError::Tree {
-                network: network(&path, plan),
-                reason,
-            })
-        };
+        let broken = |reason| Err(MmdbError::Tree { network: network(&path, plan), reason });
         match plan.follow(record) {
             Step::Nothing => {}
             Step::Data(offset) => {
@@ -118,10 +108,7 @@ fn walk(
                 }
                 UNSEEN => {
                     heights[child as usize] = OPEN;
-                    path.push(Frame {
-                        node: child,
-                        taken: 0,
-                    });
+                    path.push(Frame { node: child, taken: 0 });
                 }
                 height if path.len() + usize::from(height) > bits => {
                     return broken("is deeper than an address has bits");
@@ -135,13 +122,10 @@ fn walk(
 
 /// The network at the end of a path, as a person would write it.
 fn network(path: &[Frame], plan: &Plan) -> String {
-    let bits = path
-        .iter()
-        .enumerate()
-        .fold(0_u128, |bits, (depth, frame)| match frame.taken {
-            2 => bits | 1 << (127 - depth),
-            _ => bits,
-        });
+    let bits = path.iter().enumerate().fold(0_u128, |bits, (depth, frame)| match frame.taken {
+        2 => bits | 1 << (127 - depth),
+        _ => bits,
+    });
     let length = path.len();
     if plan.ip_version == 4 {
         format!("{}/{length}", Ipv4Addr::from_bits((bits >> 96) as u32))
@@ -182,21 +166,11 @@ impl Check<'_> {
             return Ok(());
         }
         if self.open.contains(&offset) {
-            return Err(Fault {
-                offset,
-                reason: "value contains itself",
-            });
+            return Err(Fault { offset, reason: "value contains itself" });
         }
         self.open.push(offset);
         let mut at = offset;
-        self.members(
-            &mut at,
-            &mut Allowance {
-                values: VALUES_A_RECORD,
-                text: TEXT_A_RECORD,
-            },
-            depth,
-        )?;
+        self.members(&mut at, &mut Allowance { values: VALUES_A_RECORD, text: TEXT_A_RECORD }, depth)?;
         self.open.pop();
         self.done.set(offset);
         Ok(())
@@ -205,35 +179,17 @@ impl Check<'_> {
     /// One value and its members, in place.
     fn members(&mut self, at: &mut usize, left: &mut Allowance, depth: usize) -> Result<(), Fault> {
         let start = *at;
-        let fault = |reason| Fault {
-            offset: start,
-            reason,
-        };
+        let fault = |reason| Fault { offset: start, reason };
         if depth > DEEPEST {
             return Err(fault("values are nested too deeply"));
         }
-        left.values = left
-            .values
-            .checked_sub(1)
-            .ok_or(fault("record has too many values"))?;
+        left.values = left.values.checked_sub(1).ok_or(fault("record has too many values"))?;
         let token = self.data.next(at)?;
-        let length = if let Token::Text(text) = token {
-            text.len()
-        } else {
-            0
-        };
-        left.text = left
-            .text
-            .checked_sub(length)
-            .ok_or(fault("record has too much text"))?;
-        self.work = self
-            .work
-            .checked_sub(1 + length)
-            .ok_or(fault("values overlap too often"))?;
+        let length = if let Token::Text(text) = token { text.len() } else { 0 };
+        left.text = left.text.checked_sub(length).ok_or(fault("record has too much text"))?;
+        self.work = self.work.checked_sub(1 + length).ok_or(fault("values overlap too often"))?;
         match token {
-            Token::Text(text) if std::str::from_utf8(text).is_err() => {
-                Err(fault("text is not UTF-8"))
-            }
+            Token::Text(text) if std::str::from_utf8(text).is_err() => Err(fault("text is not UTF-8")),
             Token::Pointer(target) => match self.data.next(&mut { target })? {
                 Token::Pointer(_) => Err(fault("pointer to a pointer")),
                 _ => self.value(target, depth + 1),
@@ -243,16 +199,10 @@ impl Check<'_> {
                     let key_at = *at;
                     let (key, _) = self.data.next_resolved(&mut { key_at })?;
                     let Token::Text(key) = key else {
-                        return Err(Fault {
-                            offset: key_at,
-                            reason: "key is not text",
-                        });
+                        return Err(Fault { offset: key_at, reason: "key is not text" });
                     };
                     // A lookup reads the key behind a pointer each time, so its length counts here each time.
-                    left.text = left
-                        .text
-                        .checked_sub(key.len())
-                        .ok_or(fault("record has too much text"))?;
+                    left.text = left.text.checked_sub(key.len()).ok_or(fault("record has too much text"))?;
                     self.members(at, left, depth + 1)?;
                     self.members(at, left, depth + 1)?;
                 }
@@ -283,21 +233,13 @@ impl Bits {
     }
 
     fn get(&self, at: usize) -> bool {
-        self.0
-            .get(at / 64)
-            .is_some_and(|word| word >> (at % 64) & 1 == 1)
+        self.0.get(at / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
     fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0
-            .iter()
-            .enumerate()
-            .filter(|(_, word)| **word != 0)
-            .flat_map(|(index, word)| {
-                (0..64)
-                    .filter(move |bit| word >> bit & 1 == 1)
-                    .map(move |bit| index * 64 + bit)
-            })
+        self.0.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(|(index, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit)
+        })
     }
 }
 
@@ -308,10 +250,7 @@ mod tests {
     /// MaxMind's files that hold no place and no network never get past `open`; their trees and records count here.
     #[test]
     fn maxminds_files_without_answers_are_sound_or_broken_as_named() {
-        let folder = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../shared/data/maxmind-test"
-        );
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/maxmind-test");
         let Ok(entries) = std::fs::read_dir(folder) else {
             return eprintln!("skipped: {folder} is absent");
         };
@@ -322,9 +261,7 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             let verdict = Plan::read(&bytes).and_then(|plan| verify(&bytes, &plan));
             let name = path.file_stem().unwrap().to_str().unwrap();
-            let broken = ["Broken", "broken", "Invalid"]
-                .iter()
-                .any(|word| name.contains(word));
+            let broken = ["Broken", "broken", "Invalid"].iter().any(|word| name.contains(word));
             assert_eq!(verdict.is_err(), broken, "{name}: {verdict:?}");
         }
     }

@@ -220,10 +220,7 @@ impl Writer {
 }
 
 /// Runs `work` in a thread of its own, so that a hang is a failure and not a silent build machine.
-pub fn in_bounded_time<T: Send + 'static>(
-    what: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
+pub fn in_bounded_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let _ = done.send(work());
@@ -232,10 +229,7 @@ pub fn in_bounded_time<T: Send + 'static>(
         Ok(result) => result,
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("{what}: no answer within 20 s"),
         Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-            panic!(
-                "{what}: panicked: {:?}",
-                thread.join().err().map(|_| "see above")
-            )
+            panic!("{what}: panicked: {:?}", thread.join().err().map(|_| "see above"))
         }
     }
 }
