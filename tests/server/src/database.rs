@@ -77,8 +77,16 @@ pub fn shared() -> &'static Cluster {
     })
 }
 
-/// A server of the test's own with the fixture databases and the template.
+/// A server of the test's own with the fixture databases in service and the template.
 pub fn cluster_with_world(options: &Options) -> Cluster {
+    let cluster = cluster_with_unread_world(options);
+    let mut db = fresh_database(&cluster);
+    db.run("SELECT reload_mmdb()");
+    cluster
+}
+
+/// The same, but nobody has read the fixture databases yet.
+pub fn cluster_with_unread_world(options: &Options) -> Cluster {
     let cluster = Cluster::start(options);
     let files = Files::below(cluster.files());
     world::city_database().write(&files.city);

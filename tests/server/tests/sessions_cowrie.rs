@@ -4,7 +4,7 @@
 #[macro_use]
 mod behaviours;
 
-use server_tests::database::cluster_with_world;
+use server_tests::database::{cluster_with_unread_world, cluster_with_world};
 use server_tests::hosts::{COWRIE, NOON};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Options, database, fresh_database};
@@ -233,6 +233,18 @@ fn without_databases_sessions_are_stored_and_inventoried() {
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+#[test]
+fn attaching_puts_the_databases_into_service() {
+    let cluster = cluster_with_unread_world(&Options::named("sessions-unread"));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    // The very first thing that happens is a session, in this connection and in another.
+    db.another().run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    db.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
+    assert_eq!(COWRIE.snapshot(&mut db, "b"), "13335|AU|NULL");
 }
 
 #[test]
