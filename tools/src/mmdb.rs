@@ -37,22 +37,14 @@ pub struct Database {
 
 pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result<Database, Error> {
     let (database_type, description) = match layout {
-        Layout::City => (
-            "GeoLite2-City",
-            "Places of networks, from a list; layout of GeoLite2-City",
-        ),
-        Layout::Asn => (
-            "GeoLite2-ASN",
-            "Numbers of networks, from a list; layout of GeoLite2-ASN",
-        ),
+        Layout::City => ("GeoLite2-City", "Places of networks, from a list; layout of GeoLite2-City"),
+        Layout::Asn => ("GeoLite2-ASN", "Numbers of networks, from a list; layout of GeoLite2-ASN"),
     };
     let mut writer = Writer::builder(database_type)
         .description(&[("en", description)])
         .maybe_record_size(settings.record_size)
         .maybe_build_epoch(
-            settings
-                .build_epoch
-                .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            settings.build_epoch.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         )
         .build();
     let mut records: Vec<(&Network, Value)> = networks
@@ -74,20 +66,13 @@ pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result
             result => result?,
         }
     }
-    Ok(Database {
-        bytes: writer.to_bytes()?,
-        networks: records.len() - aliased,
-        aliased,
-    })
+    Ok(Database { bytes: writer.to_bytes()?, networks: records.len() - aliased, aliased })
 }
 
 fn asn_record(origin: &Origin) -> Value {
     let mut record = vec![("autonomous_system_number", Value::from(origin.asn))];
     if let Some(organization) = &origin.organization {
-        record.push((
-            "autonomous_system_organization",
-            Value::from(organization.as_str()),
-        ));
+        record.push(("autonomous_system_organization", Value::from(organization.as_str())));
     }
     Value::map(record)
 }

@@ -58,9 +58,7 @@ impl Network {
             (IpAddr::V4(first), IpAddr::V4(last)) => {
                 u128::from(u32::from(last)).wrapping_sub(u128::from(u32::from(first)))
             }
-            (IpAddr::V6(first), IpAddr::V6(last)) => {
-                u128::from(last).wrapping_sub(u128::from(first))
-            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => u128::from(last).wrapping_sub(u128::from(first)),
             _ => 0,
         }
     }
@@ -82,34 +80,21 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 fn error(line: u64, field: &str, problem: impl fmt::Display) -> Error {
-    Error {
-        line,
-        field: field.to_owned(),
-        problem: problem.to_string(),
-    }
+    Error { line, field: field.to_owned(), problem: problem.to_string() }
 }
 
 /// Reads a list; the form is recognised by its first line.
 pub fn read(mut input: impl Read) -> Result<Vec<Network>, Error> {
     let mut bytes = Vec::new();
-    input
-        .read_to_end(&mut bytes)
-        .map_err(|problem| error(0, "file", problem))?;
+    input.read_to_end(&mut bytes).map_err(|problem| error(0, "file", problem))?;
     let first_line = bytes
         .split(|byte| *byte == b'\n')
         .find(|line| !line.is_empty() && !line.starts_with(b"#"))
         .unwrap_or_default();
-    let delimiter = if first_line.contains(&b'\t') {
-        b'\t'
-    } else {
-        b','
-    };
-    let first_field = first_line
-        .split(|byte| *byte == delimiter)
-        .next()
-        .unwrap_or_default();
-    let by_range = std::str::from_utf8(first_field)
-        .is_ok_and(|field| field.trim_matches('"').parse::<IpAddr>().is_ok());
+    let delimiter = if first_line.contains(&b'\t') { b'\t' } else { b',' };
+    let first_field = first_line.split(|byte| *byte == delimiter).next().unwrap_or_default();
+    let by_range =
+        std::str::from_utf8(first_field).is_ok_and(|field| field.trim_matches('"').parse::<IpAddr>().is_ok());
     let reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(!by_range)
@@ -119,11 +104,7 @@ pub fn read(mut input: impl Read) -> Result<Vec<Network>, Error> {
         // An organisation may hold a quotation mark of its own; only the comma form quotes.
         .quoting(delimiter == b',')
         .from_reader(bytes.as_slice());
-    if by_range {
-        read_ranges(reader)
-    } else {
-        read_prefixes(reader)
-    }
+    if by_range { read_ranges(reader) } else { read_prefixes(reader) }
 }
 
 fn position(problem: &csv::Error) -> u64 {
@@ -133,40 +114,24 @@ fn position(problem: &csv::Error) -> u64 {
 fn read_ranges(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> {
     let mut networks = Vec::new();
     let mut record = csv::StringRecord::new();
-    while reader
-        .read_record(&mut record)
-        .map_err(|problem| error(position(&problem), "record", problem))?
-    {
+    while reader.read_record(&mut record).map_err(|problem| error(position(&problem), "record", problem))? {
         let line = record.position().map_or(0, csv::Position::line);
         let address = |index: usize, name: &str| -> Result<IpAddr, Error> {
             let text = record.get(index).unwrap_or_default();
-            text.parse()
-                .map_err(|_| error(line, name, format_args!("not an address: \"{text}\"")))
+            text.parse().map_err(|_| error(line, name, format_args!("not an address: \"{text}\"")))
         };
         let (first, last) = (address(0, "start")?, address(1, "end")?);
         if first.is_ipv4() != last.is_ipv4() || first > last {
-            return Err(error(
-                line,
-                "end",
-                format_args!("{last} does not follow {first}"),
-            ));
+            return Err(error(line, "end", format_args!("{last} does not follow {first}")));
         }
         let origin = match record.get(2).unwrap_or_default() {
             "" | "0" => None,
             text => Some(Origin {
                 asn: number_of_network(line, text)?,
-                organization: record
-                    .get(3)
-                    .filter(|name| !name.is_empty())
-                    .map(str::to_owned),
+                organization: record.get(3).filter(|name| !name.is_empty()).map(str::to_owned),
             }),
         };
-        networks.push(Network {
-            first,
-            last,
-            place: None,
-            origin,
-        });
+        networks.push(Network { first, last, place: None, origin });
     }
     Ok(networks)
 }
@@ -175,11 +140,7 @@ fn number_of_network(line: u64, text: &str) -> Result<u32, Error> {
     let digits = text.strip_prefix("AS").unwrap_or(text);
     match digits.parse::<u32>() {
         Ok(asn) if asn > 0 => Ok(asn),
-        _ => Err(error(
-            line,
-            "asn",
-            format_args!("not a number from 1 to 4294967295: \"{text}\""),
-        )),
+        _ => Err(error(line, "asn", format_args!("not a number from 1 to 4294967295: \"{text}\""))),
     }
 }
 
@@ -196,18 +157,12 @@ const COLUMNS: [&str; 9] = [
 ];
 
 fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> {
-    let header = reader
-        .headers()
-        .map_err(|problem| error(position(&problem), "header", problem))?
-        .clone();
+    let header = reader.headers().map_err(|problem| error(position(&problem), "header", problem))?.clone();
     if let Some(unknown) = header.iter().find(|name| !COLUMNS.contains(name)) {
         return Err(error(
             1,
             "header",
-            format_args!(
-                "unknown column \"{unknown}\"; known: {}",
-                COLUMNS.join(", ")
-            ),
+            format_args!("unknown column \"{unknown}\"; known: {}", COLUMNS.join(", ")),
         ));
     }
     let column = COLUMNS.map(|name| header.iter().position(|given| given == name));
@@ -219,9 +174,7 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
         let record = record.map_err(|problem| error(position(&problem), "record", problem))?;
         let line = record.position().map_or(0, csv::Position::line);
         let text = |index: usize| -> Option<&str> {
-            column[index]
-                .and_then(|at| record.get(at))
-                .filter(|field| !field.is_empty())
+            column[index].and_then(|at| record.get(at)).filter(|field| !field.is_empty())
         };
         let number = |index: usize, limit: f64| -> Result<Option<f64>, Error> {
             let Some(field) = text(index) else {
@@ -229,17 +182,14 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
             };
             match field.parse::<f64>() {
                 Ok(value) if value.abs() <= limit => Ok(Some(value)),
-                _ => Err(error(
-                    line,
-                    COLUMNS[index],
-                    format_args!("not a number up to {limit}: \"{field}\""),
-                )),
+                _ => {
+                    Err(error(line, COLUMNS[index], format_args!("not a number up to {limit}: \"{field}\"")))
+                }
             }
         };
         let prefix = text(0).unwrap_or_default();
-        let net: IpNet = prefix
-            .parse()
-            .map_err(|_| error(line, "prefix", format_args!("not a prefix: \"{prefix}\"")))?;
+        let net: IpNet =
+            prefix.parse().map_err(|_| error(line, "prefix", format_args!("not a prefix: \"{prefix}\"")))?;
         if net != net.trunc() {
             return Err(error(
                 line,
@@ -248,15 +198,10 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
             ));
         }
         let country = text(1).map(str::to_owned);
-        if let Some(code) = country
-            .as_deref()
-            .filter(|code| code.len() != 2 || !code.bytes().all(|b| b.is_ascii_uppercase()))
+        if let Some(code) =
+            country.as_deref().filter(|code| code.len() != 2 || !code.bytes().all(|b| b.is_ascii_uppercase()))
         {
-            return Err(error(
-                line,
-                "country",
-                format_args!("not two capitals: \"{code}\""),
-            ));
+            return Err(error(line, "country", format_args!("not two capitals: \"{code}\"")));
         }
         let place = Place {
             country,
@@ -267,21 +212,14 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
             accuracy_radius: text(6)
                 .map(|field| {
                     field.parse().map_err(|_| {
-                        error(
-                            line,
-                            "accuracy_radius",
-                            format_args!("not kilometres: \"{field}\""),
-                        )
+                        error(line, "accuracy_radius", format_args!("not kilometres: \"{field}\""))
                     })
                 })
                 .transpose()?,
         };
         let origin = text(7)
             .map(|field| -> Result<Origin, Error> {
-                Ok(Origin {
-                    asn: number_of_network(line, field)?,
-                    organization: text(8).map(str::to_owned),
-                })
+                Ok(Origin { asn: number_of_network(line, field)?, organization: text(8).map(str::to_owned) })
             })
             .transpose()?;
         networks.push(Network {
@@ -300,30 +238,23 @@ mod tests {
 
     #[test]
     fn columns_may_come_in_any_order_and_be_absent() {
-        let list = "# a comment\nasn\tprefix\torganization\n16509\t3.64.0.0/12\tAmazon \"AWS\"\n\t2001:db8::/32\t\n";
+        let list =
+            "# a comment\nasn\tprefix\torganization\n16509\t3.64.0.0/12\tAmazon \"AWS\"\n\t2001:db8::/32\t\n";
         let networks = read(list.as_bytes()).unwrap();
         assert_eq!(networks[0].first, "3.64.0.0".parse::<IpAddr>().unwrap());
         assert_eq!(networks[0].last, "3.79.255.255".parse::<IpAddr>().unwrap());
         let origin = networks[0].origin.clone().unwrap();
-        assert_eq!(
-            (origin.asn, origin.organization.as_deref()),
-            (16509, Some("Amazon \"AWS\""))
-        );
+        assert_eq!((origin.asn, origin.organization.as_deref()), (16509, Some("Amazon \"AWS\"")));
         assert_eq!(networks[1].origin, None);
         assert_eq!(networks[1].place, None);
     }
 
     #[test]
     fn ranges_keep_commas_inside_quotes() {
-        let networks = read(
-            "1.0.0.0,1.0.0.255,13335,\"Cloudflare, Inc.\"\n2001::,2001::f,4294967295,X\n"
-                .as_bytes(),
-        )
-        .unwrap();
-        assert_eq!(
-            networks[0].origin.as_ref().unwrap().organization.as_deref(),
-            Some("Cloudflare, Inc.")
-        );
+        let networks =
+            read("1.0.0.0,1.0.0.255,13335,\"Cloudflare, Inc.\"\n2001::,2001::f,4294967295,X\n".as_bytes())
+                .unwrap();
+        assert_eq!(networks[0].origin.as_ref().unwrap().organization.as_deref(), Some("Cloudflare, Inc."));
         assert_eq!(networks[1].origin.as_ref().unwrap().asn, 4_294_967_295);
         assert_eq!(networks[1].width(), 15);
     }
@@ -335,9 +266,7 @@ mod tests {
             told("prefix,asn\n10.0.0.0/8,1\n10.0.0.0/33,1\n"),
             "line 3, prefix: not a prefix: \"10.0.0.0/33\""
         );
-        assert!(
-            told("prefix,asn\n10.0.0.1/8,1\n").contains("bits set beyond its length: 10.0.0.0/8")
-        );
+        assert!(told("prefix,asn\n10.0.0.1/8,1\n").contains("bits set beyond its length: 10.0.0.0/8"));
         assert!(told("prefix,asn\n10.0.0.0/8,0\n").starts_with("line 2, asn"));
         assert!(told("prefix,asn\n10.0.0.0/8,4294967296\n").starts_with("line 2, asn"));
         assert!(told("prefix,country\n10.0.0.0/8,us\n").starts_with("line 2, country"));

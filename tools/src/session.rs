@@ -38,10 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 5000 sessions a transaction: long enough that commits cost nothing, short enough that a stop loses little.
     fn default() -> Self {
-        Limits {
-            batch: 5000,
-            bytes: 64 << 20,
-        }
+        Limits { batch: 5000, bytes: 64 << 20 }
     }
 }
 
@@ -60,24 +57,12 @@ pub struct Gathering {
 
 impl Gathering {
     pub fn new(limits: Limits) -> Self {
-        Gathering {
-            limits,
-            open: HashMap::new(),
-            closed: 0,
-            bytes: 0,
-            repeated_connects: 0,
-        }
+        Gathering { limits, open: HashMap::new(), closed: 0, bytes: 0, repeated_connects: 0 }
     }
 
     /// Takes one event; hands out a batch when it is time for one.
     pub fn push(&mut self, entry: Entry) -> Option<Vec<Session>> {
-        let Entry {
-            session: id,
-            time,
-            sensor,
-            address,
-            event,
-        } = entry;
+        let Entry { session: id, time, sensor, address, event } = entry;
         let session = self.open.entry(id).or_insert_with_key(|id| {
             self.bytes += OVERHEAD + id.len();
             Session {
@@ -100,8 +85,7 @@ impl Gathering {
         }
         match event {
             Event::Connect if session.connected => {
-                self.repeated_connects +=
-                    u64::from(session.start != time || session.address != address);
+                self.repeated_connects += u64::from(session.start != time || session.address != address);
             }
             Event::Connect => {
                 session.connected = true;
@@ -133,22 +117,16 @@ impl Gathering {
 
     /// By start, then id: the same log gives the same order of rows.
     fn drain(&mut self, ready: impl Fn(&Session) -> bool) -> Vec<Session> {
-        let mut sessions: Vec<Session> = self
-            .open
-            .extract_if(|_, session| ready(session))
-            .map(|(_, session)| session)
-            .collect();
+        let mut sessions: Vec<Session> =
+            self.open.extract_if(|_, session| ready(session)).map(|(_, session)| session).collect();
         sessions.sort_by(|a, b| (a.start, &a.id).cmp(&(b.start, &b.id)));
         self.closed = 0;
         self.bytes = self
             .open
             .values()
             .map(|session| {
-                let events: usize = session
-                    .events
-                    .iter()
-                    .map(|(_, event)| OVERHEAD + text_length(event))
-                    .sum();
+                let events: usize =
+                    session.events.iter().map(|(_, event)| OVERHEAD + text_length(event)).sum();
                 OVERHEAD + session.id.len() + events
             })
             .sum();
@@ -158,17 +136,13 @@ impl Gathering {
 
 fn text_length(event: &Event) -> usize {
     match event {
-        Event::Login {
-            username, password, ..
-        } => username.len() + password.len(),
+        Event::Login { username, password, .. } => username.len() + password.len(),
         Event::Input { input, .. } => input.len(),
         Event::Download { url, .. } => url.len(),
         Event::ForwardedData { data, .. } => data.len(),
         Event::Terminal { ttylog: text, .. }
         | Event::Parameters { arch: text }
-        | Event::Fingerprint {
-            fingerprint: text, ..
-        }
+        | Event::Fingerprint { fingerprint: text, .. }
         | Event::Forward { host: text, .. }
         | Event::ClientVersion(text)
         | Event::TerminalSize(text) => text.len(),
@@ -191,39 +165,19 @@ mod tests {
     }
 
     fn command(text: &str) -> Event {
-        Event::Input {
-            success: Some(true),
-            realm: None,
-            input: text.into(),
-        }
+        Event::Input { success: Some(true), realm: None, input: text.into() }
     }
 
     #[test]
     fn interleaved_sessions_come_out_whole_and_by_start() {
-        let mut gathering = Gathering::new(Limits {
-            batch: 2,
-            bytes: 1 << 20,
-        });
+        let mut gathering = Gathering::new(Limits { batch: 2, bytes: 1 << 20 });
         assert_eq!(gathering.push(entry("b", 10, Event::Connect)), None);
         assert_eq!(gathering.push(entry("a", 11, Event::Connect)), None);
         assert_eq!(gathering.push(entry("a", 12, command("ls"))), None);
         assert_eq!(gathering.push(entry("a", 13, Event::Closed)), None);
-        assert_eq!(
-            gathering.push(entry(
-                "a",
-                14,
-                Event::Terminal {
-                    ttylog: "late".into(),
-                    size: 1
-                }
-            )),
-            None
-        );
+        assert_eq!(gathering.push(entry("a", 14, Event::Terminal { ttylog: "late".into(), size: 1 })), None);
         let batch = gathering.push(entry("b", 15, Event::Closed)).unwrap();
-        assert_eq!(
-            batch.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(),
-            ["b", "a"]
-        );
+        assert_eq!(batch.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(batch[1].events.len(), 2);
         assert!(gathering.finish().is_empty());
     }
@@ -252,13 +206,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_handing_out_what_is_open() {
-        let mut gathering = Gathering::new(Limits {
-            batch: 1000,
-            bytes: 10_000,
-        });
+        let mut gathering = Gathering::new(Limits { batch: 1000, bytes: 10_000 });
         gathering.push(entry("a", 1, Event::Connect));
-        let batch = (2..1000)
-            .find_map(|second| gathering.push(entry("a", second, command(&"x".repeat(100)))));
+        let batch =
+            (2..1000).find_map(|second| gathering.push(entry("a", second, command(&"x".repeat(100)))));
         assert!(batch.unwrap()[0].events.len() < 50);
         gathering.push(entry("a", 2000, Event::Closed));
         let rest = gathering.finish();

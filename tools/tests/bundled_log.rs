@@ -9,12 +9,7 @@ use cowrie_enrich_tools::networks::{self, Network};
 use cowrie_enrich_tools::{invented, mmdb};
 
 fn demo(name: &str) -> Vec<u8> {
-    std::fs::read(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../demo")
-            .join(name),
-    )
-    .unwrap()
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo").join(name)).unwrap()
 }
 
 fn list(name: &str) -> Vec<Network> {
@@ -36,11 +31,7 @@ fn entries() -> Vec<Entry> {
 fn the_checked_in_log_is_what_the_generator_makes() {
     let packed = demo("cowrie.json.gz");
     let mut text = String::new();
-    std::io::Read::read_to_string(
-        &mut log::decompressed(packed.as_slice()).unwrap(),
-        &mut text,
-    )
-    .unwrap();
+    std::io::Read::read_to_string(&mut log::decompressed(packed.as_slice()).unwrap(), &mut text).unwrap();
     assert!(
         text == invented::cowrie_log(&list("networks-before.tsv"), 2025),
         "run: cargo run -p cowrie_enrich_tools --bin demo-log demo/networks-before.tsv | gzip -9n >demo/cowrie.json.gz"
@@ -50,37 +41,20 @@ fn the_checked_in_log_is_what_the_generator_makes() {
 #[test]
 fn the_log_has_every_kind_of_address_and_of_event() {
     let entries = entries();
-    let connects: Vec<&Entry> = entries
-        .iter()
-        .filter(|entry| entry.event == Event::Connect)
-        .collect();
-    let ids: HashSet<&str> = connects
-        .iter()
-        .map(|entry| entry.session.as_str())
-        .collect();
+    let connects: Vec<&Entry> = entries.iter().filter(|entry| entry.event == Event::Connect).collect();
+    let ids: HashSet<&str> = connects.iter().map(|entry| entry.session.as_str()).collect();
     assert_eq!(ids.len(), connects.len(), "an id is used twice");
     assert!(connects.len() >= 600, "{} sessions", connects.len());
-    let addresses: Vec<Result<IpAddr, &str>> = connects
-        .iter()
-        .map(|entry| entry.address.parse().map_err(|_| entry.address.as_str()))
-        .collect();
+    let addresses: Vec<Result<IpAddr, &str>> =
+        connects.iter().map(|entry| entry.address.parse().map_err(|_| entry.address.as_str())).collect();
     let count = |wanted: &dyn Fn(&IpAddr) -> bool| {
-        addresses
-            .iter()
-            .flatten()
-            .filter(|address| wanted(address))
-            .count()
+        addresses.iter().flatten().filter(|address| wanted(address)).count()
     };
     assert!(count(&|address| address.is_ipv6()) >= 50);
     assert!(count(&|address| matches!(address, IpAddr::V4(v4) if v4.is_private())) >= 3);
-    assert!(
-        count(&|address| matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())) >= 3
-    );
+    assert!(count(&|address| matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())) >= 3);
     assert!(addresses.iter().filter(|address| address.is_err()).count() >= 10);
-    let kinds: HashSet<_> = entries
-        .iter()
-        .map(|entry| std::mem::discriminant(&entry.event))
-        .collect();
+    let kinds: HashSet<_> = entries.iter().map(|entry| std::mem::discriminant(&entry.event)).collect();
     // All but the two that only old versions or other settings write: `session.input` is one of Input's spellings.
     assert!(kinds.len() >= 12, "{} kinds of events", kinds.len());
 }
@@ -98,48 +72,26 @@ fn one_password_comes_from_many_networks() {
         };
         let asn = networks
             .iter()
-            .filter(|n| {
-                n.first.is_ipv4() == address.is_ipv4() && n.first <= address && address <= n.last
-            })
+            .filter(|n| n.first.is_ipv4() == address.is_ipv4() && n.first <= address && address <= n.last)
             .min_by_key(|n| n.width())
             .and_then(|n| n.origin.as_ref())
             .map(|origin| origin.asn);
         asns.entry(password).or_default().extend(asn);
     }
-    assert!(
-        asns["345gs5662d34"].len() >= 8,
-        "{:?}",
-        asns["345gs5662d34"]
-    );
+    assert!(asns["345gs5662d34"].len() >= 8, "{:?}", asns["345gs5662d34"]);
 }
 
 #[test]
 fn the_lists_hold_what_the_demo_promises() {
     let before = list("networks-before.tsv");
     assert!(before.len() >= 60);
-    assert!(
-        before
-            .iter()
-            .filter(|network| network.first.is_ipv6())
-            .count()
-            >= 10
-    );
-    assert!(
-        before
-            .iter()
-            .filter(|network| network.origin.is_none())
-            .count()
-            >= 3
-    );
+    assert!(before.iter().filter(|network| network.first.is_ipv6()).count() >= 10);
+    assert!(before.iter().filter(|network| network.origin.is_none()).count() >= 3);
     let asn = |networks: &[Network]| {
         let database = mmdb::build(networks, mmdb::Layout::Asn, mmdb::Settings::default()).unwrap();
         let reader = maxminddb::Reader::from_source(database.bytes).unwrap();
-        let record: maxminddb::geoip2::Asn = reader
-            .lookup(invented::MOVING.into())
-            .unwrap()
-            .decode()
-            .unwrap()
-            .unwrap();
+        let record: maxminddb::geoip2::Asn =
+            reader.lookup(invented::MOVING.into()).unwrap().decode().unwrap().unwrap();
         record.autonomous_system_number.unwrap()
     };
     let after = [before.clone(), list("networks-after.tsv")].concat();

@@ -14,9 +14,7 @@ fn asn(reader: &Reader<Vec<u8>>, address: IpAddr) -> Option<u32> {
 }
 
 fn contains(network: &Network, address: IpAddr) -> bool {
-    network.first.is_ipv4() == address.is_ipv4()
-        && network.first <= address
-        && address <= network.last
+    network.first.is_ipv4() == address.is_ipv4() && network.first <= address && address <= network.last
 }
 
 /// The rule in one line: the narrowest that contains it, of equally narrow ones the last.
@@ -24,10 +22,7 @@ fn expected(list: &[Network], address: IpAddr) -> Option<u32> {
     list.iter()
         .filter(|network| contains(network, address) && network.origin.is_some())
         .min_by_key(|network| {
-            (
-                network.width(),
-                std::cmp::Reverse(list.iter().position(|other| std::ptr::eq(other, *network))),
-            )
+            (network.width(), std::cmp::Reverse(list.iter().position(|other| std::ptr::eq(other, *network))))
         })
         .and_then(|network| network.origin.as_ref())
         .map(|origin| origin.asn)
@@ -54,8 +49,7 @@ fn any_range() -> impl Strategy<Value = Network> {
             range(at(start), at(start + length), asn)
         }),
         (0..3000u128, 0..600u128, number).prop_map(|(start, length, asn)| {
-            let at =
-                |offset: u128| IpAddr::V6(Ipv6Addr::from((0x2a00_u128 << 112) + (offset << 60)));
+            let at = |offset: u128| IpAddr::V6(Ipv6Addr::from((0x2a00_u128 << 112) + (offset << 60)));
             range(at(start), at(start + length), asn)
         }),
     ]
@@ -123,26 +117,14 @@ prefix\tcountry\tcountry_name\tcity\tlatitude\tlongitude\taccuracy_radius\tasn\t
 #[test]
 fn a_city_file_reads_like_one_of_maxminds() {
     let list = networks::read(LIST.as_bytes()).unwrap();
-    let database = build(
-        &list,
-        Layout::City,
-        Settings {
-            build_epoch: Some(1_700_000_000),
-            record_size: None,
-        },
-    )
-    .unwrap();
+    let database =
+        build(&list, Layout::City, Settings { build_epoch: Some(1_700_000_000), record_size: None }).unwrap();
     let reader = Reader::from_source(database.bytes).unwrap();
     assert_eq!(reader.metadata().database_type, "GeoLite2-City");
     assert_eq!(reader.metadata().build_epoch, 1_700_000_000);
     assert_eq!(reader.metadata().ip_version, 6);
     let city = |address: &str| -> geoip2::City {
-        reader
-            .lookup(address.parse().unwrap())
-            .unwrap()
-            .decode()
-            .unwrap()
-            .unwrap()
+        reader.lookup(address.parse().unwrap()).unwrap().decode().unwrap().unwrap()
     };
     let record = city("5.1.2.3");
     assert_eq!(record.country.iso_code, Some("DE"));
@@ -153,10 +135,7 @@ fn a_city_file_reads_like_one_of_maxminds() {
     assert_eq!(record.location.accuracy_radius, Some(50));
     // A narrower network answers alone: it does not inherit the wider one's city.
     let record = city("5.6.255.255");
-    assert_eq!(
-        (record.country.iso_code, record.city.names.english),
-        (Some("FR"), None)
-    );
+    assert_eq!((record.country.iso_code, record.city.names.english), (Some("FR"), None));
     assert_eq!(city("2a00:ffff::1").country.iso_code, Some("GB"));
 }
 
@@ -164,28 +143,14 @@ fn a_city_file_reads_like_one_of_maxminds() {
 fn the_ipv4_space_is_found_under_its_aliases() {
     let list = networks::read(LIST.as_bytes()).unwrap();
     for size in [RecordSize::Bits24, RecordSize::Bits28, RecordSize::Bits32] {
-        let database = build(
-            &list,
-            Layout::Asn,
-            Settings {
-                build_epoch: None,
-                record_size: Some(size),
-            },
-        )
-        .unwrap();
+        let database =
+            build(&list, Layout::Asn, Settings { build_epoch: None, record_size: Some(size) }).unwrap();
         let reader = Reader::from_source(database.bytes).unwrap();
         for address in ["5.1.2.3", "::5.1.2.3", "::ffff:5.1.2.3", "2002:501:203::1"] {
-            assert_eq!(
-                asn(&reader, address.parse().unwrap()),
-                Some(4_200_000_001),
-                "{address} at {size:?}"
-            );
+            assert_eq!(asn(&reader, address.parse().unwrap()), Some(4_200_000_001), "{address} at {size:?}");
         }
         // No origin in the narrower line: the wider one's stays.
-        assert_eq!(
-            asn(&reader, "5.6.0.1".parse().unwrap()),
-            Some(4_200_000_001)
-        );
+        assert_eq!(asn(&reader, "5.6.0.1".parse().unwrap()), Some(4_200_000_001));
         assert_eq!(asn(&reader, "6.0.0.1".parse().unwrap()), None);
     }
 }
@@ -193,10 +158,7 @@ fn the_ipv4_space_is_found_under_its_aliases() {
 #[test]
 fn the_same_list_and_epoch_give_the_same_bytes() {
     let list = networks::read(LIST.as_bytes()).unwrap();
-    let settings = Settings {
-        build_epoch: Some(5),
-        record_size: None,
-    };
+    let settings = Settings { build_epoch: Some(5), record_size: None };
     assert_eq!(
         build(&list, Layout::City, settings).unwrap().bytes,
         build(&list, Layout::City, settings).unwrap().bytes
@@ -205,8 +167,7 @@ fn the_same_list_and_epoch_give_the_same_bytes() {
 
 #[test]
 fn networks_inside_an_alias_are_counted_and_left_out() {
-    let list =
-        networks::read("2001::,2001::ffff,6939,HE\n5.0.0.0,5.0.0.9,1,A\n".as_bytes()).unwrap();
+    let list = networks::read("2001::,2001::ffff,6939,HE\n5.0.0.0,5.0.0.9,1,A\n".as_bytes()).unwrap();
     let database = build(&list, Layout::Asn, Settings::default()).unwrap();
     assert_eq!((database.networks, database.aliased), (1, 1));
 }

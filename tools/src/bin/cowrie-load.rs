@@ -71,23 +71,16 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
 
 /// What the connection string leaves open comes from the environment, then from libpq's own defaults.
 fn connection(dsn: &str) -> Result<Config, Box<dyn Error>> {
-    let mut config: Config = dsn
-        .parse()
-        .map_err(|error| format!("invalid connection string: {error}"))?;
+    let mut config: Config = dsn.parse().map_err(|error| format!("invalid connection string: {error}"))?;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
         config.host(&variable("PGHOST").unwrap_or_else(|| "/var/run/postgresql".into()));
     }
     if let (true, Some(port)) = (config.get_ports().is_empty(), variable("PGPORT")) {
-        config.port(
-            port.parse()
-                .map_err(|_| format!("invalid PGPORT: \"{port}\""))?,
-        );
+        config.port(port.parse().map_err(|_| format!("invalid PGPORT: \"{port}\""))?);
     }
     if config.get_user().is_none() {
-        let user = variable("PGUSER")
-            .or_else(|| variable("USER"))
-            .or_else(|| variable("LOGNAME"));
+        let user = variable("PGUSER").or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
         config.user(&user.ok_or("no user: set PGUSER or user= in --dsn")?);
     }
     if let (None, Some(password)) = (config.get_password(), variable("PGPASSWORD")) {
@@ -114,17 +107,11 @@ struct Lines {
 }
 
 /// Reads all files and hands batches to `store` until it takes no more.
-fn read(
-    arguments: &Arguments,
-    bar: &ProgressBar,
-    store: &mut dyn FnMut(Vec<Session>) -> bool,
-) -> Lines {
+fn read(arguments: &Arguments, bar: &ProgressBar, store: &mut dyn FnMut(Vec<Session>) -> bool) -> Lines {
     let mut lines = Lines::default();
     let defaults = Limits::default();
-    let mut gathering = Gathering::new(Limits {
-        batch: arguments.batch.unwrap_or(defaults.batch),
-        ..defaults
-    });
+    let mut gathering =
+        Gathering::new(Limits { batch: arguments.batch.unwrap_or(defaults.batch), ..defaults });
     for path in &arguments.files {
         if let Err(error) = read_file(path, arguments, bar, &mut gathering, &mut lines, store) {
             lines.broken.push(format!("{}: {error}", path.display()));
@@ -175,15 +162,10 @@ fn read_file(
 }
 
 fn progress(files: &[PathBuf]) -> ProgressBar {
-    let sizes: Option<u64> = files
-        .iter()
-        .map(|file| std::fs::metadata(file).ok().map(|data| data.len()))
-        .sum();
+    let sizes: Option<u64> =
+        files.iter().map(|file| std::fs::metadata(file).ok().map(|data| data.len())).sum();
     let (bar, template) = match sizes {
-        Some(bytes) => (
-            ProgressBar::new(bytes),
-            "{bar:30} {percent:>3} %  {msg}  {eta} left",
-        ),
+        Some(bytes) => (ProgressBar::new(bytes), "{bar:30} {percent:>3} %  {msg}  {eta} left"),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {msg}"),
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -194,15 +176,10 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
 
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let config = connection(&arguments.dsn)?;
-    let client = config
-        .connect(NoTls)
-        .map_err(|error| format!("could not connect: {}", explained(&error)))?;
-    let mut loader = Loader::new(client).map_err(|error| {
-        format!(
-            "could not find Cowrie's tables in this database: {}",
-            explained(&error)
-        )
-    })?;
+    let client =
+        config.connect(NoTls).map_err(|error| format!("could not connect: {}", explained(&error)))?;
+    let mut loader = Loader::new(client)
+        .map_err(|error| format!("could not find Cowrie's tables in this database: {}", explained(&error)))?;
     let started = Instant::now();
     let bar = if arguments.quiet || !io::stderr().is_terminal() {
         ProgressBar::hidden()
@@ -231,14 +208,9 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         (lines, storing.join())
     });
     bar.finish_and_clear();
-    let stored = stored
-        .map_err(|_| "the storing thread ended unexpectedly")?
-        .map_err(|error| {
-            format!(
-                "could not store a batch; what was stored before stays: {}",
-                explained(&error)
-            )
-        })?;
+    let stored = stored.map_err(|_| "the storing thread ended unexpectedly")?.map_err(|error| {
+        format!("could not store a batch; what was stored before stays: {}", explained(&error))
+    })?;
     report(arguments, &lines, &stored, started.elapsed());
     Ok(lines.broken.is_empty())
 }
@@ -265,15 +237,9 @@ fn report(arguments: &Arguments, lines: &Lines, stored: &Stored, took: Duration)
             stored.other_of_same_id + lines.repeated_connects,
         );
         for table in TABLES {
-            noteworthy(
-                &format!("rows stored in {}", table.name()),
-                stored.rows[table as usize],
-            );
+            noteworthy(&format!("rows stored in {}", table.name()), stored.rows[table as usize]);
         }
-        noteworthy(
-            "rows without a table here, not stored",
-            stored.without_table,
-        );
+        noteworthy("rows without a table here, not stored", stored.without_table);
         noteworthy("values cut to their column's length", stored.cut);
     }
     for broken in &lines.broken {

@@ -12,9 +12,7 @@ use cowrie_enrich_tools::{invented, networks};
 const SEED: u64 = 2025;
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let list = std::env::args_os()
-        .nth(1)
-        .ok_or("usage: demo-log NETWORKS.tsv >LOG")?;
+    let list = std::env::args_os().nth(1).ok_or("usage: demo-log NETWORKS.tsv >LOG")?;
     let networks = networks::read(std::fs::File::open(list)?)?;
     io::stdout().write_all(invented::cowrie_log(&networks, SEED).as_bytes())?;
     Ok(())

@@ -34,11 +34,7 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
-    let mut parsed = Arguments {
-        outputs: Vec::new(),
-        lists: Vec::new(),
-        settings: Settings::default(),
-    };
+    let mut parsed = Arguments { outputs: Vec::new(), lists: Vec::new(), settings: Settings::default() };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -78,11 +74,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut all = Vec::new();
     for list in &arguments.lists {
-        let file = fs::File::open(list)
-            .map_err(|error| format!("could not read {}: {error}", list.display()))?;
+        let file =
+            fs::File::open(list).map_err(|error| format!("could not read {}: {error}", list.display()))?;
         all.extend(
-            networks::read(file)
-                .map_err(|error| format!("invalid list {}: {error}", list.display()))?,
+            networks::read(file).map_err(|error| format!("invalid list {}: {error}", list.display()))?,
         );
     }
     for (layout, output) in &arguments.outputs {
