@@ -1,7 +1,7 @@
 //! Answers: is this address one that no stranger on the internet can have, and why?
 //!
 //! A bogon never leaves the machine: no provider is asked about it, and the cascade ends here. The rows are the two
-//! IANA registries, complete, as of November 2026:
+//! IANA registries, complete up to RFC 9780 (2025):
 //! <https://www.iana.org/assignments/iana-ipv4-special-registry> and
 //! <https://www.iana.org/assignments/iana-ipv6-special-registry>, with multicast (which they leave out) and the
 //! deprecated site-local block added. What a registry marks "globally reachable: true" is no bogon; where it says
