@@ -6,7 +6,4 @@ FROM unnest('{8.8.8.8, 1.1.1.1, 45.0.0.1, 46.0.0.1, 47.0.0.1, 48.0.0.1, 10.0.0.1
 -- The whole object, without what changes from day to day.
 SELECT jsonb_pretty(maxmind_lookup('8.8.8.8') - 'cached_at') AS maxmind;
 
--- A network is no address.
-SELECT ip_country('8.8.8.0/24');
-
 SELECT count(*) AS written FROM ip_inventory;

@@ -416,7 +416,6 @@ fn a_crash_at_any_point_leaves_exact_counts() {
             }
             stop.store(true, Ordering::SeqCst);
         });
-        cluster.wait_until_recovered();
         let mut session = cluster.session(&name);
         assert!(session.number("SELECT count(*) FROM sessions") > 0);
         assert_exact(&COWRIE, &mut session);
