@@ -20,6 +20,7 @@ use crate::error;
 use crate::offline::{self, Databases, Patience};
 use crate::pg::call::Call;
 use crate::pg::jsonb;
+use crate::pg::kept::Kept;
 use crate::pg::snapshot;
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{self, Event, Firing, Tuple};
@@ -31,19 +32,55 @@ use crate::telemetry::{self, Counter};
 /// What a snapshot is made of.
 struct Attribution {
     asn: Option<i64>,
-    country: Option<[u8; 2]>,
-    ip_type: Option<String>,
-    /// A jsonb datum's bytes, or none when nothing is known.
-    enrichment: Option<Box<[u8]>>,
+    country: Option<Kept>,
+    ip_type: Option<Kept>,
+    /// The document without `_meta`, or none when nothing is known.
+    enrichment: Option<Kept>,
     inventory: Inventory,
 }
 
-/// Attributions that a transaction keeps: some 4 MB.
-const MOST_ATTRIBUTIONS: usize = 8192;
+/// Attributions that a transaction has asked for: a load of many sessions asks once per address.
+#[derive(Default)]
+struct Asked {
+    by_address: HashMap<Address, Rc<Attribution>>,
+    bytes: usize,
+}
+
+/// Bytes of attributions that a transaction keeps; past that it forgets all and begins anew.
+const MOST_BYTES: usize = 32 << 20;
 
 thread_local! {
-    /// Addresses of this transaction: one scan of ten thousand sessions asks once.
-    static ATTRIBUTIONS: RefCell<HashMap<Address, Rc<Attribution>>> = RefCell::default();
+    static ASKED: RefCell<Asked> = RefCell::default();
+}
+
+/// What is the same for every row of a statement: where things are in the table and in the database.
+#[derive(Clone, Copy)]
+struct Site {
+    home: Home,
+    /// Number and type of the address column.
+    ip: Option<(i16, pg_sys::Oid)>,
+    time: Option<(i16, pg_sys::Oid)>,
+    /// The snapshot columns, in the order of [`Attribution::values`].
+    snapshot: [Option<i16>; 5],
+    /// Whether a foreign key wants the address spelled as the inventory does.
+    respell: bool,
+}
+
+impl Site {
+    fn of(call: &Call, firing: &Firing) -> Site {
+        call.remembered(|| {
+            let row = firing.old();
+            let column =
+                |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+            Site {
+                home: Home::of(call),
+                ip: column(0),
+                time: column(1),
+                snapshot: SNAPSHOT.map(|name| row.column(name).map(|(number, _)| number)),
+                respell: firing.argument(2).is_some(),
+            }
+        })
+    }
 }
 
 /// Entry point of `enrich_session()`.
@@ -51,103 +88,97 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     let Some(firing) = Firing::of(call) else { error::not_a_trigger_call() };
     let Some(event) = firing.event() else { error::not_a_trigger_call() };
     at_commit::observe();
+    let site = Site::of(call, &firing);
     if firing.is_before() {
-        let row = if event == Event::Delete { firing.old() } else { firing.new() };
-        return Some(before(call, &firing, event, row).datum());
+        return Some(before(&site, &firing, event).datum());
     }
     if firing.is_constraint() {
-        at_commit::create_now(Home::of(call));
+        at_commit::create_now(site.home);
     } else {
-        after(call, &firing, event);
+        after(&site, &firing, event);
     }
     Some(pg_sys::Datum::from(0))
 }
 
-/// The snapshot columns, in the order of `values`.
+/// The snapshot columns.
 const SNAPSHOT: [&std::ffi::CStr; 5] =
     [c"snapshot_asn", c"snapshot_country", c"snapshot_ip_type", c"enrichment", c"enrichment_at"];
 
-fn before(call: &Call, firing: &Firing, event: Event, row: Tuple) -> Tuple {
+fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     match event {
         Event::Insert => {
-            let Some(source) = source_address(firing, row, Complain::Yes) else { return row };
-            fill(call, source.respelled(row), source.address)
+            let row = firing.new();
+            let Some(source) = source_address(site, row, Complain::Yes) else { return row };
+            fill(site, source.respelled(row), source.address)
         }
         Event::Update => {
             let old = firing.old();
-            let row = protect(old, row);
-            // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
-            let Some(source) = source_address(firing, row, Complain::Yes) else { return row };
+            let row = protect(site, old, firing.new());
+            let Some(source) = source_address(site, row, Complain::Yes) else { return row };
             let row = source.respelled(row);
-            match source_address(firing, old, Complain::No) {
-                None => fill(call, row, source.address),
+            // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
+            match source_address(site, old, Complain::No) {
+                None => fill(site, row, source.address),
                 Some(_) => row,
             }
         }
-        Event::Delete => row,
+        Event::Delete => firing.old(),
     }
 }
 
 /// The row with those snapshot columns filled that are null.
-fn fill(call: &Call, row: Tuple, address: Address) -> Tuple {
-    let empty: Vec<Option<i16>> = SNAPSHOT
-        .iter()
-        .map(|name| row.column(name).map(|(number, _)| number).filter(|number| row.value(*number).is_none()))
-        .collect();
+fn fill(site: &Site, row: Tuple, address: Address) -> Tuple {
+    let empty = site.snapshot.map(|number| number.filter(|number| row.value(*number).is_none()));
     if empty.iter().all(Option::is_none) {
         return row;
     }
-    let attribution = attribution(Home::of(call), address);
-    let values = attribution.values();
+    let attribution = attribution(site.home, address);
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = empty
         .into_iter()
-        .zip(values)
+        .zip(attribution.values())
         .filter_map(|(number, value)| number.filter(|_| value.is_some()).map(|number| (number, value)))
         .collect();
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
 /// The row with every snapshot column as it was, unless it was null.
-fn protect(old: Tuple, new: Tuple) -> Tuple {
-    let kept: Vec<(i16, Option<pg_sys::Datum>)> = SNAPSHOT
-        .iter()
-        .filter_map(|name| old.column(name))
-        .filter_map(|(number, _)| old.value(number).map(|value| (number, Some(value))))
+fn protect(site: &Site, old: Tuple, new: Tuple) -> Tuple {
+    let kept: Vec<(i16, Option<pg_sys::Datum>)> = site
+        .snapshot
+        .into_iter()
+        .flatten()
+        .filter_map(|number| old.value(number).map(|value| (number, Some(value))))
         .collect();
     if kept.is_empty() { new } else { new.with(&kept) }
 }
 
-fn after(call: &Call, firing: &Firing, event: Event) {
-    let went = (event != Event::Insert)
-        .then(|| source_address(firing, firing.old(), Complain::No))
-        .flatten()
-        .map(|source| source.address);
-    let came = (event != Event::Delete)
-        .then(|| source_address(firing, firing.new(), Complain::No))
-        .flatten()
-        .map(|source| source.address);
+fn after(site: &Site, firing: &Firing, event: Event) {
+    let address = |row| source_address(site, row, Complain::No).map(|source| source.address);
+    let went = if event == Event::Insert { None } else { address(firing.old()) };
+    let came = if event == Event::Delete { None } else { address(firing.new()) };
     if went == came {
         return;
     }
-    let home = Home::of(call);
     if let Some(address) = went {
-        at_commit::remember(home, address, Tally { sessions: -1, ..Tally::default() }, Inventory::Unknown);
+        at_commit::remember(
+            site.home,
+            address,
+            Tally { sessions: -1, ..Tally::default() },
+            Inventory::Unknown,
+        );
     }
     if let Some(address) = came {
-        let time = session_time(firing, firing.new());
+        let time = session_time(site, firing.new());
         let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
-        let inventory =
-            ATTRIBUTIONS.with_borrow(|known| known.get(&address).map_or(Inventory::Unknown, |a| a.inventory));
-        at_commit::remember(home, address, tally, inventory);
+        let inventory = ASKED
+            .with_borrow(|asked| asked.by_address.get(&address).map_or(Inventory::Unknown, |a| a.inventory));
+        at_commit::remember(site.home, address, tally, inventory);
     }
 }
 
 /// When the session was: its own time, or now where the table has none.
-fn session_time(firing: &Firing, row: Tuple) -> i64 {
-    firing
-        .argument(1)
-        .filter(|name| !name.is_empty())
-        .and_then(|name| row.column(name))
+fn session_time(site: &Site, row: Tuple) -> i64 {
+    site.time
         .and_then(|(number, type_oid)| {
             row.value(number).and_then(|value| trigger::timestamptz(value, type_oid))
         })
@@ -177,14 +208,12 @@ enum Complain {
     No,
 }
 
-fn source_address(firing: &Firing, row: Tuple, complain: Complain) -> Option<Source> {
-    let name = firing.argument(0)?;
-    let (number, type_oid) = row.column(name)?;
+fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source> {
+    let (number, type_oid) = site.ip?;
     let value = row.value(number)?;
     if type_oid == pg_sys::INETOID {
         let found = trigger::inet(value)?;
-        let respell = firing.argument(2).is_some() && !found.is_canonical;
-        let canonical = respell.then(|| (number, inet::write(found.address)));
+        let canonical = (site.respell && !found.is_canonical).then(|| (number, inet::write(found.address)));
         return Some(Source { address: found.address, canonical });
     }
     if !trigger::is_text_like(type_oid) {
@@ -205,7 +234,7 @@ fn source_address(firing: &Firing, row: Tuple, complain: Complain) -> Option<Sou
 
 /// What is known of an address: its inventory row, unless newer files say more, else the files.
 fn attribution(home: Home, address: Address) -> Rc<Attribution> {
-    if let Some(known) = ATTRIBUTIONS.with_borrow(|known| known.get(&address).cloned()) {
+    if let Some(known) = ASKED.with_borrow(|asked| asked.by_address.get(&address).cloned()) {
         return known;
     }
     telemetry::add(Counter::TotalIps, 1);
@@ -218,11 +247,12 @@ fn attribution(home: Home, address: Address) -> Rc<Attribution> {
             });
         Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
     });
-    ATTRIBUTIONS.with_borrow_mut(|known| {
-        if known.len() >= MOST_ATTRIBUTIONS {
-            known.clear();
+    ASKED.with_borrow_mut(|asked| {
+        if asked.bytes >= MOST_BYTES {
+            *asked = Asked::default();
         }
-        known.insert(address, Rc::clone(&found));
+        asked.bytes += found.size();
+        asked.by_address.insert(address, Rc::clone(&found));
     });
     found
 }
@@ -238,10 +268,10 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             let newer = answer.document(databases, false);
             return Attribution {
                 asn: answer.asn().or(known.asn),
-                country: answer.country().or(known.country),
-                ip_type: known.ip_type,
+                country: keep_country(answer.country().or(known.country)),
+                ip_type: known.ip_type.as_deref().map(text::keep),
                 enrichment: document
-                    .map(|old| jsonb::bytes(jsonb::concat(jsonb::without(old, "_meta"), newer))),
+                    .map(|old| jsonb::keep(jsonb::concat(jsonb::without(old, "_meta"), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
             };
@@ -249,9 +279,9 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         telemetry::add(Counter::CacheHits, 1);
         Attribution {
             asn: known.asn,
-            country: known.country,
-            ip_type: known.ip_type,
-            enrichment: document.map(|document| jsonb::bytes(jsonb::without(document, "_meta"))),
+            country: keep_country(known.country),
+            ip_type: known.ip_type.as_deref().map(text::keep),
+            enrichment: document.map(|document| jsonb::keep(jsonb::without(document, "_meta"))),
             inventory: Inventory::Present,
         }
     })
@@ -262,34 +292,45 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
     let known = answer.is_hit() || answer.bogon.is_some();
     Attribution {
         asn: answer.asn(),
-        country: answer.country(),
+        country: keep_country(answer.country()),
         ip_type: None,
-        enrichment: known.then(|| jsonb::bytes(answer.document(databases, false))),
+        enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
         inventory: Inventory::Unknown,
     }
 }
 
+fn keep_country(country: Option<[u8; 2]>) -> Option<Kept> {
+    country.map(|country| text::keep(&enrichment::country_text(country)))
+}
+
 impl Attribution {
-    /// The snapshot columns' values.
+    /// The snapshot columns' values, valid as long as `self`.
     fn values(&self) -> [Option<pg_sys::Datum>; 5] {
         let filled = self.enrichment.is_some();
         [
             self.asn.map(pg_sys::Datum::from),
-            self.country.map(|country| text::write(&enrichment::country_text(country))),
-            self.ip_type.as_deref().map(text::write),
-            self.enrichment.as_deref().map(jsonb::from_bytes),
+            self.country.as_ref().map(Kept::datum),
+            self.ip_type.as_ref().map(Kept::datum),
+            self.enrichment.as_ref().map(Kept::datum),
             filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
         ]
+    }
+
+    /// Bytes held, roughly.
+    fn size(&self) -> usize {
+        let texts = [&self.country, &self.ip_type, &self.enrichment];
+        256 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
     }
 }
 
 /// Called when what this transaction saw may no longer be so.
 pub fn forget_attributions() {
-    ATTRIBUTIONS.with_borrow_mut(|known| {
-        if known.capacity() > 64 {
-            *known = HashMap::new();
+    ASKED.with_borrow_mut(|asked| {
+        asked.bytes = 0;
+        if asked.by_address.capacity() > 64 {
+            asked.by_address = HashMap::new();
         } else {
-            known.clear();
+            asked.by_address.clear();
         }
     });
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use maxminddb::{PathElement, Reader, WithinOptions, path};
+use maxminddb::{PathElement, Reader, WithinOptions};
 use server_tests::installation::workspace;
 use server_tests::random::Random;
 use server_tests::world::{self, Files};
@@ -15,6 +15,14 @@ use server_tests::{Cluster, Session};
 pub const POOL: usize = 300_000;
 /// Addresses that are looked up.
 pub const SAMPLE: usize = 1_000_000;
+
+/// Where the answers are. An address without a country has that of its network's registration, as in
+/// the extension; all methods look in both places, so that they find the same.
+pub const COUNTRY_PATHS: [&[PathElement<'static>]; 2] = [
+    &[PathElement::Key("country"), PathElement::Key("iso_code")],
+    &[PathElement::Key("registered_country"), PathElement::Key("iso_code")],
+];
+pub const ASN_PATHS: [&[PathElement<'static>]; 1] = [&[PathElement::Key("autonomous_system_number")]];
 
 /// A stretch of IPv4 with one answer.
 pub struct Range {
@@ -55,8 +63,8 @@ impl Addresses {
         cluster.reconfigure(&files.settings());
         let city = std::fs::read(&files.city).expect("the City database can be read");
         let asn = std::fs::read(&files.asn).expect("the ASN database can be read");
-        let countries = ranges(&city, &path!["country", "iso_code"]);
-        let networks = ranges(&asn, &path!["autonomous_system_number"]);
+        let countries = ranges(&city, &COUNTRY_PATHS);
+        let networks = ranges(&asn, &ASN_PATHS);
         let mut random = Random::seeded(42);
         Self {
             pool: pool(&networks, &mut random),
@@ -152,7 +160,7 @@ fn like(directory: &Path, word: &str) -> Option<PathBuf> {
 }
 
 /// All IPv4 networks with an answer, neighbours with the same answer put together.
-fn ranges(database: &[u8], path: &[PathElement<'_>]) -> Vec<Range> {
+fn ranges(database: &[u8], paths: &[&[PathElement<'_>]]) -> Vec<Range> {
     let reader = Reader::from_source(database).expect("the database is valid");
     let mut values: HashMap<usize, Option<String>> = HashMap::new();
     let mut ranges: Vec<Range> = Vec::new();
@@ -167,7 +175,7 @@ fn ranges(database: &[u8], path: &[PathElement<'_>]) -> Vec<Range> {
         };
         let value = values.entry(offset).or_insert_with(|| {
             let value: Option<serde_json::Value> =
-                found.decode_path(path).expect("the record can be decoded");
+                paths.iter().find_map(|path| found.decode_path(path).expect("the record can be decoded"));
             value.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
         });
         let Some(value) = value else { continue };

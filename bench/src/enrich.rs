@@ -20,7 +20,8 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
         session.run("TRUNCATE fresh");
         let part = addresses.others(round as u64, ADDRESSES + ADDRESSES / 10);
         session.copy("fresh", &lines(&part[..ADDRESSES]));
-        session.run("VACUUM ANALYZE fresh; CHECKPOINT");
+        session.run("VACUUM ANALYZE fresh");
+        session.run("CHECKPOINT");
 
         let started = Instant::now();
         let written = session

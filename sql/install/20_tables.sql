@@ -111,7 +111,8 @@ CREATE TABLE ip_asn_history (
     PRIMARY KEY (ip_address, asn_number, observed_at)
 );
 CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);
-CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history (observed_at);
+-- Rows arrive in the order of time.
+CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observed_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS 'one row each time an address is first seen in a network or moves to another';
 COMMENT ON COLUMN ip_asn_history.observed_at IS 'when the move was noticed';

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
+use super::kept::Kept;
 use super::text;
 
 /// A jsonb object under construction.
@@ -228,21 +229,8 @@ pub fn concat(left: pg_sys::Datum, right: pg_sys::Datum) -> pg_sys::Datum {
         .unwrap_or(left)
 }
 
-/// The bytes of a jsonb datum, to be kept across memory contexts.
-pub fn bytes(datum: pg_sys::Datum) -> Box<[u8]> {
-    // SAFETY: detoasting yields a plain varlena whose four-byte header holds its size.
-    unsafe {
-        let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-        std::slice::from_raw_parts(plain.cast::<u8>(), pgrx::varlena::varsize_any(plain)).into()
-    }
-}
-
-/// A datum in the current memory context from bytes of [`bytes`].
-pub fn from_bytes(bytes: &[u8]) -> pg_sys::Datum {
-    // SAFETY: palloc returns maximally aligned memory of the size asked for.
-    unsafe {
-        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-        pg_sys::Datum::from(copy)
-    }
+/// A copy of a jsonb datum that outlives its memory context.
+pub fn keep(datum: pg_sys::Datum) -> Kept {
+    // SAFETY: the datum is a jsonb that this module or a jsonb column handed out.
+    unsafe { Kept::copy(datum) }
 }

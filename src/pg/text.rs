@@ -5,6 +5,8 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use super::kept::Kept;
+
 /// The bytes of a text-like datum (text, varchar, bpchar), copied only when they were compressed or out of line.
 ///
 /// # Safety
@@ -25,6 +27,12 @@ pub fn write(text: &str) -> pg_sys::Datum {
     let text = storable(text);
     // SAFETY: cstring_to_text_with_len copies `len` bytes.
     unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
+}
+
+/// A text that outlives its memory context.
+pub fn keep(text: &str) -> Kept {
+    // SAFETY: `write` makes a plain varlena.
+    unsafe { Kept::copy(write(text)) }
 }
 
 /// What the database's encoding can hold of a text: everything in UTF-8 (and in SQL_ASCII, which checks nothing),
