@@ -54,10 +54,10 @@ impl Report {
             );
         }
         println!(
-            "| {:<46} | {:<27} | {:>8} | {:>15} | {:<10} | {:<6} | note |",
+            "| {:<58} | {:<27} | {:>8} | {:>15} | {:<10} | {:<6} | note |",
             "measurement", "medians", "result", "range", "aim", "met"
         );
-        println!("|{0:-<48}|{0:-<29}|{0:->10}|{0:->17}|{0:-<12}|{0:-<8}|------|", "");
+        println!("|{0:-<60}|{0:-<29}|{0:->10}|{0:->17}|{0:-<12}|{0:-<8}|------|", "");
         for line in &self.lines {
             println!("| {} |", line.text());
         }
@@ -80,7 +80,7 @@ impl Line {
             (_, false) => "NO",
         };
         format!(
-            "{:<46} | {:<27} | {:>8} | {:>15} | {:<10} | {:<6} | {}",
+            "{:<58} | {:<27} | {:>8} | {:>15} | {:<10} | {:<6} | {}",
             self.what,
             self.absolute,
             format!("{}{}", short(result), self.unit),
@@ -95,6 +95,7 @@ impl Line {
 /// Three digits that mean something.
 pub fn short(n: f64) -> String {
     match n.abs() {
+        0.0 => "0".to_owned(),
         0.0..0.001 => format!("{n:.6}"),
         0.001..0.1 => format!("{n:.4}"),
         0.1..10.0 => format!("{n:.2}"),
