@@ -9,7 +9,7 @@
 //! fails, the counts are appended all the same, and folding creates what is missing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use cowrie_enrich_engine::address::Address;
 
@@ -149,13 +149,10 @@ fn take() -> Option<(Home, Addresses)> {
 
 /// Creates missing rows and renews due ones; answers what it created.
 fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>) -> Vec<Address> {
-    let tallies: HashMap<Address, Tally> = seen.collect();
+    let tallies: BTreeMap<Address, Tally> = seen.collect();
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
-            let mut plan = plan(home, databases, &tallies);
-            for (address, tally) in &mut plan.missing {
-                *tally = tallies.get(address).copied().unwrap_or_default();
-            }
+            let plan = plan(home, databases, &tallies);
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
@@ -174,19 +171,19 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>) -> Vec<Addre
     })
 }
 
-fn plan(home: Home, databases: &Databases, tallies: &HashMap<Address, Tally>) -> Plan {
+fn plan(home: Home, databases: &Databases, tallies: &BTreeMap<Address, Tally>) -> Plan {
     let latest = snapshot::Latest::take();
     let mut plan = Plan::default();
-    for address in tallies.keys() {
+    // In key order, so that neighbours are found on the index page that was just read.
+    for (address, tally) in tallies {
         match addresses::probe(home, *address, latest.raw(), |row| addresses::is_due(row, databases)) {
             None => {
-                plan.missing.insert(*address, Tally::default());
+                plan.missing.insert(*address, *tally);
             }
             Some(true) => plan.due.push(*address),
             Some(false) => {}
         }
     }
-    plan.due.sort_unstable();
     plan
 }
 

@@ -47,7 +47,7 @@ struct Asked {
 }
 
 /// Bytes of attributions that a transaction keeps; past that it forgets all and begins anew.
-const MOST_BYTES: usize = 32 << 20;
+const MOST_BYTES: usize = 64 << 20;
 
 thread_local! {
     static ASKED: RefCell<Asked> = RefCell::default();
@@ -262,7 +262,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
     let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::of_statement)?;
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
-        let document = addresses::document(row);
+        let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
             let newer = answer.document(databases, false);
@@ -270,8 +270,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
                 asn: answer.asn().or(known.asn),
                 country: keep_country(answer.country().or(known.country)),
                 ip_type: known.ip_type.as_deref().map(text::keep),
-                enrichment: document
-                    .map(|old| jsonb::keep(jsonb::concat(jsonb::without(old, "_meta"), newer))),
+                enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
             };
@@ -281,7 +280,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             asn: known.asn,
             country: keep_country(known.country),
             ip_type: known.ip_type.as_deref().map(text::keep),
-            enrichment: document.map(|document| jsonb::keep(jsonb::without(document, "_meta"))),
+            enrichment: document.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
         }
     })
@@ -319,7 +318,7 @@ impl Attribution {
     /// Bytes held, roughly.
     fn size(&self) -> usize {
         let texts = [&self.country, &self.ip_type, &self.enrichment];
-        256 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
+        128 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
     }
 }
 

@@ -3,6 +3,11 @@
 -- Order of locks, for every writer of ours (see ARCHITECTURE.md, "Locks"):
 -- new networks, existing networks, new addresses, existing addresses; each in key order.
 
+CREATE FUNCTION canonical_address(ip inet) RETURNS inet
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
+COMMENT ON FUNCTION canonical_address(inet) IS
+    'the key of ip_inventory for an address: a single host, and IPv4 where the address is IPv4-mapped IPv6';
+
 CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
 COMMENT ON FUNCTION geo_country_of(jsonb) IS
@@ -65,8 +70,7 @@ COMMENT ON COLUMN asn_inventory.enrichment IS 'provenance: which source each fil
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS 'when a source last changed the metadata';
 
 CREATE TABLE ip_inventory (
-    ip_address            inet PRIMARY KEY
-                          CHECK (masklen(ip_address) = CASE family(ip_address) WHEN 4 THEN 32 ELSE 128 END),
+    ip_address            inet PRIMARY KEY CHECK (ip_address = canonical_address(ip_address)),
     current_asn           bigint REFERENCES asn_inventory,
     asn_last_verified     timestamptz,
     first_seen            timestamptz,

@@ -165,11 +165,6 @@ CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
 COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS 'the writing half of enrich_ips()';
 
-CREATE FUNCTION canonical_address(ip inet) RETURNS inet
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
-COMMENT ON FUNCTION canonical_address(inet) IS
-    'the key of ip_inventory for an address: IPv4-mapped IPv6 becomes IPv4';
-
 CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETOF ip_inventory
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$

@@ -8,32 +8,34 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
+use super::text;
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
 }
 
+/// OID of a relation of ours, or InvalidOid.
+pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
+}
+
 impl Table {
-    /// Opens a table of a schema, or `None` when it is not there.
-    pub fn open(schema: pg_sys::Oid, name: &CStr, lock: u32) -> Option<Table> {
-        let lock = lock as pg_sys::LOCKMODE;
-        // SAFETY: try_table_open returns null for a relation that vanished between the two calls.
-        unsafe {
-            let oid = pg_sys::get_relname_relid(name.as_ptr(), schema);
-            if oid == pg_sys::InvalidOid {
-                return None;
-            }
-            let relation = pg_sys::try_table_open(oid, lock);
-            (!relation.is_null()).then_some(Table { relation })
+    /// Opens a table, or answers `None` when it is not there (any more).
+    pub fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
+        if table == pg_sys::InvalidOid {
+            return None;
         }
+        // SAFETY: try_table_open returns null for a relation that vanished.
+        let relation = unsafe { pg_sys::try_table_open(table, lock as pg_sys::LOCKMODE) };
+        (!relation.is_null()).then_some(Table { relation })
     }
 
     /// The row whose first index column equals `key` under `snapshot`, handed to `read` while its buffer is pinned.
     pub fn probe<T>(
         &self,
-        schema: pg_sys::Oid,
-        index: &CStr,
+        index: pg_sys::Oid,
         key: pg_sys::Datum,
         snapshot: pg_sys::Snapshot,
         read: impl FnOnce(&Row) -> T,
@@ -41,11 +43,7 @@ impl Table {
         // SAFETY: the index belongs to the open table and its first column is inet with the default operator class;
         // scan, slot and index are released below or by the abort of the (sub)transaction.
         unsafe {
-            let index_oid = pg_sys::get_relname_relid(index.as_ptr(), schema);
-            if index_oid == pg_sys::InvalidOid {
-                return None;
-            }
-            let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let slot = pg_sys::table_slot_create(self.relation, std::ptr::null_mut());
             let mut scan_key = pg_sys::ScanKeyData::default();
             pg_sys::ScanKeyInit(
@@ -133,6 +131,12 @@ impl Row {
     pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
         // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
         self.column(number).map(|datum| unsafe { Container::read(datum) })
+    }
+
+    /// The bytes of a column that the table declares text.
+    pub fn text(&self, number: i16) -> Option<&[u8]> {
+        // SAFETY: the column is text and lives as long as the row.
+        self.column(number).map(|datum| unsafe { text::bytes(datum) })
     }
 
     /// The whole row as a composite value, copied to the current memory context.

@@ -7,11 +7,13 @@ use super::Home;
 use crate::enrichment;
 use crate::offline::Databases;
 use crate::pg::inet;
+use crate::pg::jsonb::Container;
 use crate::pg::relation::{Row, Table};
 
 /// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
 const CURRENT_ASN: i16 = 2;
 const ENRICHMENT: i16 = 7;
+const GEO_COUNTRY: i16 = 12;
 const IS_BOGON: i16 = 15;
 
 /// What the inventory knows of an address, as far as its snapshot needs it.
@@ -30,13 +32,13 @@ pub fn probe<T>(
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&Row) -> T,
 ) -> Option<T> {
-    let table = Table::open(home.schema, c"ip_inventory", pg_sys::AccessShareLock)?;
-    table.probe(home.schema, c"ip_inventory_pkey", inet::write(address), snapshot, read)
+    let table = Table::open(home.inventory, pg_sys::AccessShareLock)?;
+    table.probe(home.inventory_key, inet::write(address), snapshot, read)
 }
 
 /// The document of a row.
-pub fn document(row: &Row) -> Option<pg_sys::Datum> {
-    row.column(ENRICHMENT)
+pub fn document(row: &Row) -> Option<Container<'_>> {
+    row.jsonb(ENRICHMENT)
 }
 
 /// Reads what a snapshot needs.
@@ -45,7 +47,7 @@ pub fn read_known(row: &Row, databases: &Databases) -> Known {
     let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
     Known {
         asn: row.column(CURRENT_ASN).map(|datum| datum.value() as i64),
-        country: document.and_then(enrichment::country).and_then(|text| text.into_bytes().try_into().ok()),
+        country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
         ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
         is_due: !is_bogon && databases.is_due(document.and_then(enrichment::builds)),
     }

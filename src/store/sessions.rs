@@ -6,11 +6,12 @@ use pgrx::pg_sys;
 use super::Home;
 use super::enrich::Tally;
 use crate::pg::inet;
-use crate::pg::relation::Table;
+use crate::pg::relation::{self, Table};
 
 /// Appends one delta per address. The columns are those of `session_delta`.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
-    let Some(table) = Table::open(home.schema, c"session_delta", pg_sys::RowExclusiveLock) else { return };
+    let deltas = relation::find(home.schema, c"session_delta");
+    let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else { return };
     table.append(tallies.map(|(address, tally)| {
         [
             Some(inet::write(address)),

@@ -1,0 +1,24 @@
+//! Memory that goes away together.
+
+use pgrx::pg_sys;
+
+/// Runs `work` in a memory context of its own, deleted afterwards with all that was allocated in it. What `work`
+/// returns must not point there. On ERROR the parent context takes it along.
+pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the context is a child of the current one, current again before it is deleted.
+    unsafe {
+        let parent = pg_sys::CurrentMemoryContext;
+        let own = pg_sys::AllocSetContextCreateInternal(
+            parent,
+            c"cowrie_enrich scratch".as_ptr(),
+            pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+            pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+        );
+        pg_sys::MemoryContextSwitchTo(own);
+        let result = work();
+        pg_sys::MemoryContextSwitchTo(parent);
+        pg_sys::MemoryContextDelete(own);
+        result
+    }
+}
