@@ -36,6 +36,7 @@ pub const PLACES: &[Place] = &[
     place("89.160.20.0/24",    "SE", "Sweden",        "Linköping",     29518, "Bredband2 AB"),
     place("139.59.0.0/16",     "IN", "India",         "Bengaluru",     14061, "DIGITALOCEAN-ASN"),
     place("45.0.0.0/24",       "BR", "Brazil",        "",              4_294_967_295, "The Last Network"),
+    place("123.123.123.0/24",  "CN", "China",         "北京",          4808,  "中国联通"),
     // A country without a network, a network without a country.
     place("46.0.0.0/16",       "NL", "Netherlands",   "Amsterdam",     0,     ""),
     place("47.0.0.0/16",       "",   "",              "",              45102, "Alibaba US Technology Co., Ltd."),

@@ -201,6 +201,57 @@ fn an_enrichment_and_a_session_meet_at_one_new_address() {
     }
 }
 
+/// The address appears after the transaction's snapshot was taken: it is there and cannot be seen.
+#[test]
+fn a_repeatable_read_transaction_meets_an_address_newer_than_its_snapshot() {
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        for host in [&COWRIE, &SUMMARIES] {
+            let mut db = database();
+            host.create_attached(&mut db);
+            let mut a = db.another();
+            a.run(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1 FROM pg_class LIMIT 1"));
+            db.run(&insert(host, "b", "8.8.8.8"));
+            db.run("CALL enrich.fold_statistics()");
+            a.run(&insert(host, "a1", "8.8.8.8"));
+            a.run(&insert(host, "a2", "8.8.8.9"));
+            a.run("COMMIT");
+            assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+            assert_eq!(host.snapshot(&mut db, "a1"), "15169|US|NULL");
+        }
+    }
+}
+
+/// The user's own rows do not conflict, so nothing of ours may make one of these fail.
+#[test]
+fn serializable_transactions_do_not_conflict_through_the_inventories() {
+    for host in [&COWRIE, &SUMMARIES] {
+        let mut db = database();
+        host.create_attached(&mut db);
+        // Big enough for the planner and for page locks to be of interest.
+        db.run(&format!(
+            "SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
+            (0..2_000).map(crowd_member).collect::<Vec<_>>().join(",")
+        ));
+        for round in 0..10 {
+            let (mut a, mut b) = (db.another(), db.another());
+            let (x, y) = (format!("8.8.8.{round}"), format!("1.1.1.{round}"));
+            a.run(&format!(
+                "BEGIN ISOLATION LEVEL SERIALIZABLE; {}",
+                insert(host, &format!("a1-{round}"), &x)
+            ));
+            b.run(&format!(
+                "BEGIN ISOLATION LEVEL SERIALIZABLE; {}",
+                insert(host, &format!("b1-{round}"), &y)
+            ));
+            a.run(&insert(host, &format!("a2-{round}"), &y));
+            b.run(&insert(host, &format!("b2-{round}"), &x));
+            a.run("COMMIT");
+            b.run("COMMIT");
+        }
+        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+    }
+}
+
 #[test]
 fn a_table_is_attached_while_sessions_arrive() {
     let mut db = database();

@@ -323,6 +323,49 @@ fn writing_ctes_and_merges_are_counted() {
 }
 
 #[test]
+fn a_session_that_the_users_own_deferred_trigger_stores_is_counted() {
+    for host in BOTH {
+        let mut db = attached(host);
+        db.run(&format!(
+            "CREATE TABLE orders (id int);
+             CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN {}; RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER later AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW EXECUTE FUNCTION later()",
+            host.insert(&[("later", Some("8.8.8.8"))])
+        ));
+        db.run(&format!(
+            "BEGIN; INSERT INTO orders VALUES (1); {}; COMMIT",
+            host.insert(&[("now", Some("1.1.1.1"))])
+        ));
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 2);
+        assert_exact(host, &mut db);
+    }
+}
+
+#[test]
+fn sessions_stored_by_functions_views_and_foreign_code_are_counted() {
+    let mut db = attached(&SUMMARIES);
+    db.run(
+        "CREATE VIEW recent AS SELECT session_id, source_ip FROM session_summaries;
+         CREATE FUNCTION store(k text, a inet) RETURNS void LANGUAGE sql SECURITY DEFINER
+             AS $$ INSERT INTO public.session_summaries (session_id, source_ip) VALUES (k, a) $$;
+         CREATE PROCEDURE store_many(n int) LANGUAGE plpgsql AS $$
+         BEGIN
+             FOR i IN 1..n LOOP
+                 PERFORM store('p' || i, '8.8.8.0'::inet + i % 3);
+                 IF i % 3 = 0 THEN COMMIT; ELSIF i % 5 = 0 THEN ROLLBACK; END IF;
+             END LOOP;
+         END $$",
+    );
+    db.run("INSERT INTO recent VALUES ('v', '1.1.1.1')");
+    db.run("UPDATE recent SET source_ip = '1.1.1.2'");
+    db.run("CALL store_many(31)");
+    db.run("DELETE FROM recent WHERE session_id = 'p3'");
+    assert_exact(&SUMMARIES, &mut db);
+}
+
+#[test]
 fn an_inventory_row_that_the_owner_deleted_comes_back_with_the_next_session() {
     let mut db = attached(&COWRIE);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));

@@ -230,6 +230,77 @@ fn an_installation_that_is_rolled_back_leaves_nothing() {
     assert_eq!(db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"), "15169");
 }
 
+/// What the files say is UTF-8; the database may not be.
+#[test]
+fn databases_of_other_encodings_store_what_they_can() {
+    for (encoding, town) in [("LATIN1", "Linköping"), ("SQL_ASCII", "Linköping"), ("EUC_JP", "Linköping")]
+    {
+        let mut db = encoded_database(encoding);
+        db.run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+        COWRIE.create_attached(&mut db);
+        for (key, address) in [("a", "89.160.20.1"), ("b", "123.123.123.1"), ("c", "8.8.8.8")] {
+            db.run(&COWRIE.insert(&[(key, Some(address))]));
+        }
+        assert_eq!(COWRIE.snapshot(&mut db, "a"), "29518|SE|NULL", "{encoding}");
+        assert_eq!(COWRIE.snapshot(&mut db, "b"), "4808|CN|NULL", "{encoding}");
+        assert_eq!(
+            db.rows(
+                "SELECT ip_city('89.160.20.1'),
+                        (SELECT enrichment #>> '{maxmind,city}' FROM sessions WHERE id = 'a'),
+                        (SELECT enrichment #>> '{maxmind,city}' FROM ip_inventory
+                         WHERE ip_address = '89.160.20.1')"
+            ),
+            [format!("{town}|{town}|{town}")],
+            "{encoding}"
+        );
+        // 北京 is nothing that LATIN1 knows: whatever is stored, it is valid and the session is there.
+        db.run("SELECT ip_city('123.123.123.1'), ip_asn_org('123.123.123.1')");
+        db.run("SELECT enrich_ip('123.123.123.2'), maxmind_lookup('123.123.123.1')");
+        db.rows("SELECT to_jsonb(s) FROM sessions s");
+        db.rows("SELECT to_jsonb(i) FROM ip_inventory i");
+        db.rows("SELECT to_jsonb(n) FROM asn_inventory n");
+        assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    }
+}
+
+fn encoded_database(encoding: &str) -> Database<'static> {
+    let name = format!("encoded_{}", encoding.to_lowercase());
+    shared().session("postgres").run(&format!(
+        "CREATE DATABASE {name} TEMPLATE template0 ENCODING {encoding} LC_COLLATE 'C' LC_CTYPE 'C'"
+    ));
+    copy_from(shared(), &name)
+}
+
+#[test]
+fn odd_settings_of_a_session_change_nothing() {
+    let mut db = bare_database(shared());
+    db.run(
+        "SET standard_conforming_strings = off;
+         SET quote_all_identifiers = on;
+         SET DateStyle = 'German';
+         SET IntervalStyle = 'sql_standard';
+         SET timezone = 'Pacific/Chatham';
+         SET bytea_output = 'escape';
+         SET extra_float_digits = -15;
+         SET row_security = off;
+         SET enable_indexscan = off;
+         SET enable_bitmapscan = off;
+         SET plan_cache_mode = force_generic_plan;
+         SET work_mem = '64kB';
+         SET default_transaction_isolation = 'serializable';
+         SET escape_string_warning = off",
+    );
+    db.run("SET backslash_quote = on; CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    COWRIE.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("not an ip")), ("c", Some("1.1.1.1"))]));
+    db.run("UPDATE sessions SET ip = '89.160.20.1' WHERE id = 'c'; TRUNCATE sessions");
+    db.run(&COWRIE.insert(&[("d", Some("8.8.8.8"))]));
+    db.run("SELECT * FROM enrich_ips('{8.8.8.8,139.59.0.1}', true)");
+    assert_eq!(db.rows("SELECT rel, ip_column, time_column FROM attached_tables"), ["sessions|ip|starttime"]);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    db.run("SELECT detach_session_table('sessions')");
+}
+
 #[test]
 fn two_databases_of_one_server_do_not_see_each_other() {
     let (mut one, mut two) = (database(), database());
