@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use cowrie_enrich_engine::address::Address;
 
+use crate::attribution;
 use crate::offline::{self, Databases, Patience};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer};
 use crate::pg::{snapshot, transaction::current_level};
-use crate::session;
 use crate::store::enrich::{self, Locked, Plan, Tally};
 use crate::store::{Home, addresses, sessions};
 use crate::telemetry::{self, Counter};
@@ -210,7 +210,7 @@ fn ended(committed: bool) {
         pending.levels.clear();
         pending.home = None;
     });
-    session::forget_attributions();
+    attribution::transaction_ended(committed);
     telemetry::transaction_ended(committed);
 }
 
@@ -229,7 +229,7 @@ fn released(level: Level, parent: Level) {
 
 fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
-    session::forget_attributions();
+    attribution::forget();
     PENDING.with_borrow_mut(|pending| {
         // Levels are numbered upwards: whatever began after `level` went with it.
         while pending.levels.last().is_some_and(|(top, _)| *top >= level) {

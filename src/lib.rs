@@ -8,6 +8,7 @@ pgrx::pg_module_magic!(name, version);
 
 mod api;
 mod at_commit;
+mod attribution;
 mod enrichment;
 mod error;
 mod guc;

@@ -9,49 +9,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use cowrie_enrich_engine::address::{self, Address};
 use pgrx::pg_sys;
 
 use crate::at_commit::{self, Inventory};
-use crate::enrichment::{self, Answer};
+use crate::attribution;
 use crate::error;
-use crate::offline::{self, Databases, Patience};
 use crate::pg::call::Call;
-use crate::pg::jsonb;
-use crate::pg::kept::Kept;
-use crate::pg::snapshot;
-use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{self, Event, Firing, Tuple};
-use crate::pg::{clock, inet, text};
+use crate::pg::{clock, inet, invalidation};
+use crate::store::Home;
 use crate::store::enrich::Tally;
-use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
-
-/// What a snapshot is made of.
-struct Attribution {
-    asn: Option<i64>,
-    country: Option<Kept>,
-    ip_type: Option<Kept>,
-    /// The document without `_meta`, or none when nothing is known.
-    enrichment: Option<Kept>,
-    inventory: Inventory,
-}
-
-/// Attributions that a transaction has asked for: a load of many sessions asks once per address.
-#[derive(Default)]
-struct Asked {
-    by_address: HashMap<Address, Rc<Attribution>>,
-    bytes: usize,
-}
-
-/// Bytes of attributions that a transaction keeps; past that it forgets all and begins anew.
-const MOST_BYTES: usize = 64 << 20;
-
-thread_local! {
-    static ASKED: RefCell<Asked> = RefCell::default();
-}
 
 /// What is the same for every row of a statement: where things are in the table and in the database.
 #[derive(Clone, Copy)]
@@ -66,20 +36,38 @@ struct Site {
     respell: bool,
 }
 
+thread_local! {
+    /// By trigger, as of one version of the catalogs. A table does not change while a trigger fires on it.
+    static SITES: RefCell<(u64, HashMap<pg_sys::Oid, Site>)> = RefCell::default();
+}
+
 impl Site {
     fn of(call: &Call, firing: &Firing) -> Site {
-        call.remembered(|| {
-            let row = firing.old();
-            let column =
-                |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
-            Site {
-                home: Home::of(call),
-                ip: column(0),
-                time: column(1),
-                snapshot: SNAPSHOT.map(|name| row.column(name).map(|(number, _)| number)),
-                respell: firing.argument(2).is_some(),
-            }
+        let (trigger, version) = (firing.trigger(), invalidation::catalog_version());
+        let known =
+            SITES.with_borrow(|(as_of, sites)| sites.get(&trigger).copied().filter(|_| *as_of == version));
+        known.unwrap_or_else(|| {
+            let site = Site::look_up(call, firing);
+            SITES.with_borrow_mut(|(as_of, sites)| {
+                if *as_of != version {
+                    (*as_of, *sites) = (version, HashMap::new());
+                }
+                sites.insert(trigger, site);
+            });
+            site
         })
+    }
+
+    fn look_up(call: &Call, firing: &Firing) -> Site {
+        let row = firing.old();
+        let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+        Site {
+            home: Home::of(call),
+            ip: column(0),
+            time: column(1),
+            snapshot: SNAPSHOT.map(|name| row.column(name).map(|(number, _)| number)),
+            respell: firing.argument(2).is_some(),
+        }
     }
 }
 
@@ -132,7 +120,7 @@ fn fill(site: &Site, row: Tuple, address: Address) -> Tuple {
     if empty.iter().all(Option::is_none) {
         return row;
     }
-    let attribution = attribution(site.home, address);
+    let attribution = attribution::of(site.home, address);
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = empty
         .into_iter()
         .zip(attribution.values())
@@ -170,9 +158,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
     if let Some(address) = came {
         let time = session_time(site, firing.new());
         let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
-        let inventory = ASKED
-            .with_borrow(|asked| asked.by_address.get(&address).map_or(Inventory::Unknown, |a| a.inventory));
-        at_commit::remember(site.home, address, tally, inventory);
+        at_commit::remember(site.home, address, tally, attribution::inventory(address));
     }
 }
 
@@ -230,106 +216,4 @@ fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source>
             None
         }
     }
-}
-
-/// What is known of an address: its inventory row, unless newer files say more, else the files.
-fn attribution(home: Home, address: Address) -> Rc<Attribution> {
-    if let Some(known) = ASKED.with_borrow(|asked| asked.by_address.get(&address).cloned()) {
-        return known;
-    }
-    telemetry::add(Counter::TotalIps, 1);
-    let found = offline::with(Patience::None, |databases| {
-        let from_inventory =
-            contained(|| read_inventory(home, address, databases)).unwrap_or_else(|failure| {
-                telemetry::add(Counter::Errors, 1);
-                telemetry::log_once_per_burst("the inventory could not be read", &failure.message);
-                None
-            });
-        Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
-    });
-    ASKED.with_borrow_mut(|asked| {
-        if asked.bytes >= MOST_BYTES {
-            *asked = Asked::default();
-        }
-        asked.bytes += found.size();
-        asked.by_address.insert(address, Rc::clone(&found));
-    });
-    found
-}
-
-fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
-    let own = snapshot::of_statement().is_none().then(snapshot::Latest::take);
-    let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::of_statement)?;
-    addresses::probe(home, address, snapshot, |row| {
-        let known = addresses::read_known(row, databases);
-        let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
-        if known.is_due {
-            let answer = Answer::for_address(address, databases);
-            let newer = answer.document(databases, false);
-            return Attribution {
-                asn: answer.asn().or(known.asn),
-                country: keep_country(answer.country().or(known.country)),
-                ip_type: known.ip_type.as_deref().map(text::keep),
-                enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
-                // Not "present": the row wants renewing at commit.
-                inventory: Inventory::Unknown,
-            };
-        }
-        telemetry::add(Counter::CacheHits, 1);
-        Attribution {
-            asn: known.asn,
-            country: keep_country(known.country),
-            ip_type: known.ip_type.as_deref().map(text::keep),
-            enrichment: document.filter(|document| !jsonb::is_empty(document)),
-            inventory: Inventory::Present,
-        }
-    })
-}
-
-fn read_files(address: Address, databases: &Databases) -> Attribution {
-    let answer = Answer::for_address(address, databases);
-    let known = answer.is_hit() || answer.bogon.is_some();
-    Attribution {
-        asn: answer.asn(),
-        country: keep_country(answer.country()),
-        ip_type: None,
-        enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
-        inventory: Inventory::Unknown,
-    }
-}
-
-fn keep_country(country: Option<[u8; 2]>) -> Option<Kept> {
-    country.map(|country| text::keep(&enrichment::country_text(country)))
-}
-
-impl Attribution {
-    /// The snapshot columns' values, valid as long as `self`.
-    fn values(&self) -> [Option<pg_sys::Datum>; 5] {
-        let filled = self.enrichment.is_some();
-        [
-            self.asn.map(pg_sys::Datum::from),
-            self.country.as_ref().map(Kept::datum),
-            self.ip_type.as_ref().map(Kept::datum),
-            self.enrichment.as_ref().map(Kept::datum),
-            filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
-        ]
-    }
-
-    /// Bytes held, roughly.
-    fn size(&self) -> usize {
-        let texts = [&self.country, &self.ip_type, &self.enrichment];
-        128 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
-    }
-}
-
-/// Called when what this transaction saw may no longer be so.
-pub fn forget_attributions() {
-    ASKED.with_borrow_mut(|asked| {
-        asked.bytes = 0;
-        if asked.by_address.capacity() > 64 {
-            asked.by_address = HashMap::new();
-        } else {
-            asked.by_address.clear();
-        }
-    });
 }

@@ -92,6 +92,14 @@ CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC)
 CREATE INDEX ip_inventory_enrichment_updated_at_idx ON ip_inventory (enrichment_updated_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
+-- Backends remember answers of the inventory; this tells them to ask again. Replicated changes count too.
+CREATE FUNCTION inventory_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
+COMMENT ON FUNCTION inventory_changed() IS 'trigger: backends forget what they remember of ip_inventory';
+CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELETE OR TRUNCATE ON ip_inventory
+    FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
+ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
+
 COMMENT ON TABLE ip_inventory IS 'tier 2: one row per address seen, with its current enrichment';
 COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; IPv4-mapped IPv6 is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'network that announces the address now; null while unknown';

@@ -3,10 +3,18 @@
 use pgrx::pg_sys;
 
 use crate::pg::call::Call;
+use crate::pg::invalidation;
 use crate::store::{Home, fold};
 use crate::{session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
+
+sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
+/// Statement trigger on `ip_inventory`: answers in there changed or went away.
+fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
+    invalidation::announce(Home::of(call).inventory);
+    Some(pg_sys::Datum::from(0))
+}
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {

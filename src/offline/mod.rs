@@ -79,6 +79,8 @@ struct Loaded {
 pub struct Databases {
     city: Option<Loaded>,
     asn: Option<Loaded>,
+    /// Grows with every change of the maps.
+    version: u64,
     /// Builds of both files, `<city epoch>/<ASN epoch>` with `-` for none: an answer is due again when this changes.
     builds: String,
 }
@@ -143,6 +145,7 @@ fn refresh_maps() {
         }
         if changed || databases.builds.is_empty() {
             databases.builds = databases.describe_builds();
+            databases.version += 1;
         }
     });
 }
@@ -182,6 +185,10 @@ impl Databases {
 
     pub fn facts(&self, kind: Kind) -> Option<&Facts> {
         self.loaded(kind).map(|loaded| loaded.database.facts())
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     pub fn builds(&self) -> &str {

@@ -104,23 +104,6 @@ impl Call {
         self.datum(n).map(|datum| datum.value() != 0)
     }
 
-    /// What `make` answers, remembered for as long as this call site lives: for a trigger, one statement on one
-    /// table, during which neither the table nor the function can change.
-    pub fn remembered<T: Copy>(&self, make: impl FnOnce() -> T) -> T {
-        // SAFETY: fn_extra is this call site's own and is only ever set here, to a T that lives in fn_mcxt as long
-        // as flinfo does. Each function remembers one type only.
-        unsafe {
-            let flinfo = (*self.fcinfo).flinfo;
-            if (*flinfo).fn_extra.is_null() {
-                let made = make();
-                let slot = pg_sys::MemoryContextAlloc((*flinfo).fn_mcxt, size_of::<T>()).cast::<T>();
-                slot.write(made);
-                (*flinfo).fn_extra = slot.cast();
-            }
-            *(*flinfo).fn_extra.cast::<T>()
-        }
-    }
-
     /// Oid of the function that was called.
     pub fn function(&self) -> pg_sys::Oid {
         // SAFETY: the server fills flinfo for every call through fmgr.

@@ -7,6 +7,7 @@ pub mod array;
 pub mod call;
 pub mod clock;
 pub mod inet;
+pub mod invalidation;
 pub mod jsonb;
 pub mod kept;
 pub mod mapped_file;

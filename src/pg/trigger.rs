@@ -61,6 +61,12 @@ impl Firing {
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
     }
 
+    /// The trigger itself, in pg_trigger. A partition's triggers have OIDs of their own.
+    pub fn trigger(&self) -> pg_sys::Oid {
+        // SAFETY: tg_trigger is set for every firing.
+        unsafe { (*(*self.data).tg_trigger).tgoid }
+    }
+
     /// The trigger's argument `n`, from 0.
     pub fn argument(&self, n: usize) -> Option<&CStr> {
         // SAFETY: tgargs holds tgnargs NUL-terminated strings that live as long as the relation's cache entry.

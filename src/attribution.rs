@@ -1,0 +1,197 @@
+//! What is known of an address at this moment: its inventory row, unless newer files say more, else the files.
+//!
+//! Asking the inventory is the dearest part of a session's insert, so answers are remembered: for the transaction, and
+//! past it if they came from the inventory. Such a memory is right as long as nobody changed an answer in there; whoever
+//! does, by whatever statement, fires the trigger `inventory_changed`, which tells all backends when it commits.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use crate::at_commit::Inventory;
+use crate::enrichment::{self, Answer};
+use crate::offline::{self, Databases, Patience};
+use crate::pg::jsonb;
+use crate::pg::kept::Kept;
+use crate::pg::subtransaction::contained;
+use crate::pg::{clock, invalidation, snapshot, text};
+use crate::store::{Home, addresses};
+use crate::telemetry::{self, Counter};
+
+/// What a snapshot is made of.
+pub struct Attribution {
+    asn: Option<i64>,
+    country: Option<Kept>,
+    ip_type: Option<Kept>,
+    /// The document without `_meta`, or none when nothing is known.
+    enrichment: Option<Kept>,
+    inventory: Inventory,
+}
+
+/// Answers by address, and the bytes that they take.
+#[derive(Default)]
+struct Memory {
+    by_address: HashMap<Address, Rc<Attribution>>,
+    bytes: usize,
+}
+
+/// Bytes that one transaction remembers; past that it forgets all and begins anew.
+const MOST_OF_TRANSACTION: usize = 64 << 20;
+/// Bytes that a backend remembers between transactions, some 20 thousand addresses.
+const MOST_OF_BACKEND: usize = 8 << 20;
+
+thread_local! {
+    /// Asked for by this transaction.
+    static ASKED: RefCell<Memory> = RefCell::default();
+    /// Known from committed rows of the inventory.
+    static SETTLED: RefCell<Memory> = RefCell::default();
+    /// Versions of the inventory and of the files that `SETTLED` goes with.
+    static SETTLED_AS_OF: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+impl Memory {
+    fn get(&self, address: Address) -> Option<Rc<Attribution>> {
+        self.by_address.get(&address).cloned()
+    }
+
+    fn put(&mut self, address: Address, attribution: Rc<Attribution>, most: usize) {
+        if self.bytes >= most {
+            *self = Memory::default();
+        }
+        self.bytes += attribution.size();
+        self.by_address.insert(address, attribution);
+    }
+
+    fn clear(&mut self) {
+        if self.by_address.capacity() > 64 {
+            *self = Memory::default();
+        } else {
+            self.by_address.clear();
+            self.bytes = 0;
+        }
+    }
+}
+
+/// What is known of an address.
+pub fn of(home: Home, address: Address) -> Rc<Attribution> {
+    if let Some(known) = ASKED.with_borrow(|asked| asked.get(address)) {
+        return known;
+    }
+    telemetry::add(Counter::TotalIps, 1);
+    let found = offline::with(Patience::None, |databases| {
+        forget_if_stale(home, databases);
+        if let Some(known) = SETTLED.with_borrow(|settled| settled.get(address)) {
+            telemetry::add(Counter::CacheHits, 1);
+            return known;
+        }
+        let from_inventory =
+            contained(|| read_inventory(home, address, databases)).unwrap_or_else(|failure| {
+                telemetry::add(Counter::Errors, 1);
+                telemetry::log_once_per_burst("the inventory could not be read", &failure.message);
+                None
+            });
+        Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
+    });
+    ASKED.with_borrow_mut(|asked| asked.put(address, Rc::clone(&found), MOST_OF_TRANSACTION));
+    found
+}
+
+/// Whether this transaction saw a row of the inventory for an address that it asked about.
+pub fn inventory(address: Address) -> Inventory {
+    ASKED.with_borrow(|asked| asked.by_address.get(&address).map_or(Inventory::Unknown, |a| a.inventory))
+}
+
+/// The transaction ended: what it learned of committed rows is kept, or all of it is dropped.
+pub fn transaction_ended(committed: bool) {
+    ASKED.with_borrow_mut(|asked| {
+        if committed {
+            SETTLED.with_borrow_mut(|settled| {
+                let present = asked.by_address.iter().filter(|(_, a)| a.inventory == Inventory::Present);
+                for (address, attribution) in present {
+                    settled.put(*address, Rc::clone(attribution), MOST_OF_BACKEND);
+                }
+            });
+        }
+        asked.clear();
+    });
+}
+
+/// A rollback: what this transaction saw may have been its own doing.
+pub fn forget() {
+    ASKED.with_borrow_mut(Memory::clear);
+}
+
+fn forget_if_stale(home: Home, databases: &Databases) {
+    let now = (invalidation::content_version(home.inventory), databases.version());
+    if SETTLED_AS_OF.replace(now) != now {
+        SETTLED.with_borrow_mut(Memory::clear);
+    }
+}
+
+impl Attribution {
+    /// The snapshot columns' values, valid as long as `self`.
+    pub fn values(&self) -> [Option<pg_sys::Datum>; 5] {
+        let filled = self.enrichment.is_some();
+        [
+            self.asn.map(pg_sys::Datum::from),
+            self.country.as_ref().map(Kept::datum),
+            self.ip_type.as_ref().map(Kept::datum),
+            self.enrichment.as_ref().map(Kept::datum),
+            filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
+        ]
+    }
+
+    /// Bytes held, roughly.
+    fn size(&self) -> usize {
+        let texts = [&self.country, &self.ip_type, &self.enrichment];
+        128 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
+    }
+}
+
+fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
+    let own = snapshot::of_statement().is_none().then(snapshot::Latest::take);
+    let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::of_statement)?;
+    addresses::probe(home, address, snapshot, |row| {
+        let known = addresses::read_known(row, databases);
+        let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
+        if known.is_due {
+            let answer = Answer::for_address(address, databases);
+            let newer = answer.document(databases, false);
+            return Attribution {
+                asn: answer.asn().or(known.asn),
+                country: keep_country(answer.country().or(known.country)),
+                ip_type: known.ip_type.as_deref().map(text::keep),
+                enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
+                // Not "present": the row wants renewing at commit.
+                inventory: Inventory::Unknown,
+            };
+        }
+        telemetry::add(Counter::CacheHits, 1);
+        Attribution {
+            asn: known.asn,
+            country: keep_country(known.country),
+            ip_type: known.ip_type.as_deref().map(text::keep),
+            enrichment: document.filter(|document| !jsonb::is_empty(document)),
+            inventory: Inventory::Present,
+        }
+    })
+}
+
+fn read_files(address: Address, databases: &Databases) -> Attribution {
+    let answer = Answer::for_address(address, databases);
+    let known = answer.is_hit() || answer.bogon.is_some();
+    Attribution {
+        asn: answer.asn(),
+        country: keep_country(answer.country()),
+        ip_type: None,
+        enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
+        inventory: Inventory::Unknown,
+    }
+}
+
+fn keep_country(country: Option<[u8; 2]>) -> Option<Kept> {
+    country.map(|country| text::keep(&enrichment::country_text(country)))
+}

@@ -1,0 +1,63 @@
+//! Cache invalidation: learning that the catalogs, or a table of ours, changed under what was remembered.
+//!
+//! The server calls back whenever this backend accepts invalidation messages: at the start of a transaction, when a lock
+//! is taken, after own commands. The callbacks only count; whoever remembers something compares the counts.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+thread_local! {
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static CATALOG: Cell<u64> = const { Cell::new(0) };
+    static WATCHED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    static CONTENT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Grows whenever any table's definition or any function may have changed.
+pub fn catalog_version() -> u64 {
+    register();
+    CATALOG.get()
+}
+
+/// Grows whenever somebody announced a change of the watched table's content by [`announce`].
+pub fn content_version(table: pg_sys::Oid) -> u64 {
+    register();
+    if WATCHED.get() != table {
+        WATCHED.set(table);
+        CONTENT.set(CONTENT.get() + 1);
+    }
+    CONTENT.get()
+}
+
+/// Tells all backends at commit, and this one now, that a table's content changed in a way that matters.
+pub fn announce(table: pg_sys::Oid) {
+    // SAFETY: queues a message; the table is open in the statement whose trigger calls this.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) }
+}
+
+fn register() {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    // SAFETY: static functions, registered once per backend; there is room for 64 and 10 of them.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
+        let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;
+        pg_sys::CacheRegisterSyscacheCallback(functions, Some(on_function), pg_sys::Datum::from(0));
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    CATALOG.set(CATALOG.get() + 1);
+    // InvalidOid stands for all relations.
+    if relation == WATCHED.get() || relation == pg_sys::InvalidOid {
+        CONTENT.set(CONTENT.get() + 1);
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_function(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    CATALOG.set(CATALOG.get() + 1);
+}
