@@ -18,7 +18,7 @@ use crate::offline::{self, Databases, Patience};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
-use crate::pg::transaction::{self, Level, Observer};
+use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
 use crate::store::enrich::{self, Locked, Plan, Tally};
 use crate::store::{Home, addresses, sessions};
@@ -205,13 +205,13 @@ fn merge(into: &mut Addresses, from: Addresses) {
     }
 }
 
-fn ended(committed: bool) {
+fn ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|pending| {
         pending.levels.clear();
         pending.home = None;
     });
-    attribution::transaction_ended(committed);
-    telemetry::transaction_ended(committed);
+    attribution::transaction_ended(outcome);
+    telemetry::transaction_ended(outcome);
 }
 
 fn released(level: Level, parent: Level) {

@@ -17,6 +17,7 @@ use crate::offline::{self, Databases, Patience};
 use crate::pg::jsonb;
 use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
+use crate::pg::transaction::Outcome;
 use crate::pg::{clock, invalidation, snapshot, text};
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
@@ -104,10 +105,11 @@ pub fn inventory(address: Address) -> Inventory {
     ASKED.with_borrow(|asked| asked.by_address.get(&address).map_or(Inventory::Unknown, |a| a.inventory))
 }
 
-/// The transaction ended: what it learned of committed rows is kept, or all of it is dropped.
-pub fn transaction_ended(committed: bool) {
+/// The transaction ended: what it learned of committed rows is kept, or all of it is dropped. Rows that a prepared
+/// transaction saw may be its own, and not there in the end.
+pub fn transaction_ended(outcome: Outcome) {
     ASKED.with_borrow_mut(|asked| {
-        if committed {
+        if outcome == Outcome::Committed {
             SETTLED.with_borrow_mut(|settled| {
                 let present = asked.by_address.iter().filter(|(_, a)| a.inventory == Inventory::Present);
                 for (address, attribution) in present {

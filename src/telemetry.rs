@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use crate::pg::transaction::Outcome;
 use crate::pg::{clock, shared};
 
 /// Slot of a counter in the shared block. Append only: the block is laid out by these numbers.
@@ -46,10 +47,11 @@ pub fn add(counter: Counter, amount: i64) {
     PENDING.set(pending);
 }
 
-/// The transaction ended: what it counted becomes visible, or never happened.
-pub fn transaction_ended(committed: bool) {
+/// The transaction ended: what it counted becomes visible, or never happened. A prepared transaction counts now: nobody
+/// here learns when it commits.
+pub fn transaction_ended(outcome: Outcome) {
     let pending = PENDING.replace([0; COUNTERS]);
-    if committed {
+    if outcome != Outcome::Aborted {
         for (slot, amount) in pending.into_iter().enumerate().filter(|(_, amount)| *amount != 0) {
             publish(slot, amount);
         }

@@ -11,13 +11,22 @@ use pgrx::pg_sys;
 /// Identity of a subtransaction within its transaction.
 pub type Level = pg_sys::SubTransactionId;
 
+/// How a transaction ended, as far as this backend will ever know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Committed,
+    /// Somebody else will commit it, or not.
+    Prepared,
+    Aborted,
+}
+
 /// What wants to know of the ends of transactions.
 #[derive(Clone, Copy)]
 pub struct Observer {
     /// Last thing before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
     pub before_commit: fn(),
-    /// The transaction has ended; `true` when it committed. Touches nothing but this backend's own memory.
-    pub ended: fn(bool),
+    /// The transaction has ended. Touches nothing but this backend's own memory.
+    pub ended: fn(Outcome),
     /// A subtransaction was released into its parent.
     pub released: fn(Level, Level),
     /// A subtransaction was rolled back.
@@ -54,10 +63,9 @@ extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argumen
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             (observer.before_commit)();
         }
-        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
-            quietly(|| (observer.ended)(true));
-        }
-        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| (observer.ended)(false)),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| (observer.ended)(Outcome::Committed)),
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| (observer.ended)(Outcome::Prepared)),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| (observer.ended)(Outcome::Aborted)),
         _ => {}
     }
 }
