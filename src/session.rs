@@ -59,7 +59,7 @@ impl Site {
     }
 
     fn look_up(call: &Call, firing: &Firing) -> Site {
-        let row = firing.old();
+        let row = firing.old_row();
         let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
         Site {
             home: Home::of(call),
@@ -95,13 +95,13 @@ const SNAPSHOT: [&std::ffi::CStr; 5] =
 fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     match event {
         Event::Insert => {
-            let row = firing.new();
+            let row = firing.new_row();
             let Some(source) = source_address(site, row, Complain::Yes) else { return row };
             fill(site, source.respelled(row), source.address)
         }
         Event::Update => {
-            let old = firing.old();
-            let row = protect(site, old, firing.new());
+            let old = firing.old_row();
+            let row = protect(site, old, firing.new_row());
             let Some(source) = source_address(site, row, Complain::Yes) else { return row };
             let row = source.respelled(row);
             // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
@@ -110,7 +110,7 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
                 Some(_) => row,
             }
         }
-        Event::Delete => firing.old(),
+        Event::Delete => firing.old_row(),
     }
 }
 
@@ -142,8 +142,8 @@ fn protect(site: &Site, old: Tuple, new: Tuple) -> Tuple {
 
 fn after(site: &Site, firing: &Firing, event: Event) {
     let address = |row| source_address(site, row, Complain::No).map(|source| source.address);
-    let went = if event == Event::Insert { None } else { address(firing.old()) };
-    let came = if event == Event::Delete { None } else { address(firing.new()) };
+    let went = if event == Event::Insert { None } else { address(firing.old_row()) };
+    let came = if event == Event::Delete { None } else { address(firing.new_row()) };
     if went == came {
         return;
     }
@@ -156,7 +156,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         );
     }
     if let Some(address) = came {
-        let time = session_time(site, firing.new());
+        let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
         at_commit::remember(site.home, address, tally, attribution::inventory(address));
     }

@@ -259,7 +259,7 @@ pub fn keep_without(document: Container<'_>, key: &str) -> Kept {
             data.resize(start.next_multiple_of(4), 0);
         }
         data.extend_from_slice(content);
-        let entry = if entries.len() % OFFSET_STRIDE == 0 {
+        let entry = if entries.len().is_multiple_of(OFFSET_STRIDE) {
             data.len() as u32 | ENTRY_HAS_OFFSET
         } else {
             (data.len() - start) as u32

@@ -31,7 +31,8 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
         }
     };
     let work = AssertUnwindSafe(|| Ok(work()));
-    let result = PgTryBuilder::new(work).catch_others(Err).catch_rust_panic(Err).execute();
+    let caught = |error| Err(Box::new(error));
+    let result = PgTryBuilder::new(work).catch_others(caught).catch_rust_panic(caught).execute();
     match result {
         Ok(value) => {
             // SAFETY: the subtransaction begun above is the current one.

@@ -82,13 +82,13 @@ impl Firing {
     }
 
     /// The row before an UPDATE or DELETE, else the inserted one.
-    pub fn old(&self) -> Tuple {
+    pub fn old_row(&self) -> Tuple {
         // SAFETY: see `of`.
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
     /// The row after an INSERT or UPDATE.
-    pub fn new(&self) -> Tuple {
+    pub fn new_row(&self) -> Tuple {
         // SAFETY: see `of`; tg_newtuple is set for UPDATE only.
         let (old, new) = unsafe { ((*self.data).tg_trigtuple, (*self.data).tg_newtuple) };
         self.tuple(if new.is_null() { old } else { new })

@@ -1,5 +1,6 @@
 //! No deadlocks by construction: named interleavings of two sessions, then brute force.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -387,6 +388,50 @@ fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
         assert_nothing_went_wrong_quietly(&mut db);
         assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
     }
+}
+
+/// The worst case for the order of locks: everybody meets the same new addresses at the same moment,
+/// each in an order of his own.
+#[test]
+fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
+    const EACH: u64 = 60;
+    let cluster = cluster_with_world(&Options::named("concurrency-same").conf("deadlock_timeout = 100ms"));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let door = db.door();
+    let start = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for client in 0..8u64 {
+            let (door, start) = (&door, &start);
+            scope.spawn(move || {
+                let mut session = door.session();
+                let mut random = Random::seeded(client);
+                for round in 0..25 {
+                    let mut numbers: Vec<u64> = (round * EACH..(round + 1) * EACH).collect();
+                    for i in (1..numbers.len()).rev() {
+                        numbers.swap(i, random.below(i as u64 + 1) as usize);
+                    }
+                    let addresses: Vec<String> = numbers.into_iter().map(crowd_member).collect();
+                    let script = if client < 5 {
+                        let rows: Vec<String> = addresses
+                            .iter()
+                            .enumerate()
+                            .map(|(n, a)| insert(&COWRIE, &format!("{client}-{round}-{n}"), a))
+                            .collect();
+                        format!("BEGIN; {}; COMMIT", rows.join("; "))
+                    } else {
+                        format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}', true)", addresses.join(","))
+                    };
+                    start.wait();
+                    session.run(&script);
+                }
+            });
+        }
+    });
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 25 * EACH as i64);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 25 * EACH as i64);
+    assert_nothing_went_wrong_quietly(&mut db);
 }
 
 #[test]

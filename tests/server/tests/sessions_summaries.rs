@@ -181,6 +181,21 @@ fn with_a_foreign_key_a_mapped_address_does_not_lose_the_session() {
     assert_exact(&mut db);
 }
 
+/// The address is written below a savepoint that goes away, the session above it stays.
+#[test]
+fn with_a_foreign_key_an_address_written_below_a_rolled_back_savepoint_is_written_again() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    db.run(&format!(
+        "BEGIN; {}; SAVEPOINT s; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO s; {}; COMMIT",
+        SUMMARIES.insert(&[("a", Some("8.8.8.8"))]),
+        SUMMARIES.insert(&[("b", Some("8.8.8.8"))])
+    ));
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries"), 2);
+    assert_exact(&mut db);
+}
+
 #[test]
 fn the_netmask_of_an_inet_says_nothing_about_the_attacker() {
     let mut db = database();
