@@ -21,11 +21,16 @@ fn import(cluster: &Cluster, db: &mut Session, city: Option<&Path>, asn: Option<
         format!("cowrie_enrich.city_database = '{}'", name(city)),
         format!("cowrie_enrich.asn_database = '{}'", name(asn)),
     ]);
-    let wanted = name(city);
+    let wanted = format!("{}|{}", name(city), name(asn));
     wait_until(
         "the backend has read the settings",
-        || db.one("SELECT current_setting('cowrie_enrich.city_database')"),
-        |setting| *setting == wanted,
+        || {
+            db.one(
+                "SELECT current_setting('cowrie_enrich.city_database'),
+                        current_setting('cowrie_enrich.asn_database')",
+            )
+        },
+        |settings| *settings == wanted,
     );
     // A refused file may be an error or a line in mmdb_status(): each test says what it expects.
     let _ = db.try_run("SELECT enrich.reload_mmdb()");
