@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 
 use cowrie_enrich_engine::address::Address;
+use foldhash::fast::RandomState;
 
 use crate::attribution;
 use crate::offline::{self, Databases, Patience};
@@ -41,7 +42,7 @@ struct Seen {
     as_of: u64,
 }
 
-type Addresses = HashMap<Address, Seen>;
+type Addresses = HashMap<Address, Seen, RandomState>;
 
 #[derive(Default)]
 struct Pending {
@@ -69,7 +70,7 @@ pub fn remember(home: Home, address: Address, tally: Tally, inventory: Inventory
         pending.home = Some(home);
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
-            pending.levels.push((level, HashMap::new()));
+            pending.levels.push((level, Addresses::default()));
         }
         let Some((_, addresses)) = pending.levels.last_mut() else { return };
         addresses
@@ -173,10 +174,11 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>) -> Vec<Addre
 
 fn plan(home: Home, databases: &Databases, tallies: &BTreeMap<Address, Tally>) -> Plan {
     let latest = snapshot::Latest::take();
+    let mut inventory = addresses::Inventory::open(home, latest.raw());
     let mut plan = Plan::default();
     // In key order, so that neighbours are found on the index page that was just read.
     for (address, tally) in tallies {
-        match addresses::probe(home, *address, latest.raw(), |row| addresses::is_due(row, databases)) {
+        match inventory.probe(*address, |row| addresses::is_due(row, databases)) {
             None => {
                 plan.missing.insert(*address, *tally);
             }

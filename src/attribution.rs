@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
+use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use crate::at_commit::Inventory;
-use crate::enrichment::{self, Answer};
+use crate::enrichment::Answer;
 use crate::offline::{self, Databases, Patience};
 use crate::pg::jsonb;
 use crate::pg::kept::Kept;
@@ -25,7 +26,7 @@ use crate::telemetry::{self, Counter};
 /// What a snapshot is made of.
 pub struct Attribution {
     asn: Option<i64>,
-    country: Option<Kept>,
+    country: Option<[u8; 2]>,
     ip_type: Option<Kept>,
     /// The document without `_meta`, or none when nothing is known.
     enrichment: Option<Kept>,
@@ -35,7 +36,7 @@ pub struct Attribution {
 /// Answers by address, and the bytes that they take.
 #[derive(Default)]
 struct Memory {
-    by_address: HashMap<Address, Rc<Attribution>>,
+    by_address: HashMap<Address, Rc<Attribution>, RandomState>,
     bytes: usize,
 }
 
@@ -139,7 +140,7 @@ impl Attribution {
         let filled = self.enrichment.is_some();
         [
             self.asn.map(pg_sys::Datum::from),
-            self.country.as_ref().map(Kept::datum),
+            self.country.map(text::two_capitals),
             self.ip_type.as_ref().map(Kept::datum),
             self.enrichment.as_ref().map(Kept::datum),
             filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
@@ -148,7 +149,7 @@ impl Attribution {
 
     /// Bytes held, roughly.
     fn size(&self) -> usize {
-        let texts = [&self.country, &self.ip_type, &self.enrichment];
+        let texts = [&self.ip_type, &self.enrichment];
         128 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
     }
 }
@@ -164,7 +165,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             let newer = answer.document(databases, false);
             return Attribution {
                 asn: answer.asn().or(known.asn),
-                country: keep_country(answer.country().or(known.country)),
+                country: answer.country().or(known.country),
                 ip_type: known.ip_type.as_deref().map(text::keep),
                 enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
@@ -174,7 +175,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         telemetry::add(Counter::CacheHits, 1);
         Attribution {
             asn: known.asn,
-            country: keep_country(known.country),
+            country: known.country,
             ip_type: known.ip_type.as_deref().map(text::keep),
             enrichment: document.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
@@ -187,13 +188,9 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
     let known = answer.is_hit() || answer.bogon.is_some();
     Attribution {
         asn: answer.asn(),
-        country: keep_country(answer.country()),
+        country: answer.country(),
         ip_type: None,
         enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
         inventory: Inventory::Unknown,
     }
-}
-
-fn keep_country(country: Option<[u8; 2]>) -> Option<Kept> {
-    country.map(|country| text::keep(&enrichment::country_text(country)))
 }

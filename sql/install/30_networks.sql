@@ -169,10 +169,10 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT @extschema@.enrich_addresses(COALESCE($1, '{}'), COALESCE($2, false));
+        -- Addresses are sorted, then fetched one by one: sorting whole rows would spill to disk.
         SELECT i.*
-        FROM @extschema@.ip_inventory i
-        WHERE i.ip_address IN (SELECT @extschema@.canonical_address(u.ip) FROM unnest($1) u(ip))
-        ORDER BY i.ip_address;
+        FROM (SELECT DISTINCT @extschema@.canonical_address(u.ip) AS ip FROM unnest($1) u(ip) ORDER BY 1) wanted
+        CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
     'enrich_ip() for many addresses at once, in key order: concurrent callers cannot deadlock';

@@ -13,11 +13,10 @@ WITH created AS (
     ON CONFLICT (ip_address) DO NOTHING
     RETURNING i.ip_address, i.current_asn, i.first_seen, i.last_seen, i.session_count, i.is_bogon
 ), history AS (
-    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
-    SELECT c.ip_address, c.current_asn, 'maxmind'
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
+    SELECT c.ip_address, c.current_asn, clock_timestamp(), 'maxmind'
     FROM created c
     WHERE c.current_asn IS NOT NULL
-    ON CONFLICT DO NOTHING
 ), counted AS (
     INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
     SELECT c.current_asn, count(*), sum(c.session_count), min(c.first_seen), max(c.last_seen)

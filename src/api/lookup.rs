@@ -4,7 +4,7 @@ use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::{address, bogon, classify};
 use pgrx::pg_sys;
 
-use crate::enrichment::{Answer, country_text};
+use crate::enrichment::Answer;
 use crate::offline::{self, Patience};
 use crate::pg::call::Call;
 use crate::pg::{inet, jsonb, text};
@@ -14,7 +14,7 @@ sql_function!(ip_country_wrapper, pg_finfo_ip_country_wrapper, ip_country);
 fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
     let address = call.address(0)?;
     let country = offline::with(Patience::Import, |databases| databases.country(address))?;
-    Some(text::write(&country_text(country)))
+    Some(text::two_capitals(country))
 }
 
 sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);

@@ -32,38 +32,6 @@ impl Table {
         (!relation.is_null()).then_some(Table { relation })
     }
 
-    /// The row whose first index column equals `key` under `snapshot`, handed to `read` while its buffer is pinned.
-    pub fn probe<T>(
-        &self,
-        index: pg_sys::Oid,
-        key: pg_sys::Datum,
-        snapshot: pg_sys::Snapshot,
-        read: impl FnOnce(&Row) -> T,
-    ) -> Option<T> {
-        // SAFETY: the index belongs to the open table and its first column is inet with the default operator class;
-        // scan, slot and index are released below or by the abort of the (sub)transaction.
-        unsafe {
-            let index = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let slot = pg_sys::table_slot_create(self.relation, std::ptr::null_mut());
-            let mut scan_key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyInit(
-                &mut scan_key,
-                1,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                pg_sys::Oid::from(pg_sys::F_NETWORK_EQ),
-                key,
-            );
-            let scan = begin_scan(self.relation, index, snapshot);
-            pg_sys::index_rescan(scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
-            let found = pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
-                .then(|| read(&Row { slot }));
-            pg_sys::index_endscan(scan);
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-            found
-        }
-    }
-
     /// Appends rows; the table must have neither indexes nor triggers.
     pub fn append<const N: usize>(&self, rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>) {
         // SAFETY: the slot is made for this table, whose first N columns are those of a row and whose other columns,
@@ -113,7 +81,69 @@ impl Drop for Table {
     }
 }
 
-/// A row found by [`Table::probe`].
+/// One table open for probes by its key, which is of type inet.
+pub struct Prober {
+    // Declared before the table, hence dropped before it.
+    scan: Scan,
+    _table: Table,
+}
+
+struct Scan {
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl Prober {
+    /// Opens a table and an index on it whose only column is inet; `None` when either is not there (any more).
+    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Prober> {
+        let table = Table::open(table, pg_sys::AccessShareLock)?;
+        // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
+        // its users see to.
+        unsafe {
+            let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if index.is_null() {
+                return None;
+            }
+            let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
+            let scan = begin_scan(table.relation, index, snapshot);
+            Some(Prober { scan: Scan { index, scan, slot }, _table: table })
+        }
+    }
+
+    /// The row with this key, handed to `read` while its buffer is pinned.
+    pub fn probe<T>(&mut self, key: pg_sys::Datum, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        let Scan { scan, slot, .. } = self.scan;
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        // SAFETY: the index's first column is inet with the default operator class; scan and slot are open.
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut scan_key,
+                1,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::Oid::from(pg_sys::F_NETWORK_EQ),
+                key,
+            );
+            pg_sys::index_rescan(scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+                .then(|| read(&Row { slot }))
+        }
+    }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        // SAFETY: opened in `Prober::open`, closed once. After an ERROR the server has not cleaned up yet when this
+        // unwinds.
+        unsafe {
+            pg_sys::index_endscan(self.scan);
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+    }
+}
+
+/// A row found by [`Prober::probe`].
 pub struct Row {
     slot: *mut pg_sys::TupleTableSlot,
 }

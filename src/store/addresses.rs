@@ -8,7 +8,7 @@ use crate::enrichment;
 use crate::offline::Databases;
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
-use crate::pg::relation::{Row, Table};
+use crate::pg::relation::{Prober, Row};
 
 /// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
 const CURRENT_ASN: i16 = 2;
@@ -25,15 +25,28 @@ pub struct Known {
     pub is_due: bool,
 }
 
-/// Hands the address's row to `read`, or answers `None` when there is none under `snapshot`.
+/// The inventory, open for looking up addresses under one snapshot.
+pub struct Inventory(Option<Prober>);
+
+impl Inventory {
+    pub fn open(home: Home, snapshot: pg_sys::Snapshot) -> Inventory {
+        Inventory(Prober::open(home.inventory, home.inventory_key, snapshot))
+    }
+
+    /// Hands the address's row to `read`, or answers `None` when there is none.
+    pub fn probe<T>(&mut self, address: Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        self.0.as_mut()?.probe(inet::write(address), read)
+    }
+}
+
+/// One look-up.
 pub fn probe<T>(
     home: Home,
     address: Address,
     snapshot: pg_sys::Snapshot,
     read: impl FnOnce(&Row) -> T,
 ) -> Option<T> {
-    let table = Table::open(home.inventory, pg_sys::AccessShareLock)?;
-    table.probe(home.inventory_key, inet::write(address), snapshot, read)
+    Inventory::open(home, snapshot).probe(address, read)
 }
 
 /// The document of a row.

@@ -10,6 +10,7 @@ use cowrie_enrich_engine::mmdb::clean_name;
 use pgrx::pg_sys;
 
 use super::Home;
+use super::addresses::Inventory;
 use super::networks::{self, Networks, Said};
 use crate::enrichment::{Answer, LAYOUT_VERSION, country_text};
 use crate::guc;
@@ -184,10 +185,9 @@ pub fn plan(
     force: bool,
 ) -> Plan {
     let mut plan = Plan::default();
+    let mut inventory = Inventory::open(home, snapshot);
     for address in addresses {
-        let due = super::addresses::probe(home, address, snapshot, |row| {
-            force || super::addresses::is_due(row, databases)
-        });
+        let due = inventory.probe(address, |row| force || super::addresses::is_due(row, databases));
         match due {
             None => {
                 plan.missing.insert(address, Tally::default());
