@@ -109,7 +109,7 @@ BEGIN
     END LOOP;
 
     PERFORM @extschema@.detach_session_table(rel);
-    -- A session's insert never reads a new mmdb file; a lookup puts the configured ones into service first.
+    -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
     PERFORM @extschema@.ip_asn('192.0.2.1');
     -- "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
     EXECUTE format(

@@ -109,6 +109,12 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
     }
 }
 
+/// Whether a file waits to be put into service and nobody is at it.
+pub fn is_due(kind: Kind) -> bool {
+    let Some(signature) = kind.source_path().and_then(|path| Signature::of(&path).ok()) else { return false };
+    is_wanted(kind, &signature, Mode::IfChanged) && matches!(Custody::take(false), Ok(Some(_)))
+}
+
 fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
     let Some(status) = read_status(kind) else { return true };
     let serving = status.source.as_ref() == Some(signature) && status.file.is_some();

@@ -2,7 +2,8 @@
 //!
 //! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in service. It
 //! looks for one at most once a second and only between statements, so that one statement sees one build. The path
-//! of a session's insert never verifies and never copies: it takes the copy that is in service.
+//! of a session's insert never verifies and never copies: it takes the copy that is in service, and where a newer file
+//! waits, it has a background worker put that into service.
 
 mod import;
 mod private_copy;
@@ -14,7 +15,7 @@ use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Network, Place};
 use memmap2::Mmap;
 
 use crate::guc;
-use crate::pg::clock;
+use crate::pg::{background, clock};
 use crate::telemetry::{self, Counter};
 
 pub use import::ImportError;
@@ -122,14 +123,30 @@ pub fn status(kind: Kind) -> Option<Status> {
 }
 
 fn look_for_newer(patience: Patience) {
-    if patience == Patience::Import {
-        for kind in Kind::ALL {
-            // Already recorded in the status, and logged by whoever refused the file.
-            let _ = import::run(kind, import::Mode::IfChanged);
+    match patience {
+        Patience::Import => import_changed(),
+        Patience::None if Kind::ALL.into_iter().any(import::is_due) => {
+            if !background::run_once("cowrie_enrich mmdb import", "cowrie_enrich_import_main") {
+                telemetry::log_once_per_burst(
+                    "a newer mmdb file waits",
+                    "no background worker slot is free (max_worker_processes); reload_mmdb() puts it into service",
+                );
+            }
         }
+        Patience::None => {}
     }
     refresh_maps();
 }
+
+fn import_changed() {
+    for kind in Kind::ALL {
+        // Already recorded in the status, and logged by whoever refused the file.
+        let _ = import::run(kind, import::Mode::IfChanged);
+    }
+}
+
+// What a session's insert found waiting is imported behind its back.
+crate::background_process!(cowrie_enrich_import_main, import_changed);
 
 fn refresh_maps() {
     DATABASES.with(|cell| {

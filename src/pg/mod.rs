@@ -4,6 +4,7 @@
 //! inside a transaction, and lets a PostgreSQL ERROR travel as the Rust panic that pgrx makes of it.
 
 pub mod array;
+pub mod background;
 pub mod call;
 pub mod clock;
 pub mod inet;
