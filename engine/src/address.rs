@@ -66,7 +66,7 @@ impl Error for AddressError {}
 /// Reads an address as a honeypot writes it; nothing but blanks is no address, not a mistake.
 ///
 /// ```text
-/// text  = *blank [ ipv4 / ipv6 [ "%" zone ] ] *blank
+/// text  = *blank [ ipv4 [ "/32" ] / ipv6 [ "/128" / "%" zone ] ] *blank
 /// zone  = 1*VCHAR                 ; dropped: it names an interface of the sensor, not a host
 /// ipv4  = four decimal numbers, no leading zeros
 /// ipv6  = RFC 4291 section 2.2, all three forms
@@ -83,11 +83,19 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
         return Err(AddressError::TooLong { length: text.len() });
     }
     let ip = match text.split_once('%') {
-        None => text.parse::<IpAddr>().ok(),
+        None => parse_host(text),
         Some((host, zone)) if is_zone(zone) => host.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         Some(_) => None,
     };
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
+}
+
+/// A host, with its own length as prefix length or none: PostgreSQL casts inet to text as `203.0.113.7/32`.
+fn parse_host(text: &str) -> Option<IpAddr> {
+    let (host, length) = text.split_once('/').map_or((text, None), |(host, length)| (host, Some(length)));
+    let ip: IpAddr = host.parse().ok()?;
+    let whole = if ip.is_ipv4() { "32" } else { "128" };
+    length.is_none_or(|length| length == whole).then_some(ip)
 }
 
 fn is_zone(text: &str) -> bool {
@@ -108,6 +116,17 @@ mod tests {
     fn plain_addresses_are_read() {
         assert_eq!(parse("203.0.113.7"), Ok(Some(host("203.0.113.7"))));
         assert_eq!(parse("2001:DB8::1"), Ok(Some(host("2001:db8::1"))));
+    }
+
+    #[test]
+    fn a_prefix_length_is_read_when_it_is_the_whole_address() {
+        assert_eq!(parse("203.0.113.7/32"), Ok(Some(host("203.0.113.7"))));
+        assert_eq!(parse("2001:db8::1/128"), Ok(Some(host("2001:db8::1"))));
+        for network in
+            ["203.0.113.7/31", "203.0.113.7/", "203.0.113.7/128", "2001:db8::1/32", "203.0.113.7/32/32"]
+        {
+            assert_eq!(parse(network), Err(AddressError::NotAnAddress), "{network}");
+        }
     }
 
     #[test]

@@ -100,6 +100,22 @@ CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELE
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
 
+-- Nothing of ours deletes addresses; who does by hand keeps the networks' counts exact.
+CREATE FUNCTION addresses_deleted() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions)
+    SELECT g.current_asn, -count(*), -sum(g.session_count)
+    FROM gone g
+    WHERE g.current_asn IS NOT NULL
+    GROUP BY g.current_asn;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION addresses_deleted() IS 'trigger: deleted addresses leave the counts of their networks';
+CREATE TRIGGER addresses_deleted AFTER DELETE ON ip_inventory
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION addresses_deleted();
+
 COMMENT ON TABLE ip_inventory IS 'tier 2: one row per address seen, with its current enrichment';
 COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; IPv4-mapped IPv6 is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'network that announces the address now; null while unknown';
@@ -111,7 +127,7 @@ COMMENT ON COLUMN ip_inventory.enrichment IS 'one key per source, plus _meta wit
 COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS 'when any source last changed the enrichment; freshness is judged per source in _meta';
 COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of enrichment';
 COMMENT ON COLUMN ip_inventory.geo_country IS 'country from maxmind, cymru or dshield in that order; XX when unknown';
-COMMENT ON COLUMN ip_inventory.ip_types IS 'VPN, TOR, PROXY, DATACENTER, … from spur';
+COMMENT ON COLUMN ip_inventory.ip_types IS 'VPN, TOR, PROXY, DATACENTER and so on, from spur';
 COMMENT ON COLUMN ip_inventory.is_scanner IS 'known to GreyNoise as an internet scanner';
 COMMENT ON COLUMN ip_inventory.is_bogon IS 'not a possible public source, see bogon_reason()';
 

@@ -12,7 +12,7 @@ CREATE VIEW attached_tables AS
            pg_catalog.bool_or(t.tgconstraint OPERATOR(pg_catalog.<>) 0) AS has_foreign_key
     FROM pg_catalog.pg_trigger t
     CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), '\000')) a(args)
+        SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), E'\\000')) a(args)
     WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
       AND t.tgparentid OPERATOR(pg_catalog.=) 0
     GROUP BY 1, 2, 3;

@@ -1,25 +1,36 @@
 //! Offline lookups.
 
+use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
-use cowrie_enrich_engine::{address, bogon, classify};
+use cowrie_enrich_engine::{bogon, classify};
 use pgrx::pg_sys;
 
 use crate::enrichment::Answer;
+use crate::error;
 use crate::offline::{self, Patience};
 use crate::pg::call::Call;
 use crate::pg::{inet, jsonb, text};
 use crate::sql_function;
 
+/// The argument of a lookup: one host. A network is in many places at once.
+fn host(call: &Call) -> Option<Address> {
+    let inet = call.inet(0)?;
+    if !inet.is_host {
+        error::not_a_host(inet.address);
+    }
+    Some(inet.address)
+}
+
 sql_function!(ip_country_wrapper, pg_finfo_ip_country_wrapper, ip_country);
 fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
-    let address = call.address(0)?;
+    let address = host(call)?;
     let country = offline::with(Patience::Import, |databases| databases.country(address))?;
     Some(text::two_capitals(country))
 }
 
 sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);
 fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
-    let address = call.address(0)?;
+    let address = host(call)?;
     offline::with(Patience::Import, |databases| {
         databases.city(address).map(|city| text::write(&clean_name(city)))
     })
@@ -27,14 +38,14 @@ fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(ip_asn_wrapper, pg_finfo_ip_asn_wrapper, ip_asn);
 fn ip_asn(call: &Call) -> Option<pg_sys::Datum> {
-    let address = call.address(0)?;
+    let address = host(call)?;
     let asn = offline::with(Patience::Import, |databases| databases.asn(address))?;
     Some(pg_sys::Datum::from(i64::from(asn)))
 }
 
 sql_function!(ip_asn_org_wrapper, pg_finfo_ip_asn_org_wrapper, ip_asn_org);
 fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
-    let address = call.address(0)?;
+    let address = host(call)?;
     offline::with(Patience::Import, |databases| {
         databases.organization(address).map(|name| text::write(&clean_name(name)))
     })
@@ -42,7 +53,7 @@ fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(maxmind_lookup_wrapper, pg_finfo_maxmind_lookup_wrapper, maxmind_lookup);
 fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
-    let address = call.address(0)?;
+    let address = host(call)?;
     offline::with(Patience::Import, |databases| {
         let answer =
             Answer { bogon: None, place: databases.place(address), network: databases.network(address) };
@@ -52,12 +63,12 @@ fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(is_bogon_wrapper, pg_finfo_is_bogon_wrapper, is_bogon);
 fn is_bogon(call: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(bogon::reason(call.address(0)?).is_some()))
+    Some(pg_sys::Datum::from(bogon::reason(host(call)?).is_some()))
 }
 
 sql_function!(bogon_reason_wrapper, pg_finfo_bogon_reason_wrapper, bogon_reason);
 fn bogon_reason(call: &Call) -> Option<pg_sys::Datum> {
-    bogon::reason(call.address(0)?).map(text::write)
+    bogon::reason(host(call)?).map(text::write)
 }
 
 sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);

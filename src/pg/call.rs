@@ -65,7 +65,7 @@ impl Call {
         self.datum(n).and_then(|datum| unsafe { inet::read(datum) })
     }
 
-    /// The address of an `inet` argument; a prefix length is ignored, as it is not part of where a packet came from.
+    /// The address of an `inet` argument, without its prefix length.
     pub fn address(&self, n: usize) -> Option<Address> {
         self.inet(n).map(|inet| inet.address)
     }
