@@ -99,7 +99,8 @@ impl Installation {
     pub fn run_dir(&self) -> PathBuf {
         let dir = workspace().join("target/postgres/run");
         std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
-        dir
+        // The server's user may be unable to follow a link out of the checkout, but can enter what it points to.
+        dir.canonicalize().unwrap_or(dir)
     }
 }
 
