@@ -110,7 +110,8 @@ pub fn inventory(address: Address) -> Inventory {
 /// transaction saw may be its own, and not there in the end.
 pub fn transaction_ended(outcome: Outcome) {
     ASKED.with_borrow_mut(|asked| {
-        if outcome == Outcome::Committed {
+        // After a load that alone would fill the memory between transactions, what was in there is worth more.
+        if outcome == Outcome::Committed && asked.bytes <= MOST_OF_BACKEND {
             SETTLED.with_borrow_mut(|settled| {
                 let present = asked.by_address.iter().filter(|(_, a)| a.inventory == Inventory::Present);
                 for (address, attribution) in present {
