@@ -1,4 +1,5 @@
--- Existing addresses whose answer is due, in order, waiting for locks.
+-- Existing addresses whose answer is due, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
+-- enrichment.
 -- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 queue cymru boolean
 WITH given AS (
     SELECT g.ip, g.asn, g.document

@@ -14,6 +14,8 @@ pub struct Statement {
     name: &'static str,
     text: &'static str,
     argument_types: &'static [pg_sys::Oid],
+    /// Whether its row locks pass over rows that somebody else holds.
+    skips_locked: bool,
     /// The schema it was prepared for, and the plan.
     plan: Cell<(pg_sys::Oid, pg_sys::SPIPlanPtr)>,
 }
@@ -87,7 +89,14 @@ impl Connection {
 
 impl Statement {
     pub const fn new(name: &'static str, text: &'static str, argument_types: &'static [pg_sys::Oid]) -> Self {
-        Statement { name, text, argument_types, plan: Cell::new((pg_sys::InvalidOid, std::ptr::null_mut())) }
+        let plan = Cell::new((pg_sys::InvalidOid, std::ptr::null_mut()));
+        Statement { name, text, argument_types, skips_locked: false, plan }
+    }
+
+    /// The same statement, passing over rows that somebody else has locked.
+    pub const fn skipping_locked(mut self) -> Self {
+        self.skips_locked = true;
+        self
     }
 
     fn prepared(&self, schema: pg_sys::Oid) -> pg_sys::SPIPlanPtr {
@@ -98,7 +107,11 @@ impl Statement {
         let Some(name) = quoted_schema(schema) else {
             pgrx::error!("schema of cowrie_enrich does not exist");
         };
-        let Ok(text) = CString::new(self.text.replace("@extschema@", &name)) else {
+        let mut text = self.text.replace("@extschema@", &name);
+        if self.skips_locked {
+            text = text.replace("FOR NO KEY UPDATE", "FOR NO KEY UPDATE SKIP LOCKED");
+        }
+        let Ok(text) = CString::new(text) else {
             pgrx::error!("statement \"{}\" contains a NUL byte", self.name);
         };
         let mut types = self.argument_types.to_vec();

@@ -69,8 +69,10 @@ thread_local! {
     ) };
     static UPDATE: Statement = const { Statement::new(
         "addresses_update", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES) };
-    static UPDATE_FREE: Statement = const { Statement::new(
-        "addresses_update_free", include_str!("../../sql/queries/addresses_update_free.sql"), &UPDATE_TYPES) };
+    static UPDATE_FREE: Statement = const {
+        Statement::new("addresses_update_free", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES)
+            .skipping_locked()
+    };
 }
 
 /// The networks that the files name for these addresses.

@@ -1,0 +1,87 @@
+//! Rules of the house that a machine can check.
+
+use std::path::{Path, PathBuf};
+
+use server_tests::database::bare_database;
+use server_tests::installation::workspace;
+use server_tests::shared;
+
+#[test]
+fn unsafe_code_stays_in_src_pg() {
+    let mut strays = Vec::new();
+    for file in files_below(&workspace().join("src"), "rs") {
+        if file.starts_with(workspace().join("src/pg")) {
+            continue;
+        }
+        for (number, line) in read(&file).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+                strays.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+}
+
+#[test]
+fn the_engine_knows_nothing_of_postgresql() {
+    let manifest = read(&workspace().join("engine/Cargo.toml"));
+    for forbidden in ["pgrx", "postgres", "cowrie_enrich ="] {
+        assert!(!manifest.contains(forbidden), "engine/Cargo.toml names {forbidden}");
+    }
+    let library = read(&workspace().join("engine/src/lib.rs"));
+    assert!(library.contains("#![forbid(unsafe_code)]"), "the engine may contain unsafe code");
+}
+
+#[test]
+fn statements_of_rust_are_files_and_every_file_is_a_statement() {
+    let rust: String = files_below(&workspace().join("src/store"), "rs").iter().map(|f| read(f)).collect();
+    for file in files_below(&workspace().join("sql/queries"), "sql") {
+        let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
+        assert!(rust.contains(&format!("sql/queries/{name}")), "{name} is not used");
+    }
+}
+
+#[test]
+fn every_setting_is_documented_with_its_default() {
+    let reference = read(&workspace().join("docs/reference.md"));
+    let mut db = bare_database(shared());
+    let settings = db.rows(
+        "SELECT name || '|' || COALESCE(boot_val, '') FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
+    );
+    assert!(!settings.is_empty(), "the server knows no setting of ours");
+    for setting in settings {
+        let (name, default) = setting.split_once('|').expect("two parts");
+        let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
+        let row = format!("| `{name}` | {default} |");
+        assert!(reference.contains(&row), "docs/reference.md lacks the row {row:?}");
+    }
+}
+
+#[test]
+fn install_scripts_are_ascii_so_that_every_encoding_takes_them() {
+    for file in files_below(&workspace().join("sql"), "sql") {
+        assert!(read(&file).is_ascii(), "{} is not ASCII", file.display());
+    }
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_else(|e| panic!("could not read {}: {e}", file.display()))
+}
+
+fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
