@@ -58,7 +58,7 @@ thread_local! {
 
 const OBSERVER: Observer = Observer { before_commit, ended, released, rolled_back };
 
-/// Registers this module with the transaction system; cheap to repeat.
+/// Registers this module with the transaction system; called when the library is loaded.
 pub fn observe() {
     transaction::observe(OBSERVER);
 }

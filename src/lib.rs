@@ -23,6 +23,7 @@ mod telemetry;
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
     pg::shared::request();
+    at_commit::observe();
 }
 
 pgrx::extension_sql_file!("../sql/install/10_lookup.sql", name = "lookup", bootstrap);

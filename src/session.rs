@@ -75,7 +75,6 @@ impl Site {
 pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     let Some(firing) = Firing::of(call) else { error::not_a_trigger_call() };
     let Some(event) = firing.event() else { error::not_a_trigger_call() };
-    at_commit::observe();
     let site = Site::of(call, &firing);
     if firing.is_before() {
         return Some(before(&site, &firing, event).datum());

@@ -6,7 +6,6 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::{bogon, mmdb};
 use pgrx::pg_sys;
 
-use crate::at_commit;
 use crate::error;
 use crate::offline::{self, Patience};
 use crate::pg::call::Call;
@@ -27,7 +26,6 @@ fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
     }
     let force = call.boolean(1).unwrap_or(false);
     let home = Home::of(call);
-    at_commit::observe();
     telemetry::add(Counter::TotalIps, 1);
     offline::with(Patience::Import, |databases| {
         let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
@@ -56,7 +54,6 @@ fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
     }
     wanted.sort_unstable();
     wanted.dedup();
-    at_commit::observe();
     telemetry::add(Counter::TotalIps, wanted.len() as i64);
     let force = call.boolean(1).unwrap_or(false);
     offline::with(Patience::Import, |databases| write(Home::of(call), databases, wanted, force));
@@ -96,7 +93,6 @@ fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
     };
     let home = Home::of(call);
     let networks = Networks::from([(asn, said)]);
-    at_commit::observe();
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
             networks::create(connection, &networks, "manual");
