@@ -10,13 +10,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
 use crate::offline::{self, Databases, Patience};
-use crate::pg::role::acting_as;
+use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer, Outcome};
@@ -37,6 +38,8 @@ pub enum Inventory {
 #[derive(Clone, Copy)]
 struct Seen {
     tally: Tally,
+    /// Whether a session came, and not only went: then the address must be in the inventory, whatever the sum.
+    came: bool,
     inventory: Inventory,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
@@ -49,6 +52,8 @@ struct Pending {
     home: Option<Home>,
     /// Innermost last; levels ascend.
     levels: Vec<(Level, Addresses)>,
+    /// Whether an address may be in there that the inventory lacks.
+    unsure: bool,
 }
 
 thread_local! {
@@ -68,6 +73,7 @@ pub fn remember(home: Home, address: Address, tally: Tally, inventory: Inventory
     let as_of = ROLLBACKS.get();
     PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
+        pending.unsure |= tally.sessions > 0 && inventory != Inventory::Present;
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
             pending.levels.push((level, Addresses::default()));
@@ -77,26 +83,30 @@ pub fn remember(home: Home, address: Address, tally: Tally, inventory: Inventory
             .entry(address)
             .and_modify(|seen| {
                 seen.tally.add(tally);
+                seen.came |= tally.sessions > 0;
                 if inventory == Inventory::Present {
                     (seen.inventory, seen.as_of) = (inventory, as_of);
                 }
             })
-            .or_insert(Seen { tally, inventory, as_of });
+            .or_insert(Seen { tally, came: tally.sessions > 0, inventory, as_of });
     });
 }
 
 /// Creates the inventory rows of all addresses seen so far, for a foreign key that is about to be checked. Their
 /// sessions stay pending.
 pub fn create_now(home: Home) {
-    let seen: Vec<(Address, Seen)> = PENDING.with_borrow(|pending| {
-        pending.levels.iter().flat_map(|(_, addresses)| addresses.iter().map(|(a, s)| (*a, *s))).collect()
-    });
-    let wanted = seen.iter().filter(|(_, seen)| seen.tally.sessions > 0 && !seen.is_present());
-    let wanted: Vec<(Address, Tally)> = wanted.map(|(address, _)| (*address, Tally::default())).collect();
-    if wanted.is_empty() {
+    // The trigger fires for every row; the first firing does it for all.
+    if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) {
         return;
     }
-    create(home, wanted.iter().copied());
+    let wanted: Vec<(Address, Tally)> = PENDING.with_borrow(|pending| {
+        let seen = pending.levels.iter().flat_map(|(_, addresses)| addresses);
+        let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
+        missing.map(|(address, _)| (*address, Tally::default())).collect()
+    });
+    if wanted.is_empty() || create(home, wanted.iter().copied(), Haste::None).is_none() {
+        return;
+    }
     let as_of = ROLLBACKS.get();
     PENDING.with_borrow_mut(|pending| {
         for (_, addresses) in &mut pending.levels {
@@ -117,12 +127,16 @@ impl Seen {
 
 fn before_commit() {
     let Some((home, mut seen)) = take() else { return };
-    let unsure = seen.iter().filter(|(_, seen)| seen.tally.sessions > 0 && !seen.is_present());
-    let unsure: Vec<(Address, Tally)> = unsure.map(|(address, seen)| (*address, seen.tally)).collect();
-    if !unsure.is_empty() {
-        // What was created has its sessions counted in already.
-        for address in create(home, unsure.into_iter()) {
-            seen.remove(&address);
+    let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
+    let unsure: Vec<(Address, Tally)> =
+        unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
+    // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
+    if !unsure.is_empty() && !snapshot::is_serializable() {
+        for address in create(home, unsure.into_iter(), Haste::Commit).unwrap_or_default() {
+            // What was created has its sessions counted in already.
+            if let Some(created) = seen.get_mut(&address) {
+                created.tally.sessions -= created.tally.arrived().sessions;
+            }
         }
     }
     let counts =
@@ -139,6 +153,7 @@ fn before_commit() {
 fn take() -> Option<(Home, Addresses)> {
     PENDING.with_borrow_mut(|pending| {
         let home = pending.home?;
+        pending.unsure = false;
         let mut levels = std::mem::take(&mut pending.levels).into_iter().map(|(_, addresses)| addresses);
         let mut all = levels.next()?;
         for level in levels {
@@ -148,8 +163,21 @@ fn take() -> Option<(Home, Addresses)> {
     })
 }
 
-/// Creates missing rows and renews due ones; answers what it created.
-fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>) -> Vec<Address> {
+/// How long creating may wait for somebody who is creating the same rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// As long as the user's own lock_timeout says.
+    None,
+    /// A commit, which no statement_timeout guards any more: a moment. Folding creates what is left.
+    Commit,
+}
+
+/// How long a commit waits for another transaction that is creating the same address or network. Commits of other
+/// sessions take milliseconds; a long enrichment or an idle transaction must not hold up a honeypot.
+const COMMIT_WAITS: &CStr = c"300ms";
+
+/// Creates missing rows and renews due ones; answers what it created, or `None` when that failed.
+fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste) -> Option<Vec<Address>> {
     let tallies: BTreeMap<Address, Tally> = seen.collect();
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
@@ -157,19 +185,28 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>) -> Vec<Addre
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
-            snapshot::with_fresh(|| {
+            let created = snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
+                    if haste == Haste::Commit {
+                        role::set_locally(c"lock_timeout", COMMIT_WAITS);
+                    }
                     Connection::with(home.schema, |connection| {
                         enrich::write(connection, databases, &plan, Locked::Skip)
                     })
                 })
-            })
+            });
+            if haste == Haste::Commit {
+                // Deferred triggers that somebody put on the inventories: their time has passed already.
+                transaction::fire_deferred_triggers();
+            }
+            created
         })
     });
-    written.unwrap_or_else(|failure| {
-        report("inventory rows of a transaction could not be created, folding will", &failure.message);
-        Vec::new()
-    })
+    written
+        .map_err(|failure| {
+            report("inventory rows of a transaction could not be created, folding will", &failure.message);
+        })
+        .ok()
 }
 
 fn plan(home: Home, databases: &Databases, tallies: &BTreeMap<Address, Tally>) -> Plan {
@@ -199,6 +236,7 @@ fn merge(into: &mut Addresses, from: Addresses) {
         into.entry(address)
             .and_modify(|present| {
                 present.tally.add(seen.tally);
+                present.came |= seen.came;
                 if seen.inventory == Inventory::Present {
                     (present.inventory, present.as_of) = (seen.inventory, seen.as_of);
                 }
@@ -209,8 +247,7 @@ fn merge(into: &mut Addresses, from: Addresses) {
 
 fn ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|pending| {
-        pending.levels.clear();
-        pending.home = None;
+        *pending = Pending::default();
     });
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
@@ -233,6 +270,7 @@ fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
     attribution::forget();
     PENDING.with_borrow_mut(|pending| {
+        pending.unsure = true;
         // Levels are numbered upwards: whatever began after `level` went with it.
         while pending.levels.last().is_some_and(|(top, _)| *top >= level) {
             pending.levels.pop();

@@ -19,6 +19,7 @@ use crate::pg::jsonb;
 use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
+use crate::pg::trigger::Length;
 use crate::pg::{clock, invalidation, snapshot, text};
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
@@ -27,11 +28,17 @@ use crate::telemetry::{self, Counter};
 pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
-    ip_type: Option<Kept>,
+    /// With its length in characters.
+    ip_type: Option<(Kept, usize)>,
     /// The document without `_meta`, or none when nothing is known.
     enrichment: Option<Kept>,
     inventory: Inventory,
+    /// What it was answered from: it may outlive the transaction only while that is current.
+    as_of: Version,
 }
+
+/// Versions of the inventory's content and of the mmdb maps.
+type Version = (u64, u64);
 
 /// Answers by address, and the bytes that they take.
 #[derive(Default)]
@@ -51,7 +58,7 @@ thread_local! {
     /// Known from committed rows of the inventory.
     static SETTLED: RefCell<Memory> = RefCell::default();
     /// Versions of the inventory and of the files that `SETTLED` goes with.
-    static SETTLED_AS_OF: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    static SETTLED_AS_OF: Cell<Version> = const { Cell::new((0, 0)) };
 }
 
 impl Memory {
@@ -113,8 +120,12 @@ pub fn transaction_ended(outcome: Outcome) {
         // After a load that alone would fill the memory between transactions, what was in there is worth more.
         if outcome == Outcome::Committed && asked.bytes <= MOST_OF_BACKEND {
             SETTLED.with_borrow_mut(|settled| {
-                let present = asked.by_address.iter().filter(|(_, a)| a.inventory == Inventory::Present);
-                for (address, attribution) in present {
+                let now = SETTLED_AS_OF.get();
+                let current = asked
+                    .by_address
+                    .iter()
+                    .filter(|(_, a)| a.inventory == Inventory::Present && a.as_of == now);
+                for (address, attribution) in current {
                     settled.put(*address, Rc::clone(attribution), MOST_OF_BACKEND);
                 }
             });
@@ -136,13 +147,14 @@ fn forget_if_stale(home: Home, databases: &Databases) {
 }
 
 impl Attribution {
-    /// The snapshot columns' values, valid as long as `self`.
-    pub fn values(&self) -> [Option<pg_sys::Datum>; 5] {
+    /// The snapshot columns' values, valid as long as `self`; a text that its column would not take is left out.
+    pub fn values(&self, [country, ip_type]: [Length; 2]) -> [Option<pg_sys::Datum>; 5] {
         let filled = self.enrichment.is_some();
+        let ip_type = self.ip_type.as_ref().filter(|(_, characters)| ip_type.takes(*characters));
         [
             self.asn.map(pg_sys::Datum::from),
-            self.country.map(text::two_capitals),
-            self.ip_type.as_ref().map(Kept::datum),
+            self.country.filter(|_| country.takes(2)).map(text::two_capitals),
+            ip_type.map(|(kept, _)| kept.datum()),
             self.enrichment.as_ref().map(Kept::datum),
             filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
         ]
@@ -150,14 +162,15 @@ impl Attribution {
 
     /// Bytes held, roughly.
     fn size(&self) -> usize {
-        let texts = [&self.ip_type, &self.enrichment];
-        128 + texts.into_iter().flatten().map(Kept::size).sum::<usize>()
+        let ip_type = self.ip_type.as_ref().map_or(0, |(kept, _)| kept.size());
+        128 + ip_type + self.enrichment.as_ref().map_or(0, Kept::size)
     }
 }
 
 fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
-    let own = snapshot::of_statement().is_none().then(snapshot::Latest::take);
-    let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::of_statement)?;
+    let as_of = SETTLED_AS_OF.get();
+    let own = snapshot::for_probe().is_none().then(snapshot::Latest::take);
+    let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::for_probe)?;
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
         let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
@@ -167,19 +180,21 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             return Attribution {
                 asn: answer.asn().or(known.asn),
                 country: answer.country().or(known.country),
-                ip_type: known.ip_type.as_deref().map(text::keep),
+                ip_type: known.ip_type.as_deref().map(|t| (text::keep(t), t.chars().count())),
                 enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
+                as_of,
             };
         }
         telemetry::add(Counter::CacheHits, 1);
         Attribution {
             asn: known.asn,
             country: known.country,
-            ip_type: known.ip_type.as_deref().map(text::keep),
+            ip_type: known.ip_type.as_deref().map(|t| (text::keep(t), t.chars().count())),
             enrichment: document.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
+            as_of,
         }
     })
 }
@@ -193,5 +208,6 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         ip_type: None,
         enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
         inventory: Inventory::Unknown,
+        as_of: SETTLED_AS_OF.get(),
     }
 }

@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::{self, Address};
 use pgrx::pg_sys;
@@ -17,7 +18,9 @@ use crate::at_commit::{self, Inventory};
 use crate::attribution;
 use crate::error;
 use crate::pg::call::Call;
-use crate::pg::trigger::{self, Event, Firing, Tuple};
+use crate::pg::scan::{self, Value};
+use crate::pg::subtransaction::contained;
+use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
 use crate::pg::{clock, inet, invalidation};
 use crate::store::Home;
 use crate::store::enrich::Tally;
@@ -27,11 +30,12 @@ use crate::telemetry::{self, Counter};
 #[derive(Clone, Copy)]
 struct Site {
     home: Home,
-    /// Number and type of the address column.
-    ip: Option<(i16, pg_sys::Oid)>,
-    time: Option<(i16, pg_sys::Oid)>,
-    /// The snapshot columns, in the order of [`Attribution::values`].
-    snapshot: [Option<i16>; 5],
+    ip: Option<Column>,
+    time: Option<Column>,
+    /// The snapshot columns, in the order of [`Attribution::values`]; those of a type that we cannot fill are missing.
+    snapshot: [Option<Column>; 5],
+    /// What the two text columns among them take.
+    lengths: [Length; 2],
     /// Whether a foreign key wants the address spelled as the inventory does.
     respell: bool,
 }
@@ -61,11 +65,23 @@ impl Site {
     fn look_up(call: &Call, firing: &Firing) -> Site {
         let row = firing.old_row();
         let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+        let snapshot: [Option<Column>; 5] =
+            SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)));
+        let ip = column(0).filter(|c| c.holds_addresses());
+        if ip.is_none() || snapshot.iter().any(Option::is_none) {
+            telemetry::add(Counter::Errors, 1);
+            telemetry::log_once_per_burst(
+                "a session table lacks columns of the right type",
+                "the address column or a snapshot column was renamed, dropped or changed; attach the table again",
+            );
+        }
+        let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
         Site {
             home: Home::of(call),
-            ip: column(0),
+            ip,
             time: column(1),
-            snapshot: SNAPSHOT.map(|name| row.column(name).map(|(number, _)| number)),
+            snapshot,
+            lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: firing.argument(2).is_some(),
         }
     }
@@ -87,9 +103,14 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
-/// The snapshot columns.
-const SNAPSHOT: [&std::ffi::CStr; 5] =
-    [c"snapshot_asn", c"snapshot_country", c"snapshot_ip_type", c"enrichment", c"enrichment_at"];
+/// The snapshot columns, and which types they may have: a datum of another type in there would be followed as a pointer.
+const SNAPSHOT: [(&CStr, fn(Column) -> bool); 5] = [
+    (c"snapshot_asn", |c| c.type_oid == pg_sys::INT8OID),
+    (c"snapshot_country", Column::is_text_like),
+    (c"snapshot_ip_type", Column::is_text_like),
+    (c"enrichment", |c| c.type_oid == pg_sys::JSONBOID),
+    (c"enrichment_at", |c| c.type_oid == pg_sys::TIMESTAMPTZOID),
+];
 
 fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     match event {
@@ -115,15 +136,15 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
 
 /// The row with those snapshot columns filled that are null.
 fn fill(site: &Site, row: Tuple, address: Address) -> Tuple {
-    let empty = site.snapshot.map(|number| number.filter(|number| row.value(*number).is_none()));
+    let empty = site.snapshot.map(|column| column.filter(|column| row.value(column.number).is_none()));
     if empty.iter().all(Option::is_none) {
         return row;
     }
     let attribution = attribution::of(site.home, address);
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = empty
         .into_iter()
-        .zip(attribution.values())
-        .filter_map(|(number, value)| number.filter(|_| value.is_some()).map(|number| (number, value)))
+        .zip(attribution.values(site.lengths))
+        .filter_map(|(column, value)| column.filter(|_| value.is_some()).map(|column| (column.number, value)))
         .collect();
     if changes.is_empty() { row } else { row.with(&changes) }
 }
@@ -134,7 +155,8 @@ fn protect(site: &Site, old: Tuple, new: Tuple) -> Tuple {
         .snapshot
         .into_iter()
         .flatten()
-        .filter_map(|number| old.value(number).map(|value| (number, Some(value))))
+        .filter(|column| !old.same(&new, *column))
+        .filter_map(|column| old.value(column.number).map(|value| (column.number, Some(value))))
         .collect();
     if kept.is_empty() { new } else { new.with(&kept) }
 }
@@ -164,8 +186,8 @@ fn after(site: &Site, firing: &Firing, event: Event) {
 /// When the session was: its own time, or now where the table has none.
 fn session_time(site: &Site, row: Tuple) -> i64 {
     site.time
-        .and_then(|(number, type_oid)| {
-            row.value(number).and_then(|value| trigger::timestamptz(value, type_oid))
+        .and_then(|column| {
+            row.value(column.number).and_then(|value| trigger::timestamptz(value, column.type_oid))
         })
         .filter(|time| clock::is_finite(*time))
         .unwrap_or_else(clock::transaction_start)
@@ -194,15 +216,13 @@ enum Complain {
 }
 
 fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source> {
-    let (number, type_oid) = site.ip?;
-    let value = row.value(number)?;
-    if type_oid == pg_sys::INETOID {
+    let column = site.ip?;
+    let value = row.value(column.number)?;
+    if !column.is_text_like() {
         let found = trigger::inet(value)?;
-        let canonical = (site.respell && !found.is_canonical).then(|| (number, inet::write(found.address)));
+        let canonical =
+            (site.respell && !found.is_canonical).then(|| (column.number, inet::write(found.address)));
         return Some(Source { address: found.address, canonical });
-    }
-    if !trigger::is_text_like(type_oid) {
-        return None;
     }
     let parsed = std::str::from_utf8(trigger::text(value)).map_err(|_| address::AddressError::NotAnAddress);
     match parsed.and_then(address::parse) {
@@ -215,4 +235,45 @@ fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source>
             None
         }
     }
+}
+
+/// Entry point of `forget_sessions()`, before TRUNCATE: the sessions that go away leave the counts.
+///
+/// The table is its owner's, and the owner may have put anything into it. So it is read below the executor, where
+/// nothing of theirs runs.
+pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(firing) = Firing::of_truncate(call) else { error::not_a_trigger_call() };
+    let home = Home::of(call);
+    let name = firing.argument(0)?;
+    let counted = contained(|| {
+        let mut gone: HashMap<Address, i64> = HashMap::new();
+        scan::column(firing.table(), name, |value| {
+            let address = match value {
+                Value::Inet(inet) => Some(inet.address),
+                Value::Text(text) => {
+                    std::str::from_utf8(text).ok().and_then(|text| address::parse(text).ok().flatten())
+                }
+            };
+            if let Some(address) = address {
+                *gone.entry(address).or_default() += 1;
+            }
+        });
+        gone
+    });
+    match counted {
+        Ok(gone) => {
+            for (address, sessions) in gone {
+                let tally = Tally { sessions: -sessions, ..Tally::default() };
+                at_commit::remember(home, address, tally, Inventory::Unknown);
+            }
+        }
+        Err(failure) => {
+            telemetry::add(Counter::Errors, 1);
+            telemetry::log_once_per_burst(
+                "sessions that TRUNCATE removes were not counted",
+                &failure.message,
+            );
+        }
+    }
+    Some(pg_sys::Datum::from(0))
 }

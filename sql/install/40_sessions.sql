@@ -32,6 +32,7 @@ DECLARE
     present regtype;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
     -- With a foreign key the column must spell addresses as ip_inventory does.
+    own CONSTANT text := '@extschema@';
     spelling text := CASE WHEN add_foreign_key THEN format(', %L', 'canonical') ELSE '' END;
 BEGIN
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
@@ -56,7 +57,8 @@ BEGIN
             DETAIL = 'It belongs to the system or to an extension.';
     END IF;
     -- The same relation as a partition has the parent's triggers already.
-    IF EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = attach_session_table.rel) THEN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = rel AND c.relispartition)
+       AND EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = attach_session_table.rel) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a partition of an attached table', rel);
     END IF;
@@ -111,27 +113,27 @@ BEGIN
     PERFORM @extschema@.detach_session_table(rel);
     -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
     PERFORM @extschema@.ip_asn('192.0.2.1');
-    -- "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
+    -- On every UPDATE, not only of the columns concerned: a BEFORE trigger of yours may change an address that the
+    -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
     EXECUTE format(
-        'CREATE TRIGGER zz_cowrie_enrich_snapshot
-         BEFORE INSERT OR UPDATE OF %I, snapshot_asn, snapshot_country, snapshot_ip_type, enrichment, enrichment_at
-         ON %s FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s%s)', ip_column, rel, arguments, spelling);
+        'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
+         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s%s)', rel, own, arguments, spelling);
     EXECUTE format(
-        'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE OF %I
-         ON %s FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s)', ip_column, rel, arguments);
+        'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE
+         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', rel, own, arguments);
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
-         ON %s FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.forget_sessions(%s)', rel, arguments);
+         ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', rel, own, arguments);
     IF add_foreign_key THEN
         -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
         EXECUTE format(
-            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE OF %I
-             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION @extschema@.enrich_session(%s)',
-            ip_column, rel, arguments);
+            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
+             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
+            rel, own, arguments);
         EXECUTE format(
             'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
-             REFERENCES @extschema@.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
-            rel, ip_column, CASE kind WHEN 'r' THEN 'NOT VALID' ELSE '' END);
+             REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
+            rel, ip_column, own, CASE kind WHEN 'r' THEN 'NOT VALID' ELSE '' END);
     END IF;
 END
 $$;
@@ -169,20 +171,7 @@ COMMENT ON FUNCTION session_address(inet) IS
     'the address in an inet column of a session table as the trigger reads it, or null';
 
 CREATE FUNCTION forget_sessions() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    -- Containment as in the row triggers: a TRUNCATE must not fail because counting did.
-    EXECUTE format(
-        'INSERT INTO @extschema@.session_delta (ip_address, sessions)
-         SELECT s.ip, -count(*) FROM (SELECT @extschema@.session_address(%I) AS ip FROM %s) s
-         WHERE s.ip IS NOT NULL GROUP BY s.ip', TG_ARGV[0], TG_RELID::regclass);
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'cowrie_enrich could not count the sessions that TRUNCATE removes from %', TG_RELID::regclass
-        USING DETAIL = SQLERRM, HINT = 'Session counts are too high until they are recounted.';
-    RETURN NULL;
-END
-$$;
+    LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
 COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions out of the counts';
 
 CREATE PROCEDURE fold_statistics()

@@ -9,6 +9,8 @@ use crate::{session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
 
+sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, session::forget_sessions);
+
 sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
 /// Statement trigger on `ip_inventory`: answers in there changed or went away.
 fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {

@@ -88,11 +88,14 @@ pub struct Databases {
 
 thread_local! {
     static DATABASES: RefCell<Databases> = RefCell::default();
+    /// Statement start at which this backend last started an import worker.
+    static LAST_START: Cell<i64> = const { Cell::new(i64::MIN) };
     /// Statement start, in microseconds, at which this backend last looked for newer copies.
     static LAST_LOOK: Cell<i64> = const { Cell::new(i64::MIN) };
 }
 
 const LOOK_EVERY_MICROS: i64 = 1_000_000;
+const START_EVERY_MICROS: i64 = 10_000_000;
 
 /// Runs `work` with the databases in service.
 pub fn with<T>(patience: Patience, work: impl FnOnce(&Databases) -> T) -> T {
@@ -125,7 +128,8 @@ pub fn status(kind: Kind) -> Option<Status> {
 fn look_for_newer(patience: Patience) {
     match patience {
         Patience::Import => import_changed(),
-        Patience::None if Kind::ALL.into_iter().any(import::is_due) => {
+        Patience::None if may_start_import() && Kind::ALL.into_iter().any(import::is_due) => {
+            LAST_START.set(clock::statement_start());
             if !background::run_once("cowrie_enrich mmdb import", "cowrie_enrich_import_main") {
                 telemetry::log_once_per_burst(
                     "a newer mmdb file waits",
@@ -136,6 +140,12 @@ fn look_for_newer(patience: Patience) {
         Patience::None => {}
     }
     refresh_maps();
+}
+
+/// Whether this backend may start a worker: an import that fails for want of disk space is not tried every second.
+fn may_start_import() -> bool {
+    let since = clock::statement_start().saturating_sub(LAST_START.get());
+    !(0..START_EVERY_MICROS).contains(&since)
 }
 
 fn import_changed() {

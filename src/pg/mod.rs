@@ -15,6 +15,7 @@ pub mod mapped_file;
 pub mod memory;
 pub mod relation;
 pub mod role;
+pub mod scan;
 pub mod shared;
 pub mod snapshot;
 pub mod spi;

@@ -29,7 +29,8 @@ impl Table {
         }
         // SAFETY: try_table_open returns null for a relation that vanished.
         let relation = unsafe { pg_sys::try_table_open(table, lock as pg_sys::LOCKMODE) };
-        (!relation.is_null()).then_some(Table { relation })
+        // Lazily: a Table that exists is closed when dropped.
+        (!relation.is_null()).then(|| Table { relation })
     }
 
     /// Appends rows; the table must have neither indexes nor triggers.

@@ -1,6 +1,25 @@
 //! Acting as the extension's owner, with a search_path that nobody else chose.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
+
+/// Sets a setting until the surrounding [`acting_as`] returns.
+pub fn set_locally(name: &CStr, value: &CStr) {
+    // SAFETY: two NUL-terminated strings; saved for the GUC level that `acting_as` opened.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
 
 /// Runs `work` as `role` with `search_path = pg_catalog, pg_temp`.
 ///
@@ -12,18 +31,9 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
         let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
         level
     };
+    set_locally(c"search_path", c"pg_catalog, pg_temp");
     let result = work();
     // SAFETY: see above.
     unsafe {

@@ -29,6 +29,23 @@ pub fn of_statement() -> Option<pg_sys::Snapshot> {
     unsafe { pg_sys::ActiveSnapshotSet().then(|| pg_sys::GetActiveSnapshot()) }
 }
 
+/// Whether reads of this transaction are watched for serialization conflicts.
+pub fn is_serializable() -> bool {
+    // SAFETY: reads a static of the transaction system.
+    unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
+}
+
+/// What a session's insert reads the inventory with: the statement's snapshot, if there is one. In a serializable
+/// transaction it is "whatever is committed", which takes no predicate locks: two sessions must not fail each other
+/// because of reads that their users did not ask for. Such a read may miss a row that is being updated; then the
+/// snapshot comes from the files.
+pub fn for_probe() -> Option<pg_sys::Snapshot> {
+    if is_serializable() {
+        return Some(&raw mut pg_sys::SnapshotSelfData);
+    }
+    of_statement()
+}
+
 /// Runs `work` with a fresh snapshot active, as statements need that run while none is (at commit).
 pub fn with_fresh<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: a pushed snapshot is popped below, or by the abort of the enclosing subtransaction on ERROR.

@@ -1,6 +1,6 @@
 //! Statements of ours, prepared once per backend.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
@@ -16,8 +16,8 @@ pub struct Statement {
     argument_types: &'static [pg_sys::Oid],
     /// Whether its row locks pass over rows that somebody else holds.
     skips_locked: bool,
-    /// The schema it was prepared for, and the plan.
-    plan: Cell<(pg_sys::Oid, pg_sys::SPIPlanPtr)>,
+    /// The schema's name that it was prepared for, and the plan.
+    plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
 }
 
 /// The result of one execution, valid inside the closure that it is handed to.
@@ -89,7 +89,7 @@ impl Connection {
 
 impl Statement {
     pub const fn new(name: &'static str, text: &'static str, argument_types: &'static [pg_sys::Oid]) -> Self {
-        let plan = Cell::new((pg_sys::InvalidOid, std::ptr::null_mut()));
+        let plan = RefCell::new((String::new(), std::ptr::null_mut()));
         Statement { name, text, argument_types, skips_locked: false, plan }
     }
 
@@ -100,12 +100,13 @@ impl Statement {
     }
 
     fn prepared(&self, schema: pg_sys::Oid) -> pg_sys::SPIPlanPtr {
-        let (prepared_for, plan) = self.plan.get();
-        if prepared_for == schema && !plan.is_null() {
-            return plan;
-        }
         let Some(name) = quoted_schema(schema) else {
             pgrx::error!("schema of cowrie_enrich does not exist");
+        };
+        // By name: somebody may rename the schema.
+        let plan = match &*self.plan.borrow() {
+            (prepared_for, plan) if *prepared_for == name && !plan.is_null() => return *plan,
+            (_, plan) => *plan,
         };
         let mut text = self.text.replace("@extschema@", &name);
         if self.skips_locked {
@@ -126,7 +127,7 @@ impl Statement {
             if !plan.is_null() {
                 pg_sys::SPI_freeplan(plan);
             }
-            self.plan.set((schema, fresh));
+            *self.plan.borrow_mut() = (name, fresh);
             fresh
         }
     }

@@ -56,6 +56,12 @@ pub fn current_level() -> Level {
     unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
+/// Fires deferred triggers that were queued while the transaction was already committing.
+pub fn fire_deferred_triggers() {
+    // SAFETY: called before commit, outside any query; does nothing when nothing is queued.
+    unsafe { pg_sys::AfterTriggerFireDeferred() }
+}
+
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     let Some(observer) = OBSERVER.get() else { return };

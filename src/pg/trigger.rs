@@ -36,8 +36,32 @@ impl Firing {
                 return None;
             }
             let data: *mut pg_sys::TriggerData = context.cast();
-            ((*data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0).then_some(Firing { data })
+            let row = (*data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
+            let instead =
+                (*data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
+            (row && !instead).then_some(Firing { data })
         }
+    }
+
+    /// The firing for a whole statement before TRUNCATE; `None` when it is anything else.
+    pub fn of_truncate(call: &Call) -> Option<Firing> {
+        // SAFETY: as in `of`.
+        unsafe {
+            let context = (*call.raw()).context;
+            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return None;
+            }
+            let data: *mut pg_sys::TriggerData = context.cast();
+            let event = (*data).tg_event;
+            let truncates = event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
+            (truncates && event & pg_sys::TRIGGER_EVENT_ROW == 0).then_some(Firing { data })
+        }
+    }
+
+    /// The table that the trigger fires on.
+    pub fn table(&self) -> pg_sys::Oid {
+        // SAFETY: tg_relation is open during the call.
+        unsafe { (*(*self.data).tg_relation).rd_id }
     }
 
     pub fn event(&self) -> Option<Event> {
@@ -96,12 +120,36 @@ impl Firing {
 }
 
 impl Tuple {
-    /// Number and type of a column, or `None` when the table has no such column.
-    pub fn column(&self, name: &CStr) -> Option<(i16, pg_sys::Oid)> {
+    /// A column of the row's table, or `None` when it has no such column.
+    pub fn column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: SPI_fnumber compares names; a positive result is a column of the descriptor.
         unsafe {
             let number = pg_sys::SPI_fnumber(self.descriptor, name.as_ptr());
-            (number > 0).then(|| (number as i16, pg_sys::SPI_gettypeid(self.descriptor, number)))
+            (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(self.descriptor, number),
+            })
+        }
+    }
+
+    /// Whether two rows of one table hold the same bytes in a column.
+    pub fn same(&self, other: &Tuple, column: Column) -> bool {
+        match (self.value(column.number), other.value(column.number)) {
+            (None, None) => true,
+            (Some(left), Some(right))
+                if matches!(column.type_oid, pg_sys::INT8OID | pg_sys::TIMESTAMPTZOID) =>
+            {
+                left.value() == right.value()
+            }
+            // SAFETY: every other type here is a varlena; the raw bytes are compared, whatever form they are in.
+            (Some(left), Some(right)) => unsafe {
+                let bytes = |datum: pg_sys::Datum| {
+                    let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+                    std::slice::from_raw_parts(varlena.cast::<u8>(), pgrx::varlena::varsize_any(varlena))
+                };
+                bytes(left) == bytes(right)
+            },
+            _ => false,
         }
     }
 
@@ -139,22 +187,74 @@ impl Tuple {
     }
 }
 
-/// A text converted to a column's type where that is varchar or bpchar of limited length: these store a plain text.
-pub fn is_text_like(type_oid: pg_sys::Oid) -> bool {
-    matches!(type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
+/// A column: its number, from 1, and its type.
+#[derive(Clone, Copy)]
+pub struct Column {
+    pub number: i16,
+    pub type_oid: pg_sys::Oid,
 }
 
-/// A session's time as timestamptz; times without zone are read in the inserting connection's TimeZone.
+impl Column {
+    /// Whether its values are stored as a plain text.
+    pub fn is_text_like(self) -> bool {
+        matches!(self.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
+    }
+
+    /// Whether its values can be read as addresses.
+    pub fn holds_addresses(self) -> bool {
+        self.type_oid == pg_sys::INETOID || self.is_text_like()
+    }
+
+    /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
+    pub fn length(self, table: pg_sys::Oid) -> Length {
+        let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+        // SAFETY: a system cache lookup of an existing column.
+        unsafe {
+            pg_sys::get_atttypetypmodcoll(table, self.number, &mut type_oid, &mut modifier, &mut collation);
+        }
+        let limit = usize::try_from(modifier - pg_sys::VARHDRSZ as i32);
+        match (self.type_oid, limit) {
+            (pg_sys::BPCHAROID, Ok(limit)) => Length::Exactly(limit),
+            (_, Ok(limit)) => Length::AtMost(limit),
+            (_, Err(_)) => Length::Any,
+        }
+    }
+}
+
+/// What a text-like column takes, in characters.
+#[derive(Clone, Copy)]
+pub enum Length {
+    Any,
+    AtMost(usize),
+    Exactly(usize),
+}
+
+impl Length {
+    pub fn takes(self, characters: usize) -> bool {
+        match self {
+            Length::Any => true,
+            Length::AtMost(limit) => characters <= limit,
+            Length::Exactly(limit) => characters == limit,
+        }
+    }
+}
+
+/// A session's time as timestamptz; times without zone are read in the inserting connection's TimeZone. `None` for a
+/// time that timestamptz cannot hold.
 pub fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
-    let convert = match type_oid {
-        pg_sys::TIMESTAMPTZOID => return Some(value.value() as i64),
-        pg_sys::TIMESTAMPOID => pg_sys::timestamp_timestamptz,
-        pg_sys::DATEOID => pg_sys::date_timestamptz,
-        _ => return None,
+    let mut overflow = 0;
+    // SAFETY: each conversion takes a value of the type matched, and reports instead of raising.
+    let converted = unsafe {
+        match type_oid {
+            pg_sys::TIMESTAMPTZOID => value.value() as i64,
+            pg_sys::TIMESTAMPOID => {
+                pg_sys::timestamp2timestamptz_opt_overflow(value.value() as i64, &mut overflow)
+            }
+            pg_sys::DATEOID => pg_sys::date2timestamptz_opt_overflow(value.value() as i32, &mut overflow),
+            _ => return None,
+        }
     };
-    // SAFETY: the conversion takes one datum of the type matched above.
-    let converted = unsafe { pgrx::direct_function_call_as_datum(convert, &[Some(value)]) };
-    converted.map(|datum| datum.value() as i64)
+    (overflow == 0).then_some(converted)
 }
 
 /// An address column of type inet.

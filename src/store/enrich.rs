@@ -30,6 +30,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// The same without what went away: an address is created with the sessions that came.
+    pub fn arrived(self) -> Tally {
+        Tally { sessions: self.sessions.max(0), ..self }
+    }
+
     pub fn add(&mut self, other: Tally) {
         self.sessions += other.sessions;
         self.first_seen = [self.first_seen, other.first_seen].into_iter().flatten().min();
