@@ -103,8 +103,11 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
+/// Whether a column's type is one that we can fill.
+type IsFit = fn(Column) -> bool;
+
 /// The snapshot columns, and which types they may have: a datum of another type in there would be followed as a pointer.
-const SNAPSHOT: [(&CStr, fn(Column) -> bool); 5] = [
+const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"snapshot_asn", |c| c.type_oid == pg_sys::INT8OID),
     (c"snapshot_country", Column::is_text_like),
     (c"snapshot_ip_type", Column::is_text_like),

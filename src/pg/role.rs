@@ -30,8 +30,7 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let level = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-        let level = pg_sys::NewGUCNestLevel();
-        level
+        pg_sys::NewGUCNestLevel()
     };
     set_locally(c"search_path", c"pg_catalog, pg_temp");
     let result = work();

@@ -8,7 +8,7 @@ use server_tests::{Database, Options, database, fresh_database, shared};
 
 #[test]
 fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
-    for schema in ["public", "attribution", "Quoted Schema", "select", "with.dot"] {
+    for schema in ["public", "attribution", "Quoted Schema", "select", "with.dot", "per%cent"] {
         let mut db = bare_database(shared());
         let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
         db.run("SET search_path = ''");
