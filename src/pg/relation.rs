@@ -33,27 +33,65 @@ impl Table {
         (!relation.is_null()).then(|| Table { relation })
     }
 
-    /// Appends rows; the table must have neither indexes nor triggers.
+    /// Appends rows; the table must have neither indexes nor triggers. Several rows of a page are one WAL record.
     pub fn append<const N: usize>(&self, rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>) {
-        // SAFETY: the slot is made for this table, whose first N columns are those of a row and whose other columns,
-        // should an upgrade have added some, are set to null.
-        unsafe {
-            let slot = pg_sys::table_slot_create(self.relation, std::ptr::null_mut());
-            let columns = (*(*self.relation).rd_att).natts as usize;
-            for row in rows {
-                pg_sys::ExecClearTuple(slot);
-                for column in 0..columns {
-                    let value = row.get(column).copied().flatten();
-                    *(*slot).tts_isnull.add(column) = value.is_none();
-                    *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0));
-                }
-                pg_sys::ExecStoreVirtualTuple(slot);
-                pg_sys::simple_table_tuple_insert(self.relation, slot);
+        let mut slots = Vec::new();
+        let mut filled = 0;
+        for row in rows {
+            if filled == slots.len() {
+                // SAFETY: a slot for this table, dropped below.
+                slots.push(unsafe { pg_sys::table_slot_create(self.relation, std::ptr::null_mut()) });
             }
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
+            self.fill(slots[filled], &row);
+            filled += 1;
+            if filled == APPEND_BATCH {
+                self.flush(&mut slots[..filled]);
+                filled = 0;
+            }
+        }
+        self.flush(&mut slots[..filled]);
+        for slot in slots {
+            // SAFETY: created above, dropped once.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(slot) };
+        }
+    }
+
+    /// Puts a row into a slot of this table, whose first columns are those of the row; others, should an upgrade have
+    /// added some, become null.
+    fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &[Option<pg_sys::Datum>]) {
+        // SAFETY: the slot has as many columns as the table's descriptor.
+        unsafe {
+            pg_sys::ExecClearTuple(slot);
+            for column in 0..(*(*self.relation).rd_att).natts as usize {
+                let value = row.get(column).copied().flatten();
+                *(*slot).tts_isnull.add(column) = value.is_none();
+                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0));
+            }
+            pg_sys::ExecStoreVirtualTuple(slot);
+        }
+    }
+
+    fn flush(&self, slots: &mut [*mut pg_sys::TupleTableSlot]) {
+        // SAFETY: the slots hold rows of this table, which is locked for writing.
+        unsafe {
+            match slots {
+                [] => {}
+                [slot] => pg_sys::simple_table_tuple_insert(self.relation, *slot),
+                _ => pg_sys::table_multi_insert(
+                    self.relation,
+                    slots.as_mut_ptr(),
+                    slots.len() as i32,
+                    pg_sys::GetCurrentCommandId(true),
+                    0,
+                    std::ptr::null_mut(),
+                ),
+            }
         }
     }
 }
+
+/// Rows inserted at once: a page takes some two hundred deltas.
+const APPEND_BATCH: usize = 256;
 
 #[cfg(not(feature = "pg18"))]
 unsafe fn begin_scan(
