@@ -13,10 +13,15 @@ pub fn transaction_start() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
+unsafe extern "C-unwind" {
+    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, which costs more than the
+    /// rest of a lookup's overhead: the function returns a static and cannot raise.
+    safe fn GetCurrentStatementStartTimestamp() -> i64;
+}
+
 /// Start of the current statement: as good a clock as any for "about once a second", and free.
 pub fn statement_start() -> i64 {
-    // SAFETY: reads a static of the transaction system.
-    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+    GetCurrentStatementStartTimestamp()
 }
 
 /// Microseconds since 2000-01-01 of a Unix time in seconds.

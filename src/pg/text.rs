@@ -29,26 +29,23 @@ pub fn write(text: &str) -> pg_sys::Datum {
     unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
 }
 
-thread_local! {
-    /// All 676 texts of two capitals, each a varlena of six bytes in eight.
-    static CAPITALS: Box<[u64]> = (0..26 * 26u32)
-        .map(|n| {
-            let mut word = [0u8; 8];
-            let header = ((pg_sys::VARHDRSZ as u32 + 2) << 2).to_le_bytes();
-            word[..4].copy_from_slice(if cfg!(target_endian = "big") { &[0, 0, 0, 6] } else { &header });
-            word[4] = b'A' + (n / 26) as u8;
-            word[5] = b'A' + (n % 26) as u8;
-            u64::from_ne_bytes(word)
-        })
-        .collect();
-}
+/// All 676 texts of two capitals, each a varlena of six bytes in eight.
+static CAPITALS: [u64; 676] = {
+    let header = if cfg!(target_endian = "big") { 6u32.to_ne_bytes() } else { (6u32 << 2).to_ne_bytes() };
+    let mut texts = [0; 676];
+    let mut n = 0;
+    while n < 676 {
+        let (first, second) = (b'A' + (n / 26) as u8, b'A' + (n % 26) as u8);
+        texts[n] = u64::from_ne_bytes([header[0], header[1], header[2], header[3], first, second, 0, 0]);
+        n += 1;
+    }
+    texts
+};
 
 /// A text of two letters A to Z, which every lookup of a country returns: made once, never freed.
 pub fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     match letters.map(|letter| usize::from(letter.wrapping_sub(b'A'))) {
-        [first @ 0..26, second @ 0..26] => {
-            CAPITALS.with(|capitals| pg_sys::Datum::from(&raw const capitals[first * 26 + second]))
-        }
+        [first @ 0..26, second @ 0..26] => pg_sys::Datum::from(&raw const CAPITALS[first * 26 + second]),
         _ => write(&String::from_utf8_lossy(&letters)),
     }
 }
