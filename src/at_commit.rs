@@ -16,15 +16,15 @@ use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
-use crate::offline::{self, Databases, Patience};
+use crate::offline::{self, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
-use crate::store::enrich::{self, Locked, Plan, Tally};
-use crate::store::{Home, addresses, sessions};
-use crate::telemetry::{self, Counter};
+use crate::store::enrich::{self, Locked, Tally};
+use crate::store::{Home, sessions};
+use crate::telemetry;
 
 /// What the transaction knows of a seen address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,25 +70,16 @@ pub fn observe() {
 
 /// Remembers sessions of an address (a negative number for sessions that went away).
 pub fn remember(home: Home, address: Address, tally: Tally, inventory: Inventory) {
-    let as_of = ROLLBACKS.get();
+    let seen = Seen { tally, came: tally.sessions > 0, inventory, as_of: ROLLBACKS.get() };
     PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
-        pending.unsure |= tally.sessions > 0 && inventory != Inventory::Present;
+        pending.unsure |= seen.came && inventory != Inventory::Present;
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
             pending.levels.push((level, Addresses::default()));
         }
         let Some((_, addresses)) = pending.levels.last_mut() else { return };
-        addresses
-            .entry(address)
-            .and_modify(|seen| {
-                seen.tally.add(tally);
-                seen.came |= tally.sessions > 0;
-                if inventory == Inventory::Present {
-                    (seen.inventory, seen.as_of) = (inventory, as_of);
-                }
-            })
-            .or_insert(Seen { tally, came: tally.sessions > 0, inventory, as_of });
+        addresses.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
     });
 }
 
@@ -120,6 +111,15 @@ pub fn create_now(home: Home) {
 }
 
 impl Seen {
+    /// Takes in what was seen of the same address later.
+    fn absorb(&mut self, later: Seen) {
+        self.tally.add(later.tally);
+        self.came |= later.came;
+        if later.inventory == Inventory::Present {
+            (self.inventory, self.as_of) = (later.inventory, later.as_of);
+        }
+    }
+
     fn is_present(&self) -> bool {
         self.inventory == Inventory::Present && self.as_of == ROLLBACKS.get()
     }
@@ -146,7 +146,7 @@ fn before_commit() {
         return;
     }
     if let Err(failure) = contained(|| sessions::append(home, counts.into_iter())) {
-        report("session counts of a transaction were lost", &failure.message);
+        telemetry::error("session counts of a transaction were lost", &failure.message);
     }
 }
 
@@ -181,7 +181,9 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
     let tallies: BTreeMap<Address, Tally> = seen.collect();
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
-            let plan = plan(home, databases, &tallies);
+            let latest = snapshot::Latest::take();
+            let plan = enrich::plan(home, tallies, databases, latest.raw(), false);
+            drop(latest);
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
@@ -204,44 +206,17 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
     });
     written
         .map_err(|failure| {
-            report("inventory rows of a transaction could not be created, folding will", &failure.message);
+            telemetry::error(
+                "inventory rows of a transaction could not be created, folding will",
+                &failure.message,
+            );
         })
         .ok()
 }
 
-fn plan(home: Home, databases: &Databases, tallies: &BTreeMap<Address, Tally>) -> Plan {
-    let latest = snapshot::Latest::take();
-    let mut inventory = addresses::Inventory::open(home, latest.raw());
-    let mut plan = Plan::default();
-    // In key order, so that neighbours are found on the index page that was just read.
-    for (address, tally) in tallies {
-        match inventory.probe(*address, |row| addresses::is_due(row, databases)) {
-            None => {
-                plan.missing.insert(*address, *tally);
-            }
-            Some(true) => plan.due.push(*address),
-            Some(false) => {}
-        }
-    }
-    plan
-}
-
-fn report(headline: &'static str, detail: &str) {
-    telemetry::add(Counter::Errors, 1);
-    telemetry::log_once_per_burst(headline, detail);
-}
-
 fn merge(into: &mut Addresses, from: Addresses) {
     for (address, seen) in from {
-        into.entry(address)
-            .and_modify(|present| {
-                present.tally.add(seen.tally);
-                present.came |= seen.came;
-                if seen.inventory == Inventory::Present {
-                    (present.inventory, present.as_of) = (seen.inventory, seen.as_of);
-                }
-            })
-            .or_insert(seen);
+        into.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
     }
 }
 

@@ -98,8 +98,7 @@ pub fn of(home: Home, address: Address) -> Rc<Attribution> {
         }
         let from_inventory =
             contained(|| read_inventory(home, address, databases)).unwrap_or_else(|failure| {
-                telemetry::add(Counter::Errors, 1);
-                telemetry::log_once_per_burst("the inventory could not be read", &failure.message);
+                telemetry::error("the inventory could not be read", &failure.message);
                 None
             });
         Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
@@ -173,6 +172,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
     let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::for_probe)?;
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
+        let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
         let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
@@ -180,7 +180,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             return Attribution {
                 asn: answer.asn().or(known.asn),
                 country: answer.country().or(known.country),
-                ip_type: known.ip_type.as_deref().map(|t| (text::keep(t), t.chars().count())),
+                ip_type,
                 enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
@@ -191,7 +191,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         Attribution {
             asn: known.asn,
             country: known.country,
-            ip_type: known.ip_type.as_deref().map(|t| (text::keep(t), t.chars().count())),
+            ip_type,
             enrichment: document.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
             as_of,

@@ -24,7 +24,7 @@ use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
 use crate::pg::{clock, inet, invalidation};
 use crate::store::Home;
 use crate::store::enrich::Tally;
-use crate::telemetry::{self, Counter};
+use crate::telemetry;
 
 /// What is the same for every row of a statement: where things are in the table and in the database.
 #[derive(Clone, Copy)]
@@ -69,8 +69,7 @@ impl Site {
             SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)));
         let ip = column(0).filter(|c| c.holds_addresses());
         if ip.is_none() || snapshot.iter().any(Option::is_none) {
-            telemetry::add(Counter::Errors, 1);
-            telemetry::log_once_per_burst(
+            telemetry::error(
                 "a session table lacks columns of the right type",
                 "the address column or a snapshot column was renamed, dropped or changed; attach the table again",
             );
@@ -172,12 +171,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(
-            site.home,
-            address,
-            Tally { sessions: -1, ..Tally::default() },
-            Inventory::Unknown,
-        );
+        at_commit::remember(site.home, address, Tally::gone(1), Inventory::Unknown);
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
@@ -227,13 +221,11 @@ fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source>
             (site.respell && !found.is_canonical).then(|| (column.number, inet::write(found.address)));
         return Some(Source { address: found.address, canonical });
     }
-    let parsed = std::str::from_utf8(trigger::text(value)).map_err(|_| address::AddressError::NotAnAddress);
-    match parsed.and_then(address::parse) {
+    match address::parse_bytes(trigger::text(value)) {
         Ok(found) => found.map(|address| Source { address, canonical: None }),
         Err(error) => {
             if complain == Complain::Yes {
-                telemetry::add(Counter::Errors, 1);
-                telemetry::log_once_per_burst("a session has no valid address", &error.to_string());
+                telemetry::error("a session has no valid address", &error.to_string());
             }
             None
         }
@@ -253,9 +245,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
         scan::column(firing.table(), name, |value| {
             let address = match value {
                 Value::Inet(inet) => Some(inet.address),
-                Value::Text(text) => {
-                    std::str::from_utf8(text).ok().and_then(|text| address::parse(text).ok().flatten())
-                }
+                Value::Text(text) => address::parse_bytes(text).ok().flatten(),
             };
             if let Some(address) = address {
                 *gone.entry(address).or_default() += 1;
@@ -266,16 +256,11 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
     match counted {
         Ok(gone) => {
             for (address, sessions) in gone {
-                let tally = Tally { sessions: -sessions, ..Tally::default() };
-                at_commit::remember(home, address, tally, Inventory::Unknown);
+                at_commit::remember(home, address, Tally::gone(sessions), Inventory::Unknown);
             }
         }
         Err(failure) => {
-            telemetry::add(Counter::Errors, 1);
-            telemetry::log_once_per_burst(
-                "sessions that TRUNCATE removes were not counted",
-                &failure.message,
-            );
+            telemetry::error("sessions that TRUNCATE removes were not counted", &failure.message);
         }
     }
     Some(pg_sys::Datum::from(0))

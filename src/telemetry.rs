@@ -47,6 +47,12 @@ pub fn add(counter: Counter, amount: i64) {
     PENDING.set(pending);
 }
 
+/// Counts an error that was no caller's fault, and logs it once per burst.
+pub fn error(headline: &'static str, detail: &str) {
+    add(Counter::Errors, 1);
+    log_once_per_burst(headline, detail);
+}
+
 /// The transaction ended: what it counted becomes visible, or never happened. A prepared transaction counts now: nobody
 /// here learns when it commits.
 pub fn transaction_ended(outcome: Outcome) {

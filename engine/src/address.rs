@@ -90,6 +90,11 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
+/// The same for bytes, which are no address when they are not even text.
+pub fn parse_bytes(bytes: &[u8]) -> Result<Option<Address>, AddressError> {
+    std::str::from_utf8(bytes).map_err(|_| AddressError::NotAnAddress).and_then(parse)
+}
+
 /// A host, with its own length as prefix length or none: PostgreSQL casts inet to text as `203.0.113.7/32`.
 fn parse_host(text: &str) -> Option<IpAddr> {
     let (host, length) = text.split_once('/').map_or((text, None), |(host, length)| (host, Some(length)));
@@ -127,6 +132,12 @@ mod tests {
         {
             assert_eq!(parse(network), Err(AddressError::NotAnAddress), "{network}");
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_no_address() {
+        assert_eq!(parse_bytes(b" 203.0.113.7 "), Ok(Some(host("203.0.113.7"))));
+        assert_eq!(parse_bytes(b"203.0.113.\xff"), Err(AddressError::NotAnAddress));
     }
 
     #[test]

@@ -166,7 +166,7 @@ CREATE FUNCTION session_address(ip text) RETURNS inet
 COMMENT ON FUNCTION session_address(text) IS
     'the address in a text column of a session table as the trigger reads it, or null';
 CREATE FUNCTION session_address(ip inet) RETURNS inet
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_inet_wrapper';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
 COMMENT ON FUNCTION session_address(inet) IS
     'the address in an inet column of a session table as the trigger reads it, or null';
 

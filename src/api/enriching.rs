@@ -13,7 +13,7 @@ use crate::pg::role::acting_as;
 use crate::pg::snapshot;
 use crate::pg::spi::Connection;
 use crate::sql_function;
-use crate::store::enrich::{self, Locked, Plan};
+use crate::store::enrich::{self, Locked, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::{Home, addresses, requests};
 use crate::telemetry::{self, Counter};
@@ -67,8 +67,10 @@ fn write(
     force: bool,
 ) {
     let latest = snapshot::Latest::take();
-    let plan: Plan = enrich::plan(home, addresses, databases, latest.raw(), force);
+    let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
+    let plan = enrich::plan(home, addresses, databases, latest.raw(), force);
     drop(latest);
+    telemetry::add(Counter::CacheHits, plan.fresh);
     if plan.missing.is_empty() && plan.due.is_empty() {
         return;
     }

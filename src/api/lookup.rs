@@ -82,13 +82,7 @@ fn canonical_address(call: &Call) -> Option<pg_sys::Datum> {
     call.address(0).map(inet::write)
 }
 
-sql_function!(session_address_inet_wrapper, pg_finfo_session_address_inet_wrapper, session_address_inet);
-fn session_address_inet(call: &Call) -> Option<pg_sys::Datum> {
-    call.address(0).map(inet::write)
-}
-
 sql_function!(session_address_text_wrapper, pg_finfo_session_address_text_wrapper, session_address_text);
 fn session_address_text(call: &Call) -> Option<pg_sys::Datum> {
-    let text = std::str::from_utf8(call.text_bytes(0)?).ok()?;
-    address::parse(text).ok().flatten().map(inet::write)
+    address::parse_bytes(call.text_bytes(0)?).ok().flatten().map(inet::write)
 }

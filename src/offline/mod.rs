@@ -16,7 +16,7 @@ use memmap2::Mmap;
 
 use crate::guc;
 use crate::pg::{background, clock};
-use crate::telemetry::{self, Counter};
+use crate::telemetry;
 
 pub use import::ImportError;
 pub use private_copy::Status;
@@ -192,11 +192,10 @@ fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
                 true
             }
             Err(error) => {
-                telemetry::log_once_per_burst(
+                telemetry::error(
                     "the private copy of an mmdb file cannot be read",
                     &format!("{}: {error}", kind.name()),
                 );
-                telemetry::add(Counter::Errors, 1);
                 false
             }
         },
@@ -281,8 +280,7 @@ impl Databases {
 /// A damaged record is counted and answers nothing; verification makes it all but impossible.
 fn answered<T>(result: Result<Option<T>, cowrie_enrich_engine::mmdb::MmdbError>) -> Option<T> {
     result.unwrap_or_else(|error| {
-        telemetry::add(Counter::Errors, 1);
-        telemetry::log_once_per_burst("an mmdb lookup failed", &error.to_string());
+        telemetry::error("an mmdb lookup failed", &error.to_string());
         None
     })
 }

@@ -249,11 +249,11 @@ pub fn keep_without(document: Container<'_>, key: &str) -> Kept {
     }
     let pairs = (header & COUNT) as usize;
     let children = children(bytes, 2 * pairs);
-    let kept: Vec<usize> = (0..pairs).filter(|i| children[*i].2 != key.as_bytes()).collect();
+    let kept: Vec<usize> = (0..pairs).filter(|i| children[*i].1 != key.as_bytes()).collect();
     let mut entries: Vec<u32> = Vec::with_capacity(2 * kept.len());
     let mut data: Vec<u8> = Vec::with_capacity(bytes.len());
     for index in kept.iter().copied().chain(kept.iter().map(|i| i + pairs)) {
-        let (kind, _, content) = children[index];
+        let (kind, content) = children[index];
         let start = data.len();
         if is_aligned(kind) {
             data.resize(start.next_multiple_of(4), 0);
@@ -277,8 +277,8 @@ fn is_aligned(kind: u32) -> bool {
     kind == ENTRY_NUMERIC || kind == ENTRY_CONTAINER
 }
 
-/// Type bits, end offset and bytes (without padding) of a container's children.
-fn children(bytes: &[u8], count: usize) -> Vec<(u32, usize, &[u8])> {
+/// Type bits and bytes (without padding) of a container's children.
+fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
     let (entries, data) = bytes[4..].split_at(4 * count);
     let mut end = 0;
     entries
@@ -289,7 +289,7 @@ fn children(bytes: &[u8], count: usize) -> Vec<(u32, usize, &[u8])> {
             let length = (entry & ENTRY_LENGTH) as usize;
             end = if entry & ENTRY_HAS_OFFSET != 0 { length } else { start + length };
             let start = if is_aligned(kind) { start.next_multiple_of(4) } else { start };
-            (kind, end, &data[start..end])
+            (kind, &data[start..end])
         })
         .collect()
 }

@@ -29,33 +29,34 @@ pub struct Tuple {
 impl Firing {
     /// `None` when the function was not called as a row trigger.
     pub fn of(call: &Call) -> Option<Firing> {
-        // SAFETY: the context of a trigger call is a TriggerData node.
-        unsafe {
-            let context = (*call.raw()).context;
-            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return None;
-            }
-            let data: *mut pg_sys::TriggerData = context.cast();
-            let row = (*data).tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
-            let instead =
-                (*data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
-            (row && !instead).then_some(Firing { data })
-        }
+        let firing = Firing::any(call)?;
+        let instead = firing.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
+        (firing.is_for_row() && !instead).then_some(firing)
     }
 
     /// The firing for a whole statement before TRUNCATE; `None` when it is anything else.
     pub fn of_truncate(call: &Call) -> Option<Firing> {
-        // SAFETY: as in `of`.
+        let firing = Firing::any(call)?;
+        let truncates = firing.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
+        (truncates && !firing.is_for_row()).then_some(firing)
+    }
+
+    fn any(call: &Call) -> Option<Firing> {
+        // SAFETY: the context of a trigger call is a TriggerData node.
         unsafe {
             let context = (*call.raw()).context;
-            if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-                return None;
-            }
-            let data: *mut pg_sys::TriggerData = context.cast();
-            let event = (*data).tg_event;
-            let truncates = event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
-            (truncates && event & pg_sys::TRIGGER_EVENT_ROW == 0).then_some(Firing { data })
+            let is_trigger = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData;
+            is_trigger.then(|| Firing { data: context.cast() })
         }
+    }
+
+    fn flags(&self) -> pg_sys::TriggerEvent {
+        // SAFETY: see `any`.
+        unsafe { (*self.data).tg_event }
+    }
+
+    fn is_for_row(&self) -> bool {
+        self.flags() & pg_sys::TRIGGER_EVENT_ROW != 0
     }
 
     /// The table that the trigger fires on.
@@ -65,8 +66,7 @@ impl Firing {
     }
 
     pub fn event(&self) -> Option<Event> {
-        // SAFETY: see `of`.
-        match unsafe { (*self.data).tg_event } & pg_sys::TRIGGER_EVENT_OPMASK {
+        match self.flags() & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_INSERT => Some(Event::Insert),
             pg_sys::TRIGGER_EVENT_UPDATE => Some(Event::Update),
             pg_sys::TRIGGER_EVENT_DELETE => Some(Event::Delete),
@@ -75,8 +75,7 @@ impl Firing {
     }
 
     pub fn is_before(&self) -> bool {
-        // SAFETY: see `of`.
-        unsafe { (*self.data).tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE }
+        self.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
     }
 
     /// Whether this is a constraint trigger, made for a foreign key.
@@ -107,13 +106,13 @@ impl Firing {
 
     /// The row before an UPDATE or DELETE, else the inserted one.
     pub fn old_row(&self) -> Tuple {
-        // SAFETY: see `of`.
+        // SAFETY: see `any`.
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
     /// The row after an INSERT or UPDATE.
     pub fn new_row(&self) -> Tuple {
-        // SAFETY: see `of`; tg_newtuple is set for UPDATE only.
+        // SAFETY: see `any`; tg_newtuple is set for UPDATE only.
         let (old, new) = unsafe { ((*self.data).tg_trigtuple, (*self.data).tg_newtuple) };
         self.tuple(if new.is_null() { old } else { new })
     }

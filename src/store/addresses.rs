@@ -57,17 +57,21 @@ pub fn document(row: &Row) -> Option<Container<'_>> {
 /// Reads what a snapshot needs.
 pub fn read_known(row: &Row, databases: &Databases) -> Known {
     let document = row.jsonb(ENRICHMENT);
-    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
     Known {
         asn: row.column(CURRENT_ASN).map(|datum| datum.value() as i64),
         country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
         ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
-        is_due: !is_bogon && databases.is_due(document.and_then(enrichment::builds)),
+        is_due: is_document_due(row, document, databases),
     }
 }
 
 /// Whether a row's answer is due again.
 pub fn is_due(row: &Row, databases: &Databases) -> bool {
+    is_document_due(row, row.jsonb(ENRICHMENT), databases)
+}
+
+/// No newer file says more of a bogon.
+fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
     let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
-    !is_bogon && databases.is_due(row.jsonb(ENRICHMENT).and_then(enrichment::builds))
+    !is_bogon && databases.is_due(document.and_then(enrichment::builds))
 }

@@ -30,6 +30,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Sessions that went away; they say nothing of when the address was seen.
+    pub fn gone(sessions: i64) -> Tally {
+        Tally { sessions: -sessions, ..Tally::default() }
+    }
+
     /// The same without what went away: an address is created with the sessions that came.
     pub fn arrived(self) -> Tally {
         Tally { sessions: self.sessions.max(0), ..self }
@@ -49,6 +54,8 @@ pub struct Plan {
     pub missing: BTreeMap<Address, Tally>,
     /// Addresses with a row whose answer is due.
     pub due: Vec<Address>,
+    /// How many addresses need nothing.
+    pub fresh: i64,
 }
 
 /// What to do about rows that somebody else holds.
@@ -183,24 +190,24 @@ fn answers(databases: &Databases, addresses: &[Address]) -> Vec<Option<pg_sys::D
     ]
 }
 
-/// Sorts addresses into those without a row, those due, and those that need nothing.
+/// Sorts addresses, given in key order, into those without a row, those due, and those that need nothing. Neighbours
+/// are found on the index page that was just read.
 pub fn plan(
     home: Home,
-    addresses: impl IntoIterator<Item = Address>,
+    addresses: impl IntoIterator<Item = (Address, Tally)>,
     databases: &Databases,
     snapshot: pg_sys::Snapshot,
     force: bool,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut inventory = Inventory::open(home, snapshot);
-    for address in addresses {
-        let due = inventory.probe(address, |row| force || super::addresses::is_due(row, databases));
-        match due {
+    for (address, tally) in addresses {
+        match inventory.probe(address, |row| force || super::addresses::is_due(row, databases)) {
             None => {
-                plan.missing.insert(address, Tally::default());
+                plan.missing.insert(address, tally);
             }
             Some(true) => plan.due.push(address),
-            Some(false) => telemetry::add(Counter::CacheHits, 1),
+            Some(false) => plan.fresh += 1,
         }
     }
     plan

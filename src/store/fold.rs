@@ -16,6 +16,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::role::acting_as;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, snapshot};
+use crate::telemetry::{self, Counter};
 
 /// Delta rows per transaction: well below a second of work.
 const BATCH: i64 = 50_000;
@@ -59,8 +60,10 @@ fn batch(home: Home, connection: &Connection) -> bool {
     offline::with(Patience::None, |databases| {
         // Addresses that a trigger could not create (an error, another node) are created here, not yet counted.
         let latest = snapshot::Latest::take();
-        let mut plan = enrich::plan(home, addresses.iter().copied(), databases, latest.raw(), false);
+        let uncounted = addresses.iter().map(|address| (*address, Tally::default()));
+        let mut plan = enrich::plan(home, uncounted, databases, latest.raw(), false);
         drop(latest);
+        telemetry::add(Counter::CacheHits, plan.fresh);
         plan.due.clear();
         plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
         add(connection, databases, &plan, &deltas);

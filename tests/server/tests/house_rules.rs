@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use server_tests::database::bare_database;
 use server_tests::installation::workspace;
-use server_tests::shared;
+use server_tests::{database, shared};
 
 #[test]
 fn unsafe_code_stays_in_src_pg() {
@@ -56,6 +56,22 @@ fn every_setting_is_documented_with_its_default() {
         let row = format!("| `{name}` | {default} |");
         assert!(reference.contains(&row), "docs/reference.md lacks the row {row:?}");
     }
+}
+
+#[test]
+fn columns_that_rust_reads_by_position_are_where_it_reads_them() {
+    let rust = read(&workspace().join("src/store/addresses.rs"));
+    let mut db = database();
+    let mut checked = 0;
+    for line in rust.lines().filter_map(|line| line.strip_prefix("const ")) {
+        let Some((name, number)) = line.trim_end_matches(';').split_once(": i16 = ") else { continue };
+        let column = db.one(&format!(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'enrich.ip_inventory'::regclass AND attnum = {number}"
+        ));
+        assert_eq!(column, name.to_lowercase());
+        checked += 1;
+    }
+    assert!(checked >= 4, "{checked} positions found");
 }
 
 #[test]
