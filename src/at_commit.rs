@@ -16,6 +16,7 @@ use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
+use crate::guc;
 use crate::offline::{self, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
@@ -23,8 +24,9 @@ use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, sessions};
+use crate::store::{Home, queue, sessions};
 use crate::telemetry;
+use crate::worker::roster;
 
 /// What the transaction knows of a seen address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ struct Seen {
     /// Whether a session came, and not only went: then the address must be in the inventory, whatever the sum.
     came: bool,
     inventory: Inventory,
+    /// Whether a snapshot was stored without the network that Cymru may yet name.
+    awaits_network: bool,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -68,9 +72,9 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away).
-pub fn remember(home: Home, address: Address, tally: Tally, inventory: Inventory) {
-    let seen = Seen { tally, came: tally.sessions > 0, inventory, as_of: ROLLBACKS.get() };
+/// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
+pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits_network): (Inventory, bool)) {
+    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits_network, as_of: ROLLBACKS.get() };
     PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
@@ -115,6 +119,7 @@ impl Seen {
     fn absorb(&mut self, later: Seen) {
         self.tally.add(later.tally);
         self.came |= later.came;
+        self.awaits_network |= later.awaits_network;
         if later.inventory == Inventory::Present {
             (self.inventory, self.as_of) = (later.inventory, later.as_of);
         }
@@ -133,20 +138,37 @@ fn before_commit() {
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
         for address in create(home, unsure.into_iter(), Haste::Commit).unwrap_or_default() {
-            // What was created has its sessions counted in already.
+            // What was created has its sessions counted in already, and its question queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
+                created.awaits_network = false;
             }
         }
     }
+    queue_awaited(home, &seen);
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     let counts: Vec<(Address, Tally)> = counts.collect();
     if counts.is_empty() {
         return;
     }
+    roster::sessions_were_counted();
     if let Err(failure) = contained(|| sessions::append(home, counts.into_iter())) {
         telemetry::error("session counts of a transaction were lost", &failure.message);
+    }
+}
+
+/// Sessions of existing addresses whose network is not known yet: the answer may be on its way, and be written down
+/// before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
+fn queue_awaited(home: Home, seen: &Addresses) {
+    let awaited =
+        || seen.iter().filter(|(_, seen)| seen.came && seen.awaits_network).map(|(address, _)| *address);
+    if awaited().next().is_none() || !guc::is_enabled("cymru") {
+        return;
+    }
+    roster::work_was_queued();
+    if let Err(failure) = contained(|| queue::append_all(home, awaited())) {
+        telemetry::error("lookups of a transaction were not queued, the sweep will", &failure.message);
     }
 }
 
@@ -226,6 +248,7 @@ fn ended(outcome: Outcome) {
     });
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
+    roster::transaction_ended(outcome);
 }
 
 fn released(level: Level, parent: Level) {

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use crate::at_commit::Inventory;
-use crate::enrichment::Answer;
+use crate::enrichment::{self, Answer};
 use crate::offline::{self, Databases, Patience};
 use crate::pg::jsonb;
 use crate::pg::kept::Kept;
@@ -33,6 +33,8 @@ pub struct Attribution {
     /// The document without `_meta`, or none when nothing is known.
     enrichment: Option<Kept>,
     inventory: Inventory,
+    /// Whether the network is unknown only because Cymru has not been asked yet.
+    awaits_network: bool,
     /// What it was answered from: it may outlive the transaction only while that is current.
     as_of: Version,
 }
@@ -107,9 +109,13 @@ pub fn of(home: Home, address: Address) -> Rc<Attribution> {
     found
 }
 
-/// Whether this transaction saw a row of the inventory for an address that it asked about.
-pub fn inventory(address: Address) -> Inventory {
-    ASKED.with_borrow(|asked| asked.by_address.get(&address).map_or(Inventory::Unknown, |a| a.inventory))
+/// Whether this transaction saw a row of the inventory for an address that it asked about, and whether its network may
+/// still become known.
+pub fn seen(address: Address) -> (Inventory, bool) {
+    ASKED.with_borrow(|asked| {
+        let known = asked.by_address.get(&address);
+        known.map_or((Inventory::Unknown, false), |known| (known.inventory, known.awaits_network))
+    })
 }
 
 /// The transaction ended: what it learned of committed rows is kept, or all of it is dropped. Rows that a prepared
@@ -173,7 +179,9 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
         let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
-        let document = addresses::document(row).map(|document| jsonb::keep_without(document, "_meta"));
+        let document = addresses::document(row);
+        let asked = document.is_some_and(|d| enrichment::is_bogon(d) || enrichment::cymru_was_asked(d));
+        let document = document.map(|document| jsonb::keep_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
             let newer = answer.document(databases, false);
@@ -184,6 +192,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
                 enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
+                awaits_network: !asked && answer.asn().or(known.asn).is_none(),
                 as_of,
             };
         }
@@ -194,6 +203,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             ip_type,
             enrichment: document.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
+            awaits_network: !asked && known.asn.is_none(),
             as_of,
         }
     })
@@ -208,6 +218,7 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         ip_type: None,
         enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
         inventory: Inventory::Unknown,
+        awaits_network: answer.asn().is_none() && answer.bogon.is_none(),
         as_of: SETTLED_AS_OF.get(),
     }
 }

@@ -1,17 +1,25 @@
-//! The document in `ip_inventory.enrichment`: how it is read, and the part of it that the mmdb files fill.
+//! The document in `ip_inventory.enrichment`: how it is read, and what the sources write into it.
 //!
 //! ```json
 //! {"maxmind": {"country": "DE", "country_name": "Germany", "city": "Berlin", "latitude": 52.5, "longitude": 13.4,
 //!              "accuracy_radius": 20, "asn": 3320, "asn_org": "Deutsche Telekom AG",
 //!              "cached_at": "2026-11-20T03:18:32.123456+00:00", "build_epoch": 1530576000},
-//!  "_meta": {"maxmind": {"state": "value", "asked_at": "…", "builds": "1530576000/1781222400"}}}
+//!  "cymru": {"asn": 24940, "asn_org": "HETZNER-AS, DE", "country": "DE", "registry": "ripencc",
+//!            "prefix": "78.46.0.0/15", "allocation_date": "2007-03-13", "origins": [64500], "cached_at": "…"},
+//!  "_meta": {"maxmind": {"state": "value", "asked_at": "…", "builds": "1530576000/1781222400"},
+//!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"}}}
 //! ```
+//!
+//! A source's `state` is `value`, `absent` (it knows for certain that there is nothing, and may be asked again after
+//! `retry_after`) or `failed` (it gave no answer, and the lookup is a dead letter).
 //!
 //! Whatever else is in there may be malformed: every reader here answers its default then.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::mmdb::{Network, Place, clean_name};
+use cowrie_enrich_engine::providers::Registry;
+use cowrie_enrich_engine::providers::cymru::Route;
 use pgrx::pg_sys;
 
 use crate::offline::{Databases, Kind};
@@ -118,6 +126,81 @@ fn write_place(object: &mut Object, place: &Place<'_>) {
     if let Some(radius) = place.accuracy_radius {
         object.number("accuracy_radius", i64::from(radius));
     }
+}
+
+/// What Cymru's answer means for an address; `asked_at` in microseconds since 2000.
+pub fn cymru_document(route: &Route, asked_at: i64) -> pg_sys::Datum {
+    let asked_at = clock::iso8601(asked_at);
+    jsonb::object(|document| {
+        document.object("cymru", |cymru| {
+            cymru.number("asn", i64::from(route.asn));
+            if let Some(name) = &route.name {
+                cymru.text("asn_org", name);
+            }
+            if let Some(country) = route.country {
+                cymru.text("country", &country_text(country));
+            }
+            if let Some(registry) = route.registry {
+                cymru.text("registry", cymru_spelling(registry));
+            }
+            if let Some(prefix) = route.prefix {
+                cymru.text("prefix", &prefix.to_string());
+            }
+            if let Some(date) = &route.allocated {
+                cymru.text("allocation_date", date);
+            }
+            if !route.origins.is_empty() {
+                cymru.numbers("origins", route.origins.iter().map(|asn| i64::from(*asn)));
+            }
+            cymru.text("cached_at", &asked_at);
+        });
+        document.object("_meta", |meta| {
+            meta.object("cymru", |cymru| {
+                cymru.text("state", "value");
+                cymru.text("asked_at", &asked_at);
+            });
+        });
+    })
+}
+
+/// Registries as Cymru writes them, and the Python system stored them.
+fn cymru_spelling(registry: Registry) -> &'static str {
+    match registry {
+        Registry::Arin => "arin",
+        Registry::Ripe => "ripencc",
+        Registry::Apnic => "apnic",
+        Registry::Lacnic => "lacnic",
+        Registry::Afrinic => "afrinic",
+    }
+}
+
+/// Nobody announces the address; from `retry_after` on it may be asked again. Microseconds since 2000.
+pub fn cymru_absent(asked_at: i64, retry_after: i64) -> pg_sys::Datum {
+    state_of("cymru", "absent", asked_at, &[("retry_after", &clock::iso8601(retry_after))])
+}
+
+/// A source gave no answer, time and again.
+pub fn failed(source: &str, at: i64, error: &str) -> pg_sys::Datum {
+    state_of(source, "failed", at, &[("error", error)])
+}
+
+fn state_of(source: &str, state: &str, asked_at: i64, more: &[(&str, &str)]) -> pg_sys::Datum {
+    jsonb::object(|document| {
+        document.object("_meta", |meta| {
+            meta.object(source, |own| {
+                own.text("state", state);
+                own.text("asked_at", &clock::iso8601(asked_at));
+                for (key, value) in more {
+                    own.text(key, value);
+                }
+            });
+        });
+    })
+}
+
+/// Whether Cymru was asked about the address, whatever came of it.
+pub fn cymru_was_asked(document: Container<'_>) -> bool {
+    document.object("_meta").and_then(|meta| meta.object("cymru")).is_some()
 }
 
 /// Two letters as text.

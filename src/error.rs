@@ -4,6 +4,7 @@ use cowrie_enrich_engine::address::Address;
 use pgrx::prelude::*;
 
 use crate::offline::ImportError;
+use crate::politeness::Health;
 
 fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
     let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, function_name!());
@@ -77,6 +78,50 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "could not queue a bogon".to_owned(),
         Some(format!("{address} is {reason}; bogons never leave this machine.")),
+        None,
+    )
+}
+
+/// A source that `enabled_sources` leaves out.
+pub fn source_disabled(source: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("source \"{source}\" is not enabled"),
+        None,
+        Some("Add it to the setting cowrie_enrich.enabled_sources."),
+    )
+}
+
+/// Nothing came of a request that the caller waited for.
+pub fn provider_failed(provider: &str, why: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+        format!("could not get an answer from {provider}"),
+        Some(why.to_owned()),
+        None,
+    )
+}
+
+/// The circuit breaker keeps a provider from being asked.
+pub fn provider_rests(provider: &str, health: &Health) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+        format!("{provider} is not asked at the moment"),
+        Some(format!(
+            "The last {} requests failed, the last one with: {}.",
+            health.failures,
+            health.last_error.as_deref().unwrap_or("no reason given")
+        )),
+        Some("provider_status() says until when."),
+    )
+}
+
+/// The operating system has no socket or thread for us.
+pub fn no_network(error: &std::io::Error) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+        "could not start a request".to_owned(),
+        Some(error.to_string()),
         None,
     )
 }

@@ -1,8 +1,9 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
 //! Entry points are in [`api`] (functions), [`session`] (the trigger) and [`at_commit`] (what the trigger leaves for
-//! the end of the transaction). They use [`store`] (all SQL), [`offline`] (the mmdb files) and [`telemetry`], and
-//! these use [`pg`], where all unsafe code is. What is true without PostgreSQL is in the crate `engine`.
+//! the end of the transaction), and in [`worker`] (the background processes). They use [`store`] (all SQL), [`offline`]
+//! (the mmdb files), [`politeness`] (who may ask a provider) and [`telemetry`], and these use [`pg`], where all unsafe
+//! code is. What is true without PostgreSQL is in the crate `engine`.
 
 pgrx::pg_module_magic!(name, version);
 
@@ -14,26 +15,28 @@ mod error;
 mod guc;
 mod offline;
 mod pg;
+mod politeness;
 mod session;
 mod store;
 mod telemetry;
+mod worker;
 
 /// Called once per process, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
-    pg::shared::request();
+    if pg::shared::request() {
+        worker::register();
+        worker::roster::listen();
+    }
     at_commit::observe();
 }
 
 pgrx::extension_sql_file!("../sql/install/10_lookup.sql", name = "lookup", bootstrap);
 pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requires = ["lookup"]);
 pgrx::extension_sql_file!("../sql/install/30_networks.sql", name = "networks", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["networks"]);
+pgrx::extension_sql_file!("../sql/install/35_queue.sql", name = "queue", requires = ["networks"]);
+pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["queue"]);
 pgrx::extension_sql_file!("../sql/install/50_statistics.sql", name = "statistics", requires = ["sessions"]);
-pgrx::extension_sql_file!(
-    "../sql/install/90_grants.sql",
-    name = "grants",
-    requires = ["statistics"],
-    finalize
-);
+pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["statistics"]);
+pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["worker"], finalize);

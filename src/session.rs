@@ -171,12 +171,12 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(site.home, address, Tally::gone(1), Inventory::Unknown);
+        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, false));
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
-        at_commit::remember(site.home, address, tally, attribution::inventory(address));
+        at_commit::remember(site.home, address, tally, attribution::seen(address));
     }
 }
 
@@ -256,7 +256,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
     match counted {
         Ok(gone) => {
             for (address, sessions) in gone {
-                at_commit::remember(home, address, Tally::gone(sessions), Inventory::Unknown);
+                at_commit::remember(home, address, Tally::gone(sessions), (Inventory::Unknown, false));
             }
         }
         Err(failure) => {

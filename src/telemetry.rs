@@ -65,17 +65,17 @@ pub fn transaction_ended(outcome: Outcome) {
 }
 
 fn publish(slot: usize, amount: i64) {
-    shared::counters().0[slot].fetch_add(amount, Ordering::Relaxed);
+    shared::block().counters[slot].fetch_add(amount, Ordering::Relaxed);
 }
 
 /// The committed value of a counter.
 pub fn read(counter: Counter) -> i64 {
-    shared::counters().0[counter as usize].load(Ordering::Relaxed)
+    shared::block().counters[counter as usize].load(Ordering::Relaxed)
 }
 
 /// Sets all counters to zero.
 pub fn reset() {
-    for counter in &shared::counters().0 {
+    for counter in &shared::block().counters {
         counter.store(0, Ordering::Relaxed);
     }
 }

@@ -6,6 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod backoff;
 pub mod bogon;
+pub mod breaker;
 pub mod classify;
 pub mod mmdb;
+pub mod net;
+pub mod prefix;
+pub mod providers;
+pub mod random;
+pub mod rate;

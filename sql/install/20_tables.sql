@@ -90,6 +90,10 @@ CREATE INDEX ip_inventory_current_asn_idx ON ip_inventory (current_asn);
 CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 CREATE INDEX ip_inventory_enrichment_updated_at_idx ON ip_inventory (enrichment_updated_at);
+-- What the worker's sweep looks for: addresses without a network, those first that Cymru was never asked about, then by
+-- the time from which it may be asked again. ISO 8601 in UTC sorts as text.
+CREATE INDEX ip_inventory_unplaced_idx ON ip_inventory ((COALESCE(enrichment #>> '{_meta,cymru,retry_after}', '') COLLATE "C"))
+    WHERE current_asn IS NULL AND NOT is_bogon;
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
 -- Backends remember answers of the inventory; this tells them to ask again. Replicated changes count too.
@@ -166,14 +170,3 @@ CREATE TABLE network_delta (
 );
 SELECT pg_catalog.pg_extension_config_dump('network_delta', '');
 COMMENT ON TABLE network_delta IS 'addresses and sessions per network that fold_statistics() has not yet added to asn_inventory';
-
-CREATE TABLE enrichment_request (
-    ip_address   inet NOT NULL,
-    provider     text NOT NULL CHECK (provider IN ('cymru', 'greynoise', 'dshield', 'spur')),
-    priority     integer NOT NULL DEFAULT 0,
-    requested_at timestamptz NOT NULL DEFAULT now()
-);
-SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
-COMMENT ON TABLE enrichment_request IS
-    'queued lookups that need the network; append-only, de-duplicated by the worker when it claims them';
-COMMENT ON COLUMN enrichment_request.priority IS 'higher is sooner';

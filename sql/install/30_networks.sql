@@ -119,10 +119,11 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
     AS $$
         SELECT $1 IS NULL
             OR @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3)
-            OR ($4 IN ('manual', 'cymru') AND $4 = $2 -> 'provenance' ->> $3)
+            -- Cymru's country and registry are those of a prefix: they would change with every address of the network.
+            OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'whether a source may set a field of a network: it is null, or from a lesser source, or was said by the same authority';
+    'whether a source may set a field of a network: it is null, or from a lesser source, or this source speaks for the network itself and corrects what it said';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -124,6 +124,11 @@ BEGIN
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
          ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', rel, own, arguments);
+    -- How the worker finds the sessions that wait for their address's network: only those are in it. Named after the
+    -- table's OID, because names are unique in a schema.
+    EXECUTE format(
+        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL',
+        format('cowrie_enrich_waiting_%s', rel::oid), rel, own, ip_column);
     IF add_foreign_key THEN
         -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
         EXECUTE format(
@@ -138,7 +143,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean) IS
-    'add the snapshot columns and the triggers to a session table; repeatable';
+    'add the snapshot columns, the triggers and a small partial index to a session table; repeatable';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -156,10 +161,17 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, rel);
     END LOOP;
+    FOR ours IN
+        SELECT c.oid FROM pg_index i
+        JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = rel AND c.relname LIKE 'cowrie\_enrich\_waiting\_%'
+    LOOP
+        EXECUTE format('DROP INDEX %s', ours.oid::regclass);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove our triggers and foreign key from a session table; snapshots and counts stay';
+    'remove our triggers, index and foreign key from a session table; snapshots and counts stay';
 
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_text_wrapper';

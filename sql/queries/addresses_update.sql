@@ -1,6 +1,6 @@
--- Existing addresses whose answer is due, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
--- enrichment.
--- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 queue cymru boolean
+-- What a source says of existing addresses, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
+-- enrichment. MaxMind's network stands over another source's, which fills in where MaxMind names none.
+-- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 queue cymru boolean, $6 source text
 WITH given AS (
     SELECT g.ip, g.asn, g.document
     FROM unnest($1, $2, $3) AS g(ip, asn, document)
@@ -11,15 +11,17 @@ WITH given AS (
     ORDER BY i.ip_address
     FOR NO KEY UPDATE
 ), merged AS (
-    SELECT l.ip_address, l.current_asn AS old_asn, COALESCE(g.asn, l.current_asn) AS new_asn,
-           g.asn IS NOT NULL AS verified, l.session_count, l.first_seen, l.last_seen,
+    SELECT l.ip_address, l.current_asn AS old_asn,
+           CASE WHEN $6 <> 'maxmind' AND l.current_asn IS NOT NULL AND l.enrichment #> '{maxmind,asn}' IS NOT NULL
+                THEN l.current_asn ELSE COALESCE(g.asn, l.current_asn) END AS new_asn,
+           g.asn, l.session_count, l.first_seen, l.last_seen,
            @extschema@.merge_enrichment(l.enrichment, g.document) AS enrichment
     FROM locked l
     JOIN given g ON g.ip = l.ip_address
 ), updated AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = m.new_asn,
-        asn_last_verified = CASE WHEN m.verified THEN now() ELSE i.asn_last_verified END,
+        asn_last_verified = CASE WHEN m.asn = m.new_asn THEN now() ELSE i.asn_last_verified END,
         enrichment = m.enrichment,
         enrichment_updated_at = now(),
         enrichment_version = $4,
@@ -31,7 +33,7 @@ WITH given AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
-    SELECT m.ip_address, m.new_asn, 'maxmind'
+    SELECT m.ip_address, m.new_asn, $6
     FROM moved m
     ON CONFLICT DO NOTHING
 ), counted AS (

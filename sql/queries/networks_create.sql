@@ -1,6 +1,6 @@
 -- New networks, in order; a network that somebody else creates at the same time is waited for and left alone.
 -- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[],
--- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 source text
+-- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 source text[]
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at)
@@ -8,11 +8,11 @@ SELECT g.asn, g.name, g.country, g.registry,
        COALESCE(k.asn_type, @extschema@.classify_name(g.name)), COALESCE(k.is_hosting, false), COALESCE(k.is_vpn, false),
        g.first_seen, g.last_seen,
        jsonb_build_object('provenance', jsonb_strip_nulls(jsonb_build_object(
-           'organization_name', CASE WHEN g.name IS NOT NULL THEN $7 END,
-           'organization_country', CASE WHEN g.country IS NOT NULL THEN $7 END,
-           'rir_registry', CASE WHEN g.registry IS NOT NULL THEN $7 END))),
+           'organization_name', CASE WHEN g.name IS NOT NULL THEN g.source END,
+           'organization_country', CASE WHEN g.country IS NOT NULL THEN g.source END,
+           'rir_registry', CASE WHEN g.registry IS NOT NULL THEN g.source END))),
        now()
-FROM unnest($1, $2, $3, $4, $5, $6) AS g(asn, name, country, registry, first_seen, last_seen)
+FROM unnest($1, $2, $3, $4, $5, $6, $7) AS g(asn, name, country, registry, first_seen, last_seen, source)
 LEFT JOIN @extschema@.known_networks k ON k.asn_number = g.asn
 WHERE NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = g.asn)
 ORDER BY g.asn

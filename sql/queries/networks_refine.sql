@@ -1,5 +1,6 @@
 -- Metadata of existing networks: filled where null, replaced only by a better source. A source that speaks for the
--- network itself (manual, cymru) may also correct what it said before; MaxMind's country of one address may not.
+-- network itself (manual; cymru in the name) may also correct what it said before; a country that belongs to one address
+-- or prefix may not.
 -- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 source text
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry

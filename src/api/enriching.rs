@@ -12,10 +12,11 @@ use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::snapshot;
 use crate::pg::spi::Connection;
+use crate::politeness::Provider;
 use crate::sql_function;
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::networks::{self, Networks, Said};
-use crate::store::{Home, addresses, requests};
+use crate::store::{Home, addresses, queue};
 use crate::telemetry::{self, Counter};
 
 sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
@@ -133,16 +134,14 @@ fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
     if !inet.is_host {
         error::not_a_host(inet.address);
     }
-    if !matches!(provider.as_str(), "cymru" | "greynoise" | "dshield" | "spur") {
-        error::unknown_provider(&provider);
-    }
+    let Some(provider) = Provider::named(&provider) else { error::unknown_provider(&provider) };
     if let Some(reason) = bogon::reason(inet.address) {
         error::bogon_refused(inet.address, reason);
     }
     let home = Home::of(call);
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
-            requests::append(connection, inet.address, &provider, call.integer(2).unwrap_or(0));
+            queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
     });
     None

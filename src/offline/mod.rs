@@ -15,7 +15,8 @@ use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Network, Place};
 use memmap2::Mmap;
 
 use crate::guc;
-use crate::pg::{background, clock};
+use crate::pg::background::{self, Program};
+use crate::pg::clock;
 use crate::telemetry;
 
 pub use import::ImportError;
@@ -130,11 +131,12 @@ fn look_for_newer(patience: Patience) {
         Patience::Import => import_changed(),
         Patience::None if may_start_import() && Kind::ALL.into_iter().any(import::is_due) => {
             LAST_START.set(clock::statement_start());
-            if !background::run_once("cowrie_enrich mmdb import", "cowrie_enrich_import_main") {
-                telemetry::log_once_per_burst(
+            match background::start(IMPORT, IMPORT.kind, 0) {
+                Some(process) => process.forget(),
+                None => telemetry::log_once_per_burst(
                     "a newer mmdb file waits",
                     "no background worker slot is free (max_worker_processes); reload_mmdb() puts it into service",
-                );
+                ),
             }
         }
         Patience::None => {}
@@ -155,8 +157,16 @@ fn import_changed() {
     }
 }
 
-// What a session's insert found waiting is imported behind its back.
-crate::background_process!(cowrie_enrich_import_main, import_changed);
+/// What a session's insert found waiting is imported behind its back.
+const IMPORT: Program =
+    Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", writes: false };
+
+crate::background_process!(cowrie_enrich_import_main, import_in_background);
+
+fn import_in_background(_argument: i32) {
+    background::accept_termination();
+    import_changed();
+}
 
 fn refresh_maps() {
     DATABASES.with(|cell| {

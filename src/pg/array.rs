@@ -6,7 +6,9 @@ use pgrx::pg_sys;
 #[derive(Clone, Copy)]
 pub enum Element {
     Inet,
+    Cidr,
     Bigint,
+    Boolean,
     Text,
     Jsonb,
     Timestamptz,
@@ -17,6 +19,8 @@ impl Element {
     fn layout(self) -> (pg_sys::Oid, i32, bool, u8) {
         match self {
             Element::Inet => (pg_sys::INETOID, -1, false, b'i'),
+            Element::Cidr => (pg_sys::CIDROID, -1, false, b'i'),
+            Element::Boolean => (pg_sys::BOOLOID, 1, true, b'c'),
             Element::Bigint => (pg_sys::INT8OID, 8, true, b'd'),
             Element::Text => (pg_sys::TEXTOID, -1, false, b'i'),
             Element::Jsonb => (pg_sys::JSONBOID, -1, false, b'i'),

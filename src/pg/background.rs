@@ -1,36 +1,231 @@
-//! A process of our own for work that the caller cannot wait for.
+//! Background processes of our own: how they are registered, started and set up.
 
-use pgrx::bgworkers::BackgroundWorkerBuilder;
+use std::ffi::{CStr, c_char, c_int};
+
 use pgrx::pg_sys;
 
-/// Starts `function` of this library in a background worker without a database connection. It runs once. Answers
-/// whether there was a free slot (`max_worker_processes`).
-pub fn run_once(name: &str, function: &str) -> bool {
-    BackgroundWorkerBuilder::new(name)
-        .set_library("cowrie_enrich")
-        .set_function(function)
-        .enable_shmem_access(None)
-        .set_restart_time(None)
-        .load_dynamic()
-        .is_ok()
+/// A background process that was asked for.
+pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
+
+/// Whether such a process is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    NotYet,
+    Running,
+    Gone,
 }
 
-/// Makes `$body: fn()` what [`run_once`] runs under the name `$symbol`.
+/// What may run in a background process: the symbol that [`background_process!`](crate::background_process) made.
+#[derive(Clone, Copy)]
+pub struct Program {
+    pub symbol: &'static str,
+    /// As pg_stat_activity shows it in backend_type.
+    pub kind: &'static str,
+    /// Whether it writes to databases. Then it does not run on a standby; else it does, and connects to nothing.
+    pub writes: bool,
+}
+
+/// Makes `$body: fn(i32)` what a [`Program`] named `$symbol` runs. The argument is that of [`start`]. Signals are blocked
+/// until the body says which it takes: [`accept_signals`] or [`accept_termination`].
 #[macro_export]
 macro_rules! background_process {
     ($symbol:ident, $body:path) => {
         #[unsafe(no_mangle)]
         #[doc(hidden)]
         #[::pgrx::pg_guard]
-        pub extern "C-unwind" fn $symbol(_argument: ::pgrx::pg_sys::Datum) {
-            $crate::pg::background::accept_signals();
-            $body();
+        pub extern "C-unwind" fn $symbol(argument: ::pgrx::pg_sys::Datum) {
+            $body(argument.value() as i32);
         }
     };
 }
 
-/// First thing in such a process: from now on it can be told to end.
-pub fn accept_signals() {
+/// Seconds after which the postmaster starts the launcher again should it end.
+const LAUNCHER_RESTARTS_AFTER: c_int = 5;
+
+/// Has the postmaster run a program from the end of recovery on, and again whenever it ends. Called from `_PG_init`;
+/// does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
+pub fn register(program: Program) {
+    // SAFETY: reads two flags; registration is for the postmaster's start, which these tell.
+    unsafe {
+        if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
+            return;
+        }
+        let mut worker = describe(program, program.kind, 0);
+        worker.bgw_restart_time = LAUNCHER_RESTARTS_AFTER;
+        pg_sys::RegisterBackgroundWorker(&mut worker);
+    }
+}
+
+/// Starts a program once; `None` when no slot is free (`max_worker_processes`). The caller's latch is set when the
+/// process starts and when it ends.
+pub fn start(program: Program, name: &str, argument: i32) -> Option<Process> {
+    let mut worker = describe(program, name, argument);
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: the description is copied; the handle belongs to the memory context that lives as long as the process.
+    unsafe {
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+        let registered = pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle);
+        pg_sys::MemoryContextSwitchTo(before);
+        registered.then_some(Process(handle))
+    }
+}
+
+impl Process {
+    pub fn presence(&self) -> Presence {
+        let mut pid = 0;
+        // SAFETY: the handle came from the registration.
+        match unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) } {
+            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Presence::NotYet,
+            pg_sys::BgwHandleStatus::BGWH_STARTED => Presence::Running,
+            _ => Presence::Gone,
+        }
+    }
+
+    /// Gives up the handle.
+    pub fn forget(self) {
+        // SAFETY: allocated by the registration, freed once.
+        unsafe { pg_sys::pfree(self.0.cast()) }
+    }
+}
+
+fn describe(program: Program, name: &str, argument: i32) -> pg_sys::BackgroundWorker {
+    use pg_sys::BgWorkerStartTime::{BgWorkerStart_PostmasterStart, BgWorkerStart_RecoveryFinished};
+    let connection = if program.writes { pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION } else { 0 };
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | connection) as c_int,
+        bgw_start_time: if program.writes {
+            BgWorkerStart_RecoveryFinished
+        } else {
+            BgWorkerStart_PostmasterStart
+        },
+        bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+        bgw_main_arg: pg_sys::Datum::from(argument),
+        ..Default::default()
+    };
+    fill(&mut worker.bgw_name, name);
+    fill(&mut worker.bgw_type, program.kind);
+    fill(&mut worker.bgw_library_name, "cowrie_enrich");
+    fill(&mut worker.bgw_function_name, program.symbol);
+    worker
+}
+
+/// Copies a text into a zeroed C array, cut so that a NUL remains.
+fn fill(array: &mut [c_char], text: &str) {
+    let room = array.len() - 1;
+    for (to, from) in array[..room].iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+}
+
+/// First thing in a process that connects to nothing: from now on it can be told to end, anywhere.
+pub fn accept_termination() {
     // SAFETY: the process has the default handlers, of which SIGTERM's ends it.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() }
+}
+
+/// First thing in a process that writes: from now on it can be told to end, to read its settings again, and to cancel.
+pub fn accept_signals() {
+    // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the rest. The
+    // default for SIGTERM would end the process in the middle of anything.
+    unsafe {
+        pqsignal(SIGTERM, die);
+        pqsignal(SIGHUP, SignalHandlerForConfigReload);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+type Handler = unsafe extern "C-unwind" fn(c_int);
+
+const SIGHUP: c_int = 1;
+const SIGTERM: c_int = 15;
+
+unsafe extern "C-unwind" {
+    /// src/port/pqsignal.c and its like. Declared here because pgrx's bindings wrap functions, and a handler must be
+    /// the server's own; the result differs between versions and is not looked at.
+    #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
+    fn pqsignal(signal: c_int, handler: Handler);
+    /// src/backend/tcop/postgres.c
+    fn die(signal: c_int);
+    /// src/backend/postmaster/interrupt.c
+    fn SignalHandlerForConfigReload(signal: c_int);
+}
+
+/// Connects to a database as the bootstrap superuser; what is done for users is done as somebody else, see
+/// `pg::role`. `None`: to no database, only the shared catalogs can be read. Ends the process if that fails.
+pub fn connect(database: Option<pg_sys::Oid>) {
+    // SAFETY: once per process, outside any transaction.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            database.unwrap_or(pg_sys::InvalidOid),
+            pg_sys::InvalidOid,
+            0,
+        );
+        // What somebody set for the database or for all superusers must not change how we work.
+        for (name, value) in OWN_SETTINGS {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
+        }
+    }
+}
+
+const OWN_SETTINGS: [(&CStr, &CStr); 5] = [
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"session_replication_role", c"origin"),
+    // A worker that waits for somebody's lock holds others up: it gives way and comes back.
+    (c"lock_timeout", c"500ms"),
+];
+
+/// Reads the settings again if somebody asked for that.
+pub fn reload_settings() {
+    // SAFETY: the flag is set by the signal handler; both are used on the process's only PostgreSQL thread.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// Tells pg_stat_activity what the process is doing; `None`: it waits for something to do.
+pub fn report_activity(what: Option<&CStr>) {
+    let (state, text) = match what {
+        Some(what) => (pg_sys::BackendState::STATE_RUNNING, what.as_ptr()),
+        None => (pg_sys::BackendState::STATE_IDLE, std::ptr::null()),
+    };
+    // SAFETY: copies the text into this process's slot.
+    unsafe { pg_sys::pgstat_report_activity(state, text) }
+}
+
+/// Hands table statistics on, so that autovacuum learns of our tables; outside any transaction.
+pub fn report_statistics() {
+    // SAFETY: called between transactions.
+    unsafe { pg_sys::pgstat_report_stat(true) };
+}
+
+/// Ends the process in good order.
+pub fn exit() -> ! {
+    // SAFETY: outside any transaction; callbacks run as at every backend's end.
+    unsafe { pg_sys::proc_exit(0) }
+}
+
+/// Runs `work` with all signals blocked: threads started by it inherit that, so the server's handlers run on the
+/// process's own thread alone.
+pub fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: both sets are initialised by the calls; the mask is put back on every way out, `work` does not unwind
+    // past it because it starts threads and nothing else.
+    unsafe {
+        let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = work();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
 }

@@ -122,6 +122,30 @@ impl Call {
         }
     }
 
+    /// The whole result of a set-returning function; each row has as many values as the function has OUT parameters.
+    pub fn set(&self, rows: impl IntoIterator<Item = Vec<Option<pg_sys::Datum>>>) {
+        // SAFETY: the server passes a ReturnSetInfo to a function that returns a set, InitMaterializedSRF raises if it
+        // cannot take one, and fills in store and descriptor. Rows are copied into the store.
+        unsafe {
+            pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+            let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let columns = (*(*result).setDesc).natts as usize;
+            for row in rows {
+                if row.len() != columns {
+                    pgrx::error!("a row of {} values for {columns} columns", row.len());
+                }
+                let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
+                let mut values: Vec<_> = row.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
+                pg_sys::tuplestore_putvalues(
+                    (*result).setResult,
+                    (*result).setDesc,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                );
+            }
+        }
+    }
+
     /// A row of the function's own result type.
     pub fn record(&self, values: &[Option<pg_sys::Datum>]) -> Option<pg_sys::Datum> {
         let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();

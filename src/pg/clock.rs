@@ -40,6 +40,17 @@ pub fn is_finite(micros: i64) -> bool {
     micros != i64::MIN && micros != i64::MAX
 }
 
+/// Days since 2000-01-01 of a date `YYYY-MM-DD`, as `date` values are stored; `None` if it is none.
+pub fn date(text: &str) -> Option<i32> {
+    let mut parts = text.splitn(3, '-').map(|part| part.parse::<i32>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    if !((1..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)) {
+        return None;
+    }
+    // SAFETY: arithmetic on its arguments.
+    Some(unsafe { pg_sys::date2j(year, month, day) } - pg_sys::POSTGRES_EPOCH_JDATE as i32)
+}
+
 /// ISO 8601 in UTC with microseconds, as the sources' `cached_at` and `asked_at` are written:
 /// `2026-11-20T03:18:32.123456+00:00`.
 pub fn iso8601(micros: i64) -> String {

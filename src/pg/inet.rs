@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 /// PGSQL_AF_INET: AF_INET + 0.
@@ -61,6 +62,28 @@ pub fn write(address: Address) -> pg_sys::Datum {
     match address.ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, 32, &ip.octets()),
         IpAddr::V6(ip) => allocate(FAMILY_V6, 128, &ip.octets()),
+    }
+}
+
+/// A `cidr` in the current memory context; its layout is that of `inet`.
+pub fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
+    match prefix.network().ip() {
+        IpAddr::V4(ip) => allocate(FAMILY_V4, prefix.length(), &ip.octets()),
+        IpAddr::V6(ip) => allocate(FAMILY_V6, prefix.length(), &ip.octets()),
+    }
+}
+
+/// Reads a non-null `cidr` datum; `None` if its bytes are not those of a `cidr`.
+///
+/// # Safety
+/// As for [`read`].
+pub unsafe fn read_prefix(datum: pg_sys::Datum) -> Option<Prefix> {
+    // SAFETY: as the caller promises; `read` has looked at the payload's length.
+    unsafe {
+        let address = read(datum)?.address;
+        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let bits = *pgrx::varlena::vardata_any(varlena).cast::<u8>().add(1);
+        Prefix::new(address, bits)
     }
 }
 

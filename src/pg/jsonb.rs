@@ -63,6 +63,18 @@ impl Object {
         self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
     }
 
+    pub fn numbers(&mut self, key: &str, values: impl IntoIterator<Item = i64>) {
+        self.key(key);
+        self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_ARRAY, None);
+        for value in values {
+            // SAFETY: as in `number`.
+            let numeric = unsafe { pg_sys::int64_to_numeric(value) };
+            let value = value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric);
+            self.push(pg_sys::JsonbIteratorToken::WJB_ELEM, Some(value));
+        }
+        self.push(pg_sys::JsonbIteratorToken::WJB_END_ARRAY, None);
+    }
+
     fn key(&mut self, key: &str) {
         self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(string_value(key)));
     }

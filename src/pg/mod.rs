@@ -6,11 +6,14 @@
 pub mod array;
 pub mod background;
 pub mod call;
+pub mod catalog;
 pub mod clock;
+pub mod hooks;
 pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
 pub mod kept;
+pub mod latch;
 pub mod mapped_file;
 pub mod memory;
 pub mod relation;

@@ -33,7 +33,7 @@ impl Table {
         (!relation.is_null()).then(|| Table { relation })
     }
 
-    /// Appends rows; the table must have neither indexes nor triggers. Several rows of a page are one WAL record.
+    /// Appends rows; the table must have no index, and its triggers do not fire. Several rows of a page are one WAL record.
     pub fn append<const N: usize>(&self, rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>) {
         let mut slots = Vec::new();
         let mut filled = 0;

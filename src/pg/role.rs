@@ -25,11 +25,21 @@ pub fn set_locally(name: &CStr, value: &CStr) {
 ///
 /// On ERROR the abort of the surrounding (sub)transaction restores both, as it does for SECURITY DEFINER functions.
 pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work)
+}
+
+/// The same as the owner of a table that is not ours: what they put on their table (triggers, defaults, policies) runs
+/// with their rights, and cannot reach back for ours.
+pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+}
+
+fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: user and GUC level are put back below, in reverse order.
     let level = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(role, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | flags as i32);
         pg_sys::NewGUCNestLevel()
     };
     set_locally(c"search_path", c"pg_catalog, pg_temp");

@@ -1,47 +1,235 @@
-//! The block of counters that all backends share when the library is preloaded.
+//! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol: none. Every field is an atomic that is only ever added to or set to zero; readers take what
-//! they find. Without preload there is no block and every backend counts for itself.
+//! Locking protocol. `counters`, `provider_counters` and the fields of a [`Seat`] are atomics: counters are only ever
+//! added to or set to zero; a seat's `database` is written by the launcher alone, its `pid`, latch and state by the
+//! process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
+//! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
+//! wait. A zeroed block is a valid initial state.
+//!
+//! Without preload there is no such block, and every backend has one of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
+use cowrie_enrich_engine::breaker::Breaker;
 use pgrx::pg_sys;
+
+use super::latch;
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
+/// Room for counters of one provider.
+pub const PROVIDER_SLOTS: usize = 24;
+/// Providers that are asked over the network.
+pub const PROVIDERS: usize = 4;
+/// Databases that can have a worker at the same time.
+pub const SEATS: usize = 64;
 
-/// Zeroed memory is a valid initial state.
-pub struct Counters(pub [AtomicI64; SLOTS]);
+#[repr(C)]
+pub struct Block {
+    pub counters: [AtomicI64; SLOTS],
+    pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
+    pub launcher: Seat,
+    pub seats: [Seat; SEATS],
+    guarded: UnsafeCell<Guarded>,
+}
+
+// SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
+unsafe impl Sync for Block {}
+
+/// One background process: where it is and what it has been told.
+#[repr(C)]
+pub struct Seat {
+    /// OID of the database it works for; 0 while nobody does.
+    pub database: AtomicU32,
+    /// 0 while the process is not running.
+    pub pid: AtomicI32,
+    latch: AtomicUsize,
+    /// Work was announced since it last looked.
+    pub woken: AtomicBool,
+    /// It must go: somebody needs the database to themselves, or it is not wanted.
+    pub leave: AtomicBool,
+    /// It would ask a provider if another process gave way.
+    pub waits_for_provider: AtomicBool,
+    /// Sessions were counted since it last folded.
+    pub uncounted: AtomicBool,
+    /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
+    pub state: AtomicU32,
+    pub ending: AtomicU32,
+    pub since: AtomicI64,
+    pub started_at: AtomicI64,
+    /// Work done since it was started.
+    pub batches: AtomicI64,
+    pub errors: AtomicI64,
+}
+
+/// What is read and written under the lock.
+#[repr(C)]
+pub struct Guarded {
+    /// Databases that the launcher should look at; 0 is no entry.
+    pub announced: [u32; 16],
+    /// More were announced than there is room for: look at all.
+    pub announced_all: bool,
+    /// Databases that must be left alone for a moment.
+    pub kept_out: [KeptOut; 16],
+    pub providers: [Provider; PROVIDERS],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct KeptOut {
+    pub database: u32,
+    /// Microseconds since 2000.
+    pub until: i64,
+}
+
+/// How a provider is doing, and who is asking it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Provider {
+    pub breaker: Breaker,
+    /// State of the rate limit.
+    pub rate: i64,
+    /// Requests under way.
+    pub in_use: u32,
+    /// Microseconds since 2000; 0 is never.
+    pub last_success: i64,
+    pub last_failure: i64,
+    pub last_error: Note,
+}
+
+/// A short text.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Note {
+    length: u8,
+    bytes: [u8; 200],
+}
+
+impl Note {
+    /// Keeps as much of a text as there is room for.
+    pub fn set(&mut self, text: &str) {
+        let mut length = text.len().min(self.bytes.len());
+        while !text.is_char_boundary(length) {
+            length -= 1;
+        }
+        self.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        self.length = length as u8;
+    }
+
+    pub fn text(&self) -> Option<String> {
+        let bytes = self.bytes.get(..usize::from(self.length))?;
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+    }
+}
 
 thread_local! {
     static PREVIOUS_REQUEST: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
     static PREVIOUS_STARTUP: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
-    static SHARED: Cell<Option<&'static Counters>> = const { Cell::new(None) };
+    static SHARED: Cell<Option<Shared>> = const { Cell::new(None) };
+    /// The seat that this process sits in.
+    static OWN: Cell<Option<&'static Seat>> = const { Cell::new(None) };
+    static LEAVING: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
-static PRIVATE: OnceLock<Counters> = OnceLock::new();
-
-/// The shared counters, or this backend's own.
-pub fn counters() -> &'static Counters {
-    SHARED
-        .get()
-        .unwrap_or_else(|| PRIVATE.get_or_init(|| Counters(std::array::from_fn(|_| AtomicI64::new(0)))))
+#[derive(Clone, Copy)]
+struct Shared {
+    block: &'static Block,
+    lock: *mut pg_sys::LWLock,
 }
 
-/// Asks for the shared block; called from `_PG_init`, does nothing unless the library is being preloaded.
-pub fn request() {
+static PRIVATE: OnceLock<Box<Block>> = OnceLock::new();
+
+/// The shared block, or this backend's own.
+pub fn block() -> &'static Block {
+    if let Some(shared) = SHARED.get() {
+        return shared.block;
+    }
+    PRIVATE.get_or_init(|| {
+        // SAFETY: zeroed memory is a valid block.
+        unsafe { Box::<Block>::new_zeroed().assume_init() }
+    })
+}
+
+/// Whether the library was preloaded, so that there are shared memory and a launcher.
+pub fn is_shared() -> bool {
+    SHARED.get().is_some()
+}
+
+/// Runs `work` while no other process is in here. It must be short, and must neither raise nor wait.
+pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
+    let guarded = block().guarded.get();
+    match SHARED.get() {
+        // SAFETY: the lock keeps all other processes out; the reference ends before it is released.
+        Some(shared) => unsafe {
+            pg_sys::LWLockAcquire(shared.lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let result = work(&mut *guarded);
+            pg_sys::LWLockRelease(shared.lock);
+            result
+        },
+        // SAFETY: the block is this backend's own, used on its only thread, and `work` does not come back here.
+        None => work(unsafe { &mut *guarded }),
+    }
+}
+
+impl Seat {
+    pub fn is_taken(&self) -> bool {
+        self.pid.load(Ordering::Acquire) != 0
+    }
+
+    /// Tells the process that there is work; once until it looks.
+    pub fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            self.nudge();
+        }
+    }
+
+    /// Makes the process look at what it has been told.
+    pub fn nudge(&self) {
+        latch::set(self.latch.load(Ordering::Acquire));
+    }
+
+    /// Sits down: this process is the one until it exits, and then `leaving` runs. Answers whether the seat was free.
+    pub fn take(&'static self, leaving: fn()) -> bool {
+        // SAFETY: reads this process's number.
+        let pid = unsafe { pg_sys::MyProcPid };
+        if self.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return false;
+        }
+        self.latch.store(latch::own(), Ordering::Release);
+        OWN.set(Some(self));
+        LEAVING.set(Some(leaving));
+        // SAFETY: a static function, called once while the process still has access to shared memory.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+        true
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    if let Some(seat) = OWN.take() {
+        seat.latch.store(0, Ordering::Release);
+        seat.pid.store(0, Ordering::Release);
+    }
+    if let Some(leaving) = LEAVING.take() {
+        leaving();
+    }
+}
+
+/// Asks for the shared block; called from `_PG_init`. Does nothing, and says so, unless the library is being preloaded.
+pub fn request() -> bool {
     // SAFETY: hooks are chained while the postmaster starts, on its only thread.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress {
-            return;
+            return false;
         }
         PREVIOUS_REQUEST.set(pg_sys::shmem_request_hook);
         pg_sys::shmem_request_hook = Some(on_request);
         PREVIOUS_STARTUP.set(pg_sys::shmem_startup_hook);
         pg_sys::shmem_startup_hook = Some(on_startup);
     }
+    true
 }
 
 #[pgrx::pg_guard]
@@ -51,7 +239,8 @@ extern "C-unwind" fn on_request() {
         if let Some(previous) = PREVIOUS_REQUEST.get() {
             previous();
         }
-        pg_sys::RequestAddinShmemSpace(size_of::<Counters>());
+        pg_sys::RequestAddinShmemSpace(size_of::<Block>());
+        pg_sys::RequestNamedLWLockTranche(TRANCHE.as_ptr(), 1);
     }
 }
 
@@ -64,17 +253,20 @@ extern "C-unwind" fn on_startup() {
             previous();
         }
         let mut found = false;
-        let lock = &mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
-        let block =
-            pg_sys::ShmemInitStruct(c"cowrie_enrich counters".as_ptr(), size_of::<Counters>(), &mut found);
+        let init = &mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
+        pg_sys::LWLockAcquire(init, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let block = pg_sys::ShmemInitStruct(TRANCHE.as_ptr(), size_of::<Block>(), &mut found);
         if !found {
-            std::ptr::write_bytes(block.cast::<u8>(), 0, size_of::<Counters>());
+            std::ptr::write_bytes(block.cast::<u8>(), 0, size_of::<Block>());
         }
-        pg_sys::LWLockRelease(lock);
-        SHARED.set(Some(&*block.cast::<Counters>()));
+        pg_sys::LWLockRelease(init);
+        let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock;
+        SHARED.set(Some(Shared { block: &*block.cast::<Block>(), lock }));
     }
 }
+
+/// Name of the block and of its lock, as pg_shmem_allocations and wait events show them.
+const TRANCHE: &std::ffi::CStr = c"cowrie_enrich";
 
 /// Index of AddinShmemInitLock among the individual locks (lwlocknames.txt), the same from 9.5 on.
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::call::quoted_schema;
-use super::inet;
+use super::{inet, text};
 
 /// A statement from `sql/queries/`. `@extschema@` stands for the extension's schema, as in install scripts.
 pub struct Statement {
@@ -18,6 +19,12 @@ pub struct Statement {
     skips_locked: bool,
     /// The schema's name that it was prepared for, and the plan.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
+}
+
+/// A statement that lives as long as its connection.
+pub struct Prepared {
+    plan: pg_sys::SPIPlanPtr,
+    arguments: usize,
 }
 
 /// The result of one execution, valid inside the closure that it is handed to.
@@ -72,11 +79,47 @@ impl Connection {
         let nulls: Vec<std::ffi::c_char> =
             arguments.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
         // SAFETY: plan and arguments agree in number and types, which `prepared` declares.
+        let code = unsafe { pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0) };
+        Self::hand_over(code, statement.name, read)
+    }
+
+    /// Prepares a statement that was made at run time, for a table whose name is not known before. Names in it are
+    /// looked up now, with the rights of now; tables are accessed with those of when it is run.
+    pub fn prepare(&self, text: &str, argument_types: &[pg_sys::Oid]) -> Prepared {
+        let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
+        let mut types = argument_types.to_vec();
+        // SAFETY: the type list has the length given; the plan is gone with the SPI connection.
+        let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) };
+        if plan.is_null() {
+            pgrx::error!("could not prepare a statement for a session table");
+        }
+        Prepared { plan, arguments: types.len() }
+    }
+
+    /// Executes such a statement; no argument is null.
+    pub fn run_prepared<T>(
+        &self,
+        statement: &Prepared,
+        arguments: &[pg_sys::Datum],
+        read: impl FnOnce(&Rows) -> T,
+    ) -> T {
+        if arguments.len() != statement.arguments {
+            pgrx::error!("a statement for a session table has {} arguments", statement.arguments);
+        }
+        let mut datums = arguments.to_vec();
+        // SAFETY: as many values as the plan has types, none of them null.
+        let code = unsafe {
+            pg_sys::SPI_execute_plan(statement.plan, datums.as_mut_ptr(), std::ptr::null(), false, 0)
+        };
+        Self::hand_over(code, "for a session table", read)
+    }
+
+    fn hand_over<T>(code: i32, name: &str, read: impl FnOnce(&Rows) -> T) -> T {
+        if code < 0 {
+            pgrx::error!("could not run statement \"{name}\": SPI code {code}");
+        }
+        // SAFETY: both were set by the execution that has just ended; the table is freed once, after its last use.
         unsafe {
-            let code = pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0);
-            if code < 0 {
-                pgrx::error!("could not run statement \"{}\": SPI code {code}", statement.name);
-            }
             let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
             let result = read(&rows);
             if !rows.table.is_null() {
@@ -156,6 +199,19 @@ impl Rows {
     pub fn address(&self, row: usize, column: i32) -> Option<Address> {
         // SAFETY: the statement selects an inet in this column.
         self.datum(row, column).and_then(|datum| unsafe { inet::read(datum) }).map(|inet| inet.address)
+    }
+
+    /// A column of type cidr.
+    pub fn prefix(&self, row: usize, column: i32) -> Option<Prefix> {
+        // SAFETY: the statement selects a cidr in this column.
+        self.datum(row, column).and_then(|datum| unsafe { inet::read_prefix(datum) })
+    }
+
+    /// A column of type text.
+    pub fn text(&self, row: usize, column: i32) -> Option<String> {
+        // SAFETY: the statement selects a text in this column.
+        self.datum(row, column)
+            .map(|datum| String::from_utf8_lossy(unsafe { text::bytes(datum) }).into_owned())
     }
 
     /// A row as a composite value outside the SPI connection's memory.

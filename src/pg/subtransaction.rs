@@ -66,7 +66,8 @@ fn must_be_raised(error: &CaughtError) -> bool {
     )
 }
 
-fn message(error: &CaughtError) -> String {
+/// What an error said, without detail and hint.
+pub(super) fn message(error: &CaughtError) -> String {
     match error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)

@@ -7,6 +7,9 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::subtransaction::{Failure, message};
 
 /// Identity of a subtransaction within its transaction.
 pub type Level = pg_sys::SubTransactionId;
@@ -48,6 +51,36 @@ pub fn observe(observer: Observer) {
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction_end), std::ptr::null_mut());
     }
+}
+
+/// Runs `work` in a transaction of its own and commits it. For background processes, which have none around them. An
+/// ERROR, wherever in there it is raised, rolls back and comes out as a value; so does a cancellation, because nobody
+/// but an operator sends a background process one. A shutdown ends the process.
+pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let attempt = AssertUnwindSafe(|| {
+        // SAFETY: the process is in no transaction; what is begun here is ended here, or aborted below.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let result = work();
+        // SAFETY: as above.
+        unsafe {
+            if pg_sys::ActiveSnapshotSet() {
+                pg_sys::PopActiveSnapshot();
+            }
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(result)
+    });
+    let caught = |error| Err(Box::new(error));
+    PgTryBuilder::new(attempt).catch_others(caught).catch_rust_panic(caught).execute().map_err(|error| {
+        let message = message(&error);
+        // SAFETY: the error has been taken off the server's error stack; whatever was begun is ended.
+        unsafe { pg_sys::AbortOutOfAnyTransaction() };
+        Failure { message }
+    })
 }
 
 /// The innermost (sub)transaction.

@@ -69,8 +69,14 @@ pub enum Locked {
 /// Addresses per statement: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
 const CHUNK: usize = 2_000;
 
-const UPDATE_TYPES: [pg_sys::Oid; 5] =
-    [pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::TEXTOID, pg_sys::BOOLOID];
+const UPDATE_TYPES: [pg_sys::Oid; 6] = [
+    pg_sys::INETARRAYOID,
+    pg_sys::INT8ARRAYOID,
+    pg_sys::JSONBARRAYOID,
+    pg_sys::TEXTOID,
+    pg_sys::BOOLOID,
+    pg_sys::TEXTOID,
+];
 
 thread_local! {
     static CREATE: Statement = const { Statement::new(
@@ -162,6 +168,7 @@ fn update_addresses(connection: &Connection, databases: &Databases, due: &[Addre
             let mut arguments = answers(databases, chunk);
             arguments.push(Some(text::write(LAYOUT_VERSION)));
             arguments.push(Some(pg_sys::Datum::from(guc::is_enabled("cymru"))));
+            arguments.push(Some(text::write("maxmind")));
             let statement = match locked {
                 Locked::Wait => &UPDATE,
                 Locked::Skip => &UPDATE_FREE,
@@ -169,6 +176,26 @@ fn update_addresses(connection: &Connection, databases: &Databases, due: &[Addre
             statement.with(|statement| connection.run(statement, &arguments, |_| ()));
         });
     }
+}
+
+/// What another source than the files says of existing addresses, given in key order: network and document.
+pub fn write_answers(
+    connection: &Connection,
+    source: &str,
+    answers: &[(Address, Option<i64>, pg_sys::Datum)],
+) {
+    if answers.is_empty() {
+        return;
+    }
+    let arguments = [
+        Some(array::write(Element::Inet, answers.iter().map(|(address, ..)| Some(inet::write(*address))))),
+        Some(array::write(Element::Bigint, answers.iter().map(|(_, asn, _)| asn.map(pg_sys::Datum::from)))),
+        Some(array::write(Element::Jsonb, answers.iter().map(|(.., document)| Some(*document)))),
+        Some(text::write(LAYOUT_VERSION)),
+        Some(pg_sys::Datum::from(false)),
+        Some(text::write(source)),
+    ];
+    UPDATE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
 /// Three arrays: addresses, their networks, their documents.

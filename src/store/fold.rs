@@ -24,6 +24,8 @@ const BATCH: i64 = 50_000;
 thread_local! {
     static ALONE: Statement = const { Statement::new(
         "fold_alone", include_str!("../../sql/queries/fold_alone.sql"), &[]) };
+    static ALONE_OR_NOT: Statement = const { Statement::new(
+        "fold_alone_or_not", include_str!("../../sql/queries/fold_alone_or_not.sql"), &[]) };
     static TAKE: Statement = const { Statement::new(
         "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::INT8OID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
@@ -52,9 +54,21 @@ pub fn run(home: Home, may_commit: bool) {
     }
 }
 
+/// One batch unless somebody else is folding; answers whether there may be more for the caller.
+pub fn batch_if_free(home: Home, connection: &Connection) -> bool {
+    let free = ALONE_OR_NOT.with(|statement| {
+        connection.run(statement, &[], |rows| rows.datum(0, 1).is_some_and(|datum| datum.value() != 0))
+    });
+    free && fold_batch(home, connection)
+}
+
 /// One batch; answers whether there may be more.
 fn batch(home: Home, connection: &Connection) -> bool {
     ALONE.with(|statement| connection.run(statement, &[], |_| ()));
+    fold_batch(home, connection)
+}
+
+fn fold_batch(home: Home, connection: &Connection) -> bool {
     let (deltas, taken) = take(connection);
     let addresses: Vec<Address> = deltas.keys().copied().collect();
     offline::with(Patience::None, |databases| {

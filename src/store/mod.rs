@@ -2,19 +2,22 @@
 //!
 //! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order. A
 //! transaction that follows it cannot deadlock with another that does. Sessions only create; they take no lock on an
-//! existing network, and an existing address only if it is free.
+//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these.
 
 pub mod addresses;
+pub mod answers;
 pub mod enrich;
 pub mod fold;
 pub mod networks;
-pub mod requests;
+pub mod queue;
 pub mod sessions;
+pub mod snapshots;
+pub mod sweep;
 
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
-use crate::pg::relation;
+use crate::pg::{catalog, relation};
 
 /// Where the extension's objects are, and who owns them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,10 +33,18 @@ impl Home {
     /// Found by the function that is being called: it lives where everything else does.
     pub fn of(call: &Call) -> Home {
         let function = call.function();
-        let schema = call::schema_of_function(function);
+        Home::at(call::schema_of_function(function), call::owner_of_function(function))
+    }
+
+    /// Found in the catalogs, for a process that no function was called in; `None` while the extension is not there.
+    pub fn find() -> Option<Home> {
+        catalog::extension().map(|(schema, owner)| Home::at(schema, owner))
+    }
+
+    fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {
         Home {
             schema,
-            owner: call::owner_of_function(function),
+            owner,
             inventory: relation::find(schema, c"ip_inventory"),
             inventory_key: relation::find(schema, c"ip_inventory_pkey"),
         }

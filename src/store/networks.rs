@@ -43,7 +43,7 @@ thread_local! {
         "networks_create",
         include_str!("../../sql/queries/networks_create.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3],
-          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID],
+          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTARRAYOID],
     ) };
     static REFINE: Statement = const { Statement::new(
         "networks_refine",
@@ -57,8 +57,13 @@ thread_local! {
     ) };
 }
 
-/// Creates the networks that are not there yet.
+/// Creates the networks that are not there yet, all as one source says.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) {
+    create_said(connection, networks, |_| source);
+}
+
+/// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
+pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) {
     if networks.is_empty() {
         return;
     }
@@ -66,7 +71,8 @@ pub fn create(connection: &Connection, networks: &Networks, source: &str) {
     let mut arguments = columns(networks);
     arguments.push(Some(times(networks, |said| said.first_seen)));
     arguments.push(Some(times(networks, |said| said.last_seen)));
-    arguments.push(Some(text::write(source)));
+    arguments
+        .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
     let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
     if created > 0 {
         telemetry::add(Counter::NetworksCreated, created as i64);

@@ -97,3 +97,31 @@ fn the_lists_hold_what_the_demo_promises() {
     let after = [before.clone(), list("networks-after.tsv")].concat();
     assert_eq!((asn(&before), asn(&after)), (3, 16509));
 }
+
+#[test]
+fn what_cymru_has_to_be_asked_is_in_the_lists_and_in_the_log() {
+    let before = list("networks-before.tsv");
+    let routes = String::from_utf8(demo("cymru-routes.tsv")).unwrap();
+    let mut told: Vec<&Network> = Vec::new();
+    for line in routes.lines().filter(|line| !line.starts_with('#')).skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (first, _) = fields[0].split_once('/').unwrap();
+        let network = before.iter().find(|network| network.first.to_string() == first).unwrap();
+        if let Some(origin) = &network.origin {
+            assert_eq!(origin.asn.to_string(), fields[1], "{line}");
+        }
+        told.push(network);
+    }
+    let addresses: HashSet<IpAddr> =
+        entries().iter().filter_map(|entry| entry.address.parse::<IpAddr>().ok()).collect();
+    let count = |networks: &mut dyn Iterator<Item = &&Network>| -> usize {
+        networks
+            .map(|network| addresses.iter().filter(|a| network.first <= **a && **a <= network.last).count())
+            .sum()
+    };
+    assert!((20..=60).contains(&count(&mut told.iter())));
+    assert!(count(&mut told.iter().filter(|network| network.first.is_ipv6())) >= 3);
+    let unknown: Vec<&Network> = before.iter().filter(|network| network.origin.is_none()).collect();
+    let nobodys = unknown.iter().filter(|network| !told.iter().any(|other| other.first == network.first));
+    assert!(count(&mut nobodys.into_iter()) >= 1, "no address has no route at all");
+}

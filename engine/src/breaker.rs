@@ -1,0 +1,307 @@
+//! Answers: may this provider be asked at all?
+//!
+//! ```text
+//! Closed    -- fewer than OPENS_AFTER failures in a row; after each, nobody asks for backoff::delay
+//! Open      -- nobody asks until `until`
+//! HalfOpen  -- `until` has passed: one probe at a time may ask, and its outcome decides
+//! ```
+//!
+//! The rule: no clock, no randomness, no lock of its own. It lives in zeroed shared memory under its owner's lock, and
+//! all zero is a closed breaker. Times are microseconds of one clock that all sharers read.
+//!
+//! Several exchanges run at a time, so several may fail of one cause. While the breaker is closed each failure counts
+//! and moves `until` to its own delay from now, never to the sum. Once it is open a failure without a probe underway is
+//! one of an exchange that began before: it says nothing new and changes nothing. While a probe is underway a late
+//! failure of that kind cannot be told from the probe's own and counts as that: one step.
+//!
+//! A probe whose process was killed never reports. So handing one out moves `until` to the end of its time, and then the
+//! next is handed out.
+
+use crate::backoff;
+use std::time::Duration;
+
+/// Failures in a row that open it: more than the exchanges that usually run at a time, so that one bad moment, which
+/// all of them share, does not.
+pub const OPENS_AFTER: u32 = 5;
+
+/// Longest pause between two attempts, before jitter. A provider that is down for a day costs 300 probes.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Breaker {
+    /// In a row.
+    pub failures: u32,
+    /// Handed out since the last report: 0, or 1, or more if some never reported.
+    pub probes: u32,
+    /// Microseconds; nobody asks before.
+    pub until: i64,
+    /// Microseconds; 0 while closed.
+    pub opened_at: i64,
+    /// Microseconds; what `rest_until` asked for. A success does not end that.
+    pub rests_until: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permission {
+    Ask,
+    /// Ask; everybody else waits for the outcome.
+    Probe,
+    /// Microseconds.
+    NotBefore(i64),
+}
+
+impl Breaker {
+    /// `HalfOpen` also while a probe is underway.
+    pub fn state(&self, now: i64) -> State {
+        match self.failures {
+            0..OPENS_AFTER => State::Closed,
+            _ if now < self.until && self.probes == 0 => State::Open,
+            _ => State::HalfOpen,
+        }
+    }
+
+    /// `probe_lasts`: microseconds after which a probe that did not report is taken for lost.
+    pub fn permission(&mut self, now: i64, probe_lasts: i64) -> Permission {
+        if now < self.until {
+            return Permission::NotBefore(self.until);
+        }
+        if self.failures < OPENS_AFTER {
+            return Permission::Ask;
+        }
+        self.probes = self.probes.saturating_add(1);
+        self.until = now.saturating_add(probe_lasts.max(0));
+        Permission::Probe
+    }
+
+    /// The provider answered.
+    pub fn succeeded(&mut self) {
+        *self = Self { until: self.rests_until, rests_until: self.rests_until, ..Self::default() };
+    }
+
+    /// The provider did not answer, or not sensibly. `base`: the pause after a first failure.
+    pub fn failed(&mut self, now: i64, base: Duration, random: f64) {
+        let open = self.failures >= OPENS_AFTER;
+        if open && self.probes == 0 {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let pause = backoff::delay(self.failures, base, LONGEST_PAUSE, random);
+        let until = now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
+        // A lost probe's time does not prolong the pause; a closed breaker's earlier pause stands if it is longer.
+        let floor = if open { self.rests_until } else { self.until };
+        self.until = until.max(floor);
+        self.probes = 0;
+        if self.failures == OPENS_AFTER {
+            self.opened_at = now;
+        }
+    }
+
+    /// The provider itself named a time (Retry-After). Nobody asks before, whatever succeeds or fails meanwhile.
+    pub fn rest_until(&mut self, until: i64) {
+        self.rests_until = self.rests_until.max(until);
+        self.until = self.until.max(until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: i64 = 1_000_000;
+    const BASE: Duration = Duration::from_secs(10);
+    const PROBE: i64 = 40 * SECOND;
+
+    fn opened(now: i64) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..OPENS_AFTER {
+            breaker.failed(now, BASE, 0.5);
+        }
+        breaker
+    }
+
+    #[test]
+    fn zeroed_memory_is_a_closed_breaker() {
+        let mut breaker = Breaker::default();
+        assert_eq!(breaker.state(5), State::Closed);
+        assert_eq!(breaker.permission(5, PROBE), Permission::Ask);
+        assert_eq!(breaker, Breaker::default());
+    }
+
+    #[test]
+    fn each_failure_doubles_the_pause() {
+        let mut breaker = Breaker::default();
+        let mut now = 0;
+        for pause in [10, 20, 40, 80] {
+            breaker.failed(now, BASE, 0.5);
+            assert_eq!(breaker.state(now), State::Closed);
+            let until = now + pause * SECOND;
+            assert_eq!(breaker.permission(until - 1, PROBE), Permission::NotBefore(until));
+            assert_eq!(breaker.permission(until, PROBE), Permission::Ask);
+            now = until;
+        }
+    }
+
+    #[test]
+    fn fifth_failure_opens_it_and_one_probe_at_a_time_goes_out() {
+        let mut breaker = opened(0);
+        let until = 160 * SECOND;
+        assert_eq!((breaker.state(0), breaker.opened_at), (State::Open, 0));
+        assert_eq!(breaker.permission(until - 1, PROBE), Permission::NotBefore(until));
+        assert_eq!(breaker.state(until), State::HalfOpen);
+        assert_eq!(breaker.permission(until, PROBE), Permission::Probe);
+        assert_eq!(breaker.state(until), State::HalfOpen);
+        assert_eq!(breaker.permission(until, PROBE), Permission::NotBefore(until + PROBE));
+    }
+
+    #[test]
+    fn failed_probe_doubles_the_pause_up_to_the_longest() {
+        let mut breaker = opened(7);
+        for _ in 0..20 {
+            let now = breaker.until;
+            assert_eq!(breaker.permission(now, PROBE), Permission::Probe);
+            breaker.failed(now + SECOND, BASE, 0.5);
+            assert_eq!(breaker.state(now + SECOND), State::Open);
+            assert_eq!(breaker.until, now + SECOND + 300 * SECOND);
+            assert_eq!(breaker.opened_at, 7);
+        }
+    }
+
+    #[test]
+    fn lost_probe_is_replaced_when_its_time_is_over() {
+        let mut breaker = opened(0);
+        let now = breaker.until;
+        assert_eq!(breaker.permission(now, PROBE), Permission::Probe);
+        assert_eq!(breaker.permission(now + PROBE - 1, PROBE), Permission::NotBefore(now + PROBE));
+        assert_eq!(breaker.permission(now + PROBE, PROBE), Permission::Probe);
+        assert_eq!(breaker.probes, 2);
+    }
+
+    #[test]
+    fn success_closes() {
+        let mut breaker = opened(0);
+        breaker.permission(breaker.until, PROBE);
+        breaker.succeeded();
+        assert_eq!(breaker, Breaker::default());
+    }
+
+    #[test]
+    fn failures_begun_before_it_opened_change_nothing() {
+        let mut breaker = opened(0);
+        let before = breaker;
+        for now in 0..10 {
+            breaker.failed(now * 30 * SECOND, BASE, 0.9);
+        }
+        assert_eq!(breaker, before);
+    }
+
+    #[test]
+    fn requested_rest_outlives_success_and_failure() {
+        let mut breaker = Breaker::default();
+        breaker.rest_until(1_000 * SECOND);
+        breaker.succeeded();
+        assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
+        breaker.failed(0, BASE, 0.5);
+        breaker.rest_until(5 * SECOND);
+        assert_eq!(breaker.permission(999 * SECOND, PROBE), Permission::NotBefore(1_000 * SECOND));
+        assert_eq!(breaker.permission(1_000 * SECOND, PROBE), Permission::Ask);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Pass(i64),
+        Ask,
+        Succeed,
+        Fail(f64),
+        /// The process that asked last is killed.
+        Lose,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => (0..400 * SECOND).prop_map(Step::Pass),
+            4 => Just(Step::Ask),
+            1 => Just(Step::Succeed),
+            4 => (0.0..1.0_f64).prop_map(Step::Fail),
+            1 => Just(Step::Lose),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn any_history_keeps_the_promises(steps in steps()) {
+            let mut breaker = Breaker::default();
+            let (mut now, mut asking, mut probe_ends) = (1_000_000 * SECOND, 0_u32, None);
+            for step in steps {
+                let before = breaker;
+                match step {
+                    Step::Pass(time) => now += time,
+                    Step::Ask => match breaker.permission(now, PROBE) {
+                        Permission::Ask => {
+                            prop_assert!(now >= before.until && before.failures < OPENS_AFTER);
+                            prop_assert_eq!(breaker, before);
+                            asking += 1;
+                        }
+                        Permission::Probe => {
+                            prop_assert!(now >= before.until && before.failures >= OPENS_AFTER);
+                            prop_assert!(probe_ends.is_none_or(|end| end <= now), "two probes at a time");
+                            probe_ends = Some(now + PROBE);
+                            asking += 1;
+                        }
+                        Permission::NotBefore(time) => {
+                            prop_assert!(time > now && time == before.until && breaker == before);
+                        }
+                    },
+                    Step::Succeed if asking > 0 => {
+                        breaker.succeeded();
+                        (asking, probe_ends) = (asking - 1, None);
+                        prop_assert_eq!(breaker, Breaker::default());
+                    }
+                    Step::Fail(random) if asking > 0 => {
+                        breaker.failed(now, BASE, random);
+                        asking -= 1;
+                        if before.probes > 0 {
+                            probe_ends = None;
+                        }
+                        // One step at most, and never beyond the longest pause with its jitter.
+                        prop_assert!(breaker.failures <= before.failures + 1);
+                        let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0).as_micros() as i64;
+                        prop_assert!(breaker.until <= before.until.max(now + longest));
+                        prop_assert!(breaker.state(now) != State::HalfOpen || before.state(now) == State::HalfOpen);
+                    }
+                    Step::Lose => asking = asking.saturating_sub(1),
+                    Step::Succeed | Step::Fail(_) => {}
+                }
+                prop_assert_eq!(breaker.state(now) == State::Closed, breaker.failures < OPENS_AFTER);
+                prop_assert_eq!(breaker.opened_at != 0, breaker.failures >= OPENS_AFTER);
+                // Nobody is ever locked out for good.
+                let mut later = breaker;
+                let answer = later.permission(breaker.until.max(now), PROBE);
+                prop_assert!(matches!(answer, Permission::Ask | Permission::Probe));
+            }
+        }
+
+        #[test]
+        fn any_bytes_in_shared_memory_are_answered(
+            failures: u32, probes: u32, until: i64, opened_at: i64, rests_until: i64, now: i64, lasts: i64,
+        ) {
+            let breaker = Breaker { failures, probes, until, opened_at, rests_until };
+            breaker.state(now);
+            let mut other = breaker;
+            other.permission(now, lasts);
+            other = breaker;
+            other.failed(now, BASE, 0.5);
+            other.succeeded();
+            other.rest_until(until);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Answers: which exchanges are under way, and which have finished?
+//!
+//! The rule: nothing here waits. A thread puts its result into the channel first and rings second; the owner empties
+//! the bell first and the channel second. So no result is left behind without a ring.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+/// One exchange. Implemented in the engine only: what runs on these threads must not reach PostgreSQL.
+pub trait Task: Send + 'static {
+    type Done: Send + 'static;
+
+    /// Returns soon after `cancel` is set, with whatever it has.
+    fn run(self, cancel: &Cancel) -> Self::Done;
+
+    /// What to report in place of a result when `run` panicked.
+    fn lost(panic: String) -> Self::Done;
+}
+
+/// A request to stop, shared between the owner and its exchanges.
+#[derive(Clone, Default, Debug)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes. Buffers are on the heap; `getaddrinfo` and the modules it loads need most of this.
+const STACK: usize = 512 * 1024;
+
+pub struct Pool<T: Task> {
+    /// Of the exchanges started since the last `cancel`.
+    cancel: Cancel,
+    sender: Sender<(u64, T::Done)>,
+    results: Receiver<(u64, T::Done)>,
+    bell: Arc<Bell>,
+    running: usize,
+}
+
+/// Both ends live as long as one thread does, so that ringing cannot raise SIGPIPE.
+struct Bell {
+    ring: UnixStream,
+    ear: UnixStream,
+}
+
+impl<T: Task> Pool<T> {
+    pub fn new() -> io::Result<Self> {
+        let (ring, ear) = UnixStream::pair()?;
+        ring.set_nonblocking(true)?;
+        ear.set_nonblocking(true)?;
+        let (sender, results) = mpsc::channel();
+        Ok(Self { cancel: Cancel::new(), sender, results, bell: Arc::new(Bell { ring, ear }), running: 0 })
+    }
+
+    /// Readable when something has finished. The owner polls it together with its own events, then calls `finished`.
+    pub fn ready(&self) -> BorrowedFd<'_> {
+        self.bell.ear.as_fd()
+    }
+
+    /// Runs the task on a thread of its own. The new thread inherits the caller's signal mask: block all signals
+    /// around this call, or the process's handlers run on it. An error is the system's (no thread to be had); the task
+    /// is dropped then.
+    pub fn start(&mut self, ticket: u64, task: T) -> io::Result<()> {
+        let cancel = self.cancel.clone();
+        let sender = self.sender.clone();
+        let bell = Arc::clone(&self.bell);
+        thread::Builder::new().name("exchange".into()).stack_size(STACK).spawn(move || {
+            let done = panic::catch_unwind(AssertUnwindSafe(|| task.run(&cancel)))
+                .unwrap_or_else(|panic| T::lost(text_of(&*panic)));
+            // The owner may be gone: nobody wants the result then.
+            let _ = sender.send((ticket, done));
+            bell.ring();
+        })?;
+        self.running += 1;
+        Ok(())
+    }
+
+    /// Started and not collected yet.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Collects what has finished, by ticket; a task that panicked comes out as its `Task::lost`.
+    pub fn finished(&mut self) -> Vec<(u64, T::Done)> {
+        self.bell.silence();
+        let finished: Vec<_> = self.results.try_iter().collect();
+        self.running -= finished.len();
+        finished
+    }
+
+    /// Asks all that are running to stop; what is started later is not concerned. Results still arrive, within about
+    /// 200 ms, with two exceptions: a thread inside `getaddrinfo` returns when that does, and one inside `connect` when
+    /// its attempt ends (10 s at most). Neither sends anything afterwards.
+    pub fn cancel(&mut self) {
+        self.cancel.set();
+        self.cancel = Cancel::new();
+    }
+}
+
+/// Never joins: a thread may hang in `getaddrinfo`, and its owner has to end.
+impl<T: Task> Drop for Pool<T> {
+    fn drop(&mut self) {
+        self.cancel.set();
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        // A full buffer is as readable as one more byte would make it.
+        let _ = (&self.ring).write(&[1]);
+    }
+
+    fn silence(&self) {
+        let mut bytes = [0; 64];
+        loop {
+            match (&self.ear).read(&mut bytes) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    enum Work {
+        Return(u32),
+        UntilCancelled,
+        Panic,
+    }
+
+    impl Task for Work {
+        type Done = Result<u32, String>;
+
+        fn run(self, cancel: &Cancel) -> Self::Done {
+            match self {
+                Self::Return(number) => Ok(number),
+                Self::UntilCancelled => {
+                    while !cancel.is_set() {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Ok(0)
+                }
+                Self::Panic => panic!("told to"),
+            }
+        }
+
+        fn lost(panic: String) -> Self::Done {
+            Err(panic)
+        }
+    }
+
+    /// Waits for the bell as an owner does, only without poll(2); a byte taken here is one that was there to see.
+    fn collect(pool: &mut Pool<Work>, count: usize) -> Vec<(u64, Result<u32, String>)> {
+        let begun = Instant::now();
+        let mut all = Vec::new();
+        while all.len() < count {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{} of {count} finished", all.len());
+            match (&pool.bell.ear).read(&mut [0]) {
+                Ok(1..) => all.extend(pool.finished()),
+                _ => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn every_result_rings_and_comes_out_once() {
+        let mut pool = Pool::new().unwrap();
+        for number in 0..50 {
+            pool.start(number.into(), Work::Return(number)).unwrap();
+        }
+        assert_eq!(pool.running(), 50);
+        let expected: Vec<_> = (0..50).map(|number| (u64::from(number), Ok(number))).collect();
+        assert_eq!(collect(&mut pool, 50), expected);
+        assert_eq!(pool.running(), 0);
+        assert_eq!(pool.finished(), []);
+        assert!((&pool.bell.ear).read(&mut [0]).is_err(), "the bell rings for nothing");
+    }
+
+    #[test]
+    fn panic_comes_out_as_a_lost_task() {
+        let mut pool = Pool::new().unwrap();
+        pool.start(7, Work::Panic).unwrap();
+        assert_eq!(collect(&mut pool, 1), [(7, Err("told to".into()))]);
+    }
+
+    #[test]
+    fn cancel_stops_what_runs_and_nothing_that_starts_later() {
+        let mut pool = Pool::new().unwrap();
+        pool.start(1, Work::UntilCancelled).unwrap();
+        pool.start(2, Work::UntilCancelled).unwrap();
+        pool.cancel();
+        assert_eq!(collect(&mut pool, 2), [(1, Ok(0)), (2, Ok(0))]);
+
+        pool.start(3, Work::UntilCancelled).unwrap();
+        pool.start(4, Work::Return(9)).unwrap();
+        assert_eq!(collect(&mut pool, 1), [(4, Ok(9))]);
+        assert_eq!(pool.running(), 1);
+    }
+
+    #[test]
+    fn dropped_pool_cancels_and_does_not_wait() {
+        let mut pool = Pool::new().unwrap();
+        pool.start(1, Work::UntilCancelled).unwrap();
+        let bell = Arc::downgrade(&pool.bell);
+        drop(pool);
+        let begun = Instant::now();
+        while bell.upgrade().is_some() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the thread goes on");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Answers: what does the other end of a TCP connection say, and is it still in time?
+//!
+//! The rule: no call lasts longer than its deadline, and none but `resolve` and one attempt to connect longer than
+//! `SLICE` after a cancellation.
+
+use super::{Cancel, Failure, slice};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Instant;
+
+/// Addresses of a host name or an address text. Blocks as long as the system's resolver does.
+pub(crate) fn resolve(host: &str, port: u16, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
+    if cancel.is_set() {
+        return Err(Failure::Cancelled);
+    }
+    let found = (host, port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+    if cancel.is_set() {
+        return Err(Failure::Cancelled);
+    }
+    match found {
+        Ok(peers) if peers.is_empty() => {
+            Err(Failure::Resolve(format!("could not resolve {host:.100}: no address")))
+        }
+        Ok(peers) => Ok(peers),
+        Err(error) => Err(Failure::Resolve(format!("could not resolve {host:.100}: {error}"))),
+    }
+}
+
+pub(crate) struct Stream(TcpStream);
+
+pub(crate) enum Read {
+    Bytes(usize),
+    End,
+    /// Nothing came until the deadline.
+    Late,
+}
+
+impl Stream {
+    /// Tries the addresses in turn; each may take its share of the time left, so that one that swallows packets (a
+    /// broken IPv6 route, mostly) leaves time for the next.
+    pub(crate) fn connect(peers: &[SocketAddr], until: Instant, cancel: &Cancel) -> Result<Self, Failure> {
+        let mut failure = Failure::ConnectTimeout;
+        for (tried, peer) in peers.iter().enumerate() {
+            if cancel.is_set() {
+                return Err(Failure::Cancelled);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(peers.len() - tried).unwrap_or(u32::MAX);
+            if share.is_zero() {
+                break;
+            }
+            match TcpStream::connect_timeout(peer, share) {
+                // Not to be used any more, and an attempt may have taken seconds.
+                Ok(_) if cancel.is_set() => return Err(Failure::Cancelled),
+                Ok(stream) => return Ok(Self(stream)),
+                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) => failure = Failure::Connect(format!("could not connect to {peer}: {error}")),
+            }
+        }
+        Err(failure)
+    }
+
+    /// `Ok(false)`: the deadline passed before everything was sent.
+    pub(crate) fn send(
+        &mut self,
+        mut bytes: &[u8],
+        until: Instant,
+        cancel: &Cancel,
+    ) -> Result<bool, Failure> {
+        while !bytes.is_empty() {
+            if cancel.is_set() {
+                return Err(Failure::Cancelled);
+            }
+            let Some(slice) = slice(until) else {
+                return Ok(false);
+            };
+            self.0.set_write_timeout(Some(slice)).map_err(|error| io("send", &error))?;
+            match self.0.write(bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if is_passing(error.kind()) => {}
+                Err(error) => return Err(io("send", &error)),
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn read(&mut self, into: &mut [u8], until: Instant, cancel: &Cancel) -> Result<Read, Failure> {
+        loop {
+            if cancel.is_set() {
+                return Err(Failure::Cancelled);
+            }
+            let Some(slice) = slice(until) else {
+                return Ok(Read::Late);
+            };
+            self.0.set_read_timeout(Some(slice)).map_err(|error| io("read", &error))?;
+            match self.0.read(into) {
+                Ok(0) => return Ok(Read::End),
+                Ok(count) => return Ok(Read::Bytes(count)),
+                Err(error) if is_passing(error.kind()) => {}
+                Err(error) => return Err(io("read", &error)),
+            }
+        }
+    }
+}
+
+fn is_passing(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+fn io(what: &str, error: &std::io::Error) -> Failure {
+    Failure::Io(format!("could not {what}: {error}"))
+}

@@ -1,0 +1,211 @@
+//! Answers: which addresses does this block hold?
+//!
+//! The rule: one block has one `Prefix`. Host bits are zero, and a block of IPv4-mapped IPv6 addresses is its IPv4
+//! block, as `Address` has it.
+
+use crate::address::Address;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A block of addresses. `Ord` is PostgreSQL's btree order of `cidr` values: IPv4 before IPv6, then the network
+/// address, then the shorter block.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Prefix {
+    network: Address,
+    length: u8,
+}
+
+/// Bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a /48, so the
+/// addresses of such a block have one origin.
+const BLOCK_V4: u8 = 24;
+const BLOCK_V6: u8 = 48;
+
+/// Bits that an IPv4-mapped IPv6 address has in front of its IPv4 address.
+const MAPPED: u8 = 96;
+
+impl Prefix {
+    /// The block of `length` bits around an address; `None` if its family has no such length.
+    pub fn new(address: Address, length: u8) -> Option<Self> {
+        let network = match address.ip() {
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & v4_mask(length)?)),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & v6_mask(length)?)),
+        };
+        Some(Self { network: Address::new(network), length })
+    }
+
+    /// The block that is asked about when a provider is asked about an address: /24 for IPv4, /48 for IPv6. No more
+    /// specific route is carried globally, so one answer serves all of it.
+    pub fn block_of(address: Address) -> Self {
+        let length = if address.ip().is_ipv4() { BLOCK_V4 } else { BLOCK_V6 };
+        Self::new(address, length).unwrap_or(Self { network: address, length })
+    }
+
+    pub fn network(self) -> Address {
+        self.network
+    }
+
+    /// Bits that all addresses of the block share: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    pub fn contains(self, address: Address) -> bool {
+        Self::new(address, self.length) == Some(self)
+    }
+
+    /// Reads `192.0.2.0/24` or `2001:db8::/32`, blanks around it allowed; bits behind the length are dropped.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (ip, length) = text.trim_ascii().split_once('/')?;
+        let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+        let length: u8 = length.parse().ok().filter(|_| digits)?;
+        let ip: IpAddr = ip.parse().ok()?;
+        let address = Address::new(ip);
+        // Without this `::ffff:192.0.2.0/24` would be read as 192.0.2.0/24, a block of other addresses.
+        let mapped = ip.is_ipv6() && address.ip().is_ipv4();
+        Self::new(address, if mapped { length.checked_sub(MAPPED)? } else { length })
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.length)
+    }
+}
+
+fn v4_mask(length: u8) -> Option<u32> {
+    let host = 32_u32.checked_sub(length.into())?;
+    Some(u32::MAX.checked_shl(host).unwrap_or(0))
+}
+
+fn v6_mask(length: u8) -> Option<u128> {
+    let host = 128_u32.checked_sub(length.into())?;
+    Some(u128::MAX.checked_shl(host).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn host(text: &str) -> Address {
+        Address::new(text.parse().unwrap())
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        Prefix::parse(text).unwrap()
+    }
+
+    #[test]
+    fn host_bits_are_dropped() {
+        assert_eq!(prefix("192.0.2.77/24").to_string(), "192.0.2.0/24");
+        assert_eq!(prefix("2001:db8:1:2::3/48").to_string(), "2001:db8:1::/48");
+        assert_eq!(prefix("192.0.2.77/0").to_string(), "0.0.0.0/0");
+        assert_eq!(prefix("192.0.2.77/32").to_string(), "192.0.2.77/32");
+        assert_eq!(prefix("ffff::1/128").to_string(), "ffff::1/128");
+        assert_eq!(prefix("ffff::1/0").to_string(), "::/0");
+    }
+
+    #[test]
+    fn block_is_the_smallest_that_is_routed() {
+        assert_eq!(Prefix::block_of(host("192.0.2.77")).to_string(), "192.0.2.0/24");
+        assert_eq!(Prefix::block_of(host("2001:db8:1:2::3")).to_string(), "2001:db8:1::/48");
+        assert_eq!(Prefix::block_of(host("::ffff:192.0.2.77")).to_string(), "192.0.2.0/24");
+    }
+
+    #[test]
+    fn mapped_block_is_its_ipv4_block() {
+        assert_eq!(prefix("::ffff:192.0.2.0/120"), prefix("192.0.2.0/24"));
+        assert_eq!(prefix("::ffff:0:0/96"), prefix("0.0.0.0/0"));
+        assert_eq!(Prefix::parse("::ffff:192.0.2.0/24"), None);
+        assert_eq!(Prefix::parse("::ffff:192.0.2.0/95"), None);
+    }
+
+    #[test]
+    fn other_family_is_not_inside() {
+        assert!(!prefix("::/0").contains(host("192.0.2.1")));
+        assert!(!prefix("0.0.0.0/0").contains(host("::1")));
+        assert!(prefix("0.0.0.0/0").contains(host("::ffff:192.0.2.1")));
+    }
+
+    #[test]
+    fn what_is_no_block_is_refused() {
+        for text in [
+            "",
+            "/",
+            "192.0.2.0",
+            "192.0.2.0/",
+            "192.0.2.0/33",
+            "192.0.2.0/+8",
+            "192.0.2.0/-1",
+            "192.0.2.0/256",
+            "192.0.2.0/24/24",
+            "2001:db8::/129",
+            "2001:db8::%eth0/64",
+            "/24",
+            "NA",
+            "192.0.2.0/24\0",
+        ] {
+            assert_eq!(Prefix::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Prefix::new(host("192.0.2.0"), 33), None);
+        assert_eq!(Prefix::new(host("::1"), 129), None);
+    }
+
+    #[test]
+    fn order_is_that_of_the_btree() {
+        let sorted =
+            ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.1.0/24", "10.128.0.0/9", "::/0", "::1/128"];
+        assert!(sorted.map(prefix).is_sorted());
+    }
+
+    fn any_address() -> impl Strategy<Value = Address> {
+        prop_oneof![
+            any::<u32>().prop_map(|bits| Address::new(Ipv4Addr::from_bits(bits).into())),
+            any::<u128>().prop_map(|bits| Address::new(Ipv6Addr::from_bits(bits).into())),
+        ]
+    }
+
+    /// The bits of an address, left-aligned, and how many there are.
+    fn bits(address: Address) -> (u128, u8) {
+        match address.ip() {
+            IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
+            IpAddr::V6(ip) => (ip.to_bits(), 128),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn block_holds_what_shares_its_bits(a in any_address(), noise in any::<u128>(), length in 0..=128_u8) {
+            let (of_a, width) = bits(a);
+            prop_assume!(length <= width);
+            let block = Prefix::new(a, length).unwrap();
+            prop_assert!(block.contains(a));
+            prop_assert!(block.contains(block.network()));
+            prop_assert_eq!(block.length(), length);
+
+            let of_b = of_a ^ (noise & (u128::MAX << (128 - u32::from(width))));
+            let b: IpAddr = match a.ip() {
+                IpAddr::V4(_) => Ipv4Addr::from_bits((of_b >> 96) as u32).into(),
+                IpAddr::V6(_) => Ipv6Addr::from_bits(of_b).into(),
+            };
+            let b = Address::new(b);
+            if b.ip().is_ipv4() == a.ip().is_ipv4() {
+                let shared = (of_a ^ of_b).leading_zeros() >= length.into();
+                prop_assert_eq!(block.contains(b), shared);
+                prop_assert_eq!(Prefix::new(b, length) == Some(block), shared);
+            }
+        }
+
+        #[test]
+        fn text_form_reads_back(address in any_address(), length in 0..=128_u8) {
+            if let Some(block) = Prefix::new(address, length) {
+                prop_assert_eq!(Prefix::parse(&block.to_string()), Some(block));
+            }
+        }
+
+        #[test]
+        fn any_text_is_answered(text in ".{0,60}") {
+            let _ = Prefix::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Answers: what does Team Cymru's DNS say about a batch?
+//!
+//! Each address is one question (TXT, under `origin.asn.cymru.com` or `origin6.asn.cymru.com`); then each network that
+//! was found is one (`AS<number>.asn.cymru.com`), because only that one knows the name. A network without a name is a
+//! network all the same.
+//!
+//! The questions go to a recursive server of ours, not to Team Cymru: its cache serves names and blocks asked before.
+//!
+//! | file | answers for |
+//! |---|---|
+//! | `names` | the names that are asked for |
+//! | `message` | one DNS message |
+//! | `text` | the fields of one TXT record |
+//! | `server` | who is asked |
+//! | `resolver` | many questions at a time, repeated and bounded |
+
+mod message;
+mod names;
+mod resolver;
+mod server;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use names::{network_name, origin_name};
+pub use resolver::LONGEST_MESSAGE;
+
+use super::route::Candidates;
+use super::{Anomalies, Answer, Failure, Reply, Settings, Transport};
+use crate::address::Address;
+use crate::net::Cancel;
+use resolver::{Outcome, Pace, Resolver};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+pub(super) fn exchange(settings: &Settings, addresses: &[Address], cancel: &Cancel) -> Reply {
+    run(settings.dns_server.as_deref(), addresses, &Pace::new(settings.timeout), cancel)
+}
+
+fn run(server: Option<&str>, addresses: &[Address], pace: &Pace, cancel: &Cancel) -> Reply {
+    let end = Instant::now() + pace.whole;
+    let mut reply = match server::resolve_server(server, cancel) {
+        Ok(peers) => ask_first(&peers, addresses, pace, end, cancel),
+        Err(failure) => Reply::new(Transport::Dns, Some(failure)),
+    };
+    if addresses.iter().all(|address| reply.answers.contains_key(address)) {
+        reply.failure = None;
+    }
+    reply
+}
+
+/// Asks the first of the server's addresses that is there.
+fn ask_first(
+    peers: &[SocketAddr],
+    addresses: &[Address],
+    pace: &Pace,
+    end: Instant,
+    cancel: &Cancel,
+) -> Reply {
+    let mut reply = Reply::new(Transport::Dns, Some(Failure::Silent));
+    for peer in peers {
+        reply = match Resolver::new(*peer, pace, end) {
+            Ok(resolver) => ask(resolver, addresses, cancel),
+            Err(failure) => Reply::new(Transport::Dns, Some(failure)),
+        };
+        if !reply.failure.as_ref().is_some_and(Failure::is_unreachable) {
+            break;
+        }
+    }
+    reply
+}
+
+fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Reply {
+    let names: Vec<String> = addresses.iter().map(|address| origin_name(*address)).collect();
+    let (outcomes, ending) = resolver.ask(&names, cancel);
+    let mut anomalies = Anomalies::default();
+    let mut answers = BTreeMap::new();
+    let mut refusal = None;
+    for (address, outcome) in addresses.iter().zip(outcomes) {
+        let answer = match outcome {
+            Outcome::Texts(texts) => best_of(&texts, *address, &mut anomalies),
+            Outcome::Nothing => Some(Answer::Absent),
+            Outcome::Failed(reason) => {
+                refusal.get_or_insert(reason);
+                None
+            }
+            Outcome::Unanswered => None,
+        };
+        answers.extend(answer.map(|answer| (*address, answer)));
+    }
+    if ending.is_ok() {
+        add_names(&mut answers, &mut resolver, &mut anomalies, cancel);
+    }
+
+    let failure = match (ending, refusal) {
+        (Err(failure), _) => Some(failure),
+        (Ok(()), _) if !answers.is_empty() => None,
+        (Ok(()), Some(reason)) => Some(Failure::Io(format!("the DNS server answered: {reason}"))),
+        (Ok(()), None) if resolver.spoke => {
+            Some(Failure::Io("the DNS server gave no answer that makes sense".into()))
+        }
+        (Ok(()), None) => Some(Failure::Silent),
+    };
+    anomalies.malformed += resolver.malformed;
+    anomalies.oversized += resolver.oversized;
+    Reply { answers, failure, anomalies, used: Transport::Dns, bytes: resolver.bytes, spoke: resolver.spoke }
+}
+
+fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Option<Answer> {
+    let mut candidates = Candidates::default();
+    for text in texts {
+        match text::origin(text, address) {
+            Some(row) => candidates.add(row),
+            None => anomalies.malformed += 1,
+        }
+    }
+    candidates.answer()
+}
+
+/// Asks once for each network, and takes what comes: a missing name is no failure.
+fn add_names(
+    answers: &mut BTreeMap<Address, Answer>,
+    resolver: &mut Resolver<'_>,
+    anomalies: &mut Anomalies,
+    cancel: &Cancel,
+) {
+    let asns: BTreeSet<u32> = answers.values().filter_map(asn_of).collect();
+    let questions: Vec<String> = asns.iter().map(|asn| network_name(*asn)).collect();
+    let (outcomes, _) = resolver.ask(&questions, cancel);
+    let mut names = BTreeMap::new();
+    for (asn, outcome) in asns.iter().zip(outcomes) {
+        let Outcome::Texts(texts) = outcome else {
+            continue;
+        };
+        for text in &texts {
+            match text::name(text, *asn) {
+                Some(name) => {
+                    names.entry(*asn).or_insert(name);
+                }
+                None => anomalies.malformed += 1,
+            }
+        }
+    }
+    for answer in answers.values_mut() {
+        if let Answer::Route(route) = answer {
+            route.name = names.get(&route.asn).cloned().flatten();
+        }
+    }
+}
+
+fn asn_of(answer: &Answer) -> Option<u32> {
+    match answer {
+        Answer::Route(route) => Some(route.asn),
+        Answer::Absent | Answer::Refused(_) => None,
+    }
+}

@@ -1,0 +1,40 @@
+//! Answers: under which name does Team Cymru keep an address or a network?
+//!
+//! ```text
+//! 31.108.90.216.origin.asn.cymru.com.                     216.90.108.31
+//! 8.6.0.0. … .8.f.4.0.1.0.0.2.origin6.asn.cymru.com.      2001:4f8:…:68, all 32 nibbles
+//! AS23028.asn.cymru.com.
+//! ```
+//!
+//! The rule: the last part of the address comes first, as everywhere in DNS; asked the other way round the service
+//! answers too, for another network. And names are absolute: without the last dot a resolver may append its search
+//! domains.
+
+use crate::address::Address;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+/// Asks for the networks that announce an address.
+pub fn origin_name(address: Address) -> String {
+    let mut name = String::with_capacity(96);
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            for octet in ip.octets().iter().rev() {
+                let _ = write!(name, "{octet}.");
+            }
+            name.push_str("origin.asn.cymru.com.");
+        }
+        IpAddr::V6(ip) => {
+            for octet in ip.octets().iter().rev() {
+                let _ = write!(name, "{:x}.{:x}.", octet & 0xf, octet >> 4);
+            }
+            name.push_str("origin6.asn.cymru.com.");
+        }
+    }
+    name
+}
+
+/// Asks for the name of a network.
+pub fn network_name(asn: u32) -> String {
+    format!("AS{asn}.asn.cymru.com.")
+}

@@ -1,0 +1,270 @@
+//! Answers: what became of many questions to one DNS server?
+//!
+//! ```text
+//! waiting --send--> in flight --answer--> answered
+//!                   in flight --no answer--> sent again, at most waits.len() times in all --> unanswered
+//!                   in flight --truncated--> asked over TCP
+//! ```
+//!
+//! The rule: an answer counts if it comes from the server's address to our port with the id *and* the question of
+//! something that we asked. Ids are random (see `random`) and the kernel picks the port, so somebody who cannot read
+//! along has to guess 30 bits within a second.
+
+use super::super::LONGEST_TIMEOUT;
+use super::message::{self, Response};
+use crate::net::{Cancel, Datagrams, Failure, Read, Stream};
+use crate::random;
+use hickory_proto::rr::Name;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(super) use super::message::Outcome;
+
+/// Bytes. A network with 32 origins in as many records has a third of that.
+pub const LONGEST_MESSAGE: usize = 16 * 1024;
+
+/// The times and bounds of one batch.
+pub(super) struct Pace {
+    /// How long to wait for an answer after the first, second, … sending; after the last, no longer.
+    pub(super) waits: [Duration; 4],
+    /// Questions at a time: enough that 500 take some seconds, few enough that a home router keeps up.
+    pub(super) in_flight: usize,
+    /// For one question over TCP.
+    pub(super) tcp: Duration,
+    /// For everything.
+    pub(super) whole: Duration,
+}
+
+impl Pace {
+    /// All sendings of one question take 11 s, so 15 s is the least that lets a lost datagram be repeated.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let timeout = timeout.min(LONGEST_TIMEOUT);
+        Self {
+            waits: [1, 2, 4, 4].map(Duration::from_secs),
+            in_flight: 16,
+            tcp: Duration::from_secs(5),
+            whole: timeout.max(Duration::from_secs(15)),
+        }
+    }
+}
+
+pub(super) struct Resolver<'a> {
+    socket: Datagrams,
+    server: SocketAddr,
+    pace: &'a Pace,
+    end: Instant,
+    /// Of all that was sent, and what it asked.
+    sent: HashMap<u16, Name>,
+    pub(super) bytes: u64,
+    pub(super) malformed: u64,
+    pub(super) oversized: u64,
+    /// The server answered at least one question, however.
+    pub(super) spoke: bool,
+}
+
+/// A question under way.
+struct Flight {
+    question: usize,
+    id: u16,
+    sendings: usize,
+    due: Instant,
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(server: SocketAddr, pace: &'a Pace, end: Instant) -> Result<Self, Failure> {
+        Ok(Self {
+            socket: Datagrams::connect(server)?,
+            server,
+            pace,
+            end,
+            sent: HashMap::new(),
+            bytes: 0,
+            malformed: 0,
+            oversized: 0,
+            spoke: false,
+        })
+    }
+
+    /// One outcome for each name. An error says why the rest was given up; outcomes so far stand.
+    pub(super) fn ask(&mut self, names: &[String], cancel: &Cancel) -> (Vec<Outcome>, Result<(), Failure>) {
+        let mut outcomes = vec![Outcome::Unanswered; names.len()];
+        let mut truncated = Vec::new();
+        let ending = self
+            .ask_by_datagrams(names, &mut outcomes, &mut truncated, cancel)
+            .and_then(|()| self.ask_by_stream(&truncated, &mut outcomes, cancel));
+        (outcomes, ending)
+    }
+
+    fn ask_by_datagrams(
+        &mut self,
+        names: &[String],
+        outcomes: &mut [Outcome],
+        truncated: &mut Vec<(usize, u16)>,
+        cancel: &Cancel,
+    ) -> Result<(), Failure> {
+        let mut waiting: VecDeque<usize> = (0..names.len()).collect();
+        let mut flights: Vec<Flight> = Vec::new();
+        let mut buffer = vec![0; LONGEST_MESSAGE + 1];
+        loop {
+            while flights.len() < self.pace.in_flight
+                && let Some(question) = waiting.pop_front()
+            {
+                flights.extend(self.take_off(question, &names[question])?);
+            }
+            let Some(due) = flights.iter().map(|flight| flight.due).min() else {
+                return Ok(());
+            };
+            if Instant::now() >= self.end {
+                return Err(if self.spoke { Failure::TooSlow } else { Failure::Silent });
+            }
+            let received = match self.socket.receive(&mut buffer, due.min(self.end), cancel) {
+                // It was there before: the datagram counts as lost.
+                Err(Failure::Connect(_)) if self.spoke => None,
+                received => received?,
+            };
+            if let Some(response) = received.and_then(|count| self.read(&buffer[..count]))
+                && let Some(at) = flights.iter().position(|flight| flight.id == response.id)
+            {
+                let flight = flights.swap_remove(at);
+                if response.truncated {
+                    truncated.push((flight.question, flight.id));
+                } else {
+                    outcomes[flight.question] = response.outcome;
+                }
+            }
+            self.repeat(&mut flights)?;
+        }
+    }
+
+    /// `None`: not a name; nothing of ours is.
+    fn take_off(&mut self, question: usize, name: &str) -> Result<Option<Flight>, Failure> {
+        let Some(name) = message::parse_name(name) else {
+            return Ok(None);
+        };
+        let id = self.new_id();
+        self.sent.insert(id, name);
+        self.send(id)?;
+        Ok(Some(Flight { question, id, sendings: 1, due: Instant::now() + self.pace.waits[0] }))
+    }
+
+    /// Sends again what is due, and gives up what was sent often enough.
+    fn repeat(&mut self, flights: &mut Vec<Flight>) -> Result<(), Failure> {
+        let now = Instant::now();
+        let mut given_up = false;
+        for flight in flights.iter_mut().filter(|flight| flight.due <= now) {
+            match self.pace.waits.get(flight.sendings) {
+                Some(wait) => {
+                    flight.sendings += 1;
+                    flight.due = now + *wait;
+                    self.send(flight.id)?;
+                }
+                None => given_up = true,
+            }
+        }
+        if given_up && !self.spoke {
+            // Nobody is there. The other questions would only be so many datagrams more.
+            return Err(Failure::Silent);
+        }
+        flights.retain(|flight| flight.due > now);
+        Ok(())
+    }
+
+    fn send(&self, id: u16) -> Result<(), Failure> {
+        let Some(bytes) = self.sent.get(&id).and_then(|name| message::encode(id, name)) else {
+            return Ok(());
+        };
+        match self.socket.send(&bytes) {
+            Err(Failure::Connect(_)) if self.spoke => Ok(()),
+            sent => sent,
+        }
+    }
+
+    /// Counts a message, and returns it if it answers something that was asked. One that came twice is no anomaly: the
+    /// question was repeated.
+    fn read(&mut self, bytes: &[u8]) -> Option<Response> {
+        self.bytes += bytes.len() as u64;
+        if bytes.len() > LONGEST_MESSAGE {
+            self.oversized += 1;
+            return None;
+        }
+        let response = message::decode(bytes)
+            .filter(|response| self.sent.get(&response.id).is_some_and(|name| *name == response.name));
+        match response {
+            Some(_) => self.spoke = true,
+            None => self.malformed += 1,
+        }
+        response
+    }
+
+    fn new_id(&self) -> u16 {
+        loop {
+            let id = random::bits() as u16;
+            // A batch has 1000 questions at most, so there is always a free one.
+            if !self.sent.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// One connection for each question. What fails here leaves its question unanswered.
+    fn ask_by_stream(
+        &mut self,
+        truncated: &[(usize, u16)],
+        outcomes: &mut [Outcome],
+        cancel: &Cancel,
+    ) -> Result<(), Failure> {
+        for (question, id) in truncated {
+            if Instant::now() >= self.end {
+                return Err(Failure::TooSlow);
+            }
+            let until = self.end.min(Instant::now() + self.pace.tcp);
+            match self.ask_one_by_stream(*id, until, cancel) {
+                Ok(outcome) => outcomes[*question] = outcome,
+                Err(Failure::Cancelled) => return Err(Failure::Cancelled),
+                Err(failure) => outcomes[*question] = Outcome::Failed(failure.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 1035 section 4.2.2: a message over TCP has its length in front, two bytes.
+    fn ask_one_by_stream(&mut self, id: u16, until: Instant, cancel: &Cancel) -> Result<Outcome, Failure> {
+        let Some(question) = self.sent.get(&id).and_then(|name| message::encode(id, name)) else {
+            return Ok(Outcome::Unanswered);
+        };
+        let mut stream = Stream::connect(&[self.server], until, cancel)?;
+        let length = u16::try_from(question.len()).unwrap_or(u16::MAX);
+        stream.send(&[&length.to_be_bytes()[..], &question[..]].concat(), until, cancel)?;
+        let mut length = [0; 2];
+        read_exactly(&mut stream, &mut length, until, cancel)?;
+        let length = usize::from(u16::from_be_bytes(length));
+        if length > LONGEST_MESSAGE {
+            self.oversized += 1;
+            return Err(Failure::TooLarge);
+        }
+        let mut answer = vec![0; length];
+        read_exactly(&mut stream, &mut answer, until, cancel)?;
+        match self.read(&answer) {
+            Some(response) if response.id == id && !response.truncated => Ok(response.outcome),
+            _ => Ok(Outcome::Unanswered),
+        }
+    }
+}
+
+fn read_exactly(
+    stream: &mut Stream,
+    into: &mut [u8],
+    until: Instant,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match stream.read(&mut into[filled..], until, cancel)? {
+            Read::Bytes(count) => filled += count,
+            Read::End => return Err(Failure::Cut),
+            Read::Late => return Err(Failure::Silent),
+        }
+    }
+    Ok(())
+}

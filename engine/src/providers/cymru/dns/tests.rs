@@ -1,0 +1,410 @@
+//! Whole exchanges with a DNS server that answers, loses, truncates, fails or makes things up.
+
+use super::super::Registry;
+use super::super::servers::{Dns, Nobody, Way, name_of, reply, response};
+use super::*;
+use crate::prefix::Prefix;
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::{NS, SOA};
+use hickory_proto::rr::{Name, RData, Record};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+fn host(text: &str) -> Address {
+    Address::new(text.parse().unwrap())
+}
+
+const GOOGLE: &str = "8.8.8.8.origin.asn.cymru.com.";
+const CLOUDFLARE: &str = "4.3.2.1.origin.asn.cymru.com.";
+
+fn texts(texts: &[&str]) -> Option<Vec<Vec<u8>>> {
+    Some(texts.iter().map(|text| text.as_bytes().to_vec()).collect())
+}
+
+/// What an honest server knows.
+fn known(name: &str) -> Option<Vec<Vec<u8>>> {
+    match name {
+        GOOGLE => texts(&["15169 | 8.8.8.0/24 | US | arin | 2023-12-28"]),
+        CLOUDFLARE => texts(&["13335 | 1.2.3.0/24 | AU | apnic | 2011-08-11"]),
+        "AS15169.asn.cymru.com." => texts(&["15169 | US | arin | 2000-03-30 | GOOGLE, US"]),
+        "AS13335.asn.cymru.com." => texts(&["13335 | US | arin | 2010-07-14 | CLOUDFLARENET, US"]),
+        _ => None,
+    }
+}
+
+/// Waits a tenth as long as in use, so that a test that has to wait does not last.
+fn pace() -> Pace {
+    let usual = Pace::new(Duration::from_secs(30));
+    Pace { waits: usual.waits.map(|wait| wait / 10), ..usual }
+}
+
+fn ask_with(pace: &Pace, server: &Dns, addresses: &[&str]) -> Reply {
+    let addresses: Vec<Address> = addresses.iter().map(|text| host(text)).collect();
+    let begun = Instant::now();
+    let reply = run(Some(&server.server()), &addresses, pace, &Cancel::new());
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert_eq!(reply.used, Transport::Dns);
+    reply
+}
+
+fn ask(server: &Dns, addresses: &[&str]) -> Reply {
+    ask_with(&pace(), server, addresses)
+}
+
+fn route(reply: &Reply, address: &str) -> super::super::Route {
+    match reply.answers.get(&host(address)) {
+        Some(Answer::Route(route)) => route.clone(),
+        other => panic!("{other:?} of {reply:?}"),
+    }
+}
+
+#[test]
+fn answer_has_route_and_name() {
+    let server = Dns::answering(known);
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!((&reply.failure, reply.anomalies, reply.spoke), (&None, Anomalies::default(), true));
+    let google = route(&reply, "8.8.8.8");
+    assert_eq!((google.asn, google.prefix), (15169, Prefix::parse("8.8.8.0/24")));
+    assert_eq!((google.country, google.registry), (Some(*b"US"), Some(Registry::Arin)));
+    assert_eq!(google.allocated.as_deref(), Some("2023-12-28"));
+    assert_eq!(google.name.as_deref(), Some("GOOGLE, US"));
+    assert_eq!(route(&reply, "1.2.3.4").name.as_deref(), Some("CLOUDFLARENET, US"));
+}
+
+#[test]
+fn questions_are_reversed_absolute_and_asked_once() {
+    let server = Dns::answering(|name| match name {
+        "AS15169.asn.cymru.com." => texts(&["15169 | US | arin | 2000-03-30 | GOOGLE, US"]),
+        "8.8.8.8.origin.asn.cymru.com." | "4.4.8.8.origin.asn.cymru.com." => {
+            texts(&["15169 | 8.0.0.0/8 | US | arin | 2023-12-28"])
+        }
+        _ => texts(&["15169 | 2001:4860::/32 | US | arin | 2005-03-14"]),
+    });
+    let reply = ask(&server, &["8.8.8.8", "8.8.4.4", "2001:4860:4860::8888"]);
+    assert_eq!((reply.failure, reply.answers.len()), (None, 3));
+    let mut asked = server.asked();
+    asked.sort_by(|a, b| a.1.cmp(&b.1));
+    let expected = [
+        "4.4.8.8.origin.asn.cymru.com.",
+        "8.8.8.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.8.4.0.6.8.4.1.0.0.2.origin6.asn.cymru.com.",
+        "8.8.8.8.origin.asn.cymru.com.",
+        "AS15169.asn.cymru.com.",
+    ];
+    assert_eq!(asked, expected.map(|name| (Way::Udp, name.to_owned())));
+}
+
+#[test]
+fn names_are_as_documented() {
+    assert_eq!(origin_name(host("216.90.108.31")), "31.108.90.216.origin.asn.cymru.com.");
+    assert_eq!(origin_name(host("::ffff:216.90.108.31")), "31.108.90.216.origin.asn.cymru.com.");
+    assert_eq!(
+        origin_name(host("2001:0db8:1234:5678:9abc:def0:1357:2468")),
+        "8.6.4.2.7.5.3.1.0.f.e.d.c.b.a.9.8.7.6.5.4.3.2.1.8.b.d.0.1.0.0.2.origin6.asn.cymru.com."
+    );
+    assert_eq!(network_name(4294967295), "AS4294967295.asn.cymru.com.");
+}
+
+#[test]
+fn most_specific_of_several_records_wins() {
+    let server = Dns::answering(|name| match name {
+        GOOGLE => texts(&[
+            "3356 | 8.0.0.0/9 | US | arin | 1992-12-01",
+            "15169 64500 | 8.8.8.0/24 | US | arin | 2023-12-28",
+            "64496 | 8.8.0.0/16 | US | arin |",
+        ]),
+        _ => known(name),
+    });
+    let route = route(&ask(&server, &["8.8.8.8"]), "8.8.8.8");
+    assert_eq!((route.asn, &route.origins[..]), (15169, &[3356, 64496, 64500][..]));
+    assert_eq!(route.name.as_deref(), Some("GOOGLE, US"));
+}
+
+#[test]
+fn strings_of_one_record_are_joined() {
+    let many: Vec<String> = (1..=60).map(|number| (100_000 + number).to_string()).collect();
+    let text = format!("{} | 8.8.8.0/24 | US | arin | 2023-12-28", many.join(" "));
+    let server = Dns::answering(move |name| (name == GOOGLE).then(|| vec![text.clone().into_bytes()]));
+    let route = route(&ask(&server, &["8.8.8.8"]), "8.8.8.8");
+    assert_eq!((route.asn, route.origins.len()), (100_001, 32));
+    assert_eq!(route.country, Some(*b"US"));
+}
+
+#[test]
+fn what_does_not_exist_is_absent() {
+    let server = Dns::new(|_, question| match name_of(question).as_str() {
+        GOOGLE => vec![reply(question, None)],
+        _ => vec![reply(question, Some(vec![]))],
+    });
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!(reply.failure, None);
+    assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [Answer::Absent, Answer::Absent]);
+}
+
+#[test]
+fn missing_name_is_no_failure() {
+    let server = Dns::answering(|name| if name.starts_with("AS") { None } else { known(name) });
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert_eq!((&reply.failure, route(&reply, "8.8.8.8").name), (&None, None));
+
+    let server = Dns::answering(|name| match name {
+        "AS15169.asn.cymru.com." => texts(&["64496 | US | arin | 2000-03-30 | OTHERS, US"]),
+        _ => known(name),
+    });
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert_eq!((&reply.failure, reply.anomalies.malformed), (&None, 1));
+    assert_eq!(route(&reply, "8.8.8.8").name, None);
+}
+
+#[test]
+fn refused_questions_stay_unanswered() {
+    let server = Dns::new(|_, question| {
+        let mut message = response(question);
+        message.metadata.response_code = ResponseCode::ServFail;
+        if name_of(question) == GOOGLE {
+            vec![message.to_vec().unwrap()]
+        } else {
+            vec![reply(question, None)]
+        }
+    });
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!(reply.failure, None);
+    assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);
+
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert!(matches!(reply.failure, Some(Failure::Io(_))), "{:?}", reply.failure);
+    assert!(reply.spoke && reply.answers.is_empty());
+}
+
+#[test]
+fn referral_is_not_absence() {
+    let with_authority = |data: fn() -> RData| {
+        Dns::new(move |_, question| {
+            let mut message = response(question);
+            message.add_authority(Record::from_rdata(Name::from_ascii("cymru.com.").unwrap(), 60, data()));
+            vec![message.to_vec().unwrap()]
+        })
+    };
+    let referring = with_authority(|| RData::NS(NS(Name::from_ascii("ns.cymru.com.").unwrap())));
+    let reply = ask(&referring, &["8.8.8.8"]);
+    assert!(reply.answers.is_empty() && matches!(reply.failure, Some(Failure::Io(_))), "{reply:?}");
+
+    let denying = with_authority(|| {
+        let root = Name::root();
+        RData::SOA(SOA::new(root.clone(), root, 1, 2, 3, 4, 5))
+    });
+    assert_eq!(ask(&denying, &["8.8.8.8"]).answers[&host("8.8.8.8")], Answer::Absent);
+}
+
+#[test]
+fn texts_that_are_about_something_else_are_counted() {
+    for text in [
+        "welcome to the hotel",
+        "15169 | 9.9.9.0/24 | US | arin | 2023-12-28",
+        "15169 |  | US | arin | 2023-12-28",
+        "0 | 8.8.8.0/24 | US | arin | 2023-12-28",
+        "4294967296 | 8.8.8.0/24 | US | arin | 2023-12-28",
+        "15169 | 8.8.8.0/24 | US | arin",
+        "15169 | 8.8.8.0/24 | US | arin | 2023-12-28 | GOOGLE",
+        "",
+    ] {
+        let server = Dns::answering(move |_| texts(&[text]));
+        let reply = ask(&server, &["8.8.8.8"]);
+        assert!(reply.answers.is_empty(), "{text}: {reply:?}");
+        assert_eq!(reply.anomalies.malformed, 1, "{text}");
+        assert!(matches!(reply.failure, Some(Failure::Io(_))), "{text}: {:?}", reply.failure);
+    }
+}
+
+#[test]
+fn lost_datagrams_are_repeated() {
+    let counts: Mutex<BTreeMap<String, usize>> = Mutex::default();
+    let server = Dns::new(move |_, question| {
+        let mut counts = counts.lock().unwrap();
+        let count = counts.entry(name_of(question)).or_default();
+        *count += 1;
+        if *count <= 2 { vec![] } else { vec![reply(question, known(&name_of(question)))] }
+    });
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!((&reply.failure, reply.answers.len()), (&None, 2));
+    assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
+    // Two networks and two names, three times each.
+    assert_eq!(server.asked().len(), 12);
+}
+
+#[test]
+fn silence_is_given_up_after_four_sendings() {
+    let server = Dns::new(|_, _| vec![]);
+    let addresses: Vec<String> = (0..40).map(|last| format!("8.8.8.{last}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let pace = Pace { waits: [Duration::from_millis(50); 4], ..pace() };
+    let reply = ask_with(&pace, &server, &addresses);
+    assert_eq!((reply.failure, reply.spoke), (Some(Failure::Silent), false));
+    let mut asked = server.asked();
+    let all = asked.len();
+    asked.sort_by(|a, b| a.1.cmp(&b.1));
+    asked.dedup();
+    // The sixteen that were in flight, no others.
+    assert_eq!((asked.len(), all), (16, 64));
+}
+
+#[test]
+fn one_silent_name_does_not_hold_up_the_others() {
+    let server = Dns::new(|_, question| match name_of(question).as_str() {
+        GOOGLE => vec![],
+        name => vec![reply(question, known(name))],
+    });
+    let reply = ask(&server, &["8.8.8.8", "1.2.3.4", "9.9.9.9"]);
+    assert_eq!(reply.failure, None);
+    assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4"), &host("9.9.9.9")]);
+}
+
+#[test]
+fn whole_time_ends_it() {
+    let server = Dns::new(|_, question| match name_of(question).as_str() {
+        CLOUDFLARE => vec![reply(question, known(CLOUDFLARE))],
+        _ => vec![],
+    });
+    let pace = Pace { waits: [Duration::from_secs(600); 4], whole: Duration::from_secs(1), ..pace() };
+    let reply = ask_with(&pace, &server, &["8.8.8.8", "1.2.3.4"]);
+    assert_eq!(reply.failure, Some(Failure::TooSlow));
+    assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);
+    assert_eq!(ask_with(&pace, &server, &["8.8.8.8"]).failure, Some(Failure::Silent));
+}
+
+#[test]
+fn truncated_answer_is_asked_for_over_tcp() {
+    let server = Dns::new(|way, question| {
+        let whole = reply(question, known(&name_of(question)));
+        match way {
+            Way::Tcp => vec![whole],
+            Way::Udp => {
+                let mut cut = whole;
+                cut[2] |= 0b10;
+                // As some servers do it: in the middle of a record.
+                cut.truncate(cut.len() - 10);
+                vec![cut]
+            }
+        }
+    });
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert_eq!((&reply.failure, reply.anomalies), (&None, Anomalies::default()));
+    assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
+    let ways: Vec<Way> = server.asked().into_iter().map(|(way, _)| way).collect();
+    assert_eq!(ways, [Way::Udp, Way::Tcp, Way::Udp, Way::Tcp]);
+}
+
+#[test]
+fn message_over_tcp_is_bounded() {
+    let server = Dns::new(|way, question| {
+        let mut message = reply(question, known(&name_of(question)));
+        match way {
+            Way::Tcp => message.resize(LONGEST_MESSAGE + 1, 0),
+            Way::Udp => message[2] |= 0b10,
+        }
+        vec![message]
+    });
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert!(reply.answers.is_empty() && reply.failure.is_some());
+    assert_eq!(reply.anomalies.oversized, 1);
+}
+
+#[test]
+fn forged_answers_are_ignored() {
+    let forged = "64496 | 8.8.8.0/24 | XX | arin | 2023-12-28";
+    let server = Dns::new(move |_, question| {
+        let name = name_of(question);
+        let mut other_id = question.clone();
+        other_id.metadata.id ^= 1;
+        let mut other_name = question.clone();
+        other_name.queries[0].name = Name::from_ascii("8.8.8.9.origin.asn.cymru.com.").unwrap();
+        let mut no_name = question.clone();
+        no_name.queries.clear();
+        let mut not_a_response = Message::from_vec(&reply(question, texts(&[forged]))).unwrap();
+        not_a_response.metadata.message_type = MessageType::Query;
+        let empty = response(&no_name).to_vec().unwrap();
+        vec![
+            reply(&other_id, texts(&[forged])),
+            reply(&other_name, texts(&[forged])),
+            not_a_response.to_vec().unwrap(),
+            empty,
+            b"garbage".to_vec(),
+            vec![],
+            reply(question, known(&name)),
+            // A second time: as after a repeated question.
+            reply(question, known(&name)),
+        ]
+    });
+    let reply = ask(&server, &["8.8.8.8"]);
+    assert_eq!((&reply.failure, route(&reply, "8.8.8.8").asn), (&None, 15169));
+    assert!((6..=12).contains(&reply.anomalies.malformed), "{:?}", reply.anomalies);
+}
+
+#[test]
+fn no_more_than_sixteen_are_in_flight() {
+    let unanswered = AtomicUsize::new(0);
+    let most = std::sync::Arc::new(AtomicUsize::new(0));
+    let seen = std::sync::Arc::clone(&most);
+    let held: Mutex<Vec<Message>> = Mutex::default();
+    // Answers only when sixteen wait, or with the last ones.
+    let server = Dns::new(move |_, question| {
+        let mut held = held.lock().unwrap();
+        held.push(question.clone());
+        let now = held.len();
+        seen.fetch_max(now, Ordering::Relaxed);
+        let total = unanswered.fetch_add(1, Ordering::Relaxed) + 1;
+        if now < 16 && total < 100 {
+            return vec![];
+        }
+        held.drain(..).map(|question| reply(&question, None)).collect()
+    });
+    let addresses: Vec<String> = (0..100).map(|last| format!("8.8.8.{last}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let pace = Pace { waits: [Duration::from_secs(20); 4], ..pace() };
+    let reply = ask_with(&pace, &server, &addresses);
+    assert_eq!((reply.failure, reply.answers.len()), (None, 100));
+    assert_eq!(most.load(Ordering::Relaxed), 16);
+    assert_eq!(server.asked().len(), 100);
+}
+
+#[test]
+fn nobody_listening_is_unreachable() {
+    let nobody = Nobody::new();
+    let server = format!("127.0.0.1:{}", nobody.port());
+    let reply = run(Some(&server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+    let failure = reply.failure.unwrap();
+    assert!(failure.is_unreachable(), "{failure:?}");
+    assert!(!reply.spoke);
+}
+
+#[test]
+fn nonsense_for_a_server_is_unreachable() {
+    for server in ["", "[::1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:dns"] {
+        let reply = run(Some(server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+        assert!(matches!(reply.failure, Some(Failure::Resolve(_))), "{server}: {reply:?}");
+    }
+}
+
+#[test]
+fn cancel_ends_it_and_keeps_what_came() {
+    let cancel = Cancel::new();
+    let other = cancel.clone();
+    let server = Dns::new(move |_, question| match name_of(question).as_str() {
+        GOOGLE => {
+            other.set();
+            vec![]
+        }
+        name => vec![reply(question, known(name))],
+    });
+    let pace = Pace {
+        waits: [Duration::from_secs(600); 4],
+        in_flight: 1,
+        whole: Duration::from_secs(600),
+        ..pace()
+    };
+    let begun = Instant::now();
+    let reply = run(Some(&server.server()), &[host("1.2.3.4"), host("8.8.8.8")], &pace, &cancel);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!(reply.failure, Some(Failure::Cancelled));
+    assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);
+}

@@ -1,0 +1,88 @@
+//! Answers: what does one TXT record say?
+//!
+//! ```text
+//! origin = numbers "|" prefix "|" country "|" registry "|" date
+//! name   = number "|" country "|" registry "|" date "|" name
+//! ```
+//!
+//! One real line each, from Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>:
+//!
+//! ```text
+//! 23028 | 216.90.108.0/24 | US | arin | 1998-09-25
+//! 23028 | US | arin | 2002-01-04 | TEAM-CYMRU - Team Cymru Inc.,US
+//! ```
+//!
+//! The rule: a text that is not about what was asked is malformed. Some resolvers answer every name with a text of
+//! their own.
+
+use super::super::route::{Fields, Row, parse_asn, parse_name};
+use crate::address::Address;
+
+/// `None`: malformed. The prefix must be there: it is the proof that the text is about this address.
+pub(super) fn origin(text: &[u8], address: Address) -> Option<Row> {
+    let fields: Vec<&[u8]> = text.split(|byte| *byte == b'|').collect();
+    let [numbers, prefix, country, registry, date] = fields[..] else {
+        return None;
+    };
+    let row = Fields { numbers, prefix, country, registry, date, name: b"" }.read(address)?;
+    let proven = match &row {
+        Row::Absent => true,
+        Row::Route { route, .. } => route.prefix.is_some(),
+    };
+    proven.then_some(row)
+}
+
+/// `None`: malformed; `Some(None)`: the network has no name.
+pub(super) fn name(text: &[u8], asn: u32) -> Option<Option<String>> {
+    let fields: Vec<&[u8]> = text.splitn(5, |byte| *byte == b'|').collect();
+    let [number, _, _, _, name] = fields[..] else {
+        return None;
+    };
+    (parse_asn(number) == Some(asn)).then(|| parse_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn host(text: &str) -> Address {
+        Address::new(text.parse().unwrap())
+    }
+
+    #[test]
+    fn documented_lines_are_read() {
+        let row = origin(b"23028 | 216.90.108.0/24 | US | arin | 1998-09-25", host("216.90.108.31"));
+        let Some(Row::Route { route, numbers }) = row else { panic!() };
+        assert_eq!(
+            (route.asn, numbers, route.allocated.as_deref()),
+            (23028, vec![23028], Some("1998-09-25"))
+        );
+        assert_eq!(
+            name(b"23028 | US | arin | 2002-01-04 | TEAM-CYMRU - Team Cymru Inc.,US", 23028),
+            Some(Some("TEAM-CYMRU - Team Cymru Inc.,US".into()))
+        );
+    }
+
+    #[test]
+    fn odd_names_are_read() {
+        assert_eq!(name(b"1 | | | | A | B, US", 1), Some(Some("A | B, US".into())));
+        assert_eq!(name(b"1 | US | arin | |", 1), Some(None));
+        assert_eq!(name(b"1 | US | arin | | A", 2), None);
+        assert_eq!(name(b"A", 1), None);
+    }
+
+    #[test]
+    fn absent_needs_no_prefix() {
+        assert_eq!(origin(b"NA | NA | | other |", host("8.8.8.8")), Some(Row::Absent));
+        assert_eq!(origin(b"1 | NA | | other |", host("8.8.8.8")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(text in proptest::collection::vec(any::<u8>(), 0..200), asn: u32) {
+            origin(&text, host("8.8.8.8"));
+            name(&text, asn);
+        }
+    }
+}

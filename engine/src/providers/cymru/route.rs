@@ -1,0 +1,338 @@
+//! Answers: what is one row about a network worth, and which of several rows wins?
+//!
+//! Whois rows and DNS texts have the same fields in the same spellings, so they are read here for both:
+//!
+//! ```text
+//! numbers  = "NA" / number *( blank number )      ; AS numbers, several for a network with several origins
+//! prefix   = "" / "NA" / address "/" length       ; the announced network
+//! country  = "" / 2ALPHA                          ; where it is registered
+//! registry = "" / "other" / "arin" / "ripencc" / "apnic" / "lacnic" / "afrinic"
+//! date     = "" / YYYY-MM-DD
+//! name     = *OCTET                               ; mostly, not always, UTF-8
+//! ```
+//!
+//! The rule: a row that is wrong anywhere it matters (number, address, prefix) is dropped whole; what only decorates
+//! it (country, registry, date, name) is dropped alone.
+
+use super::{Answer, Registry};
+use crate::address::Address;
+use crate::mmdb::clean_name;
+use crate::prefix::Prefix;
+use std::collections::BTreeSet;
+
+/// The network that announces an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// 1 to 4294967295.
+    pub asn: u32,
+    /// As announced; holds the address that was asked about.
+    pub prefix: Option<Prefix>,
+    /// Where the prefix is registered, ISO 3166 alpha-2 (and the registries' `EU`, `AP`), in capitals.
+    pub country: Option<[u8; 2]>,
+    pub registry: Option<Registry>,
+    /// A calendar date, `YYYY-MM-DD`.
+    pub allocated: Option<String>,
+    /// Of the network with this number. Without control characters, at most `mmdb::LONGEST_NAME` characters.
+    pub name: Option<String>,
+    /// Other networks that announce the address: ascending, distinct, without `asn`, at most `MOST_ORIGINS`.
+    pub origins: Vec<u32>,
+}
+
+/// Other origins that are kept: the lowest.
+pub const MOST_ORIGINS: usize = 32;
+
+impl Route {
+    /// Where the network itself is registered: Team Cymru ends a network's name with it (`GOOGLE, US`). Else the country
+    /// of the prefix, which may be another one.
+    pub fn network_country(&self) -> Option<[u8; 2]> {
+        let of_name = self.name.as_deref().and_then(|name| {
+            let (_, code) = name.rsplit_once(", ")?;
+            <[u8; 2]>::try_from(code.as_bytes()).ok().filter(|code| code.iter().all(u8::is_ascii_uppercase))
+        });
+        of_name.or(self.country)
+    }
+}
+
+/// What is known of one asked address so far. A route beats "absent" beats "refused", so the order of rows does not
+/// matter.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Candidates {
+    best: Option<Route>,
+    /// The lowest of all numbers seen; one more than is kept, because the winner may be among them.
+    numbers: BTreeSet<u32>,
+    absent: bool,
+    refused: Option<String>,
+}
+
+impl Candidates {
+    /// The most specific prefix wins, then the lowest number, then the first row.
+    pub(super) fn add(&mut self, row: Row) {
+        match row {
+            Row::Absent => self.absent = true,
+            Row::Route { route, numbers } => {
+                self.numbers.extend(numbers);
+                while self.numbers.len() > MOST_ORIGINS + 1 {
+                    self.numbers.pop_last();
+                }
+                let wins = |best: &Route| rank(&route) > rank(best);
+                if self.best.as_ref().is_none_or(wins) {
+                    self.best = Some(route);
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, words: String) {
+        self.refused.get_or_insert(words);
+    }
+
+    pub(super) fn answer(self) -> Option<Answer> {
+        if let Some(mut route) = self.best {
+            route.origins =
+                self.numbers.into_iter().filter(|asn| *asn != route.asn).take(MOST_ORIGINS).collect();
+            return Some(Answer::Route(route));
+        }
+        if self.absent { Some(Answer::Absent) } else { self.refused.map(Answer::Refused) }
+    }
+}
+
+/// Greater is better.
+fn rank(route: &Route) -> (Option<u8>, std::cmp::Reverse<u32>) {
+    (route.prefix.map(Prefix::length), std::cmp::Reverse(route.asn))
+}
+
+/// One row, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Row {
+    Absent,
+    /// `numbers`: all of the row's, the route's own among them.
+    Route {
+        route: Route,
+        numbers: Vec<u32>,
+    },
+}
+
+/// The fields of a row, as they came.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Fields<'a> {
+    pub(super) numbers: &'a [u8],
+    pub(super) prefix: &'a [u8],
+    pub(super) country: &'a [u8],
+    pub(super) registry: &'a [u8],
+    pub(super) date: &'a [u8],
+    pub(super) name: &'a [u8],
+}
+
+impl Fields<'_> {
+    /// `None`: malformed.
+    pub(super) fn read(&self, address: Address) -> Option<Row> {
+        if is_absent(self.numbers) {
+            return Some(Row::Absent);
+        }
+        let mut numbers = Vec::new();
+        for number in self.numbers.split(u8::is_ascii_whitespace).filter(|number| !number.is_empty()) {
+            numbers.push(parse_asn(number)?);
+        }
+        let first = *numbers.first()?;
+        let asn = *numbers.iter().min()?;
+        let prefix = match self.prefix.trim_ascii() {
+            b"" => None,
+            text if is_absent(text) => None,
+            text => Some(
+                Prefix::parse(std::str::from_utf8(text).ok()?).filter(|prefix| prefix.contains(address))?,
+            ),
+        };
+        let route = Route {
+            asn,
+            prefix,
+            country: parse_country(self.country),
+            registry: std::str::from_utf8(self.registry).ok().and_then(Registry::parse),
+            allocated: parse_date(self.date),
+            // A row of several numbers has one name, and that is the first number's.
+            name: if asn == first { parse_name(self.name) } else { None },
+            origins: Vec::new(),
+        };
+        Some(Row::Route { route, numbers })
+    }
+}
+
+fn is_absent(text: &[u8]) -> bool {
+    text.trim_ascii().eq_ignore_ascii_case(b"NA")
+}
+
+/// 1 to 4294967295, digits only.
+pub(super) fn parse_asn(text: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|asn| digits && *asn > 0)
+}
+
+fn parse_country(text: &[u8]) -> Option<[u8; 2]> {
+    let code = <[u8; 2]>::try_from(text.trim_ascii()).ok()?;
+    code.iter().all(u8::is_ascii_alphabetic).then(|| code.map(|letter| letter.to_ascii_uppercase()))
+}
+
+/// A real date of the Gregorian calendar: a column of type date takes it as it is.
+fn parse_date(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
+    let shaped = text.len() == 10
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    if !shaped {
+        return None;
+    }
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u32>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        1..=12 => 31,
+        _ => return None,
+    };
+    (year >= 1 && (1..=days).contains(&day)).then(|| text.to_owned())
+}
+
+/// What is not UTF-8 becomes U+FFFD; "NA" and nothing are no name.
+pub(super) fn parse_name(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let name = clean_name(text.trim()).trim().to_owned();
+    (!name.is_empty() && !is_absent(name.as_bytes())).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn route(asn: u32, prefix: &str, name: Option<&str>) -> Route {
+        Route {
+            asn,
+            prefix: Prefix::parse(prefix),
+            country: Some(*b"DE"),
+            registry: None,
+            allocated: None,
+            name: name.map(str::to_owned),
+            origins: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn country_of_the_network_is_the_one_its_name_ends_with() {
+        for (name, country) in [
+            (Some("GOOGLE, US"), b"US"),
+            (Some("A, B, FR"), b"FR"),
+            (Some("ACME-AS Acme, Inc., US"), b"US"),
+            (Some("Acme, Inc."), b"DE"),
+            (Some("Acme, us"), b"DE"),
+            (Some("Acme,US"), b"DE"),
+            (Some("Acme, USA"), b"DE"),
+            (Some(", é"), b"DE"),
+            (Some(""), b"DE"),
+            (None, b"DE"),
+        ] {
+            assert_eq!(route(1, "8.8.8.0/24", name).network_country().as_ref(), Some(country), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for date in ["1998-09-25", "2000-02-29", "2024-02-29", "0001-01-01", "9999-12-31", " 1998-09-25 "] {
+            assert_eq!(parse_date(date.as_bytes()).as_deref(), Some(date.trim()), "{date}");
+        }
+        for date in [
+            "",
+            "NA",
+            "1998-9-25",
+            "1998-00-25",
+            "1998-13-01",
+            "1998-09-31",
+            "1998-09-00",
+            "1900-02-29",
+            "2023-02-29",
+            "0000-01-01",
+            "19980925",
+            "1998/09/25",
+            "1998-09-25 ",
+            "1998-09-25T00",
+            "+998-09-25",
+            "1998-0\u{669}-1",
+        ] {
+            assert_eq!(parse_date(format!("x{date}").as_bytes()), None, "x{date}");
+            if date.trim() == date {
+                assert_eq!(parse_date(date.as_bytes()), None, "{date}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_those_a_network_can_have() {
+        assert_eq!(parse_asn(b"1"), Some(1));
+        assert_eq!(parse_asn(b" 4294967295 "), Some(u32::MAX));
+        for text in ["", "0", "4294967296", "-1", "+1", "AS1", "1.1", "99999999999999999999", "1\0"] {
+            assert_eq!(parse_asn(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_fit_to_be_stored() {
+        assert_eq!(parse_name(b" TEAM-CYMRU, US ").as_deref(), Some("TEAM-CYMRU, US"));
+        assert_eq!(parse_name(b"Telef\xf3nica\0 \x1b[31m").as_deref(), Some("Telef\u{fffd}nica [31m"));
+        assert_eq!(parse_name(&[b'x'; 3000]).map(|name| name.len()), Some(256));
+        for nothing in [&b""[..], b"  ", b"\0\0", b"NA", b"\x01 \x02"] {
+            assert_eq!(parse_name(nothing), None, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn country_is_two_letters_or_none() {
+        assert_eq!(parse_country(b" us "), Some(*b"US"));
+        for text in ["", "U", "USA", "U1", "é", "--"] {
+            assert_eq!(parse_country(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<(Vec<u32>, u8)>> {
+        proptest::collection::vec((proptest::collection::vec(1..60_u32, 1..8), 8..=24_u8), 0..30)
+    }
+
+    fn row(numbers: &[u32], length: u8) -> Row {
+        let asn = numbers.iter().copied().min().unwrap();
+        let route = route(asn, &format!("8.8.8.8/{length}"), None);
+        Row::Route { route, numbers: numbers.to_vec() }
+    }
+
+    proptest! {
+        #[test]
+        fn most_specific_then_lowest_wins_in_any_order(rows in rows(), absent in 0..3_usize, turn in 0..30_usize) {
+            let mut candidates = Candidates::default();
+            candidates.refuse("no".into());
+            let split = turn.min(rows.len());
+            for (numbers, length) in rows[split..].iter().chain(&rows[..split]) {
+                candidates.add(row(numbers, *length));
+            }
+            for _ in 0..absent {
+                candidates.add(Row::Absent);
+            }
+            let winner = rows
+                .iter()
+                .map(|(numbers, length)| (*length, std::cmp::Reverse(*numbers.iter().min().unwrap())))
+                .max();
+            match (candidates.answer(), winner) {
+                (Some(Answer::Route(route)), Some((length, std::cmp::Reverse(asn)))) => {
+                    prop_assert_eq!((route.prefix.unwrap().length(), route.asn), (length, asn));
+                    let all: BTreeSet<u32> = rows.iter().flat_map(|(numbers, _)| numbers.clone()).collect();
+                    let others: Vec<u32> =
+                        all.into_iter().filter(|other| *other != asn).take(MOST_ORIGINS).collect();
+                    prop_assert_eq!(route.origins, others);
+                }
+                (Some(Answer::Absent), None) => prop_assert!(absent > 0),
+                (Some(Answer::Refused(_)), None) => prop_assert_eq!(absent, 0),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

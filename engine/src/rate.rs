@@ -1,0 +1,168 @@
+//! Answers: may one more request go out now?
+//!
+//! GCRA, the leaky bucket that needs one number: the time at which the bucket would be empty again ("theoretical
+//! arrival time", ITU-T I.371). So the state fits an atomic that several processes share. The rule: `admit` is a pure
+//! function; it changes nothing, and a refusal leaves nothing to store.
+//!
+//! Sharing: load the state, *then* read the clock, then compare-and-exchange `next`; after a lost exchange begin with
+//! the load again. With the clock read first, another process could store a state that looks like one from the future.
+
+/// Requests allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// 0: no limit.
+    pub per_minute: u32,
+    /// Requests at once after a pause; 0 counts as 1.
+    pub burst: u32,
+}
+
+/// Times are microseconds of one clock that all sharers read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Go, and store `next` as the state.
+    Granted { next: i64 },
+    /// Ask again at this time; the state stays as it is.
+    NotBefore(i64),
+}
+
+/// Microseconds.
+const MINUTE: u32 = 60_000_000;
+
+/// Microseconds by which clocks that are read a moment apart may differ. A state further ahead than that was written
+/// before the clock was set back.
+const SKEW: i64 = 100_000;
+
+impl Rate {
+    /// `state`: what the last grant stored, 0 at first. `now`: microseconds.
+    ///
+    /// After the clock was set back nobody waits longer than one burst would take to run off (plus `SKEW`): a state
+    /// that no grant can have stored counts as a burst just spent.
+    pub fn admit(&self, state: i64, now: i64) -> Admission {
+        if self.per_minute == 0 {
+            return Admission::Granted { next: state };
+        }
+        // Rounded up: more than `per_minute` would go out otherwise.
+        let interval = i64::from(MINUTE.div_ceil(self.per_minute));
+        let window = interval * i64::from(self.burst.max(1));
+        let tolerance = window - interval;
+        let honest = state <= now.saturating_add(window).saturating_add(SKEW);
+        let arrival = if honest { state.max(now) } else { now.saturating_add(tolerance) };
+        if arrival.saturating_sub(tolerance) <= now {
+            Admission::Granted { next: arrival.saturating_add(interval) }
+        } else {
+            Admission::NotBefore((arrival - tolerance).min(now.saturating_add(window)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn granted(admission: Admission) -> Option<i64> {
+        match admission {
+            Admission::Granted { next } => Some(next),
+            Admission::NotBefore(_) => None,
+        }
+    }
+
+    /// Asks at each of these times, and says when it was granted.
+    fn grants(rate: Rate, state: &mut i64, times: impl IntoIterator<Item = i64>) -> Vec<i64> {
+        let mut grants = Vec::new();
+        for now in times {
+            if let Some(next) = granted(rate.admit(*state, now)) {
+                *state = next;
+                grants.push(now);
+            }
+        }
+        grants
+    }
+
+    #[test]
+    fn burst_is_granted_at_once_then_one_per_interval() {
+        let rate = Rate { per_minute: 60, burst: 3 };
+        let times = (0..50).map(|tenth| 1_000 * SECOND + tenth * SECOND / 10);
+        let since: Vec<i64> = grants(rate, &mut 0, times).iter().map(|at| at - 1_000 * SECOND).collect();
+        let tenth = SECOND / 10;
+        assert_eq!(since, [0, tenth, 2 * tenth, SECOND, 2 * SECOND, 3 * SECOND, 4 * SECOND]);
+    }
+
+    #[test]
+    fn refusal_names_the_time_of_the_next_grant() {
+        let rate = Rate { per_minute: 6, burst: 1 };
+        let Admission::Granted { next } = rate.admit(0, 5 * SECOND) else { panic!() };
+        assert_eq!(rate.admit(next, 5 * SECOND), Admission::NotBefore(15 * SECOND));
+        assert_eq!(rate.admit(next, 15 * SECOND - 1), Admission::NotBefore(15 * SECOND));
+        assert!(granted(rate.admit(next, 15 * SECOND)).is_some());
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let rate = Rate { per_minute: 0, burst: 0 };
+        assert_eq!(rate.admit(7, -5), Admission::Granted { next: 7 });
+    }
+
+    #[test]
+    fn clock_that_was_set_back_locks_nobody_out() {
+        let rate = Rate { per_minute: 60, burst: 5 };
+        let mut state = 0;
+        grants(rate, &mut state, [1_000_000 * SECOND; 5]);
+        // A year back: one at once, then as usual, with the burst spent.
+        let back: Vec<i64> = (0..30).map(|tenth| tenth * SECOND / 10).collect();
+        assert_eq!(grants(rate, &mut state, back), [0, SECOND, 2 * SECOND]);
+    }
+
+    #[test]
+    fn clocks_read_a_moment_apart_do_not_grant_twice() {
+        let rate = Rate { per_minute: 60, burst: 1 };
+        let Admission::Granted { next } = rate.admit(0, 100 * SECOND) else { panic!() };
+        assert!(granted(rate.admit(next, 100 * SECOND - 1000)).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_stretch_of_time_holds_more_than_burst_and_rate(
+            per_minute in 1..10_000_u32, burst in 0..20_u32,
+            gaps in proptest::collection::vec(0..20 * SECOND, 1..200),
+        ) {
+            let rate = Rate { per_minute, burst };
+            let times = gaps.iter().scan(1_000_000 * SECOND, |now, gap| {
+                *now += gap;
+                Some(*now)
+            });
+            let granted = grants(rate, &mut 0, times);
+            for (first, from) in granted.iter().enumerate() {
+                for (last, to) in granted.iter().enumerate().skip(first) {
+                    let allowed = i64::from(burst.max(1)) + (to - from) * i64::from(per_minute) / i64::from(MINUTE);
+                    prop_assert!((last - first + 1) as i64 <= allowed);
+                }
+            }
+        }
+
+        #[test]
+        fn asking_at_the_named_time_is_granted(
+            per_minute in 1..10_000_u32, burst in 0..20_u32, state in 0..1_000 * SECOND, now in 0..1_000 * SECOND,
+        ) {
+            let rate = Rate { per_minute, burst };
+            let window = i64::from(MINUTE.div_ceil(per_minute)) * i64::from(burst.max(1));
+            if let Admission::NotBefore(time) = rate.admit(state, now) {
+                prop_assert!(time > now && time <= now + window);
+                // A second step where the first was shortened to the window.
+                let later = match rate.admit(state, time) {
+                    Admission::Granted { .. } => time,
+                    Admission::NotBefore(later) => later,
+                };
+                prop_assert!(later <= now + window + SKEW);
+                prop_assert!(granted(rate.admit(state, later)).is_some());
+            }
+        }
+
+        #[test]
+        fn any_state_and_time_are_answered(per_minute: u32, burst: u32, state: i64, now: i64) {
+            Rate { per_minute, burst }.admit(state, now);
+        }
+    }
+}

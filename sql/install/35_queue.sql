@@ -1,0 +1,153 @@
+-- The queue: lookups that need the network, from the request to the answer or the dead letter.
+--
+-- A request is appended, by any transaction, and waits for nobody. The worker takes requests in, many at a time, and
+-- turns them into jobs: a job is one question to one provider, and the addresses that wait for its answer. Claiming a
+-- job sets its due time to the end of a lease; a worker that dies leaves it, and it falls due again.
+--
+-- Order of locks in here: jobs in key order, then whatever the inventories' order says.
+
+CREATE TABLE enrichment_request (
+    ip_address   inet NOT NULL,
+    provider     text NOT NULL CHECK (provider IN ('cymru', 'greynoise', 'dshield', 'spur')),
+    priority     integer NOT NULL DEFAULT 0,
+    requested_at timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
+COMMENT ON TABLE enrichment_request IS
+    'lookups that were asked for and that the worker has not taken in yet; append-only, de-duplicated when taken in';
+COMMENT ON COLUMN enrichment_request.ip_address IS 'a single host, spelled as in ip_inventory';
+COMMENT ON COLUMN enrichment_request.priority IS 'higher is sooner';
+
+CREATE FUNCTION request_appended() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
+COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the transaction commits';
+-- Per row, because a statement trigger would fire for statements of ours that queue nothing.
+CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
+    FOR EACH ROW EXECUTE FUNCTION request_appended();
+
+CREATE FUNCTION question_of(provider text, ip inet) RETURNS cidr
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN $1 <> 'cymru' THEN $2::cidr
+                    WHEN family($2) = 4 THEN network(set_masklen($2, 24))
+                    ELSE network(set_masklen($2, 48)) END
+    $$;
+COMMENT ON FUNCTION question_of(text, inet) IS
+    'what a provider is asked on behalf of an address: cymru its /24 or /48, because no route more specific is carried globally; others the address';
+
+CREATE TABLE enrichment_job (
+    provider     text NOT NULL,
+    question     cidr NOT NULL,
+    priority     integer NOT NULL,
+    due_at       timestamptz NOT NULL DEFAULT now(),
+    leased_by    bigint,
+    attempts     integer NOT NULL DEFAULT 0,
+    failed_at    timestamptz,
+    last_error   text,
+    requested_at timestamptz NOT NULL,
+    PRIMARY KEY (provider, question)
+);
+CREATE INDEX enrichment_job_due_idx ON enrichment_job (provider, priority DESC, due_at);
+-- A job is rewritten when it is claimed and deleted when it is done: vacuum should not wait for a fifth of the table.
+ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
+COMMENT ON TABLE enrichment_job IS 'one question to one provider that has no answer yet';
+COMMENT ON COLUMN enrichment_job.question IS 'for cymru a block that shares one answer, for others a host; see question_of()';
+COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or of the lease while leased_by is set';
+COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
+COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody does not count';
+COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer';
+
+CREATE TABLE job_address (
+    provider   text NOT NULL,
+    ip_address inet NOT NULL,
+    question   cidr NOT NULL,
+    PRIMARY KEY (provider, ip_address)
+);
+CREATE INDEX job_address_question_idx ON job_address (provider, question, ip_address);
+ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+SELECT pg_catalog.pg_extension_config_dump('job_address', '');
+COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job''s question';
+
+CREATE TABLE dead_letter (
+    provider     text NOT NULL,
+    ip_address   inet NOT NULL,
+    priority     integer NOT NULL,
+    attempts     integer NOT NULL,
+    last_error   text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    died_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (provider, ip_address)
+);
+SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
+COMMENT ON TABLE dead_letter IS 'lookups that failed max_attempts times, with the last error; see retry_dead_letters()';
+
+CREATE TABLE cymru_answer (
+    covers          cidr PRIMARY KEY,
+    asn_number      bigint,
+    network_country text,
+    rir_registry    text,
+    document        jsonb NOT NULL,
+    asked_at        timestamptz NOT NULL
+);
+CREATE INDEX cymru_answer_asked_at_idx ON cymru_answer (asked_at);
+SELECT pg_catalog.pg_extension_config_dump('cymru_answer', '');
+COMMENT ON TABLE cymru_answer IS
+    'what Team Cymru said, by block: while it is fresh it serves further addresses of the block without a question';
+COMMENT ON COLUMN cymru_answer.covers IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
+COMMENT ON COLUMN cymru_answer.asn_number IS 'null: nobody announces the block';
+COMMENT ON COLUMN cymru_answer.network_country IS 'country of the network''s registration';
+COMMENT ON COLUMN cymru_answer.document IS 'what it means for an address: the cymru and _meta parts of ip_inventory.enrichment';
+
+CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH revived AS (
+            DELETE FROM @extschema@.dead_letter d
+            WHERE $1 IS NULL OR d.provider = $1
+            RETURNING d.ip_address, d.provider, d.priority
+        ), queued AS (
+            INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority)
+            SELECT r.ip_address, r.provider, r.priority FROM revived r
+            RETURNING 1
+        )
+        SELECT count(*) FROM queued
+    $$;
+COMMENT ON FUNCTION retry_dead_letters(text) IS
+    'put the dead letters of one provider, or of all, back into the queue with all their attempts; answers how many';
+
+CREATE VIEW queue_status AS
+    SELECT p.provider,
+           COALESCE(r.requests, 0) AS requested,
+           COALESCE(j.jobs, 0) AS jobs,
+           COALESCE(j.due, 0) AS due,
+           COALESCE(j.leased, 0) AS leased,
+           COALESCE(j.delayed, 0) AS delayed,
+           COALESCE(a.addresses, 0) AS addresses,
+           COALESCE(d.dead, 0) AS dead,
+           pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp()
+               OPERATOR(pg_catalog.-) LEAST(r.oldest, j.oldest)) AS oldest_age
+    FROM (VALUES ('cymru'::text), ('greynoise'), ('dshield'), ('spur')) p(provider)
+    LEFT JOIN (
+        SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(requested_at) AS oldest
+        FROM @extschema@.enrichment_request GROUP BY provider) r
+      ON r.provider OPERATOR(pg_catalog.=) p.provider
+    LEFT JOIN (
+        SELECT provider, pg_catalog.count(*) AS jobs, pg_catalog.min(requested_at) AS oldest,
+               pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS due,
+               pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+                   AND leased_by IS NOT NULL) AS leased,
+               pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+                   AND leased_by IS NULL) AS delayed
+        FROM @extschema@.enrichment_job GROUP BY provider) j
+      ON j.provider OPERATOR(pg_catalog.=) p.provider
+    LEFT JOIN (
+        SELECT provider, pg_catalog.count(*) AS addresses
+        FROM @extschema@.job_address GROUP BY provider) a
+      ON a.provider OPERATOR(pg_catalog.=) p.provider
+    LEFT JOIN (
+        SELECT provider, pg_catalog.count(*) AS dead
+        FROM @extschema@.dead_letter GROUP BY provider) d
+      ON d.provider OPERATOR(pg_catalog.=) p.provider;
+COMMENT ON VIEW queue_status IS
+    'size and age of the queue by provider: requests not taken in, jobs and those of them that are due, leased, delayed; addresses that wait for them; dead letters';

@@ -1,0 +1,29 @@
+-- The workers and the providers that they ask.
+
+CREATE FUNCTION worker_status(
+    OUT role text, OUT database text, OUT pid integer, OUT state text, OUT since timestamptz,
+    OUT started_at timestamptz, OUT batches bigint, OUT errors bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
+COMMENT ON FUNCTION worker_status() IS
+    'the launcher and the workers of all databases of the cluster: what they are doing, and how many batches they have written and steps have failed since they were started';
+
+CREATE FUNCTION provider_status(
+    OUT provider text, OUT state text, OUT failures bigint, OUT rests_until timestamptz, OUT in_flight bigint,
+    OUT last_success timestamptz, OUT last_failure timestamptz, OUT last_error text,
+    OUT requests bigint, OUT questions bigint, OUT answers bigint, OUT absent bigint, OUT shared bigint,
+    OUT unanswered bigint, OUT refused bigint, OUT foreign_rows bigint, OUT malformed_rows bigint,
+    OUT oversized_rows bigint, OUT unreachable bigint, OUT silent bigint, OUT timed_out bigint, OUT cut_off bigint,
+    OUT too_large bigint, OUT failed bigint, OUT dead_letters bigint)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'provider_status_wrapper';
+COMMENT ON FUNCTION provider_status() IS
+    'how each provider is doing, across the cluster: its circuit breaker (closed, open, half-open), requests under way, what was asked and answered, what was dropped, and how requests failed, since the server was started';
+
+CREATE FUNCTION cymru_lookup(
+    ips inet[], OUT ip_address inet, OUT asn bigint, OUT prefix cidr, OUT country text, OUT registry text,
+    OUT allocation_date date, OUT asn_org text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cymru_lookup_wrapper';
+COMMENT ON FUNCTION cymru_lookup(inet[]) IS
+    'ask Team Cymru now, in batches and within the limits of the settings; keeps nothing; nulls where nobody announces an address; can be cancelled';

@@ -1,0 +1,33 @@
+-- Jobs without an answer: tried again after a pause that doubles, or dead. A failure counts against the job unless the
+-- provider was down for everybody, that is, unless it answered others since the job's last failure.
+-- $1 provider text, $2 question cidr[], $3 error text[], $4 counts boolean[], $5 pause in seconds float8,
+-- $6 max_attempts integer, $7 the provider's last success timestamptz, $8 random float8
+WITH failed AS (
+    SELECT j.question, j.priority, j.requested_at, g.error,
+           j.attempts + (g.counts OR COALESCE(j.failed_at < $7, false))::integer AS attempts
+    FROM unnest($2, $3, $4) AS g(question, error, counts)
+    JOIN @extschema@.enrichment_job j ON j.provider = $1 AND j.question = g.question
+), retried AS (
+    UPDATE @extschema@.enrichment_job j
+    SET attempts = f.attempts, failed_at = now(), last_error = f.error, leased_by = NULL,
+        due_at = now() + make_interval(secs => $5 * 2 ^ GREATEST(f.attempts - 1, 0) * (0.75 + 0.5 * $8))
+    FROM failed f
+    WHERE j.provider = $1 AND j.question = f.question AND f.attempts < $6
+), dead AS (
+    DELETE FROM @extschema@.job_address a
+    USING failed f
+    WHERE a.provider = $1 AND a.question = f.question AND f.attempts >= $6
+    RETURNING a.ip_address, f.priority, f.attempts, f.error, f.requested_at
+), buried AS (
+    DELETE FROM @extschema@.enrichment_job j
+    USING failed f
+    WHERE j.provider = $1 AND j.question = f.question AND f.attempts >= $6
+), letters AS (
+    INSERT INTO @extschema@.dead_letter (provider, ip_address, priority, attempts, last_error, requested_at)
+    SELECT $1, d.ip_address, d.priority, d.attempts, d.error, d.requested_at
+    FROM dead d
+    ORDER BY d.ip_address
+    ON CONFLICT (provider, ip_address) DO UPDATE
+    SET attempts = excluded.attempts, last_error = excluded.last_error, died_at = now()
+)
+SELECT d.ip_address, d.error FROM dead d ORDER BY d.ip_address

@@ -1,0 +1,122 @@
+//! Team Cymru straight from psql.
+//!
+//! The question is the caller's own: nothing is queued, nothing is kept. It is asked within the same limits as the
+//! worker's, and the caller waits for a permit and for the network without holding anything but the statement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::net::Pool;
+use cowrie_enrich_engine::providers::cymru::{Answer, Batch, Reply};
+use pgrx::pg_sys;
+
+use crate::enrichment::country_text;
+use crate::error;
+use crate::guc::{self, Limits};
+use crate::pg::call::Call;
+use crate::pg::{background, clock, inet, latch, text};
+use crate::politeness::{self, Count, Leave, Permit, Provider};
+use crate::sql_function;
+use crate::worker::judge;
+
+/// How often a permit that others hold is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
+fn cymru_lookup(call: &Call) -> Option<pg_sys::Datum> {
+    let wanted = wanted(call);
+    if !guc::is_enabled(Provider::Cymru.name()) {
+        error::source_disabled(Provider::Cymru.name());
+    }
+    let public: Vec<Address> = wanted.iter().copied().filter(|a| bogon::reason(*a).is_none()).collect();
+    let mut answers = BTreeMap::new();
+    for batch in public.chunks(guc::cymru_batch_size()) {
+        let reply = exchange(batch);
+        if reply.answers.is_empty() {
+            let why = reply
+                .failure
+                .map_or_else(|| "the answer has no row that makes sense".to_owned(), |f| f.to_string());
+            error::provider_failed("Team Cymru", &why);
+        }
+        answers.extend(reply.answers);
+    }
+    let unanswered = public.iter().filter(|address| !answers.contains_key(address)).count();
+    if unanswered > 0 {
+        pgrx::warning!("Team Cymru gave no answer for {unanswered} of {} addresses", public.len());
+    }
+    // An address without an answer has no row; a bogon, about which nobody is asked, and one that nobody announces have
+    // a row of nulls.
+    let answered = wanted.iter().filter(|a| answers.contains_key(a) || bogon::reason(**a).is_some());
+    call.set(answered.map(|address| row(*address, answers.get(address))));
+    None
+}
+
+fn wanted(call: &Call) -> BTreeSet<Address> {
+    let given = call.inets(0).into_iter().flatten();
+    given
+        .map(|inet| {
+            if !inet.is_host {
+                error::not_a_host(inet.address);
+            }
+            inet.address
+        })
+        .collect()
+}
+
+/// One request, from the permit to the reply. A cancellation takes effect at once: the permit is given back, and the
+/// thread that is left behind sends nothing more.
+fn exchange(addresses: &[Address]) -> Reply {
+    let limits = guc::cymru_limits();
+    let permit = wait_for_permit(&limits);
+    let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
+    let task = Batch { settings: guc::cymru(), addresses: addresses.to_vec() };
+    politeness::count(Provider::Cymru, Count::Requests, 1);
+    politeness::count(Provider::Cymru, Count::Questions, addresses.len() as u64);
+    if let Err(error) = background::without_signals(|| pool.start(0, task)) {
+        error::no_network(&error);
+    }
+    loop {
+        if let Some((_, reply)) = pool.finished().pop() {
+            judge(permit, &reply, addresses.len(), &limits);
+            return reply;
+        }
+        latch::wait(Duration::from_secs(1), Some(pool.ready()));
+    }
+}
+
+fn wait_for_permit(limits: &Limits) -> Permit {
+    loop {
+        let pause = match politeness::ask(Provider::Cymru, limits) {
+            Ok((permit, _)) => return permit,
+            Err(Leave::NotBefore(until)) => {
+                let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
+                // The rate is waited for, a provider that is down is not.
+                if rest > limits.timeout {
+                    error::provider_rests("Team Cymru", &politeness::health(Provider::Cymru));
+                }
+                rest.clamp(Duration::from_millis(1), Duration::from_secs(1))
+            }
+            Err(_) => ASK_AGAIN,
+        };
+        latch::wait(pause, None);
+    }
+}
+
+fn row(address: Address, answer: Option<&Answer>) -> Vec<Option<pg_sys::Datum>> {
+    let route = match answer {
+        Some(Answer::Route(route)) => Some(route),
+        _ => None,
+    };
+    let written = |value: Option<&str>| value.map(text::write);
+    vec![
+        Some(inet::write(address)),
+        route.map(|route| pg_sys::Datum::from(i64::from(route.asn))),
+        route.and_then(|route| route.prefix).map(inet::write_prefix),
+        route.and_then(|route| route.country).map(|country| text::write(&country_text(country))),
+        written(route.and_then(|route| route.registry).map(|registry| registry.name())),
+        route.and_then(|route| route.allocated.as_deref()).and_then(clock::date).map(pg_sys::Datum::from),
+        written(route.and_then(|route| route.name.as_deref())),
+    ]
+}

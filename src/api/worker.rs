@@ -1,0 +1,79 @@
+//! The workers and the providers, as an operator sees them.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use crate::pg::call::Call;
+use crate::pg::shared::{self, Seat};
+use crate::pg::{catalog, text};
+use crate::politeness::{self, COUNTS, Provider};
+use crate::sql_function;
+use crate::worker::roster::{self, Doing};
+
+sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);
+/// Row trigger on `enrichment_request`.
+fn request_appended(_: &Call) -> Option<pg_sys::Datum> {
+    roster::work_was_queued();
+    Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(worker_status_wrapper, pg_finfo_worker_status_wrapper, worker_status);
+fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
+    let block = shared::block();
+    let launcher_says = if !shared::is_shared() {
+        "not preloaded"
+    } else if catalog::is_standby() {
+        "waiting for promotion"
+    } else if block.launcher.is_taken() {
+        "running"
+    } else {
+        "starting"
+    };
+    let mut rows = vec![row("launcher", None, &block.launcher, launcher_says)];
+    for seat in &block.seats {
+        let database = pg_sys::Oid::from(seat.database.load(Ordering::Acquire));
+        if database != pg_sys::InvalidOid {
+            let says = Doing::in_seat(seat).name();
+            rows.push(row("worker", catalog::database_name(database), seat, says));
+        }
+    }
+    call.set(rows);
+    None
+}
+
+fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {
+    let time = |time: i64| (time != 0).then(|| pg_sys::Datum::from(time));
+    let pid = seat.pid.load(Ordering::Acquire);
+    vec![
+        Some(text::write(role)),
+        database.as_deref().map(text::write),
+        (pid != 0).then(|| pg_sys::Datum::from(pid)),
+        Some(text::write(says)),
+        time(seat.since.load(Ordering::Relaxed)),
+        time(seat.started_at.load(Ordering::Relaxed)),
+        Some(pg_sys::Datum::from(seat.batches.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(seat.errors.load(Ordering::Relaxed))),
+    ]
+}
+
+sql_function!(provider_status_wrapper, pg_finfo_provider_status_wrapper, provider_status);
+fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
+    call.set(Provider::ALL.into_iter().map(|provider| {
+        let health = politeness::health(provider);
+        let time = |time: Option<i64>| time.map(pg_sys::Datum::from);
+        let mut row = vec![
+            Some(text::write(provider.name())),
+            Some(text::write(health.state)),
+            Some(pg_sys::Datum::from(i64::from(health.failures))),
+            time(health.rests_until),
+            Some(pg_sys::Datum::from(i64::from(health.in_use))),
+            time(health.last_success),
+            time(health.last_failure),
+            health.last_error.as_deref().map(text::write),
+        ];
+        row.extend(COUNTS.map(|count| Some(pg_sys::Datum::from(politeness::counted(provider, count)))));
+        row
+    }));
+    None
+}

@@ -1,0 +1,141 @@
+//! What the server's catalogs say of our extension, of databases and of roles.
+
+use std::ffi::{CStr, CString, c_int};
+
+use pgrx::pg_sys;
+
+use super::text;
+
+/// Where the extension is in this database, and who owns it; `None` while it is not installed.
+pub fn extension() -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+    let mut found = None;
+    let mut key = pg_sys::ScanKeyData::default();
+    // SAFETY: the catalog is open during the scan; its rows begin with the fixed-width fields that are read. The key's
+    // name is padded to a full NameData.
+    unsafe {
+        let mut name = pg_sys::NameData::default();
+        pg_sys::namestrcpy(&mut name, c"cowrie_enrich".as_ptr());
+        let relation =
+            pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::ScanKeyInit(
+            &mut key,
+            pg_sys::Anum_pg_extension_extname as i16,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_NAMEEQ),
+            pg_sys::Datum::from(&raw mut name),
+        );
+        let index = pg_sys::Oid::from(pg_sys::ExtensionNameIndexId);
+        let scan = pg_sys::systable_beginscan(relation, index, true, std::ptr::null_mut(), 1, &mut key);
+        let tuple = pg_sys::systable_getnext(scan);
+        if !tuple.is_null() {
+            let form: *mut pg_sys::FormData_pg_extension = pg_sys::GETSTRUCT(tuple).cast();
+            found = Some(((*form).extnamespace, (*form).extowner));
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    }
+    found
+}
+
+/// A database that can be connected to.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub oid: pg_sys::Oid,
+    pub name: String,
+}
+
+/// All of them. Reads the shared catalog alone, so it works in a process without a database, inside a transaction.
+pub fn databases() -> Vec<Database> {
+    let mut databases = Vec::new();
+    // SAFETY: as the autovacuum launcher reads it: a catalog scan with the snapshot that the scan takes for itself.
+    unsafe {
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let form: *mut pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(tuple).cast();
+            // -2: a DROP DATABASE was interrupted (from 15.4 on).
+            if (*form).datallowconn && (*form).datconnlimit != -2 {
+                let name = text::from_c((*form).datname.data.as_ptr()).unwrap_or_default().into_owned();
+                databases.push(Database { oid: (*form).oid, name });
+            }
+        }
+        end_scan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    }
+    databases
+}
+
+/// # Safety
+/// The scan is open and is not used any more.
+unsafe fn end_scan(scan: pg_sys::TableScanDesc) {
+    // SAFETY: as the caller promises; a catalog scan registered its own snapshot and gives it back.
+    unsafe { pg_sys::table_endscan(scan) }
+}
+
+/// The database of this process.
+pub fn own_database() -> pg_sys::Oid {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Name of a database, inside a transaction.
+pub fn database_name(database: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a palloc'ed string or null.
+    unsafe { text::from_c(pg_sys::get_database_name(database)).map(|name| name.into_owned()) }
+}
+
+/// OID of a role, if there is one of that name.
+pub fn role(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a system cache lookup that answers InvalidOid where the role is missing.
+    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
+/// OID of a database that the current user owns, by its name. Inside a transaction.
+pub fn owned_database(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: lookups that answer InvalidOid and false where the database is missing or somebody else's.
+    unsafe {
+        let database = pg_sys::get_database_oid(name.as_ptr(), true);
+        (database != pg_sys::InvalidOid && owns(database)).then_some(database)
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn owns(database: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::pg_database_ownercheck(database, pg_sys::GetUserId()) }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn owns(database: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
+}
+
+/// Whether this server replays another's log and cannot write.
+pub fn is_standby() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Owner of a table.
+pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(table));
+        if tuple.is_null() {
+            return None;
+        }
+        let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+        let owner = (*form).relowner;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(owner)
+    }
+}

@@ -1,0 +1,166 @@
+//! Learning that an extension came or went, and that somebody needs a database to themselves.
+//!
+//! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE refuse to work while anybody
+//! is connected to the database, a background process included, after waiting five seconds for it to go. So whoever
+//! runs one of them is overheard, and our process goes.
+//!
+//! The hooks are plain functions that hand on to the server's own without pgrx's guard in between: an ERROR of a
+//! utility statement must reach the client with all its fields, which a way through Rust would take from it. There is
+//! nothing in them to unwind.
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use pgrx::pg_sys;
+
+use super::catalog;
+
+/// What wants to know.
+#[derive(Clone, Copy)]
+pub struct Listener {
+    /// This transaction creates, alters or drops some extension.
+    pub extension_changes: fn(),
+    /// The statement about to run needs this database to itself. The user may run it.
+    pub database_is_needed: fn(pg_sys::Oid),
+}
+
+thread_local! {
+    static LISTENER: Cell<Option<Listener>> = const { Cell::new(None) };
+    static PREVIOUS_ACCESS: Cell<pg_sys::object_access_hook_type> = const { Cell::new(None) };
+    static PREVIOUS_UTILITY: Cell<pg_sys::ProcessUtility_hook_type> = const { Cell::new(None) };
+}
+
+/// Begins to listen, in this process and in all that descend from it.
+pub fn listen(listener: Listener) {
+    LISTENER.set(Some(listener));
+    // SAFETY: hooks are chained while the library is loaded, on the process's only thread.
+    unsafe {
+        PREVIOUS_ACCESS.set(pg_sys::object_access_hook);
+        pg_sys::object_access_hook = Some(on_access);
+        PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
+        pg_sys::ProcessUtility_hook = Some(on_utility);
+    }
+}
+
+unsafe extern "C-unwind" fn on_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    if let Some(listener) = LISTENER.get() {
+        match access {
+            pg_sys::ObjectAccessType::OAT_POST_CREATE | pg_sys::ObjectAccessType::OAT_DROP
+                if class == pg_sys::ExtensionRelationId =>
+            {
+                (listener.extension_changes)();
+            }
+            // The server calls this after it checked the right to drop and before it looks who is connected.
+            pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
+                (listener.database_is_needed)(object);
+            }
+            _ => {}
+        }
+    }
+    if let Some(previous) = PREVIOUS_ACCESS.get() {
+        // SAFETY: the arguments are handed on as they came.
+        unsafe { previous(access, class, object, part, argument) }
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/tcop/utility.c, without pgrx's guard, see above.
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn on_utility(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the server passes a planned statement around a utility node; the arguments are handed on as they came.
+    unsafe {
+        let node = (*statement).utilityStmt;
+        if matches!(
+            (*node).type_,
+            pg_sys::NodeTag::T_RenameStmt
+                | pg_sys::NodeTag::T_AlterDatabaseStmt
+                | pg_sys::NodeTag::T_CreatedbStmt
+        ) {
+            cowrie_enrich_overhear(node);
+        }
+        let next = PREVIOUS_UTILITY.get().unwrap_or(standard_ProcessUtility);
+        next(statement, text, read_only_tree, context, parameters, environment, destination, completion)
+    }
+}
+
+#[unsafe(no_mangle)]
+#[doc(hidden)]
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
+    let Some(listener) = LISTENER.get() else { return };
+    // SAFETY: the caller looked at the node's tag; names are NUL-terminated strings of the parse tree.
+    let database = unsafe { needed_database(node).and_then(|name| catalog::owned_database(name)) };
+    if let Some(database) = database {
+        (listener.database_is_needed)(database);
+    }
+}
+
+/// Name of the database that a statement needs to itself.
+///
+/// # Safety
+/// `node` is a RenameStmt, an AlterDatabaseStmt or a CreatedbStmt.
+unsafe fn needed_database<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
+    // SAFETY: the casts follow the tag.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_RenameStmt => {
+                let statement = node.cast::<pg_sys::RenameStmt>();
+                ((*statement).renameType == pg_sys::ObjectType::OBJECT_DATABASE)
+                    .then(|| CStr::from_ptr((*statement).subname))
+            }
+            pg_sys::NodeTag::T_AlterDatabaseStmt => {
+                let statement = node.cast::<pg_sys::AlterDatabaseStmt>();
+                option((*statement).options, c"tablespace").map(|_| CStr::from_ptr((*statement).dbname))
+            }
+            _ => {
+                let statement = node.cast::<pg_sys::CreatedbStmt>();
+                Some(option((*statement).options, c"template").unwrap_or(c"template1"))
+            }
+        }
+    }
+}
+
+/// Value of an option of a statement.
+///
+/// # Safety
+/// `options` is null or a list of DefElem.
+unsafe fn option<'a>(options: *mut pg_sys::List, name: &CStr) -> Option<&'a CStr> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if options.is_null() {
+            return None;
+        }
+        (0..(*options).length as usize)
+            .map(|i| (*(*options).elements.add(i)).ptr_value.cast::<pg_sys::DefElem>())
+            .find(|option| CStr::from_ptr((**option).defname) == name)
+            .filter(|option| !(**option).arg.is_null())
+            .map(|option| CStr::from_ptr(pg_sys::defGetString(option)))
+    }
+}

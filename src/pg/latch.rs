@@ -1,0 +1,49 @@
+//! Latches: waking another process, and waiting to be woken.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+/// The latch of some process, as shared memory holds it. 0 is no latch.
+///
+/// Latches live in the server's main shared memory, which every process maps at the same address and which is never
+/// given back; setting the latch of a process that is gone wakes nobody, or somebody who looks and sleeps on.
+pub type Address = usize;
+
+/// The latch of this process.
+pub fn own() -> Address {
+    // SAFETY: reads a static that is set before any library code runs in a backend.
+    unsafe { pg_sys::MyLatch as Address }
+}
+
+/// Wakes the process whose latch this is.
+pub fn set(latch: Address) {
+    if latch != 0 {
+        // SAFETY: see `Address`; SetLatch neither raises nor blocks.
+        unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) }
+    }
+}
+
+/// Sleeps until this process is woken, `also` becomes readable, or the time is up; ends the process when the
+/// postmaster is gone. Then lets cancel, shutdown and barriers take effect, which must never wait for a sleeper.
+pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
+    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    if also.is_some() {
+        events |= pg_sys::WL_SOCKET_READABLE;
+    }
+    let descriptor = also.map_or(pg_sys::PGINVALID_SOCKET, |also| also.as_raw_fd());
+    let milliseconds = timeout.as_millis().clamp(1, i32::MAX as u128) as std::ffi::c_long;
+    // SAFETY: waits on this process's own latch and on a descriptor that is open while it is borrowed.
+    unsafe {
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            descriptor,
+            milliseconds,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    super::check_for_interrupts();
+}

@@ -1,0 +1,290 @@
+//! What a provider is spared, across all processes of the cluster.
+//!
+//! Whoever wants to ask a provider takes a permit first: there are as many as the provider may be asked at the same
+//! time, they come no faster than its rate, and none while it is given a rest. The holder says how it went; that moves
+//! the breaker. A process that ends gives its permits back. The state is in shared memory; without preload every
+//! backend is polite for itself.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::breaker::{Permission, State};
+use cowrie_enrich_engine::random;
+use cowrie_enrich_engine::rate::Admission;
+
+use crate::guc::Limits;
+use crate::pg::clock;
+use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS};
+
+/// A provider that is asked over the network; the number is its place in shared memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Provider {
+    Cymru = 0,
+    Greynoise,
+    Dshield,
+    Spur,
+}
+
+impl Provider {
+    pub const ALL: [Provider; PROVIDERS] =
+        [Provider::Cymru, Provider::Greynoise, Provider::Dshield, Provider::Spur];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::Cymru => "cymru",
+            Provider::Greynoise => "greynoise",
+            Provider::Dshield => "dshield",
+            Provider::Spur => "spur",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Provider> {
+        Provider::ALL.into_iter().find(|provider| provider.name() == name)
+    }
+}
+
+/// What is counted of a provider. Append only: the slots are laid out by these numbers.
+#[derive(Clone, Copy, Debug)]
+#[repr(usize)]
+pub enum Count {
+    /// Exchanges begun, and questions in them.
+    Requests = 0,
+    Questions,
+    /// Answers that were applied: a value, and a valid "nobody announces it".
+    Values,
+    Absent,
+    /// Addresses that were served from an earlier answer for their block.
+    Shared,
+    /// Questions that an exchange left without an answer, and those that the provider refused.
+    Unanswered,
+    Refused,
+    /// Rows dropped: of addresses that were not asked, without sense, too long.
+    Foreign,
+    Malformed,
+    Oversized,
+    /// Exchanges that failed, by how.
+    Unreachable,
+    Silent,
+    TimedOut,
+    CutOff,
+    TooLarge,
+    Failed,
+    /// Lookups that became dead letters.
+    DeadLetters,
+}
+
+/// Names of the counts, as `provider_status` shows them.
+pub const COUNTS: [Count; 17] = [
+    Count::Requests,
+    Count::Questions,
+    Count::Values,
+    Count::Absent,
+    Count::Shared,
+    Count::Unanswered,
+    Count::Refused,
+    Count::Foreign,
+    Count::Malformed,
+    Count::Oversized,
+    Count::Unreachable,
+    Count::Silent,
+    Count::TimedOut,
+    Count::CutOff,
+    Count::TooLarge,
+    Count::Failed,
+    Count::DeadLetters,
+];
+
+const _: () = assert!(COUNTS.len() <= PROVIDER_SLOTS);
+
+/// Adds to a count, at once: what is counted here happened on the network, whatever becomes of a transaction.
+pub fn count(provider: Provider, what: Count, amount: u64) {
+    if amount > 0 {
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        shared::block().provider_counters[provider as usize][what as usize]
+            .fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+pub fn counted(provider: Provider, what: Count) -> i64 {
+    shared::block().provider_counters[provider as usize][what as usize].load(Ordering::Relaxed)
+}
+
+/// Whether a provider may be asked now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    Granted,
+    /// To find out whether the provider is back: a small question will do.
+    Probe,
+    /// Microseconds since 2000.
+    NotBefore(i64),
+    /// As many ask already as may; one that ends wakes those that wait.
+    Busy,
+}
+
+/// The right to ask a provider once, given back by saying how it went, or when it is dropped.
+pub struct Permit {
+    provider: Provider,
+    returned: bool,
+}
+
+/// How an exchange went, as far as the provider is concerned.
+pub enum Verdict<'a> {
+    Answered,
+    Failed(&'a str),
+    /// It was not asked in the end, or not long enough to say.
+    Unknown,
+}
+
+thread_local! {
+    /// Permits that this process holds, by provider.
+    static HELD: Cell<[u32; PROVIDERS]> = const { Cell::new([0; PROVIDERS]) };
+}
+
+/// What a permit would be answered now; takes nothing.
+pub fn look(provider: Provider, limits: &Limits) -> Leave {
+    shared::locked(|guarded| {
+        let state = &guarded.providers[provider as usize];
+        let mut breaker = state.breaker;
+        let now = clock::now();
+        if state.in_use >= limits.connections {
+            return Leave::Busy;
+        }
+        match (breaker.permission(now, 0), limits.rate.admit(state.rate, now)) {
+            (Permission::NotBefore(until), _) | (_, Admission::NotBefore(until)) => Leave::NotBefore(until),
+            (Permission::Probe, _) => Leave::Probe,
+            (Permission::Ask, _) => Leave::Granted,
+        }
+    })
+}
+
+/// Takes a permit.
+pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
+    let leave = shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider as usize];
+        let now = clock::now();
+        if state.in_use >= limits.connections {
+            return Leave::Busy;
+        }
+        let Admission::Granted { next } = limits.rate.admit(state.rate, now) else {
+            return Leave::NotBefore(now);
+        };
+        // A probe whose process is killed is forgotten after a while.
+        let probe_lasts = 2 * i64::try_from(limits.timeout.as_micros()).unwrap_or(i64::MAX / 4);
+        let leave = match state.breaker.permission(now, probe_lasts) {
+            Permission::NotBefore(until) => return Leave::NotBefore(until),
+            Permission::Probe => Leave::Probe,
+            Permission::Ask => Leave::Granted,
+        };
+        state.rate = next;
+        state.in_use += 1;
+        leave
+    });
+    match leave {
+        Leave::Granted | Leave::Probe => {
+            let mut held = HELD.get();
+            held[provider as usize] += 1;
+            HELD.set(held);
+            Ok((Permit { provider, returned: false }, leave))
+        }
+        refused => Err(refused),
+    }
+}
+
+impl Permit {
+    /// Gives the permit back and says how it went.
+    pub fn give_back(mut self, verdict: &Verdict<'_>, limits: &Limits) {
+        self.release(verdict, limits.retry_base);
+    }
+
+    fn release(&mut self, verdict: &Verdict<'_>, base: std::time::Duration) {
+        if std::mem::replace(&mut self.returned, true) {
+            return;
+        }
+        let (now, random) = (clock::now(), random::unit());
+        shared::locked(|guarded| {
+            let state = &mut guarded.providers[self.provider as usize];
+            state.in_use = state.in_use.saturating_sub(1);
+            match verdict {
+                Verdict::Answered => {
+                    state.breaker.succeeded();
+                    state.last_success = now;
+                }
+                Verdict::Failed(error) => {
+                    state.breaker.failed(now, base, random);
+                    state.last_failure = now;
+                    state.last_error.set(error);
+                }
+                Verdict::Unknown => {}
+            }
+        });
+        let mut held = HELD.get();
+        held[self.provider as usize] = held[self.provider as usize].saturating_sub(1);
+        HELD.set(held);
+        wake_waiting();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.release(&Verdict::Unknown, std::time::Duration::ZERO);
+    }
+}
+
+/// This process ends: what it holds goes back.
+pub fn process_ends() {
+    let held = HELD.replace([0; PROVIDERS]);
+    if held.iter().all(|permits| *permits == 0) {
+        return;
+    }
+    shared::locked(|guarded| {
+        for (state, held) in guarded.providers.iter_mut().zip(held) {
+            state.in_use = state.in_use.saturating_sub(held);
+        }
+    });
+    wake_waiting();
+}
+
+fn wake_waiting() {
+    for seat in &shared::block().seats {
+        if seat.waits_for_provider.swap(false, Ordering::AcqRel) {
+            seat.nudge();
+        }
+    }
+}
+
+/// How a provider is doing, as `provider_status` shows it.
+pub struct Health {
+    pub state: &'static str,
+    pub failures: u32,
+    /// Microseconds since 2000.
+    pub rests_until: Option<i64>,
+    pub in_use: u32,
+    pub last_success: Option<i64>,
+    pub last_failure: Option<i64>,
+    pub last_error: Option<String>,
+}
+
+pub fn health(provider: Provider) -> Health {
+    let now = clock::now();
+    let state = shared::locked(|guarded| guarded.providers[provider as usize]);
+    let ever = |time: i64| (time != 0).then_some(time);
+    Health {
+        state: match state.breaker.state(now) {
+            State::Closed => "closed",
+            State::Open => "open",
+            State::HalfOpen => "half-open",
+        },
+        failures: state.breaker.failures,
+        rests_until: ever(state.breaker.until).filter(|until| *until > now),
+        in_use: state.in_use,
+        last_success: ever(state.last_success),
+        last_failure: ever(state.last_failure),
+        last_error: state.last_error.text(),
+    }
+}
+
+/// When the provider last gave an answer; 0 is never.
+pub fn last_success(provider: Provider) -> i64 {
+    shared::locked(|guarded| guarded.providers[provider as usize].last_success)
+}

@@ -1,0 +1,103 @@
+//! What Team Cymru said, by block.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use pgrx::pg_sys;
+
+use crate::guc::Lifetimes;
+use crate::pg::array::{self, Element};
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{inet, text};
+
+/// Addresses written by one transaction: well below a second of work.
+pub const MOST_AT_ONCE: usize = 5_000;
+
+thread_local! {
+    static KEEP: Statement = const { Statement::new(
+        "answers_keep", include_str!("../../sql/queries/answers_keep.sql"),
+        &[pg_sys::CIDRARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID,
+          pg_sys::JSONBARRAYOID, pg_sys::TIMESTAMPTZOID]) };
+    static WAITED_FOR: Statement = const { Statement::new(
+        "answers_waited_for", include_str!("../../sql/queries/answers_waited_for.sql"),
+        &[pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT8OID]) };
+    static FORGET: Statement = const { Statement::new(
+        "answers_forget", include_str!("../../sql/queries/answers_forget.sql"),
+        &[pg_sys::INT4OID, pg_sys::INT4OID]) };
+}
+
+/// An answer and the block that it holds for.
+pub struct Kept {
+    pub covers: Prefix,
+    /// `None`: nobody announces the block.
+    pub asn: Option<i64>,
+    pub country: Option<String>,
+    pub registry: Option<&'static str>,
+    /// What it means for an address: parts of its enrichment.
+    pub document: pg_sys::Datum,
+}
+
+/// An address that waited, with its answer. The document is valid inside the closure that it is handed to.
+pub struct Waiting {
+    pub address: Address,
+    pub question: Prefix,
+    pub asn: Option<i64>,
+    pub name: Option<String>,
+    pub country: Option<String>,
+    pub registry: Option<String>,
+    pub document: pg_sys::Datum,
+}
+
+/// Keeps answers, over earlier ones for the same blocks. Each block once; `asked_at` in microseconds since 2000.
+pub fn keep(connection: &Connection, answers: &[Kept], asked_at: i64) {
+    if answers.is_empty() {
+        return;
+    }
+    let arguments = [
+        Some(array::write(Element::Cidr, answers.iter().map(|a| Some(inet::write_prefix(a.covers))))),
+        Some(array::write(Element::Bigint, answers.iter().map(|a| a.asn.map(pg_sys::Datum::from)))),
+        Some(array::write(Element::Text, answers.iter().map(|a| a.country.as_deref().map(text::write)))),
+        Some(array::write(Element::Text, answers.iter().map(|a| a.registry.map(text::write)))),
+        Some(array::write(Element::Jsonb, answers.iter().map(|a| Some(a.document)))),
+        Some(pg_sys::Datum::from(asked_at)),
+    ];
+    KEEP.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Hands over the addresses that wait for these questions and are answered, in key order, at most [`MOST_AT_ONCE`].
+pub fn waited_for<T>(
+    connection: &Connection,
+    questions: &[Prefix],
+    lifetimes: Lifetimes,
+    read: impl FnOnce(&[Waiting]) -> T,
+) -> T {
+    let arguments = [
+        Some(array::write(Element::Cidr, questions.iter().map(|q| Some(inet::write_prefix(*q))))),
+        Some(pg_sys::Datum::from(lifetimes.value)),
+        Some(pg_sys::Datum::from(lifetimes.absent)),
+        Some(pg_sys::Datum::from(MOST_AT_ONCE as i64)),
+    ];
+    WAITED_FOR.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            let waiting: Vec<Waiting> = (0..rows.count)
+                .filter_map(|row| {
+                    Some(Waiting {
+                        address: rows.address(row, 1)?,
+                        question: rows.prefix(row, 2)?,
+                        asn: rows.bigint(row, 3),
+                        name: rows.text(row, 4),
+                        country: rows.text(row, 5),
+                        registry: rows.text(row, 6),
+                        document: rows.datum(row, 7)?,
+                    })
+                })
+                .collect();
+            read(&waiting)
+        })
+    })
+}
+
+/// Drops answers that are past every lifetime.
+pub fn forget_stale(connection: &Connection, lifetimes: Lifetimes) {
+    let arguments = [Some(pg_sys::Datum::from(lifetimes.value)), Some(pg_sys::Datum::from(lifetimes.absent))];
+    FORGET.with(|statement| connection.run(statement, &arguments, |_| ()));
+}

@@ -1,0 +1,236 @@
+//! The queue: requests, jobs, leases, dead letters.
+//!
+//! A lease is a due time in the future and the number of who holds it. Nobody finishes or fails a job without holding
+//! its lease, and every step is a short transaction, so a process that is killed leaves jobs that fall due again.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use pgrx::pg_sys;
+
+use super::Home;
+use crate::guc::Lifetimes;
+use crate::pg::array::{self, Element};
+use crate::pg::relation::{self, Table};
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{clock, inet, text};
+use crate::politeness::Provider;
+
+/// Requests taken in by one transaction: a fraction of a second.
+pub const MOST_TAKEN_IN: i64 = 10_000;
+
+const CIDRS: pg_sys::Oid = pg_sys::CIDRARRAYOID;
+
+thread_local! {
+    static APPEND: Statement = const { Statement::new(
+        "queue_append", include_str!("../../sql/queries/queue_append.sql"),
+        &[pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID]) };
+    static TAKE_IN: Statement = const { Statement::new(
+        "queue_take_in", include_str!("../../sql/queries/queue_take_in.sql"),
+        &[pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+    static CLAIM: Statement = const { Statement::new(
+        "jobs_claim", include_str!("../../sql/queries/jobs_claim.sql"),
+        &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+    static RELEASE: Statement = const { Statement::new(
+        "jobs_release", include_str!("../../sql/queries/jobs_release.sql"), &[pg_sys::INT8OID]) };
+    static GIVE_BACK: Statement = const { Statement::new(
+        "jobs_give_back", include_str!("../../sql/queries/jobs_give_back.sql"),
+        &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
+    static NEXT_DUE: Statement = const { Statement::new(
+        "jobs_next_due", include_str!("../../sql/queries/jobs_next_due.sql"), &[pg_sys::TEXTOID]) };
+    static HOLD: Statement = const { Statement::new(
+        "jobs_hold", include_str!("../../sql/queries/jobs_hold.sql"), &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
+    static DONE: Statement = const { Statement::new(
+        "jobs_done", include_str!("../../sql/queries/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
+    static SETTLE: Statement = const { Statement::new(
+        "jobs_settle", include_str!("../../sql/queries/jobs_settle.sql"),
+        &[pg_sys::TEXTOID, CIDRS, CIDRS]) };
+    static FAIL: Statement = const { Statement::new(
+        "jobs_fail", include_str!("../../sql/queries/jobs_fail.sql"),
+        &[pg_sys::TEXTOID, CIDRS, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
+          pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID]) };
+}
+
+/// Who holds leases, and for how long.
+#[derive(Clone, Copy)]
+pub struct Lease {
+    pub holder: i64,
+    pub seconds: f64,
+}
+
+/// A job that was leased, and the address to ask about; none where an earlier answer serves it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claimed {
+    pub question: Prefix,
+    pub ask: Option<Address>,
+}
+
+/// Requests that were taken in.
+pub struct TakenIn {
+    pub requests: i64,
+    /// Jobs of Cymru's that an earlier answer serves, leased.
+    pub answered: Vec<Prefix>,
+}
+
+/// Why a job has no answer.
+pub struct Failed {
+    pub question: Prefix,
+    pub error: String,
+    /// Whether it is the job's fault, as far as can be told.
+    pub counts: bool,
+}
+
+/// Queues one lookup.
+pub fn append(connection: &Connection, address: Address, provider: Provider, priority: i32) {
+    let arguments = [Some(inet::write(address)), name(provider), Some(pg_sys::Datum::from(priority))];
+    APPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Queues a lookup of Cymru's for each address, below the executor: on the path of a session's commit. The table's
+/// trigger does not see it, so the caller sees to it that the worker is woken.
+pub fn append_all(home: Home, addresses: impl Iterator<Item = Address>) {
+    let requests = relation::find(home.schema, c"enrichment_request");
+    let Some(table) = Table::open(requests, pg_sys::RowExclusiveLock) else { return };
+    let now = pg_sys::Datum::from(clock::transaction_start());
+    table.append(addresses.map(|address| {
+        [Some(inet::write(address)), name(Provider::Cymru), Some(pg_sys::Datum::from(0)), Some(now)]
+    }));
+}
+
+/// Turns requests into jobs.
+pub fn take_in(connection: &Connection, lease: Lease, lifetimes: Lifetimes) -> TakenIn {
+    let arguments = [
+        Some(pg_sys::Datum::from(MOST_TAKEN_IN)),
+        float(lease.seconds),
+        Some(pg_sys::Datum::from(lease.holder)),
+        Some(pg_sys::Datum::from(lifetimes.value)),
+        Some(pg_sys::Datum::from(lifetimes.absent)),
+    ];
+    TAKE_IN.with(|statement| {
+        connection.run(statement, &arguments, |rows| TakenIn {
+            requests: rows.bigint(0, 1).unwrap_or_default(),
+            answered: (0..rows.count).filter_map(|row| rows.prefix(row, 2)).collect(),
+        })
+    })
+}
+
+/// Leases the most urgent jobs that are due.
+pub fn claim(
+    connection: &Connection,
+    provider: Provider,
+    most: usize,
+    lease: Lease,
+    lifetimes: Lifetimes,
+) -> Vec<Claimed> {
+    let arguments = [
+        name(provider),
+        Some(pg_sys::Datum::from(most as i64)),
+        float(lease.seconds),
+        Some(pg_sys::Datum::from(lease.holder)),
+        Some(pg_sys::Datum::from(lifetimes.value)),
+        Some(pg_sys::Datum::from(lifetimes.absent)),
+    ];
+    CLAIM.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            let claimed =
+                |row| rows.prefix(row, 1).map(|question| Claimed { question, ask: rows.address(row, 2) });
+            (0..rows.count).filter_map(claimed).collect()
+        })
+    })
+}
+
+/// Takes over what a predecessor left: every lease that is not `holder`'s ends now.
+pub fn release_others(connection: &Connection, holder: i64) {
+    RELEASE.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(holder))], |_| ()));
+}
+
+/// Jobs that were leased in vain.
+pub fn give_back(connection: &Connection, provider: Provider, questions: &[Prefix], lease: Lease) {
+    let arguments = [name(provider), cidrs(questions), Some(pg_sys::Datum::from(lease.holder))];
+    GIVE_BACK.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// When the next job falls due, in microseconds since 2000.
+pub fn next_due(connection: &Connection, provider: Provider) -> Option<i64> {
+    NEXT_DUE.with(|statement| connection.run(statement, &[name(provider)], |rows| rows.bigint(0, 1)))
+}
+
+/// Those of the jobs whose lease is still the caller's, locked until the transaction ends.
+pub fn hold(connection: &Connection, provider: Provider, questions: &[Prefix], lease: Lease) -> Vec<Prefix> {
+    let arguments = [name(provider), cidrs(questions), Some(pg_sys::Datum::from(lease.holder))];
+    HOLD.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            (0..rows.count).filter_map(|row| rows.prefix(row, 1)).collect()
+        })
+    })
+}
+
+/// These addresses have their answer.
+pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) {
+    let arguments = [name(provider), Some(inets(addresses))];
+    DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Ends jobs that were answered. `incomplete`: those with sessions that could not be completed yet.
+pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], incomplete: &[Prefix]) {
+    let arguments = [name(provider), cidrs(questions), cidrs(incomplete)];
+    SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// What jobs may fail how often.
+pub struct Patience {
+    pub base_seconds: f64,
+    pub max_attempts: i32,
+    /// When the provider last answered anybody, microseconds since 2000.
+    pub last_success: i64,
+    /// In [0, 1).
+    pub random: f64,
+}
+
+/// Ends jobs without an answer; the addresses that became dead letters, each with the error.
+pub fn fail(
+    connection: &Connection,
+    provider: Provider,
+    failed: &[Failed],
+    patience: &Patience,
+) -> Vec<(Address, String)> {
+    if failed.is_empty() {
+        return Vec::new();
+    }
+    let questions: Vec<Prefix> = failed.iter().map(|failed| failed.question).collect();
+    let arguments = [
+        name(provider),
+        cidrs(&questions),
+        Some(array::write(Element::Text, failed.iter().map(|failed| Some(text::write(&failed.error))))),
+        Some(array::write(
+            Element::Boolean,
+            failed.iter().map(|failed| Some(pg_sys::Datum::from(failed.counts))),
+        )),
+        float(patience.base_seconds),
+        Some(pg_sys::Datum::from(patience.max_attempts)),
+        Some(pg_sys::Datum::from(patience.last_success)),
+        float(patience.random),
+    ];
+    FAIL.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            (0..rows.count)
+                .filter_map(|row| Some((rows.address(row, 1)?, rows.text(row, 2).unwrap_or_default())))
+                .collect()
+        })
+    })
+}
+
+fn name(provider: Provider) -> Option<pg_sys::Datum> {
+    Some(text::write(provider.name()))
+}
+
+fn float(value: f64) -> Option<pg_sys::Datum> {
+    pgrx::IntoDatum::into_datum(value)
+}
+
+fn inets(addresses: &[Address]) -> pg_sys::Datum {
+    array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))))
+}
+
+fn cidrs(questions: &[Prefix]) -> Option<pg_sys::Datum> {
+    Some(array::write(Element::Cidr, questions.iter().map(|question| Some(inet::write_prefix(*question)))))
+}

@@ -1,0 +1,203 @@
+//! The launcher: one process per cluster that sees to it that every database with the extension has its worker.
+//!
+//! It cannot look into databases. So it starts a worker in each one it does not know yet; a worker that finds no
+//! extension says so and ends, and is not started again until somebody announces that an extension came. Databases that
+//! come from a template announce themselves by the first work that is queued in them, or are found by the next look at
+//! the list of databases.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::{backoff, random};
+use pgrx::pg_sys;
+
+use super::roster::{self, Announced, Ending};
+use crate::guc;
+use crate::pg::background::{self, Presence, Process, Program};
+use crate::pg::catalog::{self, Database};
+use crate::pg::shared::{self, SEATS, Seat};
+use crate::pg::{clock, latch, transaction};
+use crate::telemetry;
+
+const PROGRAM: Program =
+    Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", writes: true };
+
+/// How often the list of databases is read without being told to.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Pause before a crashed worker is started again, doubling.
+const RESTART_BASE: Duration = Duration::from_secs(1);
+const RESTART_CAP: Duration = Duration::from_secs(60);
+/// A worker that lived this long (microseconds) has recovered from whatever made its predecessors crash.
+const LIVED: i64 = 300_000_000;
+
+/// Registers the launcher with the postmaster; called when the library is loaded.
+pub fn register() {
+    background::register(PROGRAM);
+}
+
+crate::background_process!(cowrie_enrich_launcher_main, run);
+
+/// What is known of a database.
+#[derive(Default)]
+struct Place {
+    /// Index of its seat, and the process that was started for it, unless that was done by an earlier launcher.
+    worker: Option<(usize, Option<Process>)>,
+    has_no_extension: bool,
+    crashes: u32,
+    started_at: i64,
+    /// Not before: microseconds since 2000.
+    rests_until: i64,
+}
+
+fn run(_argument: i32) {
+    background::accept_signals();
+    background::connect(None);
+    let own = &shared::block().launcher;
+    if !own.take(|| ()) {
+        // An old one is still ending. Whoever ends with an error is started again.
+        pgrx::error!("another cowrie_enrich launcher is running");
+    }
+    let mut places = adopt();
+    loop {
+        background::reload_settings();
+        own.woken.store(false, Ordering::Release);
+        heed_announcements(&mut places);
+        collect_ended(&mut places);
+        let pause = see_to_databases(&mut places);
+        background::report_activity(None);
+        latch::wait(pause, None);
+    }
+}
+
+/// Workers that an earlier launcher started and that outlived it.
+fn adopt() -> BTreeMap<u32, Place> {
+    let mut places = BTreeMap::new();
+    for (index, seat) in shared::block().seats.iter().enumerate() {
+        let database = seat.database.load(Ordering::Acquire);
+        if seat.is_taken() {
+            places.insert(database, Place { worker: Some((index, None)), ..Place::default() });
+        } else {
+            free(seat);
+        }
+    }
+    places
+}
+
+fn heed_announcements(places: &mut BTreeMap<u32, Place>) {
+    let heed = |place: &mut Place| {
+        place.has_no_extension = false;
+        place.rests_until = 0;
+    };
+    match roster::take_announced() {
+        Announced::All => places.values_mut().for_each(heed),
+        Announced::These(databases) => {
+            databases.iter().for_each(|database| heed(places.entry(*database).or_default()));
+        }
+    }
+}
+
+fn collect_ended(places: &mut BTreeMap<u32, Place>) {
+    let now = clock::now();
+    for place in places.values_mut() {
+        let Some((index, process)) = &place.worker else { continue };
+        let seat = &shared::block().seats[*index];
+        let gone = match process {
+            Some(process) => process.presence() == Presence::Gone,
+            None => !seat.is_taken(),
+        };
+        if !gone {
+            continue;
+        }
+        match Ending::of(seat) {
+            Ending::NoExtension => place.has_no_extension = true,
+            Ending::Left => {}
+            Ending::Crashed => {
+                place.crashes =
+                    if now - place.started_at > LIVED { 1 } else { place.crashes.saturating_add(1) };
+                let pause = backoff::delay(place.crashes, RESTART_BASE, RESTART_CAP, random::unit());
+                place.rests_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+            }
+        }
+        free(seat);
+        if let Some((_, Some(process))) = place.worker.take() {
+            process.forget();
+        }
+    }
+}
+
+/// Starts what is missing and stops what is not wanted; answers how long there is nothing to do.
+fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
+    let databases = match transaction::run(catalog::databases) {
+        Ok(databases) => databases,
+        Err(failure) => {
+            telemetry::error("the launcher could not list the databases", &failure.message);
+            return RESTART_BASE;
+        }
+    };
+    let known: Vec<u32> = databases.iter().map(|database| database.oid.to_u32()).collect();
+    places.retain(|oid, place| place.worker.is_some() || known.contains(oid));
+    let mut next = clock::now() + i64::try_from(LOOK_EVERY.as_micros()).unwrap_or(i64::MAX);
+    for database in &databases {
+        let place = places.entry(database.oid.to_u32()).or_default();
+        let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
+        match &place.worker {
+            Some((index, _)) if !is_wanted => {
+                let seat = &shared::block().seats[*index];
+                seat.leave.store(true, Ordering::Release);
+                seat.nudge();
+            }
+            None if is_wanted && !place.has_no_extension => next = next.min(start(database, place)),
+            _ => {}
+        }
+    }
+    Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
+        .max(Duration::from_millis(10))
+}
+
+/// Starts a worker if it may be started now; answers when to look again.
+fn start(database: &Database, place: &mut Place) -> i64 {
+    let now = clock::now();
+    let not_before = roster::kept_out(database.oid).unwrap_or(0).max(place.rests_until);
+    if not_before > now {
+        return not_before;
+    }
+    let started = take_seat(database.oid)
+        .and_then(|index| super::start(&database.name, index).map(|process| (index, Some(process))));
+    place.worker = started;
+    place.started_at = now;
+    if place.worker.is_none() {
+        telemetry::log_once_per_burst(
+            "a worker could not be started",
+            &format!("no slot is free for database \"{}\"; raise max_worker_processes", database.name),
+        );
+        free_seats_of(database.oid);
+        place.rests_until = now + 10_000_000;
+        return place.rests_until;
+    }
+    i64::MAX
+}
+
+fn take_seat(database: pg_sys::Oid) -> Option<usize> {
+    let seats: &[Seat; SEATS] = &shared::block().seats;
+    let index = seats.iter().position(|seat| seat.database.load(Ordering::Acquire) == 0)?;
+    let seat = &seats[index];
+    seat.leave.store(false, Ordering::Release);
+    seat.ending.store(Ending::Crashed as u32, Ordering::Release);
+    seat.batches.store(0, Ordering::Relaxed);
+    seat.errors.store(0, Ordering::Relaxed);
+    seat.state.store(0, Ordering::Relaxed);
+    seat.since.store(clock::now(), Ordering::Relaxed);
+    seat.started_at.store(clock::now(), Ordering::Relaxed);
+    seat.database.store(database.to_u32(), Ordering::Release);
+    Some(index)
+}
+
+fn free(seat: &Seat) {
+    seat.database.store(0, Ordering::Release);
+}
+
+fn free_seats_of(database: pg_sys::Oid) {
+    let seats = shared::block().seats.iter();
+    seats.filter(|seat| seat.database.load(Ordering::Acquire) == database.to_u32()).for_each(free);
+}

@@ -1,0 +1,231 @@
+//! Who works where, and how they are told that there is something to do.
+//!
+//! The launcher gives each database a seat in shared memory. Backends find the seat of their own database there: they
+//! wake its worker when they commit queued work, once however much it was, and ask it to go when somebody needs the
+//! database to themselves. What has no seat yet is announced to the launcher.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::pg::hooks::{self, Listener};
+use crate::pg::shared::{self, KeptOut, Seat};
+use crate::pg::transaction::Outcome;
+use crate::pg::{catalog, clock};
+
+thread_local! {
+    /// What this transaction has to tell when it commits.
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, counts: false, extension: false }) };
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tells {
+    work: bool,
+    counts: bool,
+    extension: bool,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Doing {
+    Starting = 0,
+    Sleeping,
+    TakingIn,
+    Claiming,
+    Applying,
+    Folding,
+    Sweeping,
+    Waiting,
+}
+
+impl Doing {
+    /// As `worker_status` shows it.
+    pub fn name(self) -> &'static str {
+        self.activity().to_str().unwrap_or_default()
+    }
+
+    /// As pg_stat_activity shows it.
+    pub fn activity(self) -> &'static CStr {
+        match self {
+            Doing::Starting => c"starting",
+            Doing::Sleeping => c"sleeping",
+            Doing::TakingIn => c"taking requests in",
+            Doing::Claiming => c"claiming jobs",
+            Doing::Applying => c"applying answers",
+            Doing::Folding => c"folding statistics",
+            Doing::Sweeping => c"sweeping",
+            Doing::Waiting => c"waiting for a provider",
+        }
+    }
+
+    fn of(code: u32) -> Doing {
+        const ALL: [Doing; 8] = [
+            Doing::Starting,
+            Doing::Sleeping,
+            Doing::TakingIn,
+            Doing::Claiming,
+            Doing::Applying,
+            Doing::Folding,
+            Doing::Sweeping,
+            Doing::Waiting,
+        ];
+        ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
+    }
+
+    /// What the worker in a seat is doing.
+    pub fn in_seat(seat: &Seat) -> Doing {
+        Doing::of(seat.state.load(Ordering::Relaxed))
+    }
+}
+
+/// How a worker ended, left in its seat for the launcher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Ending {
+    /// Without a word: it failed.
+    Crashed = 0,
+    /// The database does not have the extension.
+    NoExtension,
+    /// It was asked to.
+    Left,
+}
+
+impl Ending {
+    pub fn of(seat: &Seat) -> Ending {
+        match seat.ending.load(Ordering::Acquire) {
+            1 => Ending::NoExtension,
+            2 => Ending::Left,
+            _ => Ending::Crashed,
+        }
+    }
+}
+
+/// For how long a database is left alone once somebody needs it to themselves: the server itself waits five seconds
+/// for others to go.
+const KEPT_OUT_MICROS: i64 = 6_000_000;
+
+/// Begins to listen for extensions that come or go and for databases that are needed.
+pub fn listen() {
+    hooks::listen(Listener { extension_changes, database_is_needed });
+}
+
+/// The worker is to be woken when this transaction commits.
+pub fn work_was_queued() {
+    TELLS.set(Tells { work: true, ..TELLS.get() });
+}
+
+/// This transaction counts sessions, which the worker will fold when it next does.
+pub fn sessions_were_counted() {
+    TELLS.set(Tells { counts: true, ..TELLS.get() });
+}
+
+fn extension_changes() {
+    TELLS.set(Tells { extension: true, ..TELLS.get() });
+}
+
+/// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
+pub fn transaction_ended(outcome: Outcome) {
+    let tells = TELLS.take();
+    if outcome != Outcome::Committed
+        || !(tells.work || tells.counts || tells.extension)
+        || !shared::is_shared()
+    {
+        return;
+    }
+    let database = catalog::own_database();
+    match seat_of(database) {
+        Some(seat) => {
+            if tells.counts {
+                seat.uncounted.store(true, Ordering::Release);
+            }
+            if tells.work || tells.extension {
+                seat.wake();
+            }
+        }
+        None if tells.extension || (tells.work && guc::worker_enabled()) => announce(database),
+        None => {}
+    }
+}
+
+/// The seat in which a database's worker sits.
+pub fn seat_of(database: pg_sys::Oid) -> Option<&'static Seat> {
+    let wanted = database.to_u32();
+    shared::block()
+        .seats
+        .iter()
+        .find(|seat| seat.database.load(Ordering::Acquire) == wanted && seat.is_taken())
+}
+
+/// Has the launcher look at a database.
+fn announce(database: pg_sys::Oid) {
+    let wanted = database.to_u32();
+    let is_news = shared::locked(|guarded| {
+        if guarded.announced_all || guarded.announced.contains(&wanted) {
+            return false;
+        }
+        match guarded.announced.iter_mut().find(|entry| **entry == 0) {
+            Some(entry) => *entry = wanted,
+            None => guarded.announced_all = true,
+        }
+        true
+    });
+    if is_news {
+        shared::block().launcher.wake();
+    }
+}
+
+/// What was announced since the launcher last asked: databases, or all of them.
+pub enum Announced {
+    These(Vec<u32>),
+    All,
+}
+
+pub fn take_announced() -> Announced {
+    shared::locked(|guarded| {
+        let databases = std::mem::take(&mut guarded.announced);
+        if std::mem::take(&mut guarded.announced_all) {
+            Announced::All
+        } else {
+            Announced::These(databases.into_iter().filter(|database| *database != 0).collect())
+        }
+    })
+}
+
+/// Somebody needs a database to themselves: its worker goes, and none comes for a while. Does not wait; the server does.
+fn database_is_needed(database: pg_sys::Oid) {
+    if !shared::is_shared() {
+        return;
+    }
+    let (wanted, now) = (database.to_u32(), clock::now());
+    let entry = KeptOut { database: wanted, until: now + KEPT_OUT_MICROS };
+    shared::locked(|guarded| {
+        let mine = guarded.kept_out.iter().position(|kept| kept.database == wanted);
+        let free = || guarded.kept_out.iter().position(|kept| kept.until <= now);
+        if let Some(place) = mine.or_else(free) {
+            guarded.kept_out[place] = entry;
+        }
+    });
+    let block = shared::block();
+    // Also one that is being started and has not sat down yet.
+    for seat in block.seats.iter().filter(|seat| seat.database.load(Ordering::Acquire) == wanted) {
+        seat.leave.store(true, Ordering::Release);
+        seat.nudge();
+    }
+    block.launcher.nudge();
+}
+
+/// Until when a database is to be left alone, if it is.
+pub fn kept_out(database: pg_sys::Oid) -> Option<i64> {
+    let (wanted, now) = (database.to_u32(), clock::now());
+    shared::locked(|guarded| {
+        guarded
+            .kept_out
+            .iter()
+            .find(|kept| kept.database == wanted && kept.until > now)
+            .map(|kept| kept.until)
+    })
+}

@@ -1,0 +1,310 @@
+//! In which ways the bulk whois can answer, and what the bytes of the answer then are.
+//!
+//! An answer of the real service, to `begin`, `verbose`, three addresses, `end`:
+//!
+//! ```text
+//! Bulk mode; whois.cymru.com [2026-11-20 06:00:00 +0000]
+//! 15169   | 8.8.8.8          | 8.8.8.0/24          | US | arin     | 2023-12-28 | GOOGLE, US
+//! NA      | 192.0.2.1        | NA                  |    | other    |            | NA
+//! Error: no ASN or IP match on line 5.
+//! ```
+//!
+//! Without `verbose` a row has three columns: number, address, name.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::Connection;
+use crate::routes::{Route, Routes, masked};
+
+/// The number in every row that nobody asked for: where it is found stored, a foreign row was believed.
+pub const FOREIGN_ASN: u64 = 64_500;
+
+const BULK_LINE: &str = "Bulk mode; whois.cymru.com [2026-11-20 06:00:00 +0000]";
+const HEADINGS: &str =
+    "AS      | IP               | BGP Prefix          | CC | Registry | Allocated  | AS Name";
+
+/// How one connection is answered.
+#[derive(Clone)]
+pub struct Behaviour {
+    /// Between the line `end` and the first byte of the answer.
+    pub delay: Duration,
+    pub bulk_line: bool,
+    pub headings: bool,
+    pub crlf: bool,
+    pub fault: Option<Fault>,
+}
+
+#[derive(Clone)]
+pub enum Fault {
+    /// Reads and says nothing until the client leaves.
+    Silent,
+    /// Waits until `Whois::behave` is called again, and then answers in that way.
+    Held,
+    /// One byte at a time.
+    Drip { every: Duration },
+    /// After the rows, valid-looking rows that nobody asked for, for ever.
+    EndlessRows,
+    /// After the rows, bytes without a line end, for ever.
+    EndlessLine,
+    /// Closes after so many rows, or in the middle of the row that follows them.
+    CloseAfter { rows: usize, mid_row: bool },
+    /// Closes as soon as so many questions were read, without a word; often a reset. Fewer are answered.
+    DropAfter { questions: usize },
+    /// A line of so many bytes, then the rows.
+    LongLine(usize),
+    /// So many bytes of any value instead of an answer.
+    Garbage(usize),
+    /// A line of NULs; a NUL inside the name of each row, inside the number too of every second one.
+    NulBytes,
+    /// Bytes in each name that are not UTF-8.
+    NotUtf8,
+    /// A row of `FOREIGN_ASN` for an address that was not asked, before each row or, with `only`, instead of it.
+    Foreign { only: bool },
+    /// Every n-th question has no row.
+    Missing { every: usize },
+    /// The last question's row first.
+    Reordered,
+    /// IPv6 addresses in capitals and without `::`.
+    OtherSpelling,
+    /// The number 4294967296 in each row.
+    AsnTooLarge,
+    /// No route for anything.
+    AllNa,
+    /// Every n-th question has an error line, before all rows, instead of its row.
+    ErrorLines { every: usize },
+    /// Three rows for each row that would be: a wider prefix with the number below the true one; the prefix with
+    /// "true+1 true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
+    MultiOrigin,
+    /// The whole answer, as a function of the questions.
+    Custom(Arc<CustomAnswer>),
+}
+
+pub type CustomAnswer = dyn Fn(&[IpAddr]) -> Vec<u8> + Send + Sync;
+
+impl Behaviour {
+    /// As the real service answers, at once.
+    pub fn normal() -> Behaviour {
+        Behaviour { delay: Duration::ZERO, bulk_line: true, headings: false, crlf: false, fault: None }
+    }
+
+    #[must_use]
+    pub fn delayed(self, delay: Duration) -> Behaviour {
+        Behaviour { delay, ..self }
+    }
+
+    #[must_use]
+    pub fn with_headings(self) -> Behaviour {
+        Behaviour { headings: true, ..self }
+    }
+
+    #[must_use]
+    pub fn without_bulk_line(self) -> Behaviour {
+        Behaviour { bulk_line: false, ..self }
+    }
+
+    #[must_use]
+    pub fn with_crlf(self) -> Behaviour {
+        Behaviour { crlf: true, ..self }
+    }
+}
+
+impl From<Fault> for Behaviour {
+    fn from(fault: Fault) -> Behaviour {
+        Behaviour { fault: Some(fault), ..Behaviour::normal() }
+    }
+}
+
+impl Behaviour {
+    /// The bytes of the answer; what has to do with time or has no end is left to the server.
+    pub(crate) fn answer(&self, routes: &Routes, request: &Connection) -> Vec<u8> {
+        let questions = &request.questions;
+        match &self.fault {
+            Some(Fault::Garbage(bytes)) => return noise(*bytes),
+            Some(Fault::Custom(answer)) => return answer(questions),
+            _ => {}
+        }
+        let mut before: Vec<Vec<u8>> = Vec::new();
+        if self.bulk_line {
+            before.push(BULK_LINE.into());
+        }
+        if self.headings {
+            before.push(HEADINGS.into());
+        }
+        match self.fault {
+            Some(Fault::LongLine(bytes)) => before.push(vec![b'x'; bytes]),
+            Some(Fault::NulBytes) => before.push(vec![0; 40]),
+            _ => {}
+        }
+        let mut rows: Vec<Vec<u8>> = Vec::new();
+        for (nth, &question) in (1..).zip(questions) {
+            match self.fault {
+                Some(Fault::Missing { every }) if nth % every == 0 => continue,
+                Some(Fault::ErrorLines { every }) if nth % every == 0 => {
+                    let line = request.lines.iter().position(|line| line.trim().parse() == Ok(question));
+                    let line = line.map_or(0, |before| before + 1);
+                    before.push(format!("Error: no ASN or IP match on line {line}.").into());
+                    continue;
+                }
+                Some(Fault::Foreign { only }) => {
+                    rows.push(foreign_row(nth, questions, request.verbose));
+                    if only {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            rows.extend(
+                self.rows_of(routes, question)
+                    .into_iter()
+                    .map(|row| self.spoilt(nth, row.bytes(request.verbose))),
+            );
+        }
+        if let Some(Fault::Reordered) = self.fault {
+            rows.reverse();
+        }
+        let mut half_a_row = Vec::new();
+        if let Some(Fault::CloseAfter { rows: complete, mid_row }) = self.fault {
+            if mid_row && let Some(row) = rows.get(complete) {
+                half_a_row = row[..row.len() / 2].to_vec();
+            }
+            rows.truncate(complete);
+        }
+        let line_end: &[u8] = if self.crlf { b"\r\n" } else { b"\n" };
+        let mut answer: Vec<u8> =
+            before.into_iter().chain(rows).flat_map(|line| [&line, line_end].concat()).collect();
+        answer.extend(half_a_row);
+        answer
+    }
+
+    fn rows_of(&self, routes: &Routes, question: IpAddr) -> Vec<Row> {
+        let found = match self.fault {
+            Some(Fault::AllNa) => Vec::new(),
+            _ => routes.of(question),
+        };
+        let address = match (&self.fault, question) {
+            (Some(Fault::OtherSpelling), IpAddr::V6(v6)) => {
+                v6.segments().map(|segment| format!("{segment:04X}")).join(":")
+            }
+            _ => question.to_string(),
+        };
+        if found.is_empty() {
+            return vec![Row::without_route(address)];
+        }
+        let row =
+            |route: &Route, number: String| Row { number, address: address.clone(), route: route.clone() };
+        let rows_of = |route: &Route| match self.fault {
+            Some(Fault::AsnTooLarge) => vec![row(route, "4294967296".to_owned())],
+            Some(Fault::MultiOrigin) => {
+                let asn = route.asn;
+                let wider = Route { prefix: wider(question), ..route.clone() };
+                vec![
+                    row(&wider, (asn - 1).to_string()),
+                    row(route, format!("{} {asn}", asn + 1)),
+                    row(route, (asn + 2).to_string()),
+                ]
+            }
+            _ => vec![row(route, route.asn.to_string())],
+        };
+        found.iter().flat_map(rows_of).collect()
+    }
+
+    /// A row with bytes that do not belong there, where that is the fault.
+    fn spoilt(&self, nth: usize, mut row: Vec<u8>) -> Vec<u8> {
+        match self.fault {
+            Some(Fault::NulBytes) => {
+                row.insert(row.len() - 1, 0);
+                if nth.is_multiple_of(2) {
+                    row.insert(1, 0);
+                }
+            }
+            Some(Fault::NotUtf8) => row.extend(b" Tel\xe9com \xff\xfe"),
+            _ => {}
+        }
+        row
+    }
+
+    /// What an endless answer goes on with, about 64 kB of it.
+    pub(crate) fn more(&self, request: &Connection) -> Option<Vec<u8>> {
+        match self.fault {
+            Some(Fault::EndlessRows) => Some(
+                (1..=700)
+                    .flat_map(|nth| {
+                        [&foreign_row(nth, &request.questions, request.verbose)[..], b"\n"].concat()
+                    })
+                    .collect(),
+            ),
+            Some(Fault::EndlessLine) => Some(vec![b'x'; 65_536]),
+            _ => None,
+        }
+    }
+}
+
+struct Row {
+    number: String,
+    address: String,
+    route: Route,
+}
+
+impl Row {
+    fn without_route(address: String) -> Row {
+        let route = Route {
+            prefix: "NA".to_owned(),
+            asn: 0,
+            country: String::new(),
+            registry: "other".to_owned(),
+            allocated: String::new(),
+            name: "NA".to_owned(),
+        };
+        Row { number: "NA".to_owned(), address, route }
+    }
+
+    fn bytes(&self, verbose: bool) -> Vec<u8> {
+        let Row { number, address, route: Route { prefix, country, registry, allocated, name, .. } } = self;
+        // An IPv6 address does not fit in the column of IPv4, and gets one of its own width.
+        let width = if address.contains(':') { 40 } else { 16 };
+        if verbose {
+            format!("{number:<7} | {address:<width$} | {prefix:<19} | {country:<2} | {registry:<8} | {allocated:<10} | {name}")
+        } else {
+            format!("{number:<7} | {address:<width$} | {name}")
+        }
+        .into_bytes()
+    }
+}
+
+/// A row for the n-th address of 4.4.0.0/16, or the next that was not asked.
+fn foreign_row(nth: usize, questions: &[IpAddr], verbose: bool) -> Vec<u8> {
+    let stranger = (nth as u32..)
+        .map(|nth| IpAddr::V4(Ipv4Addr::from(0x0404_0000 | (nth & 0xffff))))
+        .find(|address| !questions.contains(address))
+        .unwrap_or(IpAddr::V4(Ipv4Addr::new(4, 5, 0, 1)));
+    let route = Route {
+        prefix: "4.0.0.0/9".to_owned(),
+        asn: FOREIGN_ASN,
+        country: "US".to_owned(),
+        registry: "arin".to_owned(),
+        allocated: "1992-12-01".to_owned(),
+        name: "FOREIGN - Not what was asked, US".to_owned(),
+    };
+    Row { number: FOREIGN_ASN.to_string(), address: stranger.to_string(), route }.bytes(verbose)
+}
+
+/// A prefix that holds the address and is wider than what a table has, as a rule.
+pub(crate) fn wider(address: IpAddr) -> String {
+    let length = if address.is_ipv4() { 8 } else { 16 };
+    format!("{}/{length}", masked(address, length))
+}
+
+/// Bytes of any value, the same in each run.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}

@@ -1,0 +1,194 @@
+//! What clients of the whois server said, and when.
+//!
+//! Clocks: the end of a connection that the server ends is noted before the client can see it, so counting what was
+//! open at once is exact. A client that leaves is noticed when the server's thread gets to run, maybe after the same
+//! client's next connection was accepted; such an end counts as [`NOTICED_WITHIN`] earlier.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How late a loaded machine may notice that a client has left.
+const NOTICED_WITHIN: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+pub struct Connection {
+    pub opened: Instant,
+    /// When the line `end` was read.
+    pub ended: Option<Instant>,
+    /// When the first byte of the answer was written; a client that had left may not have read it.
+    pub answered: Option<Instant>,
+    /// When the whole answer was written, to a client that had not left.
+    pub completed: Option<Instant>,
+    /// When the client's end of file or reset was seen. A client that only stops sending looks the same.
+    pub left: Option<Instant>,
+    /// When the server closed, or stopped serving after the client had left.
+    pub closed: Option<Instant>,
+    /// Exactly what was received, without line ends; invalid UTF-8 is replaced.
+    pub lines: Vec<String>,
+    /// The lines that are addresses, in their order.
+    pub questions: Vec<IpAddr>,
+    pub begin: bool,
+    pub verbose: bool,
+    pub end: bool,
+    /// Bytes given to the kernel; some may never have been read.
+    pub sent: u64,
+}
+
+impl Connection {
+    pub(crate) fn new() -> Connection {
+        Connection {
+            opened: Instant::now(),
+            ended: None,
+            answered: None,
+            completed: None,
+            left: None,
+            closed: None,
+            lines: Vec::new(),
+            questions: Vec::new(),
+            begin: false,
+            verbose: false,
+            end: false,
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn received(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.strip_suffix('\r').unwrap_or(&line);
+        match line.trim() {
+            "begin" => self.begin = true,
+            "verbose" => self.verbose = true,
+            "end" => {
+                self.end = true;
+                self.ended.get_or_insert_with(Instant::now);
+            }
+            other if !self.end => self.questions.extend(other.parse::<IpAddr>().ok()),
+            _ => {}
+        }
+        self.lines.push(line.to_owned());
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.left.is_none() && self.closed.is_none()
+    }
+
+    /// Until when this connection counts as open, if it is over.
+    fn over(&self) -> Option<Instant> {
+        match (self.closed, self.left) {
+            (Some(closed), Some(left)) if closed <= left => Some(closed),
+            (_, Some(left)) => Some(left - NOTICED_WITHIN),
+            (closed, None) => closed,
+        }
+    }
+}
+
+/// Five hundred lines would bury the message of the test that prints this.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = |moment: Option<Instant>| moment.map(|moment| moment - self.opened);
+        f.debug_struct("Connection")
+            .field("lines", &self.lines.len())
+            .field("questions", &self.questions.len())
+            .field("first", &self.lines.iter().take(4).collect::<Vec<_>>())
+            .field("ended", &after(self.ended))
+            .field("answered", &after(self.answered))
+            .field("completed", &after(self.completed))
+            .field("left", &after(self.left))
+            .field("closed", &after(self.closed))
+            .field("sent", &self.sent)
+            .finish()
+    }
+}
+
+/// The connections in the order in which they were accepted.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    pub connections: Vec<Connection>,
+}
+
+impl Record {
+    pub fn questions(&self) -> impl Iterator<Item = IpAddr> {
+        self.connections.iter().flat_map(|connection| connection.questions.iter().copied())
+    }
+
+    pub fn questions_total(&self) -> usize {
+        self.questions().count()
+    }
+
+    pub fn distinct_questions(&self) -> usize {
+        self.questions().collect::<HashSet<_>>().len()
+    }
+
+    pub fn largest_batch(&self) -> usize {
+        self.connections.iter().map(|connection| connection.questions.len()).max().unwrap_or(0)
+    }
+
+    /// Addresses that were asked more than once, on whatever connections, in order.
+    pub fn asked_twice(&self) -> Vec<IpAddr> {
+        twice(self.questions())
+    }
+
+    /// Addresses that were asked again although the server had written a whole answer to each of the questions: a
+    /// client that was killed in between may do so for one batch.
+    pub fn answered_twice(&self) -> Vec<IpAddr> {
+        let complete = self.connections.iter().filter(|connection| connection.completed.is_some());
+        twice(complete.flat_map(|connection| connection.questions.iter().copied()))
+    }
+
+    pub fn open_now(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.is_open()).count()
+    }
+
+    /// The largest number of connections that were open at one time.
+    pub fn most_at_once(&self) -> usize {
+        let mut changes: Vec<(Instant, i64)> = Vec::new();
+        for connection in &self.connections {
+            changes.push((connection.opened, 1));
+            changes.extend(connection.over().map(|over| (over.max(connection.opened), -1)));
+        }
+        // Of one moment, the ends come first.
+        changes.sort_unstable();
+        let mut open = 0;
+        changes.iter().fold(0, |most, (_, change)| {
+            open += change;
+            most.max(open)
+        }) as usize
+    }
+}
+
+fn twice(questions: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut times: HashMap<IpAddr, usize> = HashMap::new();
+    for question in questions {
+        *times.entry(question).or_default() += 1;
+    }
+    let mut repeated: Vec<IpAddr> =
+        times.into_iter().filter(|(_, times)| *times > 1).map(|(address, _)| address).collect();
+    repeated.sort_unstable();
+    repeated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_follows_another_is_not_open_beside_it() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let connection = |opened: u64, closed: Option<u64>, left: Option<u64>| Connection {
+            opened: at(opened),
+            closed: closed.map(at),
+            left: left.map(at),
+            ..Connection::new()
+        };
+        let most = |connections: Vec<Connection>| Record { connections }.most_at_once();
+        assert_eq!(most(vec![]), 0);
+        assert_eq!(most(vec![connection(0, Some(5), None), connection(5, None, None)]), 1);
+        assert_eq!(most(vec![connection(0, Some(6), None), connection(5, None, None)]), 2);
+        assert_eq!(most(vec![connection(0, Some(1020), Some(1010)), connection(1000, None, None)]), 1);
+        assert_eq!(most(vec![connection(0, Some(1020), Some(1010)), connection(500, None, None)]), 2);
+        assert_eq!(most(vec![connection(0, Some(1000), Some(1010)), connection(990, None, None)]), 2);
+    }
+}

@@ -1,0 +1,291 @@
+//! Which address belongs to which network.
+//!
+//! A table is small and searched from end to end. A synthetic internet needs none: the network of an address is
+//! computed from it, so that a test with ten thousand networks can check every stored answer by itself.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// One origin of one prefix, with the columns that Team Cymru gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub prefix: String,
+    /// Wider than an AS number may be, so that too large ones can be announced.
+    pub asn: u64,
+    /// Two letters, or empty.
+    pub country: String,
+    /// `arin`, `ripencc`, `apnic`, `lacnic`, `afrinic`, `other`, or empty.
+    pub registry: String,
+    /// `YYYY-MM-DD`, or empty.
+    pub allocated: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    table: Vec<(Prefix, Route)>,
+    synthetic: bool,
+}
+
+impl Routes {
+    /// Nobody announces anything: every answer is NA.
+    pub fn empty() -> Routes {
+        Routes::default()
+    }
+
+    /// Every public /24 (IPv4) and /48 (IPv6) belongs to a network computed from it; see [`synthetic_asn`]. Routes
+    /// that are added come first, whatever their length.
+    pub fn synthetic() -> Routes {
+        Routes { table: Vec::new(), synthetic: true }
+    }
+
+    /// Reads lines of tab-separated columns; `#` begins a comment line, and a first line of column names is optional:
+    ///
+    /// ```text
+    /// prefix        asn    country  registry  allocated   name
+    /// 8.8.8.0/24    15169  US       arin      2023-12-28  GOOGLE, US
+    /// ```
+    ///
+    /// Several lines of one prefix are several origins.
+    pub fn from_tsv(text: &str) -> Result<Routes, String> {
+        let mut routes = Routes::empty();
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim().is_empty() || line.starts_with('#') || line.starts_with("prefix\t") {
+                continue;
+            }
+            let columns: Vec<&str> = line.split('\t').map(str::trim).collect();
+            let [prefix, asn, country, registry, allocated, name] = columns[..] else {
+                return Err(format!("line {number}: {} columns instead of 6", columns.len()));
+            };
+            let asn = asn.parse().map_err(|_| format!("line {number}, asn: not a number: \"{asn}\""))?;
+            routes
+                .try_add(prefix, asn, country, registry, allocated, name)
+                .map_err(|problem| format!("line {number}, prefix: {problem}"))?;
+        }
+        Ok(routes)
+    }
+
+    /// # Panics
+    /// When `prefix` is not one.
+    pub fn add(
+        &mut self,
+        prefix: &str,
+        asn: u64,
+        country: &str,
+        registry: &str,
+        allocated: &str,
+        name: &str,
+    ) {
+        if let Err(problem) = self.try_add(prefix, asn, country, registry, allocated, name) {
+            panic!("{problem}");
+        }
+    }
+
+    fn try_add(
+        &mut self,
+        prefix: &str,
+        asn: u64,
+        country: &str,
+        registry: &str,
+        allocated: &str,
+        name: &str,
+    ) -> Result<(), String> {
+        let parsed = Prefix::parse(prefix).ok_or_else(|| format!("not a prefix: \"{prefix}\""))?;
+        let route = Route {
+            prefix: prefix.to_owned(),
+            asn,
+            country: country.to_owned(),
+            registry: registry.to_owned(),
+            allocated: allocated.to_owned(),
+            name: name.to_owned(),
+        };
+        self.table.push((parsed, route));
+        Ok(())
+    }
+
+    /// All origins of the longest prefix that holds the address, in the order in which they were added.
+    pub fn of(&self, address: IpAddr) -> Vec<Route> {
+        let holding = || self.table.iter().filter(|(prefix, _)| prefix.holds(address));
+        if let Some(longest) = holding().map(|(prefix, _)| prefix.length).max() {
+            return holding()
+                .filter(|(prefix, _)| prefix.length == longest)
+                .map(|(_, route)| route.clone())
+                .collect();
+        }
+        if self.synthetic && is_public(address) { vec![synthetic_route(address)] } else { Vec::new() }
+    }
+
+    /// A route of this network, for its country, registry and name.
+    pub fn by_asn(&self, asn: u64) -> Option<Route> {
+        let listed = self.table.iter().find(|(_, route)| route.asn == asn).map(|(_, route)| route.clone());
+        listed.or_else(|| {
+            let invented = (V4_BASE..V4_BASE + 0x1_0000).contains(&asn)
+                || (V6_BASE..V6_BASE + V6_NETWORKS).contains(&asn);
+            (self.synthetic && invented).then(|| described(asn, String::new()))
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Prefix {
+    network: IpAddr,
+    length: u32,
+}
+
+impl Prefix {
+    fn parse(text: &str) -> Option<Prefix> {
+        let (network, length) = text.split_once('/')?;
+        let prefix = Prefix { network: network.parse().ok()?, length: length.parse().ok()? };
+        (prefix.length <= width(prefix.network) && masked(prefix.network, prefix.length) == prefix.network)
+            .then_some(prefix)
+    }
+
+    fn holds(self, address: IpAddr) -> bool {
+        self.network.is_ipv4() == address.is_ipv4() && masked(address, self.length) == self.network
+    }
+}
+
+fn width(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The first address of the prefix of this length that holds `address`.
+pub fn masked(address: IpAddr, length: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
+        }
+    }
+}
+
+/// Between these two lie numbers that no registry has given out.
+const V4_BASE: u64 = 1_000_000;
+const V6_BASE: u64 = 2_000_000;
+const V6_NETWORKS: u64 = 1_000_000;
+
+/// The network of an address in the synthetic internet, whether or not the address is public.
+pub fn synthetic_asn(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets().map(u64::from);
+            V4_BASE + a * 256 + b
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments().map(u64::from);
+            V6_BASE + (a * 961 + b * 31 + c) % V6_NETWORKS
+        }
+    }
+}
+
+pub fn synthetic_country(asn: u64) -> &'static str {
+    synthetic_owner(asn).0
+}
+
+pub fn synthetic_name(asn: u64) -> String {
+    format!("SYNTH-{asn} - Synthetic network, {}", synthetic_country(asn))
+}
+
+fn synthetic_owner(asn: u64) -> (&'static str, &'static str) {
+    const OWNERS: [(&str, &str); 7] = [
+        ("US", "arin"),
+        ("DE", "ripencc"),
+        ("JP", "apnic"),
+        ("BR", "lacnic"),
+        ("ZA", "afrinic"),
+        ("NL", "ripencc"),
+        ("KR", "apnic"),
+    ];
+    OWNERS[(asn % OWNERS.len() as u64) as usize]
+}
+
+fn synthetic_route(address: IpAddr) -> Route {
+    let length = if address.is_ipv4() { 24 } else { 48 };
+    described(synthetic_asn(address), format!("{}/{length}", masked(address, length)))
+}
+
+fn described(asn: u64, prefix: String) -> Route {
+    let (country, registry) = synthetic_owner(asn);
+    Route {
+        prefix,
+        asn,
+        country: country.to_owned(),
+        registry: registry.to_owned(),
+        allocated: "2020-02-20".to_owned(),
+        name: synthetic_name(asn),
+    }
+}
+
+/// Rougher than the registries: enough to notice that a private address was sent out and got an answer.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 224
+                || (a == 100 && b & 0xc0 == 64)
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 198 && b & 0xfe == 18))
+        }
+        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000 && v6.segments()[..2] != [0x2001, 0xdb8],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_answers_with_all_its_origins() {
+        let routes = Routes::from_tsv(
+            "# a comment\nprefix\tasn\tcountry\tregistry\tallocated\tname\n\
+             8.0.0.0/9\t3356\tUS\tarin\t1992-12-01\tLEVEL3, US\n\
+             8.8.8.0/24\t15169\tUS\tarin\t2023-12-28\tGOOGLE, US\n\
+             8.8.8.0/24\t64500\t\t\t\tOTHER\n\
+             2001:4860::/32\t15169\tUS\tarin\t2005-03-14\tGOOGLE, US\n\
+             0.0.0.0/0\t1\t\t\t\tDEFAULT\n",
+        )
+        .unwrap();
+        let asns = |address: &str| routes.of(ip(address)).iter().map(|route| route.asn).collect::<Vec<_>>();
+        assert_eq!(asns("8.8.8.8"), [15169, 64500]);
+        assert_eq!(asns("8.8.9.8"), [3356]);
+        assert_eq!(asns("9.9.9.9"), [1]);
+        assert_eq!(asns("2001:4860:4860::8888"), [15169]);
+        assert_eq!(asns("2001:4861::1"), []);
+        assert_eq!(routes.by_asn(15169).unwrap().name, "GOOGLE, US");
+    }
+
+    #[test]
+    fn the_synthetic_network_is_computed_from_the_address() {
+        let routes = Routes::synthetic();
+        let route = routes.of(ip("11.2.3.4")).remove(0);
+        assert_eq!((route.asn, route.prefix.as_str()), (1_000_000 + 11 * 256 + 2, "11.2.3.0/24"));
+        assert_eq!(route.name, format!("SYNTH-{} - Synthetic network, {}", route.asn, route.country));
+        let route = routes.of(ip("2a00:1:2:3::4")).remove(0);
+        assert_eq!((route.asn, route.prefix.as_str()), (synthetic_asn(ip("2a00:1:2::")), "2a00:1:2::/48"));
+        assert_eq!(routes.by_asn(route.asn).unwrap().name, route.name);
+        for bogon in ["10.0.0.1", "192.0.2.1", "100.64.0.1", "fe80::1", "2001:db8::1"] {
+            assert_eq!(routes.of(ip(bogon)), [], "{bogon}");
+        }
+    }
+
+    #[test]
+    fn errors_say_where() {
+        let told = |text: &str| Routes::from_tsv(text).unwrap_err();
+        assert_eq!(told("1.0.0.0/8\t1\n"), "line 1: 2 columns instead of 6");
+        assert_eq!(told("\n1.0.0.0/8\tx\t\t\t\t\n"), "line 2, asn: not a number: \"x\"");
+        assert_eq!(told("1.0.0.1/8\t1\t\t\t\t\n"), "line 1, prefix: not a prefix: \"1.0.0.1/8\"");
+        assert!(told("1.0.0.0/33\t1\t\t\t\t\n").contains("not a prefix"));
+    }
+}
