@@ -36,7 +36,3 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_city(inet), ip_asn(inet), ip_asn_
     is_bogon(inet), bogon_reason(inet), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), session_address(text), session_address(inet),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
-
--- How things are going, without what is in them.
-GRANT SELECT ON queue_status TO pg_monitor;
-GRANT EXECUTE ON FUNCTION worker_status(), provider_status() TO pg_monitor;

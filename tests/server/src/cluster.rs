@@ -31,19 +31,27 @@ pub const SUPERUSER: &str = "postgres";
 pub struct Options {
     name: String,
     preload: bool,
+    worker: bool,
     durable: bool,
     conf: Vec<String>,
 }
 
 impl Options {
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), preload: true, durable: false, conf: Vec::new() }
+        Self { name: name.to_owned(), preload: true, worker: false, durable: false, conf: Vec::new() }
     }
 
     /// Leaves `shared_preload_libraries` empty.
     #[must_use]
     pub fn without_preload(mut self) -> Self {
         self.preload = false;
+        self
+    }
+
+    /// Lets the background workers work; else nothing happens but what a test does.
+    #[must_use]
+    pub fn with_worker(mut self) -> Self {
+        self.worker = true;
         self
     }
 
@@ -345,7 +353,12 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
     }
     if options.preload {
         lines.push("shared_preload_libraries = 'cowrie_enrich'".to_owned());
+        lines.push(format!("cowrie_enrich.worker_enabled = {}", options.worker));
     }
+    // No test may ask the real service.
+    lines.push("cowrie_enrich.cymru_whois_host = '127.0.0.1'".to_owned());
+    lines.push("cowrie_enrich.cymru_whois_port = 1".to_owned());
+    lines.push("cowrie_enrich.cymru_transport = whois".to_owned());
     lines.extend(options.conf.iter().cloned());
     lines
 }

@@ -47,7 +47,12 @@ fn every_setting_is_documented_with_its_default() {
     let reference = read(&workspace().join("docs/reference.md"));
     let mut db = bare_database(shared());
     let settings = db.rows(
-        "SELECT name || '|' || COALESCE(boot_val, '') FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
+        // Times as the server prints them, in the largest unit that fits.
+        "SELECT name || '|' || CASE
+             WHEN unit = 's' AND boot_val::bigint % 86400 = 0 THEN boot_val::bigint / 86400 || 'd'
+             WHEN unit = 'ms' AND boot_val::bigint % 1000 = 0 THEN boot_val::bigint / 1000 || 's'
+             ELSE COALESCE(boot_val, '') || COALESCE(unit, '') END
+         FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
     );
     assert!(!settings.is_empty(), "the server knows no setting of ours");
     for setting in settings {

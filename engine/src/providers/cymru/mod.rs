@@ -64,6 +64,19 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
+impl Settings {
+    /// No exchange lasts longer, the system's own time for resolving names not counted.
+    pub fn longest_exchange(&self) -> Duration {
+        let whois = whois::longest(self.timeout);
+        let dns = dns::longest(self.timeout);
+        match self.transport {
+            Transport::Whois => whois,
+            Transport::Dns => dns,
+            Transport::Auto => whois.max(whois::longest_to_connect(self.timeout) + dns),
+        }
+    }
+}
+
 /// One exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {

