@@ -24,6 +24,9 @@ WITH recount AS (
     LEFT JOIN recount ON recount.address = addresses.ip_address
     WHERE addresses.current_asn IS NOT NULL
     GROUP BY addresses.current_asn
+), pending AS (
+    -- A worker that is at work at this moment has noted what it will fold.
+    SELECT asn_number, sum(addresses) AS addresses, sum(sessions) AS sessions FROM network_delta GROUP BY asn_number
 ), checks (nth, what, expected, got) AS (
     SELECT 1, 'sessions in the log = rows in sessions', :in_log::bigint, (SELECT count(*) FROM sessions)
     UNION ALL
@@ -37,7 +40,9 @@ WITH recount AS (
     SELECT 4, 'networks whose unique_ip_count or total_session_count differs', 0,
         (SELECT count(*) FROM asn_inventory AS networks
          LEFT JOIN network_recount USING (asn_number)
-         WHERE (networks.unique_ip_count, networks.total_session_count)
+         LEFT JOIN pending USING (asn_number)
+         WHERE (networks.unique_ip_count + coalesce(pending.addresses, 0),
+                networks.total_session_count + coalesce(pending.sessions, 0))
              IS DISTINCT FROM (coalesce(network_recount.addresses, 0), coalesce(network_recount.sessions, 0)::bigint))
     UNION ALL
     SELECT 5, 'sessions of a network that the inventory lacks', 0,

@@ -1,5 +1,6 @@
 -- What the demo prints once the log is loaded: plain SQL on Cowrie's tables and the inventories.
--- Expects the variables moved (true where the bundled lists were used) and log (what was loaded).
+-- Expects the variables moved (true where the bundled lists were used), cymru (whom the worker asked: stand-in, real or
+-- nobody) and before (addresses without a network when it started).
 
 \set QUIET 1
 \pset footer off
@@ -129,11 +130,44 @@ WHERE sessions.snapshot_country IS NULL
 GROUP BY reason
 ORDER BY sessions DESC, reason;
 
-\echo 'Left for the worker: networks that only an online source knows'
-SELECT provider, count(DISTINCT ip_address) AS addresses, min(host(ip_address)) AS example
-FROM enrichment_request
-GROUP BY provider
-ORDER BY provider;
+SELECT :'cymru' <> 'nobody' AS asked \gset
+\if :asked
+\echo 'What the worker made of the' :before 'addresses whose network the ASN file does not know'
+SELECT
+    provider.requests,
+    provider.questions AS "questions (/24, /48)",
+    provider.answers AS "placed now",
+    provider.absent AS "in nobody's network",
+    queue.addresses AS waiting,
+    queue.dead AS "given up",
+    worker.state AS worker,
+    worker.errors
+FROM provider_status() AS provider
+JOIN queue_status AS queue USING (provider)
+LEFT JOIN worker_status() AS worker ON worker.role = 'worker' AND worker.database = current_database()
+WHERE provider.provider = 'cymru';
+
+\echo 'Some of their sessions, stored without a network and completed'
+WITH completed AS (
+    SELECT sessions.*, row_number() OVER (PARTITION BY sessions.snapshot_asn ORDER BY md5(sessions.id)) AS nth
+    FROM sessions
+    JOIN ip_inventory AS addresses ON addresses.ip_address = session_address(sessions.ip)
+    WHERE addresses.enrichment #>> '{cymru,asn}' = sessions.snapshot_asn::text
+)
+SELECT
+    trim(completed.id) AS session,
+    to_char(completed.starttime, 'YYYY-MM-DD HH24:MI') AS started,
+    completed.ip,
+    completed.snapshot_country AS country,
+    completed.snapshot_asn AS asn,
+    left(networks.organization_name, 30) AS organization,
+    networks.rir_registry AS registry
+FROM completed
+JOIN asn_inventory AS networks ON networks.asn_number = completed.snapshot_asn
+WHERE completed.nth = 1
+ORDER BY md5(completed.id)
+LIMIT 5;
+\endif
 
 \echo 'Counters, and the database files that answered'
 \x on

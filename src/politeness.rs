@@ -13,8 +13,8 @@ use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
 
 use crate::guc::Limits;
-use crate::pg::clock;
-use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS};
+use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS, Seat};
+use crate::pg::{catalog, clock};
 
 /// A provider that is asked over the network; the number is its place in shared memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,11 +143,12 @@ thread_local! {
 
 /// What a permit would be answered now; takes nothing.
 pub fn look(provider: Provider, limits: &Limits) -> Leave {
+    let own = catalog::own_database().to_u32();
     shared::locked(|guarded| {
         let state = &guarded.providers[provider as usize];
         let mut breaker = state.breaker;
         let now = clock::now();
-        if state.in_use >= limits.connections {
+        if state.in_use >= limits.connections || is_others_turn(state, own, now) {
             return Leave::Busy;
         }
         match (breaker.permission(now, 0), limits.rate.admit(state.rate, now)) {
@@ -160,10 +161,12 @@ pub fn look(provider: Provider, limits: &Limits) -> Leave {
 
 /// Takes a permit.
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
+    shared::at_exit(process_ends);
+    let own = catalog::own_database().to_u32();
     let leave = shared::locked(|guarded| {
         let state = &mut guarded.providers[provider as usize];
         let now = clock::now();
-        if state.in_use >= limits.connections {
+        if state.in_use >= limits.connections || is_others_turn(state, own, now) {
             return Leave::Busy;
         }
         let Admission::Granted { next } = limits.rate.admit(state.rate, now) else {
@@ -178,6 +181,7 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
         };
         state.rate = next;
         state.in_use += 1;
+        state.turn_ends = 0;
         leave
     });
     match leave {
@@ -189,6 +193,10 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
         }
         refused => Err(refused),
     }
+}
+
+fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
+    now < state.turn_ends && state.next_turn != own
 }
 
 impl Permit {
@@ -221,7 +229,7 @@ impl Permit {
         let mut held = HELD.get();
         held[self.provider as usize] = held[self.provider as usize].saturating_sub(1);
         HELD.set(held);
-        wake_waiting();
+        hand_on(self.provider);
     }
 }
 
@@ -232,25 +240,39 @@ impl Drop for Permit {
 }
 
 /// This process ends: what it holds goes back.
-pub fn process_ends() {
+fn process_ends() {
     let held = HELD.replace([0; PROVIDERS]);
-    if held.iter().all(|permits| *permits == 0) {
-        return;
-    }
-    shared::locked(|guarded| {
-        for (state, held) in guarded.providers.iter_mut().zip(held) {
-            state.in_use = state.in_use.saturating_sub(held);
+    for (provider, permits) in Provider::ALL.into_iter().zip(held) {
+        if permits > 0 {
+            shared::locked(|guarded| {
+                let state = &mut guarded.providers[provider as usize];
+                state.in_use = state.in_use.saturating_sub(permits);
+            });
+            hand_on(provider);
         }
-    });
-    wake_waiting();
+    }
 }
 
-fn wake_waiting() {
-    for seat in &shared::block().seats {
-        if seat.waits_for_provider.swap(false, Ordering::AcqRel) {
-            seat.nudge();
-        }
-    }
+/// How long a permit is kept for the worker whose turn it is, in microseconds.
+const TURN_LASTS: i64 = 200_000;
+
+/// A permit is free: it is the turn of a worker that waits, the next one in the order of seats, so that a database with
+/// a long queue does not keep the others from asking.
+fn hand_on(provider: Provider) {
+    let (own, seats) = (catalog::own_database().to_u32(), &shared::block().seats);
+    let database = |seat: &Seat| seat.database.load(Ordering::Acquire);
+    let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
+    let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
+    let Some(next) = in_order.into_iter().find(|seat| seat.waits_for_provider.swap(false, Ordering::AcqRel))
+    else {
+        return;
+    };
+    let turn_ends = clock::now() + TURN_LASTS;
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider as usize];
+        (state.next_turn, state.turn_ends) = (database(next), turn_ends);
+    });
+    next.nudge();
 }
 
 /// How a provider is doing, as `provider_status` shows it.

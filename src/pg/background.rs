@@ -1,8 +1,14 @@
 //! Background processes of our own: how they are registered, started and set up.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::fd::BorrowedFd;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::latch;
 
 /// A background process that was asked for.
 pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
@@ -153,7 +159,7 @@ unsafe extern "C-unwind" {
 
 /// Connects to a database as the bootstrap superuser; what is done for users is done as somebody else, see
 /// `pg::role`. `None`: to no database, only the shared catalogs can be read. Ends the process if that fails.
-pub fn connect(database: Option<pg_sys::Oid>) {
+pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
     // SAFETY: once per process, outside any transaction.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -170,7 +176,16 @@ pub fn connect(database: Option<pg_sys::Oid>) {
                 pg_sys::GucSource::PGC_S_OVERRIDE,
             );
         }
+        if let Ok(name) = CString::new(program.kind) {
+            pg_sys::pgstat_report_appname(name.as_ptr());
+        }
     }
+}
+
+/// Sleeps as [`latch::wait`] does. A cancellation that comes while there is nothing to cancel is over with that.
+pub fn sleep(timeout: Duration, also: Option<BorrowedFd<'_>>) {
+    let nothing = |_| ();
+    PgTryBuilder::new(AssertUnwindSafe(|| latch::wait(timeout, also))).catch_others(nothing).execute();
 }
 
 const OWN_SETTINGS: [(&CStr, &CStr); 5] = [

@@ -37,7 +37,8 @@ pub fn extension() -> Option<(pg_sys::Oid, pg_sys::Oid)> {
     found
 }
 
-/// A database that can be connected to.
+/// A database that can be connected to and is no template: whoever copies a template needs it to themselves, and nobody
+/// works in one.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub oid: pg_sys::Oid,
@@ -59,7 +60,7 @@ pub fn databases() -> Vec<Database> {
             }
             let form: *mut pg_sys::FormData_pg_database = pg_sys::GETSTRUCT(tuple).cast();
             // -2: a DROP DATABASE was interrupted (from 15.4 on).
-            if (*form).datallowconn && (*form).datconnlimit != -2 {
+            if (*form).datallowconn && !(*form).datistemplate && (*form).datconnlimit != -2 {
                 let name = text::from_c((*form).datname.data.as_ptr()).unwrap_or_default().into_owned();
                 databases.push(Database { oid: (*form).oid, name });
             }

@@ -93,6 +93,10 @@ pub struct Provider {
     pub rate: i64,
     /// Requests under way.
     pub in_use: u32,
+    /// Database whose worker is next, because it waits while others ask one request after another; until when it is
+    /// waited for (microseconds since 2000).
+    pub next_turn: u32,
+    pub turn_ends: i64,
     /// Microseconds since 2000; 0 is never.
     pub last_success: i64,
     pub last_failure: i64,
@@ -130,7 +134,8 @@ thread_local! {
     static SHARED: Cell<Option<Shared>> = const { Cell::new(None) };
     /// The seat that this process sits in.
     static OWN: Cell<Option<&'static Seat>> = const { Cell::new(None) };
-    static LEAVING: Cell<Option<fn()>> = const { Cell::new(None) };
+    /// What else is to be done when this process ends.
+    static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
 #[derive(Clone, Copy)]
@@ -190,8 +195,8 @@ impl Seat {
         latch::set(self.latch.load(Ordering::Acquire));
     }
 
-    /// Sits down: this process is the one until it exits, and then `leaving` runs. Answers whether the seat was free.
-    pub fn take(&'static self, leaving: fn()) -> bool {
+    /// Sits down: this process is the one until it exits. Answers whether the seat was free.
+    pub fn take(&'static self) -> bool {
         // SAFETY: reads this process's number.
         let pid = unsafe { pg_sys::MyProcPid };
         if self.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -199,21 +204,33 @@ impl Seat {
         }
         self.latch.store(latch::own(), Ordering::Release);
         OWN.set(Some(self));
-        LEAVING.set(Some(leaving));
         // SAFETY: a static function, called once while the process still has access to shared memory.
-        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+        unsafe { pg_sys::before_shmem_exit(Some(stand_up), pg_sys::Datum::from(0)) };
         true
+    }
+}
+
+/// Has `work` run when this process ends, however that comes about short of a crash, while it still has shared memory.
+/// One function per process.
+pub fn at_exit(work: fn()) {
+    if AT_EXIT.replace(Some(work)).is_none() {
+        // SAFETY: a static function, registered once.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    if let Some(seat) = OWN.take() {
+        seat.latch.store(0, Ordering::Release);
+        seat.pid.store(0, Ordering::Release);
     }
 }
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    if let Some(seat) = OWN.take() {
-        seat.latch.store(0, Ordering::Release);
-        seat.pid.store(0, Ordering::Release);
-    }
-    if let Some(leaving) = LEAVING.take() {
-        leaving();
+    if let Some(work) = AT_EXIT.get() {
+        work();
     }
 }
 

@@ -20,7 +20,7 @@ use crate::pg::background;
 use crate::pg::role::acting_as;
 use crate::pg::shared::{self, Seat};
 use crate::pg::spi::Connection;
-use crate::pg::{catalog, clock, latch, transaction};
+use crate::pg::{catalog, clock, transaction};
 use crate::politeness::{self, Leave, Provider};
 use crate::store::queue::{self, Claimed, Lease};
 use crate::store::{Home, answers, fold, sweep};
@@ -30,6 +30,8 @@ use crate::telemetry;
 const SWEEP_EVERY: i64 = 600_000_000;
 /// Pause after a step that failed.
 const FAILED_PAUSE: i64 = 1_000_000;
+/// Pause while others ask the provider.
+const BUSY_PAUSE: i64 = 1_000_000;
 /// Questions of a probe: enough to see whether the provider is back.
 const PROBE_SIZE: usize = 10;
 
@@ -62,8 +64,8 @@ pub struct Worker {
 pub fn run(seat: i32) {
     background::accept_signals();
     let seat = &shared::block().seats[usize::try_from(seat).unwrap_or_default() % shared::SEATS];
-    background::connect(Some(pg_sys::Oid::from(seat.database.load(Ordering::Acquire))));
-    if !seat.take(politeness::process_ends) {
+    background::connect(Some(pg_sys::Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
+    if !seat.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
     let mut worker = match Worker::new(seat) {
@@ -121,20 +123,18 @@ impl Worker {
         if more_requests {
             return Ok(0);
         }
+        // What was written down since the last claim may have made jobs due.
+        let ask = self.next_due.max(blocked_until);
         let again = self.landings.iter().map(|landing| landing.not_before).min().unwrap_or(i64::MAX);
-        let due = self.next_due.max(blocked_until);
-        Ok((now + naptime()).min(due).min(again).saturating_sub(now).max(0))
+        Ok((now + naptime()).min(ask).min(again).saturating_sub(now).max(0))
     }
 
     fn sleep(&self, microseconds: i64) {
         let idle = self.flights.is_empty();
         self.says(if idle { Doing::Sleeping } else { Doing::Waiting });
         background::report_activity(None);
-        if microseconds > 0 {
-            latch::wait(Duration::from_micros(microseconds.unsigned_abs()), Some(self.pool.ready()));
-        } else {
-            crate::pg::check_for_interrupts();
-        }
+        // Also when there is more to do at once: interrupts are accepted in there.
+        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.pool.ready()));
     }
 
     fn end(&mut self, ending: Ending) -> ! {
@@ -196,16 +196,20 @@ impl Worker {
         Ok(taken.requests >= queue::MOST_TAKEN_IN)
     }
 
-    /// Sends jobs off as long as there are some and the provider may be asked. Answers until when it may not.
+    /// Sends jobs off as long as there are some and the provider may be asked. Answers until when it may not, 0 if it may.
     fn send_off(&mut self) -> Result<i64, Stop> {
-        while self.next_due <= clock::now() && guc::is_enabled(Provider::Cymru.name()) {
+        self.seat.waits_for_provider.store(false, Ordering::Release);
+        if !guc::is_enabled(Provider::Cymru.name()) {
+            return Ok(i64::MAX);
+        }
+        while self.next_due <= clock::now() {
             let limits = guc::cymru_limits();
             let most = match self.may_ask(&limits) {
                 Leave::Granted => guc::cymru_batch_size(),
                 Leave::Probe => PROBE_SIZE.min(guc::cymru_batch_size()),
                 Leave::NotBefore(until) => return Ok(until),
-                // Whoever ends wakes this process.
-                Leave::Busy => return Ok(i64::MAX),
+                // Whoever ends wakes this process; this is for the case that nobody does.
+                Leave::Busy => return Ok(clock::now() + BUSY_PAUSE),
             };
             let claimed = self.claim(most)?;
             let known = claimed.iter().filter(|claimed| claimed.ask.is_none());
@@ -231,7 +235,11 @@ impl Worker {
         }
         self.seat.waits_for_provider.store(true, Ordering::Release);
         // Somebody may have given way before the note was there.
-        politeness::look(Provider::Cymru, limits)
+        let leave = politeness::look(Provider::Cymru, limits);
+        if leave != Leave::Busy {
+            self.seat.waits_for_provider.store(false, Ordering::Release);
+        }
+        leave
     }
 
     /// Leases jobs; when there are fewer than asked for, finds out when the next ones fall due.
@@ -267,7 +275,7 @@ impl Worker {
                 }
             }
             Err(Leave::NotBefore(until)) => until,
-            Err(_) => i64::MAX,
+            Err(_) => clock::now() + BUSY_PAUSE,
         };
         let (lease, questions) = (self.lease(), flight.questions());
         self.step(Doing::Claiming, |_, connection| {

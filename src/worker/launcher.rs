@@ -17,7 +17,7 @@ use crate::guc;
 use crate::pg::background::{self, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::shared::{self, SEATS, Seat};
-use crate::pg::{clock, latch, transaction};
+use crate::pg::{clock, transaction};
 use crate::telemetry;
 
 const PROGRAM: Program =
@@ -52,9 +52,9 @@ struct Place {
 
 fn run(_argument: i32) {
     background::accept_signals();
-    background::connect(None);
+    background::connect(None, PROGRAM);
     let own = &shared::block().launcher;
-    if !own.take(|| ()) {
+    if !own.take() {
         // An old one is still ending. Whoever ends with an error is started again.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
@@ -66,7 +66,7 @@ fn run(_argument: i32) {
         collect_ended(&mut places);
         let pause = see_to_databases(&mut places);
         background::report_activity(None);
-        latch::wait(pause, None);
+        background::sleep(pause, None);
     }
 }
 

@@ -238,12 +238,7 @@ impl<'a> Resolver<'a> {
         stream.send(&[&length.to_be_bytes()[..], &question[..]].concat(), until, cancel)?;
         let mut length = [0; 2];
         read_exactly(&mut stream, &mut length, until, cancel)?;
-        let length = usize::from(u16::from_be_bytes(length));
-        if length > LONGEST_MESSAGE {
-            self.oversized += 1;
-            return Err(Failure::TooLarge);
-        }
-        let mut answer = vec![0; length];
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
         read_exactly(&mut stream, &mut answer, until, cancel)?;
         match self.read(&answer) {
             Some(response) if response.id == id && !response.truncated => Ok(response.outcome),
