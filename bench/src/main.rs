@@ -2,9 +2,11 @@
 //! See bench/README.md for what is measured and how.
 
 mod addresses;
+mod cymru;
 mod enrich;
 mod inserts;
 mod lookups;
+mod queue;
 mod report;
 
 use server_tests::database::{Database, fresh_database, make_template};
@@ -21,7 +23,8 @@ pub struct Effort {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let known = ["inserts", "batches", "bulk", "lookups", "enrich"];
+    let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
+    let known = [&of_files[..], &["cymru", "queue"]].concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -33,6 +36,21 @@ fn main() {
     };
     let effort = Effort { rounds: number("ROUNDS", 5) as usize, seconds: number("SECONDS_A_RUN", 6) };
 
+    let mut report = Report::default();
+    if of_files.iter().any(|what| asked_for(what)) {
+        measure_files(&asked_for, &effort, &mut report);
+    }
+    if asked_for("cymru") {
+        cymru::measure(&effort, &mut report);
+    }
+    if asked_for("queue") {
+        queue::measure(&mut report);
+    }
+    report.print();
+}
+
+/// What needs the databases of places and networks, on one server.
+fn measure_files(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mut Report) {
     let cluster = Cluster::start(
         &Options::named("bench")
             .durable()
@@ -46,27 +64,26 @@ fn main() {
     let addresses = Addresses::prepare(&cluster);
     make_template(&cluster);
     let mut db: Database = fresh_database(&cluster);
-    let mut report = Report::new(addresses.real);
+    report.real = addresses.real;
 
     addresses.store(&mut db);
     if asked_for("enrich") {
-        enrich::measure(&mut db, &addresses, &effort, &mut report);
+        enrich::measure(&mut db, &addresses, effort, report);
     }
     if asked_for("lookups") {
-        lookups::measure(&mut db, &addresses, &effort, &mut report);
+        lookups::measure(&mut db, &addresses, effort, report);
     }
     if asked_for("inserts") || asked_for("batches") || asked_for("bulk") {
         inserts::prepare(&mut db, &addresses);
         if asked_for("inserts") {
-            inserts::measure_single(&mut db, &effort, &mut report);
+            inserts::measure_single(&mut db, effort, report);
         }
         if asked_for("batches") {
-            inserts::measure_batches(&mut db, &effort, &mut report);
+            inserts::measure_batches(&mut db, effort, report);
         }
         if asked_for("bulk") {
-            inserts::measure_bulk(&mut db, &effort, &mut report);
+            inserts::measure_bulk(&mut db, effort, report);
         }
         inserts::check_counts(&mut db);
     }
-    report.print();
 }

@@ -17,15 +17,18 @@ struct Line {
 }
 
 pub struct Report {
-    real: bool,
+    /// Whether lookups, if any, were made in full-size databases.
+    pub real: bool,
     lines: Vec<Line>,
 }
 
-impl Report {
-    pub fn new(real: bool) -> Self {
-        Self { real, lines: Vec::new() }
+impl Default for Report {
+    fn default() -> Self {
+        Self { real: true, lines: Vec::new() }
     }
+}
 
+impl Report {
     /// One ratio, measured in several rounds; `absolute` says what was divided by what.
     pub fn ratio(&mut self, what: &str, absolute: String, rounds: Vec<f64>, aim: Aim, note: String) {
         self.line(what, absolute, rounds, "", aim, note);

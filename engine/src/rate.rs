@@ -100,6 +100,21 @@ mod tests {
     }
 
     #[test]
+    fn minute_holds_no_more_than_the_rate() {
+        for per_minute in [1, 7, 59, 60, 61, 7_919] {
+            let rate = Rate { per_minute, burst: 1 };
+            let (mut state, mut now, mut count) = (0, 1_000 * SECOND, 0);
+            while now < 1_060 * SECOND {
+                match rate.admit(state, now) {
+                    Admission::Granted { next } => (state, count) = (next, count + 1),
+                    Admission::NotBefore(time) => now = time,
+                }
+            }
+            assert_eq!(count, per_minute);
+        }
+    }
+
+    #[test]
     fn zero_is_no_limit() {
         let rate = Rate { per_minute: 0, burst: 0 };
         assert_eq!(rate.admit(7, -5), Admission::Granted { next: 7 });

@@ -225,9 +225,12 @@ pub fn report_statistics() {
 }
 
 /// Ends the process in good order.
+// pgrx declares proc_exit as not returning for some versions only.
+#[allow(unreachable_code)]
 pub fn exit() -> ! {
     // SAFETY: outside any transaction; callbacks run as at every backend's end.
-    unsafe { pg_sys::proc_exit(0) }
+    unsafe { pg_sys::proc_exit(0) };
+    unreachable!("proc_exit does not return")
 }
 
 /// Runs `work` with all signals blocked: threads started by it inherit that, so the server's handlers run on the

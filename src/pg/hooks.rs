@@ -116,7 +116,7 @@ unsafe extern "C-unwind" fn on_utility(
 unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
     let Some(listener) = LISTENER.get() else { return };
     // SAFETY: the caller looked at the node's tag; names are NUL-terminated strings of the parse tree.
-    let database = unsafe { needed_database(node).and_then(|name| catalog::owned_database(name)) };
+    let database = unsafe { needed_database(node).and_then(catalog::owned_database) };
     if let Some(database) = database {
         (listener.database_is_needed)(database);
     }

@@ -63,6 +63,13 @@ impl Options {
         self
     }
 
+    /// Adds lines to postgresql.conf before those that were added already, which stand over them.
+    #[must_use]
+    pub fn conf_before(mut self, lines: &[String]) -> Self {
+        self.conf.splice(0..0, lines.iter().cloned());
+        self
+    }
+
     /// Adds a line to postgresql.conf.
     #[must_use]
     pub fn conf(mut self, line: &str) -> Self {

@@ -6,6 +6,7 @@
 //! | `cluster` | how a server starts, dies, comes back and is cleaned away |
 //! | `session` | one connection: run, ask, expect a refusal |
 //! | `database` | one shared server per test binary, one database per test |
+//! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
@@ -14,6 +15,7 @@
 //! | `wait` | waits for a state, never for a time |
 
 pub mod cluster;
+pub mod cymru;
 pub mod database;
 pub mod hosts;
 pub mod installation;

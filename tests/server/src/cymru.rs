@@ -1,0 +1,243 @@
+//! A server whose workers ask a Team Cymru on loopback, and what it must have stored in the end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cowrie_enrich_upstreams::{FOREIGN_ASN, Routes, Whois, synthetic_asn};
+
+use crate::cluster::{Cluster, Options, SUPERUSER};
+use crate::database::{Database, cluster_with_world, fresh_database};
+use crate::session::Session;
+use crate::wait::wait_until;
+
+pub struct Lab {
+    // The first to go: it asks the other.
+    pub cluster: Cluster,
+    pub whois: Whois,
+}
+
+impl Lab {
+    /// Workers, a synthetic internet, no limit of rate, short pauses. Lines of `options` stand over these.
+    pub fn start(options: Options) -> Self {
+        Self::with_routes(options, Routes::synthetic())
+    }
+
+    pub fn with_routes(options: Options, routes: Routes) -> Self {
+        let whois = Whois::start(routes);
+        let cluster = cluster_with_world(&pointed_at(&whois, options));
+        Self { cluster, whois }
+    }
+
+    /// A database of the test's own; its worker comes with the first work.
+    pub fn database(&self) -> Database<'_> {
+        fresh_database(&self.cluster)
+    }
+
+    /// Changes settings; when this returns every worker reads them before its next round, and none is in one.
+    pub fn reconfigure(&self, lines: &[&str]) {
+        reconfigure(&self.cluster, lines);
+    }
+
+    /// Whatever happened, nothing crashed.
+    #[track_caller]
+    pub fn assert_nothing_crashed(&self) {
+        assert_nothing_crashed(&self.cluster);
+    }
+}
+
+/// Options of a server that asks `whois`.
+pub fn pointed_at(whois: &Whois, options: Options) -> Options {
+    let own = [
+        format!("cowrie_enrich.cymru_whois_port = {}", whois.port()),
+        "cowrie_enrich.cymru_rate = 0".to_owned(),
+        "cowrie_enrich.retry_base = 20ms".to_owned(),
+        "cowrie_enrich.worker_naptime = 200ms".to_owned(),
+    ];
+    options.conf_before(&own)
+}
+
+/// See [`Lab::reconfigure`].
+pub fn reconfigure(cluster: &Cluster, lines: &[&str]) {
+    // A new backend has what the postmaster had when it forked; the postmaster tells all others before it forks.
+    let loaded = || cluster.session(SUPERUSER).one("SELECT pg_conf_load_time()");
+    let before = loaded();
+    let lines: Vec<String> = lines.iter().map(|line| format!("cowrie_enrich.{line}")).collect();
+    cluster.reconfigure(&lines);
+    wait_until("the postmaster has read the settings", loaded, |now| *now != before);
+    let mut session = cluster.session(SUPERUSER);
+    wait_until(
+        "no worker is in the middle of a round",
+        || {
+            session.number(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE backend_type = 'cowrie_enrich worker' AND state <> 'idle'",
+            )
+        },
+        |busy| *busy == 0,
+    );
+}
+
+#[track_caller]
+pub fn assert_nothing_crashed(cluster: &Cluster) {
+    let log = cluster.whole_log();
+    let bad: Vec<&str> = log
+        .lines()
+        .filter(|line| {
+            ["terminated by signal", "PANIC", "panicked", "server process"].iter().any(|b| line.contains(b))
+        })
+        .collect();
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+/// An address of the `block`-th of 250,000 /24s that no mmdb file knows.
+pub fn member(block: usize, host: u8) -> IpAddr {
+    let (a, rest) = (60 + block % 20, block / 20);
+    let (b, c) = (rest % 250, rest / 250);
+    Ipv4Addr::new(a as u8, b as u8, c as u8, host).into()
+}
+
+/// An address of the `block`-th of 65,536 /48s that no mmdb file knows.
+pub fn member6(block: usize, host: u16) -> IpAddr {
+    Ipv6Addr::new(0x2a10, block as u16, 7, host, 0, 0, 0, 1).into()
+}
+
+/// One address of each of these /24s.
+pub fn members(blocks: std::ops::Range<usize>) -> Vec<IpAddr> {
+    blocks.map(|block| member(block, 7)).collect()
+}
+
+pub fn array(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    format!("'{{{}}}'::inet[]", texts.join(","))
+}
+
+/// Queues a question for each address, in one transaction.
+pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
+    session.run(&format!(
+        "INSERT INTO enrich.enrichment_request (ip_address, provider) SELECT unnest({}), 'cymru'",
+        array(addresses)
+    ));
+}
+
+/// Waits until nothing waits; dead letters may be left. Gives up with the reasons.
+#[track_caller]
+pub fn wait_for_the_queue(session: &mut Session) {
+    let mut busy = false;
+    wait_until(
+        "the queue is empty",
+        || {
+            // Cheap first: counting everything every few milliseconds would be the machine's main work.
+            let left = session.number(
+                "SELECT (SELECT count(*) FROM (SELECT FROM enrich.enrichment_request LIMIT 1) r)
+                      + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)",
+            );
+            if left == 0 {
+                return String::new();
+            }
+            if std::mem::replace(&mut busy, true) {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            state(session)
+        },
+        String::is_empty,
+    );
+}
+
+/// What the queue, the worker and the provider say, on one line, for messages.
+pub fn state(session: &mut Session) -> String {
+    let mut parts = session.rows("SELECT 'queue', q.* FROM enrich.queue_status q WHERE provider = 'cymru'");
+    parts.extend(session.rows(
+        "SELECT 'job', question, due_at - now(), leased_by, attempts, last_error
+         FROM enrich.enrichment_job ORDER BY due_at LIMIT 3",
+    ));
+    parts.extend(session.rows("SELECT 'worker', w.* FROM enrich.worker_status() w"));
+    parts.extend(session.rows(
+        "SELECT 'provider', state, failures, rests_until - now(), in_flight, last_error
+         FROM enrich.provider_status() WHERE provider = 'cymru'",
+    ));
+    parts.join("\n")
+}
+
+/// One of the provider's counts.
+#[track_caller]
+pub fn provider(session: &mut Session, column: &str) -> i64 {
+    session.number(&format!("SELECT {column} FROM enrich.provider_status() WHERE provider = 'cymru'"))
+}
+
+/// The process that works for the session's database, once there is one.
+pub fn worker_pid(session: &mut Session) -> i64 {
+    wait_until("the database has a worker", || worker_pid_now(session), Option::is_some).expect("it has one")
+}
+
+pub fn worker_pid_now(session: &mut Session) -> Option<i64> {
+    let pids = session.rows(
+        "SELECT pid FROM enrich.worker_status()
+         WHERE database = current_database() AND role = 'worker' AND pid IS NOT NULL",
+    );
+    pids.first().map(|pid| pid.parse().expect("a process number"))
+}
+
+/// Peak of a process's memory, in kB.
+pub fn peak_memory(pid: i64) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// The stored network of each address; `None` while it has none.
+pub fn stored(session: &mut Session) -> BTreeMap<IpAddr, Option<u64>> {
+    session
+        .rows("SELECT host(ip_address), current_asn FROM enrich.ip_inventory")
+        .iter()
+        .map(|row| {
+            let (address, asn) = row.split_once('|').expect("two columns");
+            (address.parse().expect("an address"), asn.parse().ok())
+        })
+        .collect()
+}
+
+/// Every address has its network in the synthetic internet, and one line of history that says so.
+#[track_caller]
+pub fn assert_placed(session: &mut Session, addresses: &[IpAddr]) {
+    let stored = stored(session);
+    let wrong: Vec<_> = addresses
+        .iter()
+        .map(|address| (address, stored.get(address)))
+        .filter(|(address, asn)| *asn != Some(&Some(synthetic_asn(**address))))
+        .take(5)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?} of {} addresses\n{}", addresses.len(), state(session));
+    let history: BTreeMap<String, i64> = session
+        .rows(&format!(
+            "SELECT host(ip_address) || ' ' || asn_number || ' ' || verification_source, count(*)
+             FROM enrich.ip_asn_history WHERE ip_address = ANY ({}) GROUP BY 1",
+            array(addresses)
+        ))
+        .iter()
+        .map(|row| row.split_once('|').map(|(k, n)| (k.to_owned(), n.parse().expect("a count"))))
+        .map(|pair| pair.expect("two columns"))
+        .collect();
+    let expected: BTreeMap<String, i64> =
+        addresses.iter().map(|a| (format!("{a} {} cymru", synthetic_asn(*a)), 1)).collect();
+    let differ = history.iter().filter(|(k, n)| expected.get(*k) != Some(n)).take(5).collect::<Vec<_>>();
+    assert!(differ.is_empty(), "history that should not be: {differ:?}");
+    assert_eq!(history.len(), expected.len(), "lines of history");
+}
+
+/// Nothing that is stored is wrong: no network but the right one, of no address but those that were asked for.
+#[track_caller]
+pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
+    let wrong: Vec<_> = stored(session)
+        .into_iter()
+        .filter(|(address, asn)| {
+            !addresses.contains(address) || asn.is_some_and(|asn| asn != synthetic_asn(*address))
+        })
+        .take(5)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_eq!(
+        session.number(&format!("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = {FOREIGN_ASN}")),
+        0
+    );
+}

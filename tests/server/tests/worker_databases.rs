@@ -1,0 +1,397 @@
+//! One worker per database that has the extension, all polite together, none in anybody's way.
+
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_upstreams::{Behaviour, Fault};
+use server_tests::cymru::{
+    self, Lab, assert_nothing_crashed, assert_placed, members, queue, wait_for_the_queue, worker_pid,
+    worker_pid_now,
+};
+use server_tests::database::bare_database;
+use server_tests::{Cluster, Database, Options, Session, wait_until};
+
+/// "Under a second", and what a loaded machine adds.
+const MOMENT: Duration = Duration::from_millis(1_500);
+
+/// The times in here are of waiting: nothing is asked for unless a test does.
+fn lab(name: &str) -> Lab {
+    Lab::start(Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h"))
+}
+
+fn admin(cluster: &Cluster) -> Session {
+    cluster.session_with("postgres", "postgres", "public")
+}
+
+/// A database whose worker waits for an answer.
+fn in_the_middle_of_a_batch(lab: &Lab) -> Database<'_> {
+    lab.whois.behave(Fault::Held);
+    let before = held(lab);
+    let mut db = lab.database();
+    queue(&mut db, &members(0..20));
+    wait_until("a batch is under way", || held(lab), |now| *now > before);
+    // Said only after the claim's transaction has ended.
+    wait_until(
+        "the worker waits",
+        || {
+            db.rows(
+                "SELECT state FROM enrich.worker_status() WHERE database = current_database() AND role = 'worker'",
+            )
+        },
+        |state| state == &["waiting for a provider"],
+    );
+    db
+}
+
+fn held(lab: &Lab) -> usize {
+    lab.whois.record().connections.iter().filter(|c| c.end && c.is_open()).count()
+}
+
+/// Databases that have a worker at this moment.
+fn at_work(session: &mut Session) -> Vec<String> {
+    // worker_status() is the extension's; what the server says needs none.
+    session.rows(
+        "SELECT datname FROM pg_stat_activity WHERE backend_type = 'cowrie_enrich worker' ORDER BY datname",
+    )
+}
+
+#[track_caller]
+fn in_a_moment(what: &str, work: impl FnOnce()) {
+    let started = Instant::now();
+    work();
+    let took = started.elapsed();
+    assert!(took < MOMENT, "{what} took {took:?}");
+}
+
+#[test]
+fn three_databases_have_three_workers_and_share_one_limit() {
+    let lab = lab("databases-three");
+    const CONNECTIONS: usize = 2;
+    const PER_MINUTE: usize = 300;
+    let mut dbs: Vec<Database<'_>> = (0..3).map(|_| lab.database()).collect();
+    lab.reconfigure(&[
+        "cymru_batch_size = 2",
+        &format!("cymru_max_connections = {CONNECTIONS}"),
+        &format!("cymru_rate = {PER_MINUTE}"),
+    ]);
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(100)));
+    // The same addresses: each database answers for itself.
+    for db in &mut dbs {
+        queue(db, &members(0..10));
+    }
+    let names: Vec<String> = {
+        let mut names: Vec<String> = dbs.iter().map(|db| db.name.clone()).collect();
+        names.sort();
+        names
+    };
+    wait_until(
+        "each has its worker",
+        || at_work(&mut admin(&lab.cluster)),
+        |at_work| names.iter().all(|name| at_work.contains(name)),
+    );
+    assert_eq!(
+        dbs[0].rows(&format!(
+            "SELECT database FROM enrich.worker_status() WHERE role = 'worker' AND database IN ('{}') ORDER BY 1",
+            names.join("','")
+        )),
+        names
+    );
+    for db in &mut dbs {
+        wait_for_the_queue(db);
+        assert_placed(db, &members(0..10));
+    }
+    let record = lab.whois.record();
+    assert_eq!(record.connections.len(), 15, "{record:?}");
+    assert!(record.most_at_once() <= CONNECTIONS, "{} at once", record.most_at_once());
+    // Any stretch holds a burst and what the rate allows; a connection may be noticed a moment late.
+    let late = Duration::from_millis(100);
+    let opened: Vec<Instant> = record.connections.iter().map(|c| c.opened).collect();
+    for (first, from) in opened.iter().enumerate() {
+        for (last, to) in opened.iter().enumerate().skip(first) {
+            let stretch = *to - *from + late;
+            let allowed = CONNECTIONS as f64 + stretch.as_secs_f64() * PER_MINUTE as f64 / 60.0;
+            let began = last - first + 1;
+            assert!(began as f64 <= allowed, "{began} exchanges began within {stretch:?}: {record:?}");
+        }
+    }
+    assert_nothing_crashed(&lab.cluster);
+}
+
+/// A database with a long queue does not keep the others from asking.
+#[test]
+fn a_short_queue_does_not_wait_for_a_long_one() {
+    let lab = lab("databases-turns");
+    let (mut long, mut short) = (lab.database(), lab.database());
+    lab.reconfigure(&["cymru_batch_size = 5", "cymru_max_connections = 1"]);
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(50)));
+    // Both are awake before it begins.
+    for db in [&mut long, &mut short] {
+        queue(db, &members(9_000..9_001));
+        wait_for_the_queue(db);
+    }
+    queue(&mut long, &members(0..300));
+    queue(&mut short, &members(1_000..1_005));
+    wait_for_the_queue(&mut short);
+    let left = long.number("SELECT count(*) FROM enrich.enrichment_job");
+    assert!(left > 150, "of 300 questions of the other database {left} were left");
+    wait_for_the_queue(&mut long);
+    assert_eq!(lab.whois.record().most_at_once(), 1);
+}
+
+#[test]
+fn a_database_is_dropped_while_its_worker_is_in_the_middle_of_a_batch() {
+    let lab = lab("databases-drop");
+    let db = in_the_middle_of_a_batch(&lab);
+    let name = db.name.clone();
+    let mut admin = admin(&lab.cluster);
+    drop(db);
+    in_a_moment("DROP DATABASE", || admin.run(&format!("DROP DATABASE \"{name}\"")));
+    wait_until("its worker has left the connection", || held(&lab), |held| *held == 0);
+    wait_until("its seat is free", || at_work(&mut admin), |at_work| !at_work.contains(&name));
+    // Its permit is free again: one connection would be enough for another database to be stuck.
+    lab.reconfigure(&["cymru_max_connections = 1"]);
+    lab.whois.behave(Behaviour::normal());
+    let mut other = lab.database();
+    queue(&mut other, &members(0..5));
+    wait_for_the_queue(&mut other);
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_database_is_renamed_and_copied_while_its_worker_is_in_the_middle_of_a_batch() {
+    let lab = lab("databases-rename");
+    let db = in_the_middle_of_a_batch(&lab);
+    let name = db.name.clone();
+    let mut admin = admin(&lab.cluster);
+    drop(db);
+    in_a_moment("ALTER DATABASE RENAME", || {
+        admin.run(&format!("ALTER DATABASE \"{name}\" RENAME TO renamed"));
+    });
+    // It comes back, and is asked to go once more.
+    let asked = || lab.whois.record().connections.iter().filter(|c| c.end).count();
+    wait_until("the worker asks again", || (asked(), at_work(&mut admin)), |(asked, _)| *asked == 2);
+    in_a_moment("CREATE DATABASE TEMPLATE", || admin.run("CREATE DATABASE copied TEMPLATE renamed"));
+    lab.whois.behave(Behaviour::normal());
+    for name in ["renamed", "copied"] {
+        let mut db = lab.cluster.session(name);
+        if name == "copied" {
+            // Work that came with the copy is found by the next look; this announces it.
+            queue(&mut db, &members(0..1));
+        }
+        wait_for_the_queue(&mut db);
+        assert_placed(&mut db, &members(0..20));
+        assert_eq!(
+            db.rows("SELECT database FROM enrich.worker_status() WHERE role = 'worker' AND database = current_database()"),
+            [name]
+        );
+    }
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn the_extension_is_dropped_while_its_worker_is_in_the_middle_of_a_batch() {
+    let lab = lab("databases-extension");
+    let mut db = in_the_middle_of_a_batch(&lab);
+    in_a_moment("DROP EXTENSION", || db.run("DROP EXTENSION cowrie_enrich"));
+    let name = db.name.clone();
+    wait_until("the worker has ended", || at_work(&mut db), |at_work| !at_work.contains(&name));
+    wait_until("and left the connection", || held(&lab), |held| *held == 0);
+    // And it comes back with the extension, which begins anew.
+    lab.whois.behave(Behaviour::normal());
+    db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    queue(&mut db, &members(0..5));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..5));
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_fast_shutdown_does_not_wait_for_a_batch() {
+    let lab = lab("databases-shutdown");
+    let db = in_the_middle_of_a_batch(&lab);
+    let name = db.name.clone();
+    drop(db);
+    in_a_moment("a fast shutdown", || lab.cluster.stop_fast());
+    lab.whois.behave(Behaviour::normal());
+    lab.cluster.start_again();
+    let mut db = lab.cluster.session(&name);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..20));
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_worker_begins_when_create_extension_commits_and_not_when_it_is_rolled_back() {
+    let lab = lab("databases-create");
+    let mut undone = bare_database(&lab.cluster);
+    undone.run("CREATE SCHEMA enrich; BEGIN; CREATE EXTENSION cowrie_enrich SCHEMA enrich; ROLLBACK");
+    let mut db = bare_database(&lab.cluster);
+    db.run("CREATE SCHEMA enrich");
+    // The launcher has looked at both, and found nothing.
+    db.run("BEGIN; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    let mut admin = admin(&lab.cluster);
+    assert!(!at_work(&mut admin).contains(&db.name));
+    db.run("COMMIT");
+    worker_pid(&mut db);
+    wait_until("nobody works without the extension", || at_work(&mut admin), |at_work| *at_work == [db.name.clone()]);
+    queue(&mut db, &members(0..5));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..5));
+
+    db.run("BEGIN; DROP EXTENSION cowrie_enrich; ROLLBACK");
+    queue(&mut db, &members(5..10));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..10));
+}
+
+#[test]
+fn settings_narrow_and_stop_the_workers_and_start_them_again() {
+    let lab = lab("databases-settings");
+    let (mut a, mut b) = (lab.database(), lab.database());
+    for db in [&mut a, &mut b] {
+        queue(db, &members(0..2));
+        wait_for_the_queue(db);
+    }
+    let (first, second) = (a.name.clone(), b.name.clone());
+    let mut admin = admin(&lab.cluster);
+    let mut until = |what: &str, expected: &[&String]| {
+        wait_until(
+            what,
+            || at_work(&mut admin),
+            |at_work| at_work.iter().filter(|n| [&first, &second].contains(n)).eq(expected.iter().copied()),
+        );
+    };
+    let both: Vec<&String> = if first < second { vec![&first, &second] } else { vec![&second, &first] };
+    until("both work", &both);
+    lab.cluster.reconfigure(&[format!("cowrie_enrich.databases = 'no_such, {second}'")]);
+    until("one works", &[&second]);
+    // The other's work waits.
+    queue(&mut a, &members(2..4));
+    queue(&mut b, &members(2..4));
+    wait_for_the_queue(&mut b);
+    assert_eq!(a.number("SELECT count(*) FROM enrich.enrichment_request"), 2);
+    lab.cluster.reconfigure(&["cowrie_enrich.databases = ''".to_owned()]);
+    wait_for_the_queue(&mut a);
+    until("both work again", &both);
+
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = off".to_owned()]);
+    until("none works", &[]);
+    queue(&mut a, &members(4..6));
+    assert_eq!(
+        a.one("SELECT state FROM enrich.worker_status() WHERE role = 'launcher'"),
+        "running",
+        "the launcher waits for better times"
+    );
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = on".to_owned()]);
+    wait_for_the_queue(&mut a);
+    until("both work once more", &both);
+    assert_placed(&mut a, &members(0..6));
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_worker_comes_back_when_the_drop_was_refused() {
+    let lab = lab("databases-refused");
+    let mut db = lab.database();
+    queue(&mut db, &members(0..2));
+    wait_for_the_queue(&mut db);
+    let before = worker_pid(&mut db);
+    let name = db.name.clone();
+    // `db` is connected.
+    let refusal = admin(&lab.cluster).refused(&format!("DROP DATABASE \"{name}\""));
+    assert_eq!(refusal.code, "55006", "{refusal:?}");
+    assert_eq!(refusal.detail.as_deref(), Some("There is 1 other session using the database."));
+    let after = wait_until("the worker is back", || worker_pid_now(&mut db), |pid| pid.is_some_and(|pid| pid != before));
+    assert_ne!(after, Some(before));
+    queue(&mut db, &members(2..4));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..4));
+}
+
+/// Nobody who may not drop a database can send its worker away.
+#[test]
+fn a_stranger_who_may_not_drop_a_database_does_not_stop_its_worker() {
+    let lab = lab("databases-stranger");
+    let mut db = in_the_middle_of_a_batch(&lab);
+    let before = worker_pid(&mut db);
+    let name = db.name.clone();
+    let mut admin = admin(&lab.cluster);
+    admin.run("CREATE ROLE stranger LOGIN CREATEDB");
+    let mut stranger = lab.cluster.session_as("postgres", "stranger");
+    for statement in [
+        format!("DROP DATABASE \"{name}\""),
+        format!("ALTER DATABASE \"{name}\" RENAME TO other"),
+        format!("CREATE DATABASE other TEMPLATE \"{name}\""),
+    ] {
+        assert_eq!(stranger.refused(&statement).code, "42501", "{statement}");
+    }
+    assert_eq!(held(&lab), 1, "the batch goes on");
+    lab.whois.behave(Behaviour::normal());
+    wait_for_the_queue(&mut db);
+    assert_eq!(worker_pid(&mut db), before);
+    assert_eq!(lab.whois.record().connections.len(), 1);
+}
+
+#[test]
+fn a_worker_that_is_terminated_comes_back_and_one_that_is_cancelled_goes_on() {
+    let lab = lab("databases-terminate");
+    let mut db = in_the_middle_of_a_batch(&lab);
+    let pid = worker_pid(&mut db);
+    for _ in 0..20 {
+        db.run(&format!("SELECT pg_cancel_backend({pid})"));
+    }
+    lab.whois.behave(Behaviour::normal());
+    wait_for_the_queue(&mut db);
+    assert_eq!(worker_pid(&mut db), pid);
+
+    lab.whois.behave(Fault::Held);
+    let before = held(&lab);
+    queue(&mut db, &members(20..40));
+    wait_until("a batch is under way", || held(&lab), |now| *now > before);
+    db.run(&format!("SELECT pg_terminate_backend({pid})"));
+    wait_until("its permit is back, or its successor's", || (held(&lab), worker_pid_now(&mut db)), |(_, now)| {
+        now.is_some_and(|now| now != pid)
+    });
+    lab.whois.behave(Behaviour::normal());
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..40));
+    assert_eq!(cymru::provider(&mut db, "in_flight"), 0);
+    // The launcher too.
+    let launcher = "SELECT pid FROM enrich.worker_status() WHERE role = 'launcher'";
+    let old = db.one(launcher);
+    db.run(&format!("SELECT pg_terminate_backend({old})"));
+    wait_until("there is another launcher", || db.one(launcher), |now| *now != old && now != "NULL");
+    queue(&mut db, &members(40..45));
+    wait_for_the_queue(&mut db);
+    assert_nothing_crashed(&lab.cluster);
+}
+
+#[test]
+fn a_worker_that_waits_for_the_network_has_no_transaction_and_no_lock() {
+    let lab = lab("databases-idle");
+    let mut db = in_the_middle_of_a_batch(&lab);
+    let pid = worker_pid(&mut db);
+    for _ in 0..300 {
+        assert_eq!(
+            db.one(&format!(
+                "SELECT state, xact_start, backend_xid, backend_xmin,
+                        (SELECT count(*) FROM pg_locks l WHERE l.pid = a.pid)
+                 FROM pg_stat_activity a WHERE pid = {pid}"
+            )),
+            "idle|NULL|NULL|NULL|0"
+        );
+    }
+    assert_eq!(held(&lab), 1);
+    // While it goes on with other work, no transaction lasts.
+    for block in 100..120 {
+        queue(&mut db, &members(block..block + 1));
+        assert_eq!(
+            db.number(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE backend_type LIKE 'cowrie_enrich%' AND xact_start < now() - interval '1 s'"
+            ),
+            0
+        );
+    }
+    lab.whois.behave(Behaviour::normal());
+    wait_for_the_queue(&mut db);
+}

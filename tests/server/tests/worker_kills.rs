@@ -1,0 +1,195 @@
+//! Whatever is killed, whenever: no lookup is lost, none is written twice, and hardly any is asked twice.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn};
+use server_tests::cymru::{
+    Lab, assert_placed, members, provider, queue, state, wait_for_the_queue, worker_pid, worker_pid_now,
+};
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::random::Random;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Options, wait_until};
+
+const ADDRESSES: usize = 3_000;
+const BATCH: usize = 40;
+const CONNECTIONS: usize = 4;
+const KILLS: usize = 20;
+
+/// `COWRIE_ENRICH_SEED` runs a failure again, as far as processes repeat themselves.
+fn seed() -> u64 {
+    let given = std::env::var("COWRIE_ENRICH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    given.unwrap_or_else(|| u64::from(clock()))
+}
+
+#[test]
+fn twenty_kills_lose_nothing_and_repeat_little() {
+    let seed = seed();
+    eprintln!("COWRIE_ENRICH_SEED={seed}");
+    let mut random = Random::seeded(seed);
+    let lab = Lab::start(
+        Options::named("kills")
+            .with_worker()
+            .conf(&format!("cowrie_enrich.cymru_max_connections = {CONNECTIONS}"))
+            .conf(&format!("cowrie_enrich.cymru_batch_size = {BATCH}"))
+            .conf("cowrie_enrich.cymru_timeout = 10s")
+            .conf("restart_after_crash = on"),
+    );
+    let mut db = lab.database();
+    let name = db.name.clone();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(80)));
+    let addresses = members(0..ADDRESSES);
+    let keys: Vec<(String, String)> =
+        addresses.iter().enumerate().map(|(n, a)| (format!("k{n}"), a.to_string())).collect();
+    let rows: Vec<(&str, Option<&str>)> =
+        keys.iter().map(|(key, address)| (key.as_str(), Some(address.as_str()))).collect();
+    db.run(&COWRIE.insert(&rows));
+    db.run(&SUMMARIES.insert(&rows[..ADDRESSES / 2]));
+    drop(db);
+
+    let mut kinds = [0; 3];
+    let mut early = KILLS;
+    for kill in 0..KILLS {
+        let mut session = lab.cluster.session(&name);
+        // Some exchange after the last kill has begun, so each kill meets work; then at any moment.
+        let seen = lab.whois.record().connections.len();
+        let left = wait_until(
+            "work goes on",
+            || {
+                let left = session.number("SELECT count(*) FROM enrich.enrichment_job")
+                    + session.number("SELECT count(*) FROM enrich.enrichment_request");
+                let asked = lab.whois.record().connections.len() - seen;
+                (left, asked, if left == 0 { String::new() } else { state(&mut session) })
+            },
+            |(left, asked, _)| *left == 0 || *asked > 0,
+        )
+        .0;
+        if left == 0 {
+            early = early.min(kill);
+        }
+        std::thread::sleep(Duration::from_millis(random.below(120)));
+        let kind = random.below(3) as usize;
+        kinds[kind] += 1;
+        match kind {
+            0 => {
+                let pid = wait_until(
+                    "there is a worker",
+                    || (worker_pid_now(&mut session), state(&mut session)),
+                    |(pid, _)| pid.is_some(),
+                )
+                .0
+                .expect("there is one");
+                drop(session);
+                lab.cluster.kill_backend(pid);
+            }
+            1 => {
+                drop(session);
+                lab.cluster.kill_postmaster();
+                lab.cluster.start_again();
+            }
+            _ => {
+                lab.whois.stop();
+                lab.whois.listen_again();
+            }
+        }
+    }
+    eprintln!("killed: {} workers, {} postmasters, {} connections", kinds[0], kinds[1], kinds[2]);
+    let mut db = lab.cluster.session(&name);
+    wait_for_the_queue(&mut db);
+
+    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "nothing here is a question's fault");
+    assert_placed(&mut db, &addresses);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), ADDRESSES as i64);
+    for host in [&COWRIE, &SUMMARIES] {
+        assert_eq!(
+            db.number(&format!(
+                "SELECT count(*) FROM {} s JOIN enrich.ip_inventory i ON i.ip_address = s.{}::inet
+                 WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn",
+                host.table, host.address
+            )),
+            0,
+            "sessions of {} without their network",
+            host.table
+        );
+    }
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
+
+    let record = lab.whois.record();
+    assert!(record.largest_batch() <= BATCH);
+    let again = record.answered_twice().len();
+    let most = (kinds[0] + kinds[1]) * CONNECTIONS * BATCH;
+    eprintln!("{} exchanges; {again} answers were given again, at most {most}", record.connections.len());
+    assert!(again <= most, "{again} addresses were asked again although they had been answered, at most {most}");
+    assert!(early > KILLS / 2, "the work was done before kill {early}");
+}
+
+/// The lease of a process that is gone is not waited for.
+#[test]
+fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
+    let lab = Lab::start(Options::named("kills-lease").with_worker());
+    let mut db = lab.database();
+    let name = db.name.clone();
+    lab.whois.behave(Fault::Held);
+    let addresses = members(0..30);
+    queue(&mut db, &addresses);
+    let asked = || lab.whois.record().connections.iter().filter(|c| c.end).count();
+    wait_until("the batch is under way", asked, |n| *n == 1);
+    let pid = worker_pid(&mut db);
+    assert_eq!(
+        db.one("SELECT count(*), min(due_at) > now() + interval '1 minute' FROM enrich.enrichment_job WHERE leased_by IS NOT NULL"),
+        "30|t"
+    );
+    drop(db);
+    lab.cluster.kill_backend(pid);
+    // Held as before: what is asked now is asked by the successor.
+    wait_until("the successor asks again", asked, |n| *n == 2);
+    lab.whois.behave(Behaviour::normal());
+    let mut db = lab.cluster.session(&name);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    assert_eq!(lab.whois.record().answered_twice(), [] as [IpAddr; 0]);
+    assert_eq!(provider(&mut db, "in_flight"), 0);
+}
+
+/// A snapshot is of the moment of attack: a network that was stored stays when another one is found later.
+#[test]
+fn a_kill_between_two_batches_writes_no_session_twice() {
+    let lab = Lab::start(
+        Options::named("kills-between").with_worker().conf("cowrie_enrich.cymru_batch_size = 5"),
+    );
+    let mut db = lab.database();
+    let name = db.name.clone();
+    COWRIE.create_attached(&mut db);
+    let addresses = members(0..20);
+    // Two batches are answered, the third is held.
+    lab.whois.behave_in_turn(vec![Behaviour::normal(), Behaviour::normal(), Fault::Held.into()]);
+    let keys: Vec<(String, String)> =
+        addresses.iter().enumerate().map(|(n, a)| (format!("k{n}"), a.to_string())).collect();
+    let rows: Vec<(&str, Option<&str>)> = keys.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
+    db.run(&COWRIE.insert(&rows));
+    let completed = "SELECT count(*) FROM sessions WHERE snapshot_asn IS NOT NULL";
+    wait_until("ten sessions are complete", || db.number(completed), |n| *n == 10);
+    let before = db.rows("SELECT id, xmin FROM sessions WHERE snapshot_asn IS NOT NULL ORDER BY id");
+    let pid = worker_pid(&mut db);
+    drop(db);
+    lab.cluster.kill_backend(pid);
+    lab.whois.behave(Behaviour::normal());
+    let mut db = lab.cluster.session(&name);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    let ids: Vec<&str> = before.iter().map(|row| row.split('|').next().expect("an id").trim()).collect();
+    assert_eq!(
+        db.rows(&format!(
+            "SELECT id, xmin FROM sessions WHERE id IN ('{}') ORDER BY id",
+            ids.join("','")
+        )),
+        before
+    );
+    assert_eq!(COWRIE.snapshot(&mut db, "k0").split('|').next(), Some(&*synthetic_asn(addresses[0]).to_string()));
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
