@@ -270,8 +270,8 @@ pub struct Limits {
     pub rate: Rate,
     /// Pause after a first failure.
     pub retry_base: Duration,
-    /// Longest duration of a request.
-    pub timeout: Duration,
+    /// Longest duration of a request, name resolution apart.
+    pub longest: Duration,
 }
 
 pub fn cymru_limits() -> Limits {
@@ -280,7 +280,7 @@ pub fn cymru_limits() -> Limits {
         connections,
         rate: Rate { per_minute: CYMRU_RATE.get().unsigned_abs(), burst: connections },
         retry_base: milliseconds(&RETRY_BASE),
-        timeout: milliseconds(&CYMRU_TIMEOUT),
+        longest: cymru().longest_exchange(),
     }
 }
 

@@ -169,11 +169,12 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
         if state.in_use >= limits.connections || is_others_turn(state, own, now) {
             return Leave::Busy;
         }
-        let Admission::Granted { next } = limits.rate.admit(state.rate, now) else {
-            return Leave::NotBefore(now);
+        let next = match limits.rate.admit(state.rate, now) {
+            Admission::Granted { next } => next,
+            Admission::NotBefore(until) => return Leave::NotBefore(until),
         };
         // A probe whose process is killed is forgotten after a while.
-        let probe_lasts = 2 * i64::try_from(limits.timeout.as_micros()).unwrap_or(i64::MAX / 4);
+        let probe_lasts = 2 * i64::try_from(limits.longest.as_micros()).unwrap_or(i64::MAX / 4);
         let leave = match state.breaker.permission(now, probe_lasts) {
             Permission::NotBefore(until) => return Leave::NotBefore(until),
             Permission::Probe => Leave::Probe,

@@ -93,7 +93,7 @@ fn wait_for_permit(limits: &Limits) -> Permit {
             Err(Leave::NotBefore(until)) => {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
                 // The rate is waited for, a provider that is down is not.
-                if rest > limits.timeout {
+                if rest > limits.longest {
                     error::provider_rests("Team Cymru", &politeness::health(Provider::Cymru));
                 }
                 rest.clamp(Duration::from_millis(1), Duration::from_secs(1))

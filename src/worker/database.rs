@@ -372,7 +372,7 @@ impl Worker {
 
     /// Longer than any exchange and what comes before and after it.
     fn lease(&self) -> Lease {
-        Lease { holder: self.holder, seconds: 2.0 * guc::cymru_limits().timeout.as_secs_f64() + 60.0 }
+        Lease { holder: self.holder, seconds: 2.0 * guc::cymru_limits().longest.as_secs_f64() + 60.0 }
     }
 }
 

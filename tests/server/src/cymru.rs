@@ -237,7 +237,8 @@ pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     assert_eq!(
-        session.number(&format!("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = {FOREIGN_ASN}")),
+        session
+            .number(&format!("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = {FOREIGN_ASN}")),
         0
     );
 }

@@ -52,8 +52,7 @@ fn every_address_gets_its_network_in_batches_of_500_over_four_connections() {
 fn addresses_of_one_block_share_one_question_and_later_ones_need_none() {
     let lab = lab("batches-blocks");
     let mut db = lab.database();
-    let addresses: Vec<IpAddr> =
-        (0..2_300).map(|n| member(n % 230, (n / 230 + 1) as u8)).collect();
+    let addresses: Vec<IpAddr> = (0..2_300).map(|n| member(n % 230, (n / 230 + 1) as u8)).collect();
     queue(&mut db, &addresses);
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &addresses);

@@ -232,7 +232,11 @@ fn a_worker_begins_when_create_extension_commits_and_not_when_it_is_rolled_back(
     assert!(!at_work(&mut admin).contains(&db.name));
     db.run("COMMIT");
     worker_pid(&mut db);
-    wait_until("nobody works without the extension", || at_work(&mut admin), |at_work| *at_work == [db.name.clone()]);
+    wait_until(
+        "nobody works without the extension",
+        || at_work(&mut admin),
+        |at_work| *at_work == [db.name.clone()],
+    );
     queue(&mut db, &members(0..5));
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &members(0..5));
@@ -300,7 +304,11 @@ fn a_worker_comes_back_when_the_drop_was_refused() {
     let refusal = admin(&lab.cluster).refused(&format!("DROP DATABASE \"{name}\""));
     assert_eq!(refusal.code, "55006", "{refusal:?}");
     assert_eq!(refusal.detail.as_deref(), Some("There is 1 other session using the database."));
-    let after = wait_until("the worker is back", || worker_pid_now(&mut db), |pid| pid.is_some_and(|pid| pid != before));
+    let after = wait_until(
+        "the worker is back",
+        || worker_pid_now(&mut db),
+        |pid| pid.is_some_and(|pid| pid != before),
+    );
     assert_ne!(after, Some(before));
     queue(&mut db, &members(2..4));
     wait_for_the_queue(&mut db);
@@ -348,9 +356,11 @@ fn a_worker_that_is_terminated_comes_back_and_one_that_is_cancelled_goes_on() {
     queue(&mut db, &members(20..40));
     wait_until("a batch is under way", || held(&lab), |now| *now > before);
     db.run(&format!("SELECT pg_terminate_backend({pid})"));
-    wait_until("its permit is back, or its successor's", || (held(&lab), worker_pid_now(&mut db)), |(_, now)| {
-        now.is_some_and(|now| now != pid)
-    });
+    wait_until(
+        "its permit is back, or its successor's",
+        || (held(&lab), worker_pid_now(&mut db)),
+        |(_, now)| now.is_some_and(|now| now != pid),
+    );
     lab.whois.behave(Behaviour::normal());
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &members(0..40));

@@ -89,7 +89,11 @@ impl<'a> Patient<'a> {
             || {
                 let now = self.counts(moves);
                 let unmoved: Vec<_> = moves.iter().filter(|c| now[*c] <= before[*c]).copied().collect();
-                if unmoved.is_empty() { String::new() } else { format!("{unmoved:?} {}", state(&mut self.db)) }
+                if unmoved.is_empty() {
+                    String::new()
+                } else {
+                    format!("{unmoved:?} {}", state(&mut self.db))
+                }
             },
             String::is_empty,
         );
@@ -177,7 +181,9 @@ fn an_outage_that_lasts_longer_than_all_attempts_kills_no_lookup() {
     assert_eq!(patient.db.one("SELECT max(attempts) FROM enrich.enrichment_job"), "0");
     patient.recovers("outage", &addresses);
     assert_eq!(
-        patient.db.one("SELECT state, failures, rests_until FROM enrich.provider_status() WHERE provider = 'cymru'"),
+        patient.db.one(
+            "SELECT state, failures, rests_until FROM enrich.provider_status() WHERE provider = 'cymru'"
+        ),
         "closed|0|NULL"
     );
 }
@@ -223,10 +229,7 @@ fn complete_rows_of_a_broken_answer_are_kept() {
     let lab = lab("faults-kept");
     let mut patient = Patient::of(&lab);
     lab.whois.forget();
-    lab.whois.behave_in_turn(vec![
-        Fault::CloseAfter { rows: 4, mid_row: true }.into(),
-        Behaviour::normal(),
-    ]);
+    lab.whois.behave_in_turn(vec![Fault::CloseAfter { rows: 4, mid_row: true }.into(), Behaviour::normal()]);
     let addresses = patient.ten_addresses();
     queue(&mut patient.db, &addresses);
     wait_for_the_queue(&mut patient.db);
@@ -248,7 +251,8 @@ fn endless_answers_end_and_take_no_memory() {
         &["oversized_rows", "too_large", "unanswered"],
         Course::Dies,
     );
-    let rows = b"64500   | 4.4.4.4          | 4.0.0.0/9           | US | arin     | 1992-12-01 | FOREIGN, US\n";
+    let rows =
+        b"64500   | 4.4.4.4          | 4.0.0.0/9           | US | arin     | 1992-12-01 | FOREIGN, US\n";
     let many: Vec<u8> = rows.iter().copied().cycle().take(rows.len() * 100_000).collect();
     patient.suffers(
         "many rows of others",
@@ -269,10 +273,17 @@ fn bytes_without_sense_store_nothing() {
     patient.suffers("NUL bytes", Fault::NulBytes, &["malformed_rows", "unanswered"], Course::Partly);
     patient.suffers("names that are not UTF-8", Fault::NotUtf8, &["answers"], Course::NoHarm);
     assert_eq!(
-        patient.db.number("SELECT count(*) FROM enrich.asn_inventory WHERE organization_name LIKE '%Tel%com%'"),
+        patient
+            .db
+            .number("SELECT count(*) FROM enrich.asn_inventory WHERE organization_name LIKE '%Tel%com%'"),
         10
     );
-    patient.suffers("numbers beyond 32 bits", Fault::AsnTooLarge, &["malformed_rows", "unanswered"], Course::Dies);
+    patient.suffers(
+        "numbers beyond 32 bits",
+        Fault::AsnTooLarge,
+        &["malformed_rows", "unanswered"],
+        Course::Dies,
+    );
 }
 
 #[test]
@@ -342,7 +353,9 @@ fn nobody_announces_it_is_an_answer_with_a_lifetime_of_its_own() {
     lab.reconfigure(&["cymru_absent_ttl = 1s"]);
     wait_until(
         "the answer is stale",
-        || patient.db.one("SELECT max(asked_at) < now() - interval '1.1 s' FROM enrich.cymru_answer WHERE asn_number IS NULL"),
+        || {
+            patient.db.one("SELECT max(asked_at) < now() - interval '1.1 s' FROM enrich.cymru_answer WHERE asn_number IS NULL")
+        },
         |stale| stale == "t",
     );
     queue(&mut patient.db, &addresses);

@@ -124,7 +124,10 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     let again = record.answered_twice().len();
     let most = (kinds[0] + kinds[1]) * CONNECTIONS * BATCH;
     eprintln!("{} exchanges; {again} answers were given again, at most {most}", record.connections.len());
-    assert!(again <= most, "{again} addresses were asked again although they had been answered, at most {most}");
+    assert!(
+        again <= most,
+        "{again} addresses were asked again although they had been answered, at most {most}"
+    );
     assert!(early > KILLS / 2, "the work was done before kill {early}");
 }
 
@@ -159,9 +162,8 @@ fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
 /// A snapshot is of the moment of attack: a network that was stored stays when another one is found later.
 #[test]
 fn a_kill_between_two_batches_writes_no_session_twice() {
-    let lab = Lab::start(
-        Options::named("kills-between").with_worker().conf("cowrie_enrich.cymru_batch_size = 5"),
-    );
+    let lab =
+        Lab::start(Options::named("kills-between").with_worker().conf("cowrie_enrich.cymru_batch_size = 5"));
     let mut db = lab.database();
     let name = db.name.clone();
     COWRIE.create_attached(&mut db);
@@ -184,12 +186,12 @@ fn a_kill_between_two_batches_writes_no_session_twice() {
     assert_placed(&mut db, &addresses);
     let ids: Vec<&str> = before.iter().map(|row| row.split('|').next().expect("an id").trim()).collect();
     assert_eq!(
-        db.rows(&format!(
-            "SELECT id, xmin FROM sessions WHERE id IN ('{}') ORDER BY id",
-            ids.join("','")
-        )),
+        db.rows(&format!("SELECT id, xmin FROM sessions WHERE id IN ('{}') ORDER BY id", ids.join("','"))),
         before
     );
-    assert_eq!(COWRIE.snapshot(&mut db, "k0").split('|').next(), Some(&*synthetic_asn(addresses[0]).to_string()));
+    assert_eq!(
+        COWRIE.snapshot(&mut db, "k0").split('|').next(),
+        Some(&*synthetic_asn(addresses[0]).to_string())
+    );
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
