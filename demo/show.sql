@@ -62,13 +62,16 @@ LIMIT 10;
 
 -- A password that few networks' customers would choose independently: the one tried from the most networks that is
 -- tried with one user name only.
-SELECT auth.password AS password, count(DISTINCT sessions.snapshot_asn) AS in_networks
-FROM auth
-JOIN sessions ON sessions.id = auth.session
-GROUP BY auth.password
-ORDER BY count(DISTINCT sessions.snapshot_asn) >= 3 AND count(DISTINCT auth.username) = 1 AND length(auth.password) >= 8 DESC,
-         count(DISTINCT sessions.snapshot_asn) DESC, count(*) DESC, auth.password
-LIMIT 1
+-- A log without any leaves the variable unset.
+SELECT (
+    SELECT auth.password
+    FROM auth
+    JOIN sessions ON sessions.id = auth.session
+    GROUP BY auth.password
+    ORDER BY count(DISTINCT sessions.snapshot_asn) >= 3 AND count(DISTINCT auth.username) = 1 AND length(auth.password) >= 8 DESC,
+             count(DISTINCT sessions.snapshot_asn) DESC, count(*) DESC, auth.password
+    LIMIT 1
+) AS password
 \gset
 \if :{?password}
 \echo 'Which networks host the campaign that used the password' :'password'

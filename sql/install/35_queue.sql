@@ -7,7 +7,7 @@
 -- Order of locks in here: jobs in key order, then whatever the inventories' order says.
 
 CREATE TABLE enrichment_request (
-    ip_address   inet NOT NULL,
+    ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
     provider     text NOT NULL CHECK (provider IN ('cymru', 'greynoise', 'dshield', 'spur')),
     priority     integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL DEFAULT now()
@@ -44,10 +44,12 @@ CREATE TABLE enrichment_job (
     attempts     integer NOT NULL DEFAULT 0,
     failed_at    timestamptz,
     last_error   text,
+    completions  integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL,
     PRIMARY KEY (provider, question)
 );
 CREATE INDEX enrichment_job_due_idx ON enrichment_job (provider, priority DESC, due_at);
+CREATE INDEX enrichment_job_leased_idx ON enrichment_job (leased_by) WHERE leased_by IS NOT NULL;
 -- A job is rewritten when it is claimed and deleted when it is done: vacuum should not wait for a fifth of the table.
 ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
@@ -57,10 +59,12 @@ COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or o
 COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
 COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody does not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer';
+COMMENT ON COLUMN enrichment_job.completions IS
+    'how often its answer was written while sessions that wait for it were locked by somebody';
 
 CREATE TABLE job_address (
     provider   text NOT NULL,
-    ip_address inet NOT NULL,
+    ip_address inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
     question   cidr NOT NULL,
     PRIMARY KEY (provider, ip_address)
 );

@@ -14,10 +14,12 @@ WITH given AS (
     SELECT l.ip_address, l.current_asn AS old_asn,
            CASE WHEN $6 <> 'maxmind' AND l.current_asn IS NOT NULL AND l.enrichment #> '{maxmind,asn}' IS NOT NULL
                 THEN l.current_asn ELSE COALESCE(g.asn, l.current_asn) END AS new_asn,
-           g.asn, l.session_count, l.first_seen, l.last_seen,
+           g.asn, l.enrichment AS old_enrichment, l.session_count, l.first_seen, l.last_seen,
            @extschema@.merge_enrichment(l.enrichment, g.document) AS enrichment
     FROM locked l
     JOIN given g ON g.ip = l.ip_address
+), changed AS (
+    SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn OR m.enrichment <> m.old_enrichment
 ), updated AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = m.new_asn,
@@ -26,7 +28,7 @@ WITH given AS (
         enrichment_updated_at = now(),
         enrichment_version = $4,
         updated_at = now()
-    FROM merged m
+    FROM changed m
     WHERE i.ip_address = m.ip_address
     RETURNING i.ip_address, i.current_asn, i.is_bogon
 ), moved AS (

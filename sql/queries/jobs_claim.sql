@@ -1,31 +1,32 @@
 -- Leases the most urgent jobs that are due, and names an address to ask about for each: one that no earlier answer
 -- covers, another one after each failure. None: an answer came meanwhile.
+--
+-- Written as probes by key, for one job after the other: a join would be planned by statistics, which are seldom those
+-- of the moment in a queue.
 -- $1 provider text, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint,
 -- $5 and $6 lifetimes in seconds integer
-WITH due AS (
-    SELECT j.question
-    FROM @extschema@.enrichment_job j
-    WHERE j.provider = $1 AND j.due_at <= now()
-    ORDER BY j.priority DESC, j.due_at
-    LIMIT $2
-    FOR UPDATE SKIP LOCKED
-), leased AS (
+WITH leased AS (
     UPDATE @extschema@.enrichment_job j
     SET due_at = now() + make_interval(secs => $3), leased_by = $4
-    FROM due d
-    WHERE j.provider = $1 AND j.question = d.question
+    WHERE j.ctid = ANY (ARRAY(
+        SELECT d.ctid
+        FROM @extschema@.enrichment_job d
+        WHERE d.provider = $1 AND d.due_at <= now()
+        ORDER BY d.priority DESC, d.due_at
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED))
     RETURNING j.question, j.attempts
 )
-SELECT l.question, asked.ip_address
-FROM leased l
-LEFT JOIN LATERAL (
+SELECT l.question, (
     SELECT a.ip_address
     FROM @extschema@.job_address a
     WHERE a.provider = $1 AND a.question = l.question
-      AND NOT EXISTS (
-        SELECT FROM @extschema@.cymru_answer c
-        WHERE $1 = 'cymru'
-          AND c.covers BETWEEN l.question AND a.ip_address AND c.covers >>= a.ip_address
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.asn_number IS NULL THEN $6 ELSE $5 END))
+      AND ($1 <> 'cymru' OR (
+        SELECT true
+        FROM @extschema@.cymru_answer c
+        WHERE c.covers BETWEEN l.question AND a.ip_address AND c.covers >>= a.ip_address
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.asn_number IS NULL THEN $6 ELSE $5 END)
+        LIMIT 1) IS NULL)
     ORDER BY hashinetextended(a.ip_address, l.attempts)
-    LIMIT 1) asked ON true
+    LIMIT 1)
+FROM leased l

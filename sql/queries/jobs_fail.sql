@@ -10,7 +10,8 @@ WITH failed AS (
 ), retried AS (
     UPDATE @extschema@.enrichment_job j
     SET attempts = f.attempts, failed_at = now(), last_error = f.error, leased_by = NULL,
-        due_at = now() + make_interval(secs => $5 * 2 ^ GREATEST(f.attempts - 1, 0) * (0.75 + 0.5 * $8))
+        due_at = now() + make_interval(
+            secs => LEAST($5 * 2 ^ LEAST(GREATEST(f.attempts - 1, 0), 20), 3600) * (0.75 + 0.5 * $8))
     FROM failed f
     WHERE j.provider = $1 AND j.question = f.question AND f.attempts < $6
 ), dead AS (

@@ -188,13 +188,17 @@ pub fn sleep(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     PgTryBuilder::new(AssertUnwindSafe(|| latch::wait(timeout, also))).catch_others(nothing).execute();
 }
 
-const OWN_SETTINGS: [(&CStr, &CStr); 5] = [
+const OWN_SETTINGS: [(&CStr, &CStr); 7] = [
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
     // A worker that waits for somebody's lock holds others up: it gives way and comes back.
     (c"lock_timeout", c"500ms"),
+    // Many short statements over tables that are full at one moment and empty at the next: a plan for the values at
+    // hand, and nothing compiled.
+    (c"plan_cache_mode", c"force_custom_plan"),
+    (c"jit", c"off"),
 ];
 
 /// Reads the settings again if somebody asked for that.

@@ -8,6 +8,7 @@ pub mod background;
 pub mod call;
 pub mod catalog;
 pub mod clock;
+pub mod exclusion;
 pub mod hooks;
 pub mod inet;
 pub mod invalidation;

@@ -4,14 +4,15 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// Sets a setting until the surrounding [`acting_as`] returns.
+/// Sets a setting until the surrounding [`acting_as`] or [`with_settings`] returns.
 pub fn set_locally(name: &CStr, value: &CStr) {
-    // SAFETY: two NUL-terminated strings; saved for the GUC level that `acting_as` opened.
+    // SAFETY: two NUL-terminated strings; saved for the GUC level that the caller opened. Only values from this source
+    // are set, so the rights of whoever the process acts as do not matter.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,
@@ -19,6 +20,19 @@ pub fn set_locally(name: &CStr, value: &CStr) {
             false,
         );
     }
+}
+
+/// Runs `work` with some settings changed.
+pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -> T {
+    // SAFETY: the level is closed below, or by the abort of the surrounding (sub)transaction.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    for (name, value) in settings {
+        set_locally(name, value);
+    }
+    let result = work();
+    // SAFETY: see above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
 }
 
 /// Runs `work` as `role` with `search_path = pg_catalog, pg_temp`.

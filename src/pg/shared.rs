@@ -224,6 +224,8 @@ extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) 
     if let Some(seat) = OWN.take() {
         seat.latch.store(0, Ordering::Release);
         seat.pid.store(0, Ordering::Release);
+        // Also where the launcher is not the one that started this process.
+        block().launcher.nudge();
     }
 }
 

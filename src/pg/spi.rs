@@ -85,7 +85,8 @@ impl Connection {
 
     /// Prepares a statement that was made at run time, for a table whose name is not known before. Names in it are
     /// looked up now, with the rights of now; tables are accessed with those of when it is run.
-    pub fn prepare(&self, text: &str, argument_types: &[pg_sys::Oid]) -> Prepared {
+    /// The text is in the server's encoding.
+    pub fn prepare(&self, text: &[u8], argument_types: &[pg_sys::Oid]) -> Prepared {
         let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
         let mut types = argument_types.to_vec();
         // SAFETY: the type list has the length given; the plan is gone with the SPI connection.
@@ -205,6 +206,12 @@ impl Rows {
     pub fn prefix(&self, row: usize, column: i32) -> Option<Prefix> {
         // SAFETY: the statement selects a cidr in this column.
         self.datum(row, column).and_then(|datum| unsafe { inet::read_prefix(datum) })
+    }
+
+    /// A column of type text, in the server's encoding.
+    pub fn bytes(&self, row: usize, column: i32) -> Option<Vec<u8>> {
+        // SAFETY: the statement selects a text in this column.
+        self.datum(row, column).map(|datum| unsafe { text::bytes(datum) }.to_vec())
     }
 
     /// A column of type text.

@@ -1,14 +1,29 @@
 //! Containment: work of ours that may fail without failing the user's transaction.
 
+use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
 /// What the contained work raised.
 pub struct Failure {
     pub message: String,
+    /// Whether it was only that somebody else held a lock.
+    pub was_lock: bool,
+}
+
+impl Failure {
+    pub(super) fn of(error: &CaughtError) -> Failure {
+        let report = report(error);
+        let was_lock = matches!(
+            report.sql_error_code(),
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+        );
+        Failure { message: report.message().to_owned(), was_lock }
+    }
 }
 
 /// Runs `work` in a subtransaction. An ERROR or a panic rolls it back and comes out as a value.
@@ -16,6 +31,40 @@ pub struct Failure {
 /// Cancellation and shutdown are not ours to swallow: they are raised again after the rollback, because the user's
 /// statement is what they are meant for.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    contained_unless(work, must_be_raised)
+}
+
+/// The same for work that includes somebody else's code, which gets so much time and no more. For background processes:
+/// nobody else uses the timer of statements there.
+pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let started = Instant::now();
+    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
+    // SAFETY: the server registered this timeout when the process connected; it is disabled on every way out.
+    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+    let result = contained_unless(work, |error| must_be_raised(error) && started.elapsed() < limit);
+    // SAFETY: as above. A cancellation that the timer sent after the work had ended is nobody's.
+    unsafe {
+        disable_timeout(STATEMENT_TIMEOUT, false);
+        if started.elapsed() >= limit {
+            pg_sys::QueryCancelPending = 0;
+        }
+    }
+    result
+}
+
+/// src/include/utils/timeout.h: the fourth in all versions since 9.3.
+const STATEMENT_TIMEOUT: c_int = 3;
+
+unsafe extern "C-unwind" {
+    /// src/backend/utils/misc/timeout.c; pgrx has no bindings.
+    fn enable_timeout_after(timeout: c_int, milliseconds: c_int);
+    fn disable_timeout(timeout: c_int, keep_indicator: bool);
+}
+
+fn contained_unless<T>(
+    work: impl FnOnce() -> T,
+    must_be_raised: impl Fn(&CaughtError) -> bool,
+) -> Result<T, Failure> {
     // SAFETY: the pattern of PL/pgSQL's exception block: context and resource owner are those of before on every way out.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -47,18 +96,17 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
             if must_be_raised(&error) {
                 error.rethrow();
             }
-            Err(Failure { message: message(&error) })
+            Err(Failure::of(&error))
         }
     }
 }
 
 fn must_be_raised(error: &CaughtError) -> bool {
-    let report = match error {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
-        CaughtError::RustPanic { .. } => return false,
-    };
+    if matches!(error, CaughtError::RustPanic { .. }) {
+        return false;
+    }
     matches!(
-        report.sql_error_code(),
+        report(error).sql_error_code(),
         PgSqlErrorCode::ERRCODE_QUERY_CANCELED
             | PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN
             | PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN
@@ -66,11 +114,10 @@ fn must_be_raised(error: &CaughtError) -> bool {
     )
 }
 
-/// What an error said, without detail and hint.
-pub(super) fn message(error: &CaughtError) -> String {
+fn report(error: &CaughtError) -> &ErrorReportWithLevel {
     match error {
         CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => report.message().to_owned(),
+        | CaughtError::RustPanic { ereport: report, .. } => report,
     }
 }

@@ -69,11 +69,6 @@ pub fn storable(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A name as it must be written in SQL.
-pub fn quoted_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The string behind a C pointer of the server's, or `None` for a null pointer.
 ///
 /// # Safety

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::subtransaction::{Failure, message};
+use super::subtransaction::Failure;
 
 /// Identity of a subtransaction within its transaction.
 pub type Level = pg_sys::SubTransactionId;
@@ -76,10 +76,10 @@ pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     });
     let caught = |error| Err(Box::new(error));
     PgTryBuilder::new(attempt).catch_others(caught).catch_rust_panic(caught).execute().map_err(|error| {
-        let message = message(&error);
+        let failure = Failure::of(&error);
         // SAFETY: the error has been taken off the server's error stack; whatever was begun is ended.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
-        Failure { message }
+        failure
     })
 }
 

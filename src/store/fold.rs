@@ -13,6 +13,8 @@ use super::enrich::{self, Plan, Tally};
 use super::networks;
 use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
+use crate::pg::exclusion::{Wait, exclude_others};
+use crate::pg::relation;
 use crate::pg::role::acting_as;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, snapshot};
@@ -22,10 +24,6 @@ use crate::telemetry::{self, Counter};
 const BATCH: i64 = 50_000;
 
 thread_local! {
-    static ALONE: Statement = const { Statement::new(
-        "fold_alone", include_str!("../../sql/queries/fold_alone.sql"), &[]) };
-    static ALONE_OR_NOT: Statement = const { Statement::new(
-        "fold_alone_or_not", include_str!("../../sql/queries/fold_alone_or_not.sql"), &[]) };
     static TAKE: Statement = const { Statement::new(
         "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::INT8OID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
@@ -56,16 +54,17 @@ pub fn run(home: Home, may_commit: bool) {
 
 /// One batch unless somebody else is folding; answers whether there may be more for the caller.
 pub fn batch_if_free(home: Home, connection: &Connection) -> bool {
-    let free = ALONE_OR_NOT.with(|statement| {
-        connection.run(statement, &[], |rows| rows.datum(0, 1).is_some_and(|datum| datum.value() != 0))
-    });
-    free && fold_batch(home, connection)
+    alone(home, Wait::No) && fold_batch(home, connection)
 }
 
 /// One batch; answers whether there may be more.
 fn batch(home: Home, connection: &Connection) -> bool {
-    ALONE.with(|statement| connection.run(statement, &[], |_| ()));
-    fold_batch(home, connection)
+    alone(home, Wait::Yes) && fold_batch(home, connection)
+}
+
+/// One fold at a time per database.
+fn alone(home: Home, wait: Wait) -> bool {
+    exclude_others(relation::find(home.schema, c"session_delta"), wait)
 }
 
 fn fold_batch(home: Home, connection: &Connection) -> bool {

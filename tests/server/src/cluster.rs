@@ -88,6 +88,36 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(options: &Options) -> Self {
+        Self::made(options, |data| {
+            let template = template();
+            let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(data).status();
+            assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", template.display());
+        })
+    }
+
+    /// A standby of this server: a base backup that follows it. Its settings are this server's, then those of
+    /// `options`.
+    pub fn standby(&self, options: &Options) -> Self {
+        Self::made(options, |data| {
+            let mut backup = installation().server_program("pg_basebackup");
+            self.introduce(&mut backup);
+            let output = backup
+                .args([
+                    "--checkpoint=fast",
+                    "--wal-method=stream",
+                    "--write-recovery-conf",
+                    "--no-sync",
+                    "-D",
+                ])
+                .arg(data)
+                .output()
+                .expect("pg_basebackup runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        })
+    }
+
+    /// A server whose data directory `fill` makes.
+    fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -97,14 +127,7 @@ impl Cluster {
         make_server_dir(&dir, 0o755);
         // Whoever can enter may connect as superuser.
         make_server_dir(&socket_dir, 0o700);
-        let template = template();
-        let copied = Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .arg(&template)
-            .arg(dir.join("data"))
-            .status()
-            .expect("cp runs");
-        assert!(copied.success(), "could not copy {}", template.display());
+        fill(&dir.join("data"));
 
         let cluster = Self {
             log: run_dir.join(format!("{}.log", options.name)),

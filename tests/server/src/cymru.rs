@@ -53,6 +53,8 @@ pub fn pointed_at(whois: &Whois, options: Options) -> Options {
         "cowrie_enrich.cymru_rate = 0".to_owned(),
         "cowrie_enrich.retry_base = 20ms".to_owned(),
         "cowrie_enrich.worker_naptime = 200ms".to_owned(),
+        // One per database, and a test may make many.
+        "max_worker_processes = 40".to_owned(),
     ];
     options.conf_before(&own)
 }

@@ -233,9 +233,9 @@ fn a_worker_begins_when_create_extension_commits_and_not_when_it_is_rolled_back(
     db.run("COMMIT");
     worker_pid(&mut db);
     wait_until(
-        "nobody works without the extension",
+        "the one has a worker and the other has none",
         || at_work(&mut admin),
-        |at_work| *at_work == [db.name.clone()],
+        |at_work| at_work.contains(&db.name) && !at_work.contains(&undone.name),
     );
     queue(&mut db, &members(0..5));
     wait_for_the_queue(&mut db);
@@ -404,4 +404,58 @@ fn a_worker_that_waits_for_the_network_has_no_transaction_and_no_lock() {
     }
     lab.whois.behave(Behaviour::normal());
     wait_for_the_queue(&mut db);
+}
+
+#[test]
+fn the_extension_is_updated_while_its_worker_is_in_the_middle_of_a_batch() {
+    let lab = lab("databases-update");
+    let mut db = in_the_middle_of_a_batch(&lab);
+    db.run("SET client_min_messages = warning");
+    in_a_moment("ALTER EXTENSION UPDATE", || db.run("ALTER EXTENSION cowrie_enrich UPDATE"));
+    // What an upgrade step does: locks that nobody else may hold.
+    in_a_moment("ALTER TABLE", || {
+        db.run(
+            "BEGIN; ALTER TABLE enrich.enrichment_job ADD COLUMN more integer;
+             ALTER TABLE enrich.ip_inventory ADD COLUMN more integer;
+             LOCK TABLE enrich.asn_inventory, enrich.job_address, enrich.enrichment_request, enrich.cymru_answer;
+             COMMIT",
+        );
+    });
+    lab.whois.behave(Behaviour::normal());
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &members(0..20));
+    lab.assert_nothing_crashed();
+}
+
+/// How often the system has put a process back to work.
+fn wake_ups(pid: i64) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("Linux says so").trim().parse().expect("a number")
+}
+
+#[test]
+fn an_idle_worker_sleeps() {
+    let lab = lab("databases-sleep");
+    let mut db = lab.database();
+    queue(&mut db, &members(0..5));
+    wait_for_the_queue(&mut db);
+    let worker = worker_pid(&mut db);
+    let launcher = db.number("SELECT pid FROM enrich.worker_status() WHERE role = 'launcher'");
+    wait_until(
+        "the worker sleeps",
+        || db.rows("SELECT state FROM enrich.worker_status() WHERE database = current_database()"),
+        |state| state == &["sleeping"],
+    );
+    let before = (wake_ups(worker), wake_ups(launcher));
+    // Not a wait: the stretch that is looked at. Others' commits that queue nothing are no reason to wake either.
+    for _ in 0..20 {
+        db.run("CREATE TABLE IF NOT EXISTS public.other (a int); INSERT INTO public.other VALUES (1)");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let after = (wake_ups(worker), wake_ups(launcher));
+    assert!(
+        after.0 - before.0 <= 3 && after.1 - before.1 <= 3,
+        "worker, launcher: {before:?}, then {after:?}"
+    );
 }

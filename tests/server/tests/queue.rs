@@ -1,0 +1,514 @@
+//! The queue: requests become jobs once, jobs are leased to one, and what fails often enough is put aside.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Barrier;
+
+use cowrie_enrich_upstreams::{Behaviour, Fault};
+use server_tests::cymru::{
+    Lab, array, assert_placed, member, members, provider, queue, state, wait_for_the_queue, worker_pid,
+};
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::installation::workspace;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Options, Session, database, wait_until};
+
+// --- The statements, without a worker --------------------------------------------------------
+
+/// The statement that the worker runs, prepared under its own name.
+fn prepare(session: &mut Session, name: &str, types: &str) {
+    let path = workspace().join(format!("sql/queries/{name}.sql"));
+    let text = std::fs::read_to_string(&path).expect("the statement is there");
+    session.run(&format!("PREPARE {name}({types}) AS {}", text.replace("@extschema@", "enrich")));
+}
+
+/// A worker by hand.
+struct Hand {
+    session: Session,
+    number: i64,
+}
+
+impl Hand {
+    fn of(mut session: Session, number: i64) -> Self {
+        prepare(&mut session, "queue_take_in", "bigint, float8, bigint, integer, integer");
+        prepare(&mut session, "jobs_claim", "text, bigint, float8, bigint, integer, integer");
+        prepare(&mut session, "jobs_release", "bigint");
+        prepare(&mut session, "jobs_hold", "text, cidr[], bigint");
+        prepare(
+            &mut session,
+            "jobs_fail",
+            "text, cidr[], text[], boolean[], float8, integer, timestamptz, float8",
+        );
+        Self { session, number }
+    }
+
+    /// The number of requests and the questions that earlier answers serve.
+    fn takes_in(&mut self) -> Vec<String> {
+        self.session.rows(&format!("EXECUTE queue_take_in(10000, 60, {}, 1000, 1000)", self.number))
+    }
+
+    /// `question|address` of each job.
+    fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
+        self.session
+            .rows(&format!("EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000)", self.number))
+    }
+
+    fn fails(&mut self, question: &str, counts: bool, last_success: &str) -> Vec<String> {
+        self.session.rows(&format!(
+            "EXECUTE jobs_fail('cymru', '{{{question}}}', '{{it broke}}', '{{{counts}}}', 60, 3, {last_success}, 0.5)"
+        ))
+    }
+}
+
+fn status(session: &mut Session) -> String {
+    session.one("SELECT requested, jobs, due, leased, delayed, addresses, dead FROM queue_status WHERE provider = 'cymru'")
+}
+
+#[test]
+fn requests_are_taken_in_once_and_an_address_waits_once() {
+    let mut db = database();
+    for priority in [0, 5, 3] {
+        db.run(&format!("SELECT request_enrichment('60.0.0.1', 'cymru', {priority})"));
+    }
+    db.run(
+        "SELECT request_enrichment('60.0.0.2', 'cymru'), request_enrichment('60.0.1.1', 'cymru', -1),
+                   request_enrichment('::ffff:60.0.0.1', 'cymru'), request_enrichment('2a10::1', 'cymru'),
+                   request_enrichment('2a10::2:0:0:1', 'cymru'), request_enrichment('2a10:0:1::1', 'cymru')",
+    );
+    assert_eq!(status(&mut db), "9|0|0|0|0|0|0");
+    let mut hand = Hand::of(db.another(), 1);
+    assert_eq!(hand.takes_in(), ["9|NULL"]);
+    assert_eq!(status(&mut db), "0|4|4|0|0|6|0");
+    assert_eq!(
+        db.rows("SELECT question, priority, attempts FROM enrichment_job ORDER BY priority DESC, question"),
+        ["60.0.0.0/24|5|0", "2a10::/48|0|0", "2a10:0:1::/48|0|0", "60.0.1.0/24|-1|0"]
+    );
+    // Once more, while they wait, and while one is leased.
+    db.run("SELECT request_enrichment('60.0.0.1', 'cymru', 1), request_enrichment('60.0.1.1', 'cymru', 9)");
+    assert_eq!(hand.claims(1, 60.0).len(), 1);
+    assert_eq!(hand.takes_in(), ["2|NULL"]);
+    assert_eq!(status(&mut db), "0|4|3|1|0|6|0");
+    assert_eq!(
+        db.rows("SELECT question, priority FROM enrichment_job ORDER BY priority DESC, question LIMIT 2"),
+        ["60.0.1.0/24|9", "60.0.0.0/24|5"]
+    );
+    assert_eq!(hand.takes_in(), ["0|NULL"]);
+    assert_eq!(db.one("SELECT oldest_age IS NOT NULL FROM queue_status WHERE provider = 'cymru'"), "t");
+    assert_eq!(db.one("SELECT oldest_age IS NULL FROM queue_status WHERE provider = 'spur'"), "t");
+}
+
+#[test]
+fn a_request_that_is_rolled_back_was_never_there() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&format!("BEGIN; {}; ROLLBACK", COWRIE.insert(&[("a", Some("60.0.0.1"))])));
+    db.run(&format!(
+        "BEGIN; {}; SAVEPOINT s; {}; SELECT request_enrichment('60.0.2.1', 'cymru'); ROLLBACK TO s; COMMIT",
+        COWRIE.insert(&[("b", Some("60.0.1.1"))]),
+        COWRIE.insert(&[("c", Some("60.0.3.1"))])
+    ));
+    assert_eq!(db.rows("SELECT DISTINCT ip_address FROM enrichment_request"), ["60.0.1.1"]);
+}
+
+#[test]
+fn other_providers_are_asked_by_address() {
+    let mut db = database();
+    db.run("SELECT request_enrichment('60.0.0.1', 'greynoise'), request_enrichment('60.0.0.2', 'greynoise')");
+    Hand::of(db.another(), 1).takes_in();
+    assert_eq!(
+        db.rows("SELECT provider, question FROM enrichment_job ORDER BY 2"),
+        ["greynoise|60.0.0.1/32", "greynoise|60.0.0.2/32"]
+    );
+}
+
+#[test]
+fn parallel_claims_never_get_the_same_job() {
+    let mut db = database();
+    let addresses = members(0..2_000);
+    queue(&mut db, &addresses);
+    Hand::of(db.another(), 1).takes_in();
+    const HANDS: i64 = 6;
+    let door = db.door();
+    let start = Barrier::new(HANDS as usize);
+    let claimed: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let hands: Vec<_> = (1..=HANDS)
+            .map(|number| {
+                let (door, start) = (&door, &start);
+                scope.spawn(move || {
+                    let mut hand = Hand::of(door.session(), number);
+                    let mut all = Vec::new();
+                    start.wait();
+                    loop {
+                        let some = hand.claims(37, 3600.0);
+                        // Others' locks may hide what is left for a moment, but each goes on while it gets some.
+                        if some.is_empty() {
+                            break all;
+                        }
+                        assert!(some.len() <= 37);
+                        all.extend(some);
+                    }
+                })
+            })
+            .collect();
+        hands.into_iter().map(|hand| hand.join().expect("no claim fails")).collect()
+    });
+    let mut all: Vec<String> = claimed.concat();
+    let before = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), before, "a job was claimed twice");
+    assert_eq!(before, 2_000);
+    let asked: BTreeSet<IpAddr> = all
+        .iter()
+        .map(|row| row.split('|').nth(1).expect("two columns").parse().expect("an address"))
+        .collect();
+    assert_eq!(asked, addresses.into_iter().collect());
+}
+
+#[test]
+fn expired_lease_is_claimed_again_and_a_late_holder_is_told() {
+    let mut db = database();
+    queue(&mut db, &members(0..3));
+    let mut first = Hand::of(db.another(), 1);
+    let mut second = Hand::of(db.another(), 2);
+    first.takes_in();
+    let claimed = first.claims(10, 0.2);
+    assert_eq!(claimed.len(), 3);
+    let again = wait_until("the lease expires", || second.claims(10, 3600.0), |jobs| !jobs.is_empty());
+    assert_eq!(again.iter().collect::<BTreeSet<_>>(), claimed.iter().collect::<BTreeSet<_>>());
+    let held = |hand: &mut Hand| {
+        let questions: Vec<&str> =
+            claimed.iter().map(|row| row.split('|').next().expect("a question")).collect();
+        let (questions, number) = (questions.join(","), hand.number);
+        hand.session.rows(&format!("EXECUTE jobs_hold('cymru', '{{{questions}}}', {number})")).len()
+    };
+    assert_eq!((held(&mut first), held(&mut second)), (0, 3));
+    // A third one that takes over needs not wait.
+    let mut third = Hand::of(db.another(), 3);
+    assert_eq!(third.claims(10, 3600.0).len(), 0);
+    third.session.run("EXECUTE jobs_release(3)");
+    assert_eq!(third.claims(10, 3600.0).len(), 3);
+    third.session.run("EXECUTE jobs_release(3)");
+    assert_eq!(held(&mut third), 3, "one's own leases stay");
+}
+
+#[test]
+fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
+    let mut db = database();
+    db.run(
+        "INSERT INTO enrichment_request (ip_address, provider, priority) VALUES
+            ('60.0.0.1', 'cymru', 4), ('60.0.0.2', 'cymru', 1)",
+    );
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    let mut pauses = Vec::new();
+    for attempt in 1..=2 {
+        hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+        hand.claims(1, 60.0);
+        assert_eq!(hand.fails("60.0.0.0/24", true, "NULL"), [""; 0]);
+        assert_eq!(
+            db.one("SELECT attempts, leased_by, last_error, failed_at IS NOT NULL FROM enrichment_job"),
+            format!("{attempt}|NULL|it broke|t")
+        );
+        pauses.push(db.number("SELECT round(extract(epoch FROM due_at - failed_at)) FROM enrichment_job"));
+        assert_eq!(status(&mut db), "0|1|0|0|1|2|0");
+    }
+    assert_eq!(pauses, [60, 120]);
+    // The provider was down for everybody: no attempt is lost.
+    let down = db.one("SELECT quote_literal(failed_at - interval '1 s') FROM enrichment_job");
+    hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+    hand.claims(1, 60.0);
+    assert_eq!(hand.fails("60.0.0.0/24", false, &down), [""; 0]);
+    assert_eq!(db.one("SELECT attempts FROM enrichment_job"), "2");
+    // It answered others meanwhile: it is the question's fault after all.
+    let up = db.one("SELECT quote_literal(failed_at + interval '1 ms') FROM enrichment_job");
+    hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+    hand.claims(1, 60.0);
+    assert_eq!(hand.fails("60.0.0.0/24", false, &up), ["60.0.0.1|it broke", "60.0.0.2|it broke"]);
+    assert_eq!(status(&mut db), "0|0|0|0|0|0|2");
+    assert_eq!(
+        db.rows("SELECT ip_address, priority, attempts, last_error FROM dead_letter ORDER BY 1"),
+        ["60.0.0.1|4|3|it broke", "60.0.0.2|4|3|it broke"]
+    );
+    assert_eq!(db.number("SELECT retry_dead_letters('spur')"), 0);
+    assert_eq!(db.number("SELECT retry_dead_letters('cymru')"), 2);
+    assert_eq!(status(&mut db), "2|0|0|0|0|0|0");
+    hand.takes_in();
+    assert_eq!(db.one("SELECT attempts, priority FROM enrichment_job"), "0|4");
+    assert_eq!(db.number("SELECT retry_dead_letters()"), 0);
+}
+
+#[test]
+fn after_a_failure_another_address_of_the_block_is_asked_about() {
+    let mut db = database();
+    let addresses: Vec<IpAddr> = (1..=50).map(|host| member(0, host)).collect();
+    queue(&mut db, &addresses);
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    let mut asked = BTreeSet::new();
+    for _ in 0..3 {
+        hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+        asked.extend(hand.claims(1, 60.0));
+        hand.session.run("UPDATE enrich.enrichment_job SET attempts = attempts + 1");
+    }
+    assert!(asked.len() > 1, "{asked:?}");
+}
+
+/// A million would take minutes to insert; what is seen here is that claiming reads what it claims, not the queue.
+#[test]
+fn a_claim_costs_the_same_however_long_the_queue_is() {
+    let mut db = database();
+    db.run(
+        "INSERT INTO enrichment_job (provider, question, priority, requested_at)
+         SELECT 'cymru', network(set_masklen('60.0.0.0'::inet + n * 256, 24)), n % 3, now()
+         FROM generate_series(0, 49999) n;
+         INSERT INTO job_address (provider, ip_address, question)
+         SELECT provider, set_masklen(question::inet + 7, 32), question FROM enrichment_job;
+         ANALYZE enrichment_job; ANALYZE job_address",
+    );
+    let mut hand = Hand::of(db.another(), 1);
+    for round in 0..12 {
+        let plan = hand.session.rows(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000)",
+        );
+        let plan: serde_json::Value = serde_json::from_str(&plan.join("\n")).expect("a plan");
+        let of = |kind: &str| plan[0]["Plan"][format!("Shared {kind} Blocks")].as_u64().expect("blocks");
+        let blocks = of("Hit") + of("Read");
+        // 500 jobs, each a few index descents and a heap row or two.
+        assert!(blocks < 30_000, "claim {round} touched {blocks} blocks");
+    }
+}
+
+// --- With a worker ---------------------------------------------------------------------------
+
+/// Nothing is looked for unless it is announced.
+fn lab(name: &str) -> Lab {
+    Lab::start(Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h"))
+}
+
+fn asleep(name: &str) -> Lab {
+    Lab::start(Options::named(name))
+}
+
+fn asked(lab: &Lab) -> Vec<IpAddr> {
+    lab.whois.record().questions().collect()
+}
+
+#[test]
+fn a_direct_insert_wakes_the_worker_when_it_commits() {
+    let lab = lab("queue-wake");
+    let mut db = lab.database();
+    queue(&mut db, &members(0..1));
+    wait_for_the_queue(&mut db);
+    for block in 1..10 {
+        db.run("BEGIN");
+        queue(&mut db, &members(block..block + 1));
+        assert_eq!(lab.whois.record().questions_total(), block, "before the commit nobody knows");
+        db.run("COMMIT");
+        wait_for_the_queue(&mut db);
+    }
+    assert_placed(&mut db, &members(0..10));
+    // By a function and by a session, too.
+    db.run("SELECT request_enrichment('60.0.0.200', 'cymru')");
+    wait_for_the_queue(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    db.run(&SUMMARIES.insert(&[("a", Some(&member(500, 1).to_string()))]));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &[member(500, 1)]);
+}
+
+#[test]
+fn a_rolled_back_session_is_asked_about_by_nobody() {
+    let lab = lab("queue-rollback");
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    db.run(&format!("BEGIN; {}; ROLLBACK", SUMMARIES.insert(&[("a", Some("60.0.0.1"))])));
+    db.run("BEGIN; SELECT request_enrichment('60.0.1.1', 'cymru'); ROLLBACK");
+    db.run(&SUMMARIES.insert(&[("b", Some("60.0.2.1"))]));
+    wait_for_the_queue(&mut db);
+    assert_eq!(asked(&lab), ["60.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}
+
+#[test]
+fn bogons_that_somebody_inserts_never_leave_the_machine() {
+    let lab = lab("queue-bogons");
+    let mut db = lab.database();
+    db.run(
+        "INSERT INTO enrichment_request (ip_address, provider)
+         SELECT b::inet, 'cymru' FROM unnest('{10.0.0.1,192.0.2.1,127.0.0.1,0.0.0.0,255.255.255.255,224.0.0.1,
+             100.64.0.1,fe80::1,::1,2001:db8::1,ff02::1,fc00::1,::ffff:10.0.0.1}'::text[]) b",
+    );
+    // Past the door of the requests.
+    db.run(
+        "INSERT INTO enrichment_job (provider, question, priority, requested_at)
+         VALUES ('cymru', '10.1.2.0/24', 99, now()), ('cymru', '60.0.0.0/24', 1, now());
+         INSERT INTO job_address (provider, ip_address, question)
+         VALUES ('cymru', '10.1.2.3', '10.1.2.0/24'), ('cymru', '60.0.0.1', '60.0.0.0/24')",
+    );
+    queue(&mut db, &members(50..51));
+    wait_until("the public ones are answered", || asked(&lab).len(), |n| *n >= 2);
+    wait_until(
+        "and written down",
+        || (db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NOT NULL"), state(&mut db)),
+        |(n, _)| *n == 2,
+    );
+    let asked: BTreeSet<IpAddr> = asked(&lab).into_iter().collect();
+    assert_eq!(asked, BTreeSet::from([member(0, 1), member(50, 7)]));
+    wait_until(
+        "no request is left",
+        || db.number("SELECT count(*) FROM enrichment_request"),
+        |requests| *requests == 0,
+    );
+    db.run("DELETE FROM enrichment_job; DELETE FROM job_address");
+}
+
+#[test]
+fn higher_priority_is_asked_sooner() {
+    let lab = asleep("queue-priority");
+    let mut db = lab.database();
+    let of = |block: usize| member(block, 7);
+    for (block, priority) in [(0, 0), (1, 5), (2, -3), (3, 100), (4, 5), (5, 0)] {
+        db.run(&format!("SELECT request_enrichment('{}', 'cymru', {priority})", of(block)));
+    }
+    lab.reconfigure(&["cymru_max_connections = 1", "cymru_batch_size = 1", "worker_enabled = on"]);
+    wait_for_the_queue(&mut db);
+    let order: Vec<i64> = asked(&lab)
+        .into_iter()
+        .map(|address| {
+            let block = (0..6).find(|block| of(*block) == address).expect("one of them");
+            [0, 5, -3, 100, 5, 0][block]
+        })
+        .collect();
+    assert_eq!(order, [100, 5, 5, 0, 0, -3]);
+}
+
+#[test]
+fn leases_of_a_dead_worker_are_released_when_the_next_one_starts() {
+    let lab = asleep("queue-release");
+    let mut db = lab.database();
+    let addresses = members(0..20);
+    queue(&mut db, &addresses);
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    assert_eq!(hand.claims(20, 36_000.0).len(), 20);
+    assert_eq!(status(&mut db), "0|20|0|20|0|20|0");
+    lab.reconfigure(&["worker_enabled = on"]);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+}
+
+#[test]
+fn lookups_die_with_their_last_error_and_are_brought_back() {
+    let lab = lab("queue-dead");
+    lab.reconfigure(&["max_attempts = 2", "retry_base = 5ms"]);
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    lab.whois.behave(Fault::Missing { every: 1 });
+    let addresses = members(0..4);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&SUMMARIES.insert(&[(&format!("s{n}"), Some(&address.to_string()))]));
+    }
+    wait_for_the_queue(&mut db);
+    assert_eq!(status(&mut db), "0|0|0|0|0|0|4");
+    for row in db.rows("SELECT provider, attempts, last_error FROM dead_letter") {
+        assert!(row.starts_with("cymru|2|") && row.len() > "cymru|2|".len(), "{row}");
+    }
+    let record = lab.whois.record();
+    for address in &addresses {
+        assert_eq!(record.questions().filter(|asked| asked == address).count(), 2, "{address}");
+    }
+    assert_eq!(provider(&mut db, "dead_letters"), 4);
+    // The inventory says why it does not know.
+    assert_eq!(
+        db.rows("SELECT DISTINCT enrichment #>> '{_meta,cymru,state}', enrichment #>> '{_meta,cymru,error}' <> '' FROM ip_inventory"),
+        ["failed|t"]
+    );
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL"), 4);
+    lab.whois.behave(Behaviour::normal());
+    assert_eq!(db.number("SELECT retry_dead_letters('cymru')"), 4);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL"), 0);
+    assert_eq!(db.rows("SELECT DISTINCT enrichment #>> '{_meta,cymru,state}' FROM ip_inventory"), ["value"]);
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}
+
+/// Stops the database's worker and has another one start.
+fn restart_worker(db: &mut Database<'_>) {
+    let pid = worker_pid(db);
+    db.run(&format!("SELECT pg_terminate_backend({pid})"));
+}
+
+#[test]
+fn the_sweep_finds_what_no_request_announces() {
+    let lab = asleep("queue-sweep");
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    let addresses = members(0..10);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&SUMMARIES.insert(&[(&format!("s{n}"), Some(&address.to_string()))]));
+    }
+    db.run("DELETE FROM enrichment_request");
+    lab.reconfigure(&["worker_enabled = on"]);
+    // An empty queue says nothing here: the sweep may not have begun.
+    wait_until(
+        "the sweep has found them",
+        || (db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NOT NULL"), state(&mut db)),
+        |(n, _)| *n == 10,
+    );
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL"), 0);
+    // Nothing is asked a second time by the next sweep.
+    let before = lab.whois.record().questions_total();
+    restart_worker(&mut db);
+    queue(&mut db, &members(100..101));
+    wait_until("there is another worker", || asked(&lab).contains(&member(100, 7)), |done| *done);
+    wait_for_the_queue(&mut db);
+    assert_eq!(lab.whois.record().questions_total(), before + 1);
+}
+
+#[test]
+fn what_a_prepared_transaction_queued_is_found() {
+    let lab = lab("queue-prepared");
+    let mut db = lab.database();
+    lab.reconfigure(&["worker_naptime = 100ms"]);
+    SUMMARIES.create_attached(&mut db);
+    queue(&mut db, &members(50..51));
+    wait_for_the_queue(&mut db);
+    let addresses = members(0..5);
+    db.run("BEGIN");
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&SUMMARIES.insert(&[(&format!("s{n}"), Some(&address.to_string()))]));
+    }
+    db.run("PREPARE TRANSACTION 'p'");
+    assert_eq!(lab.whois.record().questions_total(), 1);
+    db.run("COMMIT PREPARED 'p'");
+    wait_until(
+        "the sessions are complete",
+        || db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NOT NULL"),
+        |n| *n == 5,
+    );
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}
+
+#[test]
+fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_questions() {
+    let lab = lab("queue-many");
+    let mut db = lab.database();
+    // More than one transaction takes in, and more than one writes down.
+    let addresses: Vec<IpAddr> = (0..12_000).map(|n| member(n % 60, (n / 60 + 1) as u8)).collect();
+    for chunk in addresses.chunks(4_000) {
+        db.run(&format!(
+            "INSERT INTO enrichment_request (ip_address, provider) SELECT unnest({}), 'cymru'",
+            array(chunk)
+        ));
+    }
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    assert_eq!(lab.whois.record().questions_total(), 60);
+    assert_counts_are_exact(&mut db, &[]);
+}

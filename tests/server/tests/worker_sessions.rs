@@ -1,0 +1,463 @@
+//! What the worker writes into tables that are not ours, and what it does not let their owners do.
+
+use std::net::IpAddr;
+
+use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn, synthetic_country};
+use server_tests::cymru::{Lab, assert_placed, member, members, state, wait_for_the_queue, worker_pid};
+use server_tests::hosts::{COWRIE, Host, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Options, Session, wait_until};
+
+fn lab(name: &str) -> Lab {
+    Lab::start(Options::named(name).with_worker())
+}
+
+fn snapshot(address: IpAddr) -> String {
+    let asn = synthetic_asn(address);
+    format!("{asn}|{}|NULL", synthetic_country(asn))
+}
+
+fn insert(host: &Host, key: &str, address: IpAddr) -> String {
+    host.insert(&[(key, Some(&address.to_string()))])
+}
+
+fn held(lab: &Lab) -> usize {
+    lab.whois.record().connections.iter().filter(|c| c.end && c.is_open()).count()
+}
+
+fn wait_until_placed(db: &mut Session, address: IpAddr) {
+    wait_until(
+        "the address has its network",
+        || {
+            let row = db
+                .rows(&format!("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '{address}'"));
+            (row, state(db))
+        },
+        |(row, _)| row == &[synthetic_asn(address).to_string()],
+    );
+}
+
+/// The answer is written while nobody can see the session yet.
+#[test]
+fn a_session_that_commits_after_the_answer_was_written_is_completed() {
+    let lab = lab("sessions-late");
+    for host in [&COWRIE, &SUMMARIES] {
+        for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+            let mut db = lab.database();
+            host.create_attached(&mut db);
+            lab.whois.behave(Fault::Held);
+            let before = held(&lab);
+            let address = member(0, 1);
+            db.run(&insert(host, "first", address));
+            wait_until(
+                "the batch is under way",
+                || (held(&lab), isolation, state(&mut db)),
+                |(now, _, _)| *now > before,
+            );
+            let mut late = db.another();
+            late.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {}", insert(host, "late", address)));
+            // Another address of the block, too: its answer is there before its question.
+            late.run(&insert(host, "neighbour", member(0, 2)));
+            lab.whois.behave(Behaviour::normal());
+            wait_until_placed(&mut db, address);
+            wait_for_the_queue(&mut db);
+            assert_eq!(host.snapshot(&mut db, "first"), snapshot(address), "{isolation}");
+            late.run("COMMIT");
+            for (key, address) in [("late", address), ("neighbour", member(0, 2))] {
+                wait_until(
+                    "the session is complete",
+                    || (host.snapshot(&mut db, key), state(&mut db)),
+                    |(now, _)| *now == snapshot(address),
+                );
+            }
+            wait_for_the_queue(&mut db);
+            assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+            let asked: Vec<IpAddr> = lab.whois.record().questions().collect();
+            assert_eq!(asked, [address], "one question for all of them");
+            lab.whois.forget();
+        }
+    }
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_session_that_somebody_holds_is_completed_when_they_let_go() {
+    let lab = lab("sessions-locked");
+    for host in [&COWRIE, &SUMMARIES] {
+        for end in ["COMMIT", "ROLLBACK"] {
+            let mut db = lab.database();
+            host.create_attached(&mut db);
+            lab.whois.behave(Fault::Held);
+            let addresses = members(0..3);
+            for (n, address) in addresses.iter().enumerate() {
+                db.run(&insert(host, &format!("s{n}"), *address));
+            }
+            let mut holder = db.another();
+            holder.run(&format!(
+                "BEGIN; UPDATE {} SET {} = {} + interval '1 hour' WHERE {} = 's1'",
+                host.table, host.time, host.time, host.key
+            ));
+            lab.whois.behave(Behaviour::normal());
+            wait_until_placed(&mut db, addresses[1]);
+            for n in [0, 2] {
+                wait_until(
+                    "the others do not wait",
+                    || host.snapshot(&mut db, &format!("s{n}")),
+                    |now| *now == snapshot(addresses[n]),
+                );
+            }
+            assert_eq!(host.snapshot(&mut db, "s1"), "NULL|NULL|NULL");
+            assert_eq!(
+                db.number(
+                    "SELECT count(*) FROM pg_stat_activity
+                     WHERE backend_type = 'cowrie_enrich worker' AND wait_event_type = 'Lock'"
+                ),
+                0,
+                "the worker waits for no lock"
+            );
+            holder.run(end);
+            wait_for_the_queue(&mut db);
+            assert_eq!(host.snapshot(&mut db, "s1"), snapshot(addresses[1]), "after {end}");
+            assert_placed(&mut db, &addresses);
+            assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
+            assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+        }
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// A role that owns a session table and is nobody otherwise.
+fn owner(db: &mut Database<'_>, host: &Host) -> String {
+    let role = format!("owner_{}", db.name.rsplit('_').next().expect("a number"));
+    db.run(&format!("CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}"));
+    host.create(db);
+    db.run(&format!("ALTER TABLE {} OWNER TO {role}", host.table));
+    host.attach(db);
+    role
+}
+
+#[test]
+fn a_table_whose_trigger_raises_keeps_neither_the_inventory_nor_other_tables_waiting() {
+    let lab = lab("sessions-raising");
+    for (timing, event) in [("", "BEFORE UPDATE"), ("CONSTRAINT", "AFTER UPDATE")] {
+        let mut db = lab.database();
+        owner(&mut db, &COWRIE);
+        SUMMARIES.create_attached(&mut db);
+        let deferred = if timing.is_empty() { "" } else { "DEFERRABLE INITIALLY DEFERRED" };
+        db.run(&format!(
+            "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'no change here'; END $$;
+             CREATE {timing} TRIGGER refuse {event} ON sessions {deferred} FOR EACH ROW EXECUTE FUNCTION public.refuse()"
+        ));
+        let address = member(0, 1);
+        lab.whois.behave(Fault::Held);
+        db.run(&insert(&COWRIE, "a", address));
+        db.run(&insert(&SUMMARIES, "b", address));
+        lab.whois.behave(Behaviour::normal());
+        wait_until_placed(&mut db, address);
+        wait_until(
+            "the other table is complete",
+            || SUMMARIES.snapshot(&mut db, "b"),
+            |now| *now == snapshot(address),
+        );
+        assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");
+        assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+        // It is tried again, and once the owner has come to their senses it succeeds.
+        db.run("DROP TRIGGER refuse ON sessions");
+        wait_until(
+            "the session is complete",
+            || COWRIE.snapshot(&mut db, "a"),
+            |now| *now == snapshot(address),
+        );
+        wait_for_the_queue(&mut db);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
+        assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 1);
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// Whoever owns a table may put a trigger on it; it runs with their rights and theirs alone, at once or deferred.
+#[test]
+fn what_the_owner_put_on_the_table_runs_with_the_owners_rights() {
+    let lab = lab("sessions-owner");
+    for (timing, event, deferred) in [
+        ("", "BEFORE UPDATE", ""),
+        ("", "AFTER UPDATE", ""),
+        ("CONSTRAINT", "AFTER UPDATE", "DEFERRABLE INITIALLY DEFERRED"),
+    ] {
+        let mut db = lab.database();
+        let role = owner(&mut db, &COWRIE);
+        let mut theirs = db.session_as(&role);
+        theirs.run(&format!(
+            "CREATE TABLE public.seen (who text, session text, role_set text, secrets text, inventory text);
+             CREATE FUNCTION public.curious() RETURNS trigger LANGUAGE plpgsql AS $$
+             DECLARE
+                 role_set text := 'refused';
+                 secrets text := 'refused';
+                 inventory text := 'refused';
+             BEGIN
+                 BEGIN
+                     SET ROLE postgres; role_set := current_user;
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN
+                     RESET SESSION AUTHORIZATION; role_set := 'reset ' || current_user;
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN
+                     PERFORM rolpassword FROM pg_authid; secrets := 'read';
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN
+                     PERFORM current_asn FROM enrich.ip_inventory; inventory := 'read';
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN
+                     EXECUTE 'ALTER ROLE {role} SUPERUSER'; secrets := 'superuser';
+                 EXCEPTION WHEN OTHERS THEN NULL; END;
+                 INSERT INTO public.seen VALUES (current_user, session_user, role_set, secrets, inventory);
+                 RETURN NEW;
+             END $$;
+             CREATE {timing} TRIGGER curious {event} ON sessions {deferred}
+                 FOR EACH ROW EXECUTE FUNCTION public.curious()"
+        ));
+        let address = member(0, 1);
+        db.run(&insert(&COWRIE, "a", address));
+        wait_until(
+            "the session is complete",
+            || COWRIE.snapshot(&mut db, "a"),
+            |now| *now == snapshot(address),
+        );
+        wait_for_the_queue(&mut db);
+        let seen = db.rows("SELECT who, role_set, secrets, inventory FROM public.seen");
+        assert_eq!(seen, [format!("{role}|refused|refused|refused")], "{timing} {event} {deferred}");
+        assert_eq!(db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'")), "f");
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// Not by the trigger's own hand, but by what the statement evaluates on the way.
+#[test]
+fn policies_and_index_expressions_of_the_owner_run_with_the_owners_rights() {
+    let lab = lab("sessions-policies");
+    let mut db = lab.database();
+    let role = owner(&mut db, &SUMMARIES);
+    let mut theirs = db.session_as(&role);
+    theirs.run(
+        "CREATE TABLE public.seen (who text);
+         CREATE FUNCTION public.peep(anything text) RETURNS boolean LANGUAGE plpgsql VOLATILE AS
+             $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN true; END $$;
+         ALTER TABLE session_summaries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         CREATE POLICY peeping ON session_summaries USING (public.peep(session_id)) WITH CHECK (public.peep(session_id));
+         ALTER TABLE session_summaries ADD CONSTRAINT peeped CHECK (public.peep(session_id))",
+    );
+    let address = member(0, 1);
+    db.run(&insert(&SUMMARIES, "a", address));
+    // What the superuser's own insert evaluated.
+    db.run("DELETE FROM public.seen");
+    wait_until(
+        "the session is complete, or the log says why not",
+        || (SUMMARIES.snapshot(&mut db, "a"), lab.cluster.log()),
+        |(now, log)| *now == snapshot(address) || log.contains("could not be completed"),
+    );
+    assert_eq!(SUMMARIES.snapshot(&mut db, "a"), snapshot(address), "{}", lab.cluster.log());
+    wait_for_the_queue(&mut db);
+    let who = db.rows("SELECT DISTINCT who FROM public.seen");
+    assert!(who.is_empty() || who == [role.clone()], "{who:?}");
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn settings_of_the_database_do_not_change_how_the_worker_works() {
+    let lab = lab("sessions-settings");
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    let name = db.name.clone();
+    for setting in [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_read_only = on",
+        "default_transaction_deferrable = on",
+        "session_replication_role = 'replica'",
+        "statement_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "idle_in_transaction_session_timeout = '1ms'",
+        "idle_session_timeout = '1s'",
+        "search_path = 'nowhere'",
+        "role = 'pg_read_all_data'",
+        "row_security = off",
+        "DateStyle = 'SQL, DMY'",
+        "timezone = 'Asia/Kathmandu'",
+        "IntervalStyle = 'sql_standard'",
+        "bytea_output = 'escape'",
+        "extra_float_digits = -10",
+        "enable_indexscan = off",
+        "client_min_messages = 'debug5'",
+        "transform_null_equals = on",
+        "check_function_bodies = off",
+        "xmloption = 'document'",
+        "default_table_access_method = 'heap'",
+        "standard_conforming_strings = off",
+    ] {
+        db.run(&format!("ALTER DATABASE \"{name}\" SET {setting}"));
+    }
+    db.run("ALTER ROLE postgres SET default_transaction_read_only = on");
+    // Some settings count from the next worker on.
+    db.run(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type LIKE 'cowrie%'"));
+    let addresses = members(0..5);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&insert(&COWRIE, &format!("s{n}"), *address));
+    }
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &addresses);
+    for (n, address) in addresses.iter().enumerate() {
+        assert_eq!(COWRIE.snapshot(&mut db, &format!("s{n}")), snapshot(*address));
+    }
+    assert_eq!(db.number("SELECT count(*) FROM enrich.network_delta WHERE addresses <> 0"), 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    let errors = db.number(
+        "SELECT coalesce(sum(errors), 0) FROM enrich.worker_status() WHERE database = current_database()",
+    );
+    assert_eq!(errors, 0, "{}", lab.cluster.log());
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing() {
+    let lab = lab("sessions-role");
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    db.run(
+        "CREATE ROLE enricher;
+         GRANT USAGE ON SCHEMA enrich TO enricher;
+         GRANT ALL ON ALL TABLES IN SCHEMA enrich TO enricher;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA enrich TO enricher",
+    );
+    db.run(
+        "CREATE TABLE public.writers (who text);
+         GRANT INSERT ON public.writers TO PUBLIC;
+         CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.writers VALUES (current_user); RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER INSERT ON enrich.ip_asn_history EXECUTE FUNCTION public.note()",
+    );
+    lab.reconfigure(&["worker_role = 'enricher'"]);
+    db.run(&insert(&COWRIE, "a", member(0, 1)));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &[member(0, 1)]);
+    assert_eq!(db.rows("SELECT DISTINCT who FROM public.writers WHERE who <> 'postgres'"), ["enricher"]);
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), snapshot(member(0, 1)));
+
+    lab.reconfigure(&["worker_role = 'nobody_of_that_name'"]);
+    let pid = worker_pid(&mut db);
+    db.run(&insert(&COWRIE, "b", member(1, 1)));
+    wait_until(
+        "the log says why nothing happens",
+        || lab.cluster.log(),
+        |log| log.contains("role \"nobody_of_that_name\" does not exist"),
+    );
+    assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_request"), 1);
+    lab.reconfigure(&["worker_role = ''"]);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &[member(0, 1), member(1, 1)]);
+    assert_eq!(worker_pid(&mut db), pid);
+    // One that may not write is an error of each step, and loses nothing either.
+    db.run("CREATE ROLE powerless");
+    lab.reconfigure(&["worker_role = 'powerless'"]);
+    db.run(&insert(&COWRIE, "c", member(2, 1)));
+    wait_until("the log says why", || lab.cluster.log(), |log| log.contains("permission denied"));
+    lab.reconfigure(&["worker_role = ''"]);
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &[member(0, 1), member(1, 1), member(2, 1)]);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    lab.assert_nothing_crashed();
+}
+
+/// Tables come and go, are renamed, partitioned, or lose a column; the inventory is written all the same.
+#[test]
+fn a_table_that_changed_does_not_stop_the_worker() {
+    let lab = lab("sessions-changed");
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "CREATE TABLE public.parts (id int, source_ip inet, at timestamptz) PARTITION BY HASH (id);
+         CREATE TABLE public.part0 PARTITION OF public.parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE public.part1 PARTITION OF public.parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         SELECT enrich.attach_session_table('public.parts', 'source_ip', 'at')",
+    );
+    lab.whois.behave(Fault::Held);
+    let addresses = members(0..20);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&insert(&COWRIE, &format!("c{n}"), *address));
+        db.run(&insert(&SUMMARIES, &format!("s{n}"), *address));
+        db.run(&format!("INSERT INTO public.parts VALUES ({n}, '{address}', now())"));
+    }
+    wait_until("a batch is under way", || held(&lab), |n| *n > 0);
+    db.run("ALTER TABLE sessions RENAME COLUMN ip TO address; ALTER TABLE sessions RENAME TO sitzungen");
+    db.run("ALTER TABLE session_summaries DROP COLUMN enrichment_at");
+    lab.whois.behave(Behaviour::normal());
+    for address in &addresses {
+        wait_until_placed(&mut db, *address);
+    }
+    assert_placed(&mut db, &addresses);
+    wait_until(
+        "the partitions are complete",
+        || db.number("SELECT count(*) FROM public.parts WHERE snapshot_asn IS NULL"),
+        |n| *n == 0,
+    );
+    lab.assert_nothing_crashed();
+}
+
+/// Writers of sessions and the worker at the same rows, and nobody waits for the other in a circle.
+#[test]
+fn sessions_arrive_and_change_while_answers_are_written() {
+    let lab = Lab::start(
+        Options::named("sessions-race")
+            .with_worker()
+            .conf("cowrie_enrich.cymru_batch_size = 25")
+            .conf("cowrie_enrich.cymru_max_connections = 4")
+            .conf("deadlock_timeout = 100ms"),
+    );
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let door = db.door();
+    std::thread::scope(|scope| {
+        for client in 0..4usize {
+            let door = &door;
+            scope.spawn(move || {
+                let mut session = door.session();
+                let host = if client % 2 == 0 { &COWRIE } else { &SUMMARIES };
+                for round in 0..60usize {
+                    // Every second block is new to all, and met by all of them.
+                    let at = |n: usize| member(round * 5 + n, (client + 1) as u8);
+                    let key = |n: usize| format!("{client}-{round}-{n}");
+                    let rows: Vec<(String, String)> = (0..5).map(|n| (key(n), at(n).to_string())).collect();
+                    let rows: Vec<(&str, Option<&str>)> =
+                        rows.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
+                    session.run(&format!(
+                        "BEGIN; {}; UPDATE {t} SET {time} = {time} + interval '1 s' WHERE {k} IN ('{}', '{}'); COMMIT",
+                        host.insert(&rows),
+                        key(4),
+                        key(0),
+                        t = host.table,
+                        time = host.time,
+                        k = host.key,
+                    ));
+                    session.run(&format!("DELETE FROM {} WHERE {} = '{}'", host.table, host.key, key(3)));
+                }
+            });
+        }
+    });
+    wait_for_the_queue(&mut db);
+    for host in [&COWRIE, &SUMMARIES] {
+        assert_eq!(
+            db.number(&format!(
+                "SELECT count(*) FROM {} s JOIN enrich.ip_inventory i ON i.ip_address = s.{}::inet
+                 WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn",
+                host.table, host.address
+            )),
+            0
+        );
+    }
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+    assert_eq!(db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"), 0);
+    assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0, "{}", lab.cluster.log());
+    assert_eq!(lab.whois.record().questions_total(), 300);
+    lab.assert_nothing_crashed();
+}
