@@ -163,7 +163,8 @@ fn before_commit() {
 fn queue_awaited(home: Home, seen: &Addresses) {
     let awaited =
         || seen.iter().filter(|(_, seen)| seen.came && seen.awaits_network).map(|(address, _)| *address);
-    if awaited().next().is_none() || !guc::is_enabled("cymru") {
+    // Where no worker is at work, nothing is on its way.
+    if awaited().next().is_none() || !guc::is_enabled("cymru") || !roster::is_attended() {
         return;
     }
     roster::work_was_queued();

@@ -180,7 +180,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         let known = addresses::read_known(row, databases);
         let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
         let document = addresses::document(row);
-        let asked = document.is_some_and(|d| enrichment::is_bogon(d) || enrichment::cymru_was_asked(d));
+        let asked = document.is_some_and(|d| enrichment::is_bogon(d) || enrichment::cymru_had_its_say(d));
         let document = document.map(|document| jsonb::keep_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);

@@ -198,9 +198,13 @@ fn state_of(source: &str, state: &str, asked_at: i64, more: &[(&str, &str)]) -> 
     })
 }
 
-/// Whether Cymru was asked about the address, whatever came of it.
-pub fn cymru_was_asked(document: Container<'_>) -> bool {
-    document.object("_meta").and_then(|meta| meta.object("cymru")).is_some()
+/// Whether Cymru has had its say about an address, for now: its answer is there, or it gave none often enough. An answer
+/// that nobody announces the address may have had its time.
+pub fn cymru_had_its_say(document: Container<'_>) -> bool {
+    let Some(own) = document.object("_meta").and_then(|meta| meta.object("cymru")) else { return false };
+    // Written by us in UTC: the texts compare as the times do.
+    own.text("retry_after")
+        .is_none_or(|retry_after| clock::iso8601(clock::transaction_start()).as_str() < retry_after)
 }
 
 /// Two letters as text.

@@ -159,7 +159,7 @@ fn define_cymru() {
         c"How long an answer of Team Cymru that names a network is fresh.",
         c"",
         &CYMRU_TTL,
-        (1, i32::MAX),
+        (60, i32::MAX),
         GucFlags::UNIT_S,
     );
     number(
@@ -167,7 +167,7 @@ fn define_cymru() {
         c"How long Team Cymru's answer that nobody announces an address is fresh.",
         c"",
         &CYMRU_ABSENT_TTL,
-        (1, i32::MAX),
+        (60, i32::MAX),
         GucFlags::UNIT_S,
     );
 }

@@ -23,7 +23,7 @@ const LEASE: (u32, u32) = (120, 1);
 const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 
 /// Name, types of the parameters, text.
-const STATEMENTS: [(&str, &str, &str); 6] = [
+const STATEMENTS: [(&str, &str, &str); 7] = [
     ("take_in", "bigint, float8, bigint, int, int", include_str!("../../sql/queries/queue_take_in.sql")),
     ("claim", "text, bigint, float8, bigint, int, int", include_str!("../../sql/queries/jobs_claim.sql")),
     ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/jobs_hold.sql")),
@@ -31,6 +31,11 @@ const STATEMENTS: [(&str, &str, &str); 6] = [
         "keep",
         "cidr[], bigint[], text[], text[], jsonb[], timestamptz",
         include_str!("../../sql/queries/answers_keep.sql"),
+    ),
+    (
+        "waited_for",
+        "cidr[], int, int, inet, bigint",
+        include_str!("../../sql/queries/answers_waited_for.sql"),
     ),
     ("done", "text, inet[]", include_str!("../../sql/queries/jobs_done.sql")),
     ("settle", "text, cidr[], cidr[]", include_str!("../../sql/queries/jobs_settle.sql")),
@@ -44,6 +49,8 @@ pub fn measure(report: &mut Report) {
     make_template(&cluster);
     let mut db = fresh_database(&cluster);
     let mut worker = db.another();
+    // As the worker's process does (src/pg/background.rs).
+    worker.run("SET plan_cache_mode = force_custom_plan; SET jit = off");
     for (name, types, text) in STATEMENTS {
         worker.run(&format!("PREPARE {name} ({types}) AS {}", text.replace("@extschema@", "enrich")));
     }
@@ -73,8 +80,16 @@ pub fn measure(report: &mut Report) {
         if is_explained(batch, REQUESTS / TAKE_IN) {
             explain(&mut worker, &take_in);
         }
-        let (seconds, rows) = timed(&mut worker, &take_in);
+        let (seconds, rows) = timed(&mut worker, &format!("BEGIN; {take_in}"));
         assert_eq!(rows, [format!("{TAKE_IN}|NULL")]);
+        let (analysing, _) = timed(
+            &mut worker,
+            &format!(
+                "{}; COMMIT",
+                include_str!("../../sql/queries/queue_analyze.sql").replace("@extschema@", "enrich")
+            ),
+        );
+        let seconds = seconds + analysing;
         taking.push(seconds);
     }
 
@@ -170,6 +185,7 @@ fn finish(claimed: &[String]) -> Vec<String> {
             of_each("'RIPE'::text"),
             of_each(r#"'{"cymru": {"asn": 64500, "asn_org": "EXAMPLE, DE"}}'::jsonb"#),
         ),
+        format!("EXECUTE waited_for ('{{{questions}}}', {}, {}, NULL, 5000)", LIFETIMES.0, LIFETIMES.1),
         format!("EXECUTE done ('cymru', '{{{addresses}}}')"),
         format!("EXECUTE settle ('cymru', '{{{questions}}}', '{{}}')"),
     ]

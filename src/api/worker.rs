@@ -45,6 +45,7 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
 fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {
     let time = |time: i64| (time != 0).then(|| pg_sys::Datum::from(time));
     let pid = seat.pid.load(Ordering::Acquire);
+    let says = if pid == 0 && role == "worker" { Doing::Starting.name() } else { says };
     vec![
         Some(text::write(role)),
         database.as_deref().map(text::write),

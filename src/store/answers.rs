@@ -19,7 +19,7 @@ thread_local! {
           pg_sys::JSONBARRAYOID, pg_sys::TIMESTAMPTZOID]) };
     static WAITED_FOR: Statement = const { Statement::new(
         "answers_waited_for", include_str!("../../sql/queries/answers_waited_for.sql"),
-        &[pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT8OID]) };
+        &[pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID, pg_sys::INT8OID]) };
     static FORGET: Statement = const { Statement::new(
         "answers_forget", include_str!("../../sql/queries/answers_forget.sql"),
         &[pg_sys::INT4OID, pg_sys::INT4OID]) };
@@ -63,17 +63,20 @@ pub fn keep(connection: &Connection, answers: &[Kept], asked_at: i64) {
     KEEP.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Hands over the addresses that wait for these questions and are answered, in key order, at most [`MOST_AT_ONCE`].
+/// Hands over the addresses that wait for these questions and are answered, in key order, from behind `after` on, at
+/// most [`MOST_AT_ONCE`].
 pub fn waited_for<T>(
     connection: &Connection,
     questions: &[Prefix],
     lifetimes: Lifetimes,
+    after: Option<Address>,
     read: impl FnOnce(&[Waiting]) -> T,
 ) -> T {
     let arguments = [
         Some(array::write(Element::Cidr, questions.iter().map(|q| Some(inet::write_prefix(*q))))),
         Some(pg_sys::Datum::from(lifetimes.value)),
         Some(pg_sys::Datum::from(lifetimes.absent)),
+        after.map(inet::write),
         Some(pg_sys::Datum::from(MOST_AT_ONCE as i64)),
     ];
     WAITED_FOR.with(|statement| {

@@ -12,7 +12,7 @@ use crate::guc::Lifetimes;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{clock, inet, text};
+use crate::pg::{catalog, clock, inet, text};
 use crate::politeness::Provider;
 
 /// Requests taken in by one transaction: a fraction of a second.
@@ -27,6 +27,8 @@ thread_local! {
     static TAKE_IN: Statement = const { Statement::new(
         "queue_take_in", include_str!("../../sql/queries/queue_take_in.sql"),
         &[pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+    static ANALYZE: Statement = const { Statement::new(
+        "queue_analyze", include_str!("../../sql/queries/queue_analyze.sql"), &[]) };
     static CLAIM: Statement = const { Statement::new(
         "jobs_claim", include_str!("../../sql/queries/jobs_claim.sql"),
         &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
@@ -111,6 +113,15 @@ pub fn take_in(connection: &Connection, lease: Lease, lifetimes: Lifetimes) -> T
             answered: (0..rows.count).filter_map(|row| rows.prefix(row, 2)).collect(),
         })
     })
+}
+
+/// Tells the planner of many new jobs, which autovacuum would only do after a while. The tables' owner may do that, and
+/// `worker_role` may be somebody else.
+pub fn analyze(home: Home, connection: &Connection) {
+    if catalog::owner_of_table(relation::find(home.schema, c"enrichment_job")) != Some(home.owner) {
+        return;
+    }
+    ANALYZE.with(|statement| connection.run(statement, &[], |_| ()));
 }
 
 /// Leases the most urgent jobs that are due.

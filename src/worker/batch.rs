@@ -36,6 +36,9 @@ pub struct Landing {
     /// When it landed, microseconds since 2000.
     pub since: i64,
     pub not_before: i64,
+    /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
+    written_to: Option<Address>,
+    held: BTreeSet<Prefix>,
 }
 
 impl Flight {
@@ -69,9 +72,7 @@ impl Flight {
         let now = clock::now();
         Landing {
             questions: self.questions.into_iter().map(|(question, ask)| (question, Some(ask))).collect(),
-            reply: Some(reply),
-            since: now,
-            not_before: now,
+            ..Landing::at(now, Some(reply))
         }
     }
 }
@@ -113,29 +114,40 @@ fn kind_of(failure: &Failure) -> Count {
 /// What one transaction wrote.
 pub struct Written {
     /// Whether the landing is done with; else another transaction writes more.
-    pub is_all: bool,
+    is_all: bool,
+    last: Option<Address>,
+    held: BTreeSet<Prefix>,
     values: u64,
     absent: u64,
     shared: u64,
     dead: u64,
 }
 
-impl Written {
-    /// Counts it; called once the transaction has committed.
-    pub fn count(&self) {
-        politeness::count(Provider::Cymru, Count::Values, self.values);
-        politeness::count(Provider::Cymru, Count::Absent, self.absent);
-        politeness::count(Provider::Cymru, Count::Shared, self.shared);
-        politeness::count(Provider::Cymru, Count::DeadLetters, self.dead);
-    }
-}
-
 impl Landing {
     /// Jobs that earlier answers serve.
     pub fn of_known(questions: Vec<Prefix>) -> Landing {
         let now = clock::now();
-        let questions = questions.into_iter().map(|question| (question, None)).collect();
-        Landing { questions, reply: None, since: now, not_before: now }
+        Landing {
+            questions: questions.into_iter().map(|question| (question, None)).collect(),
+            ..Landing::at(now, None)
+        }
+    }
+
+    fn at(now: i64, reply: Option<Reply>) -> Landing {
+        let (questions, held) = (Vec::new(), BTreeSet::new());
+        Landing { questions, reply, since: now, not_before: now, written_to: None, held }
+    }
+
+    /// What a transaction wrote that has committed now. Answers whether the landing is done with.
+    pub fn advance(&mut self, written: Written) -> bool {
+        let count = |what, amount| politeness::count(Provider::Cymru, what, amount);
+        count(Count::Values, written.values);
+        count(Count::Absent, written.absent);
+        count(Count::Shared, written.shared);
+        count(Count::DeadLetters, written.dead);
+        self.written_to = written.last;
+        self.held = written.held;
+        written.is_all
     }
 
     fn answer(&self, asked: Address) -> Option<&Answer> {
@@ -158,14 +170,15 @@ pub fn write_down(
     let held: BTreeSet<Prefix> = queue::hold(connection, Provider::Cymru, &all, lease).into_iter().collect();
     let mine = || landing.questions.iter().filter(|(question, _)| held.contains(question));
 
-    keep_answers(connection, landing, mine(), lifetimes);
+    if landing.written_to.is_none() {
+        keep_answers(connection, landing, mine(), lifetimes);
+    }
     let failed: Vec<Failed> =
         mine().filter_map(|(question, asked)| failure(landing, *question, *asked)).collect();
     let failed_questions: BTreeSet<Prefix> = failed.iter().map(|failed| failed.question).collect();
     let answered: Vec<Prefix> = held.iter().copied().filter(|q| !failed_questions.contains(q)).collect();
 
-    let asked: BTreeSet<Address> = mine().filter_map(|(_, asked)| *asked).collect();
-    let mut written = write_waiting(home, connection, &answered, &asked, lifetimes);
+    let mut written = write_waiting(home, connection, landing, &answered, lifetimes);
     if written.is_all {
         written.dead = bury(connection, &failed);
     }
@@ -220,38 +233,40 @@ fn failure(landing: &Landing, question: Prefix, asked: Option<Address>) -> Optio
     Some(Failed { question, error, counts })
 }
 
-/// Writes what is known now of addresses that wait for these questions.
+/// Writes what is known now of addresses that wait for these questions: some at a time, the jobs are ended with the last.
 fn write_waiting(
     home: Home,
     connection: &Connection,
+    landing: &Landing,
     answered: &[Prefix],
-    asked: &BTreeSet<Address>,
     lifetimes: Lifetimes,
 ) -> Written {
-    answers::waited_for(connection, answered, lifetimes, |waiting| {
+    answers::waited_for(connection, answered, lifetimes, landing.written_to, |waiting| {
         write_inventories(home, connection, waiting);
         let placed: Vec<Placed> = waiting.iter().filter_map(placed).collect();
-        let incomplete = snapshots::complete(home, connection, &placed);
+        let held_addresses = snapshots::complete(home, connection, &placed);
 
-        let done: Vec<Address> =
-            waiting.iter().map(|w| w.address).filter(|address| !incomplete.contains(address)).collect();
-        queue::done(connection, Provider::Cymru, &done);
+        let done = || waiting.iter().filter(|w| !held_addresses.contains(&w.address));
+        let addresses: Vec<Address> = done().map(|w| w.address).collect();
+        queue::done(connection, Provider::Cymru, &addresses);
+
+        let mut held = landing.held.clone();
+        held.extend(waiting.iter().filter(|w| held_addresses.contains(&w.address)).map(|w| w.question));
         let is_all = waiting.len() < answers::MOST_AT_ONCE;
         if is_all {
-            let again: BTreeSet<Prefix> =
-                waiting.iter().filter(|w| incomplete.contains(&w.address)).map(|w| w.question).collect();
-            let again: Vec<Prefix> = again.into_iter().collect();
-            queue::settle(connection, Provider::Cymru, answered, &again);
+            let held: Vec<Prefix> = held.iter().copied().collect();
+            queue::settle(connection, Provider::Cymru, answered, &held);
         }
-        let done = waiting.iter().filter(|w| !incomplete.contains(&w.address));
-        let (values, absent): (Vec<_>, Vec<_>) = done.partition(|w| w.asn.is_some());
+        let (values, absent): (Vec<_>, Vec<_>) = done().partition(|w| w.asn.is_some());
         telemetry::add(Counter::CymruHits, values.len() as i64);
-        let shared = values.iter().chain(&absent).filter(|w| !asked.contains(&w.address)).count();
+        let asked: BTreeSet<Address> = landing.questions.iter().filter_map(|(_, asked)| *asked).collect();
         Written {
             is_all,
+            last: waiting.last().map(|w| w.address),
+            held,
             values: values.len() as u64,
             absent: absent.len() as u64,
-            shared: shared as u64,
+            shared: done().filter(|w| !asked.contains(&w.address)).count() as u64,
             dead: 0,
         }
     })

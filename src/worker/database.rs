@@ -15,7 +15,7 @@ use pgrx::pg_sys;
 
 use super::batch::{self, Flight, Landing};
 use super::roster::{Doing, Ending};
-use crate::guc::{self, Lifetimes};
+use crate::guc;
 use crate::pg::background;
 use crate::pg::role::acting_as;
 use crate::pg::shared::{self, Seat};
@@ -23,7 +23,8 @@ use crate::pg::spi::Connection;
 use crate::pg::{catalog, clock, transaction};
 use crate::politeness::{self, Leave, Provider};
 use crate::store::queue::{self, Claimed, Lease};
-use crate::store::{Home, answers, fold, sweep};
+use crate::store::sweep::{self, Progress};
+use crate::store::{Home, answers, fold};
 use crate::telemetry;
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -39,6 +40,8 @@ const PROBE_SIZE: usize = 10;
 pub enum Stop {
     /// The database does not have the extension (any more).
     NoExtension,
+    /// It is wanted that the worker goes.
+    Leave,
     /// A step failed and was rolled back; it was logged.
     Failed,
 }
@@ -58,12 +61,18 @@ pub struct Worker {
     next_due: i64,
     next_fold: i64,
     next_sweep: i64,
+    /// How far a sweep under way has come.
+    sweeping: Option<Progress>,
 }
 
 /// Entry point of the process.
 pub fn run(seat: i32) {
     background::accept_signals();
     let seat = &shared::block().seats[usize::try_from(seat).unwrap_or_default() % shared::SEATS];
+    if seat.database.load(Ordering::Acquire) == 0 {
+        // The launcher that started this worker is gone, and nobody knows of it.
+        return;
+    }
     background::connect(Some(pg_sys::Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
     if !seat.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
@@ -74,13 +83,11 @@ pub fn run(seat: i32) {
     };
     loop {
         background::reload_settings();
-        if seat.leave.load(Ordering::Acquire) {
-            worker.end(Ending::Left);
-        }
         seat.woken.store(false, Ordering::Release);
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
+            Err(Stop::Leave) => worker.end(Ending::Left),
             Err(Stop::Failed) => FAILED_PAUSE,
         };
         worker.sleep(pause);
@@ -100,6 +107,7 @@ impl Worker {
             next_due: 0,
             next_fold: 0,
             next_sweep: 0,
+            sweeping: None,
         })
     }
 
@@ -107,8 +115,8 @@ impl Worker {
     /// from being made.
     fn round(&mut self) -> Result<i64, Stop> {
         let taken_over = settled(self.take_over())?;
-        let swept = settled(self.sweep())?;
         let more_requests = settled(self.take_in())?;
+        let swept = settled(self.sweep())?;
         self.collect();
         let blocked_until = settled(self.send_off())?;
         let landed = settled(self.land())?;
@@ -120,13 +128,13 @@ impl Worker {
         let (Some(more_requests), Some(blocked_until), false) = (more_requests, blocked_until, failed) else {
             return Ok(FAILED_PAUSE);
         };
-        if more_requests {
+        if more_requests || self.sweeping.is_some() {
             return Ok(0);
         }
         // What was written down since the last claim may have made jobs due.
         let ask = self.next_due.max(blocked_until);
         let again = self.landings.iter().map(|landing| landing.not_before).min().unwrap_or(i64::MAX);
-        Ok((now + naptime()).min(ask).min(again).saturating_sub(now).max(0))
+        Ok(self.next_fold.min(ask).min(again).saturating_sub(now).clamp(0, naptime()))
     }
 
     fn sleep(&self, microseconds: i64) {
@@ -149,8 +157,12 @@ impl Worker {
         }
     }
 
-    /// One transaction as the extension's owner, or `worker_role`.
-    pub fn step<T>(&self, doing: Doing, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
+    /// One transaction as the extension's owner, or `worker_role`. Deferred triggers that somebody put on our tables fire
+    /// within it, not as whom the process began as.
+    fn step<T>(&self, doing: Doing, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
+        if self.seat.leave.load(Ordering::Acquire) {
+            return Err(Stop::Leave);
+        }
         self.says(doing);
         background::report_activity(Some(doing.activity()));
         let done = transaction::run(|| {
@@ -159,7 +171,11 @@ impl Worker {
                 home.owner =
                     catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
             }
-            Some(acting_as(home.owner, || Connection::with(home.schema, |connection| work(home, connection))))
+            Some(acting_as(home.owner, || {
+                let result = Connection::with(home.schema, |connection| work(home, connection));
+                transaction::fire_deferred_triggers();
+                result
+            }))
         });
         match done {
             Ok(Some(result)) => Ok(result),
@@ -185,8 +201,13 @@ impl Worker {
     /// Requests become jobs. Answers whether there are more.
     fn take_in(&mut self) -> Result<bool, Stop> {
         let (lease, lifetimes) = (self.lease(), guc::cymru_lifetimes());
-        let taken =
-            self.step(Doing::TakingIn, |_, connection| queue::take_in(connection, lease, lifetimes))?;
+        let taken = self.step(Doing::TakingIn, |home, connection| {
+            let taken = queue::take_in(connection, lease, lifetimes);
+            if taken.requests >= queue::MOST_TAKEN_IN {
+                queue::analyze(home, connection);
+            }
+            taken
+        })?;
         if taken.requests > 0 {
             self.next_due = 0;
         }
@@ -295,19 +316,29 @@ impl Worker {
         }
     }
 
-    /// Writes down what came back. An answer that could not be written is kept and tried again.
+    /// Writes down what came back, one transaction for each reply a round. What could not be written is kept and tried
+    /// again; what needs more than one transaction goes on in the next round.
     fn land(&mut self) -> Result<(), Stop> {
         let (lease, lifetimes) = (self.lease(), guc::cymru_lifetimes());
         let mut landed = Ok(());
         for mut landing in std::mem::take(&mut self.landings) {
+            // What came back meanwhile makes room at the provider, perhaps for another database.
+            self.collect();
             if landing.not_before > clock::now() {
                 self.landings.push(landing);
                 continue;
             }
-            match self.write_down(&landing, lease, lifetimes) {
-                Ok(()) => {
-                    self.seat.batches.fetch_add(1, Ordering::Relaxed);
+            let written = self.step(Doing::Applying, |home, connection| {
+                batch::write_down(home, connection, &landing, lease, lifetimes)
+            });
+            match written {
+                Ok(written) => {
                     (self.next_due, self.next_fold) = (0, 0);
+                    if landing.advance(written) {
+                        self.seat.batches.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        self.landings.push(landing);
+                    }
                 }
                 Err(stop) => {
                     landing.not_before = clock::now() + FAILED_PAUSE;
@@ -322,19 +353,7 @@ impl Worker {
         landed
     }
 
-    fn write_down(&self, landing: &Landing, lease: Lease, lifetimes: Lifetimes) -> Result<(), Stop> {
-        loop {
-            let written = self.step(Doing::Applying, |home, connection| {
-                batch::write_down(home, connection, landing, lease, lifetimes)
-            })?;
-            written.count();
-            if written.is_all {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Adds pending counts to the inventories, when there are some and it is time.
+    /// Adds pending counts to the inventories, when there are some and it is time; one transaction a round.
     fn fold(&mut self) -> Result<(), Stop> {
         let now = clock::now();
         if self.next_fold > now {
@@ -343,30 +362,31 @@ impl Worker {
         let after_work = self.next_fold == 0;
         self.next_fold = now + naptime();
         if self.seat.uncounted.swap(false, Ordering::AcqRel) || after_work {
-            while self.step(Doing::Folding, fold::batch_if_free)? {}
+            let more = self.step(Doing::Folding, fold::batch_if_free)?;
+            if more {
+                self.next_fold = 0;
+            }
         }
         Ok(())
     }
 
-    /// Looks for work that nobody announced.
+    /// Looks for work that nobody announced; one transaction a round.
     fn sweep(&mut self) -> Result<(), Stop> {
         let now = clock::now();
-        if self.next_sweep > now {
-            return Ok(());
-        }
-        // What was requested is not to be queued a second time.
-        while self.take_in()? {}
-        if guc::is_enabled(Provider::Cymru.name()) {
-            while self.step(Doing::Sweeping, |_, connection| sweep::queue_unplaced(connection))?
-                >= sweep::MOST_AT_ONCE
-            {
-                while self.take_in()? {}
-            }
-        }
-        let lifetimes = guc::cymru_lifetimes();
-        self.step(Doing::Sweeping, |_, connection| answers::forget_stale(connection, lifetimes))?;
+        let progress = match self.sweeping.take() {
+            Some(progress) => progress,
+            None if self.next_sweep > now => return Ok(()),
+            None => Progress::start(),
+        };
         self.next_sweep = now + SWEEP_EVERY;
-        self.next_fold = 0;
+        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
+        (self.next_due, self.next_fold, self.released) = (0, 0, false);
+        let lifetimes = guc::cymru_lifetimes();
+        let asks = guc::is_enabled(Provider::Cymru.name());
+        self.sweeping = self.step(Doing::Sweeping, |_, connection| {
+            answers::forget_stale(connection, lifetimes);
+            asks.then(|| sweep::queue_unplaced(connection, &progress)).flatten()
+        })?;
         Ok(())
     }
 
@@ -381,7 +401,7 @@ fn settled<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match step {
         Ok(result) => Ok(Some(result)),
         Err(Stop::Failed) => Ok(None),
-        Err(Stop::NoExtension) => Err(Stop::NoExtension),
+        Err(stop) => Err(stop),
     }
 }
 

@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Pause before a crashed worker is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
+/// Microseconds after which it is tried again to start a worker for which there was no room.
+const START_AGAIN_AFTER: i64 = 10_000_000;
+/// Microseconds within which a process that was started sits down.
+const STARTS_WITHIN: i64 = 10_000_000;
 /// A worker that lived this long (microseconds) has recovered from whatever made its predecessors crash.
 const LIVED: i64 = 300_000_000;
 
@@ -44,6 +48,8 @@ struct Place {
     /// Index of its seat, and the process that was started for it, unless that was done by an earlier launcher.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
+    /// Something was announced since the worker was started, which may have looked before.
+    is_news: bool,
     crashes: u32,
     started_at: i64,
     /// Not before: microseconds since 2000.
@@ -75,10 +81,8 @@ fn adopt() -> BTreeMap<u32, Place> {
     let mut places = BTreeMap::new();
     for (index, seat) in shared::block().seats.iter().enumerate() {
         let database = seat.database.load(Ordering::Acquire);
-        if seat.is_taken() {
+        if database != 0 {
             places.insert(database, Place { worker: Some((index, None)), ..Place::default() });
-        } else {
-            free(seat);
         }
     }
     places
@@ -87,6 +91,7 @@ fn adopt() -> BTreeMap<u32, Place> {
 fn heed_announcements(places: &mut BTreeMap<u32, Place>) {
     let heed = |place: &mut Place| {
         place.has_no_extension = false;
+        place.is_news = true;
         place.rests_until = 0;
     };
     match roster::take_announced() {
@@ -104,13 +109,14 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>) {
         let seat = &shared::block().seats[*index];
         let gone = match process {
             Some(process) => process.presence() == Presence::Gone,
-            None => !seat.is_taken(),
+            // Started by an earlier launcher: it may not have sat down yet.
+            None => !seat.is_taken() && now - seat.started_at.load(Ordering::Relaxed) > STARTS_WITHIN,
         };
         if !gone {
             continue;
         }
         match Ending::of(seat) {
-            Ending::NoExtension => place.has_no_extension = true,
+            Ending::NoExtension => place.has_no_extension = !place.is_news,
             Ending::Left => {}
             Ending::Crashed => {
                 place.crashes =
@@ -137,22 +143,29 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
     };
     let known: Vec<u32> = databases.iter().map(|database| database.oid.to_u32()).collect();
     places.retain(|oid, place| place.worker.is_some() || known.contains(oid));
+    for place in places.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, place)| place) {
+        send_away(place);
+    }
     let mut next = clock::now() + i64::try_from(LOOK_EVERY.as_micros()).unwrap_or(i64::MAX);
     for database in &databases {
         let place = places.entry(database.oid.to_u32()).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         match &place.worker {
-            Some((index, _)) if !is_wanted => {
-                let seat = &shared::block().seats[*index];
-                seat.leave.store(true, Ordering::Release);
-                seat.nudge();
-            }
+            Some(_) if !is_wanted => send_away(place),
             None if is_wanted && !place.has_no_extension => next = next.min(start(database, place)),
             _ => {}
         }
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
+}
+
+fn send_away(place: &Place) {
+    if let Some((index, _)) = &place.worker {
+        let seat = &shared::block().seats[*index];
+        seat.leave.store(true, Ordering::Release);
+        seat.nudge();
+    }
 }
 
 /// Starts a worker if it may be started now; answers when to look again.
@@ -162,25 +175,29 @@ fn start(database: &Database, place: &mut Place) -> i64 {
     if not_before > now {
         return not_before;
     }
-    let started = take_seat(database.oid)
-        .and_then(|index| super::start(&database.name, index).map(|process| (index, Some(process))));
-    place.worker = started;
-    place.started_at = now;
-    if place.worker.is_none() {
-        telemetry::log_once_per_burst(
-            "a worker could not be started",
-            &format!("no slot is free for database \"{}\"; raise max_worker_processes", database.name),
-        );
-        free_seats_of(database.oid);
-        place.rests_until = now + 10_000_000;
-        return place.rests_until;
-    }
-    i64::MAX
+    (place.started_at, place.is_news) = (now, false);
+    let problem = match take_seat(database.oid) {
+        None => "more than 64 databases have a worker already",
+        Some(index) => match super::start(&database.name, index) {
+            Some(process) => {
+                place.worker = Some((index, Some(process)));
+                return i64::MAX;
+            }
+            None => {
+                free(&shared::block().seats[index]);
+                "no slot is free; raise max_worker_processes"
+            }
+        },
+    };
+    telemetry::log_once_per_burst("a worker could not be started", &format!("{}: {problem}", database.name));
+    place.rests_until = now + START_AGAIN_AFTER;
+    place.rests_until
 }
 
 fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     let seats: &[Seat; SEATS] = &shared::block().seats;
-    let index = seats.iter().position(|seat| seat.database.load(Ordering::Acquire) == 0)?;
+    let is_free = |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken();
+    let index = seats.iter().position(is_free)?;
     let seat = &seats[index];
     seat.leave.store(false, Ordering::Release);
     seat.ending.store(Ending::Crashed as u32, Ordering::Release);
@@ -195,9 +212,4 @@ fn take_seat(database: pg_sys::Oid) -> Option<usize> {
 
 fn free(seat: &Seat) {
     seat.database.store(0, Ordering::Release);
-}
-
-fn free_seats_of(database: pg_sys::Oid) {
-    let seats = shared::block().seats.iter();
-    seats.filter(|seat| seat.database.load(Ordering::Acquire) == database.to_u32()).for_each(free);
 }

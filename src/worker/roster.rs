@@ -137,18 +137,24 @@ pub fn transaction_ended(outcome: Outcome) {
         return;
     }
     let database = catalog::own_database();
-    match seat_of(database) {
-        Some(seat) => {
-            if tells.counts {
-                seat.uncounted.store(true, Ordering::Release);
-            }
-            if tells.work || tells.extension {
-                seat.wake();
-            }
+    let seat = seat_of(database);
+    if let Some(seat) = seat {
+        if tells.counts {
+            seat.uncounted.store(true, Ordering::Release);
         }
-        None if tells.extension || (tells.work && guc::worker_enabled()) => announce(database),
-        None => {}
+        if tells.work || tells.extension {
+            seat.wake();
+        }
     }
+    // An extension that comes is always announced: the worker that sits there may be one that has just found none.
+    if tells.extension || (seat.is_none() && tells.work && guc::worker_enabled()) {
+        announce(database);
+    }
+}
+
+/// Whether this database has a worker, or may have one soon.
+pub fn is_attended() -> bool {
+    shared::is_shared() && guc::worker_enabled()
 }
 
 /// The seat in which a database's worker sits.

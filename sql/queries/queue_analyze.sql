@@ -1,0 +1,1 @@
+ANALYZE @extschema@.enrichment_job, @extschema@.job_address
