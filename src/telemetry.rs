@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use crate::pg::transaction::Outcome;
-use crate::pg::{clock, shared};
+use crate::pg::{self, clock, shared};
 
 /// Slot of a counter in the shared block. Append only: the block is laid out by these numbers.
 #[derive(Clone, Copy)]
@@ -99,7 +99,9 @@ pub fn log_once_per_burst(headline: &'static str, detail: &str) {
     });
     match swallowed {
         None => {}
-        Some(0) => pgrx::log!("cowrie_enrich: {headline}: {detail}"),
-        Some(n) => pgrx::log!("cowrie_enrich: {headline}: {detail} ({n} more since the last message)"),
+        Some(0) => pg::log(&format!("cowrie_enrich: {headline}: {detail}")),
+        Some(n) => {
+            pg::log(&format!("cowrie_enrich: {headline}: {detail} ({n} more since the last message)"));
+        }
     }
 }

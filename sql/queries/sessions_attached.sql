@@ -1,6 +1,17 @@
--- Session tables, and the columns that their addresses are in, written as SQL wants them. Temporary tables belong to the
--- session that made them.
-SELECT t.rel::oid::bigint, t.rel::text, quote_ident(t.ip_column)
+-- Session tables with the index that their waiting sessions are found by: a btree of addresses. Partitions each for
+-- themselves; temporary tables belong to the session that made them. Names are written as SQL wants them.
+SELECT c.oid::bigint, i.indexrelid::bigint, c.oid::regclass::text
 FROM @extschema@.attached_tables t
-JOIN pg_class c ON c.oid = t.rel AND c.relpersistence <> 't'
-ORDER BY 1
+CROSS JOIN LATERAL (
+    SELECT t.rel::oid AS part UNION SELECT p.relid FROM pg_partition_tree(t.rel) p) p
+JOIN pg_class c ON c.oid = p.part AND c.relkind = 'r' AND c.relpersistence <> 't'
+JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indnatts = 1 AND i.indkey[0] = 0
+    AND pg_get_expr(i.indpred, i.indrelid) = '(snapshot_asn IS NULL)'
+JOIN pg_attribute key ON key.attrelid = i.indexrelid AND key.attnum = 1 AND key.atttypid = 'inet'::regtype
+JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcname = 'inet_ops' AND o.opcnamespace = 'pg_catalog'::regnamespace
+JOIN pg_am a ON a.oid = o.opcmethod AND a.amname = 'btree'
+WHERE EXISTS (
+    SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_proc'::regclass
+      AND d.refobjid IN ('@extschema@.session_address(text)'::regprocedure, '@extschema@.session_address(inet)'::regprocedure))
+ORDER BY 1, 2

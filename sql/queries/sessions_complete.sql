@@ -1,17 +1,17 @@
--- Sessions of @table@ without a network whose addresses have one now: what is null is filled. Rows that somebody holds
--- are passed over.
--- $1 ip inet[], $2 asn bigint[], $3 country text[], $4 document jsonb[]
+-- Sessions of @table@ without a network, at these places: what is null is filled. Rows that somebody holds are passed
+-- over. Runs as the table's owner, who need not have rights on anything of ours.
+-- $1 place tid[], $2 asn bigint[], $3 country text[], $4 document jsonb[]
 WITH waiting AS (
-    SELECT s.tableoid AS part, s.ctid AS place, @extschema@.session_address(s.@ip@) AS ip
+    SELECT s.ctid AS place, g.asn, g.country, g.document
     FROM @table@ s
-    WHERE s.snapshot_asn IS NULL AND @extschema@.session_address(s.@ip@) = ANY ($1)
+    JOIN unnest($1, $2, $3, $4) AS g(place, asn, country, document) ON g.place = s.ctid
+    WHERE s.ctid = ANY ($1) AND s.snapshot_asn IS NULL
     FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE @table@ s
-SET snapshot_asn = g.asn,
-    snapshot_country = COALESCE(s.snapshot_country, g.country),
-    enrichment = COALESCE(s.enrichment, g.document - '_meta'),
+SET snapshot_asn = w.asn,
+    snapshot_country = COALESCE(s.snapshot_country, w.country),
+    enrichment = COALESCE(s.enrichment, w.document - '_meta'),
     enrichment_at = COALESCE(s.enrichment_at, now())
 FROM waiting w
-JOIN unnest($1, $2, $3, $4) AS g(ip, asn, country, document) ON g.ip = w.ip
-WHERE s.ctid = w.place AND s.tableoid = w.part
+WHERE s.ctid = w.place

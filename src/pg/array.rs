@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 pub enum Element {
     Inet,
     Cidr,
+    Tid,
     Bigint,
     Boolean,
     Text,
@@ -20,6 +21,7 @@ impl Element {
         match self {
             Element::Inet => (pg_sys::INETOID, -1, false, b'i'),
             Element::Cidr => (pg_sys::CIDROID, -1, false, b'i'),
+            Element::Tid => (pg_sys::TIDOID, 6, false, b's'),
             Element::Boolean => (pg_sys::BOOLOID, 1, true, b'c'),
             Element::Bigint => (pg_sys::INT8OID, 8, true, b'd'),
             Element::Text => (pg_sys::TEXTOID, -1, false, b'i'),

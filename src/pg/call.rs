@@ -193,17 +193,12 @@ pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
 
 /// Name of a schema, quoted for use in SQL.
 pub fn quoted_schema(schema: pg_sys::Oid) -> Option<String> {
-    quoted_schema_bytes(schema).map(|name| String::from_utf8_lossy(&name).into_owned())
-}
-
-/// The same in the server's encoding.
-pub fn quoted_schema_bytes(schema: pg_sys::Oid) -> Option<Vec<u8>> {
     // SAFETY: both functions return null or palloc'ed strings.
     unsafe {
         let name = pg_sys::get_namespace_name(schema);
         if name.is_null() {
             return None;
         }
-        Some(CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes().to_vec())
+        Some(CStr::from_ptr(pg_sys::quote_identifier(name)).to_string_lossy().into_owned())
     }
 }

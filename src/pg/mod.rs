@@ -45,3 +45,14 @@ pub fn data_directory() -> std::path::PathBuf {
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
+
+/// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to
+/// be raised: they wait until it is written.
+pub fn log(message: &str) {
+    // SAFETY: the count is put back; LOG does not unwind.
+    unsafe {
+        pgrx::pg_sys::InterruptHoldoffCount += 1;
+        pgrx::log!("{message}");
+        pgrx::pg_sys::InterruptHoldoffCount -= 1;
+    }
+}

@@ -152,9 +152,23 @@ impl Prober {
 
     /// The row with this key, handed to `read` while its buffer is pinned.
     pub fn probe<T>(&mut self, key: pg_sys::Datum, read: impl FnOnce(&Row) -> T) -> Option<T> {
-        let Scan { scan, slot, .. } = self.scan;
+        self.seek(key);
+        self.next().map(|row| read(&row))
+    }
+
+    /// Where the rows with this key are.
+    pub fn places(&mut self, key: pg_sys::Datum) -> Vec<Place> {
+        self.seek(key);
+        std::iter::from_fn(|| {
+            // SAFETY: the slot holds a row of a table.
+            self.next().map(|row| Place(unsafe { (*row.slot).tts_tid }))
+        })
+        .collect()
+    }
+
+    fn seek(&mut self, key: pg_sys::Datum) {
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the index's first column is inet with the default operator class; scan and slot are open.
+        // SAFETY: the index's first column is inet with the default operator class; the scan is open and copies the key.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,
@@ -163,10 +177,28 @@ impl Prober {
                 pg_sys::Oid::from(pg_sys::F_NETWORK_EQ),
                 key,
             );
-            pg_sys::index_rescan(scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
-            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
-                .then(|| read(&Row { slot }))
+            pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
         }
+    }
+
+    fn next(&mut self) -> Option<Row> {
+        let Scan { scan, slot, .. } = self.scan;
+        // SAFETY: scan and slot are open.
+        unsafe {
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+                .then_some(Row { slot })
+        }
+    }
+}
+
+/// Where a row is in its table; holds good as long as the transaction that looked.
+#[derive(Clone, Copy)]
+pub struct Place(pg_sys::ItemPointerData);
+
+impl Place {
+    /// As a datum of type tid, valid while `self` is.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(&raw const self.0)
     }
 }
 

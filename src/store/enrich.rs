@@ -119,16 +119,17 @@ pub fn write(connection: &Connection, databases: &Databases, plan: &Plan, locked
     if locked == Locked::Wait {
         networks::refine(connection, &networks, "maxmind");
     }
-    let created = create_addresses(connection, databases, &plan.missing);
+    let created = create_addresses(connection, databases, &plan.missing, guc::is_enabled("cymru"));
     update_addresses(connection, databases, &plan.due, locked);
     created
 }
 
-/// Creates the missing addresses; their networks must be there.
+/// Creates the missing addresses; their networks must be there. `queue`: Cymru is asked about those without one.
 pub fn create_addresses(
     connection: &Connection,
     databases: &Databases,
     missing: &BTreeMap<Address, Tally>,
+    queue: bool,
 ) -> Vec<Address> {
     let all: Vec<(Address, Tally)> = missing.iter().map(|(address, tally)| (*address, *tally)).collect();
     let mut created = Vec::with_capacity(all.len());
@@ -150,7 +151,7 @@ pub fn create_addresses(
                 times(|tally| tally.first_seen),
                 times(|tally| tally.last_seen),
                 Some(text::write(LAYOUT_VERSION)),
-                Some(pg_sys::Datum::from(guc::is_enabled("cymru"))),
+                Some(pg_sys::Datum::from(queue)),
             ]);
             CREATE.with(|statement| {
                 connection.run(statement, &arguments, |rows| {

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use super::Home;
 use super::enrich::{self, Plan, Tally};
 use super::networks;
+use crate::guc;
 use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -122,7 +123,7 @@ fn add(
         })
     });
 
-    enrich::create_addresses(connection, databases, &plan.missing);
+    enrich::create_addresses(connection, databases, &plan.missing, guc::is_enabled("cymru"));
     if !deltas.is_empty() {
         let column = |field: fn(&Tally) -> Option<i64>, element| {
             Some(array::write(element, deltas.values().map(|tally| field(tally).map(pg_sys::Datum::from))))

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::Home;
 use crate::pg::array::{self, Element};
+use crate::pg::relation::{Place, Prober};
 use crate::pg::role::{acting_as_stranger, with_settings};
 use crate::pg::spi::{Connection, Prepared, Statement};
 use crate::pg::subtransaction::contained_within;
-use crate::pg::{call, catalog, inet, text};
+use crate::pg::{catalog, inet, snapshot, text};
 use crate::telemetry;
 
 thread_local! {
@@ -41,16 +41,17 @@ pub struct Placed {
     pub document: pg_sys::Datum,
 }
 
-/// Names are as SQL wants them, in the server's encoding.
+/// A table without partitions, and the index of its sessions without a network. The name is as SQL wants it, in the
+/// server's encoding.
 struct Table {
     oid: pg_sys::Oid,
+    index: pg_sys::Oid,
     name: Vec<u8>,
-    ip_column: Vec<u8>,
 }
 
 /// Completes the sessions of these addresses in all attached tables; answers the addresses of sessions that somebody
 /// holds at the moment.
-pub fn complete(home: Home, connection: &Connection, placed: &[Placed]) -> BTreeSet<Address> {
+pub fn complete(connection: &Connection, placed: &[Placed]) -> BTreeSet<Address> {
     let mut held = BTreeSet::new();
     if placed.is_empty() {
         return held;
@@ -58,7 +59,7 @@ pub fn complete(home: Home, connection: &Connection, placed: &[Placed]) -> BTree
     let until = Instant::now() + TIME;
     for table in attached(connection) {
         let limit = until.saturating_duration_since(Instant::now()).max(LEAST_TIME);
-        match contained_within(limit, || complete_table(home, connection, &table, placed)) {
+        match contained_within(limit, || complete_table(connection, &table, placed)) {
             Ok(waiting) => held.extend(waiting),
             Err(failure) if failure.was_lock => held.extend(placed.iter().map(|placed| placed.address)),
             // It would fail again: a constraint of theirs, a column of another type.
@@ -76,73 +77,59 @@ fn attached(connection: &Connection) -> Vec<Table> {
         connection.run(statement, &[], |rows| {
             (0..rows.count)
                 .filter_map(|row| {
-                    Some(Table {
-                        oid: pg_sys::Oid::from(u32::try_from(rows.bigint(row, 1)?).ok()?),
-                        name: rows.bytes(row, 2)?,
-                        ip_column: rows.bytes(row, 3)?,
-                    })
+                    let oid = |column| u32::try_from(rows.bigint(row, column)?).ok().map(pg_sys::Oid::from);
+                    Some(Table { oid: oid(1)?, index: oid(2)?, name: rows.bytes(row, 3)? })
                 })
                 .collect()
         })
     })
 }
 
-fn complete_table(home: Home, connection: &Connection, table: &Table, placed: &[Placed]) -> Vec<Address> {
-    let (Some(owner), Some(schema)) =
-        (catalog::owner_of_table(table.oid), call::quoted_schema_bytes(home.schema))
-    else {
+fn complete_table(connection: &Connection, table: &Table, placed: &[Placed]) -> Vec<Address> {
+    let Some(owner) = catalog::owner_of_table(table.oid) else { return Vec::new() };
+    let waiting = waiting(table, placed);
+    if waiting.is_empty() {
         return Vec::new();
-    };
-    let addresses = array::write(Element::Inet, placed.iter().map(|p| Some(inet::write(p.address))));
+    }
     let arguments = [
-        addresses,
-        array::write(Element::Bigint, placed.iter().map(|p| Some(pg_sys::Datum::from(p.asn)))),
-        array::write(Element::Text, placed.iter().map(|p| p.country.as_deref().map(text::write))),
-        array::write(Element::Jsonb, placed.iter().map(|p| Some(p.document))),
+        array::write(Element::Tid, waiting.iter().map(|(_, place)| Some(place.datum()))),
+        array::write(Element::Bigint, waiting.iter().map(|(p, _)| Some(pg_sys::Datum::from(p.asn)))),
+        array::write(Element::Text, waiting.iter().map(|(p, _)| p.country.as_deref().map(text::write))),
+        array::write(Element::Jsonb, waiting.iter().map(|(p, _)| Some(p.document))),
     ];
-    // Set before anything is prepared: it makes the server forget its plans, and these are analysed with our rights,
-    // since the table's owner need not have any on our schema. They are run with the owner's.
     with_settings(SETTINGS, || {
-        let update = prepare(connection, UPDATE, table, &schema, &UPDATE_TYPES);
-        let rest = prepare(connection, REST, table, &schema, &UPDATE_TYPES[..1]);
         acting_as_stranger(owner, || {
+            let update = prepare(connection, table);
             connection.run_prepared(&update, &arguments, |_| ());
-            connection.run_prepared(&rest, &[addresses], |rows| {
-                (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
-            })
-        })
-    })
+        });
+    });
+    self::waiting(table, placed).into_iter().map(|(placed, _)| placed.address).collect()
+}
+
+/// Sessions without a network of these addresses, found by our own index and below the executor: planning a query on
+/// somebody's table already runs code of theirs.
+fn waiting<'a>(table: &Table, placed: &'a [Placed]) -> Vec<(&'a Placed, Place)> {
+    let latest = snapshot::Latest::take();
+    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.raw()) else { return Vec::new() };
+    let of = |placed: &'a Placed| {
+        let places = sessions.places(inet::write(placed.address));
+        places.into_iter().map(move |place| (placed, place))
+    };
+    placed.iter().flat_map(of).collect()
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     // Whoever has the TRIGGER privilege could otherwise have the owner run their code.
     (c"session_replication_role", c"replica"),
-    // The index of those that wait is small, whatever the planner thinks of it before the table is analysed.
+    // The rows are named; the table may be large.
     (c"enable_seqscan", c"off"),
 ];
 
-const UPDATE_TYPES: [pg_sys::Oid; 4] =
-    [pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::JSONBARRAYOID];
-
-const UPDATE: &str = include_str!("../../sql/queries/sessions_complete.sql");
-const REST: &str = include_str!("../../sql/queries/sessions_incomplete.sql");
-
-/// Puts names into a statement, which are in the server's encoding and need not be UTF-8.
-fn prepare(
-    connection: &Connection,
-    statement: &str,
-    table: &Table,
-    schema: &[u8],
-    types: &[pg_sys::Oid],
-) -> Prepared {
-    let mut text = Vec::with_capacity(statement.len() + 256);
-    for (n, part) in statement.split('@').enumerate() {
-        match part {
-            "table" if n % 2 == 1 => text.extend_from_slice(&table.name),
-            "ip" if n % 2 == 1 => text.extend_from_slice(&table.ip_column),
-            "extschema" if n % 2 == 1 => text.extend_from_slice(schema),
-            _ => text.extend_from_slice(part.as_bytes()),
-        }
-    }
-    connection.prepare(&text, types)
+/// The statement for a table, whose name is in the server's encoding and need not be UTF-8.
+fn prepare(connection: &Connection, table: &Table) -> Prepared {
+    const STATEMENT: &str = include_str!("../../sql/queries/sessions_complete.sql");
+    const TYPES: [pg_sys::Oid; 4] =
+        [pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::JSONBARRAYOID];
+    let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
+    connection.prepare(&parts.join(table.name.as_slice()), &TYPES)
 }

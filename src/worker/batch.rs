@@ -244,7 +244,7 @@ fn write_waiting(
     answers::waited_for(connection, answered, lifetimes, landing.written_to, |waiting| {
         write_inventories(home, connection, waiting);
         let placed: Vec<Placed> = waiting.iter().filter_map(placed).collect();
-        let held_addresses = snapshots::complete(home, connection, &placed);
+        let held_addresses = snapshots::complete(connection, &placed);
 
         let done = || waiting.iter().filter(|w| !held_addresses.contains(&w.address));
         let addresses: Vec<Address> = done().map(|w| w.address).collect();
@@ -310,7 +310,8 @@ fn write_inventories(home: Home, connection: &Connection, waiting: &[Waiting]) {
         let source = |asn| if said.contains_key(&asn) { "cymru" } else { "maxmind" };
         networks::create_said(connection, &all, source);
         networks::refine(connection, &said, "cymru");
-        enrich::create_addresses(connection, databases, &plan.missing);
+        // Their answer is at hand.
+        enrich::create_addresses(connection, databases, &plan.missing, false);
     });
     let answers: Vec<_> = waiting.iter().map(|w| (w.address, w.asn, w.document)).collect();
     enrich::write_answers(connection, "cymru", &answers);

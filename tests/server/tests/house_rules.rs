@@ -49,8 +49,8 @@ fn every_setting_is_documented_with_its_default() {
     let settings = db.rows(
         // Times as the server prints them, in the largest unit that fits.
         "SELECT name || '|' || CASE
-             WHEN unit = 's' AND boot_val::bigint % 86400 = 0 THEN boot_val::bigint / 86400 || 'd'
-             WHEN unit = 'ms' AND boot_val::bigint % 1000 = 0 THEN boot_val::bigint / 1000 || 's'
+             WHEN unit = 's' THEN boot_val::bigint / 86400 || 'd'
+             WHEN unit = 'ms' THEN boot_val::bigint / 1000 || 's'
              ELSE COALESCE(boot_val, '') || COALESCE(unit, '') END
          FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
     );

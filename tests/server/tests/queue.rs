@@ -337,8 +337,11 @@ fn bogons_that_somebody_inserts_never_leave_the_machine() {
     db.run(
         "INSERT INTO enrichment_request (ip_address, provider)
          SELECT b::inet, 'cymru' FROM unnest('{10.0.0.1,192.0.2.1,127.0.0.1,0.0.0.0,255.255.255.255,224.0.0.1,
-             100.64.0.1,fe80::1,::1,2001:db8::1,ff02::1,fc00::1,::ffff:10.0.0.1}'::text[]) b",
+             100.64.0.1,fe80::1,::1,2001:db8::1,ff02::1,fc00::1}'::text[]) b",
     );
+    let spelling =
+        "INSERT INTO enrichment_request (ip_address, provider) VALUES ('::ffff:10.0.0.1', 'cymru')";
+    assert_eq!(db.refused(spelling).code, "23514");
     // Past the door of the requests.
     db.run(
         "INSERT INTO enrichment_job (provider, question, priority, requested_at)
