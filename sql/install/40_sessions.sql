@@ -30,6 +30,7 @@ DECLARE
     time_type regtype;
     wanted record;
     present regtype;
+    index_name name;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
     -- With a foreign key the column must spell addresses as ip_inventory does.
     own CONSTANT text := '@extschema@';
@@ -124,11 +125,13 @@ BEGIN
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
          ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', rel, own, arguments);
-    -- How the worker finds the sessions that wait for their address's network: only those are in it. Named after the
-    -- table's OID, because names are unique in a schema.
+    -- How the worker finds the sessions that wait for their address's network: only those are in it.
+    SELECT left(c.relname, 40) || '_cowrie_enrich_waiting' INTO index_name FROM pg_class c WHERE c.oid = rel;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = schema_oid) THEN
+        index_name := 'cowrie_enrich_waiting_' || rel::oid;
+    END IF;
     EXECUTE format(
-        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL',
-        format('cowrie_enrich_waiting_%s', rel::oid), rel, own, ip_column);
+        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL', index_name, rel, own, ip_column);
     IF add_foreign_key THEN
         -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
         EXECUTE format(
@@ -164,7 +167,7 @@ BEGIN
     FOR ours IN
         SELECT c.oid FROM pg_index i
         JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE i.indrelid = rel AND c.relname LIKE 'cowrie\_enrich\_waiting\_%'
+        WHERE i.indrelid = rel AND c.relname LIKE '%cowrie\_enrich\_waiting%'
     LOOP
         EXECUTE format('DROP INDEX %s', ours.oid::regclass);
     END LOOP;
