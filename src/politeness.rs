@@ -163,6 +163,7 @@ pub fn look(provider: Provider, limits: &Limits) -> Leave {
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
     shared::at_exit(process_ends);
     let own = catalog::own_database().to_u32();
+    let mut more = false;
     let leave = shared::locked(|guarded| {
         let state = &mut guarded.providers[provider as usize];
         let now = clock::now();
@@ -183,10 +184,14 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
         state.rate = next;
         state.in_use += 1;
         state.turn_ends = 0;
+        more = state.in_use < limits.connections;
         leave
     });
     match leave {
         Leave::Granted | Leave::Probe => {
+            if more {
+                hand_on(provider);
+            }
             let mut held = HELD.get();
             held[provider as usize] += 1;
             HELD.set(held);
@@ -257,10 +262,14 @@ fn process_ends() {
 /// How long a permit is kept for the worker whose turn it is, in microseconds.
 const TURN_LASTS: i64 = 200_000;
 
-/// A permit is free: it is the turn of a worker that waits, the next one in the order of seats, so that a database with
-/// a long queue does not keep the others from asking.
+/// Permits are free: it is the turn of a worker that waits, the next one in the order of seats, so that a database with a
+/// long queue does not keep the others from asking. One turn at a time: who takes it hands on what else is free.
 fn hand_on(provider: Provider) {
     let (own, seats) = (catalog::own_database().to_u32(), &shared::block().seats);
+    let now = clock::now();
+    if shared::locked(|guarded| is_others_turn(&guarded.providers[provider as usize], own, now)) {
+        return;
+    }
     let database = |seat: &Seat| seat.database.load(Ordering::Acquire);
     let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
     let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
@@ -268,10 +277,9 @@ fn hand_on(provider: Provider) {
     else {
         return;
     };
-    let turn_ends = clock::now() + TURN_LASTS;
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider as usize];
-        (state.next_turn, state.turn_ends) = (database(next), turn_ends);
+        (state.next_turn, state.turn_ends) = (database(next), now + TURN_LASTS);
     });
     next.nudge();
 }

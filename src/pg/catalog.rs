@@ -140,3 +140,30 @@ pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
         Some(owner)
     }
 }
+
+/// Whether a superuser is connected to this process's database with a client program of this name, as it introduced
+/// itself. Inside a transaction, at whose end the server forgets what was read for it.
+pub fn has_superusers_client(name: &CStr) -> bool {
+    // SAFETY: entries are copies in this process's memory, their texts NUL-terminated.
+    unsafe {
+        (1..=pg_sys::pgstat_fetch_stat_numbackends()).any(|n| {
+            let entry = local_entry(n);
+            !entry.is_null()
+                && (*entry).backendStatus.st_databaseid == own_database()
+                && CStr::from_ptr((*entry).backendStatus.st_appname) == name
+                && pg_sys::superuser_arg((*entry).backendStatus.st_userid)
+        })
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe fn local_entry(n: c_int) -> *mut pg_sys::LocalPgBackendStatus {
+    // SAFETY: the number is one of those that exist.
+    unsafe { pg_sys::pgstat_fetch_stat_local_beentry(n) }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe fn local_entry(n: c_int) -> *mut pg_sys::LocalPgBackendStatus {
+    // SAFETY: the number is one of those that exist.
+    unsafe { pg_sys::pgstat_get_local_beentry_by_index(n) }
+}

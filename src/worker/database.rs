@@ -29,10 +29,13 @@ use crate::telemetry;
 
 /// How often work is looked for that nobody announced, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
+/// Pause while the database is being restored, in microseconds, and for how long nobody must have been seen doing that.
+const RESTORE_PAUSE: i64 = 500_000;
+const RESTORE_IS_OVER: i64 = 2_000_000;
 /// Pause after a step that failed.
 const FAILED_PAUSE: i64 = 1_000_000;
 /// Pause while others ask the provider.
-const BUSY_PAUSE: i64 = 1_000_000;
+const BUSY_PAUSE: i64 = 250_000;
 /// Questions of a probe: enough to see whether the provider is back.
 const PROBE_SIZE: usize = 10;
 
@@ -63,6 +66,8 @@ pub struct Worker {
     next_sweep: i64,
     /// How far a sweep under way has come.
     sweeping: Option<Progress>,
+    /// When pg_restore was last seen in this database.
+    restored_at: i64,
 }
 
 /// Entry point of the process.
@@ -108,12 +113,16 @@ impl Worker {
             next_fold: 0,
             next_sweep: 0,
             sweeping: None,
+            restored_at: 0,
         })
     }
 
     /// One round; answers for how many microseconds there is nothing to do. A step that fails does not keep the others
     /// from being made.
     fn round(&mut self) -> Result<i64, Stop> {
+        if self.is_being_restored()? {
+            return Ok(RESTORE_PAUSE);
+        }
         let taken_over = settled(self.take_over())?;
         let more_requests = settled(self.take_in())?;
         let swept = settled(self.sweep())?;
@@ -186,6 +195,18 @@ impl Worker {
                 Err(Stop::Failed)
             }
         }
+    }
+
+    /// The tables of a dump arrive one after the other: what a worker wrote meanwhile would collide with rows that come
+    /// later.
+    fn is_being_restored(&mut self) -> Result<bool, Stop> {
+        let seen = self.step(Doing::Waiting, |_, _| catalog::has_superusers_client(c"pg_restore"))?;
+        if seen {
+            self.restored_at = clock::now();
+            // What came may be anything.
+            self.next_sweep = 0;
+        }
+        Ok(clock::now() - self.restored_at < RESTORE_IS_OVER)
     }
 
     /// The first thing: what a predecessor was doing when it ended is done again.

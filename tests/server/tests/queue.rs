@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Barrier;
 
-use cowrie_enrich_upstreams::{Behaviour, Fault};
+use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn};
 use server_tests::cymru::{
     Lab, array, assert_placed, member, members, provider, queue, state, wait_for_the_queue, worker_pid,
 };
+use server_tests::database::bare_database;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::installation::workspace;
 use server_tests::recount::assert_counts_are_exact;
@@ -95,6 +96,22 @@ fn requests_are_taken_in_once_and_an_address_waits_once() {
     assert_eq!(hand.takes_in(), ["0|NULL"]);
     assert_eq!(db.one("SELECT oldest_age IS NOT NULL FROM queue_status WHERE provider = 'cymru'"), "t");
     assert_eq!(db.one("SELECT oldest_age IS NULL FROM queue_status WHERE provider = 'spur'"), "t");
+}
+
+#[test]
+fn a_request_names_one_address_as_the_inventory_spells_it() {
+    let mut db = database();
+    for wrong in
+        ["60.0.0.0/24", "60.0.0.1/31", "2a10::/48", "2a10::1/127", "::ffff:60.0.0.1", "::ffff:60.0.0.0/120"]
+    {
+        let refusal = db.refused(&format!(
+            "INSERT INTO enrichment_request (ip_address, provider) VALUES ('{wrong}', 'cymru')"
+        ));
+        assert_eq!(refusal.code, "23514", "{wrong}");
+    }
+    assert_eq!(db.number("SELECT count(*) FROM enrichment_request"), 0);
+    queue(&mut db, &members(0..1));
+    assert_eq!(status(&mut db), "1|0|0|0|0|0|0");
 }
 
 #[test]
@@ -514,4 +531,181 @@ fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_questions() {
     assert_placed(&mut db, &addresses);
     assert_eq!(lab.whois.record().questions_total(), 60);
     assert_counts_are_exact(&mut db, &[]);
+}
+
+/// The column `is_bogon` says what was known when the row was written; the sweep goes on behind such rows, and ends.
+#[test]
+fn the_sweep_sees_what_lies_behind_ten_thousand_bogons_that_are_not_marked() {
+    let lab = asleep("queue-sweep-bogons");
+    let mut db = lab.database();
+    let behind = member(0, 7);
+    db.run(&format!(
+        "INSERT INTO ip_inventory (ip_address) SELECT '10.0.0.0'::inet + n FROM generate_series(1, 10050) n;
+         INSERT INTO ip_inventory (ip_address) VALUES ('{behind}')"
+    ));
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE NOT is_bogon"), 10_051);
+    lab.reconfigure(&["worker_enabled = on"]);
+    wait_until(
+        "the address behind them has its network",
+        || {
+            (
+                db.one(&format!("SELECT current_asn FROM ip_inventory WHERE ip_address = '{behind}'")),
+                state(&mut db),
+            )
+        },
+        |(asn, _)| asn == &synthetic_asn(behind).to_string(),
+    );
+    wait_for_the_queue(&mut db);
+    assert_eq!(asked(&lab), [behind]);
+    // Asleep, and not by chance between two rounds: for a hundred looks.
+    let mut asleep = 0;
+    wait_until(
+        "the worker sleeps",
+        || {
+            let now = db.one(
+                "SELECT state FROM worker_status() WHERE role = 'worker' AND database = current_database()",
+            );
+            asleep = if now == "sleeping" { asleep + 1 } else { 0 };
+            (now, asleep)
+        },
+        |(_, asleep)| *asleep >= 100,
+    );
+    // And the next sweep is as short.
+    restart_worker(&mut db);
+    queue(&mut db, &members(1..2));
+    wait_for_the_queue(&mut db);
+    assert_placed(&mut db, &[behind, member(1, 7)]);
+    assert_eq!(asked(&lab), [behind, member(1, 7)]);
+}
+
+#[test]
+fn jobs_that_came_without_requests_are_worked_off() {
+    let lab = lab("queue-by-hand");
+    let mut db = lab.database();
+    queue(&mut db, &members(50..51));
+    wait_for_the_queue(&mut db);
+    // One is leased for a day to somebody who never was here, one waits, one is due.
+    db.run(
+        "INSERT INTO enrichment_job (provider, question, priority, requested_at, due_at, leased_by)
+         VALUES ('cymru', '60.0.0.0/24', 0, now(), now() + interval '1 day', 4711),
+                ('cymru', '61.0.0.0/24', 1, now(), now() + interval '1 s', NULL),
+                ('cymru', '62.0.0.0/24', 2, now() - interval '1 day', now() - interval '1 day', NULL);
+         INSERT INTO job_address (provider, ip_address, question)
+         VALUES ('cymru', '60.0.0.7', '60.0.0.0/24'), ('cymru', '61.0.0.7', '61.0.0.0/24'),
+                ('cymru', '62.0.0.7', '62.0.0.0/24'), ('cymru', '62.0.0.8', '62.0.0.0/24')",
+    );
+    restart_worker(&mut db);
+    wait_for_the_queue(&mut db);
+    let mut all = members(0..3);
+    all.extend([member(2, 8), member(50, 7)]);
+    assert_placed(&mut db, &all);
+    assert_eq!(lab.whois.record().questions_total(), 4);
+}
+
+/// The worker of the new database starts with CREATE EXTENSION, before there are any rows.
+#[test]
+fn a_restored_queue_is_worked_off() {
+    let lab = asleep("queue-restored");
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    let addresses = members(0..30);
+    let sessions = |range: std::ops::Range<usize>| {
+        let texts: Vec<(String, String)> =
+            range.map(|n| (format!("s{n}"), addresses[n].to_string())).collect();
+        let rows: Vec<(&str, Option<&str>)> =
+            texts.iter().map(|(key, address)| (key.as_str(), Some(address.as_str()))).collect();
+        SUMMARIES.insert(&rows)
+    };
+    db.run(&sessions(0..20));
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    assert_eq!(hand.claims(5, 36_000.0).len(), 5);
+    let dead = hand.claims(5, 36_000.0);
+    hand.session.run("UPDATE enrich.enrichment_job SET attempts = 2 WHERE leased_by = 1");
+    for job in &dead {
+        let (question, address) = job.split_once('|').expect("two columns");
+        assert_eq!(hand.fails(question, true, "NULL"), [format!("{address}|it broke")]);
+    }
+    db.run(&sessions(20..30));
+    assert_eq!(status(&mut db), "10|15|10|5|0|15|5");
+
+    let dump = lab.cluster.files().join("queue.dump");
+    let dumped = lab
+        .cluster
+        .program("pg_dump")
+        .args(["-Fc", "-f"])
+        .arg(&dump)
+        .arg(&db.name)
+        .status()
+        .expect("it runs");
+    assert!(dumped.success());
+    drop(hand);
+    lab.reconfigure(&["worker_enabled = on"]);
+    wait_for_the_queue(&mut db);
+
+    let mut restored = bare_database(&lab.cluster);
+    let output = lab
+        .cluster
+        .program("pg_restore")
+        .args(["--exit-on-error", "-d", &restored.name])
+        .arg(&dump)
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    restart_worker(&mut restored);
+    for session in [&mut db, &mut restored] {
+        wait_for_the_queue(session);
+        assert_eq!(status(session), "0|0|0|0|0|0|5");
+        let placed = "SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NOT NULL";
+        assert_eq!(session.number(placed), 25);
+        assert_eq!(session.number("SELECT retry_dead_letters('cymru')"), 5);
+        wait_for_the_queue(session);
+        assert_placed(session, &addresses);
+        assert_eq!(session.number(placed), 30);
+        assert_counts_are_exact(session, &[("session_summaries", "source_ip")]);
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// Requests come before the inventory in a dump, and large tables between them: the worker would have the time to write
+/// down what the restore is about to copy.
+#[test]
+fn a_restore_that_takes_its_time_is_not_disturbed_by_the_worker_that_it_woke() {
+    let lab = asleep("queue-restoring");
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    let addresses = members(0..20);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&SUMMARIES.insert(&[(&format!("s{n}"), Some(&address.to_string()))]));
+    }
+    db.run(
+        "INSERT INTO ip_asn_history (ip_address, asn_number, verification_source)
+         SELECT '10.0.0.0'::inet + n, 1, 'manual' FROM generate_series(1, 400000) n",
+    );
+    let dump = lab.cluster.files().join("restoring.dump");
+    let dumped = lab
+        .cluster
+        .program("pg_dump")
+        .args(["-Fc", "-f"])
+        .arg(&dump)
+        .arg(&db.name)
+        .status()
+        .expect("it runs");
+    assert!(dumped.success());
+    lab.reconfigure(&["worker_enabled = on"]);
+    wait_for_the_queue(&mut db);
+    let mut restored = bare_database(&lab.cluster);
+    let output = lab
+        .cluster
+        .program("pg_restore")
+        .args(["--exit-on-error", "-d", &restored.name])
+        .arg(&dump)
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    restart_worker(&mut restored);
+    wait_for_the_queue(&mut restored);
+    assert_placed(&mut restored, &addresses);
+    assert_counts_are_exact(&mut restored, &[("session_summaries", "source_ip")]);
+    lab.assert_nothing_crashed();
 }

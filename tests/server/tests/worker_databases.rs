@@ -459,3 +459,179 @@ fn an_idle_worker_sleeps() {
         "worker, launcher: {before:?}, then {after:?}"
     );
 }
+
+/// Said by whoever is connected to no particular database; the launcher looks at once.
+fn nudge_launcher(lab: &Lab, by_extension: bool) {
+    if by_extension {
+        bare_database(&lab.cluster).run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    } else {
+        admin(&lab.cluster).run("SELECT pg_reload_conf()");
+    }
+}
+
+#[test]
+fn a_database_that_becomes_a_template_loses_its_worker_and_gets_it_back_with_its_work() {
+    let lab = lab("databases-template");
+    for by_extension in [false, true] {
+        let mut db = lab.database();
+        queue(&mut db, &members(0..2));
+        wait_for_the_queue(&mut db);
+        let name = db.name.clone();
+        let mut admin = admin(&lab.cluster);
+        admin.run(&format!("ALTER DATABASE \"{name}\" IS_TEMPLATE true"));
+        nudge_launcher(&lab, by_extension);
+        wait_until("its worker has left", || at_work(&mut admin), |at_work| !at_work.contains(&name));
+        queue(&mut db, &members(2..4));
+        assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_request"), 2);
+        drop(db);
+        let copy = format!("copy_{by_extension}");
+        // The connection that was dropped may take a moment; the server waits for it by itself.
+        admin.run(&format!("CREATE DATABASE {copy} TEMPLATE \"{name}\""));
+        assert!(!at_work(&mut admin).contains(&name), "nobody came back for the copy");
+        admin.run(&format!("ALTER DATABASE \"{name}\" IS_TEMPLATE false"));
+        nudge_launcher(&lab, by_extension);
+        for name in [&name, &copy] {
+            let mut db = lab.cluster.session(name);
+            wait_for_the_queue(&mut db);
+            assert_placed(&mut db, &members(0..4));
+        }
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// Any extension's creation is news to the launcher. The worker that it starts finds none of ours and says so, maybe
+/// at the very moment when ours comes.
+#[test]
+fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() {
+    let lab = lab("databases-second");
+    let mut db = bare_database(&lab.cluster);
+    if db.number("SELECT count(*) FROM pg_available_extensions WHERE name = 'hstore'") == 0 {
+        eprintln!("skipped: contrib is not installed");
+        return;
+    }
+    db.run("CREATE SCHEMA enrich; SET client_min_messages = warning");
+    let name = db.name.clone();
+    let mut others = db.another();
+    for round in 0..20u64 {
+        let before = db.one("SELECT pg_backend_pid()");
+        others.run("CREATE EXTENSION hstore");
+        // Not a wait: the second comes at another moment of the first one's each time.
+        std::thread::sleep(Duration::from_millis(round * 5));
+        db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+        let block = round as usize;
+        queue(&mut db, &members(block..block + 1));
+        wait_for_the_queue(&mut db);
+        assert_placed(&mut db, &members(block..block + 1));
+        worker_pid(&mut db);
+        assert_eq!(db.one("SELECT pg_backend_pid()"), before);
+        db.run("DROP EXTENSION cowrie_enrich; DROP EXTENSION hstore");
+        // In every second round the worker has not even left when the next two come.
+        if round % 2 == 0 {
+            wait_until("its worker has left", || at_work(&mut db), |at_work| !at_work.contains(&name));
+        }
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// Turns: all connections are taken at each moment, and yet a newcomer waits for as many as there are, not for the end.
+#[test]
+fn a_single_question_is_among_the_next_requests_whatever_another_database_has_to_ask() {
+    const CONNECTIONS: usize = 4;
+    let lab = lab("databases-single");
+    let (mut long, mut short) = (lab.database(), lab.database());
+    lab.reconfigure(&["cymru_batch_size = 5", &format!("cymru_max_connections = {CONNECTIONS}")]);
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(50)));
+    for db in [&mut long, &mut short] {
+        queue(db, &members(9_000..9_001));
+        wait_for_the_queue(db);
+    }
+    lab.whois.forget();
+    queue(&mut long, &members(0..3_000));
+    for block in 5_000..5_008 {
+        wait_until(
+            "all connections are taken",
+            || lab.whois.record().open_now(),
+            |open| *open == CONNECTIONS,
+        );
+        let question = members(block..block + 1);
+        let before = lab.whois.record().connections.len();
+        queue(&mut short, &question);
+        wait_for_the_queue(&mut short);
+        let record = lab.whois.record();
+        let at = record.connections.iter().position(|c| c.questions == question).expect("it was asked alone");
+        // Its own worker takes it in while the others go on; then it is next.
+        let waited = at - before;
+        assert!(waited <= 3 * CONNECTIONS, "{waited} requests came before it");
+    }
+    let left = long.number("SELECT count(*) FROM enrich.enrichment_job");
+    assert!(left > 500, "of the other database's questions {left} were left");
+    assert!(lab.whois.record().most_at_once() <= CONNECTIONS);
+    wait_for_the_queue(&mut long);
+    lab.assert_nothing_crashed();
+}
+
+/// The interleaving by name: all permits come back in one instant, while both databases wait for one.
+#[test]
+fn of_four_permits_that_come_back_at_once_one_goes_to_the_database_that_has_none() {
+    const CONNECTIONS: usize = 4;
+    let lab = lab("databases-at-once");
+    let (mut long, mut short) = (lab.database(), lab.database());
+    lab.reconfigure(&["cymru_batch_size = 5", &format!("cymru_max_connections = {CONNECTIONS}")]);
+    for db in [&mut long, &mut short] {
+        queue(db, &members(9_000..9_001));
+        wait_for_the_queue(db);
+    }
+    for round in 0..5 {
+        lab.whois.behave(Fault::Held);
+        queue(&mut long, &members(round * 200..round * 200 + 200));
+        wait_until("the one has all connections", || held(&lab), |held| *held == CONNECTIONS);
+        let question = members(5_000 + round..5_001 + round);
+        queue(&mut short, &question);
+        wait_until(
+            "the other waits for one",
+            || {
+                let mut rows = short
+                    .rows("SELECT state FROM enrich.worker_status() WHERE database = current_database()");
+                rows.extend(short.rows("SELECT question FROM enrich.enrichment_job"));
+                rows
+            },
+            |rows| rows.len() == 2 && rows[0] == "sleeping",
+        );
+        let before = lab.whois.record().connections.len();
+        lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(20)));
+        wait_for_the_queue(&mut short);
+        let record = lab.whois.record();
+        let at = record.connections.iter().position(|c| c.questions == question).expect("it was asked alone");
+        assert!(at - before < CONNECTIONS, "round {round}: {} requests came before it", at - before);
+        wait_for_the_queue(&mut long);
+    }
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
+    let lab = lab("databases-cancel");
+    lab.reconfigure(&["cymru_batch_size = 20"]);
+    let mut db = lab.database();
+    queue(&mut db, &members(0..1));
+    wait_for_the_queue(&mut db);
+    let pid = worker_pid(&mut db);
+    let burst = format!("SELECT count(pg_cancel_backend({pid})) FROM generate_series(1, 200)");
+    // Asleep, with requests to take in, with answers to write down, and in the middle of all that.
+    db.run(&burst);
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(5)));
+    let mut other = db.another();
+    for round in 0..5 {
+        queue(&mut db, &members(round * 100 + 1..round * 100 + 101));
+        for _ in 0..5 {
+            other.run(&burst);
+        }
+        assert_eq!(worker_pid_now(&mut db), Some(pid));
+    }
+    wait_for_the_queue(&mut db);
+    assert_eq!(worker_pid_now(&mut db), Some(pid));
+    assert_placed(&mut db, &members(0..501));
+    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
+    assert_eq!(cymru::provider(&mut db, "in_flight"), 0);
+    lab.assert_nothing_crashed();
+}

@@ -1,9 +1,12 @@
 //! What the worker writes into tables that are not ours, and what it does not let their owners do.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn, synthetic_country};
-use server_tests::cymru::{Lab, assert_placed, member, members, state, wait_for_the_queue, worker_pid};
+use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, synthetic_asn, synthetic_country};
+use server_tests::cymru::{
+    Lab, assert_placed, member, members, queue, state, wait_for_the_queue, worker_pid, worker_pid_now,
+};
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Options, Session, wait_until};
@@ -468,5 +471,316 @@ fn sessions_arrive_and_change_while_answers_are_written() {
     assert_eq!(db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"), 0);
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0, "{}", lab.cluster.log());
     assert_eq!(lab.whois.record().questions_total(), 300);
+    lab.assert_nothing_crashed();
+}
+
+/// An attached table's owner may be anybody, a superuser too; TRIGGER is a privilege that others are given.
+#[test]
+fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
+    let lab = lab("sessions-trigger");
+    for (n, (timing, event, deferred)) in KINDS.into_iter().enumerate() {
+        let mut db = lab.database();
+        COWRIE.create_attached(&mut db);
+        let role = format!("intruder_{n}");
+        db.run(&format!("CREATE ROLE {role} LOGIN; GRANT INSERT, TRIGGER ON sessions TO {role}"));
+        // Its temporary function lives as long as it is connected.
+        let mut theirs = db.session_as(&role);
+        theirs.run(&format!(
+            "CREATE FUNCTION pg_temp.rise() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF current_user <> '{role}' THEN
+                     EXECUTE 'ALTER ROLE {role} SUPERUSER';
+                 END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE {timing} TRIGGER theirs {event} ON sessions {deferred}
+                 FOR EACH ROW EXECUTE FUNCTION pg_temp.rise()"
+        ));
+        assert_eq!(theirs.refused("ALTER TABLE sessions ENABLE ALWAYS TRIGGER theirs").code, "42501");
+        let address = member(0, 1);
+        theirs.run(&insert(&COWRIE, "a", address));
+        wait_until(
+            "the session is complete",
+            || (COWRIE.snapshot(&mut db, "a"), state(&mut db)),
+            |(now, _)| *now == snapshot(address),
+        );
+        wait_for_the_queue(&mut db);
+        let is_superuser = format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'");
+        assert_eq!(db.one(&is_superuser), "f", "{timing} {event} {deferred}");
+        // The trap works: an update of the superuser's own is caught by it.
+        db.run("BEGIN; UPDATE sessions SET sensor = 2; SET CONSTRAINTS ALL IMMEDIATE");
+        assert_eq!(db.one(&is_superuser), "t", "{timing} {event} {deferred}");
+        db.run("ROLLBACK");
+        assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    }
+    lab.assert_nothing_crashed();
+}
+
+/// More than one transaction can write, and not one of the sessions can be written.
+#[test]
+fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_other_work() {
+    let lab = Lab::start(Options::named("sessions-six-thousand"));
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let addresses: Vec<IpAddr> = (0..6_000).map(|n| member(n % 300, (n / 300 + 1) as u8)).collect();
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let keys: Vec<String> = (0..texts.len()).map(|n| format!("s{n}")).collect();
+    let rows: Vec<(&str, Option<&str>)> =
+        keys.iter().zip(&texts).map(|(key, text)| (key.as_str(), Some(text.as_str()))).collect();
+    db.run(&COWRIE.insert(&rows));
+    let mut holder = db.another();
+    holder.run("BEGIN; LOCK TABLE sessions IN SHARE MODE");
+    lab.reconfigure(&["worker_enabled = on"]);
+
+    // Seven seconds of growing pauses; a worker that does not pause has made hundreds of batches by then.
+    let completions =
+        |db: &mut Session| db.number("SELECT COALESCE(min(completions), 0) FROM enrich.enrichment_job");
+    let written = |db: &mut Session| db.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint");
+    let batches = |db: &mut Session| {
+        db.number("SELECT batches FROM enrich.worker_status() WHERE database = current_database()")
+    };
+    let until = |db: &mut Session, times: i64| {
+        wait_until("the sessions were tried", || (completions(db), state(db)), |(now, _)| *now >= times);
+    };
+    until(&mut db, 2);
+    let before = (batches(&mut db), written(&mut db));
+    until(&mut db, 3);
+    let after = (batches(&mut db), written(&mut db));
+    assert!(after.0 <= 20, "{} batches for three attempts\n{}", after.0, state(&mut db));
+    assert!(after.1 - before.1 < 4_000_000, "{} bytes of WAL for one attempt", after.1 - before.1);
+    assert_eq!(lab.whois.record().questions_total(), 300, "each block is asked about once");
+
+    let new = member(1_000, 1);
+    db.run(&insert(&SUMMARIES, "new", new));
+    wait_until(
+        "another table's session is complete",
+        || (SUMMARIES.snapshot(&mut db, "new"), state(&mut db)),
+        |(now, _)| *now == snapshot(new),
+    );
+    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NOT NULL"), 0);
+    assert_eq!(
+        db.number("SELECT count(*) FROM enrich.ip_inventory WHERE current_asn IS NULL"),
+        0,
+        "the inventory does not wait for sessions"
+    );
+
+    // The holder is in nobody's way but its own: the worker has left.
+    let name = db.name.clone();
+    drop(db);
+    let mut admin = lab.cluster.session_with("postgres", "postgres", "public");
+    let rename = format!("ALTER DATABASE \"{name}\" RENAME TO sessions_renamed");
+    let refusal = wait_until(
+        "one session only is left",
+        || admin.refused(&rename),
+        |refusal| refusal.detail.as_deref() == Some("There is 1 other session using the database."),
+    );
+    assert_eq!(refusal.code, "55006");
+    // And with everything before it that it may write now.
+    drop(holder);
+    let started = Instant::now();
+    admin.run(&rename);
+    assert!(started.elapsed() < Duration::from_secs(3), "the rename took {:?}", started.elapsed());
+
+    let mut db = lab.cluster.session("sessions_renamed");
+    wait_for_the_queue(&mut db);
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM sessions s JOIN enrich.ip_inventory i ON i.ip_address = s.ip::inet
+             WHERE s.snapshot_asn IS NOT DISTINCT FROM i.current_asn"
+        ),
+        6_000
+    );
+    let mut all = addresses;
+    all.push(new);
+    assert_placed(&mut db, &all);
+    assert_eq!(lab.whois.record().questions_total(), 301);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn an_owners_trigger_that_sleeps_holds_up_neither_other_tables_nor_drop_extension() {
+    let lab = lab("sessions-asleep");
+    let mut db = lab.database();
+    owner(&mut db, &COWRIE);
+    SUMMARIES.create_attached(&mut db);
+    db.run(
+        "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(30); RETURN NEW; END $$",
+    );
+    put_trigger(&mut db, KINDS[0], true);
+    let mut oldest = 0.0f64;
+    for block in 0..5 {
+        let address = member(block, 1);
+        let key = format!("s{block}");
+        let rows = [insert(&COWRIE, &key, address), insert(&SUMMARIES, &key, address)];
+        db.run(&rows.join(";"));
+        wait_until(
+            "the other table's session is complete",
+            || {
+                let age = db.one(
+                    "SELECT COALESCE(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)
+                     FROM pg_stat_activity
+                     WHERE datname = current_database() AND backend_type = 'cowrie_enrich worker'",
+                );
+                oldest = oldest.max(age.parse().expect("seconds"));
+                (SUMMARIES.snapshot(&mut db, &key), state(&mut db))
+            },
+            |(now, _)| *now == snapshot(address),
+        );
+    }
+    assert!(oldest < 2.0, "a transaction of the worker's was open for {oldest} s");
+    wait_for_the_queue(&mut db);
+    assert_eq!(db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NOT NULL"), 0);
+    assert_placed(&mut db, &(0..5).map(|block| member(block, 1)).collect::<Vec<_>>());
+
+    db.run(&insert(&COWRIE, "last", member(5, 1)));
+    wait_until(
+        "the trigger sleeps",
+        || {
+            db.number(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE backend_type = 'cowrie_enrich worker' AND wait_event = 'PgSleep'",
+            )
+        },
+        |asleep| *asleep == 1,
+    );
+    let started = Instant::now();
+    db.run("SET client_min_messages = warning; DROP EXTENSION cowrie_enrich CASCADE");
+    assert!(started.elapsed() < Duration::from_secs(2), "DROP EXTENSION took {:?}", started.elapsed());
+    lab.assert_nothing_crashed();
+}
+
+/// The process began as the bootstrap superuser; a trigger that fires when it commits must not find it so.
+#[test]
+fn deferred_triggers_on_the_inventory_never_run_as_whom_the_worker_began_as() {
+    let mut routes = Routes::empty();
+    routes.add("60.0.0.0/24", 64_496, "DE", "ripencc", "2020-01-01", "EXAMPLE, DE");
+    let lab = Lab::with_routes(Options::named("sessions-deferred").with_worker(), routes);
+    let mut db = lab.database();
+    db.run(
+        "CREATE ROLE enricher LOGIN;
+         GRANT USAGE ON SCHEMA enrich TO enricher;
+         GRANT CREATE ON SCHEMA public TO enricher;
+         GRANT ALL ON ALL TABLES IN SCHEMA enrich TO enricher;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA enrich TO enricher",
+    );
+    lab.reconfigure(&["worker_role = 'enricher'", "max_attempts = 1"]);
+    db.session_as("enricher").run(
+        "CREATE TABLE public.ran_as (who text, ip inet, what text);
+         GRANT INSERT ON public.ran_as TO PUBLIC;
+         CREATE FUNCTION public.ran_as() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.ran_as VALUES (current_user, NEW.ip_address, TG_OP); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER ran_as AFTER INSERT OR UPDATE ON enrich.ip_inventory
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.ran_as()",
+    );
+    let (placed, absent, dead) = (member(0, 7), member(1, 7), member(2, 7));
+    for address in [placed, absent, dead] {
+        if address == dead {
+            lab.whois.behave(Fault::Missing { every: 1 });
+        }
+        // Folding writes the row as well.
+        db.run(&format!("INSERT INTO enrich.session_delta VALUES ('{address}', 1, now(), now())"));
+        queue(&mut db, &[address]);
+        wait_for_the_queue(&mut db);
+        wait_until(
+            "the session is counted",
+            || {
+                db.rows(&format!(
+                    "SELECT session_count, enrichment #>> '{{_meta,cymru,state}}'
+                     FROM enrich.ip_inventory WHERE ip_address = '{address}'"
+                ))
+            },
+            |row| row.first().is_some_and(|row| row.starts_with("1|")),
+        );
+    }
+    assert_eq!(
+        db.rows("SELECT enrichment #>> '{_meta,cymru,state}' FROM enrich.ip_inventory ORDER BY ip_address"),
+        ["value", "absent", "failed"]
+    );
+    assert_eq!(db.rows("SELECT DISTINCT who FROM public.ran_as"), ["enricher"]);
+    assert_eq!(db.number("SELECT count(DISTINCT ip) FROM public.ran_as"), 3);
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_strangers_advisory_locks_do_not_keep_sessions_from_being_counted() {
+    let lab = lab("sessions-advisory");
+    let mut db = lab.database();
+    SUMMARIES.create_attached(&mut db);
+    db.run("CREATE ROLE stranger LOGIN");
+    let mut stranger = db.session_as("stranger");
+    // Every key that can be made of what is in the catalogs about the extension.
+    stranger.run(
+        "SELECT pg_advisory_lock(k.a), pg_advisory_lock(k.a << 32), pg_advisory_lock(k.b << 32 | k.a),
+                pg_advisory_lock(k.a << 32 | k.b), pg_advisory_lock(k.a::int, k.b::int),
+                pg_advisory_lock(k.b::int, k.a::int)
+         FROM (SELECT a.oid::bigint AS a, b.oid::bigint AS b
+               FROM (SELECT oid FROM pg_class WHERE relname ~ 'delta|inventory|enrichment'
+                     UNION ALL SELECT oid FROM pg_namespace WHERE nspname = 'enrich'
+                     UNION ALL SELECT oid FROM pg_extension WHERE extname = 'cowrie_enrich') a,
+                    (SELECT oid FROM pg_database WHERE datname = current_database()
+                     UNION ALL SELECT 'pg_class'::regclass UNION ALL SELECT 'pg_extension'::regclass
+                     UNION ALL SELECT 0) b) k",
+    );
+    let count = "SELECT COALESCE(sum(session_count), 0) FROM enrich.ip_inventory";
+    db.run(&insert(&SUMMARIES, "a", "8.8.8.8".parse().expect("an address")));
+    wait_until("the worker counts the session", || (db.number(count), state(&mut db)), |(n, _)| *n == 1);
+
+    lab.reconfigure(&["worker_enabled = off"]);
+    wait_until("nobody works", || worker_pid_now(&mut db), Option::is_none);
+    db.run(&insert(&SUMMARIES, "b", "8.8.8.8".parse().expect("an address")));
+    db.run("SET statement_timeout = '10s'");
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(db.number(count), 2);
+    assert!(
+        stranger.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted") > 40,
+        "they were held all the time"
+    );
+    lab.assert_nothing_crashed();
+}
+
+/// Names of tables and of networks come from outside; the server's encoding need not be ours.
+#[test]
+fn sessions_of_a_latin1_database_are_completed() {
+    let mut routes = Routes::synthetic();
+    routes.add("60.0.0.0/24", 64_496, "DE", "ripencc", "2020-01-01", "ÖRTLICHE NETZE, DE");
+    routes.add("61.0.0.0/24", 64_497, "JP", "apnic", "2020-01-01", "株式会社, JP");
+    let lab = Lab::with_routes(Options::named("sessions-latin1").with_worker(), routes);
+    lab.cluster
+        .session("postgres")
+        .run("CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'");
+    let mut db = lab.cluster.session("latin1");
+    db.run(
+        "CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich;
+         CREATE SCHEMA été; CREATE TABLE été.séances (id int PRIMARY KEY, adressé inet, à timestamptz);
+         SELECT enrich.attach_session_table('été.séances', 'adressé', 'à')",
+    );
+    for block in 0..3 {
+        db.run(&format!("INSERT INTO été.séances VALUES ({block}, '{}', now())", member(block, 7)));
+    }
+    let third = member(2, 7);
+    let expected = ["64496|DE".to_owned(), "64497|JP".to_owned(), {
+        let asn = synthetic_asn(third);
+        format!("{asn}|{}", synthetic_country(asn))
+    }];
+    wait_until(
+        "the sessions are complete",
+        || {
+            let rows = db.rows("SELECT snapshot_asn, snapshot_country FROM été.séances ORDER BY id");
+            (rows, state(&mut db), lab.cluster.log())
+        },
+        |(rows, _, _)| *rows == expected,
+    );
+    wait_for_the_queue(&mut db);
+    // What is not ASCII is not stored, see `text::storable`, and costs no session.
+    assert_eq!(
+        db.rows(
+            "SELECT organization_name FROM enrich.asn_inventory WHERE asn_number < 65000 ORDER BY asn_number"
+        ),
+        ["?RTLICHE NETZE, DE", "????, JP"]
+    );
+    assert_counts_are_exact(&mut db, &[("été.séances", "adressé")]);
     lab.assert_nothing_crashed();
 }
