@@ -112,7 +112,7 @@ pub fn provider_rests(provider: &str, health: &Health) -> ! {
             health.failures,
             health.last_error.as_deref().unwrap_or("no reason given")
         )),
-        Some("provider_status() says until when."),
+        Some("The view provider_status says until when."),
     )
 }
 

@@ -8,6 +8,9 @@ CREATE FUNCTION worker_status(
 COMMENT ON FUNCTION worker_status() IS
     'the launcher and the workers of all databases of the cluster: what they are doing, and how many batches they have written and steps have failed since they were started';
 
+CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
+COMMENT ON VIEW worker_status IS 'worker_status(), beside queue_status';
+
 CREATE FUNCTION provider_status(
     OUT provider text, OUT state text, OUT failures bigint, OUT rests_until timestamptz, OUT in_flight bigint,
     OUT last_success timestamptz, OUT last_failure timestamptz, OUT last_error text,
@@ -19,6 +22,9 @@ CREATE FUNCTION provider_status(
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'provider_status_wrapper';
 COMMENT ON FUNCTION provider_status() IS
     'how each provider is doing, across the cluster: its circuit breaker (closed, open, half-open), requests under way, what was asked and answered, what was dropped, and how requests failed, since the server was started';
+
+CREATE VIEW provider_status AS SELECT * FROM @extschema@.provider_status();
+COMMENT ON VIEW provider_status IS 'provider_status(), beside queue_status';
 
 CREATE FUNCTION cymru_lookup(
     ips inet[], OUT ip_address inet, OUT asn bigint, OUT prefix cidr, OUT country text, OUT registry text,
