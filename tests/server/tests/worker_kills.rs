@@ -12,10 +12,25 @@ use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Options, wait_until};
 
-const ADDRESSES: usize = 3_000;
-const BATCH: usize = 40;
 const CONNECTIONS: usize = 4;
 const KILLS: usize = 20;
+
+struct Size {
+    addresses: usize,
+    batch: usize,
+    /// The server's, for each batch.
+    delay: Duration,
+    /// Most milliseconds from an exchange's beginning to the kill.
+    pause: u64,
+}
+
+/// `COWRIE_ENRICH_FULL_SIZE` takes some three minutes and shows the same.
+fn size() -> Size {
+    if std::env::var_os("COWRIE_ENRICH_FULL_SIZE").is_some() {
+        return Size { addresses: 10_000, batch: 500, delay: Duration::from_secs(5), pause: 8_000 };
+    }
+    Size { addresses: 3_000, batch: 40, delay: Duration::from_millis(80), pause: 120 }
+}
 
 /// `COWRIE_ENRICH_SEED` runs a failure again, as far as processes repeat themselves.
 fn seed() -> u64 {
@@ -29,11 +44,12 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     let seed = seed();
     eprintln!("COWRIE_ENRICH_SEED={seed}");
     let mut random = Random::seeded(seed);
+    let size = size();
     let lab = Lab::start(
         Options::named("kills")
             .with_worker()
             .conf(&format!("cowrie_enrich.cymru_max_connections = {CONNECTIONS}"))
-            .conf(&format!("cowrie_enrich.cymru_batch_size = {BATCH}"))
+            .conf(&format!("cowrie_enrich.cymru_batch_size = {}", size.batch))
             .conf("cowrie_enrich.cymru_timeout = 10s")
             .conf("restart_after_crash = on"),
     );
@@ -41,14 +57,14 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     let name = db.name.clone();
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
-    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(80)));
-    let addresses = members(0..ADDRESSES);
+    lab.whois.behave(Behaviour::normal().delayed(size.delay));
+    let addresses = members(0..size.addresses);
     let keys: Vec<(String, String)> =
         addresses.iter().enumerate().map(|(n, a)| (format!("k{n}"), a.to_string())).collect();
     let rows: Vec<(&str, Option<&str>)> =
         keys.iter().map(|(key, address)| (key.as_str(), Some(address.as_str()))).collect();
     db.run(&COWRIE.insert(&rows));
-    db.run(&SUMMARIES.insert(&rows[..ADDRESSES / 2]));
+    db.run(&SUMMARIES.insert(&rows[..size.addresses / 2]));
     drop(db);
 
     let mut kinds = [0; 3];
@@ -71,7 +87,7 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
         if left == 0 {
             early = early.min(kill);
         }
-        std::thread::sleep(Duration::from_millis(random.below(120)));
+        std::thread::sleep(Duration::from_millis(random.below(size.pause)));
         let kind = random.below(3) as usize;
         kinds[kind] += 1;
         match kind {
@@ -103,7 +119,7 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
 
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "nothing here is a question's fault");
     assert_placed(&mut db, &addresses);
-    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), ADDRESSES as i64);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), size.addresses as i64);
     for host in [&COWRIE, &SUMMARIES] {
         assert_eq!(
             db.number(&format!(
@@ -120,9 +136,9 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
 
     let record = lab.whois.record();
-    assert!(record.largest_batch() <= BATCH);
+    assert!(record.largest_batch() <= size.batch);
     let again = record.answered_twice().len();
-    let most = (kinds[0] + kinds[1]) * CONNECTIONS * BATCH;
+    let most = (kinds[0] + kinds[1]) * CONNECTIONS * size.batch;
     eprintln!("{} exchanges; {again} answers were given again, at most {most}", record.connections.len());
     assert!(
         again <= most,
