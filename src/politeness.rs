@@ -74,7 +74,7 @@ pub enum Count {
     DeadLetters,
 }
 
-/// Names of the counts, as `provider_status` shows them.
+/// All counts, in the order in which `provider_status` shows them.
 pub const COUNTS: [Count; 17] = [
     Count::Requests,
     Count::Questions,
