@@ -143,49 +143,16 @@ thread_local! {
 
 /// What a permit would be answered now; takes nothing.
 pub fn look(provider: Provider, limits: &Limits) -> Leave {
-    let own = catalog::own_database().to_u32();
-    shared::locked(|guarded| {
-        let state = &guarded.providers[provider as usize];
-        let mut breaker = state.breaker;
-        let now = clock::now();
-        if state.in_use >= limits.connections || is_others_turn(state, own, now) {
-            return Leave::Busy;
-        }
-        match (breaker.permission(now, 0), limits.rate.admit(state.rate, now)) {
-            (Permission::NotBefore(until), _) | (_, Admission::NotBefore(until)) => Leave::NotBefore(until),
-            (Permission::Probe, _) => Leave::Probe,
-            (Permission::Ask, _) => Leave::Granted,
-        }
-    })
+    let mut copy = shared::locked(|guarded| guarded.providers[provider as usize]);
+    take(&mut copy, limits)
 }
 
 /// Takes a permit.
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
     shared::at_exit(process_ends);
-    let own = catalog::own_database().to_u32();
-    let mut more = false;
-    let leave = shared::locked(|guarded| {
+    let (leave, more) = shared::locked(|guarded| {
         let state = &mut guarded.providers[provider as usize];
-        let now = clock::now();
-        if state.in_use >= limits.connections || is_others_turn(state, own, now) {
-            return Leave::Busy;
-        }
-        let next = match limits.rate.admit(state.rate, now) {
-            Admission::Granted { next } => next,
-            Admission::NotBefore(until) => return Leave::NotBefore(until),
-        };
-        // A probe whose process is killed is forgotten after a while.
-        let probe_lasts = 2 * i64::try_from(limits.longest.as_micros()).unwrap_or(i64::MAX / 4);
-        let leave = match state.breaker.permission(now, probe_lasts) {
-            Permission::NotBefore(until) => return Leave::NotBefore(until),
-            Permission::Probe => Leave::Probe,
-            Permission::Ask => Leave::Granted,
-        };
-        state.rate = next;
-        state.in_use += 1;
-        state.turn_ends = 0;
-        more = state.in_use < limits.connections;
-        leave
+        (take(state, limits), state.in_use < limits.connections)
     });
     match leave {
         Leave::Granted | Leave::Probe => {
@@ -199,6 +166,29 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
         }
         refused => Err(refused),
     }
+}
+
+/// Takes a permit out of a provider's state, which is left alone where there is none to be had.
+fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
+    let now = clock::now();
+    if state.in_use >= limits.connections || is_others_turn(state, catalog::own_database().to_u32(), now) {
+        return Leave::Busy;
+    }
+    let next = match limits.rate.admit(state.rate, now) {
+        Admission::Granted { next } => next,
+        Admission::NotBefore(until) => return Leave::NotBefore(until),
+    };
+    // A probe whose process is killed is forgotten after a while.
+    let probe_lasts = 2 * i64::try_from(limits.longest.as_micros()).unwrap_or(i64::MAX / 4);
+    let leave = match state.breaker.permission(now, probe_lasts) {
+        Permission::NotBefore(until) => return Leave::NotBefore(until),
+        Permission::Probe => Leave::Probe,
+        Permission::Ask => Leave::Granted,
+    };
+    state.rate = next;
+    state.in_use += 1;
+    state.turn_ends = 0;
+    leave
 }
 
 fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {

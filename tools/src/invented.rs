@@ -317,12 +317,13 @@ fn authorized_key(log: &mut Log, list: &[Network]) {
         let bot = log.random.one_of(&bots).clone();
         let second = log.random.below(SPAN);
         let mut visit = log.visit(&bot, second, "ssh");
-        visit.version("SSH-2.0-libssh_0.9.6").login(true, "root", "3245gs5662d34");
+        let user = "root";
+        visit.version("SSH-2.0-libssh_0.9.6").login(true, user, "3245gs5662d34");
         visit.command("cd ~; chattr -ia .ssh; lockr -ia .ssh");
         visit.command("cd ~ && rm -rf .ssh && mkdir .ssh && echo \"ssh-rsa AAAAB3NzaC1yc2EAAAAexample rsa-key\">>.ssh/authorized_keys && chmod -R go= ~/.ssh && cd ~");
         visit.event(
             "session.file_download",
-            json!({"outfile": format!("var/lib/cowrie/downloads/{shasum}"), "shasum": shasum, "destfile": "/root/.ssh/authorized_keys",
+            json!({"outfile": format!("var/lib/cowrie/downloads/{shasum}"), "shasum": shasum, "destfile": format!("/{user}/.ssh/authorized_keys"),
                    "message": "Saved redir contents"}),
         );
         visit.unknown_command("lockr -ia .ssh").terminal_log().close();

@@ -8,6 +8,7 @@ use cowrie_enrich_upstreams::{FOREIGN_ASN, Routes, Whois, synthetic_asn};
 
 use crate::cluster::{Cluster, Options, SUPERUSER};
 use crate::database::{Database, cluster_with_world, fresh_database};
+use crate::hosts::{COWRIE, SUMMARIES};
 use crate::session::Session;
 use crate::wait::wait_until;
 
@@ -243,4 +244,21 @@ pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
             .number(&format!("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = {FOREIGN_ASN}")),
         0
     );
+}
+
+/// No session of the two hosts' tables lacks the network that its address has.
+#[track_caller]
+pub fn assert_snapshots_are_complete(session: &mut Session) {
+    for host in [&COWRIE, &SUMMARIES] {
+        assert_eq!(
+            session.number(&format!(
+                "SELECT count(*) FROM {} s JOIN enrich.ip_inventory i ON i.ip_address = s.{}::inet
+                 WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn",
+                host.table, host.address
+            )),
+            0,
+            "sessions of {} without their network",
+            host.table
+        );
+    }
 }

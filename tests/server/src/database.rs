@@ -2,6 +2,7 @@
 //! extension in schema `enrich` in the time of a file copy, and no test sees another's rows.
 
 use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,6 +36,22 @@ impl Door<'_> {
 impl<'a> Database<'a> {
     pub fn door(&self) -> Door<'a> {
         Door { cluster: self.cluster, name: self.name.clone() }
+    }
+
+    /// Dumps it in one of pg_dump's formats, beside the cluster's other files.
+    #[track_caller]
+    pub fn dump(&self, format: &str) -> PathBuf {
+        let dump = self.cluster.files().join(format!("{}.dump", self.name));
+        let status = self
+            .cluster
+            .program("pg_dump")
+            .args(["--format", format, "--file"])
+            .arg(&dump)
+            .arg(&self.name)
+            .status()
+            .expect("pg_dump runs");
+        assert!(status.success());
+        dump
     }
 
     /// Another connection as superuser.
@@ -120,6 +137,26 @@ pub fn fresh_database(cluster: &Cluster) -> Database<'_> {
 /// An empty database without the extension.
 pub fn bare_database(cluster: &Cluster) -> Database<'_> {
     copy_from(cluster, "template0")
+}
+
+/// A new database into which pg_restore put a dump, or psql one of format `plain`.
+#[track_caller]
+pub fn restored_from<'a>(cluster: &'a Cluster, dump: &Path, format: &str) -> Database<'a> {
+    let restored = bare_database(cluster);
+    let mut command = if format == "plain" {
+        let mut psql = cluster.program("psql");
+        psql.args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f"]);
+        psql.arg(dump).arg("-d").arg(&restored.name);
+        psql
+    } else {
+        let mut restore = cluster.program("pg_restore");
+        restore.arg("--exit-on-error").arg("-d").arg(&restored.name);
+        restore.arg(dump);
+        restore
+    };
+    let output = command.output().expect("the restore runs");
+    assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+    restored
 }
 
 /// A database copied from any other that nobody is connected to.

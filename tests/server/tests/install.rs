@@ -1,6 +1,6 @@
 //! Installing anywhere, dumping and restoring, dropping and coming back.
 
-use server_tests::database::{bare_database, cluster_with_world, copy_from};
+use server_tests::database::{bare_database, cluster_with_world, copy_from, restored_from};
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::Files;
@@ -124,31 +124,7 @@ fn dump_and_restore_lose_nothing_and_double_nothing() {
         );
         let known_before = db.rows(known);
 
-        let dump = db.cluster.files().join(format!("{}.dump", db.name));
-        let status = db
-            .cluster
-            .program("pg_dump")
-            .args(["--format", format, "--file"])
-            .arg(&dump)
-            .arg(&db.name)
-            .status()
-            .expect("pg_dump runs");
-        assert!(status.success());
-
-        let mut restored = copy_from(db.cluster, "template0");
-        let mut command = if format == "plain" {
-            let mut psql = db.cluster.program("psql");
-            psql.args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "-f"]);
-            psql.arg(&dump).arg("-d").arg(&restored.name);
-            psql
-        } else {
-            let mut restore = db.cluster.program("pg_restore");
-            restore.arg("--exit-on-error").arg("-d").arg(&restored.name);
-            restore.arg(&dump);
-            restore
-        };
-        let output = command.output().expect("the restore runs");
-        assert!(output.status.success(), "{format}: {}", String::from_utf8_lossy(&output.stderr));
+        let mut restored = restored_from(db.cluster, &db.dump(format), format);
         assert_eq!(contents(&mut restored), before, "{format}");
         assert_eq!(restored.rows(known), known_before, "{format}");
         let both = [("sessions", "ip"), ("session_summaries", "source_ip")];

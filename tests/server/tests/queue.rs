@@ -8,7 +8,7 @@ use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn};
 use server_tests::cymru::{
     Lab, array, assert_placed, member, members, provider, queue, state, wait_for_the_queue, worker_pid,
 };
-use server_tests::database::bare_database;
+use server_tests::database::restored_from;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::installation::workspace;
 use server_tests::recount::assert_counts_are_exact;
@@ -629,29 +629,12 @@ fn a_restored_queue_is_worked_off() {
     db.run(&sessions(20..30));
     assert_eq!(status(&mut db), "10|15|10|5|0|15|5");
 
-    let dump = lab.cluster.files().join("queue.dump");
-    let dumped = lab
-        .cluster
-        .program("pg_dump")
-        .args(["-Fc", "-f"])
-        .arg(&dump)
-        .arg(&db.name)
-        .status()
-        .expect("it runs");
-    assert!(dumped.success());
+    let dump = db.dump("custom");
     drop(hand);
     lab.reconfigure(&["worker_enabled = on"]);
     wait_for_the_queue(&mut db);
 
-    let mut restored = bare_database(&lab.cluster);
-    let output = lab
-        .cluster
-        .program("pg_restore")
-        .args(["--exit-on-error", "-d", &restored.name])
-        .arg(&dump)
-        .output()
-        .expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut restored = restored_from(&lab.cluster, &dump, "custom");
     restart_worker(&mut restored);
     for session in [&mut db, &mut restored] {
         wait_for_the_queue(session);
@@ -682,27 +665,10 @@ fn a_restore_that_takes_its_time_is_not_disturbed_by_the_worker_that_it_woke() {
         "INSERT INTO ip_asn_history (ip_address, asn_number, verification_source)
          SELECT '10.0.0.0'::inet + n, 1, 'manual' FROM generate_series(1, 400000) n",
     );
-    let dump = lab.cluster.files().join("restoring.dump");
-    let dumped = lab
-        .cluster
-        .program("pg_dump")
-        .args(["-Fc", "-f"])
-        .arg(&dump)
-        .arg(&db.name)
-        .status()
-        .expect("it runs");
-    assert!(dumped.success());
+    let dump = db.dump("custom");
     lab.reconfigure(&["worker_enabled = on"]);
     wait_for_the_queue(&mut db);
-    let mut restored = bare_database(&lab.cluster);
-    let output = lab
-        .cluster
-        .program("pg_restore")
-        .args(["--exit-on-error", "-d", &restored.name])
-        .arg(&dump)
-        .output()
-        .expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut restored = restored_from(&lab.cluster, &dump, "custom");
     restart_worker(&mut restored);
     wait_for_the_queue(&mut restored);
     assert_placed(&mut restored, &addresses);

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn};
 use server_tests::cymru::{
-    Lab, assert_placed, members, provider, queue, state, wait_for_the_queue, worker_pid, worker_pid_now,
+    Lab, assert_placed, assert_snapshots_are_complete, members, provider, queue, state, wait_for_the_queue,
+    worker_pid, worker_pid_now,
 };
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::random::Random;
@@ -120,18 +121,7 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "nothing here is a question's fault");
     assert_placed(&mut db, &addresses);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), size.addresses as i64);
-    for host in [&COWRIE, &SUMMARIES] {
-        assert_eq!(
-            db.number(&format!(
-                "SELECT count(*) FROM {} s JOIN enrich.ip_inventory i ON i.ip_address = s.{}::inet
-                 WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn",
-                host.table, host.address
-            )),
-            0,
-            "sessions of {} without their network",
-            host.table
-        );
-    }
+    assert_snapshots_are_complete(&mut db);
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
     assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
 

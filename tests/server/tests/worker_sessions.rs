@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, synthetic_asn, synthetic_country};
 use server_tests::cymru::{
-    Lab, assert_placed, member, members, queue, state, wait_for_the_queue, worker_pid, worker_pid_now,
+    Lab, assert_placed, assert_snapshots_are_complete, member, members, queue, state, wait_for_the_queue,
+    worker_pid, worker_pid_now,
 };
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
@@ -457,16 +458,7 @@ fn sessions_arrive_and_change_while_answers_are_written() {
         }
     });
     wait_for_the_queue(&mut db);
-    for host in [&COWRIE, &SUMMARIES] {
-        assert_eq!(
-            db.number(&format!(
-                "SELECT count(*) FROM {} s JOIN enrich.ip_inventory i ON i.ip_address = s.{}::inet
-                 WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn",
-                host.table, host.address
-            )),
-            0
-        );
-    }
+    assert_snapshots_are_complete(&mut db);
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
     assert_eq!(db.number("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"), 0);
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0, "{}", lab.cluster.log());
