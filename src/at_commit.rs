@@ -16,15 +16,15 @@ use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
-use crate::guc;
 use crate::offline::{self, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
+use crate::provider::{Provider, Providers};
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, queue, sessions};
+use crate::store::{Home, sessions};
 use crate::telemetry;
 use crate::worker::roster;
 
@@ -43,8 +43,8 @@ struct Seen {
     /// Whether a session came, and not only went: then the address must be in the inventory, whatever the sum.
     came: bool,
     inventory: Inventory,
-    /// Whether a snapshot was stored without the network that Cymru may yet name.
-    awaits_network: bool,
+    /// Whose answers may complete snapshots that were stored.
+    awaits: Providers,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -73,8 +73,8 @@ pub fn observe() {
 }
 
 /// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
-pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits_network): (Inventory, bool)) {
-    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits_network, as_of: ROLLBACKS.get() };
+pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits): (Inventory, Providers)) {
+    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits, as_of: ROLLBACKS.get() };
     PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
@@ -119,7 +119,7 @@ impl Seen {
     fn absorb(&mut self, later: Seen) {
         self.tally.add(later.tally);
         self.came |= later.came;
-        self.awaits_network |= later.awaits_network;
+        self.awaits = self.awaits.with(later.awaits);
         if later.inventory == Inventory::Present {
             (self.inventory, self.as_of) = (later.inventory, later.as_of);
         }
@@ -138,10 +138,10 @@ fn before_commit() {
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
         for address in create(home, unsure.into_iter(), Haste::Commit).unwrap_or_default() {
-            // What was created has its sessions counted in already, and its question queued.
+            // What was created has its sessions counted in already, and its questions queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
-                created.awaits_network = false;
+                created.awaits = Providers::NONE;
             }
         }
     }
@@ -158,17 +158,24 @@ fn before_commit() {
     }
 }
 
-/// Sessions of existing addresses whose network is not known yet: the answer may be on its way, and be written down
-/// before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
+/// Sessions of existing addresses whose network or type is not known yet: the answer may be on its way, and be written
+/// down before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
 fn queue_awaited(home: Home, seen: &Addresses) {
-    let awaited =
-        || seen.iter().filter(|(_, seen)| seen.came && seen.awaits_network).map(|(address, _)| *address);
+    let some = seen.values().any(|seen| seen.came && !seen.awaits.is_empty());
     // Where no worker is at work, nothing is on its way.
-    if awaited().next().is_none() || !guc::is_enabled("cymru") || !roster::is_attended() {
+    if !some || !roster::is_attended() {
         return;
     }
-    roster::work_was_queued();
-    if let Err(failure) = contained(|| queue::append_all(home, awaited())) {
+    let enabled = Providers::enabled();
+    let awaited: Vec<(Address, Provider)> = seen
+        .iter()
+        .filter(|(_, seen)| seen.came)
+        .flat_map(|(address, seen)| enrich::able(*address, seen.awaits.and(enabled)))
+        .collect();
+    if awaited.is_empty() {
+        return;
+    }
+    if let Err(failure) = contained(|| enrich::request(home, awaited)) {
         telemetry::error("lookups of a transaction were not queued, the sweep will", &failure.message);
     }
 }
@@ -205,7 +212,7 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
             let latest = snapshot::Latest::take();
-            let plan = enrich::plan(home, tallies, databases, latest.raw(), false);
+            let plan = enrich::plan(home, tallies, databases, latest.raw(), false, Providers::NONE);
             drop(latest);
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
@@ -216,7 +223,7 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
                         role::set_locally(c"lock_timeout", COMMIT_WAITS);
                     }
                     Connection::with(home.schema, |connection| {
-                        enrich::write(connection, databases, &plan, Locked::Skip)
+                        enrich::write(home, connection, databases, &plan, Locked::Skip)
                     })
                 })
             });

@@ -21,6 +21,7 @@ use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
 use crate::pg::trigger::Length;
 use crate::pg::{clock, invalidation, snapshot, text};
+use crate::provider::Providers;
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
@@ -33,8 +34,8 @@ pub struct Attribution {
     /// The document without `_meta`, or none when nothing is known.
     enrichment: Option<Kept>,
     inventory: Inventory,
-    /// Whether the network is unknown only because Cymru has not been asked yet.
-    awaits_network: bool,
+    /// Whose answers may yet fill what is unknown.
+    awaits: Providers,
     /// What it was answered from: it may outlive the transaction only while that is current.
     as_of: Version,
 }
@@ -109,12 +110,12 @@ pub fn of(home: Home, address: Address) -> Rc<Attribution> {
     found
 }
 
-/// Whether this transaction saw a row of the inventory for an address that it asked about, and whether its network may
-/// still become known.
-pub fn seen(address: Address) -> (Inventory, bool) {
+/// Whether this transaction saw a row of the inventory for an address that it asked about, and whose answers may still
+/// fill what is unknown.
+pub fn seen(address: Address) -> (Inventory, Providers) {
     ASKED.with_borrow(|asked| {
         let known = asked.by_address.get(&address);
-        known.map_or((Inventory::Unknown, false), |known| (known.inventory, known.awaits_network))
+        known.map_or((Inventory::Unknown, Providers::NONE), |known| (known.inventory, known.awaits))
     })
 }
 
@@ -178,21 +179,25 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
     let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::for_probe)?;
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
-        let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
         let document = addresses::document(row);
-        let asked = document.is_some_and(|d| enrichment::is_bogon(d) || enrichment::cymru_had_its_say(d));
-        let document = document.map(|document| jsonb::keep_without(document, "_meta"));
+        let awaits = |asn: Option<i64>| match document {
+            Some(document) if enrichment::is_bogon(document) => Providers::NONE,
+            document => enrichment::awaited(document, asn, known.ip_type.as_deref()),
+        };
+        let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
+        let kept = document.map(|document| jsonb::keep_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
             let newer = answer.document(databases, false);
+            let asn = answer.asn().or(known.asn);
             return Attribution {
-                asn: answer.asn().or(known.asn),
+                asn,
                 country: answer.country().or(known.country),
                 ip_type,
-                enrichment: document.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
+                enrichment: kept.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
-                awaits_network: !asked && answer.asn().or(known.asn).is_none(),
+                awaits: awaits(asn),
                 as_of,
             };
         }
@@ -201,9 +206,9 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             asn: known.asn,
             country: known.country,
             ip_type,
-            enrichment: document.filter(|document| !jsonb::is_empty(document)),
+            enrichment: kept.filter(|document| !jsonb::is_empty(document)),
             inventory: Inventory::Present,
-            awaits_network: !asked && known.asn.is_none(),
+            awaits: awaits(known.asn),
             as_of,
         }
     })
@@ -218,7 +223,10 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         ip_type: None,
         enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
         inventory: Inventory::Unknown,
-        awaits_network: answer.asn().is_none() && answer.bogon.is_none(),
+        awaits: match answer.bogon {
+            Some(_) => Providers::NONE,
+            None => enrichment::awaited(None, answer.asn(), None),
+        },
         as_of: SETTLED_AS_OF.get(),
     }
 }

@@ -6,8 +6,11 @@
 //!              "cached_at": "2026-11-20T03:18:32.123456+00:00", "build_epoch": 1530576000},
 //!  "cymru": {"asn": 24940, "asn_org": "HETZNER-AS, DE", "country": "DE", "registry": "ripencc",
 //!            "prefix": "78.46.0.0/15", "allocation_date": "2007-03-13", "origins": [64500], "cached_at": "…"},
+//!  "greynoise": {"noise": true, "riot": false, "classification": "malicious", "name": "…", "last_seen": "…", "cached_at": "…"},
+//!  "dshield": {"ip": {as sent}, "cached_at": "…"},
+//!  "spur": {as sent, "cached_at": "…"},
 //!  "_meta": {"maxmind": {"state": "value", "asked_at": "…", "builds": "1530576000/1781222400"},
-//!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"}}}
+//!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"}, …}}
 //! ```
 //!
 //! A source's `state` is `value`, `absent` (it knows for certain that there is nothing, and may be asked again after
@@ -18,13 +21,14 @@
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::mmdb::{Network, Place, clean_name};
-use cowrie_enrich_engine::providers::Registry;
-use cowrie_enrich_engine::providers::cymru::Route;
+use cowrie_enrich_engine::moment;
+use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use pgrx::pg_sys;
 
 use crate::offline::{Databases, Kind};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
+use crate::provider::{Provider, Providers};
 
 /// Version of the layout, in `ip_inventory.enrichment_version`; the Python system wrote "2.2".
 pub const LAYOUT_VERSION: &str = "3.0";
@@ -128,83 +132,110 @@ fn write_place(object: &mut Object, place: &Place<'_>) {
     }
 }
 
-/// What Cymru's answer means for an address; `asked_at` in microseconds since 2000.
-pub fn cymru_document(route: &Route, asked_at: i64) -> pg_sys::Datum {
+/// What a source's answer means for an address; `asked_at` in microseconds since 2000. A value lasts as long as its
+/// lifetime says at the time of asking again; of an absence it is written down, as it was when it came.
+pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> pg_sys::Datum {
+    let (words, absent_until) = match said {
+        Said::Value(words) => (Some(*words), None),
+        Said::Absent { words, until } => (*words, Some(*until)),
+    };
     let asked_at = clock::iso8601(asked_at);
     jsonb::object(|document| {
-        document.object("cymru", |cymru| {
-            cymru.number("asn", i64::from(route.asn));
-            if let Some(name) = &route.name {
-                cymru.text("asn_org", name);
-            }
-            if let Some(country) = route.country {
-                cymru.text("country", &country_text(country));
-            }
-            if let Some(registry) = route.registry {
-                cymru.text("registry", cymru_spelling(registry));
-            }
-            if let Some(prefix) = route.prefix {
-                cymru.text("prefix", &prefix.to_string());
-            }
-            if let Some(date) = &route.allocated {
-                cymru.text("allocation_date", date);
-            }
-            if !route.origins.is_empty() {
-                cymru.numbers("origins", route.origins.iter().map(|asn| i64::from(*asn)));
-            }
-            cymru.text("cached_at", &asked_at);
-        });
-        document.object("_meta", |meta| {
-            meta.object("cymru", |cymru| {
-                cymru.text("state", "value");
-                cymru.text("asked_at", &asked_at);
+        if let Some(words) = words {
+            document.object(source, |own| {
+                for (key, value) in words {
+                    own.json(key, value);
+                }
+                own.text("cached_at", &asked_at);
             });
-        });
+        }
+        let absent_until = absent_until.map(clock::iso8601);
+        let more = absent_until.as_deref().map(|until| ("retry_after", until));
+        let state = if absent_until.is_some() { "absent" } else { "value" };
+        state_of(document, source, state, &asked_at, more);
     })
 }
 
-/// Registries as Cymru writes them, and the Python system stored them.
-fn cymru_spelling(registry: Registry) -> &'static str {
-    match registry {
-        Registry::Arin => "arin",
-        Registry::Ripe => "ripencc",
-        Registry::Apnic => "apnic",
-        Registry::Lacnic => "lacnic",
-        Registry::Afrinic => "afrinic",
-    }
-}
-
-/// Nobody announces the address; from `retry_after` on it may be asked again. Microseconds since 2000.
-pub fn cymru_absent(asked_at: i64, retry_after: i64) -> pg_sys::Datum {
-    state_of("cymru", "absent", asked_at, &[("retry_after", &clock::iso8601(retry_after))])
+/// What a source said of an address.
+pub enum Said<'a> {
+    Value(&'a JsonObject),
+    /// Nothing, and perhaps in these words; not to be asked again before then, in microseconds since 2000.
+    Absent { words: Option<&'a JsonObject>, until: i64 },
 }
 
 /// A source gave no answer, time and again.
 pub fn failed(source: &str, at: i64, error: &str) -> pg_sys::Datum {
-    state_of(source, "failed", at, &[("error", error)])
+    jsonb::object(|document| state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error))))
 }
 
-fn state_of(source: &str, state: &str, asked_at: i64, more: &[(&str, &str)]) -> pg_sys::Datum {
-    jsonb::object(|document| {
-        document.object("_meta", |meta| {
-            meta.object(source, |own| {
-                own.text("state", state);
-                own.text("asked_at", &clock::iso8601(asked_at));
-                for (key, value) in more {
-                    own.text(key, value);
-                }
-            });
+fn state_of(document: &mut Object, source: &str, state: &str, asked_at: &str, more: Option<(&str, &str)>) {
+    document.object("_meta", |meta| {
+        meta.object(source, |own| {
+            own.text("state", state);
+            own.text("asked_at", asked_at);
+            if let Some((key, value)) = more {
+                own.text(key, value);
+            }
         });
-    })
+    });
 }
 
-/// Whether Cymru has had its say about an address, for now: its answer is there, or it gave none often enough. An answer
-/// that nobody announces the address may have had its time.
-pub fn cymru_had_its_say(document: Container<'_>) -> bool {
-    let Some(own) = document.object("_meta").and_then(|meta| meta.object("cymru")) else { return false };
+fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Container<'a>> {
+    document.object("_meta").and_then(|meta| meta.object(source))
+}
+
+/// When a source's answer came, in microseconds since 2000; `None` where there is none, or none that can be dated.
+fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
+    let own = || document.object(source).and_then(|own| own.text("cached_at"));
+    let time = own().or_else(|| meta_of(document, source).and_then(|meta| meta.text("asked_at")));
+    time.and_then(moment::parse)
+}
+
+/// Whether a source's answer, a value or an absence, is younger than its lifetime in seconds. A failure is no answer.
+pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> bool {
+    let lifetime = match meta_of(document, source).and_then(|meta| meta.text("state")) {
+        Some("failed") => return false,
+        Some("absent") => lifetimes.absent,
+        _ => lifetimes.value,
+    };
+    let since = clock::transaction_start() - i64::from(lifetime) * 1_000_000;
+    answered_at(document, source).is_some_and(|at| at > since)
+}
+
+/// Whether a source has yet to have its say about an address: it was never asked, or, if it is to be asked `again`, it
+/// said that there is nothing and that has had its time.
+pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
+    let Some(meta) = meta_of(document, source) else { return document.object(source).is_none() };
     // Written by us in UTC: the texts compare as the times do.
-    own.text("retry_after")
-        .is_none_or(|retry_after| clock::iso8601(clock::transaction_start()).as_str() < retry_after)
+    let is_over = |until: &str| until <= clock::iso8601(clock::transaction_start()).as_str();
+    again && meta.text("retry_after").is_some_and(is_over)
+}
+
+/// Providers that should be asked about an address for its own sake, of those given: nothing fresh of theirs is there,
+/// and they have not failed time and again.
+pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
+    Providers::of(providers.iter().filter(|provider| {
+        let source = provider.name();
+        match provider.purpose() {
+            Purpose::Network => asn.is_none() && is_open(document, source, true),
+            Purpose::IpType | Purpose::Facts => {
+                let state = meta_of(document, source).and_then(|meta| meta.text("state"));
+                state != Some("failed") && !is_fresh(document, source, provider.lifetimes())
+            }
+        }
+    }))
+}
+
+/// Providers whose answer may yet complete the snapshot of an address's sessions.
+pub fn awaited(document: Option<Container<'_>>, asn: Option<i64>, ip_type: Option<&str>) -> Providers {
+    Providers::of(Provider::all().filter(|provider| {
+        let lacks = match provider.purpose() {
+            Purpose::Network => asn.is_none(),
+            Purpose::IpType => ip_type.is_none(),
+            Purpose::Facts => false,
+        };
+        lacks && document.is_none_or(|document| is_open(document, provider.name(), true))
+    }))
 }
 
 /// Two letters as text.

@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 
 use crate::offline::ImportError;
 use crate::politeness::Health;
+use crate::provider::Provider;
 
 fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
     let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, function_name!());
@@ -69,7 +70,7 @@ pub fn unknown_provider(value: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid provider".to_owned(),
         Some(format!("The value is \"{value}\".")),
-        Some("Use one of cymru, greynoise, dshield, spur."),
+        Some(&format!("Use one of {}.", Provider::all().map(Provider::name).collect::<Vec<_>>().join(", "))),
     )
 }
 
@@ -78,6 +79,34 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "could not queue a bogon".to_owned(),
         Some(format!("{address} is {reason}; bogons never leave this machine.")),
+        None,
+    )
+}
+
+/// A provider that knows nothing of such addresses.
+pub fn not_asked_about(provider: &str, address: Address) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("{provider} cannot be asked about {address}"),
+        Some("It knows IPv4 addresses only.".to_owned()),
+        None,
+    )
+}
+
+pub fn not_attached(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("{table} is not an attached session table"),
+        None,
+        Some("Call attach_session_table() first."),
+    )
+}
+
+pub fn not_owner(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        format!("must be owner of table {table}"),
+        None,
         None,
     )
 }

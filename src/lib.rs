@@ -2,7 +2,7 @@
 //!
 //! Entry points are in [`api`] (functions), [`session`] (the trigger) and [`at_commit`] (what the trigger leaves for
 //! the end of the transaction), and in [`worker`] (the background processes). They use [`store`] (all SQL), [`offline`]
-//! (the mmdb files), [`politeness`] (who may ask a provider) and [`telemetry`], and these use [`pg`], where all unsafe
+//! (the mmdb files), [`provider`] and [`politeness`] (who is asked, and who may ask) and [`telemetry`], and these use [`pg`], where all unsafe
 //! code is. What is true without PostgreSQL is in the crate `engine`.
 
 pgrx::pg_module_magic!(name, version);
@@ -16,6 +16,7 @@ mod guc;
 mod offline;
 mod pg;
 mod politeness;
+mod provider;
 mod session;
 mod store;
 mod telemetry;

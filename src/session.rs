@@ -22,6 +22,7 @@ use crate::pg::scan::{self, Value};
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
 use crate::pg::{clock, inet, invalidation};
+use crate::provider::Providers;
 use crate::store::Home;
 use crate::store::enrich::Tally;
 use crate::telemetry;
@@ -171,7 +172,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, false));
+        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE));
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
@@ -256,7 +257,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
     match counted {
         Ok(gone) => {
             for (address, sessions) in gone {
-                at_commit::remember(home, address, Tally::gone(sessions), (Inventory::Unknown, false));
+                at_commit::remember(home, address, Tally::gone(sessions), (Inventory::Unknown, Providers::NONE));
             }
         }
         Err(failure) => {

@@ -27,13 +27,26 @@ pub enum Counter {
     NetworkMicros,
 }
 
+impl Counter {
+    /// Values that a provider found; `enrich_stats` has a column for each of these.
+    pub fn hits_of(provider: &str) -> Option<Counter> {
+        match provider {
+            "cymru" => Some(Counter::CymruHits),
+            "greynoise" => Some(Counter::GreynoiseHits),
+            "dshield" => Some(Counter::DshieldHits),
+            "spur" => Some(Counter::SpurHits),
+            _ => None,
+        }
+    }
+}
+
 const COUNTERS: usize = Counter::NetworkMicros as usize + 1;
 const _: () = assert!(COUNTERS <= shared::SLOTS);
 
 thread_local! {
     static PENDING: Cell<[i64; COUNTERS]> = const { Cell::new([0; COUNTERS]) };
     /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
-    static LOGGED: RefCell<HashMap<&'static str, (i64, u64)>> = RefCell::default();
+    static LOGGED: RefCell<HashMap<(&'static str, &'static str), (i64, u64)>> = RefCell::default();
 }
 
 /// Adds to a counter; it moves when the transaction commits, `Errors` at once.
@@ -51,6 +64,12 @@ pub fn add(counter: Counter, amount: i64) {
 pub fn error(headline: &'static str, detail: &str) {
     add(Counter::Errors, 1);
     log_once_per_burst(headline, detail);
+}
+
+/// The same where several may be the cause, each with bursts of its own.
+pub fn error_about(subject: &'static str, headline: &'static str, detail: &str) {
+    add(Counter::Errors, 1);
+    log_burst((headline, subject), &format!("{subject}: {detail}"));
 }
 
 /// The transaction ended: what it counted becomes visible, or never happened. A prepared transaction counts now: nobody
@@ -85,15 +104,20 @@ const BURST_MICROS: i64 = 60_000_000;
 
 /// Writes to the server's log, at most once a minute per headline and backend.
 pub fn log_once_per_burst(headline: &'static str, detail: &str) {
+    log_burst((headline, ""), detail);
+}
+
+fn log_burst(key: (&'static str, &'static str), detail: &str) {
+    let headline = key.0;
     let now = clock::now();
-    let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(headline) {
+    let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&key) {
         Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
             *swallowed += 1;
             None
         }
         Some(entry) => Some(std::mem::replace(entry, (now, 0)).1),
         None => {
-            logged.insert(headline, (now, 0));
+            logged.insert(key, (now, 0));
             Some(0)
         }
     });

@@ -40,6 +40,12 @@ impl Prefix {
         Self::new(address, length).unwrap_or(Self { network: address, length })
     }
 
+    /// The address alone.
+    pub fn host(address: Address) -> Self {
+        let length = if address.ip().is_ipv4() { 32 } else { 128 };
+        Self { network: address, length }
+    }
+
     pub fn network(self) -> Address {
         self.network
     }

@@ -10,10 +10,10 @@
 /// Requests allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// 0: no limit.
-    pub per_minute: u32,
-    /// Requests at once after a pause; 0 counts as 1.
-    pub burst: u32,
+    /// Microseconds between requests; 0: no limit.
+    pub interval: i64,
+    /// Microseconds by which a request may come early, all that came before it taken together.
+    pub tolerance: i64,
 }
 
 /// Times are microseconds of one clock that all sharers read.
@@ -27,28 +27,55 @@ pub enum Admission {
 
 /// Microseconds.
 const MINUTE: u32 = 60_000_000;
+const SECOND: u32 = 1_000_000;
+
+/// Per mille of a second over which the requests of one second are spread. Who counts in seconds sees them when they
+/// arrive: those of one second up to 50 ms late, those of the next at once. 50 for that, 20 for `MOST_EARLY`.
+const STRETCH: u64 = 1_070;
+
+/// Microseconds. Who asks is woken late, by some milliseconds on a busy machine; caught up, this does not add up.
+const MOST_EARLY: i64 = 20_000;
 
 /// Microseconds by which clocks that are read a moment apart may differ. A state further ahead than that was written
 /// before the clock was set back.
 const SKEW: i64 = 100_000;
 
 impl Rate {
+    pub const NONE: Self = Self { interval: 0, tolerance: 0 };
+
+    /// `per_minute` 0: no limit. `burst`: requests at once after a pause; 0 counts as 1.
+    pub fn per_minute(per_minute: u32, burst: u32) -> Self {
+        if per_minute == 0 {
+            return Self::NONE;
+        }
+        // Rounded up: more than `per_minute` would go out otherwise.
+        let interval = i64::from(MINUTE.div_ceil(per_minute));
+        Self { interval, tolerance: interval * i64::from(burst.max(1) - 1) }
+    }
+
+    /// For those who count in any one second, and refuse what is above: evenly spaced, no burst. 0: no limit.
+    pub fn per_second(per_second: u32) -> Self {
+        if per_second == 0 {
+            return Self::NONE;
+        }
+        let stretched = u64::from(SECOND) * STRETCH / 1_000;
+        let interval = stretched.div_ceil(per_second.into()) as i64;
+        Self { interval, tolerance: (interval / 5).min(MOST_EARLY) }
+    }
+
     /// `state`: what the last grant stored, 0 at first. `now`: microseconds.
     ///
     /// Nobody is told to wait longer than one interval (plus `SKEW`), even after the clock was set back: a state that
     /// no grant can have stored counts as a burst just spent.
     pub fn admit(&self, state: i64, now: i64) -> Admission {
-        if self.per_minute == 0 {
+        if self.interval <= 0 {
             return Admission::Granted { next: state };
         }
-        // Rounded up: more than `per_minute` would go out otherwise.
-        let interval = i64::from(MINUTE.div_ceil(self.per_minute));
-        let window = interval * i64::from(self.burst.max(1));
-        let tolerance = window - interval;
-        let honest = state <= now.saturating_add(window).saturating_add(SKEW);
-        let arrival = if honest { state.max(now) } else { now.saturating_add(tolerance) };
+        let tolerance = self.tolerance.max(0);
+        let latest = now.saturating_add(self.interval).saturating_add(tolerance).saturating_add(SKEW);
+        let arrival = if state <= latest { state.max(now) } else { now.saturating_add(tolerance) };
         if arrival.saturating_sub(tolerance) <= now {
-            Admission::Granted { next: arrival.saturating_add(interval) }
+            Admission::Granted { next: arrival.saturating_add(self.interval) }
         } else {
             Admission::NotBefore(arrival - tolerance)
         }
@@ -60,7 +87,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SECOND: i64 = 1_000_000;
+    const SECOND: i64 = super::SECOND as i64;
 
     fn granted(admission: Admission) -> Option<i64> {
         match admission {
@@ -83,7 +110,7 @@ mod tests {
 
     #[test]
     fn burst_is_granted_at_once_then_one_per_interval() {
-        let rate = Rate { per_minute: 60, burst: 3 };
+        let rate = Rate::per_minute(60, 3);
         let times = (0..50).map(|tenth| 1_000 * SECOND + tenth * SECOND / 10);
         let since: Vec<i64> = grants(rate, &mut 0, times).iter().map(|at| at - 1_000 * SECOND).collect();
         let tenth = SECOND / 10;
@@ -92,7 +119,7 @@ mod tests {
 
     #[test]
     fn refusal_names_the_time_of_the_next_grant() {
-        let rate = Rate { per_minute: 6, burst: 1 };
+        let rate = Rate::per_minute(6, 1);
         let Admission::Granted { next } = rate.admit(0, 5 * SECOND) else { panic!() };
         assert_eq!(rate.admit(next, 5 * SECOND), Admission::NotBefore(15 * SECOND));
         assert_eq!(rate.admit(next, 15 * SECOND - 1), Admission::NotBefore(15 * SECOND));
@@ -102,7 +129,7 @@ mod tests {
     #[test]
     fn minute_holds_no_more_than_the_rate() {
         for per_minute in [1, 7, 59, 60, 61, 7_919] {
-            let rate = Rate { per_minute, burst: 1 };
+            let rate = Rate::per_minute(per_minute, 1);
             let (mut state, mut now, mut count) = (0, 1_000 * SECOND, 0);
             while now < 1_060 * SECOND {
                 match rate.admit(state, now) {
@@ -115,14 +142,34 @@ mod tests {
     }
 
     #[test]
+    fn second_is_filled_evenly() {
+        for per_second in [1, 2, 7, 10, 100, 1_000] {
+            let rate = Rate::per_second(per_second);
+            let (mut state, mut now, mut count) = (0, 1_000 * SECOND, 0);
+            while now < 1_107 * SECOND {
+                match rate.admit(state, now) {
+                    Admission::Granted { next } => (state, count) = (next, count + 1),
+                    Admission::NotBefore(time) => now = time,
+                }
+            }
+            // 107 s hold what 100 s would at most, and one by the tolerance.
+            assert!(
+                (100 * per_second - 1..=100 * per_second + 1).contains(&count),
+                "{count} at {per_second}"
+            );
+        }
+    }
+
+    #[test]
     fn zero_is_no_limit() {
-        let rate = Rate { per_minute: 0, burst: 0 };
-        assert_eq!(rate.admit(7, -5), Admission::Granted { next: 7 });
+        for rate in [Rate::per_minute(0, 0), Rate::per_second(0), Rate::NONE] {
+            assert_eq!(rate.admit(7, -5), Admission::Granted { next: 7 });
+        }
     }
 
     #[test]
     fn clock_that_was_set_back_locks_nobody_out() {
-        let rate = Rate { per_minute: 60, burst: 5 };
+        let rate = Rate::per_minute(60, 5);
         let mut state = 0;
         grants(rate, &mut state, [1_000_000 * SECOND; 5]);
         // A year back: one at once, then as usual, with the burst spent.
@@ -132,7 +179,7 @@ mod tests {
 
     #[test]
     fn clocks_read_a_moment_apart_do_not_grant_twice() {
-        let rate = Rate { per_minute: 60, burst: 1 };
+        let rate = Rate::per_minute(60, 1);
         let Admission::Granted { next } = rate.admit(0, 100 * SECOND) else { panic!() };
         assert!(granted(rate.admit(next, 100 * SECOND - 1000)).is_none());
     }
@@ -143,7 +190,7 @@ mod tests {
             per_minute in 1..10_000_u32, burst in 0..20_u32,
             gaps in proptest::collection::vec(0..20 * SECOND, 1..200),
         ) {
-            let rate = Rate { per_minute, burst };
+            let rate = Rate::per_minute(per_minute, burst);
             let times = gaps.iter().scan(1_000_000 * SECOND, |now, gap| {
                 *now += gap;
                 Some(*now)
@@ -162,7 +209,7 @@ mod tests {
             per_minute in 1..10_000_u32, burst in 0..20_u32, state in 0..1_000 * SECOND, now in 0..1_000 * SECOND,
             near in proptest::bool::weighted(0.8),
         ) {
-            let rate = Rate { per_minute, burst };
+            let rate = Rate::per_minute(per_minute, burst);
             let interval = i64::from(MINUTE.div_ceil(per_minute));
             // Mostly near now, where the cases are.
             let state = if near { now + state % (interval * i64::from(burst + 2)) } else { state };
@@ -174,8 +221,46 @@ mod tests {
         }
 
         #[test]
-        fn any_state_and_time_are_answered(per_minute: u32, burst: u32, state: i64, now: i64) {
-            Rate { per_minute, burst }.admit(state, now);
+        fn any_state_and_time_are_answered(number: u32, burst: u32, rate: (i64, i64), state: i64, now: i64) {
+            Rate::per_minute(number, burst).admit(state, now);
+            Rate::per_second(number).admit(state, now);
+            Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
+        }
+
+        /// Requests reach the provider up to 50 ms later than those after them, and it counts in any second.
+        #[test]
+        fn no_second_holds_more_than_the_rate(
+            per_second in 1..1_001_u32, gaps in proptest::collection::vec(0..SECOND, 1..50), scale in 1..200_i64,
+        ) {
+            let rate = Rate::per_second(per_second);
+            let times = gaps.iter().scan(1_000_000 * SECOND, |now, gap| {
+                *now += gap / scale;
+                Some(*now)
+            });
+            let granted = grants(rate, &mut 0, times);
+            for (first, from) in granted.iter().enumerate() {
+                let until = from + SECOND + 50_000;
+                let within = granted[first..].iter().take_while(|at| **at < until).count();
+                prop_assert!(within <= per_second as usize, "{within} from {from}");
+            }
+        }
+
+        #[test]
+        fn who_is_late_by_the_tolerance_still_reaches_the_rate(
+            per_second in 1..1_001_u32, late in proptest::collection::vec(0.0..=1.0_f64, 300),
+        ) {
+            let rate = Rate::per_second(per_second);
+            let begun = 1_000_000 * SECOND;
+            let (mut state, mut now, mut count) = (0, begun, 0);
+            for late in late {
+                match rate.admit(state, now) {
+                    Admission::Granted { next } => (state, count) = (next, count + 1),
+                    Admission::NotBefore(time) => now = time + (rate.tolerance as f64 * late) as i64,
+                }
+            }
+            prop_assert!(now - begun <= count * rate.interval);
+            // Not slower than the stretched rate.
+            prop_assert!(rate.interval <= SECOND * 107 / 100 / i64::from(per_second) + 1);
         }
     }
 }

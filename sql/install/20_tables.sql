@@ -90,11 +90,6 @@ CREATE INDEX ip_inventory_current_asn_idx ON ip_inventory (current_asn);
 CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 CREATE INDEX ip_inventory_enrichment_updated_at_idx ON ip_inventory (enrichment_updated_at);
--- What the worker's sweep looks for: addresses without a network, those first that Cymru was never asked about, then by
--- the time from which it may be asked again. ISO 8601 in UTC sorts as text.
-CREATE INDEX ip_inventory_unplaced_idx
-    ON ip_inventory ((COALESCE(enrichment #>> '{_meta,cymru,retry_after}', '') COLLATE "C"), ip_address)
-    WHERE current_asn IS NULL AND NOT is_bogon;
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
 -- Backends remember answers of the inventory; this tells them to ask again. Replicated changes count too.

@@ -147,7 +147,7 @@ COMMENT ON FUNCTION merge_enrichment(jsonb, jsonb) IS
 CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
-    'queue one lookup: cymru, greynoise, dshield or spur; higher priority is sooner; bogons are refused';
+    'queue one lookup with a provider of providers(); higher priority is sooner; bogons are refused';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,

@@ -6,9 +6,38 @@
 --
 -- Order of locks in here: jobs in key order, then whatever the inventories' order says.
 
+CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
+COMMENT ON FUNCTION providers() IS 'who can be asked about addresses over the network';
+
+CREATE FUNCTION is_provider(name text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_provider_wrapper';
+COMMENT ON FUNCTION is_provider(text) IS 'whether providers() lists a name';
+
+CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
+COMMENT ON FUNCTION may_be_asked(text, inet) IS
+    'whether a provider can say anything about an address: never about a bogon, and some know IPv4 alone';
+
+CREATE FUNCTION question_of(provider text, ip inet) RETURNS cidr
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'question_of_wrapper';
+COMMENT ON FUNCTION question_of(text, inet) IS
+    'what a provider is asked on behalf of an address: cymru its /24 or /48, because no route more specific is carried globally; others the address';
+
+CREATE FUNCTION is_source_fresh(
+    enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
+COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
+    'whether an enrichment holds an answer of a source, a value or an absence, that is younger than its lifetime in seconds';
+
+CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
+COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
+    'whether a source was never asked, or, if it is to be asked again, said that there is nothing and may be asked again by now';
+
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
-    provider     text NOT NULL CHECK (provider IN ('cymru', 'greynoise', 'dshield', 'spur')),
+    provider     text NOT NULL CHECK (is_provider(provider)),
     priority     integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL DEFAULT now()
 );
@@ -24,16 +53,6 @@ COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the tr
 -- Per row, because a statement trigger would fire for statements of ours that queue nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
-
-CREATE FUNCTION question_of(provider text, ip inet) RETURNS cidr
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-        SELECT CASE WHEN $1 <> 'cymru' THEN $2::cidr
-                    WHEN family($2) = 4 THEN network(set_masklen($2, 24))
-                    ELSE network(set_masklen($2, 48)) END
-    $$;
-COMMENT ON FUNCTION question_of(text, inet) IS
-    'what a provider is asked on behalf of an address: cymru its /24 or /48, because no route more specific is carried globally; others the address';
 
 CREATE TABLE enrichment_job (
     provider     text NOT NULL,
@@ -86,22 +105,41 @@ CREATE TABLE dead_letter (
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS 'lookups that failed max_attempts times, with the last error; see retry_dead_letters()';
 
-CREATE TABLE cymru_answer (
-    covers          cidr PRIMARY KEY,
+CREATE TABLE block_answer (
+    provider        text NOT NULL,
+    covers          cidr NOT NULL,
     asn_number      bigint,
     network_country text,
     rir_registry    text,
+    network_name    text,
     document        jsonb NOT NULL,
-    asked_at        timestamptz NOT NULL
+    is_absent       boolean NOT NULL,
+    asked_at        timestamptz NOT NULL,
+    PRIMARY KEY (provider, covers)
 );
-CREATE INDEX cymru_answer_asked_at_idx ON cymru_answer (asked_at);
-SELECT pg_catalog.pg_extension_config_dump('cymru_answer', '');
-COMMENT ON TABLE cymru_answer IS
-    'what Team Cymru said, by block: while it is fresh it serves further addresses of the block without a question';
-COMMENT ON COLUMN cymru_answer.covers IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
-COMMENT ON COLUMN cymru_answer.asn_number IS 'null: nobody announces the block';
-COMMENT ON COLUMN cymru_answer.network_country IS 'country of the network''s registration';
-COMMENT ON COLUMN cymru_answer.document IS 'what it means for an address: the cymru and _meta parts of ip_inventory.enrichment';
+CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
+SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
+COMMENT ON TABLE block_answer IS
+    'what a provider said of whole blocks: while it is fresh it serves further addresses of the block without a question';
+COMMENT ON COLUMN block_answer.covers IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
+COMMENT ON COLUMN block_answer.asn_number IS 'network that announces the block';
+COMMENT ON COLUMN block_answer.network_country IS 'country of the network''s registration';
+COMMENT ON COLUMN block_answer.is_absent IS 'the provider knows that there is nothing: nobody announces the block';
+COMMENT ON COLUMN block_answer.document IS 'what it means for an address: the provider''s and the _meta part of ip_inventory.enrichment';
+
+CREATE TABLE provider_quota (
+    provider       text NOT NULL,
+    day            date NOT NULL,
+    requests       bigint NOT NULL,
+    cluster_spent  bigint NOT NULL,
+    PRIMARY KEY (provider, day)
+);
+SELECT pg_catalog.pg_extension_config_dump('provider_quota', '');
+COMMENT ON TABLE provider_quota IS
+    'requests to providers with a daily quota, by day (UTC); written before a request is sent';
+COMMENT ON COLUMN provider_quota.requests IS 'requests of this database';
+COMMENT ON COLUMN provider_quota.cluster_spent IS
+    'what was spent of the day by all databases of the cluster when this one last asked; the highest number of all databases is what is spent';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -131,7 +169,7 @@ CREATE VIEW queue_status AS
            COALESCE(d.dead, 0) AS dead,
            pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp()
                OPERATOR(pg_catalog.-) LEAST(r.oldest, j.oldest)) AS oldest_age
-    FROM (VALUES ('cymru'::text), ('greynoise'), ('dshield'), ('spur')) p(provider)
+    FROM @extschema@.providers() p
     LEFT JOIN (
         SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(requested_at) AS oldest
         FROM @extschema@.enrichment_request GROUP BY provider) r

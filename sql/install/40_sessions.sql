@@ -18,6 +18,11 @@ CREATE VIEW attached_tables AS
     GROUP BY 1, 2, 3;
 COMMENT ON VIEW attached_tables IS 'tables with our triggers, from the catalogs; partitions are part of their parent';
 
+CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
+COMMENT ON FUNCTION sessions_wait_for_types() IS
+    'whether a source that knows the types of addresses is enabled, so that sessions wait for snapshot_ip_type';
+
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
     add_foreign_key boolean DEFAULT false)
@@ -125,13 +130,16 @@ BEGIN
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
          ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', rel, own, arguments);
-    -- How the worker finds the sessions that wait for their address's network: only those are in it.
+    -- How the worker finds the sessions whose snapshot an answer can complete: only those are in it. Without a source of
+    -- types every session would be.
     SELECT left(c.relname, 40) || '_cowrie_enrich_waiting' INTO index_name FROM pg_class c WHERE c.oid = rel;
     IF EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = schema_oid) THEN
         index_name := 'cowrie_enrich_waiting_' || rel::oid;
     END IF;
     EXECUTE format(
-        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL', index_name, rel, own, ip_column);
+        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
+        index_name, rel, own, ip_column,
+        CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
     IF add_foreign_key THEN
         -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
         EXECUTE format(
@@ -175,6 +183,22 @@ END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
     'remove our triggers, index and foreign key from a session table; snapshots and counts stay';
+
+CREATE TABLE session_priority (
+    rel         regclass PRIMARY KEY,
+    expression  text NOT NULL,
+    search_path text NOT NULL,
+    set_at      timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('session_priority', '');
+COMMENT ON TABLE session_priority IS 'which sessions of a table matter more; see set_session_priority()';
+COMMENT ON COLUMN session_priority.expression IS 'an expression over a row s of the table; higher is sooner';
+COMMENT ON COLUMN session_priority.search_path IS 'what names in the expression mean: the search_path of whoever set it';
+
+CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
+COMMENT ON FUNCTION set_session_priority(regclass, text) IS
+    'have sources with a daily quota ask first about addresses behind sessions for which an SQL expression over the row s of an attached table is high; null removes it';
 
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_text_wrapper';

@@ -1,7 +1,6 @@
--- New addresses, in order, with what follows from their being there: history, the network's count, the question that
--- the files left open. An address that somebody else creates at the same time is waited for and left alone.
+-- New addresses, in order, with what follows from their being there: history, the network's count. An address that somebody else creates at the same time is waited for and left alone.
 -- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 sessions bigint[],
--- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 layout version text, $8 queue cymru boolean
+-- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 layout version text
 WITH created AS (
     INSERT INTO @extschema@.ip_inventory AS i (
         ip_address, current_asn, asn_last_verified, first_seen, last_seen, session_count,
@@ -11,7 +10,7 @@ WITH created AS (
     FROM unnest($1, $2, $3, $4, $5, $6) AS g(ip, asn, document, sessions, first_seen, last_seen)
     ORDER BY g.ip
     ON CONFLICT (ip_address) DO NOTHING
-    RETURNING i.ip_address, i.current_asn, i.first_seen, i.last_seen, i.session_count, i.is_bogon
+    RETURNING i.ip_address, i.current_asn, i.first_seen, i.last_seen, i.session_count
 ), history AS (
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
     SELECT c.ip_address, c.current_asn, clock_timestamp(), 'maxmind'
@@ -23,10 +22,5 @@ WITH created AS (
     FROM created c
     WHERE c.current_asn IS NOT NULL
     GROUP BY c.current_asn
-), queued AS (
-    INSERT INTO @extschema@.enrichment_request (ip_address, provider)
-    SELECT c.ip_address, 'cymru'
-    FROM created c
-    WHERE $8 AND c.current_asn IS NULL AND NOT c.is_bogon
 )
-SELECT c.ip_address FROM created c
+SELECT c.ip_address, c.current_asn FROM created c

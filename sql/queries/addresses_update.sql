@@ -1,6 +1,6 @@
 -- What a source says of existing addresses, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
 -- enrichment. MaxMind's network stands over another source's, which fills in where MaxMind names none.
--- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 queue cymru boolean, $6 source text
+-- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 source text
 WITH given AS (
     SELECT g.ip, g.asn, g.document
     FROM unnest($1, $2, $3) AS g(ip, asn, document)
@@ -12,7 +12,7 @@ WITH given AS (
     FOR NO KEY UPDATE
 ), merged AS (
     SELECT l.ip_address, l.current_asn AS old_asn,
-           CASE WHEN $6 <> 'maxmind' AND l.current_asn IS NOT NULL AND l.enrichment #> '{maxmind,asn}' IS NOT NULL
+           CASE WHEN $5 <> 'maxmind' AND l.current_asn IS NOT NULL AND l.enrichment #> '{maxmind,asn}' IS NOT NULL
                 THEN l.current_asn ELSE COALESCE(g.asn, l.current_asn) END AS new_asn,
            g.asn, l.enrichment AS old_enrichment, l.session_count, l.first_seen, l.last_seen,
            @extschema@.merge_enrichment(l.enrichment, g.document) AS enrichment
@@ -30,12 +30,12 @@ WITH given AS (
         updated_at = now()
     FROM changed m
     WHERE i.ip_address = m.ip_address
-    RETURNING i.ip_address, i.current_asn, i.is_bogon
+    RETURNING i.ip_address, i.current_asn, i.enrichment
 ), moved AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
-    SELECT m.ip_address, m.new_asn, $6
+    SELECT m.ip_address, m.new_asn, $5
     FROM moved m
     ON CONFLICT DO NOTHING
 ), counted AS (
@@ -43,10 +43,5 @@ WITH given AS (
     SELECT m.old_asn, -1, -m.session_count, NULL, NULL FROM moved m WHERE m.old_asn IS NOT NULL
     UNION ALL
     SELECT m.new_asn, 1, m.session_count, m.first_seen, m.last_seen FROM moved m
-), queued AS (
-    INSERT INTO @extschema@.enrichment_request (ip_address, provider)
-    SELECT u.ip_address, 'cymru'
-    FROM updated u
-    WHERE $5 AND u.current_asn IS NULL AND NOT u.is_bogon
 )
-SELECT u.ip_address FROM updated u
+SELECT u.ip_address, u.current_asn, u.enrichment FROM updated u

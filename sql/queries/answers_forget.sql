@@ -1,4 +1,4 @@
 -- Answers past every lifetime.
--- $1 and $2 lifetimes in seconds integer
-DELETE FROM @extschema@.cymru_answer
-WHERE asked_at < now() - make_interval(secs => GREATEST($1, $2))
+-- $1 provider text, $2 and $3 lifetimes in seconds integer
+DELETE FROM @extschema@.block_answer
+WHERE provider = $1 AND asked_at < now() - make_interval(secs => GREATEST($2, $3))

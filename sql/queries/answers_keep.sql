@@ -1,8 +1,11 @@
--- $1 covers cidr[], $2 asn bigint[], $3 country text[], $4 registry text[], $5 document jsonb[], $6 asked at timestamptz
-INSERT INTO @extschema@.cymru_answer (covers, asn_number, network_country, rir_registry, document, asked_at)
-SELECT g.covers, g.asn, g.country, g.registry, g.document, $6
-FROM unnest($1, $2, $3, $4, $5) AS g(covers, asn, country, registry, document)
+-- $1 provider text, $2 covers cidr[], $3 asn bigint[], $4 name text[], $5 country text[], $6 registry text[],
+-- $7 document jsonb[], $8 is absent boolean[], $9 asked at timestamptz
+INSERT INTO @extschema@.block_answer (
+    provider, covers, asn_number, network_name, network_country, rir_registry, document, is_absent, asked_at)
+SELECT $1, g.covers, g.asn, g.name, g.country, g.registry, g.document, g.is_absent, $9
+FROM unnest($2, $3, $4, $5, $6, $7, $8) AS g(covers, asn, name, country, registry, document, is_absent)
 ORDER BY g.covers
-ON CONFLICT (covers) DO UPDATE
-SET asn_number = excluded.asn_number, network_country = excluded.network_country,
-    rir_registry = excluded.rir_registry, document = excluded.document, asked_at = excluded.asked_at
+ON CONFLICT (provider, covers) DO UPDATE
+SET asn_number = excluded.asn_number, network_name = excluded.network_name, network_country = excluded.network_country,
+    rir_registry = excluded.rir_registry, document = excluded.document, is_absent = excluded.is_absent,
+    asked_at = excluded.asked_at

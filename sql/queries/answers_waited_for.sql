@@ -1,20 +1,20 @@
 -- Addresses of jobs that are answered, each with its answer: of the smallest block that covers it. In key order, from
--- behind $4 on. Probes by key, as in jobs_claim.sql.
--- $1 question cidr[], $2 and $3 lifetimes in seconds integer, $4 inet or null, $5 most bigint
+-- behind $5 on. Probes by key, as in jobs_claim.sql.
+-- $1 provider text, $2 question cidr[], $3 and $4 lifetimes in seconds integer, $5 inet or null, $6 most bigint
 WITH waiting AS MATERIALIZED (
     SELECT a.ip_address, q.question
-    FROM unnest($1) AS q(question)
+    FROM unnest($2) AS q(question)
     CROSS JOIN LATERAL (
         SELECT w.ip_address
         FROM @extschema@.job_address w
-        WHERE w.provider = 'cymru' AND w.question = q.question AND ($4 IS NULL OR w.ip_address > $4)
+        WHERE w.provider = $1 AND w.question = q.question AND ($5 IS NULL OR w.ip_address > $5)
         OFFSET 0) a
 ), answered AS MATERIALIZED (
     SELECT w.ip_address, w.question, (
         SELECT c.covers
-        FROM @extschema@.cymru_answer c
-        WHERE c.covers BETWEEN w.question AND w.ip_address AND c.covers >>= w.ip_address
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.asn_number IS NULL THEN $3 ELSE $2 END)
+        FROM @extschema@.block_answer c
+        WHERE c.provider = $1 AND c.covers BETWEEN w.question AND w.ip_address AND c.covers >>= w.ip_address
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $4 ELSE $3 END)
         ORDER BY c.covers DESC
         LIMIT 1) AS covers
     FROM waiting w
@@ -23,11 +23,10 @@ WITH waiting AS MATERIALIZED (
     FROM answered a
     WHERE a.covers IS NOT NULL
     ORDER BY a.ip_address
-    LIMIT $5
+    LIMIT $6
 )
-SELECT k.ip_address, k.question, c.asn_number, c.document #>> '{cymru,asn_org}', c.network_country, c.rir_registry,
-       c.document
+SELECT k.ip_address, k.question, c.asn_number, c.network_name, c.network_country, c.rir_registry, c.document, c.is_absent
 FROM chunk k
 CROSS JOIN LATERAL (
-    SELECT * FROM @extschema@.cymru_answer a WHERE a.covers = k.covers OFFSET 0) c
+    SELECT * FROM @extschema@.block_answer a WHERE a.provider = $1 AND a.covers = k.covers OFFSET 0) c
 ORDER BY k.ip_address

@@ -4,7 +4,7 @@
 -- Written as probes by key, for one job after the other: a join would be planned by statistics, which are seldom those
 -- of the moment in a queue.
 -- $1 provider text, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint,
--- $5 and $6 lifetimes in seconds integer
+-- $5 and $6 lifetimes in seconds integer, $7 whether answers are of blocks boolean
 WITH leased AS (
     UPDATE @extschema@.enrichment_job j
     SET due_at = now() + make_interval(secs => $3), leased_by = $4
@@ -21,12 +21,16 @@ SELECT l.question, (
     SELECT a.ip_address
     FROM @extschema@.job_address a
     WHERE a.provider = $1 AND a.question = l.question
-      AND ($1 <> 'cymru' OR (
+      AND CASE WHEN $7 THEN (
         SELECT true
-        FROM @extschema@.cymru_answer c
-        WHERE c.covers BETWEEN l.question AND a.ip_address AND c.covers >>= a.ip_address
-          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.asn_number IS NULL THEN $6 ELSE $5 END)
-        LIMIT 1) IS NULL)
+        FROM @extschema@.block_answer c
+        WHERE c.provider = $1 AND c.covers BETWEEN l.question AND a.ip_address AND c.covers >>= a.ip_address
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $6 ELSE $5 END)
+        LIMIT 1)
+      ELSE (
+        SELECT true
+        FROM @extschema@.ip_inventory i
+        WHERE i.ip_address = a.ip_address AND @extschema@.is_source_fresh(i.enrichment, $1, $5, $6)) END IS NULL
     ORDER BY hashinetextended(a.ip_address, l.attempts)
     LIMIT 1)
 FROM leased l

@@ -1,6 +1,7 @@
 -- At most $1 requests become jobs, each question and each address once. A question that an earlier answer covers is
 -- leased at once: it needs no asking.
--- $1 most bigint, $2 lease in seconds float8, $3 leased by bigint, $4 and $5 lifetimes in seconds integer
+-- $1 most bigint, $2 lease in seconds float8, $3 leased by bigint; of each provider: $4 name text[], $5 whether answers
+-- are of blocks boolean[], $6 and $7 lifetimes in seconds integer[]
 WITH taken AS (
     DELETE FROM @extschema@.enrichment_request
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.enrichment_request r LIMIT $1 FOR UPDATE SKIP LOCKED))
@@ -10,7 +11,7 @@ WITH taken AS (
            max(t.priority) AS priority, min(t.requested_at) AS requested_at
     FROM taken t
     -- Whatever somebody inserted by hand: bogons never leave this machine.
-    WHERE NOT @extschema@.is_bogon(t.ip_address)
+    WHERE @extschema@.may_be_asked(t.provider, t.ip_address)
     GROUP BY t.provider, t.ip_address
 ), addresses AS (
     INSERT INTO @extschema@.job_address (provider, ip_address, question)
@@ -20,13 +21,16 @@ WITH taken AS (
     ON CONFLICT DO NOTHING
 ), questions AS (
     SELECT w.provider, w.question, max(w.priority) AS priority, min(w.requested_at) AS requested_at,
-           bool_or(EXISTS (
-               SELECT FROM @extschema@.cymru_answer c
-               WHERE w.provider = 'cymru'
-                 AND c.covers BETWEEN w.question AND w.ip_address AND c.covers >>= w.ip_address
-                 AND c.asked_at > now() - make_interval(
-                     secs => CASE WHEN c.asn_number IS NULL THEN $5 ELSE $4 END))) AS is_answered
+           bool_or(CASE WHEN p.shares THEN EXISTS (
+               SELECT FROM @extschema@.block_answer c
+               WHERE c.provider = w.provider AND c.covers BETWEEN w.question AND w.ip_address AND c.covers >>= w.ip_address
+                 AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN p.absent ELSE p.value END))
+           ELSE EXISTS (
+               SELECT FROM @extschema@.ip_inventory i
+               WHERE i.ip_address = w.ip_address
+                 AND @extschema@.is_source_fresh(i.enrichment, w.provider, p.value, p.absent)) END) AS is_answered
     FROM wanted w
+    JOIN unnest($4, $5, $6, $7) AS p(provider, shares, value, absent) ON p.provider = w.provider
     GROUP BY w.provider, w.question
 ), jobs AS (
     INSERT INTO @extschema@.enrichment_job AS j (provider, question, priority, requested_at, due_at, leased_by)
@@ -40,6 +44,7 @@ WITH taken AS (
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
     RETURNING j.provider, j.question, j.leased_by = $3 AND j.due_at = now() + make_interval(secs => $2) AS is_answered
 )
-SELECT (SELECT count(*) FROM taken), j.question
+SELECT (SELECT count(*) FROM taken), j.provider, CASE WHEN j.is_answered THEN j.question END
 FROM (SELECT) one
-LEFT JOIN jobs j ON j.is_answered AND j.provider = 'cymru'
+-- One row for each answered question, and one for each provider.
+LEFT JOIN (SELECT DISTINCT j.provider, j.is_answered, CASE WHEN j.is_answered THEN j.question END AS question FROM jobs j) j ON true

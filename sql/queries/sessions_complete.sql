@@ -1,16 +1,18 @@
--- Sessions of @table@ without a network, at these places: what is null is filled. Rows that somebody holds are passed
--- over. Runs as the table's owner, who need not have rights on anything of ours.
--- $1 place tid[], $2 asn bigint[], $3 country text[], $4 document jsonb[]
+-- Sessions of @table@ at these places, whose snapshot lacks something: what is null is filled. Rows that somebody holds
+-- are passed over. Runs as the table's owner, who need not have rights on anything of ours.
+-- $1 place tid[], $2 asn bigint[], $3 country text[], $4 type text[], $5 document jsonb[]
 WITH waiting AS (
-    SELECT s.ctid AS place, g.asn, g.country, g.document
+    SELECT s.ctid AS place, g.asn, g.country, g.type, g.document
     FROM @table@ s
-    JOIN unnest($1, $2, $3, $4) AS g(place, asn, country, document) ON g.place = s.ctid
-    WHERE s.ctid = ANY ($1) AND s.snapshot_asn IS NULL
+    JOIN unnest($1, $2, $3, $4, $5) AS g(place, asn, country, type, document) ON g.place = s.ctid
+    WHERE s.ctid = ANY ($1)
+      AND (s.snapshot_asn IS NULL OR s.snapshot_country IS NULL OR s.snapshot_ip_type IS NULL)
     FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE @table@ s
-SET snapshot_asn = w.asn,
+SET snapshot_asn = COALESCE(s.snapshot_asn, w.asn),
     snapshot_country = COALESCE(s.snapshot_country, w.country),
+    snapshot_ip_type = COALESCE(s.snapshot_ip_type, w.type),
     enrichment = COALESCE(s.enrichment, w.document - '_meta'),
     enrichment_at = COALESCE(s.enrichment_at, now())
 FROM waiting w

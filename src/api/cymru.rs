@@ -9,15 +9,15 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::net::Pool;
-use cowrie_enrich_engine::providers::cymru::{Answer, Batch, Reply};
+use cowrie_enrich_engine::providers::cymru::{self, Answer, Batch, Reply};
 use pgrx::pg_sys;
 
 use crate::enrichment::country_text;
 use crate::error;
-use crate::guc::{self, Limits};
 use crate::pg::call::Call;
 use crate::pg::{background, clock, inet, latch, text};
-use crate::politeness::{self, Count, Leave, Permit, Provider};
+use crate::politeness::{self, Count, Leave, Permit};
+use crate::provider::{Limits, Provider};
 use crate::sql_function;
 use crate::worker::judge;
 
@@ -27,12 +27,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
 fn cymru_lookup(call: &Call) -> Option<pg_sys::Datum> {
     let wanted = wanted(call);
-    if !guc::is_enabled(Provider::Cymru.name()) {
-        error::source_disabled(Provider::Cymru.name());
+    let provider = Provider::cymru();
+    if !provider.is_enabled() {
+        error::source_disabled(provider.name());
     }
     let public: Vec<Address> = wanted.iter().copied().filter(|a| bogon::reason(*a).is_none()).collect();
     let mut answers = BTreeMap::new();
-    for batch in public.chunks(guc::cymru_batch_size()) {
+    for batch in public.chunks(provider.limits().batch) {
         let reply = exchange(batch);
         if reply.answers.is_empty() {
             let why = reply
@@ -68,18 +69,19 @@ fn wanted(call: &Call) -> BTreeSet<Address> {
 /// One request, from the permit to the reply. A cancellation takes effect at once: the permit is given back, and the
 /// thread that is left behind sends nothing more.
 fn exchange(addresses: &[Address]) -> Reply {
-    let limits = guc::cymru_limits();
+    let provider = Provider::cymru();
+    let limits = provider.limits();
     let permit = wait_for_permit(&limits);
     let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
-    let task = Batch { settings: guc::cymru(), addresses: addresses.to_vec() };
-    politeness::count(Provider::Cymru, Count::Requests, 1);
-    politeness::count(Provider::Cymru, Count::Questions, addresses.len() as u64);
+    let task = Batch { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
+    politeness::count(provider, Count::Requests, 1);
+    politeness::count(provider, Count::Questions, addresses.len() as u64);
     if let Err(error) = background::without_signals(|| pool.start(0, task)) {
         error::no_network(&error);
     }
     loop {
         if let Some((_, reply)) = pool.finished().pop() {
-            judge(permit, &reply, addresses.len(), &limits);
+            judge(permit, &reply.clone().into(), addresses.len(), &limits);
             return reply;
         }
         latch::wait(Duration::from_secs(1), Some(pool.ready()));
@@ -88,13 +90,13 @@ fn exchange(addresses: &[Address]) -> Reply {
 
 fn wait_for_permit(limits: &Limits) -> Permit {
     loop {
-        let pause = match politeness::ask(Provider::Cymru, limits) {
+        let pause = match politeness::ask(Provider::cymru(), limits) {
             Ok((permit, _)) => return permit,
             Err(Leave::NotBefore(until)) => {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
                 // The rate is waited for, a provider that is down is not.
                 if rest > limits.longest {
-                    error::provider_rests("Team Cymru", &politeness::health(Provider::Cymru));
+                    error::provider_rests("Team Cymru", &politeness::health(Provider::cymru()));
                 }
                 rest.clamp(Duration::from_millis(1), Duration::from_secs(1))
             }

@@ -3,20 +3,20 @@
 //! These functions write as the extension's owner: the right to EXECUTE them is the right to enrich.
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::{bogon, mmdb};
+use cowrie_enrich_engine::mmdb;
 use pgrx::pg_sys;
 
 use crate::error;
 use crate::offline::{self, Patience};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
-use crate::pg::snapshot;
 use crate::pg::spi::Connection;
-use crate::politeness::Provider;
+use crate::pg::{snapshot, transaction};
+use crate::provider::Providers;
 use crate::sql_function;
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::networks::{self, Networks, Said};
-use crate::store::{Home, addresses, queue};
+use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
 sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
@@ -31,11 +31,13 @@ fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
     offline::with(Patience::Import, |databases| {
         let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
             addresses::probe(home, inet.address, snapshot, |row| {
-                (!addresses::is_due(row, databases)).then(|| row.composite())
+                let is_fresh = !addresses::is_due(row, databases);
+                is_fresh.then(|| (row.composite(), addresses::due_providers(row, online())))
             })
         });
-        if let Some(Some(row)) = fresh {
+        if let Some(Some((row, due))) = fresh {
             telemetry::add(Counter::CacheHits, 1);
+            acting_as(home.owner, || enrich::request(home, enrich::able(inet.address, due)));
             return Some(row);
         }
         write(home, databases, [inet.address], force);
@@ -69,17 +71,23 @@ fn write(
 ) {
     let latest = snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
-    let plan = enrich::plan(home, addresses, databases, latest.raw(), force);
+    let plan = enrich::plan(home, addresses, databases, latest.raw(), force, online());
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
-    if plan.missing.is_empty() && plan.due.is_empty() {
-        return;
-    }
     acting_as(home.owner, || {
+        if plan.missing.is_empty() && plan.due.is_empty() {
+            enrich::request(home, plan.ask);
+            return;
+        }
         Connection::with(home.schema, |connection| {
-            enrich::write(connection, databases, &plan, Locked::Wait);
+            enrich::write(home, connection, databases, &plan, Locked::Wait);
         });
     });
+}
+
+/// Whom to ask about what the files do not say; nobody where nothing can be queued.
+fn online() -> Providers {
+    if transaction::may_write() { Providers::enabled() } else { Providers::NONE }
 }
 
 sql_function!(ensure_asn_inventory_wrapper, pg_finfo_ensure_asn_inventory_wrapper, ensure_asn_inventory);
@@ -125,24 +133,4 @@ fn checked_registry(registry: &str) -> String {
         "RIPENCC" => "RIPE".to_owned(),
         _ => error::invalid_registry(registry),
     }
-}
-
-sql_function!(request_enrichment_wrapper, pg_finfo_request_enrichment_wrapper, request_enrichment);
-fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
-    let Some(inet) = call.inet(0) else { error::null_argument("ip") };
-    let Some(provider) = call.text(1) else { error::null_argument("provider") };
-    if !inet.is_host {
-        error::not_a_host(inet.address);
-    }
-    let Some(provider) = Provider::named(&provider) else { error::unknown_provider(&provider) };
-    if let Some(reason) = bogon::reason(inet.address) {
-        error::bogon_refused(inet.address, reason);
-    }
-    let home = Home::of(call);
-    acting_as(home.owner, || {
-        Connection::with(home.schema, |connection| {
-            queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
-        });
-    });
-    None
 }

@@ -5,5 +5,6 @@ mod cymru;
 mod enriching;
 mod generated;
 mod lookup;
+mod queue;
 mod sessions;
 mod worker;

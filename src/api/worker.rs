@@ -7,7 +7,8 @@ use pgrx::pg_sys;
 use crate::pg::call::Call;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
-use crate::politeness::{self, COUNTS, Provider};
+use crate::politeness::{self, COUNTS};
+use crate::provider::Provider;
 use crate::sql_function;
 use crate::worker::roster::{self, Doing};
 
@@ -60,18 +61,28 @@ fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Opt
 
 sql_function!(provider_status_wrapper, pg_finfo_provider_status_wrapper, provider_status);
 fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
-    call.set(Provider::ALL.into_iter().map(|provider| {
+    call.set(Provider::all().map(|provider| {
         let health = politeness::health(provider);
         let time = |time: Option<i64>| time.map(pg_sys::Datum::from);
+        let words = |words: Option<&str>| words.map(text::write);
+        let (quota, left, resets_at) = match health.quota {
+            Some((quota, left, resets_at)) => (Some(i64::from(quota)), i64::try_from(left).ok(), Some(resets_at)),
+            None => (None, None, None),
+        };
         let mut row = vec![
             Some(text::write(provider.name())),
             Some(text::write(health.state)),
+            words(health.obstacle.as_deref()),
             Some(pg_sys::Datum::from(i64::from(health.failures))),
             time(health.rests_until),
             Some(pg_sys::Datum::from(i64::from(health.in_use))),
             time(health.last_success),
             time(health.last_failure),
-            health.last_error.as_deref().map(text::write),
+            words(health.last_error.as_deref()),
+            words(health.notice.as_deref()),
+            quota.map(pg_sys::Datum::from),
+            left.map(pg_sys::Datum::from),
+            time(resets_at),
         ];
         row.extend(COUNTS.map(|count| Some(pg_sys::Datum::from(politeness::counted(provider, count)))));
         row

@@ -188,7 +188,7 @@ fn refresh_maps() {
 }
 
 fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
-    if kind.source_path().is_none() || !guc::is_enabled("maxmind") {
+    if kind.source_path().is_none() || !guc::names(&guc::enabled_sources(), "maxmind") {
         return slot.take().is_some();
     }
     let Some(version) = private_copy::version(kind) else { return slot.take().is_some() };

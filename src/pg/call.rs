@@ -100,6 +100,11 @@ impl Call {
         self.datum(n).map(|datum| datum.value() as i32)
     }
 
+    /// An argument declared oid, or one of its aliases.
+    pub fn oid(&self, n: usize) -> Option<pg_sys::Oid> {
+        self.datum(n).map(|datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+
     pub fn boolean(&self, n: usize) -> Option<bool> {
         self.datum(n).map(|datum| datum.value() != 0)
     }

@@ -119,6 +119,40 @@ unsafe fn owns(database: pg_sys::Oid) -> bool {
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
 }
 
+/// Whether the current user owns a table; raises where there is none.
+#[cfg(feature = "pg15")]
+pub fn owns_table(table: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::pg_class_ownercheck(table, pg_sys::GetUserId()) }
+}
+
+/// Whether the current user owns a table; raises where there is none.
+#[cfg(not(feature = "pg15"))]
+pub fn owns_table(table: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, pg_sys::GetUserId()) }
+}
+
+/// A table's name for messages: its number where it is gone.
+pub fn table_name(table: pg_sys::Oid) -> String {
+    // SAFETY: a palloc'ed string or null.
+    let name = unsafe { text::from_c(pg_sys::get_rel_name(table)) };
+    name.map_or_else(|| table.to_u32().to_string(), |name| format!("\"{name}\""))
+}
+
+/// A table's name with its schema, as SQL wants it, in the server's encoding.
+pub fn quoted_table_name(table: pg_sys::Oid) -> Vec<u8> {
+    // SAFETY: palloc'ed strings of an existing table and its schema; quote_qualified_identifier copies them.
+    unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table));
+        let name = pg_sys::get_rel_name(table);
+        if schema.is_null() || name.is_null() {
+            return Vec::new();
+        }
+        CStr::from_ptr(pg_sys::quote_qualified_identifier(schema, name)).to_bytes().to_vec()
+    }
+}
+
 /// Whether this server replays another's log and cannot write.
 pub fn is_standby() -> bool {
     // SAFETY: reads shared memory.

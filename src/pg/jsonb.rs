@@ -63,16 +63,39 @@ impl Object {
         self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
     }
 
-    pub fn numbers(&mut self, key: &str, values: impl IntoIterator<Item = i64>) {
-        self.key(key);
-        self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_ARRAY, None);
-        for value in values {
-            // SAFETY: as in `number`.
-            let numeric = unsafe { pg_sys::int64_to_numeric(value) };
-            let value = value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric);
-            self.push(pg_sys::JsonbIteratorToken::WJB_ELEM, Some(value));
-        }
-        self.push(pg_sys::JsonbIteratorToken::WJB_END_ARRAY, None);
+    /// Any JSON, as somebody else sent it: what a text of the server's cannot hold is left out of its strings.
+    pub fn json(&mut self, key: &str, value: &serde_json::Value) {
+        self.key(&without_nul(key));
+        self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
+    }
+
+    /// A value, or an element. Recursion is as deep as the parser allowed.
+    fn nested(&mut self, token: pg_sys::JsonbIteratorToken::Type, value: &serde_json::Value) {
+        use serde_json::Value as Json;
+        let scalar = match value {
+            Json::Null => value_of(pg_sys::jbvType::jbvNull, |_| ()),
+            Json::Bool(value) => value_of(pg_sys::jbvType::jbvBool, |v| v.boolean = *value),
+            Json::Number(number) => numeric_value(&number.to_string()),
+            Json::String(text) => string_value(&without_nul(text)),
+            Json::Array(elements) => {
+                self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_ARRAY, None);
+                for element in elements {
+                    self.nested(pg_sys::JsonbIteratorToken::WJB_ELEM, element);
+                }
+                self.push(pg_sys::JsonbIteratorToken::WJB_END_ARRAY, None);
+                return;
+            }
+            Json::Object(pairs) => {
+                self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
+                for (key, value) in pairs {
+                    self.key(&without_nul(key));
+                    self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
+                }
+                self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
+                return;
+            }
+        };
+        self.push(token, Some(scalar));
     }
 
     fn key(&mut self, key: &str) {
@@ -103,6 +126,35 @@ fn value_of(
     let mut value = pg_sys::JsonbValue { type_: kind, ..Default::default() };
     set(&mut value.val);
     value
+}
+
+/// A text that a jsonb of this database can hold: JSON may say NUL, the server cannot.
+fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') {
+        std::borrow::Cow::Owned(text::storable(&text.replace('\0', "")).into_owned())
+    } else {
+        text::storable(text)
+    }
+}
+
+/// A number as JSON spells it: the server's own type keeps every digit.
+fn numeric_value(digits: &str) -> pg_sys::JsonbValue {
+    let digits = std::ffi::CString::new(digits).unwrap_or_default();
+    // SAFETY: numeric_in takes a NUL-terminated text, a type that it ignores and no modifier.
+    let numeric = unsafe {
+        pgrx::direct_function_call_as_datum(
+            pg_sys::numeric_in,
+            &[
+                Some(pg_sys::Datum::from(digits.as_ptr())),
+                Some(pg_sys::Datum::from(pg_sys::InvalidOid)),
+                pgrx::IntoDatum::into_datum(-1_i32),
+            ],
+        )
+    };
+    match numeric {
+        Some(numeric) => value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric.cast_mut_ptr()),
+        None => value_of(pg_sys::jbvType::jbvNull, |_| ()),
+    }
 }
 
 fn string_value(bytes: &str) -> pg_sys::JsonbValue {

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod relation;
 pub mod role;
 pub mod scan;
+pub mod settings;
 pub mod shared;
 pub mod snapshot;
 pub mod spi;

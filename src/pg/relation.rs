@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 
 use super::jsonb::Container;
 use super::text;
+use super::trigger::Column;
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
@@ -124,7 +125,7 @@ impl Drop for Table {
 pub struct Prober {
     // Declared before the table, hence dropped before it.
     scan: Scan,
-    _table: Table,
+    table: Table,
 }
 
 struct Scan {
@@ -146,7 +147,7 @@ impl Prober {
             }
             let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
             let scan = begin_scan(table.relation, index, snapshot);
-            Some(Prober { scan: Scan { index, scan, slot }, _table: table })
+            Some(Prober { scan: Scan { index, scan, slot }, table })
         }
     }
 
@@ -156,14 +157,30 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Where the rows with this key are.
-    pub fn places(&mut self, key: pg_sys::Datum) -> Vec<Place> {
+    /// Where those rows with this key are that are `wanted`.
+    pub fn places(&mut self, key: pg_sys::Datum, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
         self.seek(key);
-        std::iter::from_fn(|| {
-            // SAFETY: the slot holds a row of a table.
-            self.next().map(|row| Place(unsafe { (*row.slot).tts_tid }))
-        })
-        .collect()
+        let mut places = Vec::new();
+        while let Some(row) = self.next() {
+            if wanted(&row) {
+                // SAFETY: the slot holds a row of a table.
+                places.push(Place(unsafe { (*row.slot).tts_tid }));
+            }
+        }
+        places
+    }
+
+    /// A column of the table, by name.
+    pub fn column(&self, name: &CStr) -> Option<Column> {
+        // SAFETY: the table is open, and so is its descriptor.
+        unsafe {
+            let descriptor = (*self.table.relation).rd_att;
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
+            })
+        }
     }
 
     fn seek(&mut self, key: pg_sys::Datum) {
@@ -195,7 +212,38 @@ impl Prober {
 #[derive(Clone, Copy)]
 pub struct Place(pg_sys::ItemPointerData);
 
+impl PartialEq for Place {
+    fn eq(&self, other: &Place) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Place {}
+
+impl std::hash::Hash for Place {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
 impl Place {
+    /// # Safety
+    /// `datum` must be a non-null tid.
+    pub unsafe fn read(datum: pg_sys::Datum) -> Place {
+        // SAFETY: as the caller promises.
+        Place(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
+    }
+
+    /// Before the first row of a page.
+    pub fn beginning_of(page: u32) -> Place {
+        let block = pg_sys::BlockIdData { bi_hi: (page >> 16) as u16, bi_lo: page as u16 };
+        Place(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
+    }
+
+    fn parts(&self) -> (u16, u16, u16) {
+        (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
+    }
+
     /// As a datum of type tid, valid while `self` is.
     pub fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(&raw const self.0)

@@ -1,6 +1,6 @@
 //! Acting as the extension's owner, with a search_path that nobody else chose.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
@@ -20,6 +20,20 @@ pub fn set_locally(name: &CStr, value: &CStr) {
             false,
         );
     }
+}
+
+/// The search_path of the moment, in the server's encoding.
+pub fn search_path() -> Vec<u8> {
+    // SAFETY: the setting always exists; its text is copied before anything can change it.
+    unsafe {
+        let value = pg_sys::GetConfigOption(c"search_path".as_ptr(), false, false);
+        if value.is_null() { Vec::new() } else { CStr::from_ptr(value).to_bytes().to_vec() }
+    }
+}
+
+/// Bytes of a text as a setting's value.
+pub fn setting_text(bytes: &[u8]) -> CString {
+    CString::new(bytes).unwrap_or_default()
 }
 
 /// Runs `work` with some settings changed.

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
 use cowrie_enrich_engine::breaker::Breaker;
+use cowrie_enrich_engine::quota::Quota;
 use pgrx::pg_sys;
 
 use super::latch;
@@ -22,7 +23,7 @@ pub const SLOTS: usize = 32;
 /// Room for counters of one provider.
 pub const PROVIDER_SLOTS: usize = 24;
 /// Providers that are asked over the network.
-pub const PROVIDERS: usize = 4;
+pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
 
@@ -31,6 +32,10 @@ pub struct Block {
     pub counters: [AtomicI64; SLOTS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
+    /// The launcher has looked at all databases since the server started, and started a worker where one may be needed.
+    pub databases_seen: AtomicBool,
+    /// When it first began, microseconds since 2000.
+    pub began_at: AtomicI64,
     pub seats: [Seat; SEATS],
     guarded: UnsafeCell<Guarded>,
 }
@@ -50,8 +55,10 @@ pub struct Seat {
     pub woken: AtomicBool,
     /// It must go: somebody needs the database to themselves, or it is not wanted.
     pub leave: AtomicBool,
-    /// It would ask a provider if another process gave way.
-    pub waits_for_provider: AtomicBool,
+    /// It would ask these providers, by bit, if another process gave way.
+    waits_for: AtomicU32,
+    /// What its database knows of spent quotas is known to all.
+    pub ledger_read: AtomicBool,
     /// Sessions were counted since it last folded.
     pub uncounted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
@@ -101,6 +108,22 @@ pub struct Provider {
     pub last_success: i64,
     pub last_failure: i64,
     pub last_error: Note,
+    /// What of a day's quota is spent.
+    pub quota: Quota,
+    pub stop: Stop,
+    /// What it said beside its last answer.
+    pub notice: Note,
+}
+
+/// A provider does not want to be asked as things are.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stop {
+    /// Microseconds since 2000; 0 is not stopped. Then it is asked once more.
+    pub until: i64,
+    /// What was refused; while it is the same there is no sense in asking.
+    pub credentials: u64,
+    pub reason: Note,
 }
 
 /// A short text.
@@ -188,6 +211,16 @@ impl Seat {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.nudge();
         }
+    }
+
+    /// It would ask a provider if another process gave way.
+    pub fn waits_for(&self, provider: usize) {
+        self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
+    }
+
+    /// It would not, any more; answers whether it did.
+    pub fn waits_no_more(&self, provider: usize) -> bool {
+        self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }
 
     /// Makes the process look at what it has been told.

@@ -8,6 +8,8 @@ use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::call::quoted_schema;
+use super::jsonb::Container;
+use super::relation::Place;
 use super::{inet, text};
 
 /// A statement from `sql/queries/`. `@extschema@` stands for the extension's schema, as in install scripts.
@@ -194,6 +196,27 @@ impl Rows {
 
     pub fn bigint(&self, row: usize, column: i32) -> Option<i64> {
         self.datum(row, column).map(|datum| datum.value() as i64)
+    }
+
+    pub fn boolean(&self, row: usize, column: i32) -> Option<bool> {
+        self.datum(row, column).map(|datum| datum.value() != 0)
+    }
+
+    pub fn float(&self, row: usize, column: i32) -> Option<f64> {
+        // SAFETY: the statement selects a float8 in this column, which is passed by value.
+        self.datum(row, column).and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) })
+    }
+
+    /// A column of type jsonb, valid as long as the rows.
+    pub fn jsonb(&self, row: usize, column: i32) -> Option<Container<'_>> {
+        // SAFETY: the statement selects a jsonb in this column.
+        self.datum(row, column).map(|datum| unsafe { Container::read(datum) })
+    }
+
+    /// A column of type tid.
+    pub fn place(&self, row: usize, column: i32) -> Option<Place> {
+        // SAFETY: the statement selects a tid in this column.
+        self.datum(row, column).map(|datum| unsafe { Place::read(datum) })
     }
 
     /// A column of type inet.

@@ -29,6 +29,12 @@ pub fn write(text: &str) -> pg_sys::Datum {
     unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
 }
 
+/// A text of bytes that are in the server's encoding.
+pub fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
+    // SAFETY: as in `write`.
+    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32)) }
+}
+
 /// All 676 texts of two capitals, each a varlena of six bytes in eight.
 static CAPITALS: [u64; 676] = {
     let header = if cfg!(target_endian = "big") { 6u32.to_ne_bytes() } else { (6u32 << 2).to_ne_bytes() };
@@ -67,6 +73,11 @@ pub fn storable(text: &str) -> Cow<'_, str> {
     } else {
         Cow::Owned(text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect())
     }
+}
+
+/// The value of a setting, without surrounding blanks; `None` when nothing is left.
+pub fn setting(value: Option<std::ffi::CString>) -> Option<String> {
+    value.map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// The string behind a C pointer of the server's, or `None` for a null pointer.

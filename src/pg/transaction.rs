@@ -128,3 +128,15 @@ extern "C-unwind" fn at_subtransaction_end(
 fn quietly(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
+
+/// This transaction's commit is on disk before it returns, whatever synchronous_commit says.
+pub fn commit_durably() {
+    // SAFETY: sets a flag of the current transaction.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
+/// Whether this transaction can write at all.
+pub fn may_write() -> bool {
+    // SAFETY: reads a static and shared memory.
+    unsafe { !pg_sys::XactReadOnly && !pg_sys::RecoveryInProgress() }
+}

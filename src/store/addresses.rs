@@ -1,20 +1,29 @@
-//! Rows of `ip_inventory`, one at a time.
+//! Rows of `ip_inventory`: one at a time below the executor, or what is known now of several.
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::Home;
+use super::snapshots::Standing;
 use crate::enrichment;
 use crate::offline::Databases;
+use crate::pg::array::{self, Element};
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::{Prober, Row};
+use crate::pg::spi::{Connection, Statement};
+use crate::provider::Providers;
 
 /// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
 const CURRENT_ASN: i16 = 2;
 const ENRICHMENT: i16 = 7;
 const GEO_COUNTRY: i16 = 12;
 const IS_BOGON: i16 = 15;
+
+thread_local! {
+    static STANDING: Statement = const { Statement::new(
+        "addresses_standing", include_str!("../../sql/queries/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
+}
 
 /// What the inventory knows of an address, as far as its snapshot needs it.
 pub struct Known {
@@ -74,4 +83,38 @@ pub fn is_due(row: &Row, databases: &Databases) -> bool {
 fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
     let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))
+}
+
+/// Those of some providers that should be asked about a row's address: nothing fresh of theirs is in it.
+pub fn due_providers(row: &Row, providers: Providers) -> Providers {
+    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
+    let asn = row.column(CURRENT_ASN).map(|datum| datum.value() as i64);
+    match document(row) {
+        Some(document) if !is_bogon => enrichment::due(document, asn, providers),
+        _ => Providers::NONE,
+    }
+}
+
+/// Hands over what is known now of some addresses.
+pub fn standing<T>(
+    connection: &Connection,
+    addresses: &[Address],
+    read: impl FnOnce(&[Standing]) -> T,
+) -> T {
+    let addresses = array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
+    STANDING.with(|statement| {
+        connection.run(statement, &[Some(addresses)], |rows| {
+            let known = |row| {
+                let document = rows.jsonb(row, 3)?;
+                Some(Standing {
+                    address: rows.address(row, 1)?,
+                    asn: rows.bigint(row, 2),
+                    country: enrichment::country(document),
+                    ip_type: enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned),
+                    document: rows.datum(row, 3)?,
+                })
+            };
+            read(&(0..rows.count).filter_map(known).collect::<Vec<_>>())
+        })
+    })
 }

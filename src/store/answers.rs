@@ -1,13 +1,15 @@
-//! What Team Cymru said, by block.
+//! What providers said of whole blocks.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::Lifetimes;
 use pgrx::pg_sys;
 
-use crate::guc::Lifetimes;
 use crate::pg::array::{self, Element};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, text};
+use crate::provider::Provider;
+use crate::store::networks::Said;
 
 /// Addresses written by one transaction: well below a second of work.
 pub const MOST_AT_ONCE: usize = 5_000;
@@ -15,23 +17,24 @@ pub const MOST_AT_ONCE: usize = 5_000;
 thread_local! {
     static KEEP: Statement = const { Statement::new(
         "answers_keep", include_str!("../../sql/queries/answers_keep.sql"),
-        &[pg_sys::CIDRARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID,
-          pg_sys::JSONBARRAYOID, pg_sys::TIMESTAMPTZOID]) };
+        &[pg_sys::TEXTOID, pg_sys::CIDRARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID,
+          pg_sys::TEXTARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::TIMESTAMPTZOID]) };
     static WAITED_FOR: Statement = const { Statement::new(
         "answers_waited_for", include_str!("../../sql/queries/answers_waited_for.sql"),
-        &[pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID, pg_sys::INT8OID]) };
+        &[pg_sys::TEXTOID, pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID,
+          pg_sys::INT8OID]) };
     static FORGET: Statement = const { Statement::new(
         "answers_forget", include_str!("../../sql/queries/answers_forget.sql"),
-        &[pg_sys::INT4OID, pg_sys::INT4OID]) };
+        &[pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT4OID]) };
 }
 
 /// An answer and the block that it holds for.
 pub struct Kept {
     pub covers: Prefix,
-    /// `None`: nobody announces the block.
+    /// The network that announces the block, and what was said of that.
     pub asn: Option<i64>,
-    pub country: Option<String>,
-    pub registry: Option<&'static str>,
+    pub network: Said,
+    pub is_absent: bool,
     /// What it means for an address: parts of its enrichment.
     pub document: pg_sys::Datum,
 }
@@ -41,23 +44,30 @@ pub struct Waiting {
     pub address: Address,
     pub question: Prefix,
     pub asn: Option<i64>,
-    pub name: Option<String>,
-    pub country: Option<String>,
-    pub registry: Option<String>,
-    pub document: pg_sys::Datum,
+    pub network: Said,
+    pub is_absent: bool,
+    /// None where the inventory has it already.
+    pub document: Option<pg_sys::Datum>,
 }
 
 /// Keeps answers, over earlier ones for the same blocks. Each block once; `asked_at` in microseconds since 2000.
-pub fn keep(connection: &Connection, answers: &[Kept], asked_at: i64) {
+pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked_at: i64) {
     if answers.is_empty() {
         return;
     }
+    let texts = |field: fn(&Said) -> &Option<String>| {
+        let values = answers.iter().map(|a| field(&a.network).as_deref().map(text::write));
+        Some(array::write(Element::Text, values))
+    };
     let arguments = [
+        Some(text::write(provider.name())),
         Some(array::write(Element::Cidr, answers.iter().map(|a| Some(inet::write_prefix(a.covers))))),
         Some(array::write(Element::Bigint, answers.iter().map(|a| a.asn.map(pg_sys::Datum::from)))),
-        Some(array::write(Element::Text, answers.iter().map(|a| a.country.as_deref().map(text::write)))),
-        Some(array::write(Element::Text, answers.iter().map(|a| a.registry.map(text::write)))),
+        texts(|said| &said.name),
+        texts(|said| &said.country),
+        texts(|said| &said.registry),
         Some(array::write(Element::Jsonb, answers.iter().map(|a| Some(a.document)))),
+        Some(array::write(Element::Boolean, answers.iter().map(|a| Some(pg_sys::Datum::from(a.is_absent))))),
         Some(pg_sys::Datum::from(asked_at)),
     ];
     KEEP.with(|statement| connection.run(statement, &arguments, |_| ()));
@@ -67,12 +77,14 @@ pub fn keep(connection: &Connection, answers: &[Kept], asked_at: i64) {
 /// most [`MOST_AT_ONCE`].
 pub fn waited_for<T>(
     connection: &Connection,
+    provider: Provider,
     questions: &[Prefix],
-    lifetimes: Lifetimes,
     after: Option<Address>,
     read: impl FnOnce(&[Waiting]) -> T,
 ) -> T {
+    let lifetimes = provider.lifetimes();
     let arguments = [
+        Some(text::write(provider.name())),
         Some(array::write(Element::Cidr, questions.iter().map(|q| Some(inet::write_prefix(*q))))),
         Some(pg_sys::Datum::from(lifetimes.value)),
         Some(pg_sys::Datum::from(lifetimes.absent)),
@@ -87,10 +99,14 @@ pub fn waited_for<T>(
                         address: rows.address(row, 1)?,
                         question: rows.prefix(row, 2)?,
                         asn: rows.bigint(row, 3),
-                        name: rows.text(row, 4),
-                        country: rows.text(row, 5),
-                        registry: rows.text(row, 6),
-                        document: rows.datum(row, 7)?,
+                        network: Said {
+                            name: rows.text(row, 4),
+                            country: rows.text(row, 5),
+                            registry: rows.text(row, 6),
+                            ..Said::default()
+                        },
+                        document: Some(rows.datum(row, 7)?),
+                        is_absent: rows.boolean(row, 8).unwrap_or_default(),
                     })
                 })
                 .collect();
@@ -100,7 +116,12 @@ pub fn waited_for<T>(
 }
 
 /// Drops answers that are past every lifetime.
-pub fn forget_stale(connection: &Connection, lifetimes: Lifetimes) {
-    let arguments = [Some(pg_sys::Datum::from(lifetimes.value)), Some(pg_sys::Datum::from(lifetimes.absent))];
+pub fn forget_stale(connection: &Connection, provider: Provider) {
+    let Lifetimes { value, absent } = provider.lifetimes();
+    let arguments = [
+        Some(text::write(provider.name())),
+        Some(pg_sys::Datum::from(value)),
+        Some(pg_sys::Datum::from(absent)),
+    ];
     FORGET.with(|statement| connection.run(statement, &arguments, |_| ()));
 }

@@ -7,18 +7,22 @@ use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
+use cowrie_enrich_engine::providers::Purpose;
 use pgrx::pg_sys;
 
 use super::Home;
 use super::addresses::Inventory;
 use super::networks::{self, Networks, Said};
-use crate::enrichment::{Answer, LAYOUT_VERSION, country_text};
-use crate::guc;
+use crate::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
 use crate::offline::Databases;
 use crate::pg::array::{self, Element};
+use crate::pg::relation::Row;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, memory, text};
+use crate::provider::{Provider, Providers};
+use crate::store::queue;
 use crate::telemetry::{self, Counter};
+use crate::worker::roster;
 
 /// Sessions of one address that are to be counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -54,8 +58,10 @@ pub struct Plan {
     pub missing: BTreeMap<Address, Tally>,
     /// Addresses with a row whose answer is due.
     pub due: Vec<Address>,
-    /// How many addresses need nothing.
+    /// How many addresses need nothing from the files.
     pub fresh: i64,
+    /// Providers that should be asked about some of these.
+    pub ask: Vec<(Address, Provider)>,
 }
 
 /// What to do about rows that somebody else holds.
@@ -69,12 +75,11 @@ pub enum Locked {
 /// Addresses per statement: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
 const CHUNK: usize = 2_000;
 
-const UPDATE_TYPES: [pg_sys::Oid; 6] = [
+const UPDATE_TYPES: [pg_sys::Oid; 5] = [
     pg_sys::INETARRAYOID,
     pg_sys::INT8ARRAYOID,
     pg_sys::JSONBARRAYOID,
     pg_sys::TEXTOID,
-    pg_sys::BOOLOID,
     pg_sys::TEXTOID,
 ];
 
@@ -83,7 +88,7 @@ thread_local! {
         "addresses_create",
         include_str!("../../sql/queries/addresses_create.sql"),
         &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::INT8ARRAYOID,
-          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID, pg_sys::BOOLOID],
+          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID],
     ) };
     static UPDATE: Statement = const { Statement::new(
         "addresses_update", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES) };
@@ -113,23 +118,48 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
 }
 
 /// Writes a plan; answers which of the missing addresses this transaction created, their sessions counted in.
-pub fn write(connection: &Connection, databases: &Databases, plan: &Plan, locked: Locked) -> Vec<Address> {
+pub fn write(
+    home: Home,
+    connection: &Connection,
+    databases: &Databases,
+    plan: &Plan,
+    locked: Locked,
+) -> Vec<Address> {
     let networks = networks_of(plan, databases);
     networks::create(connection, &networks, "maxmind");
     if locked == Locked::Wait {
         networks::refine(connection, &networks, "maxmind");
     }
-    let created = create_addresses(connection, databases, &plan.missing, guc::is_enabled("cymru"));
-    update_addresses(connection, databases, &plan.due, locked);
+    let online = Providers::enabled();
+    let created = create_addresses(home, connection, databases, &plan.missing, online);
+    update_addresses(home, connection, databases, &plan.due, locked, online);
+    request(home, plan.ask.iter().copied());
     created
 }
 
-/// Creates the missing addresses; their networks must be there. `queue`: Cymru is asked about those without one.
+/// Queues lookups, and has the worker woken at commit.
+pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
+    let mut lookups = lookups.into_iter().peekable();
+    if lookups.peek().is_some() {
+        roster::work_was_queued();
+        queue::append_all(home, lookups);
+    }
+}
+
+/// Who is to be asked about a new address, of those given: all that can say anything, and about its network only where
+/// the files know none.
+fn wanted(address: Address, asn: Option<i64>, online: Providers) -> impl Iterator<Item = (Address, Provider)> {
+    let is_lacking = move |provider: &Provider| asn.is_none() || provider.purpose() != Purpose::Network;
+    able(address, Providers::of(online.iter().filter(is_lacking)))
+}
+
+/// Creates the missing addresses; their networks must be there. `online`: whom to ask about them.
 pub fn create_addresses(
+    home: Home,
     connection: &Connection,
     databases: &Databases,
     missing: &BTreeMap<Address, Tally>,
-    queue: bool,
+    online: Providers,
 ) -> Vec<Address> {
     let all: Vec<(Address, Tally)> = missing.iter().map(|(address, tally)| (*address, *tally)).collect();
     let mut created = Vec::with_capacity(all.len());
@@ -151,11 +181,12 @@ pub fn create_addresses(
                 times(|tally| tally.first_seen),
                 times(|tally| tally.last_seen),
                 Some(text::write(LAYOUT_VERSION)),
-                Some(pg_sys::Datum::from(queue)),
             ]);
             CREATE.with(|statement| {
                 connection.run(statement, &arguments, |rows| {
-                    created.extend((0..rows.count).filter_map(|row| rows.address(row, 1)));
+                    let new = || (0..rows.count).filter_map(|row| Some((rows.address(row, 1)?, rows.bigint(row, 2))));
+                    created.extend(new().map(|(address, _)| address));
+                    request(home, new().flat_map(|(address, asn)| wanted(address, asn, online)));
                 });
             });
         });
@@ -163,20 +194,39 @@ pub fn create_addresses(
     created
 }
 
-fn update_addresses(connection: &Connection, databases: &Databases, due: &[Address], locked: Locked) {
+fn update_addresses(
+    home: Home,
+    connection: &Connection,
+    databases: &Databases,
+    due: &[Address],
+    locked: Locked,
+    online: Providers,
+) {
     for chunk in due.chunks(CHUNK) {
         memory::scratch(|| {
             let mut arguments = answers(databases, chunk);
             arguments.push(Some(text::write(LAYOUT_VERSION)));
-            arguments.push(Some(pg_sys::Datum::from(guc::is_enabled("cymru"))));
             arguments.push(Some(text::write("maxmind")));
             let statement = match locked {
                 Locked::Wait => &UPDATE,
                 Locked::Skip => &UPDATE_FREE,
             };
-            statement.with(|statement| connection.run(statement, &arguments, |_| ()));
+            statement.with(|statement| {
+                connection.run(statement, &arguments, |rows| {
+                    let updated = (0..rows.count).filter_map(|row| {
+                        let (address, document) = (rows.address(row, 1)?, rows.jsonb(row, 3)?);
+                        Some((address, enrichment::due(document, rows.bigint(row, 2), online)))
+                    });
+                    request(home, updated.flat_map(|(address, due)| able(address, due)));
+                });
+            });
         });
     }
+}
+
+/// Those of some providers that can say anything about an address.
+pub fn able(address: Address, some: Providers) -> impl Iterator<Item = (Address, Provider)> {
+    some.iter().filter(move |provider| provider.takes(address)).map(move |provider| (address, provider))
 }
 
 /// What another source than the files says of existing addresses, given in key order: network and document.
@@ -193,7 +243,6 @@ pub fn write_answers(
         Some(array::write(Element::Bigint, answers.iter().map(|(_, asn, _)| asn.map(pg_sys::Datum::from)))),
         Some(array::write(Element::Jsonb, answers.iter().map(|(.., document)| Some(*document)))),
         Some(text::write(LAYOUT_VERSION)),
-        Some(pg_sys::Datum::from(false)),
         Some(text::write(source)),
     ];
     UPDATE.with(|statement| connection.run(statement, &arguments, |_| ()));
@@ -218,24 +267,30 @@ fn answers(databases: &Databases, addresses: &[Address]) -> Vec<Option<pg_sys::D
     ]
 }
 
-/// Sorts addresses, given in key order, into those without a row, those due, and those that need nothing. Neighbours
-/// are found on the index page that was just read.
+/// Sorts addresses, given in key order, into those without a row, those due, and those that need nothing from the files;
+/// of the last, notes whom of `online` to ask. Neighbours are found on the index page that was just read.
 pub fn plan(
     home: Home,
     addresses: impl IntoIterator<Item = (Address, Tally)>,
     databases: &Databases,
     snapshot: pg_sys::Snapshot,
     force: bool,
+    online: Providers,
 ) -> Plan {
     let mut plan = Plan::default();
     let mut inventory = Inventory::open(home, snapshot);
     for (address, tally) in addresses {
-        match inventory.probe(address, |row| force || super::addresses::is_due(row, databases)) {
+        let is_due = |row: &Row| force || super::addresses::is_due(row, databases);
+        let read = |row: &Row| (is_due(row), super::addresses::due_providers(row, online));
+        match inventory.probe(address, read) {
             None => {
                 plan.missing.insert(address, tally);
             }
-            Some(true) => plan.due.push(address),
-            Some(false) => plan.fresh += 1,
+            Some((true, _)) => plan.due.push(address),
+            Some((false, ask)) => {
+                plan.fresh += 1;
+                plan.ask.extend(able(address, ask));
+            }
         }
     }
     plan

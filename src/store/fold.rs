@@ -11,7 +11,6 @@ use pgrx::pg_sys;
 use super::Home;
 use super::enrich::{self, Plan, Tally};
 use super::networks;
-use crate::guc;
 use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -19,6 +18,7 @@ use crate::pg::relation;
 use crate::pg::role::acting_as;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, snapshot};
+use crate::provider::Providers;
 use crate::telemetry::{self, Counter};
 
 /// Delta rows per transaction: well below a second of work.
@@ -75,12 +75,12 @@ fn fold_batch(home: Home, connection: &Connection) -> bool {
         // Addresses that a trigger could not create (an error, another node) are created here, not yet counted.
         let latest = snapshot::Latest::take();
         let uncounted = addresses.iter().map(|address| (*address, Tally::default()));
-        let mut plan = enrich::plan(home, uncounted, databases, latest.raw(), false);
+        let mut plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
         drop(latest);
         telemetry::add(Counter::CacheHits, plan.fresh);
         plan.due.clear();
         plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
-        add(connection, databases, &plan, &deltas);
+        add(home, connection, databases, &plan, &deltas);
     });
     // A smaller batch was all there was. What arrived since is for the next call: under load there is always more.
     taken >= BATCH
@@ -107,6 +107,7 @@ fn take(connection: &Connection) -> (BTreeMap<Address, Tally>, i64) {
 }
 
 fn add(
+    home: Home,
     connection: &Connection,
     databases: &offline::Databases,
     plan: &Plan,
@@ -123,7 +124,7 @@ fn add(
         })
     });
 
-    enrich::create_addresses(connection, databases, &plan.missing, guc::is_enabled("cymru"));
+    enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
     if !deltas.is_empty() {
         let column = |field: fn(&Tally) -> Option<i64>, element| {
             Some(array::write(element, deltas.values().map(|tally| field(tally).map(pg_sys::Datum::from))))

@@ -3,17 +3,18 @@
 //! A lease is a due time in the future and the number of who holds it. Nobody finishes or fails a job without holding
 //! its lease, and every step is a short transaction, so a process that is killed leaves jobs that fall due again.
 
+use std::collections::BTreeMap;
+
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::Home;
-use crate::guc::Lifetimes;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{catalog, clock, inet, text};
-use crate::politeness::Provider;
+use crate::provider::Provider;
 
 /// Requests taken in by one transaction: a fraction of a second.
 pub const MOST_TAKEN_IN: i64 = 10_000;
@@ -26,12 +27,14 @@ thread_local! {
         &[pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID]) };
     static TAKE_IN: Statement = const { Statement::new(
         "queue_take_in", include_str!("../../sql/queries/queue_take_in.sql"),
-        &[pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+        &[pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID,
+          pg_sys::INT4ARRAYOID, pg_sys::INT4ARRAYOID]) };
     static ANALYZE: Statement = const { Statement::new(
         "queue_analyze", include_str!("../../sql/queries/queue_analyze.sql"), &[]) };
     static CLAIM: Statement = const { Statement::new(
         "jobs_claim", include_str!("../../sql/queries/jobs_claim.sql"),
-        &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+        &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID,
+          pg_sys::BOOLOID]) };
     static RELEASE: Statement = const { Statement::new(
         "jobs_release", include_str!("../../sql/queries/jobs_release.sql"), &[pg_sys::INT8OID]) };
     static GIVE_BACK: Statement = const { Statement::new(
@@ -69,8 +72,8 @@ pub struct Claimed {
 /// Requests that were taken in.
 pub struct TakenIn {
     pub requests: i64,
-    /// Jobs of Cymru's that an earlier answer serves, leased.
-    pub answered: Vec<Prefix>,
+    /// Whose jobs came of them, each with those of its jobs that an earlier answer serves, leased.
+    pub jobs: BTreeMap<Provider, Vec<Prefix>>,
 }
 
 /// Why a job has no answer.
@@ -87,30 +90,40 @@ pub fn append(connection: &Connection, address: Address, provider: Provider, pri
     APPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Queues a lookup of Cymru's for each address, below the executor: on the path of a session's commit. The table's
-/// trigger does not see it, so the caller sees to it that the worker is woken.
-pub fn append_all(home: Home, addresses: impl Iterator<Item = Address>) {
-    let requests = relation::find(home.schema, c"enrichment_request");
-    let Some(table) = Table::open(requests, pg_sys::RowExclusiveLock) else { return };
+/// Queues lookups below the executor: on the path of a session's commit. The table's trigger does not see it, so the
+/// caller sees to it that the worker is woken.
+pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)>) {
+    let table = relation::find(home.schema, c"enrichment_request");
+    let Some(table) = Table::open(table, pg_sys::RowExclusiveLock) else { return };
     let now = pg_sys::Datum::from(clock::transaction_start());
-    table.append(addresses.map(|address| {
-        [Some(inet::write(address)), name(Provider::Cymru), Some(pg_sys::Datum::from(0)), Some(now)]
+    table.append(requests.map(|(address, provider)| {
+        [Some(inet::write(address)), name(provider), Some(pg_sys::Datum::from(0)), Some(now)]
     }));
 }
 
 /// Turns requests into jobs.
-pub fn take_in(connection: &Connection, lease: Lease, lifetimes: Lifetimes) -> TakenIn {
+pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
+    let each = |element, value: fn(Provider) -> pg_sys::Datum| {
+        Some(array::write(element, Provider::all().map(|provider| Some(value(provider)))))
+    };
     let arguments = [
         Some(pg_sys::Datum::from(MOST_TAKEN_IN)),
         float(lease.seconds),
         Some(pg_sys::Datum::from(lease.holder)),
-        Some(pg_sys::Datum::from(lifetimes.value)),
-        Some(pg_sys::Datum::from(lifetimes.absent)),
+        each(Element::Text, |provider| text::write(provider.name())),
+        each(Element::Boolean, |provider| pg_sys::Datum::from(provider.declared().shares_answers())),
+        each(Element::Integer, |provider| pg_sys::Datum::from(provider.lifetimes().value)),
+        each(Element::Integer, |provider| pg_sys::Datum::from(provider.lifetimes().absent)),
     ];
     TAKE_IN.with(|statement| {
-        connection.run(statement, &arguments, |rows| TakenIn {
-            requests: rows.bigint(0, 1).unwrap_or_default(),
-            answered: (0..rows.count).filter_map(|row| rows.prefix(row, 2)).collect(),
+        connection.run(statement, &arguments, |rows| {
+            let mut jobs: BTreeMap<Provider, Vec<Prefix>> = BTreeMap::new();
+            for row in 0..rows.count {
+                let provider = rows.text(row, 2).and_then(|name| Provider::named(&name));
+                let Some(provider) = provider else { continue };
+                jobs.entry(provider).or_default().extend(rows.prefix(row, 3));
+            }
+            TakenIn { requests: rows.bigint(0, 1).unwrap_or_default(), jobs }
         })
     })
 }
@@ -130,8 +143,8 @@ pub fn claim(
     provider: Provider,
     most: usize,
     lease: Lease,
-    lifetimes: Lifetimes,
 ) -> Vec<Claimed> {
+    let lifetimes = provider.lifetimes();
     let arguments = [
         name(provider),
         Some(pg_sys::Datum::from(most as i64)),
@@ -139,6 +152,7 @@ pub fn claim(
         Some(pg_sys::Datum::from(lease.holder)),
         Some(pg_sys::Datum::from(lifetimes.value)),
         Some(pg_sys::Datum::from(lifetimes.absent)),
+        Some(pg_sys::Datum::from(provider.declared().shares_answers())),
     ];
     CLAIM.with(|statement| {
         connection.run(statement, &arguments, |rows| {
@@ -201,7 +215,7 @@ pub struct Patience {
 pub fn fail(
     connection: &Connection,
     provider: Provider,
-    failed: &[Failed],
+    failed: &[&Failed],
     patience: &Patience,
 ) -> Vec<(Address, String)> {
     if failed.is_empty() {

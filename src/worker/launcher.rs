@@ -65,6 +65,7 @@ fn run(_argument: i32) {
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut places = adopt();
+    let _ = shared::block().began_at.compare_exchange(0, clock::now(), Ordering::AcqRel, Ordering::Relaxed);
     loop {
         background::reload_settings();
         own.woken.store(false, Ordering::Release);
@@ -156,6 +157,7 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
             _ => {}
         }
     }
+    shared::block().databases_seen.store(true, Ordering::Release);
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
 }
@@ -203,6 +205,7 @@ fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     seat.ending.store(Ending::Crashed as u32, Ordering::Release);
     seat.batches.store(0, Ordering::Relaxed);
     seat.errors.store(0, Ordering::Relaxed);
+    seat.ledger_read.store(false, Ordering::Release);
     seat.state.store(0, Ordering::Relaxed);
     seat.since.store(clock::now(), Ordering::Relaxed);
     seat.started_at.store(clock::now(), Ordering::Relaxed);

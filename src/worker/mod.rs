@@ -5,14 +5,18 @@
 //! | `launcher` | which databases need a worker, and is it there |
 //! | `roster` | who works where, and how they are told that there is something to do |
 //! | `database` | what a worker does in its database, round by round |
-//! | `batch` | one request to Team Cymru, from the claim to the inventories |
+//! | `flight` | an exchange with a provider, and what its reply says of the provider |
+//! | `landing` | what came back, from the reply to the inventories |
+//! | `ranking` | when it is found out which sessions matter |
 
-mod batch;
 mod database;
+mod flight;
+mod landing;
 mod launcher;
+mod ranking;
 pub mod roster;
 
-pub use batch::judge;
+pub use flight::judge;
 pub use launcher::register;
 
 use crate::pg::background::{self, Process, Program};

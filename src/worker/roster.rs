@@ -40,6 +40,7 @@ pub enum Doing {
     Folding,
     Sweeping,
     Waiting,
+    Ranking,
 }
 
 impl Doing {
@@ -59,11 +60,12 @@ impl Doing {
             Doing::Folding => c"folding statistics",
             Doing::Sweeping => c"sweeping",
             Doing::Waiting => c"waiting for a provider",
+            Doing::Ranking => c"finding out which sessions matter",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 8] = [
+        const ALL: [Doing; 9] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -72,6 +74,7 @@ impl Doing {
             Doing::Folding,
             Doing::Sweeping,
             Doing::Waiting,
+            Doing::Ranking,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }

@@ -22,6 +22,13 @@ pub enum Failure {
     Cut,
     /// It sent more than any answer to this question can have.
     TooLarge,
+    /// HTTP: a status that brings no answer. The code with its name, and the provider's own words if there are any.
+    Status {
+        code: u16,
+        text: String,
+    },
+    /// Something came that makes no sense as an answer: what is wrong with it.
+    Malformed(String),
     Io(String),
     Cancelled,
 }
@@ -36,7 +43,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Resolve(text) | Self::Connect(text) | Self::Io(text) => write!(f, "{text:.200}"),
+            Self::Resolve(text)
+            | Self::Connect(text)
+            | Self::Io(text)
+            | Self::Malformed(text)
+            | Self::Status { text, .. } => write!(f, "{text:.200}"),
             Self::ConnectTimeout => f.write_str("no connection within the time allowed"),
             Self::Silent => f.write_str("no answer within the time allowed"),
             Self::Stalled => f.write_str("the answer stopped coming"),

@@ -1,13 +1,142 @@
 //! Answers: whom can be asked about an address, and in which words?
 //!
-//! The rule: a provider is its request, its parser and its limits; settings come in as data. What all of them use
-//! stands here.
+//! The rule: a provider is one file below here and one entry of [`ALL`]. It says what can be set, how much it may be
+//! asked, and turns questions into a [`Reply`]; whoever drives it knows nothing else of it. Settings come in as data.
+//!
+//! | file | answers for |
+//! |---|---|
+//! | `setting` | what can be set, as data: the server's side defines it and hands the values in |
+//! | `reply` | what came of asking: answers, failures, and what the provider asks of its clients |
+//! | `http` | one address a request, as GreyNoise, DShield and SPUR are asked |
+//! | `cymru`, `greynoise`, `dshield`, `spur` | the providers |
 
 pub mod cymru;
+pub mod dshield;
+pub mod greynoise;
+mod http;
+mod reply;
+pub mod setting;
+pub mod spur;
 
 pub use crate::net::Failure;
+pub use reply::{Anomalies, Answer, Demand, Finding, JsonObject, Network, Reply};
+pub use setting::{Setting, Settings};
 
+use crate::address::Address;
+use crate::net::{Cancel, Task};
+use crate::prefix::Prefix;
+use crate::rate::Rate;
 use std::fmt;
+use std::time::Duration;
+
+/// Every provider. Append only: what is shared between processes is laid out by the places in here, and status views
+/// show them in this order.
+pub const ALL: &[&dyn Provider] =
+    &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
+
+/// Somebody who knows something about addresses and is asked over the network.
+pub trait Provider: Sync {
+    /// Its key in documents, tables and settings: lower case, at most 20 letters.
+    fn name(&self) -> &'static str;
+
+    /// As people call it.
+    fn title(&self) -> &'static str;
+
+    fn settings(&self) -> &'static [&'static Setting];
+
+    fn limits(&self, settings: &Settings) -> Limits;
+
+    fn lifetimes(&self, settings: &Settings) -> Lifetimes;
+
+    /// Why it cannot be asked as things are set: a sentence that names the setting. Reads no file, asks nobody.
+    fn obstacle(&self, _settings: &Settings) -> Option<String> {
+        None
+    }
+
+    /// Something that changes when what the provider was refused for may have been mended: settings, content of a key
+    /// file. May read a small file. Not the secret, nor anything that it could be found from.
+    fn credentials(&self, _settings: &Settings) -> u64 {
+        0
+    }
+
+    /// Whether it can say anything about such an address at all.
+    fn takes(&self, _address: Address) -> bool {
+        true
+    }
+
+    /// What is asked on behalf of an address: itself, or a block whose addresses share one answer.
+    fn question(&self, address: Address) -> Prefix {
+        Prefix::host(address)
+    }
+
+    /// Whether `question` is a block.
+    fn shares_answers(&self) -> bool {
+        false
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::Facts
+    }
+
+    /// One exchange about at most `limits().batch` distinct addresses, on a thread of its own. What it finds it owes to
+    /// a parser that is total: whatever comes is an answer, a failure or an anomaly, never a panic.
+    fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply;
+}
+
+/// What a provider's answers are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Asked about addresses without a network; sessions wait for it.
+    Network,
+    /// Asked about all; sessions wait for the address's type.
+    IpType,
+    /// Asked about all; nothing waits.
+    Facts,
+}
+
+/// How much a provider may be asked, by all processes together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Addresses in one exchange.
+    pub batch: usize,
+    /// Exchanges at the same time.
+    pub parallel: u32,
+    /// Exchanges begun.
+    pub rate: Rate,
+    /// Exchanges begun in one day (UTC); 0: no limit.
+    pub daily_quota: u32,
+    /// Longest duration of an exchange, the system's own time for resolving names apart.
+    pub longest: Duration,
+}
+
+/// For how many seconds answers are fresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lifetimes {
+    pub value: i32,
+    pub absent: i32,
+}
+
+/// One exchange, for the pool.
+pub struct Exchange {
+    pub provider: &'static dyn Provider,
+    pub settings: Settings,
+    pub addresses: Vec<Address>,
+}
+
+impl Task for Exchange {
+    type Done = Reply;
+
+    fn run(self, cancel: &Cancel) -> Reply {
+        if cancel.is_set() {
+            return Reply::failed(Failure::Cancelled);
+        }
+        self.provider.fetch(&self.addresses, &self.settings, cancel)
+    }
+
+    fn lost(panic: String) -> Reply {
+        Reply::failed(Failure::Io(format!("the exchange panicked: {panic}")))
+    }
+}
 
 /// Who handed out a network: one of the five regional internet registries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -11,8 +11,10 @@
 //! | `route` | one network, its fields, and which of several wins |
 //! | `whois` | the bulk protocol on TCP 43: request, parser, exchange |
 //! | `dns` | the same questions as DNS names, for where port 43 is closed |
+//! | `provider` | Team Cymru as one provider among others: settings, limits, what its answers mean |
 
 pub mod dns;
+mod provider;
 mod route;
 #[cfg(test)]
 mod servers;
@@ -21,7 +23,8 @@ mod tests;
 pub mod whois;
 
 pub use crate::net::Failure;
-pub use crate::providers::Registry;
+pub use crate::providers::{Anomalies, Registry};
+pub use provider::{TeamCymru, settings};
 pub use route::Route;
 
 use crate::address::Address;
@@ -83,17 +86,6 @@ pub struct Batch {
     pub settings: Settings,
     /// Distinct, at most `MOST_ADDRESSES`; further ones are not asked.
     pub addresses: Vec<Address>,
-}
-
-/// What came and was dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Anomalies {
-    /// Rows for addresses that were not asked.
-    pub foreign: u64,
-    /// Rows, and DNS messages, that make no sense.
-    pub malformed: u64,
-    /// Lines longer than `whois::LONGEST_LINE`, DNS messages longer than `dns::LONGEST_MESSAGE`.
-    pub oversized: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,44 +5,20 @@
 //! the breaker. A process that ends gives its permits back. The state is in shared memory; without preload every
 //! backend is polite for itself.
 
+pub mod quota;
+
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use cowrie_enrich_engine::breaker::{Permission, State};
+use cowrie_enrich_engine::breaker::{Breaker, Permission, State};
+use cowrie_enrich_engine::providers::Demand;
 use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
 
-use crate::guc::Limits;
 use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS, Seat};
 use crate::pg::{catalog, clock};
-
-/// A provider that is asked over the network; the number is its place in shared memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum Provider {
-    Cymru = 0,
-    Greynoise,
-    Dshield,
-    Spur,
-}
-
-impl Provider {
-    pub const ALL: [Provider; PROVIDERS] =
-        [Provider::Cymru, Provider::Greynoise, Provider::Dshield, Provider::Spur];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Provider::Cymru => "cymru",
-            Provider::Greynoise => "greynoise",
-            Provider::Dshield => "dshield",
-            Provider::Spur => "spur",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Provider> {
-        Provider::ALL.into_iter().find(|provider| provider.name() == name)
-    }
-}
+use crate::provider::{Limits, Provider};
 
 /// What is counted of a provider. Append only: the slots are laid out by these numbers.
 #[derive(Clone, Copy, Debug)]
@@ -72,10 +48,14 @@ pub enum Count {
     Failed,
     /// Lookups that became dead letters.
     DeadLetters,
+    /// Exchanges that the provider refused: as too many (429), for the key (401, 403), with another status.
+    Throttled,
+    Unauthorized,
+    BadStatus,
 }
 
 /// All counts, in the order in which `provider_status` shows them.
-pub const COUNTS: [Count; 17] = [
+pub const COUNTS: [Count; 20] = [
     Count::Requests,
     Count::Questions,
     Count::Values,
@@ -93,6 +73,9 @@ pub const COUNTS: [Count; 17] = [
     Count::TooLarge,
     Count::Failed,
     Count::DeadLetters,
+    Count::Throttled,
+    Count::Unauthorized,
+    Count::BadStatus,
 ];
 
 const _: () = assert!(COUNTS.len() <= PROVIDER_SLOTS);
@@ -101,13 +84,13 @@ const _: () = assert!(COUNTS.len() <= PROVIDER_SLOTS);
 pub fn count(provider: Provider, what: Count, amount: u64) {
     if amount > 0 {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-        shared::block().provider_counters[provider as usize][what as usize]
+        shared::block().provider_counters[provider.place()][what as usize]
             .fetch_add(amount, Ordering::Relaxed);
     }
 }
 
 pub fn counted(provider: Provider, what: Count) -> i64 {
-    shared::block().provider_counters[provider as usize][what as usize].load(Ordering::Relaxed)
+    shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
 }
 
 /// Whether a provider may be asked now.
@@ -132,6 +115,8 @@ pub struct Permit {
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
+    /// It was there, and put the client off.
+    Deferred(&'a str),
     /// It was not asked in the end, or not long enough to say.
     Unknown,
 }
@@ -141,18 +126,32 @@ thread_local! {
     static HELD: Cell<[u32; PROVIDERS]> = const { Cell::new([0; PROVIDERS]) };
 }
 
-/// What a permit would be answered now; takes nothing.
-pub fn look(provider: Provider, limits: &Limits) -> Leave {
-    let mut copy = shared::locked(|guarded| guarded.providers[provider as usize]);
-    take(&mut copy, limits)
+/// What a permit would be answered now, and how many are to be had; takes nothing.
+pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
+    let mut copy = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let now = clock::now();
+    let left = copy.quota.left(now, limits.daily_quota);
+    if left == Some(0) {
+        return (Leave::NotBefore(copy.quota.resets_at(now)), 0);
+    }
+    if left.is_some() && !quota::is_known() {
+        return (Leave::NotBefore(now + LEDGERS_ARE_READ_WITHIN), 0);
+    }
+    let leave = take(&mut copy, limits);
+    let mut permits = usize::from(matches!(leave, Leave::Granted | Leave::Probe));
+    while leave == Leave::Granted && take(&mut copy, limits) == Leave::Granted {
+        permits += 1;
+    }
+    let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+    (leave, permits.min(left))
 }
 
 /// Takes a permit.
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
     shared::at_exit(process_ends);
     let (leave, more) = shared::locked(|guarded| {
-        let state = &mut guarded.providers[provider as usize];
-        (take(state, limits), state.in_use < limits.connections)
+        let state = &mut guarded.providers[provider.place()];
+        (take(state, limits), state.in_use < limits.parallel)
     });
     match leave {
         Leave::Granted | Leave::Probe => {
@@ -160,7 +159,7 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
                 hand_on(provider);
             }
             let mut held = HELD.get();
-            held[provider as usize] += 1;
+            held[provider.place()] += 1;
             HELD.set(held);
             Ok((Permit { provider, returned: false }, leave))
         }
@@ -171,7 +170,10 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
 /// Takes a permit out of a provider's state, which is left alone where there is none to be had.
 fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
     let now = clock::now();
-    if state.in_use >= limits.connections || is_others_turn(state, catalog::own_database().to_u32(), now) {
+    if state.stop.until > now {
+        return Leave::NotBefore(state.stop.until);
+    }
+    if state.in_use >= limits.parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
         return Leave::Busy;
     }
     let next = match limits.rate.admit(state.rate, now) {
@@ -196,18 +198,22 @@ fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
 }
 
 impl Permit {
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
     /// Gives the permit back and says how it went.
     pub fn give_back(mut self, verdict: &Verdict<'_>, limits: &Limits) {
         self.release(verdict, limits.retry_base);
     }
 
-    fn release(&mut self, verdict: &Verdict<'_>, base: std::time::Duration) {
+    fn release(&mut self, verdict: &Verdict<'_>, base: Duration) {
         if std::mem::replace(&mut self.returned, true) {
             return;
         }
         let (now, random) = (clock::now(), random::unit());
         shared::locked(|guarded| {
-            let state = &mut guarded.providers[self.provider as usize];
+            let state = &mut guarded.providers[self.provider.place()];
             state.in_use = state.in_use.saturating_sub(1);
             match verdict {
                 Verdict::Answered => {
@@ -219,11 +225,15 @@ impl Permit {
                     state.last_failure = now;
                     state.last_error.set(error);
                 }
+                Verdict::Deferred(error) => {
+                    state.last_failure = now;
+                    state.last_error.set(error);
+                }
                 Verdict::Unknown => {}
             }
         });
         let mut held = HELD.get();
-        held[self.provider as usize] = held[self.provider as usize].saturating_sub(1);
+        held[self.provider.place()] = held[self.provider.place()].saturating_sub(1);
         HELD.set(held);
         hand_on(self.provider);
     }
@@ -231,23 +241,28 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.release(&Verdict::Unknown, std::time::Duration::ZERO);
+        self.release(&Verdict::Unknown, Duration::ZERO);
     }
 }
 
 /// This process ends: what it holds goes back.
 fn process_ends() {
     let held = HELD.replace([0; PROVIDERS]);
-    for (provider, permits) in Provider::ALL.into_iter().zip(held) {
+    for (provider, permits) in Provider::all().zip(held) {
         if permits > 0 {
             shared::locked(|guarded| {
-                let state = &mut guarded.providers[provider as usize];
+                let state = &mut guarded.providers[provider.place()];
                 state.in_use = state.in_use.saturating_sub(permits);
             });
             hand_on(provider);
         }
     }
 }
+
+/// A provider that refused the key is asked again after this time, in case that it was the provider's own fault.
+const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
+/// How soon a worker looks again whether all databases' spent quotas are known, in microseconds.
+const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
 
 /// How long a permit is kept for the worker whose turn it is, in microseconds.
 const TURN_LASTS: i64 = 200_000;
@@ -257,26 +272,71 @@ const TURN_LASTS: i64 = 200_000;
 fn hand_on(provider: Provider) {
     let (own, seats) = (catalog::own_database().to_u32(), &shared::block().seats);
     let now = clock::now();
-    if shared::locked(|guarded| is_others_turn(&guarded.providers[provider as usize], own, now)) {
+    if shared::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
         return;
     }
     let database = |seat: &Seat| seat.database.load(Ordering::Acquire);
     let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
     let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
-    let Some(next) = in_order.into_iter().find(|seat| seat.waits_for_provider.swap(false, Ordering::AcqRel))
+    let Some(next) = in_order.into_iter().find(|seat| seat.waits_no_more(provider.place()))
     else {
         return;
     };
     shared::locked(|guarded| {
-        let state = &mut guarded.providers[provider as usize];
+        let state = &mut guarded.providers[provider.place()];
         (state.next_turn, state.turn_ends) = (database(next), now + TURN_LASTS);
     });
     next.nudge();
 }
 
+/// What the provider asks of its clients. `credentials`: what it was asked with.
+pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
+    let now = clock::now();
+    let after = |pause: Duration| now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        match demand {
+            Demand::Rest(pause) => state.breaker.rest_until(after(*pause)),
+            Demand::Stop(reason) => {
+                state.stop.until = after(STOPPED_FOR);
+                state.stop.credentials = credentials;
+                state.stop.reason.set(reason);
+            }
+        }
+    });
+}
+
+/// What the provider said beside its answer.
+pub fn note(provider: Provider, notice: &str) {
+    shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
+}
+
+/// What the provider was asked with when it refused, while it is stopped.
+pub fn stopped_with(provider: Provider) -> Option<u64> {
+    let stop = shared::locked(|guarded| guarded.providers[provider.place()].stop);
+    (stop.until > clock::now()).then_some(stop.credentials)
+}
+
+/// Whatever kept a provider from being asked is over: a stop, a rest, a row of failures. The rate and the quota stay.
+pub fn resume(provider: Provider) {
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        state.stop.until = 0;
+        state.breaker = Breaker::default();
+    });
+    wake_all();
+}
+
+/// Every worker looks again whether it may ask.
+fn wake_all() {
+    shared::block().seats.iter().filter(|seat| seat.is_taken()).for_each(Seat::wake);
+}
+
 /// How a provider is doing, as `provider_status` shows it.
 pub struct Health {
     pub state: &'static str,
+    /// Why it is not asked, other than by what the circuit breaker says.
+    pub obstacle: Option<String>,
     pub failures: u32,
     /// Microseconds since 2000.
     pub rests_until: Option<i64>,
@@ -284,28 +344,53 @@ pub struct Health {
     pub last_success: Option<i64>,
     pub last_failure: Option<i64>,
     pub last_error: Option<String>,
+    pub notice: Option<String>,
+    /// Of a provider with a daily quota: how much, what of it is left, and when it begins anew.
+    pub quota: Option<(u32, u64, i64)>,
 }
 
 pub fn health(provider: Provider) -> Health {
     let now = clock::now();
-    let state = shared::locked(|guarded| guarded.providers[provider as usize]);
+    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
     let ever = |time: i64| (time != 0).then_some(time);
+    let limit = provider.limits().daily_quota;
+    let left = state.quota.left(now, limit);
     Health {
         state: match state.breaker.state(now) {
             State::Closed => "closed",
             State::Open => "open",
             State::HalfOpen => "half-open",
         },
+        obstacle: obstacle(provider, &state, left),
         failures: state.breaker.failures,
-        rests_until: ever(state.breaker.until).filter(|until| *until > now),
+        rests_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
         in_use: state.in_use,
         last_success: ever(state.last_success),
         last_failure: ever(state.last_failure),
         last_error: state.last_error.text(),
+        notice: state.notice.text(),
+        quota: left.map(|left| (limit, left, state.quota.resets_at(now))),
+    }
+}
+
+fn obstacle(provider: Provider, state: &shared::Provider, left: Option<u64>) -> Option<String> {
+    if !provider.is_enabled() {
+        return Some("not in cowrie_enrich.enabled_sources".to_owned());
+    }
+    if let Some(obstacle) = provider.declared().obstacle(&provider.settings()) {
+        return Some(obstacle);
+    }
+    if state.stop.until > clock::now() {
+        return Some(format!("stopped: {}", state.stop.reason.text().unwrap_or_default()));
+    }
+    match left {
+        Some(0) => Some("the daily quota is spent".to_owned()),
+        Some(_) if !quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
+        _ => None,
     }
 }
 
 /// When the provider last gave an answer; 0 is never.
 pub fn last_success(provider: Provider) -> i64 {
-    shared::locked(|guarded| guarded.providers[provider as usize].last_success)
+    shared::locked(|guarded| guarded.providers[provider.place()].last_success)
 }

@@ -1,0 +1,230 @@
+//! Answers: how is Team Cymru one provider among others?
+//!
+//! The rule: what its service is and says stands in the other files; here it is put into the shape that all providers
+//! share.
+
+use super::{Answer, Batch, MOST_ADDRESSES, Reply, Route, Settings as Asked, Transport};
+use crate::address::Address;
+use crate::net::{Cancel, Failure, Task};
+use crate::prefix::Prefix;
+use crate::providers::setting::{Kind, Setting, Settings, Unit};
+use crate::providers::{self, Finding, Lifetimes, Limits, Network, Provider, Purpose, Registry};
+use crate::rate::Rate;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+pub struct TeamCymru;
+
+static WHOIS_HOST: Setting = Setting {
+    name: c"cowrie_enrich.cymru_whois_host",
+    short: c"Host of Team Cymru's bulk whois service.",
+    long: c"",
+    kind: Kind::Text { default: Some(c"whois.cymru.com") },
+    guarded: true,
+};
+
+static WHOIS_PORT: Setting = Setting {
+    name: c"cowrie_enrich.cymru_whois_port",
+    short: c"Port of Team Cymru's bulk whois service.",
+    long: c"",
+    kind: Kind::Number { default: 43, least: 1, most: 65_535, unit: Unit::None },
+    guarded: true,
+};
+
+static DNS_SERVER: Setting = Setting {
+    name: c"cowrie_enrich.cymru_dns_server",
+    short: c"DNS server, host:port, that Team Cymru's zones are asked through.",
+    long: c"Empty: the system's first name server.",
+    kind: Kind::Text { default: None },
+    guarded: true,
+};
+
+/// In the order of the setting's words.
+const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport::Dns];
+
+static TRANSPORT: Setting = Setting {
+    name: c"cowrie_enrich.cymru_transport",
+    short: c"How Team Cymru is asked: whois, dns, or auto.",
+    long: c"auto asks by whois, and by DNS while the whois service cannot be reached.",
+    kind: Kind::Choice { default: 0, words: &[c"auto", c"whois", c"dns"] },
+    guarded: false,
+};
+
+static BATCH_SIZE: Setting = Setting {
+    name: c"cowrie_enrich.cymru_batch_size",
+    short: c"Most addresses in one request to Team Cymru.",
+    long: c"",
+    kind: Kind::Number { default: 500, least: 1, most: MOST_ADDRESSES as i32, unit: Unit::None },
+    guarded: false,
+};
+
+static MAX_CONNECTIONS: Setting = Setting {
+    name: c"cowrie_enrich.cymru_max_connections",
+    short: c"Most requests to Team Cymru at the same time, across all databases of the cluster.",
+    long: c"",
+    kind: Kind::Number { default: 2, least: 1, most: 16, unit: Unit::None },
+    guarded: false,
+};
+
+static TIMEOUT: Setting = Setting {
+    name: c"cowrie_enrich.cymru_timeout",
+    short: c"Longest duration of one request to Team Cymru.",
+    long: c"",
+    kind: Kind::Number { default: 30_000, least: 100, most: 600_000, unit: Unit::Milliseconds },
+    guarded: false,
+};
+
+static RATE: Setting = Setting {
+    name: c"cowrie_enrich.cymru_rate",
+    short: c"Most requests (batches) to Team Cymru per minute, across all databases of the cluster.",
+    long: c"0 sets no limit.",
+    kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
+    guarded: false,
+};
+
+static TTL: Setting = Setting {
+    name: c"cowrie_enrich.cymru_ttl",
+    short: c"How long an answer of Team Cymru that names a network is fresh.",
+    long: c"",
+    kind: Kind::Number { default: 90 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
+    guarded: false,
+};
+
+static ABSENT_TTL: Setting = Setting {
+    name: c"cowrie_enrich.cymru_absent_ttl",
+    short: c"How long Team Cymru's answer that nobody announces an address is fresh.",
+    long: c"",
+    kind: Kind::Number { default: 7 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
+    guarded: false,
+};
+
+static SETTINGS: &[&Setting] = &[
+    &WHOIS_HOST,
+    &WHOIS_PORT,
+    &DNS_SERVER,
+    &TRANSPORT,
+    &BATCH_SIZE,
+    &MAX_CONNECTIONS,
+    &TIMEOUT,
+    &RATE,
+    &TTL,
+    &ABSENT_TTL,
+];
+
+/// How the service is asked as things are set.
+pub fn settings(settings: &Settings) -> Asked {
+    let transport = usize::try_from(settings.number(&TRANSPORT)).unwrap_or_default();
+    Asked {
+        transport: TRANSPORTS.get(transport).copied().unwrap_or(Transport::Auto),
+        whois_host: settings.text(&WHOIS_HOST).unwrap_or_default(),
+        whois_port: u16::try_from(settings.number(&WHOIS_PORT)).unwrap_or(43),
+        dns_server: settings.text(&DNS_SERVER),
+        timeout: Duration::from_millis(settings.number(&TIMEOUT).unsigned_abs().into()),
+    }
+}
+
+impl Provider for TeamCymru {
+    fn name(&self) -> &'static str {
+        "cymru"
+    }
+
+    fn title(&self) -> &'static str {
+        "Team Cymru"
+    }
+
+    fn settings(&self) -> &'static [&'static Setting] {
+        SETTINGS
+    }
+
+    fn limits(&self, settings: &Settings) -> Limits {
+        let parallel = settings.number(&MAX_CONNECTIONS).unsigned_abs();
+        Limits {
+            batch: settings.number(&BATCH_SIZE).unsigned_abs() as usize,
+            parallel,
+            rate: Rate::per_minute(settings.number(&RATE).unsigned_abs(), parallel),
+            daily_quota: 0,
+            longest: self::settings(settings).longest_exchange(),
+        }
+    }
+
+    fn lifetimes(&self, settings: &Settings) -> Lifetimes {
+        Lifetimes { value: settings.number(&TTL), absent: settings.number(&ABSENT_TTL) }
+    }
+
+    fn question(&self, address: Address) -> Prefix {
+        Prefix::block_of(address)
+    }
+
+    fn shares_answers(&self) -> bool {
+        true
+    }
+
+    fn purpose(&self) -> Purpose {
+        Purpose::Network
+    }
+
+    fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> providers::Reply {
+        Batch { settings: self::settings(settings), addresses: addresses.to_vec() }.run(cancel).into()
+    }
+}
+
+impl From<Reply> for providers::Reply {
+    fn from(reply: Reply) -> Self {
+        // An exchange that said nothing for any question says nothing about any of them.
+        let blames_question = reply.spoke && reply.failure != Some(Failure::Cancelled);
+        let of = |answer| match answer {
+            Answer::Route(route) => providers::Answer::Found(finding(&route)),
+            Answer::Absent => providers::Answer::Absent(None),
+            Answer::Refused(words) => providers::Answer::Refused(words),
+        };
+        Self {
+            answers: reply.answers.into_iter().map(|(address, answer)| (address, of(answer))).collect(),
+            failure: reply.failure,
+            blames_question,
+            anomalies: reply.anomalies,
+            ..Self::default()
+        }
+    }
+}
+
+/// In the keys that the Python system wrote.
+fn finding(route: &Route) -> Finding {
+    let mut said = Map::new();
+    said.insert("asn".into(), route.asn.into());
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            said.insert(key.into(), value);
+        }
+    };
+    put("asn_org", route.name.clone().map(Value::from));
+    put("country", route.country.map(|country| letters(country).into()));
+    put("registry", route.registry.map(|registry| spelling(registry).into()));
+    put("prefix", route.prefix.map(|prefix| prefix.to_string().into()));
+    put("allocation_date", route.allocated.clone().map(Value::from));
+    put("origins", (!route.origins.is_empty()).then(|| route.origins.clone().into()));
+    Finding {
+        said,
+        network: Some(Network {
+            asn: route.asn,
+            name: route.name.clone(),
+            country: route.network_country().map(letters),
+            registry: route.registry,
+        }),
+        covers: route.prefix,
+    }
+}
+
+fn letters(country: [u8; 2]) -> String {
+    country.iter().map(|letter| char::from(*letter)).collect()
+}
+
+/// Registries as Team Cymru writes them, and the Python system stored them.
+fn spelling(registry: Registry) -> &'static str {
+    match registry {
+        Registry::Arin => "arin",
+        Registry::Ripe => "ripencc",
+        Registry::Apnic => "apnic",
+        Registry::Lacnic => "lacnic",
+        Registry::Afrinic => "afrinic",
+    }
+}

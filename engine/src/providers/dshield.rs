@@ -1,0 +1,246 @@
+//! Answers: what have the sensors of DShield reported of the address?
+//!
+//! ```text
+//! GET <url>/<ip>?json             ; User-Agent with a contact: the Internet Storm Center wants to know who asks
+//!
+//! 200 {"ip":{"number":"203.0.113.7","count":141,"attacks":87,"maxdate":"2026-11-19","mindate":"2026-10-02",
+//!      "updated":"…","comment":null,"maxrisk":null,"asabusecontact":"…","as":64500,"asname":"EXAMPLE",
+//!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
+//! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…}}      ; never reported
+//! 200 {"error":"bad IP address"}
+//! ```
+//!
+//! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers come as numbers or as texts.
+//!
+//! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>, which also asks to stop for five
+//! minutes after a 429.
+//!
+//! The rule: kept as it was sent, under the key `ip`, with wrapped values unwrapped.
+
+use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
+use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Reading, Rest, Said, Site};
+use super::setting::Kind;
+use super::{Answer, Finding, JsonObject, Purpose, Setting};
+use crate::address::Address;
+use serde_json::Value;
+use std::time::Duration;
+
+pub struct Dshield;
+
+pub static DSHIELD_URL: Setting =
+    url(c"cowrie_enrich.dshield_url", c"URL at which DShield is asked.", c"https://isc.sans.edu/api/ip");
+pub static DSHIELD_CONTACT: Setting = Setting {
+    name: c"cowrie_enrich.dshield_contact",
+    short: c"Whom DShield may write to about these requests.",
+    long: c"An e-mail address or a URL, sent in the User-Agent. DShield is not asked without.",
+    kind: Kind::Text { default: None },
+    guarded: true,
+};
+pub static DSHIELD_RATE: Setting =
+    rate(c"cowrie_enrich.dshield_rate", c"Most requests to DShield in a second.", 1);
+pub static DSHIELD_MAX_PARALLEL: Setting =
+    max_parallel(c"cowrie_enrich.dshield_max_parallel", c"Most requests to DShield at the same time.", 2);
+pub static DSHIELD_DAILY_QUOTA: Setting =
+    daily_quota(c"cowrie_enrich.dshield_daily_quota", c"Most requests to DShield in a day.", 0);
+pub static DSHIELD_TIMEOUT: Setting =
+    timeout(c"cowrie_enrich.dshield_timeout", c"Longest duration of a request to DShield.");
+pub static DSHIELD_TTL: Setting =
+    ttl(c"cowrie_enrich.dshield_ttl", c"Time for which an answer of DShield is fresh.");
+pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.dshield_absent_ttl",
+    c"Time for which it is fresh that DShield knows nothing of an address.",
+);
+
+const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
+
+static SITE: Site = Site {
+    name: "dshield",
+    title: "DShield",
+    purpose: Purpose::Facts,
+    takes: |_| true,
+    settings: &[
+        &DSHIELD_URL,
+        &DSHIELD_CONTACT,
+        &DSHIELD_RATE,
+        &DSHIELD_MAX_PARALLEL,
+        &DSHIELD_DAILY_QUOTA,
+        &DSHIELD_TIMEOUT,
+        &DSHIELD_TTL,
+        &DSHIELD_ABSENT_TTL,
+        &HTTP_PROXY,
+    ],
+    common: Common {
+        url: &DSHIELD_URL,
+        rate: &DSHIELD_RATE,
+        max_parallel: &DSHIELD_MAX_PARALLEL,
+        daily_quota: &DSHIELD_DAILY_QUOTA,
+        timeout: &DSHIELD_TIMEOUT,
+        ttl: &DSHIELD_TTL,
+        absent_ttl: &DSHIELD_ABSENT_TTL,
+    },
+    suffix: "?json",
+    key: None,
+    contact: Some(&DSHIELD_CONTACT),
+    rest: Rest { unnamed: FIVE_MINUTES, least: FIVE_MINUTES },
+    read,
+    notice: |_| None,
+};
+
+impl AskedByHttp for Dshield {
+    fn site(&self) -> &'static Site {
+        &SITE
+    }
+}
+
+fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
+    (said.status == 200).then(|| read_answer(address, said.body))
+}
+
+fn read_answer(address: Address, body: &[u8]) -> Reading {
+    let Some(mut object) = http::object(body) else {
+        return Reading::Malformed("the answer is not a JSON object");
+    };
+    let report = match (object.remove("ip"), object.remove("error")) {
+        (Some(Value::Object(report)), _) if !report.is_empty() => unwrapped(report),
+        (None, Some(error)) => {
+            let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
+            return Reading::Answer(Answer::Refused(words));
+        }
+        _ => return Reading::Malformed("the answer is no report about an address"),
+    };
+    if http::names(&report, "number", address) == Some(false) {
+        return Reading::Foreign;
+    }
+    let absent = report.iter().all(|(member, value)| member == "number" || is_nothing(value));
+    let said: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
+    Reading::Answer(if absent {
+        Answer::Absent(Some(said))
+    } else {
+        Answer::Found(Finding { said, ..Finding::default() })
+    })
+}
+
+/// `{"text": x}` is `x`.
+fn unwrapped(report: JsonObject) -> JsonObject {
+    let unwrap = |value| match value {
+        Value::Object(mut wrapped) if wrapped.len() == 1 && wrapped.contains_key("text") => {
+            wrapped.remove("text").unwrap_or_default()
+        }
+        value => value,
+    };
+    report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim_ascii().is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+        let address = Address::new("192.0.2.1".parse().unwrap());
+        read(address, &Said { status, body: body.as_ref() })
+    }
+
+    fn answer(body: &Value) -> Answer {
+        match read_as(200, body.to_string()) {
+            Some(Reading::Answer(answer)) => answer,
+            _ => panic!("{body}"),
+        }
+    }
+
+    fn found(body: &Value) -> Value {
+        match answer(body) {
+            Answer::Found(finding) => Value::Object(finding.said),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn report_is_kept_as_sent() {
+        let body = json!({ "ip": {
+            "number": "192.0.2.1", "count": 141, "attacks": "87", "maxdate": "2026-11-19", "comment": null,
+            "as": 64500, "asname": "EXAMPLE", "ascountry": "", "threatfeeds": { "blocklistde": { "lastseen": "x" } },
+        }});
+        assert_eq!(found(&body), body);
+    }
+
+    #[test]
+    fn nothing_beside_the_report_is_kept() {
+        let report = json!({ "ip": { "number": "192.0.2.1", "count": 1 } });
+        let mut body = report.clone();
+        body["copyright"] = json!("…");
+        body["error"] = json!("");
+        assert_eq!(found(&body), report);
+    }
+
+    #[test]
+    fn wrapped_values_are_unwrapped_once() {
+        let body = json!({ "ip": {
+            "number": { "text": "192.0.2.1" }, "count": { "text": "141" }, "twice": { "text": { "text": "x" } },
+            "more": { "text": "x", "other": 1 }, "comment": { "text": null },
+        }});
+        let kept = json!({ "ip": {
+            "number": "192.0.2.1", "count": "141", "twice": { "text": "x" }, "more": { "text": "x", "other": 1 },
+            "comment": null,
+        }});
+        assert_eq!(found(&body), kept);
+        let foreign = json!({ "ip": { "number": { "text": "192.0.2.2" }, "count": 1 } });
+        assert!(matches!(read_as(200, foreign.to_string()), Some(Reading::Foreign)));
+    }
+
+    #[test]
+    fn report_without_anything_is_absence() {
+        for body in [
+            json!({ "ip": { "number": "192.0.2.1", "count": null, "attacks": null, "asname": null, "threatfeeds": null } }),
+            json!({ "ip": { "number": "192.0.2.1", "count": "", "threatfeeds": [], "x": {} } }),
+            json!({ "ip": { "number": "192.0.2.1" } }),
+        ] {
+            assert_eq!(answer(&body), Answer::Absent(body.as_object().cloned()), "{body}");
+        }
+        found(&json!({ "ip": { "number": "192.0.2.1", "count": 0 } }));
+    }
+
+    #[test]
+    fn error_is_a_refusal() {
+        assert_eq!(answer(&json!({ "error": "bad IP address" })), Answer::Refused("bad IP address".into()));
+        assert_eq!(answer(&json!({ "error": ["x"] })), Answer::Refused("[\"x\"]".into()));
+    }
+
+    #[test]
+    fn anything_else_is_malformed() {
+        for body in
+            ["", "[]", "{}", "{\"ip\":{}}", "{\"ip\":null}", "{\"ip\":\"192.0.2.1\"}", "<html>", "{\"ip\":{"]
+        {
+            assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
+        }
+        assert!(read_as(404, "{\"ip\":{\"count\":1}}").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(body: Vec<u8>) {
+            read_as(200, body);
+        }
+
+        #[test]
+        fn any_report_is_kept_under_one_key(report in http::tests::json(), error in http::tests::json()) {
+            let body = json!({ "ip": report, "error": error });
+            if let Some(Reading::Answer(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said)))) =
+                read_as(200, body.to_string())
+            {
+                prop_assert!(said.len() == 1 && said["ip"].is_object());
+            }
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Answers: does GreyNoise see the address scanning the Internet, or know it as a common business service?
+//!
+//! Two interfaces are understood; which one is asked is a matter of the URL. Both know IPv4 only.
+//!
+//! ```text
+//! GET <url>/<ip>                  ; header `key: <key>`, optional for the community interface
+//!
+//! 200, v3/community
+//!   {"ip":"8.8.8.8","noise":false,"riot":true,"classification":"benign","name":"Google Public DNS",
+//!    "link":"…","last_seen":"2026-11-19","message":"Success"}
+//! 404, v3/community: an answer too
+//!   {"ip":"198.51.100.7","noise":false,"riot":false,"message":"IP not observed scanning the internet …"}
+//! 200 and 206 (fields withheld), v3/ip
+//!   {"ip":"…","internet_scanner_intelligence":{"found":true,"classification":"malicious","actor":"…",
+//!    "last_seen":"2026-11-19",…},"business_service_intelligence":{"found":false,"name":"",…}}
+//! 400, 401, 429
+//!   {"message":"…"}
+//! ```
+//!
+//! Source: GreyNoise's description of both interfaces, <https://docs.greynoise.io/reference>, and its client
+//! pygreynoise 3.0. What a v3/ip says with status 404 is described nowhere.
+//!
+//! The rule: both are kept in one shape, `noise`, `riot`, and `classification`, `name`, `last_seen` where said.
+
+use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
+use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Reading, Rest, Said, Site};
+use super::{Answer, Finding, JsonObject, Purpose, Setting};
+use crate::address::Address;
+use serde_json::Value;
+use std::time::Duration;
+
+pub struct GreyNoise;
+
+pub static GREYNOISE_URL: Setting = url(
+    c"cowrie_enrich.greynoise_url",
+    c"URL at which GreyNoise is asked.",
+    c"https://api.greynoise.io/v3/community",
+);
+pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
+    c"cowrie_enrich.greynoise_api_key_file",
+    c"File with the key for GreyNoise.",
+    c"Read by the server for each request. Empty: no key, which the community interface allows to a degree.",
+);
+pub static GREYNOISE_RATE: Setting =
+    rate(c"cowrie_enrich.greynoise_rate", c"Most requests to GreyNoise in a second.", 10);
+pub static GREYNOISE_MAX_PARALLEL: Setting = max_parallel(
+    c"cowrie_enrich.greynoise_max_parallel",
+    c"Most requests to GreyNoise at the same time.",
+    10,
+);
+pub static GREYNOISE_DAILY_QUOTA: Setting =
+    daily_quota(c"cowrie_enrich.greynoise_daily_quota", c"Most requests to GreyNoise in a day.", 10_000);
+pub static GREYNOISE_TIMEOUT: Setting =
+    timeout(c"cowrie_enrich.greynoise_timeout", c"Longest duration of a request to GreyNoise.");
+pub static GREYNOISE_TTL: Setting =
+    ttl(c"cowrie_enrich.greynoise_ttl", c"Time for which an answer of GreyNoise is fresh.");
+pub static GREYNOISE_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.greynoise_absent_ttl",
+    c"Time for which it is fresh that GreyNoise knows nothing of an address.",
+);
+
+static SITE: Site = Site {
+    name: "greynoise",
+    title: "GreyNoise",
+    purpose: Purpose::Facts,
+    takes: |address| address.ip().is_ipv4(),
+    settings: &[
+        &GREYNOISE_URL,
+        &GREYNOISE_API_KEY_FILE,
+        &GREYNOISE_RATE,
+        &GREYNOISE_MAX_PARALLEL,
+        &GREYNOISE_DAILY_QUOTA,
+        &GREYNOISE_TIMEOUT,
+        &GREYNOISE_TTL,
+        &GREYNOISE_ABSENT_TTL,
+        &HTTP_PROXY,
+    ],
+    common: Common {
+        url: &GREYNOISE_URL,
+        rate: &GREYNOISE_RATE,
+        max_parallel: &GREYNOISE_MAX_PARALLEL,
+        daily_quota: &GREYNOISE_DAILY_QUOTA,
+        timeout: &GREYNOISE_TIMEOUT,
+        ttl: &GREYNOISE_TTL,
+        absent_ttl: &GREYNOISE_ABSENT_TTL,
+    },
+    suffix: "",
+    key: Some(Key { file: &GREYNOISE_API_KEY_FILE, header: "key", needed: false }),
+    contact: None,
+    rest: Rest { unnamed: Duration::from_secs(60), least: Duration::ZERO },
+    read,
+    notice: |_| None,
+};
+
+/// Characters of a text that is kept.
+const LONGEST_TEXT: usize = 256;
+
+impl AskedByHttp for GreyNoise {
+    fn site(&self) -> &'static Site {
+        &SITE
+    }
+}
+
+fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
+    match said.status {
+        200 | 206 => Some(read_answer(address, said.body)),
+        404 => read_absence(address, said.body),
+        _ => None,
+    }
+}
+
+fn read_answer(address: Address, body: &[u8]) -> Reading {
+    let Some(object) = http::object(body) else {
+        return Reading::Malformed("the answer is not a JSON object");
+    };
+    if http::names(&object, "ip", address) == Some(false) {
+        return Reading::Foreign;
+    }
+    match Seen::read(&object) {
+        Ok(Some(seen)) => {
+            Reading::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
+        }
+        Ok(None) => Reading::Malformed("the answer does not say whether the address was seen"),
+        Err(NotBoolean) => Reading::Malformed("the answer says neither yes nor no"),
+    }
+}
+
+/// Only a body that speaks of this address is an answer: a page that says so of the URL is none.
+fn read_absence(address: Address, body: &[u8]) -> Option<Reading> {
+    let object = http::object(body)?;
+    let seen = match Seen::read(&object) {
+        Ok(seen) => seen,
+        Err(NotBoolean) => return Some(Reading::Malformed("the answer says neither yes nor no")),
+    };
+    let absent = match http::names(&object, "ip", address) {
+        Some(false) => return Some(Reading::Foreign),
+        Some(true) => true,
+        None => seen.is_some() || speaks_of_an_address(&object),
+    };
+    let nothing = Seen { noise: false, riot: false, shape: Shape::Community };
+    (absent && seen.is_none_or(|seen| !seen.noise && !seen.riot))
+        .then(|| Reading::Answer(Answer::Absent(Some(nothing.kept(&JsonObject::new())))))
+}
+
+fn speaks_of_an_address(object: &JsonObject) -> bool {
+    let message = object.get("message").and_then(Value::as_str).unwrap_or_default().to_ascii_lowercase();
+    ["observed", "seen", "scanning"].iter().any(|word| message.contains(word))
+}
+
+/// The two questions that every answer decides.
+struct Seen {
+    noise: bool,
+    riot: bool,
+    shape: Shape,
+}
+
+enum Shape {
+    Community,
+    Full,
+}
+
+struct NotBoolean;
+
+const SCANNER: &str = "internet_scanner_intelligence";
+const BUSINESS: &str = "business_service_intelligence";
+
+impl Seen {
+    /// `None`: it says nothing of either.
+    fn read(object: &JsonObject) -> Result<Option<Self>, NotBoolean> {
+        let found = |part| flag(object.get(part).and_then(|part| part.get("found")));
+        let of = |noise: Option<bool>, riot: Option<bool>, shape| {
+            let said = noise.is_some() || riot.is_some();
+            said.then(|| Self { noise: noise.unwrap_or(false), riot: riot.unwrap_or(false), shape })
+        };
+        let community = of(flag(object.get("noise"))?, flag(object.get("riot"))?, Shape::Community);
+        let full = of(found(SCANNER)?, found(BUSINESS)?, Shape::Full);
+        Ok(community.or(full))
+    }
+
+    fn kept(&self, object: &JsonObject) -> JsonObject {
+        let part = |part: &str, member: &str| object.get(part).and_then(|part| part.get(member));
+        let texts = match self.shape {
+            Shape::Community => ["classification", "name", "last_seen"].map(|member| object.get(member)),
+            Shape::Full => {
+                let name = if self.riot { part(BUSINESS, "name") } else { part(SCANNER, "actor") };
+                [part(SCANNER, "classification"), name, part(SCANNER, "last_seen")]
+            }
+        };
+        let texts = ["classification", "name", "last_seen"].into_iter().zip(texts);
+        let texts = texts.filter_map(|(member, value)| Some((member, Value::from(text(value?)?))));
+        [("noise", Value::from(self.noise)), ("riot", Value::from(self.riot))]
+            .into_iter()
+            .chain(texts)
+            .map(|(member, value)| (member.to_owned(), value))
+            .collect()
+    }
+}
+
+fn flag(value: Option<&Value>) -> Result<Option<bool>, NotBoolean> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(Value::String(text)) if text == "true" => Ok(Some(true)),
+        Some(Value::String(text)) if text == "false" => Ok(Some(false)),
+        Some(_) => Err(NotBoolean),
+    }
+}
+
+/// Only decoration: what is no text is left out.
+fn text(value: &Value) -> Option<String> {
+    let text: String = http::printable(value.as_str()?).chars().take(LONGEST_TEXT).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+        let address = Address::new("192.0.2.1".parse().unwrap());
+        read(address, &Said { status, body: body.as_ref() })
+    }
+
+    /// What is kept.
+    fn found(body: &Value) -> Value {
+        match read_as(200, body.to_string()) {
+            Some(Reading::Answer(Answer::Found(finding))) => Value::Object(finding.said),
+            _ => panic!("{body}"),
+        }
+    }
+
+    fn is_malformed(reading: &Option<Reading>) -> bool {
+        matches!(reading, Some(Reading::Malformed(_)))
+    }
+
+    #[test]
+    fn community_answer_is_kept_in_short() {
+        let body = json!({
+            "ip": "192.0.2.1", "noise": true, "riot": false, "classification": "malicious", "name": "unknown",
+            "link": "https://viz.greynoise.io/ip/192.0.2.1", "last_seen": "2026-11-19", "message": "Success",
+        });
+        let kept = json!({
+            "noise": true, "riot": false, "classification": "malicious", "name": "unknown", "last_seen": "2026-11-19",
+        });
+        assert_eq!(found(&body), kept);
+    }
+
+    #[test]
+    fn full_answer_is_kept_in_the_same_shape() {
+        let body = |riot| {
+            json!({
+                "ip": "192.0.2.1",
+                "internet_scanner_intelligence": {
+                    "found": true, "classification": "benign", "actor": "Censys", "last_seen": "2026-11-19", "tags": [],
+                },
+                "business_service_intelligence": { "found": riot, "name": "Example DNS", "trust_level": "1" },
+            })
+        };
+        let kept = |riot, name| {
+            json!({
+                "noise": true, "riot": riot, "classification": "benign", "name": name, "last_seen": "2026-11-19",
+            })
+        };
+        assert_eq!(found(&body(false)), kept(false, "Censys"));
+        assert_eq!(found(&body(true)), kept(true, "Example DNS"));
+        assert!(matches!(read_as(206, body(true).to_string()), Some(Reading::Answer(Answer::Found(_)))));
+    }
+
+    #[test]
+    fn flags_are_booleans_or_their_names() {
+        let of = |noise: Value| json!({ "noise": noise, "riot": "false" });
+        assert_eq!(found(&of(json!("true"))), json!({ "noise": true, "riot": false }));
+        assert_eq!(found(&of(Value::Null)), json!({ "noise": false, "riot": false }));
+        for wrong in [json!("yes"), json!(1), json!(0), json!(""), json!("True"), json!([]), json!({})] {
+            assert!(is_malformed(&read_as(200, of(wrong.clone()).to_string())), "{wrong}");
+            assert!(is_malformed(&read_as(404, of(wrong.clone()).to_string())), "{wrong}");
+            let full = json!({ "internet_scanner_intelligence": { "found": wrong } });
+            assert!(is_malformed(&read_as(200, full.to_string())), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn texts_are_short_and_printable_or_left_out() {
+        let said = found(&json!({
+            "noise": true, "name": format!("a\u{7}b\n{}", "\u{e9}".repeat(500)), "classification": 7,
+            "last_seen": " \u{0} ",
+        }));
+        assert_eq!(said["name"].as_str().map(|name| name.chars().count()), Some(LONGEST_TEXT));
+        assert!(said["name"].as_str().unwrap().starts_with("ab\u{e9}"));
+        assert_eq!((said.get("classification"), said.get("last_seen")), (None, None));
+    }
+
+    #[test]
+    fn answer_that_says_nothing_is_malformed() {
+        for body in
+            ["", "null", "[]", "{}", "{\"ip\":\"192.0.2.1\"}", "<html>", "{\"noise\":tru", "\u{feff}{}"]
+        {
+            assert!(is_malformed(&read_as(200, body)), "{body}");
+        }
+    }
+
+    #[test]
+    fn absence_is_an_answer_when_it_speaks_of_the_address() {
+        for body in [
+            json!({ "ip": "192.0.2.1", "noise": false, "riot": false, "message": "IP not observed scanning" }),
+            json!({ "ip": "::ffff:192.0.2.1" }),
+            json!({ "noise": false, "riot": false }),
+            json!({ "internet_scanner_intelligence": { "found": false } }),
+            json!({ "message": "IP not observed scanning the internet or contained in RIOT data set." }),
+            json!({ "message": "This IP has not been SEEN." }),
+        ] {
+            let Some(Reading::Answer(Answer::Absent(Some(said)))) = read_as(404, body.to_string()) else {
+                panic!("{body}");
+            };
+            assert_eq!(Value::Object(said), json!({ "noise": false, "riot": false }));
+        }
+        for body in [
+            "",
+            "<html>404 not observed</html>",
+            "{}",
+            "[]",
+            "{\"message\":\"no such page\"}",
+            "{\"message\":7}",
+            "{\"ip\":\"192.0.2.1\",\"noise\":true}",
+        ] {
+            assert!(read_as(404, body).is_none(), "{body}");
+        }
+        assert!(matches!(read_as(404, "{\"ip\":\"192.0.2.2\"}"), Some(Reading::Foreign)));
+    }
+
+    #[test]
+    fn only_ipv4_is_asked() {
+        assert!((SITE.takes)(Address::new("192.0.2.1".parse().unwrap())));
+        assert!((SITE.takes)(Address::new("::ffff:192.0.2.1".parse().unwrap())));
+        assert!(!(SITE.takes)(Address::new("2001:db8::1".parse().unwrap())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(body: Vec<u8>, status in prop_oneof![Just(200), Just(206), Just(404), Just(500)]) {
+            read_as(status, body);
+        }
+
+        #[test]
+        fn any_answer_keeps_to_the_shape(
+            noise in http::tests::json(), riot in http::tests::json(), name in http::tests::json(),
+            scanner in http::tests::json(), ip in proptest::option::of(http::tests::json()),
+            status in prop_oneof![Just(200), Just(404)],
+        ) {
+            let mut body = json!({ "noise": noise, "riot": riot, "name": name, SCANNER: scanner, BUSINESS: { "name": 1 } });
+            if let Some(ip) = ip {
+                body["ip"] = ip;
+            }
+            if let Some(Reading::Answer(Answer::Found(Finding { said, .. }))) = read_as(status, body.to_string()) {
+                prop_assert!(said["noise"].is_boolean() && said["riot"].is_boolean() && said.len() <= 5);
+                for member in ["classification", "name", "last_seen"] {
+                    let text = said.get(member).map(|text| text.as_str().map_or(usize::MAX, str::len));
+                    prop_assert!(text.is_none_or(|bytes| bytes <= 4 * LONGEST_TEXT));
+                }
+            }
+        }
+    }
+}

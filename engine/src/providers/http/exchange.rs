@@ -1,0 +1,207 @@
+//! Answers: what came of one GET request?
+//!
+//! The rule: one deadline, one host, one MiB. The time holds for everything from resolving the name to the last byte of
+//! the body; a redirect is an answer like any other and is not followed; and no proxy is asked but the one that is set.
+//!
+//! Connections are kept between exchanges, for a request costs one round trip then and not four: agents outlive the
+//! threads that use them, in `AGENTS`. That lock is held for moments only, never while anything is sent.
+
+use super::target::Target;
+use crate::net::{Cancel, Failure};
+use std::io::{ErrorKind, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Error, Proxy, Timeout};
+
+/// Bytes of a body, unpacked. The largest answers known have some dozens of KiB.
+const LONGEST_BODY: u64 = 1024 * 1024;
+
+/// Bytes. Each kept connection holds buffers of both sizes.
+const INPUT_BUFFER: usize = 32 * 1024;
+const OUTPUT_BUFFER: usize = 8 * 1024;
+
+/// Bytes; less than `INPUT_BUFFER`, or a head that fills that would look like one that was cut.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// As many as may be asked at a time; more to one host is not set.
+const MOST_IDLE: usize = 32;
+
+/// Providers times what their settings were a moment ago.
+const MOST_AGENTS: usize = 8;
+
+/// An agent that nobody uses holds connections; one that is always used would never see that the system's roots have
+/// changed.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
+
+/// What providers see of the client, first of all; RFC 9110 section 10.1.5.
+pub(super) const USER_AGENT: &str = concat!("cowrie_enrich/", env!("CARGO_PKG_VERSION"));
+
+pub(super) struct Request<'a> {
+    pub(super) target: &'a Target,
+    /// Of `target`.
+    pub(super) url: String,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) timeout: Duration,
+    /// Of all exchanges but those with this host itself.
+    pub(super) proxy: Option<String>,
+}
+
+pub(super) struct Response {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Result<Vec<u8>, Failure>,
+}
+
+/// The head of an answer, and as much of its body as could be had. ureq cannot be interrupted: who cancels waits for
+/// the deadline at most.
+pub(super) fn get(request: Request<'_>, cancel: &Cancel) -> Result<Response, Failure> {
+    if cancel.is_set() {
+        return Err(Failure::Cancelled);
+    }
+    let host = &request.target.host;
+    let settings =
+        Settings { timeout: request.timeout, proxy: request.proxy.filter(|_| !request.target.loopback) };
+    let proxied = settings.proxy.is_some();
+    let agent = agent(&settings).map_err(|error| failure_of(error, host, proxied))?;
+    let mut call = agent.get(&request.url);
+    for (name, value) in request.headers {
+        call = call.header(name, value);
+    }
+    let response = call.call().map_err(|error| failure_of(error, host, proxied))?;
+    let (head, body) = response.into_parts();
+    let body = read(body.into_reader()).map_err(|error| match Error::from(error) {
+        Error::Timeout(_) => Failure::TooSlow,
+        error => failure_of(error, host, proxied),
+    });
+    Ok(Response {
+        status: head.status,
+        headers: head.headers,
+        body: body.and_then(|body| body.ok_or(Failure::TooLarge)),
+    })
+}
+
+/// Stops reading behind the longest body, and gives `None` then.
+fn read(body: impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    body.take(LONGEST_BODY + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= LONGEST_BODY))
+}
+
+/// What an agent is made for.
+#[derive(Clone, PartialEq, Eq)]
+struct Settings {
+    timeout: Duration,
+    proxy: Option<String>,
+}
+
+struct Kept {
+    settings: Settings,
+    agent: Agent,
+    made: Instant,
+    used: Instant,
+}
+
+/// The one used last is the last.
+static AGENTS: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+fn agent(settings: &Settings) -> Result<Agent, Error> {
+    let now = Instant::now();
+    let mut agents = AGENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    agents.retain(|kept| {
+        now.saturating_duration_since(kept.used) < LONGEST_IDLE
+            && now.saturating_duration_since(kept.made) < LONGEST_LIFE
+    });
+    let kept = match agents.iter().position(|kept| kept.settings == *settings) {
+        Some(place) => Kept { used: now, ..agents.remove(place) },
+        None => Kept { settings: settings.clone(), agent: new_agent(settings)?, made: now, used: now },
+    };
+    if agents.len() >= MOST_AGENTS {
+        agents.remove(0);
+    }
+    let agent = kept.agent.clone();
+    agents.push(kept);
+    Ok(agent)
+}
+
+fn new_agent(settings: &Settings) -> Result<Agent, Error> {
+    // Not the process's default provider of cryptography: setting that is up to nobody in particular here.
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
+    let config = Agent::config_builder()
+        .tls_config(tls)
+        // Always said: what is not said, ureq takes from the environment.
+        .proxy(settings.proxy.as_deref().map(Proxy::new).transpose()?)
+        .user_agent(USER_AGENT)
+        .accept("application/json")
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_global(Some(settings.timeout))
+        // A name without an answer is told from a host without one, and from a host that says nothing.
+        .timeout_resolve(Some(settings.timeout / 2))
+        .timeout_connect(Some(settings.timeout / 2))
+        .max_response_header_size(LONGEST_HEAD)
+        .input_buffer_size(INPUT_BUFFER)
+        .output_buffer_size(OUTPUT_BUFFER)
+        .max_idle_connections(MOST_IDLE)
+        .max_idle_connections_per_host(MOST_IDLE)
+        .build();
+    Ok(config.new_agent())
+}
+
+/// Whether that proxy can be used; SOCKS is not built in.
+pub(super) fn is_proxy(url: &str) -> bool {
+    Proxy::new(url)
+        .is_ok_and(|proxy| matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https))
+}
+
+/// ureq's own texts may hold the URL: what is passed on is the system's word, or rustls's.
+fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
+    let through = if proxied { " through the proxy" } else { "" };
+    let connect =
+        |why: String| Failure::Connect(format!("could not connect to {host:.80}{through}: {why:.100}"));
+    match error {
+        Error::Timeout(Timeout::Resolve) => {
+            Failure::Resolve(format!("could not resolve {host:.80}: no answer within the time allowed"))
+        }
+        Error::Timeout(Timeout::Connect) => Failure::ConnectTimeout,
+        Error::Timeout(_) => Failure::Silent,
+        Error::HostNotFound => Failure::Resolve(format!("could not resolve {host:.80}: no address")),
+        Error::Rustls(error) => connect(error.to_string()),
+        Error::Tls(why) => connect(why.to_owned()),
+        Error::ConnectionFailed => connect("no reason given".to_owned()),
+        Error::ConnectProxyFailed(why) => connect(why),
+        Error::InvalidProxyUrl => connect("the proxy's URL is malformed".to_owned()),
+        Error::LargeResponseHeader(..) => Failure::TooLarge,
+        Error::Protocol(_) => Failure::Malformed(format!("{host:.80} did not answer in HTTP")),
+        Error::Decompress(_, error) if error.kind() == ErrorKind::UnexpectedEof => Failure::Cut,
+        Error::Decompress(..) => Failure::Malformed("the answer could not be decompressed".to_owned()),
+        Error::Io(error) => failure_of_io(&error, host, connect),
+        _ => Failure::Io(format!("could not ask {host:.80}")),
+    }
+}
+
+fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) -> Failure) -> Failure {
+    // As the standard library begins the text of a failed `getaddrinfo`; there is no kind for it.
+    const UNRESOLVED: &str = "failed to lookup address information";
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match error.kind() {
+        _ if tls.is_some() => connect(error.to_string()),
+        ErrorKind::ConnectionRefused
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::AddrNotAvailable => connect(error.to_string()),
+        ErrorKind::UnexpectedEof
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe => Failure::Cut,
+        _ if error.to_string().starts_with(UNRESOLVED) => {
+            Failure::Resolve(format!("could not resolve {host:.80}: {error:.100}"))
+        }
+        _ => Failure::Io(format!("could not ask {host:.80}: {error:.100}")),
+    }
+}

@@ -1,0 +1,434 @@
+//! Answers: what does a provider say of an address when it is asked by HTTP, one address a request?
+//!
+//! The rule: a provider is a `Site`, data and one function that reads its answers; everything else is here once. What
+//! the status code says is said here, unless the site's function knows better.
+//!
+//! | status | means |
+//! |---|---|
+//! | 200 | an answer, for the site to read |
+//! | 400 | the question makes no sense to the provider |
+//! | 401, 403 | it does not want to be asked with this key: stop |
+//! | 429, and 503 with a time | not now: rest |
+//! | others, redirects among them | failure |
+//!
+//! | file | answers for |
+//! |---|---|
+//! | `settings` | what can be set, for all of them alike |
+//! | `target` | the URL, and whether a key may go there |
+//! | `secret` | keys |
+//! | `exchange` | one request and what came of it |
+
+mod exchange;
+mod secret;
+#[cfg(test)]
+mod servers;
+pub mod settings;
+mod target;
+#[cfg(test)]
+pub(super) mod tests;
+
+pub(super) use settings::{Common, HTTP_PROXY};
+
+use super::{
+    Answer, Demand, Failure, Finding, JsonObject, Lifetimes, Limits, Provider, Purpose, Reply, Setting,
+    Settings,
+};
+use crate::address::{self, Address};
+use crate::net::Cancel;
+use exchange::{Request, Response, USER_AGENT};
+use secret::Secret;
+use serde_json::Value;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, SystemTime};
+use target::Target;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+
+/// Bytes of JSON that are kept of one answer. A row with more would be a burden for whoever reads it.
+const LONGEST_KEPT: usize = 64 * 1024;
+
+/// Characters of the provider's words, and of the contact given to it.
+const LONGEST_WORDS: usize = 100;
+const LONGEST_CONTACT: usize = 200;
+
+/// What a provider may ask for: a time beyond it is a mistake, and none is no rest.
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A provider that is asked by HTTP: its site says the rest.
+pub(super) trait AskedByHttp: Sync {
+    fn site(&self) -> &'static Site;
+}
+
+/// What its methods return, and how it is asked.
+pub(super) struct Site {
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) purpose: Purpose,
+    pub(super) takes: fn(Address) -> bool,
+    /// Those of `common`, `key` and `contact`, and the proxy.
+    pub(super) settings: &'static [&'static Setting],
+    pub(super) common: Common,
+    /// Behind the address in the URL.
+    pub(super) suffix: &'static str,
+    pub(super) key: Option<Key>,
+    /// Who is asking, for the provider to read in the User-Agent; must be set.
+    pub(super) contact: Option<&'static Setting>,
+    pub(super) rest: Rest,
+    /// `None`: the status alone says it.
+    pub(super) read: fn(Address, &Said<'_>) -> Option<Reading>,
+    /// See `Reply::notice`.
+    pub(super) notice: fn(&HeaderMap) -> Option<String>,
+}
+
+/// A key, and the header it is sent in.
+pub(super) struct Key {
+    pub(super) file: &'static Setting,
+    pub(super) header: &'static str,
+    pub(super) needed: bool,
+}
+
+/// For how long not to ask after a 429.
+pub(super) struct Rest {
+    /// When the provider names no time.
+    pub(super) unnamed: Duration,
+    /// Whatever time it names.
+    pub(super) least: Duration,
+}
+
+/// An answer before it is read.
+pub(super) struct Said<'a> {
+    pub(super) status: u16,
+    pub(super) body: &'a [u8],
+}
+
+pub(super) enum Reading {
+    Answer(Answer),
+    /// About another address.
+    Foreign,
+    /// What is wrong with it.
+    Malformed(&'static str),
+}
+
+/// Everything there is to send.
+struct Prepared {
+    target: Target,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    secret: Option<Secret>,
+    proxy: Option<String>,
+}
+
+/// Why nothing was sent.
+enum Unprepared {
+    Obstacle(String),
+    /// The key file is not as it should be.
+    NoKey(String),
+}
+
+impl<T: AskedByHttp> Provider for T {
+    fn name(&self) -> &'static str {
+        self.site().name
+    }
+
+    fn title(&self) -> &'static str {
+        self.site().title
+    }
+
+    fn settings(&self) -> &'static [&'static Setting] {
+        self.site().settings
+    }
+
+    fn limits(&self, settings: &Settings) -> Limits {
+        self.site().common.limits(settings)
+    }
+
+    fn lifetimes(&self, settings: &Settings) -> Lifetimes {
+        self.site().common.lifetimes(settings)
+    }
+
+    fn obstacle(&self, settings: &Settings) -> Option<String> {
+        let site = self.site();
+        site.target(settings).and_then(|_| site.user_agent(settings)).err()
+    }
+
+    fn credentials(&self, settings: &Settings) -> u64 {
+        self.site().credentials(settings)
+    }
+
+    fn takes(&self, address: Address) -> bool {
+        (self.site().takes)(address)
+    }
+
+    fn purpose(&self) -> Purpose {
+        self.site().purpose
+    }
+
+    fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
+        self.site().fetch(addresses, settings, cancel)
+    }
+}
+
+impl Site {
+    /// Keys that cannot be read differ from any that can.
+    fn credentials(&self, settings: &Settings) -> u64 {
+        // Its keys are fixed: every process finds the same number.
+        let mut hasher = DefaultHasher::new();
+        settings.text(self.common.url).hash(&mut hasher);
+        self.contact.and_then(|setting| settings.text(setting)).hash(&mut hasher);
+        match self.key.as_ref().map(|key| key.read(settings)) {
+            Some(Ok(Some(secret))) => secret.bytes().hash(&mut hasher),
+            Some(Ok(None)) | None => 0_u8.hash(&mut hasher),
+            Some(Err(why)) => (1_u8, why).hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    /// One address; further ones get no answer.
+    fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
+        let Some(address) = addresses.first().copied() else {
+            return Reply::default();
+        };
+        let prepared = match self.prepare(settings) {
+            Ok(prepared) => prepared,
+            Err(Unprepared::Obstacle(why)) => return Reply::failed(Failure::Io(why)),
+            // Nothing that asking again would mend.
+            Err(Unprepared::NoKey(why)) => {
+                return Reply { demand: Some(Demand::Stop(why.clone())), ..Reply::failed(Failure::Io(why)) };
+            }
+        };
+        let request = Request {
+            url: prepared.target.about(address, self.suffix),
+            target: &prepared.target,
+            headers: prepared.headers,
+            timeout: self.common.timeout(settings),
+            proxy: prepared.proxy,
+        };
+        match exchange::get(request, cancel) {
+            Ok(response) => self.judge(address, &response, prepared.secret.as_ref()),
+            Err(failure) => Reply::failed(failure),
+        }
+    }
+
+    fn prepare(&self, settings: &Settings) -> Result<Prepared, Unprepared> {
+        let target = self.target(settings).map_err(Unprepared::Obstacle)?;
+        let user_agent = self.user_agent(settings).map_err(Unprepared::Obstacle)?;
+        let mut headers = vec![(header::USER_AGENT, user_agent)];
+        let mut secret = None;
+        if let Some(key) = &self.key {
+            secret = key.read(settings).map_err(Unprepared::NoKey)?;
+            let value = secret.as_ref().and_then(Secret::header);
+            headers.extend(value.map(|value| (HeaderName::from_static(key.header), value)));
+        }
+        Ok(Prepared { target, headers, secret, proxy: settings.text(&HTTP_PROXY) })
+    }
+
+    /// `Err`: why it may not be asked.
+    fn target(&self, settings: &Settings) -> Result<Target, String> {
+        let name = name(self.common.url);
+        let url = settings.text(self.common.url).ok_or_else(|| format!("{name} is not set"))?;
+        let target = Target::parse(&url).map_err(|why| format!("{name} {why}"))?;
+        if settings.text(&HTTP_PROXY).is_some_and(|proxy| !exchange::is_proxy(&proxy)) {
+            return Err(format!("{} is not the http or https URL of a proxy", self::name(&HTTP_PROXY)));
+        }
+        if let Some(key) = &self.key {
+            match settings.text(key.file) {
+                None if key.needed => return Err(format!("{} is not set", self::name(key.file))),
+                Some(_) if !target.may_see_keys() => {
+                    return Err(format!("{name} is not an https URL, and {} is set", self::name(key.file)));
+                }
+                _ => {}
+            }
+        }
+        Ok(target)
+    }
+
+    fn user_agent(&self, settings: &Settings) -> Result<HeaderValue, String> {
+        let Some(setting) = self.contact else {
+            return Ok(HeaderValue::from_static(USER_AGENT));
+        };
+        let name = name(setting);
+        let contact = settings.text(setting).ok_or_else(|| {
+            format!("{name} is not set: {} wants an e-mail address or URL of who is asking", self.title)
+        })?;
+        let visible =
+            contact.bytes().all(|byte| matches!(byte, b' '..=b'~')) && contact.len() <= LONGEST_CONTACT;
+        let header = visible.then(|| HeaderValue::from_str(&format!("{USER_AGENT} ({contact})")).ok());
+        header
+            .flatten()
+            .ok_or_else(|| format!("{name} is not one line of at most 200 visible ASCII characters"))
+    }
+
+    fn judge(&self, address: Address, response: &Response, secret: Option<&Secret>) -> Reply {
+        let hide = |text: &str| secret.map_or_else(|| text.to_owned(), |secret| secret.hide_in(text));
+        let mut reply = match &response.body {
+            Ok(body) => self.judge_body(address, response, body, secret, &hide),
+            Err(failure) if response.status.is_success() => Reply::failed(failure.clone()),
+            // The status says enough.
+            Err(_) => self.judge_status(address, response, b"", &hide),
+        };
+        reply.notice = (self.notice)(&response.headers).map(|notice| hide(&notice));
+        reply
+    }
+
+    fn judge_body(
+        &self,
+        address: Address,
+        response: &Response,
+        body: &[u8],
+        secret: Option<&Secret>,
+        hide: &dyn Fn(&str) -> String,
+    ) -> Reply {
+        let mut reply = Reply::default();
+        match (self.read)(address, &Said { status: response.status.as_u16(), body }) {
+            Some(Reading::Answer(answer)) => match keep(answer, secret) {
+                Some(answer) => {
+                    reply.answers.insert(address, answer);
+                }
+                None => {
+                    reply.failure = Some(Failure::TooLarge);
+                    reply.anomalies.oversized = 1;
+                }
+            },
+            Some(Reading::Foreign) => {
+                reply.failure = Some(Failure::Malformed("the answer is about another address".to_owned()));
+                reply.anomalies.foreign = 1;
+                reply.blames_question = true;
+            }
+            Some(Reading::Malformed(why)) => {
+                reply.failure = Some(Failure::Malformed(why.to_owned()));
+                reply.anomalies.malformed = 1;
+            }
+            None => reply = self.judge_status(address, response, body, hide),
+        }
+        reply
+    }
+
+    fn judge_status(
+        &self,
+        address: Address,
+        response: &Response,
+        body: &[u8],
+        hide: &dyn Fn(&str) -> String,
+    ) -> Reply {
+        let status = response.status;
+        let words = words(body).map(|words| cut(&hide(&words)));
+        if status == StatusCode::BAD_REQUEST {
+            let refused = Answer::Refused(words.unwrap_or_else(|| "400 Bad Request".to_owned()));
+            return Reply { answers: [(address, refused)].into(), ..Reply::default() };
+        }
+        let words = if status.is_redirection() { redirected_to(&response.headers) } else { words };
+        let reason = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
+        let words = words.map(|words| format!(": {}", hide(&words))).unwrap_or_default();
+        let text = format!("{}{reason}{words}", status.as_u16());
+        let demand = self.demand(status, &response.headers, &text);
+        Reply { demand, ..Reply::failed(Failure::Status { code: status.as_u16(), text }) }
+    }
+
+    fn demand(&self, status: StatusCode, headers: &HeaderMap, text: &str) -> Option<Demand> {
+        let named = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let named = named.and_then(|text| retry_after(text, SystemTime::now()));
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let see =
+                    self.key.as_ref().map(|key| format!("; see {}", name(key.file))).unwrap_or_default();
+                Some(Demand::Stop(format!("{} does not allow it: {text}{see}", self.title)))
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                Some(Demand::Rest(named.unwrap_or(self.rest.unnamed).max(self.rest.least)))
+            }
+            StatusCode::SERVICE_UNAVAILABLE => named.map(Demand::Rest),
+            _ => None,
+        }
+    }
+}
+
+impl Key {
+    /// `None`: not set. `Err`: a sentence that names the setting.
+    fn read(&self, settings: &Settings) -> Result<Option<Secret>, String> {
+        let Some(path) = settings.text(self.file) else {
+            return Ok(None);
+        };
+        Secret::read(&path).map(Some).map_err(|why| format!("the file of {} {why}", name(self.file)))
+    }
+}
+
+fn name(setting: &Setting) -> String {
+    setting.name.to_string_lossy().into_owned()
+}
+
+/// The answer as it is kept, without the key; `None`: it is too long for that.
+fn keep(answer: Answer, secret: Option<&Secret>) -> Option<Answer> {
+    let clean = |said: JsonObject| {
+        let mut said = Value::Object(said);
+        if let Some(secret) = secret {
+            secret.hide_in_value(&mut said);
+        }
+        let fits = said.to_string().len() <= LONGEST_KEPT;
+        match said {
+            Value::Object(said) if fits => Some(said),
+            _ => None,
+        }
+    };
+    match answer {
+        Answer::Found(finding) => Some(Answer::Found(Finding { said: clean(finding.said)?, ..finding })),
+        Answer::Absent(Some(said)) => Some(Answer::Absent(Some(clean(said)?))),
+        Answer::Absent(None) => Some(Answer::Absent(None)),
+        Answer::Refused(words) => {
+            let words = printable(&words);
+            Some(Answer::Refused(cut(&secret.map_or(words.clone(), |secret| secret.hide_in(&words)))))
+        }
+    }
+}
+
+/// A body that is a JSON object.
+pub(super) fn object(body: &[u8]) -> Option<JsonObject> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Some(object),
+        _ => None,
+    }
+}
+
+/// Whether a member of an answer is this address; `None`: there is no such member.
+pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Option<bool> {
+    match object.get(member)? {
+        Value::Null => None,
+        Value::String(text) => Some(address::parse(text.as_str()).is_ok_and(|named| named == Some(address))),
+        _ => Some(false),
+    }
+}
+
+/// What the provider says in a body of JSON, whole.
+fn words(body: &[u8]) -> Option<String> {
+    let object = object(body)?;
+    let said = ["message", "error"].into_iter().find_map(|member| object.get(member)?.as_str());
+    said.map(printable).filter(|words| !words.is_empty())
+}
+
+pub(super) fn printable(text: &str) -> String {
+    text.trim().chars().filter(|char| !char.is_control()).collect()
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(LONGEST_WORDS).collect()
+}
+
+/// The host only: the rest may repeat what was asked, and with what.
+fn redirected_to(headers: &HeaderMap) -> Option<String> {
+    let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
+    Some(match location.host().filter(|_| location.scheme().is_some()) {
+        Some(host) => cut(&format!("it points to {}", printable(host))),
+        None => "it points elsewhere on the same host".to_owned(),
+    })
+}
+
+/// A number of seconds, or a date; RFC 9110 section 10.2.3.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim_ascii();
+    let rest = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number has are a long time.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(text).ok()?;
+        until.duration_since(now).unwrap_or(Duration::ZERO)
+    };
+    Some(rest.clamp(SHORTEST_REST, LONGEST_REST))
+}

@@ -1,0 +1,96 @@
+//! Answers: what does a key file hold, and who gets to see it?
+//!
+//! The rule: a key is read anew for each exchange, so that a replaced file works at once, and goes into one request
+//! header. Nothing else shows it: not `Debug`, not a failure, and not an answer that repeats it.
+
+use serde_json::Value;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use ureq::http::HeaderValue;
+
+/// Bytes of a key file. Keys are some dozens of characters.
+const LONGEST: u64 = 4096;
+
+/// Characters. What is shorter stands in answers by chance.
+const SHORTEST_TO_HIDE: usize = 8;
+
+/// What stands where a key stood.
+const HIDDEN: &str = "[key]";
+
+/// Visible ASCII, not empty.
+#[derive(PartialEq, Eq)]
+pub(super) struct Secret(String);
+
+impl Secret {
+    /// `Err`: what is wrong with the file, to follow its setting's name. Neither path nor content.
+    pub(super) fn read(path: &str) -> Result<Self, String> {
+        let unreadable = |error: std::io::Error| format!("could not be read: {}", error.kind());
+        // Anything else might make `open` wait for ever, as a FIFO does.
+        if !fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err("is not a file".into());
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        Self::parse(&bytes).map_err(str::to_owned)
+    }
+
+    /// ```text
+    /// file = *blank 1*VCHAR *blank       ; at most LONGEST bytes; blank: also line ends
+    /// ```
+    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        if bytes.len() as u64 > LONGEST {
+            return Err("is longer than 4096 bytes");
+        }
+        let key = bytes.trim_ascii();
+        if key.is_empty() {
+            return Err("is empty");
+        }
+        if !key.iter().all(u8::is_ascii_graphic) {
+            return Err("holds more than one word of visible ASCII characters");
+        }
+        Ok(Self(key.iter().copied().map(char::from).collect()))
+    }
+
+    /// As a header, marked so that nobody logs it. `None` cannot be: the characters are those of headers.
+    pub(super) fn header(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(&self.0).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// For comparing keys without showing them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// A text without the key.
+    pub(super) fn hide_in(&self, text: &str) -> String {
+        text.replace(&self.0, HIDDEN)
+    }
+
+    /// An answer without the key: who repeats what was sent, as test services do, would have it stored.
+    pub(super) fn hide_in_value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) if self.0.len() >= SHORTEST_TO_HIDE && text.contains(&self.0) => {
+                *text = self.hide_in(text);
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.hide_in_value(value)),
+            Value::Object(members) => members.values_mut().for_each(|value| self.hide_in_value(value)),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}

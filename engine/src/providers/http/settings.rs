@@ -1,0 +1,120 @@
+//! Answers: what can be set for every provider that is asked by HTTP?
+//!
+//! The rule: what they have in common is written once, here; a provider's file names its settings and their defaults.
+
+use crate::providers::setting::{Kind, Unit};
+use crate::providers::{Lifetimes, Limits, Setting, Settings};
+use crate::rate::Rate;
+use std::ffi::CStr;
+use std::time::Duration;
+
+/// Of all providers that are asked by HTTP; each lists it among its own.
+pub static HTTP_PROXY: Setting = Setting {
+    name: c"cowrie_enrich.http_proxy",
+    short: c"URL of the proxy through which providers are asked by HTTP.",
+    long: c"http://host:port or https://host:port, with CONNECT; empty: none. Providers on this host itself are asked \
+        directly. Environment variables are not looked at.",
+    kind: Kind::Text { default: None },
+    guarded: true,
+};
+
+/// Seconds.
+const DAY: i32 = 24 * 60 * 60;
+
+pub(in crate::providers) struct Common {
+    pub(in crate::providers) url: &'static Setting,
+    pub(in crate::providers) rate: &'static Setting,
+    pub(in crate::providers) max_parallel: &'static Setting,
+    pub(in crate::providers) daily_quota: &'static Setting,
+    pub(in crate::providers) timeout: &'static Setting,
+    pub(in crate::providers) ttl: &'static Setting,
+    pub(in crate::providers) absent_ttl: &'static Setting,
+}
+
+impl Common {
+    pub(in crate::providers) fn limits(&self, settings: &Settings) -> Limits {
+        Limits {
+            batch: 1,
+            parallel: count(settings, self.max_parallel).max(1),
+            rate: Rate::per_second(count(settings, self.rate)),
+            daily_quota: count(settings, self.daily_quota),
+            longest: self.timeout(settings),
+        }
+    }
+
+    pub(in crate::providers) fn lifetimes(&self, settings: &Settings) -> Lifetimes {
+        Lifetimes { value: settings.number(self.ttl), absent: settings.number(self.absent_ttl) }
+    }
+
+    pub(super) fn timeout(&self, settings: &Settings) -> Duration {
+        Duration::from_millis(count(settings, self.timeout).max(1).into())
+    }
+}
+
+fn count(settings: &Settings, setting: &'static Setting) -> u32 {
+    u32::try_from(settings.number(setting)).unwrap_or(0)
+}
+
+pub(in crate::providers) const fn url(
+    name: &'static CStr,
+    short: &'static CStr,
+    default: &'static CStr,
+) -> Setting {
+    let long = c"http or https; a slash and the address are appended. Keys are sent by https alone, or to this host itself.";
+    Setting { name, short, long, kind: Kind::Text { default: Some(default) }, guarded: true }
+}
+
+pub(in crate::providers) const fn key_file(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+) -> Setting {
+    Setting { name, short, long, kind: Kind::Text { default: None }, guarded: true }
+}
+
+/// Requests a second.
+pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
+    let long = c"All processes together; evenly spaced, so that no second holds more. 0: no limit.";
+    number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
+}
+
+pub(in crate::providers) const fn max_parallel(
+    name: &'static CStr,
+    short: &'static CStr,
+    default: i32,
+) -> Setting {
+    let long = c"All processes together.";
+    number(name, short, long, Kind::Number { default, least: 1, most: 32, unit: Unit::None })
+}
+
+/// Requests a day.
+pub(in crate::providers) const fn daily_quota(
+    name: &'static CStr,
+    short: &'static CStr,
+    default: i32,
+) -> Setting {
+    let long = c"All processes together, from midnight to midnight UTC, whatever comes of them. 0: no limit.";
+    number(name, short, long, Kind::Number { default, least: 0, most: 10_000_000, unit: Unit::None })
+}
+
+pub(in crate::providers) const fn timeout(name: &'static CStr, short: &'static CStr) -> Setting {
+    let long = c"From resolving the name to the last byte of the answer.";
+    let kind = Kind::Number { default: 20_000, least: 100, most: 600_000, unit: Unit::Milliseconds };
+    number(name, short, long, kind)
+}
+
+pub(in crate::providers) const fn ttl(name: &'static CStr, short: &'static CStr) -> Setting {
+    lifetime(name, short, 7 * DAY)
+}
+
+pub(in crate::providers) const fn absent_ttl(name: &'static CStr, short: &'static CStr) -> Setting {
+    lifetime(name, short, 2 * DAY)
+}
+
+const fn lifetime(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
+    number(name, short, c"", Kind::Number { default, least: 60, most: i32::MAX, unit: Unit::Seconds })
+}
+
+const fn number(name: &'static CStr, short: &'static CStr, long: &'static CStr, kind: Kind) -> Setting {
+    Setting { name, short, long, kind, guarded: false }
+}

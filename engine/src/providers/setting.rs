@@ -1,0 +1,99 @@
+//! Answers: what can be set for a provider, and what is it set to?
+//!
+//! The rule: a setting is declared once, as data, in its provider's file; its type is known there, so it is read there
+//! with the right one.
+
+use std::ffi::CStr;
+
+/// A setting as it is declared. Numbers are what the unit says.
+#[derive(Debug)]
+pub struct Setting {
+    /// With its prefix: `cowrie_enrich.greynoise_rate`.
+    pub name: &'static CStr,
+    /// One line for whoever lists settings, with a full stop.
+    pub short: &'static CStr,
+    /// What else there is to say, or nothing.
+    pub long: &'static CStr,
+    pub kind: Kind,
+    /// Names a host, a path or a person: for superusers alone.
+    pub guarded: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Text { default: Option<&'static CStr> },
+    Number { default: i32, least: i32, most: i32, unit: Unit },
+    /// One of several words, by position.
+    Choice { default: i32, words: &'static [&'static CStr] },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unit {
+    None,
+    Milliseconds,
+    Seconds,
+}
+
+/// The values of one provider's settings at a moment, in the order of its declaration.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    values: Vec<(&'static CStr, Value)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Value {
+    /// Without surrounding blanks; `None` when empty.
+    Text(Option<String>),
+    /// Also the position of a chosen word.
+    Number(i32),
+}
+
+impl Settings {
+    pub fn new(values: Vec<(&'static CStr, Value)>) -> Self {
+        Self { values }
+    }
+
+    /// Everything as declared.
+    pub fn defaults(declared: &[&'static Setting]) -> Self {
+        Self::new(declared.iter().map(|setting| (setting.name, setting.default())).collect())
+    }
+
+    /// The same with one value changed.
+    #[must_use]
+    pub fn with(mut self, setting: &'static Setting, value: Value) -> Self {
+        self.values.retain(|(name, _)| *name != setting.name);
+        self.values.push((setting.name, value));
+        self
+    }
+
+    /// What is set, else what is declared.
+    pub fn text(&self, setting: &Setting) -> Option<String> {
+        match self.value(setting) {
+            Value::Text(text) => text,
+            Value::Number(_) => None,
+        }
+    }
+
+    pub fn number(&self, setting: &Setting) -> i32 {
+        match self.value(setting) {
+            Value::Number(number) => number,
+            Value::Text(_) => 0,
+        }
+    }
+
+    fn value(&self, setting: &Setting) -> Value {
+        let set = self.values.iter().find(|(name, _)| *name == setting.name);
+        set.map_or_else(|| setting.default(), |(_, value)| value.clone())
+    }
+}
+
+impl Setting {
+    pub fn default(&self) -> Value {
+        match self.kind {
+            Kind::Text { default } => {
+                Value::Text(default.map(|text| text.to_string_lossy().into_owned()))
+            }
+            Kind::Number { default, .. } | Kind::Choice { default, .. } => Value::Number(default),
+        }
+    }
+}

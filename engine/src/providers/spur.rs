@@ -1,0 +1,186 @@
+//! Answers: what kind of connection is behind the address, and which proxies and VPNs, as SPUR sees it?
+//!
+//! ```text
+//! GET <url>/<ip>                  ; header `Token: <token>`
+//!
+//! 200 {"ip":"203.0.113.7","as":{"number":64500,"organization":"EXAMPLE"},"organization":"…",
+//!      "infrastructure":"DATACENTER","client":{…},"location":{…},"risks":["TUNNEL"],"services":["OPENVPN"],
+//!      "tunnels":[{"type":"VPN","operator":"…","anonymous":true,"entries":[…]}]}
+//!     x-balance-remaining: 4711
+//!     x-result-dt: 20261120
+//! 400, 401, 403, 404, 429 (the balance is used up), 500
+//! ```
+//!
+//! Source: SPUR's description of its context interface, <https://docs.spur.us>.
+//!
+//! The rule: kept as it was sent. Every field is optional, and words that are not known yet are words all the same.
+
+use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
+use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Reading, Rest, Said, Site};
+use super::{Answer, Finding, Purpose, Setting};
+use crate::address::Address;
+use std::time::Duration;
+use ureq::http::HeaderMap;
+
+pub struct Spur;
+
+pub static SPUR_URL: Setting =
+    url(c"cowrie_enrich.spur_url", c"URL at which SPUR is asked.", c"https://api.spur.us/v2/context");
+pub static SPUR_TOKEN_FILE: Setting = key_file(
+    c"cowrie_enrich.spur_token_file",
+    c"File with the token for SPUR.",
+    c"Read by the server for each request. SPUR is not asked without.",
+);
+pub static SPUR_RATE: Setting = rate(c"cowrie_enrich.spur_rate", c"Most requests to SPUR in a second.", 10);
+pub static SPUR_MAX_PARALLEL: Setting =
+    max_parallel(c"cowrie_enrich.spur_max_parallel", c"Most requests to SPUR at the same time.", 4);
+pub static SPUR_DAILY_QUOTA: Setting =
+    daily_quota(c"cowrie_enrich.spur_daily_quota", c"Most requests to SPUR in a day.", 0);
+pub static SPUR_TIMEOUT: Setting =
+    timeout(c"cowrie_enrich.spur_timeout", c"Longest duration of a request to SPUR.");
+pub static SPUR_TTL: Setting = ttl(c"cowrie_enrich.spur_ttl", c"Time for which an answer of SPUR is fresh.");
+pub static SPUR_ABSENT_TTL: Setting = absent_ttl(
+    c"cowrie_enrich.spur_absent_ttl",
+    c"Time for which it is fresh that SPUR knows nothing of an address.",
+);
+
+static SITE: Site = Site {
+    name: "spur",
+    title: "SPUR",
+    purpose: Purpose::IpType,
+    takes: |_| true,
+    settings: &[
+        &SPUR_URL,
+        &SPUR_TOKEN_FILE,
+        &SPUR_RATE,
+        &SPUR_MAX_PARALLEL,
+        &SPUR_DAILY_QUOTA,
+        &SPUR_TIMEOUT,
+        &SPUR_TTL,
+        &SPUR_ABSENT_TTL,
+        &HTTP_PROXY,
+    ],
+    common: Common {
+        url: &SPUR_URL,
+        rate: &SPUR_RATE,
+        max_parallel: &SPUR_MAX_PARALLEL,
+        daily_quota: &SPUR_DAILY_QUOTA,
+        timeout: &SPUR_TIMEOUT,
+        ttl: &SPUR_TTL,
+        absent_ttl: &SPUR_ABSENT_TTL,
+    },
+    suffix: "",
+    key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", needed: true }),
+    contact: None,
+    // A balance that is used up is not filled up in a minute.
+    rest: Rest { unnamed: Duration::from_secs(60 * 60), least: Duration::ZERO },
+    read,
+    notice,
+};
+
+/// What SPUR says of the account and of the data, in headers.
+const NOTICES: [&str; 2] = ["x-balance-remaining", "x-result-dt"];
+
+/// Characters of such a header.
+const LONGEST_NOTICE: usize = 40;
+
+impl AskedByHttp for Spur {
+    fn site(&self) -> &'static Site {
+        &SITE
+    }
+}
+
+fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
+    match said.status {
+        200 => Some(read_answer(address, said.body)),
+        // A page says that of the URL, and not of the address.
+        404 if said.body.trim_ascii_start().first() != Some(&b'<') => {
+            Some(Reading::Answer(Answer::Absent(None)))
+        }
+        _ => None,
+    }
+}
+
+fn read_answer(address: Address, body: &[u8]) -> Reading {
+    let Some(said) = http::object(body) else {
+        return Reading::Malformed("the answer is not a JSON object");
+    };
+    if http::names(&said, "ip", address) == Some(false) {
+        return Reading::Foreign;
+    }
+    Reading::Answer(Answer::Found(Finding { said, ..Finding::default() }))
+}
+
+/// `x-balance-remaining: 4711, x-result-dt: 20261120`
+fn notice(headers: &HeaderMap) -> Option<String> {
+    let said = NOTICES.into_iter().filter_map(|name| {
+        let value = headers.get(name)?.to_str().ok()?;
+        let sane = !value.is_empty() && value.len() <= LONGEST_NOTICE;
+        (sane && value.bytes().all(|byte| byte.is_ascii_graphic())).then(|| format!("{name}: {value}"))
+    });
+    Some(said.collect::<Vec<_>>().join(", ")).filter(|said| !said.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+        let address = Address::new("2001:db8::1".parse().unwrap());
+        read(address, &Said { status, body: body.as_ref() })
+    }
+
+    #[test]
+    fn context_is_kept_as_sent() {
+        for body in [
+            json!({ "ip": "2001:0DB8:0::1", "infrastructure": "NEVER_HEARD_OF", "risks": [], "tunnels": [{ "type": 7 }] }),
+            json!({ "organization": "…" }),
+            json!({ "ip": null }),
+            json!({}),
+        ] {
+            let Some(Reading::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
+                panic!("{body}");
+            };
+            assert_eq!(Value::Object(finding.said), body);
+        }
+        assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(Reading::Foreign)));
+        for body in ["", "[]", "null", "<html>", "{\"ip\":"] {
+            assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn absence_is_said_by_no_page() {
+        for body in ["", "{}", "not found"] {
+            assert!(matches!(read_as(404, body), Some(Reading::Answer(Answer::Absent(None)))), "{body}");
+        }
+        assert!(read_as(404, " <!DOCTYPE html>").is_none());
+        assert!(read_as(500, "{}").is_none());
+    }
+
+    #[test]
+    fn types_wait_for_it() {
+        assert_eq!(SITE.purpose, Purpose::IpType);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(body: Vec<u8>, status in prop_oneof![Just(200), Just(404)]) {
+            read_as(status, body);
+        }
+
+        #[test]
+        fn any_headers_are_read(balance: Vec<u8>, date in "\\PC{0,50}") {
+            let mut headers = HeaderMap::new();
+            for (name, value) in NOTICES.into_iter().zip([balance, date.into_bytes()]) {
+                if let Ok(value) = ureq::http::HeaderValue::from_bytes(&value) {
+                    headers.insert(name, value);
+                }
+            }
+            let notice = notice(&headers);
+            prop_assert!(notice.is_none_or(|said| said.len() <= 120 && said.bytes().all(|byte| (b' '..=b'~').contains(&byte))));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Answers: how many requests are left of this day's quota?
+//!
+//! The rule: what was handed out counts as spent until it is given back, and only into its own day. It knows no clock
+//! and has no lock of its own: it lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
+//! are counted from 2000-01-01; times are microseconds since then.
+//!
+//! A clock that is set back over midnight shows a day that is over: its spending is forgotten, so what is handed out
+//! then counts for the later day, which so keeps within its limit. A clock that is set back further was wrong before;
+//! the later day's count is taken over for the day it shows now, and nobody waits for a date years ahead.
+
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Quota {
+    pub day: i32,
+    /// On that day.
+    pub used: i64,
+}
+
+/// Microseconds.
+const DAY: i64 = 86_400_000_000;
+
+/// The day that holds a moment.
+pub fn day_of(now: i64) -> i32 {
+    // 2^63 microseconds are 107 million days.
+    now.div_euclid(DAY) as i32
+}
+
+/// The first microsecond of a day.
+pub fn begins(day: i32) -> i64 {
+    i64::from(day).saturating_mul(DAY)
+}
+
+impl Quota {
+    /// What may still be asked on the day of `now`; `limit` 0: as much as one likes, `None`.
+    pub fn left(&self, now: i64, limit: u32) -> Option<u64> {
+        let left = i64::from(limit).saturating_sub(self.at(now).used).max(0);
+        (limit != 0).then_some(left.unsigned_abs())
+    }
+
+    /// Hands out as many as are left, at most `wanted`. They belong to `self.day`.
+    pub fn take(&mut self, now: i64, wanted: u32, limit: u32) -> u32 {
+        *self = self.at(now);
+        let left = self.left(now, limit).unwrap_or(u64::MAX);
+        let granted = u64::from(wanted).min(left) as u32;
+        self.used = self.used.saturating_add(granted.into());
+        granted
+    }
+
+    /// What was taken on `day` and did not go out.
+    pub fn give_back(&mut self, day: i32, unspent: u32) {
+        if day == self.day {
+            self.used = self.used.saturating_sub(unspent.into()).max(0);
+        }
+    }
+
+    /// A ledger says that so many were spent on that day.
+    pub fn learn(&mut self, day: i32, used: i64) {
+        if day > self.day {
+            *self = Self { day, used: used.max(0) };
+        } else if day == self.day {
+            self.used = self.used.max(used);
+        }
+    }
+
+    /// When the next quota begins.
+    pub fn resets_at(&self, now: i64) -> i64 {
+        begins(self.at(now).day.saturating_add(1))
+    }
+
+    /// The count that holds at `now`.
+    fn at(&self, now: i64) -> Self {
+        let today = day_of(now);
+        match i64::from(today) - i64::from(self.day) {
+            -1 | 0 => *self,
+            1.. => Self { day: today, used: 0 },
+            _ => Self { day: today, used: self.used },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOON: i64 = 9_800 * DAY + DAY / 2;
+
+    #[test]
+    fn days_begin_at_midnight() {
+        assert_eq!((day_of(0), day_of(DAY - 1), day_of(DAY), day_of(-1)), (0, 0, 1, -1));
+        assert_eq!((begins(0), begins(1), begins(-1)), (0, DAY, -DAY));
+        for moment in [0, -1, NOON, i64::MIN, i64::MAX] {
+            let day = day_of(moment);
+            assert!(begins(day) <= moment || begins(day) == i64::MIN);
+            assert!(begins(day + 1) > moment || begins(day + 1) == i64::MAX);
+        }
+    }
+
+    #[test]
+    fn zeroed_memory_is_a_whole_quota() {
+        let mut quota = Quota::default();
+        assert_eq!(quota.left(NOON, 5), Some(5));
+        assert_eq!(quota.take(NOON, 3, 5), 3);
+        assert_eq!((quota.take(NOON, 3, 5), quota.take(NOON, 3, 5)), (2, 0));
+        assert_eq!((quota.left(NOON, 5), quota.resets_at(NOON)), (Some(0), 9_801 * DAY));
+    }
+
+    #[test]
+    fn midnight_renews_it() {
+        let mut quota = Quota::default();
+        assert_eq!(quota.take(NOON, 9, 5), 5);
+        assert_eq!(quota.take(9_801 * DAY - 1, 1, 5), 0);
+        assert_eq!(quota.left(9_801 * DAY, 5), Some(5));
+        assert_eq!(quota.take(9_801 * DAY, 9, 5), 5);
+    }
+
+    #[test]
+    fn no_limit_counts_all_the_same() {
+        let mut quota = Quota::default();
+        assert_eq!((quota.take(NOON, u32::MAX, 0), quota.left(NOON, 0)), (u32::MAX, None));
+        assert_eq!(quota.take(NOON, 1, 100), 0);
+    }
+
+    #[test]
+    fn only_its_own_day_takes_back() {
+        let mut quota = Quota::default();
+        quota.take(NOON, 5, 5);
+        let day = quota.day;
+        quota.give_back(day, 2);
+        assert_eq!(quota.left(NOON, 5), Some(3 - 1));
+        quota.take(NOON + DAY, 5, 5);
+        quota.give_back(day, 2);
+        assert_eq!(quota.left(NOON + DAY, 5), Some(0));
+        quota.give_back(day + 1, 100);
+        assert_eq!(quota.left(NOON + DAY, 5), Some(5));
+    }
+
+    #[test]
+    fn ledger_raises_and_never_lowers() {
+        let mut quota = Quota::default();
+        quota.take(NOON, 3, 10);
+        let day = quota.day;
+        quota.learn(day, 2);
+        assert_eq!(quota.used, 3);
+        quota.learn(day, 8);
+        assert_eq!(quota.used, 8);
+        quota.learn(day - 1, 9);
+        assert_eq!((quota.day, quota.used), (day, 8));
+        quota.learn(day + 1, 1);
+        assert_eq!((quota.day, quota.used), (day + 1, 1));
+    }
+
+    #[test]
+    fn clock_that_steps_back_over_midnight_spends_the_later_day() {
+        let mut quota = Quota::default();
+        let midnight = 9_801 * DAY;
+        quota.take(midnight - 1, 5, 5);
+        assert_eq!(quota.take(midnight, 2, 5), 2);
+        assert_eq!(quota.take(midnight - 1, 9, 5), 3);
+        assert_eq!(quota.take(midnight, 9, 5), 0);
+        assert_eq!(quota.resets_at(midnight - 1), midnight + DAY);
+    }
+
+    #[test]
+    fn clock_that_was_years_ahead_locks_nobody_out() {
+        let mut quota = Quota::default();
+        quota.take(NOON + 5_000 * DAY, 5, 5);
+        assert_eq!((quota.take(NOON, 5, 5), quota.resets_at(NOON)), (0, 9_801 * DAY));
+        assert_eq!(quota.take(NOON + DAY, 5, 5), 5);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take(u32),
+        GiveBack(u32),
+        Learn(i64),
+        /// Days.
+        Pass(i64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..20_u32).prop_map(Step::Take),
+            2 => (0..20_u32).prop_map(Step::GiveBack),
+            1 => (0..60_i64).prop_map(Step::Learn),
+            1 => (1..3_i64).prop_map(Step::Pass),
+        ];
+        proptest::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn no_day_is_over_its_limit(steps in steps(), limit in 1..100_u32) {
+            let (mut quota, mut now, mut spent) = (Quota::default(), NOON, 0);
+            for step in steps {
+                match step {
+                    Step::Take(wanted) => {
+                        let left = quota.left(now, limit);
+                        let granted = quota.take(now, wanted, limit);
+                        prop_assert_eq!(Some(u64::from(granted)), left.map(|left| left.min(wanted.into())));
+                        spent += granted;
+                    }
+                    Step::GiveBack(unspent) => {
+                        let unspent = unspent.min(spent);
+                        quota.give_back(day_of(now), unspent);
+                        spent -= unspent;
+                    }
+                    Step::Learn(used) => quota.learn(day_of(now), used),
+                    Step::Pass(days) => {
+                        // What is given back late changes nothing.
+                        let yesterday = day_of(now);
+                        now += days * DAY;
+                        spent = quota.take(now, 1, limit);
+                        prop_assert_eq!(spent, 1);
+                        quota.give_back(yesterday, 20);
+                    }
+                }
+                prop_assert!(spent <= limit);
+                prop_assert!(quota.left(now, limit) <= Some(u64::from(limit - spent)));
+            }
+        }
+
+        #[test]
+        fn any_bytes_in_shared_memory_are_answered(
+            day: i32, used: i64, now: i64, limit: u32, wanted: u32, other: i32, ledger: i64,
+        ) {
+            let mut quota = Quota { day, used };
+            quota.resets_at(now);
+            prop_assert!(quota.left(now, limit).is_none_or(|left| limit != 0 && (used < 0 || left <= limit.into())));
+            quota.give_back(other, wanted);
+            quota.learn(other, ledger);
+            prop_assert!(quota.take(now, wanted, limit) <= wanted);
+        }
+    }
+}

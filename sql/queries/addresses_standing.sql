@@ -1,0 +1,6 @@
+-- What is known now of addresses, in order.
+-- $1 ip inet[]
+SELECT i.ip_address, i.current_asn, i.enrichment
+FROM @extschema@.ip_inventory i
+WHERE i.ip_address = ANY ($1)
+ORDER BY i.ip_address

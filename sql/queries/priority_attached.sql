@@ -1,0 +1,2 @@
+-- $1 rel oid
+SELECT FROM @extschema@.attached_tables a WHERE a.rel = $1

@@ -1,0 +1,2 @@
+-- $1 rel oid
+DELETE FROM @extschema@.session_priority WHERE rel = $1

@@ -1,0 +1,101 @@
+//! The queue's own functions: who can be asked what, and what is answered already.
+
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
+use pgrx::pg_sys;
+
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
+use crate::pg::{inet, text};
+use crate::provider::{Provider, Providers};
+use crate::store::{Home, priorities, queue};
+use crate::{enrichment, error, politeness, sql_function};
+
+sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
+fn providers(call: &Call) -> Option<pg_sys::Datum> {
+    call.set(Provider::all().map(|provider| {
+        vec![Some(text::write(provider.name())), Some(text::write(provider.title()))]
+    }));
+    None
+}
+
+sql_function!(is_provider_wrapper, pg_finfo_is_provider_wrapper, is_provider);
+fn is_provider(call: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(Provider::named(&call.text(0)?).is_some()))
+}
+
+sql_function!(may_be_asked_wrapper, pg_finfo_may_be_asked_wrapper, may_be_asked);
+fn may_be_asked(call: &Call) -> Option<pg_sys::Datum> {
+    let (provider, address) = (Provider::named(&call.text(0)?), call.address(1)?);
+    Some(pg_sys::Datum::from(provider.is_some_and(|provider| provider.takes(address))))
+}
+
+sql_function!(question_of_wrapper, pg_finfo_question_of_wrapper, question_of);
+fn question_of(call: &Call) -> Option<pg_sys::Datum> {
+    let (name, address) = (call.text(0)?, call.address(1)?);
+    let Some(provider) = Provider::named(&name) else { error::unknown_provider(&name) };
+    Some(inet::write_prefix(provider.declared().question(address)))
+}
+
+sql_function!(is_source_fresh_wrapper, pg_finfo_is_source_fresh_wrapper, is_source_fresh);
+fn is_source_fresh(call: &Call) -> Option<pg_sys::Datum> {
+    let lifetimes = Lifetimes { value: call.integer(2)?, absent: call.integer(3)? };
+    Some(pg_sys::Datum::from(enrichment::is_fresh(call.jsonb(0)?, &call.text(1)?, lifetimes)))
+}
+
+sql_function!(is_source_open_wrapper, pg_finfo_is_source_open_wrapper, is_source_open);
+fn is_source_open(call: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(enrichment::is_open(call.jsonb(0)?, &call.text(1)?, call.boolean(2)?)))
+}
+
+sql_function!(
+    sessions_wait_for_types_wrapper,
+    pg_finfo_sessions_wait_for_types_wrapper,
+    sessions_wait_for_types
+);
+fn sessions_wait_for_types(_: &Call) -> Option<pg_sys::Datum> {
+    let knows_types = |provider: Provider| provider.purpose() == Purpose::IpType;
+    Some(pg_sys::Datum::from(Providers::enabled().iter().any(knows_types)))
+}
+
+sql_function!(request_enrichment_wrapper, pg_finfo_request_enrichment_wrapper, request_enrichment);
+fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(inet) = call.inet(0) else { error::null_argument("ip") };
+    let provider = named(call, 1);
+    if !inet.is_host {
+        error::not_a_host(inet.address);
+    }
+    if let Some(reason) = bogon::reason(inet.address) {
+        error::bogon_refused(inet.address, reason);
+    }
+    if !provider.takes(inet.address) {
+        error::not_asked_about(provider.title(), inet.address);
+    }
+    let home = Home::of(call);
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
+        });
+    });
+    None
+}
+
+sql_function!(resume_provider_wrapper, pg_finfo_resume_provider_wrapper, resume_provider);
+fn resume_provider(call: &Call) -> Option<pg_sys::Datum> {
+    politeness::resume(named(call, 0));
+    None
+}
+
+fn named(call: &Call, n: usize) -> Provider {
+    let Some(name) = call.text(n) else { error::null_argument("provider") };
+    Provider::named(&name).unwrap_or_else(|| error::unknown_provider(&name))
+}
+
+sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrapper, set_session_priority);
+fn set_session_priority(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(table) = call.oid(0) else { error::null_argument("rel") };
+    let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    priorities::set(Home::of(call), table, expression.as_deref());
+    None
+}

@@ -1,0 +1,61 @@
+//! Daily quotas, exact across the cluster.
+//!
+//! What is spent of a day is one number in shared memory, raised before a request goes out. Each database writes the
+//! number that it raised it to into its own ledger (`provider_quota`), in the transaction that claims the jobs, so
+//! that the request is durable before it is sent. The highest number of all ledgers is what is spent: after a start
+//! of the server nothing is spent before every worker has read its own.
+
+use std::sync::atomic::Ordering;
+
+use crate::pg::clock;
+use crate::pg::shared::{self, Seat};
+use crate::provider::{Limits, Provider};
+
+/// How long after the server's start databases whose workers do not come up are waited for, in microseconds.
+const WAITED_FOR: i64 = 60_000_000;
+
+/// Requests of one day that may be sent, taken out of its quota.
+#[derive(Clone, Copy)]
+pub struct Reserved {
+    /// Days since 2000, UTC.
+    pub day: i32,
+    pub requests: u32,
+    /// What is spent of the day in the whole cluster, these included.
+    pub spent: i64,
+}
+
+/// Takes as many requests out of the quota as are left, at most so many. `None`: the provider has none.
+pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Reserved> {
+    if limits.daily_quota == 0 {
+        return None;
+    }
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    let now = clock::now();
+    Some(shared::locked(|guarded| {
+        let quota = &mut guarded.providers[provider.place()].quota;
+        let requests = quota.take(now, wanted, limits.daily_quota);
+        Reserved { day: quota.day, requests, spent: quota.used }
+    }))
+}
+
+/// Requests that were not sent after all.
+pub fn give_back(provider: Provider, day: i32, unspent: usize) {
+    let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
+    shared::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));
+}
+
+/// What a ledger says was spent of a day.
+pub fn learn(provider: Provider, day: i32, spent: i64) {
+    shared::locked(|guarded| guarded.providers[provider.place()].quota.learn(day, spent));
+}
+
+/// Whether every database that may have spent something has said so.
+pub fn is_known() -> bool {
+    let block = shared::block();
+    let says_nothing = |seat: &Seat| {
+        seat.database.load(Ordering::Acquire) != 0 && !seat.ledger_read.load(Ordering::Acquire)
+    };
+    let all = block.databases_seen.load(Ordering::Acquire) && !block.seats.iter().any(says_nothing);
+    let began_at = block.began_at.load(Ordering::Relaxed);
+    all || (began_at != 0 && clock::now() - began_at > WAITED_FOR)
+}

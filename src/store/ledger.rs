@@ -1,0 +1,57 @@
+//! What this database spent of the daily quotas.
+
+use pgrx::pg_sys;
+
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{text, transaction};
+use crate::politeness::quota::{self, Reserved};
+use crate::provider::Provider;
+
+thread_local! {
+    static SPEND: Statement = const { Statement::new(
+        "quota_spend", include_str!("../../sql/queries/quota_spend.sql"),
+        &[pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::INT8OID]) };
+    static UNSPEND: Statement = const { Statement::new(
+        "quota_unspend", include_str!("../../sql/queries/quota_unspend.sql"),
+        &[pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT8OID]) };
+    static LEDGER: Statement = const { Statement::new(
+        "quota_ledger", include_str!("../../sql/queries/quota_ledger.sql"), &[]) };
+}
+
+/// Writes down what is about to be sent. Once the transaction has committed it is durable, whatever the operator thinks
+/// of other transactions.
+pub fn spend(connection: &Connection, provider: Provider, reserved: &Reserved) {
+    transaction::commit_durably();
+    let arguments = [
+        Some(text::write(provider.name())),
+        Some(pg_sys::Datum::from(reserved.day)),
+        Some(pg_sys::Datum::from(i64::from(reserved.requests))),
+        Some(pg_sys::Datum::from(reserved.spent)),
+    ];
+    SPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Takes back what was written down and not sent.
+pub fn unspend(connection: &Connection, provider: Provider, day: i32, requests: usize) {
+    let arguments = [
+        Some(text::write(provider.name())),
+        Some(pg_sys::Datum::from(day)),
+        Some(pg_sys::Datum::from(requests as i64)),
+    ];
+    UNSPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Tells everybody what this database knows of spent quotas.
+pub fn publish(connection: &Connection) {
+    LEDGER.with(|statement| {
+        connection.run(statement, &[], |rows| {
+            for row in 0..rows.count {
+                let provider = rows.text(row, 1).and_then(|name| Provider::named(&name));
+                let day = rows.bigint(row, 2).and_then(|day| i32::try_from(day).ok());
+                if let (Some(provider), Some(day), Some(spent)) = (provider, day, rows.bigint(row, 3)) {
+                    quota::learn(provider, day, spent);
+                }
+            }
+        });
+    });
+}

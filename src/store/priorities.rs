@@ -1,0 +1,224 @@
+//! Which sessions matter: a rule for each session table, given as an SQL expression, makes lookups on behalf of their
+//! addresses more urgent, so that a daily quota is spent where it tells most.
+//!
+//! What a session did is known only after it began, and often from other tables than its own. So the rules are not
+//! evaluated when sessions are stored, but now and then over the tables, some pages at a time, and only for rows whose
+//! address waits for an answer. They are their tables' owners' code: run as them, in a restricted operation, for a
+//! limited time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::{self, Address};
+use pgrx::pg_sys;
+
+use super::Home;
+use crate::error;
+use crate::pg::array::{self, Element};
+use crate::pg::relation::Place;
+use crate::pg::role::{self, acting_as, acting_as_stranger};
+use crate::pg::spi::{Connection, Prepared, Statement};
+use crate::pg::subtransaction::{Failure, contained_within};
+use crate::pg::{catalog, inet, text};
+use crate::provider::Provider;
+
+thread_local! {
+    static SET: Statement = const { Statement::new(
+        "priority_set", include_str!("../../sql/queries/priority_set.sql"),
+        &[pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID]) };
+    static UNSET: Statement = const { Statement::new(
+        "priority_unset", include_str!("../../sql/queries/priority_unset.sql"), &[pg_sys::OIDOID]) };
+    static FORGET: Statement = const { Statement::new(
+        "priority_forget", include_str!("../../sql/queries/priority_forget.sql"), &[]) };
+    static ATTACHED: Statement = const { Statement::new(
+        "priority_attached", include_str!("../../sql/queries/priority_attached.sql"), &[pg_sys::OIDOID]) };
+    static TABLES: Statement = const { Statement::new(
+        "priority_tables", include_str!("../../sql/queries/priority_tables.sql"), &[]) };
+    static RANKED: Statement = const { Statement::new(
+        "jobs_ranked", include_str!("../../sql/queries/jobs_ranked.sql"), &[pg_sys::TEXTARRAYOID]) };
+    static RANK: Statement = const { Statement::new(
+        "jobs_rank", include_str!("../../sql/queries/jobs_rank.sql"),
+        &[pg_sys::TEXTARRAYOID, pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID]) };
+}
+
+/// A table without partitions, and the rule for its sessions. Texts are as SQL wants them, in the server's encoding.
+pub struct Table {
+    oid: pg_sys::Oid,
+    name: Vec<u8>,
+    ip_column: Vec<u8>,
+    expression: Vec<u8>,
+    search_path: Vec<u8>,
+    is_inet: bool,
+    /// Pages of the table when it was looked up.
+    pub pages: u32,
+}
+
+/// Sets or removes the rule of a table, on behalf of a caller who must own it. A rule that does not work is an error now.
+pub fn set(home: Home, table: pg_sys::Oid, expression: Option<&str>) {
+    let name = catalog::table_name(table);
+    if !catalog::owns_table(table) {
+        error::not_owner(&name);
+    }
+    let search_path = role::search_path();
+    Connection::with(home.schema, |connection| {
+        let attached = acting_as(home.owner, || {
+            let arguments = [Some(pg_sys::Datum::from(table))];
+            ATTACHED.with(|statement| connection.run(statement, &arguments, |rows| rows.count > 0))
+        });
+        let Some(expression) = expression else {
+            acting_as(home.owner, || {
+                UNSET.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(table))], |_| ()));
+            });
+            return;
+        };
+        if !attached {
+            error::not_attached(&name);
+        }
+        try_out(connection, table, expression.as_bytes(), &search_path);
+        let arguments =
+            [Some(pg_sys::Datum::from(table)), Some(text::write(expression)), Some(text::write_bytes(&search_path))];
+        acting_as(home.owner, || SET.with(|statement| connection.run(statement, &arguments, |_| ())));
+    });
+}
+
+/// Evaluates a rule for no row at all, with the rights that it will be evaluated with.
+fn try_out(connection: &Connection, table: pg_sys::Oid, expression: &[u8], search_path: &[u8]) {
+    let Some(owner) = catalog::owner_of_table(table) else { return };
+    let name = catalog::quoted_table_name(table);
+    acting_as_stranger(owner, || {
+        role::set_locally(c"search_path", &role::setting_text(search_path));
+        let values = prepare_values(connection, &name, expression);
+        connection.run_prepared(&values, &[array::write(Element::Tid, [])], |_| ());
+    });
+}
+
+/// The tables with rules. Rules of tables that are gone are forgotten.
+pub fn tables(connection: &Connection) -> Vec<Table> {
+    FORGET.with(|statement| connection.run(statement, &[], |_| ()));
+    TABLES.with(|statement| {
+        connection.run(statement, &[], |rows| {
+            let table = |row| {
+                Some(Table {
+                    oid: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
+                    name: rows.bytes(row, 2)?,
+                    ip_column: rows.bytes(row, 3)?,
+                    expression: rows.bytes(row, 4)?,
+                    search_path: rows.bytes(row, 5)?,
+                    is_inet: rows.boolean(row, 6)?,
+                    pages: u32::try_from(rows.bigint(row, 7)?).unwrap_or(u32::MAX),
+                })
+            };
+            (0..rows.count).filter_map(table).collect()
+        })
+    })
+}
+
+/// Addresses that wait for these providers' answers.
+pub fn waiting(connection: &Connection, providers: &[Provider]) -> BTreeSet<Address> {
+    RANKED.with(|statement| {
+        connection.run(statement, &[Some(names(providers))], |rows| {
+            (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
+        })
+    })
+}
+
+/// Makes jobs on behalf of waiting addresses as urgent as the sessions in some pages of a table make them. What fails
+/// leaves them as they are.
+pub fn rank(
+    connection: &Connection,
+    table: &Table,
+    pages: Range<u32>,
+    waiting: &BTreeSet<Address>,
+    providers: &[Provider],
+    limit: Duration,
+) -> Result<(), Failure> {
+    let Some(owner) = catalog::owner_of_table(table.oid) else { return Ok(()) };
+    let urgent = contained_within(limit, || {
+        acting_as_stranger(owner, || {
+            role::set_locally(c"search_path", &role::setting_text(&table.search_path));
+            role::set_locally(c"enable_seqscan", c"off");
+            let places = places(connection, table, pages, waiting);
+            values(connection, table, &places)
+        })
+    })?;
+    if urgent.is_empty() {
+        return Ok(());
+    }
+    let arguments = [
+        Some(names(providers)),
+        Some(array::write(Element::Inet, urgent.keys().map(|address| Some(inet::write(*address))))),
+        Some(array::write(Element::Bigint, urgent.values().map(|rank| Some(pg_sys::Datum::from(*rank))))),
+    ];
+    RANK.with(|statement| connection.run(statement, &arguments, |_| ()));
+    Ok(())
+}
+
+/// Sessions in these pages whose address waits.
+fn places(
+    connection: &Connection,
+    table: &Table,
+    pages: Range<u32>,
+    waiting: &BTreeSet<Address>,
+) -> HashMap<Place, Address> {
+    let address: &[u8] = if table.is_inet { b"host(s." } else { b"(s." };
+    let cast: &[u8] = if table.is_inet { b")" } else { b")::pg_catalog.text" };
+    let statement = [
+        &b"SELECT s.ctid, "[..],
+        address,
+        &table.ip_column,
+        cast,
+        b" FROM ONLY ",
+        &table.name,
+        b" s WHERE s.ctid >= $1 AND s.ctid < $2",
+    ];
+    let found = connection.prepare(&statement.concat(), &[pg_sys::TIDOID, pg_sys::TIDOID]);
+    let (first, last) = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
+    connection.run_prepared(&found, &[first.datum(), last.datum()], |rows| {
+        let place = |row| {
+            let address = address::parse_bytes(&rows.bytes(row, 2)?).ok().flatten()?;
+            waiting.contains(&address).then_some((rows.place(row, 1)?, address))
+        };
+        (0..rows.count).filter_map(place).collect()
+    })
+}
+
+/// The highest value of the rule for each address; what does not fit is cut.
+fn values(
+    connection: &Connection,
+    table: &Table,
+    places: &HashMap<Place, Address>,
+) -> BTreeMap<Address, i64> {
+    let mut urgent = BTreeMap::new();
+    if places.is_empty() {
+        return urgent;
+    }
+    let statement = prepare_values(connection, &table.name, &table.expression);
+    let places_array = array::write(Element::Tid, places.keys().map(|place| Some(place.datum())));
+    connection.run_prepared(&statement, &[places_array], |rows| {
+        for row in 0..rows.count {
+            let (Some(place), Some(value)) = (rows.place(row, 1), rows.float(row, 2)) else { continue };
+            let Some(address) = places.get(&place) else { continue };
+            // Saturating; not a number is 0.
+            let rank = i64::from(value.round() as i32);
+            urgent.entry(*address).and_modify(|known: &mut i64| *known = rank.max(*known)).or_insert(rank);
+        }
+    });
+    urgent
+}
+
+fn prepare_values(connection: &Connection, table: &[u8], expression: &[u8]) -> Prepared {
+    // On lines of its own: an expression may end in a comment.
+    let statement = [
+        &b"SELECT s.ctid, (\n"[..],
+        expression,
+        b"\n)::pg_catalog.float8 FROM ONLY ",
+        table,
+        b" s WHERE s.ctid OPERATOR(pg_catalog.=) ANY ($1)",
+    ];
+    connection.prepare(&statement.concat(), &[pg_sys::TIDARRAYOID])
+}
+
+fn names(providers: &[Provider]) -> pg_sys::Datum {
+    array::write(Element::Text, providers.iter().map(|provider| Some(text::write(provider.name()))))
+}

@@ -1,0 +1,130 @@
+//! Exchanges with a provider: from claimed jobs to a task for the network, and what its reply says of the provider.
+
+use std::collections::BTreeMap;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
+
+use super::landing::{Landing, Outcome};
+use crate::politeness::{self, Count, Permit, Verdict};
+use crate::provider::{Limits, Provider};
+use crate::store::queue::{Claimed, Failed};
+use crate::telemetry;
+
+/// Jobs on their way to the provider, each with the address that is asked about.
+pub struct Flight {
+    pub provider: Provider,
+    questions: Vec<(Prefix, Address)>,
+    pub permit: Option<Permit>,
+}
+
+impl Flight {
+    /// One flight for each exchange.
+    pub fn of(provider: Provider, claimed: &[Claimed], batch: usize) -> Vec<Flight> {
+        let asked = claimed.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
+        // The queue has none; the last door all the same.
+        let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
+        let batches = public.chunks(batch.max(1));
+        batches.map(|batch| Flight { provider, questions: batch.to_vec(), permit: None }).collect()
+    }
+
+    pub fn questions(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.questions.iter().map(|(question, _)| *question)
+    }
+
+    /// What the network is to do.
+    pub fn task(&self) -> Exchange {
+        politeness::count(self.provider, Count::Requests, 1);
+        politeness::count(self.provider, Count::Questions, self.questions.len() as u64);
+        Exchange {
+            provider: self.provider.declared(),
+            settings: self.provider.settings(),
+            addresses: self.questions.iter().map(|(_, address)| *address).collect(),
+        }
+    }
+
+    /// The reply is there: the provider is judged by it, and what it did wrong is counted.
+    pub fn landed(mut self, reply: Reply, limits: &Limits) -> Landing {
+        if let Some(permit) = self.permit.take() {
+            judge(permit, &reply, self.questions.len(), limits);
+        }
+        let Reply { mut answers, failure, blames_question, .. } = reply;
+        let mut outcomes = BTreeMap::new();
+        for (question, address) in self.questions {
+            let outcome = match answers.remove(&address) {
+                Some(Answer::Refused(words)) => {
+                    Outcome::Failed(Failed { question, error: format!("refused: {words}"), counts: true })
+                }
+                Some(answer) => Outcome::Answered(address, answer),
+                None => Outcome::Failed(unanswered(question, failure.as_ref(), blames_question)),
+            };
+            outcomes.insert(question, outcome);
+        }
+        Landing::of(self.provider, outcomes)
+    }
+}
+
+fn unanswered(question: Prefix, failure: Option<&Failure>, blames_question: bool) -> Failed {
+    match failure {
+        // A provider that is down for everybody is no fault of the question's.
+        Some(failure) => Failed { question, error: failure.to_string(), counts: blames_question },
+        None => Failed { question, error: "the answer has no row for it".to_owned(), counts: true },
+    }
+}
+
+/// Counts a reply, judges the provider by it, one that answered anything is up, and heeds what it demands.
+pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
+    let provider = permit.provider();
+    count(provider, reply, asked);
+    if let Some(demand) = &reply.demand {
+        // The key that was refused may have been replaced meanwhile; then it is refused once more.
+        let credentials = match demand {
+            Demand::Stop(_) => provider.declared().credentials(&provider.settings()),
+            Demand::Rest(_) => 0,
+        };
+        politeness::heed(provider, demand, credentials);
+    }
+    if let Some(notice) = &reply.notice {
+        politeness::note(provider, notice);
+    }
+    match &reply.failure {
+        _ if !reply.answers.is_empty() => permit.give_back(&Verdict::Answered, limits),
+        Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
+        Some(failure) => {
+            telemetry::error_about(provider.title(), "a provider gave no complete answer", &failure.to_string());
+            let error = failure.to_string();
+            // One that says what it wants is up.
+            let verdict = if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
+            permit.give_back(&verdict, limits);
+        }
+        None => permit.give_back(&Verdict::Failed("an answer without a row that makes sense"), limits),
+    }
+}
+
+fn count(provider: Provider, reply: &Reply, asked: usize) {
+    politeness::count(provider, Count::Foreign, reply.anomalies.foreign);
+    politeness::count(provider, Count::Malformed, reply.anomalies.malformed);
+    politeness::count(provider, Count::Oversized, reply.anomalies.oversized);
+    politeness::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
+    let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
+    politeness::count(provider, Count::Refused, refused as u64);
+    if let Some(failure) = &reply.failure {
+        politeness::count(provider, kind_of(failure), 1);
+    }
+}
+
+fn kind_of(failure: &Failure) -> Count {
+    match failure {
+        Failure::Resolve(_) | Failure::Connect(_) | Failure::ConnectTimeout => Count::Unreachable,
+        Failure::Silent => Count::Silent,
+        Failure::Stalled | Failure::TooSlow => Count::TimedOut,
+        Failure::Cut => Count::CutOff,
+        Failure::TooLarge => Count::TooLarge,
+        Failure::Status { code: 429, .. } => Count::Throttled,
+        Failure::Status { code: 401 | 403, .. } => Count::Unauthorized,
+        Failure::Status { .. } => Count::BadStatus,
+        Failure::Io(_) | Failure::Malformed(_) | Failure::Cancelled => Count::Failed,
+    }
+}

@@ -1,0 +1,320 @@
+//! What came back: from replies to the inventories, one transaction at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::{Answer, Finding};
+use cowrie_enrich_engine::random;
+
+use crate::enrichment;
+use crate::guc;
+use crate::offline::{self, Patience};
+use crate::pg::spi::Connection;
+use crate::pg::{clock, snapshot};
+use crate::politeness::{self, Count};
+use crate::provider::{Provider, Providers};
+use crate::store::answers::{self, Kept, Waiting};
+use crate::store::enrich::{self, Tally};
+use crate::store::networks::{self, Networks, Said};
+use crate::store::queue::{self, Failed, Lease};
+use crate::store::{Home, snapshots};
+use crate::telemetry::{self, Counter};
+
+/// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
+/// what it remembers of the inventory.
+const GATHERED_FOR: i64 = 500_000;
+/// Jobs that are written down together.
+const MOST_TOGETHER: usize = 500;
+
+/// Jobs that came back, and with what.
+pub struct Landing {
+    provider: Provider,
+    outcomes: BTreeMap<Prefix, Outcome>,
+    /// When the first landed, microseconds since 2000.
+    pub since: i64,
+    pub not_before: i64,
+    /// Whether more may be put to it: nothing has been tried to write yet.
+    is_gathering: bool,
+    /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
+    written_to: Option<Address>,
+    held: BTreeSet<Prefix>,
+}
+
+/// What became of a question.
+pub enum Outcome {
+    /// An earlier answer serves.
+    Known,
+    /// Asked about this address.
+    Answered(Address, Answer),
+    Failed(Failed),
+}
+
+/// What one transaction wrote.
+pub struct Written {
+    /// Whether the landing is done with; else another transaction writes more.
+    is_all: bool,
+    last: Option<Address>,
+    held: BTreeSet<Prefix>,
+    values: u64,
+    absent: u64,
+    shared: u64,
+    dead: u64,
+}
+
+impl Landing {
+    pub fn of(provider: Provider, outcomes: BTreeMap<Prefix, Outcome>) -> Landing {
+        let now = clock::now();
+        Landing {
+            provider,
+            outcomes,
+            since: now,
+            not_before: if provider.declared().shares_answers() { now } else { now + GATHERED_FOR },
+            is_gathering: true,
+            written_to: None,
+            held: BTreeSet::new(),
+        }
+    }
+
+    /// Jobs that earlier answers serve.
+    pub fn of_known(provider: Provider, questions: impl IntoIterator<Item = Prefix>) -> Landing {
+        let outcomes = questions.into_iter().map(|question| (question, Outcome::Known)).collect();
+        Landing { not_before: clock::now(), ..Landing::of(provider, outcomes) }
+    }
+
+    /// Puts another landing to this one, if they may be written together; else gives it back. Those that share answers
+    /// are large already.
+    pub fn absorb(&mut self, other: Landing) -> Option<Landing> {
+        let shares = self.provider.declared().shares_answers();
+        if shares || !self.is_gathering || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER {
+            return Some(other);
+        }
+        self.not_before = self.not_before.min(other.not_before);
+        self.outcomes.extend(other.outcomes);
+        if self.outcomes.len() == MOST_TOGETHER {
+            self.not_before = clock::now();
+        }
+        None
+    }
+
+    /// Whether it waits only for company.
+    pub fn is_gathering(&self) -> bool {
+        self.is_gathering
+    }
+
+    /// Writing it has been tried, and is tried again then, in microseconds since 2000.
+    pub fn put_off(&mut self, until: i64) {
+        (self.is_gathering, self.not_before) = (false, until);
+    }
+
+    /// What a transaction wrote that has committed now. Answers whether the landing is done with.
+    pub fn advance(&mut self, written: Written) -> bool {
+        let count = |what, amount| politeness::count(self.provider, what, amount);
+        count(Count::Values, written.values);
+        count(Count::Absent, written.absent);
+        count(Count::Shared, written.shared);
+        count(Count::DeadLetters, written.dead);
+        self.written_to = written.last;
+        self.held = written.held;
+        self.put_off(clock::now());
+        written.is_all
+    }
+}
+
+/// One transaction: the answers are kept, the inventories written in the order of locks, sessions completed, jobs ended.
+///
+/// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
+/// are locked already.
+pub fn write_down(home: Home, connection: &Connection, landing: &Landing, lease: Lease) -> Written {
+    let provider = landing.provider;
+    let all: Vec<Prefix> = landing.outcomes.keys().copied().collect();
+    let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
+    let failed: Vec<&Failed> = landing
+        .outcomes
+        .iter()
+        .filter(|(question, _)| mine.contains(question))
+        .filter_map(|(_, outcome)| if let Outcome::Failed(failed) = outcome { Some(failed) } else { None })
+        .collect();
+    let failed_questions: BTreeSet<Prefix> = failed.iter().map(|failed| failed.question).collect();
+    let answered: Vec<Prefix> = mine.difference(&failed_questions).copied().collect();
+
+    let mut written = if provider.declared().shares_answers() {
+        if landing.written_to.is_none() {
+            keep_answers(connection, landing, &answered);
+        }
+        let after = landing.written_to;
+        answers::waited_for(connection, provider, &answered, after, |waiting| {
+            write_waiting(home, connection, landing, &answered, waiting)
+        })
+    } else {
+        let waiting: Vec<Waiting> = answered.iter().filter_map(|question| own(landing, *question)).collect();
+        write_waiting(home, connection, landing, &answered, &waiting)
+    };
+    if written.is_all {
+        written.dead = bury(connection, provider, &failed);
+    }
+    written
+}
+
+/// What an answer means for an address, as jsonb.
+fn document(landing: &Landing, answer: &Answer) -> Option<pgrx::pg_sys::Datum> {
+    let said = match answer {
+        Answer::Found(finding) => enrichment::Said::Value(&finding.said),
+        Answer::Absent(words) => {
+            let lifetime = i64::from(landing.provider.lifetimes().absent) * 1_000_000;
+            enrichment::Said::Absent { words: words.as_ref(), until: landing.since + lifetime }
+        }
+        Answer::Refused(_) => return None,
+    };
+    Some(enrichment::answered(landing.provider.name(), &said, landing.since))
+}
+
+/// What an answer says of a network.
+fn network(answer: &Answer) -> (Option<i64>, Said) {
+    let Answer::Found(Finding { network: Some(network), .. }) = answer else { return (None, Said::default()) };
+    let said = Said {
+        name: network.name.clone(),
+        country: network.country.clone(),
+        registry: network.registry.map(|registry| registry.name().to_owned()),
+        ..Said::default()
+    };
+    (Some(i64::from(network.asn)), said)
+}
+
+/// Keeps what was said of blocks, which serves further addresses of theirs.
+fn keep_answers(connection: &Connection, landing: &Landing, questions: &[Prefix]) {
+    let mut kept = BTreeMap::new();
+    for question in questions {
+        let Some(Outcome::Answered(_, answer)) = landing.outcomes.get(question) else { continue };
+        let Some(document) = document(landing, answer) else { continue };
+        let smaller = match answer {
+            Answer::Found(finding) => finding.covers.filter(|covers| covers.length() > question.length()),
+            _ => None,
+        };
+        let covers = smaller.unwrap_or(*question);
+        let (asn, network) = network(answer);
+        let is_absent = matches!(answer, Answer::Absent(_));
+        kept.insert(covers, Kept { covers, asn, network, is_absent, document });
+    }
+    let kept: Vec<Kept> = kept.into_values().collect();
+    answers::keep(connection, landing.provider, &kept, landing.since);
+}
+
+/// An address that was asked about for itself.
+fn own(landing: &Landing, question: Prefix) -> Option<Waiting> {
+    let address = question.network();
+    let none = Waiting {
+        address,
+        question,
+        asn: None,
+        network: Said::default(),
+        is_absent: false,
+        document: None,
+    };
+    match landing.outcomes.get(&question)? {
+        Outcome::Known => Some(none),
+        Outcome::Failed(_) => None,
+        Outcome::Answered(_, answer) => {
+            let (asn, network) = network(answer);
+            let is_absent = matches!(answer, Answer::Absent(_));
+            Some(Waiting { asn, network, is_absent, document: Some(document(landing, answer)?), ..none })
+        }
+    }
+}
+
+/// Writes what is known now of addresses that waited: some at a time, the jobs are ended with the last.
+fn write_waiting(
+    home: Home,
+    connection: &Connection,
+    landing: &Landing,
+    answered: &[Prefix],
+    waiting: &[Waiting],
+) -> Written {
+    let provider = landing.provider;
+    write_inventories(home, connection, provider, waiting);
+    let all: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
+    let held_addresses = snapshots::complete(connection, &all);
+
+    let done = || waiting.iter().filter(|w| !held_addresses.contains(&w.address));
+    let addresses: Vec<Address> = done().map(|w| w.address).collect();
+    queue::done(connection, provider, &addresses);
+
+    let mut held = landing.held.clone();
+    held.extend(waiting.iter().filter(|w| held_addresses.contains(&w.address)).map(|w| w.question));
+    let is_all = waiting.len() < answers::MOST_AT_ONCE;
+    if is_all {
+        let held: Vec<Prefix> = held.iter().copied().collect();
+        queue::settle(connection, provider, answered, &held);
+    }
+    let new = || done().filter(|w| w.document.is_some());
+    let absent = new().filter(|w| w.is_absent).count();
+    let values = new().count() - absent;
+    if let Some(hits) = Counter::hits_of(provider.name()) {
+        telemetry::add(hits, values as i64);
+    }
+    let is_asked = |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
+    let was_asked =
+        |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
+    Written {
+        is_all,
+        last: waiting.last().map(|w| w.address),
+        held,
+        values: values as u64,
+        absent: absent as u64,
+        shared: new().filter(|w| !was_asked(w)).count() as u64,
+        dead: 0,
+    }
+}
+
+/// Networks, then new addresses, then existing ones, each in key order.
+fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[Waiting]) {
+    if waiting.is_empty() {
+        return;
+    }
+    let mut said = Networks::new();
+    for waiting in waiting {
+        let Some(asn) = waiting.asn else { continue };
+        said.entry(asn).or_default().merge(waiting.network.clone());
+    }
+    offline::with(Patience::None, |databases| {
+        // A lookup may have been requested for an address that has no row yet.
+        let latest = snapshot::Latest::take();
+        let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
+        let mut plan = enrich::plan(home, addresses, databases, latest.raw(), false, Providers::NONE);
+        drop(latest);
+        plan.due.clear();
+        let mut all = said.clone();
+        for (asn, of_file) in enrich::networks_of(&plan, databases) {
+            all.entry(asn).or_insert(of_file);
+        }
+        let source = |asn| if said.contains_key(&asn) { provider.name() } else { "maxmind" };
+        networks::create_said(connection, &all, source);
+        networks::refine(connection, &said, provider.name());
+        // This provider's answer is at hand.
+        let others = Providers::enabled().without(Providers::of([provider]));
+        enrich::create_addresses(home, connection, databases, &plan.missing, others);
+    });
+    let answers: Vec<_> = waiting
+        .iter()
+        .filter_map(|waiting| Some((waiting.address, waiting.asn, waiting.document?)))
+        .collect();
+    enrich::write_answers(connection, provider.name(), &answers);
+}
+
+/// Jobs without an answer; answers how many addresses became dead letters.
+fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> u64 {
+    let patience = queue::Patience {
+        base_seconds: guc::retry_base().as_secs_f64(),
+        max_attempts: guc::max_attempts(),
+        last_success: politeness::last_success(provider),
+        random: random::unit(),
+    };
+    let dead = queue::fail(connection, provider, failed, &patience);
+    let now = clock::now();
+    let documents: Vec<_> = dead
+        .iter()
+        .map(|(address, error)| (*address, None, enrichment::failed(provider.name(), now, error)))
+        .collect();
+    enrich::write_answers(connection, provider.name(), &documents);
+    dead.len() as u64
+}

@@ -1,0 +1,144 @@
+//! When the rules of which sessions matter are evaluated: before a daily quota is spent on what came in since, and now
+//! and then, because a session's commands and downloads come after it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+
+use crate::pg::clock;
+use crate::pg::spi::Connection;
+use crate::provider::{Provider, Providers};
+use crate::store::priorities::{self, Table};
+use crate::telemetry;
+
+/// How often the rules are evaluated while lookups wait, in microseconds.
+const AGAIN_AFTER: i64 = 600_000_000;
+/// After a step that could not be made.
+const PAUSE: i64 = 60_000_000;
+/// At most one part in so many of a worker's time.
+const SHARE: i64 = 10;
+/// For some pages of one table.
+const TIME: Duration = Duration::from_millis(600);
+/// A step should last about so long, in microseconds.
+const SHORT: i64 = 40_000;
+const LONG: i64 = 150_000;
+const MOST_PAGES: u32 = 8_192;
+
+pub struct Ranking {
+    /// Lookups came in since the last evaluation began.
+    is_wanted: bool,
+    /// Not before, and again in any case; microseconds since 2000.
+    not_before: i64,
+    again_at: i64,
+    sweep: Option<Sweep>,
+    /// Pages a step.
+    pages: u32,
+}
+
+/// One evaluation of all rules, under way.
+struct Sweep {
+    providers: Vec<Provider>,
+    waiting: BTreeSet<Address>,
+    tables: VecDeque<Table>,
+    /// Of the first table.
+    page: u32,
+    began: i64,
+}
+
+impl Ranking {
+    pub fn new() -> Ranking {
+        Ranking { is_wanted: true, not_before: 0, again_at: i64::MAX, sweep: None, pages: 64 }
+    }
+
+    /// Lookups of these providers came in.
+    pub fn came_in(&mut self, providers: impl IntoIterator<Item = Provider>) {
+        self.is_wanted |= providers.into_iter().any(has_quota);
+    }
+
+    /// Whether a provider's quota is to be spent only after something has been evaluated, which is soon.
+    pub fn holds(&self, provider: Provider) -> bool {
+        has_quota(provider) && self.is_due()
+    }
+
+    /// Whether there is something to do now.
+    pub fn is_due(&self) -> bool {
+        self.next() <= clock::now()
+    }
+
+    /// When it has something to do without being told, microseconds since 2000.
+    pub fn next(&self) -> i64 {
+        match self.sweep {
+            Some(_) => 0,
+            None if self.is_wanted => self.not_before,
+            None => self.again_at,
+        }
+    }
+
+    /// Without what was under way, which could not be done; later again.
+    pub fn given_up(self) -> Ranking {
+        let now = clock::now();
+        Ranking { sweep: None, not_before: now + PAUSE, again_at: now + AGAIN_AFTER, ..self }
+    }
+
+    /// One step, inside a transaction.
+    pub fn step(&mut self, connection: &Connection) {
+        let Some(sweep) = &mut self.sweep else {
+            self.begin(connection);
+            return;
+        };
+        let Some(table) = sweep.tables.front() else {
+            self.end();
+            return;
+        };
+        let from = sweep.page;
+        let to = from.saturating_add(self.pages).min(table.pages);
+        let started = clock::now();
+        let ranked = priorities::rank(connection, table, from..to, &sweep.waiting, &sweep.providers, TIME);
+        let lasted = clock::now() - started;
+        sweep.page = to;
+        if let Err(failure) = ranked {
+            if self.pages > 1 && lasted > LONG {
+                sweep.page = from;
+            } else {
+                telemetry::error("a rule of which sessions matter failed", &failure.message);
+                sweep.page = u32::MAX;
+            }
+        }
+        if sweep.page >= table.pages {
+            sweep.tables.pop_front();
+            sweep.page = 0;
+        }
+        self.pages = match lasted {
+            ..SHORT => (self.pages * 2).min(MOST_PAGES),
+            LONG.. => (self.pages / 2).max(1),
+            _ => self.pages,
+        };
+    }
+
+    fn begin(&mut self, connection: &Connection) {
+        (self.is_wanted, self.again_at) = (false, i64::MAX);
+        let providers: Vec<Provider> = Providers::enabled().iter().filter(|p| has_quota(*p)).collect();
+        let began = clock::now();
+        let tables = if providers.is_empty() { Vec::new() } else { priorities::tables(connection) };
+        let waiting =
+            if tables.is_empty() { BTreeSet::new() } else { priorities::waiting(connection, &providers) };
+        if waiting.is_empty() {
+            return;
+        }
+        self.sweep = Some(Sweep { providers, waiting, tables: tables.into(), page: 0, began });
+    }
+
+    fn end(&mut self) {
+        if let Some(sweep) = self.sweep.take() {
+            let now = clock::now();
+            self.not_before = now + SHARE * (now - sweep.began);
+            // What the sessions do from now on is found out then.
+            self.again_at = self.not_before.max(now + AGAIN_AFTER);
+        }
+    }
+}
+
+fn has_quota(provider: Provider) -> bool {
+    provider.limits().daily_quota > 0
+}
