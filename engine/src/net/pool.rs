@@ -16,7 +16,7 @@ use std::thread;
 pub trait Task: Send + 'static {
     type Done: Send + 'static;
 
-    /// Returns soon after `cancel` is set, with whatever it has.
+    /// Returns soon after `cancel` is set, or at its own deadline, with whatever it has.
     fn run(self, cancel: &Cancel) -> Self::Done;
 
     /// What to report in place of a result when `run` panicked.
@@ -41,7 +41,8 @@ impl Cancel {
     }
 }
 
-/// Bytes. Buffers are on the heap; `getaddrinfo` and the modules it loads need most of this.
+/// Bytes. Buffers are on the heap; `getaddrinfo` and the modules it loads need most of this. TLS takes less than
+/// 192 KiB of it, without optimisation.
 const STACK: usize = 512 * 1024;
 
 pub struct Pool<T: Task> {
@@ -105,8 +106,9 @@ impl<T: Task> Pool<T> {
     }
 
     /// Asks all that are running to stop; what is started later is not concerned. Results still arrive, within about
-    /// 200 ms, with two exceptions: a thread inside `getaddrinfo` returns when that does, and one inside `connect` when
-    /// its attempt ends (10 s at most). Neither sends anything afterwards.
+    /// 200 ms, with three exceptions: a thread inside `getaddrinfo` returns when that does, and one inside `connect` when
+    /// its attempt ends (10 s at most). Neither sends anything afterwards. An exchange by HTTP that has begun goes on to
+    /// its end, which comes with its deadline at the latest.
     pub fn cancel(&mut self) {
         self.cancel.set();
         self.cancel = Cancel::new();

@@ -65,7 +65,8 @@ pub(super) fn get(request: Request<'_>, cancel: &Cancel) -> Result<Response, Fai
     let settings =
         Settings { timeout: request.timeout, proxy: request.proxy.filter(|_| !request.target.loopback) };
     let proxied = settings.proxy.is_some();
-    let agent = agent(&settings).map_err(|error| failure_of(error, host, proxied))?;
+    let agent = AGENTS.lock().unwrap_or_else(PoisonError::into_inner).get(&settings, Instant::now());
+    let agent = agent.map_err(|error| failure_of(error, host, proxied))?;
     let mut call = agent.get(&request.url);
     for (name, value) in request.headers {
         call = call.header(name, value);
@@ -105,25 +106,27 @@ struct Kept {
 }
 
 /// The one used last is the last.
-static AGENTS: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+struct Agents(Vec<Kept>);
 
-fn agent(settings: &Settings) -> Result<Agent, Error> {
-    let now = Instant::now();
-    let mut agents = AGENTS.lock().unwrap_or_else(PoisonError::into_inner);
-    agents.retain(|kept| {
-        now.saturating_duration_since(kept.used) < LONGEST_IDLE
-            && now.saturating_duration_since(kept.made) < LONGEST_LIFE
-    });
-    let kept = match agents.iter().position(|kept| kept.settings == *settings) {
-        Some(place) => Kept { used: now, ..agents.remove(place) },
-        None => Kept { settings: settings.clone(), agent: new_agent(settings)?, made: now, used: now },
-    };
-    if agents.len() >= MOST_AGENTS {
-        agents.remove(0);
+static AGENTS: Mutex<Agents> = Mutex::new(Agents(Vec::new()));
+
+impl Agents {
+    fn get(&mut self, settings: &Settings, now: Instant) -> Result<Agent, Error> {
+        self.0.retain(|kept| {
+            now.saturating_duration_since(kept.used) < LONGEST_IDLE
+                && now.saturating_duration_since(kept.made) < LONGEST_LIFE
+        });
+        let kept = match self.0.iter().position(|kept| kept.settings == *settings) {
+            Some(place) => Kept { used: now, ..self.0.remove(place) },
+            None => Kept { settings: settings.clone(), agent: new_agent(settings)?, made: now, used: now },
+        };
+        if self.0.len() >= MOST_AGENTS {
+            self.0.remove(0);
+        }
+        let agent = kept.agent.clone();
+        self.0.push(kept);
+        Ok(agent)
     }
-    let agent = kept.agent.clone();
-    agents.push(kept);
-    Ok(agent)
 }
 
 fn new_agent(settings: &Settings) -> Result<Agent, Error> {
@@ -203,5 +206,60 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
             Failure::Resolve(format!("could not resolve {host:.80}: {error:.100}"))
         }
         _ => Failure::Io(format!("could not ask {host:.80}: {error:.100}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Unpacks to as much as anybody wants.
+    struct Bomb(u64);
+
+    impl Read for Bomb {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            self.0 += into.len() as u64;
+            assert!(self.0 <= 2 * LONGEST_BODY, "reads on");
+            into.fill(b' ');
+            Ok(into.len())
+        }
+    }
+
+    #[test]
+    fn body_is_read_up_to_its_longest() {
+        assert!(read(Bomb(0)).unwrap().is_none());
+        assert_eq!(read(&b"{}"[..]).unwrap().as_deref(), Some(&b"{}"[..]));
+    }
+
+    fn settings(seconds: u64) -> Settings {
+        Settings { timeout: Duration::from_secs(seconds), proxy: None }
+    }
+
+    #[test]
+    fn agents_are_few_and_the_one_in_use_stays() {
+        let (mut agents, now) = (Agents(Vec::new()), Instant::now());
+        for seconds in 1..50 {
+            agents.get(&settings(seconds), now).unwrap();
+            agents.get(&settings(1), now).unwrap();
+            assert!(agents.0.len() <= MOST_AGENTS);
+        }
+        let seconds = |kept: &Kept| kept.settings.timeout.as_secs();
+        assert_eq!(agents.0.iter().map(seconds).collect::<Vec<_>>(), [43, 44, 45, 46, 47, 48, 49, 1]);
+    }
+
+    #[test]
+    fn agents_go_when_idle_and_when_old() {
+        let (mut agents, begun) = (Agents(Vec::new()), Instant::now());
+        agents.get(&settings(1), begun).unwrap();
+        for minute in 0..60 {
+            let now = begun + Duration::from_secs(minute * 60);
+            agents.get(&settings(2), now - Duration::from_secs(if minute == 0 { 0 } else { 30 })).unwrap();
+            agents.get(&settings(2), now).unwrap();
+            assert_eq!(agents.0.last().map(|kept| kept.made), Some(begun));
+        }
+        assert_eq!(agents.0.len(), 1);
+        let later = begun + LONGEST_LIFE;
+        agents.get(&settings(2), later).unwrap();
+        assert_eq!(agents.0.last().map(|kept| kept.made), Some(later));
     }
 }

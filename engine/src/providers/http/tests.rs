@@ -296,18 +296,18 @@ fn one_deadline_holds_for_the_whole_exchange() {
         let reply = ask(&GreyNoise, &within(greynoise(&url), 600));
         let lasted = begun.elapsed();
         assert_eq!(reply.failure, Some(failure), "{url}");
-        assert!(
-            (Duration::from_millis(250)..Duration::from_millis(1500)).contains(&lasted),
-            "{url}: {lasted:?}"
-        );
+        assert!((Duration::from_millis(250)..Duration::from_secs(5)).contains(&lasted), "{url}: {lasted:?}");
     }
 }
 
 fn drip(stream: &mut dyn servers::Duplex, head: &[u8]) -> bool {
     let mut alive = stream.write_all(head).is_ok();
-    for _ in 0..200 {
+    for _ in 0..2_000 {
+        if !alive {
+            break;
+        }
         thread::sleep(Duration::from_millis(20));
-        alive = alive && stream.write_all(b"x").and_then(|()| stream.flush()).is_ok();
+        alive = stream.write_all(b"x").and_then(|()| stream.flush()).is_ok();
     }
     false
 }
