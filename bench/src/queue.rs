@@ -24,17 +24,17 @@ const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 
 /// Name, types of the parameters, text.
 const STATEMENTS: [(&str, &str, &str); 7] = [
-    ("take_in", "bigint, float8, bigint, int, int", include_str!("../../sql/queries/queue_take_in.sql")),
-    ("claim", "text, bigint, float8, bigint, int, int", include_str!("../../sql/queries/jobs_claim.sql")),
+    ("take_in", "bigint, float8, bigint, text[], bool[], int[], int[]", include_str!("../../sql/queries/queue_take_in.sql")),
+    ("claim", "text, bigint, float8, bigint, int, int, bool", include_str!("../../sql/queries/jobs_claim.sql")),
     ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/jobs_hold.sql")),
     (
         "keep",
-        "cidr[], bigint[], text[], text[], jsonb[], timestamptz",
+        "text, cidr[], bigint[], text[], text[], text[], jsonb[], bool[], timestamptz",
         include_str!("../../sql/queries/answers_keep.sql"),
     ),
     (
         "waited_for",
-        "cidr[], int, int, inet, bigint",
+        "text, cidr[], int, int, inet, bigint",
         include_str!("../../sql/queries/answers_waited_for.sql"),
     ),
     ("done", "text, inet[]", include_str!("../../sql/queries/jobs_done.sql")),
@@ -57,8 +57,11 @@ pub fn measure(report: &mut Report) {
 
     let (lease, lifetimes) =
         (format!("{}, {}", LEASE.0, LEASE.1), format!("{}, {}", LIFETIMES.0, LIFETIMES.1));
-    let take_in = format!("EXECUTE take_in ({TAKE_IN}, {lease}, {lifetimes})");
-    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes})");
+    let take_in = format!(
+        "EXECUTE take_in ({TAKE_IN}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}')",
+        LIFETIMES.0, LIFETIMES.1
+    );
+    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true)");
 
     for day in 0..DAYS_BEFORE {
         request(&mut db, "200.0.0.0", day * FEW, FEW);
@@ -66,7 +69,7 @@ pub fn measure(report: &mut Report) {
         let claimed = worker.rows(&claim);
         assert_eq!(claimed.len(), FEW);
         worker.run(&transaction(&finish(&claimed)));
-        for table in ["enrichment_request", "enrichment_job", "job_address", "cymru_answer"] {
+        for table in ["enrichment_request", "enrichment_job", "job_address", "block_answer"] {
             db.run(&format!("VACUUM (ANALYZE) enrich.{table}"));
         }
         // What the worker asks between two pieces of work.
@@ -81,7 +84,7 @@ pub fn measure(report: &mut Report) {
             explain(&mut worker, &take_in);
         }
         let (seconds, rows) = timed(&mut worker, &format!("BEGIN; {take_in}"));
-        assert_eq!(rows, [format!("{TAKE_IN}|NULL")]);
+        assert_eq!(rows, [format!("{TAKE_IN}|cymru|NULL")]);
         let (analysing, _) = timed(
             &mut worker,
             &format!(
@@ -112,7 +115,7 @@ pub fn measure(report: &mut Report) {
         worker.rows("SELECT requested, jobs, addresses FROM queue_status WHERE provider = 'cymru'"),
         ["0|0|0"]
     );
-    assert_eq!(worker.number("SELECT count(*) FROM cymru_answer"), (REQUESTS + DAYS_BEFORE * FEW) as i64);
+    assert_eq!(worker.number("SELECT count(*) FROM block_answer"), (REQUESTS + DAYS_BEFORE * FEW) as i64);
 
     let vacuums = "SELECT string_agg(relname || ' ' || autovacuum_count, ', ' ORDER BY relname) FROM pg_stat_user_tables
         WHERE relname IN ('enrichment_job', 'enrichment_request', 'job_address')";
@@ -179,13 +182,15 @@ fn finish(claimed: &[String]) -> Vec<String> {
     vec![
         format!("EXECUTE hold ('cymru', '{{{questions}}}', {})", LEASE.1),
         format!(
-            "EXECUTE keep ('{{{questions}}}', {}, {}, {}, {}, now())",
+            "EXECUTE keep ('cymru', '{{{questions}}}', {}, {}, {}, {}, {}, {}, now())",
             of_each("64500::bigint"),
+            of_each("'EXAMPLE, DE'::text"),
             of_each("'DE'::text"),
             of_each("'RIPE'::text"),
             of_each(r#"'{"cymru": {"asn": 64500, "asn_org": "EXAMPLE, DE"}}'::jsonb"#),
+            of_each("false"),
         ),
-        format!("EXECUTE waited_for ('{{{questions}}}', {}, {}, NULL, 5000)", LIFETIMES.0, LIFETIMES.1),
+        format!("EXECUTE waited_for ('cymru', '{{{questions}}}', {}, {}, NULL, 5000)", LIFETIMES.0, LIFETIMES.1),
         format!("EXECUTE done ('cymru', '{{{addresses}}}')"),
         format!("EXECUTE settle ('cymru', '{{{questions}}}', '{{}}')"),
     ]

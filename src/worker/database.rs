@@ -163,6 +163,9 @@ impl Worker {
     /// One round; answers for how many microseconds there is nothing to do. A step that fails does not keep the others
     /// from being made.
     fn round(&mut self) -> Result<i64, Stop> {
+        if self.seat.leave.load(Ordering::Acquire) {
+            return Err(Stop::Leave);
+        }
         if self.is_being_restored()? {
             return Ok(RESTORE_PAUSE);
         }

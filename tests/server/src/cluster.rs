@@ -389,6 +389,12 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
     lines.push("cowrie_enrich.cymru_whois_host = '127.0.0.1'".to_owned());
     lines.push("cowrie_enrich.cymru_whois_port = 1".to_owned());
     lines.push("cowrie_enrich.cymru_transport = whois".to_owned());
+    for (provider, path) in
+        [("greynoise", "v3/community"), ("dshield", "api/ip"), ("spur", "v2/context")]
+    {
+        lines.push(format!("cowrie_enrich.{provider}_url = 'http://127.0.0.1:1/{path}'"));
+    }
+    lines.push("cowrie_enrich.enabled_sources = 'maxmind,cymru'".to_owned());
     lines.extend(options.conf.iter().cloned());
     lines
 }

@@ -51,7 +51,7 @@ fn rows_are_what_team_cymru_says() {
     assert_eq!(
         db.one(
             "SELECT (SELECT count(*) FROM ip_inventory) + (SELECT count(*) FROM asn_inventory)
-                  + (SELECT count(*) FROM cymru_answer) + (SELECT count(*) FROM enrichment_request)"
+                  + (SELECT count(*) FROM block_answer) + (SELECT count(*) FROM enrichment_request)"
         ),
         "0"
     );
@@ -385,7 +385,7 @@ fn by_dns_a_name_that_does_not_exist_is_an_answer_and_silence_is_not() {
     queue(&mut db, &members(0..5));
     wait_for_the_queue(&mut db);
     assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NULL"), 5);
-    assert_eq!(db.number("SELECT count(*) FROM cymru_answer WHERE asn_number IS NULL"), 5);
+    assert_eq!(db.number("SELECT count(*) FROM block_answer WHERE asn_number IS NULL"), 5);
     assert_eq!(db.number("SELECT count(*) FROM dead_letter"), 0);
 
     dns.behave(DnsFault::ServFail);
@@ -395,7 +395,7 @@ fn by_dns_a_name_that_does_not_exist_is_an_answer_and_silence_is_not() {
         || (provider(&mut db, "failed") + provider(&mut db, "silent"), state(&mut db)),
         |(failed, _)| *failed > 0,
     );
-    assert_eq!(db.number("SELECT count(*) FROM cymru_answer WHERE asn_number IS NULL"), 5);
+    assert_eq!(db.number("SELECT count(*) FROM block_answer WHERE asn_number IS NULL"), 5);
     dns.behave(DnsFault::Truncate);
     db.run("SELECT retry_dead_letters()");
     wait_for_the_queue(&mut db);
@@ -407,7 +407,7 @@ fn by_dns_a_name_that_does_not_exist_is_an_answer_and_silence_is_not() {
     for fault in
         [DnsFault::MultiString, DnsFault::SeveralRecords, DnsFault::WrongFirst, DnsFault::LoseFirst(2)]
     {
-        let first = db.number("SELECT count(*) FROM cymru_answer") as usize * 7 + 100;
+        let first = db.number("SELECT count(*) FROM block_answer") as usize * 7 + 100;
         dns.behave(fault);
         queue(&mut db, &members(first..first + 3));
         wait_for_the_queue(&mut db);

@@ -27,9 +27,16 @@ const OFFLINE: &[&str] = &[
     "ip_types_of",
     "is_bogon",
     "is_bogon_of",
+    "is_provider",
     "is_scanner_of",
+    "is_source_fresh",
+    "is_source_open",
     "maxmind_lookup",
+    "may_be_asked",
+    "providers",
+    "question_of",
     "session_address",
+    "sessions_wait_for_types",
 ];
 
 #[test]

@@ -31,8 +31,8 @@ struct Hand {
 
 impl Hand {
     fn of(mut session: Session, number: i64) -> Self {
-        prepare(&mut session, "queue_take_in", "bigint, float8, bigint, integer, integer");
-        prepare(&mut session, "jobs_claim", "text, bigint, float8, bigint, integer, integer");
+        prepare(&mut session, "queue_take_in", "bigint, float8, bigint, text[], bool[], int[], int[]");
+        prepare(&mut session, "jobs_claim", "text, bigint, float8, bigint, integer, integer, boolean");
         prepare(&mut session, "jobs_release", "bigint");
         prepare(&mut session, "jobs_hold", "text, cidr[], bigint");
         prepare(
@@ -45,13 +45,24 @@ impl Hand {
 
     /// The number of requests and the questions that earlier answers serve.
     fn takes_in(&mut self) -> Vec<String> {
-        self.session.rows(&format!("EXECUTE queue_take_in(10000, 60, {}, 1000, 1000)", self.number))
+        let rows = self.session.rows(&format!(
+            "EXECUTE queue_take_in(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
+            self.number
+        ));
+        // Providers that got jobs are named too.
+        let fields: Vec<Vec<&str>> = rows.iter().map(|row| row.split('|').collect()).collect();
+        let served: Vec<String> = fields
+            .iter()
+            .filter(|row| row[2] != "NULL")
+            .map(|row| format!("{}|{}", row[0], row[2]))
+            .collect();
+        if served.is_empty() { vec![format!("{}|NULL", fields[0][0])] } else { served }
     }
 
     /// `question|address` of each job.
     fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
         self.session
-            .rows(&format!("EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000)", self.number))
+            .rows(&format!("EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true)", self.number))
     }
 
     fn fails(&mut self, question: &str, counts: bool, last_success: &str) -> Vec<String> {
@@ -286,7 +297,7 @@ fn a_claim_costs_the_same_however_long_the_queue_is() {
     let mut hand = Hand::of(db.another(), 1);
     for round in 0..12 {
         let plan = hand.session.rows(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000)",
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000, true)",
         );
         let plan: serde_json::Value = serde_json::from_str(&plan.join("\n")).expect("a plan");
         let of = |kind: &str| plan[0]["Plan"][format!("Shared {kind} Blocks")].as_u64().expect("blocks");

@@ -417,7 +417,7 @@ fn the_extension_is_updated_while_its_worker_is_in_the_middle_of_a_batch() {
         db.run(
             "BEGIN; ALTER TABLE enrich.enrichment_job ADD COLUMN more integer;
              ALTER TABLE enrich.ip_inventory ADD COLUMN more integer;
-             LOCK TABLE enrich.asn_inventory, enrich.job_address, enrich.enrichment_request, enrich.cymru_answer;
+             LOCK TABLE enrich.asn_inventory, enrich.job_address, enrich.enrichment_request, enrich.block_answer;
              COMMIT",
         );
     });

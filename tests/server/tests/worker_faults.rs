@@ -350,7 +350,7 @@ fn nobody_announces_it_is_an_answer_with_a_lifetime_of_its_own() {
     queue(&mut patient.db, &addresses);
     wait_for_the_queue(&mut patient.db);
     assert_eq!(lab.whois.record().questions_total(), 0);
-    patient.db.run("UPDATE enrich.cymru_answer SET asked_at = asked_at - interval '2 hours'");
+    patient.db.run("UPDATE enrich.block_answer SET asked_at = asked_at - interval '2 hours'");
     queue(&mut patient.db, &addresses);
     patient.recovers("NA", &addresses);
     assert_eq!(lab.whois.record().questions_total(), 10);

@@ -15,8 +15,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::prefix::masked;
 use crate::record::Connection;
-use crate::routes::{Route, Routes, masked};
+use crate::routes::{Route, Routes};
 
 /// The number in every row that nobody asked for: where it is found stored, a foreign row was believed.
 pub const FOREIGN_ASN: u64 = 64_500;
@@ -297,7 +298,7 @@ pub(crate) fn wider(address: IpAddr) -> String {
 }
 
 /// Bytes of any value, the same in each run.
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     (0..bytes)
         .map(|_| {

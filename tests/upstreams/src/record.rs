@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How late a loaded machine may notice that a client has left.
-const NOTICED_WITHIN: Duration = Duration::from_millis(100);
+pub(crate) const NOTICED_WITHIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub struct Connection {
@@ -143,19 +143,28 @@ impl Record {
 
     /// The largest number of connections that were open at one time.
     pub fn most_at_once(&self) -> usize {
-        let mut changes: Vec<(Instant, i64)> = Vec::new();
-        for connection in &self.connections {
-            changes.push((connection.opened, 1));
-            changes.extend(connection.over().map(|over| (over.max(connection.opened), -1)));
-        }
-        // Of one moment, the ends come first.
-        changes.sort_unstable();
-        let mut open = 0;
-        changes.iter().fold(0, |most, (_, change)| {
-            open += change;
-            most.max(open)
-        }) as usize
+        most_open(
+            self.connections.iter().map(|connection| {
+                (connection.opened, connection.over().map(|over| over.max(connection.opened)))
+            }),
+        )
     }
+}
+
+/// The largest number of spans, each from its beginning to its end if it has one, that hold one moment.
+pub(crate) fn most_open(spans: impl Iterator<Item = (Instant, Option<Instant>)>) -> usize {
+    let mut changes: Vec<(Instant, i64)> = Vec::new();
+    for (opened, over) in spans {
+        changes.push((opened, 1));
+        changes.extend(over.map(|over| (over, -1)));
+    }
+    // Of one moment, the ends come first.
+    changes.sort_unstable();
+    let mut open = 0;
+    changes.iter().fold(0, |most, (_, change)| {
+        open += change;
+        most.max(open)
+    }) as usize
 }
 
 fn twice(questions: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {

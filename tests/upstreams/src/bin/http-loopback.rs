@@ -1,0 +1,42 @@
+//! `http-loopback`: GreyNoise, DShield and SPUR for the demo, on 127.0.0.1, out of a table of hosts.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use cowrie_enrich_upstreams::program::{self, Options};
+use cowrie_enrich_upstreams::{Hosts, Http, HttpBehaviour, Service};
+
+const HELP: &str = "\
+Answers as GreyNoise's Community API, DShield and SPUR's context API do, each on a free port of 127.0.0.1.
+
+usage: http-loopback --hosts FILE [--port-file PATH] [--delay MS] [--parent PID]
+
+  --hosts FILE      tab-separated, - for what is not known: prefix or address, classification, name, riot, country,
+                    asn, as_name, reports, attacks, tunnels, infrastructure, devices
+  --port-file PATH  where lines such as `spur http://127.0.0.1:PORT/v2/context`, one for each of greynoise, dshield
+                    and spur, are written, by rename, once all of them accept connections
+  --delay MS        before each answer (default: 0)
+  --parent PID      end when this process has ended; without it, serve until killed
+";
+
+const SERVICES: [(&str, Service); 3] =
+    [("greynoise", Service::GreyNoise), ("dshield", Service::Dshield), ("spur", Service::Spur)];
+
+fn work(options: &Options) -> Result<(), Box<dyn Error>> {
+    let hosts = options.list("hosts", Hosts::from_tsv)?;
+    let (delay, parent) = (options.delay()?, options.parent()?);
+    let servers = SERVICES.map(|(_, service)| Http::start(service, hosts.clone()));
+    let mut places = String::new();
+    for ((name, _), http) in SERVICES.iter().zip(&servers) {
+        http.behave(HttpBehaviour::normal().delayed(delay));
+        places.push_str(&format!("{name} {}\n", http.url()));
+    }
+    options.publish(&places)?;
+    print!("{places}");
+    program::serve_while(parent.as_ref(), || servers.iter().for_each(Http::forget));
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    program::run("http-loopback", HELP, &["hosts", "port-file", "delay", "parent"], work)
+}

@@ -1,0 +1,153 @@
+//! In which ways an HTTP service can answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::HttpRequest;
+
+/// How one request is answered.
+#[derive(Clone, Debug)]
+pub struct HttpBehaviour {
+    /// Between the request and the first byte of the answer.
+    pub delay: Duration,
+    /// The body is compressed, whether or not the client said that it can read that.
+    pub gzip: bool,
+    /// The body comes in chunks of unknown number instead of with its length.
+    pub chunked: bool,
+    /// In each answer; they replace those of the same name.
+    pub headers: Vec<(String, String)>,
+    /// The answer is the connection's last, and says so.
+    pub close: bool,
+    pub fault: Option<HttpFault>,
+}
+
+#[derive(Clone)]
+pub enum HttpFault {
+    /// This status, with the JSON message that the service has for it.
+    Status { code: u16, retry_after: Option<String> },
+    /// Waits until `Http::behave` or `Http::behave_for` is called, and then answers in the way that is then said.
+    Held,
+    /// Reads and says nothing until the client leaves.
+    Silent,
+    /// The head of the right answer, and then nothing until the client leaves.
+    Hang,
+    /// The right answer, head and body, one byte at a time.
+    Drip { every: Duration },
+    /// Half of the right body, and the end of the connection.
+    CutBody,
+    /// Status 200, said to be JSON, and is not.
+    NotJson,
+    /// Status 404 with a page for people, as a proxy on the way has it.
+    Html404,
+    /// The right answer's fields with values of other types, the address excepted.
+    WrongTypes,
+    /// The right answer, said to be about the neighbouring address.
+    OtherAddress,
+    /// A text of so many bytes that is JSON to its end: with its length, or without it where the answer is `chunked`
+    /// or, where not, is to `close` the connection.
+    Huge { bytes: u64 },
+    /// The same text compressed about a thousandfold, without its length.
+    GzipBomb { bytes: u64 },
+    /// Status 302.
+    Redirect { to: String },
+    /// Status 403 with a message that repeats the values of all headers of the request: where a key is found stored
+    /// or logged, a message of an upstream was not cleaned.
+    Echo,
+    /// So many bytes of any value instead of an answer, and the end of the connection.
+    Garbage(usize),
+    /// Status 200 and no body.
+    EmptyBody,
+    /// The whole answer, as a function of the request.
+    Custom(Arc<CustomHttpAnswer>),
+}
+
+pub type CustomHttpAnswer = dyn Fn(&HttpRequest) -> CannedAnswer + Send + Sync;
+
+/// An answer of [`HttpFault::Custom`]. `Content-Length` and `Connection` are added where they are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CannedAnswer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl HttpBehaviour {
+    /// As the real service answers, at once.
+    pub fn normal() -> HttpBehaviour {
+        HttpBehaviour {
+            delay: Duration::ZERO,
+            gzip: false,
+            chunked: false,
+            headers: Vec::new(),
+            close: false,
+            fault: None,
+        }
+    }
+
+    #[must_use]
+    pub fn delayed(self, delay: Duration) -> HttpBehaviour {
+        HttpBehaviour { delay, ..self }
+    }
+
+    #[must_use]
+    pub fn gzipped(self) -> HttpBehaviour {
+        HttpBehaviour { gzip: true, ..self }
+    }
+
+    #[must_use]
+    pub fn chunked(self) -> HttpBehaviour {
+        HttpBehaviour { chunked: true, ..self }
+    }
+
+    #[must_use]
+    pub fn closing(self) -> HttpBehaviour {
+        HttpBehaviour { close: true, ..self }
+    }
+
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> HttpBehaviour {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+impl From<HttpFault> for HttpBehaviour {
+    fn from(fault: HttpFault) -> HttpBehaviour {
+        HttpBehaviour { fault: Some(fault), ..HttpBehaviour::normal() }
+    }
+}
+
+impl HttpFault {
+    /// This status, without a word on when to come again.
+    pub fn status(code: u16) -> HttpFault {
+        HttpFault::Status { code, retry_after: None }
+    }
+}
+
+/// A function has no text of its own.
+impl fmt::Debug for HttpFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HttpFault::Status { code, retry_after } => {
+                write!(f, "Status {code}, Retry-After {retry_after:?}")
+            }
+            HttpFault::Held => f.write_str("Held"),
+            HttpFault::Silent => f.write_str("Silent"),
+            HttpFault::Hang => f.write_str("Hang"),
+            HttpFault::Drip { every } => write!(f, "Drip every {every:?}"),
+            HttpFault::CutBody => f.write_str("CutBody"),
+            HttpFault::NotJson => f.write_str("NotJson"),
+            HttpFault::Html404 => f.write_str("Html404"),
+            HttpFault::WrongTypes => f.write_str("WrongTypes"),
+            HttpFault::OtherAddress => f.write_str("OtherAddress"),
+            HttpFault::Huge { bytes } => write!(f, "Huge of {bytes} bytes"),
+            HttpFault::GzipBomb { bytes } => write!(f, "GzipBomb of {bytes} bytes"),
+            HttpFault::Redirect { to } => write!(f, "Redirect to {to}"),
+            HttpFault::Echo => f.write_str("Echo"),
+            HttpFault::Garbage(bytes) => write!(f, "Garbage of {bytes} bytes"),
+            HttpFault::EmptyBody => f.write_str("EmptyBody"),
+            HttpFault::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One HTTP service on 127.0.0.1: a thread that accepts, and one for each connection.
+//!
+//! HTTP/1.1 as far as a client of these services needs it: GET, answers with their length, in chunks or up to the end
+//! of the connection, which otherwise stays for the next request. How a request is answered is decided when its head
+//! was read.
+//!
+//! Locking: the script, the record and each request in it have a mutex of their own; no thread holds two of them, nor
+//! one while it reads or writes a socket.
+
+mod behaviour;
+mod connection;
+mod record;
+mod services;
+mod wire;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub use behaviour::{CannedAnswer, CustomHttpAnswer, HttpBehaviour, HttpFault};
+pub use record::HttpRequest;
+pub use services::Service;
+
+use crate::hosts::Hosts;
+use crate::listener::Listener;
+use crate::locked;
+use record::HttpRecord;
+
+/// How soon a waiting connection notices that something else is wanted of it.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// What a SPUR token is good for at first.
+const BALANCE: u64 = 100_000;
+
+/// A stand-in for one of the services.
+pub struct Http {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Mutex<Option<Listener>>,
+}
+
+struct Shared {
+    service: Service,
+    hosts: Hosts,
+    script: Mutex<Script>,
+    required: Mutex<Vec<(String, String)>>,
+    record: HttpRecord,
+    open: Mutex<Vec<Arc<Open>>>,
+    accepted: AtomicUsize,
+    /// What SPUR says that the token is still good for.
+    balance: AtomicU64,
+}
+
+/// A connection that is open, as `stop` knows it.
+struct Open {
+    number: usize,
+    stream: TcpStream,
+}
+
+struct Script {
+    general: HttpBehaviour,
+    of_one: HashMap<IpAddr, HttpBehaviour>,
+    /// Counts the calls of `behave` and `behave_for`.
+    version: u64,
+}
+
+impl Script {
+    fn of(&self, ip: Option<IpAddr>) -> HttpBehaviour {
+        ip.and_then(|ip| self.of_one.get(&ip)).unwrap_or(&self.general).clone()
+    }
+}
+
+impl Http {
+    /// Listens on 127.0.0.1, on a port that is free.
+    pub fn start(service: Service, hosts: Hosts) -> Http {
+        Http::start_on((Ipv4Addr::LOCALHOST, 0).into(), service, hosts)
+            .expect("a free port of 127.0.0.1 can be had")
+    }
+
+    pub fn start_on(address: SocketAddr, service: Service, hosts: Hosts) -> io::Result<Http> {
+        let shared = Arc::new(Shared {
+            service,
+            hosts,
+            script: Mutex::new(Script {
+                general: HttpBehaviour::normal(),
+                of_one: HashMap::new(),
+                version: 0,
+            }),
+            required: Mutex::default(),
+            record: HttpRecord::default(),
+            open: Mutex::default(),
+            accepted: AtomicUsize::new(0),
+            balance: AtomicU64::new(BALANCE),
+        });
+        let listener = listen(address, &shared)?;
+        Ok(Http { address: listener.address(), shared, listener: Mutex::new(Some(listener)) })
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// What the client is to be configured with: what stands before the slash and the address.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.shared.service.path().trim_end_matches('/'))
+    }
+
+    /// Decides on all later requests, whatever `behave_for` said before, and on those that `HttpFault::Held` holds.
+    pub fn behave(&self, behaviour: impl Into<HttpBehaviour>) {
+        let mut script = locked(&self.shared.script);
+        script.general = behaviour.into();
+        script.of_one.clear();
+        script.version += 1;
+    }
+
+    /// Decides on later requests about this address, and on those that are held, until `behave` is called.
+    pub fn behave_for(&self, ip: IpAddr, behaviour: impl Into<HttpBehaviour>) {
+        let mut script = locked(&self.shared.script);
+        script.of_one.insert(ip, behaviour.into());
+        script.version += 1;
+    }
+
+    /// From now on the service's own answers are for requests with this header; others get a 401. Of one name, the
+    /// last value counts. Faults that are no answer of the service need no key.
+    pub fn require(&self, header: &str, value: &str) {
+        let mut required = locked(&self.shared.required);
+        required.retain(|(other, _)| !other.eq_ignore_ascii_case(header));
+        required.push((header.to_owned(), value.to_owned()));
+    }
+
+    /// Refuses connections from now on and closes those that are open.
+    pub fn stop(&self) {
+        drop(locked(&self.listener).take());
+        let open = std::mem::take(&mut *locked(&self.shared.open));
+        // The record first, as with every end; and these are no clients that have left.
+        self.shared.record.end_all();
+        for connection in open {
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Accepts connections again, on the same port.
+    ///
+    /// # Panics
+    /// When another program has taken the port and keeps it.
+    pub fn start_again(&self) {
+        let mut listener = locked(&self.listener);
+        let started = Instant::now();
+        while listener.is_none() {
+            match listen(self.address, &self.shared) {
+                Ok(opened) => *listener = Some(opened),
+                Err(problem) => {
+                    assert!(started.elapsed() < Duration::from_secs(10), "could not listen again: {problem}");
+                    std::thread::sleep(GLANCE);
+                }
+            }
+        }
+    }
+
+    /// In the order in which their heads were read.
+    pub fn requests(&self) -> Vec<HttpRequest> {
+        self.shared.record.requests()
+    }
+
+    /// Starts a new record; requests that are under way now are not in it.
+    pub fn forget(&self) {
+        self.shared.record.forget();
+    }
+
+    /// The largest number of requests of the record that were under way at one time.
+    pub fn most_at_once(&self) -> usize {
+        record::most_at_once(&self.requests())
+    }
+
+    /// The largest number of requests of the record that arrived within a window of this length, its end excluded.
+    pub fn most_within(&self, window: Duration) -> usize {
+        record::most_within(&self.requests(), window)
+    }
+
+    /// Requests that were read and are not answered yet, in the record or not; held ones too.
+    pub fn in_progress(&self) -> usize {
+        self.shared.record.in_progress()
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
+    let shared = Arc::clone(shared);
+    Listener::open(address, move |stream| {
+        let Ok(handle) = stream.try_clone() else { return };
+        let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        let open = Arc::new(Open { number, stream: handle });
+        locked(&shared.open).push(Arc::clone(&open));
+        let shared = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            // An error is the client's end, and in the record.
+            let _ = connection::serve(stream, &shared, &open);
+            locked(&shared.open).retain(|other| !Arc::ptr_eq(other, &open));
+        });
+    })
+}
