@@ -37,19 +37,42 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
 /// The same for work that includes somebody else's code, which gets so much time and no more. For background processes:
 /// nobody else uses the timer of statements there.
 pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
-    let started = Instant::now();
-    let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
-    // SAFETY: the server registered this timeout when the process connected; it is disabled on every way out.
-    unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
-    let result = contained_unless(work, |error| must_be_raised(error) && started.elapsed() < limit);
-    // SAFETY: as above. A cancellation that the timer sent after the work had ended is nobody's.
-    unsafe {
-        disable_timeout(STATEMENT_TIMEOUT, false);
-        if started.elapsed() >= limit {
-            pg_sys::QueryCancelPending = 0;
+    let timer = Timer::start(limit);
+    contained_unless(work, |error| must_be_raised(error) && !timer.has_ended())
+}
+
+/// Cancels whatever runs when its time is over; no more once it is dropped.
+struct Timer {
+    started: Instant,
+    limit: Duration,
+}
+
+impl Timer {
+    fn start(limit: Duration) -> Timer {
+        let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
+        // What the server counts: it may end the work before a longer limit has passed.
+        let limit = Duration::from_millis(u64::from(milliseconds.unsigned_abs()));
+        let timer = Timer { started: Instant::now(), limit };
+        // SAFETY: the server registered this timeout when the process connected; it is disabled when this is dropped.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+        timer
+    }
+
+    fn has_ended(&self) -> bool {
+        self.started.elapsed() >= self.limit
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: as above. A cancellation that the timer sent after the work had ended is nobody's.
+        unsafe {
+            disable_timeout(STATEMENT_TIMEOUT, false);
+            if self.has_ended() {
+                pg_sys::QueryCancelPending = 0;
+            }
         }
     }
-    result
 }
 
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
