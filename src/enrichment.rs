@@ -160,12 +160,17 @@ pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> pg_sys::Datum {
 pub enum Said<'a> {
     Value(&'a JsonObject),
     /// Nothing, and perhaps in these words; not to be asked again before then, in microseconds since 2000.
-    Absent { words: Option<&'a JsonObject>, until: i64 },
+    Absent {
+        words: Option<&'a JsonObject>,
+        until: i64,
+    },
 }
 
 /// A source gave no answer, time and again.
 pub fn failed(source: &str, at: i64, error: &str) -> pg_sys::Datum {
-    jsonb::object(|document| state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error))))
+    jsonb::object(|document| {
+        state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))
+    })
 }
 
 fn state_of(document: &mut Object, source: &str, state: &str, asked_at: &str, more: Option<(&str, &str)>) {

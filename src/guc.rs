@@ -75,16 +75,10 @@ fn define_files() {
     );
 }
 
-/// A provider's settings are declared in its file; what several share is defined once.
+/// A provider's settings are declared in its file.
 fn define_providers() {
-    let mut defined: Vec<Defined> = Vec::new();
-    for declared in providers::ALL.iter().flat_map(|provider| provider.settings()) {
-        if defined.iter().all(|known| known.declared.name != declared.name) {
-            defined.push(settings::define(declared));
-        }
-    }
     // Only the loading of the library, which happens once, comes by here.
-    let _ = PROVIDERS.set(defined);
+    let _ = PROVIDERS.set(providers::settings().into_iter().map(settings::define).collect());
 }
 
 fn define_worker() {

@@ -257,7 +257,12 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
     match counted {
         Ok(gone) => {
             for (address, sessions) in gone {
-                at_commit::remember(home, address, Tally::gone(sessions), (Inventory::Unknown, Providers::NONE));
+                at_commit::remember(
+                    home,
+                    address,
+                    Tally::gone(sessions),
+                    (Inventory::Unknown, Providers::NONE),
+                );
             }
         }
         Err(failure) => {

@@ -14,9 +14,10 @@ use crate::{enrichment, error, politeness, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
 fn providers(call: &Call) -> Option<pg_sys::Datum> {
-    call.set(Provider::all().map(|provider| {
-        vec![Some(text::write(provider.name())), Some(text::write(provider.title()))]
-    }));
+    call.set(
+        Provider::all()
+            .map(|provider| vec![Some(text::write(provider.name())), Some(text::write(provider.title()))]),
+    );
     None
 }
 

@@ -66,7 +66,9 @@ fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
         let time = |time: Option<i64>| time.map(pg_sys::Datum::from);
         let words = |words: Option<&str>| words.map(text::write);
         let (quota, left, resets_at) = match health.quota {
-            Some((quota, left, resets_at)) => (Some(i64::from(quota)), i64::try_from(left).ok(), Some(resets_at)),
+            Some((quota, left, resets_at)) => {
+                (Some(i64::from(quota)), i64::try_from(left).ok(), Some(resets_at))
+            }
             None => (None, None, None),
         };
         let mut row = vec![

@@ -44,7 +44,16 @@ pub fn define(declared: &'static Setting) -> Defined {
                 Unit::Seconds => GucFlags::UNIT_S,
             };
             let Setting { name, short, long, .. } = declared;
-            GucRegistry::define_int_guc(name, short, long, cell, least, most, GucContext::Sighup, unit | guard);
+            GucRegistry::define_int_guc(
+                name,
+                short,
+                long,
+                cell,
+                least,
+                most,
+                GucContext::Sighup,
+                unit | guard,
+            );
             Cell::Number(cell)
         }
         Kind::Choice { default, words } => Cell::Choice(define_choice(declared, default, words, guard)),

@@ -32,7 +32,9 @@ pub fn write(text: &str) -> pg_sys::Datum {
 /// A text of bytes that are in the server's encoding.
 pub fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: as in `write`.
-    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32)) }
+    unsafe {
+        pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32))
+    }
 }
 
 /// All 676 texts of two capitals, each a varlena of six bytes in eight.

@@ -278,8 +278,7 @@ fn hand_on(provider: Provider) {
     let database = |seat: &Seat| seat.database.load(Ordering::Acquire);
     let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
     let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
-    let Some(next) = in_order.into_iter().find(|seat| seat.waits_no_more(provider.place()))
-    else {
+    let Some(next) = in_order.into_iter().find(|seat| seat.waits_no_more(provider.place())) else {
         return;
     };
     shared::locked(|guarded| {

@@ -52,9 +52,8 @@ pub fn learn(provider: Provider, day: i32, spent: i64) {
 /// Whether every database that may have spent something has said so.
 pub fn is_known() -> bool {
     let block = shared::block();
-    let says_nothing = |seat: &Seat| {
-        seat.database.load(Ordering::Acquire) != 0 && !seat.ledger_read.load(Ordering::Acquire)
-    };
+    let says_nothing =
+        |seat: &Seat| seat.database.load(Ordering::Acquire) != 0 && !seat.ledger_read.load(Ordering::Acquire);
     let all = block.databases_seen.load(Ordering::Acquire) && !block.seats.iter().any(says_nothing);
     let began_at = block.began_at.load(Ordering::Relaxed);
     all || (began_at != 0 && clock::now() - began_at > WAITED_FOR)

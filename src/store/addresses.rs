@@ -96,11 +96,7 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
 }
 
 /// Hands over what is known now of some addresses.
-pub fn standing<T>(
-    connection: &Connection,
-    addresses: &[Address],
-    read: impl FnOnce(&[Standing]) -> T,
-) -> T {
+pub fn standing<T>(connection: &Connection, addresses: &[Address], read: impl FnOnce(&[Standing]) -> T) -> T {
     let addresses = array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
     STANDING.with(|statement| {
         connection.run(statement, &[Some(addresses)], |rows| {

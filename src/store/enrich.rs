@@ -75,13 +75,8 @@ pub enum Locked {
 /// Addresses per statement: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
 const CHUNK: usize = 2_000;
 
-const UPDATE_TYPES: [pg_sys::Oid; 5] = [
-    pg_sys::INETARRAYOID,
-    pg_sys::INT8ARRAYOID,
-    pg_sys::JSONBARRAYOID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-];
+const UPDATE_TYPES: [pg_sys::Oid; 5] =
+    [pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
 
 thread_local! {
     static CREATE: Statement = const { Statement::new(
@@ -148,7 +143,11 @@ pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)
 
 /// Who is to be asked about a new address, of those given: all that can say anything, and about its network only where
 /// the files know none.
-fn wanted(address: Address, asn: Option<i64>, online: Providers) -> impl Iterator<Item = (Address, Provider)> {
+fn wanted(
+    address: Address,
+    asn: Option<i64>,
+    online: Providers,
+) -> impl Iterator<Item = (Address, Provider)> {
     let is_lacking = move |provider: &Provider| asn.is_none() || provider.purpose() != Purpose::Network;
     able(address, Providers::of(online.iter().filter(is_lacking)))
 }
@@ -184,7 +183,9 @@ pub fn create_addresses(
             ]);
             CREATE.with(|statement| {
                 connection.run(statement, &arguments, |rows| {
-                    let new = || (0..rows.count).filter_map(|row| Some((rows.address(row, 1)?, rows.bigint(row, 2))));
+                    let new = || {
+                        (0..rows.count).filter_map(|row| Some((rows.address(row, 1)?, rows.bigint(row, 2))))
+                    };
                     created.extend(new().map(|(address, _)| address));
                     request(home, new().flat_map(|(address, asn)| wanted(address, asn, online)));
                 });

@@ -68,7 +68,8 @@ pub fn set(home: Home, table: pg_sys::Oid, expression: Option<&str>) {
         });
         let Some(expression) = expression else {
             acting_as(home.owner, || {
-                UNSET.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(table))], |_| ()));
+                UNSET
+                    .with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(table))], |_| ()));
             });
             return;
         };
@@ -76,8 +77,11 @@ pub fn set(home: Home, table: pg_sys::Oid, expression: Option<&str>) {
             error::not_attached(&name);
         }
         try_out(connection, table, expression.as_bytes(), &search_path);
-        let arguments =
-            [Some(pg_sys::Datum::from(table)), Some(text::write(expression)), Some(text::write_bytes(&search_path))];
+        let arguments = [
+            Some(pg_sys::Datum::from(table)),
+            Some(text::write(expression)),
+            Some(text::write_bytes(&search_path)),
+        ];
         acting_as(home.owner, || SET.with(|statement| connection.run(statement, &arguments, |_| ())));
     });
 }

@@ -138,12 +138,7 @@ pub fn analyze(home: Home, connection: &Connection) {
 }
 
 /// Leases the most urgent jobs that are due.
-pub fn claim(
-    connection: &Connection,
-    provider: Provider,
-    most: usize,
-    lease: Lease,
-) -> Vec<Claimed> {
+pub fn claim(connection: &Connection, provider: Provider, most: usize, lease: Lease) -> Vec<Claimed> {
     let lifetimes = provider.lifetimes();
     let arguments = [
         name(provider),

@@ -39,7 +39,10 @@ pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Pr
     let arguments = [
         Some(pg_sys::Datum::from(MOST_AT_ONCE)),
         progress.0.map(inet::write),
-        Some(array::write(Element::Text, providers.iter().map(|provider| Some(text::write(provider.name()))))),
+        Some(array::write(
+            Element::Text,
+            providers.iter().map(|provider| Some(text::write(provider.name()))),
+        )),
         Some(array::write(Element::Boolean, for_unplaced.map(|wanted| Some(pg_sys::Datum::from(wanted))))),
     ];
     UNASKED.with(|statement| {

@@ -93,10 +93,15 @@ pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
         _ if !reply.answers.is_empty() => permit.give_back(&Verdict::Answered, limits),
         Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
         Some(failure) => {
-            telemetry::error_about(provider.title(), "a provider gave no complete answer", &failure.to_string());
+            telemetry::error_about(
+                provider.title(),
+                "a provider gave no complete answer",
+                &failure.to_string(),
+            );
             let error = failure.to_string();
             // One that says what it wants is up.
-            let verdict = if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
+            let verdict =
+                if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
             permit.give_back(&verdict, limits);
         }
         None => permit.give_back(&Verdict::Failed("an answer without a row that makes sense"), limits),

@@ -29,7 +29,7 @@ const MOST_TOGETHER: usize = 500;
 
 /// Jobs that came back, and with what.
 pub struct Landing {
-    provider: Provider,
+    pub provider: Provider,
     outcomes: BTreeMap<Prefix, Outcome>,
     /// When the first landed, microseconds since 2000.
     pub since: i64,
@@ -97,9 +97,9 @@ impl Landing {
         None
     }
 
-    /// Whether it waits only for company.
-    pub fn is_gathering(&self) -> bool {
-        self.is_gathering
+    /// When it is to be written down if nothing more is to come.
+    pub fn alone_at(&self) -> i64 {
+        if self.is_gathering { self.since.min(self.not_before) } else { self.not_before }
     }
 
     /// Writing it has been tried, and is tried again then, in microseconds since 2000.
@@ -171,7 +171,9 @@ fn document(landing: &Landing, answer: &Answer) -> Option<pgrx::pg_sys::Datum> {
 
 /// What an answer says of a network.
 fn network(answer: &Answer) -> (Option<i64>, Said) {
-    let Answer::Found(Finding { network: Some(network), .. }) = answer else { return (None, Said::default()) };
+    let Answer::Found(Finding { network: Some(network), .. }) = answer else {
+        return (None, Said::default());
+    };
     let said = Said {
         name: network.name.clone(),
         country: network.country.clone(),
@@ -203,14 +205,8 @@ fn keep_answers(connection: &Connection, landing: &Landing, questions: &[Prefix]
 /// An address that was asked about for itself.
 fn own(landing: &Landing, question: Prefix) -> Option<Waiting> {
     let address = question.network();
-    let none = Waiting {
-        address,
-        question,
-        asn: None,
-        network: Said::default(),
-        is_absent: false,
-        document: None,
-    };
+    let none =
+        Waiting { address, question, asn: None, network: Said::default(), is_absent: false, document: None };
     match landing.outcomes.get(&question)? {
         Outcome::Known => Some(none),
         Outcome::Failed(_) => None,
@@ -252,7 +248,8 @@ fn write_waiting(
     if let Some(hits) = Counter::hits_of(provider.name()) {
         telemetry::add(hits, values as i64);
     }
-    let is_asked = |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
+    let is_asked =
+        |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
     let was_asked =
         |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
     Written {

@@ -5,16 +5,22 @@
 //! | `launcher` | which databases need a worker, and is it there |
 //! | `roster` | who works where, and how they are told that there is something to do |
 //! | `database` | what a worker does in its database, round by round |
+//! | `steps` | the short transactions that this is made of |
+//! | `lane` | one provider's jobs, from the claim to the answer |
+//! | `air` | the exchanges that are under way |
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
 //! | `landing` | what came back, from the reply to the inventories |
 //! | `ranking` | when it is found out which sessions matter |
 
+mod air;
 mod database;
 mod flight;
 mod landing;
+mod lane;
 mod launcher;
 mod ranking;
 pub mod roster;
+mod steps;
 
 pub use flight::judge;
 pub use launcher::register;

@@ -31,8 +31,18 @@ use std::time::Duration;
 
 /// Every provider. Append only: what is shared between processes is laid out by the places in here, and status views
 /// show them in this order.
-pub const ALL: &[&dyn Provider] =
-    &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
+pub const ALL: &[&dyn Provider] = &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
+
+/// What can be set for all of them; what several share stands here once.
+pub fn settings() -> Vec<&'static Setting> {
+    let mut all: Vec<&'static Setting> = Vec::new();
+    for setting in ALL.iter().flat_map(|provider| provider.settings()) {
+        if all.iter().all(|known| known.name != setting.name) {
+            all.push(setting);
+        }
+    }
+    all
+}
 
 /// Somebody who knows something about addresses and is asked over the network.
 pub trait Provider: Sync {

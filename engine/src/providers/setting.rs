@@ -4,6 +4,7 @@
 //! with the right one.
 
 use std::ffi::CStr;
+use std::fmt;
 
 /// A setting as it is declared. Numbers are what the unit says.
 #[derive(Debug)]
@@ -21,10 +22,20 @@ pub struct Setting {
 
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    Text { default: Option<&'static CStr> },
-    Number { default: i32, least: i32, most: i32, unit: Unit },
+    Text {
+        default: Option<&'static CStr>,
+    },
+    Number {
+        default: i32,
+        least: i32,
+        most: i32,
+        unit: Unit,
+    },
     /// One of several words, by position.
-    Choice { default: i32, words: &'static [&'static CStr] },
+    Choice {
+        default: i32,
+        words: &'static [&'static CStr],
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,9 +46,16 @@ pub enum Unit {
 }
 
 /// The values of one provider's settings at a moment, in the order of its declaration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     values: Vec<(&'static CStr, Value)>,
+}
+
+/// Names only: values may be where a key is, or a proxy's password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.values.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,10 +108,59 @@ impl Settings {
 impl Setting {
     pub fn default(&self) -> Value {
         match self.kind {
-            Kind::Text { default } => {
-                Value::Text(default.map(|text| text.to_string_lossy().into_owned()))
-            }
+            Kind::Text { default } => Value::Text(default.map(|text| text.to_string_lossy().into_owned())),
             Kind::Number { default, .. } | Kind::Choice { default, .. } => Value::Number(default),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::{ALL, settings};
+
+    static SECRET: Setting = Setting {
+        name: c"cowrie_enrich.test_proxy",
+        short: c"",
+        long: c"",
+        kind: Kind::Text { default: Some(c"http://user:word@proxy:1") },
+        guarded: true,
+    };
+
+    #[test]
+    fn what_is_set_stands_over_what_is_declared() {
+        let settings = Settings::defaults(&[&SECRET]);
+        assert_eq!(settings.text(&SECRET).as_deref(), Some("http://user:word@proxy:1"));
+        assert_eq!(settings.with(&SECRET, Value::Text(None)).text(&SECRET), None);
+        assert_eq!(Settings::default().text(&SECRET).as_deref(), Some("http://user:word@proxy:1"));
+    }
+
+    #[test]
+    fn values_are_not_shown() {
+        let shown = format!("{:?}", Settings::defaults(&[&SECRET]));
+        assert!(shown.contains("test_proxy") && !shown.contains("word"), "{shown}");
+    }
+
+    /// The server refuses a second definition, and a number out of its own range.
+    #[test]
+    fn each_setting_is_declared_once_and_sensibly() {
+        let all = settings();
+        for (nth, setting) in all.iter().enumerate() {
+            let name = setting.name.to_str().unwrap();
+            assert!(name.starts_with("cowrie_enrich."), "{name}");
+            assert!(all[nth + 1..].iter().all(|other| other.name != setting.name), "{name} twice");
+            assert!(setting.short.to_str().unwrap().ends_with('.'), "{name}");
+            match setting.kind {
+                Kind::Number { default, least, most, .. } => {
+                    assert!((least..=most).contains(&default), "{name}");
+                }
+                Kind::Choice { default, words } => assert!((default as usize) < words.len(), "{name}"),
+                Kind::Text { .. } => {}
+            }
+        }
+        assert!(
+            ALL.iter()
+                .all(|provider| provider.settings().iter().all(|s| all.iter().any(|o| o.name == s.name)))
+        );
     }
 }

@@ -228,3 +228,86 @@ fn spelling(registry: Registry) -> &'static str {
         Registry::Afrinic => "afrinic",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn address(text: &str) -> Address {
+        Address::new(text.parse().unwrap())
+    }
+
+    fn reply(answers: &[(&str, Answer)]) -> providers::Reply {
+        let mut reply = Reply::new(Transport::Whois, None);
+        reply.answers = answers.iter().map(|(ip, answer)| (address(ip), answer.clone())).collect();
+        reply.into()
+    }
+
+    #[test]
+    fn answers_keep_the_keys_that_are_in_use() {
+        let route = Route {
+            asn: 24940,
+            prefix: Prefix::parse("78.46.0.0/15"),
+            country: Some(*b"DE"),
+            registry: Some(Registry::Ripe),
+            allocated: Some("2007-03-13".into()),
+            name: Some("HETZNER-AS, FI".into()),
+            origins: vec![64500],
+        };
+        let bare = Route {
+            prefix: None,
+            country: None,
+            registry: None,
+            allocated: None,
+            name: None,
+            origins: Vec::new(),
+            ..route.clone()
+        };
+        let answers = [
+            ("78.46.1.1", Answer::Route(route)),
+            ("78.46.1.2", Answer::Route(bare)),
+            ("192.0.2.1", Answer::Absent),
+            ("192.0.2.2", Answer::Refused("no".into())),
+        ];
+        let mut found = reply(&answers).answers;
+        let mut take = |ip: &str| found.remove(&address(ip));
+        let Some(providers::Answer::Found(whole)) = take("78.46.1.1") else { panic!("a route") };
+        let expected = json!({
+            "asn": 24940, "asn_org": "HETZNER-AS, FI", "country": "DE", "registry": "ripencc",
+            "prefix": "78.46.0.0/15", "allocation_date": "2007-03-13", "origins": [64500]
+        });
+        assert_eq!(Value::Object(whole.said), expected);
+        let network = whole.network.unwrap();
+        assert_eq!((network.asn, network.country.as_deref()), (24940, Some("FI")));
+        assert_eq!(whole.covers, Prefix::parse("78.46.0.0/15"));
+
+        let Some(providers::Answer::Found(bare)) = take("78.46.1.2") else { panic!("a route") };
+        assert_eq!(Value::Object(bare.said), json!({ "asn": 24940 }));
+        assert_eq!(take("192.0.2.1"), Some(providers::Answer::Absent(None)));
+        assert_eq!(take("192.0.2.2"), Some(providers::Answer::Refused("no".into())));
+    }
+
+    #[test]
+    fn questions_are_blamed_when_the_provider_spoke() {
+        for (spoke, failure, blamed) in [
+            (false, Some(Failure::Silent), false),
+            (true, Some(Failure::Cut), true),
+            (true, Some(Failure::Cancelled), false),
+        ] {
+            let reply = Reply { spoke, ..Reply::new(Transport::Whois, failure) };
+            assert_eq!(providers::Reply::from(reply).blames_question, blamed);
+        }
+    }
+
+    #[test]
+    fn one_question_serves_a_block() {
+        let block = TeamCymru.question(address("78.46.1.77"));
+        assert_eq!(block, Prefix::parse("78.46.1.0/24").unwrap());
+        assert!(TeamCymru.shares_answers());
+        assert_eq!(
+            crate::providers::greynoise::GreyNoise.question(address("78.46.1.77")).to_string(),
+            "78.46.1.77/32"
+        );
+    }
+}

@@ -286,6 +286,8 @@ impl Site {
                 None => {
                     reply.failure = Some(Failure::TooLarge);
                     reply.anomalies.oversized = 1;
+                    // It will be as long the next time.
+                    reply.blames_question = true;
                 }
             },
             Some(Reading::Foreign) => {

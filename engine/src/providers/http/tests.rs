@@ -376,7 +376,8 @@ fn answer_too_long_to_be_kept_is_none() {
     for (size, fits) in [(65_536 - rest, true), (65_537 - rest, false)] {
         let server = Server::answering(answer("200 OK", "", long(size)));
         let reply = ask(&Spur, &spur(&server.url(""), &key));
-        assert_eq!((reply.answers.len() == 1, reply.anomalies.oversized == 0), (fits, fits));
+        let seen = (reply.answers.len() == 1, reply.anomalies.oversized == 0, reply.blames_question);
+        assert_eq!(seen, (fits, fits, !fits));
         assert_eq!(reply.failure, (!fits).then_some(Failure::TooLarge));
     }
 }

@@ -1,0 +1,79 @@
+//! Exchanges that are under way, whosever they are.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use cowrie_enrich_engine::net::Pool;
+use cowrie_enrich_engine::providers::Exchange;
+
+use super::flight::Flight;
+use super::landing::Landing;
+use crate::pg::background;
+use crate::politeness::Permit;
+use crate::provider::Provider;
+use crate::telemetry;
+
+pub struct Air {
+    pool: Pool<Exchange>,
+    /// By ticket.
+    flights: BTreeMap<u64, Flight>,
+    tickets: u64,
+    /// What came back and nobody has asked for yet.
+    landed: Vec<Landing>,
+}
+
+impl Air {
+    pub fn new() -> std::io::Result<Air> {
+        Ok(Air { pool: Pool::new()?, flights: BTreeMap::new(), tickets: 0, landed: Vec::new() })
+    }
+
+    /// Has a thread make the exchange; gives the flight back where there is none to be had.
+    pub fn start(&mut self, mut flight: Flight, permit: Permit) -> Option<Flight> {
+        self.tickets += 1;
+        let (ticket, task) = (self.tickets, flight.task());
+        match background::without_signals(|| self.pool.start(ticket, task)) {
+            Ok(()) => {
+                flight.permit = Some(permit);
+                self.flights.insert(ticket, flight);
+                None
+            }
+            Err(error) => {
+                telemetry::error("a network thread could not be started", &error.to_string());
+                Some(flight)
+            }
+        }
+    }
+
+    /// Takes what came back, which makes room for the next request, perhaps of another database's.
+    pub fn collect(&mut self) {
+        for (ticket, reply) in self.pool.finished() {
+            if let Some(flight) = self.flights.remove(&ticket) {
+                let limits = flight.provider.limits();
+                self.landed.push(flight.landed(reply, &limits));
+            }
+        }
+    }
+
+    /// What came back since this was last asked.
+    pub fn landed(&mut self) -> Vec<Landing> {
+        self.collect();
+        std::mem::take(&mut self.landed)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    pub fn has_any_of(&self, provider: Provider) -> bool {
+        self.flights.values().any(|flight| flight.provider == provider)
+    }
+
+    /// Readable when something has come back.
+    pub fn ready(&self) -> BorrowedFd<'_> {
+        self.pool.ready()
+    }
+
+    pub fn cancel(&mut self) {
+        self.pool.cancel();
+    }
+}

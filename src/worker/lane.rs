@@ -1,0 +1,265 @@
+//! One provider's jobs, from the claim to the answer written down. Providers share nothing but the process, so that none
+//! waits for another.
+
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::prefix::Prefix;
+
+use super::air::Air;
+use super::flight::Flight;
+use super::landing::{self, Landing};
+use super::ranking::Ranking;
+use super::roster::Doing;
+use super::steps::{FAILED_PAUSE, Steps, Stop};
+use crate::pg::clock;
+use crate::politeness::{self, Leave, quota};
+use crate::provider::{Limits, Provider};
+use crate::store::ledger;
+use crate::store::queue::{self, Claimed};
+
+/// Pause while others ask the provider, in microseconds.
+const BUSY_PAUSE: i64 = 250_000;
+/// How often it is looked whether a refused key was replaced, in microseconds.
+const CREDENTIALS_EVERY: i64 = 1_000_000;
+/// Questions of a probe: enough to see whether the provider is back.
+const PROBE_SIZE: usize = 10;
+
+pub struct Lane {
+    pub provider: Provider,
+    /// When there are jobs to claim, and until when the provider may not be asked; microseconds since 2000.
+    pub next_due: i64,
+    blocked_until: i64,
+    /// When it is looked at again whether a stopped provider may be asked.
+    next_credentials: i64,
+    /// Answers that wait to be written down.
+    landings: Vec<Landing>,
+}
+
+/// Jobs to ask, and the day whose quota paid for it.
+struct Ask {
+    jobs: Vec<Claimed>,
+    day: Option<i32>,
+}
+
+impl Lane {
+    pub fn of(provider: Provider) -> Lane {
+        Lane { provider, next_due: 0, blocked_until: 0, next_credentials: 0, landings: Vec::new() }
+    }
+
+    /// When there is something to do without being told, microseconds since 2000.
+    pub fn next(&self, air: &Air) -> i64 {
+        self.next_due.max(self.blocked_until).min(self.lands_at(air))
+    }
+
+    /// Takes something that came back.
+    pub fn take(&mut self, landing: Landing) {
+        (self.next_due, self.blocked_until) = (0, 0);
+        self.add(landing);
+    }
+
+    /// Jobs that earlier answers serve.
+    pub fn serve(&mut self, questions: impl IntoIterator<Item = Prefix>) {
+        let mut questions = questions.into_iter().peekable();
+        if questions.peek().is_some() {
+            self.add(Landing::of_known(self.provider, questions));
+        }
+    }
+
+    fn add(&mut self, landing: Landing) {
+        let landing = match self.landings.last_mut() {
+            Some(last) => last.absorb(landing),
+            None => Some(landing),
+        };
+        self.landings.extend(landing);
+    }
+
+    /// Sends jobs off as long as there are some and the provider may be asked.
+    pub fn send_off(&mut self, steps: &Steps, air: &mut Air, ranking: &Ranking) -> Result<(), Stop> {
+        let provider = self.provider;
+        self.blocked_until = 0;
+        steps.seat.waits_no_more(provider.place());
+        if !provider.is_enabled() || provider.declared().obstacle(&provider.settings()).is_some() {
+            self.blocked_until = i64::MAX;
+            return Ok(());
+        }
+        self.see_to_credentials();
+        let limits = provider.limits();
+        while self.next_due <= clock::now() {
+            // Before a quota is spent, it is found out on what.
+            if ranking.holds(provider) {
+                return Ok(());
+            }
+            let most = match self.may_ask(steps, &limits) {
+                (Leave::Granted, permits) => permits.saturating_mul(limits.batch),
+                (Leave::Probe, _) => PROBE_SIZE.min(limits.batch),
+                (Leave::NotBefore(until), _) => {
+                    self.blocked_until = until;
+                    return Ok(());
+                }
+                // Whoever ends wakes this process; this is for the case that nobody does.
+                (Leave::Busy, _) => {
+                    self.blocked_until = clock::now() + BUSY_PAUSE;
+                    return Ok(());
+                }
+            };
+            let ask = self.claim(steps, most, &limits)?;
+            self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.question));
+            if !self.start(steps, air, ask, &limits)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A provider that refused a key is asked again when there is another.
+    fn see_to_credentials(&mut self) {
+        let now = clock::now();
+        if self.next_credentials > now {
+            return;
+        }
+        self.next_credentials = now + CREDENTIALS_EVERY;
+        let credentials = || self.provider.declared().credentials(&self.provider.settings());
+        if politeness::stopped_with(self.provider).is_some_and(|refused| credentials() != refused) {
+            politeness::resume(self.provider);
+        }
+    }
+
+    fn may_ask(&self, steps: &Steps, limits: &Limits) -> (Leave, usize) {
+        let (leave, permits) = politeness::look(self.provider, limits);
+        if leave != Leave::Busy {
+            return (leave, permits);
+        }
+        steps.seat.waits_for(self.provider.place());
+        // Somebody may have given way before the note was there.
+        let (leave, permits) = politeness::look(self.provider, limits);
+        if leave != Leave::Busy {
+            steps.seat.waits_no_more(self.provider.place());
+        }
+        (leave, permits)
+    }
+
+    /// Leases jobs, and takes what asking them costs out of the day's quota; when there are fewer than asked for, finds
+    /// out when the next ones fall due.
+    fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits) -> Result<Ask, Stop> {
+        let (provider, lease) = (self.provider, steps.lease([self.provider]));
+        let mut reserved = None;
+        let claimed = steps.step(Doing::Claiming, |_, connection| {
+            let mut jobs = queue::claim(connection, provider, most, lease);
+            let next = (jobs.len() < most).then(|| queue::next_due(connection, provider));
+            let asked = jobs.iter().filter(|job| job.ask.is_some()).count();
+            if asked > 0 {
+                reserved = quota::reserve(provider, asked.div_ceil(limits.batch), limits);
+            }
+            if let Some(reserved) = &reserved {
+                let (kept, excess) = within(jobs, reserved.requests as usize * limits.batch);
+                let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
+                queue::give_back(connection, provider, &excess, lease);
+                ledger::spend(connection, provider, reserved);
+                jobs = kept;
+            }
+            (jobs, next)
+        });
+        if let (Err(_), Some(reserved)) = (&claimed, reserved) {
+            quota::give_back(provider, reserved.day, reserved.requests as usize);
+        }
+        let (jobs, next) = claimed?;
+        if let Some(next) = next {
+            self.next_due = next.unwrap_or(i64::MAX);
+        }
+        Ok(Ask { jobs, day: reserved.map(|reserved| reserved.day) })
+    }
+
+    /// Starts exchanges; answers whether all were started.
+    fn start(&mut self, steps: &Steps, air: &mut Air, ask: Ask, limits: &Limits) -> Result<bool, Stop> {
+        let mut flights = Flight::of(self.provider, &ask.jobs, limits.batch).into_iter();
+        while let Some(flight) = flights.next() {
+            let (flight, until) = match politeness::ask(self.provider, limits) {
+                Ok((permit, _)) => match air.start(flight, permit) {
+                    None => continue,
+                    Some(flight) => (flight, clock::now() + FAILED_PAUSE),
+                },
+                Err(Leave::NotBefore(until)) => (flight, until),
+                Err(_) => (flight, clock::now() + BUSY_PAUSE),
+            };
+            let left: Vec<Flight> = std::iter::once(flight).chain(flights).collect();
+            self.call_off(steps, &left, ask.day)?;
+            (self.next_due, self.blocked_until) = (0, until);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The provider may not be asked after all: jobs are given back, and what they were to cost of the `day`'s quota.
+    fn call_off(&self, steps: &Steps, flights: &[Flight], day: Option<i32>) -> Result<(), Stop> {
+        let questions: Vec<Prefix> = flights.iter().flat_map(Flight::questions).collect();
+        let (provider, lease) = (self.provider, steps.lease([self.provider]));
+        steps.step(Doing::Claiming, |_, connection| {
+            queue::give_back(connection, provider, &questions, lease);
+            if let Some(day) = day {
+                ledger::unspend(connection, provider, day, flights.len());
+            }
+        })?;
+        if let Some(day) = day {
+            quota::give_back(provider, day, flights.len());
+        }
+        Ok(())
+    }
+
+    /// When an answer is to be written down: there is nothing to gather once nothing is under way.
+    fn lands_at(&self, air: &Air) -> i64 {
+        let is_alone = !air.has_any_of(self.provider);
+        let of = |landing: &Landing| if is_alone { landing.alone_at() } else { landing.not_before };
+        self.landings.iter().map(of).min().unwrap_or(i64::MAX)
+    }
+
+    /// Writes down what came back, one transaction for each landing a round; answers how many were done with. What could
+    /// not be written is kept and tried again; what needs more than one transaction goes on in the next round.
+    pub fn land(&mut self, steps: &Steps, air: &mut Air) -> Result<bool, Stop> {
+        if self.lands_at(air) > clock::now() {
+            return Ok(false);
+        }
+        let lease = steps.lease([self.provider]);
+        let is_alone = !air.has_any_of(self.provider);
+        let mut landed = Ok(true);
+        for mut landing in std::mem::take(&mut self.landings) {
+            // What came back meanwhile makes room at the provider.
+            air.collect();
+            if (if is_alone { landing.alone_at() } else { landing.not_before }) > clock::now() {
+                self.landings.push(landing);
+                continue;
+            }
+            let written = steps.step(Doing::Applying, |home, connection| {
+                landing::write_down(home, connection, &landing, lease)
+            });
+            match written {
+                Ok(written) => {
+                    self.next_due = 0;
+                    if landing.advance(written) {
+                        steps.seat.batches.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        self.landings.push(landing);
+                    }
+                }
+                Err(stop) => {
+                    landing.put_off(clock::now() + FAILED_PAUSE);
+                    // Past its lease the jobs are claimed anew.
+                    if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
+                        self.landings.push(landing);
+                    }
+                    landed = Err(stop);
+                }
+            }
+        }
+        landed
+    }
+}
+
+/// As many jobs as may be asked, with those that need no asking, and the rest.
+fn within(jobs: Vec<Claimed>, affordable: usize) -> (Vec<Claimed>, Vec<Claimed>) {
+    let mut left = affordable;
+    jobs.into_iter().partition(|job| {
+        let is_affordable = job.ask.is_none() || left > 0;
+        left -= usize::from(job.ask.is_some() && left > 0);
+        is_affordable
+    })
+}

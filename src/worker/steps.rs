@@ -1,0 +1,96 @@
+//! The short transactions that a worker's work is made of.
+
+use std::sync::atomic::Ordering;
+
+use super::roster::Doing;
+use crate::guc;
+use crate::pg::background;
+use crate::pg::role::acting_as;
+use crate::pg::shared::Seat;
+use crate::pg::spi::Connection;
+use crate::pg::{catalog, clock, transaction};
+use crate::provider::Provider;
+use crate::store::Home;
+use crate::store::queue::Lease;
+use crate::telemetry;
+
+/// Pause after a step that failed, in microseconds.
+pub const FAILED_PAUSE: i64 = 1_000_000;
+
+/// Why a round ended before its time.
+pub enum Stop {
+    /// The database does not have the extension (any more).
+    NoExtension,
+    /// It is wanted that the worker goes.
+    Leave,
+    /// A step failed and was rolled back; it was logged.
+    Failed,
+}
+
+/// Makes steps in the name of the worker in a seat.
+pub struct Steps {
+    pub seat: &'static Seat,
+    /// Holder of leases: when this worker was started. There is one at a time per database, so no other has it.
+    pub holder: i64,
+}
+
+impl Steps {
+    pub fn of(seat: &'static Seat) -> Steps {
+        Steps { seat, holder: clock::now() }
+    }
+
+    /// Whether the worker may go on.
+    pub fn check(&self) -> Result<(), Stop> {
+        if self.seat.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
+    }
+
+    pub fn says(&self, doing: Doing) {
+        if self.seat.state.swap(doing as u32, Ordering::Relaxed) != doing as u32 {
+            self.seat.since.store(clock::now(), Ordering::Relaxed);
+        }
+    }
+
+    /// One transaction as the extension's owner, or `worker_role`. Deferred triggers that somebody put on our tables fire
+    /// within it, not as whom the process began as.
+    pub fn step<T>(&self, doing: Doing, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
+        self.check()?;
+        self.says(doing);
+        background::report_activity(Some(doing.activity()));
+        let done = transaction::run(|| {
+            let mut home = Home::find()?;
+            if let Some(name) = guc::worker_role() {
+                home.owner =
+                    catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
+            }
+            Some(acting_as(home.owner, || {
+                let result = Connection::with(home.schema, |connection| work(home, connection));
+                transaction::fire_deferred_triggers();
+                result
+            }))
+        });
+        match done {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err(Stop::NoExtension),
+            Err(failure) => {
+                self.seat.errors.fetch_add(1, Ordering::Relaxed);
+                telemetry::error("a worker's step failed and will be tried again", &failure.message);
+                Err(Stop::Failed)
+            }
+        }
+    }
+
+    /// Longer than any exchange with one of these, and what comes before and after it.
+    pub fn lease(&self, providers: impl IntoIterator<Item = Provider>) -> Lease {
+        let longest = providers.into_iter().map(|provider| provider.limits().longest).max();
+        Lease { holder: self.holder, seconds: 2.0 * longest.unwrap_or_default().as_secs_f64() + 60.0 }
+    }
+}
+
+/// A step that failed is no result, and no reason to stop.
+pub fn settled<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
+    match step {
+        Ok(result) => Ok(Some(result)),
+        Err(Stop::Failed) => Ok(None),
+        Err(stop) => Err(stop),
+    }
+}
