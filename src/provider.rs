@@ -1,5 +1,6 @@
 //! The providers, as this server's side sees them: by their place in shared memory, with their settings of the moment.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
 
 use crate::guc;
+use crate::pg::clock;
 
 /// Somebody who is asked over the network; the number is the place in [`providers::ALL`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -25,6 +27,60 @@ impl Deref for Limits {
     type Target = providers::Limits;
     fn deref(&self) -> &providers::Limits {
         &self.own
+    }
+}
+
+/// What follows from the settings. They change by a reload alone, and are asked for in every transaction.
+#[derive(Default)]
+struct AsSet {
+    as_of: i64,
+    enabled: Providers,
+    /// By place.
+    each: Vec<One>,
+}
+
+struct One {
+    settings: Settings,
+    limits: Limits,
+    lifetimes: Lifetimes,
+    obstacle: Option<String>,
+}
+
+thread_local! {
+    static AS_SET: RefCell<AsSet> = RefCell::default();
+}
+
+impl AsSet {
+    fn read<T>(read: impl FnOnce(&AsSet) -> T) -> T {
+        let now = clock::settings_loaded_at();
+        AS_SET.with_borrow_mut(|known| {
+            if known.each.is_empty() || known.as_of != now {
+                *known = AsSet::of(now);
+            }
+            read(known)
+        })
+    }
+
+    fn of(as_of: i64) -> AsSet {
+        let enabled = guc::enabled_sources();
+        let is_enabled = |provider: &Provider| guc::names(&enabled, provider.name());
+        AsSet {
+            as_of,
+            enabled: Providers::of(Provider::all().filter(is_enabled)),
+            each: Provider::all().map(One::of).collect(),
+        }
+    }
+}
+
+impl One {
+    fn of(provider: Provider) -> One {
+        let (declared, settings) = (provider.declared(), guc::provider(provider));
+        One {
+            limits: Limits { own: declared.limits(&settings), retry_base: guc::retry_base() },
+            lifetimes: declared.lifetimes(&settings),
+            obstacle: declared.obstacle(&settings),
+            settings,
+        }
     }
 }
 
@@ -64,20 +120,30 @@ impl Provider {
     }
 
     pub fn settings(self) -> Settings {
-        guc::provider(self)
+        AsSet::read(|known| known.each[self.0].settings.clone())
     }
 
     pub fn limits(self) -> Limits {
-        Limits { own: self.declared().limits(&self.settings()), retry_base: guc::retry_base() }
+        AsSet::read(|known| known.each[self.0].limits)
     }
 
     pub fn lifetimes(self) -> Lifetimes {
-        self.declared().lifetimes(&self.settings())
+        AsSet::read(|known| known.each[self.0].lifetimes)
+    }
+
+    /// Why it cannot be asked as things are set.
+    pub fn obstacle(self) -> Option<String> {
+        AsSet::read(|known| known.each[self.0].obstacle.clone())
+    }
+
+    /// Something that changes when what it was refused for may have been mended; reads a small file.
+    pub fn credentials(self) -> u64 {
+        self.declared().credentials(&self.settings())
     }
 
     /// Whether the operator wants it asked.
     pub fn is_enabled(self) -> bool {
-        guc::names(&guc::enabled_sources(), self.name())
+        !Providers::enabled().and(Providers::of([self])).is_empty()
     }
 
     /// Whether there is any sense in asking it about an address. Bogons never leave the machine.
@@ -99,8 +165,7 @@ impl Providers {
 
     /// Those that the operator wants to be asked.
     pub fn enabled() -> Providers {
-        let enabled = guc::enabled_sources();
-        Providers::of(Provider::all().filter(|provider| guc::names(&enabled, provider.name())))
+        AsSet::read(|known| known.enabled)
     }
 
     pub fn is_empty(self) -> bool {

@@ -24,6 +24,12 @@ pub fn statement_start() -> i64 {
     GetCurrentStatementStartTimestamp()
 }
 
+/// When this process last read its configuration files.
+pub fn settings_loaded_at() -> i64 {
+    // SAFETY: reads a static of this process.
+    unsafe { pg_sys::PgReloadTime }
+}
+
 /// Microseconds since 2000-01-01 of a Unix time in seconds.
 pub fn from_unix(seconds: i64) -> i64 {
     seconds.saturating_sub(UNIX_TO_POSTGRES).saturating_mul(1_000_000)

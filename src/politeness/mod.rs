@@ -376,7 +376,7 @@ fn obstacle(provider: Provider, state: &shared::Provider, left: Option<u64>) -> 
     if !provider.is_enabled() {
         return Some("not in cowrie_enrich.enabled_sources".to_owned());
     }
-    if let Some(obstacle) = provider.declared().obstacle(&provider.settings()) {
+    if let Some(obstacle) = provider.obstacle() {
         return Some(obstacle);
     }
     if state.stop.until > clock::now() {

@@ -81,7 +81,7 @@ pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
     if let Some(demand) = &reply.demand {
         // The key that was refused may have been replaced meanwhile; then it is refused once more.
         let credentials = match demand {
-            Demand::Stop(_) => provider.declared().credentials(&provider.settings()),
+            Demand::Stop(_) => provider.credentials(),
             Demand::Rest(_) => 0,
         };
         politeness::heed(provider, demand, credentials);

@@ -78,7 +78,7 @@ impl Lane {
         let provider = self.provider;
         self.blocked_until = 0;
         steps.seat.waits_no_more(provider.place());
-        if !provider.is_enabled() || provider.declared().obstacle(&provider.settings()).is_some() {
+        if !provider.is_enabled() || provider.obstacle().is_some() {
             self.blocked_until = i64::MAX;
             return Ok(());
         }
@@ -118,8 +118,8 @@ impl Lane {
             return;
         }
         self.next_credentials = now + CREDENTIALS_EVERY;
-        let credentials = || self.provider.declared().credentials(&self.provider.settings());
-        if politeness::stopped_with(self.provider).is_some_and(|refused| credentials() != refused) {
+        let refused = politeness::stopped_with(self.provider);
+        if refused.is_some_and(|refused| self.provider.credentials() != refused) {
             politeness::resume(self.provider);
         }
     }
