@@ -46,7 +46,7 @@ const _: () = assert!(COUNTERS <= shared::SLOTS);
 thread_local! {
     static PENDING: Cell<[i64; COUNTERS]> = const { Cell::new([0; COUNTERS]) };
     /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
-    static LOGGED: RefCell<HashMap<(&'static str, &'static str), (i64, u64)>> = RefCell::default();
+    static LOGGED: RefCell<HashMap<Message, (i64, u64)>> = RefCell::default();
 }
 
 /// Adds to a counter; it moves when the transaction commits, `Errors` at once.
@@ -99,6 +99,9 @@ pub fn reset() {
     }
 }
 
+/// A headline, and what it is about where that is said.
+type Message = (&'static str, &'static str);
+
 /// A burst of one message is a minute of it.
 const BURST_MICROS: i64 = 60_000_000;
 
@@ -107,17 +110,17 @@ pub fn log_once_per_burst(headline: &'static str, detail: &str) {
     log_burst((headline, ""), detail);
 }
 
-fn log_burst(key: (&'static str, &'static str), detail: &str) {
-    let headline = key.0;
+fn log_burst(message: Message, detail: &str) {
+    let (headline, _) = message;
     let now = clock::now();
-    let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&key) {
+    let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&message) {
         Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
             *swallowed += 1;
             None
         }
         Some(entry) => Some(std::mem::replace(entry, (now, 0)).1),
         None => {
-            logged.insert(key, (now, 0));
+            logged.insert(message, (now, 0));
             Some(0)
         }
     });
