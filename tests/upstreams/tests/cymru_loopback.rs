@@ -1,29 +1,21 @@
 //! The demo's server as a program: it says where it listens, serves, and ends with the process it was told of.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
+
+use support::Killed;
 
 fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cymru-loopback"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    support::program(env!("CARGO_BIN_EXE_cymru-loopback"), arguments)
 }
 
 fn routes() -> String {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/cymru-routes.tsv");
     demo.to_str().unwrap().to_owned()
-}
-
-/// Whatever a failing test leaves behind ends with it.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

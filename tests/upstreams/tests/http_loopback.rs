@@ -1,18 +1,19 @@
 //! The demo's three services as a program: it says where they listen, serves, and ends with the process it was told of.
 
+mod support;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use cowrie_enrich_upstreams::{Host, Hosts};
 use serde_json::Value;
+use support::Killed;
 
 fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_http-loopback"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    support::program(env!("CARGO_BIN_EXE_http-loopback"), arguments)
 }
 
 fn demo(file: &str) -> PathBuf {
@@ -21,16 +22,6 @@ fn demo(file: &str) -> PathBuf {
 
 fn hosts() -> String {
     demo("hosts.tsv").to_str().unwrap().to_owned()
-}
-
-/// Whatever a failing test leaves behind ends with it.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn get(url: &str) -> (u16, Value) {
