@@ -3,7 +3,8 @@
 # PG_MAJOR=15..18   the PostgreSQL version (default: the first of these that is installed or that apt offers)
 # PG_CONFIG=path    a PostgreSQL of your own instead
 
-export PG_MAJOR PG_CONFIG CITY_DATABASE ASN_DATABASE COWRIE_LOG CYMRU CHECK
+export PG_MAJOR PG_CONFIG CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
+export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 
 .PHONY: help demo demo-stop real-log test bench regress lint install clean
 .DEFAULT_GOAL := help
@@ -11,7 +12,7 @@ export PG_MAJOR PG_CONFIG CITY_DATABASE ASN_DATABASE COWRIE_LOG CYMRU CHECK
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=, asking Team Cymru: CYMRU=1
+demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=, whom to ask: see demo/run
 	@demo/run
 
 demo-stop: ## stop the demo's server

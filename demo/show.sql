@@ -1,6 +1,6 @@
 -- What the demo prints once the log is loaded: plain SQL on Cowrie's tables and the inventories.
--- Expects the variables moved (true where the bundled lists were used), cymru (whom the worker asked: stand-in, real or
--- nobody) and before (addresses without a network when it started).
+-- Expects the variables asked (stand-ins where the bundled lists and log were used, real or nobody), sources (as in
+-- enabled_sources) and before (addresses without a network when the worker started).
 
 \set QUIET 1
 \pset footer off
@@ -91,6 +91,11 @@ ORDER BY sessions DESC, asn
 LIMIT 12;
 \endif
 
+SELECT
+    :'asked' = 'stand-ins' AS moved,
+    'cymru' = ANY (string_to_array(:'sources', ',')) AS cymru,
+    string_to_array(:'sources', ',') && '{greynoise,dshield,spur}' AS about_addresses
+\gset
 \if :moved
 \echo 'The address that moved: its network was sold in between, the old sessions keep what was true then'
 SELECT
@@ -133,8 +138,7 @@ WHERE sessions.snapshot_country IS NULL
 GROUP BY reason
 ORDER BY sessions DESC, reason;
 
-SELECT :'cymru' <> 'nobody' AS asked \gset
-\if :asked
+\if :cymru
 \echo 'What the worker made of the' :before 'addresses whose network the ASN file does not know'
 SELECT
     provider.requests,
@@ -170,6 +174,81 @@ JOIN asn_inventory AS networks ON networks.asn_number = completed.snapshot_asn
 WHERE completed.nth = 1
 ORDER BY md5(completed.id)
 LIMIT 5;
+\endif
+
+\if :about_addresses
+\echo 'Who scans the whole Internet, and who came for you (GreyNoise; reports from elsewhere: DShield)'
+SELECT
+    CASE
+        WHEN is_scanner THEN 'scanner: ' || coalesce(enrichment #>> '{greynoise,classification}', '-')
+        WHEN enrichment #>> '{greynoise,riot}' = 'true' THEN 'common service'
+        WHEN enrichment -> '_meta' ? 'greynoise' THEN 'not seen scanning'
+        WHEN may_be_asked('greynoise', ip_address) THEN 'not asked'
+        ELSE 'not asked: IPv6'
+    END AS greynoise,
+    count(*) AS addresses,
+    sum(session_count) AS sessions,
+    sum((enrichment #>> '{dshield,ip,count}')::bigint) AS reports,
+    array_to_string((array_agg(DISTINCT name) FILTER (WHERE name <> 'unknown'))[:4], ', ') AS some_names
+FROM ip_inventory
+CROSS JOIN LATERAL (SELECT enrichment #>> '{greynoise,name}' AS name) AS said
+WHERE NOT is_bogon
+GROUP BY 1
+ORDER BY sessions DESC, 1;
+
+\echo 'What kind of connection they came through (SPUR; the type is in the session''s snapshot)'
+SELECT
+    coalesce(snapshot_ip_type, '-') AS type,
+    count(*) AS sessions,
+    count(DISTINCT ip) AS addresses,
+    count(*) FILTER (WHERE EXISTS (SELECT FROM input WHERE input.session = sessions.id)) AS ran_commands,
+    count(*) FILTER (WHERE EXISTS (SELECT FROM downloads WHERE downloads.session = sessions.id)) AS fetched_files
+FROM sessions
+GROUP BY snapshot_ip_type
+ORDER BY sessions DESC;
+
+\echo 'Who came through a VPN, Tor or a proxy and ran commands: the busiest session of each address'
+WITH ran AS (
+    SELECT
+        sessions.*,
+        commands.*,
+        row_number() OVER (PARTITION BY sessions.ip ORDER BY commands.number DESC, sessions.id) AS nth
+    FROM sessions
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS number, (array_agg(input ORDER BY "timestamp" DESC))[1] AS last
+        FROM input
+        WHERE input.session = sessions.id
+    ) AS commands
+    WHERE snapshot_ip_type IN ('VPN', 'TOR', 'PROXY') AND commands.number > 0
+)
+SELECT
+    trim(ran.id) AS session,
+    ran.ip,
+    ran.snapshot_country AS country,
+    ran.snapshot_ip_type AS type,
+    jsonb_path_query_first(addresses.enrichment, '$.spur.tunnels[*].operator') #>> '{}' AS operator,
+    addresses.enrichment #>> '{greynoise,classification}' AS greynoise,
+    ran.number AS commands,
+    left(ran.last, 36) AS last_command
+FROM ran
+JOIN ip_inventory AS addresses ON addresses.ip_address = session_address(ran.ip)
+WHERE ran.nth = 1
+ORDER BY ran.number DESC, ran.id
+LIMIT 6;
+
+\echo 'What they were asked, and what is left'
+SELECT
+    provider,
+    requests,
+    answers,
+    absent AS unknown,
+    queue.addresses AS waiting,
+    quota AS a_day,
+    quota_left AS left_today,
+    coalesce(obstacle, last_error, notice) AS notice
+FROM provider_status
+JOIN queue_status AS queue USING (provider)
+WHERE provider = ANY (string_to_array(:'sources', ','));
 \endif
 
 \echo 'Counters, and the database files that answered'

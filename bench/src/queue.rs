@@ -24,8 +24,16 @@ const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 
 /// Name, types of the parameters, text.
 const STATEMENTS: [(&str, &str, &str); 7] = [
-    ("take_in", "bigint, float8, bigint, text[], bool[], int[], int[]", include_str!("../../sql/queries/queue_take_in.sql")),
-    ("claim", "text, bigint, float8, bigint, int, int, bool", include_str!("../../sql/queries/jobs_claim.sql")),
+    (
+        "take_in",
+        "bigint, float8, bigint, text[], bool[], int[], int[]",
+        include_str!("../../sql/queries/queue_take_in.sql"),
+    ),
+    (
+        "claim",
+        "text, bigint, float8, bigint, int, int, bool",
+        include_str!("../../sql/queries/jobs_claim.sql"),
+    ),
     ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/jobs_hold.sql")),
     (
         "keep",
@@ -190,7 +198,10 @@ fn finish(claimed: &[String]) -> Vec<String> {
             of_each(r#"'{"cymru": {"asn": 64500, "asn_org": "EXAMPLE, DE"}}'::jsonb"#),
             of_each("false"),
         ),
-        format!("EXECUTE waited_for ('cymru', '{{{questions}}}', {}, {}, NULL, 5000)", LIFETIMES.0, LIFETIMES.1),
+        format!(
+            "EXECUTE waited_for ('cymru', '{{{questions}}}', {}, {}, NULL, 5000)",
+            LIFETIMES.0, LIFETIMES.1
+        ),
         format!("EXECUTE done ('cymru', '{{{addresses}}}')"),
         format!("EXECUTE settle ('cymru', '{{{questions}}}', '{{}}')"),
     ]

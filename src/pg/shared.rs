@@ -100,6 +100,8 @@ pub struct Provider {
     pub rate: i64,
     /// Requests under way.
     pub in_use: u32,
+    /// How often in a row it asked for a rest.
+    pub rests: u32,
     /// Database whose worker is next, because it waits while others ask one request after another; until when it is
     /// waited for (microseconds since 2000).
     pub next_turn: u32,

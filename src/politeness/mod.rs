@@ -173,7 +173,9 @@ fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
     if state.stop.until > now {
         return Leave::NotBefore(state.stop.until);
     }
-    if state.in_use >= limits.parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
+    // After a rest, one asks whether it is over.
+    let parallel = if state.rests > 0 { 1 } else { limits.parallel };
+    if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
         return Leave::Busy;
     }
     let next = match limits.rate.admit(state.rate, now) {
@@ -218,6 +220,7 @@ impl Permit {
             match verdict {
                 Verdict::Answered => {
                     state.breaker.succeeded();
+                    state.rests = 0;
                     state.last_success = now;
                 }
                 Verdict::Failed(error) => {
@@ -261,6 +264,8 @@ fn process_ends() {
 
 /// A provider that refused the key is asked again after this time, in case that it was the provider's own fault.
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
+/// A rest does not grow beyond this, unless the provider itself names a longer one.
+const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
 /// How soon a worker looks again whether all databases' spent quotas are known, in microseconds.
 const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
 
@@ -295,7 +300,13 @@ pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         match demand {
-            Demand::Rest(pause) => state.breaker.rest_until(after(*pause)),
+            Demand::Rest(pause) => {
+                // Those that were under way together ask for one rest.
+                if state.breaker.rests_until <= now {
+                    state.rests = state.rests.saturating_add(1);
+                }
+                state.breaker.rest_until(after(longer(*pause, state.rests)));
+            }
             Demand::Stop(reason) => {
                 state.stop.until = after(STOPPED_FOR);
                 state.stop.credentials = credentials;
@@ -303,6 +314,12 @@ pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
             }
         }
     });
+}
+
+/// A rest that the provider asks for again and again, without an answer in between, doubles.
+fn longer(pause: Duration, times: u32) -> Duration {
+    let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+    pause.saturating_mul(factor).min(pause.max(LONGEST_REST))
 }
 
 /// What the provider said beside its answer.
@@ -321,6 +338,7 @@ pub fn resume(provider: Provider) {
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         state.stop.until = 0;
+        state.rests = 0;
         state.breaker = Breaker::default();
     });
     wake_all();

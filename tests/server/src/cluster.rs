@@ -33,12 +33,20 @@ pub struct Options {
     preload: bool,
     worker: bool,
     durable: bool,
+    clock: Option<PathBuf>,
     conf: Vec<String>,
 }
 
 impl Options {
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), preload: true, worker: false, durable: false, conf: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            preload: true,
+            worker: false,
+            durable: false,
+            clock: None,
+            conf: Vec::new(),
+        }
     }
 
     /// Leaves `shared_preload_libraries` empty.
@@ -63,6 +71,13 @@ impl Options {
         self
     }
 
+    /// Gives the server a clock of its own, which a test sets by writing to this file: see `http::Clock`.
+    #[must_use]
+    pub fn with_clock(mut self, file: &Path) -> Self {
+        self.clock = Some(file.to_owned());
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -82,6 +97,8 @@ pub struct Cluster {
     dir: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
+    /// See `Options::with_clock`.
+    clock: Option<PathBuf>,
     postmaster: Mutex<Option<Child>>,
     watchdog: Mutex<Option<Child>>,
 }
@@ -131,6 +148,7 @@ impl Cluster {
 
         let cluster = Self {
             log: run_dir.join(format!("{}.log", options.name)),
+            clock: options.clock.clone(),
             postmaster: Mutex::new(None),
             watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
             dir,
@@ -224,8 +242,11 @@ impl Cluster {
     fn start_postmaster(&self) {
         let log = fs::OpenOptions::new().append(true).open(&self.log).expect("the log can be opened");
         let spawn = || {
-            installation()
-                .server_program("postgres")
+            let mut postgres = match &self.clock {
+                None => installation().server_program("postgres"),
+                Some(file) => with_clock(file),
+            };
+            postgres
                 .arg("-D")
                 .arg(self.data_dir())
                 // Not the terminal's group: an interrupt there is the watchdog's business.
@@ -322,6 +343,28 @@ impl Drop for Cluster {
     }
 }
 
+/// A postgres whose clock libfaketime keeps: real time plus what the file says, read whenever the clock is.
+fn with_clock(file: &Path) -> Command {
+    let library = ["/usr/lib", "/usr/lib64", "/usr/local/lib"]
+        .iter()
+        .flat_map(|dir| {
+            [PathBuf::from(dir), Path::new(dir).join(format!("{}-linux-gnu", std::env::consts::ARCH))]
+        })
+        .map(|dir| dir.join("faketime/libfaketime.so.1"))
+        .find(|library| library.exists())
+        .expect("libfaketime is installed, see scripts/install-deps");
+    // Set by `env` and not for setpriv: what libfaketime makes in there would be the wrong user's.
+    let mut command = installation().server_command("env");
+    command
+        .arg(format!("LD_PRELOAD={}", library.display()))
+        .arg(format!("FAKETIME_TIMESTAMP_FILE={}", file.display()))
+        .arg("FAKETIME_NO_CACHE=1")
+        .arg("FAKETIME_DONT_FAKE_MONOTONIC=1")
+        .arg("DONT_FAKE_MONOTONIC=1")
+        .arg(installation().bindir.join("postgres"));
+    command
+}
+
 /// A test that panicked while it held a lock must not keep the server from being stopped.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -389,9 +432,7 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
     lines.push("cowrie_enrich.cymru_whois_host = '127.0.0.1'".to_owned());
     lines.push("cowrie_enrich.cymru_whois_port = 1".to_owned());
     lines.push("cowrie_enrich.cymru_transport = whois".to_owned());
-    for (provider, path) in
-        [("greynoise", "v3/community"), ("dshield", "api/ip"), ("spur", "v2/context")]
-    {
+    for (provider, path) in [("greynoise", "v3/community"), ("dshield", "api/ip"), ("spur", "v2/context")] {
         lines.push(format!("cowrie_enrich.{provider}_url = 'http://127.0.0.1:1/{path}'"));
     }
     lines.push("cowrie_enrich.enabled_sources = 'maxmind,cymru'".to_owned());

@@ -147,17 +147,18 @@ pub fn wait_for_the_queue(session: &mut Session) {
     );
 }
 
-/// What the queue, the worker and the provider say, on one line, for messages.
+/// What the queue, the worker and the providers say, for messages.
 pub fn state(session: &mut Session) -> String {
-    let mut parts = session.rows("SELECT 'queue', q.* FROM enrich.queue_status q WHERE provider = 'cymru'");
+    let mut parts =
+        session.rows("SELECT 'queue', q.* FROM enrich.queue_status q WHERE jobs + requested + dead > 0");
     parts.extend(session.rows(
-        "SELECT 'job', question, due_at - now(), leased_by, attempts, last_error
+        "SELECT 'job', provider, question, due_at - now(), leased_by, attempts, last_error
          FROM enrich.enrichment_job ORDER BY due_at LIMIT 3",
     ));
     parts.extend(session.rows("SELECT 'worker', w.* FROM enrich.worker_status() w"));
     parts.extend(session.rows(
-        "SELECT 'provider', state, failures, rests_until - now(), in_flight, last_error
-         FROM enrich.provider_status() WHERE provider = 'cymru'",
+        "SELECT 'provider', provider, state, obstacle, failures, rests_until - now(), in_flight, last_error, quota_left
+         FROM enrich.provider_status() WHERE obstacle IS DISTINCT FROM 'not in cowrie_enrich.enabled_sources'",
     ));
     parts.join("\n")
 }

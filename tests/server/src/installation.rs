@@ -3,6 +3,7 @@
 //! PostgreSQL refuses to run as root, so there everything of the server is run as `postgres`
 //! through setpriv; an ordinary user runs it as himself.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,15 +33,29 @@ pub fn workspace() -> PathBuf {
         .expect("the workspace is two levels above this crate")
 }
 
+static INSTALLATION: OnceLock<Installation> = OnceLock::new();
+
 pub fn installation() -> &'static Installation {
-    static INSTALLATION: OnceLock<Installation> = OnceLock::new();
-    INSTALLATION.get_or_init(Installation::find)
+    INSTALLATION.get_or_init(|| Installation::of(named_pg_config()))
+}
+
+/// The installation that the environment names.
+pub fn named_pg_config() -> PathBuf {
+    std::env::var_os("COWRIE_ENRICH_PG_CONFIG")
+        .map_or_else(|| workspace().join("target/postgres/15/bin/pg_config"), PathBuf::from)
+}
+
+/// Makes this process run another installation than the environment names.
+///
+/// # Panics
+/// When the process has asked for its installation before.
+pub fn use_installation(pg_config: &Path) {
+    let installation = Installation::of(pg_config.to_owned());
+    assert!(INSTALLATION.set(installation).is_ok(), "another installation is in use");
 }
 
 impl Installation {
-    fn find() -> Self {
-        let pg_config = std::env::var_os("COWRIE_ENRICH_PG_CONFIG")
-            .map_or_else(|| workspace().join("target/postgres/15/bin/pg_config"), PathBuf::from);
+    fn of(pg_config: PathBuf) -> Self {
         let ask = |what: &str| {
             let output = Command::new(&pg_config).arg(what).output();
             match output {
@@ -67,7 +82,11 @@ impl Installation {
 
     /// A program of PostgreSQL that runs as the server's user.
     pub fn server_program(&self, name: &str) -> Command {
-        let program = self.bindir.join(name);
+        self.server_command(self.bindir.join(name))
+    }
+
+    /// Any program, run as the server's user.
+    pub fn server_command(&self, program: impl AsRef<OsStr>) -> Command {
         match self.runas {
             None => Command::new(program),
             Some(User { uid, gid }) => {

@@ -7,6 +7,7 @@
 //! | `session` | one connection: run, ask, expect a refusal |
 //! | `database` | one shared server per test binary, one database per test |
 //! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
+//! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback; a clock that a test sets |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod cymru;
 pub mod database;
 pub mod hosts;
+pub mod http;
 pub mod installation;
 pub mod mmdb;
 pub mod random;

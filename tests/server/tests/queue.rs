@@ -61,8 +61,10 @@ impl Hand {
 
     /// `question|address` of each job.
     fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
-        self.session
-            .rows(&format!("EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true)", self.number))
+        self.session.rows(&format!(
+            "EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true)",
+            self.number
+        ))
     }
 
     fn fails(&mut self, question: &str, counts: bool, last_success: &str) -> Vec<String> {
