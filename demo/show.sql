@@ -94,7 +94,8 @@ LIMIT 12;
 SELECT
     :'asked' = 'stand-ins' AS moved,
     'cymru' = ANY (string_to_array(:'sources', ',')) AS cymru,
-    string_to_array(:'sources', ',') && '{greynoise,dshield,spur}' AS about_addresses
+    string_to_array(:'sources', ',') && '{greynoise,dshield,spur}' AS about_addresses,
+    'spur' = ANY (string_to_array(:'sources', ',')) AS types
 \gset
 \if :moved
 \echo 'The address that moved: its network was sold in between, the old sessions keep what was true then'
@@ -196,6 +197,7 @@ WHERE NOT is_bogon
 GROUP BY 1
 ORDER BY sessions DESC, 1;
 
+\if :types
 \echo 'What kind of connection they came through (SPUR; the type is in the session''s snapshot)'
 SELECT
     coalesce(snapshot_ip_type, '-') AS type,
@@ -235,6 +237,7 @@ JOIN ip_inventory AS addresses ON addresses.ip_address = session_address(ran.ip)
 WHERE ran.nth = 1
 ORDER BY ran.number DESC, ran.id
 LIMIT 6;
+\endif
 
 \echo 'What they were asked, and what is left'
 SELECT

@@ -175,7 +175,7 @@ fn status(db: &mut Session) -> Vec<String> {
 }
 
 /// CPU time that the launcher and the database's worker have used since they were started.
-fn cpu_seconds(db: &mut Session) -> f64 {
+pub fn cpu_seconds(db: &mut Session) -> f64 {
     let pids = db.rows(
         "SELECT pid FROM worker_status()
          WHERE pid IS NOT NULL AND (role = 'launcher' OR database = current_database())",

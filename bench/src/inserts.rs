@@ -7,9 +7,9 @@ use std::time::Instant;
 use server_tests::database::Database;
 use server_tests::recount::assert_counts_are_exact;
 
-use crate::Effort;
 use crate::addresses::{Addresses, POOL};
 use crate::report::{Aim, Report, median, short};
+use crate::{Effort, pgbench};
 
 const BARE: &str = "bare";
 const ATTACHED: &str = "attached";
@@ -116,26 +116,8 @@ fn pgbench(db: &mut Database<'_>, table: &str, inserts: usize, clients: u32, sec
     let script = script(db, table, inserts);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     let before = db.number(deadlocks);
-    let output = db
-        .cluster
-        .program("pgbench")
-        .args(["-n", "--max-tries=1", "-j", "2", "-f"])
-        .arg(&script)
-        .args(["-c", &clients.to_string(), "-T", &seconds.to_string()])
-        .arg(&db.name)
-        .output()
-        .expect("pgbench runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "pgbench on {table}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    let after = |start: &str| -> Option<f64> {
-        let line = text.lines().find(|l| l.starts_with(start))?;
-        line[start.len()..].split_whitespace().next()?.parse().ok()
-    };
-    Run {
-        tps: after("tps = ").expect("pgbench prints its tps"),
-        failed: after("number of failed transactions: ").unwrap_or(0.0) as u64,
-        deadlocks: db.number(deadlocks) - before,
-    }
+    let pgbench::Run { tps, failed } = pgbench::run(db, &script, clients, seconds);
+    Run { tps, failed, deadlocks: db.number(deadlocks) - before }
 }
 
 /// The key is random, so that runs never meet the keys of another.

@@ -6,6 +6,8 @@ mod cymru;
 mod enrich;
 mod inserts;
 mod lookups;
+mod pgbench;
+mod providers;
 mod queue;
 mod report;
 
@@ -24,7 +26,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
-    let known = [&of_files[..], &["cymru", "queue"]].concat();
+    let known = [&of_files[..], &["cymru", "providers", "sources", "queue"]].concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -42,6 +44,12 @@ fn main() {
     }
     if asked_for("cymru") {
         cymru::measure(&effort, &mut report);
+    }
+    if asked_for("providers") {
+        providers::measure(&effort, &mut report);
+    }
+    if asked_for("sources") {
+        providers::measure_sources(&effort, &mut report);
     }
     if asked_for("queue") {
         queue::measure(&mut report);
