@@ -22,6 +22,7 @@ use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
+use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::{Home, sessions};
@@ -166,11 +167,12 @@ fn queue_awaited(home: Home, seen: &Addresses) {
     if !some || !roster::is_attended() {
         return;
     }
-    let enabled = Providers::enabled();
+    let speaking =
+        Providers::of(Providers::enabled().iter().filter(|provider| politeness::is_speaking(*provider)));
     let awaited: Vec<(Address, Provider)> = seen
         .iter()
         .filter(|(_, seen)| seen.came)
-        .flat_map(|(address, seen)| enrich::able(*address, seen.awaits.and(enabled)))
+        .flat_map(|(address, seen)| enrich::able(*address, seen.awaits.and(speaking)))
         .collect();
     if awaited.is_empty() {
         return;

@@ -196,6 +196,9 @@ fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
     time.and_then(moment::parse)
 }
 
+/// An answer that is younger than that is of a clock that was wrong, in microseconds.
+const CLOCKS_DIFFER: i64 = 300_000_000;
+
 /// Whether a source's answer, a value or an absence, is younger than its lifetime in seconds. A failure is no answer.
 pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> bool {
     let lifetime = match meta_of(document, source).and_then(|meta| meta.text("state")) {
@@ -203,8 +206,9 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
         Some("absent") => lifetimes.absent,
         _ => lifetimes.value,
     };
-    let since = clock::transaction_start() - i64::from(lifetime) * 1_000_000;
-    answered_at(document, source).is_some_and(|at| at > since)
+    let now = clock::transaction_start();
+    let since = now - i64::from(lifetime) * 1_000_000;
+    answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
 /// Whether a source has yet to have its say about an address: it was never asked, or, if it is to be asked `again`, it
@@ -253,6 +257,9 @@ pub fn builds(document: Container<'_>) -> Option<&str> {
     document.object("_meta")?.object("maxmind")?.text("builds")
 }
 
+/// What some write who do not know a country.
+const NO_COUNTRIES: [&str; 2] = ["XX", "ZZ"];
+
 /// maxmind.country, cymru.country, dshield.ip.ascountry, in that order; upper case.
 pub fn country(document: Container<'_>) -> Option<String> {
     let of = |source: &str, key: &str| document.object(source).and_then(|o| o.text(key));
@@ -262,7 +269,11 @@ pub fn country(document: Container<'_>) -> Option<String> {
         .into_iter()
         .flatten()
         .map(|text| text.trim().to_ascii_uppercase())
-        .find(|text| text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase()))
+        .find(|text| {
+            text.len() == 2
+                && text.bytes().all(|b| b.is_ascii_uppercase())
+                && !NO_COUNTRIES.contains(&text.as_str())
+        })
 }
 
 pub fn is_scanner(document: Container<'_>) -> bool {

@@ -102,6 +102,15 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
+pub fn not_an_expression() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
+        "the rule is not one SQL expression".to_owned(),
+        None,
+        Some("Write what could stand in a SELECT list over the row s, for example s.command_count."),
+    )
+}
+
 pub fn not_owner(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

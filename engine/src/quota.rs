@@ -6,7 +6,8 @@
 //!
 //! A clock that is set back over midnight shows a day that is over: its spending is forgotten, so what is handed out
 //! then counts for the later day, which so keeps within its limit. A clock that is set back further was wrong before;
-//! the later day's count is taken over for the day it shows now, and nobody waits for a date years ahead.
+//! the later day's count is taken over for the day it shows now, and nobody waits for a date years ahead. A ledger, too,
+//! is believed of the day that the clock shows and of no other.
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -53,11 +54,11 @@ impl Quota {
         }
     }
 
-    /// A ledger says that so many were spent on that day.
-    pub fn learn(&mut self, day: i32, used: i64) {
-        if day > self.day {
-            *self = Self { day, used: used.max(0) };
-        } else if day == self.day {
+    /// A ledger says that so many were spent on that day. Other days than that of `now` say nothing: a later one was
+    /// written while a clock was ahead.
+    pub fn learn(&mut self, now: i64, day: i32, used: i64) {
+        if day == day_of(now) {
+            *self = self.at(now);
             self.used = self.used.max(used);
         }
     }
@@ -140,14 +141,35 @@ mod tests {
         let mut quota = Quota::default();
         quota.take(NOON, 3, 10);
         let day = quota.day;
-        quota.learn(day, 2);
+        quota.learn(NOON, day, 2);
         assert_eq!(quota.used, 3);
-        quota.learn(day, 8);
+        quota.learn(NOON, day, 8);
         assert_eq!(quota.used, 8);
-        quota.learn(day - 1, 9);
-        assert_eq!((quota.day, quota.used), (day, 8));
-        quota.learn(day + 1, 1);
+        quota.learn(NOON + DAY, day + 1, 1);
         assert_eq!((quota.day, quota.used), (day + 1, 1));
+        quota.learn(NOON + 2 * DAY, day + 2, i64::MIN);
+        assert_eq!((quota.day, quota.used), (day + 2, 0));
+    }
+
+    #[test]
+    fn ledger_of_another_day_says_nothing() {
+        let mut quota = Quota::default();
+        quota.take(NOON, 3, 10);
+        let before = quota;
+        for other in [-1, 1, 2, 5_000, -5_000] {
+            quota.learn(NOON, before.day + other, 9);
+            assert_eq!(quota, before, "{other}");
+        }
+    }
+
+    /// Today's requests count twice then, and no day gets too many.
+    #[test]
+    fn ledger_of_the_day_a_clock_steps_back_to_raises_the_later_day() {
+        let mut quota = Quota::default();
+        let midnight = 9_801 * DAY;
+        quota.take(midnight, 2, 5);
+        quota.learn(midnight - 1, 9_800, 5);
+        assert_eq!((quota.take(midnight - 1, 1, 5), quota.take(midnight, 1, 5)), (0, 0));
     }
 
     #[test]
@@ -174,6 +196,8 @@ mod tests {
         Take(u32),
         GiveBack(u32),
         Learn(i64),
+        /// Of so many days ahead.
+        LearnOther(i32, i64),
         /// Days.
         Pass(i64),
     }
@@ -183,6 +207,8 @@ mod tests {
             4 => (0..20_u32).prop_map(Step::Take),
             2 => (0..20_u32).prop_map(Step::GiveBack),
             1 => (0..60_i64).prop_map(Step::Learn),
+            2 => (prop_oneof![-5_000..0, 1..5_000_i32], 0..200_i64)
+                .prop_map(|(ahead, used)| Step::LearnOther(ahead, used)),
             1 => (1..3_i64).prop_map(Step::Pass),
         ];
         proptest::collection::vec(step, 0..200)
@@ -205,7 +231,15 @@ mod tests {
                         quota.give_back(day_of(now), unspent);
                         spent -= unspent;
                     }
-                    Step::Learn(used) => quota.learn(day_of(now), used),
+                    Step::Learn(used) => {
+                        quota.learn(now, day_of(now), used);
+                        prop_assert!(quota.left(now, limit) <= Some(u64::from(limit).saturating_sub(used as u64)));
+                    }
+                    Step::LearnOther(ahead, used) => {
+                        let before = quota;
+                        quota.learn(now, day_of(now) + ahead, used);
+                        prop_assert_eq!(quota, before);
+                    }
                     Step::Pass(days) => {
                         // What is given back late changes nothing.
                         let yesterday = day_of(now);
@@ -228,7 +262,7 @@ mod tests {
             quota.resets_at(now);
             prop_assert!(quota.left(now, limit).is_none_or(|left| limit != 0 && (used < 0 || left <= limit.into())));
             quota.give_back(other, wanted);
-            quota.learn(other, ledger);
+            quota.learn(now, other, ledger);
             prop_assert!(quota.take(now, wanted, limit) <= wanted);
         }
     }

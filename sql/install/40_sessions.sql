@@ -188,11 +188,14 @@ CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,
     expression  text NOT NULL,
     search_path text NOT NULL,
+    set_by      name NOT NULL,
     set_at      timestamptz NOT NULL DEFAULT now()
 );
 SELECT pg_catalog.pg_extension_config_dump('session_priority', '');
 COMMENT ON TABLE session_priority IS 'which sessions of a table matter more; see set_session_priority()';
 COMMENT ON COLUMN session_priority.expression IS 'an expression over a row s of the table; higher is sooner';
+COMMENT ON COLUMN session_priority.set_by IS
+    'owner of the table when the rule was set: it is evaluated as long as the table and the partition are theirs';
 COMMENT ON COLUMN session_priority.search_path IS 'what names in the expression mean: the search_path of whoever set it';
 
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void

@@ -39,12 +39,14 @@ WITH taken AS (
            CASE WHEN q.is_answered THEN $3 END
     FROM questions q
     ORDER BY q.provider, q.question
-    -- Also where nothing changes: the row's lock keeps the job from being finished without the new address.
+    -- Where nothing changes the row is locked all the same, which keeps the job from being finished without the new address.
     ON CONFLICT (provider, question) DO UPDATE
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
+    WHERE j.priority < excluded.priority OR j.requested_at > excluded.requested_at
     RETURNING j.provider, j.question, j.leased_by = $3 AND j.due_at = now() + make_interval(secs => $2) AS is_answered
 )
-SELECT (SELECT count(*) FROM taken), j.provider, CASE WHEN j.is_answered THEN j.question END
+SELECT (SELECT count(*) FROM taken), q.provider, j.question
 FROM (SELECT) one
--- One row for each answered question, and one for each provider.
-LEFT JOIN (SELECT DISTINCT j.provider, j.is_answered, CASE WHEN j.is_answered THEN j.question END AS question FROM jobs j) j ON true
+-- One row for each answered question, and at least one for each provider.
+LEFT JOIN (SELECT DISTINCT q.provider FROM questions q) q ON true
+LEFT JOIN jobs j ON j.provider = q.provider AND j.is_answered

@@ -1,4 +1,5 @@
--- The newest day of each provider, and what was spent of it as far as this database knows.
-SELECT DISTINCT ON (q.provider) q.provider, (q.day - date '2000-01-01')::bigint, q.cluster_spent
+-- What was spent of a day, as far as this database knows.
+-- $1 day as days since 2000 integer
+SELECT q.provider, $1::bigint, q.cluster_spent
 FROM @extschema@.provider_quota q
-ORDER BY q.provider, q.day DESC
+WHERE q.day = date '2000-01-01' + $1

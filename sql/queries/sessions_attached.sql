@@ -1,8 +1,9 @@
 -- Session tables with the index that their waiting sessions are found by: a btree of addresses; and whether it has the
--- sessions that wait for a type. Partitions each for themselves; temporary tables belong to the session that made them.
+-- sessions that wait for a type, and whether its owner is that of its partitioned table. Partitions each for themselves; temporary tables belong to the session that made them.
 -- Names are written as SQL wants them.
-SELECT c.oid::bigint, i.indexrelid::bigint, c.oid::regclass::text, waits.for_types
+SELECT c.oid::bigint, i.indexrelid::bigint, c.oid::regclass::text, waits.for_types, c.relowner = root.relowner
 FROM @extschema@.attached_tables t
+JOIN pg_class root ON root.oid = t.rel
 CROSS JOIN LATERAL (
     SELECT t.rel::oid AS part UNION SELECT p.relid FROM pg_partition_tree(t.rel) p) p
 JOIN pg_class c ON c.oid = p.part AND c.relkind = 'r' AND c.relpersistence <> 't'

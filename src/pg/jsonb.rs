@@ -137,7 +137,7 @@ fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-/// A number as JSON spells it: the server's own type keeps every digit.
+/// A number, by its digits.
 fn numeric_value(digits: &str) -> pg_sys::JsonbValue {
     let digits = std::ffi::CString::new(digits).unwrap_or_default();
     // SAFETY: numeric_in takes a NUL-terminated text, a type that it ignores and no modifier.

@@ -17,6 +17,7 @@ pub mod kept;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
+pub mod parser;
 pub mod relation;
 pub mod role;
 pub mod scan;

@@ -157,11 +157,15 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Where those rows with this key are that are `wanted`.
-    pub fn places(&mut self, key: pg_sys::Datum, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
-        self.seek(key);
+    /// Where those rows with this key are that are `wanted`, at most so many.
+    pub fn places(&mut self, key: pg_sys::Datum, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
         let mut places = Vec::new();
-        while let Some(row) = self.next() {
+        if most > 0 {
+            self.seek(key);
+        }
+        while places.len() < most {
+            super::check_for_interrupts();
+            let Some(row) = self.next() else { break };
             if wanted(&row) {
                 // SAFETY: the slot holds a row of a table.
                 places.push(Place(unsafe { (*row.slot).tts_tid }));

@@ -16,7 +16,7 @@ use cowrie_enrich_engine::breaker::Breaker;
 use cowrie_enrich_engine::quota::Quota;
 use pgrx::pg_sys;
 
-use super::latch;
+use super::{catalog, clock, latch};
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
@@ -32,8 +32,8 @@ pub struct Block {
     pub counters: [AtomicI64; SLOTS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
-    /// The launcher has looked at all databases since the server started, and started a worker where one may be needed.
-    pub databases_seen: AtomicBool,
+    /// Every database that may have spent something of a quota has said what, since the server started.
+    pub ledgers_known: AtomicBool,
     /// When it first began, microseconds since 2000.
     pub began_at: AtomicI64,
     pub seats: [Seat; SEATS],
@@ -59,6 +59,10 @@ pub struct Seat {
     waits_for: AtomicU32,
     /// What its database knows of spent quotas is known to all.
     pub ledger_read: AtomicBool,
+    /// It was said anew which sessions matter.
+    pub rules_changed: AtomicBool,
+    /// Table whose owner's code it runs at the moment; 0 is none.
+    code_of: AtomicU32,
     /// Sessions were counted since it last folded.
     pub uncounted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
@@ -80,6 +84,8 @@ pub struct Guarded {
     pub announced_all: bool,
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
+    /// Tables whose owners' code ended a worker.
+    suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
 }
 
@@ -90,6 +96,18 @@ pub struct KeptOut {
     /// Microseconds since 2000.
     pub until: i64,
 }
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Suspect {
+    database: u32,
+    table: u32,
+    /// Microseconds since 2000.
+    until: i64,
+}
+
+/// How long code that does not end is left alone, in microseconds.
+const SUSPECT_FOR: i64 = 3_600_000_000;
 
 /// How a provider is doing, and who is asking it.
 #[repr(C)]
@@ -254,9 +272,38 @@ pub fn at_exit(work: fn()) {
     }
 }
 
+/// Notes that this process runs code of a table's owner, until it says otherwise (InvalidOid).
+pub fn runs_code_of(table: pg_sys::Oid) {
+    if let Some(seat) = OWN.get() {
+        seat.code_of.store(table.to_u32(), Ordering::Relaxed);
+    }
+}
+
+/// Whether the code of a table's owner in this database has ended a worker of late.
+pub fn is_suspect(table: pg_sys::Oid) -> bool {
+    let (database, now) = (catalog::own_database().to_u32(), clock::now());
+    locked(|guarded| {
+        let is_it = |suspect: &Suspect| (suspect.database, suspect.table) == (database, table.to_u32());
+        guarded.suspects.iter().any(|suspect| is_it(suspect) && now < suspect.until)
+    })
+}
+
+fn suspect(database: u32, table: u32) {
+    let now = clock::now();
+    locked(|guarded| {
+        if let Some(oldest) = guarded.suspects.iter_mut().min_by_key(|suspect| suspect.until) {
+            *oldest = Suspect { database, table, until: now + SUSPECT_FOR };
+        }
+    });
+}
+
 #[pgrx::pg_guard]
 extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some(seat) = OWN.take() {
+        let table = seat.code_of.swap(0, Ordering::Relaxed);
+        if table != 0 {
+            suspect(seat.database.load(Ordering::Acquire), table);
+        }
         seat.latch.store(0, Ordering::Release);
         seat.pid.store(0, Ordering::Release);
         // Also where the launcher is not the one that started this process.

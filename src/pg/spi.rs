@@ -99,11 +99,13 @@ impl Connection {
         Prepared { plan, arguments: types.len() }
     }
 
-    /// Executes such a statement; no argument is null.
+    /// Executes such a statement; no argument is null. What it returns is of these `types`, or it is an error: part of the
+    /// text may be somebody else's.
     pub fn run_prepared<T>(
         &self,
         statement: &Prepared,
         arguments: &[pg_sys::Datum],
+        types: &[pg_sys::Oid],
         read: impl FnOnce(&Rows) -> T,
     ) -> T {
         if arguments.len() != statement.arguments {
@@ -114,7 +116,12 @@ impl Connection {
         let code = unsafe {
             pg_sys::SPI_execute_plan(statement.plan, datums.as_mut_ptr(), std::ptr::null(), false, 0)
         };
-        Self::hand_over(code, "for a session table", read)
+        Self::hand_over(code, "for a session table", |rows| {
+            if !rows.are_of(types) {
+                pgrx::error!("a statement for a session table returns something else than it should");
+            }
+            read(rows)
+        })
     }
 
     fn hand_over<T>(code: i32, name: &str, read: impl FnOnce(&Rows) -> T) -> T {
@@ -180,6 +187,19 @@ impl Statement {
 }
 
 impl Rows {
+    fn are_of(&self, types: &[pg_sys::Oid]) -> bool {
+        if self.table.is_null() {
+            return types.is_empty();
+        }
+        // SAFETY: the result is valid while this is; SPI_gettypeid answers InvalidOid for columns that do not exist.
+        unsafe {
+            let descriptor = (*self.table).tupdesc;
+            let of =
+                |(number, wanted): (i32, &pg_sys::Oid)| pg_sys::SPI_gettypeid(descriptor, number) == *wanted;
+            (*descriptor).natts as usize == types.len() && (1..).zip(types).all(of)
+        }
+    }
+
     /// Column `column`, from 1, of row `row`, from 0.
     pub fn datum(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
         if row >= self.count || self.table.is_null() {

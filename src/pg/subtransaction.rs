@@ -1,5 +1,6 @@
 //! Containment: work of ours that may fail without failing the user's transaction.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
+
+use super::shared;
 
 /// What the contained work raised.
 pub struct Failure {
@@ -34,14 +37,52 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// The same for work that includes somebody else's code, which gets so much time and no more. For background processes:
+/// The same for work that includes code of a table's owner, which gets so much time and no more. For background processes:
 /// nobody else uses the timer of statements there.
-pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
+///
+/// That code may swallow the cancellation. Then the process ends, and leaves a note of whose code it was; see
+/// [`shared::is_suspect`]. What the code locked for the session is released.
+pub fn contained_within<T>(
+    limit: Duration,
+    table: pg_sys::Oid,
+    work: impl FnOnce() -> T,
+) -> Result<T, Failure> {
     let timer = Timer::start(limit);
-    contained_unless(work, |error| must_be_raised(error) && !timer.has_ended())
+    shared::runs_code_of(table);
+    let result = contained_unless(work, |error| must_be_raised(error) && !timer.has_ended());
+    shared::runs_code_of(pg_sys::InvalidOid);
+    // SAFETY: releases session-level advisory locks; ours are the transaction's.
+    unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
+    result
 }
 
-/// Cancels whatever runs when its time is over; no more once it is dropped.
+/// How much longer code may go on that was cancelled, in milliseconds.
+const GRACE: c_int = 500;
+
+thread_local! {
+    /// Number of the timeout that ends the process, once it is registered.
+    static LAST_WARNING: Cell<Option<c_int>> = const { Cell::new(None) };
+}
+
+fn last_warning() -> c_int {
+    LAST_WARNING.get().unwrap_or_else(|| {
+        // SAFETY: once per process; the handler is a static function.
+        let number = unsafe { RegisterTimeout(USER_TIMEOUT, end_process) };
+        LAST_WARNING.set(Some(number));
+        number
+    })
+}
+
+/// Runs in a signal handler: it only sets what the next check for interrupts looks at.
+extern "C-unwind" fn end_process() {
+    // SAFETY: flags of this process that signal handlers of the server's set in the same way.
+    unsafe {
+        pg_sys::ProcDiePending = 1;
+        pg_sys::InterruptPending = 1;
+    }
+}
+
+/// Cancels whatever runs when its time is over, and ends the process if that does not help; no more once it is dropped.
 struct Timer {
     started: Instant,
     limit: Duration,
@@ -53,8 +94,12 @@ impl Timer {
         // What the server counts: it may end the work before a longer limit has passed.
         let limit = Duration::from_millis(u64::from(milliseconds.unsigned_abs()));
         let timer = Timer { started: Instant::now(), limit };
-        // SAFETY: the server registered this timeout when the process connected; it is disabled when this is dropped.
-        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, milliseconds) };
+        // SAFETY: the server registered the first timeout when the process connected, we the other; both are disabled when
+        // this is dropped.
+        unsafe {
+            enable_timeout_after(STATEMENT_TIMEOUT, milliseconds);
+            enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE));
+        }
         timer
     }
 
@@ -68,6 +113,7 @@ impl Drop for Timer {
         // SAFETY: as above. A cancellation that the timer sent after the work had ended is nobody's.
         unsafe {
             disable_timeout(STATEMENT_TIMEOUT, false);
+            disable_timeout(last_warning(), false);
             if self.has_ended() {
                 pg_sys::QueryCancelPending = 0;
             }
@@ -78,8 +124,12 @@ impl Drop for Timer {
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
 const STATEMENT_TIMEOUT: c_int = 3;
 
+/// In the same file: the first number that is free for others.
+const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
+
 unsafe extern "C-unwind" {
     /// src/backend/utils/misc/timeout.c; pgrx has no bindings.
+    fn RegisterTimeout(number: c_int, handler: extern "C-unwind" fn()) -> c_int;
     fn enable_timeout_after(timeout: c_int, milliseconds: c_int);
     fn disable_timeout(timeout: c_int, keep_indicator: bool);
 }

@@ -170,6 +170,7 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
 /// Takes a permit out of a provider's state, which is left alone where there is none to be had.
 fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
     let now = clock::now();
+    forget_wrong_times(state, now);
     if state.stop.until > now {
         return Leave::NotBefore(state.stop.until);
     }
@@ -193,6 +194,15 @@ fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
     state.in_use += 1;
     state.turn_ends = 0;
     leave
+}
+
+/// A clock that was ahead has left times that nobody can have meant.
+fn forget_wrong_times(state: &mut shared::Provider, now: i64) {
+    let micros = |longest: Duration| i64::try_from(longest.as_micros()).unwrap_or(i64::MAX);
+    state.stop.until = state.stop.until.min(now + micros(STOPPED_FOR));
+    state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
+    state.breaker.until = state.breaker.until.min(now + micros(LONGEST_NAMED_REST));
+    state.breaker.rests_until = state.breaker.rests_until.min(now + micros(LONGEST_NAMED_REST));
 }
 
 fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
@@ -266,6 +276,8 @@ fn process_ends() {
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
 /// A rest does not grow beyond this, unless the provider itself names a longer one.
 const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
+/// Nor longer than this, whoever names it.
+const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
 /// How soon a worker looks again whether all databases' spent quotas are known, in microseconds.
 const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
 
@@ -405,6 +417,15 @@ fn obstacle(provider: Provider, state: &shared::Provider, left: Option<u64>) -> 
         Some(_) if !quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
         _ => None,
     }
+}
+
+/// An answer that came so long ago is written down, in microseconds.
+const WRITTEN_WITHIN: i64 = 600_000_000;
+
+/// Whether an answer of the provider may be on its way: asked for, or here and not written down yet.
+pub fn is_speaking(provider: Provider) -> bool {
+    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
 /// When the provider last gave an answer; 0 is never.

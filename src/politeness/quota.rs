@@ -3,12 +3,13 @@
 //! What is spent of a day is one number in shared memory, raised before a request goes out. Each database writes the
 //! number that it raised it to into its own ledger (`provider_quota`), in the transaction that claims the jobs, so
 //! that the request is durable before it is sent. The highest number of all ledgers is what is spent: after a start
-//! of the server nothing is spent before every worker has read its own.
+//! of the server nothing is spent before every worker has read its own. And each writes down what it knows of the others,
+//! when it starts and as often as it sweeps, so that a database that goes away does not take its spending with it.
 
 use std::sync::atomic::Ordering;
 
 use crate::pg::clock;
-use crate::pg::shared::{self, Seat};
+use crate::pg::shared;
 use crate::provider::{Limits, Provider};
 
 /// How long after the server's start databases whose workers do not come up are waited for, in microseconds.
@@ -24,18 +25,27 @@ pub struct Reserved {
     pub spent: i64,
 }
 
-/// Takes as many requests out of the quota as are left, at most so many. `None`: the provider has none.
+/// Takes as many requests out of the quota as are left, at most so many. `None`: the provider has none. What is asked is
+/// counted all the same, for a quota that is set later in the day.
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Reserved> {
-    if limits.daily_quota == 0 {
-        return None;
-    }
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
-    Some(shared::locked(|guarded| {
+    let reserved = shared::locked(|guarded| {
         let quota = &mut guarded.providers[provider.place()].quota;
         let requests = quota.take(now, wanted, limits.daily_quota);
         Reserved { day: quota.day, requests, spent: quota.used }
-    }))
+    });
+    (limits.daily_quota != 0).then_some(reserved)
+}
+
+/// What is spent of today in the whole cluster, as far as this server knows: day and number.
+pub fn spent(provider: Provider) -> (i32, i64) {
+    let now = clock::now();
+    shared::locked(|guarded| {
+        let quota = &mut guarded.providers[provider.place()].quota;
+        quota.take(now, 0, 0);
+        (quota.day, quota.used)
+    })
 }
 
 /// Requests that were not sent after all.
@@ -46,15 +56,13 @@ pub fn give_back(provider: Provider, day: i32, unspent: usize) {
 
 /// What a ledger says was spent of a day.
 pub fn learn(provider: Provider, day: i32, spent: i64) {
-    shared::locked(|guarded| guarded.providers[provider.place()].quota.learn(day, spent));
+    let now = clock::now();
+    shared::locked(|guarded| guarded.providers[provider.place()].quota.learn(now, day, spent));
 }
 
 /// Whether every database that may have spent something has said so.
 pub fn is_known() -> bool {
     let block = shared::block();
-    let says_nothing =
-        |seat: &Seat| seat.database.load(Ordering::Acquire) != 0 && !seat.ledger_read.load(Ordering::Acquire);
-    let all = block.databases_seen.load(Ordering::Acquire) && !block.seats.iter().any(says_nothing);
     let began_at = block.began_at.load(Ordering::Relaxed);
-    all || (began_at != 0 && clock::now() - began_at > WAITED_FOR)
+    block.ledgers_known.load(Ordering::Acquire) || (began_at != 0 && clock::now() - began_at > WAITED_FOR)
 }

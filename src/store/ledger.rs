@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{text, transaction};
+use crate::pg::{clock, text, transaction};
 use crate::politeness::quota::{self, Reserved};
 use crate::provider::Provider;
 
@@ -15,7 +15,7 @@ thread_local! {
         "quota_unspend", include_str!("../../sql/queries/quota_unspend.sql"),
         &[pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT8OID]) };
     static LEDGER: Statement = const { Statement::new(
-        "quota_ledger", include_str!("../../sql/queries/quota_ledger.sql"), &[]) };
+        "quota_ledger", include_str!("../../sql/queries/quota_ledger.sql"), &[pg_sys::INT4OID]) };
 }
 
 /// Writes down what is about to be sent. Once the transaction has committed it is durable, whatever the operator thinks
@@ -41,10 +41,22 @@ pub fn unspend(connection: &Connection, provider: Provider, day: i32, requests: 
     UNSPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Tells everybody what this database knows of spent quotas.
-pub fn publish(connection: &Connection) {
+/// Tells everybody what this database knows of spent quotas, and writes down what others know: whichever database goes
+/// away, what it spent is known to the others.
+pub fn exchange(connection: &Connection) {
+    publish(connection);
+    for provider in Provider::all().filter(|provider| provider.limits().daily_quota != 0) {
+        let (day, spent) = quota::spent(provider);
+        if spent > 0 {
+            self::spend(connection, provider, &Reserved { day, requests: 0, spent });
+        }
+    }
+}
+
+fn publish(connection: &Connection) {
     LEDGER.with(|statement| {
-        connection.run(statement, &[], |rows| {
+        let today = pg_sys::Datum::from(cowrie_enrich_engine::quota::day_of(clock::now()));
+        connection.run(statement, &[Some(today)], |rows| {
             for row in 0..rows.count {
                 let provider = rows.text(row, 1).and_then(|name| Provider::named(&name));
                 let day = rows.bigint(row, 2).and_then(|day| i32::try_from(day).ok());

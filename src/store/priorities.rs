@@ -18,10 +18,12 @@ use crate::error;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Place;
 use crate::pg::role::{self, acting_as, acting_as_stranger};
-use crate::pg::spi::{Connection, Prepared, Statement};
+use crate::pg::spi::{Connection, Prepared, Rows, Statement};
 use crate::pg::subtransaction::{Failure, contained_within};
-use crate::pg::{catalog, inet, text};
+use crate::pg::{catalog, inet, parser, shared, text};
 use crate::provider::Provider;
+use crate::telemetry;
+use crate::worker::roster;
 
 thread_local! {
     static SET: Statement = const { Statement::new(
@@ -83,6 +85,7 @@ pub fn set(home: Home, table: pg_sys::Oid, expression: Option<&str>) {
             Some(text::write_bytes(&search_path)),
         ];
         acting_as(home.owner, || SET.with(|statement| connection.run(statement, &arguments, |_| ())));
+        roster::rules_changed();
     });
 }
 
@@ -93,7 +96,7 @@ fn try_out(connection: &Connection, table: pg_sys::Oid, expression: &[u8], searc
     acting_as_stranger(owner, || {
         role::set_locally(c"search_path", &role::setting_text(search_path));
         let values = prepare_values(connection, &name, expression);
-        connection.run_prepared(&values, &[array::write(Element::Tid, [])], |_| ());
+        connection.run_prepared(&values, &[array::write(Element::Tid, [])], VALUES, |_| ());
     });
 }
 
@@ -113,9 +116,27 @@ pub fn tables(connection: &Connection) -> Vec<Table> {
                     pages: u32::try_from(rows.bigint(row, 7)?).unwrap_or(u32::MAX),
                 })
             };
-            (0..rows.count).filter_map(table).collect()
+            (0..rows.count).filter(|row| may_be_evaluated(rows, *row)).filter_map(table).collect()
         })
     })
+}
+
+/// The rule is code of whoever owned the table then, and runs with the rights of whoever owns it, or the partition, now.
+fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
+    let oid = rows.bigint(row, 1).and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
+    let why = if rows.boolean(row, 8) != Some(true) {
+        "its owner is another than who set the rule: set it again"
+    } else if oid.is_some_and(shared::is_suspect) {
+        "it did not end, and is left alone for an hour"
+    } else {
+        return true;
+    };
+    let name = rows.text(row, 2).unwrap_or_default();
+    telemetry::log_once_per_burst(
+        "a rule of which sessions matter is not evaluated",
+        &format!("{name}: {why}"),
+    );
+    false
 }
 
 /// Addresses that wait for these providers' answers.
@@ -138,11 +159,12 @@ pub fn rank(
     limit: Duration,
 ) -> Result<(), Failure> {
     let Some(owner) = catalog::owner_of_table(table.oid) else { return Ok(()) };
-    let urgent = contained_within(limit, || {
+    let urgent = contained_within(limit, table.oid, || {
         acting_as_stranger(owner, || {
-            role::set_locally(c"search_path", &role::setting_text(&table.search_path));
             role::set_locally(c"enable_seqscan", c"off");
             let places = places(connection, table, pages, waiting);
+            // From here on names mean what they meant to whoever set the rule.
+            role::set_locally(c"search_path", &role::setting_text(&table.search_path));
             values(connection, table, &places)
         })
     })?;
@@ -165,7 +187,7 @@ fn places(
     pages: Range<u32>,
     waiting: &BTreeSet<Address>,
 ) -> HashMap<Place, Address> {
-    let address: &[u8] = if table.is_inet { b"host(s." } else { b"(s." };
+    let address: &[u8] = if table.is_inet { b"pg_catalog.host(s." } else { b"(s." };
     let cast: &[u8] = if table.is_inet { b")" } else { b")::pg_catalog.text" };
     let statement = [
         &b"SELECT s.ctid, "[..],
@@ -174,11 +196,12 @@ fn places(
         cast,
         b" FROM ONLY ",
         &table.name,
-        b" s WHERE s.ctid >= $1 AND s.ctid < $2",
+        b" s WHERE s.ctid OPERATOR(pg_catalog.>=) $1 AND s.ctid OPERATOR(pg_catalog.<) $2",
     ];
     let found = connection.prepare(&statement.concat(), &[pg_sys::TIDOID, pg_sys::TIDOID]);
     let (first, last) = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
-    connection.run_prepared(&found, &[first.datum(), last.datum()], |rows| {
+    let types = [pg_sys::TIDOID, pg_sys::TEXTOID];
+    connection.run_prepared(&found, &[first.datum(), last.datum()], &types, |rows| {
         let place = |row| {
             let address = address::parse_bytes(&rows.bytes(row, 2)?).ok().flatten()?;
             waiting.contains(&address).then_some((rows.place(row, 1)?, address))
@@ -199,7 +222,7 @@ fn values(
     }
     let statement = prepare_values(connection, &table.name, &table.expression);
     let places_array = array::write(Element::Tid, places.keys().map(|place| Some(place.datum())));
-    connection.run_prepared(&statement, &[places_array], |rows| {
+    connection.run_prepared(&statement, &[places_array], VALUES, |rows| {
         for row in 0..rows.count {
             let (Some(place), Some(value)) = (rows.place(row, 1), rows.float(row, 2)) else { continue };
             let Some(address) = places.get(&place) else { continue };
@@ -211,12 +234,18 @@ fn values(
     urgent
 }
 
+/// What [`prepare_values`] returns.
+const VALUES: &[pg_sys::Oid] = &[pg_sys::TIDOID, pg_sys::FLOAT8OID];
+
 fn prepare_values(connection: &Connection, table: &[u8], expression: &[u8]) -> Prepared {
+    if !parser::is_expression(expression) {
+        error::not_an_expression();
+    }
     // On lines of its own: an expression may end in a comment.
     let statement = [
-        &b"SELECT s.ctid, (\n"[..],
+        &b"SELECT s.ctid, CAST((\n"[..],
         expression,
-        b"\n)::pg_catalog.float8 FROM ONLY ",
+        b"\n) AS pg_catalog.float8) FROM ONLY ",
         table,
         b" s WHERE s.ctid OPERATOR(pg_catalog.=) ANY ($1)",
     ];

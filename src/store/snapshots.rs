@@ -9,7 +9,8 @@
 //! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
 //! wrong order; who calls is told, and comes back.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
@@ -22,7 +23,7 @@ use crate::pg::role::{acting_as_stranger, with_settings};
 use crate::pg::spi::{Connection, Prepared, Statement};
 use crate::pg::subtransaction::contained_within;
 use crate::pg::trigger::Length;
-use crate::pg::{catalog, inet, snapshot, text};
+use crate::pg::{catalog, inet, shared, snapshot, text};
 use crate::telemetry;
 
 thread_local! {
@@ -34,6 +35,8 @@ thread_local! {
 const TIME: Duration = Duration::from_millis(600);
 /// For each table at least.
 const LEAST_TIME: Duration = Duration::from_millis(50);
+/// Sessions of a table that are written together; fewer where that takes too long.
+const MOST_SESSIONS: usize = 2_000;
 
 /// What is known now of an address. The document is what a session's snapshot holds when it holds nothing yet.
 pub struct Standing {
@@ -52,17 +55,32 @@ struct Table {
     name: Vec<u8>,
     /// Whether sessions that lack the type alone are in the index.
     has_types: bool,
+    /// Whether it belongs to whom its partitioned table belongs.
+    is_of_one_owner: bool,
 }
 
-/// Completes the sessions of these addresses in all attached tables by what the inventory knows now; answers the
-/// addresses of sessions that somebody holds at the moment.
-pub fn complete(connection: &Connection, addresses: &[Address]) -> BTreeSet<Address> {
+/// Addresses with sessions that are not complete yet.
+#[derive(Default)]
+pub struct Incomplete {
+    /// Somebody holds them at the moment.
+    pub held: BTreeSet<Address>,
+    /// There are more than one transaction completes.
+    pub more: BTreeSet<Address>,
+}
+
+thread_local! {
+    /// How many sessions of a table were too many for the time that there is.
+    static TOO_MANY: RefCell<HashMap<pg_sys::Oid, usize>> = RefCell::default();
+}
+
+/// Completes the sessions of these addresses in all attached tables by what the inventory knows now.
+pub fn complete(connection: &Connection, addresses: &[Address]) -> Incomplete {
     if addresses.is_empty() {
-        return BTreeSet::new();
+        return Incomplete::default();
     }
     let tables = attached(connection);
     if tables.is_empty() {
-        return BTreeSet::new();
+        return Incomplete::default();
     }
     addresses::standing(connection, addresses, |standing| complete_tables(connection, &tables, standing))
 }
@@ -78,21 +96,54 @@ fn attached(connection: &Connection) -> Vec<Table> {
                         index: oid(2)?,
                         name: rows.bytes(row, 3)?,
                         has_types: rows.boolean(row, 4)?,
+                        is_of_one_owner: rows.boolean(row, 5)?,
                     })
                 })
+                .filter(may_be_written)
                 .collect()
         })
     })
 }
 
-fn complete_tables(connection: &Connection, tables: &[Table], standing: &[Standing]) -> BTreeSet<Address> {
-    let mut held = BTreeSet::new();
+/// Constraints of a partitioned table are checked with the rights of whoever writes the partition.
+fn may_be_written(table: &Table) -> bool {
+    let why = if !table.is_of_one_owner {
+        "the partition belongs to somebody else than the table"
+    } else if shared::is_suspect(table.oid) {
+        "code on it did not end, and it is left alone for an hour"
+    } else {
+        return true;
+    };
+    let name = String::from_utf8_lossy(&table.name);
+    telemetry::log_once_per_burst("sessions of a table are not completed", &format!("{name}: {why}"));
+    false
+}
+
+fn complete_tables(connection: &Connection, tables: &[Table], standing: &[Standing]) -> Incomplete {
+    let mut incomplete = Incomplete::default();
+    let all = || standing.iter().map(|standing| standing.address);
     let until = Instant::now() + TIME;
     for table in tables {
         let limit = until.saturating_duration_since(Instant::now()).max(LEAST_TIME);
-        match contained_within(limit, || complete_table(connection, table, standing)) {
-            Ok(waiting) => held.extend(waiting),
-            Err(failure) if failure.was_lock => held.extend(standing.iter().map(|standing| standing.address)),
+        let most = TOO_MANY.with_borrow(|known| known.get(&table.oid).map_or(MOST_SESSIONS, |many| many / 2));
+        let started = Instant::now();
+        match contained_within(limit, table.oid, || complete_table(connection, table, standing, most)) {
+            Ok(left) => {
+                incomplete.held.extend(left.held);
+                incomplete.more.extend(left.more);
+                if started.elapsed() < limit / 4 {
+                    TOO_MANY.with_borrow_mut(|known| {
+                        known.entry(table.oid).and_modify(|many| *many *= 2);
+                        known.retain(|_, many| *many < 2 * MOST_SESSIONS);
+                    });
+                }
+            }
+            Err(failure) if failure.was_lock => incomplete.held.extend(all()),
+            // So many take too long: fewer may not.
+            Err(_) if started.elapsed() >= limit && most > 1 => {
+                TOO_MANY.with_borrow_mut(|known| known.insert(table.oid, most));
+                incomplete.more.extend(all());
+            }
             // It would fail again: a constraint of theirs, a column of another type.
             Err(failure) => telemetry::error(
                 "sessions of a table could not be completed",
@@ -100,20 +151,20 @@ fn complete_tables(connection: &Connection, tables: &[Table], standing: &[Standi
             ),
         }
     }
-    held
+    incomplete
 }
 
-fn complete_table(connection: &Connection, table: &Table, standing: &[Standing]) -> Vec<Address> {
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return Vec::new() };
+fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
+    let Some(owner) = catalog::owner_of_table(table.oid) else { return Incomplete::default() };
     if !table.has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
         telemetry::log_once_per_burst(
             "sessions of a table may lack their type: attach it again, now that there is a source of types",
             &String::from_utf8_lossy(&table.name),
         );
     }
-    let Some((columns, waiting)) = waiting(table, standing) else { return Vec::new() };
+    let Some((columns, waiting)) = waiting(table, standing, most) else { return Incomplete::default() };
     if waiting.is_empty() {
-        return Vec::new();
+        return Incomplete::default();
     }
     let texts = |value: &dyn Fn(&Standing) -> Option<pg_sys::Datum>| {
         array::write(Element::Text, waiting.iter().map(|(standing, _)| value(standing)))
@@ -125,14 +176,19 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing])
         texts(&|standing| columns.ip_type(standing).map(text::write)),
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
-    with_settings(SETTINGS, || {
+    let updated = with_settings(SETTINGS, || {
         acting_as_stranger(owner, || {
             let update = prepare(connection, table);
-            connection.run_prepared(&update, &arguments, |_| ());
-        });
+            connection.run_prepared(&update, &arguments, &[], |rows| rows.count)
+        })
     });
-    let still = self::waiting(table, standing).map(|(_, still)| still).unwrap_or_default();
-    still.into_iter().map(|(standing, _)| standing.address).collect()
+    let still = lacking(table, standing);
+    // Where nothing moves, it is not that there are so many.
+    if waiting.len() >= most && updated > 0 {
+        Incomplete { more: still, ..Incomplete::default() }
+    } else {
+        Incomplete { held: still, ..Incomplete::default() }
+    }
 }
 
 /// The snapshot columns of a table; what a column does not take is not written there.
@@ -174,18 +230,32 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// Sessions of these addresses that lack what is known now, found by our own index and below the executor: planning a
-/// query on somebody's table already runs code of theirs. `None`: the table is gone.
-fn waiting<'a>(table: &Table, standing: &'a [Standing]) -> Option<(Columns, Vec<(&'a Standing, Place)>)> {
+/// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
+/// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
+fn waiting<'a>(
+    table: &Table,
+    standing: &'a [Standing],
+    most: usize,
+) -> Option<(Columns, Vec<(&'a Standing, Place)>)> {
     let latest = snapshot::Latest::take();
     let mut sessions = Prober::open(table.oid, table.index, latest.raw())?;
     let columns = Columns::of(table, &sessions);
     let mut waiting = Vec::new();
     for standing in standing {
-        let places = sessions.places(inet::write(standing.address), |row| columns.are_lacking(row, standing));
+        let left = most - waiting.len();
+        let is_lacking = |row: &Row| columns.are_lacking(row, standing);
+        let places = sessions.places(inet::write(standing.address), left, is_lacking);
         waiting.extend(places.into_iter().map(|place| (standing, place)));
     }
     Some((columns, waiting))
+}
+
+/// Those addresses that have such sessions.
+fn lacking(table: &Table, standing: &[Standing]) -> BTreeSet<Address> {
+    let has_any = |standing: &Standing| {
+        waiting(table, std::slice::from_ref(standing), 1).is_some_and(|(_, waiting)| !waiting.is_empty())
+    };
+    standing.iter().filter(|standing| has_any(standing)).map(|standing| standing.address).collect()
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[

@@ -69,6 +69,9 @@ pub fn run(seat: i32) {
         if seat.woken.swap(false, Ordering::AcqRel) {
             worker.next_take_in = 0;
         }
+        if seat.rules_changed.swap(false, Ordering::AcqRel) {
+            worker.ranking.changed();
+        }
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
@@ -180,10 +183,13 @@ impl Worker {
             let holder = self.steps.holder;
             self.steps.step(Doing::Sweeping, |_, connection| {
                 queue::release_others(connection, holder);
-                ledger::publish(connection);
+                ledger::exchange(connection);
             })?;
             self.released = true;
-            self.steps.seat.ledger_read.store(true, Ordering::Release);
+            if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
+                // It waits for all of them to say so.
+                shared::block().launcher.nudge();
+            }
         }
         Ok(())
     }

@@ -79,18 +79,22 @@ pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
     let provider = permit.provider();
     count(provider, reply, asked);
     if let Some(demand) = &reply.demand {
-        // The key that was refused may have been replaced meanwhile; then it is refused once more.
-        let credentials = match demand {
-            Demand::Stop(_) => provider.credentials(),
-            Demand::Rest(_) => 0,
-        };
-        politeness::heed(provider, demand, credentials);
+        // A key that was replaced meanwhile says nothing about the one that is there now.
+        let is_current =
+            !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
+        if is_current {
+            politeness::heed(provider, demand, reply.credentials.unwrap_or_default());
+        }
     }
     if let Some(notice) = &reply.notice {
         politeness::note(provider, notice);
     }
     match &reply.failure {
-        _ if !reply.answers.is_empty() => permit.give_back(&Verdict::Answered, limits),
+        _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
+            permit.give_back(&Verdict::Answered, limits);
+        }
+        // Words for this question, which say nothing of the provider.
+        _ if !reply.answers.is_empty() => permit.give_back(&Verdict::Unknown, limits),
         Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
         Some(failure) => {
             telemetry::error_about(

@@ -116,6 +116,11 @@ impl Landing {
         count(Count::DeadLetters, written.dead);
         self.written_to = written.last;
         self.held = written.held;
+        if !self.provider.declared().shares_answers() {
+            // In the inventory now.
+            let answered = |outcome: &&mut Outcome| matches!(outcome, Outcome::Answered(..));
+            self.outcomes.values_mut().filter(answered).for_each(|outcome| *outcome = Outcome::Known);
+        }
         self.put_off(clock::now());
         written.is_all
     }
@@ -229,20 +234,26 @@ fn write_waiting(
     let provider = landing.provider;
     write_inventories(home, connection, provider, waiting);
     let all: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
-    let held_addresses = snapshots::complete(connection, &all);
+    let incomplete = snapshots::complete(connection, &all);
 
-    let done = || waiting.iter().filter(|w| !held_addresses.contains(&w.address));
+    let is_done =
+        |w: &&Waiting| !incomplete.held.contains(&w.address) && !incomplete.more.contains(&w.address);
+    let done = || waiting.iter().filter(is_done);
     let addresses: Vec<Address> = done().map(|w| w.address).collect();
     queue::done(connection, provider, &addresses);
 
     let mut held = landing.held.clone();
-    held.extend(waiting.iter().filter(|w| held_addresses.contains(&w.address)).map(|w| w.question));
-    let is_all = waiting.len() < answers::MOST_AT_ONCE;
+    held.extend(waiting.iter().filter(|w| incomplete.held.contains(&w.address)).map(|w| w.question));
+    // Sessions that are too many for one transaction: the rest with the next.
+    let is_cut = !incomplete.more.is_empty();
+    let is_all = waiting.len() < answers::MOST_AT_ONCE && !is_cut;
     if is_all {
         let held: Vec<Prefix> = held.iter().copied().collect();
         queue::settle(connection, provider, answered, &held);
     }
-    let new = || done().filter(|w| w.document.is_some());
+    // Of a block's answer those are new that are done with; an address's own is written once.
+    let shares = provider.declared().shares_answers();
+    let new = || waiting.iter().filter(|w| w.document.is_some() && (!shares || is_done(w)));
     let absent = new().filter(|w| w.is_absent).count();
     let values = new().count() - absent;
     if let Some(hits) = Counter::hits_of(provider.name()) {
@@ -254,7 +265,7 @@ fn write_waiting(
         |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
     Written {
         is_all,
-        last: waiting.last().map(|w| w.address),
+        last: if is_cut { landing.written_to } else { waiting.last().map(|w| w.address) },
         held,
         values: values as u64,
         absent: absent as u64,

@@ -48,7 +48,11 @@ impl Lane {
 
     /// When there is something to do without being told, microseconds since 2000.
     pub fn next(&self, air: &Air) -> i64 {
-        self.next_due.max(self.blocked_until).min(self.lands_at(air))
+        let is_stopped =
+            self.next_due < self.blocked_until && politeness::stopped_with(self.provider).is_some();
+        let blocked_until =
+            if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
+        self.next_due.max(blocked_until).min(self.lands_at(air))
     }
 
     /// Takes something that came back.
@@ -145,7 +149,7 @@ impl Lane {
         let mut reserved = None;
         let claimed = steps.step(Doing::Claiming, |_, connection| {
             let mut jobs = queue::claim(connection, provider, most, lease);
-            let next = (jobs.len() < most).then(|| queue::next_due(connection, provider));
+            let mut next = (jobs.len() < most).then(|| queue::next_due(connection, provider));
             let asked = jobs.iter().filter(|job| job.ask.is_some()).count();
             if asked > 0 {
                 reserved = quota::reserve(provider, asked.div_ceil(limits.batch), limits);
@@ -153,7 +157,10 @@ impl Lane {
             if let Some(reserved) = &reserved {
                 let (kept, excess) = within(jobs, reserved.requests as usize * limits.batch);
                 let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
-                queue::give_back(connection, provider, &excess, lease);
+                if !excess.is_empty() {
+                    queue::give_back(connection, provider, &excess, lease);
+                    next = Some(Some(0));
+                }
                 ledger::spend(connection, provider, reserved);
                 jobs = kept;
             }

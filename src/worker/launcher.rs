@@ -54,6 +54,16 @@ struct Place {
     started_at: i64,
     /// Not before: microseconds since 2000.
     rests_until: i64,
+    /// It is to have a worker, and that worker has read what the database spent of the quotas.
+    is_wanted: bool,
+    has_told: bool,
+}
+
+impl Place {
+    /// Whether it has said what it spent of the quotas, or has nothing to say.
+    fn has_settled(&self) -> bool {
+        !self.is_wanted || self.has_told || self.has_no_extension
+    }
 }
 
 fn run(_argument: i32) {
@@ -151,13 +161,19 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
     for database in &databases {
         let place = places.entry(database.oid.to_u32()).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
+        place.is_wanted = is_wanted;
+        if let Some((index, _)) = &place.worker {
+            place.has_told |= shared::block().seats[*index].ledger_read.load(Ordering::Acquire);
+        }
         match &place.worker {
             Some(_) if !is_wanted => send_away(place),
             None if is_wanted && !place.has_no_extension => next = next.min(start(database, place)),
             _ => {}
         }
     }
-    shared::block().databases_seen.store(true, Ordering::Release);
+    if databases.iter().all(|database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled)) {
+        shared::block().ledgers_known.store(true, Ordering::Release);
+    }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
 }

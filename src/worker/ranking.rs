@@ -8,6 +8,7 @@ use cowrie_enrich_engine::address::Address;
 
 use crate::pg::clock;
 use crate::pg::spi::Connection;
+use crate::pg::subtransaction::Failure;
 use crate::provider::{Provider, Providers};
 use crate::store::priorities::{self, Table};
 use crate::telemetry;
@@ -16,6 +17,8 @@ use crate::telemetry;
 const AGAIN_AFTER: i64 = 600_000_000;
 /// After a step that could not be made.
 const PAUSE: i64 = 60_000_000;
+/// How long a quota waits for an evaluation to end, in microseconds.
+const HOLDS_FOR: i64 = 5_000_000;
 /// At most one part in so many of a worker's time.
 const SHARE: i64 = 10;
 /// For some pages of one table.
@@ -32,23 +35,28 @@ pub struct Ranking {
     not_before: i64,
     again_at: i64,
     sweep: Option<Sweep>,
-    /// Pages a step.
-    pages: u32,
 }
 
 /// One evaluation of all rules, under way.
 struct Sweep {
     providers: Vec<Provider>,
     waiting: BTreeSet<Address>,
-    tables: VecDeque<Table>,
-    /// Of the first table.
-    page: u32,
+    tables: VecDeque<Work>,
     began: i64,
+}
+
+/// What is left of a table.
+struct Work {
+    table: Table,
+    /// The next one.
+    page: u32,
+    /// Pages a step.
+    pages: u32,
 }
 
 impl Ranking {
     pub fn new() -> Ranking {
-        Ranking { is_wanted: true, not_before: 0, again_at: i64::MAX, sweep: None, pages: 64 }
+        Ranking { is_wanted: true, not_before: 0, again_at: i64::MAX, sweep: None }
     }
 
     /// Lookups of these providers came in.
@@ -56,9 +64,15 @@ impl Ranking {
         self.is_wanted |= providers.into_iter().any(has_quota);
     }
 
+    /// Rules were set or removed.
+    pub fn changed(&mut self) {
+        (self.is_wanted, self.not_before) = (true, 0);
+    }
+
     /// Whether a provider's quota is to be spent only after something has been evaluated, which is soon.
     pub fn holds(&self, provider: Provider) -> bool {
-        has_quota(provider) && self.is_due()
+        let is_long = self.sweep.as_ref().is_some_and(|sweep| clock::now() - sweep.began > HOLDS_FOR);
+        has_quota(provider) && self.is_due() && !is_long
     }
 
     /// Whether there is something to do now.
@@ -87,46 +101,33 @@ impl Ranking {
             self.begin(connection);
             return;
         };
-        let Some(table) = sweep.tables.front() else {
+        let Some(mut work) = sweep.tables.pop_front() else {
             self.end();
             return;
         };
-        let from = sweep.page;
-        let to = from.saturating_add(self.pages).min(table.pages);
+        let to = work.page.saturating_add(work.pages).min(work.table.pages);
         let started = clock::now();
-        let ranked = priorities::rank(connection, table, from..to, &sweep.waiting, &sweep.providers, TIME);
-        let lasted = clock::now() - started;
-        sweep.page = to;
-        if let Err(failure) = ranked {
-            if self.pages > 1 && lasted > LONG {
-                sweep.page = from;
-            } else {
-                telemetry::error("a rule of which sessions matter failed", &failure.message);
-                sweep.page = u32::MAX;
-            }
+        let pages = work.page..to;
+        let ranked = priorities::rank(connection, &work.table, pages, &sweep.waiting, &sweep.providers, TIME);
+        work.went(ranked.err(), to, clock::now() - started);
+        // In turns: one slow rule does not keep the others from being evaluated.
+        if work.page < work.table.pages {
+            sweep.tables.push_back(work);
         }
-        if sweep.page >= table.pages {
-            sweep.tables.pop_front();
-            sweep.page = 0;
-        }
-        self.pages = match lasted {
-            ..SHORT => (self.pages * 2).min(MOST_PAGES),
-            LONG.. => (self.pages / 2).max(1),
-            _ => self.pages,
-        };
     }
 
     fn begin(&mut self, connection: &Connection) {
-        (self.is_wanted, self.again_at) = (false, i64::MAX);
         let providers: Vec<Provider> = Providers::enabled().iter().filter(|p| has_quota(*p)).collect();
         let began = clock::now();
+        (self.is_wanted, self.again_at) =
+            (false, if providers.is_empty() { i64::MAX } else { began + AGAIN_AFTER });
         let tables = if providers.is_empty() { Vec::new() } else { priorities::tables(connection) };
         let waiting =
             if tables.is_empty() { BTreeSet::new() } else { priorities::waiting(connection, &providers) };
-        if waiting.is_empty() {
-            return;
+        if !waiting.is_empty() {
+            let tables = tables.into_iter().map(Work::on).collect();
+            self.sweep = Some(Sweep { providers, waiting, tables, began });
         }
-        self.sweep = Some(Sweep { providers, waiting, tables: tables.into(), page: 0, began });
     }
 
     fn end(&mut self) {
@@ -136,6 +137,33 @@ impl Ranking {
             // What the sessions do from now on is found out then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
         }
+    }
+}
+
+impl Work {
+    fn on(table: Table) -> Work {
+        Work { table, page: 0, pages: 64 }
+    }
+
+    /// A step over the pages up to `to` took so many microseconds.
+    fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
+        match failure {
+            None => self.page = to,
+            // Which page it is: the others are evaluated all the same.
+            Some(_) if self.pages > 1 => {
+                self.pages = (self.pages / 2).max(1);
+                return;
+            }
+            Some(failure) => {
+                telemetry::error("a rule of which sessions matter failed", &failure.message);
+                self.page = to;
+            }
+        }
+        self.pages = match lasted {
+            ..SHORT => (self.pages * 2).min(MOST_PAGES),
+            LONG.. => (self.pages / 2).max(1),
+            _ => self.pages,
+        };
     }
 }
 

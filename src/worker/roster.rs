@@ -18,13 +18,14 @@ use crate::pg::{catalog, clock};
 
 thread_local! {
     /// What this transaction has to tell when it commits.
-    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, counts: false, extension: false }) };
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, counts: false, rules: false, extension: false }) };
 }
 
 #[derive(Clone, Copy, Default)]
 struct Tells {
     work: bool,
     counts: bool,
+    rules: bool,
     extension: bool,
 }
 
@@ -126,6 +127,11 @@ pub fn sessions_were_counted() {
     TELLS.set(Tells { counts: true, ..TELLS.get() });
 }
 
+/// This transaction changes which sessions matter.
+pub fn rules_changed() {
+    TELLS.set(Tells { work: true, rules: true, ..TELLS.get() });
+}
+
 fn extension_changes() {
     TELLS.set(Tells { extension: true, ..TELLS.get() });
 }
@@ -144,6 +150,9 @@ pub fn transaction_ended(outcome: Outcome) {
     if let Some(seat) = seat {
         if tells.counts {
             seat.uncounted.store(true, Ordering::Release);
+        }
+        if tells.rules {
+            seat.rules_changed.store(true, Ordering::Release);
         }
         if tells.work || tells.extension {
             seat.wake();

@@ -7,7 +7,7 @@
 //!      "updated":"…","comment":null,"maxrisk":null,"asabusecontact":"…","as":64500,"asname":"EXAMPLE",
 //!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
 //! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…}}      ; never reported
-//! 200 {"error":"bad IP address"}
+//! 200 {"error":"bad IP address"}  ; of the question; any other error is the provider's own
 //! ```
 //!
 //! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers come as numbers or as texts.
@@ -50,6 +50,9 @@ pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
     c"cowrie_enrich.dshield_absent_ttl",
     c"Time for which it is fresh that DShield knows nothing of an address.",
 );
+
+/// Errors that speak of the address, in lower case. Whatever else is wrong, asking about another address is no remedy.
+const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 
@@ -102,10 +105,7 @@ fn read_answer(address: Address, body: &[u8]) -> Reading {
     };
     let report = match (object.remove("ip"), object.remove("error")) {
         (Some(Value::Object(report)), _) if !report.is_empty() => unwrapped(report),
-        (None, Some(error)) => {
-            let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
-            return Reading::Answer(Answer::Refused(words));
-        }
+        (None | Some(Value::Null), Some(error)) if !is_nothing(&error) => return read_error(&error),
         _ => return Reading::Malformed("the answer is no report about an address"),
     };
     if http::names(&report, "number", address) == Some(false) {
@@ -118,6 +118,16 @@ fn read_answer(address: Address, body: &[u8]) -> Reading {
     } else {
         Answer::Found(Finding { said, ..Finding::default() })
     })
+}
+
+fn read_error(error: &Value) -> Reading {
+    let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
+    let lower = words.to_ascii_lowercase();
+    if REFUSALS.iter().any(|refusal| lower.contains(refusal)) {
+        Reading::Answer(Answer::Refused(words))
+    } else {
+        Reading::Failed(words)
+    }
 }
 
 /// `{"text": x}` is `x`.
@@ -212,16 +222,42 @@ mod tests {
     }
 
     #[test]
-    fn error_is_a_refusal() {
-        assert_eq!(answer(&json!({ "error": "bad IP address" })), Answer::Refused("bad IP address".into()));
-        assert_eq!(answer(&json!({ "error": ["x"] })), Answer::Refused("[\"x\"]".into()));
+    fn error_about_the_address_is_a_refusal() {
+        for words in ["bad IP address", "Invalid IP", "192.0.2.1 is not a valid ip address"] {
+            assert_eq!(answer(&json!({ "error": words })), Answer::Refused(words.into()));
+        }
+        assert_eq!(
+            answer(&json!({ "error": ["bad ip"], "ip": null })),
+            Answer::Refused("[\"bad ip\"]".into())
+        );
+    }
+
+    #[test]
+    fn other_errors_are_the_providers_own() {
+        for (error, words) in [
+            (json!("database is down"), "database is down"),
+            (json!("your IP is blocked"), "your IP is blocked"),
+            (json!({ "code": 7 }), "{\"code\":7}"),
+        ] {
+            let read = read_as(200, json!({ "error": error }).to_string());
+            assert!(matches!(read, Some(Reading::Failed(said)) if said == words), "{error}");
+        }
     }
 
     #[test]
     fn anything_else_is_malformed() {
-        for body in
-            ["", "[]", "{}", "{\"ip\":{}}", "{\"ip\":null}", "{\"ip\":\"192.0.2.1\"}", "<html>", "{\"ip\":{"]
-        {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            "{\"ip\":{}}",
+            "{\"ip\":null}",
+            "{\"ip\":\"192.0.2.1\"}",
+            "<html>",
+            "{\"ip\":{",
+            "{\"error\":null}",
+            "{\"error\":\" \"}",
+        ] {
             assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
         }
         assert!(read_as(404, "{\"ip\":{\"count\":1}}").is_none());

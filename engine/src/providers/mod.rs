@@ -138,7 +138,7 @@ impl Task for Exchange {
 
     fn run(self, cancel: &Cancel) -> Reply {
         if cancel.is_set() {
-            return Reply::failed(Failure::Cancelled);
+            return Reply::unsent(Failure::Cancelled);
         }
         self.provider.fetch(&self.addresses, &self.settings, cancel)
     }

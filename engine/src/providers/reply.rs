@@ -74,11 +74,22 @@ pub struct Reply {
     pub anomalies: Anomalies,
     /// What the provider said beside the answer that an operator may want to know: one line, such as a balance.
     pub notice: Option<String>,
+    /// What `Provider::credentials` gives for what this exchange was made with: a key may have been replaced since.
+    /// `None`: nothing depends on it.
+    pub credentials: Option<u64>,
+    /// Nothing was sent, and nothing tried: no quota is spent. A name that was looked up, or a connection that did not
+    /// come about, has been tried.
+    pub unsent: bool,
 }
 
 impl Reply {
     /// Nothing came.
     pub fn failed(failure: Failure) -> Self {
         Self { failure: Some(failure), ..Self::default() }
+    }
+
+    /// Nothing was asked.
+    pub fn unsent(failure: Failure) -> Self {
+        Self { unsent: true, ..Self::failed(failure) }
     }
 }

@@ -8,8 +8,12 @@
 //!      "tunnels":[{"type":"VPN","operator":"…","anonymous":true,"entries":[…]}]}
 //!     x-balance-remaining: 4711
 //!     x-result-dt: 20261120
-//! 400, 401, 403, 404, 429 (the balance is used up), 500
+//! 404                             ; without a body, or with one that names the address: SPUR knows nothing of it
+//! 400, 401, 403, 429 (the balance is used up), 500
 //! ```
+//!
+//! Any other 404 may be a gateway's or a web server's, as a mistyped URL brings it: it says nothing of the address, and
+//! is a failure.
 //!
 //! Source: SPUR's description of its context interface, <https://docs.spur.us>.
 //!
@@ -93,12 +97,15 @@ impl AskedByHttp for Spur {
 fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
     match said.status {
         200 => Some(read_answer(address, said.body)),
-        // A page says that of the URL, and not of the address.
-        404 if said.body.trim_ascii_start().first() != Some(&b'<') => {
-            Some(Reading::Answer(Answer::Absent(None)))
-        }
+        404 if is_absence(address, said.body) => Some(Reading::Answer(Answer::Absent(None))),
         _ => None,
     }
+}
+
+/// Whether a 404 is about the address, and not about the URL.
+fn is_absence(address: Address, body: &[u8]) -> bool {
+    body.trim_ascii().is_empty()
+        || http::object(body).is_some_and(|said| http::names(&said, "ip", address) == Some(true))
 }
 
 fn read_answer(address: Address, body: &[u8]) -> Reading {
@@ -152,11 +159,22 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_said_by_no_page() {
-        for body in ["", "{}", "not found"] {
+    fn absence_is_said_of_the_address_and_not_of_the_url() {
+        for body in ["", "\r\n", r#"{"ip":"2001:db8::1"}"#, r#"{"ip":"2001:DB8:0::1","message":"not found"}"#]
+        {
             assert!(matches!(read_as(404, body), Some(Reading::Answer(Answer::Absent(None)))), "{body}");
         }
-        assert!(read_as(404, " <!DOCTYPE html>").is_none());
+        for body in [
+            "{}",
+            "not found",
+            " <!DOCTYPE html>",
+            r#"{"message":"no Route matched with those values"}"#,
+            r#"{"ip":null}"#,
+            r#"{"ip":"2001:db8::2"}"#,
+            r#"[{"ip":"2001:db8::1"}]"#,
+        ] {
+            assert!(read_as(404, body).is_none(), "{body}");
+        }
         assert!(read_as(500, "{}").is_none());
     }
 

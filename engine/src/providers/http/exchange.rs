@@ -2,21 +2,25 @@
 //!
 //! The rule: one deadline, one host, one MiB. The time holds for everything from resolving the name to the last byte of
 //! the body; a redirect is an answer like any other and is not followed; and no proxy is asked but the one that is set.
+//! The MiB is of the body, unpacked; all bytes of an answer together may be twice that, which `bounded` sees to.
 //!
 //! Connections are kept between exchanges, for a request costs one round trip then and not four: agents outlive the
 //! threads that use them, in `AGENTS`. That lock is held for moments only, never while anything is sent.
 
+use super::bounded::BoundedConnector;
 use super::target::Target;
-use crate::net::{Cancel, Failure};
+use crate::net::Failure;
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Error, Proxy, Timeout};
 
 /// Bytes of a body, unpacked. The largest answers known have some dozens of KiB.
-const LONGEST_BODY: u64 = 1024 * 1024;
+pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
 
 /// Bytes. Each kept connection holds buffers of both sizes.
 const INPUT_BUFFER: usize = 32 * 1024;
@@ -57,10 +61,7 @@ pub(super) struct Response {
 
 /// The head of an answer, and as much of its body as could be had. ureq cannot be interrupted: who cancels waits for
 /// the deadline at most.
-pub(super) fn get(request: Request<'_>, cancel: &Cancel) -> Result<Response, Failure> {
-    if cancel.is_set() {
-        return Err(Failure::Cancelled);
-    }
+pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
     let host = &request.target.host;
     let settings =
         Settings { timeout: request.timeout, proxy: request.proxy.filter(|_| !request.target.loopback) };
@@ -153,7 +154,8 @@ fn new_agent(settings: &Settings) -> Result<Agent, Error> {
         .max_idle_connections(MOST_IDLE)
         .max_idle_connections_per_host(MOST_IDLE)
         .build();
-    Ok(config.new_agent())
+    let connector = DefaultConnector::new().chain(BoundedConnector);
+    Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
 }
 
 /// Whether that proxy can be used; SOCKS is not built in.
@@ -179,7 +181,7 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
         Error::ConnectionFailed => connect("no reason given".to_owned()),
         Error::ConnectProxyFailed(why) => connect(why),
         Error::InvalidProxyUrl => connect("the proxy's URL is malformed".to_owned()),
-        Error::LargeResponseHeader(..) => Failure::TooLarge,
+        Error::LargeResponseHeader(..) | Error::BodyExceedsLimit(_) => Failure::TooLarge,
         Error::Protocol(_) => Failure::Malformed(format!("{host:.80} did not answer in HTTP")),
         Error::Decompress(_, error) if error.kind() == ErrorKind::UnexpectedEof => Failure::Cut,
         Error::Decompress(..) => Failure::Malformed("the answer could not be decompressed".to_owned()),

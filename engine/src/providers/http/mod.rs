@@ -17,7 +17,9 @@
 //! | `target` | the URL, and whether a key may go there |
 //! | `secret` | keys |
 //! | `exchange` | one request and what came of it |
+//! | `bounded` | how much may come for it |
 
+mod bounded;
 mod exchange;
 mod secret;
 #[cfg(test)]
@@ -107,6 +109,8 @@ pub(super) enum Reading {
     Foreign,
     /// What is wrong with it.
     Malformed(&'static str),
+    /// The provider could not answer; its words.
+    Failed(String),
 }
 
 /// Everything there is to send.
@@ -116,6 +120,9 @@ struct Prepared {
     secret: Option<Secret>,
     proxy: Option<String>,
 }
+
+/// What the key file holds. `None`: there is none. `Err`: a sentence that names the setting.
+type ReadKey = Result<Option<Secret>, String>;
 
 /// Why nothing was sent.
 enum Unprepared {
@@ -151,7 +158,8 @@ impl<T: AskedByHttp> Provider for T {
     }
 
     fn credentials(&self, settings: &Settings) -> u64 {
-        self.site().credentials(settings)
+        let site = self.site();
+        site.credentials(settings, &site.read_key(settings))
     }
 
     fn takes(&self, address: Address) -> bool {
@@ -169,32 +177,39 @@ impl<T: AskedByHttp> Provider for T {
 
 impl Site {
     /// Keys that cannot be read differ from any that can.
-    fn credentials(&self, settings: &Settings) -> u64 {
+    fn credentials(&self, settings: &Settings, read: &ReadKey) -> u64 {
         // Its keys are fixed: every process finds the same number.
         let mut hasher = DefaultHasher::new();
         settings.text(self.common.url).hash(&mut hasher);
         self.contact.and_then(|setting| settings.text(setting)).hash(&mut hasher);
-        match self.key.as_ref().map(|key| key.read(settings)) {
-            Some(Ok(Some(secret))) => secret.bytes().hash(&mut hasher),
-            Some(Ok(None)) | None => 0_u8.hash(&mut hasher),
-            Some(Err(why)) => (1_u8, why).hash(&mut hasher),
+        match read {
+            Ok(Some(secret)) => secret.bytes().hash(&mut hasher),
+            Ok(None) => 0_u8.hash(&mut hasher),
+            Err(why) => (1_u8, why).hash(&mut hasher),
         }
         hasher.finish()
     }
 
-    /// One address; further ones get no answer.
+    /// One address; further ones get no answer. The key is read once: what is sent is what the reply is judged by.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
         let Some(address) = addresses.first().copied() else {
-            return Reply::default();
+            return Reply { unsent: true, ..Reply::default() };
         };
-        let prepared = match self.prepare(settings) {
-            Ok(prepared) => prepared,
-            Err(Unprepared::Obstacle(why)) => return Reply::failed(Failure::Io(why)),
+        let read = self.read_key(settings);
+        let credentials = Some(self.credentials(settings, &read));
+        let reply = match self.prepare(settings, read) {
+            Ok(_) if cancel.is_set() => Reply::unsent(Failure::Cancelled),
+            Ok(prepared) => self.ask(address, settings, prepared),
+            Err(Unprepared::Obstacle(why)) => Reply::unsent(Failure::Io(why)),
             // Nothing that asking again would mend.
             Err(Unprepared::NoKey(why)) => {
-                return Reply { demand: Some(Demand::Stop(why.clone())), ..Reply::failed(Failure::Io(why)) };
+                Reply { demand: Some(Demand::Stop(why.clone())), ..Reply::unsent(Failure::Io(why)) }
             }
         };
+        Reply { credentials, ..reply }
+    }
+
+    fn ask(&self, address: Address, settings: &Settings, prepared: Prepared) -> Reply {
         let request = Request {
             url: prepared.target.about(address, self.suffix),
             target: &prepared.target,
@@ -202,21 +217,23 @@ impl Site {
             timeout: self.common.timeout(settings),
             proxy: prepared.proxy,
         };
-        match exchange::get(request, cancel) {
+        match exchange::get(request) {
             Ok(response) => self.judge(address, &response, prepared.secret.as_ref()),
             Err(failure) => Reply::failed(failure),
         }
     }
 
-    fn prepare(&self, settings: &Settings) -> Result<Prepared, Unprepared> {
+    fn read_key(&self, settings: &Settings) -> ReadKey {
+        self.key.as_ref().map_or(Ok(None), |key| key.read(settings))
+    }
+
+    fn prepare(&self, settings: &Settings, read: ReadKey) -> Result<Prepared, Unprepared> {
         let target = self.target(settings).map_err(Unprepared::Obstacle)?;
         let user_agent = self.user_agent(settings).map_err(Unprepared::Obstacle)?;
+        let secret = read.map_err(Unprepared::NoKey)?;
         let mut headers = vec![(header::USER_AGENT, user_agent)];
-        let mut secret = None;
-        if let Some(key) = &self.key {
-            secret = key.read(settings).map_err(Unprepared::NoKey)?;
-            let value = secret.as_ref().and_then(Secret::header);
-            headers.extend(value.map(|value| (HeaderName::from_static(key.header), value)));
+        if let (Some(key), Some(value)) = (&self.key, secret.as_ref().and_then(Secret::header)) {
+            headers.push((HeaderName::from_static(key.header), value));
         }
         Ok(Prepared { target, headers, secret, proxy: settings.text(&HTTP_PROXY) })
     }
@@ -299,6 +316,11 @@ impl Site {
                 reply.failure = Some(Failure::Malformed(why.to_owned()));
                 reply.anomalies.malformed = 1;
             }
+            Some(Reading::Failed(words)) => {
+                let words = cut(&hide(&printable(&words)));
+                reply.failure = Some(Failure::Malformed(format!("the answer is an error: {words}")));
+                reply.anomalies.malformed = 1;
+            }
             None => reply = self.judge_status(address, response, body, hide),
         }
         reply
@@ -344,8 +366,7 @@ impl Site {
 }
 
 impl Key {
-    /// `None`: not set. `Err`: a sentence that names the setting.
-    fn read(&self, settings: &Settings) -> Result<Option<Secret>, String> {
+    fn read(&self, settings: &Settings) -> ReadKey {
         let Some(path) = settings.text(self.file) else {
             return Ok(None);
         };

@@ -2,7 +2,7 @@
 
 use super::servers::{Asked, Authority, Server, TempFile, answer, gzip, read_head};
 use super::*;
-use crate::net::Pool;
+use crate::net::{Pool, Task};
 use crate::providers::dshield::{DSHIELD_CONTACT, DSHIELD_URL, Dshield};
 use crate::providers::greynoise::{GREYNOISE_API_KEY_FILE, GREYNOISE_TIMEOUT, GREYNOISE_URL, GreyNoise};
 use crate::providers::setting;
@@ -11,6 +11,7 @@ use crate::providers::{Exchange, Provider};
 use proptest::prelude::*;
 use std::net::TcpListener;
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -256,6 +257,50 @@ fn endless_body_is_given_up_early() {
     // What the kernel buffers, and the MiB.
     let sent = count.recv().unwrap();
     assert!(sent < 30_000_000, "{sent}");
+}
+
+/// All of them are made of nothing, so that no body becomes too long; each is over long before its deadline.
+#[test]
+fn endless_nothing_is_given_up_early() {
+    // An empty block of deflate, stored and not the last one.
+    const EMPTY_BLOCK: &[u8] = b"\0\0\0\xff\xff";
+    let gzip_head = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
+    let gzipped = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\nContent-Encoding: gzip\r\n\r\n";
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n";
+    for (what, head, endless) in [
+        ("blocks", [&gzipped[..], gzip_head].concat(), EMPTY_BLOCK.to_vec()),
+        ("trailers", [&chunked[..], b"0\r\n"].concat(), b"X-Trailer: x\r\n".to_vec()),
+        ("interim answers", Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec()),
+    ] {
+        let (counted, count) = std::sync::mpsc::channel();
+        let server = Server::new(move |_, stream| {
+            let piece = endless.repeat(10_000 / endless.len() + 1);
+            let mut sent = 0_usize;
+            let mut alive = stream.write_all(&head).is_ok();
+            while alive && sent < 200_000_000 {
+                alive = stream.write_all(&piece).is_ok();
+                sent += piece.len();
+            }
+            counted.send(sent).unwrap();
+            false
+        });
+        let reply = ask(&GreyNoise, &greynoise(&server.url("")));
+        assert_eq!(reply.failure, Some(Failure::TooLarge), "{what}");
+        // What the kernel buffers, and the two MiB.
+        let sent = count.recv().unwrap();
+        assert!(sent < 30_000_000, "{what}: {sent}");
+    }
+}
+
+/// The limit is of an exchange, and not of a connection.
+#[test]
+fn kept_connection_may_carry_any_number_of_answers() {
+    let padded = format!("{SEEN}{}", " ".repeat(900_000));
+    let server = Server::answering(answer("200 OK", "", padded));
+    for _ in 0..5 {
+        assert_eq!(said(&ask(&GreyNoise, &greynoise(&server.url(""))))["noise"], true);
+    }
+    assert_eq!(server.connections(), 1);
 }
 
 #[test]
@@ -536,13 +581,129 @@ fn replaced_key_is_used_at_once_and_changes_the_credentials() {
     assert_eq!(all.len(), count);
 }
 
+/// The provider waits until the key has been replaced, and refuses the old one then.
+#[test]
+fn reply_names_the_credentials_that_were_sent() {
+    let key = Arc::new(TempFile::new("one"));
+    let server = Server::new({
+        let key = Arc::clone(&key);
+        move |_, stream| {
+            key.write("two");
+            stream.write_all(&answer("401 Unauthorized", "", "")).is_ok()
+        }
+    });
+    let settings = spur(&server.url(""), &key);
+    let one = Spur.credentials(&settings);
+    let reply = ask(&Spur, &settings);
+    let two = Spur.credentials(&settings);
+    assert!(matches!(reply.demand, Some(Demand::Stop(_))) && one != two);
+    assert_eq!(server.asked()[0].header("token"), Some("one"));
+    assert_eq!(reply.credentials, Some(one));
+    // It is about the current one now.
+    assert_eq!(ask(&Spur, &settings).credentials, Some(two));
+}
+
+#[test]
+fn every_reply_names_its_credentials() {
+    let server = Server::answering(answer("200 OK", "", SEEN));
+    let (url, key, free) = (server.url(""), TempFile::new(KEY), TcpListener::bind("127.0.0.1:0").unwrap());
+    let refused = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let empty = TempFile::new("");
+    let gone = spur(&url, &key).with(&SPUR_TOKEN_FILE, text("/nonexistent/key"));
+    for (provider, settings) in [
+        (&GreyNoise as &dyn Provider, greynoise(&url)),
+        (&GreyNoise, greynoise(&refused)),
+        (&GreyNoise, greynoise(&url).with(&GREYNOISE_API_KEY_FILE, text(key.path()))),
+        (&Dshield, dshield(&url)),
+        (&Dshield, dshield(&url).with(&DSHIELD_CONTACT, text("other"))),
+        (&Dshield, Settings::defaults(Dshield.settings())),
+        (&Spur, spur(&url, &key)),
+        (&Spur, spur(&url, &empty)),
+        (&Spur, gone),
+        (&Spur, spur("ftp://a", &key)),
+    ] {
+        let reply = ask(provider, &settings);
+        assert_eq!(reply.credentials, Some(provider.credentials(&settings)), "{reply:?}");
+    }
+}
+
 #[test]
 fn cancelled_exchange_sends_nothing() {
     let server = Server::answering(answer("200 OK", "", SEEN));
     let cancel = Cancel::new();
     cancel.set();
-    let reply = GreyNoise.fetch(&[address()], &greynoise(&server.url("")), &cancel);
-    assert_eq!((reply.failure, server.connections()), (Some(Failure::Cancelled), 0));
+    let settings = greynoise(&server.url(""));
+    let reply = GreyNoise.fetch(&[address()], &settings, &cancel);
+    assert_eq!((&reply.failure, reply.unsent), (&Some(Failure::Cancelled), true));
+    let reply = Exchange { provider: &GreyNoise, settings, addresses: vec![address()] }.run(&cancel);
+    assert_eq!((&reply.failure, reply.unsent), (&Some(Failure::Cancelled), true));
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn reply_says_whether_anything_was_sent() {
+    let server = Server::answering(answer("500 x", "", ""));
+    let (url, key, empty) = (server.url(""), TempFile::new(KEY), TempFile::new(""));
+    for settings in [
+        spur(&url, &empty),
+        spur(&url, &key).with(&SPUR_TOKEN_FILE, text("/nonexistent/key")),
+        spur("ftp://a", &key),
+        spur("http://provider.test", &key),
+        Settings::defaults(Spur.settings()),
+        spur(&url, &key).with(&HTTP_PROXY, text("socks5://127.0.0.1:1")),
+    ] {
+        let reply = ask(&Spur, &settings);
+        assert!(reply.unsent && reply.failure.is_some(), "{reply:?}");
+    }
+    assert!(Spur.fetch(&[], &spur(&url, &key), &Cancel::new()).unsent);
+    assert!(ask(&Dshield, &Settings::defaults(Dshield.settings())).unsent);
+    assert_eq!(server.connections(), 0);
+
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for url in [url, format!("http://{free}"), "https://provider.invalid".to_owned()] {
+        let reply = ask(&Spur, &spur(&url, &key));
+        assert!(!reply.unsent && reply.failure.is_some(), "{url}: {reply:?}");
+    }
+    assert!(!Exchange::lost("told to".into()).unsent);
+}
+
+#[test]
+fn error_of_the_provider_is_not_held_against_the_question() {
+    let ask_dshield = |error: &str| {
+        let body = serde_json::json!({ "error": error }).to_string();
+        ask(&Dshield, &dshield(&Server::answering(answer("200 OK", "", body)).url("")))
+    };
+    let failed = ask_dshield(&format!(" data\u{7}base is down {}", "x".repeat(500)));
+    let words = format!("the answer is an error: database is down {}", "x".repeat(100 - 17));
+    assert_eq!(failed.failure, Some(Failure::Malformed(words)));
+    assert!(failed.answers.is_empty() && !failed.blames_question && failed.demand.is_none());
+    let refused = ask_dshield("Bad IP address");
+    assert_eq!(refused.answers[&address()], Answer::Refused("Bad IP address".into()));
+    assert_eq!((refused.failure, refused.blames_question), (None, false));
+}
+
+#[test]
+fn mistyped_url_makes_nothing_unknown() {
+    let key = TempFile::new(KEY);
+    let reply = |body: &str| {
+        let server = Server::answering(answer("404 Not Found", "", body));
+        ask(&Spur, &spur(&server.url("/v3/kontext"), &key))
+    };
+    for (body, text) in [
+        (
+            r#"{"message":"no Route matched with those values"}"#,
+            "404 Not Found: no Route matched with those values",
+        ),
+        ("404 page not found", "404 Not Found"),
+    ] {
+        let reply = reply(body);
+        assert_eq!(reply.failure, Some(Failure::Status { code: 404, text: text.into() }));
+        assert!(reply.answers.is_empty() && !reply.blames_question);
+    }
+    for body in ["", r#"{"ip":"192.0.2.1"}"#] {
+        assert_eq!(reply(body).answers[&address()], Answer::Absent(None));
+    }
 }
 
 #[test]
