@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postgres::NoTls;
 
+use crate::clock;
 use crate::installation::installation;
 use crate::session::Session;
 use crate::wait::wait_until;
@@ -71,10 +72,10 @@ impl Options {
         self
     }
 
-    /// Gives the server a clock of its own, which a test sets by writing to this file: see `http::Clock`.
+    /// Gives the server a clock of its own, which a test sets: see `clock::Clock`.
     #[must_use]
-    pub fn with_clock(mut self, file: &Path) -> Self {
-        self.clock = Some(file.to_owned());
+    pub fn with_clock(mut self, clock: &clock::Clock) -> Self {
+        self.clock = Some(clock.path().to_owned());
         self
     }
 
@@ -343,24 +344,12 @@ impl Drop for Cluster {
     }
 }
 
-/// A postgres whose clock libfaketime keeps: real time plus what the file says, read whenever the clock is.
+/// A postgres with another clock. Not for setpriv itself, which is not postgres.
 fn with_clock(file: &Path) -> Command {
-    let library = ["/usr/lib", "/usr/lib64", "/usr/local/lib"]
-        .iter()
-        .flat_map(|dir| {
-            [PathBuf::from(dir), Path::new(dir).join(format!("{}-linux-gnu", std::env::consts::ARCH))]
-        })
-        .map(|dir| dir.join("faketime/libfaketime.so.1"))
-        .find(|library| library.exists())
-        .expect("libfaketime is installed, see scripts/install-deps");
-    // Set by `env` and not for setpriv: what libfaketime makes in there would be the wrong user's.
     let mut command = installation().server_command("env");
     command
-        .arg(format!("LD_PRELOAD={}", library.display()))
-        .arg(format!("FAKETIME_TIMESTAMP_FILE={}", file.display()))
-        .arg("FAKETIME_NO_CACHE=1")
-        .arg("FAKETIME_DONT_FAKE_MONOTONIC=1")
-        .arg("DONT_FAKE_MONOTONIC=1")
+        .arg(format!("LD_PRELOAD={}", clock::library().display()))
+        .arg(format!("COWRIE_ENRICH_TEST_CLOCK={}", file.display()))
         .arg(installation().bindir.join("postgres"));
     command
 }

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `installation` | which PostgreSQL, under which user, and where may clusters live |
 //! | `cluster` | how a server starts, dies, comes back and is cleaned away |
+//! | `clock` | a server's wall clock that a test sets while the server runs |
 //! | `session` | one connection: run, ask, expect a refusal |
 //! | `database` | one shared server per test binary, one database per test |
 //! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
-//! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback; a clock that a test sets |
+//! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
@@ -15,6 +16,7 @@
 //! | `random` | repeatable randomness |
 //! | `wait` | waits for a state, never for a time |
 
+pub mod clock;
 pub mod cluster;
 pub mod cymru;
 pub mod database;

@@ -1,0 +1,59 @@
+/* Loaded into a server before everything else, this has its wall clock show real time plus so many microseconds as
+ * stand in a file, which is mapped: whoever changes the file moves the clock, for every process and at once. Durations,
+ * which the monotonic clock measures, are real.
+ *
+ * libfaketime does the same and more, and is of no use here: it stops faking while the process is in select() or
+ * poll(), and PostgreSQL 15's postmaster starts its children out of a signal handler, just there. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *offset;
+static int (*real)(clockid_t, struct timespec *);
+
+/* Before the first thread; children have it by being forked. */
+__attribute__((constructor)) static void begin(void) {
+    const char *path = getenv("COWRIE_ENRICH_TEST_CLOCK");
+    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    void *mapped = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
+    real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    if (mapped == MAP_FAILED || real == NULL)
+        abort();
+    close(file);
+    offset = mapped;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    if (real == NULL)
+        begin();
+    int result = real(clock, now);
+    if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        int64_t nanoseconds = now->tv_nsec + *offset % 1000000 * 1000;
+        now->tv_sec += *offset / 1000000 + nanoseconds / 1000000000;
+        now->tv_nsec = nanoseconds % 1000000000;
+    }
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    (void)zone;
+    int result = clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return result;
+}
+
+time_t time(time_t *now) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (now != NULL)
+        *now = exact.tv_sec;
+    return exact.tv_sec;
+}

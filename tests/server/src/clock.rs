@@ -1,0 +1,67 @@
+//! A server's clock that a test sets: real time and an offset, which may change while the server runs. It never stands
+//! still, and only goes forward.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::installation::installation;
+
+pub struct Clock {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Clock {
+    /// Noon of this day (UTC): tests of a day do not want its end.
+    pub fn at_noon(name: &str) -> Clock {
+        let path = installation().run_dir().join(format!("{name}-{}.clock", std::process::id()));
+        let file = fs::File::create(&path).expect("a clock can be made");
+        let clock = Clock { path, file };
+        clock.set(0, 12 * 3600);
+        clock
+    }
+
+    /// So many days from today, so many seconds from its beginning.
+    pub fn set(&self, days: i64, second: i64) {
+        // Today is the day on which the test began, whatever the real clock says by now: offsets are small.
+        static TODAY: OnceLock<i64> = OnceLock::new();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64;
+        let today = *TODAY.get_or_init(|| now - now.rem_euclid(86_400_000_000));
+        let offset = today + (days * 86_400 + second) * 1_000_000 - now;
+        self.file.write_all_at(&offset.to_ne_bytes(), 0).expect("a clock can be set");
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What has a server look at such a clock; made once, with the compiler that Rust needs anyway.
+pub fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let library = installation().run_dir().join("clock.so");
+        let draft = installation().run_dir().join(format!("clock-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/clock.c");
+        let output = Command::new("cc")
+            .args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+            .args([&draft, &source])
+            .arg("-ldl")
+            .output()
+            .expect("there is a C compiler");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // Another test process may do the same; each renames a whole one.
+        fs::rename(&draft, &library).expect("own directory");
+        library
+    })
+}
