@@ -1,12 +1,19 @@
--- Session tables with a rule of which sessions matter; partitions each for themselves. Names are written as SQL wants them.
+-- Session tables with a rule of which sessions matter; partitions each for themselves; and whether both belong to whom the
+-- rule is of. Names are written as SQL wants them. Takes no lock on any of the tables.
+WITH RECURSIVE part (root, oid) AS (
+    SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r
+    UNION
+    SELECT p.root, i.inhrelid
+    FROM part p
+    JOIN pg_inherits i ON i.inhparent = p.oid
+    JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
+)
 SELECT c.oid::bigint, c.oid::regclass::text, quote_ident(t.ip_column), r.expression, r.search_path,
-       a.atttypid = 'inet'::regtype, pg_relation_size(c.oid) / current_setting('block_size')::bigint,
-       c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by
-FROM @extschema@.session_priority r
+       a.atttypid = 'inet'::regtype, c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by
+FROM part p
+JOIN @extschema@.session_priority r ON r.rel = p.root
 JOIN @extschema@.attached_tables t ON t.rel = r.rel
 JOIN pg_class root ON root.oid = r.rel
-CROSS JOIN LATERAL (
-    SELECT t.rel::oid AS part UNION SELECT p.relid FROM pg_partition_tree(t.rel) p) p
-JOIN pg_class c ON c.oid = p.part AND c.relkind = 'r' AND c.relpersistence <> 't'
+JOIN pg_class c ON c.oid = p.oid AND c.relkind = 'r' AND c.relpersistence <> 't'
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = t.ip_column AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY 1

@@ -167,6 +167,15 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
     }
 }
 
+/// Takes as many permits as are to be had, at most so many.
+pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
+    let grants = std::iter::from_fn(|| match ask(provider, limits) {
+        Ok((permit, Leave::Granted)) => Some(permit),
+        _ => None,
+    });
+    grants.take(most).collect()
+}
+
 /// Takes a permit out of a provider's state, which is left alone where there is none to be had.
 fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
     let now = clock::now();
@@ -217,6 +226,15 @@ impl Permit {
     /// Gives the permit back and says how it went.
     pub fn give_back(mut self, verdict: &Verdict<'_>, limits: &Limits) {
         self.release(verdict, limits.retry_base);
+    }
+
+    /// Gives back a permit that nobody was asked with: the rate does not count it.
+    pub fn unused(mut self, limits: &Limits) {
+        shared::locked(|guarded| {
+            let state = &mut guarded.providers[self.provider.place()];
+            state.rate = state.rate.saturating_sub(limits.rate.interval);
+        });
+        self.release(&Verdict::Unknown, limits.retry_base);
     }
 
     fn release(&mut self, verdict: &Verdict<'_>, base: Duration) {

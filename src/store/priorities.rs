@@ -19,7 +19,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::relation::Place;
 use crate::pg::role::{self, acting_as, acting_as_stranger};
 use crate::pg::spi::{Connection, Prepared, Rows, Statement};
-use crate::pg::subtransaction::{Failure, contained_within};
+use crate::pg::subtransaction::{Failure, contained, contained_within};
 use crate::pg::{catalog, inet, parser, shared, text};
 use crate::provider::Provider;
 use crate::telemetry;
@@ -37,6 +37,8 @@ thread_local! {
         "priority_attached", include_str!("../../sql/queries/priority_attached.sql"), &[pg_sys::OIDOID]) };
     static TABLES: Statement = const { Statement::new(
         "priority_tables", include_str!("../../sql/queries/priority_tables.sql"), &[]) };
+    static PAGES: Statement = const { Statement::new(
+        "priority_pages", include_str!("../../sql/queries/priority_pages.sql"), &[pg_sys::OIDOID]) };
     static RANKED: Statement = const { Statement::new(
         "jobs_ranked", include_str!("../../sql/queries/jobs_ranked.sql"), &[pg_sys::TEXTARRAYOID]) };
     static RANK: Statement = const { Statement::new(
@@ -52,8 +54,6 @@ pub struct Table {
     expression: Vec<u8>,
     search_path: Vec<u8>,
     is_inet: bool,
-    /// Pages of the table when it was looked up.
-    pub pages: u32,
 }
 
 /// Sets or removes the rule of a table, on behalf of a caller who must own it. A rule that does not work is an error now.
@@ -113,7 +113,6 @@ pub fn tables(connection: &Connection) -> Vec<Table> {
                     expression: rows.bytes(row, 4)?,
                     search_path: rows.bytes(row, 5)?,
                     is_inet: rows.boolean(row, 6)?,
-                    pages: u32::try_from(rows.bigint(row, 7)?).unwrap_or(u32::MAX),
                 })
             };
             (0..rows.count).filter(|row| may_be_evaluated(rows, *row)).filter_map(table).collect()
@@ -124,7 +123,7 @@ pub fn tables(connection: &Connection) -> Vec<Table> {
 /// The rule is code of whoever owned the table then, and runs with the rights of whoever owns it, or the partition, now.
 fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
     let oid = rows.bigint(row, 1).and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
-    let why = if rows.boolean(row, 8) != Some(true) {
+    let why = if rows.boolean(row, 7) != Some(true) {
         "its owner is another than who set the rule: set it again"
     } else if oid.is_some_and(shared::is_suspect) {
         "it did not end, and is left alone for an hour"
@@ -137,6 +136,15 @@ fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
         &format!("{name}: {why}"),
     );
     false
+}
+
+/// Pages of a table at the moment.
+pub fn pages(connection: &Connection, table: &Table) -> Result<u32, Failure> {
+    contained(|| {
+        let table = [Some(pg_sys::Datum::from(table.oid))];
+        let pages = PAGES.with(|statement| connection.run(statement, &table, |rows| rows.bigint(0, 1)));
+        pages.and_then(|pages| u32::try_from(pages).ok()).unwrap_or_default()
+    })
 }
 
 /// Addresses that wait for these providers' answers.

@@ -29,6 +29,8 @@ use crate::telemetry;
 thread_local! {
     static ATTACHED: Statement = const { Statement::new(
         "sessions_attached", include_str!("../../sql/queries/sessions_attached.sql"), &[]) };
+    static INDEXED: Statement = const { Statement::new(
+        "sessions_indexed", include_str!("../../sql/queries/sessions_indexed.sql"), &[pg_sys::OIDOID]) };
 }
 
 /// For all tables together: a transaction of the worker's ends within a second.
@@ -53,8 +55,6 @@ struct Table {
     oid: pg_sys::Oid,
     index: pg_sys::Oid,
     name: Vec<u8>,
-    /// Whether sessions that lack the type alone are in the index.
-    has_types: bool,
     /// Whether it belongs to whom its partitioned table belongs.
     is_of_one_owner: bool,
 }
@@ -95,8 +95,7 @@ fn attached(connection: &Connection) -> Vec<Table> {
                         oid: oid(1)?,
                         index: oid(2)?,
                         name: rows.bytes(row, 3)?,
-                        has_types: rows.boolean(row, 4)?,
-                        is_of_one_owner: rows.boolean(row, 5)?,
+                        is_of_one_owner: rows.boolean(row, 4)?,
                     })
                 })
                 .filter(may_be_written)
@@ -154,9 +153,16 @@ fn complete_tables(connection: &Connection, tables: &[Table], standing: &[Standi
     incomplete
 }
 
+/// Whether those that lack the type alone are among the sessions in an index; `None`: it is no index of waiting sessions.
+fn indexed(connection: &Connection, table: &Table) -> Option<bool> {
+    let index = [Some(pg_sys::Datum::from(table.index))];
+    INDEXED.with(|statement| connection.run(statement, &index, |rows| rows.boolean(0, 1)))
+}
+
 fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
     let Some(owner) = catalog::owner_of_table(table.oid) else { return Incomplete::default() };
-    if !table.has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
+    let Some(has_types) = indexed(connection, table) else { return Incomplete::default() };
+    if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
         telemetry::log_once_per_burst(
             "sessions of a table may lack their type: attach it again, now that there is a source of types",
             &String::from_utf8_lossy(&table.name),

@@ -8,26 +8,31 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
 
 use super::landing::{Landing, Outcome};
-use crate::politeness::{self, Count, Permit, Verdict};
+use super::lane::Ask;
+use crate::politeness::{self, Count, Permit, Verdict, quota};
 use crate::provider::{Limits, Provider};
-use crate::store::queue::{Claimed, Failed};
+use crate::store::queue::Failed;
 use crate::telemetry;
 
 /// Jobs on their way to the provider, each with the address that is asked about.
 pub struct Flight {
     pub provider: Provider,
     questions: Vec<(Prefix, Address)>,
+    /// Whose quota paid for it.
+    day: Option<i32>,
     pub permit: Option<Permit>,
 }
 
 impl Flight {
     /// One flight for each exchange.
-    pub fn of(provider: Provider, claimed: &[Claimed], batch: usize) -> Vec<Flight> {
-        let asked = claimed.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
+    pub fn of(provider: Provider, ask: &Ask, batch: usize) -> Vec<Flight> {
+        let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
         // The queue has none; the last door all the same.
         let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
         let batches = public.chunks(batch.max(1));
-        batches.map(|batch| Flight { provider, questions: batch.to_vec(), permit: None }).collect()
+        batches
+            .map(|batch| Flight { provider, questions: batch.to_vec(), day: ask.day, permit: None })
+            .collect()
     }
 
     pub fn questions(&self) -> impl Iterator<Item = Prefix> + '_ {
@@ -50,7 +55,7 @@ impl Flight {
         if let Some(permit) = self.permit.take() {
             judge(permit, &reply, self.questions.len(), limits);
         }
-        let Reply { mut answers, failure, blames_question, .. } = reply;
+        let Reply { mut answers, failure, blames_question, unsent, .. } = reply;
         let mut outcomes = BTreeMap::new();
         for (question, address) in self.questions {
             let outcome = match answers.remove(&address) {
@@ -62,7 +67,14 @@ impl Flight {
             };
             outcomes.insert(question, outcome);
         }
-        Landing::of(self.provider, outcomes)
+        let landing = Landing::of(self.provider, outcomes);
+        match self.day.filter(|_| unsent) {
+            Some(day) => {
+                quota::give_back(self.provider, day, 1);
+                landing.not_spent(day)
+            }
+            None => landing,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::store::answers::{self, Kept, Waiting};
 use crate::store::enrich::{self, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
-use crate::store::{Home, snapshots};
+use crate::store::{Home, ledger, snapshots};
 use crate::telemetry::{self, Counter};
 
 /// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
@@ -39,6 +39,8 @@ pub struct Landing {
     /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
     written_to: Option<Address>,
     held: BTreeSet<Prefix>,
+    /// Requests that were paid for, by the day, and not sent.
+    unspent: BTreeMap<i32, usize>,
 }
 
 /// What became of a question.
@@ -73,7 +75,14 @@ impl Landing {
             is_gathering: true,
             written_to: None,
             held: BTreeSet::new(),
+            unspent: BTreeMap::new(),
         }
+    }
+
+    /// The same of an exchange for which nothing was sent.
+    pub fn not_spent(mut self, day: i32) -> Landing {
+        *self.unspent.entry(day).or_default() += 1;
+        self
     }
 
     /// Jobs that earlier answers serve.
@@ -91,6 +100,9 @@ impl Landing {
         }
         self.not_before = self.not_before.min(other.not_before);
         self.outcomes.extend(other.outcomes);
+        for (day, requests) in other.unspent {
+            *self.unspent.entry(day).or_default() += requests;
+        }
         if self.outcomes.len() == MOST_TOGETHER {
             self.not_before = clock::now();
         }
@@ -116,6 +128,7 @@ impl Landing {
         count(Count::DeadLetters, written.dead);
         self.written_to = written.last;
         self.held = written.held;
+        self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
             let answered = |outcome: &&mut Outcome| matches!(outcome, Outcome::Answered(..));
@@ -134,6 +147,9 @@ pub fn write_down(home: Home, connection: &Connection, landing: &Landing, lease:
     let provider = landing.provider;
     let all: Vec<Prefix> = landing.outcomes.keys().copied().collect();
     let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
+    for (day, requests) in &landing.unspent {
+        ledger::unspend(connection, provider, *day, *requests);
+    }
     let failed: Vec<&Failed> = landing
         .outcomes
         .iter()

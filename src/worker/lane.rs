@@ -12,7 +12,7 @@ use super::ranking::Ranking;
 use super::roster::Doing;
 use super::steps::{FAILED_PAUSE, Steps, Stop};
 use crate::pg::clock;
-use crate::politeness::{self, Leave, quota};
+use crate::politeness::{self, Leave, Permit, quota};
 use crate::provider::{Limits, Provider};
 use crate::store::ledger;
 use crate::store::queue::{self, Claimed};
@@ -36,9 +36,9 @@ pub struct Lane {
 }
 
 /// Jobs to ask, and the day whose quota paid for it.
-struct Ask {
-    jobs: Vec<Claimed>,
-    day: Option<i32>,
+pub struct Ask {
+    pub jobs: Vec<Claimed>,
+    pub day: Option<i32>,
 }
 
 impl Lane {
@@ -93,22 +93,29 @@ impl Lane {
             if ranking.holds(provider) {
                 return Ok(());
             }
-            let most = match self.may_ask(steps, &limits) {
-                (Leave::Granted, permits) => permits.saturating_mul(limits.batch),
-                (Leave::Probe, _) => PROBE_SIZE.min(limits.batch),
+            let (permits, most) = match self.may_ask(steps, &limits) {
+                (Leave::Granted, permits) => {
+                    // Before anything is taken out of a quota: what is given back to that may have been counted elsewhere.
+                    let permits = politeness::ask_for(provider, permits, &limits);
+                    let most = permits.len().saturating_mul(limits.batch);
+                    (permits, most)
+                }
+                // This one is taken once there is something to ask.
+                (Leave::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
                 (Leave::NotBefore(until), _) => {
                     self.blocked_until = until;
                     return Ok(());
                 }
-                // Whoever ends wakes this process; this is for the case that nobody does.
-                (Leave::Busy, _) => {
-                    self.blocked_until = clock::now() + BUSY_PAUSE;
-                    return Ok(());
-                }
+                (Leave::Busy, _) => (Vec::new(), 0),
             };
+            if most == 0 {
+                // Whoever ends wakes this process; this is for the case that nobody does.
+                self.blocked_until = clock::now() + BUSY_PAUSE;
+                return Ok(());
+            }
             let ask = self.claim(steps, most, &limits)?;
             self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.question));
-            if !self.start(steps, air, ask, &limits)? {
+            if !self.start(steps, air, ask, permits, &limits)? {
                 return Ok(());
             }
         }
@@ -177,10 +184,21 @@ impl Lane {
     }
 
     /// Starts exchanges; answers whether all were started.
-    fn start(&mut self, steps: &Steps, air: &mut Air, ask: Ask, limits: &Limits) -> Result<bool, Stop> {
-        let mut flights = Flight::of(self.provider, &ask.jobs, limits.batch).into_iter();
+    fn start(
+        &mut self,
+        steps: &Steps,
+        air: &mut Air,
+        ask: Ask,
+        permits: Vec<Permit>,
+        limits: &Limits,
+    ) -> Result<bool, Stop> {
+        let mut permits = permits.into_iter();
+        let mut flights = Flight::of(self.provider, &ask, limits.batch).into_iter();
         while let Some(flight) = flights.next() {
-            let (flight, until) = match politeness::ask(self.provider, limits) {
+            let permit = permits
+                .next()
+                .map_or_else(|| politeness::ask(self.provider, limits), |p| Ok((p, Leave::Granted)));
+            let (flight, until) = match permit {
                 Ok((permit, _)) => match air.start(flight, permit) {
                     None => continue,
                     Some(flight) => (flight, clock::now() + FAILED_PAUSE),
@@ -193,6 +211,7 @@ impl Lane {
             (self.next_due, self.blocked_until) = (0, until);
             return Ok(false);
         }
+        permits.for_each(|permit| permit.unused(limits));
         Ok(true)
     }
 

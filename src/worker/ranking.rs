@@ -23,6 +23,7 @@ const HOLDS_FOR: i64 = 5_000_000;
 const SHARE: i64 = 10;
 /// For some pages of one table.
 const TIME: Duration = Duration::from_millis(600);
+const FAILED: &str = "a rule of which sessions matter could not be evaluated";
 /// A step should last about so long, in microseconds.
 const SHORT: i64 = 40_000;
 const LONG: i64 = 150_000;
@@ -48,8 +49,9 @@ struct Sweep {
 /// What is left of a table.
 struct Work {
     table: Table,
-    /// The next one.
+    /// The next page, and behind the last one, once that is known.
     page: u32,
+    last: Option<u32>,
     /// Pages a step.
     pages: u32,
 }
@@ -105,13 +107,14 @@ impl Ranking {
             self.end();
             return;
         };
-        let to = work.page.saturating_add(work.pages).min(work.table.pages);
+        let Some(last) = work.find_last(connection) else { return };
+        let to = work.page.saturating_add(work.pages).min(last);
         let started = clock::now();
         let pages = work.page..to;
         let ranked = priorities::rank(connection, &work.table, pages, &sweep.waiting, &sweep.providers, TIME);
         work.went(ranked.err(), to, clock::now() - started);
         // In turns: one slow rule does not keep the others from being evaluated.
-        if work.page < work.table.pages {
+        if work.page < last {
             sweep.tables.push_back(work);
         }
     }
@@ -142,7 +145,17 @@ impl Ranking {
 
 impl Work {
     fn on(table: Table) -> Work {
-        Work { table, page: 0, pages: 64 }
+        Work { table, page: 0, last: None, pages: 64 }
+    }
+
+    /// Up to which page there is something; `None`: nobody can say now.
+    fn find_last(&mut self, connection: &Connection) -> Option<u32> {
+        if self.last.is_none() {
+            self.last = priorities::pages(connection, &self.table)
+                .map_err(|failure| telemetry::error(FAILED, &failure.message))
+                .ok();
+        }
+        self.last
     }
 
     /// A step over the pages up to `to` took so many microseconds.
@@ -155,7 +168,7 @@ impl Work {
                 return;
             }
             Some(failure) => {
-                telemetry::error("a rule of which sessions matter failed", &failure.message);
+                telemetry::error(FAILED, &failure.message);
                 self.page = to;
             }
         }
