@@ -171,8 +171,11 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
             _ => {}
         }
     }
-    if databases.iter().all(|database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled)) {
-        shared::block().ledgers_known.store(true, Ordering::Release);
+    let block = shared::block();
+    let has_settled = |database: &Database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled);
+    if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
+        // All at once, or the first one takes what there is.
+        block.seats.iter().for_each(Seat::nudge);
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))

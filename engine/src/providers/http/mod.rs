@@ -40,6 +40,7 @@ use crate::net::Cancel;
 use exchange::{Request, Response, USER_AGENT};
 use secret::Secret;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime};
 use target::Target;
@@ -277,7 +278,10 @@ impl Site {
     fn judge(&self, address: Address, response: &Response, secret: Option<&Secret>) -> Reply {
         let hide = |text: &str| secret.map_or_else(|| text.to_owned(), |secret| secret.hide_in(text));
         let mut reply = match &response.body {
-            Ok(body) => self.judge_body(address, response, body, secret, &hide),
+            Ok(body) => {
+                let body = secret.map_or(Cow::Borrowed(&body[..]), |secret| secret.hide_in_bytes(body));
+                self.judge_body(address, response, &body, secret, &hide)
+            }
             Err(failure) if response.status.is_success() => Reply::failed(failure.clone()),
             // The status says enough.
             Err(_) => self.judge_status(address, response, b"", &hide),
@@ -339,7 +343,7 @@ impl Site {
             let refused = Answer::Refused(words.unwrap_or_else(|| "400 Bad Request".to_owned()));
             return Reply { answers: [(address, refused)].into(), ..Reply::default() };
         }
-        let words = if status.is_redirection() { redirected_to(&response.headers) } else { words };
+        let words = if status.is_redirection() { redirected_to(&response.headers, hide) } else { words };
         let reason = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
         let words = words.map(|words| format!(": {}", hide(&words))).unwrap_or_default();
         let text = format!("{}{reason}{words}", status.as_u16());
@@ -435,10 +439,10 @@ fn cut(text: &str) -> String {
 }
 
 /// The host only: the rest may repeat what was asked, and with what.
-fn redirected_to(headers: &HeaderMap) -> Option<String> {
+fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<String> {
     let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
     Some(match location.host().filter(|_| location.scheme().is_some()) {
-        Some(host) => cut(&format!("it points to {}", printable(host))),
+        Some(host) => cut(&format!("it points to {}", printable(&hide(host)))),
         None => "it points elsewhere on the same host".to_owned(),
     })
 }

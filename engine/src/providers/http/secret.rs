@@ -4,6 +4,7 @@
 //! header. Nothing else shows it: not `Debug`, not a failure, and not an answer that repeats it.
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
@@ -68,6 +69,23 @@ impl Secret {
     /// A text without the key.
     pub(super) fn hide_in(&self, text: &str) -> String {
         text.replace(&self.0, HIDDEN)
+    }
+
+    /// A body without the key, before anything in it is cut in the middle of one.
+    pub(super) fn hide_in_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let key = self.0.as_bytes();
+        let find = |bytes: &[u8]| bytes.windows(key.len()).position(|window| window == key);
+        if key.len() < SHORTEST_TO_HIDE || find(bytes).is_none() {
+            return Cow::Borrowed(bytes);
+        }
+        let (mut rest, mut clean) = (bytes, Vec::with_capacity(bytes.len()));
+        while let Some(at) = find(rest) {
+            clean.extend_from_slice(&rest[..at]);
+            clean.extend_from_slice(HIDDEN.as_bytes());
+            rest = &rest[at + key.len()..];
+        }
+        clean.extend_from_slice(rest);
+        Cow::Owned(clean)
     }
 
     /// An answer without the key: who repeats what was sent, as test services do, would have it stored.
