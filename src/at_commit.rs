@@ -24,10 +24,10 @@ use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{snapshot, transaction::current_level};
 use crate::politeness;
 use crate::provider::{Provider, Providers};
+use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::{Home, sessions};
 use crate::telemetry;
-use crate::worker::roster;
 
 /// What the transaction knows of a seen address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]

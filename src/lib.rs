@@ -17,6 +17,7 @@ mod offline;
 mod pg;
 mod politeness;
 mod provider;
+mod roster;
 mod session;
 mod store;
 mod telemetry;
@@ -28,7 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::shared::request() {
         worker::register();
-        worker::roster::listen();
+        roster::listen();
     }
     at_commit::observe();
 }

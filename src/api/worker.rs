@@ -9,8 +9,8 @@ use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
 use crate::provider::Provider;
+use crate::roster::{self, Doing};
 use crate::sql_function;
-use crate::worker::roster::{self, Doing};
 
 sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);
 /// Row trigger on `enrichment_request`.

@@ -20,9 +20,9 @@ use crate::pg::relation::Row;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, memory, text};
 use crate::provider::{Provider, Providers};
+use crate::roster;
 use crate::store::queue;
 use crate::telemetry::{self, Counter};
-use crate::worker::roster;
 
 /// Sessions of one address that are to be counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

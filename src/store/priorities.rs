@@ -22,8 +22,8 @@ use crate::pg::spi::{Connection, Prepared, Rows, Statement};
 use crate::pg::subtransaction::{Failure, contained, contained_within};
 use crate::pg::{catalog, inet, parser, shared, text};
 use crate::provider::Provider;
+use crate::roster;
 use crate::telemetry;
-use crate::worker::roster;
 
 thread_local! {
     static SET: Statement = const { Statement::new(

@@ -9,11 +9,11 @@ use super::air::Air;
 use super::flight::Flight;
 use super::landing::{self, Landing};
 use super::ranking::Ranking;
-use super::roster::Doing;
 use super::steps::{FAILED_PAUSE, Steps, Stop};
 use crate::pg::clock;
 use crate::politeness::{self, Leave, Permit, quota};
 use crate::provider::{Limits, Provider};
+use crate::roster::Doing;
 use crate::store::ledger;
 use crate::store::queue::{self, Claimed};
 

@@ -12,12 +12,12 @@ use std::time::Duration;
 use cowrie_enrich_engine::{backoff, random};
 use pgrx::pg_sys;
 
-use super::roster::{self, Announced, Ending};
 use crate::guc;
 use crate::pg::background::{self, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::shared::{self, SEATS, Seat};
 use crate::pg::{clock, transaction};
+use crate::roster::{self, Announced, Ending};
 use crate::telemetry;
 
 const PROGRAM: Program =

@@ -3,7 +3,6 @@
 //! | module | answers |
 //! |---|---|
 //! | `launcher` | which databases need a worker, and is it there |
-//! | `roster` | who works where, and how they are told that there is something to do |
 //! | `database` | what a worker does in its database, round by round |
 //! | `steps` | the short transactions that this is made of |
 //! | `lane` | one provider's jobs, from the claim to the answer |
@@ -19,7 +18,6 @@ mod landing;
 mod lane;
 mod launcher;
 mod ranking;
-pub mod roster;
 mod steps;
 
 pub use flight::judge;

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use super::roster::Doing;
 use crate::guc;
 use crate::pg::background;
 use crate::pg::role::acting_as;
@@ -10,6 +9,7 @@ use crate::pg::shared::Seat;
 use crate::pg::spi::Connection;
 use crate::pg::{catalog, clock, transaction};
 use crate::provider::Provider;
+use crate::roster::Doing;
 use crate::store::Home;
 use crate::store::queue::Lease;
 use crate::telemetry;
