@@ -34,9 +34,11 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
         begin();
     int result = real(clock, now);
     if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        /* The offset is negative in the afternoon, when a test wants it to be noon. */
         int64_t nanoseconds = now->tv_nsec + *offset % 1000000 * 1000;
-        now->tv_sec += *offset / 1000000 + nanoseconds / 1000000000;
-        now->tv_nsec = nanoseconds % 1000000000;
+        int64_t borrowed = nanoseconds < 0 ? 1 : 0;
+        now->tv_sec += *offset / 1000000 + nanoseconds / 1000000000 - borrowed;
+        now->tv_nsec = nanoseconds % 1000000000 + borrowed * 1000000000;
     }
     return result;
 }
