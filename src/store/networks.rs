@@ -57,15 +57,15 @@ thread_local! {
     ) };
 }
 
-/// Creates the networks that are not there yet, all as one source says.
-pub fn create(connection: &Connection, networks: &Networks, source: &str) {
-    create_said(connection, networks, |_| source);
+/// Creates the networks that are not there yet, all as one source says; answers how many.
+pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
+    create_said(connection, networks, |_| source)
 }
 
 /// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
-pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) {
+pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) -> i64 {
     if networks.is_empty() {
-        return;
+        return 0;
     }
     let started = clock::now();
     let mut arguments = columns(networks);
@@ -73,11 +73,12 @@ pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: imp
     arguments.push(Some(times(networks, |said| said.last_seen)));
     arguments
         .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
-    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count)) as i64;
     if created > 0 {
-        telemetry::add(Counter::NetworksCreated, created as i64);
+        telemetry::add(Counter::NetworksCreated, created);
         telemetry::add(Counter::NetworkMicros, clock::now() - started);
     }
+    created
 }
 
 /// Fills and corrects the metadata of existing networks, as far as `source` may.
