@@ -69,9 +69,10 @@ pub fn value(row: &Row, column: Column) -> Option<Value<'_>> {
     }
 }
 
-/// A column's value as the server writes it, for types of the server's own that keys are made of.
+/// A column's value as the server writes it, for types of the server's own.
 pub fn shown(row: &Row, column: Column) -> Option<String> {
-    const SHOWN: [pg_sys::Oid; 4] = [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID];
+    const SHOWN: [pg_sys::Oid; 5] =
+        [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::INETOID];
     let datum = row.column(column.number)?;
     // SAFETY: the datum is of the column's type; the output functions of these types are the server's.
     unsafe {

@@ -19,7 +19,7 @@ use super::addresses::{self, Inventory};
 use super::enrich::{self, Locked, Tally};
 use super::networks::{self, Networks, Said};
 use crate::enrichment;
-use crate::foreign::{Named, SOURCES};
+use crate::foreign::{self, SOURCES};
 use crate::offline::Databases;
 use crate::pg::jsonb;
 use crate::pg::kept::Kept;
@@ -97,8 +97,8 @@ pub struct Quote {
     /// When the source was asked, microseconds since 2000.
     pub at: Option<i64>,
     pub words: Kept,
-    /// What it says of a network.
-    pub named: Named,
+    /// Where the address belongs, if it says so.
+    pub asn: Option<i64>,
 }
 
 /// What sessions say of one address: when it was seen, and the newest quote of each source.
@@ -138,29 +138,37 @@ impl Settled {
     }
 }
 
-/// Networks that a source is quoted about, as far as they are not settled.
-fn networks_quoted(addresses: &Addresses, source: usize) -> Networks {
-    let mut networks = Networks::new();
-    for gleaned in addresses.values() {
-        let Some(quote) = &gleaned.quotes[source] else { continue };
-        let Some(asn) = quote.named.asn else { continue };
-        let named = quote.named.clone();
-        networks.entry(asn).or_default().merge(Said {
-            name: named.name,
-            country: named.country,
-            registry: named.registry.map(str::to_owned),
-            first_seen: gleaned.tally.first_seen,
-            last_seen: gleaned.tally.last_seen,
-        });
-    }
-    networks
+/// Networks that sessions name, by source: also those that their addresses have left since, for the snapshots point there.
+#[derive(Default)]
+pub struct Named {
+    by_source: [Networks; 2],
 }
 
-/// Networks that Team Cymru is quoted about and that are to be written.
-pub fn networks_of_cymru(addresses: &Addresses, settled: &mut Settled) -> Networks {
-    let mut networks = networks_quoted(addresses, CYMRU);
-    networks.retain(|asn, _| settled.is_new(CYMRU, *asn));
-    networks
+impl Named {
+    /// What a session says of a network, and when it was, if it was there that it came from.
+    pub fn add(&mut self, source: usize, named: &foreign::Named, time: Option<i64>) {
+        let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
+        let known = networks.entry(asn).or_default();
+        let lacking = |known: &Option<String>, said: Option<&str>| match known {
+            None => said.map(str::to_owned),
+            Some(_) => None,
+        };
+        let said = Said {
+            name: lacking(&known.name, named.name.as_deref()),
+            country: lacking(&known.country, named.country.as_deref()),
+            registry: lacking(&known.registry, named.registry),
+            first_seen: time,
+            last_seen: time,
+        };
+        known.merge(said);
+    }
+
+    /// Those that Team Cymru is quoted about and that are to be written.
+    pub fn of_cymru(&self, settled: &mut Settled) -> Networks {
+        let mut networks = self.by_source[CYMRU].clone();
+        networks.retain(|asn, _| settled.is_new(CYMRU, *asn));
+        networks
+    }
 }
 
 /// Creates and refines networks, all as one source says; answers how many were created.
@@ -185,7 +193,7 @@ pub fn place(
     home: Home,
     connection: &Connection,
     databases: &Databases,
-    addresses: &Addresses,
+    (addresses, named): (&Addresses, &Named),
     settled: &mut Settled,
 ) -> Placed {
     let latest = snapshot::Latest::take();
@@ -193,13 +201,15 @@ pub fn place(
     let plan = enrich::plan(home, seen, databases, latest.raw(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
-    for (asn, said) in networks_quoted(addresses, MAXMIND) {
-        networks.entry(asn).or_default().merge(said);
+    for (asn, said) in &named.by_source[MAXMIND] {
+        networks.entry(*asn).or_default().merge(said.clone());
     }
     networks.retain(|asn, _| settled.is_new(MAXMIND, *asn));
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
+    // That they were seen is not news of the first session alone.
+    named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     Placed { networks_created, created, renewed: plan.due }
 }
 
@@ -305,7 +315,7 @@ fn answer(
         return None;
     }
     let leading = quotes.iter().find(|(source, _)| *source == which.leader());
-    let asn = leading.and_then(|(_, quote)| quote.named.asn);
+    let asn = leading.and_then(|(_, quote)| quote.asn);
     let parts: Vec<_> = quotes
         .iter()
         .map(|(source, quote)| (SOURCES[*source], jsonb::of_kept(&quote.words), quote.at))

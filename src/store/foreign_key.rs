@@ -78,7 +78,7 @@ pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) 
             // The column must hold the very key, not only what names the same host.
             && !(inet.is_canonical && backfill::has(&mut inventory, inet.address))
         {
-            read(shown_key(row, key), inet.address.to_string());
+            read(shown_key(row, key), scan::shown(row, ip).unwrap_or_default());
         }
         ControlFlow::Continue(())
     });

@@ -50,6 +50,11 @@ thread_local! {
         include_str!("../../sql/queries/networks_refine.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3], pg_sys::TEXTOID],
     ) };
+    static SEEN: Statement = const { Statement::new(
+        "networks_seen",
+        include_str!("../../sql/queries/networks_seen.sql"),
+        &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
+    ) };
     static TOUCH: Statement = const { Statement::new(
         "network_touch",
         include_str!("../../sql/queries/network_touch.sql"),
@@ -96,6 +101,19 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) {
     }
 }
 
+/// Appends to the pending counts when networks were seen, as far as that is not known yet.
+pub fn append_times(connection: &Connection, networks: &Networks) {
+    if networks.is_empty() {
+        return;
+    }
+    let arguments = [
+        Some(numbers(networks)),
+        Some(times(networks, |said| said.first_seen)),
+        Some(times(networks, |said| said.last_seen)),
+    ];
+    SEEN.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
 /// Moves `last_seen` to now and hands over the row.
 pub fn touch<T>(connection: &Connection, asn: i64, read: impl FnOnce(&Rows) -> T) -> T {
     TOUCH.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(asn))], read))
@@ -109,11 +127,15 @@ fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {
         ))
     };
     vec![
-        Some(array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))),
+        Some(numbers(networks)),
         texts(|said| &said.name),
         texts(|said| &said.country),
         texts(|said| &said.registry),
     ]
+}
+
+fn numbers(networks: &Networks) -> pg_sys::Datum {
+    array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))
 }
 
 fn times(networks: &Networks, field: fn(&Said) -> Option<i64>) -> pg_sys::Datum {

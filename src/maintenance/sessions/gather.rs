@@ -10,14 +10,14 @@ use pgrx::pg_sys;
 
 use super::{Complaints, Stretch};
 use crate::enrichment;
-use crate::foreign::{self, Named};
+use crate::foreign;
 use crate::pg::clock;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
 use crate::pg::trigger::{self, Column};
-use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Quote, Table, shown_key};
+use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
 
 /// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
@@ -85,6 +85,7 @@ impl Layout {
 /// What some pages hold.
 pub struct Gathered {
     pub addresses: Addresses,
+    pub named: Named,
     pub rows: i64,
     /// The page after them.
     pub page: u32,
@@ -97,6 +98,7 @@ pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
         addresses: HashMap::default(),
+        named: Named::default(),
         bytes: 0,
     };
     let most = batch_size.min(MOST_ADDRESSES);
@@ -118,6 +120,7 @@ pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -
     });
     Some(Gathered {
         addresses: gathering.addresses.into_iter().collect(),
+        named: gathering.named,
         rows: rows as i64,
         page: if is_cut { page } else { stretch.pages.end },
     })
@@ -127,6 +130,7 @@ struct Gathering {
     layout: Layout,
     relation: String,
     addresses: HashMap<Address, Gleaned, RandomState>,
+    named: Named,
     bytes: usize,
 }
 
@@ -164,21 +168,26 @@ impl Gathering {
         if bogon::reason(address).is_some() {
             return reading.faults;
         }
+        // Sources may differ; the snapshot has the network of the first.
+        let leading = reading.network().map(|(asn, _)| asn);
+        let time_in = |asn: Option<i64>| if asn == leading { self.layout.time(row) } else { None };
+        self.named.add(MAXMIND, &reading.maxmind, time_in(reading.maxmind.asn));
+        self.named.add(CYMRU, &reading.cymru, time_in(reading.cymru.asn));
         let Some(gleaned) = self.addresses.get_mut(&address) else { return reading.faults };
         for (source, part) in parts.into_iter().enumerate() {
             let Some(part) = part else { continue };
             let at = enrichment::dated(part).or_else(|| self.layout.documented_at(row));
-            let named = match source {
-                MAXMIND => reading.maxmind.clone(),
-                CYMRU => reading.cymru.clone(),
-                _ => Named::default(),
+            let asn = match source {
+                MAXMIND => reading.maxmind.asn,
+                CYMRU => reading.cymru.asn,
+                _ => None,
             };
             // Who is asked for the network and names none has not answered.
-            if !gleaned.lacks(source, at) || (source == CYMRU && named.asn.is_none()) {
+            if !gleaned.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }
             self.bytes += part.size();
-            gleaned.quotes[source] = Some(Box::new(Quote { at, words: part.keep(), named }));
+            gleaned.quotes[source] = Some(Box::new(Quote { at, words: part.keep(), asn }));
         }
         reading.faults
     }

@@ -263,12 +263,12 @@ impl<'a, 'r> Backfill<'a, 'r> {
     /// A batch of the first pass; answers the page that it came to.
     fn addresses(&mut self, stretch: &Stretch) -> Option<u32> {
         let gathered = gather::read(stretch, self.batch_size, &mut self.complaints)?;
-        let Gathered { addresses, rows, page } = gathered;
+        let Gathered { addresses, named, rows, page } = gathered;
         self.scanned += rows;
         let checkpoint = stretch.checkpoint(Pass::Addresses, page);
         let home = self.run.home;
 
-        let networks = backfill::networks_of_cymru(&addresses, &mut self.settled);
+        let networks = named.of_cymru(&mut self.settled);
         if !networks.is_empty() {
             let created = &mut self.networks_created;
             self.run.batch(|connection| {
@@ -282,7 +282,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.run.batch_resumable(|connection| {
             complaints.write(connection);
             offline::with(Patience::Import, |databases| {
-                placed = backfill::place(home, connection, databases, &addresses, settled);
+                placed = backfill::place(home, connection, databases, (&addresses, &named), settled);
                 if quotes_follow.contains(&true) {
                     return (0, None);
                 }
