@@ -211,6 +211,54 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
     answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
+/// Whether what a source said at some time is news to a document: it has no answer of theirs, or an older one. What is
+/// not dated is news only where there is none.
+pub fn is_news(document: Container<'_>, source: &str, at: Option<i64>) -> bool {
+    let has_value = document.object(source).is_some();
+    let state = meta_of(document, source).and_then(|meta| meta.text("state"));
+    if !has_value && state == Some("failed") {
+        return true;
+    }
+    match answered_at(document, source) {
+        Some(known) => at.is_some_and(|at| at > known),
+        None => at.is_some() || !has_value,
+    }
+}
+
+/// Whether a document's word on place and network is not of files of this server's, so that another's may replace it.
+pub fn is_placed_by_others(document: Container<'_>) -> bool {
+    document.object("maxmind").is_none_or(|own| own.get("build_epoch").is_none())
+}
+
+/// When a part of somebody's document says that it was answered, unless that is yet to come.
+pub fn dated(part: Container<'_>) -> Option<i64> {
+    let at = part.text("cached_at").and_then(moment::parse);
+    at.filter(|at| *at < clock::transaction_start() + CLOCKS_DIFFER)
+}
+
+/// What somebody kept of sources' answers: source, its own words, when it was asked. `builds` are those of the files in
+/// service, which have had their say.
+pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Option<&str>) -> pg_sys::Datum {
+    jsonb::object(|document| {
+        for (source, own, _) in parts {
+            document.nested_container(source, *own);
+        }
+        document.object("_meta", |meta| {
+            for (source, _, asked_at) in parts {
+                meta.object(source, |own| {
+                    own.text("state", "value");
+                    if let Some(at) = asked_at {
+                        own.text("asked_at", &clock::iso8601(*at));
+                    }
+                    if let Some(builds) = builds.filter(|_| *source == "maxmind") {
+                        own.text("builds", builds);
+                    }
+                });
+            }
+        });
+    })
+}
+
 /// Whether a source has yet to have its say about an address: it was never asked, or, if it is to be asked `again`, it
 /// said that there is nothing and that has had its time.
 pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {

@@ -150,6 +150,16 @@ pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! 
     )
 }
 
+/// A lock that nobody lets go of.
+pub fn table_is_busy(table: &str, tries: u32) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
+        format!("could not lock table {table}"),
+        Some(format!("It was tried {tries} times, a moment each time, so that no writer waits behind it.")),
+        Some("See pg_locks for the transaction that holds it, and try again when that has ended."),
+    )
+}
+
 /// A source that `enabled_sources` leaves out.
 pub fn source_disabled(source: &str) -> ! {
     raise(

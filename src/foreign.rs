@@ -3,6 +3,7 @@
 //! They come from the Python system, from sessions that it enriched, and from whatever else a user kept there. Nothing in
 //! them can be relied on: a part that makes no sense is a fault, which is listed, and the rest is used.
 
+use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::foreign;
 
 use crate::enrichment::country_text;
@@ -53,6 +54,52 @@ pub fn read(document: Option<Container<'_>>) -> Reading {
     reading.maxmind = named(document, "maxmind", &mut reading.faults);
     reading.cymru = named(document, "cymru", &mut reading.faults);
     reading
+}
+
+/// Who may have answered in a session's document.
+pub const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
+
+/// Bytes of one source's words that are kept; SPUR's longest answers have a tenth of that.
+pub const LARGEST_PART: usize = 64 << 10;
+
+/// What a session's document says of its address. Two shapes are about: `{"cymru": {…}, …}`, and what cowrieprocessor
+/// wrote before, `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. `None`: it does not speak of the address.
+pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Container<'_>>, String> {
+    if !document.is_object() {
+        return Err("the document is not an object".to_owned());
+    }
+    if SOURCES.iter().any(|source| document.get(source).is_some()) {
+        return Ok(Some(document));
+    }
+    let session = match document.get("session") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Nested(session)) if session.is_object() => session,
+        Some(_) => return Err("session is not an object".to_owned()),
+    };
+    match session.get(&address.to_string()) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Nested(own)) if own.is_object() => Ok(Some(own)),
+        Some(_) => Err("session holds something else than an object for the address".to_owned()),
+    }
+}
+
+/// What each of [`SOURCES`] is quoted with. What is no object, or too large to be kept, is a fault.
+pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<Container<'a>>; 5] {
+    SOURCES.map(|source| match document.get(source)? {
+        Value::Null => None,
+        Value::Nested(own) if own.is_object() && own.size() <= LARGEST_PART => Some(own),
+        Value::Nested(own) if own.is_object() => {
+            faults.push(format!("{source} has {} bytes, too many to be kept", own.size()));
+            None
+        }
+        _ => {
+            // Of the first two, `read` has complained.
+            if !matches!(source, "maxmind" | "cymru") {
+                faults.push(format!("{source} is not an object"));
+            }
+            None
+        }
+    })
 }
 
 fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Named {

@@ -23,6 +23,61 @@ CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
 COMMENT ON FUNCTION sessions_wait_for_types() IS
     'whether a source that knows the types of addresses is enabled, so that sessions wait for snapshot_ip_type';
 
+CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    own CONSTANT text := '@extschema@';
+    attached record;
+    ip_type regtype;
+    arguments text;
+    part regclass;
+    is_partitioned boolean;
+BEGIN
+    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    WHERE a.rel = reference_addresses.rel AND a.ip_column <> ''
+    ORDER BY 1, 2 LIMIT 1;
+    SELECT c.relkind = 'p' INTO is_partitioned FROM pg_class c WHERE c.oid = rel;
+    SELECT a.atttypid INTO ip_type FROM pg_attribute a
+    WHERE a.attrelid = rel AND a.attname = attached.ip_column AND a.attnum > 0 AND NOT a.attisdropped;
+    IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
+            HINT = 'Do without a foreign key, or change the column''s type to inet.';
+    END IF;
+    arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
+    IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
+        -- The column must spell addresses as ip_inventory does.
+        EXECUTE format(
+            'CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
+             ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s, %L)', rel, own, arguments, 'canonical');
+        -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
+        EXECUTE format(
+            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
+             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
+            rel, own, arguments);
+    END IF;
+    -- A foreign key of a partitioned table cannot be NOT VALID everywhere: those of its partitions can, and once they are
+    -- valid the table's own needs no look at any row.
+    FOR part IN
+        SELECT p.relid
+        FROM (SELECT rel AS relid, true AS isleaf WHERE whole OR NOT is_partitioned
+              UNION ALL
+              SELECT t.relid, t.isleaf FROM pg_partition_tree(rel) t WHERE is_partitioned AND NOT whole) p
+        WHERE p.isleaf
+          AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = p.relid AND c.contype = 'f'
+                          AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address')
+        ORDER BY p.relid
+    LOOP
+        EXECUTE format(
+            'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
+             REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
+            part, attached.ip_column, own, CASE WHEN whole AND is_partitioned THEN '' ELSE 'NOT VALID' END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
+    'the part of attach_session_table() and add_session_foreign_key() that makes sessions point at ip_inventory: of a partitioned table as a whole, or of each partition';
+
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
     add_foreign_key boolean DEFAULT false)
@@ -37,9 +92,7 @@ DECLARE
     present regtype;
     index_name name;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
-    -- With a foreign key the column must spell addresses as ip_inventory does.
     own CONSTANT text := '@extschema@';
-    spelling text := CASE WHEN add_foreign_key THEN format(', %L', 'canonical') ELSE '' END;
 BEGIN
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
@@ -94,11 +147,6 @@ BEGIN
                 HINT = 'The time column must be timestamptz, timestamp or date.';
         END IF;
     END IF;
-    IF add_foreign_key AND ip_type <> 'inet'::regtype THEN
-        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', ip_column, ip_type),
-            HINT = 'Attach without add_foreign_key, or change the column''s type to inet.';
-    END IF;
 
     FOR wanted IN
         SELECT * FROM (VALUES
@@ -123,7 +171,7 @@ BEGIN
     -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
-         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s%s)', rel, own, arguments, spelling);
+         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', rel, own, arguments);
     EXECUTE format(
         'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE
          ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', rel, own, arguments);
@@ -141,15 +189,7 @@ BEGIN
         index_name, rel, own, ip_column,
         CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
     IF add_foreign_key THEN
-        -- "COWRIE" sorts before "RI_": the addresses are written before the references to them are checked.
-        EXECUTE format(
-            'CREATE CONSTRAINT TRIGGER "COWRIE_ENRICH_reference" AFTER INSERT OR UPDATE
-             ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
-            rel, own, arguments);
-        EXECUTE format(
-            'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
-             REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
-            rel, ip_column, own, CASE kind WHEN 'r' THEN 'NOT VALID' ELSE '' END);
+        PERFORM @extschema@.reference_addresses(rel, true);
     END IF;
 END
 $$;
@@ -161,10 +201,15 @@ CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
 DECLARE
     ours record;
 BEGIN
-    IF EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address'
-               AND c.confrelid = '@extschema@.ip_inventory'::regclass) THEN
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT cowrie_enrich_address', rel);
-    END IF;
+    -- The table's own, and those that partitions have for themselves.
+    FOR ours IN
+        SELECT c.conrelid, c.conname FROM pg_constraint c
+        WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
+          AND c.conparentid = 0
+          AND (c.conrelid = rel OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(rel) t))
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', ours.conrelid::regclass, ours.conname);
+    END LOOP;
     FOR ours IN
         SELECT t.tgname FROM pg_trigger t
         WHERE t.tgrelid = rel AND t.tgparentid = 0

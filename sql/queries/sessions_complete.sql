@@ -6,7 +6,7 @@ WITH waiting AS (
     FROM @table@ s
     JOIN unnest($1, $2, $3, $4, $5) AS g(place, asn, country, type, document) ON g.place = s.ctid
     WHERE s.ctid = ANY ($1)
-      AND (s.snapshot_asn IS NULL OR s.snapshot_country IS NULL OR s.snapshot_ip_type IS NULL)
+      AND (s.snapshot_asn IS NULL OR s.snapshot_country IS NULL OR s.snapshot_ip_type IS NULL OR s.enrichment IS NULL)
     FOR NO KEY UPDATE OF s SKIP LOCKED
 )
 UPDATE @table@ s

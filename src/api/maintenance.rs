@@ -2,13 +2,23 @@
 
 use pgrx::pg_sys;
 
-use crate::maintenance::{import, networks, recount, sessions, stale};
+use crate::maintenance::{foreign_key, import, networks, recount, sessions, stale};
 use crate::pg::call::Call;
 use crate::sql_function;
 
 sql_function!(backfill_sessions_wrapper, pg_finfo_backfill_sessions_wrapper, backfill_sessions);
 fn backfill_sessions(call: &Call) -> Option<pg_sys::Datum> {
     sessions::backfill(call);
+    None
+}
+
+sql_function!(
+    add_session_foreign_key_wrapper,
+    pg_finfo_add_session_foreign_key_wrapper,
+    add_session_foreign_key
+);
+fn add_session_foreign_key(call: &Call) -> Option<pg_sys::Datum> {
+    foreign_key::add(call);
     None
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Batches run as the extension's owner, in the order of locks that `store` keeps.
 
+pub mod foreign_key;
 pub mod import;
 pub mod networks;
 pub mod recount;
@@ -23,6 +24,7 @@ use crate::pg::exclusion::{Held, kind_in_pg_locks};
 use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::transaction::{self, Isolation};
 use crate::pg::{self, check_for_interrupts, relation};
 use crate::store::Home;
 use crate::store::calls::{self, Key, Rejected};
@@ -36,6 +38,7 @@ pub enum Procedure {
     RefreshSessionCounts = 2,
     RefreshStale = 3,
     ImportInventory = 4,
+    AddSessionForeignKey = 5,
 }
 
 impl Procedure {
@@ -46,6 +49,7 @@ impl Procedure {
             Procedure::RefreshSessionCounts => "refresh_session_counts",
             Procedure::RefreshStale => "refresh_stale",
             Procedure::ImportInventory => "import_inventory",
+            Procedure::AddSessionForeignKey => "add_session_foreign_key",
         }
     }
 }
@@ -109,6 +113,11 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
 }
 
 impl Run<'_> {
+    /// Whose call it is.
+    pub fn procedure(&self) -> &'static str {
+        self.key.procedure
+    }
+
     /// Where a call that was killed would have gone on.
     pub fn resume_at(&self) -> Option<&Kept> {
         self.resume_at.as_ref()
@@ -148,10 +157,12 @@ impl Run<'_> {
         acting_as(self.home.owner, list);
     }
 
-    /// Commits, where that is allowed, and lets a cancellation take effect.
+    /// Commits, where that is allowed, and lets a cancellation take effect. Batches see each other's work and that of
+    /// others, whatever default_transaction_isolation says: waiting for a row and then failing is no way to go on.
     pub fn commit(&self) {
         if self.may_commit {
             self.connection.commit();
+            transaction::isolate(Isolation::ReadCommitted);
         }
         check_for_interrupts();
     }

@@ -1,14 +1,96 @@
 //! Counts, from the sessions that there are.
 
-use super::{Options, Procedure, run};
-use crate::pg::call::Call;
+use pgrx::pg_sys;
 
+use super::{Options, Procedure, Run, run};
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::store::{fold, recount};
+
+/// What a recount found.
+pub struct Recounted {
+    pub sessions: i64,
+    pub addresses: i64,
+    pub addresses_corrected: i64,
+    pub networks_corrected: i64,
+    pub malformed: i64,
+}
+
+/// Entry point of `refresh_session_counts()`.
 pub fn refresh(call: &Call) {
     let options = Options {
         procedure: Procedure::RefreshSessionCounts,
-        about: pgrx::pg_sys::InvalidOid,
+        about: pg_sys::InvalidOid,
         progress: true,
-        needs_commits: false,
+        needs_commits: true,
     };
-    run(call, &options, |_| Vec::new());
+    run(call, &options, |run| {
+        let found = recount(run);
+        vec![
+            ("sessions", found.sessions),
+            ("addresses", found.addresses),
+            ("addresses_corrected", found.addresses_corrected),
+            ("networks_corrected", found.networks_corrected),
+            ("malformed", found.malformed),
+        ]
+    });
+}
+
+/// All phases of it, for a call of any procedure.
+pub fn recount(run: &mut Run) -> Recounted {
+    fold(run);
+    let found = addresses(run);
+    fold(run);
+    run.begin("networks", 0);
+    let mut networks_corrected = 0;
+    let home = run.home;
+    run.batch(|connection| {
+        networks_corrected = recount::networks(home, connection);
+        networks_corrected
+    });
+    fold(run);
+    Recounted {
+        sessions: found.sessions,
+        addresses: found.addresses,
+        addresses_corrected: found.corrected,
+        networks_corrected,
+        malformed: found.malformed,
+    }
+}
+
+fn addresses(run: &mut Run) -> recount::Found {
+    let home = run.home;
+    let mut tables = acting_as(home.owner, || recount::tables(run.connection));
+    let expected = recount::sessions_estimated(&tables);
+    run.begin("counting", expected);
+    loop {
+        let mut found = None;
+        run.batch(|connection| match recount::addresses(home, connection, &tables) {
+            Ok(all) => {
+                found = Some(all);
+                all.sessions
+            }
+            // A table was attached, or a partition, just then.
+            Err(others) => {
+                tables = others;
+                0
+            }
+        });
+        if let Some(found) = found {
+            return found;
+        }
+    }
+}
+
+fn fold(run: &mut Run) {
+    let home = run.home;
+    let pending = acting_as(home.owner, || fold::pending(run.connection));
+    run.begin("folding", pending);
+    let mut folded = fold::BATCH;
+    while folded >= fold::BATCH {
+        run.batch(|connection| {
+            folded = fold::step(home, connection);
+            folded
+        });
+    }
 }

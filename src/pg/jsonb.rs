@@ -98,6 +98,15 @@ impl Object {
         self.push(token, Some(scalar));
     }
 
+    /// An object or array that is there already; its bytes must live until this object is finished.
+    pub fn nested_container(&mut self, key: &str, container: Container<'_>) {
+        self.key(key);
+        let size = container.size as i32;
+        self.value(value_of(pg_sys::jbvType::jbvBinary, |v| {
+            v.binary = pg_sys::JsonbValue__bindgen_ty_1__bindgen_ty_4 { len: size, data: container.pointer };
+        }));
+    }
+
     fn key(&mut self, key: &str) {
         self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(string_value(key)));
     }
@@ -268,6 +277,25 @@ impl<'a> Container<'a> {
         }
     }
 
+    /// Bytes that it takes.
+    pub fn size(self) -> usize {
+        self.size
+    }
+
+    /// A copy that outlives its memory context.
+    pub fn keep(self) -> Kept {
+        Kept::from_payload(self.bytes())
+    }
+
+    /// As JSON.
+    pub fn json(self) -> String {
+        // SAFETY: JsonbToCString reads the container, which outlives 'a, and returns a palloc'ed string.
+        unsafe {
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), self.pointer, self.size as i32);
+            text::from_c(text).unwrap_or_default().into_owned()
+        }
+    }
+
     pub fn is_object(self) -> bool {
         self.header() & OBJECT != 0
     }
@@ -313,10 +341,15 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
     }
 }
 
+/// A kept document, to be read.
+pub fn of_kept(document: &Kept) -> Container<'_> {
+    // SAFETY: the kept bytes are a jsonb datum, and plain: the container points into them.
+    unsafe { Container::read(document.datum()) }
+}
+
 /// Whether a kept document is an object without keys.
 pub fn is_empty(document: &Kept) -> bool {
-    // SAFETY: the kept bytes are a jsonb datum.
-    unsafe { Container::read(document.datum()) }.header() & (COUNT | OBJECT) == OBJECT
+    of_kept(document).header() & (COUNT | OBJECT) == OBJECT
 }
 
 /// Type bits of a JEntry (src/include/utils/jsonb.h).

@@ -22,6 +22,13 @@ pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
 }
 
+/// Waits until a table can be read, and keeps it from being emptied or rewritten until the transaction ends. Takes no
+/// snapshot, and minds no table that is gone.
+pub fn lock_for_reading(table: pg_sys::Oid) {
+    // SAFETY: locks a number, whether or not there is such a table.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}
+
 impl Table {
     /// Opens a table, or answers `None` when it is not there (any more).
     pub fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
@@ -167,8 +174,7 @@ impl Prober {
             super::check_for_interrupts();
             let Some(row) = self.next() else { break };
             if wanted(&row) {
-                // SAFETY: the slot holds a row of a table.
-                places.push(Place(unsafe { (*row.slot).tts_tid }));
+                places.push(row.place());
             }
         }
         places
@@ -244,8 +250,30 @@ impl Place {
         Place(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
     }
 
+    /// After the last row of the page before this one.
+    pub fn end_of_those_before(page: u32) -> Place {
+        let mut place = Place::beginning_of(page.saturating_sub(1));
+        place.0.ip_posid = u16::MAX;
+        place
+    }
+
+    pub fn page(&self) -> u32 {
+        let (high, low, _) = self.parts();
+        u32::from(high) << 16 | u32::from(low)
+    }
+
+    /// As the server writes it, `(page,number)`.
+    pub fn text(&self) -> String {
+        format!("({},{})", self.page(), self.0.ip_posid)
+    }
+
     fn parts(&self) -> (u16, u16, u16) {
         (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
+    }
+
+    /// For functions of the server's that take one, valid while `self` is.
+    pub(super) fn pointer(&mut self) -> pg_sys::ItemPointer {
+        &raw mut self.0
     }
 
     /// As a datum of type tid, valid while `self` is.
@@ -266,12 +294,17 @@ impl Drop for Scan {
     }
 }
 
-/// A row found by [`Prober::probe`].
+/// A row that a probe or a scan found, while its buffer is pinned.
 pub struct Row {
-    slot: *mut pg_sys::TupleTableSlot,
+    pub(super) slot: *mut pg_sys::TupleTableSlot,
 }
 
 impl Row {
+    pub fn place(&self) -> Place {
+        // SAFETY: the slot holds a row of a table.
+        Place(unsafe { (*self.slot).tts_tid })
+    }
+
     /// Column `number`, from 1. By-reference datums are valid while the row is.
     pub fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;

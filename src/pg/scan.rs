@@ -4,9 +4,11 @@
 //! the table's owner has.
 
 use std::ffi::{CStr, c_int};
+use std::ops::{ControlFlow, Range};
 
 use pgrx::pg_sys;
 
+use super::relation::{Place, Row};
 use super::trigger::Column;
 use super::{inet, snapshot, text};
 
@@ -30,7 +32,14 @@ pub enum Value<'a> {
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) {
     let latest = snapshot::Latest::take();
     for part in parts(table) {
-        column_of_one(part, name, latest.raw(), &mut read);
+        let Some(part) = Readable::open(part) else { continue };
+        let Some(column) = part.column(name).filter(|column| column.holds_addresses()) else { continue };
+        part.rows(latest.raw(), |row| {
+            if let Some(value) = value(row, column) {
+                read(value);
+            }
+            ControlFlow::Continue(())
+        });
     }
 }
 
@@ -47,44 +56,176 @@ fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     }
 }
 
-fn column_of_one(
-    table: pg_sys::Oid,
-    name: &CStr,
-    snapshot: pg_sys::Snapshot,
-    read: &mut impl FnMut(Value<'_>),
-) {
-    // SAFETY: the table is open during the scan, the column's type decides how its datums are read; relation, slot and
-    // scan are released below, or by the abort of the (sub)transaction.
+/// The value of an address column in a row, valid as long as the row.
+pub fn value(row: &Row, column: Column) -> Option<Value<'_>> {
+    let datum = row.column(column.number)?;
+    // SAFETY: the column's type decides how its datum is read.
     unsafe {
-        if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
+        if column.is_text_like() {
+            Some(Value::Text(text::bytes(datum)))
+        } else {
+            inet::read(datum).map(Value::Inet)
+        }
+    }
+}
+
+/// A column's value as the server writes it, for types of the server's own.
+pub fn shown(row: &Row, column: Column) -> Option<String> {
+    const SHOWN: [pg_sys::Oid; 5] =
+        [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::INETOID];
+    let datum = row.column(column.number)?;
+    // SAFETY: the datum is of the column's type; the output functions of these types are the server's.
+    unsafe {
+        if column.is_text_like() {
+            return Some(String::from_utf8_lossy(text::bytes(datum)).trim_end().to_owned());
+        }
+        if !SHOWN.contains(&column.type_oid) {
+            return None;
+        }
+        let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(column.type_oid, &mut output, &mut is_varlena);
+        text::from_c(pg_sys::OidOutputFunctionCall(output, datum)).map(|text| text.into_owned())
+    }
+}
+
+/// A plain table open for reading. Its lock is kept until the transaction ends.
+pub struct Readable {
+    relation: pg_sys::Relation,
+}
+
+impl Readable {
+    /// `None`: it is gone, or no plain table, or a temporary one, which belongs to the session that made it.
+    pub fn open(table: pg_sys::Oid) -> Option<Readable> {
+        // SAFETY: the kind is looked at before opening, which raises for an index, and again when it cannot change any
+        // more; try_table_open answers null for a table that is gone.
+        unsafe {
+            if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
+                return None;
+            }
+            let relation = pg_sys::try_table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if relation.is_null() {
+                return None;
+            }
+            let readable = Readable { relation };
+            let form = (*relation).rd_rel;
+            ((*form).relkind as u8 == pg_sys::RELKIND_RELATION
+                && (*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP)
+                .then_some(readable)
+        }
+    }
+
+    /// A column, by its name.
+    pub fn column(&self, name: &CStr) -> Option<Column> {
+        // SAFETY: the table is open, and so is its descriptor.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
+            })
+        }
+    }
+
+    /// The file that it is in: another one once it was rewritten or emptied.
+    pub fn file(&self) -> u32 {
+        // SAFETY: the table is open.
+        unsafe { (*(*self.relation).rd_rel).relfilenode.to_u32() }
+    }
+
+    /// Pages that it has now.
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+    }
+
+    /// Rows that it may have, as the planner thinks.
+    pub fn rows_estimated(&self) -> i64 {
+        let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+        // SAFETY: the table is open; the planner's own estimate fills three numbers and asks for no widths.
+        unsafe {
+            pg_sys::estimate_rel_size(
+                self.relation,
+                std::ptr::null_mut(),
+                &mut pages,
+                &mut rows,
+                &mut visible,
+            );
+        }
+        rows as i64
+    }
+
+    /// Hands all rows that a snapshot sees to `read`, until it has enough.
+    pub fn rows(&self, snapshot: pg_sys::Snapshot, read: impl FnMut(&Row) -> ControlFlow<()>) {
+        // SAFETY: the table is open during the scan.
+        let scan = unsafe { pg_sys::table_beginscan(self.relation, snapshot, 0, std::ptr::null_mut()) };
+        self.scan(scan, pg_sys::table_scan_getnextslot, read);
+    }
+
+    /// The same for some of its pages, in their order.
+    pub fn rows_of_pages(
+        &self,
+        snapshot: pg_sys::Snapshot,
+        pages: Range<u32>,
+        read: impl FnMut(&Row) -> ControlFlow<()>,
+    ) {
+        if pages.is_empty() {
             return;
         }
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let descriptor = (*relation).rd_att;
-        let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-        if number > 0 {
-            let column =
-                Column { number: number as i16, type_oid: pg_sys::SPI_gettypeid(descriptor, number) };
-            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-            let scan = pg_sys::table_beginscan(relation, snapshot, 0, std::ptr::null_mut());
-            while column.holds_addresses()
-                && pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
-            {
+        let (mut first, mut last) = (Place::beginning_of(pages.start), Place::end_of_those_before(pages.end));
+        // SAFETY: the table is open during the scan, which copies both places. Not every access method can.
+        let scan = unsafe {
+            if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
+                pgrx::error!("the access method of a session table cannot read it page by page");
+            }
+            pg_sys::table_beginscan_tidrange(self.relation, snapshot, first.pointer(), last.pointer())
+        };
+        self.scan(scan, pg_sys::table_scan_getnextslot_tidrange, read);
+    }
+
+    /// What `read` allocates on the server's side is gone with the row.
+    fn scan(
+        &self,
+        scan: pg_sys::TableScanDesc,
+        next: unsafe fn(
+            pg_sys::TableScanDesc,
+            pg_sys::ScanDirection::Type,
+            *mut pg_sys::TupleTableSlot,
+        ) -> bool,
+        mut read: impl FnMut(&Row) -> ControlFlow<()>,
+    ) {
+        // SAFETY: scan and slot are released below, or by the abort of the (sub)transaction; the context is a child of the
+        // current one, and current only while `read` runs.
+        unsafe {
+            let outside = pg_sys::CurrentMemoryContext;
+            let of_row = pg_sys::AllocSetContextCreateInternal(
+                outside,
+                c"cowrie_enrich row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+            let slot = pg_sys::table_slot_create(self.relation, std::ptr::null_mut());
+            while next(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
                 super::check_for_interrupts();
-                let mut is_null = false;
-                let datum = pg_sys::slot_getattr(slot, number, &mut is_null);
-                if is_null {
-                    continue;
-                }
-                if column.is_text_like() {
-                    read(Value::Text(text::bytes(datum)));
-                } else if let Some(inet) = inet::read(datum) {
-                    read(Value::Inet(inet));
+                pg_sys::MemoryContextSwitchTo(of_row);
+                let wanted = read(&Row { slot });
+                pg_sys::MemoryContextSwitchTo(outside);
+                pg_sys::MemoryContextReset(of_row);
+                if wanted.is_break() {
+                    break;
                 }
             }
             pg_sys::table_endscan(scan);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
+            pg_sys::MemoryContextDelete(of_row);
         }
-        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
+
+impl Drop for Readable {
+    fn drop(&mut self) {
+        // SAFETY: opened once; NoLock keeps the lock until the transaction ends.
+        unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 }

@@ -23,6 +23,27 @@ impl Drop for Latest {
     }
 }
 
+/// A registered snapshot of the moment that a transaction of repeatable reads sees.
+pub struct OfTransaction(pg_sys::Snapshot);
+
+impl OfTransaction {
+    pub fn take() -> Self {
+        // SAFETY: as for `Latest`.
+        OfTransaction(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+    }
+
+    pub fn raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
+
+impl Drop for OfTransaction {
+    fn drop(&mut self) {
+        // SAFETY: as for `Latest`.
+        unsafe { pg_sys::UnregisterSnapshot(self.0) }
+    }
+}
+
 /// The snapshot of the running statement, if one is active.
 pub fn of_statement() -> Option<pg_sys::Snapshot> {
     // SAFETY: GetActiveSnapshot is valid whenever one is set.

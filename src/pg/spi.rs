@@ -23,10 +23,17 @@ pub struct Statement {
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
 }
 
-/// A statement that lives as long as its connection.
+/// A statement that lives as long as its connection at most.
 pub struct Prepared {
     plan: pg_sys::SPIPlanPtr,
     arguments: usize,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        // SAFETY: prepared once, in a connection that is still open: an ERROR unwinds to here before the abort closes it.
+        unsafe { pg_sys::SPI_freeplan(self.plan) };
+    }
 }
 
 /// The result of one execution, valid inside the closure that it is handed to.

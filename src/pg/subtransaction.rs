@@ -16,6 +16,8 @@ pub struct Failure {
     pub message: String,
     /// Whether it was only that somebody else held a lock.
     pub was_lock: bool,
+    code: PgSqlErrorCode,
+    hint: Option<String>,
 }
 
 impl Failure {
@@ -25,7 +27,22 @@ impl Failure {
             report.sql_error_code(),
             PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
         );
-        Failure { message: report.message().to_owned(), was_lock }
+        Failure {
+            message: report.message().to_owned(),
+            was_lock,
+            code: report.sql_error_code(),
+            hint: report.hint().map(str::to_owned),
+        }
+    }
+
+    /// Fails the caller with it after all.
+    pub fn raise(self) -> ! {
+        let mut report = pg_sys::panic::ErrorReport::new(self.code, self.message, "contained");
+        if let Some(hint) = self.hint {
+            report = report.set_hint(hint);
+        }
+        report.report(PgLogLevel::ERROR);
+        unreachable!("ERROR does not return")
     }
 }
 

@@ -129,6 +129,31 @@ fn quietly(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
+/// What a transaction sees of what others commit meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each statement sees what was committed when it began.
+    ReadCommitted,
+    /// All see one moment of the database.
+    RepeatableRead,
+}
+
+/// Sets that for the current transaction, whatever default_transaction_isolation says; it must not have looked at
+/// anything yet.
+pub fn isolate(isolation: Isolation) {
+    // SAFETY: a static of the transaction system, which the next transaction sets anew; what depends on it begins with the
+    // first snapshot.
+    unsafe {
+        if pg_sys::FirstSnapshotSet {
+            pgrx::error!("the transaction has begun to read");
+        }
+        pg_sys::XactIsoLevel = match isolation {
+            Isolation::ReadCommitted => pg_sys::XACT_READ_COMMITTED,
+            Isolation::RepeatableRead => pg_sys::XACT_REPEATABLE_READ,
+        } as i32;
+    }
+}
+
 /// This transaction's commit is on disk before it returns, whatever synchronous_commit says.
 pub fn commit_durably() {
     // SAFETY: sets a flag of the current transaction.

@@ -195,7 +195,8 @@ pub fn create_addresses(
     created
 }
 
-fn update_addresses(
+/// Renews the due addresses from the files.
+pub fn update_addresses(
     home: Home,
     connection: &Connection,
     databases: &Databases,

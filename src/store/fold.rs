@@ -22,9 +22,11 @@ use crate::provider::Providers;
 use crate::telemetry::{self, Counter};
 
 /// Delta rows per transaction: well below a second of work.
-const BATCH: i64 = 50_000;
+pub const BATCH: i64 = 50_000;
 
 thread_local! {
+    static PENDING: Statement = const { Statement::new(
+        "fold_pending", include_str!("../../sql/queries/fold_pending.sql"), &[]) };
     static TAKE: Statement = const { Statement::new(
         "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::INT8OID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
@@ -55,12 +57,22 @@ pub fn run(home: Home, may_commit: bool) {
 
 /// One batch unless somebody else is folding; answers whether there may be more for the caller.
 pub fn batch_if_free(home: Home, connection: &Connection) -> bool {
-    alone(home, Wait::No) && fold_batch(home, connection)
+    alone(home, Wait::No) && fold_batch(home, connection) >= BATCH
 }
 
 /// One batch; answers whether there may be more.
 fn batch(home: Home, connection: &Connection) -> bool {
-    alone(home, Wait::Yes) && fold_batch(home, connection)
+    step(home, connection) >= BATCH
+}
+
+/// One batch; answers how many sums of sessions it added. After fewer than [`BATCH`] nothing is left.
+pub fn step(home: Home, connection: &Connection) -> i64 {
+    if alone(home, Wait::Yes) { fold_batch(home, connection) } else { 0 }
+}
+
+/// Sums of sessions that wait.
+pub fn pending(connection: &Connection) -> i64 {
+    PENDING.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1))).unwrap_or_default()
 }
 
 /// One fold at a time per database.
@@ -68,7 +80,9 @@ fn alone(home: Home, wait: Wait) -> bool {
     exclude_others(relation::find(home.schema, c"session_delta"), wait)
 }
 
-fn fold_batch(home: Home, connection: &Connection) -> bool {
+/// A smaller batch than [`BATCH`] was all there was. What arrived since is for the next call: under load there is always
+/// more.
+fn fold_batch(home: Home, connection: &Connection) -> i64 {
     let (deltas, taken) = take(connection);
     let addresses: Vec<Address> = deltas.keys().copied().collect();
     offline::with(Patience::None, |databases| {
@@ -82,8 +96,7 @@ fn fold_batch(home: Home, connection: &Connection) -> bool {
         plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
         add(home, connection, databases, &plan, &deltas);
     });
-    // A smaller batch was all there was. What arrived since is for the next call: under load there is always more.
-    taken >= BATCH
+    taken
 }
 
 /// Sums by address, and the number of delta rows that they stand for.

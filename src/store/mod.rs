@@ -6,13 +6,16 @@
 
 pub mod addresses;
 pub mod answers;
+pub mod backfill;
 pub mod calls;
 pub mod enrich;
 pub mod fold;
+pub mod foreign_key;
 pub mod ledger;
 pub mod networks;
 pub mod priorities;
 pub mod queue;
+pub mod recount;
 pub mod sessions;
 pub mod snapshots;
 pub mod sweep;

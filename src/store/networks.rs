@@ -50,6 +50,11 @@ thread_local! {
         include_str!("../../sql/queries/networks_refine.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3], pg_sys::TEXTOID],
     ) };
+    static SEEN: Statement = const { Statement::new(
+        "networks_seen",
+        include_str!("../../sql/queries/networks_seen.sql"),
+        &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
+    ) };
     static TOUCH: Statement = const { Statement::new(
         "network_touch",
         include_str!("../../sql/queries/network_touch.sql"),
@@ -57,15 +62,15 @@ thread_local! {
     ) };
 }
 
-/// Creates the networks that are not there yet, all as one source says.
-pub fn create(connection: &Connection, networks: &Networks, source: &str) {
-    create_said(connection, networks, |_| source);
+/// Creates the networks that are not there yet, all as one source says; answers how many.
+pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
+    create_said(connection, networks, |_| source)
 }
 
 /// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
-pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) {
+pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) -> i64 {
     if networks.is_empty() {
-        return;
+        return 0;
     }
     let started = clock::now();
     let mut arguments = columns(networks);
@@ -73,11 +78,12 @@ pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: imp
     arguments.push(Some(times(networks, |said| said.last_seen)));
     arguments
         .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
-    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count)) as i64;
     if created > 0 {
-        telemetry::add(Counter::NetworksCreated, created as i64);
+        telemetry::add(Counter::NetworksCreated, created);
         telemetry::add(Counter::NetworkMicros, clock::now() - started);
     }
+    created
 }
 
 /// Fills and corrects the metadata of existing networks, as far as `source` may.
@@ -95,6 +101,19 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) {
     }
 }
 
+/// Appends to the pending counts when networks were seen, as far as that is not known yet.
+pub fn append_times(connection: &Connection, networks: &Networks) {
+    if networks.is_empty() {
+        return;
+    }
+    let arguments = [
+        Some(numbers(networks)),
+        Some(times(networks, |said| said.first_seen)),
+        Some(times(networks, |said| said.last_seen)),
+    ];
+    SEEN.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
 /// Moves `last_seen` to now and hands over the row.
 pub fn touch<T>(connection: &Connection, asn: i64, read: impl FnOnce(&Rows) -> T) -> T {
     TOUCH.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(asn))], read))
@@ -108,11 +127,15 @@ fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {
         ))
     };
     vec![
-        Some(array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))),
+        Some(numbers(networks)),
         texts(|said| &said.name),
         texts(|said| &said.country),
         texts(|said| &said.registry),
     ]
+}
+
+fn numbers(networks: &Networks) -> pg_sys::Datum {
+    array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))
 }
 
 fn times(networks: &Networks, field: fn(&Said) -> Option<i64>) -> pg_sys::Datum {

@@ -18,6 +18,7 @@ use pgrx::pg_sys;
 
 use super::addresses;
 use crate::pg::array::{self, Element};
+use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
 use crate::pg::role::{acting_as_stranger, with_settings};
 use crate::pg::spi::{Connection, Prepared, Statement};
@@ -182,12 +183,7 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         texts(&|standing| columns.ip_type(standing).map(text::write)),
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
-    let updated = with_settings(SETTINGS, || {
-        acting_as_stranger(owner, || {
-            let update = prepare(connection, table);
-            connection.run_prepared(&update, &arguments, &[], |rows| rows.count)
-        })
-    });
+    let updated = write(connection, (&table.name, owner), &arguments);
     let still = lacking(table, standing);
     // Where nothing moves, it is not that there are so many.
     if waiting.len() >= most && updated > 0 {
@@ -195,6 +191,41 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
     } else {
         Incomplete { held: still, ..Incomplete::default() }
     }
+}
+
+/// What is null in the snapshot of a session.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    pub place: Place,
+    pub asn: Option<i64>,
+    pub country: Option<&'a str>,
+    pub ip_type: Option<&'a str>,
+    pub document: Option<&'a Kept>,
+}
+
+/// Fills what is null in these sessions of a table, as its owner; answers how many were filled: rows that somebody holds
+/// are passed over. What fails in there fails the caller.
+pub fn fill(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), sessions: &[Filling<'_>]) -> usize {
+    let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
+        array::write(Element::Text, sessions.iter().map(value))
+    };
+    let arguments = [
+        array::write(Element::Tid, sessions.iter().map(|session| Some(session.place.datum()))),
+        array::write(Element::Bigint, sessions.iter().map(|session| session.asn.map(pg_sys::Datum::from))),
+        texts(|session| session.country.map(text::write)),
+        texts(|session| session.ip_type.map(text::write)),
+        array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
+    ];
+    write(connection, (name, owner), &arguments)
+}
+
+fn write(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), arguments: &[pg_sys::Datum]) -> usize {
+    with_settings(SETTINGS, || {
+        acting_as_stranger(owner, || {
+            let update = prepare(connection, name);
+            connection.run_prepared(&update, arguments, &[], |rows| rows.count)
+        })
+    })
 }
 
 /// The snapshot columns of a table; what a column does not take is not written there.
@@ -269,10 +300,11 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     (c"session_replication_role", c"replica"),
     // The rows are named; the table may be large.
     (c"enable_seqscan", c"off"),
+    (c"jit", c"off"),
 ];
 
 /// The statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, table: &Table) -> Prepared {
+fn prepare(connection: &Connection, name: &[u8]) -> Prepared {
     const STATEMENT: &str = include_str!("../../sql/queries/sessions_complete.sql");
     const TYPES: [pg_sys::Oid; 5] = [
         pg_sys::TIDARRAYOID,
@@ -282,5 +314,5 @@ fn prepare(connection: &Connection, table: &Table) -> Prepared {
         pg_sys::JSONBARRAYOID,
     ];
     let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(table.name.as_slice()), &TYPES)
+    connection.prepare(&parts.join(name), &TYPES)
 }

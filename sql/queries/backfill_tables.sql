@@ -1,0 +1,29 @@
+-- The tables that an attached table's sessions are in, partitions each for themselves; where in them address, time and key
+-- are, and whether a partition's owner is that of its table. Names of tables are written as SQL wants them. Takes no lock
+-- on any of them.
+-- $1 rel oid
+WITH RECURSIVE part (oid) AS (
+    SELECT $1
+    UNION
+    SELECT i.inhrelid
+    FROM part p
+    JOIN pg_inherits i ON i.inhparent = p.oid
+    JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
+), attached AS (
+    SELECT t.ip_column, t.time_column
+    FROM @extschema@.attached_tables t
+    WHERE t.rel = $1 AND t.ip_column <> ''
+    ORDER BY t.ip_column, t.time_column
+    LIMIT 1
+)
+SELECT c.oid::bigint, c.oid::regclass::text, a.ip_column::text, a.time_column::text,
+       (SELECT key.attname::text
+        FROM pg_index i
+        JOIN pg_attribute key ON key.attrelid = i.indrelid AND key.attnum = i.indkey[0]
+        WHERE i.indrelid = c.oid AND i.indisprimary AND i.indnkeyatts = 1),
+       c.relowner = root.relowner
+FROM part p
+JOIN pg_class c ON c.oid = p.oid AND c.relkind = 'r' AND c.relpersistence <> 't'
+JOIN pg_class root ON root.oid = $1
+CROSS JOIN attached a
+ORDER BY c.oid

@@ -1,0 +1,2 @@
+-- Pending session counts.
+SELECT count(*) FROM @extschema@.session_delta

@@ -1,0 +1,9 @@
+-- Foreign keys of a table and its partitions that have not been validated. The names are as SQL wants them.
+-- $1 rel oid
+SELECT c.conrelid::bigint, c.conrelid::regclass::text
+FROM pg_constraint c
+WHERE c.conname = 'cowrie_enrich_address' AND c.contype = 'f' AND NOT c.convalidated
+  AND c.confrelid = '@extschema@.ip_inventory'::regclass
+  AND (c.conrelid = $1 OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree($1::regclass) t))
+  AND EXISTS (SELECT FROM pg_class r WHERE r.oid = c.conrelid AND r.relkind = 'r')
+ORDER BY 1

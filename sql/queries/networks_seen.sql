@@ -1,0 +1,8 @@
+-- Appends to the pending counts when networks were seen, as far as that is not known.
+-- $1 asn bigint[], $2 first_seen timestamptz[], $3 last_seen timestamptz[]
+INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
+SELECT a.asn_number, 0, 0, g.first_seen, g.last_seen
+FROM unnest($1, $2, $3) AS g(asn, first_seen, last_seen)
+JOIN @extschema@.asn_inventory a ON a.asn_number = g.asn
+WHERE a.first_seen IS DISTINCT FROM LEAST(a.first_seen, g.first_seen)
+   OR a.last_seen IS DISTINCT FROM GREATEST(a.last_seen, g.last_seen)

@@ -1,0 +1,112 @@
+//! Foreign keys of session tables, without locking writers out: added without a look at the rows that there are, which is a
+//! moment's lock; then the rows are looked at, with a lock that writers do not mind.
+//!
+//! That moment's lock is not waited for: behind whoever waits for it every writer would queue, as long as the longest
+//! transaction lasts. It is asked for and given up, time and again.
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+use super::sessions::{self, Complaints};
+use super::{Options, Procedure, Run, run};
+use crate::error;
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::pg::{self, catalog, latch};
+use crate::store::backfill::{self, Table};
+use crate::store::calls::Rejected;
+use crate::store::{Home, foreign_key};
+
+/// Entry point of `add_session_foreign_key()`.
+pub fn add(call: &Call) {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    sessions::check(Home::of(call), rel);
+    let options = Options {
+        procedure: Procedure::AddSessionForeignKey,
+        about: rel,
+        progress: true,
+        needs_commits: true,
+    };
+    run(call, &options, |run| {
+        lock_and_add(run, rel, false);
+        let orphans = settle(run, rel);
+        if orphans == 0 {
+            lock_and_add(run, rel, true);
+        }
+        vec![("orphans", orphans), ("validated", i64::from(orphans == 0))]
+    });
+}
+
+const TRIES: u32 = 60;
+const BETWEEN: Duration = Duration::from_millis(500);
+
+fn lock_and_add(run: &mut Run, rel: pg_sys::Oid, whole: bool) {
+    run.begin("locking", 0);
+    for _ in 0..TRIES {
+        match foreign_key::add(run.connection, rel, whole) {
+            Ok(()) => return run.commit(),
+            Err(failure) if failure.was_lock => {}
+            Err(failure) => failure.raise(),
+        }
+        // With all that was locked.
+        run.commit();
+        latch::wait(BETWEEN, None);
+    }
+    error::table_is_busy(&catalog::table_name(rel), TRIES)
+}
+
+/// Orphans that are listed.
+const MOST_LISTED: usize = 1_000;
+
+/// Validates the foreign keys of a table and its partitions that are not yet, unless there are orphans; answers how many.
+pub fn settle(run: &mut Run, rel: pg_sys::Oid) -> i64 {
+    let home = run.home;
+    let open = acting_as(home.owner, || foreign_key::not_valid(run.connection, rel));
+    if open.is_empty() {
+        return 0;
+    }
+    let tables: Vec<Table> = acting_as(home.owner, || backfill::tables(run.connection, rel));
+    let tables: Vec<Table> =
+        tables.into_iter().filter(|table| open.iter().any(|(oid, _)| *oid == table.oid)).collect();
+    let orphans = count_orphans(run, &tables);
+    if orphans > 0 {
+        pg::warning(
+            &format!(
+                "{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"
+            ),
+            "The table rejected_row lists some of them. Addresses must be single hosts; correct them, then CALL \
+             backfill_sessions() or add_session_foreign_key() again.",
+        );
+        return orphans;
+    }
+    run.begin("validating", open.len() as i64);
+    for (table, name) in open {
+        run.batch(|connection| {
+            foreign_key::validate(connection, table, &name);
+            1
+        });
+    }
+    0
+}
+
+fn count_orphans(run: &mut Run, tables: &[Table]) -> i64 {
+    let home = run.home;
+    run.begin("orphans", sessions::rows_estimated(tables));
+    let mut complaints = Complaints::new(run.procedure(), MOST_LISTED);
+    for table in tables {
+        run.batch(|connection| {
+            let read = foreign_key::orphans(home, table, |row_key, address| {
+                complaints.about([Rejected {
+                    relation: table.shown(),
+                    row_key,
+                    reason: "it points at no address of ip_inventory".to_owned(),
+                    content: Some(address),
+                }]);
+            });
+            complaints.write(connection);
+            read
+        });
+    }
+    complaints.rows
+}

@@ -1,0 +1,193 @@
+//! Counts compared with the sessions that there are, and corrected by what they differ.
+//!
+//! Nothing is locked against anybody. At one moment of the database, which a transaction of repeatable reads sees, the
+//! sessions of each address are counted, and the difference from what is believed, stored and pending, is appended to
+//! the pending counts. Sessions that come and go meanwhile append theirs to it, before or after, and folding only moves
+//! what is pending to what is stored: the difference stays right however long it takes.
+//!
+//! Two corrections from one moment would be one too many, so there is one recount at a time. TRUNCATE is at all moments
+//! at once, so the tables are locked for reading before the moment is chosen.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::ops::ControlFlow;
+
+use cowrie_enrich_engine::address::{self, Address};
+use foldhash::fast::RandomState;
+use pgrx::pg_sys;
+
+use super::Home;
+use super::enrich::Tally;
+use crate::pg::clock;
+use crate::pg::exclusion::{Wait, exclude_others};
+use crate::pg::inet;
+use crate::pg::relation::{self, Table};
+use crate::pg::role::with_settings;
+use crate::pg::scan::{self, Readable, Value};
+use crate::pg::snapshot::OfTransaction;
+use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::transaction::{self, Isolation};
+use crate::pg::trigger;
+
+thread_local! {
+    static TABLES: Statement = const { Statement::new(
+        "recount_tables", include_str!("../../sql/queries/recount_tables.sql"), &[]) };
+    static CREATE: Statement = const { Statement::new(
+        "recount_create", include_str!("../../sql/queries/recount_create.sql"), &[]) };
+    static CREATED: Statement = const { Statement::new(
+        "recount_created", include_str!("../../sql/queries/recount_created.sql"), &[]) };
+    static ADDRESSES: Statement = const { Statement::new(
+        "recount_addresses", include_str!("../../sql/queries/recount_addresses.sql"), &[]) };
+    static NETWORKS: Statement = const { Statement::new(
+        "recount_networks", include_str!("../../sql/queries/recount_networks.sql"), &[]) };
+}
+
+/// Addresses that are summed in memory, some 8 MB; then their sums are put away.
+const SUMMED: usize = 50_000;
+
+/// Compiling takes longer than it saves, and memory.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off")];
+
+/// A table without partitions, and its columns.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Counted {
+    table: pg_sys::Oid,
+    ip_column: CString,
+    time_column: Option<CString>,
+}
+
+/// What was found.
+#[derive(Default, Clone, Copy)]
+pub struct Found {
+    pub sessions: i64,
+    pub addresses: i64,
+    pub corrected: i64,
+    /// Sessions whose address is none.
+    pub malformed: i64,
+}
+
+/// The tables whose sessions count.
+pub fn tables(connection: &Connection) -> Vec<Counted> {
+    let name = |rows: &Rows, row, column| CString::new(rows.bytes(row, column)?).ok();
+    TABLES.with(|statement| {
+        connection.run(statement, &[], |rows| {
+            let counted = |row| {
+                Some(Counted {
+                    table: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
+                    ip_column: name(rows, row, 2)?,
+                    time_column: name(rows, row, 3),
+                })
+            };
+            (0..rows.count).filter_map(counted).collect()
+        })
+    })
+}
+
+/// Sessions that these tables may have.
+pub fn sessions_estimated(tables: &[Counted]) -> i64 {
+    tables.iter().filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
+}
+
+/// A whole transaction, which must not have looked at anything yet: counts the sessions of all tables and appends the
+/// corrections. `locked` are the tables as they were a moment ago; if there are others now, they are the answer.
+pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
+    transaction::isolate(Isolation::RepeatableRead);
+    alone(home);
+    locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
+    // The moment.
+    let moment = OfTransaction::take();
+    let tables = tables(connection);
+    if tables.iter().any(|counted| !locked.contains(counted)) {
+        return Err(tables);
+    }
+    CREATE.with(|statement| connection.run(statement, &[], |_| ()));
+    let sums = CREATED.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
+    let sums = sums.and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
+    let mut sums = Sums::new(Table::open(sums.unwrap_or_default(), pg_sys::RowExclusiveLock));
+    let mut found = Found::default();
+    for counted in &tables {
+        count(counted, moment.raw(), &mut found, &mut sums);
+    }
+    sums.put_away();
+    drop(sums);
+    with_settings(SETTINGS, || {
+        ADDRESSES.with(|statement| {
+            connection.run(statement, &[], |rows| {
+                found.addresses = rows.bigint(0, 1).unwrap_or_default();
+                found.corrected = rows.bigint(0, 2).unwrap_or_default();
+            });
+        });
+    });
+    Ok(found)
+}
+
+/// Appends the corrections of networks; answers how many.
+pub fn networks(home: Home, connection: &Connection) -> i64 {
+    alone(home);
+    with_settings(SETTINGS, || {
+        NETWORKS
+            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
+            .unwrap_or_default()
+    })
+}
+
+/// One recount at a time, until its corrections are committed.
+fn alone(home: Home) {
+    exclude_others(home.inventory, Wait::Yes);
+}
+
+fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &mut Sums) {
+    let Some(table) = Readable::open(counted.table) else { return };
+    let ip = table.column(&counted.ip_column).filter(|column| column.holds_addresses());
+    let Some(ip) = ip else { return };
+    let time = counted.time_column.as_deref().and_then(|name| table.column(name));
+    table.rows(moment, |row| {
+        let address = match scan::value(row, ip) {
+            Some(Value::Inet(inet)) => Some(inet.address),
+            Some(Value::Text(text)) => address::parse_bytes(text).unwrap_or_else(|_| {
+                found.malformed += 1;
+                None
+            }),
+            None => None,
+        };
+        if let Some(address) = address {
+            let time =
+                time.and_then(|column| trigger::timestamptz(row.column(column.number)?, column.type_oid));
+            let time = time.filter(|time| clock::is_finite(*time));
+            found.sessions += 1;
+            sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+/// Sums by address, of which only some are in memory.
+struct Sums {
+    table: Option<Table>,
+    in_memory: HashMap<Address, Tally, RandomState>,
+}
+
+impl Sums {
+    fn new(table: Option<Table>) -> Sums {
+        Sums { table, in_memory: HashMap::default() }
+    }
+
+    fn add(&mut self, address: Address, tally: Tally) {
+        if self.in_memory.len() >= SUMMED && !self.in_memory.contains_key(&address) {
+            self.put_away();
+        }
+        self.in_memory.entry(address).or_default().add(tally);
+    }
+
+    fn put_away(&mut self) {
+        let Some(table) = &self.table else { return };
+        table.append(self.in_memory.drain().map(|(address, tally)| {
+            [
+                Some(inet::write(address)),
+                Some(pg_sys::Datum::from(tally.sessions)),
+                tally.first_seen.map(pg_sys::Datum::from),
+                tally.last_seen.map(pg_sys::Datum::from),
+            ]
+        }));
+    }
+}
