@@ -268,6 +268,15 @@ impl<'a> Container<'a> {
         }
     }
 
+    /// As JSON.
+    pub fn json(self) -> String {
+        // SAFETY: JsonbToCString reads the container, which outlives 'a, and returns a palloc'ed string.
+        unsafe {
+            let text = pg_sys::JsonbToCString(std::ptr::null_mut(), self.pointer, self.size as i32);
+            text::from_c(text).unwrap_or_default().into_owned()
+        }
+    }
+
     pub fn is_object(self) -> bool {
         self.header() & OBJECT != 0
     }
@@ -313,10 +322,15 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
     }
 }
 
+/// A kept document, to be read.
+pub fn of_kept(document: &Kept) -> Container<'_> {
+    // SAFETY: the kept bytes are a jsonb datum, and plain: the container points into them.
+    unsafe { Container::read(document.datum()) }
+}
+
 /// Whether a kept document is an object without keys.
 pub fn is_empty(document: &Kept) -> bool {
-    // SAFETY: the kept bytes are a jsonb datum.
-    unsafe { Container::read(document.datum()) }.header() & (COUNT | OBJECT) == OBJECT
+    of_kept(document).header() & (COUNT | OBJECT) == OBJECT
 }
 
 /// Type bits of a JEntry (src/include/utils/jsonb.h).

@@ -53,6 +53,14 @@ pub fn notice(message: &str) {
     pgrx::notice!("{message}");
 }
 
+/// Warns the caller.
+pub fn warning(message: &str, hint: &str) {
+    let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;
+    pgrx::pg_sys::panic::ErrorReport::new(code, message.to_owned(), "warning")
+        .set_hint(hint.to_owned())
+        .report(pgrx::prelude::PgLogLevel::WARNING);
+}
+
 /// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to
 /// be raised: they wait until it is written.
 pub fn log(message: &str) {

@@ -10,11 +10,14 @@ pub mod calls;
 pub mod enrich;
 pub mod fold;
 pub mod ledger;
+pub mod named_networks;
 pub mod networks;
 pub mod priorities;
 pub mod queue;
+pub mod recount;
 pub mod sessions;
 pub mod snapshots;
+pub mod stale;
 pub mod sweep;
 
 use pgrx::pg_sys;
