@@ -259,6 +259,23 @@ pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Opti
     })
 }
 
+/// Whether a provider's answer about an address has had its time, or is lacking where it is wanted. One that knows networks
+/// is asked again about what it placed, and about addresses without a network; not about those that the files placed
+/// without it. What failed time and again is no answer that could grow old.
+pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -> bool {
+    let source = provider.name();
+    let state = meta_of(document, source).and_then(|meta| meta.text("state"));
+    if state == Some("failed") {
+        return false;
+    }
+    let is_over = !is_fresh(document, source, provider.lifetimes());
+    match provider.purpose() {
+        Purpose::Network if asn.is_none() => is_over || is_open(document, source, true),
+        Purpose::Network => is_over && state != Some("absent") && document.object(source).is_some(),
+        Purpose::IpType | Purpose::Facts => is_over,
+    }
+}
+
 /// Whether a source has yet to have its say about an address: it was never asked, or, if it is to be asked `again`, it
 /// said that there is nothing and that has had its time.
 pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {

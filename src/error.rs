@@ -74,6 +74,17 @@ pub fn unknown_provider(value: &str) -> ! {
     )
 }
 
+/// A source of answers: the files, or a provider.
+pub fn unknown_source(value: &str) -> ! {
+    let names: Vec<&str> = std::iter::once("maxmind").chain(Provider::all().map(Provider::name)).collect();
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "invalid source".to_owned(),
+        Some(format!("The value is \"{value}\".")),
+        Some(&format!("Use one of {}.", names.join(", "))),
+    )
+}
+
 pub fn bogon_refused(address: Address, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

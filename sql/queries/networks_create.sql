@@ -1,4 +1,5 @@
--- New networks, in order; a network that somebody else creates at the same time is waited for and left alone.
+-- New networks, in order; a network that somebody else creates at the same time is waited for and left alone. Answers
+-- which it created.
 -- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[],
 -- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 source text[]
 INSERT INTO @extschema@.asn_inventory (
@@ -17,3 +18,4 @@ LEFT JOIN @extschema@.known_networks k ON k.asn_number = g.asn
 WHERE NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = g.asn)
 ORDER BY g.asn
 ON CONFLICT (asn_number) DO NOTHING
+RETURNING asn_number

@@ -4,6 +4,7 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use pgrx::pg_sys;
 
+use crate::offline::{self, Patience};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
@@ -48,6 +49,19 @@ fn is_source_fresh(call: &Call) -> Option<pg_sys::Datum> {
 sql_function!(is_source_open_wrapper, pg_finfo_is_source_open_wrapper, is_source_open);
 fn is_source_open(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(enrichment::is_open(call.jsonb(0)?, &call.text(1)?, call.boolean(2)?)))
+}
+
+sql_function!(is_source_stale_wrapper, pg_finfo_is_source_stale_wrapper, is_source_stale);
+fn is_source_stale(call: &Call) -> Option<pg_sys::Datum> {
+    let (document, source) = (call.jsonb(0)?, call.text(2)?);
+    let is_stale = match Provider::named(&source) {
+        Some(provider) => enrichment::is_stale(document, call.bigint(1), provider),
+        None if source == "maxmind" => {
+            offline::with(Patience::None, |files| files.is_due(enrichment::builds(document)))
+        }
+        None => error::unknown_source(&source),
+    };
+    Some(pg_sys::Datum::from(is_stale))
 }
 
 sql_function!(

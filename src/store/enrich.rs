@@ -132,6 +132,15 @@ pub fn write(
     created
 }
 
+/// Renews existing addresses, given in key order, from the files alone; nobody is asked about them.
+pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Vec<Address>) {
+    let plan = Plan { due, ..Plan::default() };
+    let networks = networks_of(&plan, databases);
+    networks::create(connection, &networks, "maxmind");
+    networks::refine(connection, &networks, "maxmind");
+    update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
+}
+
 /// Queues lookups, and has the worker woken at commit.
 pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let mut lookups = lookups.into_iter().peekable();

@@ -12,12 +12,14 @@ pub mod enrich;
 pub mod fold;
 pub mod foreign_key;
 pub mod ledger;
+pub mod named_networks;
 pub mod networks;
 pub mod priorities;
 pub mod queue;
 pub mod recount;
 pub mod sessions;
 pub mod snapshots;
+pub mod stale;
 pub mod sweep;
 
 use pgrx::pg_sys;

@@ -55,6 +55,11 @@ thread_local! {
         include_str!("../../sql/queries/networks_seen.sql"),
         &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
     ) };
+    static COMPLETE: Statement = const { Statement::new(
+        "networks_complete",
+        include_str!("../../sql/queries/networks_complete.sql"),
+        &[ARRAYS[0], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1]],
+    ) };
     static TOUCH: Statement = const { Statement::new(
         "network_touch",
         include_str!("../../sql/queries/network_touch.sql"),
@@ -64,13 +69,18 @@ thread_local! {
 
 /// Creates the networks that are not there yet, all as one source says; answers how many.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
-    create_said(connection, networks, |_| source)
+    create_said(connection, networks, |_| source).len() as i64
 }
 
 /// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
-pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) -> i64 {
+/// Answers which of them this created.
+pub fn create_said<'a>(
+    connection: &Connection,
+    networks: &Networks,
+    source: impl Fn(i64) -> &'a str,
+) -> Vec<i64> {
     if networks.is_empty() {
-        return 0;
+        return Vec::new();
     }
     let started = clock::now();
     let mut arguments = columns(networks);
@@ -78,9 +88,9 @@ pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: imp
     arguments.push(Some(times(networks, |said| said.last_seen)));
     arguments
         .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
-    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count)) as i64;
-    if created > 0 {
-        telemetry::add(Counter::NetworksCreated, created);
+    let created = CREATE.with(|statement| connection.run(statement, &arguments, returned));
+    if !created.is_empty() {
+        telemetry::add(Counter::NetworksCreated, created.len() as i64);
         telemetry::add(Counter::NetworkMicros, clock::now() - started);
     }
     created
@@ -112,6 +122,51 @@ pub fn append_times(connection: &Connection, networks: &Networks) {
         Some(times(networks, |said| said.last_seen)),
     ];
     SEEN.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// A field of a network, and who fills it.
+pub type Filled = Option<(String, &'static str)>;
+
+/// What is best of all that several sources say of a network.
+#[derive(Default)]
+pub struct Best {
+    pub name: Filled,
+    pub country: Filled,
+    pub registry: Filled,
+}
+
+impl Best {
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none() && self.country.is_none() && self.registry.is_none()
+    }
+}
+
+/// Fills the metadata of existing networks, by ASN, where there is none or a lesser source's. What one source says in many
+/// places is not the same everywhere: it does not correct itself. Answers which networks this changed.
+pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<i64> {
+    if networks.is_empty() {
+        return Vec::new();
+    }
+    let started = clock::now();
+    let asns = networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn)));
+    let mut arguments = vec![Some(array::write(Element::Bigint, asns))];
+    let fields: [fn(&Best) -> &Filled; 3] = [|best| &best.name, |best| &best.country, |best| &best.registry];
+    for field in fields {
+        let texts = |part: fn(&(String, &'static str)) -> pg_sys::Datum| {
+            Some(array::write(Element::Text, networks.values().map(|best| field(best).as_ref().map(part))))
+        };
+        arguments.extend([texts(|(value, _)| text::write(value)), texts(|(_, source)| text::write(source))]);
+    }
+    let completed = COMPLETE.with(|statement| connection.run(statement, &arguments, returned));
+    if !completed.is_empty() {
+        telemetry::add(Counter::NetworksUpdated, completed.len() as i64);
+        telemetry::add(Counter::NetworkMicros, clock::now() - started);
+    }
+    completed
+}
+
+fn returned(rows: &Rows) -> Vec<i64> {
+    (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
 }
 
 /// Moves `last_seen` to now and hands over the row.

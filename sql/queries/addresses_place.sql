@@ -1,0 +1,29 @@
+-- Addresses without a network, in order, placed in the one that their document names, with what follows from that:
+-- history, the network's count. One that got a network meanwhile is left alone.
+-- $1 ip inet[], $2 asn bigint[], $3 source text[]
+WITH given AS (
+    SELECT g.ip, g.asn, g.source
+    FROM unnest($1, $2, $3) AS g(ip, asn, source)
+), locked AS (
+    SELECT i.ip_address
+    FROM @extschema@.ip_inventory i
+    WHERE i.ip_address IN (SELECT g.ip FROM given g) AND i.current_asn IS NULL
+    ORDER BY i.ip_address
+    FOR NO KEY UPDATE
+), placed AS (
+    UPDATE @extschema@.ip_inventory i
+    SET current_asn = g.asn, updated_at = now()
+    FROM given g
+    JOIN locked l ON l.ip_address = g.ip
+    WHERE i.ip_address = g.ip
+    RETURNING i.ip_address, i.current_asn, g.source, i.session_count, i.first_seen, i.last_seen
+), history AS (
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
+    SELECT p.ip_address, p.current_asn, p.source
+    FROM placed p
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
+SELECT p.current_asn, count(*), sum(p.session_count), min(p.first_seen), max(p.last_seen)
+FROM placed p
+GROUP BY p.current_asn

@@ -1,0 +1,59 @@
+-- Metadata of existing networks, each field with the source that says so: filled where null, replaced only where a lesser
+-- source said it. A source does not correct itself here. Answers which networks changed.
+-- $1 asn bigint[], $2 name text[] and $3 its source text[], $4 country and $5 its source, $6 registry and $7 its source
+WITH given AS (
+    SELECT g.asn, g.name, g.name_source, g.country, g.country_source, g.registry, g.registry_source
+    FROM unnest($1, $2, $3, $4, $5, $6, $7)
+        AS g(asn, name, name_source, country, country_source, registry, registry_source)
+), known AS (
+    SELECT a.asn_number, a.organization_name, a.organization_country, a.rir_registry,
+           a.enrichment #>> '{provenance,organization_name}' AS name_source,
+           a.enrichment #>> '{provenance,organization_country}' AS country_source,
+           a.enrichment #>> '{provenance,rir_registry}' AS registry_source
+    FROM @extschema@.asn_inventory a
+    WHERE a.asn_number = ANY ($1)
+), better AS (
+    -- Most say what is known already, or are who said it: only the others are ranked.
+    SELECT k.asn_number,
+           CASE WHEN g.name IS DISTINCT FROM k.organization_name
+                 AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source
+                      AND @extschema@.source_rank(g.name_source) > @extschema@.source_rank(k.name_source))
+                THEN g.name END AS name, g.name_source,
+           CASE WHEN g.country IS DISTINCT FROM k.organization_country
+                 AND (k.organization_country IS NULL OR g.country_source IS DISTINCT FROM k.country_source
+                      AND @extschema@.source_rank(g.country_source) > @extschema@.source_rank(k.country_source))
+                THEN g.country END AS country, g.country_source,
+           CASE WHEN g.registry IS DISTINCT FROM k.rir_registry
+                 AND (k.rir_registry IS NULL OR g.registry_source IS DISTINCT FROM k.registry_source
+                      AND @extschema@.source_rank(g.registry_source) > @extschema@.source_rank(k.registry_source))
+                THEN g.registry END AS registry, g.registry_source
+    FROM known k
+    JOIN given g ON g.asn = k.asn_number
+), wanted AS MATERIALIZED (
+    SELECT b.* FROM better b
+    WHERE b.name IS NOT NULL OR b.country IS NOT NULL OR b.registry IS NOT NULL
+), locked AS (
+    SELECT a.asn_number
+    FROM @extschema@.asn_inventory a
+    WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
+    ORDER BY a.asn_number
+    FOR NO KEY UPDATE
+)
+UPDATE @extschema@.asn_inventory a
+SET organization_name = COALESCE(w.name, a.organization_name),
+    organization_country = COALESCE(w.country, a.organization_country),
+    rir_registry = COALESCE(w.registry, a.rir_registry),
+    asn_type = CASE
+        WHEN w.name IS NULL THEN a.asn_type
+        ELSE @extschema@.classify_asn(a.asn_number, w.name) END,
+    enrichment = a.enrichment || jsonb_build_object('provenance',
+        COALESCE(a.enrichment -> 'provenance', '{}') || jsonb_strip_nulls(jsonb_build_object(
+            'organization_name', CASE WHEN w.name IS NOT NULL THEN w.name_source END,
+            'organization_country', CASE WHEN w.country IS NOT NULL THEN w.country_source END,
+            'rir_registry', CASE WHEN w.registry IS NOT NULL THEN w.registry_source END))),
+    enrichment_updated_at = now(),
+    updated_at = now()
+FROM wanted w
+JOIN locked l ON l.asn_number = w.asn_number
+WHERE a.asn_number = w.asn_number
+RETURNING a.asn_number

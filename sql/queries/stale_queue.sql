@@ -1,0 +1,15 @@
+-- Queues lookups with a provider whose answers are past their lifetime, those of the most active addresses. What waits
+-- already, or is dead, is left out.
+-- $1 provider text, $2 most bigint
+INSERT INTO @extschema@.enrichment_request (ip_address, provider)
+SELECT i.ip_address, $1
+FROM @extschema@.ip_inventory i
+WHERE NOT i.is_bogon
+  AND @extschema@.may_be_asked($1, i.ip_address)
+  AND @extschema@.is_source_stale(i.enrichment, i.current_asn, $1)
+  AND NOT EXISTS (
+      SELECT FROM @extschema@.enrichment_request r WHERE r.provider = $1 AND r.ip_address = i.ip_address)
+  AND NOT EXISTS (SELECT FROM @extschema@.job_address a WHERE a.provider = $1 AND a.ip_address = i.ip_address)
+  AND NOT EXISTS (SELECT FROM @extschema@.dead_letter d WHERE d.provider = $1 AND d.ip_address = i.ip_address)
+ORDER BY i.session_count DESC, i.ip_address
+LIMIT $2

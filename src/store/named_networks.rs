@@ -1,0 +1,247 @@
+//! Networks that the documents of addresses name: read in key order, then written down in the order of locks.
+//!
+//! A network is created with the best word on it, its metadata are filled from all, and addresses without a network are
+//! placed. Documents may be anybody's: what makes no sense is listed, and the rest is used.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::calls::Rejected;
+use super::networks::{self, Best, Filled, Networks, Said};
+use crate::foreign::{self, Named, Reading};
+use crate::pg::array::{self, Element};
+use crate::pg::jsonb::{Container, Value};
+use crate::pg::role::with_settings;
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::{inet, memory, text};
+
+/// Addresses read, or placed, by one statement, whatever a transaction comprises.
+const PAGE: i64 = 10_000;
+/// Characters of a document that are shown to whoever repairs it.
+const SHOWN: usize = 500;
+
+thread_local! {
+    static DOCUMENTS: Statement = const { Statement::new(
+        "documents_page", include_str!("../../sql/queries/documents_page.sql"),
+        &[pg_sys::INETOID, pg_sys::INT8OID]) };
+    static LEFT: Statement = const { Statement::new(
+        "documents_left", include_str!("../../sql/queries/documents_left.sql"), &[pg_sys::INETOID]) };
+    static PLACE: Statement = const { Statement::new(
+        "addresses_place", include_str!("../../sql/queries/addresses_place.sql"),
+        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID]) };
+    static IN_USE: Statement = const { Statement::new(
+        "networks_in_use", include_str!("../../sql/queries/networks_in_use.sql"), &[]) };
+}
+
+/// Plans for the values at hand: how many rows a page or an array has decides.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
+
+/// What the documents of some addresses say.
+#[derive(Default)]
+pub struct Found {
+    networks: BTreeMap<i64, Words>,
+    /// Addresses without a network, each with the one that its document names, and who says so.
+    unplaced: Vec<(Address, i64, &'static str)>,
+    pub scanned: i64,
+    pub last: Option<Address>,
+}
+
+/// What one page of them is noted for.
+#[derive(Default)]
+pub struct Noted {
+    pub faulty: Vec<Rejected>,
+    /// Addresses that gave no network, or whose document is of no use, and why.
+    pub skipped: Vec<(Address, String)>,
+}
+
+/// What each source says of a network.
+#[derive(Default)]
+struct Words {
+    maxmind: Said,
+    cymru: Said,
+}
+
+/// Which networks were written.
+pub struct Written {
+    pub created: Vec<i64>,
+    pub completed: Vec<i64>,
+}
+
+/// Addresses from behind `after` on.
+pub fn left(connection: &Connection, after: Option<Address>) -> i64 {
+    let arguments = [after.map(inet::write)];
+    let count = || LEFT.with(|statement| connection.run(statement, &arguments, |rows| rows.bigint(0, 1)));
+    with_settings(SETTINGS, count).unwrap_or_default()
+}
+
+/// Networks that addresses are in.
+pub fn in_use(connection: &Connection) -> i64 {
+    let count = || IN_USE.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
+    with_settings(SETTINGS, count).unwrap_or_default()
+}
+
+impl Found {
+    /// Nothing yet, from behind `after` on.
+    pub fn behind(after: Option<Address>) -> Found {
+        Found { last: after, ..Found::default() }
+    }
+
+    /// Reads the documents of the next addresses, `most` at most and no more than one statement should; `None` when there
+    /// are none.
+    pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<Noted> {
+        let arguments = [self.last.map(inet::write), Some(pg_sys::Datum::from(most.min(PAGE)))];
+        let read = || {
+            DOCUMENTS.with(|statement| {
+                connection.run(statement, &arguments, |rows| {
+                    let mut noted = Noted::default();
+                    for row in 0..rows.count {
+                        let Some(address) = rows.address(row, 1) else { continue };
+                        let times = (rows.bigint(row, 4), rows.bigint(row, 5));
+                        // A document is taken out of TOAST here: one at a time.
+                        memory::scratch(|| {
+                            let document = rows.jsonb(row, 3);
+                            self.add(&mut noted, address, rows.bigint(row, 2), document, times);
+                        });
+                        self.last = Some(address);
+                    }
+                    self.scanned += rows.count as i64;
+                    (rows.count > 0).then_some(noted)
+                })
+            })
+        };
+        with_settings(SETTINGS, read)
+    }
+
+    fn add(
+        &mut self,
+        noted: &mut Noted,
+        address: Address,
+        current_asn: Option<i64>,
+        document: Option<Container<'_>>,
+        (first_seen, last_seen): (Option<i64>, Option<i64>),
+    ) {
+        let mut reading = foreign::read(document);
+        // Rows that were loaded while foreign keys were off may hold anything.
+        let is_asn = |asn: &i64| (1..=i64::from(u32::MAX)).contains(asn);
+        let misplaced = current_asn.filter(|asn| !is_asn(asn));
+        if let Some(asn) = misplaced {
+            reading.faults.push(format!("current_asn is {asn}, not an ASN"));
+        }
+        let current_asn = current_asn.filter(is_asn);
+        let named = reading.network().filter(|_| misplaced.is_none());
+        if let Some(asn) = current_asn.or(named.map(|(asn, _)| asn)) {
+            let words = self.networks.entry(asn).or_default();
+            words.maxmind.merge(Said { first_seen, last_seen, ..Said::default() });
+            for (source, named) in reading.about(asn) {
+                let words = if source == "maxmind" { &mut words.maxmind } else { &mut words.cymru };
+                words.merge(said(named));
+            }
+            if let (None, Some((asn, source))) = (current_asn, named) {
+                self.unplaced.push((address, asn, source));
+            }
+        }
+        let is_useless = !reading.faults.is_empty() && is_silent(&reading);
+        let is_unknown = current_asn.is_none() && named.is_none() && was_asked(document);
+        if is_useless || misplaced.is_some() || is_unknown {
+            let why = if reading.faults.is_empty() {
+                "no source names its network".to_owned()
+            } else {
+                reading.faults.join("; ")
+            };
+            noted.skipped.push((address, why));
+        }
+        if !reading.faults.is_empty() {
+            noted.faulty.push(Rejected {
+                relation: "ip_inventory".to_owned(),
+                row_key: address.to_string(),
+                reason: reading.faults.join("; "),
+                content: document.map(|document| document.json().chars().take(SHOWN).collect()),
+            });
+        }
+    }
+
+    /// Networks that are missing, networks that lack something, addresses without a network: in this order.
+    pub fn write(self, connection: &Connection) -> Written {
+        let new: Networks = self.networks.iter().map(|(asn, words)| (*asn, words.of_the_better())).collect();
+        let source = |asn| self.networks.get(&asn).map_or("maxmind", Words::better);
+        let best = self.networks.iter().map(|(asn, words)| (*asn, words.best()));
+        let best = best.filter(|(_, best)| !best.is_empty()).collect();
+        with_settings(SETTINGS, || {
+            let created = memory::scratch(|| networks::create_said(connection, &new, source));
+            let completed = memory::scratch(|| networks::complete(connection, &best));
+            for chunk in self.unplaced.chunks(PAGE as usize) {
+                memory::scratch(|| place(connection, chunk));
+            }
+            Written { created, completed }
+        })
+    }
+}
+
+impl Words {
+    /// The source that a network is created with: the one that knows its name, Team Cymru first.
+    fn better(&self) -> &'static str {
+        let of_maxmind = self.cymru.name.is_none() && self.maxmind.name.is_some();
+        if of_maxmind || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
+    }
+
+    /// What that one says, and when the network's addresses were seen.
+    fn of_the_better(&self) -> Said {
+        let said = if self.better() == "cymru" { &self.cymru } else { &self.maxmind };
+        let (first_seen, last_seen) = (self.maxmind.first_seen, self.maxmind.last_seen);
+        Said { first_seen, last_seen, ..said.clone() }
+    }
+
+    fn best(&self) -> Best {
+        let of = |field: fn(&Said) -> &Option<String>| -> Filled {
+            let of = |said, source| field(said).clone().map(|value| (value, source));
+            of(&self.cymru, "cymru").or_else(|| of(&self.maxmind, "maxmind"))
+        };
+        Best {
+            name: of(|said| &said.name),
+            country: of(|said| &said.country),
+            registry: of(|said| &said.registry),
+        }
+    }
+}
+
+fn said(named: &Named) -> Said {
+    Said {
+        name: named.name.clone(),
+        country: named.country.clone(),
+        registry: named.registry.map(str::to_owned),
+        ..Said::default()
+    }
+}
+
+fn is_empty(said: &Said) -> bool {
+    said.name.is_none() && said.country.is_none() && said.registry.is_none()
+}
+
+fn is_silent(reading: &Reading) -> bool {
+    reading.maxmind == Named::default() && reading.cymru == Named::default()
+}
+
+/// Whether a source that knows networks has answered for an address, be it that it knows nothing.
+fn was_asked(document: Option<Container<'_>>) -> bool {
+    let Some(document) = document else { return false };
+    let meta = document.object("_meta");
+    let has = |part: Container<'_>, source| !matches!(part.get(source), None | Some(Value::Null));
+    ["maxmind", "cymru"]
+        .into_iter()
+        .any(|source| has(document, source) || meta.is_some_and(|meta| has(meta, source)))
+}
+
+fn place(connection: &Connection, unplaced: &[(Address, i64, &'static str)]) {
+    let arguments = [
+        Some(array::write(Element::Inet, unplaced.iter().map(|(address, ..)| Some(inet::write(*address))))),
+        Some(array::write(
+            Element::Bigint,
+            unplaced.iter().map(|(_, asn, _)| Some(pg_sys::Datum::from(*asn))),
+        )),
+        Some(array::write(Element::Text, unplaced.iter().map(|(.., source)| Some(text::write(source))))),
+    ];
+    PLACE.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
