@@ -9,6 +9,7 @@ pub mod answers;
 pub mod calls;
 pub mod enrich;
 pub mod fold;
+pub mod import;
 pub mod ledger;
 pub mod networks;
 pub mod priorities;
