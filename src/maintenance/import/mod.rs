@@ -50,6 +50,7 @@ pub fn take_over(call: &Call) {
         say_what_is_missing(&tables, &shown);
         let resume = run.resume_at().map(|kept| Resume::read(kept, &shown)).unwrap_or_default();
         let mut import = Import { run, schema: shown, tally: resume.tally, resume: resume.position };
+        // History before addresses: an address of which it says nothing gets a row of it.
         for (phase, name) in TABLES.iter().enumerate() {
             if let Some(table) = tables.iter().find(|table| table.name == *name) {
                 import.table(phase, table, &tables);

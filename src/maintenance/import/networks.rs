@@ -14,7 +14,7 @@ use crate::enrichment::country_text;
 use crate::foreign as documents;
 use crate::pg::jsonb;
 use crate::store::import::source::{Row, Wanted, text, time};
-use crate::store::import::{Network, Sourced, write_networks};
+use crate::store::import::{Network, write_networks};
 
 pub const COLUMNS: &[Wanted] = &[
     text(&["organization_name"]),
@@ -81,20 +81,25 @@ fn read(row: &Row, asn: i64) -> (Network, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let cymru = documents::read(Some(jsonb::view(document))).cymru;
     let mut words = Words::default();
-    let mut field = |column, name, cymru: Option<String>, sense: &dyn Fn(&str) -> Option<String>, wanted| {
-        let (value, fault) = sourced(row.text(column), cymru, sense, |word| words.keep(name, word));
-        if fault {
-            let said = row.text(column).unwrap_or_default();
-            faults.push((format!("{name} is \"{}\", not {wanted}", shortened(&said)), Some(said)));
+    let mut field = |field: &Field, cymru: Option<String>| {
+        let said = row.text(field.column).filter(|said| !documents::is_unknown(said));
+        let sense = said.as_deref().and_then(field.sense);
+        let chosen = cymru.map(|cymru| (cymru, "cymru")).or(sense.clone().map(|own| (own, SOURCE)));
+        if let Some(said) = said {
+            let is_stored = sense.is_some() && sense.as_ref() == chosen.as_ref().map(|(value, _)| value);
+            if !is_stored || (!field.is_code && sense.as_ref() != Some(&said)) {
+                words.keep(field.name, &said);
+            }
+            if sense.is_none() {
+                let reason = format!("{} is \"{}\", not {}", field.name, shortened(&said), field.wanted);
+                faults.push((reason, Some(said)));
+            }
         }
-        value
+        chosen
     };
-    let name = field(NAME, "organization_name", cymru.name, &|text| foreign::name(text), "a name");
-    let country = &|text: &str| foreign::country(text).map(country_text);
-    let country = field(COUNTRY, "organization_country", cymru.country, country, "a country");
-    let registry = &|text: &str| foreign::registry(text).map(str::to_owned);
-    let cymru_registry = cymru.registry.map(str::to_owned);
-    let registry = field(REGISTRY, "rir_registry", cymru_registry, registry, "a registry");
+    let name = field(&NAME_FIELD, cymru.name);
+    let country = field(&COUNTRY_FIELD, cymru.country);
+    let registry = field(&REGISTRY_FIELD, cymru.registry.map(str::to_owned));
     let asn_type = row.text(TYPE).and_then(|word| {
         let known = type_of(&word);
         if known.is_none_or(|known| known != word) && word != UNKNOWN {
@@ -146,27 +151,32 @@ impl Words {
     }
 }
 
-/// Team Cymru's word stands over the column's. Also whether the column makes no sense.
-fn sourced(
-    said: Option<String>,
-    cymru: Option<String>,
-    sense: &dyn Fn(&str) -> Option<String>,
-    mut keep: impl FnMut(&str),
-) -> (Sourced, bool) {
-    let said = said.filter(|said| !documents::is_unknown(said));
-    let makes_sense = said.as_deref().and_then(sense);
-    let is_fault = said.is_some() && makes_sense.is_none();
-    let chosen = cymru.map(|cymru| (cymru, "cymru")).or(makes_sense.clone().map(|own| (own, SOURCE)));
-    if let Some(said) = said {
-        let is_stored = makes_sense.as_ref() == chosen.as_ref().map(|(value, _)| value);
-        // A name that was cut or cleaned; a code in another spelling says the same.
-        let is_whole = makes_sense.is_some_and(|own| own.len() == said.len() || said.len() <= 8);
-        if !is_stored || !is_whole {
-            keep(&said);
-        }
-    }
-    (chosen, is_fault)
+/// A column that a network's own words are in; Team Cymru's stand over them.
+struct Field {
+    column: usize,
+    name: &'static str,
+    sense: fn(&str) -> Option<String>,
+    wanted: &'static str,
+    /// Another spelling of a code says the same; a name that was cut does not.
+    is_code: bool,
 }
+
+const NAME_FIELD: Field =
+    Field { column: NAME, name: "organization_name", sense: foreign::name, wanted: "a name", is_code: false };
+const COUNTRY_FIELD: Field = Field {
+    column: COUNTRY,
+    name: "organization_country",
+    sense: |text| foreign::country(text).map(country_text),
+    wanted: "a country",
+    is_code: true,
+};
+const REGISTRY_FIELD: Field = Field {
+    column: REGISTRY,
+    name: "rir_registry",
+    sense: |text| foreign::registry(text).map(str::to_owned),
+    wanted: "a registry",
+    is_code: true,
+};
 
 const UNKNOWN: &str = "UNKNOWN";
 

@@ -6,6 +6,7 @@ use cowrie_enrich_engine::{address, foreign};
 
 use super::document::{self, Read};
 use super::{Batch, Listed, Run, Tally, shortened};
+use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{self, catalog};
 use crate::store::import::sessions as tables;
@@ -96,7 +97,8 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
             String::from_utf8_lossy(reference)
         ));
     }
-    if Connection::with(schema, |connection| tables::is_attached(connection, table)) {
+    let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
+    if acting_as(run.home.owner, is_attached) {
         return;
     }
     tables::attach(run.connection, table);
