@@ -196,6 +196,23 @@ fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
     time.and_then(moment::parse)
 }
 
+/// Whether a source has had its say, and when.
+pub enum Standing {
+    /// It was never asked, or gave no answer.
+    None,
+    /// A value or an absence; of some it is not known when.
+    Since(Option<i64>),
+}
+
+/// What a source's answer, a value or an absence, stands since.
+pub fn answer_of(document: Container<'_>, source: &str) -> Standing {
+    let state = meta_of(document, source).and_then(|meta| meta.text("state"));
+    match (document.get(source), state) {
+        (_, Some("failed")) | (None, None) => Standing::None,
+        _ => Standing::Since(answered_at(document, source)),
+    }
+}
+
 /// An answer that is younger than that is of a clock that was wrong, in microseconds.
 const CLOCKS_DIFFER: i64 = 300_000_000;
 

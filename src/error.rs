@@ -151,6 +151,88 @@ pub fn already_running(procedure: &str) -> ! {
     )
 }
 
+pub fn unknown_schema(name: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
+        format!("schema \"{name}\" does not exist"),
+        None,
+        Some("Name the schema that holds the Python system's tables, for example public."),
+    )
+}
+
+/// Importing from where we are.
+pub fn own_schema(name: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("could not import from schema \"{name}\": it is the extension's own"),
+        None,
+        Some("Name the schema that holds the Python system's tables, for example public."),
+    )
+}
+
+/// A schema without any of the tables.
+pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!("schema \"{schema}\" holds no table of the Python system"),
+        Some(format!("These are looked for: {}.", tables.join(", "))),
+        Some(
+            "Name the schema that holds them; restore its dump into this database first if they are elsewhere.",
+        ),
+    )
+}
+
+/// A view, a foreign table, a temporary one.
+pub fn not_a_plain_table(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("{table} is not a table that can be imported"),
+        Some("Only permanent tables are: a view could be anybody's code.".to_owned()),
+        None,
+    )
+}
+
+pub fn no_such_column(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+        format!("column {column} of {table} does not exist, or is of a type that is not PostgreSQL's own"),
+        None,
+        Some("Rename the table if it is not the Python system's: what is not there is not imported."),
+    )
+}
+
+/// A column that nothing can be made of.
+pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("column {column} of {table} has type {found}, but must have type {wanted}"),
+        None,
+        Some("Change its type, or rename it: a column that is missing is added."),
+    )
+}
+
+/// What the caller lacks for attaching a table.
+pub fn may_not_attach() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied for function attach_session_table".to_owned(),
+        Some("session_summaries stays where it is and is attached as a session table.".to_owned()),
+        Some(
+            "Grant EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions().",
+        ),
+    )
+}
+
+/// A table that was there a moment ago.
+pub fn vanished(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+        format!("table {table} is gone"),
+        None,
+        Some("What was imported before stays; CALL import_inventory() again to go on."),
+    )
+}
+
 /// A number that makes no sense for an argument.
 pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! {
     raise(

@@ -147,7 +147,7 @@ fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Nam
 }
 
 /// What means that nobody knows.
-fn is_unknown(text: &str) -> bool {
+pub fn is_unknown(text: &str) -> bool {
     ["NA", "XX", "ZZ"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 

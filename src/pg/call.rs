@@ -81,6 +81,12 @@ impl Call {
         self.datum(n).map(|datum| String::from_utf8_lossy(unsafe { text::bytes(datum) }).into_owned())
     }
 
+    /// An argument declared name.
+    pub fn name(&self, n: usize) -> Option<&CStr> {
+        // SAFETY: a name is NUL-terminated in its fixed length, and outlives the call.
+        self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
+    }
+
     pub fn text_bytes(&self, n: usize) -> Option<&[u8]> {
         // SAFETY: the argument is declared text and outlives the call.
         self.datum(n).map(|datum| unsafe { text::bytes(datum) })

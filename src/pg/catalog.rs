@@ -98,6 +98,13 @@ pub fn role(name: &str) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// OID of a schema, if there is one of that name.
+pub fn schema(name: &CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: a system cache lookup that answers InvalidOid where the schema is missing.
+    let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
+    (oid != pg_sys::InvalidOid).then_some(oid)
+}
+
 /// OID of a database that the current user owns, by its name. Inside a transaction.
 pub fn owned_database(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: lookups that answer InvalidOid and false where the database is missing or somebody else's.

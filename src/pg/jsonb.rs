@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use pgrx::pg_sys;
 
 use super::kept::Kept;
+use super::subtransaction::contained;
 use super::text;
 
 /// A jsonb object under construction.
@@ -296,6 +297,16 @@ impl<'a> Container<'a> {
         }
     }
 
+    /// The keys of an object; those that are no UTF-8, in a database of another encoding, are left out.
+    pub fn keys(self) -> Vec<&'a str> {
+        if !self.is_object() {
+            return Vec::new();
+        }
+        let pairs = (self.header() & COUNT) as usize;
+        let keys = children(self.bytes(), 2 * pairs).into_iter().take(pairs);
+        keys.filter_map(|(_, key)| std::str::from_utf8(key).ok()).collect()
+    }
+
     pub fn is_object(self) -> bool {
         self.header() & OBJECT != 0
     }
@@ -415,6 +426,27 @@ fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
             (kind, &data[start..end])
         })
         .collect()
+}
+
+/// A text, in the server's encoding, as the server reads it; `None` where it cannot, for whatever reason.
+pub fn parse(text: &[u8]) -> Option<pg_sys::Datum> {
+    let text = std::ffi::CString::new(text).ok()?;
+    // SAFETY: jsonb_in takes a NUL-terminated text, which outlives the call.
+    let parsed = contained(|| unsafe {
+        pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(text.as_ptr()))])
+    });
+    parsed.ok().flatten()
+}
+
+/// An object without keys.
+pub fn empty() -> pg_sys::Datum {
+    object(|_| ())
+}
+
+/// A datum of this module's making, or one that a statement returned as jsonb, read; valid as long as the datum.
+pub fn view<'a>(datum: pg_sys::Datum) -> Container<'a> {
+    // SAFETY: as the caller knows where it comes from.
+    unsafe { Container::read(datum) }
 }
 
 /// `left || right`, as the SQL operator does it for two objects.

@@ -267,6 +267,17 @@ impl Place {
         format!("({},{})", self.page(), self.0.ip_posid)
     }
 
+    /// By the numbers of its page and of the row there.
+    pub fn at(page: u32, row: u16) -> Place {
+        Place(pg_sys::ItemPointerData { ip_posid: row, ..Place::beginning_of(page).0 })
+    }
+
+    /// The numbers of its page and of the row there.
+    pub fn numbers(&self) -> (u32, u16) {
+        let (high, low, row) = self.parts();
+        (u32::from(high) << 16 | u32::from(low), row)
+    }
+
     fn parts(&self) -> (u16, u16, u16) {
         (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
     }

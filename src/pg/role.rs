@@ -31,6 +31,12 @@ pub fn search_path() -> Vec<u8> {
     }
 }
 
+/// Whom the process acts as at the moment.
+pub fn current() -> pg_sys::Oid {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::GetUserId() }
+}
+
 /// Bytes of a text as a setting's value.
 pub fn setting_text(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()

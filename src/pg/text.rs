@@ -29,6 +29,17 @@ pub fn write(text: &str) -> pg_sys::Datum {
     unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
 }
 
+/// A name of the server's, cut at its length, in the current memory context.
+pub fn name(text: &str) -> pg_sys::Datum {
+    let text = std::ffi::CString::new(text).unwrap_or_default();
+    // SAFETY: palloc returns a whole NameData or raises; namestrcpy fills and terminates it.
+    unsafe {
+        let name = pg_sys::palloc(size_of::<pg_sys::NameData>()).cast::<pg_sys::NameData>();
+        pg_sys::namestrcpy(name, text.as_ptr());
+        pg_sys::Datum::from(name)
+    }
+}
+
 /// A text of bytes that are in the server's encoding.
 pub fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: as in `write`.
@@ -62,6 +73,12 @@ pub fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
 pub fn keep(text: &str) -> Kept {
     // SAFETY: `write` makes a plain varlena.
     unsafe { Kept::copy(write(text)) }
+}
+
+/// Whether the database's texts are UTF-8.
+pub fn is_utf8() -> bool {
+    // SAFETY: reads a backend-wide static.
+    unsafe { pg_sys::GetDatabaseEncoding() as u32 == pg_sys::pg_enc::PG_UTF8 }
 }
 
 /// What the database's encoding can hold of a text: everything in UTF-8 (and in SQL_ASCII, which checks nothing),

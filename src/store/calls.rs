@@ -79,25 +79,28 @@ pub struct Rejected {
 
 /// Characters of a text that is listed.
 const LONGEST: usize = 1_000;
+/// The same where the text is part of the list's key: three of them, of four bytes a character, fit an index's page.
+const LONGEST_OF_KEY: usize = 200;
 
 /// Lists such rows in `rejected_row`.
 pub fn reject(connection: &Connection, procedure: &str, rows: &[Rejected]) {
     if rows.is_empty() {
         return;
     }
-    let shortened = |text: &str| {
-        let shown: String = text.chars().filter(|letter| *letter != '\0').take(LONGEST).collect();
+    let shortened = |text: &str, longest: usize| {
+        let shown: String = text.chars().filter(|letter| *letter != '\0').take(longest).collect();
         Some(text::write(&shown))
     };
+    let key = |text: &str| shortened(text, LONGEST_OF_KEY);
     let texts = |field: &dyn Fn(&Rejected) -> Option<pg_sys::Datum>| {
         Some(array::write(Element::Text, rows.iter().map(field)))
     };
     let arguments = [
         Some(text::write(procedure)),
-        texts(&|row| shortened(&row.relation)),
-        texts(&|row| shortened(&row.row_key)),
-        texts(&|row| shortened(&row.reason)),
-        texts(&|row| row.content.as_deref().and_then(shortened)),
+        texts(&|row| key(&row.relation)),
+        texts(&|row| key(&row.row_key)),
+        texts(&|row| key(&row.reason)),
+        texts(&|row| row.content.as_deref().and_then(|content| shortened(content, LONGEST))),
     ];
     REJECT.with(|statement| connection.run(statement, &arguments, |_| ()));
 }

@@ -11,6 +11,7 @@ pub mod calls;
 pub mod enrich;
 pub mod fold;
 pub mod foreign_key;
+pub mod import;
 pub mod ledger;
 pub mod named_networks;
 pub mod networks;

@@ -1,0 +1,131 @@
+//! Answers: which JSON text can the server keep as `jsonb`?
+//!
+//! RFC 8259 allows in a string what no text of the server's can hold: `\u0000`, and halves of surrogate pairs (section
+//! 8.2). A `json` column keeps such a document, since it keeps the text; a `jsonb` column refuses it as a whole.
+
+use std::borrow::Cow;
+
+/// Which escapes a database takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Escapes {
+    /// All characters that there are.
+    Unicode,
+    /// ASCII alone: of other characters nobody knows whether the database's encoding has them.
+    Ascii,
+}
+
+/// The text without what cannot be kept: NUL is left out, anything else becomes a question mark. Borrowed when nothing is
+/// to be done.
+///
+/// The text is in any encoding whose ASCII bytes are characters of their own, and need not be JSON.
+pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
+    let mut kept: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while at < text.len() {
+        let (length, replacement) = next(&text[at..], escapes);
+        match (&mut kept, replacement) {
+            (None, None) => {}
+            (None, Some(replacement)) => kept = Some([&text[..at], replacement].concat()),
+            (Some(kept), replacement) => kept.extend(replacement.unwrap_or(&text[at..at + length])),
+        }
+        at += length;
+    }
+    kept.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// How many bytes belong together at the beginning of a text, and what stands for them where they cannot be kept.
+fn next(text: &[u8], escapes: Escapes) -> (usize, Option<&'static [u8]>) {
+    let [b'\\', escaped, ..] = text else { return (1, None) };
+    let Some(unit) = (*escaped == b'u').then(|| code_unit(text)).flatten() else { return (2, None) };
+    let is_low_half = |unit: u16| (0xDC00..0xE000).contains(&unit);
+    match unit {
+        0 => (6, Some(b"")),
+        0xD800..0xDC00 if text.get(6..).and_then(code_unit).is_some_and(is_low_half) => {
+            (12, (escapes == Escapes::Ascii).then_some(b"?"))
+        }
+        0xD800..0xE000 => (6, Some(b"?")),
+        0x80.. if escapes == Escapes::Ascii => (6, Some(b"?")),
+        _ => (6, None),
+    }
+}
+
+/// The number in `\uXXXX`.
+fn code_unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
+/// A JSON string that says these bytes, which need not be JSON themselves.
+pub fn quoted(text: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(text.len() + 2);
+    quoted.push(b'"');
+    for byte in text {
+        match byte {
+            b'"' | b'\\' => quoted.extend([b'\\', *byte]),
+            0..0x20 => quoted.extend(format!("\\u{byte:04x}").bytes()),
+            _ => quoted.push(*byte),
+        }
+    }
+    quoted.push(b'"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn kept(text: &str) -> String {
+        String::from_utf8(keepable(text.as_bytes(), Escapes::Unicode).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn what_can_be_kept_is_left_alone() {
+        for text in [
+            r#"{"a": "b\n\"\\", "ü": "\u00e9\ud83d\ude00"}"#,
+            "",
+            r"\",
+            r"\u",
+            r"\u12",
+            r"\\u0000",
+            r"\uXYZ0",
+        ] {
+            assert!(matches!(keepable(text.as_bytes(), Escapes::Unicode), Cow::Borrowed(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn nul_is_left_out_and_half_a_pair_is_a_question_mark() {
+        assert_eq!(kept(r#"{"a\u0000b": "\u0000"}"#), r#"{"ab": ""}"#);
+        assert_eq!(kept(r#"["\ud83d", "\ude00", "\ud83d\ud83d\ude00x"]"#), r#"["?", "?", "?\ud83d\ude00x"]"#);
+        assert_eq!(kept(r#""\\\u0000\\u0000""#), r#""\\\\u0000""#);
+    }
+
+    #[test]
+    fn other_encodings_may_get_ascii_alone() {
+        let text = r#""\u0041\u00e9\ud83d\ude00\u0000""#;
+        assert_eq!(&*keepable(text.as_bytes(), Escapes::Ascii), br#""\u0041??""#);
+    }
+
+    #[test]
+    fn any_text_becomes_a_string() {
+        assert_eq!(quoted(b"a\"b\\c\n"), br#""a\"b\\c\u000a""#);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_kept_again(text in r#"(\\u(0000|d83d|de00|00e9)|\\\\|"|[a-z]){0,20}"#) {
+            for escapes in [Escapes::Unicode, Escapes::Ascii] {
+                let once = keepable(text.as_bytes(), escapes).into_owned();
+                prop_assert!(matches!(keepable(&once, escapes), Cow::Borrowed(_)));
+            }
+        }
+
+        #[test]
+        fn quoted_bytes_read_back(text in ".{0,40}") {
+            let read: String = serde_json::from_slice(&quoted(text.as_bytes())).unwrap();
+            prop_assert_eq!(read, text);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+-- Addresses that somebody else's inventory knows and ours does not, in order, with what follows from their being there: the
+-- network's count, and history where none was imported.
+-- $1 ip inet[], $2 asn bigint[], $3 verified timestamptz[], $4 first_seen timestamptz[], $5 last_seen timestamptz[],
+-- $6 document jsonb[], $7 states of its sources jsonb[], $8 updated timestamptz[], $9 created timestamptz[],
+-- $10 layout version text
+WITH created AS (
+    INSERT INTO @extschema@.ip_inventory AS i (
+        ip_address, current_asn, asn_last_verified, first_seen, last_seen,
+        enrichment, enrichment_updated_at, enrichment_version, created_at)
+    SELECT g.ip, g.asn, CASE WHEN g.asn IS NOT NULL THEN g.verified END, g.first_seen, g.last_seen,
+           g.document || jsonb_build_object('_meta',
+               CASE WHEN jsonb_typeof(g.document -> '_meta') = 'object' THEN g.document -> '_meta' ELSE '{}' END || g.states),
+           g.updated, $10, COALESCE(g.created, now())
+    FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS g(
+        ip, asn, verified, first_seen, last_seen, document, states, updated, created)
+    WHERE NOT EXISTS (SELECT FROM @extschema@.ip_inventory i WHERE i.ip_address = g.ip)
+    ORDER BY g.ip
+    ON CONFLICT (ip_address) DO NOTHING
+    RETURNING i.ip_address, i.current_asn, i.asn_last_verified, i.first_seen, i.last_seen
+), history AS (
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
+    SELECT c.ip_address, c.current_asn, COALESCE(c.asn_last_verified, c.first_seen, now()), 'import'
+    FROM created c
+    WHERE c.current_asn IS NOT NULL
+      AND NOT EXISTS (SELECT FROM @extschema@.ip_asn_history h WHERE h.ip_address = c.ip_address)
+    ON CONFLICT DO NOTHING
+), counted AS (
+    INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
+    SELECT c.current_asn, count(*), 0, min(c.first_seen), max(c.last_seen)
+    FROM created c
+    WHERE c.current_asn IS NOT NULL
+    GROUP BY c.current_asn
+)
+SELECT c.ip_address FROM created c

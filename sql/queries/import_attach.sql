@@ -1,0 +1,3 @@
+-- Runs as the caller, whatever search_path that has.
+-- $1 rel regclass, $2 address column name, $3 time column name or null
+SELECT @extschema@.attach_session_table($1, $2, $3)

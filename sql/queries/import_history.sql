@@ -1,0 +1,28 @@
+-- Observations of addresses in networks, as somebody else wrote them down. Answers how many were new, and of those that are
+-- there already with another source, their number in the arguments and that source; at least one row.
+-- $1 ip inet[], $2 asn bigint[], $3 observed_at timestamptz[], $4 source text[], $5 number bigint[]
+WITH given AS MATERIALIZED (
+    SELECT g.ip, g.asn, g.observed_at, g.source, g.number
+    FROM unnest($1, $2, $3, $4, $5) AS g(ip, asn, observed_at, source, number)
+), first AS MATERIALIZED (
+    SELECT DISTINCT ON (g.ip, g.asn, g.observed_at) g.ip, g.asn, g.observed_at, g.source
+    FROM given g
+    ORDER BY g.ip, g.asn, g.observed_at, g.number
+), added AS (
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
+    SELECT f.ip, f.asn, f.observed_at, f.source
+    FROM first f
+    ORDER BY f.ip, f.asn, f.observed_at
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), other AS (
+    SELECT g.number, COALESCE(h.verification_source, f.source) AS source
+    FROM given g
+    JOIN first f ON f.ip = g.ip AND f.asn = g.asn AND f.observed_at = g.observed_at
+    LEFT JOIN @extschema@.ip_asn_history h
+        ON h.ip_address = g.ip AND h.asn_number = g.asn AND h.observed_at = g.observed_at
+    WHERE COALESCE(h.verification_source, f.source) <> g.source
+)
+SELECT (SELECT count(*) FROM added), o.number, o.source
+FROM (SELECT) one
+LEFT JOIN other o ON true

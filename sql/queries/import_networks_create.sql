@@ -1,0 +1,24 @@
+-- Networks that somebody else's inventory knows and ours does not, in order.
+-- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 to $7 the sources of these three text[],
+-- $8 type text[], $9 hosting boolean[], $10 vpn boolean[], $11 first_seen timestamptz[], $12 last_seen timestamptz[],
+-- $13 document jsonb[], $14 updated timestamptz[], $15 created timestamptz[]
+INSERT INTO @extschema@.asn_inventory (
+    asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
+    first_seen, last_seen, enrichment, enrichment_updated_at, created_at)
+SELECT g.asn, g.name, g.country, g.registry,
+       COALESCE(k.asn_type, g.type, @extschema@.classify_name(g.name)),
+       COALESCE(k.is_hosting, false) OR g.hosting, COALESCE(k.is_vpn, false) OR g.vpn,
+       g.first_seen, g.last_seen,
+       g.document || jsonb_build_object('provenance', jsonb_strip_nulls(jsonb_build_object(
+           'organization_name', g.name_source,
+           'organization_country', g.country_source,
+           'rir_registry', g.registry_source))),
+       COALESCE(g.updated, now()), COALESCE(g.created, now())
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS g(
+    asn, name, country, registry, name_source, country_source, registry_source, type, hosting, vpn,
+    first_seen, last_seen, document, updated, created)
+LEFT JOIN @extschema@.known_networks k ON k.asn_number = g.asn
+WHERE NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = g.asn)
+ORDER BY g.asn
+ON CONFLICT (asn_number) DO NOTHING
+RETURNING asn_number

@@ -1,0 +1,158 @@
+//! A session table of another system's: its columns are made fit, and it is attached, where it is.
+//!
+//! What is done to it is done as its owner, in a restricted operation, except attaching, which its owner, or who may act as
+//! such, calls: everything that somebody put on it runs with their rights.
+
+use pgrx::pg_sys;
+
+use super::source::{Row, Table, filled};
+use crate::error;
+use crate::pg::array::{self, Element};
+use crate::pg::role::with_settings;
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::text;
+
+thread_local! {
+    static REFERENCES: Statement = const { Statement::new(
+        "import_references", include_str!("../../../sql/queries/import_references.sql"),
+        &[pg_sys::OIDOID, pg_sys::OIDOID]) };
+    static ATTACHED: Statement = const { Statement::new(
+        "import_attached", include_str!("../../../sql/queries/import_attached.sql"),
+        &[pg_sys::OIDOID, pg_sys::TEXTOID]) };
+    static MAY_ATTACH: Statement = const { Statement::new(
+        "import_may_attach", include_str!("../../../sql/queries/import_may_attach.sql"), &[pg_sys::OIDOID]) };
+    static ATTACH: Statement = const { Statement::new(
+        "import_attach", include_str!("../../../sql/queries/import_attach.sql"),
+        &[pg_sys::REGCLASSOID, pg_sys::NAMEOID, pg_sys::NAMEOID]) };
+}
+
+pub const ADDRESS: &str = "source_ip";
+pub const TIME: &str = "first_event_at";
+pub const KEY: &str = "session_id";
+
+/// A column whose type is to become another.
+pub struct Change {
+    pub column: &'static str,
+    pub becomes: &'static str,
+    /// How, where the server does not know by itself.
+    using: Option<&'static str>,
+}
+
+/// Types that sessions' columns may have, and what they become; raises where nothing can be made of one.
+pub fn changes(table: &Table) -> Vec<Change> {
+    const TEXTS: &[pg_sys::Oid] = &[pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
+    if table.column(ADDRESS).is_none() {
+        error::no_such_column(&table.name, ADDRESS);
+    }
+    let mut changes = Vec::new();
+    // Whether a column's type is one of `fit`, or is missing; else it is changed if it is one of `others`.
+    let mut check = |column, fit: &[pg_sys::Oid], becomes, others: &[(pg_sys::Oid, Option<&'static str>)]| {
+        let Some(present) = table.column(column) else { return };
+        if fit.contains(&present.type_oid) {
+            return;
+        }
+        match others.iter().find(|(other, _)| *other == present.type_oid) {
+            Some((_, using)) => changes.push(Change { column, becomes, using: *using }),
+            None => error::wrong_column_type(&table.name, column, &present.type_name, becomes),
+        }
+    };
+    check(ADDRESS, &[TEXTS, &[pg_sys::INETOID]].concat(), "inet", &[]);
+    check("snapshot_asn", &[pg_sys::INT8OID], "bigint", &[(pg_sys::INT2OID, None), (pg_sys::INT4OID, None)]);
+    check("snapshot_country", TEXTS, "text", &[]);
+    check("snapshot_ip_type", TEXTS, "text", &[]);
+    let by_text = Some("enrichment::pg_catalog.text::pg_catalog.jsonb");
+    check(
+        "enrichment",
+        &[pg_sys::JSONBOID],
+        "jsonb",
+        &[(pg_sys::JSONOID, by_text), (pg_sys::TEXTOID, by_text), (pg_sys::VARCHAROID, by_text)],
+    );
+    let of_utc = Some("pg_catalog.timezone('UTC', enrichment_at)");
+    check(
+        "enrichment_at",
+        &[pg_sys::TIMESTAMPTZOID],
+        "timestamp with time zone",
+        &[(pg_sys::TIMESTAMPOID, of_utc)],
+    );
+    changes
+}
+
+/// The column with a session's time, if there is one that can be used.
+pub fn time_column(table: &Table) -> Option<&'static str> {
+    let usable = [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID];
+    table.column(TIME).is_some_and(|column| usable.contains(&column.type_oid)).then_some(TIME)
+}
+
+/// Foreign keys of a table to another, as SQL wants their names, in the server's encoding.
+pub fn references(connection: &Connection, from: pg_sys::Oid, to: pg_sys::Oid) -> Vec<Vec<u8>> {
+    let arguments = [Some(pg_sys::Datum::from(from)), Some(pg_sys::Datum::from(to))];
+    REFERENCES.with(|statement| {
+        connection
+            .run(statement, &arguments, |rows| (0..rows.count).filter_map(|row| rows.bytes(row, 1)).collect())
+    })
+}
+
+/// Changes types and drops foreign keys, in one pass over the table.
+pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], references: &[Vec<u8>]) {
+    if changes.is_empty() && references.is_empty() {
+        return;
+    }
+    let drops = references.iter().map(|name| [b"DROP CONSTRAINT ", name.as_slice()].concat());
+    let types = changes.iter().map(|change| {
+        let using = change.using.map(|using| format!(" USING {using}")).unwrap_or_default();
+        format!("ALTER COLUMN {} TYPE {}{using}", change.column, change.becomes).into_bytes()
+    });
+    let actions = drops.chain(types).collect::<Vec<_>>().join(&b", "[..]);
+    let statement = [b"ALTER TABLE ", table.quoted().as_slice(), b" ", &actions].concat();
+    table.as_owner(|| {
+        let alter = connection.prepare(&statement, &[]);
+        connection.run_prepared(&alter, &[], &[], |_| ());
+    });
+}
+
+/// Replaces the documents of some rows by others that `jsonb` can hold. Triggers that a replica does not fire stay silent.
+pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
+    let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
+    let type_name = match column.type_oid {
+        pg_sys::JSONOID => "pg_catalog.json",
+        pg_sys::VARCHAROID => "pg_catalog.varchar",
+        _ => "pg_catalog.text",
+    };
+    let part = |row: &Row| i64::from(row.part.to_u32()).into();
+    let arguments = [
+        array::write(Element::Tid, documents.iter().map(|(row, _)| Some(row.place.datum()))),
+        array::write(Element::Bigint, documents.iter().map(|(row, _)| Some(part(row)))),
+        array::write(Element::Text, documents.iter().map(|(_, text)| Some(text::write_bytes(text)))),
+    ];
+    let statement = include_str!("../../../sql/queries/import_session_documents.sql");
+    let statement = filled(statement, &[("@type@", type_name)], &table.quoted());
+    let settings = [(c"session_replication_role", c"replica"), (c"enable_seqscan", c"off")];
+    with_settings(&settings, || {
+        table.as_owner(|| {
+            let types = [pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID];
+            let replace = connection.prepare(&statement, &types);
+            connection.run_prepared(&replace, &arguments, &[], |_| ());
+        });
+    });
+}
+
+/// Raises where the caller may not attach tables.
+pub fn check_may_attach(connection: &Connection, caller: pg_sys::Oid) {
+    let caller = [Some(pg_sys::Datum::from(caller))];
+    let may = MAY_ATTACH.with(|statement| connection.run(statement, &caller, |rows| rows.boolean(0, 1)));
+    if may != Some(true) {
+        error::may_not_attach();
+    }
+}
+
+pub fn is_attached(connection: &Connection, table: &Table) -> bool {
+    let arguments = [Some(pg_sys::Datum::from(table.oid)), Some(text::write(ADDRESS))];
+    ATTACHED.with(|statement| connection.run(statement, &arguments, |rows| rows.count > 0))
+}
+
+/// Attaches it, with the rights of whoever calls.
+pub fn attach(connection: &Connection, table: &Table) {
+    let name = |name: &str| text::name(name);
+    let arguments = [Some(pg_sys::Datum::from(table.oid)), Some(name(ADDRESS)), time_column(table).map(name)];
+    ATTACH.with(|statement| connection.run(statement, &arguments, |_| ()));
+}

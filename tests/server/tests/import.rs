@@ -1,0 +1,691 @@
+//! An installation of the Python system is taken over: all that makes sense, once, whatever interrupts it, and with nobody's
+//! rights but their own.
+
+use server_tests::database::cluster_with_world;
+use server_tests::python_system::{self, Flavour, Size, checksums, sessions_checksum};
+use server_tests::random::Random;
+use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
+
+const SIZE: Size = Size { networks: 300, addresses: 5_000, sessions: 6_000 };
+const IMPORT: &str = "CALL enrich.import_inventory('old')";
+
+fn installation(flavour: Flavour, size: Size) -> Database<'static> {
+    let mut db = database();
+    python_system::create(&mut db, "old", flavour);
+    python_system::fill(&mut db, "old", 7, size);
+    db
+}
+
+/// What the last call reported, by name.
+fn report(session: &mut Session, name: &str) -> i64 {
+    session.number(&format!(
+        "SELECT result -> '{name}' FROM enrich.procedure_call WHERE procedure = 'import_inventory' AND ended_at IS NOT NULL"
+    ))
+}
+
+/// Everything of ours that an import writes, except for when it did.
+fn contents(session: &mut Session) -> Vec<String> {
+    [
+        "SELECT to_jsonb(n) - '{updated_at,created_at,enrichment_updated_at}'::text[] FROM enrich.asn_inventory n ORDER BY asn_number",
+        "SELECT to_jsonb(i) - 'updated_at' FROM enrich.ip_inventory i ORDER BY ip_address",
+        "SELECT to_jsonb(h) FROM enrich.ip_asn_history h ORDER BY ip_address, asn_number, observed_at",
+        "SELECT to_jsonb(r) - 'rejected_at' FROM enrich.rejected_row r ORDER BY relation, row_key, reason",
+        "SELECT to_jsonb(s) FROM old.session_summaries s ORDER BY session_id",
+        "SELECT result - 'written' FROM enrich.procedure_call WHERE procedure = 'import_inventory'",
+        "SELECT count(*) FROM enrich.network_delta",
+    ]
+    .iter()
+    .flat_map(|query| session.rows(query))
+    .collect()
+}
+
+#[test]
+fn rows_that_make_sense_are_all_there_in_both_flavours() {
+    for flavour in Flavour::ALL {
+        let mut db = installation(flavour, SIZE);
+        let before = (checksums(&mut db, "old"), sessions_checksum(&mut db, "old"));
+        db.run(IMPORT);
+        eprintln!("{flavour:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
+        let after = (checksums(&mut db, "enrich"), sessions_checksum(&mut db, "old"));
+        assert_eq!(after, before, "{flavour:?}");
+    }
+}
+
+/// Rows of every odd kind, put among the others. What a type or check of a flavour refuses is forced on it.
+fn add_odd_rows(db: &mut Session, flavour: Flavour) {
+    let registry = flavour.registry();
+    db.run(&format!(
+        "ALTER TABLE old.session_summaries DROP CONSTRAINT session_summaries_source_ip_fkey;
+         ALTER TABLE old.ip_inventory DROP CONSTRAINT ip_inventory_current_asn_fkey;
+         ALTER TABLE old.asn_inventory DROP CONSTRAINT IF EXISTS asn_inventory_asn_number_check;
+         ALTER TABLE old.asn_inventory DROP CONSTRAINT IF EXISTS asn_inventory_organization_country_check;
+         ALTER TABLE old.session_summaries DROP CONSTRAINT IF EXISTS session_summaries_snapshot_country_check;
+         INSERT INTO old.asn_inventory (asn_number, organization_name, organization_country, {registry}, asn_type, first_seen,
+                                        last_seen, enrichment) VALUES
+             (0, 'Nobody', NULL, NULL, NULL, now(), now(), '{{}}'),
+             (-5, 'Negative', NULL, NULL, NULL, now(), now(), '{{}}'),
+             (64501, E'Tab\\tbed', 'de', 'ripencc', 'CLOUD', '2024-01-01Z', '2024-02-01Z', '{{\"mine\": 1}}'),
+             (64502, 'Odd', '1?', 'other', 'CDN', '2024-01-01Z', '2024-02-01Z', '[1]'),
+             (64503, repeat('x', 300), 'XX', '', 'ISP', '2024-01-01Z', '2024-02-01Z', NULL),
+             (64504, 'From Cymru', 'US', NULL, 'EDUCATION', '2024-01-01Z', '2024-02-01Z',
+                 '{{\"cymru\": {{\"asn\": 64504, \"asn_org\": \"REAL-AS, NL\", \"country\": \"NL\", \"registry\": \"ripencc\"}}}}');
+         INSERT INTO old.ip_inventory (ip_address, current_asn, first_seen, last_seen, enrichment, enrichment_updated_at) VALUES
+             ('', NULL, now(), now(), '{{}}', NULL),
+             ('sensor.example', 64501, now(), now(), '{{\"a\": 1}}', NULL),
+             ('198.51.100.0/24', NULL, now(), now(), '{{}}', NULL),
+             ('1.2.3.4.5', NULL, now(), now(), '{{}}', NULL),
+             (' 81.2.69.1 ', 64501, '2024-01-01Z', '2024-01-02Z', '{{}}', '2024-01-02Z'),
+             ('fe80::1%eth0', NULL, '2024-01-01Z', '2024-01-02Z', '{{}}', NULL),
+             ('10.1.2.3', NULL, '2024-01-01Z', '2024-01-02Z', '{{}}', '2024-01-02Z'),
+             ('81.2.69.2', 64501, '2024-01-02Z', '2024-01-03Z',
+                 '{{\"maxmind\": {{\"country\": \"GB\", \"cached_at\": \"2024-01-03T00:00:00+00:00\"}}, \"greynoise\": {{\"noise\": true}}}}', '2024-01-03Z'),
+             ('::ffff:81.2.69.2', 64502, '2024-01-01Z', '2024-01-02Z',
+                 '{{\"maxmind\": {{\"country\": \"FR\", \"cached_at\": \"2024-01-01T00:00:00+00:00\"}}, \"dshield\": {{\"ip\": {{}}}}}}', '2024-01-04Z'),
+             ('2001:DB8:5::1', 64501, '2024-01-01Z', '2024-01-02Z', '{{\"x\": \"first\"}}', '2024-01-04Z'),
+             ('2001:db8:5::1', 64501, '2024-01-01Z', '2024-01-02Z', '{{\"x\": \"second\"}}', '2024-01-03Z'),
+             ('81.2.69.3', 0, '2024-01-01Z', '2024-01-02Z', '{{}}', NULL),
+             ('81.2.69.4', 4199999, '2024-01-01Z', '2024-01-02Z', '[1, 2]', NULL),
+             ('81.2.69.5', NULL, '2024-01-01Z', '2024-01-02Z', '\"text\"', NULL),
+             ('81.2.69.6', NULL, '2024-01-01Z', '2024-01-02Z', 'null', NULL),
+             ('81.2.69.7', NULL, '2024-01-01Z', 'infinity', '{{\"maxmind\": [1], \"cymru\": {{\"asn\": true}}, \"greynoise\": 5}}', '2024-01-04Z');
+         INSERT INTO old.ip_asn_history VALUES
+             ('81.2.69.2', 64501, '2024-01-03Z', 'maxmind'), ('::ffff:81.2.69.2', 64501, '2024-01-03Z', 'cymru'),
+             ('nobody', 64501, '2024-01-03Z', 'maxmind'), ('81.2.69.2', 0, '2024-01-03Z', 'maxmind'),
+             ('81.2.69.2', 64502, 'infinity', 'maxmind');
+         INSERT INTO old.session_summaries (session_id, source_ip, first_event_at, snapshot_asn, snapshot_country, enrichment) VALUES
+             ('odd-1', 'not an ip', '2024-01-01Z', NULL, NULL, NULL), ('odd-2', '', '2024-01-01Z', NULL, NULL, NULL),
+             ('odd-3', '81.2.69.2', '2024-01-01Z', -1, '??', '[1]'), ('odd-4', '81.2.69.2', '2024-01-01Z', 64501, 'GB', 'null');",
+    ));
+    if flavour == Flavour::Orm {
+        // Only a column of type json takes these.
+        db.run(
+            r#"INSERT INTO old.ip_inventory (ip_address, first_seen, last_seen, enrichment) VALUES
+                 ('81.2.69.8', now(), now(), '{"dshield": {"note": "a\u0000b \ud83d \ud83d\ude00"}}'),
+                 ('81.2.69.9', now(), now(), '{"n": 1e200000}');
+               INSERT INTO old.session_summaries (session_id, source_ip, enrichment) VALUES
+                 ('odd-5', '81.2.69.8', '{"note": "\u0000", "b": "\ud83d"}'), ('odd-6', NULL, '{"n": 1e200000}')"#,
+        );
+    }
+}
+
+/// The list's rows of a table, without their content.
+fn listed(db: &mut Session, table: &str) -> Vec<String> {
+    db.rows(&format!(
+        "SELECT regexp_replace(row_key, ' at [(].*', ''), reason FROM enrich.rejected_row WHERE relation = 'old.{table}' AND procedure = 'import_inventory'
+           AND reason <> 'spur is not an object' ORDER BY row_key COLLATE \"C\", reason COLLATE \"C\""
+    ))
+}
+
+#[test]
+fn every_row_is_taken_merged_or_listed() {
+    for flavour in Flavour::ALL {
+        let mut db = installation(flavour, SIZE);
+        add_odd_rows(&mut db, flavour);
+        let all = ["asn_inventory", "ip_inventory", "ip_asn_history", "session_summaries"]
+            .map(|table| db.number(&format!("SELECT count(*) FROM old.{table}")))
+            .iter()
+            .sum::<i64>();
+        db.run(IMPORT);
+        let taken: i64 = ["networks", "addresses", "history", "sessions", "merged", "rejected"]
+            .iter()
+            .map(|name| report(&mut db, name))
+            .sum();
+        assert_eq!(taken, all, "{flavour:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
+
+        let orm = flavour == Flavour::Orm;
+        assert_eq!(
+            listed(&mut db, "asn_inventory"),
+            [
+                "-5|asn_number is not an ASN",
+                "0|asn_number is not an ASN",
+                "64502|asn_type is \"CDN\", not a type",
+                "64502|organization_country is \"1?\", not a country",
+                "64502|rir_registry is \"other\", not a registry",
+                "64502|the document is not an object",
+            ]
+        );
+        let mut addresses = vec![
+            "\"\"|ip_address is empty",
+            "1.2.3.4.5|ip_address is not the address of one host",
+            "198.51.100.0/24|ip_address is not the address of one host",
+            "2001:DB8:5::1|the same address as 2001:db8:5::1",
+            "81.2.69.3|current_asn is \"0\", not an ASN",
+            "81.2.69.4|the document is not an object",
+            "81.2.69.5|the document is not an object",
+            "81.2.69.7|cymru.asn is true, not an ASN",
+            "81.2.69.7|greynoise is not an object",
+            "81.2.69.7|maxmind is not an object",
+            "::ffff:81.2.69.2|the same address as 81.2.69.2",
+            "sensor.example|ip_address is not the address of one host",
+        ];
+        if orm {
+            addresses.insert(
+                10,
+                "81.2.69.8|enrichment holds characters that jsonb cannot: they are left out or replaced by ?",
+            );
+            addresses.insert(11, "81.2.69.9|enrichment cannot be read as JSON");
+        }
+        assert_eq!(listed(&mut db, "ip_inventory"), addresses);
+        assert_eq!(
+            listed(&mut db, "ip_asn_history"),
+            [
+                "81.2.69.2 0 2024-01-03T00:00:00.000000+00:00|asn_number is not an ASN",
+                "81.2.69.2 64502 |observed_at is missing",
+                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation is there, of source maxmind",
+                "nobody 64501 2024-01-03T00:00:00.000000+00:00|ip_address is not an address",
+            ]
+        );
+        let mut sessions = vec![
+            "odd-1|source_ip is not an address: the session is not counted",
+            "odd-3|snapshot_asn is \"-1\", not an ASN",
+            "odd-3|snapshot_country is \"??\", not a country",
+        ];
+        if orm {
+            sessions.push(
+                "odd-5|enrichment holds characters that jsonb cannot: they are left out or replaced by ?",
+            );
+            sessions.push("odd-6|enrichment cannot be read as JSON");
+        }
+        assert_eq!(listed(&mut db, "session_summaries"), sessions);
+    }
+}
+
+#[test]
+fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
+    let mut db = database();
+    python_system::create(&mut db, "old", Flavour::Orm);
+    add_odd_rows(&mut db, Flavour::Orm);
+    db.run(IMPORT);
+    let network =
+        "SELECT organization_name, organization_country, rir_registry, asn_type, enrichment - 'provenance',
+                          enrichment -> 'provenance' FROM enrich.asn_inventory WHERE asn_number =";
+    for (asn, expected) in [
+        (
+            64501,
+            r#"Tabbed|DE|RIPE|HOSTING|{"mine": 1, "import": {"asn_type": "CLOUD", "organization_name": "Tab\tbed"}}|{"rir_registry": "import", "organization_name": "import", "organization_country": "import"}"#,
+        ),
+        (
+            64502,
+            r#"Odd|NULL|NULL|UNKNOWN|{"import": {"asn_type": "CDN", "rir_registry": "other", "organization_country": "1?"}}|{"organization_name": "import"}"#,
+        ),
+        (
+            64504,
+            r#"REAL-AS, NL|NL|RIPE|EDUCATION|{"cymru": {"asn": 64504, "asn_org": "REAL-AS, NL", "country": "NL", "registry": "ripencc"}, "import": {"organization_name": "From Cymru", "organization_country": "US"}}|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#,
+        ),
+    ] {
+        assert_eq!(db.one(&format!("{network} {asn}")), expected);
+    }
+    assert_eq!(
+        db.one(
+            "SELECT length(organization_name), length(enrichment #>> '{import,organization_name}'), organization_country, asn_type
+             FROM enrich.asn_inventory WHERE asn_number = 64503"
+        ),
+        "256|300|NULL|ISP"
+    );
+    // A network that an address names and the inventory lacked.
+    assert_eq!(db.one("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = 4199999"), "1");
+
+    let address =
+        "SELECT current_asn, first_seen, last_seen, enrichment - '_meta', enrichment #>> '{_meta,import,row}'
+                   FROM enrich.ip_inventory WHERE ip_address =";
+    for (ip, expected) in [
+        ("81.2.69.1", r#"64501|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{}| 81.2.69.1 "#),
+        (
+            "fe80::1",
+            r#"NULL|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{"validation": {"reason": "link-local (RFC 4291)", "is_bogon": true}}|fe80::1%eth0"#,
+        ),
+        (
+            // MaxMind's word is the later one's, the network that of the row that is newer as a whole.
+            "81.2.69.2",
+            r#"64502|2024-01-01 00:00:00+00|2024-01-03 00:00:00+00|{"dshield": {"ip": {}}, "maxmind": {"country": "GB", "cached_at": "2024-01-03T00:00:00+00:00"}, "greynoise": {"noise": true}}|81.2.69.2"#,
+        ),
+        (
+            "2001:db8:5::1",
+            r#"64501|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{"x": "first", "validation": {"reason": "documentation (RFC 3849)", "is_bogon": true}}|2001:db8:5::1"#,
+        ),
+        ("81.2.69.3", "NULL|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{}|81.2.69.3"),
+        ("81.2.69.4", "4199999|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{}|81.2.69.4"),
+        (
+            "81.2.69.7",
+            r#"NULL|2024-01-01 00:00:00+00|NULL|{"cymru": {"asn": true}, "maxmind": [1], "greynoise": 5}|81.2.69.7"#,
+        ),
+    ] {
+        assert_eq!(db.one(&format!("{address} '{ip}'")), expected);
+    }
+    assert_eq!(
+        db.one("SELECT enrichment - '_meta' FROM enrich.ip_inventory WHERE ip_address = '81.2.69.8'"),
+        r#"{"dshield": {"note": "ab ? 😀"}}"#
+    );
+    assert_eq!(db.number("SELECT sum(session_count) FROM enrich.ip_inventory"), 0);
+    // Snapshots stay, even those that make no sense; a document that is no jsonb is kept as a text.
+    assert_eq!(
+        db.rows("SELECT session_id, snapshot_asn, snapshot_country, enrichment FROM old.session_summaries ORDER BY 1"),
+        [
+            "odd-1|NULL|NULL|NULL",
+            "odd-2|NULL|NULL|NULL",
+            "odd-3|-1|??|[1]",
+            "odd-4|64501|GB|null",
+            r#"odd-5|NULL|NULL|{"b": "?", "note": ""}"#,
+            r#"odd-6|NULL|NULL|"{\"n\": 1e200000}""#,
+        ]
+    );
+    assert_eq!(
+        db.rows("SELECT asn_number, observed_at, verification_source FROM enrich.ip_asn_history WHERE ip_address = '81.2.69.2' ORDER BY observed_at"),
+        ["64501|2024-01-03 00:00:00+00|maxmind", "64502|2024-01-04 00:00:00+00|import"]
+    );
+}
+
+#[test]
+fn nobody_is_asked_again_for_what_was_known() {
+    let mut db = database();
+    python_system::create(&mut db, "old", Flavour::Migrations);
+    db.run(
+        r#"INSERT INTO old.asn_inventory (asn_number, first_seen, last_seen) VALUES (64501, now(), now());
+           INSERT INTO old.ip_inventory (ip_address, current_asn, first_seen, last_seen, enrichment, enrichment_updated_at) VALUES
+             ('81.2.69.1', NULL, now(), now(), jsonb_build_object('cymru', jsonb_build_object('prefix', '81.2.69.0/24')), now() - interval '2 days'),
+             ('81.2.69.2', 64501, now(), now(), jsonb_build_object('greynoise', jsonb_build_object('noise', true, 'cached_at', now() - interval '1 day'),
+                 'dshield', '{}'::jsonb), now())"#,
+    );
+    db.run(IMPORT);
+    let is_fresh = |source: &str, ip: &str| {
+        format!(
+            "SELECT enrich.is_source_fresh(enrichment, '{source}', 604800, 604800) FROM enrich.ip_inventory WHERE ip_address = '{ip}'"
+        )
+    };
+    assert_eq!(db.one(&is_fresh("cymru", "81.2.69.1")), "t");
+    assert_eq!(db.one(&is_fresh("greynoise", "81.2.69.1")), "f");
+    assert_eq!(db.one(&is_fresh("greynoise", "81.2.69.2")), "t");
+    // An empty answer is none.
+    assert_eq!(db.one(&is_fresh("dshield", "81.2.69.2")), "f");
+    assert_eq!(
+        db.one(
+            "SELECT enrichment #>> '{_meta,cymru,state}', (enrichment #>> '{_meta,cymru,asked_at}')::timestamptz = enrichment_updated_at,
+                    enrichment #> '{_meta,import}', enrichment_version FROM enrich.ip_inventory WHERE ip_address = '81.2.69.1'"
+        ),
+        r#"value|t|{"row": "81.2.69.1", "version": "2.2"}|3.0"#
+    );
+}
+
+#[test]
+fn imported_again_it_changes_nothing() {
+    for flavour in Flavour::ALL {
+        let mut db = installation(flavour, SIZE);
+        add_odd_rows(&mut db, flavour);
+        db.run(IMPORT);
+        let written = "SELECT (SELECT count(*) FROM enrich.ip_inventory WHERE xmin::text::bigint > $),
+                              (SELECT count(*) FROM enrich.asn_inventory WHERE xmin::text::bigint > $),
+                              (SELECT count(*) FROM enrich.ip_asn_history WHERE xmin::text::bigint > $),
+                              (SELECT count(*) FROM old.session_summaries WHERE xmin::text::bigint > $)";
+        let before = contents(&mut db);
+        let last = db.one("SELECT txid_current()");
+        db.run(IMPORT);
+        assert_eq!(report(&mut db, "written"), 0, "{flavour:?}");
+        assert_eq!(db.one(&written.replace('$', &last)), "0|0|0|0");
+        // Sessions' documents were repaired, so they are not listed again.
+        let changed = contents(&mut db);
+        let without_report = |all: &[String]| all[..all.len() - 2].to_vec();
+        assert!(without_report(&changed) == without_report(&before), "{flavour:?}");
+    }
+}
+
+#[test]
+fn what_we_know_better_stands() {
+    let mut db = database();
+    python_system::create(&mut db, "old", Flavour::Migrations);
+    db.run(
+        r#"SELECT enrich.ensure_asn_inventory(64501, 'By hand', 'CH', NULL);
+           SELECT enrich.enrich_ip('8.8.8.8');
+           UPDATE enrich.ip_inventory SET enrichment = enrichment || '{"greynoise": {"noise": false, "cached_at": "2024-01-01T00:00:00+00:00"}}';
+           INSERT INTO old.asn_inventory (asn_number, organization_name, organization_country, registry, is_known_vpn, first_seen, last_seen) VALUES
+             (64501, 'By the Python system', 'DE', 'ripencc', true, '2020-01-01Z', '2020-01-02Z'), (15169, 'Google of old', 'BR', 'arin', false, '2020-01-01Z', '2020-01-02Z');
+           INSERT INTO old.ip_inventory (ip_address, current_asn, first_seen, last_seen, enrichment, enrichment_updated_at, created_at) VALUES
+             ('8.8.8.8', 64501, '2020-01-01Z', '2020-01-02Z',
+              '{"maxmind": {"country": "BR", "cached_at": "2020-01-02T00:00:00Z"}, "greynoise": {"noise": true, "cached_at": "2024-02-01T00:00:00Z"}, "spur": {"tunnels": [{"type": "VPN"}]}}',
+              '2024-02-01Z', '2020-01-01Z')"#,
+    );
+    db.run(IMPORT);
+    assert_eq!(
+        db.rows("SELECT asn_number, organization_name, organization_country, rir_registry, is_known_vpn, first_seen FROM enrich.asn_inventory ORDER BY 1"),
+        [
+            "15169|GOOGLE|US|ARIN|f|2020-01-01 00:00:00+00",
+            "64501|By hand|CH|RIPE|t|2020-01-01 00:00:00+00"
+        ]
+    );
+    assert_eq!(
+        db.one("SELECT current_asn, geo_country, is_scanner, ip_types, first_seen, created_at FROM enrich.ip_inventory"),
+        "15169|US|t|{VPN}|2020-01-01 00:00:00+00|2020-01-01 00:00:00+00"
+    );
+    // Nobody moved.
+    assert_eq!(
+        db.rows("SELECT asn_number, verification_source FROM enrich.ip_asn_history"),
+        ["15169|maxmind"]
+    );
+    // What the Python system says of a network's country is where an address sat: a source of ours replaces it.
+    db.run("INSERT INTO old.asn_inventory (asn_number, organization_country, first_seen, last_seen) VALUES (13335, 'BR', now(), now())");
+    db.run(IMPORT);
+    db.run("SELECT enrich.enrich_ip('1.1.1.1')");
+    assert_eq!(
+        db.one("SELECT organization_country <> 'BR', enrichment #>> '{provenance,organization_country}' FROM enrich.asn_inventory WHERE asn_number = 13335"),
+        "t|maxmind"
+    );
+}
+
+#[test]
+fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
+    const ROUNDS: usize = 8;
+    let size = Size { networks: 2_500, addresses: 15_000, sessions: 12_000 };
+    let cluster = cluster_with_world(&Options::named("import-kills").conf("restart_after_crash = on"));
+    let seed =
+        std::env::var("COWRIE_ENRICH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+            u64::from(
+                std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .map_or(0, |d| d.subsec_nanos()),
+            )
+        });
+    eprintln!("COWRIE_ENRICH_SEED={seed}");
+    let mut random = Random::seeded(seed);
+    let expected = {
+        let mut db = prepared(&cluster, size);
+        db.run(IMPORT);
+        contents(&mut db)
+    };
+    let total = (size.networks + size.addresses * 39 / 20 + size.sessions) as i64;
+    let mut phases = std::collections::BTreeSet::new();
+    for round in 0..ROUNDS {
+        let name = prepared(&cluster, size).name.clone();
+        let mut session = cluster.session(&name);
+        let pid = session.backend_pid();
+        let call = std::thread::spawn(move || session.try_run(IMPORT));
+        // At some share of the work, spread over the rounds, and then at any moment.
+        let share = total * (round as i64 * 100 / ROUNDS as i64 + random.below(12) as i64) / 100;
+        let mut watcher = cluster.session(&name);
+        wait_until(
+            "so much is done",
+            || {
+                watcher.number(
+                    "SELECT (SELECT count(*) FROM enrich.asn_inventory) + (SELECT count(*) FROM enrich.ip_inventory)
+                         + (SELECT count(*) FROM enrich.ip_asn_history)
+                         + coalesce((SELECT done FROM enrich.enrich_progress WHERE phase = 'session_summaries'), 0)
+                         + (SELECT count(*) * 1000000 FROM enrich.procedure_call WHERE ended_at IS NOT NULL)",
+                )
+            },
+            |done| *done >= share,
+        );
+        phases.extend(watcher.rows("SELECT phase FROM enrich.enrich_progress"));
+        drop(watcher);
+        cluster.kill_backend(pid);
+        let ended = call.join().expect("the thread ends").is_ok();
+        let mut session = cluster.session(&name);
+        let resumes = session
+            .rows("SELECT resume_at -> 'table', resume_at #> '{position,key}' FROM enrich.procedure_call");
+        eprintln!(
+            "round {round}: killed after {share} of {total} rows, ended {ended}, goes on at {resumes:?}"
+        );
+        session.run(IMPORT);
+        let found = contents(&mut session);
+        let differing: Vec<_> = found.iter().zip(&expected).filter(|(a, b)| a != b).take(3).collect();
+        assert!(
+            found == expected,
+            "round {round}: {} rows, expected {}, first differences {differing:?}",
+            found.len(),
+            expected.len()
+        );
+    }
+    assert!(phases.len() >= 3, "it was killed in {phases:?} only");
+}
+
+/// A database with an installation, odd rows included, on a server of the test's own.
+fn prepared(cluster: &Cluster, size: Size) -> Database<'_> {
+    let mut db = fresh_database(cluster);
+    python_system::create(&mut db, "old", Flavour::Orm);
+    python_system::fill(&mut db, "old", 11, size);
+    add_odd_rows(&mut db, Flavour::Orm);
+    // What says when it was is the same in all of them.
+    db.run(
+        "UPDATE old.asn_inventory SET created_at = '2025-01-01Z', first_seen = LEAST(first_seen, '2025-01-01Z'), last_seen = LEAST(last_seen, '2025-01-01Z');
+         UPDATE old.ip_inventory SET created_at = '2025-01-01Z', first_seen = LEAST(first_seen, '2025-01-01Z'), last_seen = LEAST(last_seen, '2025-01-01Z'),
+             enrichment_updated_at = COALESCE(enrichment_updated_at, '2025-01-01Z');
+         UPDATE old.asn_inventory SET enrichment_updated_at = '2025-01-01Z';
+         UPDATE old.session_summaries SET created_at = '2025-01-01Z', updated_at = '2025-01-01Z'",
+    );
+    db
+}
+
+#[test]
+fn the_sessions_stay_where_they_are_and_are_attached() {
+    for flavour in Flavour::ALL {
+        let mut db = installation(flavour, SIZE);
+        db.run(IMPORT);
+        assert_eq!(
+            db.rows("SELECT rel, ip_column, time_column, has_foreign_key FROM enrich.attached_tables"),
+            ["old.session_summaries|source_ip|first_event_at|f"]
+        );
+        assert_eq!(
+            db.rows(
+                "SELECT attname, atttypid::regtype FROM pg_attribute WHERE attrelid = 'old.session_summaries'::regclass
+                   AND attname IN ('snapshot_asn', 'enrichment', 'source_ip', 'snapshot_country') ORDER BY 1"
+            ),
+            ["enrichment|jsonb", "snapshot_asn|bigint", "snapshot_country|character varying", "source_ip|character varying"]
+        );
+        assert_eq!(db.number("SELECT count(*) FROM pg_constraint WHERE conrelid = 'old.session_summaries'::regclass AND contype = 'f'"), 0);
+        // A new session of an address that nobody knew: with a snapshot, and counted.
+        db.run("INSERT INTO old.session_summaries (session_id, source_ip, first_event_at) VALUES ('new', '8.8.8.8', now())");
+        assert_eq!(
+            db.one(
+                "SELECT snapshot_asn, snapshot_country FROM old.session_summaries WHERE session_id = 'new'"
+            ),
+            "15169|US"
+        );
+        db.run("CALL enrich.fold_statistics()");
+        assert_eq!(db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), "1");
+        // Networks' addresses are counted already, and what the Python system counted is not taken for sessions.
+        let miscounted = db.rows(
+            "SELECT a.asn_number, a.unique_ip_count, count(i.*) FROM enrich.asn_inventory a
+             LEFT JOIN enrich.ip_inventory i ON i.current_asn = a.asn_number
+             GROUP BY a.asn_number HAVING a.unique_ip_count <> count(i.*)",
+        );
+        assert_eq!(miscounted, [""; 0]);
+    }
+}
+
+#[test]
+fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
+    let mut db = database();
+    // ADR-007's own types, without keys, with what keys would refuse.
+    db.run(
+        "CREATE SCHEMA old;
+         CREATE TABLE old.ip_inventory (ip_address inet, current_asn bigint, enrichment text, last_seen timestamp);
+         INSERT INTO old.ip_inventory SELECT '23.1.0.1', 64501, '{\"a\": 1}', '2025-01-02' FROM generate_series(1, 4500);
+         INSERT INTO old.ip_inventory SELECT NULL, n, NULL, NULL FROM generate_series(1, 4500) n;
+         INSERT INTO old.ip_inventory VALUES ('10.0.0.0/8', NULL, NULL, NULL), ('2001:db8::1', 4294967295, 'no json', NULL),
+             ('23.1.0.2', 4294967296, NULL, NULL), ('::ffff:23.1.0.1', NULL, NULL, NULL);
+         CREATE TABLE old.session_summaries (session_id bigserial PRIMARY KEY, source_ip inet, first_event_at date, enrichment varchar(4000));
+         INSERT INTO old.session_summaries (source_ip, first_event_at, enrichment) VALUES ('23.1.0.1', '2025-01-02', '{\"b\": 2}'), (NULL, NULL, 'no json')",
+    );
+    db.run(IMPORT);
+    assert_eq!(
+        db.rows("SELECT ip_address, current_asn, last_seen, enrichment - '_meta' - 'validation' FROM enrich.ip_inventory ORDER BY 1"),
+        [
+            r#"23.1.0.1|64501|2025-01-02 00:00:00+00|{"a": 1}"#,
+            "23.1.0.2|NULL|NULL|{}",
+            "2001:db8::1|4294967295|NULL|{}"
+        ]
+    );
+    assert_eq!(
+        db.rows("SELECT snapshot_asn, enrichment FROM old.session_summaries ORDER BY session_id"),
+        [r#"NULL|{"b": 2}"#, r#"NULL|"no json""#]
+    );
+    // Each of 4500 that say the same but one, and one in another spelling; each of 4500 that name nobody, and a network.
+    assert_eq!(report(&mut db, "addresses"), 3);
+    assert_eq!(report(&mut db, "merged"), 4500);
+    assert_eq!(report(&mut db, "rejected"), 4501);
+    assert_eq!(
+        db.rows("SELECT reason, count(*) FROM enrich.rejected_row WHERE relation = 'old.ip_inventory' GROUP BY 1 ORDER BY 1"),
+        [
+            "current_asn is \"4294967296\", not an ASN|1",
+            "enrichment cannot be read as JSON|1",
+            "ip_address is empty|4500",
+            "ip_address is not the address of one host|1",
+            "the same address as 23.1.0.1|2",
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_imported_is_refused_before_anything_is_done() {
+    let mut db = database();
+    let refusal = |db: &mut Session, call: &str| {
+        let refusal = db.refused(call);
+        db.run("ROLLBACK");
+        assert_eq!(
+            db.number("SELECT count(*) FROM enrich.procedure_call WHERE procedure = 'import_inventory'"),
+            0
+        );
+        format!("{} {}", refusal.code, refusal.message)
+    };
+    db.run("CREATE SCHEMA empty");
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('nowhere')"),
+        "3F000 schema \"nowhere\" does not exist"
+    );
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory(NULL)"),
+        "22004 argument \"source_schema\" must not be null"
+    );
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('enrich')"),
+        "22023 could not import from schema \"enrich\": it is the extension's own"
+    );
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('empty')"),
+        "42P01 schema \"empty\" holds no table of the Python system"
+    );
+    assert!(db.refused("CALL enrich.import_inventory('empty')").hint.is_some());
+
+    python_system::create(&mut db, "old", Flavour::Orm);
+    assert_eq!(
+        refusal(&mut db, &format!("BEGIN; {IMPORT}")),
+        "25001 import_inventory() cannot run inside a transaction block"
+    );
+    db.run("CREATE SCHEMA views; CREATE VIEW views.ip_inventory AS SELECT * FROM old.ip_inventory");
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('views')"),
+        "42809 ip_inventory is not a table that can be imported"
+    );
+    db.run("CREATE SCHEMA other; CREATE TABLE other.ip_inventory (ip text)");
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('other')").split_once(' ').map(|(code, _)| code),
+        Some("42703")
+    );
+    db.run("CREATE SCHEMA arrays; CREATE TABLE arrays.session_summaries (session_id int, source_ip text, snapshot_ip_type text[])");
+    assert_eq!(
+        refusal(&mut db, "CALL enrich.import_inventory('arrays')"),
+        "42804 column snapshot_ip_type of session_summaries has type text[], but must have type text"
+    );
+}
+
+#[test]
+fn only_an_owner_who_may_call_it_imports() {
+    let mut db = installation(Flavour::Orm, Size { networks: 10, addresses: 50, sessions: 50 });
+    db.run("CREATE ROLE import_owner LOGIN; CREATE ROLE import_other LOGIN; GRANT USAGE ON SCHEMA enrich, old TO import_owner, import_other");
+    assert_eq!(db.session_as("import_owner").refused(IMPORT).code, "42501");
+    db.run("GRANT EXECUTE ON PROCEDURE enrich.import_inventory(name) TO import_owner, import_other");
+    for table in ["asn_inventory", "ip_inventory", "ip_asn_history", "session_summaries"] {
+        db.run(&format!("ALTER TABLE old.{table} OWNER TO import_owner"));
+    }
+    let refusal = db.session_as("import_owner").refused(IMPORT);
+    assert_eq!(refusal.message, "permission denied for function attach_session_table");
+    db.run(
+        "GRANT EXECUTE ON FUNCTION enrich.attach_session_table(regclass, name, name, boolean),
+             enrich.detach_session_table(regclass), enrich.enrich_session(), enrich.forget_sessions() TO import_owner, import_other;
+         GRANT SELECT ON enrich.attached_tables TO import_owner, import_other",
+    );
+    assert_eq!(db.session_as("import_other").refused(IMPORT).message, "must be owner of table asn_inventory");
+    // Its owner needs CREATE for the index that attaching makes.
+    db.run("GRANT CREATE ON SCHEMA old TO import_owner");
+    db.session_as("import_owner").run(IMPORT);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 50);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.attached_tables"), 1);
+    db.run("DROP OWNED BY import_owner, import_other; DROP ROLE import_owner, import_other");
+}
+
+#[test]
+fn a_hostile_schema_gets_no_rights_by_being_imported() {
+    let mut db = database();
+    db.run("CREATE ROLE import_mallory LOGIN; CREATE SCHEMA old AUTHORIZATION import_mallory; CREATE TABLE ran_as (who name, what text)");
+    db.run("GRANT INSERT ON ran_as TO PUBLIC; GRANT USAGE ON SCHEMA public TO import_mallory");
+    let database = db.name.clone();
+    db.run(&format!("GRANT CREATE ON DATABASE {database} TO import_mallory"));
+    let mut mallory = db.session_as("import_mallory");
+    mallory.run("SET search_path = old");
+    python_system::create(&mut mallory, "old", Flavour::Orm);
+    mallory.run(
+        r#"CREATE FUNCTION old.harm(what text) RETURNS boolean LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO public.ran_as VALUES (current_user, what);
+                 IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+                     ALTER ROLE import_mallory SUPERUSER;
+                 END IF;
+                 BEGIN RESET SESSION AUTHORIZATION; EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN RESET ROLE; EXCEPTION WHEN OTHERS THEN NULL; END;
+                 INSERT INTO public.ran_as VALUES (current_user, what || ', later');
+                 RETURN true;
+             END $$;
+           CREATE FUNCTION old.immutable_harm(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN PERFORM old.harm(what); RETURN true; END $$;
+           -- Operators and functions with the names that a careless statement would find here.
+           CREATE FUNCTION old.more(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT old.harm('operator') $$;
+           CREATE OPERATOR old.> (LEFTARG = text, RIGHTARG = text, FUNCTION = old.more);
+           CREATE OPERATOR old.= (LEFTARG = text, RIGHTARG = text, FUNCTION = old.more);
+           CREATE FUNCTION old.count(integer) RETURNS bigint LANGUAGE sql AS $$ SELECT old.harm('count')::int::bigint $$;
+           CREATE FUNCTION old.timezone(text, timestamp) RETURNS timestamptz LANGUAGE sql AS $$ SELECT CASE WHEN old.harm('timezone') THEN now() END $$;
+           -- A type with a cast of its own, a check, an index, a rule, a trigger.
+           CREATE TYPE old.pair AS (a int, b int);
+           CREATE FUNCTION old.pair_text(old.pair) RETURNS text LANGUAGE sql AS $$ SELECT old.harm('cast')::text $$;
+           CREATE CAST (old.pair AS text) WITH FUNCTION old.pair_text(old.pair);
+           CREATE FUNCTION old.pair_json(old.pair) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb(old.harm('cast')) $$;
+           CREATE CAST (old.pair AS jsonb) WITH FUNCTION old.pair_json(old.pair);
+           ALTER TABLE old.ip_inventory DROP COLUMN enrichment;
+           ALTER TABLE old.ip_inventory ADD COLUMN enrichment old.pair DEFAULT '(1,2)';
+           INSERT INTO old.ip_inventory (ip_address, first_seen, last_seen) VALUES ('8.8.8.8', now(), now()), ('::ffff:8.8.8.8', now(), now());
+           INSERT INTO old.session_summaries (session_id, source_ip, snapshot_asn, enrichment)
+             VALUES ('a', '8.8.8.8', 15169, '{"x": "\u0000"}'), ('b', NULL, 1, '{}');
+           ALTER TABLE old.session_summaries ADD CONSTRAINT harm CHECK (old.immutable_harm('check'));
+           ALTER TABLE old.session_summaries ADD COLUMN harm boolean GENERATED ALWAYS AS (old.immutable_harm('generated ' || snapshot_ip_type)) STORED;
+           CREATE INDEX ON old.session_summaries (old.immutable_harm('index')) WHERE old.immutable_harm('predicate');
+           CREATE FUNCTION old.on_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM old.harm('trigger'); RETURN NEW; END $$;
+           CREATE TRIGGER a BEFORE UPDATE ON old.session_summaries FOR EACH ROW EXECUTE FUNCTION old.on_update();
+           ALTER TABLE old.session_summaries ENABLE ALWAYS TRIGGER a;
+           CREATE RULE also AS ON UPDATE TO old.session_summaries DO ALSO SELECT old.harm('rule');
+           CREATE POLICY harm ON old.ip_asn_history USING (old.harm('policy'));
+           ALTER TABLE old.ip_asn_history ENABLE ROW LEVEL SECURITY"#,
+    );
+    db.run("TRUNCATE ran_as");
+    // As superuser, from a session whose search_path would find mallory's names first.
+    db.run("SET search_path = old, enrich, public, pg_catalog");
+    db.run(IMPORT);
+    db.run("RESET search_path");
+    assert_eq!(db.one("SELECT rolsuper FROM pg_roles WHERE rolname = 'import_mallory'"), "f");
+    let ran = db.rows("SELECT DISTINCT who, what FROM public.ran_as ORDER BY 2");
+    eprintln!("{ran:?}");
+    assert!(ran.iter().all(|row| row.starts_with("import_mallory|")), "{ran:?}");
+    // So the test met what it is about; casts and operators were not met at all.
+    for what in ["check", "trigger", "index"] {
+        assert!(ran.contains(&format!("import_mallory|{what}")), "{what} did not run: {ran:?}");
+    }
+    for what in ["cast", "operator", "count", "timezone", "policy"] {
+        assert!(!ran.contains(&format!("import_mallory|{what}")), "{what} ran");
+    }
+    assert_eq!(db.rows("SELECT ip_address FROM enrich.ip_inventory"), ["8.8.8.8"]);
+    // As mallory: planning a query on such a table runs code of theirs already.
+    let document = "SELECT enrichment FROM old.session_summaries WHERE session_id = 'a'";
+    assert_eq!(mallory.one(document), r#"{"x": ""}"#);
+
+    // Under a policy that even its owner obeys, rows could be missing: that is an error.
+    db.run("ALTER TABLE old.ip_asn_history FORCE ROW LEVEL SECURITY");
+    assert_eq!(db.refused(IMPORT).code, "42501");
+    assert_eq!(db.one("SELECT rolsuper FROM pg_roles WHERE rolname = 'import_mallory'"), "f");
+    drop(mallory);
+    db.run("DROP OWNED BY import_mallory CASCADE; DROP ROLE import_mallory");
+}
