@@ -1,1 +1,201 @@
--- The questions of analysts, as views.
+-- The questions of analysts. Sessions are in tables of the user's, of any name, so what reads them is made when it is
+-- asked, and runs with the rights of whoever asks. What reads the inventories is a plain view.
+--
+-- Snapshots answer without a join; the inventory of networks is joined to groups, for their names.
+
+CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attached record;
+    seen text := 'NULL::timestamp with time zone';
+    names text := 'NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type';
+    inventory text := '';
+BEGIN
+    IF rel IS NULL OR condition IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'table and condition must not be null';
+    END IF;
+    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    WHERE a.rel = campaign_query.rel OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(campaign_query.rel) p)
+    LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s is not an attached session table', rel),
+            HINT = 'Call attach_session_table() first.';
+    END IF;
+    IF attached.time_column IS NOT NULL THEN
+        seen := format('s.%I::timestamp with time zone', attached.time_column);
+    END IF;
+    -- Who may read sessions but no inventory gets numbers without names.
+    IF has_table_privilege('@extschema@.asn_inventory', 'SELECT') THEN
+        names := 'n.organization_name, n.asn_type';
+        inventory := 'LEFT JOIN @extschema@.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number';
+    END IF;
+    -- Grouping by address first counts addresses without sorting all sessions. A condition that ends in a comment must
+    -- not swallow what follows it.
+    RETURN format($query$
+SELECT c.asn_number, %1$s, c.country, c.ip_type, c.sessions, c.addresses, c.first_seen, c.last_seen
+FROM (
+    SELECT a.asn_number, a.country, a.ip_type, pg_catalog.sum(a.sessions)::bigint AS sessions,
+           pg_catalog.count(a.ip_address) AS addresses,
+           pg_catalog.min(a.first_seen) AS first_seen, pg_catalog.max(a.last_seen) AS last_seen
+    FROM (
+        SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
+               s.snapshot_ip_type::pg_catalog.text AS ip_type, %2$s.session_address(s.%3$I) AS ip_address,
+               pg_catalog.count(*) AS sessions,
+               pg_catalog.min(%4$s) AS first_seen, pg_catalog.max(%4$s) AS last_seen
+        FROM %5$s s
+        WHERE (
+%6$s
+        )
+        GROUP BY 1, 2, 3, 4) a
+    GROUP BY 1, 2, 3) c
+%7$s
+ORDER BY c.sessions DESC, c.asn_number, c.country, c.ip_type$query$,
+        names, '@extschema@', attached.ip_column, seen, rel, condition, inventory);
+END
+$$;
+COMMENT ON FUNCTION campaign_query(regclass, text) IS
+    'the statement that campaign_networks() runs, to be explained or changed';
+
+-- No search_path of its own: names in the condition are the caller's. STABLE keeps the condition from writing.
+CREATE FUNCTION campaign_networks(
+    rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
+    OUT asn_type text, OUT country text, OUT ip_type text, OUT sessions bigint, OUT addresses bigint,
+    OUT first_seen timestamptz, OUT last_seen timestamptz)
+    RETURNS SETOF record
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE ROWS 100 AS $$
+BEGIN
+    RETURN QUERY EXECUTE @extschema@.campaign_query(rel, condition);
+END
+$$;
+COMMENT ON FUNCTION campaign_networks(regclass, text) IS
+    'which networks host a campaign: the sessions of an attached table for which an SQL condition over its row s holds, by network, country and type at the moment of attack, most sessions first; names are what asn_inventory says now; runs with the rights of the caller, condition included';
+
+CREATE VIEW campaign_networks WITH (security_invoker = true) AS
+    SELECT a.rel, c.*
+    FROM @extschema@.attached_tables a
+    JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) a.rel
+    CROSS JOIN LATERAL @extschema@.campaign_networks(a.rel) c
+    WHERE NOT pg_catalog.pg_is_other_temp_schema(r.relnamespace)
+      AND pg_catalog.has_table_privilege(a.rel, 'SELECT');
+COMMENT ON VIEW campaign_networks IS
+    'campaign_networks() over all sessions of each attached table that the reader may read: networks by what they did when they were in use, not by where their addresses are now';
+
+CREATE VIEW network_activity AS
+    SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
+           n.unique_ip_count, n.total_session_count,
+           pg_catalog.round(100.0 OPERATOR(pg_catalog.*) n.total_session_count
+               OPERATOR(pg_catalog./) NULLIF(t.sessions, 0), 4) AS session_percent,
+           n.first_seen, n.last_seen
+    FROM @extschema@.asn_inventory n
+    CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
+    ORDER BY n.total_session_count DESC;
+COMMENT ON VIEW network_activity IS
+    'networks, most sessions first, as of the last fold: addresses now in them, sessions of these addresses and their part of all networks'' sessions, first and last session';
+COMMENT ON COLUMN network_activity.session_percent IS 'part of the sessions of all networks, in percent';
+
+-- A probe for each row of the history, not a window over all of it: a question about one address, one network or the
+-- last week then reads that and no more.
+CREATE VIEW moved_addresses AS
+    SELECT h.ip_address, b.asn_number AS asn_before, nb.organization_name AS organization_before,
+           h.asn_number AS asn_after, na.organization_name AS organization_after,
+           h.observed_at AS moved_at, h.verification_source
+    FROM @extschema@.ip_asn_history h
+    CROSS JOIN LATERAL (
+        SELECT p.asn_number
+        FROM @extschema@.ip_asn_history p
+        WHERE p.ip_address OPERATOR(pg_catalog.=) h.ip_address
+          AND p.observed_at OPERATOR(pg_catalog.<) h.observed_at
+        ORDER BY p.observed_at DESC
+        LIMIT 1) b
+    LEFT JOIN @extschema@.asn_inventory nb ON nb.asn_number OPERATOR(pg_catalog.=) b.asn_number
+    LEFT JOIN @extschema@.asn_inventory na ON na.asn_number OPERATOR(pg_catalog.=) h.asn_number
+    WHERE b.asn_number OPERATOR(pg_catalog.<>) h.asn_number;
+COMMENT ON VIEW moved_addresses IS
+    'one row each time an address moved to another network, from ip_asn_history: from which, to which, noticed when and by which source';
+COMMENT ON COLUMN moved_addresses.moved_at IS 'when the move was noticed, not when it happened';
+
+CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory ((last_seen - first_seen))
+    WHERE last_seen - first_seen >= interval '1 day';
+CREATE VIEW persistent_addresses AS
+    SELECT i.ip_address, i.current_asn, n.organization_name, n.asn_type, i.geo_country, i.ip_types, i.is_scanner,
+           i.session_count, i.first_seen, i.last_seen,
+           i.last_seen OPERATOR(pg_catalog.-) i.first_seen AS seen_over,
+           pg_catalog.round(86400 OPERATOR(pg_catalog.*) i.session_count OPERATOR(pg_catalog./)
+               EXTRACT(epoch FROM i.last_seen OPERATOR(pg_catalog.-) i.first_seen), 1) AS sessions_per_day
+    FROM @extschema@.ip_inventory i
+    LEFT JOIN @extschema@.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) i.current_asn
+    WHERE i.last_seen OPERATOR(pg_catalog.-) i.first_seen OPERATOR(pg_catalog.>=) interval '1 day'
+    ORDER BY i.last_seen OPERATOR(pg_catalog.-) i.first_seen DESC;
+COMMENT ON VIEW persistent_addresses IS
+    'addresses with at least a day between their first and their last session, longest first, as of the last fold';
+COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session';
+
+-- Covering: what campaign_networks() and a comparison with the inventory read of a session is all in them.
+CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    attached record;
+    owner_table record;
+    wanted record;
+    present record;
+    index_name text;
+    cover text;
+    seen text;
+BEGIN
+    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    WHERE a.rel = session_index_commands.rel LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s is not an attached session table', rel),
+            HINT = 'Call attach_session_table() first.';
+    END IF;
+    SELECT c.relname, c.relnamespace, n.nspname,
+           -- A partitioned table can only be indexed as a whole, with its writers waiting.
+           CASE WHEN writers_wait OR c.relkind = 'p' THEN '' ELSE ' CONCURRENTLY' END AS how
+    INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
+    seen := COALESCE(format(', %I', attached.time_column), '');
+    cover := format('%I%s, snapshot_asn, snapshot_country, snapshot_ip_type', attached.ip_column, seen);
+    FOR wanted IN
+        SELECT w.name, w.key, w.predicate FROM (VALUES
+            ('by_network', 'snapshot_asn' || seen, ''),
+            ('by_country', 'snapshot_country' || seen, ''),
+            ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
+            ('by_time', format('%I', attached.time_column), ''),
+            ('by_address', format('%s.session_address(%I)', '@extschema@', attached.ip_column), '')
+        ) w(name, key, predicate)
+        WHERE w.key IS NOT NULL
+    LOOP
+        SELECT c.relname, i.indisvalid INTO present
+        FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+        WHERE i.indrelid = rel AND strpos(c.relname::text, 'cowrie_enrich_' || wanted.name) > 0;
+        CONTINUE WHEN FOUND AND present.indisvalid;
+        IF FOUND THEN
+            -- Left behind by a CREATE INDEX CONCURRENTLY that failed.
+            RETURN NEXT format('DROP INDEX%s %I.%I', owner_table.how, owner_table.nspname, present.relname);
+        END IF;
+        index_name := left(owner_table.relname::text, 36) || '_cowrie_enrich_' || wanted.name;
+        IF octet_length(index_name) > 63 OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = owner_table.relnamespace) THEN
+            index_name := format('cowrie_enrich_%s_%s', wanted.name, rel::oid);
+        END IF;
+        RETURN NEXT format('CREATE INDEX%s %I ON %s (%s) INCLUDE (%s)%s',
+            owner_table.how, index_name, rel, wanted.key, cover, wanted.predicate);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
+    'the commands that index an attached table for analysts, without those that it has already; run them with \gexec, one transaction each';
+
+CREATE FUNCTION index_session_table(rel regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN SELECT @extschema@.session_index_commands(rel, true) LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION index_session_table(regclass) IS
+    'index an attached table for analysts now, while its writers wait; see session_index_commands() for those that cannot';

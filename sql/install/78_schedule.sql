@@ -1,1 +1,93 @@
--- Running procedures by the clock, where pg_cron is there.
+-- Running procedures by the clock, where pg_cron is there. Nothing here needs it to be installed, and nothing of ours
+-- needs it: without it the same statements can be run by any other clock.
+
+-- A job is one statement: pg_cron sends several as one transaction, in which a procedure cannot commit.
+CREATE VIEW default_schedule AS
+    SELECT j.jobname, j.schedule, j.command, j.purpose
+    FROM (VALUES
+        ('cowrie_enrich_fold', '*/5 * * * *',
+         'CALL @extschema@.fold_statistics()',
+         'pending counts into the inventories; the worker does it too, where one runs'),
+        ('cowrie_enrich_reload_mmdb', '7 * * * *',
+         'SELECT @extschema@.reload_mmdb()',
+         'new mmdb files into service, even while nobody looks anything up'),
+        ('cowrie_enrich_refresh_stale', '17 * * * *',
+         'CALL @extschema@.refresh_stale()',
+         'answers past their lifetime, those of the most active addresses first'),
+        ('cowrie_enrich_build_asn_inventory', '30 3 * * *',
+         'CALL @extschema@.build_asn_inventory(progress => false)',
+         'networks that enrichments name and that are missing or incomplete'),
+        ('cowrie_enrich_refresh_session_counts', '45 3 * * 0',
+         'CALL @extschema@.refresh_session_counts()',
+         'counts compared with a recount'),
+        ('cowrie_enrich_clean_rejected', '15 4 * * *',
+         'DELETE FROM @extschema@.rejected_row WHERE rejected_at < now() - interval ''90 days''',
+         'rows that procedures could not use, listed for three months'),
+        ('cowrie_enrich_clean_runs', '20 4 * * *',
+         'DELETE FROM cron.job_run_details d USING cron.job j WHERE j.jobid = d.jobid AND starts_with(j.jobname::text, ''cowrie_enrich'') AND d.end_time < now() - interval ''7 days''',
+         'pg_cron''s own record of our jobs, which it keeps for ever')
+    ) j(jobname, schedule, command, purpose);
+COMMENT ON VIEW default_schedule IS
+    'the jobs that schedule_defaults() installs; also for other clocks, and for a pg_cron in another database';
+COMMENT ON COLUMN default_schedule.schedule IS 'minute, hour, day, month, day of the week, as in crontab; pg_cron reads it in GMT unless cron.timezone says otherwise';
+
+CREATE FUNCTION schedule_defaults(OUT jobname text, OUT schedule text, OUT command text) RETURNS SETOF record
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    job record;
+    here CONSTANT text := current_database();
+    home CONSTANT text := (SELECT s.setting FROM pg_settings s WHERE s.name = 'cron.database_name');
+    obstacle text;
+    way text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
+        IF NOT EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = 'pg_cron') THEN
+            obstacle := 'This server does not have it.';
+            way := format('Install it (Debian: postgresql-%s-cron), or run the statements of the view default_schedule by another clock.',
+                current_setting('server_version_num')::integer / 10000);
+        ELSIF home IS NULL THEN
+            obstacle := 'It is not in shared_preload_libraries.';
+            way := format('Set shared_preload_libraries = ''pg_cron,cowrie_enrich'' and cron.database_name = ''%s'', restart, and CREATE EXTENSION pg_cron.', here);
+        ELSIF home = here THEN
+            obstacle := 'It is loaded, and nobody has created it.';
+            way := 'As superuser: CREATE EXTENSION pg_cron.';
+        ELSE
+            obstacle := format('It keeps its jobs in database "%s".', home);
+            way := 'There, give the jobs of the view default_schedule to cron.schedule_in_database(); docs/scheduling.md has the statement.';
+        END IF;
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = obstacle, HINT = way;
+    END IF;
+    FOR job IN SELECT d.jobname, d.schedule, d.command FROM @extschema@.default_schedule d LOOP
+        -- A job of the same name and role is replaced.
+        PERFORM cron.schedule(job.jobname, job.schedule, job.command);
+        SELECT job.jobname, job.schedule, job.command INTO jobname, schedule, command;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION schedule_defaults() IS
+    'have pg_cron run the jobs of default_schedule in this database, as the role that calls this; replaces jobs of the same names; answers what it scheduled';
+
+CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    job record;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
+        RETURN;
+    END IF;
+    FOR job IN
+        SELECT j.jobid, j.jobname FROM cron.job j
+        WHERE j.database = current_database() AND j.username = current_user
+          AND j.jobname IN (SELECT d.jobname FROM @extschema@.default_schedule d)
+        ORDER BY j.jobid
+    LOOP
+        PERFORM cron.unschedule(job.jobid);
+        jobname := job.jobname;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION unschedule_defaults() IS
+    'take the jobs of default_schedule out of pg_cron again, those of the calling role in this database; answers which';

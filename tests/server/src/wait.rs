@@ -10,14 +10,24 @@ const LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// After a minute, with the last value seen.
-pub fn wait_until<T: Debug>(what: &str, mut fetch: impl FnMut() -> T, predicate: impl Fn(&T) -> bool) -> T {
+pub fn wait_until<T: Debug>(what: &str, fetch: impl FnMut() -> T, predicate: impl Fn(&T) -> bool) -> T {
+    wait_up_to(LIMIT, what, fetch, predicate)
+}
+
+/// The same for what cannot happen within a minute.
+pub fn wait_up_to<T: Debug>(
+    limit: Duration,
+    what: &str,
+    mut fetch: impl FnMut() -> T,
+    predicate: impl Fn(&T) -> bool,
+) -> T {
     let started = Instant::now();
     loop {
         let value = fetch();
         if predicate(&value) {
             return value;
         }
-        assert!(started.elapsed() < LIMIT, "gave up waiting until {what}; last value: {value:?}");
+        assert!(started.elapsed() < limit, "gave up waiting until {what}; last value: {value:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

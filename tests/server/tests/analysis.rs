@@ -1,0 +1,480 @@
+//! The questions of analysts: what they answer, to whom, and by which plan.
+
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::{Database, database};
+
+/// A login role of this test's own; roles belong to the server, not to the database.
+fn role(db: &mut Database<'_>, name: &str) -> String {
+    let role = format!("{name}_{}", db.name.rsplit('_').next().expect("a number"));
+    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"));
+    role
+}
+
+/// Sessions from three networks, logins of two of them with the campaign's password.
+fn campaign(db: &mut Database<'_>) {
+    COWRIE.create_attached(db);
+    for (day, rows) in [
+        ("2024-05-01", vec![("a1", "8.8.8.8"), ("b1", "139.59.0.1")]),
+        (
+            "2024-05-02",
+            vec![("a2", "8.8.8.8"), ("a3", "8.8.8.9"), ("a4", "::ffff:8.8.8.8"), ("s1", "89.160.20.1")],
+        ),
+        ("2024-05-09", vec![("b2", "139.59.0.1"), ("x1", "48.0.0.1"), ("x2", "not an ip")]),
+    ] {
+        let rows: Vec<(&str, Option<&str>)> = rows.into_iter().map(|(key, ip)| (key, Some(ip))).collect();
+        db.run(&COWRIE.insert_at(day, &rows));
+    }
+    db.run(
+        "CREATE TABLE auth (session char(32) NOT NULL, password varchar(100) NOT NULL);
+         INSERT INTO auth SELECT id, '1qaz2wsx' FROM sessions WHERE id IN ('a1', 'a2', 'a3', 'b2');
+         INSERT INTO auth SELECT id, 'root' FROM sessions;
+         UPDATE sessions SET snapshot_ip_type = 'VPN' WHERE id = 'b2'",
+    );
+    db.run("CALL fold_statistics()");
+}
+
+const THE_CAMPAIGN: &str = "$$s.id IN (SELECT a.session FROM auth a WHERE a.password = '1qaz2wsx')$$";
+
+#[test]
+fn which_networks_host_a_campaign_is_one_call() {
+    let mut db = database();
+    campaign(&mut db);
+    assert_eq!(
+        db.rows(&format!(
+            "SELECT asn_number, organization_name, asn_type, country, ip_type, sessions, addresses, first_seen, last_seen
+             FROM campaign_networks('sessions', {THE_CAMPAIGN})"
+        )),
+        [
+            "15169|GOOGLE|HOSTING|US|NULL|3|2|2024-05-01 00:00:00+00|2024-05-02 00:00:00+00",
+            "14061|DIGITALOCEAN-ASN|HOSTING|IN|VPN|1|1|2024-05-09 00:00:00+00|2024-05-09 00:00:00+00",
+        ]
+    );
+}
+
+#[test]
+fn without_a_condition_all_sessions_are_grouped_and_spellings_of_an_address_are_one() {
+    let mut db = database();
+    campaign(&mut db);
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, country, ip_type, sessions, addresses FROM campaign_networks('sessions')"
+        ),
+        [
+            "15169|US|NULL|4|2",
+            // Neither network nor country are known of one, and of the other not even the address.
+            "NULL|NULL|NULL|2|1",
+            "14061|IN|NULL|1|1",
+            "14061|IN|VPN|1|1",
+            "29518|SE|NULL|1|1",
+        ]
+    );
+}
+
+#[test]
+fn a_condition_is_any_expression_over_the_row() {
+    let mut db = database();
+    campaign(&mut db);
+    let mut sessions = |condition: &str| {
+        db.number(&format!(
+            "SELECT coalesce(sum(sessions), 0) FROM campaign_networks('sessions', $c${condition}$c$)"
+        ))
+    };
+    assert_eq!(sessions("snapshot_country = 'IN'"), 2);
+    assert_eq!(sessions("s.snapshot_country = 'IN' OR s.snapshot_asn = 29518"), 3);
+    assert_eq!(sessions("starttime >= '2024-05-02' AND starttime < '2024-05-03' -- one day"), 4);
+    assert_eq!(sessions("false"), 0);
+    assert_eq!(sessions("s.ip = '100%' OR s.ip = '%1$s' OR s.ip = E'\\'8.8.8.8'"), 0);
+}
+
+#[test]
+fn a_condition_that_is_none_is_refused() {
+    let mut db = database();
+    campaign(&mut db);
+    for (condition, code) in [
+        ("s.no_such_column = 1", "42703"),
+        ("s.id", "42804"),
+        ("", "42601"),
+        ("true; DROP TABLE sessions", "42601"),
+        ("true); DROP TABLE sessions; --", "42601"),
+        ("EXISTS (WITH d AS (DELETE FROM sessions RETURNING 1) SELECT FROM d)", "0A000"),
+    ] {
+        let refusal = db.refused(&format!("SELECT * FROM campaign_networks('sessions', $c${condition}$c$)"));
+        assert_eq!(refusal.code, code, "{condition}: {refusal:?}");
+    }
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), 9);
+    for call in ["campaign_networks(NULL)", "campaign_networks('sessions', NULL)"] {
+        assert_eq!(db.refused(&format!("SELECT * FROM {call}")).code, "22004");
+    }
+    db.run("CREATE TABLE other (ip inet)");
+    for call in ["SELECT * FROM campaign_networks('other')", "SELECT session_index_commands('other')"] {
+        let refusal = db.refused(call);
+        assert_eq!(refusal.code, "55000");
+        assert_eq!(refusal.hint.as_deref(), Some("Call attach_session_table() first."));
+    }
+}
+
+#[test]
+fn the_network_of_the_attack_stays_when_the_address_moves() {
+    let mut db = database();
+    campaign(&mut db);
+    db.run(
+        "SELECT ensure_asn_inventory(64500, 'Example VPN', 'SE', 'RIPE');
+         UPDATE ip_inventory SET current_asn = 64500 WHERE ip_address = '8.8.8.8';
+         INSERT INTO ip_asn_history VALUES
+             ('8.8.8.8', 64500, now() + interval '1 hour', 'cymru'),
+             ('8.8.8.8', 64500, now() + interval '2 hours', 'maxmind'),
+             ('8.8.8.8', 15169, now() + interval '3 hours', 'cymru')",
+    );
+    assert_eq!(
+        db.one("SELECT asn_number, sessions FROM campaign_networks('sessions', 's.snapshot_asn = 15169')"),
+        "15169|4"
+    );
+    assert_eq!(
+        db.rows(
+            "SELECT ip_address, asn_before, organization_before, asn_after, organization_after, verification_source
+             FROM moved_addresses ORDER BY moved_at"
+        ),
+        ["8.8.8.8|15169|GOOGLE|64500|Example VPN|cymru", "8.8.8.8|64500|Example VPN|15169|GOOGLE|cymru"]
+    );
+    assert_eq!(
+        db.rows("SELECT asn_after FROM moved_addresses WHERE moved_at > now() + interval '150 minutes'"),
+        ["15169"]
+    );
+}
+
+#[test]
+fn the_view_covers_every_attached_table() {
+    let mut db = database();
+    campaign(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1")), ("c", None)]));
+    // Another session's temporary table is nobody else's business.
+    let mut other = db.another();
+    other.run(
+        "CREATE TEMP TABLE own (source_ip inet); SELECT attach_session_table('own');
+         INSERT INTO own VALUES ('8.8.8.8')",
+    );
+    let view = "SELECT rel, asn_number, sessions FROM campaign_networks
+                WHERE asn_number IN (15169, 13335) ORDER BY 1::text, 2";
+    let expected = ["session_summaries|13335|1", "session_summaries|15169|1", "sessions|15169|4"];
+    assert_eq!(db.rows(view), expected);
+    assert_eq!(other.rows(view), ["own|15169|1"].iter().chain(&expected).copied().collect::<Vec<_>>());
+}
+
+#[test]
+fn partitions_and_tables_without_a_time_can_be_asked() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE events (at date NOT NULL, peer varchar(61)) PARTITION BY RANGE (at);
+         CREATE TABLE events_may PARTITION OF events FOR VALUES FROM ('2024-05-01') TO ('2024-06-01');
+         CREATE TABLE events_june PARTITION OF events FOR VALUES FROM ('2024-06-01') TO ('2024-07-01');
+         SELECT attach_session_table('events', 'peer', 'at');
+         INSERT INTO events VALUES ('2024-05-03', '8.8.8.8'), ('2024-06-03', '8.8.8.8');
+         CREATE TABLE bare (\"source ip\" inet);
+         SELECT attach_session_table('bare', 'source ip');
+         INSERT INTO bare VALUES ('8.8.8.8')",
+    );
+    let mut answer = |rel: &str| {
+        db.one(&format!("SELECT asn_number, sessions, first_seen, last_seen FROM campaign_networks('{rel}')"))
+    };
+    assert_eq!(answer("events"), "15169|2|2024-05-03 00:00:00+00|2024-06-03 00:00:00+00");
+    assert_eq!(answer("events_june"), "15169|1|2024-06-03 00:00:00+00|2024-06-03 00:00:00+00");
+    assert_eq!(answer("bare"), "15169|1|NULL|NULL");
+    for rel in ["events", "bare"] {
+        db.run(&format!("SELECT index_session_table('{rel}')"));
+        assert_eq!(db.rows(&format!("SELECT session_index_commands('{rel}')")), [""; 0]);
+    }
+}
+
+/// What `docs/analysis.md` tells to grant.
+fn grant_analysis(db: &mut Database<'_>, role: &str) {
+    db.run(&format!(
+        "GRANT USAGE ON SCHEMA enrich TO {role};
+         GRANT SELECT ON attached_tables, campaign_networks, network_activity, moved_addresses,
+             persistent_addresses TO {role};
+         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text) TO {role}"
+    ));
+}
+
+#[test]
+fn who_may_read_sessions_but_no_inventory_gets_networks_without_names() {
+    let mut db = database();
+    campaign(&mut db);
+    let analyst = role(&mut db, "analyst");
+    grant_analysis(&mut db, &analyst);
+    db.run(&format!("GRANT SELECT ON sessions, auth TO {analyst}"));
+    let mut session = db.session_as(&analyst);
+    let call = format!(
+        "SELECT asn_number, organization_name, asn_type, sessions
+                        FROM enrich.campaign_networks('sessions', {THE_CAMPAIGN})"
+    );
+    assert_eq!(session.rows(&call), ["15169|NULL|NULL|3", "14061|NULL|NULL|1"]);
+    assert_eq!(session.number("SELECT count(*) FROM enrich.campaign_networks"), 5);
+    assert_eq!(session.refused("SELECT * FROM enrich.asn_inventory").code, "42501");
+    // The views are theirs by grant, and show no more than their columns.
+    assert_eq!(session.number("SELECT count(*) FROM enrich.network_activity"), 3);
+
+    db.run(&format!("GRANT SELECT ON enrich.asn_inventory TO {analyst}"));
+    assert_eq!(session.rows(&call), ["15169|GOOGLE|HOSTING|3", "14061|DIGITALOCEAN-ASN|HOSTING|1"]);
+}
+
+#[test]
+fn who_may_read_the_inventories_but_no_sessions_gets_none() {
+    let mut db = database();
+    campaign(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    let analyst = role(&mut db, "analyst");
+    grant_analysis(&mut db, &analyst);
+    db.run(&format!(
+        "GRANT SELECT ON asn_inventory, ip_inventory, ip_asn_history, session_summaries TO {analyst}"
+    ));
+    let mut session = db.session_as(&analyst);
+    for condition in ["true", "s.id IN (SELECT a.session FROM auth a)"] {
+        let refusal =
+            session.refused(&format!("SELECT * FROM enrich.campaign_networks('sessions', '{condition}')"));
+        assert_eq!(refusal.code, "42501");
+    }
+    // A table that one may read does not open another in the condition.
+    let refusal = session.refused(
+        "SELECT * FROM enrich.campaign_networks('session_summaries', 'EXISTS (SELECT FROM auth a)')",
+    );
+    assert_eq!(
+        (refusal.code.as_str(), refusal.message.as_str()),
+        ("42501", "permission denied for table auth")
+    );
+    assert_eq!(
+        session.rows("SELECT rel, asn_number, organization_name FROM enrich.campaign_networks"),
+        ["session_summaries|15169|GOOGLE"]
+    );
+}
+
+#[test]
+fn policies_of_a_session_table_hold_for_the_reader() {
+    let mut db = database();
+    campaign(&mut db);
+    let analyst = role(&mut db, "analyst");
+    grant_analysis(&mut db, &analyst);
+    db.run(&format!(
+        "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY swedish ON sessions TO {analyst} USING (snapshot_country = 'SE');
+         GRANT SELECT ON sessions TO {analyst}"
+    ));
+    let mut session = db.session_as(&analyst);
+    assert_eq!(
+        session.rows("SELECT asn_number, sessions FROM enrich.campaign_networks('sessions')"),
+        ["29518|1"]
+    );
+    assert_eq!(session.rows("SELECT asn_number, sessions FROM enrich.campaign_networks"), ["29518|1"]);
+}
+
+#[test]
+fn nothing_in_the_callers_schema_is_used_but_by_the_condition() {
+    let mut db = database();
+    campaign(&mut db);
+    db.run(
+        "CREATE SCHEMA evil; CREATE SEQUENCE evil.visits;
+         CREATE FUNCTION evil.same(a bigint, b bigint) RETURNS boolean LANGUAGE sql AS
+             $$ SELECT nextval('evil.visits') > 0 $$;
+         CREATE OPERATOR evil.= (leftarg = bigint, rightarg = bigint, function = evil.same);
+         CREATE OPERATOR evil.<> (leftarg = bigint, rightarg = bigint, function = evil.same);
+         CREATE FUNCTION evil.count(bigint) RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('evil.visits') $$;
+         CREATE FUNCTION evil.min(timestamptz) RETURNS timestamptz LANGUAGE sql AS $$ SELECT nextval('evil.visits'); SELECT now() $$;
+         CREATE FUNCTION evil.round(numeric, integer) RETURNS numeric LANGUAGE sql AS $$ SELECT nextval('evil.visits'); SELECT 6.6 $$;
+         CREATE DOMAIN evil.text AS bigint;
+         CREATE TABLE evil.asn_inventory (LIKE enrich.asn_inventory);
+         CREATE TABLE evil.attached_tables (LIKE enrich.attached_tables)",
+    );
+    let mut session = db.cluster.session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
+    assert_eq!(session.rows(&format!("SELECT asn_number, organization_name, sessions FROM enrich.campaign_networks('public.sessions', {THE_CAMPAIGN})")),
+        ["15169|GOOGLE|3", "14061|DIGITALOCEAN-ASN|1"]);
+    for view in [
+        "campaign_networks",
+        "network_activity",
+        "moved_addresses",
+        "persistent_addresses",
+        "default_schedule",
+    ] {
+        session.run(&format!("SELECT * FROM enrich.{view}"));
+    }
+    session.run("SELECT enrich.index_session_table('public.sessions')");
+    assert_eq!(db.one("SELECT is_called FROM evil.visits"), "f", "hostile functions were called");
+    session.run("SELECT enrich.campaign_networks('public.sessions', 's.snapshot_asn = 1')");
+    assert_eq!(db.one("SELECT is_called FROM evil.visits"), "t", "the condition is the caller's own");
+}
+
+#[test]
+fn networks_are_listed_by_activity_with_their_part_of_it() {
+    let mut db = database();
+    campaign(&mut db);
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, organization_name, organization_country, asn_type, is_known_hosting, is_known_vpn,
+                 unique_ip_count, total_session_count, session_percent, first_seen, last_seen
+             FROM network_activity LIMIT 2"
+        ),
+        [
+            "15169|GOOGLE|US|HOSTING|t|f|2|4|57.1429|2024-05-01 00:00:00+00|2024-05-02 00:00:00+00",
+            "14061|DIGITALOCEAN-ASN|IN|HOSTING|t|f|1|2|28.5714|2024-05-01 00:00:00+00|2024-05-09 00:00:00+00",
+        ]
+    );
+    db.run("DELETE FROM sessions");
+    db.run("CALL fold_statistics()");
+    assert_eq!(
+        db.rows("SELECT DISTINCT total_session_count, session_percent FROM network_activity"),
+        ["0|NULL"]
+    );
+}
+
+#[test]
+fn addresses_that_stay_are_listed_longest_first() {
+    let mut db = database();
+    campaign(&mut db);
+    assert_eq!(
+        db.rows(
+            "SELECT ip_address, current_asn, organization_name, asn_type, geo_country, ip_types, is_scanner,
+                 session_count, first_seen, last_seen, seen_over, sessions_per_day
+             FROM persistent_addresses"
+        ),
+        [
+            "139.59.0.1|14061|DIGITALOCEAN-ASN|HOSTING|IN|{}|f|2|2024-05-01 00:00:00+00|2024-05-09 00:00:00+00|8 days|0.3",
+            "8.8.8.8|15169|GOOGLE|HOSTING|US|{}|f|3|2024-05-01 00:00:00+00|2024-05-02 00:00:00+00|1 day|3.0",
+        ]
+    );
+    assert_eq!(
+        db.rows("SELECT ip_address FROM persistent_addresses WHERE seen_over > '7 days'"),
+        ["139.59.0.1"]
+    );
+}
+
+#[test]
+fn at_scale_the_questions_are_answered_from_indexes() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run(
+        "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
+             SELECT n, '16.0.0.0'::inet + n % 4000, timestamptz '2024-01-01' + n * interval '10 min'
+             FROM generate_series(1, 40000) n;
+         SELECT attach_session_table('session_summaries', 'source_ip', 'first_event_at');
+         UPDATE session_summaries SET snapshot_asn = 1 + session_id::int % 900,
+             snapshot_country = chr(65 + session_id::int % 26) || 'A',
+             snapshot_ip_type = CASE session_id::int % 50 WHEN 0 THEN 'VPN' END;
+         INSERT INTO asn_inventory (asn_number, total_session_count) SELECT n, n FROM generate_series(1, 1000) n;
+         INSERT INTO ip_inventory (ip_address, current_asn, first_seen, last_seen)
+             SELECT '16.0.0.0'::inet + n, 1 + n % 900, '2024-01-01', timestamptz '2024-01-01' + n * interval '1 min'
+             FROM generate_series(0, 3999) n;
+         INSERT INTO ip_asn_history
+             SELECT '16.0.0.0'::inet + n, 1, timestamptz '2024-01-01' + n * interval '1 min', 'maxmind'
+             FROM generate_series(0, 3999) n;
+         INSERT INTO ip_asn_history SELECT '16.0.0.7', 2, '2024-02-01', 'cymru'",
+    );
+    let commands = db.rows("SELECT session_index_commands('session_summaries')");
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    for command in &commands {
+        db.run(command);
+    }
+    for table in ["session_summaries", "asn_inventory", "ip_inventory", "ip_asn_history"] {
+        db.run(&format!("VACUUM (ANALYZE) {table}"));
+    }
+    let only = |index: &str| {
+        format!("Index Only Scan using session_summaries_cowrie_enrich_{index} on session_summaries s")
+    };
+    for (condition, index) in [
+        ("s.snapshot_country = 'CA'", "by_country"),
+        ("s.snapshot_asn IN (7, 9) AND s.first_event_at >= '2024-03-01'", "by_network"),
+        ("s.first_event_at >= '2024-03-01' AND s.first_event_at < '2024-03-08'", "by_time"),
+        ("s.snapshot_ip_type = 'VPN'", "by_ip_type"),
+    ] {
+        let query = db.one(&format!("SELECT campaign_query('session_summaries', $c${condition}$c$)"));
+        assert_plan(&mut db, &query, &only(index));
+    }
+    // As on an SSD: then the whole comparison of attack time and now is one merge of two indexes.
+    db.run("SET random_page_cost = 1.1");
+    assert_plan(
+        &mut db,
+        "SELECT count(*) FROM session_summaries s
+         JOIN ip_inventory i ON i.ip_address = session_address(s.source_ip)
+         WHERE s.snapshot_asn <> i.current_asn",
+        &only("by_address"),
+    );
+    assert_plan(
+        &mut db,
+        "SELECT * FROM network_activity LIMIT 10",
+        "Index Scan using asn_inventory_total_session_count_idx",
+    );
+    assert_plan(
+        &mut db,
+        "SELECT * FROM persistent_addresses LIMIT 10",
+        "Index Scan Backward using ip_inventory_seen_over_idx",
+    );
+    assert_plan(
+        &mut db,
+        "SELECT * FROM moved_addresses WHERE asn_after = 2",
+        "Index Only Scan using ip_asn_history_pkey on ip_asn_history p",
+    );
+    assert_eq!(db.rows("SELECT ip_address, asn_before, asn_after FROM moved_addresses"), ["16.0.0.7|1|2"]);
+}
+
+#[track_caller]
+fn assert_plan(db: &mut Database<'_>, query: &str, node: &str) {
+    let plan = db.rows(&format!("EXPLAIN (COSTS off) {query}")).join("\n");
+    assert!(plan.contains(node), "{node} is not in the plan of {query}:\n{plan}");
+}
+
+#[test]
+fn indexes_are_made_once_and_a_failed_one_again() {
+    let mut db = database();
+    campaign(&mut db);
+    let commands = db.rows("SELECT session_index_commands('sessions')");
+    assert_eq!(commands.len(), 5);
+    for command in &commands {
+        assert!(command.starts_with("CREATE INDEX CONCURRENTLY sessions_cowrie_enrich_by_"), "{command}");
+        assert!(command.contains(" ON public.sessions ("), "{command}");
+    }
+    db.run("SELECT index_session_table('sessions')");
+    assert_eq!(db.rows("SELECT session_index_commands('sessions')"), [""; 0]);
+    // Attaching again leaves them alone.
+    COWRIE.attach(&mut db);
+    assert_eq!(db.rows("SELECT session_index_commands('sessions')"), [""; 0]);
+
+    db.run(
+        "UPDATE pg_index SET indisvalid = false
+         WHERE indexrelid = 'sessions_cowrie_enrich_by_time'::regclass",
+    );
+    let again = db.rows("SELECT session_index_commands('sessions')");
+    assert_eq!(again[0], "DROP INDEX CONCURRENTLY public.sessions_cowrie_enrich_by_time");
+    assert_eq!(again.len(), 2, "{again:?}");
+    for command in &again {
+        db.run(command);
+    }
+    assert_eq!(db.rows("SELECT session_index_commands('sessions')"), [""; 0]);
+}
+
+#[test]
+fn tables_whose_names_begin_alike_have_indexes_of_their_own() {
+    let mut db = database();
+    let long = "sessions_of_the_honeypot_that_stands_at_the_gate";
+    let japanese = "セッション".repeat(4);
+    for table in [format!("{long}_a"), format!("{long}_b"), japanese] {
+        db.run(&format!(
+            "CREATE TABLE \"{table}\" (source_ip inet, at timestamptz);
+             SELECT attach_session_table('\"{table}\"', 'source_ip', 'at'), index_session_table('\"{table}\"')"
+        ));
+        assert_eq!(db.rows(&format!("SELECT session_index_commands('\"{table}\"')")), [""; 0]);
+    }
+    assert_eq!(db.number("SELECT count(*) FROM pg_class WHERE relname LIKE '%cowrie\\_enrich\\_by\\_%'"), 15);
+}
+
+#[test]
+fn only_a_tables_owner_can_index_it() {
+    let mut db = database();
+    campaign(&mut db);
+    let analyst = role(&mut db, "analyst");
+    grant_analysis(&mut db, &analyst);
+    db.run(&format!(
+        "GRANT SELECT ON sessions TO {analyst};
+         GRANT EXECUTE ON FUNCTION index_session_table(regclass), session_index_commands(regclass, boolean) TO {analyst}"
+    ));
+    let refusal = db.session_as(&analyst).refused("SELECT enrich.index_session_table('sessions')");
+    assert_eq!(refusal.code, "42501");
+}
