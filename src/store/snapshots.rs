@@ -182,15 +182,17 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         texts(&|standing| columns.ip_type(standing).map(text::write)),
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
-    let updated = with_settings(SETTINGS, || {
+    let any_completed = with_settings(SETTINGS, || {
         acting_as_stranger(owner, || {
             let update = prepare(connection, table);
-            connection.run_prepared(&update, &arguments, &[], |rows| rows.count)
+            connection.run_prepared(&update, &arguments, &[pg_sys::BOOLOID], |rows| {
+                (0..rows.count).any(|row| rows.boolean(row, 1) == Some(true))
+            })
         })
     });
     let still = lacking(table, standing);
     // Where nothing moves, it is not that there are so many.
-    if waiting.len() >= most && updated > 0 {
+    if waiting.len() >= most && any_completed {
         Incomplete { more: still, ..Incomplete::default() }
     } else {
         Incomplete { held: still, ..Incomplete::default() }
