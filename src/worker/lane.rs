@@ -220,20 +220,20 @@ impl Lane {
         while let Some(mut flight) = self.ready.pop_front() {
             let now = clock::now();
             let is_late = now - self.ready_since > LONGEST_WAIT;
-            let not_before = match flight.departs(limits) {
-                Departure::Now if !is_late => match air.start(flight) {
+            let departure = if is_late { Departure::Off(now) } else { flight.departs(limits) };
+            let not_before = match departure {
+                Departure::Now => match air.start(flight) {
                     None => continue,
                     Some(left) => {
                         flight = left;
                         now + FAILED_PAUSE
                     }
                 },
-                Departure::Waits(until) if !is_late && until - now <= LONGEST_WAIT => {
+                Departure::Waits(until) if until - now <= LONGEST_WAIT => {
                     self.ready.push_front(flight);
                     self.blocked_until = until;
                     return Ok(false);
                 }
-                Departure::Now => now,
                 Departure::Waits(until) | Departure::Off(until) => until,
             };
             let mut left = std::mem::take(&mut self.ready);

@@ -72,7 +72,7 @@ fn a_provider_that_answers_one_of_eleven_and_throttles_the_others_kills_no_looku
         let mut db = lab.database();
         let seen = AtomicUsize::new(0);
         lab.greynoise.behave(custom(move |request| {
-            if seen.fetch_add(1, Ordering::Relaxed) % 11 == 0 {
+            if seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(11) {
                 return quiet_host(request);
             }
             let mut throttled = json(status, "{\"message\":\"too many\"}");
