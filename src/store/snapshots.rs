@@ -183,10 +183,16 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         texts(&|standing| columns.ip_type(standing).map(text::write)),
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
-    let updated = write(connection, (&table.name, owner), &arguments);
+    let is_cut = waiting.len() >= most;
+    let any_completed = as_owner(owner, || {
+        let written = update(connection, &table.name, &arguments);
+        let completed: Vec<Place> =
+            written.into_iter().filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place)).collect();
+        is_cut && are_any_there(connection, &table.name, &completed)
+    });
     let still = lacking(table, standing);
     // Where nothing moves, it is not that there are so many.
-    if waiting.len() >= most && updated > 0 {
+    if is_cut && any_completed {
         Incomplete { more: still, ..Incomplete::default() }
     } else {
         Incomplete { held: still, ..Incomplete::default() }
@@ -216,16 +222,7 @@ pub fn fill(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), sessio
         texts(|session| session.ip_type.map(text::write)),
         array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
     ];
-    write(connection, (name, owner), &arguments)
-}
-
-fn write(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), arguments: &[pg_sys::Datum]) -> usize {
-    with_settings(SETTINGS, || {
-        acting_as_stranger(owner, || {
-            let update = prepare(connection, name);
-            connection.run_prepared(&update, arguments, &[], |rows| rows.count)
-        })
-    })
+    as_owner(owner, || update(connection, name, &arguments).len())
 }
 
 /// The snapshot columns of a table; what a column does not take is not written there.
@@ -303,9 +300,14 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     (c"jit", c"off"),
 ];
 
-/// The statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, name: &[u8]) -> Prepared {
-    const STATEMENT: &str = include_str!("../../sql/queries/sessions_complete.sql");
+/// Runs `work` as the owner of a table of theirs.
+fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    with_settings(SETTINGS, || acting_as_stranger(owner, work))
+}
+
+/// Writes the sessions of the table of this name; answers where they are now, and of each whether it lacks nothing of what
+/// is known.
+fn update(connection: &Connection, name: &[u8], arguments: &[pg_sys::Datum]) -> Vec<(Place, bool)> {
     const TYPES: [pg_sys::Oid; 5] = [
         pg_sys::TIDARRAYOID,
         pg_sys::INT8ARRAYOID,
@@ -313,6 +315,26 @@ fn prepare(connection: &Connection, name: &[u8]) -> Prepared {
         pg_sys::TEXTARRAYOID,
         pg_sys::JSONBARRAYOID,
     ];
-    let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(name), &TYPES)
+    let update = prepare(connection, name, include_str!("../../sql/queries/sessions_complete.sql"), &TYPES);
+    connection.run_prepared(&update, arguments, &[pg_sys::TIDOID, pg_sys::BOOLOID], |rows| {
+        let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
+        (0..rows.count).filter_map(written).collect()
+    })
+}
+
+/// Whether there is a session at any of these places.
+fn are_any_there(connection: &Connection, name: &[u8], places: &[Place]) -> bool {
+    if places.is_empty() {
+        return false;
+    }
+    let text = include_str!("../../sql/queries/sessions_completed.sql");
+    let look = prepare(connection, name, text, &[pg_sys::TIDARRAYOID]);
+    let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
+    connection.run_prepared(&look, &[places], &[pg_sys::BOOLOID], |rows| rows.count > 0)
+}
+
+/// A statement for a table, whose name is in the server's encoding and need not be UTF-8.
+fn prepare(connection: &Connection, name: &[u8], text: &str, types: &[pg_sys::Oid]) -> Prepared {
+    let parts: Vec<&[u8]> = text.split("@table@").map(str::as_bytes).collect();
+    connection.prepare(&parts.join(name), types)
 }
