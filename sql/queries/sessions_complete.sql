@@ -1,5 +1,6 @@
 -- Sessions of @table@ at these places, whose snapshot lacks something: what is null is filled. Rows that somebody holds
--- are passed over. Runs as the table's owner, who need not have rights on anything of ours.
+-- are passed over. Runs as the table's owner, who need not have rights on anything of ours. Answers where each is now,
+-- and whether it has what is known: a trigger of the owner's may have put it back.
 -- $1 place tid[], $2 asn bigint[], $3 country text[], $4 type text[], $5 document jsonb[]
 WITH waiting AS (
     SELECT s.ctid AS place, g.asn, g.country, g.type, g.document
@@ -17,3 +18,6 @@ SET snapshot_asn = COALESCE(s.snapshot_asn, w.asn),
     enrichment_at = COALESCE(s.enrichment_at, now())
 FROM waiting w
 WHERE s.ctid = w.place
+RETURNING s.ctid, (w.asn IS NULL OR s.snapshot_asn IS NOT NULL)
+    AND (w.country IS NULL OR s.snapshot_country IS NOT NULL)
+    AND (w.type IS NULL OR s.snapshot_ip_type IS NOT NULL)

@@ -182,15 +182,16 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         texts(&|standing| columns.ip_type(standing).map(text::write)),
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
-    let updated = with_settings(SETTINGS, || {
+    let is_cut = waiting.len() >= most;
+    let any_completed = with_settings(SETTINGS, || {
         acting_as_stranger(owner, || {
-            let update = prepare(connection, table);
-            connection.run_prepared(&update, &arguments, &[], |rows| rows.count)
+            let completed = update(connection, table, &arguments);
+            is_cut && are_any_there(connection, table, &completed)
         })
     });
     let still = lacking(table, standing);
     // Where nothing moves, it is not that there are so many.
-    if waiting.len() >= most && updated > 0 {
+    if is_cut && any_completed {
         Incomplete { more: still, ..Incomplete::default() }
     } else {
         Incomplete { held: still, ..Incomplete::default() }
@@ -271,9 +272,8 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     (c"enable_seqscan", c"off"),
 ];
 
-/// The statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, table: &Table) -> Prepared {
-    const STATEMENT: &str = include_str!("../../sql/queries/sessions_complete.sql");
+/// Writes the sessions; answers where those are now that lack nothing of what is known.
+fn update(connection: &Connection, table: &Table, arguments: &[pg_sys::Datum]) -> Vec<Place> {
     const TYPES: [pg_sys::Oid; 5] = [
         pg_sys::TIDARRAYOID,
         pg_sys::INT8ARRAYOID,
@@ -281,6 +281,26 @@ fn prepare(connection: &Connection, table: &Table) -> Prepared {
         pg_sys::TEXTARRAYOID,
         pg_sys::JSONBARRAYOID,
     ];
-    let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(table.name.as_slice()), &TYPES)
+    let update = prepare(connection, table, include_str!("../../sql/queries/sessions_complete.sql"), &TYPES);
+    connection.run_prepared(&update, arguments, &[pg_sys::TIDOID, pg_sys::BOOLOID], |rows| {
+        let completed = |row: &usize| rows.boolean(*row, 2) == Some(true);
+        (0..rows.count).filter(completed).filter_map(|row| rows.place(row, 1)).collect()
+    })
+}
+
+/// Whether there is a session at any of these places.
+fn are_any_there(connection: &Connection, table: &Table, places: &[Place]) -> bool {
+    if places.is_empty() {
+        return false;
+    }
+    let text = include_str!("../../sql/queries/sessions_completed.sql");
+    let look = prepare(connection, table, text, &[pg_sys::TIDARRAYOID]);
+    let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
+    connection.run_prepared(&look, &[places], &[pg_sys::BOOLOID], |rows| rows.count > 0)
+}
+
+/// A statement for a table, whose name is in the server's encoding and need not be UTF-8.
+fn prepare(connection: &Connection, table: &Table, text: &str, types: &[pg_sys::Oid]) -> Prepared {
+    let parts: Vec<&[u8]> = text.split("@table@").map(str::as_bytes).collect();
+    connection.prepare(&parts.join(table.name.as_slice()), types)
 }

@@ -24,8 +24,11 @@ use crate::telemetry::{self, Counter};
 /// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
 /// what it remembers of the inventory.
 const GATHERED_FOR: i64 = 500_000;
-/// Jobs that are written down together.
-const MOST_TOGETHER: usize = 500;
+/// Jobs that are written down together, of providers that are asked about single addresses.
+pub const MOST_TOGETHER: usize = 500;
+/// Transactions in a row that complete sessions of the same addresses: some 200,000. What is left then is tried again
+/// after a pause, like sessions that are locked, for somebody may undo what is completed.
+const MOST_CUTS: u32 = 100;
 
 /// Jobs that came back, and with what.
 pub struct Landing {
@@ -39,6 +42,8 @@ pub struct Landing {
     /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
     written_to: Option<Address>,
     held: BTreeSet<Prefix>,
+    /// Transactions in a row that left sessions for the next one.
+    cuts: u32,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,
 }
@@ -56,6 +61,7 @@ pub enum Outcome {
 pub struct Written {
     /// Whether the landing is done with; else another transaction writes more.
     is_all: bool,
+    is_cut: bool,
     last: Option<Address>,
     held: BTreeSet<Prefix>,
     values: u64,
@@ -75,6 +81,7 @@ impl Landing {
             is_gathering: true,
             written_to: None,
             held: BTreeSet::new(),
+            cuts: 0,
             unspent: BTreeMap::new(),
         }
     }
@@ -128,6 +135,7 @@ impl Landing {
         count(Count::DeadLetters, written.dead);
         self.written_to = written.last;
         self.held = written.held;
+        self.cuts = if written.is_cut { self.cuts + 1 } else { 0 };
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
@@ -250,7 +258,10 @@ fn write_waiting(
     let provider = landing.provider;
     write_inventories(home, connection, provider, waiting);
     let all: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
-    let incomplete = snapshots::complete(connection, &all);
+    let mut incomplete = snapshots::complete(connection, &all);
+    if landing.cuts >= MOST_CUTS {
+        incomplete.held.append(&mut incomplete.more);
+    }
 
     let is_done =
         |w: &&Waiting| !incomplete.held.contains(&w.address) && !incomplete.more.contains(&w.address);
@@ -262,13 +273,14 @@ fn write_waiting(
     held.extend(waiting.iter().filter(|w| incomplete.held.contains(&w.address)).map(|w| w.question));
     // Sessions that are too many for one transaction: the rest with the next.
     let is_cut = !incomplete.more.is_empty();
-    let is_all = waiting.len() < answers::MOST_AT_ONCE && !is_cut;
+    // Addresses of blocks are handed over some at a time, others are all here.
+    let shares = provider.declared().shares_answers();
+    let is_all = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
     if is_all {
         let held: Vec<Prefix> = held.iter().copied().collect();
         queue::settle(connection, provider, answered, &held);
     }
     // Of a block's answer those are new that are done with; an address's own is written once.
-    let shares = provider.declared().shares_answers();
     let new = || waiting.iter().filter(|w| w.document.is_some() && (!shares || is_done(w)));
     let absent = new().filter(|w| w.is_absent).count();
     let values = new().count() - absent;
@@ -281,6 +293,7 @@ fn write_waiting(
         |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
     Written {
         is_all,
+        is_cut,
         last: if is_cut { landing.written_to } else { waiting.last().map(|w| w.address) },
         held,
         values: values as u64,

@@ -591,6 +591,67 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     lab.assert_nothing_crashed();
 }
 
+/// More than one transaction completes, and each time nothing has moved in the end.
+#[test]
+fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy() {
+    let lab = lab("sessions-undone");
+    for (kind, body) in [
+        ("BEFORE", "BEGIN RETURN OLD; END"),
+        ("BEFORE", "BEGIN NEW.snapshot_asn := NULL; RETURN NEW; END"),
+        // One of what is known is always missing.
+        (
+            "BEFORE",
+            "BEGIN
+                 IF OLD.snapshot_asn IS NULL THEN NEW.snapshot_country := NULL; ELSE NEW.snapshot_asn := NULL; END IF;
+                 RETURN NEW;
+             END",
+        ),
+        (
+            "AFTER",
+            "BEGIN
+                 UPDATE sessions SET snapshot_asn = NULL WHERE id = NEW.id AND snapshot_asn IS NOT NULL;
+                 RETURN NULL;
+             END",
+        ),
+    ] {
+        eprintln!("{kind}: {body}");
+        let mut db = lab.database();
+        COWRIE.create_attached(&mut db);
+        db.run(&format!(
+            "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $body${body}$body$;
+             CREATE TRIGGER theirs {kind} UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION public.theirs();
+             ALTER TABLE sessions ENABLE ALWAYS TRIGGER theirs"
+        ));
+        let address = member(0, 1);
+        let insert = format!(
+            "INSERT INTO sessions (id, starttime, ip) SELECT n, now(), '{address}' FROM generate_series(1, 2500) n"
+        );
+        db.run(&insert);
+        let completions = "SELECT COALESCE(max(completions), 0) FROM enrich.enrichment_job";
+        wait_until(
+            "they are tried again after pauses",
+            || (db.number(completions), state(&mut db)),
+            |(now, _)| *now >= 2,
+        );
+        let batches = "SELECT batches FROM enrich.worker_status() WHERE database = current_database()";
+        let made = db.number(batches);
+        assert!(made <= 10, "{made} transactions for two attempts");
+        assert_eq!(
+            db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NOT NULL AND snapshot_country IS NOT NULL"),
+            0
+        );
+        // Other work goes on, and so does this once it is let.
+        let other = member(1_000, 1);
+        SUMMARIES.create_attached(&mut db);
+        db.run(&self::insert(&SUMMARIES, "other", other));
+        wait_until_placed(&mut db, other);
+        db.run("DROP TRIGGER theirs ON sessions");
+        wait_for_the_queue(&mut db);
+        assert_snapshots_are_complete(&mut db);
+    }
+    lab.assert_nothing_crashed();
+}
+
 #[test]
 fn an_owners_trigger_that_sleeps_holds_up_neither_other_tables_nor_drop_extension() {
     let lab = lab("sessions-asleep");
