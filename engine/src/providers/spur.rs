@@ -17,7 +17,8 @@
 //!
 //! Source: SPUR's description of its context interface, <https://docs.spur.us>.
 //!
-//! The rule: kept as it was sent. Every field is optional, and words that are not known yet are words all the same.
+//! The rule: kept as it was sent. An answer names the address; every other field is optional, and words that are not
+//! known yet are words all the same.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Reading, Rest, Said, Site};
@@ -112,10 +113,12 @@ fn read_answer(address: Address, body: &[u8]) -> Reading {
     let Some(said) = http::object(body) else {
         return Reading::Malformed("the answer is not a JSON object");
     };
-    if http::names(&said, "ip", address) == Some(false) {
-        return Reading::Foreign;
+    // Every field is optional but this: any object would do for an answer otherwise, a gateway's or an error's too.
+    match http::names(&said, "ip", address) {
+        Some(true) => Reading::Answer(Answer::Found(Finding { said, ..Finding::default() })),
+        Some(false) => Reading::Foreign,
+        None => Reading::Malformed("the answer does not name the address"),
     }
-    Reading::Answer(Answer::Found(Finding { said, ..Finding::default() }))
 }
 
 /// `x-balance-remaining: 4711, x-result-dt: 20261120`
@@ -143,9 +146,8 @@ mod tests {
     fn context_is_kept_as_sent() {
         for body in [
             json!({ "ip": "2001:0DB8:0::1", "infrastructure": "NEVER_HEARD_OF", "risks": [], "tunnels": [{ "type": 7 }] }),
-            json!({ "organization": "…" }),
-            json!({ "ip": null }),
-            json!({}),
+            json!({ "ip": "2001:db8::1", "organization": "…" }),
+            json!({ "ip": "2001:db8::1" }),
         ] {
             let Some(Reading::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
                 panic!("{body}");
@@ -155,6 +157,22 @@ mod tests {
         assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(Reading::Foreign)));
         for body in ["", "[]", "null", "<html>", "{\"ip\":"] {
             assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn object_that_does_not_name_the_address_is_no_answer() {
+        for body in [
+            json!({}),
+            json!({ "ip": null }),
+            json!({ "message": "ok" }),
+            json!({ "infrastructure": "DATACENTER", "tunnels": [{ "type": "VPN" }] }),
+            json!({ "client": { "ip": "2001:db8::1" } }),
+        ] {
+            assert!(matches!(read_as(200, body.to_string()), Some(Reading::Malformed(_))), "{body}");
+        }
+        for body in [json!({ "ip": "" }), json!({ "ip": 7 }), json!({ "ip": ["2001:db8::1"] })] {
+            assert!(matches!(read_as(200, body.to_string()), Some(Reading::Foreign)), "{body}");
         }
     }
 
