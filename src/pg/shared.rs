@@ -32,10 +32,10 @@ pub struct Block {
     pub counters: [AtomicI64; SLOTS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
-    /// Every database that may have spent something of a quota has said what, since the server started.
+    /// Every database that is to have a worker has said what it spent of the quotas, since the server started; and since
+    /// when one that has not is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,
-    /// When it first began, microseconds since 2000.
-    pub began_at: AtomicI64,
+    pub awaited_since: AtomicI64,
     pub seats: [Seat; SEATS],
     guarded: UnsafeCell<Guarded>,
 }
@@ -120,6 +120,8 @@ pub struct Provider {
     pub in_use: u32,
     /// How often in a row it asked for a rest.
     pub rests: u32,
+    /// Requests in a row whose question it could not make sense of.
+    pub refusals: u32,
     /// Database whose worker is next, because it waits while others ask one request after another; until when it is
     /// waited for (microseconds since 2000).
     pub next_turn: u32,

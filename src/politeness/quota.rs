@@ -2,17 +2,20 @@
 //!
 //! What is spent of a day is one number in shared memory, raised before a request goes out. Each database writes the
 //! number that it raised it to into its own ledger (`provider_quota`), in the transaction that claims the jobs, so
-//! that the request is durable before it is sent. The highest number of all ledgers is what is spent: after a start
-//! of the server nothing is spent before every worker has read its own. And each writes down what it knows of the others,
-//! when it starts and as often as it sweeps, so that a database that goes away does not take its spending with it.
+//! that the request is durable before it is sent. The highest number of all ledgers is what is spent: nothing is spent
+//! before every worker has read its own, after a start of the server and whenever a database is to have a worker that
+//! had none since. And each writes down what it knows of the others, when it starts and as often as it sweeps, so that a
+//! database that goes away does not take its spending with it.
 
 use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::quota::day_of;
 
 use crate::pg::clock;
 use crate::pg::shared;
 use crate::provider::{Limits, Provider};
 
-/// How long after the server's start databases whose workers do not come up are waited for, in microseconds.
+/// How long databases whose workers do not come up are waited for, in microseconds.
 const WAITED_FOR: i64 = 60_000_000;
 
 /// Requests of one day that may be sent, taken out of its quota.
@@ -48,6 +51,12 @@ pub fn spent(provider: Provider) -> (i32, i64) {
     })
 }
 
+/// Whether a day has passed whose quota paid for a request: it must not leave any more. (A later one than today was taken
+/// out of before the clock was set back.)
+pub fn is_over(day: i32) -> bool {
+    day < day_of(clock::now())
+}
+
 /// Requests that were not sent after all.
 pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
@@ -63,6 +72,6 @@ pub fn learn(provider: Provider, day: i32, spent: i64) {
 /// Whether every database that may have spent something has said so.
 pub fn is_known() -> bool {
     let block = shared::block();
-    let began_at = block.began_at.load(Ordering::Relaxed);
-    block.ledgers_known.load(Ordering::Acquire) || (began_at != 0 && clock::now() - began_at > WAITED_FOR)
+    let since = block.awaited_since.load(Ordering::Acquire);
+    block.ledgers_known.load(Ordering::Acquire) || (since != 0 && clock::now() - since > WAITED_FOR)
 }

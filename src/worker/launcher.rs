@@ -57,12 +57,20 @@ struct Place {
     /// It is to have a worker, and that worker has read what the database spent of the quotas.
     is_wanted: bool,
     has_told: bool,
+    /// What it spent is waited for.
+    is_awaited: bool,
 }
 
 impl Place {
     /// Whether it has said what it spent of the quotas, or has nothing to say.
     fn has_settled(&self) -> bool {
         !self.is_wanted || self.has_told || self.has_no_extension
+    }
+
+    /// Whether it has to be waited for, other than before.
+    fn becomes_awaited(&mut self) -> bool {
+        let is_awaited = !self.has_settled();
+        is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)
     }
 }
 
@@ -75,7 +83,6 @@ fn run(_argument: i32) {
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut places = adopt();
-    let _ = shared::block().began_at.compare_exchange(0, clock::now(), Ordering::AcqRel, Ordering::Relaxed);
     loop {
         background::reload_settings();
         own.woken.store(false, Ordering::Release);
@@ -158,12 +165,18 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
         send_away(place);
     }
     let mut next = clock::now() + i64::try_from(LOOK_EVERY.as_micros()).unwrap_or(i64::MAX);
+    let block = shared::block();
     for database in &databases {
         let place = places.entry(database.oid.to_u32()).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         place.is_wanted = is_wanted;
         if let Some((index, _)) = &place.worker {
-            place.has_told |= shared::block().seats[*index].ledger_read.load(Ordering::Acquire);
+            place.has_told |= block.seats[*index].ledger_read.load(Ordering::Acquire);
+        }
+        if place.becomes_awaited() {
+            // Before it has a worker; and the others' wait begins anew.
+            block.awaited_since.store(clock::now(), Ordering::Release);
+            block.ledgers_known.store(false, Ordering::Release);
         }
         match &place.worker {
             Some(_) if !is_wanted => send_away(place),
@@ -171,7 +184,6 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
             _ => {}
         }
     }
-    let block = shared::block();
     let has_settled = |database: &Database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All at once, or the first one takes what there is.
