@@ -76,8 +76,8 @@ COMMENT ON TABLE enrichment_job IS 'one question to one provider that has no ans
 COMMENT ON COLUMN enrichment_job.question IS 'for cymru a block that shares one answer, for others a host; see question_of()';
 COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or of the lease while leased_by is set';
 COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
-COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody does not count';
-COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer';
+COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody, or puts everybody off, does not count';
+COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer, other than put off or unsent';
 COMMENT ON COLUMN enrichment_job.completions IS
     'how often its answer was written while sessions that wait for it were locked by somebody';
 

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cowrie_enrich_engine::breaker::{Breaker, Permission, State};
+use cowrie_enrich_engine::breaker::{Breaker, OPENS_AFTER, Permission, State};
 use cowrie_enrich_engine::providers::Demand;
 use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
@@ -109,12 +109,26 @@ pub enum Leave {
 pub struct Permit {
     provider: Provider,
     returned: bool,
+    /// Whether the rate counts the request already.
+    is_counted: bool,
+}
+
+/// Whether a request leaves at this moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Departure {
+    Now,
+    /// Others were faster, and the rate lets one go after the other; microseconds since 2000.
+    Waits(i64),
+    /// The provider may not be asked any more, not before this time.
+    Off(i64),
 }
 
 /// How an exchange went, as far as the provider is concerned.
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
+    /// It could not make sense of the question, which may be the question's fault or its own.
+    Refused(&'a str),
     /// It was there, and put the client off.
     Deferred(&'a str),
     /// It was not asked in the end, or not long enough to say.
@@ -137,21 +151,25 @@ pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
     if left.is_some() && !quota::is_known() {
         return (Leave::NotBefore(now + LEDGERS_ARE_READ_WITHIN), 0);
     }
-    let leave = take(&mut copy, limits);
+    let leave = take(&mut copy, limits, Rated::Now);
     let mut permits = usize::from(matches!(leave, Leave::Granted | Leave::Probe));
-    while leave == Leave::Granted && take(&mut copy, limits) == Leave::Granted {
+    while leave == Leave::Granted && take(&mut copy, limits, Rated::Now) == Leave::Granted {
         permits += 1;
     }
     let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
     (leave, permits.min(left))
 }
 
-/// Takes a permit.
+/// Takes a permit for a request that leaves now.
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
+    ask_rated(provider, limits, Rated::Now)
+}
+
+fn ask_rated(provider: Provider, limits: &Limits, rated: Rated) -> Result<(Permit, Leave), Leave> {
     shared::at_exit(process_ends);
     let (leave, more) = shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
-        (take(state, limits), state.in_use < limits.parallel)
+        (take(state, limits, rated), state.in_use < limits.parallel)
     });
     match leave {
         Leave::Granted | Leave::Probe => {
@@ -161,23 +179,30 @@ pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave
             let mut held = HELD.get();
             held[provider.place()] += 1;
             HELD.set(held);
-            Ok((Permit { provider, returned: false }, leave))
+            Ok((Permit { provider, returned: false, is_counted: rated == Rated::Now }, leave))
         }
         refused => Err(refused),
     }
 }
 
-/// Takes as many permits as are to be had, at most so many.
+/// Takes as many permits as are to be had, at most so many, for requests that leave later: see [`Permit::departs`].
 pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
-    let grants = std::iter::from_fn(|| match ask(provider, limits) {
+    let grants = std::iter::from_fn(|| match ask_rated(provider, limits, Rated::Later) {
         Ok((permit, Leave::Granted)) => Some(permit),
         _ => None,
     });
     grants.take(most).collect()
 }
 
+/// When the rate counts a request: a second holds so many that are sent in it, not so many that were thought of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rated {
+    Now,
+    Later,
+}
+
 /// Takes a permit out of a provider's state, which is left alone where there is none to be had.
-fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
+fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
     let now = clock::now();
     forget_wrong_times(state, now);
     if state.stop.until > now {
@@ -189,6 +214,7 @@ fn take(state: &mut shared::Provider, limits: &Limits) -> Leave {
         return Leave::Busy;
     }
     let next = match limits.rate.admit(state.rate, now) {
+        _ if rated == Rated::Later => state.rate,
         Admission::Granted { next } => next,
         Admission::NotBefore(until) => return Leave::NotBefore(until),
     };
@@ -228,13 +254,30 @@ impl Permit {
         self.release(verdict, limits.retry_base);
     }
 
-    /// Gives back a permit that nobody was asked with: the rate does not count it.
-    pub fn unused(mut self, limits: &Limits) {
-        shared::locked(|guarded| {
+    /// Whether what is asked with it leaves now. Whatever took its time since the permit was taken, the rate counts from
+    /// here on; and a rest that the provider asked for meanwhile is one.
+    pub fn departs(&mut self, limits: &Limits) -> Departure {
+        if self.is_counted {
+            return Departure::Now;
+        }
+        let now = clock::now();
+        let departure = shared::locked(|guarded| {
             let state = &mut guarded.providers[self.provider.place()];
-            state.rate = state.rate.saturating_sub(limits.rate.interval);
+            forget_wrong_times(state, now);
+            let rests_until = state.stop.until.max(state.breaker.until);
+            if rests_until > now {
+                return Departure::Off(rests_until);
+            }
+            match limits.rate.admit(state.rate, now) {
+                Admission::Granted { next } => {
+                    state.rate = next;
+                    Departure::Now
+                }
+                Admission::NotBefore(until) => Departure::Waits(until),
+            }
         });
-        self.release(&Verdict::Unknown, limits.retry_base);
+        self.is_counted = departure == Departure::Now;
+        departure
     }
 
     fn release(&mut self, verdict: &Verdict<'_>, base: Duration) {
@@ -248,14 +291,21 @@ impl Permit {
             match verdict {
                 Verdict::Answered => {
                     state.breaker.succeeded();
-                    state.rests = 0;
+                    state.refusals = 0;
+                    // What was sent before it asked for a rest does not say that the rest is over.
+                    if state.breaker.rests_until <= now {
+                        state.rests = 0;
+                    }
                     state.last_success = now;
                 }
-                Verdict::Failed(error) => {
-                    state.breaker.failed(now, base, random);
-                    state.last_failure = now;
-                    state.last_error.set(error);
+                Verdict::Refused(error) => {
+                    state.refusals = state.refusals.saturating_add(1);
+                    // So many in a row, or when it was down: it is not these questions that it cannot make sense of.
+                    if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
+                        fails(state, now, base, random, error);
+                    }
                 }
+                Verdict::Failed(error) => fails(state, now, base, random, error),
                 Verdict::Deferred(error) => {
                     state.last_failure = now;
                     state.last_error.set(error);
@@ -268,6 +318,12 @@ impl Permit {
         HELD.set(held);
         hand_on(self.provider);
     }
+}
+
+fn fails(state: &mut shared::Provider, now: i64, base: Duration, random: f64, error: &str) {
+    state.breaker.failed(now, base, random);
+    state.last_failure = now;
+    state.last_error.set(error);
 }
 
 impl Drop for Permit {
@@ -368,9 +424,15 @@ pub fn resume(provider: Provider) {
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         state.stop.until = 0;
-        state.rests = 0;
+        (state.rests, state.refusals) = (0, 0);
         state.breaker = Breaker::default();
     });
+    wake_all();
+}
+
+/// What it was stopped for has changed. A rest that it asked for stays: that had another reason.
+pub fn lift_stop(provider: Provider) {
+    shared::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
     wake_all();
 }
 

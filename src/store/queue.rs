@@ -34,7 +34,7 @@ thread_local! {
     static CLAIM: Statement = const { Statement::new(
         "jobs_claim", include_str!("../../sql/queries/jobs_claim.sql"),
         &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID,
-          pg_sys::BOOLOID]) };
+          pg_sys::BOOLOID, pg_sys::BOOLOID]) };
     static RELEASE: Statement = const { Statement::new(
         "jobs_release", include_str!("../../sql/queries/jobs_release.sql"), &[pg_sys::INT8OID]) };
     static GIVE_BACK: Statement = const { Statement::new(
@@ -80,8 +80,17 @@ pub struct TakenIn {
 pub struct Failed {
     pub question: Prefix,
     pub error: String,
-    /// Whether it is the job's fault, as far as can be told.
-    pub counts: bool,
+    pub blame: Blame,
+}
+
+/// Whether a failure is held against the question.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blame {
+    Always,
+    /// Only if the provider has answered somebody since the question's last failure: else it is down for everybody.
+    UnlessDown,
+    /// The provider put everybody off, or nothing was sent: that says nothing of the question, whoever was answered.
+    Never,
 }
 
 /// Queues one lookup.
@@ -137,8 +146,14 @@ pub fn analyze(home: Home, connection: &Connection) {
     ANALYZE.with(|statement| connection.run(statement, &[], |_| ()));
 }
 
-/// Leases the most urgent jobs that are due.
-pub fn claim(connection: &Connection, provider: Provider, most: usize, lease: Lease) -> Vec<Claimed> {
+/// Leases the most urgent jobs that are due, and names the most urgent first. To `probe`, those that have waited longest.
+pub fn claim(
+    connection: &Connection,
+    provider: Provider,
+    most: usize,
+    lease: Lease,
+    probe: bool,
+) -> Vec<Claimed> {
     let lifetimes = provider.lifetimes();
     let arguments = [
         name(provider),
@@ -148,6 +163,7 @@ pub fn claim(connection: &Connection, provider: Provider, most: usize, lease: Le
         Some(pg_sys::Datum::from(lifetimes.value)),
         Some(pg_sys::Datum::from(lifetimes.absent)),
         Some(pg_sys::Datum::from(provider.declared().shares_answers())),
+        Some(pg_sys::Datum::from(probe)),
     ];
     CLAIM.with(|statement| {
         connection.run(statement, &arguments, |rows| {
@@ -223,7 +239,11 @@ pub fn fail(
         Some(array::write(Element::Text, failed.iter().map(|failed| Some(text::write(&failed.error))))),
         Some(array::write(
             Element::Boolean,
-            failed.iter().map(|failed| Some(pg_sys::Datum::from(failed.counts))),
+            failed.iter().map(|failed| match failed.blame {
+                Blame::Always => Some(pg_sys::Datum::from(true)),
+                Blame::UnlessDown => Some(pg_sys::Datum::from(false)),
+                Blame::Never => None,
+            }),
         )),
         float(patience.base_seconds),
         Some(pg_sys::Datum::from(patience.max_attempts)),

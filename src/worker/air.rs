@@ -9,7 +9,6 @@ use cowrie_enrich_engine::providers::Exchange;
 use super::flight::Flight;
 use super::landing::Landing;
 use crate::pg::background;
-use crate::politeness::Permit;
 use crate::provider::Provider;
 use crate::telemetry;
 
@@ -28,12 +27,11 @@ impl Air {
     }
 
     /// Has a thread make the exchange; gives the flight back where there is none to be had.
-    pub fn start(&mut self, mut flight: Flight, permit: Permit) -> Option<Flight> {
+    pub fn start(&mut self, flight: Flight) -> Option<Flight> {
         self.tickets += 1;
         let (ticket, task) = (self.tickets, flight.task());
         match background::without_signals(|| self.pool.start(ticket, task)) {
             Ok(()) => {
-                flight.permit = Some(permit);
                 self.flights.insert(ticket, flight);
                 None
             }

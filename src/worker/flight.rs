@@ -8,10 +8,11 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
 
 use super::landing::{Landing, Outcome};
-use super::lane::Ask;
-use crate::politeness::{self, Count, Permit, Verdict, quota};
+use super::lane::{Ask, BUSY_PAUSE};
+use crate::pg::clock;
+use crate::politeness::{self, Count, Departure, Leave, Permit, Verdict, quota};
 use crate::provider::{Limits, Provider};
-use crate::store::queue::Failed;
+use crate::store::queue::{Blame, Failed};
 use crate::telemetry;
 
 /// Jobs on their way to the provider, each with the address that is asked about.
@@ -19,20 +20,41 @@ pub struct Flight {
     pub provider: Provider,
     questions: Vec<(Prefix, Address)>,
     /// Whose quota paid for it.
-    day: Option<i32>,
-    pub permit: Option<Permit>,
+    pub day: Option<i32>,
+    /// A probe takes its own when it leaves.
+    permit: Option<Permit>,
 }
 
 impl Flight {
-    /// One flight for each exchange.
-    pub fn of(provider: Provider, ask: &Ask, batch: usize) -> Vec<Flight> {
+    /// One flight for each exchange, and for each a permit as far as there are some.
+    pub fn of(provider: Provider, ask: &Ask, batch: usize, permits: Vec<Permit>) -> Vec<Flight> {
         let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
         // The queue has none; the last door all the same.
         let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
         let batches = public.chunks(batch.max(1));
+        let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         batches
-            .map(|batch| Flight { provider, questions: batch.to_vec(), day: ask.day, permit: None })
+            .zip(permits)
+            .map(|(batch, permit)| Flight { provider, questions: batch.to_vec(), day: ask.day, permit })
             .collect()
+    }
+
+    /// Whether it leaves now: the last word before something is sent.
+    pub fn departs(&mut self, limits: &Limits) -> Departure {
+        if self.day.is_some_and(quota::is_over) {
+            return Departure::Off(0);
+        }
+        if let Some(permit) = &mut self.permit {
+            return permit.departs(limits);
+        }
+        match politeness::ask(self.provider, limits) {
+            Ok((permit, _)) => {
+                self.permit = Some(permit);
+                Departure::Now
+            }
+            Err(Leave::NotBefore(until)) => Departure::Off(until),
+            Err(_) => Departure::Off(clock::now() + BUSY_PAUSE),
+        }
     }
 
     pub fn questions(&self) -> impl Iterator<Item = Prefix> + '_ {
@@ -55,15 +77,16 @@ impl Flight {
         if let Some(permit) = self.permit.take() {
             judge(permit, &reply, self.questions.len(), limits);
         }
-        let Reply { mut answers, failure, blames_question, unsent, .. } = reply;
+        let blame = blame(&reply);
+        let Reply { mut answers, failure, unsent, .. } = reply;
         let mut outcomes = BTreeMap::new();
         for (question, address) in self.questions {
             let outcome = match answers.remove(&address) {
                 Some(Answer::Refused(words)) => {
-                    Outcome::Failed(Failed { question, error: format!("refused: {words}"), counts: true })
+                    Outcome::Failed(Failed { question, error: format!("refused: {words}"), blame })
                 }
                 Some(answer) => Outcome::Answered(address, answer),
-                None => Outcome::Failed(unanswered(question, failure.as_ref(), blames_question)),
+                None => Outcome::Failed(unanswered(question, failure.as_ref(), blame)),
             };
             outcomes.insert(question, outcome);
         }
@@ -78,11 +101,21 @@ impl Flight {
     }
 }
 
-fn unanswered(question: Prefix, failure: Option<&Failure>, blames_question: bool) -> Failed {
+/// Whose fault it is that a question of this exchange has no answer.
+fn blame(reply: &Reply) -> Blame {
+    if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
+        Blame::Never
+    } else if reply.blames_question {
+        Blame::Always
+    } else {
+        Blame::UnlessDown
+    }
+}
+
+fn unanswered(question: Prefix, failure: Option<&Failure>, blame: Blame) -> Failed {
     match failure {
-        // A provider that is down for everybody is no fault of the question's.
-        Some(failure) => Failed { question, error: failure.to_string(), counts: blames_question },
-        None => Failed { question, error: "the answer has no row for it".to_owned(), counts: true },
+        Some(failure) => Failed { question, error: failure.to_string(), blame },
+        None => Failed { question, error: "the answer has no row for it".to_owned(), blame: Blame::Always },
     }
 }
 
@@ -105,8 +138,17 @@ pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
         _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
-        // Words for this question, which say nothing of the provider.
-        _ if !reply.answers.is_empty() => permit.give_back(&Verdict::Unknown, limits),
+        // Words for these very questions say nothing of the provider.
+        _ if !reply.answers.is_empty() && reply.blames_question => {
+            permit.give_back(&Verdict::Unknown, limits);
+        }
+        _ if !reply.answers.is_empty() => {
+            let words = reply.answers.values().find_map(|answer| match answer {
+                Answer::Refused(words) => Some(format!("refused: {words}")),
+                _ => None,
+            });
+            permit.give_back(&Verdict::Refused(&words.unwrap_or_default()), limits);
+        }
         Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
         Some(failure) => {
             telemetry::error_about(

@@ -1,6 +1,7 @@
 //! One provider's jobs, from the claim to the answer written down. Providers share nothing but the process, so that none
 //! waits for another.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::prefix::Prefix;
@@ -11,14 +12,17 @@ use super::landing::{self, Landing};
 use super::ranking::Ranking;
 use super::steps::{FAILED_PAUSE, Steps, Stop};
 use crate::pg::clock;
-use crate::politeness::{self, Leave, Permit, quota};
+use crate::politeness::{self, Departure, Leave, quota};
 use crate::provider::{Limits, Provider};
 use crate::roster::Doing;
 use crate::store::ledger;
 use crate::store::queue::{self, Claimed};
 
 /// Pause while others ask the provider, in microseconds.
-const BUSY_PAUSE: i64 = 250_000;
+pub const BUSY_PAUSE: i64 = 250_000;
+/// How long jobs that were claimed may wait until they are asked, in microseconds: it is somebody else's turn, or the
+/// worker was kept by something.
+const LONGEST_WAIT: i64 = 2_000_000;
 /// How often it is looked whether a refused key was replaced, in microseconds.
 const CREDENTIALS_EVERY: i64 = 1_000_000;
 /// Questions of a probe: enough to see whether the provider is back.
@@ -31,6 +35,11 @@ pub struct Lane {
     blocked_until: i64,
     /// When it is looked at again whether a stopped provider may be asked.
     next_credentials: i64,
+    /// Claimed, paid for, and not asked yet: the rate lets one leave after the other. And since when.
+    ready: VecDeque<Flight>,
+    ready_since: i64,
+    /// The most urgent jobs need no asking: many of them are looked at together.
+    is_behind_known: bool,
     /// Answers that wait to be written down.
     landings: Vec<Landing>,
 }
@@ -43,7 +52,16 @@ pub struct Ask {
 
 impl Lane {
     pub fn of(provider: Provider) -> Lane {
-        Lane { provider, next_due: 0, blocked_until: 0, next_credentials: 0, landings: Vec::new() }
+        Lane {
+            provider,
+            next_due: 0,
+            blocked_until: 0,
+            next_credentials: 0,
+            ready: VecDeque::new(),
+            ready_since: 0,
+            is_behind_known: false,
+            landings: Vec::new(),
+        }
     }
 
     /// When there is something to do without being told, microseconds since 2000.
@@ -52,7 +70,8 @@ impl Lane {
             self.next_due < self.blocked_until && politeness::stopped_with(self.provider).is_some();
         let blocked_until =
             if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
-        self.next_due.max(blocked_until).min(self.lands_at(air))
+        let next_due = if self.ready.is_empty() { self.next_due } else { 0 };
+        next_due.max(blocked_until).min(self.lands_at(air))
     }
 
     /// Takes something that came back.
@@ -61,11 +80,13 @@ impl Lane {
         self.add(landing);
     }
 
-    /// Jobs that earlier answers serve.
+    /// Jobs that earlier answers serve. Blocks go together, however many: their addresses are read some at a time.
     pub fn serve(&mut self, questions: impl IntoIterator<Item = Prefix>) {
+        let shares = self.provider.declared().shares_answers();
+        let together = if shares { usize::MAX } else { landing::MOST_TOGETHER };
         let mut questions = questions.into_iter().peekable();
-        if questions.peek().is_some() {
-            self.add(Landing::of_known(self.provider, questions));
+        while questions.peek().is_some() {
+            self.add(Landing::of_known(self.provider, questions.by_ref().take(together)));
         }
     }
 
@@ -77,23 +98,26 @@ impl Lane {
         self.landings.extend(landing);
     }
 
-    /// Sends jobs off as long as there are some and the provider may be asked.
+    /// Sends jobs off as long as there are some to ask and the provider may be asked. Those that need no asking are for
+    /// the rest of the round: however many there are, what came back is not to wait for them.
     pub fn send_off(&mut self, steps: &Steps, air: &mut Air, ranking: &Ranking) -> Result<(), Stop> {
         let provider = self.provider;
         self.blocked_until = 0;
         steps.seat.waits_no_more(provider.place());
         if !provider.is_enabled() || provider.obstacle().is_some() {
+            let ready = std::mem::take(&mut self.ready);
             self.blocked_until = i64::MAX;
-            return Ok(());
+            return self.call_off(steps, ready);
         }
         self.see_to_credentials();
         let limits = provider.limits();
-        while self.next_due <= clock::now() {
+        while self.depart(steps, air, &limits)? && self.next_due <= clock::now() {
             // Before a quota is spent, it is found out on what.
             if ranking.holds(provider) {
                 return Ok(());
             }
-            let (permits, most) = match self.may_ask(steps, &limits) {
+            let (leave, permits) = self.may_ask(steps, &limits);
+            let (permits, most) = match (leave, permits) {
                 (Leave::Granted, permits) => {
                     // Before anything is taken out of a quota: what is given back to that may have been counted elsewhere.
                     let permits = politeness::ask_for(provider, permits, &limits);
@@ -113,9 +137,16 @@ impl Lane {
                 self.blocked_until = clock::now() + BUSY_PAUSE;
                 return Ok(());
             }
-            let ask = self.claim(steps, most, &limits)?;
+            let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
             self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.question));
-            if !self.start(steps, air, ask, permits, &limits)? {
+            self.ready = Flight::of(provider, &ask, limits.batch, permits).into();
+            self.ready_since = clock::now();
+            self.is_behind_known = self.ready.is_empty() && !ask.jobs.is_empty();
+            if self.ready.is_empty() {
+                if ask.jobs.is_empty() && self.next_due <= clock::now() {
+                    // Due, and somebody holds them.
+                    self.blocked_until = clock::now() + BUSY_PAUSE;
+                }
                 return Ok(());
             }
         }
@@ -131,7 +162,7 @@ impl Lane {
         self.next_credentials = now + CREDENTIALS_EVERY;
         let refused = politeness::stopped_with(self.provider);
         if refused.is_some_and(|refused| self.provider.credentials() != refused) {
-            politeness::resume(self.provider);
+            politeness::lift_stop(self.provider);
         }
     }
 
@@ -149,27 +180,28 @@ impl Lane {
         (leave, permits)
     }
 
-    /// Leases jobs, and takes what asking them costs out of the day's quota; when there are fewer than asked for, finds
-    /// out when the next ones fall due.
-    fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits) -> Result<Ask, Stop> {
+    /// Leases jobs, at most so many that are to be asked, and takes what that costs out of the day's quota; when there are
+    /// fewer than looked for, finds out when the next ones fall due.
+    fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits, probe: bool) -> Result<Ask, Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
+        let look_at = if self.is_behind_known { most.max(landing::MOST_TOGETHER) } else { most };
         let mut reserved = None;
         let claimed = steps.step(Doing::Claiming, |_, connection| {
-            let mut jobs = queue::claim(connection, provider, most, lease);
-            let mut next = (jobs.len() < most).then(|| queue::next_due(connection, provider));
-            let asked = jobs.iter().filter(|job| job.ask.is_some()).count();
+            let jobs = queue::claim(connection, provider, look_at, lease, probe);
+            let mut next = (jobs.len() < look_at).then(|| queue::next_due(connection, provider));
+            let mut asked = jobs.iter().filter(|job| job.ask.is_some()).count().min(most);
             if asked > 0 {
                 reserved = quota::reserve(provider, asked.div_ceil(limits.batch), limits);
             }
             if let Some(reserved) = &reserved {
-                let (kept, excess) = within(jobs, reserved.requests as usize * limits.batch);
-                let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
-                if !excess.is_empty() {
-                    queue::give_back(connection, provider, &excess, lease);
-                    next = Some(Some(0));
-                }
+                asked = asked.min(reserved.requests as usize * limits.batch);
                 ledger::spend(connection, provider, reserved);
-                jobs = kept;
+            }
+            let (jobs, excess) = within(jobs, asked);
+            let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
+            if !excess.is_empty() {
+                queue::give_back(connection, provider, &excess, lease);
+                next = Some(Some(0));
             }
             (jobs, next)
         });
@@ -183,40 +215,41 @@ impl Lane {
         Ok(Ask { jobs, day: reserved.map(|reserved| reserved.day) })
     }
 
-    /// Starts exchanges; answers whether all were started.
-    fn start(
-        &mut self,
-        steps: &Steps,
-        air: &mut Air,
-        ask: Ask,
-        permits: Vec<Permit>,
-        limits: &Limits,
-    ) -> Result<bool, Stop> {
-        let mut permits = permits.into_iter();
-        let mut flights = Flight::of(self.provider, &ask, limits.batch).into_iter();
-        while let Some(flight) = flights.next() {
-            let permit = permits
-                .next()
-                .map_or_else(|| politeness::ask(self.provider, limits), |p| Ok((p, Leave::Granted)));
-            let (flight, until) = match permit {
-                Ok((permit, _)) => match air.start(flight, permit) {
+    /// Sends what is ready; answers whether all of it is on its way.
+    fn depart(&mut self, steps: &Steps, air: &mut Air, limits: &Limits) -> Result<bool, Stop> {
+        while let Some(mut flight) = self.ready.pop_front() {
+            let now = clock::now();
+            let is_late = now - self.ready_since > LONGEST_WAIT;
+            let departure = if is_late { Departure::Off(now) } else { flight.departs(limits) };
+            let not_before = match departure {
+                Departure::Now => match air.start(flight) {
                     None => continue,
-                    Some(flight) => (flight, clock::now() + FAILED_PAUSE),
+                    Some(left) => {
+                        flight = left;
+                        now + FAILED_PAUSE
+                    }
                 },
-                Err(Leave::NotBefore(until)) => (flight, until),
-                Err(_) => (flight, clock::now() + BUSY_PAUSE),
+                Departure::Waits(until) if until - now <= LONGEST_WAIT => {
+                    self.ready.push_front(flight);
+                    self.blocked_until = until;
+                    return Ok(false);
+                }
+                Departure::Waits(until) | Departure::Off(until) => until,
             };
-            let left: Vec<Flight> = std::iter::once(flight).chain(flights).collect();
-            self.call_off(steps, &left, ask.day)?;
-            (self.next_due, self.blocked_until) = (0, until);
+            let mut left = std::mem::take(&mut self.ready);
+            left.push_front(flight);
+            (self.next_due, self.blocked_until) = (0, not_before);
+            self.call_off(steps, left)?;
             return Ok(false);
         }
-        permits.for_each(|permit| permit.unused(limits));
         Ok(true)
     }
 
-    /// The provider may not be asked after all: jobs are given back, and what they were to cost of the `day`'s quota.
-    fn call_off(&self, steps: &Steps, flights: &[Flight], day: Option<i32>) -> Result<(), Stop> {
+    /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
+    fn call_off(&self, steps: &Steps, flights: VecDeque<Flight>) -> Result<(), Stop> {
+        let Some(first) = flights.front() else { return Ok(()) };
+        // They were claimed together.
+        let day = first.day;
         let questions: Vec<Prefix> = flights.iter().flat_map(Flight::questions).collect();
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         steps.step(Doing::Claiming, |_, connection| {

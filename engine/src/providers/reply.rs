@@ -68,7 +68,8 @@ pub struct Reply {
     pub answers: BTreeMap<Address, Answer>,
     /// Why addresses are missing, when it was the exchange's fault.
     pub failure: Option<Failure>,
-    /// Whether a failure is held against the questions of this exchange. Not where the provider seems to be the cause.
+    /// Whether a failure or a refusal is held against the questions of this exchange in any case. Not where the provider
+    /// may be the cause: then it depends on whether others are answered.
     pub blames_question: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,

@@ -237,6 +237,16 @@ fn answers_that_make_no_sense_are_not_stored() {
         };
         patient.fails("greynoise", body, HttpFault::Custom(Arc::new(answer)), "malformed_rows", "the answer");
     }
+    // Objects that are about no address: those of whoever sits at the URL.
+    for body in ["{}", "{\"status\":\"ok\"}", "{\"ip\":null,\"infrastructure\":\"DATACENTER\"}"] {
+        let answer = move |_: &cowrie_enrich_upstreams::HttpRequest| CannedAnswer {
+            status: 200,
+            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+            body: body.into(),
+        };
+        let unnamed = "the answer does not name the address";
+        patient.fails("spur", body, HttpFault::Custom(Arc::new(answer)), "malformed_rows", unnamed);
+    }
 }
 
 /// Types that nobody expects are kept where everything is, and nothing that follows from them fails.
@@ -489,13 +499,20 @@ fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
         request(&mut patient.db, provider, &addresses);
         wait_for_the_queue(&mut patient.db);
         patient.recovers(provider, "200 that repeats", &addresses);
-        // Refusals count: they are dead in the end.
-        lab.server(provider).behave(repeated(400, key));
+        // Refusals count while others are answered: they are dead in the end.
         let addresses = patient.addresses(2);
+        lab.server(provider).behave(HttpBehaviour::normal());
+        for address in &addresses {
+            lab.server(provider).behave_for(*address, repeated(400, key));
+        }
         request(&mut patient.db, provider, &addresses);
         wait_until(
             "they are dead",
-            || (patient.db.number("SELECT count(*) FROM enrich.dead_letter"), state(&mut patient.db)),
+            || {
+                let others = patient.addresses(1);
+                request(&mut patient.db, provider, &others);
+                (patient.db.number("SELECT count(*) FROM enrich.dead_letter"), state(&mut patient.db))
+            },
             |(dead, _)| *dead == 2,
         );
         patient.lab.assert_keys_are_nowhere(&mut patient.db);
@@ -697,7 +714,16 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
             body: body.clone().into(),
         }))
     };
-    let wordy = format!("{{\"services\":[\"{}\"]}}", "x".repeat(200_000));
+    let wordy = HttpFault::Custom(Arc::new(|request: &cowrie_enrich_upstreams::HttpRequest| CannedAnswer {
+        status: 200,
+        headers: Vec::new(),
+        body: format!(
+            "{{\"ip\":\"{}\",\"services\":[\"{}\"]}}",
+            request.ip.expect("an address"),
+            "x".repeat(200_000)
+        )
+        .into(),
+    }));
     for (provider, what, fault, error) in [
         ("greynoise", "500", HttpFault::status(500), "500 Internal Server Error"),
         ("greynoise", "400", HttpFault::status(400), "refused: Request is not a valid routable IPv4 address"),
@@ -717,7 +743,7 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
         ),
         ("spur", "400", HttpFault::status(400), "refused: not a public IP address"),
         // More than is kept of one answer, and less than is read.
-        ("spur", "200 kB", custom(200, wordy), ""),
+        ("spur", "200 kB", wordy, ""),
     ] {
         eprintln!("{provider}: {what}");
         let server = lab.server(provider);

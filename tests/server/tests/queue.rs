@@ -32,7 +32,11 @@ struct Hand {
 impl Hand {
     fn of(mut session: Session, number: i64) -> Self {
         prepare(&mut session, "queue_take_in", "bigint, float8, bigint, text[], bool[], int[], int[]");
-        prepare(&mut session, "jobs_claim", "text, bigint, float8, bigint, integer, integer, boolean");
+        prepare(
+            &mut session,
+            "jobs_claim",
+            "text, bigint, float8, bigint, integer, integer, boolean, boolean",
+        );
         prepare(&mut session, "jobs_release", "bigint");
         prepare(&mut session, "jobs_hold", "text, cidr[], bigint");
         prepare(
@@ -61,13 +65,19 @@ impl Hand {
 
     /// `question|address` of each job.
     fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
+        self.claims_as(most, seconds, false)
+    }
+
+    fn claims_as(&mut self, most: u64, seconds: f64, probe: bool) -> Vec<String> {
         self.session.rows(&format!(
-            "EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true)",
+            "EXECUTE jobs_claim('cymru', {most}, {seconds}, {}, 1000, 1000, true, {probe})",
             self.number
         ))
     }
 
-    fn fails(&mut self, question: &str, counts: bool, last_success: &str) -> Vec<String> {
+    /// `counts`: `None` is never.
+    fn fails(&mut self, question: &str, counts: impl Into<Option<bool>>, last_success: &str) -> Vec<String> {
+        let counts = counts.into().map_or("NULL".to_owned(), |counts| counts.to_string());
         self.session.rows(&format!(
             "EXECUTE jobs_fail('cymru', '{{{question}}}', '{{it broke}}', '{{{counts}}}', 60, 3, {last_success}, 0.5)"
         ))
@@ -268,6 +278,66 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
     assert_eq!(db.number("SELECT retry_dead_letters()"), 0);
 }
 
+/// Whoever was answered in between: the provider put everybody off, or nothing was sent.
+#[test]
+fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
+    let mut db = database();
+    queue(&mut db, &members(0..1));
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    let question = "60.0.0.0/24";
+    let fails = |hand: &mut Hand, counts: Option<bool>, last_success: &str| {
+        hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
+        assert_eq!(hand.claims(1, 60.0).len(), 1);
+        hand.fails(question, counts, last_success)
+    };
+    fails(&mut hand, Some(true), "NULL");
+    let row = "SELECT attempts, leased_by, last_error FROM enrichment_job";
+    let failed = db.one("SELECT quote_literal(failed_at) FROM enrichment_job");
+    for _ in 0..5 {
+        assert_eq!(fails(&mut hand, None, "clock_timestamp()"), [""; 0]);
+        assert_eq!(db.one(row), "1|NULL|it broke");
+    }
+    assert_eq!(db.one(&format!("SELECT failed_at = {failed} FROM enrichment_job")), "t");
+    // Others were answered since it last failed, whatever came in between.
+    let since = format!("{failed}::timestamptz + interval '1 us'");
+    assert_eq!(fails(&mut hand, Some(false), &since), [""; 0]);
+    assert_eq!(db.one(row), "2|NULL|it broke");
+    // Fewer attempts are allowed from now on: that alone kills nobody.
+    hand.session.run("UPDATE enrich.enrichment_job SET attempts = 7");
+    assert_eq!(fails(&mut hand, None, "clock_timestamp()"), [""; 0]);
+    assert_eq!(fails(&mut hand, Some(false), "'2001-01-01'"), [""; 0]);
+    assert_eq!(fails(&mut hand, Some(true), "NULL"), ["60.0.0.7|it broke"]);
+}
+
+/// The most urgent may be the one that the provider cannot answer.
+#[test]
+fn a_probe_asks_about_what_has_waited_longest() {
+    let mut db = database();
+    queue(&mut db, &members(0..6));
+    let mut hand = Hand::of(db.another(), 1);
+    hand.takes_in();
+    db.run(
+        "UPDATE enrichment_job SET priority = x.n, due_at = now() - interval '1 h' + x.n * interval '1 min'
+         FROM (SELECT question AS q, row_number() OVER (ORDER BY question) AS n FROM enrichment_job) x
+         WHERE q = question",
+    );
+    let mut by_age = db.rows("SELECT question FROM enrichment_job ORDER BY due_at");
+    let mut claims = |probe| hand.claims_as(1, 60.0, probe)[0].split('|').next().map(str::to_owned);
+    assert_eq!(claims(true).as_ref(), by_age.first());
+    assert_eq!(claims(false), by_age.pop());
+    assert_eq!(claims(true).as_ref(), by_age.get(1));
+    assert_eq!(claims(false), by_age.pop());
+    // Several are named in the order of their urgency.
+    let both: Vec<String> = hand
+        .claims(2, 60.0)
+        .iter()
+        .map(|row| row.split('|').next().expect("a question").to_owned())
+        .collect();
+    by_age.reverse();
+    assert_eq!(both, by_age[..2]);
+}
+
 #[test]
 fn after_a_failure_another_address_of_the_block_is_asked_about() {
     let mut db = database();
@@ -299,7 +369,7 @@ fn a_claim_costs_the_same_however_long_the_queue_is() {
     let mut hand = Hand::of(db.another(), 1);
     for round in 0..12 {
         let plan = hand.session.rows(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000, true)",
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE jobs_claim('cymru', 500, 60, 1, 1000, 1000, true, false)",
         );
         let plan: serde_json::Value = serde_json::from_str(&plan.join("\n")).expect("a plan");
         let of = |kind: &str| plan[0]["Plan"][format!("Shared {kind} Blocks")].as_u64().expect("blocks");
