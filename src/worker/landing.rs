@@ -275,7 +275,7 @@ fn write_waiting(
     let is_cut = !incomplete.more.is_empty();
     // Addresses of blocks are handed over some at a time, others are all here.
     let shares = provider.declared().shares_answers();
-    let is_all = !is_cut && !(shares && waiting.len() >= answers::MOST_AT_ONCE);
+    let is_all = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
     if is_all {
         let held: Vec<Prefix> = held.iter().copied().collect();
         queue::settle(connection, provider, answered, &held);
