@@ -18,10 +18,9 @@ WITH given AS (
     WHERE i.ip_address = g.ip
     RETURNING i.ip_address, i.current_asn, g.source, i.session_count, i.first_seen, i.last_seen
 ), history AS (
-    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
-    SELECT p.ip_address, p.current_asn, p.source
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
+    SELECT p.ip_address, p.current_asn, clock_timestamp(), p.source
     FROM placed p
-    ON CONFLICT DO NOTHING
 )
 INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
 SELECT p.current_asn, count(*), sum(p.session_count), min(p.first_seen), max(p.last_seen)

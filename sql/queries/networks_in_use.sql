@@ -1,3 +1,8 @@
--- How many networks addresses are in.
+-- How many networks addresses are in, by counts that are right when what is pending has been added.
 SELECT count(*)
-FROM (SELECT FROM @extschema@.ip_inventory i WHERE i.current_asn IS NOT NULL GROUP BY i.current_asn) n
+FROM @extschema@.asn_inventory a
+LEFT JOIN (
+    SELECT d.asn_number, sum(d.addresses) AS addresses
+    FROM @extschema@.network_delta d
+    GROUP BY d.asn_number) p ON p.asn_number = a.asn_number
+WHERE a.unique_ip_count + COALESCE(p.addresses, 0) > 0

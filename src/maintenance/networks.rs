@@ -17,7 +17,7 @@ use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{self, check_for_interrupts};
-use crate::store::named_networks::{self, Found, Noted};
+use crate::store::named_networks::{self, Found, Noted, Told};
 use crate::store::{calls, fold, recount};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
@@ -43,6 +43,7 @@ struct Tally {
     updated: i64,
     skipped: i64,
     faulty: i64,
+    told: Told,
     /// Networks that this call created or changed: each counts once.
     touched: BTreeSet<i64>,
 }
@@ -117,7 +118,7 @@ fn batch(connection: &Connection, way: &Way, tally: &mut Tally) -> i64 {
     let scanned = found.scanned;
     (tally.last, tally.scanned) = (found.last, tally.scanned + scanned);
     if scanned > 0 {
-        let written = found.write(connection);
+        let written = found.write(connection, &mut tally.told);
         tally.created += written.created.len() as i64;
         tally.touched.extend(written.created);
         let updated = written.completed.into_iter().filter(|asn| tally.touched.insert(*asn)).count();
@@ -140,13 +141,13 @@ fn show(noted: &Noted, most: usize) -> usize {
 
 /// Networks that addresses are in, and those among all whose counts were wrong.
 fn count(run: &mut Run, way: &Way) -> (i64, i64) {
-    run.begin("counts", 0);
+    run.begin("counts", 1);
     let (mut unique, mut corrected) = (0, 0);
     let home = run.home;
     run.batch(|connection| {
         corrected = recount::networks(home, connection);
         unique = named_networks::in_use(connection);
-        corrected
+        1
     });
     if !way.is_atomic {
         run.begin("folding", 0);
@@ -172,7 +173,7 @@ impl Tally {
             updated: number("updated"),
             skipped: number("skipped"),
             faulty: number("faulty"),
-            touched: BTreeSet::new(),
+            ..Tally::default()
         }
     }
 

@@ -36,8 +36,11 @@ thread_local! {
         "networks_in_use", include_str!("../../sql/queries/networks_in_use.sql"), &[]) };
 }
 
-/// Plans for the values at hand: how many rows a page or an array has decides.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
+/// How many rows are asked for decides how they are read.
+const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
+/// Rows are written by their keys, however many they are; and the plan of a foreign key's check, which is run for each, is
+/// made once.
+const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
 
 /// What the documents of some addresses say.
 #[derive(Default)]
@@ -64,6 +67,11 @@ struct Words {
     cymru: Said,
 }
 
+/// How good a word on a network's name, country and registry has been written down so far. A network is in many batches,
+/// and few of them know better.
+#[derive(Default)]
+pub struct Told(BTreeMap<i64, [u8; 3]>);
+
 /// Which networks were written.
 pub struct Written {
     pub created: Vec<i64>,
@@ -74,13 +82,13 @@ pub struct Written {
 pub fn left(connection: &Connection, after: Option<Address>) -> i64 {
     let arguments = [after.map(inet::write)];
     let count = || LEFT.with(|statement| connection.run(statement, &arguments, |rows| rows.bigint(0, 1)));
-    with_settings(SETTINGS, count).unwrap_or_default()
+    with_settings(READING, count).unwrap_or_default()
 }
 
 /// Networks that addresses are in.
 pub fn in_use(connection: &Connection) -> i64 {
     let count = || IN_USE.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
-    with_settings(SETTINGS, count).unwrap_or_default()
+    with_settings(READING, count).unwrap_or_default()
 }
 
 impl Found {
@@ -112,7 +120,7 @@ impl Found {
                 })
             })
         };
-        with_settings(SETTINGS, read)
+        with_settings(READING, read)
     }
 
     fn add(
@@ -164,19 +172,49 @@ impl Found {
     }
 
     /// Networks that are missing, networks that lack something, addresses without a network: in this order.
-    pub fn write(self, connection: &Connection) -> Written {
-        let new: Networks = self.networks.iter().map(|(asn, words)| (*asn, words.of_the_better())).collect();
+    pub fn write(self, connection: &Connection, told: &mut Told) -> Written {
+        let mut new = Networks::new();
+        let mut better = BTreeMap::new();
+        for (asn, words) in &self.networks {
+            let best = words.best();
+            if told.is_new(*asn) {
+                new.insert(*asn, words.of_the_better());
+            }
+            if told.note(*asn, &best) {
+                better.insert(*asn, best);
+            }
+        }
         let source = |asn| self.networks.get(&asn).map_or("maxmind", Words::better);
-        let best = self.networks.iter().map(|(asn, words)| (*asn, words.best()));
-        let best = best.filter(|(_, best)| !best.is_empty()).collect();
-        with_settings(SETTINGS, || {
+        with_settings(WRITING, || {
             let created = memory::scratch(|| networks::create_said(connection, &new, source));
-            let completed = memory::scratch(|| networks::complete(connection, &best));
+            let completed = memory::scratch(|| networks::complete(connection, &better));
             for chunk in self.unplaced.chunks(PAGE as usize) {
                 memory::scratch(|| place(connection, chunk));
             }
             Written { created, completed }
         })
+    }
+}
+
+impl Told {
+    fn is_new(&self, asn: i64) -> bool {
+        !self.0.contains_key(&asn)
+    }
+
+    /// Whether there is a better word in this for any of the network's fields.
+    fn note(&mut self, asn: i64, best: &Best) -> bool {
+        let rank = |field: &Filled| match field {
+            None => 0,
+            Some((_, "cymru")) => 2,
+            Some(_) => 1,
+        };
+        let ranks = [&best.name, &best.country, &best.registry].map(rank);
+        let known = self.0.entry(asn).or_default();
+        let is_better = ranks.iter().zip(known.iter()).any(|(rank, known)| rank > known);
+        for (known, rank) in known.iter_mut().zip(ranks) {
+            *known = rank.max(*known);
+        }
+        is_better
     }
 }
 

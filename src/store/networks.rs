@@ -135,12 +135,6 @@ pub struct Best {
     pub registry: Filled,
 }
 
-impl Best {
-    pub fn is_empty(&self) -> bool {
-        self.name.is_none() && self.country.is_none() && self.registry.is_none()
-    }
-}
-
 /// Fills the metadata of existing networks, by ASN, where there is none or a lesser source's. What one source says in many
 /// places is not the same everywhere: it does not correct itself. Answers which networks this changed.
 pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<i64> {

@@ -31,6 +31,7 @@ const OFFLINE: &[&str] = &[
     "is_scanner_of",
     "is_source_fresh",
     "is_source_open",
+    "is_source_stale",
     "maxmind_lookup",
     "may_be_asked",
     "providers",

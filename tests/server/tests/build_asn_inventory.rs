@@ -1,0 +1,532 @@
+//! CALL build_asn_inventory(): networks from the addresses that are known, whoever wrote these down.
+
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+
+const BUILD: &str = "CALL build_asn_inventory(progress => false)";
+
+/// Rows as a restore brings them in: no trigger and no foreign key looks at them.
+fn load(db: &mut Session, rows: &str) {
+    db.run(&format!(
+        "SET session_replication_role = replica;
+         INSERT INTO ip_inventory (ip_address, current_asn, first_seen, last_seen, session_count, enrichment) {rows};
+         RESET session_replication_role"
+    ));
+}
+
+/// `count` addresses of a Python system: some placed in networks that are not there, some not placed, some that MaxMind,
+/// some that Team Cymru, some that both knew. They lie in the table in another order than that of their key.
+fn load_many(db: &mut Session, count: usize) {
+    load(
+        db,
+        &format!(
+            "SELECT '60.0.0.0'::inet + g * 3, CASE WHEN g % 3 = 0 THEN 64500 + g % 97 END,
+                    timestamptz '2024-01-01' + g * interval '1 hour', timestamptz '2025-01-01' + g * interval '1 hour',
+                    g % 7,
+                    CASE WHEN g % 5 < 3 THEN jsonb_build_object('maxmind', jsonb_build_object(
+                        'asn', 64500 + g % 97, 'asn_org', 'Network ' || g % 97, 'country', 'DE')) ELSE '{{}}' END
+                    || CASE WHEN g % 5 > 1 THEN jsonb_build_object('cymru', jsonb_build_object(
+                        'asn', (64500 + g % 97)::text, 'asn_org', 'NETWORK-' || g % 97, 'country', 'NL',
+                        'registry', 'ripencc')) ELSE '{{}}' END
+             FROM generate_series(1, {count}) g
+             ORDER BY g * 7919 % {count}"
+        ),
+    );
+}
+
+/// Everything that a call may write but for when it did.
+const STATE: &str = "
+    SELECT 'network', asn_number::text, concat_ws(',', organization_name, organization_country, rir_registry, asn_type,
+           first_seen, last_seen, unique_ip_count, total_session_count, enrichment)
+    FROM asn_inventory
+    UNION ALL SELECT 'address', host(ip_address), concat_ws(',', current_asn, session_count, enrichment) FROM ip_inventory
+    UNION ALL SELECT 'history', host(ip_address), concat_ws(',', asn_number, verification_source) FROM ip_asn_history
+    UNION ALL SELECT 'rejected', row_key, concat_ws(',', procedure, relation, reason, content) FROM rejected_row
+    UNION ALL SELECT 'pending', asn_number::text, '' FROM network_delta
+    ORDER BY 1, 2, 3";
+
+/// Which versions of rows there are: whatever is written, be it the same, changes this.
+const VERSIONS: &str = "
+    SELECT 'network', asn_number::text, concat(ctid, xmin, xmax) FROM asn_inventory
+    UNION ALL SELECT 'address', host(ip_address), concat(ctid, xmin, xmax) FROM ip_inventory
+    UNION ALL SELECT 'history', host(ip_address), concat(ctid, xmin, xmax) FROM ip_asn_history
+    UNION ALL SELECT 'rejected', row_key, concat(ctid, xmin, xmax) FROM rejected_row
+    UNION ALL SELECT 'pending', asn_number::text, '' FROM network_delta
+    ORDER BY 1, 2, 3";
+
+fn result(db: &mut Session) -> serde_json::Value {
+    db.one("SELECT result FROM enrich.procedure_call WHERE procedure = 'build_asn_inventory'")
+        .parse()
+        .expect("the result is JSON")
+}
+
+/// What a user of psql sees.
+fn psql(db: &Database<'_>, sql: &str) -> String {
+    let output: Output = db
+        .cluster
+        .program("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &db.name])
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed() {
+    let mut db = database();
+    load(
+        &mut db,
+        r#"VALUES
+        ('60.0.0.1'::inet, 64500, '2024-05-01Z'::timestamptz, '2024-05-02Z'::timestamptz, 3,
+            '{"maxmind": {"asn": 64500, "asn_org": "Example Hosting", "country": "DE"}}'::jsonb),
+        ('60.0.0.2', 64501, '2024-05-01Z', '2024-05-02Z', 0,
+            '{"cymru": {"asn": 64501, "asn_org": "EXAMPLE-UNI University, NL", "country": "NL", "registry": "ripencc"}}'),
+        ('60.0.0.3', NULL, '2024-04-01Z', '2024-06-02Z', 5, '{"maxmind": {"asn": 64500, "asn_org": "Another name"}}'),
+        ('60.0.0.4', NULL, NULL, NULL, 0, '{"maxmind": {"country": "SE"}, "cymru": {"asn": "AS64502", "registry": "ARIN"}}'),
+        ('60.0.0.5', 64503, NULL, NULL, 1, '{"maxmind": {"asn": 64503, "asn_org": "Maxmind name", "country": "SE"},
+            "cymru": {"asn": 64503, "asn_org": "CYMRU-NAME", "registry": "apnic"}}'),
+        ('60.0.0.6', 15169, NULL, NULL, 0, '{}'),
+        ('60.0.0.7', NULL, NULL, NULL, 9, '{}')"#,
+    );
+    db.run(BUILD);
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, organization_name, organization_country, rir_registry, asn_type, unique_ip_count,
+                    total_session_count, first_seen::date, last_seen::date
+             FROM asn_inventory ORDER BY 1"
+        ),
+        [
+            "15169|NULL|NULL|NULL|HOSTING|1|0|NULL|NULL",
+            "64500|Example Hosting|DE|NULL|HOSTING|2|8|2024-04-01|2024-06-02",
+            "64501|EXAMPLE-UNI University, NL|NL|RIPE|EDUCATION|1|0|2024-05-01|2024-05-02",
+            "64502|NULL|SE|ARIN|UNKNOWN|1|0|NULL|NULL",
+            "64503|CYMRU-NAME|SE|APNIC|UNKNOWN|1|1|NULL|NULL",
+        ]
+    );
+    assert_eq!(
+        db.rows("SELECT asn_number, enrichment -> 'provenance' FROM asn_inventory ORDER BY 1"),
+        [
+            r#"15169|{}"#,
+            r#"64500|{"organization_name": "maxmind", "organization_country": "maxmind"}"#,
+            r#"64501|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#,
+            r#"64502|{"rir_registry": "cymru", "organization_country": "maxmind"}"#,
+            r#"64503|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "maxmind"}"#,
+        ]
+    );
+    // An address that was in its network already has its history from elsewhere.
+    assert_eq!(
+        db.rows("SELECT host(ip_address), asn_number, verification_source FROM ip_asn_history ORDER BY 1"),
+        ["60.0.0.3|64500|maxmind", "60.0.0.4|64502|cymru"]
+    );
+    assert_eq!(
+        result(&mut db),
+        serde_json::json!({"scanned": 7, "unique": 5, "created": 5, "updated": 0, "skipped": 0, "corrected": 4})
+    );
+}
+
+#[test]
+fn a_better_source_stays_and_a_lesser_one_is_replaced() {
+    let mut db = database();
+    db.run(
+        "SELECT ensure_asn_inventory(64500, 'By hand', 'FR', 'RIPE');
+         INSERT INTO asn_inventory (asn_number, organization_name, organization_country, enrichment) VALUES
+             (64501, 'CYMRU, NL', 'NL', '{\"provenance\": {\"organization_name\": \"cymru\", \"organization_country\": \"cymru\"}}'),
+             (64502, 'Maxmind', 'SE', '{\"provenance\": {\"organization_name\": \"maxmind\", \"organization_country\": \"maxmind\"}}'),
+             (64503, 'Nobody knows who said that', NULL, '{}')",
+    );
+    for (n, asn) in (64500..=64503).enumerate() {
+        load(
+            &mut db,
+            &format!(
+                r#"VALUES ('60.0.{n}.1'::inet, {asn}, NULL::timestamptz, NULL::timestamptz, 0,
+                       '{{"maxmind": {{"asn": {asn}, "asn_org": "Files", "country": "US"}}}}'::jsonb)"#
+            ),
+        );
+    }
+    let networks = "SELECT asn_number, organization_name, organization_country, rir_registry FROM asn_inventory ORDER BY 1";
+    db.run(BUILD);
+    assert_eq!(
+        db.rows(networks),
+        ["64500|By hand|FR|RIPE", "64501|CYMRU, NL|NL|NULL", "64502|Maxmind|SE|NULL", "64503|Files|US|NULL"]
+    );
+    assert_eq!(result(&mut db)["updated"], 1);
+    for (n, asn) in (64500..=64503).enumerate() {
+        load(
+            &mut db,
+            &format!(
+                r#"VALUES ('60.0.{n}.2'::inet, {asn}, NULL::timestamptz, NULL::timestamptz, 0,
+                       '{{"cymru": {{"asn": {asn}, "asn_org": "ROUTES", "country": "GB", "registry": "ripencc"}}}}'::jsonb)"#
+            ),
+        );
+    }
+    db.run(BUILD);
+    // What Team Cymru said before it does not take back: an old document must not correct a newer answer.
+    assert_eq!(
+        db.rows(networks),
+        ["64500|By hand|FR|RIPE", "64501|CYMRU, NL|NL|RIPE", "64502|ROUTES|GB|RIPE", "64503|ROUTES|GB|RIPE"]
+    );
+    assert_eq!(result(&mut db)["updated"], 3);
+    assert_eq!(
+        db.one("SELECT enrichment -> 'provenance' FROM asn_inventory WHERE asn_number = 64502"),
+        r#"{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "cymru"}"#
+    );
+}
+
+#[test]
+fn a_second_call_writes_nothing() {
+    let mut db = database();
+    load_many(&mut db, 2_000);
+    load(
+        &mut db,
+        "SELECT '70.0.0.0'::inet + g, NULL, NULL, NULL, 0, jsonb_build_object('maxmind', g) FROM generate_series(1, 50) g",
+    );
+    db.run("CALL build_asn_inventory(100, false)");
+    let versions = db.rows(VERSIONS);
+    let first = result(&mut db);
+    assert_eq!(
+        first,
+        serde_json::json!({"scanned": 2050, "unique": 97, "created": 97, "updated": first["updated"], "skipped": 50, "corrected": 97})
+    );
+    for call in ["CALL build_asn_inventory(100, false)", "CALL build_asn_inventory(7, false)", BUILD] {
+        db.run(call);
+        assert!(db.rows(VERSIONS) == versions, "{call} has written something");
+        assert_eq!(
+            result(&mut db),
+            serde_json::json!({"scanned": 2050, "unique": 97, "created": 0, "updated": 0, "skipped": 50, "corrected": 0})
+        );
+    }
+}
+
+#[test]
+fn the_size_of_batches_makes_no_difference() {
+    let mut states: Vec<Vec<String>> = Vec::new();
+    for call in [BUILD, "CALL build_asn_inventory(1, false)", "CALL build_asn_inventory(250, false, true)"] {
+        let mut db = database();
+        load_many(&mut db, 500);
+        db.run(call);
+        states.push(db.rows(STATE));
+        assert_counts_are_exact_without_tables(&mut db);
+    }
+    assert!(states[0].len() > 900, "{} lines", states[0].len());
+    assert!(states[0] == states[1] && states[0] == states[2]);
+}
+
+/// No session table is attached: the sessions are those that the addresses say.
+#[track_caller]
+fn assert_counts_are_exact_without_tables(db: &mut Session) {
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(
+        db.rows(
+            "SELECT a.asn_number, a.unique_ip_count, a.total_session_count, i.addresses, i.sessions
+             FROM enrich.asn_inventory a
+             LEFT JOIN (SELECT current_asn, count(*) AS addresses, sum(session_count) AS sessions
+                        FROM enrich.ip_inventory GROUP BY 1) i ON i.current_asn = a.asn_number
+             WHERE (a.unique_ip_count, a.total_session_count)
+                   IS DISTINCT FROM (COALESCE(i.addresses, 0), COALESCE(i.sessions, 0))"
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
+fn wrong_counts_and_times_are_corrected_and_pending_ones_are_not_added_twice() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.9")), ("c", Some("1.1.1.1"))]));
+    // Nothing is folded yet: three sessions are pending, and what they mean for networks.
+    db.run(BUILD);
+    assert_eq!(result(&mut db)["corrected"], 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    db.run(
+        "UPDATE asn_inventory SET unique_ip_count = 77, first_seen = now() WHERE asn_number = 15169;
+         UPDATE asn_inventory SET total_session_count = -5, last_seen = NULL WHERE asn_number = 13335;
+         INSERT INTO asn_inventory (asn_number, unique_ip_count, total_session_count) VALUES (64500, 3, 4)",
+    );
+    db.run(&COWRIE.insert(&[("d", Some("8.8.8.8"))]));
+    db.run(BUILD);
+    assert_eq!(result(&mut db)["corrected"], 3);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    assert_eq!(
+        db.rows(
+            "SELECT asn_number, unique_ip_count, total_session_count, first_seen, last_seen FROM asn_inventory ORDER BY 1"
+        ),
+        [
+            "13335|1|1|2024-05-01 12:00:00+00|2024-05-01 12:00:00+00",
+            "15169|2|3|2024-05-01 12:00:00+00|2024-05-01 12:00:00+00",
+            // J7: a network without an address stays, and is no address's.
+            "64500|0|0|NULL|NULL",
+        ]
+    );
+    assert_eq!(result(&mut db)["unique"], 2);
+}
+
+#[test]
+fn a_network_number_that_is_none_is_listed_and_stops_nothing() {
+    let mut db = database();
+    load(
+        &mut db,
+        r#"SELECT '60.0.0.0'::inet + g, asn, NULL::timestamptz, NULL::timestamptz, 1, '{"maxmind": {"asn": 64500}}'::jsonb
+           FROM unnest('{0,-5,4294967296,64501}'::bigint[]) WITH ORDINALITY u(asn, g)"#,
+    );
+    db.run(BUILD);
+    assert_eq!(db.rows("SELECT asn_number FROM asn_inventory"), ["64501"]);
+    assert_eq!(
+        db.rows("SELECT row_key, reason FROM rejected_row ORDER BY 1"),
+        [
+            "60.0.0.1|current_asn is 0, not an ASN",
+            "60.0.0.2|current_asn is -5, not an ASN",
+            "60.0.0.3|current_asn is 4294967296, not an ASN",
+        ]
+    );
+    assert_eq!(result(&mut db)["skipped"], 3);
+}
+
+/// One of each kind of nonsense, again and again.
+fn load_malformed(db: &mut Session, count: usize) {
+    load(
+        db,
+        &format!(
+            r#"SELECT '70.0.0.0'::inet + g, CASE WHEN g % 2 = 0 THEN 64500 + g % 97 END, NULL::timestamptz, NULL::timestamptz, 0,
+                  (ARRAY['[]', 'null', '"text"', '17', 'true', '[{{"maxmind": {{"asn": 1}}}}]',
+                         '{{"maxmind": "x"}}', '{{"maxmind": [], "cymru": 5}}', '{{"cymru": {{"asn": {{"a": 1}}}}}}',
+                         '{{"maxmind": {{"asn": 0}}}}', '{{"maxmind": {{"asn": "4294967296"}}}}',
+                         '{{"maxmind": {{"asn": true, "asn_org": [["deep"]], "country": 5}}}}',
+                         '{{"maxmind": {{"country": "Germany"}}, "cymru": {{"registry": {{}}}}}}',
+                         '{{"maxmind": {{"asn": "x", "country": "DE"}}, "cymru": {{"asn": 64500, "asn_org": 5}}}}']::jsonb[]
+                   || jsonb_build_object('maxmind', jsonb_build_object('country', repeat('long', 20000))))[g % 15 + 1]
+               FROM generate_series(0, {count} - 1) g"#
+        ),
+    );
+}
+
+#[test]
+fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_once() {
+    let mut db = database();
+    load_many(&mut db, 19_000);
+    load_malformed(&mut db, 1_000);
+    let said = psql(&db, "CALL enrich.build_asn_inventory(progress => false)");
+    let expected =
+        "WARNING:  build_asn_inventory: the enrichment of 1000 addresses makes no sense, wholly or in part";
+    assert_eq!(said.matches("WARNING").count(), 1, "{said}");
+    assert!(said.contains(expected), "{said}");
+    // J10: the summary names how many were skipped.
+    let skipped = result(&mut db)["skipped"].as_i64().expect("a number");
+    // Of one kind the rest is used.
+    assert_eq!(skipped, 934);
+    assert!(
+        said.contains(&format!("scanned 20000, unique 97, created 97, updated 0, skipped {skipped}, ")),
+        "{said}"
+    );
+    assert_eq!(
+        db.one("SELECT count(*), count(DISTINCT row_key), count(DISTINCT reason) = 10, bool_and(row_key LIKE '70.0.%') FROM rejected_row"),
+        "1000|1000|t|t"
+    );
+    assert_counts_are_exact_without_tables(&mut db);
+    eprintln!("{}", said.trim_end());
+}
+
+#[test]
+fn a_verbose_call_shows_some_of_those_that_it_skips() {
+    let mut db = database();
+    load_malformed(&mut db, 100);
+    let said = psql(&db, "CALL enrich.build_asn_inventory(50, false, true)");
+    let shown = said.lines().filter(|line| line.contains("skipped 70.0.0.")).count();
+    assert_eq!(shown, 20, "ten of each batch: {said}");
+    assert!(said.contains("skipped 70.0.0.0: the document is not an object"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.contains("more among these")).count(), 2, "{said}");
+    let quiet = psql(&db, "CALL enrich.build_asn_inventory(50, false, false)");
+    assert!(!quiet.contains("skipped 70."), "{quiet}");
+    assert!(!quiet.contains("[#"), "{quiet}");
+    let with_bar = psql(&db, "CALL enrich.build_asn_inventory(50)");
+    assert!(
+        with_bar.contains("build_asn_inventory: addresses [####################] 100 %, 100 of 100"),
+        "{with_bar}"
+    );
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_refused() {
+    let mut db = database();
+    for (call, code) in [
+        ("build_asn_inventory(0)", "22023"),
+        ("build_asn_inventory(-1)", "22023"),
+        ("build_asn_inventory(1000001)", "22023"),
+        ("build_asn_inventory(NULL)", "22004"),
+        ("build_asn_inventory(progress => NULL)", "22004"),
+        ("build_asn_inventory(verbose => NULL)", "22004"),
+    ] {
+        assert_eq!(db.refused(&format!("CALL {call}")).code, code, "{call}");
+    }
+    assert_eq!(db.number("SELECT count(*) FROM procedure_call"), 0);
+    db.run("CALL build_asn_inventory(1000000)");
+}
+
+#[test]
+fn inside_a_transaction_block_it_is_one_transaction() {
+    let mut db = database();
+    let mut clean = database();
+    load_many(&mut db, 300);
+    load_many(&mut clean, 300);
+    let before = db.rows(STATE);
+    db.run("BEGIN; CALL build_asn_inventory(10, false); ROLLBACK");
+    assert!(db.rows(STATE) == before);
+    assert_eq!(db.number("SELECT count(*) FROM procedure_call"), 0);
+    db.run("BEGIN; CALL build_asn_inventory(10, false); CALL build_asn_inventory(10, false); COMMIT");
+    // What it means for counts is folded by whoever folds next.
+    db.run("CALL fold_statistics()");
+    clean.run(BUILD);
+    assert!(db.rows(STATE) == clean.rows(STATE));
+    assert_counts_are_exact_without_tables(&mut db);
+}
+
+/// The backend is killed, and with it goes the server; what was committed stays, and the next call goes on there.
+#[test]
+fn killed_again_and_again_it_comes_to_what_one_clean_run_does() {
+    const ADDRESSES: usize = 20_000;
+    let cluster = cluster_with_world(&Options::named("build-killed").conf("restart_after_crash = on"));
+    let mut db = fresh_database(&cluster);
+    let mut clean = fresh_database(&cluster);
+    let (name, clean_name) = (db.name.clone(), clean.name.clone());
+    for db in [&mut db, &mut clean] {
+        load_many(db, ADDRESSES - 280);
+        load_malformed(db, 280);
+    }
+    clean.run("CALL build_asn_inventory(40, false)");
+    let (expected, report) = (clean.rows(STATE), result(&mut clean));
+    drop((db, clean));
+
+    let done = "SELECT COALESCE(max((resume_at ->> 'scanned')::bigint), 0) FROM enrich.procedure_call WHERE ended_at IS NULL";
+    let mut reached: Vec<i64> = Vec::new();
+    for least in [1, 5_000, 12_000] {
+        let victim = cluster.session(&name);
+        let mut watcher = cluster.session(&name);
+        let pid = std::thread::scope(|scope| {
+            let mut victim = victim;
+            let pid = victim.backend_pid();
+            let call = scope.spawn(move || victim.try_run("CALL build_asn_inventory(40, false)"));
+            wait_until("it has come further", || watcher.number(done), |done| *done >= least);
+            let left = ADDRESSES as i64 - reached.last().copied().unwrap_or_default();
+            assert_eq!(
+                watcher.one("SELECT procedure, pid, phase, total FROM enrich.enrich_progress"),
+                format!("build_asn_inventory|{pid}|addresses|{left}")
+            );
+            drop(watcher);
+            cluster.kill_backend(pid);
+            assert!(call.join().expect("the thread ends").is_err(), "it was killed too late");
+            pid
+        });
+        let mut session = cluster.session(&name);
+        assert_eq!(session.rows("SELECT pid FROM enrich.enrich_progress"), [""; 0], "{pid} is dead");
+        reached.push(session.number(done));
+    }
+    assert!(reached.is_sorted() && reached[2] < ADDRESSES as i64, "{reached:?}");
+    let mut db = cluster.session(&name);
+    db.run("CALL build_asn_inventory(40, false)");
+    assert!(db.rows(STATE) == expected, "after kills at {reached:?}");
+    // What was counted before counts.
+    let report_after = result(&mut db);
+    for key in ["scanned", "unique", "created", "skipped"] {
+        assert_eq!(report_after[key], report[key], "{key} after kills at {reached:?}");
+    }
+    eprintln!("killed when {reached:?} of {ADDRESSES} were done; {report_after}");
+    drop(db);
+    cluster.session(&clean_name).run(BUILD);
+}
+
+/// Sessions come, statistics are folded, addresses are enriched in any order, and it runs meanwhile.
+#[test]
+fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
+    const ROUNDS: usize = 60;
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let crowd = |n: usize| server_tests::world::crowd_member(n as u64);
+    // Half of what the sessions will bring is there already, not placed yet.
+    load(
+        &mut db,
+        "SELECT ('23.' || g % 256 || '.0.' || g / 256 + 1)::inet, NULL::bigint, NULL::timestamptz, NULL::timestamptz, 0,
+                jsonb_build_object('maxmind', jsonb_build_object('asn', 200000 + g % 256, 'asn_org', 'Crowd network ' || g % 256))
+         FROM generate_series(0, 4999) g",
+    );
+    let door = db.door();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (door, is_over) = (&door, &is_over);
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let mut session = door.session();
+                    for round in 0..ROUNDS {
+                        let keys: Vec<(String, String)> = (0..50)
+                            .map(|n| {
+                                (
+                                    format!("w{writer}-{round}-{n}"),
+                                    crowd((round * 7919 + n * 131 + writer * 17) % 9_000),
+                                )
+                            })
+                            .collect();
+                        let rows: Vec<_> = keys.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
+                        let host = if writer == 0 { &SUMMARIES } else { &COWRIE };
+                        session.run(&host.insert(&rows));
+                        if round % 5 == 0 {
+                            let table = host.table;
+                            session.run(&format!(
+                                "DELETE FROM {table} WHERE {} LIKE 'w{writer}-{round}-1%'",
+                                host.key
+                            ));
+                        }
+                    }
+                })
+            })
+            .collect();
+        let folder = scope.spawn(move || {
+            let mut session = door.session();
+            while !is_over.load(Ordering::Relaxed) {
+                session.run("CALL fold_statistics()");
+            }
+        });
+        let enricher = scope.spawn(move || {
+            let mut session = door.session();
+            let mut round = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let all: Vec<String> = (0..40).map(|n| crowd((round * 977 + n * 61) % 9_000)).collect();
+                session.run(&format!("SELECT enrich_ips('{{{}}}', true)", all.join(",")));
+                round += 1;
+            }
+        });
+        let builder = scope.spawn(move || {
+            let mut session = door.session();
+            let mut calls = 0;
+            while !is_over.load(Ordering::Relaxed) || calls < 3 {
+                session.run("CALL build_asn_inventory(200, false)");
+                calls += 1;
+            }
+            calls
+        });
+        for writer in writers {
+            writer.join().expect("sessions are stored");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        folder.join().expect("folding never fails");
+        enricher.join().expect("enriching never fails");
+        eprintln!("{} calls beside them", builder.join().expect("building never fails"));
+    });
+    db.run(BUILD);
+    assert_eq!(result(&mut db)["corrected"], 0, "counts were exact without the last call");
+    assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NULL"), 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+    // One line of history for each address: nobody placed one twice.
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM (SELECT FROM ip_asn_history GROUP BY ip_address HAVING count(*) > 1) twice"
+        ),
+        0
+    );
+}
