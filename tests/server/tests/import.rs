@@ -1,10 +1,10 @@
 //! An installation of the Python system is taken over: all that makes sense, once, whatever interrupts it, and with nobody's
 //! rights but their own.
 
-use server_tests::database::cluster_with_world;
+use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::python_system::{self, Flavour, Size, checksums, sessions_checksum};
 use server_tests::random::Random;
-use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
+use server_tests::{Cluster, Database, Options, Refusal, Session, database, fresh_database, wait_until};
 
 const SIZE: Size = Size { networks: 300, addresses: 5_000, sessions: 6_000 };
 const IMPORT: &str = "CALL enrich.import_inventory('old')";
@@ -385,15 +385,17 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         });
     eprintln!("COWRIE_ENRICH_SEED={seed}");
     let mut random = Random::seeded(seed);
+    // Made once and copied: nobody is connected to it.
+    let original = prepared(&cluster, size);
     let expected = {
-        let mut db = prepared(&cluster, size);
+        let mut db = copy_from(&cluster, &original);
         db.run(IMPORT);
         contents(&mut db)
     };
     let total = (size.networks + size.addresses * 39 / 20 + size.sessions) as i64;
     let mut phases = std::collections::BTreeSet::new();
     for round in 0..ROUNDS {
-        let name = prepared(&cluster, size).name.clone();
+        let name = copy_from(&cluster, &original).name.clone();
         let mut session = cluster.session(&name);
         let pid = session.backend_pid();
         let call = std::thread::spawn(move || session.try_run(IMPORT));
@@ -414,29 +416,53 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         );
         phases.extend(watcher.rows("SELECT phase FROM enrich.enrich_progress"));
         drop(watcher);
-        cluster.kill_backend(pid);
-        let ended = call.join().expect("the thread ends").is_ok();
-        let mut session = cluster.session(&name);
-        let resumes = session
-            .rows("SELECT resume_at -> 'table', resume_at #> '{position,key}' FROM enrich.procedure_call");
-        eprintln!(
-            "round {round}: killed after {share} of {total} rows, ended {ended}, goes on at {resumes:?}"
-        );
-        session.run(IMPORT);
-        let found = contents(&mut session);
-        let differing: Vec<_> = found.iter().zip(&expected).filter(|(a, b)| a != b).take(3).collect();
-        assert!(
-            found == expected,
-            "round {round}: {} rows, expected {}, first differences {differing:?}",
-            found.len(),
-            expected.len()
-        );
+        let ended = killed_and_called_again(&cluster, &name, pid, call, &expected);
+        eprintln!("round {round}: killed after {share} of {total} rows, {ended}");
     }
+    // While it waits for the lock that it changes the sessions' columns under.
+    let name = copy_from(&cluster, &original).name.clone();
+    let mut reader = cluster.session(&name);
+    reader.run("BEGIN; LOCK TABLE old.session_summaries IN ACCESS SHARE MODE");
+    let mut session = cluster.session(&name);
+    let pid = session.backend_pid();
+    let call = std::thread::spawn(move || session.try_run(IMPORT));
+    let waits = format!(
+        "SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted AND mode = 'AccessExclusiveLock'"
+    );
+    wait_until("it waits for the sessions' table", || reader.number(&waits), |waits| *waits == 1);
+    phases.extend(reader.rows("SELECT phase FROM enrich.enrich_progress"));
+    drop(reader);
+    let ended = killed_and_called_again(&cluster, &name, pid, call, &expected);
+    eprintln!("killed while it attached, {ended}");
     assert!(phases.len() >= 3, "it was killed in {phases:?} only");
 }
 
-/// A database with an installation, odd rows included, on a server of the test's own.
-fn prepared(cluster: &Cluster, size: Size) -> Database<'_> {
+/// Kills a call, calls again, and compares with what one clean run leaves. Answers how far the first call came.
+fn killed_and_called_again(
+    cluster: &Cluster,
+    name: &str,
+    pid: i64,
+    call: std::thread::JoinHandle<Result<(), Refusal>>,
+    expected: &[String],
+) -> String {
+    cluster.kill_backend(pid);
+    let ended = call.join().expect("the thread ends").is_ok();
+    let mut session = cluster.session(name);
+    let goes_on =
+        session.rows("SELECT resume_at -> 'table', resume_at #> '{position,key}' FROM enrich.procedure_call");
+    session.run(IMPORT);
+    let found = contents(&mut session);
+    let differing: Vec<_> = found.iter().zip(expected).filter(|(a, b)| a != b).take(3).collect();
+    let (rows, wanted) = (found.len(), expected.len());
+    assert!(
+        found == expected,
+        "going on at {goes_on:?}: {rows} rows, expected {wanted}, first differences {differing:?}"
+    );
+    if ended { "at its end".to_owned() } else { format!("goes on at {goes_on:?}") }
+}
+
+/// The name of a database with an installation, odd rows included, on a server of the test's own.
+fn prepared(cluster: &Cluster, size: Size) -> String {
     let mut db = fresh_database(cluster);
     python_system::create(&mut db, "old", Flavour::Orm);
     python_system::fill(&mut db, "old", 11, size);
@@ -449,7 +475,7 @@ fn prepared(cluster: &Cluster, size: Size) -> Database<'_> {
          UPDATE old.asn_inventory SET enrichment_updated_at = '2025-01-01Z';
          UPDATE old.session_summaries SET created_at = '2025-01-01Z', updated_at = '2025-01-01Z'",
     );
-    db
+    db.name.clone()
 }
 
 #[test]
