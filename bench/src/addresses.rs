@@ -125,7 +125,7 @@ impl Addresses {
         let one_each = by_network
             .iter()
             .map(|(asn, ranges)| {
-                let range: &Range = random.pick(ranges.as_slice());
+                let range: &Range = random.pick::<&Range>(ranges);
                 (address_in(range, &mut random), *asn)
             })
             .collect();
@@ -270,7 +270,7 @@ fn draw<'a>(
         let rank = cumulative.partition_point(|c| *c < u).min(by_network.len() - 1);
         let (asn, ranges) = &by_network[rank];
         let address = {
-            let range: &Range = random.pick(ranges.as_slice());
+            let range: &Range = random.pick::<&Range>(ranges);
             address_in(range, random)
         };
         if taken.insert(address) {
