@@ -31,6 +31,13 @@ pub struct Range {
     value: String,
 }
 
+/// An address with what the databases say of it.
+pub struct Inhabitant {
+    pub address: Ipv4Addr,
+    pub asn: u32,
+    pub country: Option<String>,
+}
+
 pub struct Addresses {
     /// Full-size databases, not the tests' fixtures.
     pub real: bool,
@@ -107,6 +114,38 @@ impl Addresses {
                 db.run(&format!("VACUUM (FREEZE, ANALYZE) {table}"));
             }
         }
+    }
+
+    /// So many addresses of exactly so many networks (or of all, where there are not so many), each with its network
+    /// and country.
+    pub fn population(&self, count: usize, networks: usize) -> Vec<Inhabitant> {
+        let mut random = Random::seeded(2_024);
+        let mut by_network = shuffled(&self.networks, &mut random);
+        by_network.truncate(networks);
+        let one_each = by_network
+            .iter()
+            .map(|(asn, ranges)| {
+                let range: &Range = random.pick::<&Range>(ranges);
+                (address_in(range, &mut random), *asn)
+            })
+            .collect();
+        let mut drawn = draw(&by_network, one_each, count, &mut random);
+        for i in (1..drawn.len()).rev() {
+            drawn.swap(i, random.below(i as u64 + 1) as usize);
+        }
+        let inhabitant = |(address, asn): (Ipv4Addr, &str)| Inhabitant {
+            address,
+            asn: asn.parse().expect("a network is a number"),
+            country: self.country(address),
+        };
+        drawn.into_iter().map(inhabitant).collect()
+    }
+
+    fn country(&self, address: Ipv4Addr) -> Option<String> {
+        let number = u32::from(address);
+        let after = self.countries.partition_point(|range| range.first <= number);
+        let range = &self.countries[after.checked_sub(1)?];
+        (number <= range.last).then(|| range.value.clone())
     }
 
     /// Public addresses with a network that are not in the pool, different for every `part`.
@@ -192,6 +231,12 @@ fn ranges(database: &[u8], paths: &[&[PathElement<'_>]]) -> Vec<Range> {
 
 /// Distinct addresses; the network of each drawn by Zipf's law with s = 1.
 fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
+    let by_network = shuffled(networks, random);
+    draw(&by_network, Vec::new(), POOL, random).into_iter().map(|(address, _)| address).collect()
+}
+
+/// Networks in random order, the stretches of each together.
+fn shuffled<'a>(networks: &'a [Range], random: &mut Random) -> Vec<(&'a str, Vec<&'a Range>)> {
     let mut by_network: HashMap<&str, Vec<&Range>> = HashMap::new();
     for range in networks {
         by_network.entry(&range.value).or_default().push(range);
@@ -201,6 +246,16 @@ fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
     for i in (1..by_network.len()).rev() {
         by_network.swap(i, random.below(i as u64 + 1) as usize);
     }
+    by_network
+}
+
+/// Adds to `drawn` until there are `count` of them: rank in `by_network` by Zipf's law.
+fn draw<'a>(
+    by_network: &[(&'a str, Vec<&'a Range>)],
+    mut drawn: Vec<(Ipv4Addr, &'a str)>,
+    count: usize,
+    random: &mut Random,
+) -> Vec<(Ipv4Addr, &'a str)> {
     let mut sum = 0.0;
     let cumulative: Vec<f64> = (1..=by_network.len())
         .map(|rank| {
@@ -208,23 +263,25 @@ fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
             sum
         })
         .collect();
-    let mut pool = Vec::with_capacity(POOL);
-    let mut taken = std::collections::HashSet::new();
+    let mut taken: std::collections::HashSet<Ipv4Addr> = drawn.iter().map(|(address, _)| *address).collect();
     let mut refused = 0;
-    while pool.len() < POOL {
+    while drawn.len() < count {
         let u = (random.number() >> 11) as f64 / (1u64 << 53) as f64 * sum;
         let rank = cumulative.partition_point(|c| *c < u).min(by_network.len() - 1);
-        let range = *random.pick(&by_network[rank].1);
-        let address = address_in(range, random);
+        let (asn, ranges) = &by_network[rank];
+        let address = {
+            let range: &Range = random.pick::<&Range>(ranges);
+            address_in(range, random)
+        };
         if taken.insert(address) {
-            pool.push(address);
+            drawn.push((address, asn));
         } else {
             // A hot network may be smaller than its share.
             refused += 1;
-            assert!(refused < 10 * POOL, "the networks are too small");
+            assert!(refused < 10 * count, "the networks are too small");
         }
     }
-    pool
+    drawn
 }
 
 fn address_in(range: &Range, random: &mut Random) -> Ipv4Addr {

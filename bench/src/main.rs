@@ -2,8 +2,11 @@
 //! See bench/README.md for what is measured and how.
 
 mod addresses;
+mod analysis;
+mod backfill;
 mod cymru;
 mod enrich;
+mod history;
 mod inserts;
 mod lookups;
 mod pgbench;
@@ -26,7 +29,8 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
-    let known = [&of_files[..], &["cymru", "providers", "sources", "queue"]].concat();
+    let of_history = ["networks", "backfill", "analysis"];
+    let known = [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue"]].concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -42,6 +46,9 @@ fn main() {
     if of_files.iter().any(|what| asked_for(what)) {
         measure_files(&asked_for, &effort, &mut report);
     }
+    if of_history.iter().any(|what| asked_for(what)) {
+        measure_history(&asked_for, &effort, &mut report);
+    }
     if asked_for("cymru") {
         cymru::measure(&effort, &mut report);
     }
@@ -55,6 +62,24 @@ fn main() {
         queue::measure(&mut report);
     }
     report.print();
+}
+
+/// What works through a year of sessions, on one server, a database each.
+fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mut Report) {
+    let cluster = history::cluster();
+    let addresses = Addresses::prepare(&cluster);
+    make_template(&cluster);
+    fresh_database(&cluster).run("SELECT enrich.reload_mmdb()");
+    report.real = addresses.real;
+    if asked_for("networks") {
+        backfill::measure_networks(&cluster, &addresses, report);
+    }
+    if asked_for("backfill") {
+        backfill::measure_sessions(&cluster, &addresses, report);
+    }
+    if asked_for("analysis") {
+        analysis::measure(&cluster, &addresses, effort, report);
+    }
 }
 
 /// What needs the databases of places and networks, on one server.

@@ -155,14 +155,14 @@ BEGIN
            -- A partitioned table can only be indexed as a whole, with its writers waiting.
            CASE WHEN writers_wait OR c.relkind = 'p' THEN '' ELSE ' CONCURRENTLY' END AS how
     INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
-    seen := COALESCE(format(', %I', attached.time_column), '');
+    seen := COALESCE(', ' || quote_ident(attached.time_column), '');
     cover := format('%I%s, snapshot_asn, snapshot_country, snapshot_ip_type', attached.ip_column, seen);
     FOR wanted IN
         SELECT w.name, w.key, w.predicate FROM (VALUES
             ('by_network', 'snapshot_asn' || seen, ''),
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
-            ('by_time', format('%I', attached.time_column), ''),
+            ('by_time', quote_ident(attached.time_column), ''),
             ('by_address', format('%s.session_address(%I)', '@extschema@', attached.ip_column), '')
         ) w(name, key, predicate)
         WHERE w.key IS NOT NULL

@@ -63,8 +63,8 @@ fn without_a_condition_all_sessions_are_grouped_and_spellings_of_an_address_are_
             "15169|US|NULL|4|2",
             // Neither network nor country are known of one, and of the other not even the address.
             "NULL|NULL|NULL|2|1",
-            "14061|IN|NULL|1|1",
             "14061|IN|VPN|1|1",
+            "14061|IN|NULL|1|1",
             "29518|SE|NULL|1|1",
         ]
     );
@@ -155,7 +155,7 @@ fn the_view_covers_every_attached_table() {
          INSERT INTO own VALUES ('8.8.8.8')",
     );
     let view = "SELECT rel, asn_number, sessions FROM campaign_networks
-                WHERE asn_number IN (15169, 13335) ORDER BY 1::text, 2";
+                WHERE asn_number IN (15169, 13335) ORDER BY rel::text, 2";
     let expected = ["session_summaries|13335|1", "session_summaries|15169|1", "sessions|15169|4"];
     assert_eq!(db.rows(view), expected);
     assert_eq!(other.rows(view), ["own|15169|1"].iter().chain(&expected).copied().collect::<Vec<_>>());
@@ -299,7 +299,7 @@ fn nothing_in_the_callers_schema_is_used_but_by_the_condition() {
     }
     session.run("SELECT enrich.index_session_table('public.sessions')");
     assert_eq!(db.one("SELECT is_called FROM evil.visits"), "f", "hostile functions were called");
-    session.run("SELECT enrich.campaign_networks('public.sessions', 's.snapshot_asn = 1')");
+    session.run("SELECT enrich.campaign_networks('public.sessions', 's.snapshot_asn = 1::bigint')");
     assert_eq!(db.one("SELECT is_called FROM evil.visits"), "t", "the condition is the caller's own");
 }
 

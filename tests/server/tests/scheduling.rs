@@ -2,6 +2,7 @@
 //!
 //! Debian's pg_cron fires on the minute, so that is how long these tests take.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,15 +26,20 @@ const JOBS: [&str; 7] = [
     "cowrie_enrich_reload_mmdb",
 ];
 
-/// Debian has it for every version, and scripts/install-deps installs it; a PostgreSQL from elsewhere may be without.
+/// Debian has it, and scripts/install-deps installs it or notes that it cannot; a PostgreSQL from elsewhere may be without.
 fn pg_cron_is_there(test: &str) -> bool {
     let library = installation().pkglibdir.join("pg_cron.so");
     if library.exists() {
         return true;
     }
     let version = &installation().version;
-    assert!(!version.contains("Debian"), "no {}: run scripts/install-deps", library.display());
-    println!("{test} is skipped: {version} has no pg_cron");
+    let major: String =
+        version.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    let is_offered = version.contains("Debian")
+        && !workspace().join(format!("target/no-postgresql-{major}-cron")).exists();
+    assert!(!is_offered, "no {}: run scripts/install-deps, then scripts/private-postgres", library.display());
+    // Not by a macro, which the test harness would keep to itself.
+    let _ = writeln!(std::io::stderr(), "{test} is skipped: {version} has no pg_cron");
     false
 }
 
