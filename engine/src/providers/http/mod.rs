@@ -314,6 +314,7 @@ impl Site {
             Some(Reading::Foreign) => {
                 reply.failure = Some(Failure::Malformed("the answer is about another address".to_owned()));
                 reply.anomalies.foreign = 1;
+                reply.blames_question = true;
             }
             Some(Reading::Malformed(why)) => {
                 reply.failure = Some(Failure::Malformed(why.to_owned()));

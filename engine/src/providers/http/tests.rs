@@ -390,7 +390,7 @@ fn answer_cut_short_is_no_answer() {
 }
 
 #[test]
-fn answer_about_another_address_is_no_answer_and_may_be_the_providers_fault() {
+fn answer_about_another_address_is_held_against_the_question() {
     let key = TempFile::new(KEY);
     let greynoise_says = r#"{"ip":"192.0.2.2","noise":true,"riot":false}"#;
     for (provider, status, body) in [
@@ -409,7 +409,7 @@ fn answer_about_another_address_is_no_answer_and_may_be_the_providers_fault() {
         };
         let reply = ask(provider, &settings);
         assert!(matches!(reply.failure, Some(Failure::Malformed(_))), "{reply:?}");
-        assert_eq!((reply.anomalies.foreign, reply.blames_question, reply.answers.len()), (1, false, 0));
+        assert_eq!((reply.anomalies.foreign, reply.blames_question, reply.answers.len()), (1, true, 0));
     }
 }
 
