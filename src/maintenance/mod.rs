@@ -27,7 +27,7 @@ use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::{self, check_for_interrupts, memory, relation};
 use crate::store::Home;
-use crate::store::calls::{self, Key, Rejected};
+use crate::store::calls::{self, Key};
 
 /// Those that there are. The number tells their locks apart: append only.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,12 +152,6 @@ impl Run<'_> {
         if let Some(bar) = &mut self.progress {
             bar.show(self.key.procedure, self.phase, self.done, self.total, false);
         }
-    }
-
-    /// Lists rows that could not be used; part of the batch that met them.
-    pub fn reject(&self, rows: &[Rejected]) {
-        let list = || calls::reject(self.connection, self.key.procedure, rows);
-        acting_as(self.home.owner, list);
     }
 
     /// Commits, where that is allowed, and lets a cancellation take effect. Batches see each other's work and that of
