@@ -66,7 +66,7 @@ COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from th
 COMMENT ON COLUMN asn_inventory.last_seen IS 'time of the last session from this network';
 COMMENT ON COLUMN asn_inventory.unique_ip_count IS 'addresses of ip_inventory now in this network, as of the last fold';
 COMMENT ON COLUMN asn_inventory.total_session_count IS 'sessions of the addresses now in this network, as of the last fold';
-COMMENT ON COLUMN asn_inventory.enrichment IS 'provenance: which source each filled column comes from';
+COMMENT ON COLUMN asn_inventory.enrichment IS 'provenance: which source each filled column comes from; import: words of an imported row that fit no column';
 COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS 'when a source last changed the metadata';
 
 CREATE TABLE ip_inventory (
@@ -123,7 +123,7 @@ COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'when a source last confirme
 COMMENT ON COLUMN ip_inventory.first_seen IS 'time of the first session from this address';
 COMMENT ON COLUMN ip_inventory.last_seen IS 'time of the last session from this address';
 COMMENT ON COLUMN ip_inventory.session_count IS 'sessions of the attached tables from this address, as of the last fold';
-COMMENT ON COLUMN ip_inventory.enrichment IS 'one key per source, plus _meta with each source''s state and age';
+COMMENT ON COLUMN ip_inventory.enrichment IS 'one key per source, plus _meta with each source''s state and age, and the row that it was imported from';
 COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS 'when any source last changed the enrichment; freshness is judged per source in _meta';
 COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of enrichment';
 COMMENT ON COLUMN ip_inventory.geo_country IS 'country from maxmind, cymru or dshield in that order; XX when unknown';
@@ -144,7 +144,7 @@ CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observ
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS 'one row each time an address is first seen in a network or moves to another';
 COMMENT ON COLUMN ip_asn_history.observed_at IS 'when the move was noticed';
-COMMENT ON COLUMN ip_asn_history.verification_source IS 'source that said so: maxmind, cymru, manual';
+COMMENT ON COLUMN ip_asn_history.verification_source IS 'source that said so: maxmind, cymru, manual; import where it is not known';
 
 -- Append-only on purpose: sessions must not queue for the rows of hot networks. No index and no key, so that an
 -- insert is one heap insert and so that the tables work as node-local tables.

@@ -112,7 +112,7 @@ COMMENT ON FUNCTION classify_asn(bigint, text) IS
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 ELSE 0 END $$;
-COMMENT ON FUNCTION source_rank(text) IS 'manual over cymru over maxmind over anything else';
+COMMENT ON FUNCTION source_rank(text) IS 'manual over cymru over maxmind over anything else, which is what was imported';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

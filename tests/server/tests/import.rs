@@ -4,6 +4,7 @@
 use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::python_system::{self, Flavour, Size, checksums, sessions_checksum};
 use server_tests::random::Random;
+use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Refusal, Session, database, fresh_database, wait_until};
 
 const SIZE: Size = Size { networks: 300, addresses: 5_000, sessions: 6_000 };
@@ -512,6 +513,42 @@ fn the_sessions_stay_where_they_are_and_are_attached() {
              GROUP BY a.asn_number HAVING a.unique_ip_count <> count(i.*)",
         );
         assert_eq!(miscounted, [""; 0]);
+    }
+}
+
+#[test]
+fn a_backfill_after_the_import_makes_the_counts_right() {
+    for flavour in Flavour::ALL {
+        let mut db = installation(flavour, SIZE);
+        add_odd_rows(&mut db, flavour);
+        db.run(IMPORT);
+        let snapshots =
+            "SELECT md5(string_agg(session_id || snapshot_asn || snapshot_country, ',' ORDER BY session_id))
+                         FROM old.session_summaries WHERE snapshot_asn IS NOT NULL AND session_id = ANY ($$)";
+        let with =
+            db.one("SELECT array_agg(session_id) FROM old.session_summaries WHERE snapshot_asn IS NOT NULL");
+        let before = db.one(&snapshots.replace("$$", &format!("'{with}'")));
+        db.run("CALL enrich.backfill_sessions('old.session_summaries')");
+        assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
+        assert_eq!(
+            db.one(&snapshots.replace("$$", &format!("'{with}'"))),
+            before,
+            "{flavour:?}: snapshots changed"
+        );
+        // Those that the Python system left empty have one, as far as their address's network is known.
+        assert_eq!(
+            db.number(
+                "SELECT count(*) FROM old.session_summaries s
+                 JOIN enrich.ip_inventory i ON i.ip_address = enrich.session_address(s.source_ip)
+                 WHERE s.snapshot_asn IS NULL AND i.current_asn IS NOT NULL"
+            ),
+            0
+        );
+        db.run("CALL enrich.refresh_session_counts()");
+        assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
+        // And again: nothing is counted twice.
+        db.run(IMPORT);
+        assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
     }
 }
 
