@@ -299,11 +299,24 @@ impl Cluster {
     /// Kills one backend, upon which the postmaster throws out all others and recovers; waits for
     /// the end of that, because until then connections come and go.
     pub fn kill_backend(&self, pid: i64) {
+        assert!(self.kill_unless_ended(pid), "process {pid} had ended before it was killed");
+    }
+
+    /// The same for a backend that may end by itself just then; answers whether it was killed.
+    pub fn kill_unless_ended(&self, pid: i64) -> bool {
         let recoveries =
             || self.whole_log().matches("database system is ready to accept connections").count();
         let before = recoveries();
-        signal("KILL", pid);
-        wait_until("the server has recovered", recoveries, |now| *now > before);
+        if !try_signal("KILL", pid) {
+            return false;
+        }
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        wait_until("the process is gone", || process.exists(), |is_there| !is_there);
+        // Whoever saw the process end has closed the doors before.
+        let connect =
+            || self.try_session_with(SUPERUSER, SUPERUSER, "public").map(drop).map_err(|e| e.to_string());
+        let _ = wait_until("the server has recovered", connect, Result::is_ok);
+        recoveries() > before
     }
 
     fn end_postmaster(&self, signal_name: &str) {
@@ -360,8 +373,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn signal(name: &str, pid: i64) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
-    assert!(status.is_ok_and(|s| s.success()), "could not signal {pid}");
+    assert!(try_signal(name, pid), "could not signal {pid}");
+}
+
+/// Whether there was such a process.
+fn try_signal(name: &str, pid: i64) -> bool {
+    let output = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 fn make_server_dir(path: &Path, mode: u32) {
