@@ -30,7 +30,7 @@ pub fn add(call: &Call) {
     };
     run(call, &options, |run| {
         lock_and_add(run, rel, false);
-        let orphans = settle(run, rel);
+        let orphans = settle(run, rel, None);
         if orphans == 0 {
             lock_and_add(run, rel, true);
         }
@@ -60,7 +60,8 @@ fn lock_and_add(run: &mut Run, rel: pg_sys::Oid, whole: bool) {
 const MOST_LISTED: usize = 1_000;
 
 /// Validates the foreign keys of a table and its partitions that are not yet, unless there are orphans; answers how many.
-pub fn settle(run: &mut Run, rel: pg_sys::Oid) -> i64 {
+/// `rows`: how many sessions are expected, if somebody knows better than the server.
+pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
     let home = run.home;
     let open = acting_as(home.owner, || foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {
@@ -69,7 +70,7 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid) -> i64 {
     let tables: Vec<Table> = acting_as(home.owner, || backfill::tables(run.connection, rel));
     let tables: Vec<Table> =
         tables.into_iter().filter(|table| open.iter().any(|(oid, _)| *oid == table.oid)).collect();
-    let orphans = count_orphans(run, &tables);
+    let orphans = count_orphans(run, &tables, rows);
     if orphans > 0 {
         pg::warning(
             &format!(
@@ -90,9 +91,9 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid) -> i64 {
     0
 }
 
-fn count_orphans(run: &mut Run, tables: &[Table]) -> i64 {
+fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
     let home = run.home;
-    run.begin("orphans", sessions::rows_estimated(tables));
+    run.begin("orphans", rows.unwrap_or_else(|| sessions::rows_estimated(tables)));
     let mut complaints = Complaints::new(run.procedure(), MOST_LISTED);
     for table in tables {
         run.batch(|connection| {

@@ -25,7 +25,7 @@ use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::{self, check_for_interrupts, memory, relation};
+use crate::pg::{self, check_for_interrupts, relation};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
 
@@ -141,14 +141,13 @@ impl Run<'_> {
 
     /// The same; `work` also answers where the next call goes on if this one is killed.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<pg_sys::Datum>)) {
-        let connection = self.connection;
-        // What a batch allocates is gone before the next.
-        memory::scratch(|| {
+        // In a connection of its own: what a batch's statements allocate is gone when it ends.
+        Connection::with(self.home.schema, |connection| {
             let (done, resume_at) = acting_as(self.home.owner, || work(connection));
             self.done += done;
             self.note(resume_at);
-            self.commit();
         });
+        self.commit();
         if let Some(bar) = &mut self.progress {
             bar.show(self.key.procedure, self.phase, self.done, self.total, false);
         }

@@ -25,7 +25,7 @@ pub fn refresh(call: &Call) {
         needs_commits: true,
     };
     run(call, &options, |run| {
-        let found = recount(run);
+        let found = recount(run, 0, |_| false);
         vec![
             ("sessions", found.sessions),
             ("addresses", found.addresses),
@@ -36,10 +36,10 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// All phases of it, for a call of any procedure.
-pub fn recount(run: &mut Run) -> Recounted {
+/// All phases of it, for a call of any procedure, which may have `read` so many sessions of some tables just now.
+pub fn recount(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> Recounted {
     fold(run);
-    let found = addresses(run);
+    let found = addresses(run, read, of);
     fold(run);
     run.begin("networks", 0);
     let mut networks_corrected = 0;
@@ -58,11 +58,11 @@ pub fn recount(run: &mut Run) -> Recounted {
     }
 }
 
-fn addresses(run: &mut Run) -> recount::Found {
+fn addresses(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> recount::Found {
     let home = run.home;
     let mut tables = acting_as(home.owner, || recount::tables(run.connection));
-    let expected = recount::sessions_estimated(&tables);
-    run.begin("counting", expected);
+    // Of tables that were just written the server has no good estimate.
+    run.begin("counting", read + recount::sessions_estimated(&tables, of));
     loop {
         let mut found = None;
         run.batch(|connection| match recount::addresses(home, connection, &tables) {

@@ -22,3 +22,14 @@ pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
         result
     }
 }
+
+/// Runs `work`, which may leave another memory context current than it was called in; afterwards it is this one again.
+pub(super) fn returning<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the context was current and belongs to a caller, so it outlives `work`.
+    unsafe {
+        let own = pg_sys::CurrentMemoryContext;
+        let result = work();
+        pg_sys::MemoryContextSwitchTo(own);
+        result
+    }
+}

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::call::quoted_schema;
 use super::jsonb::Container;
 use super::relation::Place;
-use super::{inet, text};
+use super::{inet, memory, text};
 
 /// A statement from `sql/queries/`. `@extschema@` stands for the extension's schema, as in install scripts.
 pub struct Statement {
@@ -76,7 +76,7 @@ impl Connection {
         unsafe { pg_sys::SPI_commit() }
     }
 
-    /// Executes a statement and hands its rows to `read`.
+    /// Executes a statement and hands its rows to `read`. What `read` allocates is in the caller's memory.
     pub fn run<T>(
         &self,
         statement: &Statement,
@@ -88,7 +88,9 @@ impl Connection {
         let nulls: Vec<std::ffi::c_char> =
             arguments.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as std::ffi::c_char).collect();
         // SAFETY: plan and arguments agree in number and types, which `prepared` declares.
-        let code = unsafe { pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0) };
+        let code = memory::returning(|| unsafe {
+            pg_sys::SPI_execute_plan(plan, datums.as_mut_ptr(), nulls.as_ptr(), false, 0)
+        });
         Self::hand_over(code, statement.name, read)
     }
 
@@ -99,7 +101,9 @@ impl Connection {
         let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
         let mut types = argument_types.to_vec();
         // SAFETY: the type list has the length given; the plan is gone with the SPI connection.
-        let plan = unsafe { pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr()) };
+        let plan = memory::returning(|| unsafe {
+            pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr())
+        });
         if plan.is_null() {
             pgrx::error!("could not prepare a statement for a session table");
         }
@@ -120,9 +124,9 @@ impl Connection {
         }
         let mut datums = arguments.to_vec();
         // SAFETY: as many values as the plan has types, none of them null.
-        let code = unsafe {
+        let code = memory::returning(|| unsafe {
             pg_sys::SPI_execute_plan(statement.plan, datums.as_mut_ptr(), std::ptr::null(), false, 0)
-        };
+        });
         Self::hand_over(code, "for a session table", |rows| {
             if !rows.are_of(types) {
                 pgrx::error!("a statement for a session table returns something else than it should");
@@ -178,7 +182,7 @@ impl Statement {
         let mut types = self.argument_types.to_vec();
         // SAFETY: the type list has the length given; SPI_keepplan moves the plan to memory that lives as long as
         // the backend, and the plan of a former schema is freed.
-        unsafe {
+        memory::returning(|| unsafe {
             let fresh = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
             if fresh.is_null() {
                 pgrx::error!("could not prepare statement \"{}\"", self.name);
@@ -189,7 +193,7 @@ impl Statement {
             }
             *self.plan.borrow_mut() = (name, fresh);
             fresh
-        }
+        })
     }
 }
 

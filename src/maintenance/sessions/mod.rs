@@ -174,6 +174,8 @@ struct Backfill<'a, 'r> {
     rel: pg_sys::Oid,
     batch_size: usize,
     tables: Vec<Table>,
+    /// Sessions in them, as expected.
+    rows: i64,
     settled: Settled,
     complaints: Complaints,
     scanned: i64,
@@ -190,6 +192,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             run,
             rel,
             batch_size,
+            rows: rows_estimated(&tables),
             tables,
             settled: Settled::default(),
             complaints,
@@ -211,8 +214,10 @@ impl<'a, 'r> Backfill<'a, 'r> {
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }
-        let counted = recount::recount(self.run);
-        let orphans = foreign_key::settle(self.run, self.rel);
+        let tables = &self.tables;
+        let of_these = |oid| tables.iter().any(|table| table.oid == oid);
+        let counted = recount::recount(self.run, self.rows, of_these);
+        let orphans = foreign_key::settle(self.run, self.rel, Some(self.rows));
         if self.complaints.rows > 0 {
             pg::warning(
                 &format!("{} sessions could not be used, or only in part", self.complaints.rows),

@@ -766,3 +766,35 @@ fn whatever_the_callers_settings_are_it_works() {
     db.run("SET default_transaction_read_only = on");
     assert_eq!(db.refused("CALL enrich.backfill_sessions('sessions')").code, "25006");
 }
+
+#[test]
+fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    COWRIE.attach(&mut db);
+    let role = format!("owner_{}", db.name.rsplit('_').next().expect("a number"));
+    db.run(&format!(
+        "DROP ROLE IF EXISTS {role}; CREATE ROLE {role};
+         CREATE TABLE seen (who name, may_set_role bool);
+         CREATE FUNCTION look(bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+         BEGIN
+             BEGIN
+                 SET ROLE postgres;
+                 INSERT INTO public.seen VALUES (current_user, true);
+             EXCEPTION WHEN insufficient_privilege THEN
+                 INSERT INTO public.seen VALUES (current_user, false);
+             END;
+             RETURN true;
+         END $$;
+         CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO public.seen VALUES ('trigger', true); RETURN NEW; END $$;
+         CREATE TRIGGER a_trap BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION trap();
+         ALTER TABLE sessions ADD CONSTRAINT looked CHECK (look(snapshot_asn)) NOT VALID;
+         ALTER TABLE sessions OWNER TO {role}; ALTER TABLE seen OWNER TO {role}"
+    ));
+    db.run(&backfill(&COWRIE));
+    assert_eq!(db.rows("SELECT DISTINCT * FROM seen"), [format!("{role}|f")]);
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
+    db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
+}
