@@ -1,7 +1,8 @@
 //! The questions of analysts: what they answer, to whom, and by which plan.
 
+use server_tests::database::bare_database;
 use server_tests::hosts::{COWRIE, SUMMARIES};
-use server_tests::{Database, database};
+use server_tests::{Database, database, shared};
 
 /// A login role of this test's own; roles belong to the server, not to the database.
 fn role(db: &mut Database<'_>, name: &str) -> String {
@@ -477,4 +478,28 @@ fn only_a_tables_owner_can_index_it() {
     ));
     let refusal = db.session_as(&analyst).refused("SELECT enrich.index_session_table('sessions')");
     assert_eq!(refusal.code, "42501");
+}
+
+#[test]
+fn it_works_from_any_schema() {
+    for schema in ["Quoted Schema", "select", "with.dot", "per%cent"] {
+        let mut db = bare_database(shared());
+        db.run(&format!("CREATE SCHEMA \"{schema}\"; CREATE EXTENSION cowrie_enrich SCHEMA \"{schema}\""));
+        db.run(&format!(
+            "CREATE TABLE s (source_ip inet, at timestamptz);
+             SELECT \"{schema}\".attach_session_table('s', 'source_ip', 'at'), \"{schema}\".index_session_table('s');
+             INSERT INTO s VALUES ('8.8.8.8', '2024-05-01')"
+        ));
+        let query =
+            format!("SELECT asn_number, organization_name FROM \"{schema}\".campaign_networks('s', 'true')");
+        assert_eq!(db.rows(&query), ["15169|GOOGLE"], "{schema}");
+        for view in ["campaign_networks", "network_activity", "moved_addresses", "persistent_addresses"] {
+            db.run(&format!("SELECT * FROM \"{schema}\".{view}"));
+        }
+        for command in db.rows(&format!(
+            "SELECT command FROM \"{schema}\".default_schedule WHERE command ~ '^(CALL|SELECT)'"
+        )) {
+            db.run(&command);
+        }
+    }
 }
