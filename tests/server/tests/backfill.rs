@@ -548,7 +548,9 @@ fn a_table_that_is_rewritten_is_read_from_the_beginning() {
         );
         watcher.run(&format!("SELECT pg_terminate_backend({pid})"));
     });
-    assert_eq!(ended.expect_err("it was terminated").code, "57P01");
+    // Told so, or the connection was closed before it was read.
+    let code = ended.expect_err("it was terminated").code;
+    assert!(["57P01", "08006"].contains(&code.as_str()), "{code}");
     wait_until("it is gone", || db.number("SELECT count(*) FROM enrich.enrich_progress"), |left| *left == 0);
     db.run("VACUUM FULL sessions");
     db.run(&backfill(&COWRIE));
