@@ -681,7 +681,7 @@ fn documented_crowd(db: &mut Session, sessions: u64) {
             _ => format!(
                 "{{\"cymru\": {{\"asn\": {asn}, \"asn_org\": \"ORG{asn}\", \"country\": \"FR\", \"cached_at\": \"2024-01-{day:02}T00:00:00Z\"}}, \"greynoise\": {{\"noise\": {noise}, \"cached_at\": \"2024-01-{day:02}T00:00:00Z\"}}}}",
                 asn = 64_500 + day,
-                noise = day % 2 == 0
+                noise = day.is_multiple_of(2)
             ),
         };
         lines.push_str(&format!("old{number}\t2024-04-{day:02} 12:00:00+00\t{address}\t{document}\n"));
