@@ -120,6 +120,36 @@ pub fn not_owner(table: &str) -> ! {
     )
 }
 
+/// A procedure that commits as it goes.
+pub fn in_transaction_block(procedure: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        format!("{procedure}() cannot run inside a transaction block"),
+        None,
+        Some("It commits after each batch: CALL it by itself, with autocommit."),
+    )
+}
+
+/// Of some procedures there is one call at a time.
+pub fn already_running(procedure: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        format!("{procedure}() is running already"),
+        None,
+        Some("The view enrich_progress shows how far it is."),
+    )
+}
+
+/// A number that makes no sense for an argument.
+pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("invalid {argument}"),
+        Some(format!("The value is {value}; it is between {least} and {most}.")),
+        None,
+    )
+}
+
 /// A source that `enabled_sources` leaves out.
 pub fn source_disabled(source: &str) -> ! {
     raise(

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod bogon;
 pub mod breaker;
 pub mod classify;
+pub mod foreign;
 pub mod mmdb;
 pub mod moment;
 pub mod net;

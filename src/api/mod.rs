@@ -5,6 +5,7 @@ mod cymru;
 mod enriching;
 mod generated;
 mod lookup;
+mod maintenance;
 mod queue;
 mod sessions;
 mod worker;

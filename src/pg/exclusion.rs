@@ -13,19 +13,49 @@ pub enum Wait {
     No,
 }
 
-/// Has one transaction at a time work on what `object` stands for, until it ends. Answers whether it is this one.
-pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
-    let tag = pg_sys::LOCKTAG {
+const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+
+/// In pg_locks: `classid` is the object, `objid` what of it, `objsubid` the kind.
+fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
         // SAFETY: reads a static.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
         locktag_field2: object.to_u32(),
-        locktag_field3: 0,
-        locktag_field4: OURS,
+        locktag_field3: part,
+        locktag_field4: kind,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
-    };
-    let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    }
+}
+
+/// Has one transaction at a time work on what `object` stands for, until it ends. Answers whether it is this one.
+pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
     // SAFETY: a complete tag; the lock is the transaction's and goes with it.
-    let result = unsafe { pg_sys::LockAcquire(&tag, mode, false, wait == Wait::No) };
+    let result = unsafe { pg_sys::LockAcquire(&tag(object, 0, OURS), MODE, false, wait == Wait::No) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// A part of an object that this process alone works on, over as many transactions as it takes.
+pub struct Held(pg_sys::LOCKTAG);
+
+impl Held {
+    /// `None`: somebody else has it. `kind` tells apart what is done to one part; see [`kind_in_pg_locks`].
+    pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<Held> {
+        let tag = tag(object, part, kind_in_pg_locks(kind));
+        // SAFETY: a complete tag; the lock is the process's and is released when this is dropped, or with the process.
+        let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
+        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Held(tag))
+    }
+}
+
+/// `objsubid` of such a lock in pg_locks.
+pub const fn kind_in_pg_locks(kind: u16) -> u16 {
+    OURS + 1 + kind
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: taken once; releasing touches the lock table alone, which an ERROR on its way leaves usable.
+        unsafe { pg_sys::LockRelease(&self.0, MODE, true) };
+    }
 }

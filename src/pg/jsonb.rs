@@ -178,13 +178,32 @@ pub struct Container<'a> {
     lives: PhantomData<&'a [u8]>,
 }
 
-/// What a key or an element holds. Numbers are not read by anybody here.
+/// What a key or an element holds.
 pub enum Value<'a> {
     Null,
     Bool(bool),
     String(&'a str),
-    Number,
+    Number(Number<'a>),
     Nested(Container<'a>),
+}
+
+/// A number in server memory.
+#[derive(Clone, Copy)]
+pub struct Number<'a> {
+    numeric: pg_sys::Numeric,
+    lives: PhantomData<&'a [u8]>,
+}
+
+impl Number<'_> {
+    /// As the server writes it.
+    pub fn text(self) -> String {
+        // SAFETY: numeric_out takes a numeric, which outlives `self`, and returns a NUL-terminated string.
+        unsafe {
+            let numeric = Some(pg_sys::Datum::from(self.numeric));
+            let text = pgrx::direct_function_call_as_datum(pg_sys::numeric_out, &[numeric]);
+            text.and_then(|text| text::from_c(text.cast_mut_ptr())).unwrap_or_default().into_owned()
+        }
+    }
 }
 
 const ARRAY: u32 = pg_sys::JB_FARRAY;
@@ -236,7 +255,7 @@ impl<'a> Container<'a> {
     /// The object under a key.
     pub fn object(self, key: &str) -> Option<Container<'a>> {
         match self.get(key) {
-            Some(Value::Nested(inner)) if inner.header() & OBJECT != 0 => Some(inner),
+            Some(Value::Nested(inner)) if inner.is_object() => Some(inner),
             _ => None,
         }
     }
@@ -247,6 +266,10 @@ impl<'a> Container<'a> {
             Some(Value::String(text)) => Some(text),
             _ => None,
         }
+    }
+
+    pub fn is_object(self) -> bool {
+        self.header() & OBJECT != 0
     }
 
     /// The elements when this is an array, else nothing.
@@ -282,7 +305,10 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
                     lives: PhantomData,
                 })
             }
-            _ => Value::Number,
+            pg_sys::jbvType::jbvNumeric => {
+                Value::Number(Number { numeric: value.val.numeric, lives: PhantomData })
+            }
+            _ => Value::Null,
         }
     }
 }

@@ -48,6 +48,11 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// Tells the caller something.
+pub fn notice(message: &str) {
+    pgrx::notice!("{message}");
+}
+
 /// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to
 /// be raised: they wait until it is written.
 pub fn log(message: &str) {

@@ -6,6 +6,7 @@
 
 pub mod addresses;
 pub mod answers;
+pub mod calls;
 pub mod enrich;
 pub mod fold;
 pub mod ledger;

@@ -1,0 +1,83 @@
+//! Answers: what did somebody else's document mean by this text?
+//!
+//! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`), registries in
+//! Team Cymru's spelling and in capitals, unknown countries as `XX`. What makes no sense is `None`, never a guess.
+
+use crate::mmdb;
+use crate::providers::Registry;
+
+/// 1 to 4294967295, with or without `AS` before it.
+pub fn asn(text: &str) -> Option<u32> {
+    let text = text.trim();
+    let digits = match text.as_bytes() {
+        [b'A' | b'a', b'S' | b's', ..] => text[2..].trim_start(),
+        _ => text,
+    };
+    // `parse` would take a sign.
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|asn| *asn > 0)
+}
+
+/// Two letters, in capitals; `XX` and `ZZ` mean that nobody knows.
+pub fn country(text: &str) -> Option<[u8; 2]> {
+    let code = <[u8; 2]>::try_from(text.trim().as_bytes()).ok()?;
+    let capitals = code.map(|letter| letter.to_ascii_uppercase());
+    (capitals.iter().all(u8::is_ascii_uppercase) && capitals != *b"XX" && capitals != *b"ZZ")
+        .then_some(capitals)
+}
+
+/// The registry's own name.
+pub fn registry(text: &str) -> Option<&'static str> {
+    Registry::parse(text.trim()).map(Registry::name)
+}
+
+/// A name fit to be stored, or none where nothing is left.
+pub fn name(text: &str) -> Option<String> {
+    let name = mmdb::clean_name(text.trim()).trim().to_owned();
+    (!name.is_empty() && !name.eq_ignore_ascii_case("NA")).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asns_are_read_in_the_spellings_that_were_written() {
+        assert_eq!(asn("15169"), Some(15169));
+        assert_eq!(asn(" as15169 "), Some(15169));
+        assert_eq!(asn("AS 4294967295"), Some(u32::MAX));
+    }
+
+    #[test]
+    fn what_is_no_asn_is_none() {
+        for text in ["", "AS", "0", "-1", "+5", "1.5", "4294967296", "AS15169 GOOGLE", "NA", "１"] {
+            assert_eq!(asn(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn countries_are_two_letters_that_mean_one() {
+        assert_eq!(country("de"), Some(*b"DE"));
+        assert_eq!(country(" US "), Some(*b"US"));
+        for text in ["", "XX", "zz", "D", "DEU", "D1", "é"] {
+            assert_eq!(country(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn registries_are_known_in_both_spellings() {
+        assert_eq!(registry("ripencc"), Some("RIPE"));
+        assert_eq!(registry("RIPE"), Some("RIPE"));
+        assert_eq!(registry("Arin"), Some("ARIN"));
+        assert_eq!(registry("other"), None);
+    }
+
+    #[test]
+    fn names_are_cleaned_and_none_where_nothing_is_left() {
+        assert_eq!(name(" GOOGLE\0, US "), Some("GOOGLE, US".to_owned()));
+        assert_eq!(name(" \u{1}\n"), None);
+        assert_eq!(name("NA"), None);
+    }
+}

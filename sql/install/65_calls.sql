@@ -1,0 +1,65 @@
+-- Procedures that work through whole tables, a transaction a batch: who runs one, how far it is, what the last one did.
+
+CREATE TABLE procedure_call (
+    procedure        text NOT NULL,
+    about            oid NOT NULL,
+    lock_kind        smallint NOT NULL,
+    pid              integer NOT NULL,
+    phase            text NOT NULL,
+    done             bigint NOT NULL DEFAULT 0,
+    total            bigint NOT NULL DEFAULT 0,
+    started_at       timestamptz NOT NULL,
+    phase_started_at timestamptz NOT NULL,
+    updated_at       timestamptz NOT NULL,
+    ended_at         timestamptz,
+    result           jsonb,
+    resume_at        jsonb,
+    PRIMARY KEY (procedure, about)
+);
+-- A row of a running call is of its process, and regclass numbers are of one database.
+SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
+COMMENT ON TABLE procedure_call IS
+    'the last call of each procedure that works in batches, and for a table''s the table; see enrich_progress for those that run';
+COMMENT ON COLUMN procedure_call.about IS 'table that it works on, 0 where it works on the inventories';
+COMMENT ON COLUMN procedure_call.lock_kind IS 'objsubid in pg_locks of the lock that a running call holds';
+COMMENT ON COLUMN procedure_call.done IS 'of total in this phase, as of the last committed batch';
+COMMENT ON COLUMN procedure_call.ended_at IS 'null while it runs, and for ever where it failed or was killed';
+COMMENT ON COLUMN procedure_call.result IS 'what it reported, by name';
+COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call goes on; null when the last one came to its end';
+
+CREATE VIEW enrich_progress AS
+    SELECT c.procedure, NULLIF(c.about, 0)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
+           pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0), 1) AS rate,
+           c.started_at, c.phase_started_at, c.updated_at,
+           CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
+               secs => (t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
+                        OPERATOR(pg_catalog./) c.done)::double precision) END AS estimated_end
+    FROM @extschema@.procedure_call c
+    JOIN pg_catalog.pg_locks l
+      ON l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted
+     AND l.classid OPERATOR(pg_catalog.=) '@extschema@.procedure_call'::pg_catalog.regclass
+     AND l.objid OPERATOR(pg_catalog.=) c.about
+     AND l.objsubid OPERATOR(pg_catalog.=) c.lock_kind
+    JOIN pg_catalog.pg_database d
+      ON d.oid OPERATOR(pg_catalog.=) l.database AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+    CROSS JOIN LATERAL (
+        SELECT (EXTRACT(epoch FROM c.updated_at OPERATOR(pg_catalog.-) c.phase_started_at)) AS seconds) t
+    WHERE c.ended_at IS NULL AND c.pid OPERATOR(pg_catalog.=) l.pid;
+COMMENT ON VIEW enrich_progress IS
+    'calls of procedures that run now: phase, how much of it is done, a second, and when the phase will end at that rate';
+
+CREATE TABLE rejected_row (
+    procedure   text NOT NULL,
+    relation    text NOT NULL,
+    row_key     text NOT NULL,
+    reason      text NOT NULL,
+    content     text,
+    rejected_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (procedure, relation, row_key, reason)
+);
+SELECT pg_catalog.pg_extension_config_dump('rejected_row', '');
+COMMENT ON TABLE rejected_row IS
+    'rows that a procedure could not use, or only in part, and why; yours to delete';
+COMMENT ON COLUMN rejected_row.relation IS 'table that the row is in';
+COMMENT ON COLUMN rejected_row.row_key IS 'its key there, or its ctid where the table has none';
+COMMENT ON COLUMN rejected_row.content IS 'what made no sense, shortened';

@@ -1,0 +1,1 @@
+-- Running procedures by the clock, where pg_cron is there.

@@ -1,0 +1,7 @@
+-- Lists rows that could not be used. Each once, however often it is met.
+-- $1 procedure text, $2 relation text[], $3 row key text[], $4 reason text[], $5 content text[]
+INSERT INTO @extschema@.rejected_row (procedure, relation, row_key, reason, content)
+SELECT DISTINCT ON (g.relation, g.row_key, g.reason) $1, g.relation, g.row_key, g.reason, g.content
+FROM unnest($2, $3, $4, $5) AS g(relation, row_key, reason, content)
+ORDER BY g.relation, g.row_key, g.reason
+ON CONFLICT (procedure, relation, row_key, reason) DO NOTHING

@@ -1,0 +1,110 @@
+//! Enrichment documents that others wrote, read for what they say of an address's network.
+//!
+//! They come from the Python system, from sessions that it enriched, and from whatever else a user kept there. Nothing in
+//! them can be relied on: a part that makes no sense is a fault, which is listed, and the rest is used.
+
+use cowrie_enrich_engine::foreign;
+
+use crate::enrichment::country_text;
+use crate::pg::jsonb::{Container, Value};
+
+/// What one source says of a network.
+#[derive(Default, Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    pub asn: Option<i64>,
+    pub name: Option<String>,
+    pub country: Option<String>,
+    pub registry: Option<&'static str>,
+}
+
+/// What a document says, and what in it makes no sense.
+#[derive(Default, Debug)]
+pub struct Reading {
+    pub maxmind: Named,
+    pub cymru: Named,
+    /// In words, for whoever repairs the data: `maxmind.asn is true, not a number`.
+    pub faults: Vec<String>,
+}
+
+impl Reading {
+    /// The network that announces the address, MaxMind's word first, and who says so.
+    pub fn network(&self) -> Option<(i64, &'static str)> {
+        let of = |named: &Named, source| named.asn.map(|asn| (asn, source));
+        of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
+    }
+
+    /// What is said of a network by the sources that name it, or that name none (their name and country then go with the
+    /// address's own network).
+    pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &Named)> {
+        [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
+            .into_iter()
+            .filter(move |(_, named)| named.asn.is_none_or(|own| own == asn))
+    }
+}
+
+/// Reads a document; `None` is SQL's null, which is an empty one.
+pub fn read(document: Option<Container<'_>>) -> Reading {
+    let mut reading = Reading::default();
+    let Some(document) = document else { return reading };
+    if !document.is_object() {
+        reading.faults.push("the document is not an object".to_owned());
+        return reading;
+    }
+    reading.maxmind = named(document, "maxmind", &mut reading.faults);
+    reading.cymru = named(document, "cymru", &mut reading.faults);
+    reading
+}
+
+fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Named {
+    let own = match document.get(source) {
+        None | Some(Value::Null) => return Named::default(),
+        Some(Value::Nested(own)) if own.is_object() => own,
+        Some(_) => {
+            faults.push(format!("{source} is not an object"));
+            return Named::default();
+        }
+    };
+    let mut field = |key: &str, sense: &dyn Fn(&str) -> bool, wanted: &str| {
+        let text = match own.get(key)? {
+            Value::Null => return None,
+            Value::String(text) if text.trim().is_empty() || is_unknown(text) => return None,
+            Value::String(text) => text.to_owned(),
+            // Numbers where text is due, and the other way round, are used.
+            Value::Number(number) => number.text(),
+            Value::Bool(value) => {
+                faults.push(format!("{source}.{key} is {value}, not {wanted}"));
+                return None;
+            }
+            Value::Nested(_) => {
+                faults.push(format!("{source}.{key} is nested, not {wanted}"));
+                return None;
+            }
+        };
+        if sense(&text) {
+            return Some(text);
+        }
+        faults.push(format!("{source}.{key} is \"{}\", not {wanted}", shortened(&text)));
+        None
+    };
+    let asn = field("asn", &|text| foreign::asn(text).is_some(), "an ASN");
+    let name = field("asn_org", &|text| foreign::name(text).is_some(), "a name");
+    let country = field("country", &|text| foreign::country(text).is_some(), "a country");
+    // Some put words like "other" there: Team Cymru does.
+    let registry = field("registry", &|_| true, "a registry");
+    Named {
+        asn: asn.as_deref().and_then(foreign::asn).map(i64::from),
+        name: name.as_deref().and_then(foreign::name),
+        country: country.as_deref().and_then(foreign::country).map(country_text),
+        registry: registry.as_deref().and_then(foreign::registry),
+    }
+}
+
+/// What means that nobody knows.
+fn is_unknown(text: &str) -> bool {
+    ["NA", "XX", "ZZ"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
+}
+
+/// Enough of a text to find it again.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(60).collect()
+}
