@@ -11,6 +11,7 @@ pub mod bogon;
 pub mod breaker;
 pub mod classify;
 pub mod foreign;
+pub mod metrics;
 pub mod mmdb;
 pub mod moment;
 pub mod net;
