@@ -14,6 +14,7 @@ pub mod networks;
 pub mod priorities;
 pub mod queue;
 pub mod sessions;
+pub mod sizes;
 pub mod snapshots;
 pub mod sweep;
 

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::pg::array::{self, Element};
-use crate::pg::clock;
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::text;
-use crate::telemetry::{self, Counter};
+use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// What a source says of a network.
 #[derive(Clone, Default)]
@@ -55,49 +54,75 @@ thread_local! {
         include_str!("../../sql/queries/network_touch.sql"),
         &[pg_sys::INT8OID],
     ) };
+    static READ: Statement = const { Statement::new(
+        "network_read",
+        include_str!("../../sql/queries/network_read.sql"),
+        &[pg_sys::INT8OID],
+    ) };
 }
 
-/// Creates the networks that are not there yet, all as one source says.
-pub fn create(connection: &Connection, networks: &Networks, source: &str) {
-    create_said(connection, networks, |_| source);
+/// Creates the networks that are not there yet, all as one source says; answers how many.
+pub fn create(connection: &Connection, networks: &Networks, source: &str) -> usize {
+    create_said(connection, networks, |_| source)
 }
 
 /// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
-pub fn create_said<'a>(connection: &Connection, networks: &Networks, source: impl Fn(i64) -> &'a str) {
+pub fn create_said<'a>(
+    connection: &Connection,
+    networks: &Networks,
+    source: impl Fn(i64) -> &'a str,
+) -> usize {
     if networks.is_empty() {
-        return;
+        return 0;
     }
-    let started = clock::now();
+    let work = Work::begin();
     let mut arguments = columns(networks);
     arguments.push(Some(times(networks, |said| said.first_seen)));
     arguments.push(Some(times(networks, |said| said.last_seen)));
     arguments
         .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
-    let created = CREATE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
-    if created > 0 {
-        telemetry::add(Counter::NetworksCreated, created as i64);
-        telemetry::add(Counter::NetworkMicros, clock::now() - started);
-    }
+    let created = CREATE.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            for row in 0..rows.count {
+                let source = rows.bigint(row, 1).map_or(Source::Import, |asn| Source::named(source(asn)));
+                let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
+                telemetry::network_created(source, country.as_deref(), registry.as_deref());
+            }
+            rows.count
+        })
+    });
+    work.end(Operation::Create, networks.len(), created);
+    created
 }
 
-/// Fills and corrects the metadata of existing networks, as far as `source` may.
-pub fn refine(connection: &Connection, networks: &Networks, source: &str) {
+/// Fills and corrects the metadata of existing networks, as far as `source` may; answers of how many.
+pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     if networks.is_empty() {
-        return;
+        return 0;
     }
-    let started = clock::now();
+    let work = Work::begin();
     let mut arguments = columns(networks);
     arguments.push(Some(text::write(source)));
     let updated = REFINE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
-    if updated > 0 {
-        telemetry::add(Counter::NetworksUpdated, updated as i64);
-        telemetry::add(Counter::NetworkMicros, clock::now() - started);
-    }
+    telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
+    work.end(Operation::Update, networks.len(), updated);
+    updated
 }
 
-/// Moves `last_seen` to now and hands over the row.
-pub fn touch<T>(connection: &Connection, asn: i64, read: impl FnOnce(&Rows) -> T) -> T {
-    TOUCH.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(asn))], read))
+/// Creates one network as a caller says, or corrects it and moves `last_seen` to now; hands over the row. However much
+/// that is, it is counted as one thing.
+pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnce(&Rows) -> T) -> T {
+    let networks = Networks::from([(asn, said)]);
+    let is_counted =
+        create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
+    let work = Work::begin();
+    let argument = [Some(pg_sys::Datum::from(asn))];
+    let moved = TOUCH.with(|statement| connection.run(statement, &argument, |rows| rows.count));
+    if !is_counted {
+        telemetry::networks_updated(Source::Manual, Update::Timestamps, moved);
+        work.end(Operation::Update, 1, moved);
+    }
+    READ.with(|statement| connection.run(statement, &argument, read))
 }
 
 fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {

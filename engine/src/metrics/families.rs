@@ -21,8 +21,8 @@ pub const BATCH_ADDRESSES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 25
 /// Bounds of the trigger's time, in seconds: a remembered address takes microseconds, a commit that waits for another one
 /// 0.3 s at most.
 pub const TRIGGER_SECONDS: &[f64] = &[
-    0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005,
-    0.01, 0.05, 0.1, 0.5, 1.0,
+    0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
+    0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,
 ];
 
 macro_rules! families {

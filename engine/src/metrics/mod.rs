@@ -115,7 +115,9 @@ mod tests {
     #[test]
     fn bounds_are_inclusive_and_ascend() {
         let bounds = [1.0, 5.0, 10.0];
-        for (value, place) in [(0.0, 0), (1.0, 0), (1.1, 1), (5.0, 1), (10.0, 2), (10.1, 3), (f64::INFINITY, 3)] {
+        for (value, place) in
+            [(0.0, 0), (1.0, 0), (1.1, 1), (5.0, 1), (10.0, 2), (10.1, 3), (f64::INFINITY, 3)]
+        {
             assert_eq!(bucket(&bounds, value), place, "{value}");
         }
         for bounds in [
@@ -132,13 +134,22 @@ mod tests {
     fn names_are_unique_and_follow_the_conventions() {
         for (place, family) in ALL.iter().enumerate() {
             for other in &ALL[..place] {
-                assert!(family.name != other.name && family.prometheus != other.prometheus, "{}", family.name);
+                assert!(
+                    family.name != other.name && family.prometheus != other.prometheus,
+                    "{}",
+                    family.name
+                );
             }
             let is_plain = |name: &str, also: char| {
                 name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == also as u8)
             };
             assert!(is_plain(family.name, '.') && is_plain(family.prometheus, '_'), "{}", family.name);
-            assert_eq!(family.prometheus.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+            assert_eq!(
+                family.prometheus.ends_with("_total"),
+                family.kind == Kind::Counter,
+                "{}",
+                family.name
+            );
             let is_time = matches!(family.unit, "s" | "ms");
             assert_eq!(family.prometheus.ends_with("_seconds"), is_time, "{}", family.name);
             assert!(!family.help.is_empty() && !family.help.ends_with('.'), "{}", family.name);
