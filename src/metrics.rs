@@ -13,8 +13,9 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::offline::{self, Kind};
+use crate::pg::catalog::{self, Database};
+use crate::pg::clock;
 use crate::pg::shared::{self, Report, Seat};
-use crate::pg::{catalog, clock};
 use crate::politeness::{self, Count};
 use crate::provider::Provider;
 use crate::store::sizes::{QUEUES, Queue, Sizes};
@@ -65,14 +66,17 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
 }
 
 /// Databases that are to have a worker and whose worker has found the extension.
-fn attended() -> impl Iterator<Item = (pg_sys::Oid, String, &'static Seat)> {
-    let seats = shared::block().seats.iter().filter(|_| guc::worker_enabled());
-    seats.filter_map(|seat| {
-        let database = seat.report.database.load(Ordering::Acquire);
-        let database = pg_sys::Oid::from(database);
-        let name = (database != pg_sys::InvalidOid).then(|| catalog::database_name(database)).flatten()?;
-        guc::database_is_wanted(&name).then_some((database, name, seat))
-    })
+fn attended() -> Vec<(pg_sys::Oid, String, &'static Seat)> {
+    if !shared::is_shared() || !guc::worker_enabled() {
+        return Vec::new();
+    }
+    let databases = catalog::databases().into_iter().filter(|it| guc::database_is_wanted(&it.name));
+    let seats = &shared::block().seats;
+    let seat = |database: &Database| {
+        let reports = |seat: &&Seat| seat.report.database.load(Ordering::Acquire) == database.oid.to_u32();
+        seats.iter().find(reports)
+    };
+    databases.filter_map(|database| seat(&database).map(|seat| (database.oid, database.name, seat))).collect()
 }
 
 /// What a worker last counted.
