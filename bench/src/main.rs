@@ -6,6 +6,7 @@ mod cymru;
 mod enrich;
 mod inserts;
 mod lookups;
+mod metrics;
 mod pgbench;
 mod providers;
 mod queue;
@@ -26,7 +27,7 @@ pub struct Effort {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
-    let known = [&of_files[..], &["cymru", "providers", "sources", "queue"]].concat();
+    let known = [&of_files[..], &["cymru", "providers", "sources", "queue", "metrics"]].concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -53,6 +54,9 @@ fn main() {
     }
     if asked_for("queue") {
         queue::measure(&mut report);
+    }
+    if asked_for("metrics") {
+        metrics::measure(&effort, &mut report);
     }
     report.print();
 }
