@@ -27,7 +27,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::{Home, sessions};
-use crate::telemetry;
+use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,7 +132,13 @@ impl Seen {
 }
 
 fn before_commit() {
-    let Some((home, mut seen)) = take() else { return };
+    let Some((home, seen)) = take() else { return };
+    let firing = Firing::begin(Event::Commit);
+    write(home, seen);
+    firing.end();
+}
+
+fn write(home: Home, mut seen: Addresses) {
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, Tally)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
@@ -262,6 +268,7 @@ fn ended(outcome: Outcome) {
 }
 
 fn released(level: Level, parent: Level) {
+    telemetry::released(level, parent);
     PENDING.with_borrow_mut(|pending| {
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
             return;
@@ -277,6 +284,7 @@ fn released(level: Level, parent: Level) {
 fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
     attribution::forget();
+    telemetry::rolled_back(level);
     PENDING.with_borrow_mut(|pending| {
         pending.unsure = true;
         // Levels are numbered upwards: whatever began after `level` went with it.

@@ -297,6 +297,16 @@ pub fn no_network(error: &std::io::Error) -> ! {
     )
 }
 
+/// Numbers that the text format has no words for.
+pub fn not_encoded(error: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+        "could not write the metrics".to_owned(),
+        Some(error.to_owned()),
+        None,
+    )
+}
+
 pub fn not_a_trigger_call() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,

@@ -28,12 +28,14 @@ static WORKER_ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static WORKER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static WORKER_ROLE: Text = Text::new(None);
 static DATABASES: Text = Text::new(None);
+static METRICS: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Defines the settings; called once, when the library is loaded.
 pub fn define() {
     define_files();
     define_providers();
     define_worker();
+    define_metrics();
     // A misspelt setting should be an error, not a placeholder that nobody reads.
     crate::pg::reserve_setting_prefix(c"cowrie_enrich");
 }
@@ -128,6 +130,17 @@ fn define_worker() {
     );
 }
 
+fn define_metrics() {
+    GucRegistry::define_bool_guc(
+        c"cowrie_enrich.metrics",
+        c"Whether work is counted and timed.",
+        c"Off: counters and histograms stand still, but for errors and for what providers are asked.",
+        &METRICS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
 fn text(setting: &Text) -> Option<String> {
     pg::text::setting(setting.get())
 }
@@ -183,6 +196,11 @@ pub fn worker_enabled() -> bool {
 /// Longest sleep of a worker.
 pub fn worker_naptime() -> Duration {
     milliseconds(&WORKER_NAPTIME)
+}
+
+/// Whether work is counted and timed.
+pub fn metrics() -> bool {
+    METRICS.get()
 }
 
 /// Role that the workers act as, if it is not the extension's owner.

@@ -15,6 +15,7 @@ mod error;
 mod foreign;
 mod guc;
 mod maintenance;
+mod metrics;
 mod offline;
 mod pg;
 mod politeness;
@@ -43,7 +44,8 @@ pgrx::extension_sql_file!("../sql/install/35_queue.sql", name = "queue", require
 pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["queue"]);
 pgrx::extension_sql_file!("../sql/install/50_statistics.sql", name = "statistics", requires = ["sessions"]);
 pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["statistics"]);
-pgrx::extension_sql_file!("../sql/install/65_calls.sql", name = "calls", requires = ["worker"]);
+pgrx::extension_sql_file!("../sql/install/62_metrics.sql", name = "metrics", requires = ["worker"]);
+pgrx::extension_sql_file!("../sql/install/65_calls.sql", name = "calls", requires = ["metrics"]);
 pgrx::extension_sql_file!("../sql/install/70_backfill.sql", name = "backfill", requires = ["calls"]);
 pgrx::extension_sql_file!("../sql/install/72_refresh.sql", name = "refresh", requires = ["backfill"]);
 pgrx::extension_sql_file!("../sql/install/74_import.sql", name = "import", requires = ["refresh"]);

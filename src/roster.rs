@@ -42,6 +42,7 @@ pub enum Doing {
     Sweeping,
     Waiting,
     Ranking,
+    Counting,
 }
 
 impl Doing {
@@ -62,11 +63,12 @@ impl Doing {
             Doing::Sweeping => c"sweeping",
             Doing::Waiting => c"waiting for a provider",
             Doing::Ranking => c"finding out which sessions matter",
+            Doing::Counting => c"counting what there is",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 9] = [
+        const ALL: [Doing; 10] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -76,6 +78,7 @@ impl Doing {
             Doing::Sweeping,
             Doing::Waiting,
             Doing::Ranking,
+            Doing::Counting,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }

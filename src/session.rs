@@ -93,12 +93,17 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     let Some(event) = firing.event() else { error::not_a_trigger_call() };
     let site = Site::of(call, &firing);
     if firing.is_before() {
-        return Some(before(&site, &firing, event).datum());
+        let timed = telemetry::Firing::begin(telemetry::Event::Before);
+        let row = before(&site, &firing, event);
+        timed.end();
+        return Some(row.datum());
     }
     if firing.is_constraint() {
         at_commit::create_now(site.home);
     } else {
+        let timed = telemetry::Firing::begin(telemetry::Event::After);
         after(&site, &firing, event);
+        timed.end();
     }
     Some(pg_sys::Datum::from(0))
 }

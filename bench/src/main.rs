@@ -9,6 +9,7 @@ mod enrich;
 mod history;
 mod inserts;
 mod lookups;
+mod metrics;
 mod pgbench;
 mod providers;
 mod queue;
@@ -30,7 +31,8 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
-    let known = [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue"]].concat();
+    let known =
+        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "metrics"]].concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -60,6 +62,9 @@ fn main() {
     }
     if asked_for("queue") {
         queue::measure(&mut report);
+    }
+    if asked_for("metrics") {
+        metrics::measure(&effort, &mut report);
     }
     report.print();
 }

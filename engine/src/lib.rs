@@ -12,6 +12,7 @@ pub mod breaker;
 pub mod classify;
 pub mod foreign;
 pub mod json_text;
+pub mod metrics;
 pub mod mmdb;
 pub mod moment;
 pub mod net;

@@ -7,11 +7,11 @@ CREATE FUNCTION enrich_stats(
     OUT asn_operation_duration_ms double precision, OUT asn_unique_seen bigint)
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'enrich_stats_wrapper';
 COMMENT ON FUNCTION enrich_stats() IS
-    'counters of committed work since start or reset: of the whole cluster when the library is preloaded, else of this session';
+    'counters of committed work since start or reset: of the whole cluster when the library is preloaded, else of this session; asn_operation_duration_ms is the processor time of creating and updating networks, asn_unique_seen the number of distinct networks created';
 
 CREATE FUNCTION reset_enrich_stats() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_enrich_stats_wrapper';
-COMMENT ON FUNCTION reset_enrich_stats() IS 'set the counters of enrich_stats() to zero';
+COMMENT ON FUNCTION reset_enrich_stats() IS 'set the counters and histograms of enrich_stats(), enrich_metrics and provider_status to zero, for the whole cluster when the library is preloaded';
 
 CREATE FUNCTION asn_inventory_size(
     OUT total_asns bigint, OUT asns_with_metadata bigint, OUT asns_by_registry jsonb)

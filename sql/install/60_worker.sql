@@ -23,7 +23,7 @@ CREATE FUNCTION provider_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'provider_status_wrapper';
 COMMENT ON FUNCTION provider_status() IS
-    'how each provider is doing, across the cluster: its circuit breaker (closed, open, half-open), what else keeps it from being asked, requests under way, what is left of its daily quota, and, since the server was started, what was asked and answered, what was dropped, and how requests failed';
+    'how each provider is doing, across the cluster: its circuit breaker (closed, open, half-open), what else keeps it from being asked, requests under way, what is left of its daily quota, and, since the server was started or the counters were reset, what was asked and answered, what was dropped, and how requests failed';
 
 CREATE VIEW provider_status AS SELECT * FROM @extschema@.provider_status();
 COMMENT ON VIEW provider_status IS 'provider_status(), beside queue_status';

@@ -1,4 +1,5 @@
--- Adds pending counts to the networks that are locked; deltas of networks that are gone go with them.
+-- Adds pending counts to the networks that are locked; deltas of networks that are gone go with them. Answers of how many
+-- networks, and of how many that were there before it moved the times when they were seen.
 -- $1 asn bigint[]
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d
@@ -10,12 +11,17 @@ WITH taken AS (
            min(t.first_seen) AS first_seen, max(t.last_seen) AS last_seen
     FROM taken t
     GROUP BY t.asn_number
+), updated AS (
+    UPDATE @extschema@.asn_inventory a
+    SET unique_ip_count = a.unique_ip_count + s.addresses,
+        total_session_count = a.total_session_count + s.sessions,
+        first_seen = LEAST(a.first_seen, s.first_seen),
+        last_seen = GREATEST(a.last_seen, s.last_seen),
+        updated_at = now()
+    FROM summed s
+    JOIN @extschema@.asn_inventory before ON before.asn_number = s.asn_number
+    WHERE a.asn_number = s.asn_number
+    RETURNING before.created_at <> now()
+        AND (a.first_seen IS DISTINCT FROM before.first_seen OR a.last_seen IS DISTINCT FROM before.last_seen) AS moved
 )
-UPDATE @extschema@.asn_inventory a
-SET unique_ip_count = a.unique_ip_count + s.addresses,
-    total_session_count = a.total_session_count + s.sessions,
-    first_seen = LEAST(a.first_seen, s.first_seen),
-    last_seen = GREATEST(a.last_seen, s.last_seen),
-    updated_at = now()
-FROM summed s
-WHERE a.asn_number = s.asn_number
+SELECT count(*), count(*) FILTER (WHERE u.moved) FROM updated u

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use crate::offline::{self, Kind};
 use crate::pg::call::Call;
 use crate::pg::{clock, text};
-use crate::telemetry::{self, Counter};
+use crate::telemetry::{self, Counter, Distribution, Operation, cells};
 use crate::{error, sql_function};
 
 sql_function!(mmdb_file_wrapper, pg_finfo_mmdb_file_wrapper, mmdb_file);
@@ -40,7 +40,10 @@ fn reload_mmdb(_: &Call) -> Option<pg_sys::Datum> {
 sql_function!(enrich_stats_wrapper, pg_finfo_enrich_stats_wrapper, enrich_stats);
 fn enrich_stats(call: &Call) -> Option<pg_sys::Datum> {
     let count = |counter| Some(pg_sys::Datum::from(telemetry::read(counter)));
-    let milliseconds = telemetry::read(Counter::NetworkMicros) as f64 / 1000.0;
+    let created: i64 = cells::all_created().map(|(.., networks)| networks).sum();
+    let updated: i64 = cells::all_updated().map(|(.., networks)| networks).sum();
+    let milliseconds: f64 =
+        Operation::ALL.map(|operation| Distribution::Operation(operation).read().sum).iter().sum();
     call.record(&[
         count(Counter::TotalIps),
         count(Counter::CacheHits),
@@ -50,10 +53,11 @@ fn enrich_stats(call: &Call) -> Option<pg_sys::Datum> {
         count(Counter::DshieldHits),
         count(Counter::SpurHits),
         count(Counter::Errors),
-        count(Counter::NetworksCreated),
-        count(Counter::NetworksUpdated),
+        Some(pg_sys::Datum::from(created)),
+        Some(pg_sys::Datum::from(updated)),
         pgrx::IntoDatum::into_datum(milliseconds),
-        count(Counter::NetworksCreated),
+        // Each network is created once.
+        Some(pg_sys::Datum::from(created)),
     ])
 }
 

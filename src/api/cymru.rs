@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
-use cowrie_enrich_engine::net::Pool;
+use cowrie_enrich_engine::net::{Finished, Pool};
 use cowrie_enrich_engine::providers::cymru::{self, Answer, Batch, Reply};
 use pgrx::pg_sys;
 
@@ -16,7 +16,7 @@ use crate::enrichment::country_text;
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::{background, clock, inet, latch, text};
-use crate::politeness::{self, Count, Leave, Permit};
+use crate::politeness::{self, Leave, Permit};
 use crate::provider::{Limits, Provider};
 use crate::sql_function;
 use crate::worker::judge;
@@ -74,14 +74,13 @@ fn exchange(addresses: &[Address]) -> Reply {
     let permit = wait_for_permit(&limits);
     let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
     let task = Batch { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
-    politeness::count(provider, Count::Requests, 1);
-    politeness::count(provider, Count::Questions, addresses.len() as u64);
+    politeness::begins(provider, addresses.len());
     if let Err(error) = background::without_signals(|| pool.start(0, task)) {
         error::no_network(&error);
     }
     loop {
-        if let Some((_, reply)) = pool.finished().pop() {
-            judge(permit, &reply.clone().into(), addresses.len(), &limits);
+        if let Some(Finished { done: reply, took, .. }) = pool.finished().pop() {
+            judge(permit, &reply.clone().into(), took, addresses.len(), &limits);
             return reply;
         }
         latch::wait(Duration::from_secs(1), Some(pool.ready()));

@@ -15,7 +15,7 @@ use crate::pg::{snapshot, transaction};
 use crate::provider::Providers;
 use crate::sql_function;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::networks::{self, Networks, Said};
+use crate::store::networks::{self, Said};
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
@@ -103,12 +103,9 @@ fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
         ..Said::default()
     };
     let home = Home::of(call);
-    let networks = Networks::from([(asn, said)]);
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
-            networks::create(connection, &networks, "manual");
-            networks::refine(connection, &networks, "manual");
-            networks::touch(connection, asn, |rows| rows.composite(0))
+            networks::ensure(connection, asn, said, |rows| rows.composite(0))
         })
     })
 }

@@ -6,6 +6,7 @@ mod enriching;
 mod generated;
 mod lookup;
 mod maintenance;
+mod metrics;
 mod queue;
 mod sessions;
 mod worker;

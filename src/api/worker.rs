@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use cowrie_enrich_engine::breaker::State;
 use pgrx::pg_sys;
 
 use crate::pg::call::Call;
@@ -73,7 +74,11 @@ fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
         };
         let mut row = vec![
             Some(text::write(provider.name())),
-            Some(text::write(health.state)),
+            Some(text::write(match health.state {
+                State::Closed => "closed",
+                State::Open => "open",
+                State::HalfOpen => "half-open",
+            })),
             words(health.obstacle.as_deref()),
             Some(pg_sys::Datum::from(i64::from(health.failures))),
             time(health.rests_until),

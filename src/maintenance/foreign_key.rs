@@ -32,6 +32,7 @@ pub fn add(call: &Call) {
         lock_and_add(run, rel, false);
         let orphans = settle(run, rel, None);
         if orphans == 0 {
+            // Of a partitioned table, its own.
             lock_and_add(run, rel, true);
         }
         vec![("orphans", orphans), ("validated", i64::from(orphans == 0))]
@@ -59,36 +60,37 @@ fn lock_and_add(run: &mut Run, rel: pg_sys::Oid, whole: bool) {
 /// Orphans that are listed.
 const MOST_LISTED: usize = 1_000;
 
-/// Validates the foreign keys of a table and its partitions that are not yet, unless there are orphans; answers how many.
-/// `rows`: how many sessions are expected, if somebody knows better than the server.
+/// Validates the foreign keys of a table and its partitions that are not yet; answers how many sessions are in the way of
+/// that. `rows`: how many sessions are expected, if somebody knows better than the server.
 pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
     let home = run.home;
     let open = acting_as(home.owner, || foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {
         return 0;
     }
-    let tables: Vec<Table> = acting_as(home.owner, || backfill::tables(run.connection, rel));
-    let tables: Vec<Table> =
-        tables.into_iter().filter(|table| open.iter().any(|(oid, _)| *oid == table.oid)).collect();
-    let orphans = count_orphans(run, &tables, rows);
-    if orphans > 0 {
-        pg::warning(
-            &format!(
-                "{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"
-            ),
-            "The table rejected_row lists some of them. Addresses must be single hosts; correct them, then CALL \
-             backfill_sessions() or add_session_foreign_key() again.",
-        );
-        return orphans;
-    }
+    // The server looks at all rows anyway, and only if one points nowhere somebody must say which.
     run.begin("validating", open.len() as i64);
+    let mut invalid = Vec::new();
     for (table, name) in open {
         run.batch(|connection| {
-            foreign_key::validate(connection, table, &name);
+            if !foreign_key::validate(connection, table, &name) {
+                invalid.push(table);
+            }
             1
         });
     }
-    0
+    if invalid.is_empty() {
+        return 0;
+    }
+    let mut tables: Vec<Table> = acting_as(home.owner, || backfill::tables(run.connection, rel));
+    tables.retain(|table| invalid.contains(&table.oid));
+    let orphans = count_orphans(run, &tables, rows);
+    pg::warning(
+        &format!("{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"),
+        "The table rejected_row lists some of them. Addresses must be single hosts; correct them, then CALL \
+         backfill_sessions() or add_session_foreign_key() again.",
+    );
+    orphans
 }
 
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
@@ -97,7 +99,7 @@ fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
     let mut complaints = Complaints::new(run.procedure(), MOST_LISTED);
     for table in tables {
         run.batch(|connection| {
-            let read = foreign_key::orphans(home, table, |row_key, address| {
+            let sessions = foreign_key::orphans(home, table, |row_key, address| {
                 complaints.about([Rejected {
                     relation: table.shown(),
                     row_key,
@@ -106,7 +108,7 @@ fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
                 }]);
             });
             complaints.write(connection);
-            read
+            sessions
         });
     }
     complaints.rows

@@ -22,6 +22,8 @@ use crate::store::{calls, fold, recount};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
+/// Placed addresses after which their counts are folded: what is folded at once is held in memory.
+const FOLDED_TOGETHER: usize = 100_000;
 /// Skipped addresses of a batch that a verbose call shows.
 const SHOWN: usize = 10;
 
@@ -44,6 +46,8 @@ struct Tally {
     skipped: i64,
     faulty: i64,
     told: Told,
+    /// Addresses placed whose counts are not folded yet.
+    placed: usize,
     /// Networks that this call created or changed: each counts once.
     touched: BTreeSet<i64>,
 }
@@ -95,6 +99,10 @@ fn read_addresses(run: &mut Run, way: &Way) -> Tally {
             is_over = way.is_atomic || scanned < way.batch_size;
             (scanned, Some(tally.written()))
         });
+        if tally.placed >= FOLDED_TOGETHER && !way.is_atomic {
+            fold::run(run.home, true);
+            tally.placed = 0;
+        }
     }
     tally
 }
@@ -119,6 +127,7 @@ fn batch(connection: &Connection, way: &Way, tally: &mut Tally) -> i64 {
     (tally.last, tally.scanned) = (found.last, tally.scanned + scanned);
     if scanned > 0 {
         let written = found.write(connection, &mut tally.told);
+        tally.placed += written.placed;
         tally.created += written.created.len() as i64;
         tally.touched.extend(written.created);
         let updated = written.completed.into_iter().filter(|asn| tally.touched.insert(*asn)).count();

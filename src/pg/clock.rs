@@ -35,10 +35,23 @@ pub fn from_unix(seconds: i64) -> i64 {
     seconds.saturating_sub(UNIX_TO_POSTGRES).saturating_mul(1_000_000)
 }
 
+/// Seconds since 1970 of such a time.
+pub fn to_unix(micros: i64) -> f64 {
+    micros as f64 / 1e6 + UNIX_TO_POSTGRES as f64
+}
+
 /// The wall clock.
 pub fn now() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     from_unix(unix.as_secs() as i64).saturating_add(i64::from(unix.subsec_micros()))
+}
+
+/// Processor time that this thread has used, in nanoseconds: it stands still while the process waits for anything.
+pub fn worked() -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes its output; the clock of the calling thread exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 
 /// Whether a timestamp is finite; `infinity` says nothing about when a session was.

@@ -1,8 +1,8 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol. `counters`, `provider_counters` and the fields of a [`Seat`] are atomics: counters are only ever
-//! added to or set to zero; a seat's `database` is written by the launcher alone, its `pid`, latch and state by the
-//! process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
+//! Locking protocol. `counters`, `cells`, `provider_counters` and the fields of a [`Seat`] are atomics: counters and cells
+//! are only ever added to or set to zero; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
 //!
@@ -20,6 +20,9 @@ use super::{catalog, clock, latch};
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
+/// Room for numbers by labels and for histograms, most of it for networks by source, country and registry; eight bytes
+/// each, so 288 kB.
+pub const CELLS: usize = 36 * 1024;
 /// Room for counters of one provider.
 pub const PROVIDER_SLOTS: usize = 24;
 /// Providers that are asked over the network.
@@ -30,6 +33,7 @@ pub const SEATS: usize = 64;
 #[repr(C)]
 pub struct Block {
     pub counters: [AtomicI64; SLOTS],
+    pub cells: [AtomicI64; CELLS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
     /// Every database that is to have a worker has said what it spent of the quotas, since the server started; and since
@@ -73,7 +77,35 @@ pub struct Seat {
     /// Work done since it was started.
     pub batches: AtomicI64,
     pub errors: AtomicI64,
+    pub report: Report,
 }
+
+/// What the worker of a database says of it. It stays when the worker ends, for the next one to go on with.
+#[repr(C)]
+pub struct Report {
+    /// OID of the database; 0 is none.
+    pub database: AtomicU32,
+    /// When the worker last began something, microseconds since 2000.
+    pub heartbeat: AtomicI64,
+    /// Like those of the seat, but of all workers that this database has had.
+    pub batches: AtomicI64,
+    pub errors: AtomicI64,
+    /// When what follows was counted, microseconds since 2000; 0 is never.
+    pub counted_at: AtomicI64,
+    pub networks: AtomicI64,
+    pub queues: [QueueReport; PROVIDERS],
+}
+
+/// Sizes of one provider's queue.
+#[repr(C)]
+pub struct QueueReport {
+    pub sizes: [AtomicI64; QUEUE_SIZES],
+    /// Microseconds since 2000; 0 where the queue is empty.
+    pub oldest: AtomicI64,
+}
+
+/// As many as `store::sizes` counts.
+pub const QUEUE_SIZES: usize = 6;
 
 /// What is read and written under the lock.
 #[repr(C)]
@@ -220,6 +252,17 @@ pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
         },
         // SAFETY: the block is this backend's own, used on its only thread, and `work` does not come back here.
         None => work(unsafe { &mut *guarded }),
+    }
+}
+
+impl Report {
+    /// Begins anew, for a database.
+    pub fn begin(&self, database: u32) {
+        self.database.store(0, Ordering::Release);
+        let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
+        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks];
+        own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
+        self.database.store(database, Ordering::Release);
     }
 }
 

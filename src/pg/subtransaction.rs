@@ -35,6 +35,11 @@ impl Failure {
         }
     }
 
+    /// Whether a row points at nothing.
+    pub fn was_reference(&self) -> bool {
+        self.code == PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION
+    }
+
     /// Fails the caller with it after all.
     pub fn raise(self) -> ! {
         let mut report = pg_sys::panic::ErrorReport::new(self.code, self.message, "contained");

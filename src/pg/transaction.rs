@@ -83,10 +83,15 @@ pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     })
 }
 
+unsafe extern "C-unwind" {
+    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, which costs many times what it
+    /// guards: every count asks for the level, and the function returns a static and cannot raise.
+    safe fn GetCurrentSubTransactionId() -> Level;
+}
+
 /// The innermost (sub)transaction.
 pub fn current_level() -> Level {
-    // SAFETY: reads a static of the transaction system.
-    unsafe { pg_sys::GetCurrentSubTransactionId() }
+    GetCurrentSubTransactionId()
 }
 
 /// Fires deferred triggers that were queued while the transaction was already committing.

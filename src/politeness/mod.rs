@@ -19,6 +19,7 @@ use cowrie_enrich_engine::rate::Admission;
 use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS, Seat};
 use crate::pg::{catalog, clock};
 use crate::provider::{Limits, Provider};
+use crate::telemetry::{self, Distribution};
 
 /// What is counted of a provider. Append only: the slots are laid out by these numbers.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +53,11 @@ pub enum Count {
     Throttled,
     Unauthorized,
     BadStatus,
+    /// Exchanges that ended well.
+    Completed,
 }
 
-/// All counts, in the order in which `provider_status` shows them.
+/// The counts that `provider_status` shows, in its order.
 pub const COUNTS: [Count; 20] = [
     Count::Requests,
     Count::Questions,
@@ -78,7 +81,7 @@ pub const COUNTS: [Count; 20] = [
     Count::BadStatus,
 ];
 
-const _: () = assert!(COUNTS.len() <= PROVIDER_SLOTS);
+const _: () = assert!((Count::Completed as usize) < PROVIDER_SLOTS);
 
 /// Adds to a count, at once: what is counted here happened on the network, whatever becomes of a transaction.
 pub fn count(provider: Provider, what: Count, amount: u64) {
@@ -87,6 +90,19 @@ pub fn count(provider: Provider, what: Count, amount: u64) {
         shared::block().provider_counters[provider.place()][what as usize]
             .fetch_add(amount, Ordering::Relaxed);
     }
+}
+
+/// An exchange begins, about so many questions.
+pub fn begins(provider: Provider, questions: usize) {
+    count(provider, Count::Requests, 1);
+    count(provider, Count::Questions, questions as u64);
+    telemetry::happened(Distribution::Batch(provider), i64::try_from(questions).unwrap_or(i64::MAX));
+}
+
+/// An exchange took so long, from its beginning to its end.
+pub fn took(provider: Provider, time: Duration) {
+    let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    telemetry::happened(Distribution::Request(provider), nanoseconds);
 }
 
 pub fn counted(provider: Provider, what: Count) -> i64 {
@@ -443,9 +459,11 @@ fn wake_all() {
 
 /// How a provider is doing, as `provider_status` shows it.
 pub struct Health {
-    pub state: &'static str,
+    pub state: State,
     /// Why it is not asked, other than by what the circuit breaker says.
     pub obstacle: Option<String>,
+    /// Whether it refused the key, and is left alone for that.
+    pub is_stopped: bool,
     pub failures: u32,
     /// Microseconds since 2000.
     pub rests_until: Option<i64>,
@@ -465,11 +483,8 @@ pub fn health(provider: Provider) -> Health {
     let limit = provider.limits().daily_quota;
     let left = state.quota.left(now, limit);
     Health {
-        state: match state.breaker.state(now) {
-            State::Closed => "closed",
-            State::Open => "open",
-            State::HalfOpen => "half-open",
-        },
+        state: state.breaker.state(now),
+        is_stopped: state.stop.until > now,
         obstacle: obstacle(provider, &state, left),
         failures: state.breaker.failures,
         rests_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),

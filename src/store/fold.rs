@@ -19,7 +19,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, snapshot};
 use crate::provider::Providers;
-use crate::telemetry::{self, Counter};
+use crate::telemetry::{self, Counter, Operation, Source, Update, Work};
 
 /// Delta rows per transaction: well below a second of work.
 pub const BATCH: i64 = 50_000;
@@ -151,5 +151,13 @@ fn add(
         ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
     }
     let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
-    NETWORKS.with(|statement| connection.run(statement, &[Some(locked)], |_| ()));
+    let work = Work::begin();
+    let (networks, moved) = NETWORKS.with(|statement| {
+        connection.run(statement, &[Some(locked)], |rows| {
+            let count = |column| rows.bigint(0, column).and_then(|count| usize::try_from(count).ok());
+            (count(1).unwrap_or_default(), count(2).unwrap_or_default())
+        })
+    });
+    telemetry::networks_updated(Source::Sessions, Update::Timestamps, moved);
+    work.end(Operation::Update, networks, moved);
 }

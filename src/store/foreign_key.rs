@@ -49,15 +49,22 @@ pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<(pg_sys::Oid,
     })
 }
 
-/// Validates a table's foreign key, as its owner.
-pub fn validate(connection: &Connection, table: pg_sys::Oid, name: &[u8]) {
+/// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
+pub fn validate(connection: &Connection, table: pg_sys::Oid, name: &[u8]) -> bool {
     const STATEMENT: &str = include_str!("../../sql/queries/foreign_key_validate.sql");
-    let Some(owner) = catalog::owner_of_table(table) else { return };
+    let Some(owner) = catalog::owner_of_table(table) else { return true };
     let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
-    acting_as_stranger(owner, || {
-        let validate = connection.prepare(&parts.join(name), &[]);
-        connection.run_prepared(&validate, &[], &[], |_| ());
+    let validated = contained(|| {
+        acting_as_stranger(owner, || {
+            let validate = connection.prepare(&parts.join(name), &[]);
+            connection.run_prepared(&validate, &[], &[], |_| ());
+        });
     });
+    match validated {
+        Ok(()) => true,
+        Err(failure) if failure.was_reference() => false,
+        Err(failure) => failure.raise(),
+    }
 }
 
 /// Hands over the sessions of a table that point at no address, each with what finds it there and its address; answers how

@@ -19,6 +19,7 @@ pub mod priorities;
 pub mod queue;
 pub mod recount;
 pub mod sessions;
+pub mod sizes;
 pub mod snapshots;
 pub mod stale;
 pub mod sweep;

@@ -72,10 +72,11 @@ struct Words {
 #[derive(Default)]
 pub struct Told(BTreeMap<i64, [u8; 3]>);
 
-/// Which networks were written.
+/// Which networks were written, and how many addresses placed.
 pub struct Written {
     pub created: Vec<i64>,
     pub completed: Vec<i64>,
+    pub placed: usize,
 }
 
 /// Addresses from behind `after` on.
@@ -191,7 +192,7 @@ impl Found {
             for chunk in self.unplaced.chunks(PAGE as usize) {
                 memory::scratch(|| place(connection, chunk));
             }
-            Written { created, completed }
+            Written { created, completed, placed: self.unplaced.len() }
         })
     }
 }

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys;
 
 use crate::pg::array::{self, Element};
-use crate::pg::clock;
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::text;
-use crate::telemetry::{self, Counter};
+use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// What a source says of a network.
 #[derive(Clone, Default)]
@@ -65,6 +64,11 @@ thread_local! {
         include_str!("../../sql/queries/network_touch.sql"),
         &[pg_sys::INT8OID],
     ) };
+    static READ: Statement = const { Statement::new(
+        "network_read",
+        include_str!("../../sql/queries/network_read.sql"),
+        &[pg_sys::INT8OID],
+    ) };
 }
 
 /// Creates the networks that are not there yet, all as one source says; answers how many.
@@ -82,33 +86,39 @@ pub fn create_said<'a>(
     if networks.is_empty() {
         return Vec::new();
     }
-    let started = clock::now();
+    let work = Work::begin();
     let mut arguments = columns(networks);
     arguments.push(Some(times(networks, |said| said.first_seen)));
     arguments.push(Some(times(networks, |said| said.last_seen)));
     arguments
         .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
-    let created = CREATE.with(|statement| connection.run(statement, &arguments, returned));
-    if !created.is_empty() {
-        telemetry::add(Counter::NetworksCreated, created.len() as i64);
-        telemetry::add(Counter::NetworkMicros, clock::now() - started);
-    }
+    let created = CREATE.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            let created = returned(rows);
+            for (row, asn) in created.iter().enumerate() {
+                let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
+                let source = Source::named(source(*asn));
+                telemetry::network_created(source, country.as_deref(), registry.as_deref());
+            }
+            created
+        })
+    });
+    work.end(Operation::Create, networks.len(), created.len());
     created
 }
 
-/// Fills and corrects the metadata of existing networks, as far as `source` may.
-pub fn refine(connection: &Connection, networks: &Networks, source: &str) {
+/// Fills and corrects the metadata of existing networks, as far as `source` may; answers of how many.
+pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     if networks.is_empty() {
-        return;
+        return 0;
     }
-    let started = clock::now();
+    let work = Work::begin();
     let mut arguments = columns(networks);
     arguments.push(Some(text::write(source)));
     let updated = REFINE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
-    if updated > 0 {
-        telemetry::add(Counter::NetworksUpdated, updated as i64);
-        telemetry::add(Counter::NetworkMicros, clock::now() - started);
-    }
+    telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
+    work.end(Operation::Update, networks.len(), updated);
+    updated
 }
 
 /// Appends to the pending counts when networks were seen, as far as that is not known yet.
@@ -141,7 +151,7 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
     if networks.is_empty() {
         return Vec::new();
     }
-    let started = clock::now();
+    let work = Work::begin();
     let asns = networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn)));
     let mut arguments = vec![Some(array::write(Element::Bigint, asns))];
     let fields: [fn(&Best) -> &Filled; 3] = [|best| &best.name, |best| &best.country, |best| &best.registry];
@@ -152,10 +162,13 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
         arguments.extend([texts(|(value, _)| text::write(value)), texts(|(_, source)| text::write(source))]);
     }
     let completed = COMPLETE.with(|statement| connection.run(statement, &arguments, returned));
-    if !completed.is_empty() {
-        telemetry::add(Counter::NetworksUpdated, completed.len() as i64);
-        telemetry::add(Counter::NetworkMicros, clock::now() - started);
+    for best in completed.iter().filter_map(|asn| networks.get(asn)) {
+        let fields = [&best.name, &best.country, &best.registry];
+        if let Some((_, source)) = fields.into_iter().flatten().next() {
+            telemetry::networks_updated(Source::named(source), Update::Metadata, 1);
+        }
     }
+    work.end(Operation::Update, networks.len(), completed.len());
     completed
 }
 
@@ -163,9 +176,20 @@ fn returned(rows: &Rows) -> Vec<i64> {
     (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
 }
 
-/// Moves `last_seen` to now and hands over the row.
-pub fn touch<T>(connection: &Connection, asn: i64, read: impl FnOnce(&Rows) -> T) -> T {
-    TOUCH.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(asn))], read))
+/// Creates one network as a caller says, or corrects it and moves `last_seen` to now; hands over the row. However much
+/// that is, it is counted as one thing.
+pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnce(&Rows) -> T) -> T {
+    let networks = Networks::from([(asn, said)]);
+    let is_counted =
+        create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
+    let work = Work::begin();
+    let argument = [Some(pg_sys::Datum::from(asn))];
+    let moved = TOUCH.with(|statement| connection.run(statement, &argument, |rows| rows.count));
+    if !is_counted {
+        telemetry::networks_updated(Source::Manual, Update::Timestamps, moved);
+        work.end(Operation::Update, 1, moved);
+    }
+    READ.with(|statement| connection.run(statement, &argument, read))
 }
 
 fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
-use cowrie_enrich_engine::net::Pool;
+use cowrie_enrich_engine::net::{Finished, Pool};
 use cowrie_enrich_engine::providers::Exchange;
 
 use super::flight::Flight;
@@ -44,10 +44,10 @@ impl Air {
 
     /// Takes what came back, which makes room for the next request, perhaps of another database's.
     pub fn collect(&mut self) {
-        for (ticket, reply) in self.pool.finished() {
+        for Finished { ticket, done, took } in self.pool.finished() {
             if let Some(flight) = self.flights.remove(&ticket) {
                 let limits = flight.provider.limits();
-                self.landed.push(flight.landed(reply, &limits));
+                self.landed.push(flight.landed(done, took, &limits));
             }
         }
     }

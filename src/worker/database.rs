@@ -21,7 +21,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, fold, ledger};
+use crate::store::{answers, fold, ledger, sizes};
 
 /// How often work is looked for that nobody announced, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
@@ -30,6 +30,12 @@ const RESTORE_PAUSE: i64 = 500_000;
 const RESTORE_IS_OVER: i64 = 2_000_000;
 /// How often pg_restore is looked for.
 const RESTORE_CHECKED_EVERY: i64 = 250_000;
+/// How often it is counted what there is, in microseconds: while it changes by this worker's doing, and while something
+/// else may change it. It never takes more than a fiftieth of the time.
+const COUNTED_EVERY: i64 = 1_000_000;
+const COUNTED_ANYWAY: i64 = 10_000_000;
+const COUNTING_SHARE: i64 = 50;
+
 pub struct Worker {
     steps: Steps,
     air: Air,
@@ -41,6 +47,9 @@ pub struct Worker {
     next_take_in: i64,
     next_fold: i64,
     next_sweep: i64,
+    next_count: i64,
+    /// Not before, however much was done.
+    counted_until: i64,
     /// How far a sweep under way has come.
     sweeping: Option<Progress>,
     /// When pg_restore was last looked for and last seen in this database.
@@ -59,6 +68,9 @@ pub fn run(seat: i32) {
     background::connect(Some(pg_sys::Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
     if !seat.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
+    }
+    if seat.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
+        seat.report.begin(0);
     }
     let mut worker = match Worker::new(seat) {
         Ok(worker) => worker,
@@ -93,6 +105,8 @@ impl Worker {
             next_take_in: 0,
             next_fold: 0,
             next_sweep: 0,
+            next_count: 0,
+            counted_until: 0,
             sweeping: None,
             restore_checked_at: 0,
             restored_at: 0,
@@ -120,10 +134,13 @@ impl Worker {
             let landed = settled(lane.land(&self.steps, &mut self.air))?;
             made.push(landed.is_some());
             if landed == Some(true) {
+                self.next_count = 0;
                 self.next_fold = 0;
             }
         }
         made.push(settled(self.fold())?.is_some());
+        // For the metrics alone: nothing waits for it.
+        settled(self.count())?;
         self.distribute();
         background::report_statistics();
 
@@ -134,7 +151,8 @@ impl Worker {
             return Ok(0);
         }
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
-        let next = next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next());
+        let next =
+            next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -157,6 +175,9 @@ impl Worker {
 
     fn end(&mut self, ending: Ending) -> ! {
         self.air.cancel();
+        if ending == Ending::NoExtension {
+            self.steps.seat.report.begin(0);
+        }
         self.steps.seat.ending.store(ending as u32, Ordering::Release);
         background::exit()
     }
@@ -186,6 +207,10 @@ impl Worker {
                 ledger::exchange(connection);
             })?;
             self.released = true;
+            let report = &self.steps.seat.report;
+            if report.database.load(Ordering::Acquire) == 0 {
+                report.begin(catalog::own_database().to_u32());
+            }
             if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
                 // It waits for all of them to say so.
                 shared::block().launcher.nudge();
@@ -209,6 +234,9 @@ impl Worker {
         })?;
         self.next_take_in =
             if taken.requests >= queue::MOST_TAKEN_IN { 0 } else { clock::now().saturating_add(naptime()) };
+        if taken.requests > 0 {
+            self.next_count = 0;
+        }
         self.ranking.came_in(taken.jobs.keys().copied());
         for lane in &mut self.lanes {
             let Some(answered) = taken.jobs.get(&lane.provider) else { continue };
@@ -239,12 +267,42 @@ impl Worker {
         let after_work = self.next_fold == 0;
         self.next_fold = now + naptime();
         if self.steps.seat.uncounted.swap(false, Ordering::AcqRel) || after_work {
+            self.next_count = 0;
             let more = self.steps.step(Doing::Folding, fold::batch_if_free)?;
             if more {
                 self.next_fold = 0;
             }
         }
         Ok(())
+    }
+
+    /// Counts what there is, for the metrics.
+    fn count(&mut self) -> Result<(), Stop> {
+        let now = clock::now();
+        if self.counts_at() > now {
+            return Ok(());
+        }
+        // Also where it fails, for want of a right.
+        (self.next_count, self.counted_until) = (now + COUNTED_ANYWAY, now + COUNTED_EVERY);
+        let sizes = self.steps.step(Doing::Counting, |_, connection| sizes::count(connection))?;
+        let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
+        self.counted_until = clock::now().saturating_add(pause);
+        self.next_count = if sizes.is_queue_empty() { i64::MAX } else { clock::now() + COUNTED_ANYWAY };
+        let report = &self.steps.seat.report;
+        report.networks.store(sizes.networks, Ordering::Relaxed);
+        for queue in &sizes.queues {
+            let to = &report.queues[queue.provider.place()];
+            for (size, to) in queue.sizes.iter().zip(&to.sizes) {
+                to.store(*size, Ordering::Relaxed);
+            }
+            to.oldest.store(queue.oldest.unwrap_or(0), Ordering::Relaxed);
+        }
+        report.counted_at.store(sizes.counted_at, Ordering::Release);
+        Ok(())
+    }
+
+    fn counts_at(&self) -> i64 {
+        if guc::metrics() { self.next_count.max(self.counted_until) } else { i64::MAX }
     }
 
     /// Looks for work that nobody announced; one transaction a round.
@@ -257,7 +315,7 @@ impl Worker {
         };
         self.next_sweep = now + SWEEP_EVERY;
         // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
-        (self.next_fold, self.released) = (0, false);
+        (self.next_fold, self.next_count, self.released) = (0, 0, false);
         self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
         self.sweeping = self.steps.step(Doing::Sweeping, |_, connection| {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {

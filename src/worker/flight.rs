@@ -1,6 +1,7 @@
 //! Exchanges with a provider: from claimed jobs to a task for the network, and what its reply says of the provider.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
@@ -63,8 +64,7 @@ impl Flight {
 
     /// What the network is to do.
     pub fn task(&self) -> Exchange {
-        politeness::count(self.provider, Count::Requests, 1);
-        politeness::count(self.provider, Count::Questions, self.questions.len() as u64);
+        politeness::begins(self.provider, self.questions.len());
         Exchange {
             provider: self.provider.declared(),
             settings: self.provider.settings(),
@@ -73,9 +73,9 @@ impl Flight {
     }
 
     /// The reply is there: the provider is judged by it, and what it did wrong is counted.
-    pub fn landed(mut self, reply: Reply, limits: &Limits) -> Landing {
+    pub fn landed(mut self, reply: Reply, took: Duration, limits: &Limits) -> Landing {
         if let Some(permit) = self.permit.take() {
-            judge(permit, &reply, self.questions.len(), limits);
+            judge(permit, &reply, took, self.questions.len(), limits);
         }
         let blame = blame(&reply);
         let Reply { mut answers, failure, unsent, .. } = reply;
@@ -120,9 +120,12 @@ fn unanswered(question: Prefix, failure: Option<&Failure>, blame: Blame) -> Fail
 }
 
 /// Counts a reply, judges the provider by it, one that answered anything is up, and heeds what it demands.
-pub fn judge(permit: Permit, reply: &Reply, asked: usize, limits: &Limits) {
+pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
     let provider = permit.provider();
     count(provider, reply, asked);
+    if !reply.unsent {
+        politeness::took(provider, took);
+    }
     if let Some(demand) = &reply.demand {
         // A key that was replaced meanwhile says nothing about the one that is there now.
         let is_current =
@@ -173,9 +176,7 @@ fn count(provider: Provider, reply: &Reply, asked: usize) {
     politeness::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
     let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
     politeness::count(provider, Count::Refused, refused as u64);
-    if let Some(failure) = &reply.failure {
-        politeness::count(provider, kind_of(failure), 1);
-    }
+    politeness::count(provider, reply.failure.as_ref().map_or(Count::Completed, kind_of), 1);
 }
 
 fn kind_of(failure: &Failure) -> Count {

@@ -295,6 +295,7 @@ impl Lane {
                     self.next_due = 0;
                     if landing.advance(written) {
                         steps.seat.batches.fetch_add(1, Ordering::Relaxed);
+                        steps.seat.report.batches.fetch_add(1, Ordering::Relaxed);
                     } else {
                         self.landings.push(landing);
                     }

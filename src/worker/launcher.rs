@@ -230,7 +230,14 @@ fn start(database: &Database, place: &mut Place) -> i64 {
 fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     let seats: &[Seat; SEATS] = &shared::block().seats;
     let is_free = |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken();
-    let index = seats.iter().position(is_free)?;
+    let is_free = |(_, seat): &(usize, &Seat)| is_free(seat);
+    // Where its last worker sat, or else where nobody's numbers would be lost.
+    let rank = |(_, seat): &(usize, &Seat)| match seat.report.database.load(Ordering::Acquire) {
+        whose if whose == database.to_u32() => 0,
+        0 => 1,
+        _ => 2,
+    };
+    let (index, _) = seats.iter().enumerate().filter(is_free).min_by_key(rank)?;
     let seat = &seats[index];
     seat.leave.store(false, Ordering::Release);
     seat.ending.store(Ending::Crashed as u32, Ordering::Release);

@@ -45,6 +45,7 @@ impl Steps {
     }
 
     pub fn says(&self, doing: Doing) {
+        self.seat.report.heartbeat.store(clock::now(), Ordering::Relaxed);
         if self.seat.state.swap(doing as u32, Ordering::Relaxed) != doing as u32 {
             self.seat.since.store(clock::now(), Ordering::Relaxed);
         }
@@ -73,6 +74,7 @@ impl Steps {
             Ok(None) => Err(Stop::NoExtension),
             Err(failure) => {
                 self.seat.errors.fetch_add(1, Ordering::Relaxed);
+                self.seat.report.errors.fetch_add(1, Ordering::Relaxed);
                 telemetry::error("a worker's step failed and will be tried again", &failure.message);
                 Err(Stop::Failed)
             }

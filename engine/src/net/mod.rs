@@ -20,7 +20,7 @@ mod stream;
 
 pub(crate) use datagram::Datagrams;
 pub use failure::Failure;
-pub use pool::{Cancel, Pool, Task};
+pub use pool::{Cancel, Finished, Pool, Task};
 pub(crate) use stream::{Read, Stream, resolve};
 
 use std::time::{Duration, Instant};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// One exchange. Implemented in the engine only: what runs on these threads must not reach PostgreSQL.
 pub trait Task: Send + 'static {
@@ -45,11 +46,20 @@ impl Cancel {
 /// 192 KiB of it, without optimisation.
 const STACK: usize = 512 * 1024;
 
+/// An exchange that has ended.
+#[derive(PartialEq, Debug)]
+pub struct Finished<D> {
+    pub ticket: u64,
+    pub done: D,
+    /// From its beginning on its thread to its end there.
+    pub took: Duration,
+}
+
 pub struct Pool<T: Task> {
     /// Of the exchanges started since the last `cancel`.
     cancel: Cancel,
-    sender: Sender<(u64, T::Done)>,
-    results: Receiver<(u64, T::Done)>,
+    sender: Sender<Finished<T::Done>>,
+    results: Receiver<Finished<T::Done>>,
     bell: Arc<Bell>,
     running: usize,
 }
@@ -82,10 +92,11 @@ impl<T: Task> Pool<T> {
         let sender = self.sender.clone();
         let bell = Arc::clone(&self.bell);
         thread::Builder::new().name("exchange".into()).stack_size(STACK).spawn(move || {
+            let began = Instant::now();
             let done = panic::catch_unwind(AssertUnwindSafe(|| task.run(&cancel)))
                 .unwrap_or_else(|panic| T::lost(text_of(&*panic)));
             // The owner may be gone: nobody wants the result then.
-            let _ = sender.send((ticket, done));
+            let _ = sender.send(Finished { ticket, done, took: began.elapsed() });
             bell.ring();
         })?;
         self.running += 1;
@@ -97,8 +108,8 @@ impl<T: Task> Pool<T> {
         self.running
     }
 
-    /// Collects what has finished, by ticket; a task that panicked comes out as its `Task::lost`.
-    pub fn finished(&mut self) -> Vec<(u64, T::Done)> {
+    /// Collects what has finished; a task that panicked comes out as its `Task::lost`.
+    pub fn finished(&mut self) -> Vec<Finished<T::Done>> {
         self.bell.silence();
         let finished: Vec<_> = self.results.try_iter().collect();
         self.running -= finished.len();
@@ -150,7 +161,6 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
     use std::thread;
-    use std::time::{Duration, Instant};
 
     enum Work {
         Return(u32),
@@ -186,7 +196,7 @@ mod tests {
         while all.len() < count {
             assert!(begun.elapsed() < Duration::from_secs(30), "{} of {count} finished", all.len());
             match (&pool.bell.ear).read(&mut [0]) {
-                Ok(1..) => all.extend(pool.finished()),
+                Ok(1..) => all.extend(pool.finished().into_iter().map(|f| (f.ticket, f.done))),
                 _ => thread::sleep(Duration::from_millis(1)),
             }
         }
@@ -206,6 +216,22 @@ mod tests {
         assert_eq!(pool.running(), 0);
         assert_eq!(pool.finished(), []);
         assert!((&pool.bell.ear).read(&mut [0]).is_err(), "the bell rings for nothing");
+    }
+
+    #[test]
+    fn time_is_that_of_the_task_not_of_its_owner() {
+        let mut pool = Pool::new().unwrap();
+        pool.start(1, Work::Return(1)).unwrap();
+        pool.start(2, Work::UntilCancelled).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        pool.cancel();
+        let mut finished = Vec::new();
+        while finished.len() < 2 {
+            finished.extend(pool.finished());
+        }
+        finished.sort_by_key(|finished| finished.ticket);
+        assert!(finished[0].took < finished[1].took, "{finished:?}");
+        assert!(finished[1].took >= Duration::from_millis(40), "{finished:?}");
     }
 
     #[test]

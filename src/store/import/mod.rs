@@ -14,7 +14,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::jsonb::Container;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, text};
-use crate::telemetry::{self, Counter};
+use crate::telemetry::{self, Source, Update};
 
 const NETWORK_TYPES: [pg_sys::Oid; 15] = [
     pg_sys::INT8ARRAYOID,
@@ -95,10 +95,17 @@ pub fn write_networks(connection: &Connection, networks: &[Network]) -> i64 {
         return 0;
     }
     let arguments = network_arguments(networks);
-    let created = CREATE_NETWORKS.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    let created = CREATE_NETWORKS.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            for row in 0..rows.count {
+                let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
+                telemetry::network_created(Source::Import, country.as_deref(), registry.as_deref());
+            }
+            rows.count
+        })
+    });
     let filled = FILL_NETWORKS.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
-    telemetry::add(Counter::NetworksCreated, created as i64);
-    telemetry::add(Counter::NetworksUpdated, filled as i64);
+    telemetry::networks_updated(Source::Import, Update::Metadata, filled);
     (created + filled) as i64
 }
 

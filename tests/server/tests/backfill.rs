@@ -548,7 +548,9 @@ fn a_table_that_is_rewritten_is_read_from_the_beginning() {
         );
         watcher.run(&format!("SELECT pg_terminate_backend({pid})"));
     });
-    assert_eq!(ended.expect_err("it was terminated").code, "57P01");
+    // Told so, or the connection was closed before it was read.
+    let code = ended.expect_err("it was terminated").code;
+    assert!(["57P01", "08006"].contains(&code.as_str()), "{code}");
     wait_until("it is gone", || db.number("SELECT count(*) FROM enrich.enrich_progress"), |left| *left == 0);
     db.run("VACUUM FULL sessions");
     db.run(&backfill(&COWRIE));
@@ -679,7 +681,7 @@ fn documented_crowd(db: &mut Session, sessions: u64) {
             _ => format!(
                 "{{\"cymru\": {{\"asn\": {asn}, \"asn_org\": \"ORG{asn}\", \"country\": \"FR\", \"cached_at\": \"2024-01-{day:02}T00:00:00Z\"}}, \"greynoise\": {{\"noise\": {noise}, \"cached_at\": \"2024-01-{day:02}T00:00:00Z\"}}}}",
                 asn = 64_500 + day,
-                noise = day % 2 == 0
+                noise = day.is_multiple_of(2)
             ),
         };
         lines.push_str(&format!("old{number}\t2024-04-{day:02} 12:00:00+00\t{address}\t{document}\n"));

@@ -1,7 +1,9 @@
 //! Rules of the house that a machine can check.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use cowrie_enrich_engine::metrics;
 use server_tests::database::bare_database;
 use server_tests::installation::workspace;
 use server_tests::{database, shared};
@@ -61,6 +63,37 @@ fn every_setting_is_documented_with_its_default() {
         let row = format!("| `{name}` | {default} |");
         assert!(reference.contains(&row), "docs/reference.md lacks the row {row:?}");
     }
+}
+
+#[test]
+fn every_metric_is_documented_and_nothing_else_is() {
+    let page = read(&workspace().join("docs/metrics.md"));
+    let declared: BTreeSet<String> = metrics::families::ALL
+        .iter()
+        .map(|family| {
+            let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let kind = family.kind.name();
+            let (prometheus, name, unit) = (family.prometheus, family.name, family.unit);
+            format!("| `{prometheus}` | `{name}` | {kind} | {} | `{unit}` |", labels.join(", "))
+        })
+        .collect();
+    // The cells before the meaning, of which every row has some.
+    let documented: BTreeSet<String> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let (row, meaning) = line
+                .match_indices(" | ")
+                .nth(4)
+                .map(|(at, _)| line.split_at(at + 2))
+                .unwrap_or_else(|| panic!("a row of too few cells: {line}"));
+            assert!(meaning.len() > 10, "no meaning: {line}");
+            row.to_owned()
+        })
+        .collect();
+    let missing: Vec<_> = declared.difference(&documented).collect();
+    let surplus: Vec<_> = documented.difference(&declared).collect();
+    assert!(missing.is_empty() && surplus.is_empty(), "missing: {missing:#?}\nsurplus: {surplus:#?}");
 }
 
 #[test]

@@ -50,6 +50,11 @@ fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
         ["launcher|NULL|NULL|waiting for promotion"]
     );
     assert_eq!(there.number("SELECT total_ips FROM enrich.enrich_stats()"), 0);
+    assert_eq!(
+        there.one("SELECT value FROM enrich.enrich_metrics WHERE name = 'asn_inventory_size'"),
+        there.one("SELECT count(*) FROM enrich.asn_inventory")
+    );
+    assert!(there.one("SELECT prometheus_metrics()").contains("enrich_launcher_up 0"));
     for statement in [
         "SELECT enrich_ip('8.8.8.8')",
         "SELECT request_enrichment('48.0.0.1', 'cymru')",

@@ -109,8 +109,8 @@ fn no_more_than_five_hundred_are_asked() {
 fn collect(pool: &mut Pool<Batch>) -> Option<(u64, Reply)> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {
-        if let Some(done) = pool.finished().pop() {
-            return Some(done);
+        if let Some(finished) = pool.finished().pop() {
+            return Some((finished.ticket, finished.done));
         }
         thread::sleep(Duration::from_millis(1));
     }

@@ -754,8 +754,8 @@ fn child() {
     let exchange = Exchange { provider: &GreyNoise, settings: greynoise(&url), addresses: vec![address()] };
     pool.start(1, exchange).unwrap();
     let reply = loop {
-        if let Some((_, reply)) = pool.finished().pop() {
-            break reply;
+        if let Some(finished) = pool.finished().pop() {
+            break finished.done;
         }
         thread::sleep(Duration::from_millis(1));
     };

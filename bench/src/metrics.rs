@@ -1,0 +1,130 @@
+//! What counting and timing costs those who insert, in instructions: a server in single-user mode, which is one backend
+//! and nothing else, under callgrind, with `cowrie_enrich.metrics` on and off.
+//!
+//! Instructions are counted, not time, so that one percent can be told from noise. Each count is the difference between a
+//! run with many inserts and a run with few, on copies of the same data directory: starting up falls out. What the kernel
+//! does is not in it.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use server_tests::database::{cluster_with_world, fresh_database};
+use server_tests::hosts::COWRIE;
+use server_tests::installation::installation;
+use server_tests::world::crowd_member;
+use server_tests::{Cluster, Options};
+
+use crate::Effort;
+use crate::report::{Aim, Report, median};
+
+/// Addresses that the inventory knows.
+const KNOWN: u64 = 2_560;
+
+/// Counts of instructions hardly differ from round to round.
+const MOST_ROUNDS: usize = 3;
+
+/// Statements that insert so many sessions.
+type Script = fn(u64) -> String;
+
+const SCRIPTS: [(&str, Script, [u64; 2]); 3] = [
+    ("sessions one by one, known addresses", known, [300, 1_500]),
+    ("sessions one by one, new addresses", new, [300, 1_500]),
+    ("sessions in one statement, known addresses", bulk, [2_000, 20_000]),
+];
+
+pub fn measure(effort: &Effort, report: &mut Report) {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("metrics: not measured, no valgrind here (Debian: apt-get install valgrind)");
+        return;
+    }
+    eprintln!("metrics: instructions of inserts, under callgrind");
+    let cluster = cluster_with_world(&Options::named("bench-metrics"));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let addresses: Vec<String> = (0..KNOWN).map(crowd_member).collect();
+    db.run(&format!("SELECT count(*) FROM enrich_ips('{{{}}}')", addresses.join(",")));
+    db.run("CALL fold_statistics()");
+    db.run("VACUUM ANALYZE");
+    let name = db.name.clone();
+    drop(db);
+    cluster.stop_fast();
+
+    for (what, script, sizes) in SCRIPTS {
+        let mut percents = Vec::new();
+        let mut absolute = [Vec::new(), Vec::new()];
+        for _ in 0..effort.rounds.min(MOST_ROUNDS) {
+            let [with, without] = ["on", "off"].map(|metrics| {
+                let [few, many] = sizes.map(|size| instructions(&cluster, &name, metrics, &script(size)));
+                (many - few) / (sizes[1] - sizes[0]) as f64
+            });
+            percents.push((with / without - 1.0) * 100.0);
+            absolute[0].push(with);
+            absolute[1].push(without);
+        }
+        let [with, without] = absolute.map(|counts| median(&counts));
+        report.line(
+            &format!("{what}: metrics cost"),
+            format!("{with:.0} / {without:.0} instr."),
+            percents,
+            " %",
+            Aim::AtMost(1.0),
+            format!("ratio {:.4}", with / without),
+        );
+    }
+}
+
+fn known(sessions: u64) -> String {
+    singly(sessions, |n| crowd_member(n * 7 % KNOWN))
+}
+
+fn new(sessions: u64) -> String {
+    singly(sessions, |n| crowd_member(KNOWN + n))
+}
+
+/// Each line is a statement and a transaction.
+fn singly(sessions: u64, address: impl Fn(u64) -> String) -> String {
+    let insert = |n| {
+        let address = address(n);
+        format!(
+            "INSERT INTO public.sessions (id, starttime, ip) VALUES ('s{n}', '2024-05-01 12:00', '{address}')\n"
+        )
+    };
+    (0..sessions).map(insert).collect()
+}
+
+fn bulk(sessions: u64) -> String {
+    format!(
+        "INSERT INTO public.sessions (id, starttime, ip) SELECT 's' || n, '2024-05-01 12:00', \
+         '23.' || n % 250 || '.0.' || 1 + n % 9 FROM generate_series(1, {sessions}) n\n"
+    )
+}
+
+/// Instructions that a backend executes from its start to its end.
+fn instructions(cluster: &Cluster, database: &str, metrics: &str, script: &str) -> f64 {
+    let copy = cluster.files().join("copy");
+    let _ = std::fs::remove_dir_all(&copy);
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(cluster.data_dir()).arg(&copy));
+    let input = cluster.files().join("script");
+    std::fs::write(&input, script).expect("the script can be written");
+    let said = run(installation()
+        .server_command("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(installation().bindir.join("postgres"))
+        .args(["--single", "-D"])
+        .arg(&copy)
+        .args(["-c", &format!("cowrie_enrich.metrics={metrics}"), database])
+        .stdin(File::open(&input).expect("the script can be read"))
+        .current_dir(&copy));
+    assert!(!said.contains("ERROR"), "{said}");
+    // ==123== Collected : 123456
+    let collected = said.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, number)| number);
+    collected.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no count: {said}"))
+}
+
+/// Runs a program that must succeed; answers what it said on its standard error.
+fn run(command: &mut Command) -> String {
+    let output = command.stdout(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}

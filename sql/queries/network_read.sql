@@ -1,0 +1,3 @@
+-- ensure_asn_inventory: the row as it is now.
+-- $1 asn bigint
+SELECT * FROM @extschema@.asn_inventory WHERE asn_number = $1

@@ -1,0 +1,2 @@
+-- How many networks there are.
+SELECT count(*) FROM @extschema@.asn_inventory

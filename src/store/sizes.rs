@@ -1,0 +1,60 @@
+//! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
+
+use crate::pg::clock;
+use crate::pg::shared::QUEUE_SIZES;
+use crate::pg::spi::{Connection, Statement};
+use crate::provider::Provider;
+
+thread_local! {
+    static NETWORKS: Statement = const { Statement::new(
+        "networks_count", include_str!("../../sql/queries/networks_count.sql"), &[]) };
+    static QUEUE: Statement = const { Statement::new(
+        "queue_sizes", include_str!("../../sql/queries/queue_sizes.sql"), &[]) };
+}
+
+/// What is counted of a provider's queue: requests, three states of jobs, addresses that wait for these, dead letters.
+pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
+
+/// Of one database, at one moment.
+#[derive(Clone)]
+pub struct Sizes {
+    /// Microseconds since 2000.
+    pub counted_at: i64,
+    pub networks: i64,
+    pub queues: Vec<Queue>,
+}
+
+#[derive(Clone)]
+pub struct Queue {
+    pub provider: Provider,
+    /// In the order of [`QUEUES`].
+    pub sizes: [i64; QUEUE_SIZES],
+    /// When the oldest request or job was asked for, microseconds since 2000.
+    pub oldest: Option<i64>,
+}
+
+impl Sizes {
+    pub fn is_queue_empty(&self) -> bool {
+        self.queues.iter().all(|queue| queue.oldest.is_none())
+    }
+}
+
+pub fn count(connection: &Connection) -> Sizes {
+    let networks = NETWORKS
+        .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default()));
+    let counted_at = clock::now();
+    let queues = QUEUE.with(|statement| {
+        connection.run(statement, &[], |rows| {
+            let size = |row, place| rows.bigint(row, place as i32 + 2).unwrap_or_default();
+            let queue = |row| {
+                Some(Queue {
+                    provider: Provider::named(&rows.text(row, 1)?)?,
+                    sizes: std::array::from_fn(|place| size(row, place)),
+                    oldest: rows.bigint(row, QUEUE_SIZES as i32 + 2).map(|age| counted_at - age.max(0)),
+                })
+            };
+            (0..rows.count).filter_map(queue).collect()
+        })
+    });
+    Sizes { counted_at, networks, queues }
+}

@@ -1,0 +1,270 @@
+//! Where numbers with labels are in shared memory, and what they are.
+//!
+//! One array of atomics: networks created by source, country and registry, dense, so that a label set needs no search
+//! and no lock; networks updated; then the histograms, each with one cell per bucket, one for what is larger, and one
+//! for the sum, in nanoseconds or whole numbers. Empty cells of the first two are not shown.
+
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::metrics::families::{
+    BATCH_ADDRESSES, OPERATION_MS, REQUEST_SECONDS, TRIGGER_SECONDS,
+};
+use cowrie_enrich_engine::metrics::{Histogram, bucket};
+use cowrie_enrich_engine::providers::Registry;
+
+use crate::pg::shared::{self, PROVIDERS};
+use crate::provider::Provider;
+
+/// Who says something of a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    Maxmind,
+    /// A caller of ours.
+    Manual,
+    /// Tables that were taken over.
+    Import,
+    /// Sessions, by their times.
+    Sessions,
+    Provider(Provider),
+}
+
+impl Source {
+    /// By the name that `asn_inventory.enrichment` keeps; whatever else is there was taken over from somewhere.
+    pub fn named(name: &str) -> Source {
+        match name {
+            "maxmind" => Source::Maxmind,
+            "manual" => Source::Manual,
+            _ => Provider::named(name).map_or(Source::Import, Source::Provider),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Maxmind => "maxmind",
+            Source::Manual => "manual",
+            Source::Import => "import",
+            Source::Sessions => "sessions",
+            Source::Provider(provider) => provider.name(),
+        }
+    }
+
+    fn all() -> impl Iterator<Item = Source> {
+        [Source::Maxmind, Source::Manual, Source::Import, Source::Sessions]
+            .into_iter()
+            .chain(Provider::all().map(Source::Provider))
+    }
+
+    fn place(self) -> usize {
+        match self {
+            Source::Maxmind => 0,
+            Source::Manual => 1,
+            Source::Import => 2,
+            Source::Provider(provider) => 3 + provider.place(),
+            // Last: they create nothing.
+            Source::Sessions => CREATORS,
+        }
+    }
+}
+
+/// Those that create networks.
+const CREATORS: usize = 3 + PROVIDERS;
+const SOURCES: usize = CREATORS + 1;
+
+/// What kind of update a network had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Update {
+    Metadata,
+    Timestamps,
+}
+
+impl Update {
+    pub fn name(self) -> &'static str {
+        match self {
+            Update::Metadata => "metadata_enrichment",
+            Update::Timestamps => "timestamp_refresh",
+        }
+    }
+
+    const ALL: [Update; 2] = [Update::Metadata, Update::Timestamps];
+}
+
+/// What is timed of networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Create,
+    Update,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 2] = [Operation::Create, Operation::Update];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "create",
+            Operation::Update => "update",
+        }
+    }
+}
+
+/// When the trigger fires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    Before,
+    After,
+    Commit,
+}
+
+impl Event {
+    pub const ALL: [Event; 3] = [Event::Before, Event::After, Event::Commit];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::Before => "before",
+            Event::After => "after",
+            Event::Commit => "commit",
+        }
+    }
+}
+
+/// What is measured in histograms.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Distribution {
+    Operation(Operation),
+    Trigger(Event),
+    Request(Provider),
+    Batch(Provider),
+}
+
+/// Place of a number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cell(u16);
+
+impl Cell {
+    fn at(place: usize) -> Cell {
+        // All places are below `shared::CELLS`, see below.
+        Cell(place as u16)
+    }
+
+    pub fn place(self) -> usize {
+        usize::from(self.0)
+    }
+
+    fn read(self) -> i64 {
+        shared::block().cells[self.place()].load(Ordering::Relaxed)
+    }
+}
+
+const LETTERS: usize = 26;
+/// Two letters, or unknown.
+const COUNTRIES: usize = LETTERS * LETTERS + 1;
+const REGISTRIES: [Registry; 5] =
+    [Registry::Arin, Registry::Ripe, Registry::Apnic, Registry::Lacnic, Registry::Afrinic];
+/// One of them, or unknown.
+const REGISTRY_PLACES: usize = REGISTRIES.len() + 1;
+const UNKNOWN: &str = "unknown";
+
+const CREATED: usize = 0;
+const UPDATED: usize = CREATED + CREATORS * COUNTRIES * REGISTRY_PLACES;
+const OPERATIONS: usize = UPDATED + SOURCES * Update::ALL.len();
+const TRIGGERS: usize = OPERATIONS + Operation::ALL.len() * size(OPERATION_MS);
+const REQUESTS: usize = TRIGGERS + Event::ALL.len() * size(TRIGGER_SECONDS);
+const BATCHES: usize = REQUESTS + PROVIDERS * size(REQUEST_SECONDS);
+const END: usize = BATCHES + PROVIDERS * size(BATCH_ADDRESSES);
+const _: () = assert!(END <= shared::CELLS && shared::CELLS <= u16::MAX as usize);
+
+/// Cells of a histogram.
+const fn size(bounds: &[f64]) -> usize {
+    bounds.len() + 2
+}
+
+pub fn created(source: Source, country: Option<&str>, registry: Option<&str>) -> Cell {
+    let of_letter = |letter: u8| letter.checked_sub(b'A').map(usize::from).filter(|n| *n < LETTERS);
+    let country = match country.map(str::as_bytes) {
+        Some([first, second]) => of_letter(*first).zip(of_letter(*second)).map(|(a, b)| a * LETTERS + b),
+        _ => None,
+    };
+    let registry = registry.and_then(|name| REGISTRIES.iter().position(|known| known.name() == name));
+    let source = source.place().min(CREATORS - 1);
+    let country = country.unwrap_or(COUNTRIES - 1);
+    let registry = registry.unwrap_or(REGISTRIES.len());
+    Cell::at(CREATED + (source * COUNTRIES + country) * REGISTRY_PLACES + registry)
+}
+
+pub fn updated(source: Source, update: Update) -> Cell {
+    Cell::at(UPDATED + source.place() * Update::ALL.len() + update as usize)
+}
+
+/// Networks created: source, country, registry and how many, where there are any.
+pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)> {
+    let creators = Source::all().filter(|source| source.place() < CREATORS);
+    creators.flat_map(|source| (0..COUNTRIES).map(move |country| (source, country))).flat_map(
+        |(source, country)| {
+            (0..REGISTRY_PLACES).filter_map(move |registry| {
+                let place = (source.place() * COUNTRIES + country) * REGISTRY_PLACES + registry;
+                let number = Cell::at(CREATED + place).read();
+                let name = REGISTRIES.get(registry).map_or(UNKNOWN, |registry| registry.name());
+                (number != 0).then(|| (source, country_name(country), name, number))
+            })
+        },
+    )
+}
+
+fn country_name(place: usize) -> String {
+    if place == COUNTRIES - 1 {
+        return UNKNOWN.to_owned();
+    }
+    [place / LETTERS, place % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
+}
+
+/// Networks updated: source, kind and how many, where there are any.
+pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
+    let kinds = Source::all().flat_map(|source| Update::ALL.map(|update| (source, update)));
+    kinds.map(|(source, update)| (source, update, updated(source, update).read())).filter(|(.., n)| *n != 0)
+}
+
+impl Distribution {
+    fn bounds(self) -> &'static [f64] {
+        match self {
+            Distribution::Operation(_) => OPERATION_MS,
+            Distribution::Trigger(_) => TRIGGER_SECONDS,
+            Distribution::Request(_) => REQUEST_SECONDS,
+            Distribution::Batch(_) => BATCH_ADDRESSES,
+        }
+    }
+
+    /// What a unit of the bounds is in cells: times are kept in nanoseconds.
+    fn unit(self) -> f64 {
+        match self {
+            Distribution::Operation(_) => 1e6,
+            Distribution::Trigger(_) | Distribution::Request(_) => 1e9,
+            Distribution::Batch(_) => 1.0,
+        }
+    }
+
+    fn place(self) -> usize {
+        let size = size(self.bounds());
+        match self {
+            Distribution::Operation(operation) => OPERATIONS + operation as usize * size,
+            Distribution::Trigger(event) => TRIGGERS + event as usize * size,
+            Distribution::Request(provider) => REQUESTS + provider.place() * size,
+            Distribution::Batch(provider) => BATCHES + provider.place() * size,
+        }
+    }
+
+    pub fn bucket(self, value: i64) -> Cell {
+        Cell::at(self.place() + bucket(self.bounds(), value as f64 / self.unit()))
+    }
+
+    pub fn sum(self) -> Cell {
+        Cell::at(self.place() + self.bounds().len() + 1)
+    }
+
+    pub fn read(self) -> Histogram {
+        let counts = (0..=self.bounds().len()).map(|n| Cell::at(self.place() + n).read());
+        Histogram {
+            bounds: self.bounds(),
+            counts: counts.map(|count| u64::try_from(count).unwrap_or_default()).collect(),
+            sum: self.sum().read() as f64 / self.unit(),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Counters that tell the truth, and messages that do not flood the log.
+//!
+//! A counter of work moves when the transaction that did the work commits: until then what it counted is in this
+//! backend's own memory, one tally per level of subtransactions, added to the parent's on release and dropped on rollback.
+//! Errors are counted at once: the transaction that met one is often rolled back, and the error happened all the same.
+//! So is what happens on the network. Shared numbers are atomics, added to and never locked.
+//!
+//! | module | answers |
+//! |---|---|
+//! | `cells` | where in shared memory numbers with labels and histograms are |
+//! | `timing` | how long something took, and whether that is worth asking |
+//! | `log` | what is written to the server's log |
+
+pub mod cells;
+mod log;
+mod timing;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use cells::Cell;
+
+use crate::guc;
+use crate::pg::shared;
+use crate::pg::transaction::{Level, Outcome, current_level};
+
+pub use cells::{Distribution, Event, Operation, Source, Update};
+pub use log::{error, error_about, log_once_per_burst};
+pub use timing::{Firing, Work};
+
+/// Slot of a counter in the shared block. The block is laid out by these numbers.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub enum Counter {
+    TotalIps = 0,
+    CacheHits,
+    MaxmindHits,
+    CymruHits,
+    GreynoiseHits,
+    DshieldHits,
+    SpurHits,
+    Errors,
+}
+
+impl Counter {
+    /// Values that a provider found; `enrich_stats` has a column for each of these.
+    pub fn hits_of(provider: &str) -> Option<Counter> {
+        match provider {
+            "cymru" => Some(Counter::CymruHits),
+            "greynoise" => Some(Counter::GreynoiseHits),
+            "dshield" => Some(Counter::DshieldHits),
+            "spur" => Some(Counter::SpurHits),
+            _ => None,
+        }
+    }
+}
+
+const COUNTERS: usize = Counter::Errors as usize + 1;
+const _: () = assert!(COUNTERS <= shared::SLOTS);
+
+/// What a level counted.
+#[derive(Default)]
+struct Tally {
+    counters: [i64; COUNTERS],
+    /// Seldom any: a session of a known address has none but a sampled time.
+    cells: BTreeMap<Cell, i64>,
+}
+
+impl Tally {
+    fn absorb(&mut self, other: Tally) {
+        for (into, from) in self.counters.iter_mut().zip(other.counters) {
+            *into += from;
+        }
+        for (cell, amount) in other.cells {
+            *self.cells.entry(cell).or_default() += amount;
+        }
+    }
+}
+
+thread_local! {
+    /// Innermost last; levels ascend.
+    static PENDING: RefCell<Vec<(Level, Tally)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The tally of the current level.
+fn pending(count: impl FnOnce(&mut Tally)) {
+    let level = current_level();
+    PENDING.with_borrow_mut(|levels| {
+        if levels.last().is_none_or(|(top, _)| *top != level) {
+            levels.push((level, Tally::default()));
+        }
+        if let Some((_, tally)) = levels.last_mut() {
+            count(tally);
+        }
+    });
+}
+
+/// Adds to a counter; it moves when the transaction commits, `Errors` at once.
+pub fn add(counter: Counter, amount: i64) {
+    if matches!(counter, Counter::Errors) {
+        publish(counter as usize, amount);
+    } else if guc::metrics() {
+        pending(|tally| tally.counters[counter as usize] += amount);
+    }
+}
+
+/// A network was created; counted when the transaction commits.
+pub fn network_created(source: Source, country: Option<&str>, registry: Option<&str>) {
+    if guc::metrics() {
+        let cell = cells::created(source, country, registry);
+        pending(|tally| *tally.cells.entry(cell).or_default() += 1);
+    }
+}
+
+/// So many networks were updated; counted when the transaction commits.
+pub fn networks_updated(source: Source, update: Update, networks: usize) {
+    if guc::metrics() && networks > 0 {
+        let cell = cells::updated(source, update);
+        pending(|tally| *tally.cells.entry(cell).or_default() += networks as i64);
+    }
+}
+
+/// The same value, in nanoseconds or whole numbers, so many times; counted when the transaction commits.
+fn observe(what: Distribution, value: i64, times: i64) {
+    pending(|tally| {
+        *tally.cells.entry(what.bucket(value)).or_default() += times;
+        *tally.cells.entry(what.sum()).or_default() += value.saturating_mul(times);
+    });
+}
+
+/// Something on the network had this value, in nanoseconds or whole numbers; counted at once.
+pub fn happened(what: Distribution, value: i64) {
+    publish_cell(what.bucket(value), 1);
+    publish_cell(what.sum(), value);
+}
+
+/// The transaction ended: what it counted becomes visible, or never happened. A prepared transaction counts now: nobody
+/// here learns when it commits.
+pub fn transaction_ended(outcome: Outcome) {
+    PENDING.with_borrow_mut(|levels| {
+        for (_, tally) in levels.drain(..) {
+            if outcome == Outcome::Aborted {
+                continue;
+            }
+            for (slot, amount) in tally.counters.into_iter().enumerate().filter(|(_, amount)| *amount != 0) {
+                publish(slot, amount);
+            }
+            for (cell, amount) in tally.cells {
+                publish_cell(cell, amount);
+            }
+        }
+    });
+}
+
+/// A subtransaction was released into its parent.
+pub fn released(level: Level, parent: Level) {
+    PENDING.with_borrow_mut(|levels| {
+        let Some((_, tally)) = levels.pop_if(|(top, _)| *top == level) else { return };
+        match levels.last_mut() {
+            Some((top, into)) if *top == parent => into.absorb(tally),
+            _ => levels.push((parent, tally)),
+        }
+    });
+}
+
+/// A subtransaction was rolled back, and with it whatever began after it: levels are numbered upwards.
+pub fn rolled_back(level: Level) {
+    PENDING.with_borrow_mut(|levels| while levels.pop_if(|(top, _)| *top >= level).is_some() {});
+}
+
+fn publish(slot: usize, amount: i64) {
+    shared::block().counters[slot].fetch_add(amount, Ordering::Relaxed);
+}
+
+fn publish_cell(cell: Cell, amount: i64) {
+    shared::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
+}
+
+/// The committed value of a counter.
+pub fn read(counter: Counter) -> i64 {
+    shared::block().counters[counter as usize].load(Ordering::Relaxed)
+}
+
+/// Sets all counters and histograms to zero.
+pub fn reset() {
+    let block = shared::block();
+    let of_providers = block.provider_counters.iter().flatten();
+    let of_workers = block.seats.iter().flat_map(|seat| [&seat.report.batches, &seat.report.errors]);
+    for number in block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_workers) {
+        number.store(0, Ordering::Relaxed);
+    }
+}

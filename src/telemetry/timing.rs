@@ -1,0 +1,72 @@
+//! How long something took.
+//!
+//! Work on networks is measured in processor time: while a transaction waits for somebody's lock its process does not
+//! run, and PostgreSQL does not add such waits up. Waits for the disk are left out with them.
+//!
+//! The trigger is measured by the wall clock, because what a session waits for is what its honeypot waits for, and only
+//! now and then: reading a clock twice costs a good part of what a remembered address does.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::cells::{Distribution, Event, Operation};
+use super::observe;
+use crate::guc;
+use crate::pg::clock;
+
+/// A statement on networks under way.
+pub struct Work {
+    began: i64,
+}
+
+impl Work {
+    pub fn begin() -> Work {
+        Work { began: if guc::metrics() { clock::worked() } else { 0 } }
+    }
+
+    /// It was about so many networks, and changed some of them: each of these took its share of the time.
+    pub fn end(self, operation: Operation, networks: usize, changed: usize) {
+        if changed > 0 && guc::metrics() {
+            let took = (clock::worked() - self.began).max(0);
+            observe(Distribution::Operation(operation), took / networks.max(1) as i64, changed as i64);
+        }
+    }
+}
+
+/// One in so many firings is timed; a prime, so that it does not keep step with the rows of a statement.
+const SAMPLED: u32 = 31;
+
+thread_local! {
+    /// Firings until the next that is timed, by event. Begins anywhere, so that backends that fire once are seen too.
+    static UNTIL_NEXT: [Cell<u32>; Event::ALL.len()] = const { [const { Cell::new(u32::MAX) }; Event::ALL.len()] };
+}
+
+/// The trigger is doing something.
+pub struct Firing {
+    event: Event,
+    began: Option<Instant>,
+}
+
+impl Firing {
+    pub fn begin(event: Event) -> Firing {
+        let is_sampled = guc::metrics() && UNTIL_NEXT.with(|all| is_due(&all[event as usize]));
+        Firing { event, began: is_sampled.then(Instant::now) }
+    }
+
+    /// Counted when the transaction commits, if it was one of those that are timed.
+    pub fn end(self) {
+        if let Some(began) = self.began {
+            let took = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
+            observe(Distribution::Trigger(self.event), took, 1);
+        }
+    }
+}
+
+fn is_due(until_next: &Cell<u32>) -> bool {
+    let left = match until_next.get() {
+        u32::MAX => std::process::id() % SAMPLED,
+        left => left,
+    };
+    until_next.set(if left == 0 { SAMPLED - 1 } else { left - 1 });
+    left == 0
+}

@@ -1,0 +1,615 @@
+//! Metrics tell the truth: counters move with the commit, by exactly what was done, and everybody can read them.
+//!
+//! Counters are the whole server's, and here they are compared exactly: so each test has a server of its own.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cowrie_enrich_upstreams::Behaviour;
+use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid, worker_pid_now};
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::{COWRIE, NOON};
+use server_tests::installation::workspace;
+use server_tests::random::Random;
+use server_tests::world::{crowd_address, crowd_asn, crowd_member};
+use server_tests::{Cluster, Options, Session, fresh_database, wait_until};
+
+const CREATED: &str = "asn_inventory_records_created_total";
+const UPDATED: &str = "asn_inventory_records_updated_total";
+const DURATION: &str = "asn_inventory_operation_duration_seconds";
+
+fn server(name: &str) -> Cluster {
+    cluster_with_world(&Options::named(name))
+}
+
+/// Sum of the samples that have these labels.
+#[track_caller]
+fn value(session: &mut Session, name: &str, labels: &str) -> f64 {
+    let sum = session.one(&format!(
+        "SELECT COALESCE(sum(value), 0) FROM enrich.enrich_metrics WHERE name = '{name}' AND labels @> '{labels}'"
+    ));
+    sum.parse().unwrap_or_else(|_| panic!("{sum} is no number"))
+}
+
+/// Statements that create so many networks from a number on.
+fn ensure(first: i64, networks: i64) -> String {
+    format!(
+        "SELECT enrich.ensure_asn_inventory(n, 'Net ' || n, 'DE') FROM generate_series({first}, {first} + {networks} - 1) n"
+    )
+}
+
+/// One session from each of these members of the crowd, every one in a network of its own.
+fn sessions(members: std::ops::Range<u64>) -> String {
+    let rows: Vec<(String, String)> = members.map(|n| (format!("s{n}"), crowd_member(n))).collect();
+    let rows: Vec<(&str, Option<&str>)> = rows.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
+    COWRIE.insert(&rows)
+}
+
+#[test]
+fn what_was_rolled_back_moves_no_counter_and_what_committed_all_of_it() {
+    let cluster = server("metrics-rollback");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let before = db.rows("SELECT * FROM enrich.enrich_metrics WHERE type <> 'gauge' ORDER BY name, labels");
+    db.run(&format!(
+        "BEGIN; {}; {}; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK",
+        ensure(1, 10),
+        sessions(0..10)
+    ));
+    // An error at the end, when everything was done.
+    db.run("CREATE TABLE strict (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)");
+    let refusal =
+        db.refused(&format!("BEGIN; INSERT INTO strict VALUES (1), (1); {}; COMMIT", ensure(1, 10)));
+    assert_eq!(refusal.code, "23505");
+    db.run("ROLLBACK");
+    assert!(
+        db.rows("SELECT * FROM enrich.enrich_metrics WHERE type <> 'gauge' ORDER BY name, labels") == before,
+        "{:?}",
+        db.rows("SELECT * FROM enrich.enrich_metrics WHERE type <> 'gauge' AND value <> 0")
+    );
+
+    db.run(&format!("BEGIN; {}; COMMIT", ensure(1, 10)));
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "manual", "country": "DE", "rir": "unknown"}"#), 10.0);
+    assert_eq!(value(&mut db, CREATED, "{}"), 10.0);
+    // Those of sessions are created while their transaction commits.
+    db.run(&sessions(0..10));
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "maxmind"}"#), 10.0);
+    assert_eq!(value(&mut db, CREATED, "{}"), 20.0);
+    assert_eq!(value(&mut db, "asn_inventory_size", "{}"), 20.0);
+    assert_eq!(value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "create"}"#), 20.0);
+    assert_eq!(
+        db.one("SELECT asn_records_created, asn_unique_seen, asn_records_updated FROM enrich.enrich_stats()"),
+        "20|20|0"
+    );
+}
+
+#[test]
+fn what_a_savepoint_undid_was_never_counted() {
+    let cluster = server("metrics-savepoint");
+    let mut db = fresh_database(&cluster);
+    db.run(&format!(
+        "BEGIN; {}; SAVEPOINT a; {}; SAVEPOINT b; {}; RELEASE b; ROLLBACK TO a; {}; SAVEPOINT c; {}; RELEASE c; COMMIT",
+        ensure(1, 1),
+        ensure(100, 10),
+        ensure(200, 100),
+        ensure(300, 2),
+        ensure(400, 4)
+    ));
+    assert_eq!(value(&mut db, CREATED, "{}"), 7.0);
+    assert_eq!(value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "create"}"#), 7.0);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.asn_inventory"), 7);
+
+    // The subtransactions of a block with a handler, nested, the outer one with an error.
+    db.run(
+        "DO $$
+         BEGIN
+             PERFORM enrich.enrich_ip('1.1.1.1');
+             BEGIN
+                 PERFORM enrich.enrich_ip('8.8.8.8');
+                 BEGIN
+                     PERFORM enrich.enrich_ip('139.59.0.1');
+                 EXCEPTION WHEN OTHERS THEN RAISE;
+                 END;
+                 PERFORM 1 / 0;
+             EXCEPTION WHEN division_by_zero THEN NULL;
+             END;
+         END $$",
+    );
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "maxmind"}"#), 1.0);
+    assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 1.0);
+    assert_eq!(value(&mut db, "enrich_lookups_total", r#"{"result": "maxmind_hit"}"#), 1.0);
+}
+
+#[test]
+fn a_contained_failure_at_commit_counts_as_an_error_and_nothing_else() {
+    let cluster = server("metrics-contained");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    db.run("ALTER TABLE enrich.ip_inventory ADD CHECK (ip_address <> '23.5.0.1')");
+    db.run(&sessions(0..10));
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), 10);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.asn_inventory"), 0);
+    assert_eq!(value(&mut db, CREATED, "{}"), 0.0);
+    assert_eq!(value(&mut db, &format!("{DURATION}_count"), "{}"), 0.0);
+    assert_eq!(value(&mut db, "enrich_lookups_total", r#"{"result": "maxmind_hit"}"#), 0.0);
+    assert_eq!(value(&mut db, "enrich_errors_total", "{}"), 1.0);
+    // The look at the inventory happened, in the transaction that committed.
+    assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 10.0);
+}
+
+#[test]
+fn a_prepared_transaction_counts_when_it_is_prepared() {
+    let cluster = server("metrics-prepared");
+    let mut db = fresh_database(&cluster);
+    db.run(&format!(
+        "BEGIN; {}; SAVEPOINT a; {}; ROLLBACK TO a; PREPARE TRANSACTION 'p'",
+        ensure(1, 10),
+        ensure(50, 5)
+    ));
+    assert_eq!(value(&mut db, CREATED, "{}"), 10.0);
+    db.run("COMMIT PREPARED 'p'");
+    assert_eq!(value(&mut db, CREATED, "{}"), 10.0);
+}
+
+#[test]
+fn eight_sessions_at_once_sum_exactly() {
+    let cluster = server("metrics-concurrent");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let door = db.door();
+    let expected: i64 = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8_u64)
+            .map(|client| {
+                let door = door.clone();
+                scope.spawn(move || {
+                    let (mut session, mut random) = (door.session(), Random::seeded(client + 1));
+                    let mut asked = 0;
+                    for round in 0..60 {
+                        let some = |random: &mut Random, many: usize| -> BTreeSet<String> {
+                            (0..many).map(|_| crowd_address(random, 3_000)).collect()
+                        };
+                        let call = |addresses: &BTreeSet<String>| {
+                            let list: Vec<_> = addresses.iter().cloned().collect();
+                            format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", list.join(","))
+                        };
+                        let (kept, undone) = (some(&mut random, 6), some(&mut random, 4));
+                        // Each transaction calls in key order once: no deadlock, whatever the others do.
+                        match random.below(3) {
+                            0 => session.run(&format!("BEGIN; {}; ROLLBACK", call(&undone))),
+                            1 => {
+                                let undone = call(&undone);
+                                session.run(&format!(
+                                    "BEGIN; SAVEPOINT s; {undone}; ROLLBACK TO s; {}; COMMIT",
+                                    call(&kept)
+                                ));
+                                asked += kept.len() as i64;
+                            }
+                            _ => {
+                                let (key, address) =
+                                    (format!("{client}-{round}"), crowd_address(&mut random, 3_000));
+                                session.run(&COWRIE.insert(&[(&key, Some(&address))]));
+                                asked += 1;
+                            }
+                        }
+                    }
+                    asked
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().expect("the client ends well")).sum()
+    });
+    let networks = db.number("SELECT count(*) FROM enrich.asn_inventory") as f64;
+    assert!(networks > 100.0, "{networks} networks");
+    assert_eq!(value(&mut db, CREATED, "{}"), networks);
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "maxmind", "rir": "unknown"}"#), networks);
+    assert_eq!(value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "create"}"#), networks);
+    assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), expected as f64);
+    let countries = db.rows(
+        "SELECT labels ->> 'country', value FROM enrich.enrich_metrics
+         WHERE name = 'asn_inventory_records_created_total' ORDER BY 1",
+    );
+    assert_eq!(
+        countries,
+        db.rows("SELECT organization_country, count(*) FROM enrich.asn_inventory GROUP BY 1 ORDER BY 1")
+    );
+}
+
+#[test]
+fn labels_say_who_created_and_what_kind_of_update_it_was() {
+    let cluster = server("metrics-labels");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    db.run("SELECT ensure_asn_inventory(1, 'One', 'de', 'ripencc'); SELECT ensure_asn_inventory(2)");
+    db.run("SELECT enrich_ip('1.1.1.1'); SELECT enrich_ip('47.0.0.1')");
+    let created = "SELECT labels ->> 'source', labels ->> 'country', labels ->> 'rir', value
+                   FROM enrich_metrics WHERE name = 'asn_inventory_records_created_total' ORDER BY 1, 2";
+    assert_eq!(
+        db.rows(created),
+        ["manual|DE|RIPE|1", "manual|unknown|unknown|1", "maxmind|AU|unknown|1", "maxmind|unknown|unknown|1"]
+    );
+    assert_eq!(value(&mut db, UPDATED, "{}"), 0.0);
+
+    let updated = "SELECT labels ->> 'source', labels ->> 'update_type', value
+                   FROM enrich_metrics WHERE name = 'asn_inventory_records_updated_total' ORDER BY 1, 2";
+    // Seen again, and in one transaction once.
+    db.run("SELECT ensure_asn_inventory(1)");
+    db.run("BEGIN; SELECT ensure_asn_inventory(1); SELECT ensure_asn_inventory(1); COMMIT");
+    assert_eq!(db.rows(updated), ["manual|timestamp_refresh|2"]);
+    // Corrected, which is one thing although it is also seen.
+    db.run("SELECT ensure_asn_inventory(2, 'Two', 'FR')");
+    assert_eq!(db.rows(updated), ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2"]);
+    // The files know the name of a network that was created without one.
+    db.run("SELECT ensure_asn_inventory(15169); SELECT enrich_ip('8.8.8.8')");
+    assert_eq!(
+        db.rows(updated),
+        ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2", "maxmind|metadata_enrichment|1"]
+    );
+
+    // Sessions widen a network's times when they are folded; those that are within them do not.
+    let widened = r#"{"source": "sessions", "update_type": "timestamp_refresh"}"#;
+    db.run(&COWRIE.insert_at(NOON, &[("a", Some("139.59.0.1")), ("b", Some("139.59.0.2"))]));
+    db.run("CALL fold_statistics()");
+    let created_with_times = value(&mut db, UPDATED, widened);
+    assert_eq!(created_with_times, 0.0, "created with the times of these sessions");
+    db.run(&COWRIE.insert_at("2024-05-03 12:00", &[("c", Some("139.59.0.1")), ("d", Some("139.59.0.2"))]));
+    db.run("CALL fold_statistics()");
+    assert_eq!(value(&mut db, UPDATED, widened), 1.0);
+    db.run(&COWRIE.insert_at("2024-05-02 12:00", &[("e", Some("139.59.0.1"))]));
+    db.run("CALL fold_statistics()");
+    assert_eq!(value(&mut db, UPDATED, widened), 1.0);
+    assert_eq!(
+        value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "update"}"#),
+        value(&mut db, UPDATED, "{}"),
+        "one observation for each"
+    );
+    assert_eq!(db.one("SELECT asn_records_updated FROM enrich_stats()"), "5");
+}
+
+#[test]
+fn time_spent_waiting_for_a_lock_is_not_time_spent_working() {
+    let cluster = server("metrics-durations");
+    let mut db = fresh_database(&cluster);
+    db.run("SELECT ensure_asn_inventory(1, 'One')");
+    let (mut holder, mut waiting) = (db.another(), db.another());
+    holder.run("BEGIN; SELECT FROM enrich.asn_inventory WHERE asn_number = 1 FOR UPDATE");
+    let pid = waiting.backend_pid();
+    std::thread::scope(|scope| {
+        // First the metadata, then last_seen: each may be what waits.
+        let ending = scope.spawn(move || waiting.run("SELECT enrich.ensure_asn_inventory(1, 'Another')"));
+        wait_until(
+            "it has waited for 300 ms",
+            || {
+                db.one(&format!(
+                    "SELECT wait_event_type = 'Lock' AND clock_timestamp() - query_start > '300 ms'
+                     FROM pg_stat_activity WHERE pid = {pid}"
+                ))
+            },
+            |waited| waited == "t",
+        );
+        holder.run("COMMIT");
+        ending.join().expect("it is written");
+    });
+    assert_eq!(value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "update"}"#), 1.0);
+    let worked = value(&mut db, &format!("{DURATION}_sum"), r#"{"operation": "update"}"#);
+    assert!(worked > 0.0 && worked < 0.15, "{worked} s");
+    let stats = db.one("SELECT asn_operation_duration_ms < 150 FROM enrich_stats()");
+    assert_eq!(stats, "t");
+}
+
+#[test]
+fn histograms_and_counters_begin_anew_after_a_reset() {
+    let cluster = server("metrics-reset");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    db.run(&ensure(1, 40));
+    db.run("SELECT ensure_asn_inventory(1)");
+    for n in 0..40 {
+        db.run(&sessions(n..n + 1));
+    }
+    db.run(&COWRIE.insert(&[("no address", Some("nonsense"))]));
+    let moved = "SELECT count(*) FROM enrich_metrics WHERE type <> 'gauge' AND value <> 0";
+    assert!(db.number(moved) > 20, "{} samples moved", db.number(moved));
+    db.run("SELECT reset_enrich_stats()");
+    assert_eq!(db.number(moved), 0);
+    assert_eq!(
+        db.number("SELECT count(*) FROM enrich_metrics WHERE name = 'asn_inventory_records_created_total'"),
+        0
+    );
+    assert_eq!(value(&mut db, "asn_inventory_size", "{}"), 80.0);
+    db.run("SELECT ensure_asn_inventory(1)");
+    assert_eq!(value(&mut db, UPDATED, "{}"), 1.0);
+}
+
+#[test]
+fn one_firing_in_thirty_one_is_timed_and_what_was_rolled_back_is_not() {
+    let cluster = server("metrics-trigger");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let mut session = db.another();
+    for n in 0..62 {
+        session.run(&sessions(n..n + 1));
+    }
+    for event in ["before", "after", "commit"] {
+        let labels = format!(r#"{{"event": "{event}"}}"#);
+        assert_eq!(value(&mut db, "enrich_trigger_duration_seconds_count", &labels), 2.0, "{event}");
+        let sum = value(&mut db, "enrich_trigger_duration_seconds_sum", &labels);
+        assert!(sum > 0.0 && sum < 1.0, "{event}: {sum} s");
+    }
+    session.run(&format!("BEGIN; {}; ROLLBACK", sessions(100..200)));
+    assert_eq!(value(&mut db, "enrich_trigger_duration_seconds_count", "{}"), 6.0);
+}
+
+#[test]
+fn nothing_moves_where_metrics_are_off_but_errors_and_sizes() {
+    let cluster = cluster_with_world(&Options::named("metrics-off").conf("cowrie_enrich.metrics = off"));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    db.run(&ensure(1, 40));
+    for n in 0..40 {
+        db.run(&sessions(n..n + 1));
+    }
+    db.run(&COWRIE.insert(&[("no address", Some("nonsense"))]));
+    assert_eq!(
+        db.rows("SELECT name, value FROM enrich_metrics WHERE type <> 'gauge' AND value <> 0"),
+        ["enrich_errors_total|1"]
+    );
+    assert_eq!(value(&mut db, "asn_inventory_size", "{}"), 80.0);
+    cluster.reconfigure(&["cowrie_enrich.metrics = on".to_owned()]);
+    wait_until("the setting is read", || db.one("SHOW cowrie_enrich.metrics"), |setting| setting == "on");
+    db.run(&ensure(1000, 3));
+    assert_eq!(value(&mut db, CREATED, "{}"), 3.0);
+}
+
+#[test]
+fn without_preloading_a_session_sees_its_own_numbers() {
+    let cluster = cluster_with_world(&Options::named("metrics-alone").without_preload());
+    let mut db = fresh_database(&cluster);
+    let (mut one, mut other) = (db.another(), db.another());
+    one.run(&ensure(1, 3));
+    other.run(&ensure(10, 2));
+    assert_eq!(value(&mut one, CREATED, "{}"), 3.0);
+    assert_eq!(value(&mut other, CREATED, "{}"), 2.0);
+    assert_eq!(value(&mut db, CREATED, "{}"), 0.0);
+    assert_eq!(value(&mut db, "asn_inventory_size", "{}"), 5.0);
+    assert_eq!(value(&mut db, "enrich_launcher_up", "{}"), 0.0);
+    let said = db.rows(
+        "SELECT obj_description('enrich.prometheus_metrics'::regproc) UNION ALL
+         SELECT obj_description('enrich.enrich_metrics'::regclass)",
+    );
+    assert!(said.iter().all(|comment| comment.contains("session")), "{said:?}");
+}
+
+#[test]
+fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
+    let lab = Lab::start(Options::named("metrics-worker").with_worker());
+    let (mut db, mut other) = (lab.database(), lab.database());
+    lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(30)));
+    let pid = worker_pid(&mut db);
+    queue(&mut db, &members(0..700));
+    wait_for_the_queue(&mut db);
+
+    let cymru = r#"{"provider": "cymru"}"#;
+    let networks = db.number("SELECT count(*) FROM asn_inventory") as f64;
+    let settled = wait_until(
+        "both batches were counted",
+        || value(&mut db, "enrich_provider_answers_total", r#"{"provider": "cymru", "result": "value"}"#),
+        |values| *values == 700.0,
+    );
+    assert_eq!(value(&mut db, "enrich_lookups_total", r#"{"result": "cymru_hit"}"#), settled);
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "cymru"}"#), networks);
+    assert_eq!(value(&mut db, CREATED, r#"{"source": "cymru", "rir": "unknown"}"#), 0.0);
+    assert_eq!(value(&mut db, "enrich_provider_questions_total", cymru), 700.0);
+    let asked = lab.whois.record().connections.len() as f64;
+    assert_eq!(
+        value(&mut db, "enrich_provider_requests_total", r#"{"provider": "cymru", "outcome": "completed"}"#),
+        asked
+    );
+    assert_eq!(value(&mut db, "enrich_provider_requests_total", "{}"), asked);
+    assert_eq!(value(&mut db, "enrich_provider_request_duration_seconds_count", cymru), asked);
+    let took = value(&mut db, "enrich_provider_request_duration_seconds_sum", cymru);
+    assert!(took >= 0.03 * asked && took < 10.0 * asked, "{took} s for {asked} requests");
+    assert_eq!(value(&mut db, "enrich_provider_batch_size_sum", cymru), 700.0);
+    assert_eq!(value(&mut db, "enrich_provider_batch_size_count", cymru), asked);
+    assert_eq!(value(&mut db, "enrich_provider_in_flight", "{}"), 0.0);
+    assert_eq!(value(&mut db, "enrich_provider_breaker_state", "{}"), 0.0);
+    assert_eq!(value(&mut db, "enrich_launcher_up", "{}"), 1.0);
+
+    // Somebody else asks, and gets what the worker counted.
+    let of_db = format!(r#"{{"database": "{}"}}"#, db.name);
+    wait_until(
+        "the other database sees the size of this one",
+        || value(&mut other, "asn_inventory_size", &of_db),
+        |size| *size == networks,
+    );
+    assert_eq!(value(&mut other, "enrich_queue_depth", &of_db), 0.0);
+    assert!(value(&mut other, "enrich_worker_batches_total", &of_db) >= 2.0);
+
+    let counters = format!(
+        "SELECT name, labels, value FROM enrich_metrics
+         WHERE type <> 'gauge' AND COALESCE(labels ->> 'database', '{0}') = '{0}'",
+        db.name
+    );
+    let before: BTreeSet<String> = db.rows(&counters).into_iter().collect();
+    db.run(&format!("SELECT pg_terminate_backend({pid})"));
+    wait_until(
+        "another worker is there",
+        || (worker_pid_now(&mut db), value(&mut db.another(), "enrich_worker_up", &of_db)),
+        |(now, up)| now.is_some_and(|now| now != pid) && *up == 1.0,
+    );
+    let after: BTreeSet<String> = db.rows(&counters).into_iter().collect();
+    assert_eq!(after.symmetric_difference(&before).collect::<Vec<_>>(), [] as [&String; 0]);
+    assert!(before.len() > 100, "{} samples", before.len());
+    // The template has had a worker too, before it became one.
+    let attended = "SELECT count(*) FROM enrich_metrics WHERE labels ->> 'database' = 'with_extension'";
+    assert_eq!(db.number(attended), 0);
+    let age = value(&mut db, "enrich_worker_heartbeat_age_seconds", &of_db);
+    assert!((0.0..30.0).contains(&age), "{age} s");
+    assert_eq!(
+        value(&mut db, "asn_inventory_size", &of_db),
+        networks,
+        "one sample, not the worker's beside it"
+    );
+
+    // What cannot be answered stays in the queue, and is seen from there.
+    lab.whois.stop();
+    queue(&mut db, &members(1_000..1_003));
+    wait_until(
+        "the other database sees the queue of this one",
+        || {
+            (
+                value(&mut other, "enrich_queue_addresses", &of_db),
+                value(&mut other, "enrich_queue_oldest_age_seconds", &of_db),
+            )
+        },
+        |(addresses, age)| *addresses == 3.0 && *age > 0.0,
+    );
+    wait_until(
+        "failures are counted by how",
+        || value(&mut other, "enrich_provider_requests_total", r#"{"outcome": "unreachable"}"#),
+        |failures| *failures >= 1.0,
+    );
+
+    db.run("DROP EXTENSION cowrie_enrich CASCADE");
+    wait_until(
+        "nothing is said of a database without the extension",
+        || other.number(&format!("SELECT count(*) FROM enrich_metrics WHERE labels @> '{of_db}'")),
+        |samples| *samples == 0,
+    );
+    lab.assert_nothing_crashed();
+}
+
+/// promtool, installed or unpacked by scripts/fetch-prometheus.
+fn promtool() -> Option<PathBuf> {
+    let unpacked = workspace().join("target/tools/prometheus/usr/bin/promtool");
+    let found =
+        |path: &PathBuf| Command::new(path).arg("--version").output().is_ok_and(|o| o.status.success());
+    [PathBuf::from("promtool"), unpacked].into_iter().find(found)
+}
+
+#[test]
+fn promtool_finds_nothing_wrong() {
+    let Some(promtool) = promtool() else {
+        eprintln!("not run: no promtool here; scripts/fetch-prometheus unpacks Debian's");
+        return;
+    };
+    let cluster = server("metrics-promtool");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let check = |text: &str| {
+        let mut child = Command::new(&promtool)
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool runs");
+        child.stdin.take().expect("piped").write_all(text.as_bytes()).expect("promtool reads");
+        let output = child.wait_with_output().expect("promtool ends");
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (output.status.code(), said.concat())
+    };
+    // It does find something where something is wrong.
+    assert_ne!(check("# TYPE some_total gauge\nsome_total 1\n").0, Some(0));
+    // Untouched, and after everything has moved once.
+    for statements in
+        ["SELECT 1".to_owned(), format!("{}; {}; CALL fold_statistics()", ensure(1, 10), sessions(0..50))]
+    {
+        for statement in statements.split("; ") {
+            db.run(statement);
+        }
+        let text = db.client.query_one("SELECT enrich.prometheus_metrics()", &[]).expect("the text");
+        let (status, said) = check(text.get(0));
+        assert_eq!((status, said.as_str()), (Some(0), ""), "{}", text.get::<_, String>(0));
+    }
+}
+
+#[test]
+fn rows_and_text_say_the_same_and_every_family_has_its_help_and_type() {
+    let cluster = server("metrics-rows");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    db.run(&ensure(1, 10));
+    db.run(&sessions(0..50));
+    // In one statement, but for what changes with the clock.
+    let row = db
+        .client
+        .query_one(
+            "SELECT enrich.prometheus_metrics(),
+                    array_agg(name || COALESCE('{' || (
+                        SELECT string_agg(key || '=' || to_json(l.value)::text, ',' ORDER BY key)
+                        FROM jsonb_each_text(labels) l) || '}', '') ORDER BY name, labels)
+             FROM enrich.enrich_metrics",
+            &[],
+        )
+        .expect("metrics");
+    let (text, rows): (String, Vec<String>) = (row.get(0), row.get(1));
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let mut names: Vec<String> = lines
+        .map(|line| {
+            let (sample, value) = line.rsplit_once(' ').expect("a value");
+            value.parse::<f64>().unwrap_or_else(|_| panic!("no number: {line}"));
+            let Some((name, labels)) = sample.split_once('{') else { return sample.to_owned() };
+            let mut labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+            labels.sort_unstable();
+            format!("{name}{{{}}}", labels.join(","))
+        })
+        .collect();
+    let mut rows = rows;
+    names.sort();
+    rows.sort();
+    assert_eq!(names, rows);
+    assert!(names.len() > 200, "{} samples", names.len());
+
+    let (mut helped, mut typed) = (BTreeSet::new(), BTreeSet::new());
+    for line in text.lines() {
+        let word = |n: usize| line.split(' ').nth(n).unwrap_or_default().to_owned();
+        if line.starts_with("# HELP ") {
+            assert!(!word(3).is_empty(), "{line}");
+            helped.insert(word(2));
+        } else if line.starts_with("# TYPE ") {
+            assert!(["counter", "gauge", "histogram"].contains(&word(3).as_str()), "{line}");
+            typed.insert(word(2));
+        }
+    }
+    assert_eq!(helped, typed);
+    assert!(helped.len() > 25, "{helped:?}");
+    for name in &names {
+        let name = name.split('{').next().unwrap_or_default();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        assert!(helped.contains(name) || family.is_some_and(|family| helped.contains(family)), "{name}");
+    }
+    let (crowd, name) =
+        (crowd_asn(3), "SELECT organization_country FROM enrich.asn_inventory WHERE asn_number = ");
+    let country = db.one(&format!("{name}{crowd}"));
+    assert!(value(&mut db, CREATED, &format!(r#"{{"country": "{country}"}}"#)) >= 1.0);
+}
+
+#[test]
+fn whoever_is_granted_it_may_read_and_nobody_else() {
+    let cluster = server("metrics-grants");
+    let mut db = fresh_database(&cluster);
+    db.run("CREATE ROLE monitor LOGIN; GRANT USAGE ON SCHEMA enrich TO monitor");
+    let mut session = db.session_as("monitor");
+    for statement in [
+        "SELECT * FROM enrich.enrich_metrics",
+        "SELECT * FROM enrich.enrich_metrics()",
+        "SELECT enrich.prometheus_metrics()",
+    ] {
+        assert_eq!(session.refused(statement).code, "42501", "{statement}");
+    }
+    // As docs/metrics.md has it.
+    db.run(
+        "GRANT pg_monitor TO monitor;
+         GRANT USAGE ON SCHEMA enrich TO pg_monitor;
+         GRANT EXECUTE ON FUNCTION enrich.enrich_metrics(), enrich.prometheus_metrics() TO pg_monitor;
+         GRANT SELECT ON enrich.enrich_metrics TO pg_monitor;
+         SELECT ensure_asn_inventory(1)",
+    );
+    assert_eq!(value(&mut session, "asn_inventory_size", "{}"), 1.0);
+    assert!(session.one("SELECT enrich.prometheus_metrics() LIKE '%asn_inventory_size%'") == "t");
+    assert_eq!(session.refused("SELECT * FROM enrich.asn_inventory").code, "42501");
+    assert_eq!(session.refused("SELECT enrich.reset_enrich_stats()").code, "42501");
+}
