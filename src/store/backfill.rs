@@ -351,7 +351,6 @@ pub struct Known {
 /// What is known of these addresses; of bogons and unknown ones nothing.
 pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, Known> {
     let latest = snapshot::Latest::take();
-    let mut inventory = Inventory::open(home, latest.raw());
     let read = |row: &Row| {
         let document = addresses::document(row).filter(|document| !enrichment::is_bogon(*document))?;
         let known = addresses::read_known(row, databases);
@@ -368,6 +367,8 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
     let mut all = HashMap::with_capacity(addresses.len());
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
+            // Opened in here: the scan allocates as it goes, and frees that when it ends.
+            let mut inventory = Inventory::open(home, latest.raw());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {
                     all.insert(*address, known);
