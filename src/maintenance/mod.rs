@@ -25,7 +25,7 @@ use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::{self, check_for_interrupts, memory, relation};
+use crate::pg::{self, check_for_interrupts, relation};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
 
@@ -141,9 +141,8 @@ impl Run<'_> {
 
     /// The same; `work` also answers where the next call goes on if this one is killed.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<pg_sys::Datum>)) {
-        let connection = self.connection;
-        // Else what a batch allocates would be there until the call ends.
-        memory::scratch(|| {
+        // In a connection of its own: what a batch's statements allocate is gone when it ends.
+        Connection::with(self.home.schema, |connection| {
             let (done, resume_at) = acting_as(self.home.owner, || work(connection));
             self.done += done;
             self.note(resume_at);
