@@ -201,6 +201,14 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
         ),
         "2024-03-01T00:00:00+00:00|2024-03-01T00:00:00.000000+00:00|f"
     );
+    // Who has had their say is not asked again, however long ago it was; the others are.
+    assert_eq!(
+        db.rows(
+            "SELECT ip_address, string_agg(provider, ',' ORDER BY provider) FROM enrich.enrichment_request
+             GROUP BY 1 ORDER BY 1"
+        ),
+        ["8.8.8.8|greynoise", "48.0.0.2|cymru,greynoise", "48.0.0.3|greynoise"]
+    );
     // Undated words are as old as their session.
     assert_eq!(
         db.one("SELECT enrichment #>> '{_meta,spur,asked_at}' FROM enrich.ip_inventory WHERE ip_address = '48.0.0.2'"),

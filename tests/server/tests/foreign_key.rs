@@ -116,6 +116,17 @@ fn what_cannot_have_one_is_refused() {
     assert_eq!(code(&mut db, "BEGIN; CALL enrich.add_session_foreign_key('sessions')"), "25001");
 }
 
+/// Ends a writer's loop however the test ends.
+struct Ended(AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Until<'a>(&'a Ended);
+
 /// A writer's statements are cancelled by the server after a second: none may be.
 #[test]
 fn no_writer_waits_for_it_even_behind_a_long_transaction() {
@@ -130,10 +141,13 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     let mut long = db.another();
     // Conflicts with what the foreign key needs, not with other writers.
     long.run(&format!("BEGIN; {}", SUMMARIES.insert(&[("long", Some("8.8.8.8"))])));
-    let ended = AtomicBool::new(false);
+    let ended = Ended(AtomicBool::new(false));
     std::thread::scope(|scope| {
+        let until = Until(&ended);
+        // Gone with this closure, and what it locks with it.
+        let mut long = long;
         let mut writer = db.another();
-        let door = &ended;
+        let door = &ended.0;
         let writing = scope.spawn(move || {
             let mut random = Random::seeded(4);
             writer.run("SET statement_timeout = '1s'");
@@ -159,14 +173,14 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
                 tries.extend(watcher.rows(&format!(
                     "SELECT waitstart FROM pg_locks WHERE pid = {pid} AND NOT granted AND waitstart IS NOT NULL"
                 )));
-                (tries.len(), calling.is_finished())
+                (tries.len(), calling.is_finished() || writing.is_finished())
             },
             |(tries, finished)| *finished || *tries >= 3,
         );
         assert!(!calling.is_finished(), "it did not wait for the long transaction");
         long.run("COMMIT");
         let called = calling.join().expect("the calls end");
-        ended.store(true, Ordering::Relaxed);
+        drop(until);
         let written = writing.join().expect("no statement of the writer is cancelled");
         eprintln!("{written} sessions were inserted meanwhile");
         called.expect("both calls succeed");

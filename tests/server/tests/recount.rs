@@ -6,7 +6,7 @@ use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::crowd_address;
-use server_tests::{Session, database};
+use server_tests::{Session, database, wait_until};
 
 const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
 const RECOUNT: &str = "CALL enrich.refresh_session_counts()";
@@ -171,6 +171,12 @@ fn beside_writers_counts_stay_exact() {
         host.create(&mut db);
         db.run(&host.insert(&[("old1", Some("8.8.8.8")), ("old2", Some("8.8.8.8"))]));
         host.attach(&mut db);
+        // It takes a while to count these, and they are counted last: what others commit meanwhile must not be seen.
+        db.run(
+            "CREATE TABLE quiet (source_ip inet);
+             INSERT INTO quiet SELECT '23.0.0.0'::inet + n % 100 FROM generate_series(1, 60000) n;
+             SELECT enrich.attach_session_table('quiet')",
+        );
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for writer in 0..4 {
@@ -190,6 +196,34 @@ fn beside_writers_counts_stay_exact() {
             called.expect("all calls succeed");
         });
         // No recount after the last writer: what they left must be right.
-        assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
+        assert_counts_are_exact(&mut db, &[(host.table, host.address), ("quiet", "source_ip")]);
     }
+}
+
+/// Both would find the same to correct.
+#[test]
+fn two_recounts_do_not_correct_the_same_twice() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run("INSERT INTO sessions (id, starttime, ip) SELECT n, '2024-05-01', '23.0.0.' || n % 250 FROM generate_series(1, 20000) n");
+    COWRIE.attach(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let mut holder = db.another();
+    holder.run("BEGIN; LOCK TABLE sessions");
+    let mut watcher = db.another();
+    std::thread::scope(|scope| {
+        let calls = [RECOUNT, "CALL enrich.backfill_sessions('session_summaries')"];
+        let running = calls.map(|call| {
+            let mut caller = db.another();
+            scope.spawn(move || caller.run(call))
+        });
+        wait_until(
+            "both wait",
+            || watcher.number("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"),
+            |waiting| *waiting == 2,
+        );
+        holder.run("COMMIT");
+        running.into_iter().for_each(|call| call.join().expect("the call ends"));
+    });
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
 }
