@@ -810,3 +810,52 @@ fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
     db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
+
+/// More addresses than are looked up together, and their rows in the inventory just rewritten: the index has dead entries.
+#[test]
+fn many_addresses_with_quotes_are_filled_and_validated() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run(
+        r#"ALTER TABLE session_summaries ADD enrichment jsonb;
+           INSERT INTO session_summaries (session_id, first_event_at, source_ip, enrichment)
+           SELECT n, '2024-05-01', '48.0.0.0'::inet + n % 9000 + 1,
+                  jsonb_build_object('cymru', jsonb_build_object('asn', 64500 + n % 7, 'cached_at', '2024-01-01T00:00:00Z'))
+           FROM generate_series(1, 12000) n;
+           UPDATE session_summaries SET enrichment = NULL WHERE session_id::int % 5 = 0;
+           SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)"#,
+    );
+    db.run("CALL enrich.backfill_sessions('session_summaries', 20000, false)");
+    assert_eq!(reported(&mut db, "addresses_created"), 9000);
+    assert_eq!(reported(&mut db, "orphans"), 0);
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM session_summaries s JOIN enrich.ip_inventory i ON i.ip_address = s.source_ip
+             WHERE s.snapshot_asn IS DISTINCT FROM i.current_asn"
+        ),
+        0
+    );
+    // Of each address without a network no session had a document.
+    assert_eq!(
+        db.number(
+            "SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL AND enrichment IS NOT NULL"
+        ),
+        0
+    );
+    // The same when they are looked at for a foreign key, one of them an orphan.
+    db.run(
+        "ALTER TABLE session_summaries DISABLE TRIGGER USER;
+         ALTER TABLE session_summaries DROP CONSTRAINT cowrie_enrich_address",
+    );
+    db.run("UPDATE enrich.ip_inventory SET enrichment = enrichment || '{\"x\": 1}'");
+    db.run(
+        "UPDATE session_summaries SET source_ip = set_masklen(source_ip, 24) WHERE session_id = '7';
+         ALTER TABLE session_summaries ENABLE TRIGGER USER",
+    );
+    db.run("CALL enrich.add_session_foreign_key('session_summaries')");
+    assert_eq!(
+        db.one("SELECT result ->> 'orphans' FROM enrich.procedure_call WHERE procedure = 'add_session_foreign_key'"),
+        "1"
+    );
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}
