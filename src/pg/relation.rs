@@ -139,6 +139,22 @@ struct Scan {
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
+    /// Where it was begun. The access method allocates for the scan whenever it comes to that, in what is current then;
+    /// whoever probes may be in memory that goes away sooner.
+    context: pg_sys::MemoryContext,
+}
+
+impl Scan {
+    fn in_its_memory<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: the context outlives the scan; the caller's is current again afterwards, and after an ERROR whatever
+        // its handler makes current.
+        unsafe {
+            let outside = pg_sys::MemoryContextSwitchTo(self.context);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(outside);
+            result
+        }
+    }
 }
 
 impl Prober {
@@ -154,7 +170,8 @@ impl Prober {
             }
             let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
             let scan = begin_scan(table.relation, index, snapshot);
-            Some(Prober { scan: Scan { index, scan, slot }, table })
+            let context = pg_sys::CurrentMemoryContext;
+            Some(Prober { scan: Scan { index, scan, slot, context }, table })
         }
     }
 
@@ -204,17 +221,19 @@ impl Prober {
                 pg_sys::Oid::from(pg_sys::F_NETWORK_EQ),
                 key,
             );
-            pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
+            self.scan.in_its_memory(|| {
+                pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
+            });
         }
     }
 
     fn next(&mut self) -> Option<Row> {
         let Scan { scan, slot, .. } = self.scan;
         // SAFETY: scan and slot are open.
-        unsafe {
+        let found = self.scan.in_its_memory(|| unsafe {
             pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
-                .then_some(Row { slot })
-        }
+        });
+        found.then_some(Row { slot })
     }
 }
 

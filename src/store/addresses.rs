@@ -1,6 +1,7 @@
 //! Rows of `ip_inventory`: one at a time below the executor, or what is known now of several.
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::providers::Purpose;
 use pgrx::pg_sys;
 
 use super::Home;
@@ -91,6 +92,19 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     let asn = row.column(CURRENT_ASN).map(|datum| datum.value() as i64);
     match document(row) {
         Some(document) if !is_bogon => enrichment::due(document, asn, providers),
+        _ => Providers::NONE,
+    }
+}
+
+/// Those of some providers that have not had their say about a row's address, however long ago others had theirs.
+pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
+    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
+    let has_network = row.column(CURRENT_ASN).is_some();
+    match document(row) {
+        Some(document) if !is_bogon => Providers::of(providers.iter().filter(|provider| {
+            let for_network = provider.purpose() == Purpose::Network;
+            !(for_network && has_network) && enrichment::is_open(document, provider.name(), for_network)
+        })),
         _ => Providers::NONE,
     }
 }

@@ -324,19 +324,30 @@ fn answer(
     Some((asn, enrichment::kept_by_others(&parts, builds)))
 }
 
-/// Has those sources asked about new and renewed addresses that have not had their say.
-pub fn ask(home: Home, databases: &Databases, placed: &Placed) {
+/// Has those sources asked about new and renewed addresses that never had their say. What is past its lifetime is not
+/// asked for here: most old addresses never come back.
+pub fn ask(home: Home, placed: &Placed) {
     let online = Providers::enabled();
     if online.is_empty() {
         return;
     }
-    let mut addresses: Vec<Address> = placed.created.iter().chain(&placed.renewed).copied().collect();
-    addresses.sort_unstable();
     let latest = snapshot::Latest::take();
-    let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
-    let plan = enrich::plan(home, addresses, databases, latest.raw(), false, online);
+    let mut inventory = Inventory::open(home, latest.raw());
+    let mut lookups = Vec::new();
+    for chunk in [&placed.created, &placed.renewed].into_iter().flat_map(|addresses| addresses.chunks(CHUNK))
+    {
+        memory::scratch(|| {
+            for address in chunk {
+                let unasked = inventory
+                    .probe(*address, |row| addresses::unasked_providers(row, online))
+                    .unwrap_or(Providers::NONE);
+                lookups.extend(enrich::able(*address, unasked));
+            }
+        });
+    }
+    drop(inventory);
     drop(latest);
-    enrich::request(home, plan.ask);
+    enrich::request(home, lookups);
 }
 
 /// What the inventory knows now of an address, for its sessions.

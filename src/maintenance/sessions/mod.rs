@@ -291,7 +291,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
                 if quotes_follow.contains(&true) {
                     return (0, None);
                 }
-                backfill::ask(home, databases, &placed);
+                backfill::ask(home, &placed);
                 (rows, Some(checkpoint.datum()))
             })
         });
@@ -317,7 +317,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
                     if !is_last {
                         return (0, None);
                     }
-                    backfill::ask(home, databases, placed);
+                    backfill::ask(home, placed);
                     (rows, Some(checkpoint.datum()))
                 })
             });
