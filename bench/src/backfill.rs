@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use server_tests::Cluster;
 use server_tests::database::{Database, fresh_database};
+use server_tests::{Cluster, Session};
 
 use crate::addresses::Addresses;
 use crate::history::{self, FULL, HALF, Size, TABLE};
@@ -20,12 +20,13 @@ struct Run {
     resident: f64,
 }
 
-/// Calls a procedure over a connection of its own and watches what its backend takes.
+/// Calls a procedure over a connection of its own and watches what its backend takes, in which of its phases.
 fn call(db: &Database<'_>, statement: &str) -> Run {
     let mut session = db.another();
     session.run("SET client_min_messages = warning");
     let status = format!("/proc/{}/status", session.backend_pid());
     let (ended, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let watcher = db.another();
     let seconds = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
@@ -33,6 +34,7 @@ fn call(db: &Database<'_>, statement: &str) -> Run {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
+        scope.spawn(|| watch_phases(watcher, &status, &ended));
         let started = Instant::now();
         session.run(statement);
         let seconds = started.elapsed().as_secs_f64();
@@ -41,6 +43,26 @@ fn call(db: &Database<'_>, statement: &str) -> Run {
     });
     let most = most.into_inner().max(kilobytes(&status, "RssAnon:"));
     Run { seconds, private: most as f64 / 1024.0, resident: kilobytes(&status, "VmHWM:") as f64 / 1024.0 }
+}
+
+/// Prints how long each phase of a call took and what its backend had most: where to look if it is too much.
+fn watch_phases(mut watcher: Session, status: &str, ended: &AtomicBool) {
+    let (mut phase, mut began, mut most) = (String::new(), Instant::now(), 0);
+    let print = |phase: &str, began: Instant, most: u64| {
+        if !phase.is_empty() {
+            eprintln!("  {phase}: {:.1} s, {} MiB at most", began.elapsed().as_secs_f64(), most / 1024);
+        }
+    };
+    while !ended.load(Ordering::Relaxed) {
+        let now = watcher.rows("SELECT phase FROM enrich.enrich_progress").concat();
+        if now != phase {
+            print(&phase, began, most);
+            (phase, began, most) = (now, Instant::now(), 0);
+        }
+        most = most.max(kilobytes(status, "RssAnon:"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    print(&phase, began, most);
 }
 
 /// One line of `/proc/<pid>/status`.

@@ -26,4 +26,4 @@ WITH given AS (
     WHERE u.current_asn IS NOT NULL
     GROUP BY u.current_asn
 )
-SELECT u.ip_address FROM updated u
+SELECT count(*) FROM updated u

@@ -3,7 +3,7 @@
 -- $1 asn bigint[]
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d
-    WHERE d.asn_number = ANY ($1)
+    WHERE d.asn_number IN (SELECT l.asn_number FROM unnest($1) AS l(asn_number))
        OR NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = d.asn_number)
     RETURNING d.asn_number, d.addresses, d.sessions, d.first_seen, d.last_seen
 ), summed AS (

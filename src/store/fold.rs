@@ -17,12 +17,14 @@ use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
 use crate::pg::role::acting_as;
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{check_for_interrupts, inet, snapshot};
+use crate::pg::{check_for_interrupts, inet, memory, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Counter, Operation, Source, Update, Work};
 
 /// Delta rows per transaction: well below a second of work.
 pub const BATCH: i64 = 50_000;
+/// Addresses per statement: what it takes in memory is bounded, and statements in key order lock in key order.
+const CHUNK: usize = 5_000;
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
@@ -138,17 +140,9 @@ fn add(
     });
 
     enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
-    if !deltas.is_empty() {
-        let column = |field: fn(&Tally) -> Option<i64>, element| {
-            Some(array::write(element, deltas.values().map(|tally| field(tally).map(pg_sys::Datum::from))))
-        };
-        let arguments = [
-            Some(addresses),
-            column(|tally| Some(tally.sessions), Element::Bigint),
-            column(|tally| tally.first_seen, Element::Timestamptz),
-            column(|tally| tally.last_seen, Element::Timestamptz),
-        ];
-        ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
+    let deltas: Vec<(&Address, &Tally)> = deltas.iter().collect();
+    for chunk in deltas.chunks(CHUNK) {
+        memory::scratch(|| add_to_addresses(connection, chunk));
     }
     let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
     let work = Work::begin();
@@ -160,4 +154,18 @@ fn add(
     });
     telemetry::networks_updated(Source::Sessions, Update::Timestamps, moved);
     work.end(Operation::Update, networks, moved);
+}
+
+/// In key order.
+fn add_to_addresses(connection: &Connection, deltas: &[(&Address, &Tally)]) {
+    let column = |field: fn(&Tally) -> Option<i64>, element| {
+        Some(array::write(element, deltas.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from))))
+    };
+    let arguments = [
+        Some(array::write(Element::Inet, deltas.iter().map(|(address, _)| Some(inet::write(**address))))),
+        column(|tally| Some(tally.sessions), Element::Bigint),
+        column(|tally| tally.first_seen, Element::Timestamptz),
+        column(|tally| tally.last_seen, Element::Timestamptz),
+    ];
+    ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
 }

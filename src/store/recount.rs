@@ -45,8 +45,8 @@ thread_local! {
 /// Addresses that are summed in memory, some 8 MB; then their sums are put away.
 const SUMMED: usize = 50_000;
 
-/// Compiling takes longer than it saves, and memory.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off")];
+/// Compiling takes longer than it saves, and memory. What is compared is of any size, what is in memory of it is not.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"8MB")];
 
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]

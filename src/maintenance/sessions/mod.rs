@@ -28,10 +28,13 @@ use crate::pg::{self, catalog, snapshot};
 use crate::store::Home;
 use crate::store::backfill::{self, Addresses, Placed, Quoted, Settled, Table};
 use crate::store::calls::{self, Rejected};
+use crate::store::fold;
 use complete::Completed;
 use gather::Gathered;
 
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
+/// Addresses written after which what they mean for their networks is folded: what is folded at once is held in memory.
+const FOLDED_TOGETHER: usize = 100_000;
 
 /// Entry point of `backfill_sessions()`.
 pub fn backfill(call: &Call) {
@@ -181,6 +184,8 @@ struct Backfill<'a, 'r> {
     scanned: i64,
     addresses_created: i64,
     networks_created: i64,
+    /// Addresses written that are not folded yet.
+    unfolded: usize,
     completed: Completed,
 }
 
@@ -199,6 +204,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             scanned: 0,
             addresses_created: 0,
             networks_created: 0,
+            unfolded: 0,
             completed: Completed::default(),
         }
     }
@@ -298,6 +304,11 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.addresses_created += placed.created.len() as i64;
         self.networks_created += placed.networks_created;
         self.quotes(&addresses, quotes_follow, &placed, (rows, checkpoint));
+        self.unfolded += placed.created.len() + placed.renewed.len();
+        if self.unfolded >= FOLDED_TOGETHER {
+            fold::run(home, true);
+            self.unfolded = 0;
+        }
         Some(page)
     }
 
