@@ -1,24 +1,20 @@
 -- Adds the counts to the addresses; what it means for their networks becomes a delta of theirs.
 -- $1 ip inet[], $2 sessions bigint[], $3 first_seen timestamptz[], $4 last_seen timestamptz[]
-WITH given AS (
-    SELECT g.ip, g.sessions, g.first_seen, g.last_seen
+WITH locked AS (
+    SELECT i.ip_address, g.sessions, g.first_seen, g.last_seen
     FROM unnest($1, $2, $3, $4) AS g(ip, sessions, first_seen, last_seen)
-), locked AS (
-    SELECT i.ip_address
-    FROM @extschema@.ip_inventory i
-    WHERE i.ip_address IN (SELECT g.ip FROM given g)
+    JOIN @extschema@.ip_inventory i ON i.ip_address = g.ip
     ORDER BY i.ip_address
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF i
 ), updated AS (
     UPDATE @extschema@.ip_inventory i
-    SET session_count = i.session_count + g.sessions,
-        first_seen = LEAST(i.first_seen, g.first_seen),
-        last_seen = GREATEST(i.last_seen, g.last_seen),
+    SET session_count = i.session_count + l.sessions,
+        first_seen = LEAST(i.first_seen, l.first_seen),
+        last_seen = GREATEST(i.last_seen, l.last_seen),
         updated_at = now()
-    FROM given g
-    JOIN locked l ON l.ip_address = g.ip
-    WHERE i.ip_address = g.ip
-    RETURNING i.ip_address, i.current_asn, g.sessions, g.first_seen, g.last_seen
+    FROM locked l
+    WHERE i.ip_address = l.ip_address
+    RETURNING i.ip_address, i.current_asn, l.sessions, l.first_seen, l.last_seen
 ), counted AS (
     INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
     SELECT u.current_asn, 0, sum(u.sessions), min(u.first_seen), max(u.last_seen)

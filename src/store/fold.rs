@@ -4,6 +4,7 @@
 //! the networks. Killed anywhere, the batch never happened.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
@@ -15,7 +16,7 @@ use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
-use crate::pg::role::acting_as;
+use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, memory, snapshot};
 use crate::provider::Providers;
@@ -25,6 +26,9 @@ use crate::telemetry::{self, Counter, Operation, Source, Update, Work};
 pub const BATCH: i64 = 50_000;
 /// Addresses per statement: what it takes in memory is bounded, and statements in key order lock in key order.
 const CHUNK: usize = 5_000;
+
+/// Compiling takes longer than it saves, and memory.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off")];
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
@@ -85,6 +89,10 @@ fn alone(home: Home, wait: Wait) -> bool {
 /// A smaller batch than [`BATCH`] was all there was. What arrived since is for the next call: under load there is always
 /// more.
 fn fold_batch(home: Home, connection: &Connection) -> i64 {
+    with_settings(SETTINGS, || fold_some(home, connection))
+}
+
+fn fold_some(home: Home, connection: &Connection) -> i64 {
     let (deltas, taken) = take(connection);
     let addresses: Vec<Address> = deltas.keys().copied().collect();
     offline::with(Patience::None, |databases| {
