@@ -89,7 +89,6 @@ CREATE TABLE ip_inventory (
 CREATE INDEX ip_inventory_current_asn_idx ON ip_inventory (current_asn);
 CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
-CREATE INDEX ip_inventory_enrichment_updated_at_idx ON ip_inventory (enrichment_updated_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
 -- Backends remember answers of the inventory; this tells them to ask again. Replicated changes count too.

@@ -147,6 +147,10 @@ impl Run<'_> {
             self.done += done;
             self.note(resume_at);
         });
+        if self.may_commit {
+            // The call's last commit waits for the disk, and what a crash loses is done again.
+            transaction::commit_lazily();
+        }
         self.commit();
         if let Some(bar) = &mut self.progress {
             bar.show(self.key.procedure, self.phase, self.done, self.total, false);

@@ -165,6 +165,24 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
+/// This transaction's commit does not wait for the disk: for work that a later commit, which waits, makes durable, and
+/// that is done again should the server crash before.
+pub fn commit_lazily() {
+    // SAFETY: two NUL-terminated strings; a setting of every user's, undone with the transaction.
+    unsafe {
+        pg_sys::set_config_option(
+            c"synchronous_commit".as_ptr(),
+            c"off".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
 /// Whether this transaction can write at all.
 pub fn may_write() -> bool {
     // SAFETY: reads a static and shared memory.
