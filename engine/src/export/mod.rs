@@ -5,8 +5,12 @@
 //!
 //! | file | answers for |
 //! |---|---|
+//! | `scrape` | who asks for metrics over HTTP, and how they are served |
+//! | `request` | what a scraper asks for, and what it is told |
 //! | `status` | what the status files say |
 //! | `settings` | where to: what may be set, and what is wrong with what may not |
 
+mod request;
+pub mod scrape;
 pub mod settings;
 pub mod status;
