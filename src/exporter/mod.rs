@@ -10,11 +10,13 @@
 //! |---|---|
 //! | `keeper` | when it is started: the launcher's side |
 //! | `scrape` | what Prometheus scrapes |
+//! | `status` | the status files |
 //! | `otlp` | what is sent to a collector of OpenTelemetry's |
 
 mod keeper;
 mod otlp;
 mod scrape;
+pub mod status;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -52,6 +54,7 @@ fn run(_argument: i32) {
     }
     let bell = Bell::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
     let mut scrape = scrape::Scrape::new(&bell);
+    let mut status = status::StatusFile::new(&bell);
     let mut otlp = otlp::Otlp::new(&bell);
     loop {
         background::reload_settings();
@@ -61,7 +64,7 @@ fn run(_argument: i32) {
         // Before any of them looks at what has come: see `Bell`.
         bell.silence();
         let now = Instant::now();
-        let due = [scrape.tick(now), otlp.tick(now)].into_iter().flatten().min();
+        let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();
         let pause = due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
         background::report_activity(None);
         background::sleep(pause.min(LONGEST_SLEEP), Some(bell.ear()));
