@@ -263,6 +263,7 @@ fn files() -> Vec<Family> {
 fn workers() -> Vec<Family> {
     let is_up = shared::is_shared() && shared::block().launcher.is_taken();
     let launcher = Family::of(&declared::LAUNCHER_UP).with([], truth(is_up));
+    let standby = Family::of(&declared::STANDBY).with([], truth(catalog::is_standby()));
     let exporter = shared::is_shared() && shared::block().exporter.is_taken();
     let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
     let (mut exports, mut export_failures) =
@@ -287,5 +288,5 @@ fn workers() -> Vec<Family> {
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
     }
-    vec![launcher, exporter, exports, export_failures, up, ages, batches, errors]
+    vec![launcher, standby, exporter, exports, export_failures, up, ages, batches, errors]
 }

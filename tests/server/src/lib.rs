@@ -13,6 +13,7 @@
 //! | `world` | the small internet that the fixtures describe |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | what the counts must be, computed without the extension |
+//! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
 //! | `random` | repeatable randomness |
 //! | `wait` | waits for a state, never for a time |
@@ -25,6 +26,7 @@ pub mod hosts;
 pub mod http;
 pub mod installation;
 pub mod mmdb;
+pub mod prometheus;
 pub mod python_system;
 pub mod random;
 pub mod recount;
