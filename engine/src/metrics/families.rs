@@ -122,7 +122,7 @@ families! {
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher runs, else 0";
-    STANDBY: Gauge "enrich.standby" as "enrich_standby" in "1" by []
+    STANDBY: Gauge "enrich.server_standby" as "enrich_server_standby" in "1" by []
         => "1 while the server is a standby, where no worker runs, else 0";
     EXPORTER_UP: Gauge "enrich.exporter_up" as "enrich_exporter_up" in "1" by []
         => "1 while the exporter runs, else 0";
