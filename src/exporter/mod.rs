@@ -74,5 +74,9 @@ fn run(_argument: i32) {
 
 /// What is measured, at this moment; `Err`: why it cannot be said.
 fn snapshot() -> Result<Vec<Family>, String> {
-    transaction::run(|| metrics::families(None)).map_err(|failure| failure.message)
+    in_transaction(|| metrics::families(None))
+}
+
+fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    transaction::run(work).map_err(|failure| failure.message)
 }

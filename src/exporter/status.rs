@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::export::files::Writing;
-use cowrie_enrich_engine::export::status::{self, Failure, Phase};
+use cowrie_enrich_engine::export::status::{self, Call, Failure, Phase, State};
 use cowrie_enrich_engine::metrics::Family;
 use cowrie_enrich_engine::net::{Bell, Pool};
 use serde_json::{Map, Value};
 
-use super::snapshot;
-use crate::pg::{self, background, clock};
-use crate::provider::Provider;
-use crate::telemetry::{Exporter, exported};
-use crate::{guc, politeness};
+use super::in_transaction;
+use crate::maintenance::Procedure;
+use crate::pg::shared::ProcedureCall;
+use crate::pg::{self, background, catalog, clock};
+use crate::telemetry::{Exporter, calls, exported};
+use crate::{guc, metrics, politeness};
 
 /// How often it is looked whether something changed. The monitor looks as often.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
@@ -24,17 +25,43 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 /// A disk that took longer is one that does not answer.
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What is said of each phase, by families of this moment.
-pub fn phases(families: &[Family]) -> Vec<Phase> {
-    let failure = |provider: Provider| {
-        let health = politeness::health(provider);
-        Some(Failure { provider: provider.name(), reason: health.last_error?, at: health.last_failure? })
-    };
-    let failures: Vec<Failure> = Provider::all().filter_map(failure).collect();
-    vec![status::enrichment(families, &failures)]
+/// What is said of each phase, by families of this moment. Inside a transaction: databases' names are looked up.
+fn phases(families: &[Family]) -> Vec<Phase> {
+    let last_failure = politeness::last_buried().map(|(provider, reason, at)| Failure {
+        provider: provider.name(),
+        reason,
+        at,
+    });
+    let mut phases = vec![status::enrichment(families, last_failure.as_ref())];
+    phases.extend(calls().iter().map(status::call));
+    phases
 }
 
-/// The aggregate, for whoever asks.
+/// Procedures that run, and those that ran last.
+fn calls() -> Vec<Call> {
+    let call = |(place, call, is_running): (usize, ProcedureCall, bool)| {
+        Some(Call {
+            procedure: Procedure::ALL.get(place)?.name(),
+            // One that is gone has nothing to say.
+            database: catalog::database_name(call.database.into())?,
+            state: match (call.is_complete, is_running) {
+                (true, _) => State::Complete,
+                (false, true) => State::Running,
+                (false, false) => State::Stopped,
+            },
+            step: call.phase.text().unwrap_or_default(),
+            batches: call.batches,
+            done: call.done,
+            total: call.total,
+            began: call.began,
+            step_began: call.phase_began,
+            updated: call.updated,
+        })
+    };
+    calls::all().into_iter().filter_map(call).collect()
+}
+
+/// The aggregate, for whoever asks in a transaction.
 pub fn document(families: &[Family]) -> Map<String, Value> {
     status::aggregate(&phases(families), clock::now())
 }
@@ -74,8 +101,8 @@ impl StatusFile {
         self.collect(now);
         if self.under_way.is_none() && self.looks_at.is_none_or(|at| at <= now) {
             self.looks_at = Some(now + LOOKS_EVERY);
-            match snapshot() {
-                Ok(families) => self.write_if_changed(path, phases(&families), now),
+            match in_transaction(|| phases(&metrics::families(None))) {
+                Ok(phases) => self.write_if_changed(path, phases, now),
                 Err(reason) => exported(Exporter::StatusFile, Err(&reason)),
             }
         }

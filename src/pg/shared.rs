@@ -29,6 +29,8 @@ pub const PROVIDER_SLOTS: usize = 24;
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
 /// Ways in which metrics leave the server.
 pub const EXPORTERS: usize = 3;
+/// Procedures that work in batches.
+pub const PROCEDURES: usize = 6;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
 
@@ -124,6 +126,9 @@ pub struct Guarded {
     /// Tables whose owners' code ended a worker.
     suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
+    pub last_buried: Buried,
+    /// The last call of each procedure that works in batches, in whichever database that was.
+    pub calls: [ProcedureCall; PROCEDURES],
 }
 
 #[repr(C)]
@@ -132,6 +137,39 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// The last lookup that became a dead letter.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Buried {
+    /// Its place.
+    pub provider: u32,
+    /// Microseconds since 2000; 0 is never.
+    pub at: i64,
+    pub reason: Note,
+}
+
+/// How far a call is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcedureCall {
+    pub database: u32,
+    /// Process that runs it; 0 where there was none.
+    pub pid: i32,
+    /// It runs still, as far as anybody said.
+    pub is_open: bool,
+    /// It came to its end.
+    pub is_complete: bool,
+    pub phase: Note,
+    pub batches: i64,
+    /// Of this phase.
+    pub done: i64,
+    pub total: i64,
+    /// Microseconds since 2000.
+    pub began: i64,
+    pub phase_began: i64,
+    pub updated: i64,
 }
 
 #[repr(C)]

@@ -24,10 +24,23 @@ use crate::metrics::{Declared, Family, Sample};
 use crate::moment;
 
 /// Phases that have a file of their own.
-pub const PHASES: &[&str] = &[ENRICHMENT];
+pub const PHASES: &[&str] = &[
+    ENRICHMENT,
+    BACKFILL,
+    REFRESH,
+    "build_asn_inventory",
+    "refresh_session_counts",
+    "import_inventory",
+    "add_session_foreign_key",
+];
 
 /// Looking up addresses, in all databases.
 const ENRICHMENT: &str = "enrichment";
+
+/// What the Python system calls `backfill_sessions()`.
+const BACKFILL: &str = "snapshot_backfill";
+/// What the Python system calls `refresh_stale()`.
+const REFRESH: &str = "enrichment_refresh";
 
 /// Who writes, where the Python system has the number of a run.
 const INGEST_ID: &str = "cowrie_enrich";
@@ -35,13 +48,38 @@ const INGEST_ID: &str = "cowrie_enrich";
 /// Seconds between 1970-01-01 and 2000-01-01.
 const UNIX_TO_2000: f64 = 946_684_800.0;
 
-/// A provider's last failure.
+/// Why the last lookup became a dead letter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     pub provider: &'static str,
     pub reason: String,
     /// Microseconds since 2000.
     pub at: i64,
+}
+
+/// The last call of a procedure that works in batches, as of its last commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Call {
+    pub procedure: &'static str,
+    pub database: String,
+    pub state: State,
+    pub step: String,
+    pub batches: i64,
+    /// Of this step.
+    pub done: i64,
+    pub total: i64,
+    /// Microseconds since 2000.
+    pub began: i64,
+    pub step_began: i64,
+    pub updated: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    Running,
+    Complete,
+    /// It failed, or was killed.
+    Stopped,
 }
 
 /// What is said of a phase, but for when.
@@ -89,8 +127,8 @@ pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
         .collect()
 }
 
-/// What the families say of looking up addresses. `failures`: of the providers that failed.
-pub fn enrichment(families: &[Family], failures: &[Failure]) -> Phase {
+/// What the families say of looking up addresses. `last_failure`: of the dead letters, where that is known.
+pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase {
     let of = |declared| Samples::of(families, declared);
     let (lookups, requests) = (of(&LOOKUPS), of(&PROVIDER_REQUESTS));
     let addresses = of(&ADDRESSES).sum();
@@ -157,8 +195,66 @@ pub fn enrichment(families: &[Family], failures: &[Failure]) -> Phase {
         name: ENRICHMENT,
         metrics: Value::Object(metrics.0),
         checkpoint: checkpoint(families, answers, batches),
-        dead_letter: dead_letter(of(&QUEUE_DEAD_LETTERS).sum(), failures),
+        dead_letter: dead_letter(of(&QUEUE_DEAD_LETTERS).sum(), last_failure),
     }
+}
+
+/// What a call says of itself.
+pub fn call(call: &Call) -> Phase {
+    let name = match call.procedure {
+        "backfill_sessions" => BACKFILL,
+        "refresh_stale" => REFRESH,
+        other => other,
+    };
+    let state = match call.state {
+        State::Running => "running",
+        State::Complete => "complete",
+        State::Stopped => "stopped",
+    };
+    let seconds = |from: i64| (call.updated - from).max(0) as f64 / 1e6;
+    // What is estimated may be exceeded.
+    let total = call.total.max(call.done);
+    let percent = if total > 0 { call.done as f64 * 100.0 / total as f64 } else { 0.0 };
+    let rate = call.done as f64 / seconds(call.step_began).max(0.001);
+    let mut metrics = Metrics(Map::new());
+    for (key, number) in [
+        ("batch", call.batches as f64),
+        ("percent_complete", rounded(percent)),
+        ("elapsed_seconds", rounded(seconds(call.began))),
+        // Calls end with a batch that fails.
+        ("failed_batches", 0.0),
+        ("events_read", call.done as f64),
+        ("events_total", total as f64),
+        ("events_per_second", rounded(rate)),
+    ] {
+        metrics.set(key, number);
+    }
+    match name {
+        BACKFILL => {
+            metrics.set("sessions_processed", call.done as f64);
+            metrics.set("total_sessions", total as f64);
+            metrics.set("sessions_per_second", rounded(rate));
+        }
+        REFRESH => {
+            metrics.set("ips_processed", call.done as f64);
+            metrics.set("ips_total", total as f64);
+        }
+        _ => {}
+    }
+    for (key, text) in [("phase", call.step.as_str()), ("state", state), ("ingest_id", INGEST_ID)] {
+        metrics.0.insert(key.to_owned(), json!(text));
+    }
+    Phase {
+        name,
+        metrics: Value::Object(metrics.0),
+        checkpoint: json!({ "source": call.database, "offset": call.done, "batch_index": call.batches }),
+        dead_letter: json!({ "total": 0 }),
+    }
+}
+
+/// To two decimals.
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
 }
 
 /// How far the workers are: whose was heard of last, answers and batches written down. Empty before the first batch.
@@ -174,10 +270,9 @@ fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     json!({ "source": youngest, "offset": number(answers), "batch_index": number(batches) })
 }
 
-/// Rows of dead_letter, and where there are any the last failure of a provider.
-fn dead_letter(total: f64, failures: &[Failure]) -> Value {
-    let last = failures.iter().max_by_key(|failure| failure.at).filter(|_| total > 0.0);
-    match last {
+/// Rows of dead_letter, and where there are any why there is the last one.
+fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
+    match last.filter(|_| total > 0.0) {
         None => json!({ "total": number(total) }),
         Some(Failure { provider, reason, at }) => json!({
             "total": number(total),
@@ -283,11 +378,8 @@ mod tests {
 
     #[test]
     fn numbers_are_sums_of_the_families() {
-        let failures = [
-            Failure { provider: "cymru", reason: "older".into(), at: 1 },
-            Failure { provider: "spur", reason: "connection refused".into(), at: 2_000_000 },
-        ];
-        let phase = enrichment(&families(), &failures);
+        let failure = Failure { provider: "spur", reason: "connection refused".into(), at: 2_000_000 };
+        let phase = enrichment(&families(), Some(&failure));
         for (key, expected) in [
             ("asn_records_created", json!(7)),
             ("asn_records_updated", json!(2)),
@@ -321,16 +413,53 @@ mod tests {
 
     #[test]
     fn before_anything_happened_there_is_no_checkpoint_and_no_dead_letter() {
-        let failure = Failure { provider: "spur", reason: "it failed, but killed nothing".into(), at: 1 };
-        let phase = enrichment(&[], &[failure]);
+        let failure = Failure { provider: "spur", reason: "it was tried again since".into(), at: 1 };
+        let phase = enrichment(&[], Some(&failure));
         assert_eq!((&phase.checkpoint, &phase.dead_letter), (&json!({}), &json!({ "total": 0 })));
         assert_eq!(phase.metrics["asn_records_created"], json!(0));
         assert_eq!(phase.metrics["last_enrichment_time"], Value::Null);
     }
 
     #[test]
+    fn calls_say_how_far_they_are() {
+        let running = Call {
+            procedure: "backfill_sessions",
+            database: "honeypot".into(),
+            state: State::Running,
+            step: "sessions".into(),
+            batches: 3,
+            done: 250,
+            total: 1000,
+            began: 0,
+            step_began: 2_000_000,
+            updated: 6_000_000,
+        };
+        let phase = call(&running);
+        assert_eq!(phase.name, "snapshot_backfill");
+        assert_eq!(phase.file(), "snapshot_backfill.json");
+        for (key, expected) in [
+            ("phase", json!("sessions")),
+            ("state", json!("running")),
+            ("batch", json!(3)),
+            ("sessions_processed", json!(250)),
+            ("total_sessions", json!(1000)),
+            ("percent_complete", json!(25)),
+            ("sessions_per_second", json!(62.5)),
+            ("elapsed_seconds", json!(6)),
+            ("failed_batches", json!(0)),
+        ] {
+            assert_eq!(phase.metrics[key], expected, "{key}");
+        }
+        assert_eq!(phase.checkpoint, json!({ "source": "honeypot", "offset": 250, "batch_index": 3 }));
+        let more = Call { done: 1500, procedure: "refresh_stale", state: State::Complete, ..running };
+        assert_eq!(call(&more).name, "enrichment_refresh");
+        assert_eq!(call(&more).metrics["percent_complete"], json!(100));
+        assert_eq!(call(&more).metrics["state"], json!("complete"));
+    }
+
+    #[test]
     fn aggregate_holds_what_the_phases_files_hold() {
-        let phase = enrichment(&families(), &[]);
+        let phase = enrichment(&families(), None);
         let whole = Value::Object(aggregate(&[phase.clone()], 0));
         let mut entry = whole["phases"][ENRICHMENT].as_object().expect("an object").clone();
         assert_eq!(entry.remove("status_file"), Some(json!("enrichment.json")));

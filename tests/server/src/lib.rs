@@ -16,6 +16,7 @@
 //! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
 //! | `random` | repeatable randomness |
+//! | `scrape` | a server whose metrics are scraped, and the scraper |
 //! | `wait` | waits for a state, never for a time |
 
 pub mod clock;
@@ -30,6 +31,7 @@ pub mod prometheus;
 pub mod python_system;
 pub mod random;
 pub mod recount;
+pub mod scrape;
 pub mod session;
 pub mod wait;
 pub mod world;
