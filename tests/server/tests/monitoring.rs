@@ -717,7 +717,7 @@ fn sql_exporter_gets_every_metric_under_its_name() {
         assert!(text(&metric["help"]).starts_with(help), "{name}");
         let labels: Vec<String> = list(&metric["key_labels"]).iter().map(text).collect();
         let value = list(&metric["values"]).iter().map(text).collect::<Vec<_>>();
-        assert_eq!(value, [name.clone()]);
+        assert_eq!(value, std::slice::from_ref(&name));
         for row in &rows {
             assert_eq!(*column(row, &name), Type::FLOAT8, "{name}");
             // It passes over null.
