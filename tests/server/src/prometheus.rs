@@ -57,7 +57,6 @@ impl Prometheus {
     /// Scrapes this port as the job `cowrie_enrich` and server `honeypot-db`, five times a second, with these rules.
     pub fn start(program: &Path, name: &str, target: u16, rules: &Path) -> Prometheus {
         let dir = workspace().join(format!("target/prometheus/{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).expect("the directory can be made");
         let configuration = format!(
             "global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s}}\n\
              rule_files: [{}]\n\
@@ -65,29 +64,21 @@ impl Prometheus {
              {{targets: [\"127.0.0.1:{target}\"], labels: {{instance: honeypot-db}}}}\n",
             rules.display()
         );
-        fs::write(dir.join("prometheus.yml"), configuration).expect("the configuration can be written");
         // Somebody else may take a port that was free.
-        for _ in 0..5 {
+        let attempts = (0..5).find_map(|_| {
+            fs::create_dir_all(&dir).expect("the directory can be made");
+            fs::write(dir.join("prometheus.yml"), &configuration).expect("the configuration can be written");
             let port = free_port();
-            let mut prometheus = Prometheus { keeper: kept(program, &dir, port), port, dir: dir.clone() };
-            let answers = wait_until(
-                "Prometheus is ready, or has ended",
-                || match get(port, "/-/ready") {
-                    Ok(_) => Some(true),
-                    Err(_) if prometheus.log().contains("address already in use") => Some(false),
-                    Err(_) => {
-                        let ended = prometheus.keeper.try_wait().expect("it can be waited for");
-                        assert!(ended.is_none(), "Prometheus ended:\n{}", prometheus.log());
-                        None
-                    }
-                },
-                Option::is_some,
+            let prometheus = Prometheus { keeper: kept(program, &dir, port), port, dir: dir.clone() };
+            let log = wait_until(
+                "Prometheus is ready, or says why not",
+                || prometheus.log(),
+                |log| log.contains("ready to receive web requests") || log.contains("level=error"),
             );
-            if answers == Some(true) {
-                return prometheus;
-            }
-        }
-        panic!("every port that was free was taken");
+            assert!(!log.contains("level=error") || log.contains("address already in use"), "{log}");
+            (!log.contains("level=error")).then_some(prometheus)
+        });
+        attempts.expect("one of five ports that were free is not taken")
     }
 
     fn log(&self) -> String {
@@ -128,14 +119,23 @@ impl Drop for Prometheus {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
+
+/// Runs what follows the directory until its input ends, and takes both away.
+const KEEPER: &str = r#"trap : INT TERM
+dir=$1; shift
+"$@" </dev/null &
+cat >/dev/null
+kill -KILL $!
+wait
+rm -rf "$dir""#;
 
 fn kept(program: &Path, dir: &Path, port: u16) -> Child {
     let log = fs::File::create(dir.join("log")).expect("the log can be created");
     Command::new("sh")
-        .args(["-c", r#"trap : INT TERM; "$@" </dev/null & p=$!; cat >/dev/null; kill -KILL $p; wait"#, "sh"])
+        .args(["-c", KEEPER, "sh"])
+        .arg(dir)
         .arg(program)
         .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
         .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))

@@ -11,6 +11,7 @@ use postgres::Row;
 use postgres::types::Type;
 use serde_json::Value;
 use server_tests::cymru::{Lab, member, members, queue, wait_for_the_queue};
+use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::hosts::COWRIE;
 use server_tests::installation::workspace;
 use server_tests::prometheus::{Prometheus, Sample, free_port, tool};
@@ -749,6 +750,19 @@ fn compare(found: &BTreeSet<Series>, expected: &BTreeSet<Series>) {
     ] {
         assert!(found.iter().any(|(sample, _)| sample == name), "no {name}");
     }
+}
+
+#[test]
+fn a_standby_says_that_it_is_one_so_that_nobody_misses_its_workers() {
+    let primary = cluster_with_world(&Options::named("monitoring-primary"));
+    let mut db = fresh_database(&primary);
+    let standby = primary.standby(&Options::named("monitoring-standby").with_worker());
+    let mut there = standby.session(&db.name);
+    let value = "SELECT value FROM enrich.enrich_metrics WHERE name = 'enrich_server_standby'";
+    assert_eq!((db.one(value).as_str(), there.one(value).as_str()), ("0", "1"));
+    let launcher = "SELECT value FROM enrich.enrich_metrics WHERE name = 'enrich_launcher_up'";
+    wait_until("its launcher runs", || there.one(launcher), |up| up == "1");
+    assert_eq!(there.number("SELECT count(*) FROM enrich.enrich_metrics WHERE name = 'enrich_worker_up'"), 0);
 }
 
 /// A path is a path, wherever the repository is.
