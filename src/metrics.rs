@@ -19,7 +19,7 @@ use crate::pg::shared::{self, Report, Seat};
 use crate::politeness::{self, Count};
 use crate::provider::Provider;
 use crate::store::sizes::{QUEUES, Queue, Sizes};
-use crate::telemetry::{self, Counter, Distribution, Event, Operation, cells};
+use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation, cells};
 
 /// Everything, at this moment. Inside a transaction: databases' names are looked up. `own`: sizes of the caller's
 /// database; without them its worker's are shown, as those of the others.
@@ -263,6 +263,14 @@ fn files() -> Vec<Family> {
 fn workers() -> Vec<Family> {
     let is_up = shared::is_shared() && shared::block().launcher.is_taken();
     let launcher = Family::of(&declared::LAUNCHER_UP).with([], truth(is_up));
+    let exporter = shared::is_shared() && shared::block().exporter.is_taken();
+    let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
+    let (mut exports, mut export_failures) =
+        (Family::of(&declared::EXPORTS), Family::of(&declared::EXPORT_FAILURES));
+    for by in Exporter::ALL {
+        exports = exports.with([by.name()], number(by.done()));
+        export_failures = export_failures.with([by.name()], number(by.failed()));
+    }
     let mut up = Family::of(&declared::WORKER_UP);
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
@@ -279,5 +287,5 @@ fn workers() -> Vec<Family> {
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
     }
-    vec![launcher, up, ages, batches, errors]
+    vec![launcher, exporter, exports, export_failures, up, ages, batches, errors]
 }

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod bogon;
 pub mod breaker;
 pub mod classify;
+pub mod export;
 pub mod foreign;
 pub mod json_text;
 pub mod metrics;

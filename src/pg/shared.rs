@@ -1,6 +1,6 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol. `counters`, `cells`, `provider_counters` and the fields of a [`Seat`] are atomics: counters and cells
+//! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
 //! are only ever added to or set to zero; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
@@ -27,6 +27,8 @@ pub const CELLS: usize = 36 * 1024;
 pub const PROVIDER_SLOTS: usize = 24;
 /// Providers that are asked over the network.
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
+/// Ways in which metrics leave the server.
+pub const EXPORTERS: usize = 3;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
 
@@ -36,6 +38,9 @@ pub struct Block {
     pub cells: [AtomicI64; CELLS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
+    pub exporter: Seat,
+    /// What each exporter handed on, and how often it could not.
+    pub exports: [[AtomicI64; 2]; EXPORTERS],
     /// Every database that is to have a worker has said what it spent of the quotas, since the server started; and since
     /// when one that has not is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,

@@ -9,9 +9,11 @@
 //! |---|---|
 //! | `cells` | where in shared memory numbers with labels and histograms are |
 //! | `timing` | how long something took, and whether that is worth asking |
+//! | `exports` | how often numbers left the server, and how often they could not |
 //! | `log` | what is written to the server's log |
 
 pub mod cells;
+mod exports;
 mod log;
 mod timing;
 
@@ -26,6 +28,7 @@ use crate::pg::shared;
 use crate::pg::transaction::{Level, Outcome, current_level};
 
 pub use cells::{Distribution, Event, Operation, Source, Update};
+pub use exports::{Exporter, exported};
 pub use log::{error, error_about, log_once_per_burst};
 pub use timing::{Firing, Work};
 
@@ -186,8 +189,11 @@ pub fn read(counter: Counter) -> i64 {
 pub fn reset() {
     let block = shared::block();
     let of_providers = block.provider_counters.iter().flatten();
+    let of_exporters = block.exports.iter().flatten();
     let of_workers = block.seats.iter().flat_map(|seat| [&seat.report.batches, &seat.report.errors]);
-    for number in block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_workers) {
+    for number in
+        block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_exporters).chain(of_workers)
+    {
         number.store(0, Ordering::Relaxed);
     }
 }

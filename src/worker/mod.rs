@@ -23,10 +23,10 @@ mod steps;
 pub use flight::judge;
 pub use launcher::register;
 
-use crate::pg::background::{self, Process, Program};
+use crate::pg::background::{self, Needs, Process, Program};
 
 const PROGRAM: Program =
-    Program { symbol: "cowrie_enrich_worker_main", kind: "cowrie_enrich worker", writes: true };
+    Program { symbol: "cowrie_enrich_worker_main", kind: "cowrie_enrich worker", needs: Needs::Writing };
 
 crate::background_process!(cowrie_enrich_worker_main, database::run);
 

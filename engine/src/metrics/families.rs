@@ -122,6 +122,12 @@ families! {
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher runs, else 0";
+    EXPORTER_UP: Gauge "enrich.exporter_up" as "enrich_exporter_up" in "1" by []
+        => "1 while the exporter runs, else 0";
+    EXPORTS: Counter "enrich.exports" as "enrich_exports_total" in "{export}" by ["exporter"]
+        => "Times that metrics were handed on: a scrape served, the status files written, a request taken by a collector";
+    EXPORT_FAILURES: Counter "enrich.export_failures" as "enrich_export_failures_total" in "{export}" by ["exporter"]
+        => "Times that metrics could not be handed on; the server's log has the reasons";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
         => "1 while the worker of a database runs, 0 if it is to run and does not";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"
