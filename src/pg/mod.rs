@@ -43,6 +43,18 @@ pub fn data_directory() -> std::path::PathBuf {
     std::path::PathBuf::from(path.unwrap_or_default().into_owned())
 }
 
+/// What tells this server from all others, for as long as it lives: the cluster's number, which standbys and copies
+/// share, and where it runs.
+pub fn server_identity() -> String {
+    let mut host = [0_u8; 256];
+    // SAFETY: writes at most so many bytes; what it returns is looked at by way of what it wrote.
+    unsafe { libc::gethostname(host.as_mut_ptr().cast(), host.len() - 1) };
+    let host = std::ffi::CStr::from_bytes_until_nul(&host).unwrap_or_default().to_string_lossy().into_owned();
+    // SAFETY: reads what was read from the control file when the server started, and the port.
+    let (cluster, port) = unsafe { (pgrx::pg_sys::GetSystemIdentifier(), pgrx::pg_sys::PostPortNumber) };
+    format!("{cluster}@{host}:{port}")
+}
+
 /// Lets a pending cancel or shutdown take effect.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
