@@ -9,10 +9,14 @@
 //! | module | answers |
 //! |---|---|
 //! | `keeper` | when it is started: the launcher's side |
+//! | `scrape` | what Prometheus scrapes |
+//! | `status` | the status files |
 //! | `otlp` | what is sent to a collector of OpenTelemetry's |
 
 mod keeper;
 mod otlp;
+mod scrape;
+pub mod status;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -49,6 +53,8 @@ fn run(_argument: i32) {
         return;
     }
     let bell = Bell::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
+    let mut scrape = scrape::Scrape::new(&bell);
+    let mut status = status::StatusFile::new(&bell);
     let mut otlp = otlp::Otlp::new(&bell);
     loop {
         background::reload_settings();
@@ -58,7 +64,7 @@ fn run(_argument: i32) {
         // Before any of them looks at what has come: see `Bell`.
         bell.silence();
         let now = Instant::now();
-        let due = [otlp.tick(now)].into_iter().flatten().min();
+        let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();
         let pause = due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
         background::report_activity(None);
         background::sleep(pause.min(LONGEST_SLEEP), Some(bell.ear()));
@@ -68,5 +74,9 @@ fn run(_argument: i32) {
 
 /// What is measured, at this moment; `Err`: why it cannot be said.
 fn snapshot() -> Result<Vec<Family>, String> {
-    transaction::run(|| metrics::families(None)).map_err(|failure| failure.message)
+    in_transaction(|| metrics::families(None))
+}
+
+fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    transaction::run(work).map_err(|failure| failure.message)
 }

@@ -241,6 +241,18 @@ pub fn report_statistics() {
     unsafe { pg_sys::pgstat_report_stat(true) };
 }
 
+/// Number of this process.
+pub fn own_pid() -> i32 {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Whether there is a process of the server's with this number that may run transactions.
+pub fn is_backend(pid: i32) -> bool {
+    // SAFETY: looks into shared memory, under the lock that this takes; the entry is not read.
+    unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
 /// Ends the process in good order.
 // pgrx declares proc_exit as not returning for some versions only.
 #[allow(unreachable_code)]

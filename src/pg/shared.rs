@@ -33,6 +33,8 @@ pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
 pub const EXPORTERS: usize = 3;
 /// Spans on their way to the exporter: more than a worker makes in some seconds, and 540 kB.
 pub const SPANS: usize = 2048;
+/// Procedures that work in batches.
+pub const PROCEDURES: usize = 6;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
 
@@ -134,6 +136,8 @@ pub struct Guarded {
     /// Tables whose owners' code ended a worker.
     suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
+    /// The last call of each procedure that works in batches, in whichever database that was.
+    pub calls: [ProcedureCall; PROCEDURES],
 }
 
 #[repr(C)]
@@ -142,6 +146,28 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// How far a call is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcedureCall {
+    pub database: u32,
+    /// Process that runs it; 0 where there was none.
+    pub pid: i32,
+    /// It runs still, as far as anybody said.
+    pub is_open: bool,
+    /// It came to its end.
+    pub is_complete: bool,
+    pub phase: Note,
+    pub batches: i64,
+    /// Of this phase.
+    pub done: i64,
+    pub total: i64,
+    /// Microseconds since 2000.
+    pub began: i64,
+    pub phase_began: i64,
+    pub updated: i64,
 }
 
 #[repr(C)]

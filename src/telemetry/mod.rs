@@ -7,12 +7,14 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | `calls` | how far a procedure is that works in batches |
 //! | `cells` | where in shared memory numbers with labels and histograms are |
 //! | `timing` | how long something took, and whether that is worth asking |
 //! | `spans` | what took how long, for whoever collects that |
 //! | `exports` | how often numbers left the server, and how often they could not |
 //! | `log` | what is written to the server's log |
 
+pub mod calls;
 pub mod cells;
 mod exports;
 mod log;

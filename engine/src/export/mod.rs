@@ -5,8 +5,14 @@
 //!
 //! | file | answers for |
 //! |---|---|
+//! | `scrape` | who asks for metrics over HTTP, and how they are served |
+//! | `request` | what a scraper asks for, and what it is told |
 //! | `status` | what the status files say |
+//! | `files` | how files change for their readers at one moment |
 //! | `settings` | where to: what may be set, and what is wrong with what may not |
 
+pub mod files;
+mod request;
+pub mod scrape;
 pub mod settings;
 pub mod status;

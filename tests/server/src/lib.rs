@@ -15,6 +15,7 @@
 //! | `recount` | what the counts must be, computed without the extension |
 //! | `python_system` | an installation of the Python system, for importing it |
 //! | `random` | repeatable randomness |
+//! | `scrape` | a server whose metrics are scraped, and the scraper |
 //! | `wait` | waits for a state, never for a time |
 
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod mmdb;
 pub mod python_system;
 pub mod random;
 pub mod recount;
+pub mod scrape;
 pub mod session;
 pub mod wait;
 pub mod world;
