@@ -134,11 +134,15 @@ impl Otlp {
         Some(otlp::traces(&taken, &self.resource, |database| names.get(&database).cloned()))
     }
 
-    fn send(&mut self, signal: Signal, endpoint: &str, request: Request, now: Instant) {
+    fn send(&mut self, signal: Signal, endpoint: &str, mut request: Request, now: Instant) {
         self.tickets += 1;
         let ticket = self.tickets;
-        let export =
-            Export { signal, endpoint: endpoint.to_owned(), body: request.body.clone(), timeout: TIMEOUT };
+        let body = match signal {
+            // These are not sent again, and may be megabytes.
+            Signal::Metrics => std::mem::take(&mut request.body),
+            Signal::Traces => request.body.clone(),
+        };
+        let export = Export { signal, endpoint: endpoint.to_owned(), body, timeout: TIMEOUT };
         let started = background::without_signals(|| self.pool.start(ticket, export));
         let line = match signal {
             Signal::Metrics => &mut self.metrics,

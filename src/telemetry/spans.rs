@@ -70,6 +70,9 @@ impl Writing {
     pub fn wrote<'a>(&self, operation: Operation, rows: &Rows, source: impl Fn(i64) -> &'a str) {
         let Some(began) = self.began else { return };
         let threshold = shared::block().networks_sampled.load(Ordering::Relaxed);
+        if threshold == 0 {
+            return;
+        }
         let mut ended = None;
         for row in (0..rows.count).filter(|_| random::bits() < threshold) {
             let Some(asn) = rows.bigint(row, 1) else { continue };

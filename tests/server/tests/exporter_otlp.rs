@@ -10,6 +10,7 @@ use cowrie_enrich_upstreams::{
 use server_tests::cymru::{Lab, member, members, queue, wait_for_the_queue};
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::COWRIE;
+use server_tests::http::{Plan, request};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
 
 fn options(name: &str, collector: &Collector) -> Options {
@@ -172,9 +173,11 @@ fn a_networks_span_says_what_was_created_or_updated() {
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Réseau de test', 'FR', 'RIPE')");
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another', 'FR')");
     db.run("SELECT enrich.ensure_asn_inventory(64501)");
+    // Nothing that is known of it changes, but when it was seen.
+    db.run("SELECT enrich.ensure_asn_inventory(64501)");
     // A session from a network that the file names.
     db.run(&COWRIE.insert(&[("s1", Some("123.123.123.5"))]));
-    let seen = wait_until("the spans come", || spans(&collector), |seen| seen.len() >= 4);
+    let seen = wait_until("the spans come", || spans(&collector), |seen| seen.len() >= 5);
     let after = db.one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
     let of: Vec<Vec<&str>> = seen
         .iter()
@@ -191,6 +194,7 @@ fn a_networks_span_says_what_was_created_or_updated() {
             ["64500", "Réseau de test", "FR", "RIPE", "create", "manual"],
             ["64500", "Another", "FR", "RIPE", "update", "manual"],
             ["64501", "unknown", "unknown", "unknown", "create", "manual"],
+            ["64501", "unknown", "unknown", "unknown", "update", "manual"],
             ["4808", "中国联通", "CN", "unknown", "create", "maxmind"],
         ]
     );
@@ -300,6 +304,33 @@ fn a_batch_has_its_parts_and_what_was_written_down_belongs_to_it() {
     }
     said.sort();
     assert_eq!(said, stored);
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn requests_that_are_written_down_together_have_a_batch_each() {
+    let collector = Collector::start();
+    let plan = Plan::of("otlp-together", "greynoise");
+    let lab = plan.options(|_| options("otlp-together", &collector).with_worker()).start();
+    let mut db = lab.database();
+    wait_until("spans are collected", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
+    request(&mut db, "greynoise", &members(0..20));
+    let is_whole =
+        |seen: &[SpanSeen]| ["enrich.batch", "apply"].map(|name| named(seen, name).len()) == [20; 2];
+    let seen = wait_until("the batches come", || spans(&collector), |seen| is_whole(seen));
+    for whole in named(&seen, "enrich.batch") {
+        assert_eq!((whole.attributes["enrich.provider"].as_str(), &whole.error), ("greynoise", &None));
+        assert_eq!(whole.attributes["enrich.batch_size"], "1");
+        let parts = batch(&seen, &whole.id);
+        assert_eq!(parts.keys().collect::<Vec<_>>(), ["apply", "connect", "query"]);
+        assert!(parts["query"].ended > parts["query"].began, "{parts:?}");
+        assert!(parts["query"].ended <= parts["apply"].began && parts["apply"].ended <= whole.ended);
+    }
+    let traces: BTreeSet<String> = seen.iter().map(|span| span.trace.clone()).collect();
+    assert_eq!(traces.len(), 20);
+    // A connection is made by the first; those that follow over it connect in no time.
+    let took: Vec<u64> = named(&seen, "connect").iter().map(|span| span.ended - span.began).collect();
+    assert!(took.iter().any(|time| *time > 0), "{took:?}");
     lab.assert_nothing_crashed();
 }
 
@@ -455,6 +486,14 @@ fn a_silent_collector_holds_up_neither_the_server_nor_other_requests() {
     wait_until("it gives up", || requests(&mut db, "metrics", "deferred"), |put_off| *put_off > 0);
     collector.answer(CollectorAnswer::Take);
     wait_until("it recovers", || latest(&collector).len(), |points| *points > 0);
+
+    // Nor does it hold up the server's end.
+    collector.answer(CollectorAnswer::Silent);
+    collector.forget();
+    wait_until("metrics are held", || count(&collector), |held| *held > 0);
+    let began = Instant::now();
+    cluster.stop_fast();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     server_tests::cymru::assert_nothing_crashed(&cluster);
 }
 
