@@ -14,7 +14,6 @@ use super::in_transaction;
 use crate::maintenance::Procedure;
 use crate::pg::shared::ProcedureCall;
 use crate::pg::{self, background, catalog, clock};
-use crate::provider::Provider;
 use crate::telemetry::{Exporter, calls, exported};
 use crate::{guc, metrics, politeness};
 
@@ -28,12 +27,12 @@ const WRITES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is said of each phase, by families of this moment. Inside a transaction: databases' names are looked up.
 fn phases(families: &[Family]) -> Vec<Phase> {
-    let failure = |provider: Provider| {
-        let health = politeness::health(provider);
-        Some(Failure { provider: provider.name(), reason: health.last_error?, at: health.last_failure? })
-    };
-    let failures: Vec<Failure> = Provider::all().filter_map(failure).collect();
-    let mut phases = vec![status::enrichment(families, &failures)];
+    let last_failure = politeness::last_buried().map(|(provider, reason, at)| Failure {
+        provider: provider.name(),
+        reason,
+        at,
+    });
+    let mut phases = vec![status::enrichment(families, last_failure.as_ref())];
     phases.extend(calls().iter().map(status::call));
     phases
 }

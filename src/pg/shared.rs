@@ -136,6 +136,7 @@ pub struct Guarded {
     /// Tables whose owners' code ended a worker.
     suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
+    pub last_buried: Buried,
     /// The last call of each procedure that works in batches, in whichever database that was.
     pub calls: [ProcedureCall; PROCEDURES],
 }
@@ -146,6 +147,17 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// The last lookup that became a dead letter.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Buried {
+    /// Its place.
+    pub provider: u32,
+    /// Microseconds since 2000; 0 is never.
+    pub at: i64,
+    pub reason: Note,
 }
 
 /// How far a call is.

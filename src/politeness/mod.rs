@@ -92,6 +92,23 @@ pub fn count(provider: Provider, what: Count, amount: u64) {
     }
 }
 
+/// A lookup became a dead letter, for this reason.
+pub fn buried(provider: Provider, reason: &str) {
+    let now = clock::now();
+    shared::locked(|guarded| {
+        let last = &mut guarded.last_buried;
+        (last.provider, last.at) = (provider.place() as u32, now);
+        last.reason.set(reason);
+    });
+}
+
+/// The last that did, since the server was started: whose, why and when (microseconds since 2000).
+pub fn last_buried() -> Option<(Provider, String, i64)> {
+    let last = shared::locked(|guarded| guarded.last_buried);
+    let provider = Provider::all().nth(last.provider as usize)?;
+    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
+}
+
 /// An exchange begins, about so many questions.
 pub fn begins(provider: Provider, questions: usize) {
     count(provider, Count::Requests, 1);

@@ -72,6 +72,8 @@ pub struct Written {
     absent: u64,
     shared: u64,
     dead: u64,
+    /// Why the last of these is dead.
+    died_of: Option<String>,
 }
 
 impl Landing {
@@ -155,6 +157,9 @@ impl Landing {
         count(Count::Absent, written.absent);
         count(Count::Shared, written.shared);
         count(Count::DeadLetters, written.dead);
+        if let Some(reason) = written.died_of {
+            politeness::buried(self.provider, &reason);
+        }
         self.written_to = written.last;
         self.held = written.held;
         self.cuts = if written.is_cut { self.cuts + 1 } else { 0 };
@@ -202,7 +207,9 @@ pub fn write_down(home: Home, connection: &Connection, landing: &Landing, lease:
         write_waiting(home, connection, landing, &answered, &waiting)
     };
     if written.is_all {
-        written.dead = bury(connection, provider, &failed);
+        let mut dead = bury(connection, provider, &failed);
+        written.dead = dead.len() as u64;
+        written.died_of = dead.pop().map(|(_, error)| error);
     }
     written
 }
@@ -322,6 +329,7 @@ fn write_waiting(
         absent: absent as u64,
         shared: new().filter(|w| !was_asked(w)).count() as u64,
         dead: 0,
+        died_of: None,
     }
 }
 
@@ -360,8 +368,8 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
     enrich::write_answers(connection, provider.name(), &answers);
 }
 
-/// Jobs without an answer; answers how many addresses became dead letters.
-fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> u64 {
+/// Jobs without an answer; answers which addresses became dead letters, and why.
+fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> Vec<(Address, String)> {
     let patience = queue::Patience {
         base_seconds: guc::retry_base().as_secs_f64(),
         max_attempts: guc::max_attempts(),
@@ -375,5 +383,5 @@ fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> u64 
         .map(|(address, error)| (*address, None, enrichment::failed(provider.name(), now, error)))
         .collect();
     enrich::write_answers(connection, provider.name(), &documents);
-    dead.len() as u64
+    dead
 }

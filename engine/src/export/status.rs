@@ -48,7 +48,7 @@ const INGEST_ID: &str = "cowrie_enrich";
 /// Seconds between 1970-01-01 and 2000-01-01.
 const UNIX_TO_2000: f64 = 946_684_800.0;
 
-/// A provider's last failure.
+/// Why the last lookup became a dead letter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     pub provider: &'static str,
@@ -127,8 +127,8 @@ pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
         .collect()
 }
 
-/// What the families say of looking up addresses. `failures`: of the providers that failed.
-pub fn enrichment(families: &[Family], failures: &[Failure]) -> Phase {
+/// What the families say of looking up addresses. `last_failure`: of the dead letters, where that is known.
+pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase {
     let of = |declared| Samples::of(families, declared);
     let (lookups, requests) = (of(&LOOKUPS), of(&PROVIDER_REQUESTS));
     let addresses = of(&ADDRESSES).sum();
@@ -195,7 +195,7 @@ pub fn enrichment(families: &[Family], failures: &[Failure]) -> Phase {
         name: ENRICHMENT,
         metrics: Value::Object(metrics.0),
         checkpoint: checkpoint(families, answers, batches),
-        dead_letter: dead_letter(of(&QUEUE_DEAD_LETTERS).sum(), failures),
+        dead_letter: dead_letter(of(&QUEUE_DEAD_LETTERS).sum(), last_failure),
     }
 }
 
@@ -270,10 +270,9 @@ fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     json!({ "source": youngest, "offset": number(answers), "batch_index": number(batches) })
 }
 
-/// Rows of dead_letter, and where there are any the last failure of a provider.
-fn dead_letter(total: f64, failures: &[Failure]) -> Value {
-    let last = failures.iter().max_by_key(|failure| failure.at).filter(|_| total > 0.0);
-    match last {
+/// Rows of dead_letter, and where there are any why there is the last one.
+fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
+    match last.filter(|_| total > 0.0) {
         None => json!({ "total": number(total) }),
         Some(Failure { provider, reason, at }) => json!({
             "total": number(total),
@@ -379,11 +378,8 @@ mod tests {
 
     #[test]
     fn numbers_are_sums_of_the_families() {
-        let failures = [
-            Failure { provider: "cymru", reason: "older".into(), at: 1 },
-            Failure { provider: "spur", reason: "connection refused".into(), at: 2_000_000 },
-        ];
-        let phase = enrichment(&families(), &failures);
+        let failure = Failure { provider: "spur", reason: "connection refused".into(), at: 2_000_000 };
+        let phase = enrichment(&families(), Some(&failure));
         for (key, expected) in [
             ("asn_records_created", json!(7)),
             ("asn_records_updated", json!(2)),
@@ -417,8 +413,8 @@ mod tests {
 
     #[test]
     fn before_anything_happened_there_is_no_checkpoint_and_no_dead_letter() {
-        let failure = Failure { provider: "spur", reason: "it failed, but killed nothing".into(), at: 1 };
-        let phase = enrichment(&[], &[failure]);
+        let failure = Failure { provider: "spur", reason: "it was tried again since".into(), at: 1 };
+        let phase = enrichment(&[], Some(&failure));
         assert_eq!((&phase.checkpoint, &phase.dead_letter), (&json!({}), &json!({ "total": 0 })));
         assert_eq!(phase.metrics["asn_records_created"], json!(0));
         assert_eq!(phase.metrics["last_enrichment_time"], Value::Null);
@@ -463,7 +459,7 @@ mod tests {
 
     #[test]
     fn aggregate_holds_what_the_phases_files_hold() {
-        let phase = enrichment(&families(), &[]);
+        let phase = enrichment(&families(), None);
         let whole = Value::Object(aggregate(&[phase.clone()], 0));
         let mut entry = whole["phases"][ENRICHMENT].as_object().expect("an object").clone();
         assert_eq!(entry.remove("status_file"), Some(json!("enrichment.json")));
