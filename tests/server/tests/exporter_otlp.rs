@@ -148,7 +148,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
         let said = |key: &str| point.resource.get(key).cloned().unwrap_or_default();
         assert_eq!((said("service.name"), said("service.version")), ("cowrie_enrich".into(), version.into()));
         assert_eq!(said("db.system.name"), "postgresql");
-        assert!(said("service.instance.id").starts_with(&format!("{system}@")), "{:?}", point.resource);
+        assert!(said("service.instance.id").starts_with(&format!("{system}-")), "{:?}", point.resource);
         assert!(point.kind == "gauge" || point.since > 0 && point.since < point.at, "{point:?}");
     }
 
@@ -578,6 +578,26 @@ fn nobody_makes_spans_while_there_is_no_endpoint() {
     db.run(&ensure(64_500, 1));
     let seen = wait_until("a span comes", || spans(&collector), |seen| !seen.is_empty());
     assert_eq!(seen[0].attributes["asn.number"], "64500");
+}
+
+#[test]
+fn a_standby_is_another_instance() {
+    let collector = Collector::start();
+    let cluster = server("otlp-primary", &collector);
+    let db = fresh_database(&cluster);
+    let standby = cluster.standby(&Options::named("otlp-standby").conf("listen_addresses = ''"));
+    let instances = wait_until(
+        "both send metrics",
+        || {
+            let points = collector.requests().iter().flat_map(Exported::points).collect::<Vec<_>>();
+            let of = |point: &Point| point.resource["service.instance.id"].clone();
+            points.iter().map(of).collect::<BTreeSet<_>>()
+        },
+        |instances| instances.len() == 2,
+    );
+    let number = |instance: &String| instance.split('-').next().map(str::to_owned);
+    assert_eq!(instances.iter().map(number).collect::<BTreeSet<_>>().len(), 1, "{instances:?}");
+    drop((db, standby));
 }
 
 #[test]
