@@ -43,7 +43,7 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request: what comes from here on answers it. Of a GET, nothing is sent once an answer is being read.
+        // A request: what comes from here on answers it. Nothing is sent once an answer is being read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)
     }
