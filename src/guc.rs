@@ -36,6 +36,7 @@ static METRICS_LISTEN: Text = Text::new(None);
 static STATUS_FILE: Text = Text::new(None);
 static OTLP_ENDPOINT: Text = Text::new(None);
 static OTLP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static OTLP_SAMPLE_RATIO: GucSetting<f64> = GucSetting::<f64>::new(0.1);
 
 /// Defines the settings; called once, when the library is loaded.
 pub fn define() {
@@ -198,6 +199,16 @@ fn define_exporter() {
         (100, 3_600_000),
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_float_guc(
+        c"cowrie_enrich.otlp_sample_ratio",
+        c"Share of the networks created or updated that a span is sent of.",
+        c"Of batches to providers all are.",
+        &OTLP_SAMPLE_RATIO,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
 }
 
 fn text(setting: &Text) -> Option<String> {
@@ -280,6 +291,11 @@ pub fn otlp_endpoint() -> Option<String> {
 /// How often metrics are sent there.
 pub fn otlp_interval() -> Duration {
     milliseconds(&OTLP_INTERVAL)
+}
+
+/// Share of the networks that a span is sent of.
+pub fn otlp_sample_ratio() -> f64 {
+    OTLP_SAMPLE_RATIO.get()
 }
 
 /// Role that the workers act as, if it is not the extension's owner.

@@ -22,7 +22,7 @@ use crate::provider::{Limits, Provider};
 use crate::telemetry::{self, Distribution};
 
 /// What is counted of a provider. Append only: the slots are laid out by these numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
     /// Exchanges begun, and questions in them.

@@ -7,6 +7,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
+use super::trace::Batch;
 use crate::enrichment;
 use crate::guc;
 use crate::offline::{self, Patience};
@@ -19,6 +20,7 @@ use crate::store::enrich::{self, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
 use crate::store::{Home, ledger, snapshots};
+use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
 /// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
@@ -46,6 +48,8 @@ pub struct Landing {
     cuts: u32,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,
+    /// The batches that brought it, where somebody collects spans.
+    traces: Vec<Batch>,
 }
 
 /// What became of a question.
@@ -85,7 +89,24 @@ impl Landing {
             held: BTreeSet::new(),
             cuts: 0,
             unspent: BTreeMap::new(),
+            traces: Vec::new(),
         }
+    }
+
+    /// What is known of the batch that brought it.
+    pub fn traced(mut self, trace: Option<Batch>) -> Landing {
+        self.traces.extend(trace);
+        self
+    }
+
+    /// It is being written down; answers what is made of that belongs to.
+    pub fn is_applied(&mut self) -> Option<Whole> {
+        self.traces.iter_mut().rev().map(Batch::is_applied).last()
+    }
+
+    /// It is written down, or not to be, and why.
+    pub fn ended(self, error: Option<&str>) {
+        self.traces.into_iter().for_each(|trace| trace.ended(error));
     }
 
     /// The same of an exchange for which nothing was sent.
@@ -109,6 +130,7 @@ impl Landing {
         }
         self.not_before = self.not_before.min(other.not_before);
         self.outcomes.extend(other.outcomes);
+        self.traces.extend(other.traces);
         for (day, requests) in other.unspent {
             *self.unspent.entry(day).or_default() += requests;
         }

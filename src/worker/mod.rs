@@ -9,6 +9,7 @@
 //! | `air` | the exchanges that are under way |
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
 //! | `landing` | what came back, from the reply to the inventories |
+//! | `trace` | a batch as spans |
 //! | `ranking` | when it is found out which sessions matter |
 
 mod air;
@@ -19,6 +20,7 @@ mod lane;
 mod launcher;
 mod ranking;
 mod steps;
+mod trace;
 
 pub use flight::judge;
 pub use launcher::register;

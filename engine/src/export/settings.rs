@@ -5,9 +5,8 @@
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
-use ureq::http::Uri;
-
 use super::status::PHASES;
+use crate::otlp;
 
 /// What is wrong with a value, and what would be right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,11 +58,10 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
 
 /// A collector of OpenTelemetry's.
 pub fn endpoint(value: &str) -> Result<(), Refusal> {
-    let refused = |reason| Err(Refusal { reason, hint: "Use for example http://127.0.0.1:4318." });
-    match value.parse::<Uri>() {
-        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() => Ok(()),
-        _ => refused("The value is not an http or https URL."),
-    }
+    otlp::check(value).map_err(|_| Refusal {
+        reason: "The value is not an http or https URL, without user name and query.",
+        hint: "Use for example http://127.0.0.1:4318.",
+    })
 }
 
 #[cfg(test)]
@@ -122,7 +120,9 @@ mod tests {
     fn endpoint_is_a_url() {
         assert_eq!(endpoint("http://127.0.0.1:4318"), Ok(()));
         assert_eq!(endpoint("https://collector.example:4318/v1"), Ok(()));
-        for bad in ["collector:4318", "grpc://collector:4317", "http://", "/v1/metrics"] {
+        for bad in
+            ["collector:4318", "grpc://collector:4317", "http://", "/v1/metrics", "http://me:key@collector"]
+        {
             assert!(endpoint(bad).is_err(), "{bad}");
         }
     }
