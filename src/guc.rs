@@ -3,14 +3,17 @@
 //! All can be changed by a reload; none is per session, because the worker must see what every backend sees.
 
 use std::ffi::{CStr, CString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use cowrie_enrich_engine::export::settings::{self as export, Refusal};
 use cowrie_enrich_engine::providers::{self, Settings};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg;
-use crate::pg::settings::{self, Defined};
+use crate::pg::settings::{self, Check, Defined};
 use crate::provider::Provider;
 
 type Text = GucSetting<Option<CString>>;
@@ -29,6 +32,11 @@ static WORKER_NAPTIME: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static WORKER_ROLE: Text = Text::new(None);
 static DATABASES: Text = Text::new(None);
 static METRICS: GucSetting<bool> = GucSetting::<bool>::new(true);
+static METRICS_LISTEN: Text = Text::new(None);
+static STATUS_FILE: Text = Text::new(None);
+static OTLP_ENDPOINT: Text = Text::new(None);
+static OTLP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static OTLP_SAMPLE_RATIO: GucSetting<f64> = GucSetting::<f64>::new(0.1);
 
 /// Defines the settings; called once, when the library is loaded.
 pub fn define() {
@@ -36,6 +44,7 @@ pub fn define() {
     define_providers();
     define_worker();
     define_metrics();
+    define_exporter();
     // A misspelt setting should be an error, not a placeholder that nobody reads.
     crate::pg::reserve_setting_prefix(c"cowrie_enrich");
 }
@@ -141,6 +150,67 @@ fn define_metrics() {
     );
 }
 
+struct Listen;
+impl Check for Listen {
+    fn check(text: &str) -> Result<(), Refusal> {
+        export::listen(text).map(|_| ())
+    }
+}
+
+struct StatusFile;
+impl Check for StatusFile {
+    fn check(text: &str) -> Result<(), Refusal> {
+        export::status_file(text, &pg::data_directory()).map(|_| ())
+    }
+}
+
+struct Endpoint;
+impl Check for Endpoint {
+    fn check(text: &str) -> Result<(), Refusal> {
+        export::endpoint(text)
+    }
+}
+
+/// While one of them names a place there is an exporter, if the library is preloaded.
+fn define_exporter() {
+    settings::define_checked::<Listen>(
+        c"cowrie_enrich.metrics_listen",
+        c"Loopback address and port where Prometheus may scrape /metrics.",
+        c"Empty: none. Whoever can connect there reads all metrics.",
+        &METRICS_LISTEN,
+    );
+    settings::define_checked::<StatusFile>(
+        c"cowrie_enrich.status_file",
+        c"Path of the file status.json, beside which a file for each phase is written.",
+        c"Empty: none. Its directory must be writable for the server.",
+        &STATUS_FILE,
+    );
+    settings::define_checked::<Endpoint>(
+        c"cowrie_enrich.otlp_endpoint",
+        c"URL of the OpenTelemetry collector that metrics and spans are sent to (OTLP over HTTP).",
+        c"Empty: none.",
+        &OTLP_ENDPOINT,
+    );
+    number(
+        c"cowrie_enrich.otlp_interval",
+        c"How often metrics are sent to the collector.",
+        c"",
+        &OTLP_INTERVAL,
+        (100, 3_600_000),
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_float_guc(
+        c"cowrie_enrich.otlp_sample_ratio",
+        c"Share of the networks created or updated that a span is sent of.",
+        c"Of batches to providers all are.",
+        &OTLP_SAMPLE_RATIO,
+        0.0,
+        1.0,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
 fn text(setting: &Text) -> Option<String> {
     pg::text::setting(setting.get())
 }
@@ -201,6 +271,31 @@ pub fn worker_naptime() -> Duration {
 /// Whether work is counted and timed.
 pub fn metrics() -> bool {
     METRICS.get()
+}
+
+/// Where scrapes are served.
+pub fn metrics_listen() -> Option<SocketAddr> {
+    text(&METRICS_LISTEN).and_then(|address| export::listen(&address).ok())
+}
+
+/// Path of the aggregate status file.
+pub fn status_file() -> Option<PathBuf> {
+    text(&STATUS_FILE).map(PathBuf::from)
+}
+
+/// URL of the collector.
+pub fn otlp_endpoint() -> Option<String> {
+    text(&OTLP_ENDPOINT)
+}
+
+/// How often metrics are sent there.
+pub fn otlp_interval() -> Duration {
+    milliseconds(&OTLP_INTERVAL)
+}
+
+/// Share of the networks that a span is sent of.
+pub fn otlp_sample_ratio() -> f64 {
+    OTLP_SAMPLE_RATIO.get()
 }
 
 /// Role that the workers act as, if it is not the extension's owner.

@@ -1,7 +1,7 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
 //! Entry points are in [`api`] (functions), [`session`] (the trigger) and [`at_commit`] (what the trigger leaves for
-//! the end of the transaction), and in [`worker`] (the background processes). They use [`store`] (all SQL), [`offline`]
+//! the end of the transaction), and in [`worker`] and [`exporter`] (the background processes). They use [`store`] (all SQL), [`offline`]
 //! (the mmdb files), [`provider`] and [`politeness`] (who is asked, and who may ask) and [`telemetry`], and these use [`pg`], where all unsafe
 //! code is. What is true without PostgreSQL is in the crate `engine`.
 
@@ -12,6 +12,7 @@ mod at_commit;
 mod attribution;
 mod enrichment;
 mod error;
+mod exporter;
 mod foreign;
 mod guc;
 mod maintenance;

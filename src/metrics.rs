@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use cowrie_enrich_engine::breaker::State;
 use cowrie_enrich_engine::metrics::families as declared;
 use cowrie_enrich_engine::metrics::{Family, Value};
+use cowrie_enrich_engine::otlp::Signal;
 use pgrx::pg_sys;
 
 use crate::guc;
@@ -19,7 +20,8 @@ use crate::pg::shared::{self, Report, Seat};
 use crate::politeness::{self, Count};
 use crate::provider::Provider;
 use crate::store::sizes::{QUEUES, Queue, Sizes};
-use crate::telemetry::{self, Counter, Distribution, Event, Operation, cells};
+use crate::telemetry::cells::{self, Answered, Fate};
+use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 
 /// Everything, at this moment. Inside a transaction: databases' names are looked up. `own`: sizes of the caller's
 /// database; without them its worker's are shown, as those of the others.
@@ -138,6 +140,11 @@ fn cascade() -> Vec<Family> {
         Family::of(&declared::ERRORS).with([], count(Counter::Errors)),
         trigger,
     ]
+}
+
+/// The word for how a request ended; none for counts of something else.
+pub fn outcome(count: Count) -> &'static str {
+    OUTCOMES.iter().find(|(_, other)| *other == count).map_or("", |(name, _)| name)
 }
 
 /// How requests end.
@@ -263,6 +270,26 @@ fn files() -> Vec<Family> {
 fn workers() -> Vec<Family> {
     let is_up = shared::is_shared() && shared::block().launcher.is_taken();
     let launcher = Family::of(&declared::LAUNCHER_UP).with([], truth(is_up));
+    let standby = Family::of(&declared::STANDBY).with([], truth(catalog::is_standby()));
+    let exporter = shared::is_shared() && shared::block().exporter.is_taken();
+    let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
+    let (mut exports, mut export_failures) =
+        (Family::of(&declared::EXPORTS), Family::of(&declared::EXPORT_FAILURES));
+    for by in Exporter::ALL {
+        exports = exports.with([by.name()], number(by.done()));
+        export_failures = export_failures.with([by.name()], number(by.failed()));
+    }
+    let (mut requests, mut items) = (Family::of(&declared::OTLP_REQUESTS), Family::of(&declared::OTLP_ITEMS));
+    for signal in Signal::ALL {
+        for answered in Answered::ALL {
+            let count = number(cells::requests(signal, answered).read());
+            requests = requests.with([signal.name(), answered.name()], count);
+        }
+        for fate in Fate::ALL {
+            let count = number(cells::items(signal, fate).read());
+            items = items.with([signal.name(), fate.name()], count);
+        }
+    }
     let mut up = Family::of(&declared::WORKER_UP);
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
@@ -279,5 +306,5 @@ fn workers() -> Vec<Family> {
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
     }
-    vec![launcher, up, ages, batches, errors]
+    vec![launcher, standby, exporter, exports, export_failures, requests, items, up, ages, batches, errors]
 }

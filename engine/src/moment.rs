@@ -70,6 +70,28 @@ fn days_since_2000(year: i64, month: i64, day: i64) -> i64 {
     days(year) - days(1999) + (153 * month + 2) / 5 + day - 307
 }
 
+/// A time in microseconds since 2000-01-01 UTC as `2026-11-20T03:18:32.123456+00:00`.
+pub fn text(micros: i64) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let (year, month, day) = date(micros.div_euclid(DAY));
+    let rest = micros.rem_euclid(DAY);
+    let (seconds, micros) = (rest / 1_000_000, rest % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
+}
+
+/// The date so many days after 2000-01-01, as [`days_since_2000`] counts: years begin in March.
+fn date(days: i64) -> (i64, i64, i64) {
+    // Days since 2000-03-01, by whole cycles of 400 years, which have 146,097.
+    let (cycle, day) = ((days - 60).div_euclid(146_097), (days - 60).rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = 2000 + 400 * cycle + year;
+    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +153,16 @@ mod tests {
             "2026-11-20T00:00:00+",
         ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_they_are_read() {
+        assert_eq!(text(9_820 * DAY + 11_912_000_007), "2026-11-20T03:18:32.000007+00:00");
+        for days in -800_000..2_900_000 {
+            let (year, month, day) = date(days);
+            assert!((1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day), "{days}");
+            assert_eq!(days_since_2000(year, month, day), days);
         }
     }
 

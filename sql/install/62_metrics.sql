@@ -1,4 +1,4 @@
--- What is measured, as rows and as Prometheus reads it.
+-- What is measured: as rows, as Prometheus reads it, and as the status files have it.
 
 CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, OUT value double precision)
     RETURNS SETOF record
@@ -14,3 +14,8 @@ CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
 COMMENT ON FUNCTION prometheus_metrics() IS
     'the same in the text format of Prometheus: of the whole cluster when the library is preloaded, else of this session';
+
+CREATE FUNCTION status_json() RETURNS jsonb
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
+COMMENT ON FUNCTION status_json() IS
+    'what is written to the file that status_file names, as of now: a phase for each thing that goes on, with metrics, checkpoint and dead_letter';

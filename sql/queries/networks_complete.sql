@@ -56,4 +56,4 @@ SET organization_name = COALESCE(w.name, a.organization_name),
 FROM wanted w
 JOIN locked l ON l.asn_number = w.asn_number
 WHERE a.asn_number = w.asn_number
-RETURNING a.asn_number
+RETURNING a.asn_number, a.organization_country, a.rir_registry, a.organization_name

@@ -18,4 +18,4 @@ LEFT JOIN @extschema@.known_networks k ON k.asn_number = g.asn
 WHERE NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = g.asn)
 ORDER BY g.asn
 ON CONFLICT (asn_number) DO NOTHING
-RETURNING asn_number, organization_country, rir_registry
+RETURNING asn_number, organization_country, rir_registry, organization_name

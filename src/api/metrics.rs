@@ -1,4 +1,4 @@
-//! What is measured, for those who may read it: as rows and as Prometheus reads it.
+//! What is measured, for those who may read it: as rows, as Prometheus reads it, and as the status files have it.
 
 use cowrie_enrich_engine::metrics::{Family, prometheus};
 use pgrx::pg_sys;
@@ -8,7 +8,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{jsonb, text};
 use crate::store::{Home, sizes};
-use crate::{error, metrics, sql_function};
+use crate::{error, exporter, metrics, sql_function};
 
 sql_function!(enrich_metrics_wrapper, pg_finfo_enrich_metrics_wrapper, enrich_metrics);
 fn enrich_metrics(call: &Call) -> Option<pg_sys::Datum> {
@@ -35,6 +35,12 @@ fn prometheus_metrics(call: &Call) -> Option<pg_sys::Datum> {
         Ok(written) => Some(text::write(&written)),
         Err(failure) => error::not_encoded(&failure.to_string()),
     }
+}
+
+sql_function!(status_json_wrapper, pg_finfo_status_json_wrapper, status_json);
+fn status_json(call: &Call) -> Option<pg_sys::Datum> {
+    let document = exporter::status::document(&now(call));
+    Some(jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value))))
 }
 
 /// Everything, with sizes of this moment for the database that it is called in.

@@ -33,6 +33,9 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
         "starting"
     };
     let mut rows = vec![row("launcher", None, &block.launcher, launcher_says)];
+    if block.exporter.is_taken() {
+        rows.push(row("exporter", None, &block.exporter, "running"));
+    }
     for seat in &block.seats {
         let database = pg_sys::Oid::from(seat.database.load(Ordering::Acquire));
         if database != pg_sys::InvalidOid {

@@ -23,11 +23,13 @@ use crate::pg::call::Call;
 use crate::pg::exclusion::{Held, kind_in_pg_locks};
 use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
+use crate::pg::shared::PROCEDURES;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::{self, check_for_interrupts, relation};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
+use crate::telemetry::calls::{self as report, Reporting};
 
 /// Those that there are. The number tells their locks apart: append only.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,15 @@ pub enum Procedure {
 }
 
 impl Procedure {
+    pub const ALL: [Procedure; PROCEDURES] = [
+        Procedure::BuildAsnInventory,
+        Procedure::BackfillSessions,
+        Procedure::RefreshSessionCounts,
+        Procedure::RefreshStale,
+        Procedure::ImportInventory,
+        Procedure::AddSessionForeignKey,
+    ];
+
     pub const fn name(self) -> &'static str {
         match self {
             Procedure::BuildAsnInventory => "build_asn_inventory",
@@ -76,6 +87,8 @@ pub struct Run<'a> {
     done: i64,
     total: i64,
     resume_at: Option<Kept>,
+    /// Of a call that commits: nobody outside is told of batches that may be rolled back.
+    reporting: Option<Reporting>,
 }
 
 /// Runs a call from beginning to end. `work` answers what is reported, by name.
@@ -97,11 +110,14 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
         let resume_at = acting_as(home.owner, begin);
         let progress = options.progress.then(Bar::new);
         let (phase, done, total) = ("starting", 0, 0);
-        let mut run = Run { home, connection, key, may_commit, progress, phase, done, total, resume_at };
+        let reporting = may_commit.then(|| report::begin(procedure as usize));
+        let mut run =
+            Run { home, connection, key, may_commit, progress, phase, done, total, resume_at, reporting };
         run.commit();
         let report = work(&mut run);
         acting_as(home.owner, || calls::end(connection, key, &report));
         run.commit();
+        run.report(Reporting::complete);
         let words: Vec<String> = report.iter().map(|(name, number)| format!("{name} {number}")).collect();
         pg::notice(&format!("{}: {}", procedure.name(), words.join(", ")));
     };
@@ -132,6 +148,7 @@ impl Run<'_> {
         }
         self.note(None);
         self.commit();
+        self.report(|reporting| reporting.phase(phase, total));
     }
 
     /// One batch, as the extension's owner, in a transaction of its own. `work` answers how much it did.
@@ -152,6 +169,7 @@ impl Run<'_> {
             transaction::commit_lazily();
         }
         self.commit();
+        self.report(|reporting| reporting.batch(self.done));
         if let Some(bar) = &mut self.progress {
             bar.show(self.key.procedure, self.phase, self.done, self.total, false);
         }
@@ -165,6 +183,12 @@ impl Run<'_> {
             transaction::isolate(Isolation::ReadCommitted);
         }
         check_for_interrupts();
+    }
+
+    fn report(&self, report: impl FnOnce(&Reporting)) {
+        if let Some(reporting) = &self.reporting {
+            report(reporting);
+        }
     }
 
     fn end_phase(&mut self) {

@@ -15,7 +15,7 @@ use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Network, Place};
 use memmap2::Mmap;
 
 use crate::guc;
-use crate::pg::background::{self, Program};
+use crate::pg::background::{self, Needs, Program};
 use crate::pg::clock;
 use crate::telemetry;
 
@@ -159,7 +159,7 @@ fn import_changed() {
 
 /// What a session's insert found waiting is imported behind its back.
 const IMPORT: Program =
-    Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", writes: false };
+    Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", needs: Needs::Nothing };
 
 crate::background_process!(cowrie_enrich_import_main, import_in_background);
 

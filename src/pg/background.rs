@@ -27,8 +27,18 @@ pub struct Program {
     pub symbol: &'static str,
     /// As pg_stat_activity shows it in backend_type.
     pub kind: &'static str,
-    /// Whether it writes to databases. Then it does not run on a standby; else it does, and connects to nothing.
-    pub writes: bool,
+    pub needs: Needs,
+}
+
+/// What a program needs of the server, which decides when it can run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// It connects to nothing, and runs on a standby as well.
+    Nothing,
+    /// It reads the shared catalogs, and runs on a standby too once that is consistent.
+    Reading,
+    /// It writes to databases, so that it does not run on a standby.
+    Writing,
 }
 
 /// Makes `$body: fn(i32)` what a [`Program`] named `$symbol` runs. The argument is that of [`start`]. Signals are blocked
@@ -48,7 +58,7 @@ macro_rules! background_process {
 /// Seconds after which the postmaster starts the launcher again should it end.
 const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 
-/// Has the postmaster run a program from the end of recovery on, and again whenever it ends. Called from `_PG_init`;
+/// Has the postmaster run a program as soon as it can, and again whenever it ends. Called from `_PG_init`;
 /// does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
 pub fn register(program: Program) {
     // SAFETY: reads two flags; registration is for the postmaster's start, which these tell.
@@ -96,14 +106,17 @@ impl Process {
 }
 
 fn describe(program: Program, name: &str, argument: i32) -> pg_sys::BackgroundWorker {
-    use pg_sys::BgWorkerStartTime::{BgWorkerStart_PostmasterStart, BgWorkerStart_RecoveryFinished};
-    let connection = if program.writes { pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION } else { 0 };
+    use pg_sys::BgWorkerStartTime::{
+        BgWorkerStart_ConsistentState, BgWorkerStart_PostmasterStart, BgWorkerStart_RecoveryFinished,
+    };
+    let connection =
+        if program.needs == Needs::Nothing { 0 } else { pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION };
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | connection) as c_int,
-        bgw_start_time: if program.writes {
-            BgWorkerStart_RecoveryFinished
-        } else {
-            BgWorkerStart_PostmasterStart
+        bgw_start_time: match program.needs {
+            Needs::Nothing => BgWorkerStart_PostmasterStart,
+            Needs::Reading => BgWorkerStart_ConsistentState,
+            Needs::Writing => BgWorkerStart_RecoveryFinished,
         },
         bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
         bgw_main_arg: pg_sys::Datum::from(argument),
@@ -130,7 +143,7 @@ pub fn accept_termination() {
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() }
 }
 
-/// First thing in a process that writes: from now on it can be told to end, to read its settings again, and to cancel.
+/// First thing in a process that connects: from now on it can be told to end, to read its settings again, and to cancel.
 pub fn accept_signals() {
     // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the rest. The
     // default for SIGTERM would end the process in the middle of anything.
@@ -226,6 +239,18 @@ pub fn report_activity(what: Option<&CStr>) {
 pub fn report_statistics() {
     // SAFETY: called between transactions.
     unsafe { pg_sys::pgstat_report_stat(true) };
+}
+
+/// Number of this process.
+pub fn own_pid() -> i32 {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Whether there is a process of the server's with this number that may run transactions.
+pub fn is_backend(pid: i32) -> bool {
+    // SAFETY: looks into shared memory, under the lock that this takes; the entry is not read.
+    unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
 /// Ends the process in good order.

@@ -46,6 +46,18 @@ pub fn now() -> i64 {
     from_unix(unix.as_secs() as i64).saturating_add(i64::from(unix.subsec_micros()))
 }
 
+/// The wall clock as OpenTelemetry counts: nanoseconds since 1970.
+pub fn unix_nanoseconds() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The same of microseconds since 2000.
+pub fn to_unix_nanoseconds(micros: i64) -> u64 {
+    let micros = micros.saturating_add(UNIX_TO_POSTGRES * 1_000_000);
+    u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
+}
+
 /// Processor time that this thread has used, in nanoseconds: it stands still while the process waits for anything.
 pub fn worked() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

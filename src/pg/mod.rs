@@ -43,6 +43,24 @@ pub fn data_directory() -> std::path::PathBuf {
     std::path::PathBuf::from(path.unwrap_or_default().into_owned())
 }
 
+/// What tells this server from all others, for as long as it stays where it is: the cluster's number, which standbys and
+/// copies share, and digits that stand for the host's name and the data directory.
+pub fn server_identity() -> String {
+    let mut host = [0_u8; 256];
+    // SAFETY: writes at most so many bytes; what it returns is looked at by way of what it wrote.
+    unsafe { libc::gethostname(host.as_mut_ptr().cast(), host.len() - 1) };
+    let host = std::ffi::CStr::from_bytes_until_nul(&host).unwrap_or_default();
+    let directory = data_directory();
+    // FNV-1a: the same in every version of ours, whatever the library's hashes become.
+    let place = host.to_bytes_with_nul().iter().chain(directory.as_os_str().as_encoded_bytes());
+    let place = place.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // SAFETY: reads what was read from the control file when the server started.
+    let cluster = unsafe { pgrx::pg_sys::GetSystemIdentifier() };
+    format!("{cluster}-{place:016x}")
+}
+
 /// Lets a pending cancel or shutdown take effect.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();

@@ -1,9 +1,12 @@
-//! Settings that are declared as data: the server's definitions of them, and their values of the moment.
+//! Settings that are declared as data: the server's definitions of them, and their values of the moment. And texts that
+//! are checked when they are set.
 //!
 //! The server keeps pointers to what it is given here, for as long as the process lives.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use cowrie_enrich_engine::export::settings::Refusal;
 use cowrie_enrich_engine::providers::setting::{Kind, Setting, Unit, Value};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
@@ -101,4 +104,65 @@ impl Defined {
             Cell::Choice(value) => Value::Number(unsafe { *value }),
         }
     }
+}
+
+/// Says what a text may be. It must not reach the server: it runs wherever settings are read, in the postmaster too.
+pub trait Check {
+    /// The text without surrounding blanks, which is not empty.
+    fn check(text: &str) -> Result<(), Refusal>;
+}
+
+/// Defines a text for superusers alone that is refused unless it passes its check. Empty always does.
+pub fn define_checked<C: Check>(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+) {
+    // SAFETY: the hook lets no panic out.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name,
+            short,
+            long,
+            setting,
+            GucContext::Sighup,
+            GucFlags::SUPERUSER_ONLY,
+            Some(check_text::<C>),
+            None,
+            None,
+        );
+    }
+}
+
+unsafe extern "C-unwind" fn check_text<C: Check>(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: the server passes a pointer to a NUL-terminated string or to null.
+    let text = unsafe { super::text::from_c(*value) }.unwrap_or_default();
+    let text = text.trim();
+    if text.is_empty() {
+        return true;
+    }
+    match catch_unwind(AssertUnwindSafe(|| C::check(text))) {
+        Ok(Ok(())) => true,
+        Ok(Err(refusal)) => {
+            // SAFETY: where the macros GUC_check_errdetail and GUC_check_errhint put their texts.
+            unsafe {
+                pg_sys::GUC_check_errdetail_string = for_the_report(refusal.reason);
+                pg_sys::GUC_check_errhint_string = for_the_report(refusal.hint);
+            }
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// A copy that lives until the error has been reported; null where it cannot be had.
+fn for_the_report(text: &str) -> *mut c_char {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: copies a NUL-terminated text into the context that the server empties when it is done with an error.
+    unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
 }

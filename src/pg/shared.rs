@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol. `counters`, `cells`, `provider_counters` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
+//! are only ever added to or set to zero; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -10,10 +10,12 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use cowrie_enrich_engine::breaker::Breaker;
+use cowrie_enrich_engine::otlp::WORDS;
 use cowrie_enrich_engine::quota::Quota;
+use cowrie_enrich_engine::ring::Ring;
 use pgrx::pg_sys;
 
 use super::{catalog, clock, latch};
@@ -27,6 +29,12 @@ pub const CELLS: usize = 36 * 1024;
 pub const PROVIDER_SLOTS: usize = 24;
 /// Providers that are asked over the network.
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
+/// Ways in which metrics leave the server.
+pub const EXPORTERS: usize = 3;
+/// Spans on their way to the exporter: more than a worker makes in some seconds, and 540 kB.
+pub const SPANS: usize = 2048;
+/// Procedures that work in batches.
+pub const PROCEDURES: usize = 6;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
 
@@ -36,6 +44,15 @@ pub struct Block {
     pub cells: [AtomicI64; CELLS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: Seat,
+    pub exporter: Seat,
+    /// What each exporter handed on, and how often it could not.
+    pub exports: [[AtomicI64; 2]; EXPORTERS],
+    /// When counters were zero, microseconds since 2000.
+    pub counted_since: AtomicI64,
+    /// Whether the exporter collects spans, and of how many networks in 2^64.
+    pub spans_collected: AtomicBool,
+    pub networks_sampled: AtomicU64,
+    pub spans: Ring<WORDS, SPANS>,
     /// Every database that is to have a worker has said what it spent of the quotas, since the server started; and since
     /// when one that has not is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,
@@ -119,6 +136,9 @@ pub struct Guarded {
     /// Tables whose owners' code ended a worker.
     suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
+    pub last_buried: Buried,
+    /// The last call of each procedure that works in batches, in whichever database that was.
+    pub calls: [ProcedureCall; PROCEDURES],
 }
 
 #[repr(C)]
@@ -127,6 +147,39 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// The last lookup that became a dead letter.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Buried {
+    /// Its place.
+    pub provider: u32,
+    /// Microseconds since 2000; 0 is never.
+    pub at: i64,
+    pub reason: Note,
+}
+
+/// How far a call is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ProcedureCall {
+    pub database: u32,
+    /// Process that runs it; 0 where there was none.
+    pub pid: i32,
+    /// It runs still, as far as anybody said.
+    pub is_open: bool,
+    /// It came to its end.
+    pub is_complete: bool,
+    pub phase: Note,
+    pub batches: i64,
+    /// Of this phase.
+    pub done: i64,
+    pub total: i64,
+    /// Microseconds since 2000.
+    pub began: i64,
+    pub phase_began: i64,
+    pub updated: i64,
 }
 
 #[repr(C)]
@@ -407,7 +460,11 @@ extern "C-unwind" fn on_startup() {
         }
         pg_sys::LWLockRelease(init);
         let lock = &raw mut (*pg_sys::GetNamedLWLockTranche(TRANCHE.as_ptr())).lock;
-        SHARED.set(Some(Shared { block: &*block.cast::<Block>(), lock }));
+        let block = &*block.cast::<Block>();
+        if !found {
+            block.counted_since.store(clock::now(), Ordering::Relaxed);
+        }
+        SHARED.set(Some(Shared { block, lock }));
     }
 }
 

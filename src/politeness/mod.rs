@@ -22,7 +22,7 @@ use crate::provider::{Limits, Provider};
 use crate::telemetry::{self, Distribution};
 
 /// What is counted of a provider. Append only: the slots are laid out by these numbers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
     /// Exchanges begun, and questions in them.
@@ -90,6 +90,23 @@ pub fn count(provider: Provider, what: Count, amount: u64) {
         shared::block().provider_counters[provider.place()][what as usize]
             .fetch_add(amount, Ordering::Relaxed);
     }
+}
+
+/// A lookup became a dead letter, for this reason.
+pub fn buried(provider: Provider, reason: &str) {
+    let now = clock::now();
+    shared::locked(|guarded| {
+        let last = &mut guarded.last_buried;
+        (last.provider, last.at) = (provider.place() as u32, now);
+        last.reason.set(reason);
+    });
+}
+
+/// The last that did, since the server was started: whose, why and when (microseconds since 2000).
+pub fn last_buried() -> Option<(Provider, String, i64)> {
+    let last = shared::locked(|guarded| guarded.last_buried);
+    let provider = Provider::all().nth(last.provider as usize)?;
+    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
 }
 
 /// An exchange begins, about so many questions.

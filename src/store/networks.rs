@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use crate::pg::array::{self, Element};
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::text;
+use crate::telemetry::spans::Writing;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// What a source says of a network.
@@ -86,7 +87,7 @@ pub fn create_said<'a>(
     if networks.is_empty() {
         return Vec::new();
     }
-    let work = Work::begin();
+    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
     let mut arguments = columns(networks);
     arguments.push(Some(times(networks, |said| said.first_seen)));
     arguments.push(Some(times(networks, |said| said.last_seen)));
@@ -100,6 +101,7 @@ pub fn create_said<'a>(
                 let source = Source::named(source(*asn));
                 telemetry::network_created(source, country.as_deref(), registry.as_deref());
             }
+            writing.wrote(Operation::Create, rows, &source);
             created
         })
     });
@@ -112,10 +114,15 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     if networks.is_empty() {
         return 0;
     }
-    let work = Work::begin();
+    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
     let mut arguments = columns(networks);
     arguments.push(Some(text::write(source)));
-    let updated = REFINE.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    let updated = REFINE.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            writing.wrote(Operation::Update, rows, |_| source);
+            rows.count
+        })
+    });
     telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
     work.end(Operation::Update, networks.len(), updated);
     updated
@@ -145,13 +152,20 @@ pub struct Best {
     pub registry: Filled,
 }
 
+impl Best {
+    /// Who fills the first of the fields.
+    fn source(&self) -> Option<&'static str> {
+        [&self.name, &self.country, &self.registry].into_iter().flatten().next().map(|(_, source)| *source)
+    }
+}
+
 /// Fills the metadata of existing networks, by ASN, where there is none or a lesser source's. What one source says in many
 /// places is not the same everywhere: it does not correct itself. Answers which networks this changed.
 pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<i64> {
     if networks.is_empty() {
         return Vec::new();
     }
-    let work = Work::begin();
+    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
     let asns = networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn)));
     let mut arguments = vec![Some(array::write(Element::Bigint, asns))];
     let fields: [fn(&Best) -> &Filled; 3] = [|best| &best.name, |best| &best.country, |best| &best.registry];
@@ -161,12 +175,15 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
         };
         arguments.extend([texts(|(value, _)| text::write(value)), texts(|(_, source)| text::write(source))]);
     }
-    let completed = COMPLETE.with(|statement| connection.run(statement, &arguments, returned));
-    for best in completed.iter().filter_map(|asn| networks.get(asn)) {
-        let fields = [&best.name, &best.country, &best.registry];
-        if let Some((_, source)) = fields.into_iter().flatten().next() {
-            telemetry::networks_updated(Source::named(source), Update::Metadata, 1);
-        }
+    let source = |asn| networks.get(&asn).and_then(Best::source);
+    let completed = COMPLETE.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            writing.wrote(Operation::Update, rows, |asn| source(asn).unwrap_or_default());
+            returned(rows)
+        })
+    });
+    for source in completed.iter().filter_map(|asn| source(*asn)) {
+        telemetry::networks_updated(Source::named(source), Update::Metadata, 1);
     }
     work.end(Operation::Update, networks.len(), completed.len());
     completed
@@ -182,9 +199,16 @@ pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnc
     let networks = Networks::from([(asn, said)]);
     let is_counted =
         create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
-    let work = Work::begin();
+    let (work, writing) = (Work::begin(), Writing::begin(1));
     let argument = [Some(pg_sys::Datum::from(asn))];
-    let moved = TOUCH.with(|statement| connection.run(statement, &argument, |rows| rows.count));
+    let moved = TOUCH.with(|statement| {
+        connection.run(statement, &argument, |rows| {
+            if !is_counted {
+                writing.wrote(Operation::Update, rows, |_| "manual");
+            }
+            rows.count
+        })
+    });
     if !is_counted {
         telemetry::networks_updated(Source::Manual, Update::Timestamps, moved);
         work.end(Operation::Update, 1, moved);

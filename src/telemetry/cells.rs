@@ -1,7 +1,7 @@
 //! Where numbers with labels are in shared memory, and what they are.
 //!
 //! One array of atomics: networks created by source, country and registry, dense, so that a label set needs no search
-//! and no lock; networks updated; then the histograms, each with one cell per bucket, one for what is larger, and one
+//! and no lock; networks updated; what is exported by OTLP; and the histograms, each with one cell per bucket, one for what is larger, and one
 //! for the sum, in nanoseconds or whole numbers. Empty cells of the first two are not shown.
 
 use std::sync::atomic::Ordering;
@@ -10,6 +10,7 @@ use cowrie_enrich_engine::metrics::families::{
     BATCH_ADDRESSES, OPERATION_MS, REQUEST_SECONDS, TRIGGER_SECONDS,
 };
 use cowrie_enrich_engine::metrics::{Histogram, bucket};
+use cowrie_enrich_engine::otlp::Signal;
 use cowrie_enrich_engine::providers::Registry;
 
 use crate::pg::shared::{self, PROVIDERS};
@@ -149,7 +150,7 @@ impl Cell {
         usize::from(self.0)
     }
 
-    fn read(self) -> i64 {
+    pub fn read(self) -> i64 {
         shared::block().cells[self.place()].load(Ordering::Relaxed)
     }
 }
@@ -169,7 +170,9 @@ const OPERATIONS: usize = UPDATED + SOURCES * Update::ALL.len();
 const TRIGGERS: usize = OPERATIONS + Operation::ALL.len() * size(OPERATION_MS);
 const REQUESTS: usize = TRIGGERS + Event::ALL.len() * size(TRIGGER_SECONDS);
 const BATCHES: usize = REQUESTS + PROVIDERS * size(REQUEST_SECONDS);
-const END: usize = BATCHES + PROVIDERS * size(BATCH_ADDRESSES);
+const OTLP_REQUESTS: usize = BATCHES + PROVIDERS * size(BATCH_ADDRESSES);
+const OTLP_ITEMS: usize = OTLP_REQUESTS + Signal::ALL.len() * Answered::ALL.len();
+const END: usize = OTLP_ITEMS + Signal::ALL.len() * Fate::ALL.len();
 const _: () = assert!(END <= shared::CELLS && shared::CELLS <= u16::MAX as usize);
 
 /// Cells of a histogram.
@@ -220,6 +223,59 @@ fn country_name(place: usize) -> String {
 pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
     let kinds = Source::all().flat_map(|source| Update::ALL.map(|update| (source, update)));
     kinds.map(|(source, update)| (source, update, updated(source, update).read())).filter(|(.., n)| *n != 0)
+}
+
+/// How a collector answered a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answered {
+    Taken,
+    /// Not now, or not at all.
+    Deferred,
+    Refused,
+}
+
+impl Answered {
+    pub const ALL: [Answered; 3] = [Answered::Taken, Answered::Deferred, Answered::Refused];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Answered::Taken => "taken",
+            Answered::Deferred => "deferred",
+            Answered::Refused => "refused",
+        }
+    }
+}
+
+/// What became of data points and spans.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Taken,
+    /// By the collector.
+    Rejected,
+    /// There was no room for them, or nobody took them in time.
+    Dropped,
+}
+
+impl Fate {
+    pub const ALL: [Fate; 3] = [Fate::Taken, Fate::Rejected, Fate::Dropped];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fate::Taken => "taken",
+            Fate::Rejected => "rejected",
+            Fate::Dropped => "dropped",
+        }
+    }
+}
+
+/// Requests to a collector, by its answer.
+pub fn requests(signal: Signal, answered: Answered) -> Cell {
+    Cell::at(OTLP_REQUESTS + signal as usize * Answered::ALL.len() + answered as usize)
+}
+
+/// Data points or spans, by their fate.
+pub fn items(signal: Signal, fate: Fate) -> Cell {
+    Cell::at(OTLP_ITEMS + signal as usize * Fate::ALL.len() + fate as usize)
 }
 
 impl Distribution {

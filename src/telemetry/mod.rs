@@ -7,25 +7,33 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | `calls` | how far a procedure is that works in batches |
 //! | `cells` | where in shared memory numbers with labels and histograms are |
 //! | `timing` | how long something took, and whether that is worth asking |
+//! | `spans` | what took how long, for whoever collects that |
+//! | `exports` | how often numbers left the server, and how often they could not |
 //! | `log` | what is written to the server's log |
 
+pub mod calls;
 pub mod cells;
+mod exports;
 mod log;
+pub mod spans;
 mod timing;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use cells::Cell;
+use cells::{Answered, Cell, Fate};
+use cowrie_enrich_engine::otlp::{Signal, Span};
 
 use crate::guc;
-use crate::pg::shared;
 use crate::pg::transaction::{Level, Outcome, current_level};
+use crate::pg::{clock, shared};
 
 pub use cells::{Distribution, Event, Operation, Source, Update};
+pub use exports::{Exporter, exported};
 pub use log::{error, error_about, log_once_per_burst};
 pub use timing::{Firing, Work};
 
@@ -65,9 +73,20 @@ struct Tally {
     counters: [i64; COUNTERS],
     /// Seldom any: a session of a known address has none but a sampled time.
     cells: BTreeMap<Cell, i64>,
+    /// Never any while nobody collects them; and how many there was no room for.
+    spans: Vec<Span>,
+    spans_dropped: i64,
 }
 
 impl Tally {
+    fn keep_span(&mut self, span: impl FnOnce() -> Span) {
+        if self.spans.len() < spans::MOST_KEPT {
+            self.spans.push(span());
+        } else {
+            self.spans_dropped += 1;
+        }
+    }
+
     fn absorb(&mut self, other: Tally) {
         for (into, from) in self.counters.iter_mut().zip(other.counters) {
             *into += from;
@@ -75,6 +94,9 @@ impl Tally {
         for (cell, amount) in other.cells {
             *self.cells.entry(cell).or_default() += amount;
         }
+        let room = spans::MOST_KEPT.saturating_sub(self.spans.len());
+        self.spans_dropped += other.spans_dropped + other.spans.len().saturating_sub(room) as i64;
+        self.spans.extend(other.spans.into_iter().take(room));
     }
 }
 
@@ -149,6 +171,8 @@ pub fn transaction_ended(outcome: Outcome) {
             for (cell, amount) in tally.cells {
                 publish_cell(cell, amount);
             }
+            tally.spans.iter().for_each(spans::hand_over);
+            spans::dropped(tally.spans_dropped);
         }
     });
 }
@@ -177,6 +201,14 @@ fn publish_cell(cell: Cell, amount: i64) {
     shared::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
 }
 
+/// Counts a request to a collector, by its answer, and what became of what was in it. At once.
+pub fn answered(signal: Signal, answer: Answered, fates: &[(Fate, u64)]) {
+    publish_cell(cells::requests(signal, answer), 1);
+    for (fate, items) in fates {
+        publish_cell(cells::items(signal, *fate), i64::try_from(*items).unwrap_or(i64::MAX));
+    }
+}
+
 /// The committed value of a counter.
 pub fn read(counter: Counter) -> i64 {
     shared::block().counters[counter as usize].load(Ordering::Relaxed)
@@ -186,8 +218,17 @@ pub fn read(counter: Counter) -> i64 {
 pub fn reset() {
     let block = shared::block();
     let of_providers = block.provider_counters.iter().flatten();
+    let of_exporters = block.exports.iter().flatten();
     let of_workers = block.seats.iter().flat_map(|seat| [&seat.report.batches, &seat.report.errors]);
-    for number in block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_workers) {
+    for number in
+        block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_exporters).chain(of_workers)
+    {
         number.store(0, Ordering::Relaxed);
     }
+    block.counted_since.store(clock::now(), Ordering::Relaxed);
+}
+
+/// Since when counters count, in microseconds since 2000: the server's start, or the last reset.
+pub fn counted_since() -> i64 {
+    shared::block().counted_since.load(Ordering::Relaxed)
 }

@@ -27,7 +27,7 @@ impl Air {
     }
 
     /// Has a thread make the exchange; gives the flight back where there is none to be had.
-    pub fn start(&mut self, flight: Flight) -> Option<Flight> {
+    pub fn start(&mut self, mut flight: Flight) -> Option<Flight> {
         self.tickets += 1;
         let (ticket, task) = (self.tickets, flight.task());
         match background::without_signals(|| self.pool.start(ticket, task)) {

@@ -10,6 +10,8 @@ use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
 
 use super::landing::{Landing, Outcome};
 use super::lane::{Ask, BUSY_PAUSE};
+use super::trace::Batch;
+use crate::metrics;
 use crate::pg::clock;
 use crate::politeness::{self, Count, Departure, Leave, Permit, Verdict, quota};
 use crate::provider::{Limits, Provider};
@@ -24,6 +26,8 @@ pub struct Flight {
     pub day: Option<i32>,
     /// A probe takes its own when it leaves.
     permit: Option<Permit>,
+    /// When it left, nanoseconds since 1970.
+    began: u64,
 }
 
 impl Flight {
@@ -36,7 +40,13 @@ impl Flight {
         let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         batches
             .zip(permits)
-            .map(|(batch, permit)| Flight { provider, questions: batch.to_vec(), day: ask.day, permit })
+            .map(|(batch, permit)| Flight {
+                provider,
+                questions: batch.to_vec(),
+                day: ask.day,
+                permit,
+                began: 0,
+            })
             .collect()
     }
 
@@ -62,9 +72,10 @@ impl Flight {
         self.questions.iter().map(|(question, _)| *question)
     }
 
-    /// What the network is to do.
-    pub fn task(&self) -> Exchange {
+    /// What the network is to do, from now on.
+    pub fn task(&mut self) -> Exchange {
         politeness::begins(self.provider, self.questions.len());
+        self.began = clock::unix_nanoseconds();
         Exchange {
             provider: self.provider.declared(),
             settings: self.provider.settings(),
@@ -77,6 +88,8 @@ impl Flight {
         if let Some(permit) = self.permit.take() {
             judge(permit, &reply, took, self.questions.len(), limits);
         }
+        let said = (self.questions.len(), outcome(&reply));
+        let trace = Batch::of(self.provider, self.began, said, &reply, took);
         let blame = blame(&reply);
         let Reply { mut answers, failure, unsent, .. } = reply;
         let mut outcomes = BTreeMap::new();
@@ -90,7 +103,7 @@ impl Flight {
             };
             outcomes.insert(question, outcome);
         }
-        let landing = Landing::of(self.provider, outcomes);
+        let landing = Landing::of(self.provider, outcomes).traced(trace);
         match self.day.filter(|_| unsent) {
             Some(day) => {
                 quota::give_back(self.provider, day, 1);
@@ -176,7 +189,16 @@ fn count(provider: Provider, reply: &Reply, asked: usize) {
     politeness::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
     let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
     politeness::count(provider, Count::Refused, refused as u64);
-    politeness::count(provider, reply.failure.as_ref().map_or(Count::Completed, kind_of), 1);
+    politeness::count(provider, ending(reply), 1);
+}
+
+fn ending(reply: &Reply) -> Count {
+    reply.failure.as_ref().map_or(Count::Completed, kind_of)
+}
+
+/// How it ended, in the word of the metrics.
+fn outcome(reply: &Reply) -> &'static str {
+    metrics::outcome(ending(reply))
 }
 
 fn kind_of(failure: &Failure) -> Count {

@@ -7,6 +7,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
+use super::trace::Batch;
 use crate::enrichment;
 use crate::guc;
 use crate::offline::{self, Patience};
@@ -19,6 +20,7 @@ use crate::store::enrich::{self, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
 use crate::store::{Home, ledger, snapshots};
+use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
 /// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
@@ -46,6 +48,8 @@ pub struct Landing {
     cuts: u32,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,
+    /// The batches that brought it, where somebody collects spans.
+    traces: Vec<Batch>,
 }
 
 /// What became of a question.
@@ -68,6 +72,8 @@ pub struct Written {
     absent: u64,
     shared: u64,
     dead: u64,
+    /// Why the last of these is dead.
+    died_of: Option<String>,
 }
 
 impl Landing {
@@ -83,7 +89,24 @@ impl Landing {
             held: BTreeSet::new(),
             cuts: 0,
             unspent: BTreeMap::new(),
+            traces: Vec::new(),
         }
+    }
+
+    /// What is known of the batch that brought it.
+    pub fn traced(mut self, trace: Option<Batch>) -> Landing {
+        self.traces.extend(trace);
+        self
+    }
+
+    /// It is being written down; answers what is made of that belongs to.
+    pub fn is_applied(&mut self) -> Option<Whole> {
+        self.traces.iter_mut().rev().map(Batch::is_applied).last()
+    }
+
+    /// It is written down, or not to be, and why.
+    pub fn ended(self, error: Option<&str>) {
+        self.traces.into_iter().for_each(|trace| trace.ended(error));
     }
 
     /// The same of an exchange for which nothing was sent.
@@ -107,6 +130,7 @@ impl Landing {
         }
         self.not_before = self.not_before.min(other.not_before);
         self.outcomes.extend(other.outcomes);
+        self.traces.extend(other.traces);
         for (day, requests) in other.unspent {
             *self.unspent.entry(day).or_default() += requests;
         }
@@ -133,6 +157,9 @@ impl Landing {
         count(Count::Absent, written.absent);
         count(Count::Shared, written.shared);
         count(Count::DeadLetters, written.dead);
+        if let Some(reason) = written.died_of {
+            politeness::buried(self.provider, &reason);
+        }
         self.written_to = written.last;
         self.held = written.held;
         self.cuts = if written.is_cut { self.cuts + 1 } else { 0 };
@@ -180,7 +207,9 @@ pub fn write_down(home: Home, connection: &Connection, landing: &Landing, lease:
         write_waiting(home, connection, landing, &answered, &waiting)
     };
     if written.is_all {
-        written.dead = bury(connection, provider, &failed);
+        let mut dead = bury(connection, provider, &failed);
+        written.dead = dead.len() as u64;
+        written.died_of = dead.pop().map(|(_, error)| error);
     }
     written
 }
@@ -300,6 +329,7 @@ fn write_waiting(
         absent: absent as u64,
         shared: new().filter(|w| !was_asked(w)).count() as u64,
         dead: 0,
+        died_of: None,
     }
 }
 
@@ -338,8 +368,8 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
     enrich::write_answers(connection, provider.name(), &answers);
 }
 
-/// Jobs without an answer; answers how many addresses became dead letters.
-fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> u64 {
+/// Jobs without an answer; answers which addresses became dead letters, and why.
+fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> Vec<(Address, String)> {
     let patience = queue::Patience {
         base_seconds: guc::retry_base().as_secs_f64(),
         max_attempts: guc::max_attempts(),
@@ -353,5 +383,5 @@ fn bury(connection: &Connection, provider: Provider, failed: &[&Failed]) -> u64 
         .map(|(address, error)| (*address, None, enrichment::failed(provider.name(), now, error)))
         .collect();
     enrich::write_answers(connection, provider.name(), &documents);
-    dead.len() as u64
+    dead
 }

@@ -17,6 +17,7 @@ use crate::provider::{Limits, Provider};
 use crate::roster::Doing;
 use crate::store::ledger;
 use crate::store::queue::{self, Claimed};
+use crate::telemetry::spans;
 
 /// Pause while others ask the provider, in microseconds.
 pub const BUSY_PAUSE: i64 = 250_000;
@@ -287,8 +288,11 @@ impl Lane {
                 self.landings.push(landing);
                 continue;
             }
-            let written = steps.step(Doing::Applying, |home, connection| {
-                landing::write_down(home, connection, &landing, lease)
+            let whole = landing.is_applied();
+            let written = spans::within(whole, || {
+                steps.step(Doing::Applying, |home, connection| {
+                    landing::write_down(home, connection, &landing, lease)
+                })
             });
             match written {
                 Ok(written) => {
@@ -296,6 +300,7 @@ impl Lane {
                     if landing.advance(written) {
                         steps.seat.batches.fetch_add(1, Ordering::Relaxed);
                         steps.seat.report.batches.fetch_add(1, Ordering::Relaxed);
+                        landing.ended(None);
                     } else {
                         self.landings.push(landing);
                     }
@@ -305,6 +310,8 @@ impl Lane {
                     // Past its lease the jobs are claimed anew.
                     if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
                         self.landings.push(landing);
+                    } else {
+                        landing.ended(Some("it could not be written down in time"));
                     }
                     landed = Err(stop);
                 }

@@ -1,9 +1,12 @@
-//! The launcher: one process per cluster that sees to it that every database with the extension has its worker.
+//! The launcher: one process per cluster that sees to it that every database with the extension has its worker, and that
+//! there is an exporter where one is wanted.
 //!
 //! It cannot look into databases. So it starts a worker in each one it does not know yet; a worker that finds no
 //! extension says so and ends, and is not started again until somebody announces that an extension came. Databases that
 //! come from a template announce themselves by the first work that is queued in them, or are found by the next look at
 //! the list of databases.
+//!
+//! On a standby it sees to the exporter alone until the server is promoted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -12,8 +15,9 @@ use std::time::Duration;
 use cowrie_enrich_engine::{backoff, random};
 use pgrx::pg_sys;
 
+use crate::exporter::Keeper;
 use crate::guc;
-use crate::pg::background::{self, Presence, Process, Program};
+use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::shared::{self, SEATS, Seat};
 use crate::pg::{clock, transaction};
@@ -21,10 +25,12 @@ use crate::roster::{self, Announced, Ending};
 use crate::telemetry;
 
 const PROGRAM: Program =
-    Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", writes: true };
+    Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
 
 /// How often the list of databases is read without being told to.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often a standby is asked whether it is one still: nobody tells.
+const PROMOTED_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a crashed worker is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
@@ -83,12 +89,17 @@ fn run(_argument: i32) {
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut places = adopt();
+    let mut exporter = Keeper::default();
     loop {
         background::reload_settings();
         own.woken.store(false, Ordering::Release);
-        heed_announcements(&mut places);
-        collect_ended(&mut places);
-        let pause = see_to_databases(&mut places);
+        let pause = exporter.see_to_it().min(if catalog::is_standby() {
+            PROMOTED_WITHIN
+        } else {
+            heed_announcements(&mut places);
+            collect_ended(&mut places);
+            see_to_databases(&mut places)
+        });
         background::report_activity(None);
         background::sleep(pause, None);
     }

@@ -9,6 +9,7 @@
 //! | `air` | the exchanges that are under way |
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
 //! | `landing` | what came back, from the reply to the inventories |
+//! | `trace` | a batch as spans |
 //! | `ranking` | when it is found out which sessions matter |
 
 mod air;
@@ -19,14 +20,15 @@ mod lane;
 mod launcher;
 mod ranking;
 mod steps;
+mod trace;
 
 pub use flight::judge;
 pub use launcher::register;
 
-use crate::pg::background::{self, Process, Program};
+use crate::pg::background::{self, Needs, Process, Program};
 
 const PROGRAM: Program =
-    Program { symbol: "cowrie_enrich_worker_main", kind: "cowrie_enrich worker", writes: true };
+    Program { symbol: "cowrie_enrich_worker_main", kind: "cowrie_enrich worker", needs: Needs::Writing };
 
 crate::background_process!(cowrie_enrich_worker_main, database::run);
 

@@ -122,6 +122,18 @@ families! {
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher runs, else 0";
+    STANDBY: Gauge "enrich.server_standby" as "enrich_server_standby" in "1" by []
+        => "1 while the server is a standby, where no worker runs, else 0";
+    EXPORTER_UP: Gauge "enrich.exporter_up" as "enrich_exporter_up" in "1" by []
+        => "1 while the exporter runs, else 0";
+    EXPORTS: Counter "enrich.exports" as "enrich_exports_total" in "{export}" by ["exporter"]
+        => "Times that metrics were handed on: a scrape served, the status files written, a request taken by a collector";
+    EXPORT_FAILURES: Counter "enrich.export_failures" as "enrich_export_failures_total" in "{export}" by ["exporter"]
+        => "Times that metrics could not be handed on; the server's log has the reasons";
+    OTLP_REQUESTS: Counter "enrich.otlp_requests" as "enrich_otlp_requests_total" in "{request}" by ["signal", "outcome"]
+        => "Requests to the OpenTelemetry collector, by its answer: taken, to be sent again later, refused";
+    OTLP_ITEMS: Counter "enrich.otlp_items" as "enrich_otlp_items_total" in "{item}" by ["signal", "result"]
+        => "Data points and spans for the collector: taken, rejected by it, or dropped before";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
         => "1 while the worker of a database runs, 0 if it is to run and does not";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"

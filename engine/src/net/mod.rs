@@ -9,15 +9,18 @@
 //! | file | answers for |
 //! |---|---|
 //! | `failure` | why an exchange did not succeed |
+//! | `bell` | how a thread tells its owner that something is there |
 //! | `pool` | threads: started, told to stop, collected |
 //! | `stream` | TCP: resolve, connect, read and write under deadlines |
 //! | `datagram` | UDP to one peer |
 
+mod bell;
 mod datagram;
 mod failure;
 mod pool;
 mod stream;
 
+pub use bell::Bell;
 pub(crate) use datagram::Datagrams;
 pub use failure::Failure;
 pub use pool::{Cancel, Finished, Pool, Task};

@@ -3,15 +3,16 @@
 //! The rule: nothing here waits. A thread puts its result into the channel first and rings second; the owner empties
 //! the bell first and the channel second. So no result is left behind without a ring.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use super::bell::Bell;
 
 /// One exchange. Implemented in the engine only: what runs on these threads must not reach PostgreSQL.
 pub trait Task: Send + 'static {
@@ -61,27 +62,27 @@ pub struct Pool<T: Task> {
     sender: Sender<Finished<T::Done>>,
     results: Receiver<Finished<T::Done>>,
     bell: Arc<Bell>,
+    /// Somebody else listens to the bell too, and silences it.
+    is_shared: bool,
     running: usize,
-}
-
-/// Both ends live as long as one thread does, so that ringing cannot raise SIGPIPE.
-struct Bell {
-    ring: UnixStream,
-    ear: UnixStream,
 }
 
 impl<T: Task> Pool<T> {
     pub fn new() -> io::Result<Self> {
-        let (ring, ear) = UnixStream::pair()?;
-        ring.set_nonblocking(true)?;
-        ear.set_nonblocking(true)?;
+        let mut pool = Self::ringing(Bell::new()?);
+        pool.is_shared = false;
+        Ok(pool)
+    }
+
+    /// One that rings a bell which others ring too: the owner silences it before asking any of them what is finished.
+    pub fn ringing(bell: Arc<Bell>) -> Self {
         let (sender, results) = mpsc::channel();
-        Ok(Self { cancel: Cancel::new(), sender, results, bell: Arc::new(Bell { ring, ear }), running: 0 })
+        Self { cancel: Cancel::new(), sender, results, bell, is_shared: true, running: 0 }
     }
 
     /// Readable when something has finished. The owner polls it together with its own events, then calls `finished`.
     pub fn ready(&self) -> BorrowedFd<'_> {
-        self.bell.ear.as_fd()
+        self.bell.ear()
     }
 
     /// Runs the task on a thread of its own. The new thread inherits the caller's signal mask: block all signals
@@ -110,7 +111,9 @@ impl<T: Task> Pool<T> {
 
     /// Collects what has finished; a task that panicked comes out as its `Task::lost`.
     pub fn finished(&mut self) -> Vec<Finished<T::Done>> {
-        self.bell.silence();
+        if !self.is_shared {
+            self.bell.silence();
+        }
         let finished: Vec<_> = self.results.try_iter().collect();
         self.running -= finished.len();
         finished
@@ -130,25 +133,6 @@ impl<T: Task> Pool<T> {
 impl<T: Task> Drop for Pool<T> {
     fn drop(&mut self) {
         self.cancel.set();
-    }
-}
-
-impl Bell {
-    fn ring(&self) {
-        // A full buffer is as readable as one more byte would make it.
-        let _ = (&self.ring).write(&[1]);
-    }
-
-    fn silence(&self) {
-        let mut bytes = [0; 64];
-        loop {
-            match (&self.ear).read(&mut bytes) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
     }
 }
 
@@ -195,9 +179,10 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < count {
             assert!(begun.elapsed() < Duration::from_secs(30), "{} of {count} finished", all.len());
-            match (&pool.bell.ear).read(&mut [0]) {
-                Ok(1..) => all.extend(pool.finished().into_iter().map(|f| (f.ticket, f.done))),
-                _ => thread::sleep(Duration::from_millis(1)),
+            if pool.bell.hears_one() {
+                all.extend(pool.finished().into_iter().map(|f| (f.ticket, f.done)));
+            } else {
+                thread::sleep(Duration::from_millis(1));
             }
         }
         all.sort();
@@ -215,7 +200,7 @@ mod tests {
         assert_eq!(collect(&mut pool, 50), expected);
         assert_eq!(pool.running(), 0);
         assert_eq!(pool.finished(), []);
-        assert!((&pool.bell.ear).read(&mut [0]).is_err(), "the bell rings for nothing");
+        assert!(!pool.bell.hears_one(), "the bell rings for nothing");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 pub mod cymru;
 pub mod dshield;
 pub mod greynoise;
-mod http;
+pub(crate) mod http;
 mod reply;
 pub mod setting;
 pub mod spur;

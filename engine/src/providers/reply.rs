@@ -78,6 +78,8 @@ pub struct Reply {
     /// What `Provider::credentials` gives for what this exchange was made with: a key may have been replaced since.
     /// `None`: nothing depends on it.
     pub credentials: Option<u64>,
+    /// How long it took until there was a connection, or a server to ask; `None`: there was none.
+    pub connected: Option<Duration>,
     /// Nothing was sent, and nothing tried: no quota is spent. A name that was looked up, or a connection that did not
     /// come about, has been tried.
     pub unsent: bool,

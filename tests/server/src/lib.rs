@@ -13,8 +13,10 @@
 //! | `world` | the small internet that the fixtures describe |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | what the counts must be, computed without the extension |
+//! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
 //! | `random` | repeatable randomness |
+//! | `scrape` | a server whose metrics are scraped, and the scraper |
 //! | `wait` | waits for a state, never for a time |
 
 pub mod clock;
@@ -25,9 +27,11 @@ pub mod hosts;
 pub mod http;
 pub mod installation;
 pub mod mmdb;
+pub mod prometheus;
 pub mod python_system;
 pub mod random;
 pub mod recount;
+pub mod scrape;
 pub mod session;
 pub mod wait;
 pub mod world;

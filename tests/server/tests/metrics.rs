@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use cowrie_enrich_upstreams::Behaviour;
 use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid, worker_pid_now};
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, NOON};
-use server_tests::installation::workspace;
+use server_tests::prometheus;
 use server_tests::random::Random;
 use server_tests::world::{crowd_address, crowd_asn, crowd_member};
 use server_tests::{Cluster, Options, Session, fresh_database, wait_until};
@@ -481,20 +480,9 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     lab.assert_nothing_crashed();
 }
 
-/// promtool, installed or unpacked by scripts/fetch-prometheus.
-fn promtool() -> Option<PathBuf> {
-    let unpacked = workspace().join("target/tools/prometheus/usr/bin/promtool");
-    let found =
-        |path: &PathBuf| Command::new(path).arg("--version").output().is_ok_and(|o| o.status.success());
-    [PathBuf::from("promtool"), unpacked].into_iter().find(found)
-}
-
 #[test]
 fn promtool_finds_nothing_wrong() {
-    let Some(promtool) = promtool() else {
-        eprintln!("not run: no promtool here; scripts/fetch-prometheus unpacks Debian's");
-        return;
-    };
+    let Some(promtool) = prometheus::tool("promtool") else { return };
     let cluster = server("metrics-promtool");
     let mut db = fresh_database(&cluster);
     COWRIE.create_attached(&mut db);

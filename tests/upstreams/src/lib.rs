@@ -14,6 +14,7 @@
 //! | `http/behaviour` | in which ways an HTTP service can answer |
 //! | `http/connection`, `http/wire` | the conversation on one connection, and its bytes |
 //! | `http/record` | what clients asked, and when |
+//! | `collector` | OpenTelemetry's, by OTLP over HTTP: what it was sent, and how it answers |
 //! | `prefix`, `json` | prefixes of addresses; values as JSON text |
 //! | `listener` | accepts connections until told to stop |
 //! | `program` | what the programs have in common: options, port file, end with another process |
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod behaviour;
+mod collector;
 mod dns;
 mod hosts;
 mod http;
@@ -36,6 +38,7 @@ mod routes;
 mod whois;
 
 pub use behaviour::{Behaviour, CustomAnswer, FOREIGN_ASN, Fault};
+pub use collector::{Collector, CollectorAnswer, Exported, Point, Sent, SpanSeen};
 pub use dns::{CustomMessages, Dns, DnsBehaviour, DnsFault, DnsQuestion, Transport};
 pub use hosts::{
     Host, Hosts, Reports, Tunnel, synthetic_classification, synthetic_dshield_asn, synthetic_dshield_attacks,

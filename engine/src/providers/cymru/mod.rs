@@ -30,7 +30,7 @@ pub use route::Route;
 use crate::address::Address;
 use crate::net::{Cancel, Task};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Addresses in a batch. Team Cymru publishes no limit; its clients ask 500 at a time.
 pub const MOST_ADDRESSES: usize = 500;
@@ -100,6 +100,8 @@ pub struct Reply {
     pub used: Transport,
     /// Received.
     pub bytes: u64,
+    /// How long it took until there was a connection, or a DNS server to ask; `None`: there was none.
+    pub connected: Option<Duration>,
     /// The provider sent something: any byte, or any DNS message that belongs to a question.
     pub spoke: bool,
 }
@@ -113,6 +115,7 @@ impl Reply {
             anomalies: Anomalies::default(),
             used,
             bytes: 0,
+            connected: None,
             spoke: false,
         }
     }
@@ -130,10 +133,14 @@ impl Task for Batch {
             Transport::Whois => whois::exchange(&self.settings, asked, cancel),
             Transport::Dns => dns::exchange(&self.settings, asked, cancel),
             Transport::Auto => {
+                let begun = Instant::now();
                 let whois = whois::exchange(&self.settings, asked, cancel);
                 match &whois.failure {
                     Some(failure) if failure.is_unreachable() => {
-                        instead(failure, dns::exchange(&self.settings, asked, cancel))
+                        let tried = begun.elapsed();
+                        let mut dns = dns::exchange(&self.settings, asked, cancel);
+                        dns.connected = dns.connected.map(|took| tried + took);
+                        instead(failure, dns)
                     }
                     _ => whois,
                 }

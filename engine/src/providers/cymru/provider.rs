@@ -182,6 +182,7 @@ impl From<Reply> for providers::Reply {
             failure: reply.failure,
             blames_question,
             anomalies: reply.anomalies,
+            connected: reply.connected,
             ..Self::default()
         }
     }

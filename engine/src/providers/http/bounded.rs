@@ -4,11 +4,18 @@
 //! unpack to nothing, nor trailers, nor interim answers: without end, they would be read as fast as they come until
 //! the deadline.
 
+use std::cell::Cell;
+use std::time::Instant;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 /// Bytes, as they come out of TLS. The longest body, once more for whatever is around it.
 const LONGEST: usize = 2 * super::exchange::LONGEST_BODY as usize;
+
+thread_local! {
+    /// When the connection came about that this thread's request goes through; none where an older one serves.
+    pub(super) static CONNECTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// To be the last of a chain.
 #[derive(Debug)]
@@ -18,6 +25,7 @@ impl<In: Transport> Connector<In> for BoundedConnector {
     type Out = Bounded<In>;
 
     fn connect(&self, _: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Bounded<In>>, Error> {
+        CONNECTED.set(chained.is_some().then(Instant::now));
         Ok(chained.map(|inner| Bounded { inner, received: 0 }))
     }
 }
@@ -35,7 +43,7 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request: what comes from here on answers it. Of a GET, nothing is sent once an answer is being read.
+        // A request: what comes from here on answers it. Nothing is sent once an answer is being read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)
     }

@@ -1,4 +1,4 @@
-//! Answers: what came of one GET request?
+//! Answers: what came of one request?
 //!
 //! The rule: one deadline, one host, one MiB. The time holds for everything from resolving the name to the last byte of
 //! the body; a redirect is an answer like any other and is not followed; and no proxy is asked but the one that is set.
@@ -7,7 +7,7 @@
 //! Connections are kept between exchanges, for a request costs one round trip then and not four: agents outlive the
 //! threads that use them, in `AGENTS`. That lock is held for moments only, never while anything is sent.
 
-use super::bounded::BoundedConnector;
+use super::bounded::{BoundedConnector, CONNECTED};
 use super::target::Target;
 use crate::net::Failure;
 use std::io::{ErrorKind, Read};
@@ -41,38 +41,54 @@ const LONGEST_IDLE: Duration = Duration::from_secs(60);
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// What providers see of the client, first of all; RFC 9110 section 10.1.5.
-pub(super) const USER_AGENT: &str = concat!("cowrie_enrich/", env!("CARGO_PKG_VERSION"));
+pub(crate) const USER_AGENT: &str = concat!("cowrie_enrich/", env!("CARGO_PKG_VERSION"));
 
-pub(super) struct Request<'a> {
-    pub(super) target: &'a Target,
+pub(crate) struct Request<'a> {
+    pub(crate) target: &'a Target,
     /// Of `target`.
-    pub(super) url: String,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) timeout: Duration,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) timeout: Duration,
     /// Of all exchanges but those with this host itself.
-    pub(super) proxy: Option<String>,
+    pub(crate) proxy: Option<String>,
 }
 
-pub(super) struct Response {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Result<Vec<u8>, Failure>,
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Result<Vec<u8>, Failure>,
 }
 
 /// The head of an answer, and as much of its body as could be had. ureq cannot be interrupted: who cancels waits for
 /// the deadline at most.
 pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
+    answer(request, |agent, url, headers| {
+        headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
+    })
+}
+
+/// The same of a request with a body.
+pub(crate) fn post(request: Request<'_>, body: &[u8]) -> Result<Response, Failure> {
+    answer(request, |agent, url, headers| {
+        headers.into_iter().fold(agent.post(url), |call, (name, value)| call.header(name, value)).send(body)
+    })
+}
+
+type Headers = Vec<(HeaderName, HeaderValue)>;
+
+fn answer(
+    request: Request<'_>,
+    call: impl FnOnce(&Agent, &str, Headers) -> Result<ureq::http::Response<ureq::Body>, Error>,
+) -> Result<Response, Failure> {
     let host = &request.target.host;
     let settings =
         Settings { timeout: request.timeout, proxy: request.proxy.filter(|_| !request.target.loopback) };
     let proxied = settings.proxy.is_some();
     let agent = AGENTS.lock().unwrap_or_else(PoisonError::into_inner).get(&settings, Instant::now());
     let agent = agent.map_err(|error| failure_of(error, host, proxied))?;
-    let mut call = agent.get(&request.url);
-    for (name, value) in request.headers {
-        call = call.header(name, value);
-    }
-    let response = call.call().map_err(|error| failure_of(error, host, proxied))?;
+    CONNECTED.take();
+    let response =
+        call(&agent, &request.url, request.headers).map_err(|error| failure_of(error, host, proxied))?;
     let (head, body) = response.into_parts();
     let body = read(body.into_reader()).map_err(|error| match Error::from(error) {
         Error::Timeout(_) => Failure::TooSlow,
@@ -83,6 +99,15 @@ pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
         headers: head.headers,
         body: body.and_then(|body| body.ok_or(Failure::TooLarge)),
     })
+}
+
+/// How long it took this thread's last request, begun then, to have a connection: no time where one was kept. `None`:
+/// none came about. What TLS has to agree on comes after it.
+pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Duration> {
+    match CONNECTED.take() {
+        Some(at) => Some(at.saturating_duration_since(begun)),
+        None => (!failure.is_some_and(Failure::is_unreachable)).then_some(Duration::ZERO),
+    }
 }
 
 /// Stops reading behind the longest body, and gives `None` then.

@@ -37,13 +37,13 @@ use super::{
 };
 use crate::address::{self, Address};
 use crate::net::Cancel;
-use exchange::{Request, Response, USER_AGENT};
+pub(crate) use exchange::{Request, Response, USER_AGENT, post};
 use secret::Secret;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::{Duration, SystemTime};
-use target::Target;
+use std::time::{Duration, Instant, SystemTime};
+pub(crate) use target::Target;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
 /// Bytes of JSON that are kept of one answer. A row with more would be a burden for whoever reads it.
@@ -211,6 +211,7 @@ impl Site {
     }
 
     fn ask(&self, address: Address, settings: &Settings, prepared: Prepared) -> Reply {
+        let begun = Instant::now();
         let request = Request {
             url: prepared.target.about(address, self.suffix),
             target: &prepared.target,
@@ -218,10 +219,11 @@ impl Site {
             timeout: self.common.timeout(settings),
             proxy: prepared.proxy,
         };
-        match exchange::get(request) {
+        let reply = match exchange::get(request) {
             Ok(response) => self.judge(address, &response, prepared.secret.as_ref()),
             Err(failure) => Reply::failed(failure),
-        }
+        };
+        Reply { connected: exchange::connected(begun, reply.failure.as_ref()), ..reply }
     }
 
     fn read_key(&self, settings: &Settings) -> ReadKey {
@@ -448,7 +450,7 @@ fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<S
 }
 
 /// A number of seconds, or a date; RFC 9110 section 10.2.3.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim_ascii();
     let rest = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number has are a long time.

@@ -11,7 +11,7 @@ const LONGEST: usize = 2048;
 
 /// The URL that an address is appended to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Without a slash at its end.
     base: String,
     /// With its port, for failures.
@@ -22,7 +22,7 @@ pub(super) struct Target {
 
 impl Target {
     /// `http[s]://host[:port][/path]`. `Err`: what is wrong with it, to follow its setting's name.
-    pub(super) fn parse(url: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         const MALFORMED: &str = "is not an http or https URL";
         if url.len() > LONGEST {
             return Err("is too long");
@@ -55,6 +55,11 @@ impl Target {
 
     pub(super) fn may_see_keys(&self) -> bool {
         self.encrypted || self.loopback
+    }
+
+    /// The URL with a path behind it.
+    pub(crate) fn below(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
     }
 
     /// Addresses are written with digits, letters, dots and colons: nothing that a path would have to escape.

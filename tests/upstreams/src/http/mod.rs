@@ -11,7 +11,7 @@ mod behaviour;
 mod connection;
 mod record;
 mod services;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::HashMap;
 use std::io;

@@ -43,9 +43,13 @@ pub(super) fn exchange(settings: &Settings, addresses: &[Address], cancel: &Canc
 }
 
 fn run(server: Option<&str>, addresses: &[Address], pace: &Pace, cancel: &Cancel) -> Reply {
-    let end = Instant::now() + pace.whole;
+    let begun = Instant::now();
+    let end = begun + pace.whole;
     let mut reply = match server::resolve_server(server, cancel) {
-        Ok(peers) => ask_first(&peers, addresses, pace, end, cancel),
+        Ok(peers) => {
+            let connected = Some(begun.elapsed());
+            Reply { connected, ..ask_first(&peers, addresses, pace, end, cancel) }
+        }
         Err(failure) => Reply::new(Transport::Dns, Some(failure)),
     };
     if addresses.iter().all(|address| reply.answers.contains_key(address)) {
@@ -108,7 +112,15 @@ fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Re
     };
     anomalies.malformed += resolver.malformed;
     anomalies.oversized += resolver.oversized;
-    Reply { answers, failure, anomalies, used: Transport::Dns, bytes: resolver.bytes, spoke: resolver.spoke }
+    Reply {
+        answers,
+        failure,
+        anomalies,
+        used: Transport::Dns,
+        bytes: resolver.bytes,
+        connected: None,
+        spoke: resolver.spoke,
+    }
 }
 
 fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Option<Answer> {

@@ -73,9 +73,13 @@ fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &C
     let start = Instant::now();
     let mut parser = Parser::new(addresses);
     let mut bytes = 0;
+    let mut connected = None;
     let ending = resolve(host, port, cancel)
         .and_then(|peers| Stream::connect(&peers, start + limits.connect, cancel))
-        .and_then(|mut stream| talk(&mut stream, addresses, start, limits, &mut parser, &mut bytes, cancel));
+        .and_then(|mut stream| {
+            connected = Some(start.elapsed());
+            talk(&mut stream, addresses, start, limits, &mut parser, &mut bytes, cancel)
+        });
 
     let Parsed { answers, anomalies, incomplete } = parser.finish();
     let complete = addresses.iter().all(|address| answers.contains_key(address));
@@ -85,7 +89,7 @@ fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &C
         Ok(()) if incomplete || answers.is_empty() => Some(Failure::Cut),
         Ok(()) => None,
     };
-    Reply { answers, failure, anomalies, used: Transport::Whois, bytes, spoke: bytes > 0 }
+    Reply { answers, failure, anomalies, used: Transport::Whois, bytes, connected, spoke: bytes > 0 }
 }
 
 /// `Ok`: the server ended the connection.

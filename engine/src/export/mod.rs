@@ -1,0 +1,18 @@
+//! Answers: how do measured numbers leave the server?
+//!
+//! The rule: what leaves is bytes that somebody else has finished; nothing here asks for a number of the server's, and
+//! nothing here can hold the server up.
+//!
+//! | file | answers for |
+//! |---|---|
+//! | `scrape` | who asks for metrics over HTTP, and how they are served |
+//! | `request` | what a scraper asks for, and what it is told |
+//! | `status` | what the status files say |
+//! | `files` | how files change for their readers at one moment |
+//! | `settings` | where to: what may be set, and what is wrong with what may not |
+
+pub mod files;
+mod request;
+pub mod scrape;
+pub mod settings;
+pub mod status;

@@ -1,0 +1,129 @@
+//! Answers: where may numbers be handed on to?
+//!
+//! The rule: what cannot work is refused where it is set, with a word on what would.
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+use super::status::PHASES;
+use crate::otlp;
+
+/// What is wrong with a value, and what would be right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    pub reason: &'static str,
+    pub hint: &'static str,
+}
+
+/// Where scrapes are served: a loopback address with its port. Whoever reaches it may read everything.
+pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
+    let refused = |reason| Refusal { reason, hint: "Use for example 127.0.0.1:9187 or [::1]:9187." };
+    let address: SocketAddr =
+        value.parse().map_err(|_| refused("The value is not an IP address with a port."))?;
+    if !address.ip().is_loopback() {
+        return Err(Refusal {
+            reason: "Metrics are served on loopback addresses only, because whoever connects may read them.",
+            hint: "Use for example 127.0.0.1:9187 or [::1]:9187, and put a proxy that asks who is there in front of it.",
+        });
+    }
+    if address.port() == 0 {
+        return Err(refused("Port 0 would be another one each time."));
+    }
+    Ok(address)
+}
+
+/// The aggregate of the status files; those of the phases are beside it.
+pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusal> {
+    const HINT: &str = "Use for example /var/lib/cowrie/logs/status/status.json.";
+    let refused = |reason| Err(Refusal { reason, hint: HINT });
+    let path = Path::new(value);
+    if !path.is_absolute() {
+        return refused("The value is not an absolute path.");
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return refused("The path contains \"..\".");
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if value.ends_with('/') || !name.ends_with(".json") || name.starts_with('.') {
+        return refused("The path does not end in the name of a .json file.");
+    }
+    if PHASES.iter().any(|phase| name.strip_suffix(".json") == Some(phase)) {
+        return refused("The name is that of a phase's file, which is written beside it.");
+    }
+    if path.starts_with(data_directory) {
+        return refused("The path is inside the data directory.");
+    }
+    Ok(path.to_owned())
+}
+
+/// A collector of OpenTelemetry's.
+pub fn endpoint(value: &str) -> Result<(), Refusal> {
+    otlp::check(value).map_err(|_| Refusal {
+        reason: "The value is not an http or https URL, without user name and query.",
+        hint: "Use for example http://127.0.0.1:4318.",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes_are_served_on_loopback_only() {
+        for good in ["127.0.0.1:9187", "127.9.8.7:1", "[::1]:65535"] {
+            assert_eq!(listen(good).map(|address| address.to_string()), Ok(good.to_owned()));
+        }
+        for (bad, reason) in [
+            ("0.0.0.0:9187", "loopback"),
+            ("192.168.1.1:9187", "loopback"),
+            ("[::]:9187", "loopback"),
+            ("[::ffff:127.0.0.1]:9187", "loopback"),
+            ("128.0.0.1:9187", "loopback"),
+            ("127.0.0.1:0", "Port 0"),
+            ("127.0.0.1", "not an IP address"),
+            ("127.0.0.1:65536", "not an IP address"),
+            ("localhost:9187", "not an IP address"),
+            ("127.1:9187", "not an IP address"),
+            (":9187", "not an IP address"),
+            ("http://127.0.0.1:9187", "not an IP address"),
+        ] {
+            let refusal = listen(bad).expect_err(bad);
+            assert!(refusal.reason.contains(reason), "{bad}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn status_file_is_a_json_file_by_an_absolute_path_outside_the_data_directory() {
+        let checked = |value| status_file(value, Path::new("/data/main"));
+        for good in ["/srv/status/status.json", "/status.json", "/data/main2/s.json", "/srv/a b/x.json"] {
+            assert_eq!(checked(good), Ok(PathBuf::from(good)));
+        }
+        for (bad, reason) in [
+            ("status.json", "absolute"),
+            ("./status.json", "absolute"),
+            ("/srv/../data/main/status.json", "\"..\""),
+            ("/srv/status/", "name of a .json file"),
+            ("/srv/status.json/", "name of a .json file"),
+            ("/srv/status.txt", "name of a .json file"),
+            ("/srv/.json", "name of a .json file"),
+            ("/", "name of a .json file"),
+            ("/srv/enrichment.json", "phase's file"),
+            ("/data/main/status.json", "data directory"),
+            ("/data/main/base/1/status.json", "data directory"),
+        ] {
+            let refusal = checked(bad).expect_err(bad);
+            assert!(refusal.reason.contains(reason), "{bad}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn endpoint_is_a_url() {
+        assert_eq!(endpoint("http://127.0.0.1:4318"), Ok(()));
+        assert_eq!(endpoint("https://collector.example:4318/v1"), Ok(()));
+        for bad in
+            ["collector:4318", "grpc://collector:4317", "http://", "/v1/metrics", "http://me:key@collector"]
+        {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Answers: what took how long, and what has it to do with what else?
+//!
+//! The rule: a span has no pointers and one size. It is made by one process, passes through a ring of words
+//! (`crate::ring`) and is written out by another; texts are cut to the room there is.
+
+use crate::random;
+
+/// A span is as many words.
+pub const WORDS: usize = 32;
+
+/// Words of texts: a network's name, or how an exchange ended; and what went wrong.
+const NAME: usize = 10;
+const ERROR: usize = 12;
+
+/// Nanoseconds since 1970.
+pub type Nanoseconds = u64;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    pub trace: u128,
+    pub id: u64,
+    /// 0: it is the first of its trace.
+    pub parent: u64,
+    pub began: Nanoseconds,
+    pub ended: Nanoseconds,
+    /// OID of the database that it was for.
+    pub database: u32,
+    pub what: What,
+    /// Why it failed; empty: it did not.
+    pub error: Text<ERROR>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A network was created or updated.
+    Network(Network),
+    /// A worker's batch to a provider, and its parts.
+    Batch(Batch),
+    Connect,
+    Query,
+    Apply,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    pub number: u32,
+    pub operation: Operation,
+    pub name: Text<NAME>,
+    /// Two letters, or zeros.
+    pub country: [u8; 2],
+    /// As the registry is called; empty: unknown.
+    pub registry: Text<1>,
+    /// Who said so.
+    pub source: Text<3>,
+    /// Networks that the statement was about.
+    pub together: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Create,
+    Update,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch {
+    /// By its place in `providers::ALL`.
+    pub provider: u8,
+    pub questions: u32,
+    /// Those that were answered.
+    pub answers: u32,
+    /// `completed`, or how it failed.
+    pub outcome: Text<NAME>,
+}
+
+/// Text of at most eight bytes a word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Text<const N: usize>([u64; N]);
+
+impl<const N: usize> Text<N> {
+    pub const EMPTY: Self = Self([0; N]);
+
+    /// As many characters as there is room for. NUL ends a text.
+    pub fn new(text: &str) -> Self {
+        let text = text.split('\0').next().unwrap_or_default();
+        let mut length = text.len().min(N * 8);
+        while !text.is_char_boundary(length) {
+            length -= 1;
+        }
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(text.as_bytes()[..length].chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u64::from_le_bytes(whole);
+        }
+        Self(words)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0[0] == 0
+    }
+
+    pub fn read(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+}
+
+/// A trace that nobody else has.
+pub fn new_trace() -> u128 {
+    u128::from(new_id()) << 64 | u128::from(new_id())
+}
+
+/// A span that nobody else has; 0 is none.
+pub fn new_id() -> u64 {
+    random::bits().max(1)
+}
+
+/// Words of the fixed part: trace (2), id, parent, began, ended, two of the kind; then registry (1), source (3), texts.
+const _: () = assert!(8 + 1 + NAME + ERROR <= WORDS);
+
+impl Span {
+    pub fn words(&self) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        let (kind, detail, numbers, name) = match &self.what {
+            What::Network(network) => {
+                let [a, b] = network.country;
+                let operation = u64::from(network.operation == Operation::Update);
+                let detail = operation | u64::from(a) << 8 | u64::from(b) << 16;
+                words[8] = network.registry.0[0];
+                (0, detail, [network.number, network.together], network.name)
+            }
+            What::Batch(batch) => (1, batch.provider.into(), [batch.questions, batch.answers], batch.outcome),
+            What::Connect => (2, 0, [0; 2], Text::EMPTY),
+            What::Query => (3, 0, [0; 2], Text::EMPTY),
+            What::Apply => (4, 0, [0; 2], Text::EMPTY),
+        };
+        words[0] = (self.trace >> 64) as u64;
+        words[1] = self.trace as u64;
+        words[2..6].copy_from_slice(&[self.id, self.parent, self.began, self.ended]);
+        words[6] = kind | detail << 8 | u64::from(self.database) << 32;
+        words[7] = u64::from(numbers[0]) | u64::from(numbers[1]) << 32;
+        words[9..9 + NAME].copy_from_slice(&name.0);
+        // A network has its source there: it was written down, and so did not fail.
+        match &self.what {
+            What::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
+            _ => words[9 + NAME..][..ERROR].copy_from_slice(&self.error.0),
+        }
+        words
+    }
+
+    /// `None`: these are no span's words.
+    pub fn of(words: &[u64; WORDS]) -> Option<Span> {
+        let (kind, detail) = (words[6] & 0xff, words[6] >> 8 & 0xff_ffff);
+        let [first, second] = [words[7] as u32, (words[7] >> 32) as u32];
+        let name = Text(std::array::from_fn(|word| words[9 + word]));
+        let mut error = Text(std::array::from_fn(|word| words[9 + NAME + word]));
+        let what = match kind {
+            0 => {
+                error = Text::EMPTY;
+                What::Network(Network {
+                    number: first,
+                    operation: if detail & 1 == 0 { Operation::Create } else { Operation::Update },
+                    name,
+                    country: [(detail >> 8) as u8, (detail >> 16) as u8],
+                    registry: Text([words[8]]),
+                    source: Text(std::array::from_fn(|word| words[9 + NAME + word])),
+                    together: second,
+                })
+            }
+            1 => What::Batch(Batch {
+                provider: detail as u8,
+                questions: first,
+                answers: second,
+                outcome: name,
+            }),
+            2 => What::Connect,
+            3 => What::Query,
+            4 => What::Apply,
+            _ => return None,
+        };
+        Some(Span {
+            trace: u128::from(words[0]) << 64 | u128::from(words[1]),
+            id: words[2],
+            parent: words[3],
+            began: words[4],
+            ended: words[5],
+            database: (words[6] >> 32) as u32,
+            what,
+            error,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn network() -> Span {
+        Span {
+            trace: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+            id: 0x1112_1314_1516_1718,
+            parent: 0,
+            began: 1_700_000_000_000_000_000,
+            ended: 1_700_000_000_000_250_000,
+            database: 16_384,
+            what: What::Network(Network {
+                number: u32::MAX,
+                operation: Operation::Update,
+                name: Text::new("中国联通"),
+                country: *b"CN",
+                registry: Text::new("AFRINIC"),
+                source: Text::new("cymru"),
+                together: 7,
+            }),
+            error: Text::EMPTY,
+        }
+    }
+
+    pub(crate) fn batch() -> Span {
+        Span {
+            what: What::Batch(Batch {
+                provider: 0,
+                questions: 500,
+                answers: 499,
+                outcome: Text::new("timed_out"),
+            }),
+            error: Text::new("the answer took longer than the time allowed"),
+            ..network()
+        }
+    }
+
+    #[test]
+    fn spans_pass_through_words() {
+        let of = |what| Span { what, parent: 5, ..batch() };
+        for span in [network(), batch(), of(What::Connect), of(What::Query), of(What::Apply)] {
+            assert_eq!(Span::of(&span.words()), Some(span));
+        }
+        let mut words = network().words();
+        words[6] |= 0xff;
+        assert_eq!(Span::of(&words), None);
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        for (text, kept) in [
+            ("", ""),
+            ("ARIN", "ARIN"),
+            ("12345678", "12345678"),
+            ("123456789", "12345678"),
+            ("1234567ü", "1234567"),
+            ("中国联通", "中国"),
+            ("a\0b", "a"),
+        ] {
+            assert_eq!(Text::<1>::new(text).read(), kept, "{text}");
+            assert_eq!(Text::<1>::new(text).is_empty(), kept.is_empty());
+        }
+        assert_eq!(Text::<NAME>::new(&"x".repeat(5000)).read().len(), 80);
+    }
+}

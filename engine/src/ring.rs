@@ -1,0 +1,198 @@
+//! Answers: how do many processes hand records to one that reads them, and none ever waits?
+//!
+//! The rule: a record is as many words, each an atomic, in a place of a ring that belongs to one round after the other.
+//! `turn` says whose a place is: twice the round while it is free, one more while it holds a record. A writer takes the
+//! next place by moving `head`, writes, and hands the place over by its turn; a reader takes it by `tail`, and gives it to
+//! the next round. A full ring takes nothing. Whoever stops between the two holds the reader up at that place, and nobody
+//! else until the ring is full.
+//!
+//! Zeroed memory is an empty ring, and all of it may be shared between processes.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[repr(C)]
+pub struct Ring<const WORDS: usize, const PLACES: usize> {
+    /// Records ever taken in, and ever given out.
+    head: AtomicU64,
+    tail: AtomicU64,
+    places: [Place<WORDS>; PLACES],
+}
+
+#[repr(C)]
+struct Place<const WORDS: usize> {
+    turn: AtomicU64,
+    words: [AtomicU64; WORDS],
+}
+
+impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
+    /// An empty one.
+    pub fn new() -> Self {
+        let place = || Place { turn: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) };
+        Self { head: AtomicU64::new(0), tail: AtomicU64::new(0), places: std::array::from_fn(|_| place()) }
+    }
+
+    /// Takes a record in; answers whether there was room.
+    pub fn push(&self, record: &[u64; WORDS]) -> bool {
+        let mut position = self.head.load(Ordering::Relaxed);
+        loop {
+            let (place, free) = self.place(position);
+            let turn = place.turn.load(Ordering::Acquire);
+            if turn < free {
+                // Of an earlier round, and not read yet.
+                return false;
+            }
+            if turn > free {
+                // Somebody else was faster.
+                position = self.head.load(Ordering::Relaxed);
+                continue;
+            }
+            let next = position.wrapping_add(1);
+            let taken = self.head.compare_exchange_weak(position, next, Ordering::Relaxed, Ordering::Relaxed);
+            match taken {
+                Ok(_) => {
+                    for (word, value) in place.words.iter().zip(record) {
+                        word.store(*value, Ordering::Relaxed);
+                    }
+                    place.turn.store(free + 1, Ordering::Release);
+                    return true;
+                }
+                Err(current) => position = current,
+            }
+        }
+    }
+
+    /// Gives the oldest record out; `None`: there is none, or it is still being written.
+    pub fn pop(&self) -> Option<[u64; WORDS]> {
+        let mut position = self.tail.load(Ordering::Relaxed);
+        loop {
+            let (place, free) = self.place(position);
+            let turn = place.turn.load(Ordering::Acquire);
+            if turn < free + 1 {
+                return None;
+            }
+            if turn > free + 1 {
+                position = self.tail.load(Ordering::Relaxed);
+                continue;
+            }
+            let next = position.wrapping_add(1);
+            let taken = self.tail.compare_exchange_weak(position, next, Ordering::Relaxed, Ordering::Relaxed);
+            match taken {
+                Ok(_) => {
+                    let record = std::array::from_fn(|word| place.words[word].load(Ordering::Relaxed));
+                    place.turn.store(free + 2, Ordering::Release);
+                    return Some(record);
+                }
+                Err(current) => position = current,
+            }
+        }
+    }
+
+    /// Records in it, as far as anybody can say while others write.
+    pub fn len(&self) -> usize {
+        let (tail, head) = (self.tail.load(Ordering::Relaxed), self.head.load(Ordering::Relaxed));
+        usize::try_from(head.saturating_sub(tail)).unwrap_or(usize::MAX).min(PLACES)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where a record goes, and the turn at which that place is free for it.
+    fn place(&self, position: u64) -> (&Place<WORDS>, u64) {
+        let places = PLACES as u64;
+        (&self.places[(position % places) as usize], position / places * 2)
+    }
+}
+
+impl<const WORDS: usize, const PLACES: usize> Default for Ring<WORDS, PLACES> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    #[test]
+    fn records_come_out_in_their_order_and_a_full_ring_takes_nothing() {
+        let ring = Ring::<3, 4>::new();
+        for round in 0..50 {
+            assert_eq!((ring.pop(), ring.len()), (None, 0));
+            let kept = 1 + round % 4;
+            for n in 0..kept {
+                assert!(ring.push(&[round, n, round ^ n]));
+            }
+            if kept == 4 {
+                assert!(!ring.push(&[9, 9, 9]) && !ring.push(&[9, 9, 9]));
+            }
+            assert_eq!(ring.len() as u64, kept);
+            for n in 0..kept {
+                assert_eq!(ring.pop(), Some([round, n, round ^ n]));
+            }
+        }
+    }
+
+    /// Eight write as fast as they can into a ring that is always full, two read: every record that was taken comes out
+    /// once and whole, and of each writer in its order as far as one reader sees it.
+    #[test]
+    fn what_many_write_comes_out_once_and_whole() {
+        const WRITERS: u64 = 8;
+        const RECORDS: u64 = 20_000;
+        let ring = Ring::<5, 16>::new();
+        let finished = AtomicBool::new(false);
+        let (taken, read) = thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let ring = &ring;
+                    scope.spawn(move || {
+                        (0..RECORDS)
+                            .filter(|n| {
+                                let taken = ring.push(&[writer, *n, writer ^ n, writer + n, !n]);
+                                if !taken {
+                                    thread::yield_now();
+                                }
+                                taken
+                            })
+                            .count()
+                    })
+                })
+                .collect();
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (ring, finished) = (&ring, &finished);
+                    scope.spawn(move || {
+                        let mut read = Vec::new();
+                        loop {
+                            let is_last = finished.load(Ordering::Acquire);
+                            match ring.pop() {
+                                Some(record) => read.push(record),
+                                None if is_last => return read,
+                                None => thread::yield_now(),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let taken: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+            finished.store(true, Ordering::Release);
+            let read: Vec<Vec<_>> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+            (taken, read)
+        });
+        let mut seen = BTreeMap::new();
+        for read in &read {
+            let mut last = [None; WRITERS as usize];
+            for [writer, n, xor, sum, not] in read.iter().copied() {
+                assert_eq!((xor, sum, not), (writer ^ n, writer + n, !n), "torn");
+                assert!(last[writer as usize] < Some(n), "out of order");
+                last[writer as usize] = Some(n);
+                assert_eq!(seen.insert((writer, n), ()), None, "twice");
+            }
+        }
+        assert_eq!(seen.len(), taken);
+        assert!(ring.is_empty());
+    }
+}

@@ -1,0 +1,78 @@
+//! The launcher's side: the exporter is there while it is wanted, and comes back after a pause when it failed.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::{backoff, random};
+
+use super::{PROGRAM, is_wanted};
+use crate::pg::background::{self, Presence, Process};
+use crate::pg::{clock, shared};
+use crate::roster::Ending;
+use crate::telemetry;
+
+/// Pause before a crashed exporter is started again, doubling.
+const RESTART_BASE: Duration = Duration::from_secs(1);
+const RESTART_CAP: Duration = Duration::from_secs(60);
+/// Microseconds after which it is tried again to start one for which there was no room.
+const START_AGAIN_AFTER: i64 = 10_000_000;
+/// One that lived this long (microseconds) has recovered from whatever made its predecessors crash.
+const LIVED: i64 = 300_000_000;
+
+/// Where nothing is due: a reload and the process's end wake the launcher.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Sees to the exporter.
+#[derive(Default)]
+pub struct Keeper {
+    process: Option<Process>,
+    crashes: u32,
+    /// Microseconds since 2000.
+    started_at: i64,
+    /// Not before.
+    rests_until: i64,
+}
+
+impl Keeper {
+    /// Starts it if it is wanted and not there; answers when to look again. It ends by itself.
+    pub fn see_to_it(&mut self) -> Duration {
+        self.collect_ended();
+        let seat = &shared::block().exporter;
+        // An earlier launcher's is as good as one of ours.
+        if !is_wanted() || self.process.is_some() || seat.is_taken() {
+            return NEVER;
+        }
+        let now = clock::now();
+        if now >= self.rests_until {
+            seat.ending.store(Ending::Crashed as u32, Ordering::Release);
+            seat.started_at.store(now, Ordering::Relaxed);
+            seat.since.store(now, Ordering::Relaxed);
+            self.started_at = now;
+            self.process = background::start(PROGRAM, PROGRAM.kind, 0);
+            if self.process.is_some() {
+                return NEVER;
+            }
+            telemetry::log_once_per_burst(
+                "the exporter could not be started",
+                "no slot is free; raise max_worker_processes",
+            );
+            self.rests_until = now + START_AGAIN_AFTER;
+        }
+        Duration::from_micros(u64::try_from(self.rests_until - now).unwrap_or_default())
+    }
+
+    fn collect_ended(&mut self) {
+        let Some(process) = self.process.take_if(|process| process.presence() == Presence::Gone) else {
+            return;
+        };
+        process.forget();
+        let now = clock::now();
+        if Ending::of(&shared::block().exporter) == Ending::Left {
+            (self.crashes, self.rests_until) = (0, 0);
+            return;
+        }
+        self.crashes = if now - self.started_at > LIVED { 1 } else { self.crashes.saturating_add(1) };
+        let pause = backoff::delay(self.crashes, RESTART_BASE, RESTART_CAP, random::unit());
+        self.rests_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+    }
+}

@@ -1,0 +1,82 @@
+//! The exporter: one process per cluster that hands on what is measured, while a setting says where to.
+//!
+//! Its main thread is the only one that reaches PostgreSQL: it copies the numbers and writes them down as bytes. Threads
+//! of the engine's bring these to whoever is to have them, and ring when they are done or want more. So nobody waits for
+//! a slow scraper, a dead collector or a full disk, and what they cost is a counter and a line in the log.
+//!
+//! It connects to no database and writes to none, so it runs on a standby too.
+//!
+//! | module | answers |
+//! |---|---|
+//! | `keeper` | when it is started: the launcher's side |
+//! | `scrape` | what Prometheus scrapes |
+//! | `status` | the status files |
+//! | `otlp` | what is sent to a collector of OpenTelemetry's |
+
+mod keeper;
+mod otlp;
+mod scrape;
+pub mod status;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::metrics::Family;
+use cowrie_enrich_engine::net::Bell;
+
+pub use keeper::Keeper;
+
+use crate::pg::background::{self, Needs, Program};
+use crate::pg::{shared, transaction};
+use crate::roster::Ending;
+use crate::{guc, metrics};
+
+const PROGRAM: Program =
+    Program { symbol: "cowrie_enrich_exporter_main", kind: "cowrie_enrich exporter", needs: Needs::Reading };
+
+crate::background_process!(cowrie_enrich_exporter_main, run);
+
+/// How long it sleeps where nothing is due: a reload wakes it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Whether there is anything to do for it.
+fn is_wanted() -> bool {
+    guc::metrics_listen().is_some() || guc::status_file().is_some() || guc::otlp_endpoint().is_some()
+}
+
+fn run(_argument: i32) {
+    background::accept_signals();
+    background::connect(None, PROGRAM);
+    let own = &shared::block().exporter;
+    if !own.take() {
+        // That of an earlier launcher.
+        return;
+    }
+    let bell = Bell::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
+    let mut scrape = scrape::Scrape::new(&bell);
+    let mut status = status::StatusFile::new(&bell);
+    let mut otlp = otlp::Otlp::new(&bell);
+    loop {
+        background::reload_settings();
+        if !is_wanted() {
+            break;
+        }
+        // Before any of them looks at what has come: see `Bell`.
+        bell.silence();
+        let now = Instant::now();
+        let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();
+        let pause = due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
+        background::report_activity(None);
+        background::sleep(pause.min(LONGEST_SLEEP), Some(bell.ear()));
+    }
+    own.ending.store(Ending::Left as u32, Ordering::Release);
+}
+
+/// What is measured, at this moment; `Err`: why it cannot be said.
+fn snapshot() -> Result<Vec<Family>, String> {
+    in_transaction(|| metrics::families(None))
+}
+
+fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    transaction::run(work).map_err(|failure| failure.message)
+}

@@ -1,0 +1,234 @@
+//! What is sent to a collector of OpenTelemetry's: metrics every `otlp_interval`, spans as they come.
+//!
+//! The rule: of each kind one request is under way, and nothing piles up behind it. Metrics that were not taken are not
+//! kept, for the next are the same and later; spans of the one request that was not taken are, for a few attempts, and
+//! those that come meanwhile wait in the ring until that is full. While no endpoint is set, nobody makes spans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::net::{Bell, Pool};
+use cowrie_enrich_engine::otlp::{self, Export, Outcome, Request, Resource, Signal, Span};
+use cowrie_enrich_engine::{backoff, random};
+
+use crate::guc;
+use crate::pg::{self, background, catalog, clock, shared, transaction};
+use crate::telemetry::cells::{Answered, Fate};
+use crate::telemetry::{self, Exporter, exported, spans};
+
+/// For one request, from resolving the name to the last byte of the answer: the specification's default.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Spans of one request, some 150 kB; more are sent by the next.
+const MOST_SPANS: usize = 512;
+/// How often it is looked whether there are any.
+const SPANS_EVERY: Duration = Duration::from_secs(5);
+/// Pause after a request that is to be sent again, doubling; and the longest that a collector may ask for.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+const RETRY_CAP: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_secs(3600);
+/// Attempts at sending the same spans: two minutes.
+const MOST_ATTEMPTS: u32 = 8;
+
+pub struct Otlp {
+    pool: Pool<Export>,
+    tickets: u64,
+    resource: Resource,
+    metrics: Line,
+    traces: Line,
+}
+
+/// What is to be sent of one kind.
+struct Line {
+    signal: Signal,
+    /// Not before.
+    due: Instant,
+    /// Requests in a row that are to be sent again.
+    failures: u32,
+    /// The request under way, by its ticket.
+    under_way: Option<(u64, Request)>,
+    /// What is sent again.
+    again: Option<Request>,
+}
+
+impl Otlp {
+    /// `bell` is rung by its threads; the exporter listens and silences.
+    pub fn new(bell: &Arc<Bell>) -> Otlp {
+        Otlp {
+            pool: Pool::ringing(Arc::clone(bell)),
+            tickets: 0,
+            resource: Resource { instance: pg::server_identity() },
+            metrics: Line::of(Signal::Metrics),
+            traces: Line::of(Signal::Traces),
+        }
+    }
+
+    /// Looks at what came back and does what is due, reading the settings anew; answers when to come back without a
+    /// ring.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        self.collect(now);
+        let Some(endpoint) = guc::otlp_endpoint() else {
+            self.rest();
+            return None;
+        };
+        spans::collect(Some(guc::otlp_sample_ratio()));
+        if self.metrics.is_due(now) {
+            self.send_metrics(&endpoint, now);
+        }
+        // More than enough for a request need not wait for their time.
+        if self.traces.is_due(now) || self.traces.may_go_on() && shared::block().spans.len() >= MOST_SPANS {
+            self.send_spans(&endpoint, now);
+        }
+        [&self.metrics, &self.traces].into_iter().filter_map(Line::next).min()
+    }
+
+    fn collect(&mut self, now: Instant) {
+        for finished in self.pool.finished() {
+            for line in [&mut self.metrics, &mut self.traces] {
+                line.heard(finished.ticket, &finished.done, now);
+            }
+        }
+    }
+
+    /// There is nobody to send anything to.
+    fn rest(&mut self) {
+        spans::collect(None);
+        let left = std::iter::from_fn(spans::take).count() as u64;
+        let kept = self.traces.again.take().map_or(0, |request| request.items);
+        spans::dropped(i64::try_from(left + kept).unwrap_or(i64::MAX));
+        self.pool.cancel();
+        let now = Instant::now();
+        for line in [&mut self.metrics, &mut self.traces] {
+            (line.due, line.failures) = (now, 0);
+        }
+    }
+
+    fn send_metrics(&mut self, endpoint: &str, now: Instant) {
+        // What a request brings late, the next one brings.
+        self.metrics.due = now + guc::otlp_interval();
+        match super::snapshot() {
+            Ok(families) => {
+                let since = clock::to_unix_nanoseconds(telemetry::counted_since());
+                let request = otlp::metrics(&families, &self.resource, since, clock::unix_nanoseconds());
+                self.send(Signal::Metrics, endpoint, request, now);
+            }
+            Err(why) => exported(Exporter::Otlp, Err(&why)),
+        }
+    }
+
+    fn send_spans(&mut self, endpoint: &str, now: Instant) {
+        self.traces.due = now + SPANS_EVERY.min(guc::otlp_interval());
+        let request = self.traces.again.take().or_else(|| self.new_spans());
+        if let Some(request) = request {
+            self.send(Signal::Traces, endpoint, request, now);
+        }
+    }
+
+    fn new_spans(&self) -> Option<Request> {
+        let taken: Vec<Span> = std::iter::from_fn(spans::take).take(MOST_SPANS).collect();
+        if taken.is_empty() {
+            return None;
+        }
+        // Without their names rather than not at all.
+        let names = transaction::run(|| names(&taken)).unwrap_or_default();
+        Some(otlp::traces(&taken, &self.resource, |database| names.get(&database).cloned()))
+    }
+
+    fn send(&mut self, signal: Signal, endpoint: &str, mut request: Request, now: Instant) {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let body = match signal {
+            // These are not sent again, and may be megabytes.
+            Signal::Metrics => std::mem::take(&mut request.body),
+            Signal::Traces => request.body.clone(),
+        };
+        let export = Export { signal, endpoint: endpoint.to_owned(), body, timeout: TIMEOUT };
+        let started = background::without_signals(|| self.pool.start(ticket, export));
+        let line = match signal {
+            Signal::Metrics => &mut self.metrics,
+            Signal::Traces => &mut self.traces,
+        };
+        line.under_way = Some((ticket, request));
+        if let Err(error) = started {
+            let why = format!("a network thread could not be started: {error}");
+            line.heard(ticket, &Outcome::Deferred { rest: None, why }, now);
+        }
+    }
+}
+
+/// Whoever comes next finds no spans that nobody wanted.
+impl Drop for Otlp {
+    fn drop(&mut self) {
+        self.rest();
+    }
+}
+
+/// Names of the databases that spans were for, as far as they are still there.
+fn names(of: &[Span]) -> BTreeMap<u32, String> {
+    let databases: BTreeSet<u32> = of.iter().map(|span| span.database).collect();
+    let name = |oid: u32| catalog::database_name(oid.into()).map(|name| (oid, name));
+    databases.into_iter().filter_map(name).collect()
+}
+
+impl Line {
+    fn of(signal: Signal) -> Line {
+        Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.under_way.is_none() && self.due <= now
+    }
+
+    /// Whether nothing stands in the way but that its time has not come.
+    fn may_go_on(&self) -> bool {
+        self.under_way.is_none() && self.failures == 0
+    }
+
+    /// When there is something to do; a ring tells when a request has ended.
+    fn next(&self) -> Option<Instant> {
+        self.under_way.is_none().then_some(self.due)
+    }
+
+    /// A request has ended, perhaps this line's.
+    fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
+        let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
+        let (signal, items) = (self.signal, request.items);
+        match outcome {
+            Outcome::Taken { rejected, words } => {
+                self.failures = 0;
+                let rejected = (*rejected).min(items);
+                let fates = [(Fate::Taken, items - rejected), (Fate::Rejected, rejected)];
+                telemetry::answered(signal, Answered::Taken, &fates);
+                exported(Exporter::Otlp, Ok(()));
+                if rejected > 0 || !words.is_empty() {
+                    let detail = format!("{rejected} of {items} items ({}): {words}", signal.name());
+                    telemetry::log_once_per_burst("the OpenTelemetry collector did not take all", &detail);
+                }
+            }
+            Outcome::Deferred { rest, why } => {
+                self.failures = self.failures.saturating_add(1);
+                let pause = rest.map(|rest| rest.min(LONGEST_REST));
+                let pause = pause
+                    .unwrap_or_else(|| backoff::delay(self.failures, RETRY_BASE, RETRY_CAP, random::unit()));
+                self.due = now + pause;
+                let is_kept = signal == Signal::Traces && self.failures < MOST_ATTEMPTS;
+                let fates = if is_kept || signal == Signal::Metrics { 0 } else { items };
+                telemetry::answered(signal, Answered::Deferred, &[(Fate::Dropped, fates)]);
+                self.failed(why);
+                self.again = is_kept.then_some(request);
+                if !is_kept && signal == Signal::Traces {
+                    self.failures = 0;
+                }
+            }
+            Outcome::Refused(why) => {
+                self.failures = 0;
+                telemetry::answered(signal, Answered::Refused, &[(Fate::Rejected, items)]);
+                self.failed(why);
+            }
+        }
+    }
+
+    fn failed(&self, why: &str) {
+        exported(Exporter::Otlp, Err(&format!("{}: {why}", self.signal.name())));
+    }
+}

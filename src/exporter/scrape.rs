@@ -1,0 +1,80 @@
+//! What Prometheus scrapes, while `metrics_listen` says where.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::export::scrape::{Said, Server};
+use cowrie_enrich_engine::metrics::prometheus;
+use cowrie_enrich_engine::net::Bell;
+
+use super::snapshot;
+use crate::guc;
+use crate::pg::background;
+use crate::telemetry::{Exporter, exported};
+
+/// How soon it is tried again to listen where that failed.
+const LISTENS_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+pub struct Scrape {
+    bell: Arc<Bell>,
+    server: Option<Server>,
+    /// It is not tried to listen before.
+    rests_until: Option<Instant>,
+}
+
+impl Scrape {
+    pub fn new(bell: &Arc<Bell>) -> Scrape {
+        Scrape { bell: Arc::clone(bell), server: None, rests_until: None }
+    }
+
+    /// Listens where the settings say, and answers those who ask.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let wanted = guc::metrics_listen();
+        if self.server.as_ref().is_some_and(|server| Some(server.address()) != wanted) {
+            (self.server, self.rests_until) = (None, None);
+        }
+        if let (Some(address), None) = (wanted, &self.server) {
+            self.listen(address, now);
+        }
+        self.serve(now);
+        wanted.and(self.rests_until)
+    }
+
+    fn listen(&mut self, address: SocketAddr, now: Instant) {
+        if self.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
+        match background::without_signals(|| Server::start(address, Arc::clone(&self.bell))) {
+            Ok(server) => (self.server, self.rests_until) = (Some(server), None),
+            Err(error) => {
+                exported(Exporter::Scrape, Err(&format!("could not listen on {address}: {error}")));
+                self.rests_until = Some(now + LISTENS_AGAIN_AFTER);
+            }
+        }
+    }
+
+    fn serve(&mut self, now: Instant) {
+        let Some(server) = &self.server else { return };
+        let mut newest = None;
+        for said in server.said() {
+            match said {
+                Said::Asked(ticket) => newest = newest.max(Some(ticket)),
+                Said::Served => exported(Exporter::Scrape, Ok(())),
+                Said::Failed(reason) => exported(Exporter::Scrape, Err(&reason)),
+            }
+        }
+        if let Some(ticket) = newest {
+            let text = text().inspect_err(|reason| exported(Exporter::Scrape, Err(reason)));
+            server.answer(ticket, text.ok());
+        }
+        if !server.is_alive() {
+            (self.server, self.rests_until) = (None, Some(now + LISTENS_AGAIN_AFTER));
+        }
+    }
+}
+
+fn text() -> Result<Vec<u8>, String> {
+    let families = snapshot()?;
+    prometheus::text(&families).map(String::into_bytes).map_err(|failure| failure.to_string())
+}

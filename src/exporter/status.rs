@@ -1,0 +1,164 @@
+//! The status files, while `status_file` says where; and what is in them, for `status_json()`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::export::files::Writing;
+use cowrie_enrich_engine::export::status::{self, Call, Failure, Phase, State};
+use cowrie_enrich_engine::metrics::Family;
+use cowrie_enrich_engine::net::{Bell, Pool};
+use serde_json::{Map, Value};
+
+use super::in_transaction;
+use crate::maintenance::Procedure;
+use crate::pg::shared::ProcedureCall;
+use crate::pg::{self, background, catalog, clock};
+use crate::telemetry::{Exporter, calls, exported};
+use crate::{guc, metrics, politeness};
+
+/// How often it is looked whether something changed. The monitor looks as often.
+const LOOKS_EVERY: Duration = Duration::from_secs(5);
+/// After so long they are written although nothing changed: whoever reads them sees by `last_updated` that somebody is
+/// there.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+/// A disk that took longer is one that does not answer.
+const WRITES_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is said of each phase, by families of this moment. Inside a transaction: databases' names are looked up.
+fn phases(families: &[Family]) -> Vec<Phase> {
+    let last_failure = politeness::last_buried().map(|(provider, reason, at)| Failure {
+        provider: provider.name(),
+        reason,
+        at,
+    });
+    let mut phases = vec![status::enrichment(families, last_failure.as_ref())];
+    phases.extend(calls().iter().map(status::call));
+    phases
+}
+
+/// Procedures that run, and those that ran last.
+fn calls() -> Vec<Call> {
+    let call = |(place, call, is_running): (usize, ProcedureCall, bool)| {
+        Some(Call {
+            procedure: Procedure::ALL.get(place)?.name(),
+            // One that is gone has nothing to say.
+            database: catalog::database_name(call.database.into())?,
+            state: match (call.is_complete, is_running) {
+                (true, _) => State::Complete,
+                (false, true) => State::Running,
+                (false, false) => State::Stopped,
+            },
+            step: call.phase.text().unwrap_or_default(),
+            batches: call.batches,
+            done: call.done,
+            total: call.total,
+            began: call.began,
+            step_began: call.phase_began,
+            updated: call.updated,
+        })
+    };
+    calls::all().into_iter().filter_map(call).collect()
+}
+
+/// The aggregate, for whoever asks in a transaction.
+pub fn document(families: &[Family]) -> Map<String, Value> {
+    status::aggregate(&phases(families), clock::now())
+}
+
+pub struct StatusFile {
+    bell: Arc<Bell>,
+    /// Writes to where the setting says.
+    pool: Pool<Writing>,
+    path: Option<PathBuf>,
+    /// When the writing that is under way began, and whether it was said that it takes too long.
+    under_way: Option<(Instant, bool)>,
+    looks_at: Option<Instant>,
+    /// What was written last, and when.
+    written: Option<(Vec<Phase>, Instant)>,
+}
+
+impl StatusFile {
+    pub fn new(bell: &Arc<Bell>) -> StatusFile {
+        StatusFile {
+            bell: Arc::clone(bell),
+            pool: Pool::ringing(Arc::clone(bell)),
+            path: None,
+            under_way: None,
+            looks_at: None,
+            written: None,
+        }
+    }
+
+    /// Sees to what is being written, and writes what has changed.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        let path = guc::status_file();
+        if path != self.path {
+            // Another disk may answer where the old one does not.
+            *self = StatusFile { path, ..StatusFile::new(&self.bell) };
+        }
+        let path = self.path.clone()?;
+        self.collect(now);
+        if self.under_way.is_none() && self.looks_at.is_none_or(|at| at <= now) {
+            self.looks_at = Some(now + LOOKS_EVERY);
+            match in_transaction(|| phases(&metrics::families(None))) {
+                Ok(phases) => self.write_if_changed(path, phases, now),
+                Err(reason) => exported(Exporter::StatusFile, Err(&reason)),
+            }
+        }
+        match self.under_way {
+            Some((began, is_late)) => (!is_late).then_some(began + WRITES_WITHIN),
+            None => self.looks_at,
+        }
+    }
+
+    fn collect(&mut self, now: Instant) {
+        for finished in self.pool.finished() {
+            self.under_way = None;
+            if finished.done.is_err() {
+                self.written = None;
+            }
+            exported(Exporter::StatusFile, finished.done.as_ref().map(|()| ()).map_err(String::as_str));
+        }
+        if let Some((began, is_late @ false)) = &mut self.under_way
+            && now.saturating_duration_since(*began) >= WRITES_WITHIN
+        {
+            *is_late = true;
+            exported(Exporter::StatusFile, Err("the disk does not answer"));
+        }
+    }
+
+    fn write_if_changed(&mut self, path: PathBuf, phases: Vec<Phase>, now: Instant) {
+        let is_current = |(written, at): &(Vec<Phase>, Instant)| {
+            *written == phases && now.saturating_duration_since(*at) < HEARTBEAT
+        };
+        if self.written.as_ref().is_some_and(is_current) {
+            return;
+        }
+        let writing = match writing(path, &phases) {
+            Ok(writing) => writing,
+            Err(reason) => return exported(Exporter::StatusFile, Err(&reason)),
+        };
+        match background::without_signals(|| self.pool.start(0, writing)) {
+            Ok(()) => (self.under_way, self.written) = (Some((now, false)), Some((phases, now))),
+            Err(error) => exported(Exporter::StatusFile, Err(&error.to_string())),
+        }
+    }
+}
+
+/// The phases' files, and last the aggregate, which names them.
+fn writing(path: PathBuf, phases: &[Phase]) -> Result<Writing, String> {
+    let now = clock::now();
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err("the path names no file".to_owned());
+    };
+    let bytes = |document: Map<String, Value>| {
+        serde_json::to_vec(&Value::Object(document)).map_err(|error| error.to_string())
+    };
+    let mut files = Vec::new();
+    for phase in phases {
+        files.push((phase.file(), bytes(phase.document(now))?));
+    }
+    files.push((name.to_string_lossy().into_owned(), bytes(status::aggregate(phases, now))?));
+    Ok(Writing { directory: directory.to_owned(), files, forbidden: pg::data_directory() })
+}

@@ -1,0 +1,59 @@
+//! How often what is measured left the server, by which way. Counted at once: it happens on the network, or on a disk.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::pg::shared::{self, EXPORTERS};
+
+/// A way out. The block is laid out by these numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Exporter {
+    Scrape = 0,
+    StatusFile,
+    Otlp,
+}
+
+const DONE: usize = 0;
+const FAILED: usize = 1;
+
+impl Exporter {
+    pub const ALL: [Exporter; EXPORTERS] = [Exporter::Scrape, Exporter::StatusFile, Exporter::Otlp];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Exporter::Scrape => "scrape",
+            Exporter::StatusFile => "status_file",
+            Exporter::Otlp => "otlp",
+        }
+    }
+
+    /// Exports that succeeded.
+    pub fn done(self) -> i64 {
+        self.counter(DONE).load(Ordering::Relaxed)
+    }
+
+    /// Exports that failed.
+    pub fn failed(self) -> i64 {
+        self.counter(FAILED).load(Ordering::Relaxed)
+    }
+
+    fn counter(self, which: usize) -> &'static AtomicI64 {
+        &shared::block().exports[self as usize][which]
+    }
+}
+
+/// Counts an export, and logs once per burst what kept it from succeeding.
+pub fn exported(by: Exporter, outcome: Result<(), &str>) {
+    match outcome {
+        Ok(()) => by.counter(DONE).fetch_add(1, Ordering::Relaxed),
+        Err(reason) => {
+            let headline = match by {
+                Exporter::Scrape => "metrics could not be served",
+                Exporter::StatusFile => "the status file could not be written",
+                Exporter::Otlp => "metrics could not be sent by OTLP",
+            };
+            super::log_once_per_burst(headline, reason);
+            by.counter(FAILED).fetch_add(1, Ordering::Relaxed)
+        }
+    };
+}

@@ -1,0 +1,112 @@
+//! A batch as spans: the exchange with a provider, and how its answers were written down.
+//!
+//! ```text
+//! enrich.batch   |--------------------------------------|
+//!   connect      |---|
+//!   query            |-------------|
+//!   apply                                 |-------------|
+//! ```
+//!
+//! Known of an exchange is when it was begun, how long it took and how much of that until there was a connection. Replies
+//! that are gathered are applied together; what is written again because a lock was held is one `apply`.
+
+use std::time::Duration;
+
+use cowrie_enrich_engine::otlp::{self, Span, Text, What, new_id, new_trace};
+use cowrie_enrich_engine::providers::Reply;
+
+use crate::pg::{catalog, clock};
+use crate::provider::Provider;
+use crate::telemetry::spans::{self, Whole};
+
+/// A batch from its reply on.
+pub struct Batch {
+    trace: u128,
+    id: u64,
+    apply: u64,
+    began: u64,
+    exchange: Exchange,
+    what: otlp::Batch,
+    /// When writing it down was begun first.
+    applied_from: Option<u64>,
+}
+
+struct Exchange {
+    took: Duration,
+    /// Until there was a connection, if there was one.
+    connected: Option<Duration>,
+    /// Nothing was tried.
+    is_unsent: bool,
+    failure: String,
+}
+
+impl Batch {
+    /// If anybody collects them. `began`: nanoseconds since 1970.
+    pub fn of(
+        provider: Provider,
+        began: u64,
+        (questions, outcome): (usize, &str),
+        reply: &Reply,
+        took: Duration,
+    ) -> Option<Batch> {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        spans::are_collected().then(|| Batch {
+            trace: new_trace(),
+            id: new_id(),
+            apply: new_id(),
+            began,
+            exchange: Exchange {
+                took,
+                connected: reply.connected,
+                is_unsent: reply.unsent,
+                failure: reply.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
+            },
+            what: otlp::Batch {
+                provider: u8::try_from(provider.place()).unwrap_or(u8::MAX),
+                questions: count(questions),
+                answers: count(reply.answers.len()),
+                outcome: Text::new(outcome),
+            },
+            applied_from: None,
+        })
+    }
+
+    /// It is being written down.
+    pub fn is_applied(&mut self) -> Whole {
+        self.applied_from.get_or_insert_with(clock::unix_nanoseconds);
+        (self.trace, self.apply)
+    }
+
+    /// It was written down, or will not be, which is why.
+    pub fn ended(self, error: Option<&str>) {
+        let now = clock::unix_nanoseconds();
+        let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();
+        let failure = self.exchange.failure.as_str();
+        let span = |id, what, (began, ended), error: &str| Span {
+            trace: self.trace,
+            id,
+            parent: if id == self.id { 0 } else { self.id },
+            began,
+            ended,
+            database: catalog::own_database().to_u32(),
+            what,
+            error: Text::new(error),
+        };
+        let child = |what, times, error: &str| spans::hand_over(&span(new_id(), what, times, error));
+        let of_all = if failure.is_empty() { error.unwrap_or_default() } else { failure };
+        spans::hand_over(&span(self.id, What::Batch(self.what), (self.began, now), of_all));
+        let ended = after(self.exchange.took);
+        match self.exchange.connected {
+            _ if self.exchange.is_unsent => {}
+            Some(connected) => {
+                let connected = after(connected.min(self.exchange.took));
+                child(What::Connect, (self.began, connected), "");
+                child(What::Query, (connected, ended), failure);
+            }
+            None => child(What::Connect, (self.began, ended), failure),
+        }
+        if let Some(from) = self.applied_from {
+            spans::hand_over(&span(self.apply, What::Apply, (from, now), error.unwrap_or_default()));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A collector of OpenTelemetry's on 127.0.0.1: OTLP over HTTP, read with the official definitions.
+//!
+//! One thread a connection, which stays for the next request. What cannot be read is in the record too, as what it is.
+//!
+//! Locking: the answer, the record and the open connections have a mutex of their own; no thread holds two of them, nor one
+//! while it reads or writes a socket.
+
+mod seen;
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics;
+use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
+use prost::Message;
+pub use seen::{Point, SpanSeen};
+
+use crate::http::wire::{self, Head};
+use crate::listener::Listener;
+use crate::locked;
+
+/// How soon a held request notices that something else is wanted of it.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// How requests are answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CollectorAnswer {
+    /// Takes everything.
+    Take,
+    /// Takes everything but so many, and says why.
+    TakeBut {
+        rejected: i64,
+        words: String,
+    },
+    Status {
+        code: u16,
+        retry_after: Option<String>,
+    },
+    /// Reads and says nothing until the client leaves or something else is wanted: that is what is answered then.
+    Silent,
+    /// Reads and closes the connection.
+    Close,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// When it had been read.
+    pub at: Instant,
+    pub method: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+    pub sent: Sent,
+    /// Of the answer, where there was one.
+    pub status: Option<u16>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Sent {
+    Metrics(Vec<ResourceMetrics>),
+    Traces(Vec<ResourceSpans>),
+    /// What is wrong with it.
+    Unreadable(String),
+}
+
+impl Exported {
+    /// The value of the first header of this name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        wire::value_of(&self.headers, name)
+    }
+}
+
+pub struct Collector {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Mutex<Option<Listener>>,
+}
+
+struct Shared {
+    answer: Mutex<CollectorAnswer>,
+    record: Mutex<Vec<Exported>>,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Collector {
+    /// Listens on 127.0.0.1, on a port that is free, and takes everything.
+    pub fn start() -> Collector {
+        let shared = Arc::new(Shared {
+            answer: Mutex::new(CollectorAnswer::Take),
+            record: Mutex::default(),
+            open: Mutex::default(),
+        });
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let listener = listen(any, &shared).expect("a free port of 127.0.0.1 can be had");
+        Collector { address: listener.address(), shared, listener: Mutex::new(Some(listener)) }
+    }
+
+    /// What the client is to be configured with.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Decides on later requests, and on those that `Silent` holds.
+    pub fn answer(&self, answer: CollectorAnswer) {
+        *locked(&self.shared.answer) = answer;
+    }
+
+    /// Refuses connections from now on and closes those that are open.
+    pub fn stop(&self) {
+        drop(locked(&self.listener).take());
+        for stream in std::mem::take(&mut *locked(&self.shared.open)) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Accepts connections again, on the same port.
+    ///
+    /// # Panics
+    /// When another program has taken the port and keeps it.
+    pub fn start_again(&self) {
+        let mut listener = locked(&self.listener);
+        let started = Instant::now();
+        while listener.is_none() {
+            match listen(self.address, &self.shared) {
+                Ok(opened) => *listener = Some(opened),
+                Err(problem) => {
+                    assert!(started.elapsed() < Duration::from_secs(10), "could not listen again: {problem}");
+                    std::thread::sleep(GLANCE);
+                }
+            }
+        }
+    }
+
+    /// In the order in which they were read.
+    pub fn requests(&self) -> Vec<Exported> {
+        locked(&self.shared.record).clone()
+    }
+
+    /// Starts a new record.
+    pub fn forget(&self) {
+        locked(&self.shared.record).clear();
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
+    let shared = Arc::clone(shared);
+    Listener::open(address, move |stream| {
+        let Ok(handle) = stream.try_clone() else { return };
+        locked(&shared.open).push(handle);
+        let shared = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            // An error is the client's end.
+            let _ = serve(stream, &shared);
+        });
+    })
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut unread = Vec::new();
+    loop {
+        let Some(head) = read_head(&mut stream, &mut unread)? else { return Ok(()) };
+        while unread.len() < head.body {
+            if read(&mut stream, &mut unread)? == 0 {
+                return Ok(());
+            }
+        }
+        let body: Vec<u8> = unread.drain(..head.body).collect();
+        let exported = Exported {
+            at: Instant::now(),
+            sent: decode(&head, &body),
+            method: head.method,
+            path: head.path,
+            headers: head.headers,
+            status: None,
+        };
+        let at = exported.at;
+        locked(&shared.record).push(exported.clone());
+        let answer = decide(&stream, shared)?;
+        let (status, headers, body) = match &answer {
+            CollectorAnswer::Close => return stream.shutdown(Shutdown::Both),
+            CollectorAnswer::Status { code, retry_after } => {
+                let after = retry_after.iter().map(|value| ("retry-after".to_owned(), value.clone()));
+                (*code, after.collect(), Vec::new())
+            }
+            CollectorAnswer::TakeBut { rejected, words } => {
+                (200, Vec::new(), said(&exported.sent, *rejected, words))
+            }
+            CollectorAnswer::Take | CollectorAnswer::Silent => (200, Vec::new(), said(&exported.sent, 0, "")),
+        };
+        // The record first: a client that has its answer may look as if nothing more were to come.
+        for entry in locked(&shared.record).iter_mut().filter(|entry| entry.at == at) {
+            entry.status = Some(status);
+        }
+        let mut headers: Vec<(String, String)> = headers;
+        wire::set(&mut headers, "content-type", "application/x-protobuf");
+        wire::set(&mut headers, "content-length", body.len().to_string());
+        stream.write_all(&[wire::head(status, &headers), body].concat())?;
+    }
+}
+
+/// What is to be done now, or once a held request is let go.
+fn decide(stream: &TcpStream, shared: &Shared) -> io::Result<CollectorAnswer> {
+    loop {
+        let answer = locked(&shared.answer).clone();
+        if answer != CollectorAnswer::Silent {
+            return Ok(answer);
+        }
+        stream.set_nonblocking(true)?;
+        let left = matches!(stream.peek(&mut [0]), Ok(0));
+        stream.set_nonblocking(false)?;
+        if left {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        std::thread::sleep(GLANCE);
+    }
+}
+
+fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<Option<Head>> {
+    loop {
+        if let Some(end) = wire::head_end(unread) {
+            let head = Head::parse(&unread[..end]);
+            unread.drain(..end);
+            return Ok(head);
+        }
+        if read(stream, unread)? == 0 || unread.len() > wire::LONGEST_HEAD + 65_536 {
+            return Ok(None);
+        }
+    }
+}
+
+fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<usize> {
+    let mut buffer = [0; 65_536];
+    let count = stream.read(&mut buffer)?;
+    unread.extend_from_slice(&buffer[..count]);
+    Ok(count)
+}
+
+fn decode(head: &Head, body: &[u8]) -> Sent {
+    let kind = wire::value_of(&head.headers, "content-type");
+    if head.method != "POST" || kind != Some("application/x-protobuf") {
+        return Sent::Unreadable(format!("{} of {kind:?}", head.method));
+    }
+    let read = match head.path.as_str() {
+        "/v1/metrics" => {
+            ExportMetricsServiceRequest::decode(body).map(|it| Sent::Metrics(it.resource_metrics))
+        }
+        "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|it| Sent::Traces(it.resource_spans)),
+        path => return Sent::Unreadable(format!("nothing is at {path}")),
+    };
+    read.unwrap_or_else(|error| Sent::Unreadable(error.to_string()))
+}
+
+/// The answer's message.
+fn said(to: &Sent, rejected: i64, words: &str) -> Vec<u8> {
+    let is_partial = rejected != 0 || !words.is_empty();
+    match to {
+        Sent::Traces(_) => ExportTraceServiceResponse {
+            partial_success: is_partial.then(|| ExportTracePartialSuccess {
+                rejected_spans: rejected,
+                error_message: words.to_owned(),
+            }),
+        }
+        .encode_to_vec(),
+        _ => ExportMetricsServiceResponse {
+            partial_success: is_partial.then(|| ExportMetricsPartialSuccess {
+                rejected_data_points: rejected,
+                error_message: words.to_owned(),
+            }),
+        }
+        .encode_to_vec(),
+    }
+}
