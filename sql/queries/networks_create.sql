@@ -1,7 +1,7 @@
 -- New networks, in order; a network that somebody else creates at the same time is waited for and left alone. Answers
 -- which it created.
 -- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[],
--- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 source text[]
+-- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 to $9 the sources of name, country and registry text[]
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at)
@@ -9,11 +9,12 @@ SELECT g.asn, g.name, g.country, g.registry,
        COALESCE(k.asn_type, @extschema@.classify_name(g.name)), COALESCE(k.is_hosting, false), COALESCE(k.is_vpn, false),
        g.first_seen, g.last_seen,
        jsonb_build_object('provenance', jsonb_strip_nulls(jsonb_build_object(
-           'organization_name', CASE WHEN g.name IS NOT NULL THEN g.source END,
-           'organization_country', CASE WHEN g.country IS NOT NULL THEN g.source END,
-           'rir_registry', CASE WHEN g.registry IS NOT NULL THEN g.source END))),
+           'organization_name', CASE WHEN g.name IS NOT NULL THEN g.name_source END,
+           'organization_country', CASE WHEN g.country IS NOT NULL THEN g.country_source END,
+           'rir_registry', CASE WHEN g.registry IS NOT NULL THEN g.registry_source END))),
        now()
-FROM unnest($1, $2, $3, $4, $5, $6, $7) AS g(asn, name, country, registry, first_seen, last_seen, source)
+FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    AS g(asn, name, country, registry, first_seen, last_seen, name_source, country_source, registry_source)
 LEFT JOIN @extschema@.known_networks k ON k.asn_number = g.asn
 WHERE NOT EXISTS (SELECT FROM @extschema@.asn_inventory a WHERE a.asn_number = g.asn)
 ORDER BY g.asn

@@ -10,7 +10,7 @@ use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::calls::Rejected;
-use super::networks::{self, Best, Filled, Networks, Said};
+use super::networks::{self, Best, Filled, Networks, Origin, Said};
 use crate::foreign::{self, Named, Reading};
 use crate::pg::array::{self, Element};
 use crate::pg::jsonb::{Container, Value};
@@ -174,26 +174,40 @@ impl Found {
 
     /// Networks that are missing, networks that lack something, addresses without a network: in this order.
     pub fn write(self, connection: &Connection, told: &mut Told) -> Written {
-        let mut new = Networks::new();
-        let mut better = BTreeMap::new();
+        let (mut new, mut better) = (Networks::new(), BTreeMap::new());
         for (asn, words) in &self.networks {
             let best = words.best();
             if told.is_new(*asn) {
-                new.insert(*asn, words.of_the_better());
+                new.insert(*asn, words.seen(&best));
             }
             if told.note(*asn, &best) {
                 better.insert(*asn, best);
             }
         }
-        let source = |asn| self.networks.get(&asn).map_or("maxmind", Words::better);
         with_settings(WRITING, || {
-            let created = memory::scratch(|| networks::create_said(connection, &new, source));
+            let origin = |asn| self.origin(asn, &better);
+            let created = memory::scratch(|| networks::create_known(connection, &new, origin));
+            created.iter().for_each(|asn| drop(better.remove(asn)));
             let completed = memory::scratch(|| networks::complete(connection, &better));
             for chunk in self.unplaced.chunks(PAGE as usize) {
                 memory::scratch(|| place(connection, chunk));
             }
             Written { created, completed, placed: self.unplaced.len() }
         })
+    }
+
+    /// Who a new network is known from, and who each of its fields.
+    fn origin(&self, asn: i64, better: &BTreeMap<i64, Best>) -> Origin<'static> {
+        let network = self.networks.get(&asn).map_or("maxmind", Words::better);
+        let of = |field: fn(&Best) -> &Filled| {
+            better.get(&asn).and_then(|best| field(best).as_ref()).map_or(network, |(_, source)| source)
+        };
+        Origin {
+            network,
+            name: of(|best| &best.name),
+            country: of(|best| &best.country),
+            registry: of(|best| &best.registry),
+        }
     }
 }
 
@@ -226,11 +240,16 @@ impl Words {
         if of_maxmind || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
     }
 
-    /// What that one says, and when the network's addresses were seen.
-    fn of_the_better(&self) -> Said {
-        let said = if self.better() == "cymru" { &self.cymru } else { &self.maxmind };
-        let (first_seen, last_seen) = (self.maxmind.first_seen, self.maxmind.last_seen);
-        Said { first_seen, last_seen, ..said.clone() }
+    /// The best words, and when the network's addresses were seen.
+    fn seen(&self, best: &Best) -> Said {
+        let word = |field: &Filled| field.as_ref().map(|(value, _)| value.clone());
+        Said {
+            name: word(&best.name),
+            country: word(&best.country),
+            registry: word(&best.registry),
+            first_seen: self.maxmind.first_seen,
+            last_seen: self.maxmind.last_seen,
+        }
     }
 
     fn best(&self) -> Best {

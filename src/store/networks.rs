@@ -43,7 +43,7 @@ thread_local! {
         "networks_create",
         include_str!("../../sql/queries/networks_create.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3],
-          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTARRAYOID],
+          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, ARRAYS[1], ARRAYS[1], ARRAYS[1]],
     ) };
     static REFINE: Statement = const { Statement::new(
         "networks_refine",
@@ -84,6 +84,30 @@ pub fn create_said<'a>(
     networks: &Networks,
     source: impl Fn(i64) -> &'a str,
 ) -> Vec<i64> {
+    create_known(connection, networks, |asn| Origin::one(source(asn)))
+}
+
+/// Who a network is known from.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    pub network: &'a str,
+    pub name: &'a str,
+    pub country: &'a str,
+    pub registry: &'a str,
+}
+
+impl<'a> Origin<'a> {
+    fn one(source: &'a str) -> Origin<'a> {
+        Origin { network: source, name: source, country: source, registry: source }
+    }
+}
+
+/// The same where a network's fields may be from several.
+pub fn create_known<'a>(
+    connection: &Connection,
+    networks: &Networks,
+    origin: impl Fn(i64) -> Origin<'a>,
+) -> Vec<i64> {
     if networks.is_empty() {
         return Vec::new();
     }
@@ -91,17 +115,20 @@ pub fn create_said<'a>(
     let mut arguments = columns(networks);
     arguments.push(Some(times(networks, |said| said.first_seen)));
     arguments.push(Some(times(networks, |said| said.last_seen)));
-    arguments
-        .push(Some(array::write(Element::Text, networks.keys().map(|asn| Some(text::write(source(*asn)))))));
+    let fields: [fn(Origin<'a>) -> &'a str; 3] = [|it| it.name, |it| it.country, |it| it.registry];
+    for field in fields {
+        let sources = networks.keys().map(|asn| Some(text::write(field(origin(*asn)))));
+        arguments.push(Some(array::write(Element::Text, sources)));
+    }
     let created = CREATE.with(|statement| {
         connection.run(statement, &arguments, |rows| {
             let created = returned(rows);
             for (row, asn) in created.iter().enumerate() {
                 let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
-                let source = Source::named(source(*asn));
+                let source = Source::named(origin(*asn).network);
                 telemetry::network_created(source, country.as_deref(), registry.as_deref());
             }
-            writing.wrote(Operation::Create, rows, &source);
+            writing.wrote(Operation::Create, rows, |asn| origin(asn).network);
             created
         })
     });
