@@ -118,7 +118,7 @@ impl StatusFile {
             if finished.done.is_err() {
                 self.written = None;
             }
-            exported(Exporter::StatusFile, finished.done.as_ref().map(|()| ()).map_err(String::as_str));
+            exported(Exporter::StatusFile, finished.done.as_ref().copied().map_err(String::as_str));
         }
         if let Some((began, is_late @ false)) = &mut self.under_way
             && now.saturating_duration_since(*began) >= WRITES_WITHIN

@@ -257,13 +257,16 @@ fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// How far the workers are: whose was heard of last, answers and batches written down. Empty before the first batch.
+/// How far the workers are: whose, of those that have written batches, was heard of last; answers and batches written
+/// down. Empty before the first batch.
 fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     if batches == 0.0 {
         return json!({});
     }
     let ages = Samples::of(families, &WORKER_HEARTBEAT_AGE);
-    let youngest = ages.labels("database").min_by(|one, other| {
+    let written = Samples::of(families, &WORKER_BATCHES);
+    let has_written = |database: &&str| written.by("database", database).sum() > 0.0;
+    let youngest = ages.labels("database").filter(has_written).min_by(|one, other| {
         let age = |database| ages.by("database", database).sum();
         age(*one).total_cmp(&age(*other))
     });
@@ -370,8 +373,8 @@ mod tests {
                 .with(["spur", "unreachable"], 2.0),
             Family::of(&PROVIDER_ANSWERS).with(["cymru", "value"], 5.0).with(["cymru", "absent"], 1.0),
             Family::of(&QUEUE_DEAD_LETTERS).with(["one", "spur"], 2.0),
-            Family::of(&WORKER_BATCHES).with(["one"], 3.0).with(["two"], 4.0),
-            Family::of(&WORKER_HEARTBEAT_AGE).with(["one"], 3.5).with(["two"], 0.5),
+            Family::of(&WORKER_BATCHES).with(["one"], 3.0).with(["two"], 4.0).with(["idle"], 0.0),
+            Family::of(&WORKER_HEARTBEAT_AGE).with(["one"], 3.5).with(["two"], 0.5).with(["idle"], 0.1),
             Family::of(&PROVIDER_LAST_SUCCESS).with(["cymru"], UNIX_TO_2000 + 86_400.5).with(["spur"], 0.0),
         ]
     }
@@ -460,7 +463,7 @@ mod tests {
     #[test]
     fn aggregate_holds_what_the_phases_files_hold() {
         let phase = enrichment(&families(), None);
-        let whole = Value::Object(aggregate(&[phase.clone()], 0));
+        let whole = Value::Object(aggregate(std::slice::from_ref(&phase), 0));
         let mut entry = whole["phases"][ENRICHMENT].as_object().expect("an object").clone();
         assert_eq!(entry.remove("status_file"), Some(json!("enrichment.json")));
         assert_eq!(entry, phase.document(0));

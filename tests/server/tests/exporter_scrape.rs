@@ -198,6 +198,8 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
     assert!(sent < 50_000_000, "{sent} bytes of a request were taken");
     // They are hung up on, before a scraper's patience would end.
     for stream in &mut half {
+        let left = Duration::from_secs(15).saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).expect("a time can be set");
         let ended = stream.read(&mut [0]);
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
