@@ -14,6 +14,8 @@ use crate::report::{Aim, Report, short};
 /// A call by a backend of its own.
 struct Run {
     seconds: f64,
+    /// Of these the processor worked for the backend.
+    busy: f64,
     /// Most memory that was the backend's alone, in MiB.
     private: f64,
     /// VmHWM, in MiB: with the pages of shared buffers that it touched.
@@ -42,7 +44,12 @@ fn call(db: &Database<'_>, statement: &str) -> Run {
         seconds
     });
     let most = most.into_inner().max(kilobytes(&status, "RssAnon:"));
-    Run { seconds, private: most as f64 / 1024.0, resident: kilobytes(&status, "VmHWM:") as f64 / 1024.0 }
+    Run {
+        seconds,
+        busy: processor_seconds(session.backend_pid()),
+        private: most as f64 / 1024.0,
+        resident: kilobytes(&status, "VmHWM:") as f64 / 1024.0,
+    }
 }
 
 /// Prints how long each phase of a call took and what its backend had most: where to look if it is too much.
@@ -63,6 +70,15 @@ fn watch_phases(mut watcher: Session, status: &str, ended: &AtomicBool) {
         std::thread::sleep(Duration::from_millis(20));
     }
     print(&phase, began, most);
+}
+
+/// Processor time of a process, in user and in kernel mode: a hundredth of a second is the kernel's unit for programs.
+fn processor_seconds(pid: i64) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let behind_the_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 =
+        behind_the_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
 }
 
 /// One line of `/proc/<pid>/status`.
@@ -93,7 +109,7 @@ fn compare(
         vec![full.seconds],
         " s",
         Aim::AtMost(aim),
-        String::new(),
+        format!("{} s of processor time", short(full.busy)),
     );
     report.ratio(
         &format!("{procedure}: all / half of the {what}, time"),
@@ -143,7 +159,7 @@ pub fn measure_networks(cluster: &Cluster, addresses: &Addresses, report: &mut R
         let population = size.population(addresses);
         let mut db = fresh_database(cluster);
         history::store_population(&mut db, &population);
-        history::store_unread_inventory(&mut db);
+        history::store_unread_inventory(&mut db, &size, &population);
         db.run("CREATE TABLE plain_networks (LIKE enrich.asn_inventory INCLUDING ALL); CHECKPOINT");
         plain = seconds_of(&mut db, PLAIN_UPSERT);
         db.run("CHECKPOINT");

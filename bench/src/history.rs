@@ -165,11 +165,33 @@ pub fn store_population(db: &mut Database<'_>, population: &[Inhabitant]) {
     db.run("VACUUM (ANALYZE) population");
 }
 
-/// The inventory of addresses as the Python system left it: documents, and no networks yet.
-pub fn store_unread_inventory(db: &mut Database<'_>) {
+/// The inventory of addresses as the Python system left it: documents, when and how often they were seen, and no networks
+/// yet.
+pub fn store_unread_inventory(db: &mut Database<'_>, size: &Size, population: &[Inhabitant]) {
+    let mut seen = vec![(0, 0, 0); population.len()];
+    for (session, visitor) in visitors(size).enumerate() {
+        let (first, last, sessions) = &mut seen[visitor];
+        if *sessions == 0 {
+            *first = session;
+        }
+        (*last, *sessions) = (session, *sessions + 1);
+    }
+    let time = |session| at_minute(session * SECONDS / size.sessions / 60);
+    db.run(
+        "CREATE TEMP TABLE seen (ip inet, first_seen timestamptz, last_seen timestamptz, sessions bigint)",
+    );
+    let rows: Vec<_> = population.iter().zip(&seen).collect();
+    for part in rows.chunks(CHUNK) {
+        let line = |(of, (first, last, sessions)): &(&Inhabitant, &(usize, usize, usize))| {
+            format!("{}\t{}+00\t{}+00\t{sessions}\n", of.address, time(*first), time(*last))
+        };
+        db.copy("seen", &part.iter().map(line).collect::<String>());
+    }
     db.run(
         "INSERT INTO enrich.ip_inventory (ip_address, first_seen, last_seen, session_count, enrichment)
-         SELECT ip, '2024-01-01', '2024-12-31', 5, document FROM population;
+         SELECT p.ip, s.first_seen, s.last_seen, s.sessions, p.document
+         FROM population p JOIN seen s ON s.ip = p.ip
+         ORDER BY s.first_seen;
          TRUNCATE enrich.network_delta",
     );
     db.run("VACUUM (ANALYZE) enrich.ip_inventory");

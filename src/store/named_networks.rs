@@ -41,6 +41,9 @@ const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"),
 /// Rows are written by their keys, however many they are; and the plan of a foreign key's check, which is run for each, is
 /// made once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
+/// Rows are come to, and hence locked, in the order in which they are given.
+const IN_ORDER: &[(&CStr, &CStr)] =
+    &[(c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off"), (c"enable_seqscan", c"off")];
 
 /// What the documents of some addresses say.
 #[derive(Default)]
@@ -301,5 +304,5 @@ fn place(connection: &Connection, unplaced: &[(Address, i64, &'static str)]) {
         )),
         Some(array::write(Element::Text, unplaced.iter().map(|(.., source)| Some(text::write(source))))),
     ];
-    PLACE.with(|statement| connection.run(statement, &arguments, |_| ()));
+    with_settings(IN_ORDER, || PLACE.with(|statement| connection.run(statement, &arguments, |_| ())));
 }
