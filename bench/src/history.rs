@@ -49,7 +49,7 @@ pub fn cluster() -> Cluster {
     Cluster::start(
         &Options::named("bench-history")
             .durable()
-            .conf("shared_buffers = 1GB")
+            .conf("shared_buffers = 4GB")
             .conf("max_wal_size = 4GB")
             .conf("max_parallel_workers_per_gather = 0")
             .conf("random_page_cost = 1.1")

@@ -1,8 +1,10 @@
 //! Folding: pending counts into the inventories.
 //!
 //! A batch is one transaction: take deltas, create what is missing, lock the networks, add to the addresses, add to
-//! the networks. Killed anywhere, the batch never happened.
+//! the networks. Killed anywhere, the batch never happened. Of several batches in a row most leave the networks alone: what
+//! addresses mean for them is pending until one does not, and each batch is about most of the networks.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
@@ -11,7 +13,7 @@ use pgrx::pg_sys;
 
 use super::Home;
 use super::enrich::{self, Plan, Tally};
-use super::networks;
+use super::networks::{self, Networks};
 use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -23,9 +25,16 @@ use crate::provider::Providers;
 use crate::telemetry::{self, Counter, Operation, Source, Update, Work};
 
 /// Delta rows per transaction: well below a second of work.
-pub const BATCH: i64 = 50_000;
+pub const BATCH: i64 = 20_000;
 /// Addresses per statement: what it takes in memory is bounded, and statements in key order lock in key order.
 const CHUNK: usize = 5_000;
+
+/// Batches in a row of which one adds to the networks, where no smaller one ends them: what it adds at once is in memory.
+const BATCHES_FOR_NETWORKS: u32 = 5;
+
+thread_local! {
+    static WITHOUT_NETWORKS: Cell<u32> = const { Cell::new(0) };
+}
 
 /// Compiling takes longer than it saves, and memory.
 const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off")];
@@ -104,9 +113,17 @@ fn fold_some(home: Home, connection: &Connection) -> i64 {
         telemetry::add(Counter::CacheHits, plan.fresh);
         plan.due.clear();
         plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
-        add(home, connection, databases, &plan, &deltas);
+        add(home, connection, databases, &plan, &deltas, is_networks_turn(taken));
     });
     taken
+}
+
+/// Whether a batch that took so many sums is to add to the networks too.
+fn is_networks_turn(taken: i64) -> bool {
+    let without = WITHOUT_NETWORKS.get() + 1;
+    let is_turn = taken < BATCH || without >= BATCHES_FOR_NETWORKS;
+    WITHOUT_NETWORKS.set(if is_turn { 0 } else { without });
+    is_turn
 }
 
 /// Sums by address, and the number of delta rows that they stand for.
@@ -135,23 +152,33 @@ fn add(
     databases: &offline::Databases,
     plan: &Plan,
     deltas: &BTreeMap<Address, Tally>,
+    with_networks: bool,
 ) {
     let given = enrich::networks_of(plan, databases);
     networks::create(connection, &given, "maxmind");
-
-    let addresses = array::write(Element::Inet, deltas.keys().map(|address| Some(inet::write(*address))));
-    let new_networks = array::write(Element::Bigint, given.keys().map(|asn| Some(pg_sys::Datum::from(*asn))));
-    let locked: Vec<i64> = LOCK_NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(addresses), Some(new_networks)], |rows| {
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
-    });
-
+    let locked = with_networks.then(|| lock_networks(connection, deltas, &given));
     enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
     let deltas: Vec<(&Address, &Tally)> = deltas.iter().collect();
     for chunk in deltas.chunks(CHUNK) {
         memory::scratch(|| add_to_addresses(connection, chunk));
     }
+    if let Some(locked) = locked {
+        add_to_networks(connection, locked);
+    }
+}
+
+/// In order, before any address is locked. Answers which.
+fn lock_networks(connection: &Connection, deltas: &BTreeMap<Address, Tally>, given: &Networks) -> Vec<i64> {
+    let addresses = array::write(Element::Inet, deltas.keys().map(|address| Some(inet::write(*address))));
+    let new_networks = array::write(Element::Bigint, given.keys().map(|asn| Some(pg_sys::Datum::from(*asn))));
+    LOCK_NETWORKS.with(|statement| {
+        connection.run(statement, &[Some(addresses), Some(new_networks)], |rows| {
+            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+        })
+    })
+}
+
+fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
     let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
     let work = Work::begin();
     let (networks, moved) = NETWORKS.with(|statement| {

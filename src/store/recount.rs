@@ -46,7 +46,7 @@ thread_local! {
 const SUMMED: usize = 50_000;
 
 /// Compiling takes longer than it saves, and memory. What is compared is of any size, what is in memory of it is not.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"8MB")];
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]

@@ -34,7 +34,7 @@ use gather::Gathered;
 
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
 /// Addresses written after which what they mean for their networks is folded: what is folded at once is held in memory.
-const FOLDED_TOGETHER: usize = 100_000;
+const FOLDED_TOGETHER: usize = 50_000;
 
 /// Entry point of `backfill_sessions()`.
 pub fn backfill(call: &Call) {

@@ -141,6 +141,33 @@ fn folding_twice_changes_nothing() {
     }
 }
 
+/// More than the networks are added to at once, and whatever the number of batches is, none is left for later.
+#[test]
+fn many_batches_leave_nothing_pending_of_addresses_and_networks() {
+    for pending in [40_000, 130_000] {
+        let mut db = attached(&COWRIE);
+        let mut random = Random::seeded(9);
+        let rows: Vec<_> = (0..2_000).map(|n| (format!("k{n}"), crowd_address(&mut random, 900))).collect();
+        let rows: Vec<_> = rows.iter().map(|(key, address)| (key.as_str(), Some(address.as_str()))).collect();
+        db.run(&COWRIE.insert(&rows));
+        // Sessions that came and went, each sum in a batch of its own chance.
+        db.run(&format!(
+            "INSERT INTO enrich.session_delta
+             SELECT i.ip_address, CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END
+             FROM (SELECT ip_address, row_number() OVER () AS place, count(*) OVER () AS addresses
+                   FROM enrich.ip_inventory) i
+             JOIN generate_series(0, {pending} - 1) n ON n / 2 % i.addresses = i.place - 1
+             ORDER BY hashint4(n)"
+        ));
+        assert!(db.number("SELECT count(*) FROM enrich.session_delta") >= pending);
+        db.run("CALL enrich.fold_statistics()");
+        for table in ["session_delta", "network_delta"] {
+            assert_eq!(db.number(&format!("SELECT count(*) FROM enrich.{table}")), 0, "left in {table}");
+        }
+        assert_exact(&COWRIE, &mut db);
+    }
+}
+
 #[test]
 fn savepoints_keep_what_was_kept() {
     for host in BOTH {
