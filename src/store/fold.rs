@@ -36,8 +36,8 @@ thread_local! {
     static WITHOUT_NETWORKS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Compiling takes longer than it saves, and memory.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off")];
+/// Compiling takes longer than it saves, and memory; and what is folded at once is of any size.
+const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
