@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET /metrics HTTP/1.1
-//! Host: 127.0.0.1:9187
+//! Host: 127.0.0.1:9487
 //!
 //! HTTP/1.1 200 OK
 //! Content-Type: text/plain; version=0.0.4; charset=utf-8
@@ -120,7 +120,7 @@ mod tests {
             ("GET /metrics HTTP/1.0", Metrics { head_only: false }),
             ("HEAD /metrics HTTP/1.1", Metrics { head_only: true }),
             ("GET /metrics?name[]=x HTTP/1.1", Metrics { head_only: false }),
-            ("GET http://127.0.0.1:9187/metrics HTTP/1.1", Metrics { head_only: false }),
+            ("GET http://127.0.0.1:9487/metrics HTTP/1.1", Metrics { head_only: false }),
             ("GET /-/healthy HTTP/1.1", Health { head_only: false }),
             ("GET / HTTP/1.1", Nonsense(Status::NotFound)),
             ("GET /metrics/ HTTP/1.1", Nonsense(Status::NotFound)),

@@ -17,13 +17,13 @@ pub struct Refusal {
 
 /// Where scrapes are served: a loopback address with its port. Whoever reaches it may read everything.
 pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
-    let refused = |reason| Refusal { reason, hint: "Use for example 127.0.0.1:9187 or [::1]:9187." };
+    let refused = |reason| Refusal { reason, hint: "Use for example 127.0.0.1:9487 or [::1]:9487." };
     let address: SocketAddr =
         value.parse().map_err(|_| refused("The value is not an IP address with a port."))?;
     if !address.ip().is_loopback() {
         return Err(Refusal {
             reason: "Metrics are served on loopback addresses only, because whoever connects may read them.",
-            hint: "Use for example 127.0.0.1:9187 or [::1]:9187, and put a proxy that asks who is there in front of it.",
+            hint: "Use for example 127.0.0.1:9487 or [::1]:9487, and put a proxy that asks who is there in front of it.",
         });
     }
     if address.port() == 0 {
@@ -70,22 +70,22 @@ mod tests {
 
     #[test]
     fn scrapes_are_served_on_loopback_only() {
-        for good in ["127.0.0.1:9187", "127.9.8.7:1", "[::1]:65535"] {
+        for good in ["127.0.0.1:9487", "127.9.8.7:1", "[::1]:65535"] {
             assert_eq!(listen(good).map(|address| address.to_string()), Ok(good.to_owned()));
         }
         for (bad, reason) in [
-            ("0.0.0.0:9187", "loopback"),
-            ("192.168.1.1:9187", "loopback"),
-            ("[::]:9187", "loopback"),
-            ("[::ffff:127.0.0.1]:9187", "loopback"),
-            ("128.0.0.1:9187", "loopback"),
+            ("0.0.0.0:9487", "loopback"),
+            ("192.168.1.1:9487", "loopback"),
+            ("[::]:9487", "loopback"),
+            ("[::ffff:127.0.0.1]:9487", "loopback"),
+            ("128.0.0.1:9487", "loopback"),
             ("127.0.0.1:0", "Port 0"),
             ("127.0.0.1", "not an IP address"),
             ("127.0.0.1:65536", "not an IP address"),
-            ("localhost:9187", "not an IP address"),
-            ("127.1:9187", "not an IP address"),
-            (":9187", "not an IP address"),
-            ("http://127.0.0.1:9187", "not an IP address"),
+            ("localhost:9487", "not an IP address"),
+            ("127.1:9487", "not an IP address"),
+            (":9487", "not an IP address"),
+            ("http://127.0.0.1:9487", "not an IP address"),
         ] {
             let refusal = listen(bad).expect_err(bad);
             assert!(refusal.reason.contains(reason), "{bad}: {refusal:?}");

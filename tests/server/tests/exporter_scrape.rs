@@ -235,11 +235,11 @@ fn a_reload_turns_it_on_moves_it_and_turns_it_off() {
     assert_eq!(wait_for_metrics(v6).sample("enrich_exporter_up"), 1.0);
     assert_eq!(exporters(&mut db), [pid], "it is the same process still");
     // What a file says that cannot be is logged, and what was stays.
-    listen("0.0.0.0:9187");
+    listen("0.0.0.0:9487");
     wait_until(
         "it is refused",
         || cluster.whole_log(),
-        |log| log.contains("invalid value for parameter \"cowrie_enrich.metrics_listen\": \"0.0.0.0:9187\""),
+        |log| log.contains("invalid value for parameter \"cowrie_enrich.metrics_listen\": \"0.0.0.0:9487\""),
     );
     scrape(v6);
     listen("");
@@ -256,17 +256,17 @@ fn only_loopback_addresses_can_be_set() {
     let (cluster, address) = served("scrape-refused");
     let mut db = fresh_database(&cluster);
     for (value, detail) in [
-        ("0.0.0.0:9187", "loopback addresses only"),
-        ("[::]:9187", "loopback addresses only"),
-        ("192.0.2.1:9187", "loopback addresses only"),
-        ("localhost:9187", "not an IP address with a port"),
+        ("0.0.0.0:9487", "loopback addresses only"),
+        ("[::]:9487", "loopback addresses only"),
+        ("192.0.2.1:9487", "loopback addresses only"),
+        ("localhost:9487", "not an IP address with a port"),
         ("127.0.0.1", "not an IP address with a port"),
         ("127.0.0.1:0", "Port 0"),
     ] {
         let refusal = db.refused(&format!("ALTER SYSTEM SET cowrie_enrich.metrics_listen = '{value}'"));
         assert_eq!(refusal.code, "22023", "{refusal:?}");
         assert!(refusal.detail.as_ref().is_some_and(|text| text.contains(detail)), "{refusal:?}");
-        assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("127.0.0.1:9187")), "{refusal:?}");
+        assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("127.0.0.1:9487")), "{refusal:?}");
     }
     // Superusers alone see where.
     db.run("CREATE ROLE scrape_stranger");

@@ -145,7 +145,7 @@ fn a_refresh_that_is_killed_and_called_again_ends_as_one_clean_run() {
     let files = Files::below(cluster.files());
     networks.write(&files.asn);
     world::city_database().build_epoch(1_800_000_000).write(&files.city);
-    let [mut clean, mut db] = databases;
+    let [mut clean, db] = databases;
     clean.run("SELECT enrich.reload_mmdb()");
     clean.run(CALL);
     let expected = inventories(&mut clean);
