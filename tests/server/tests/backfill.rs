@@ -822,7 +822,7 @@ fn many_addresses_with_quotes_are_filled_and_validated() {
         r#"ALTER TABLE session_summaries ADD enrichment jsonb;
            INSERT INTO session_summaries (session_id, first_event_at, source_ip, enrichment)
            SELECT n, '2024-05-01', '48.0.0.0'::inet + n % 9000 + 1,
-                  jsonb_build_object('cymru', jsonb_build_object('asn', 64500 + n % 7, 'cached_at', '2024-01-01T00:00:00Z'))
+                  jsonb_build_object('cymru', jsonb_build_object('asn', 64500 + n % 9000 % 7, 'cached_at', '2024-01-01T00:00:00Z'))
            FROM generate_series(1, 12000) n;
            UPDATE session_summaries SET enrichment = NULL WHERE session_id::int % 5 = 0;
            SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)"#,
