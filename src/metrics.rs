@@ -78,7 +78,11 @@ fn attended() -> Vec<(pg_sys::Oid, String, &'static Seat)> {
         let reports = |seat: &&Seat| seat.report.database.load(Ordering::Acquire) == database.oid.to_u32();
         seats.iter().find(reports)
     };
-    databases.filter_map(|database| seat(&database).map(|seat| (database.oid, database.name, seat))).collect()
+    let attended = |database: Database| {
+        let seat = seat(&database)?;
+        Some((database.oid, catalog::database_name(database.oid)?, seat))
+    };
+    databases.filter_map(attended).collect()
 }
 
 /// What a worker last counted.

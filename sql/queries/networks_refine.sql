@@ -1,6 +1,6 @@
 -- Metadata of existing networks: filled where null, replaced only by a better source. A source that speaks for the
 -- network itself (manual; cymru in the name) may also correct what it said before; a country that belongs to one address
--- or prefix may not. Answers which networks changed.
+-- or prefix may not. Answers which networks changed, and whether they were there before this transaction.
 -- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 source text
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry
@@ -42,4 +42,4 @@ SET organization_name = COALESCE(w.name, a.organization_name),
 FROM wanted w
 JOIN locked l ON l.asn_number = w.asn_number
 WHERE a.asn_number = w.asn_number
-RETURNING a.asn_number, a.organization_country, a.rir_registry, a.organization_name
+RETURNING a.asn_number, a.organization_country, a.rir_registry, a.organization_name, a.created_at <> now()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::{backoff, random};
 
-use super::{PROGRAM, is_wanted};
+use super::{PROGRAM, is_wanted, otlp};
 use crate::pg::background::{self, Presence, Process};
 use crate::pg::{clock, shared};
 use crate::roster::Ending;
@@ -39,7 +39,12 @@ impl Keeper {
         self.collect_ended();
         let seat = &shared::block().exporter;
         // An earlier launcher's is as good as one of ours.
-        if !is_wanted() || self.process.is_some() || seat.is_taken() {
+        if self.process.is_some() || seat.is_taken() {
+            return NEVER;
+        }
+        if !is_wanted() {
+            // One that was killed could not say that nobody collects spans any more.
+            otlp::abandon_spans();
             return NEVER;
         }
         let now = clock::now();

@@ -34,6 +34,8 @@ pub struct Otlp {
     pool: Pool<Export>,
     tickets: u64,
     resource: Resource,
+    /// Where they were sent last.
+    endpoint: Option<String>,
     metrics: Line,
     traces: Line,
 }
@@ -58,6 +60,7 @@ impl Otlp {
             pool: Pool::ringing(Arc::clone(bell)),
             tickets: 0,
             resource: Resource { instance: pg::server_identity() },
+            endpoint: None,
             metrics: Line::of(Signal::Metrics),
             traces: Line::of(Signal::Traces),
         }
@@ -72,6 +75,14 @@ impl Otlp {
             return None;
         };
         spans::collect(Some(guc::otlp_sample_ratio()));
+        if self.endpoint.as_ref() != Some(&endpoint) {
+            self.endpoint = Some(endpoint.clone());
+            [&mut self.metrics, &mut self.traces].into_iter().for_each(|line| line.turn(now));
+        }
+        if self.metrics.failures == 0 {
+            // The interval may have been shortened.
+            self.metrics.due = self.metrics.due.min(now + guc::otlp_interval());
+        }
         if self.metrics.is_due(now) {
             self.send_metrics(&endpoint, now);
         }
@@ -92,10 +103,9 @@ impl Otlp {
 
     /// There is nobody to send anything to.
     fn rest(&mut self) {
-        spans::collect(None);
-        let left = std::iter::from_fn(spans::take).count() as u64;
+        abandon_spans();
         let kept = self.traces.again.take().map_or(0, |request| request.items);
-        spans::dropped(i64::try_from(left + kept).unwrap_or(i64::MAX));
+        spans::dropped(i64::try_from(kept).unwrap_or(i64::MAX));
         self.pool.cancel();
         let now = Instant::now();
         for line in [&mut self.metrics, &mut self.traces] {
@@ -163,6 +173,13 @@ impl Drop for Otlp {
     }
 }
 
+/// Nobody makes spans any more, and those that were made are dropped.
+pub fn abandon_spans() {
+    spans::collect(None);
+    let left = std::iter::from_fn(spans::take).count();
+    spans::dropped(i64::try_from(left).unwrap_or(i64::MAX));
+}
+
 /// Names of the databases that spans were for, as far as they are still there.
 fn names(of: &[Span]) -> BTreeMap<u32, String> {
     let databases: BTreeSet<u32> = of.iter().map(|span| span.database).collect();
@@ -173,6 +190,16 @@ fn names(of: &[Span]) -> BTreeMap<u32, String> {
 impl Line {
     fn of(signal: Signal) -> Line {
         Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
+    }
+
+    /// To another collector: what the last one asked for is no concern of this one, nor what is under way to it. Spans
+    /// that it may not take are sent here.
+    fn turn(&mut self, now: Instant) {
+        (self.due, self.failures) = (now, 0);
+        let under_way = self.under_way.take().map(|(_, request)| request);
+        if self.signal == Signal::Traces && self.again.is_none() {
+            self.again = under_way;
+        }
     }
 
     fn is_due(&self, now: Instant) -> bool {

@@ -84,10 +84,14 @@ pub fn own_database() -> pg_sys::Oid {
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Name of a database, inside a transaction.
+/// Name of a database, inside a transaction. It is in the encoding of the database that it was created from, which nobody
+/// knows: see [`text::distinct`].
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'ed string or null.
-    unsafe { text::from_c(pg_sys::get_database_name(database)).map(|name| name.into_owned()) }
+    unsafe {
+        let name = pg_sys::get_database_name(database);
+        (!name.is_null()).then(|| text::distinct(CStr::from_ptr(name).to_bytes()))
+    }
 }
 
 /// OID of a role, if there is one of that name.

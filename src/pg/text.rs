@@ -85,13 +85,39 @@ pub fn is_utf8() -> bool {
 /// else ASCII with '?' for the rest. An organisation's name with an accent must not fail a session's insert in a
 /// LATIN1 database.
 pub fn storable(text: &str) -> Cow<'_, str> {
-    // SAFETY: GetDatabaseEncoding only reads a backend-wide static.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
-    if encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII || text.is_ascii() {
+    if text.is_ascii() || holds_everything() {
         Cow::Borrowed(text)
     } else {
         Cow::Owned(text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect())
     }
+}
+
+fn holds_everything() -> bool {
+    // SAFETY: GetDatabaseEncoding only reads a backend-wide static.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+    encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII
+}
+
+/// A name of unknown encoding, such that two names stay two: what is no UTF-8, or nothing that this database's encoding can
+/// hold, byte by byte as `\xE9`.
+pub fn distinct(name: &[u8]) -> String {
+    let holds_everything = holds_everything();
+    let (mut text, mut bytes) = (String::with_capacity(name.len()), [0; 4]);
+    for chunk in name.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_ascii() || holds_everything {
+                text.push(char);
+            } else {
+                push_bytes(&mut text, char.encode_utf8(&mut bytes).as_bytes());
+            }
+        }
+        push_bytes(&mut text, chunk.invalid());
+    }
+    text
+}
+
+fn push_bytes(text: &mut String, bytes: &[u8]) {
+    bytes.iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
 }
 
 /// The value of a setting, without surrounding blanks; `None` when nothing is left.

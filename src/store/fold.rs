@@ -22,7 +22,7 @@ use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, inet, memory, snapshot};
 use crate::provider::Providers;
-use crate::telemetry::{self, Counter, Operation, Source, Update, Work};
+use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// Delta rows per transaction: well below a second of work.
 pub const BATCH: i64 = 20_000;
@@ -110,7 +110,7 @@ fn fold_some(home: Home, connection: &Connection) -> i64 {
         let uncounted = addresses.iter().map(|address| (*address, Tally::default()));
         let mut plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
         drop(latest);
-        telemetry::add(Counter::CacheHits, plan.fresh);
+        // What is fresh is no hit: whoever brought the address asked about it, and that was counted.
         plan.due.clear();
         plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
         add(home, connection, databases, &plan, &deltas, is_networks_turn(taken));

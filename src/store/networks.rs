@@ -136,7 +136,8 @@ pub fn create_known<'a>(
     created
 }
 
-/// Fills and corrects the metadata of existing networks, as far as `source` may; answers of how many.
+/// Fills and corrects the metadata of existing networks, as far as `source` may; answers of how many that were there before
+/// this transaction: of the others it was counted that they were created.
 pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     if networks.is_empty() {
         return 0;
@@ -147,7 +148,7 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     let updated = REFINE.with(|statement| {
         connection.run(statement, &arguments, |rows| {
             writing.wrote(Operation::Update, rows, |_| source);
-            rows.count
+            (0..rows.count).filter(|row| rows.boolean(*row, 5) == Some(true)).count()
         })
     });
     telemetry::networks_updated(Source::named(source), Update::Metadata, updated);

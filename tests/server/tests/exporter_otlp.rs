@@ -11,6 +11,7 @@ use server_tests::cymru::{Lab, member, members, queue, wait_for_the_queue};
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::COWRIE;
 use server_tests::http::{Plan, request};
+use server_tests::scrape::{exporter_pid, exporters};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
 
 fn options(name: &str, collector: &Collector) -> Options {
@@ -578,6 +579,74 @@ fn nobody_makes_spans_while_there_is_no_endpoint() {
     db.run(&ensure(64_500, 1));
     let seen = wait_until("a span comes", || spans(&collector), |seen| !seen.is_empty());
     assert_eq!(seen[0].attributes["asn.number"], "64500");
+}
+
+#[test]
+fn nobody_makes_spans_for_an_exporter_that_was_killed_before_it_was_turned_off() {
+    let collector = Collector::start();
+    let cluster = server("otlp-killed", &collector);
+    let mut db = fresh_database(&cluster);
+    wait_until("all is well", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
+    cluster.configure(&["cowrie_enrich.otlp_endpoint = ''".to_owned()]);
+    let exporter = exporter_pid(&mut db);
+    assert_eq!(db.one(&format!("SELECT pg_terminate_backend({exporter}, 10000)")), "t");
+    db.run("SELECT pg_reload_conf()");
+    // Whatever was made before the launcher heard of it is dropped; nothing is after that.
+    let mut first = 100_000;
+    wait_until(
+        "no more spans are made",
+        || {
+            let before = items(&mut db, "traces", "dropped");
+            for _ in 0..40 {
+                db.run(&ensure(first, 64));
+                first += 64;
+            }
+            items(&mut db, "traces", "dropped") - before
+        },
+        |made| *made == 0,
+    );
+    assert!(exporters(&mut db).is_empty());
+}
+
+#[test]
+fn another_collector_is_served_at_once_whatever_the_last_one_asked_for() {
+    let (first, second) = (Collector::start(), Collector::start());
+    let cluster = server("otlp-moved", &first);
+    let mut db = fresh_database(&cluster);
+    wait_until("all is well", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
+    first.answer(CollectorAnswer::Status { code: 429, retry_after: Some("3000".to_owned()) });
+    db.run(&ensure(64_500, 1));
+    for signal in ["metrics", "traces"] {
+        wait_until("it is put off", || requests(&mut db, signal, "deferred"), |put_off| *put_off > 0);
+    }
+    cluster.reconfigure(&[format!("cowrie_enrich.otlp_endpoint = '{}'", second.url())]);
+    wait_until("the other gets metrics", || latest(&second).len(), |points| *points > 0);
+    let seen = wait_until("and spans", || spans(&second), |seen| !seen.is_empty());
+    assert_eq!(seen[0].attributes["asn.number"], "64500");
+
+    // Nor does a collector that says nothing hold up the next one.
+    second.answer(CollectorAnswer::Silent);
+    second.forget();
+    db.run(&ensure(64_501, 1));
+    wait_until("both kinds are held", || second.requests().len(), |held| *held == 2);
+    first.answer(CollectorAnswer::Take);
+    first.forget();
+    let began = Instant::now();
+    cluster.reconfigure(&[format!("cowrie_enrich.otlp_endpoint = '{}'", first.url())]);
+    let seen = wait_until("the first gets spans again", || spans(&first), |seen| !seen.is_empty());
+    assert_eq!(seen[0].attributes["asn.number"], "64501");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_interval_that_is_shortened_is_heeded_at_once() {
+    let collector = Collector::start();
+    let options = options("otlp-interval", &collector).conf("cowrie_enrich.otlp_interval = 1h");
+    let cluster = cluster_with_world(&options);
+    let count = || collector.requests().len();
+    wait_until("the first metrics come", count, |sent| *sent == 1);
+    cluster.reconfigure(&["cowrie_enrich.otlp_interval = 100ms".to_owned()]);
+    wait_until("more come", count, |sent| *sent >= 3);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Metrics can be scraped: of this moment, by anybody on this machine, and nobody else is hurt by whoever scrapes.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -124,6 +125,47 @@ fn other_paths_and_methods_are_told_so() {
     assert_nothing_crashed(&cluster);
 }
 
+/// Names and labels of the samples, each of which may be there once.
+#[track_caller]
+fn assert_each_once(text: &str) {
+    let mut seen = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (sample, _) = line.rsplit_once(' ').expect("a value");
+        assert!(seen.insert(sample), "twice: {sample}");
+    }
+}
+
+/// A name is in the encoding of the database that it was created from.
+#[test]
+fn databases_are_told_apart_whatever_their_names_are_made_of() {
+    let address = free_address();
+    let options = listening("scrape-names", address).with_worker().conf("max_worker_processes = 20");
+    let cluster = cluster_with_world(&options);
+    let mut utf8 = cluster.session("postgres");
+    utf8.run("CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'");
+    let mut latin1 = cluster.session("latin1");
+    latin1.run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    let create = |name: &str| format!("CREATE DATABASE \"{name}\" TEMPLATE with_extension");
+    for name in ["caf\u{e9}", "caf\u{e8}"] {
+        latin1.run(&create(name));
+    }
+    for name in ["\u{e4}", "\u{f6}", "a\"\" \\ ' {}\n=1"] {
+        utf8.run(&create(name));
+    }
+    utf8.run("SELECT pg_reload_conf()");
+    for label in [r"caf\\xE9", r"caf\\xE8", "\u{e4}", "\u{f6}", r#"a\" \\ ' {}\n=1"#] {
+        let sample = format!("enrich_worker_up{{database=\"{label}\"}}");
+        wait_until(&format!("{sample} is 1"), || scrape(address).try_sample(&sample), |up| *up == Some(1.0));
+    }
+    assert_each_once(&scrape(address).body);
+    let written = latin1.one("SELECT enrich.prometheus_metrics()");
+    assert_each_once(&written);
+    assert!(written.contains(r#"enrich_worker_up{database="caf\\xE9"} 1"#), "{written}");
+    assert!(written.contains(r#"enrich_worker_up{database="\\xC3\\xA4"} 1"#), "{written}");
+    latin1.run("SELECT enrich.status_json(), count(*) FROM enrich.enrich_metrics GROUP BY 1");
+    assert_nothing_crashed(&cluster);
+}
+
 #[test]
 fn scrapes_at_the_same_time_are_all_answered_and_never_go_back() {
     let (cluster, address) = served("scrape-many");
@@ -244,8 +286,8 @@ fn a_reload_turns_it_on_moves_it_and_turns_it_off() {
     scrape(v6);
     listen("");
     wait_until("it is gone", || exporters(&mut db), Vec::is_empty);
-    // A process leaves pg_stat_activity before the system closes what it had open.
-    wait_until("its address is free", || connect(v6).is_err(), |is_free| *is_free);
+    // Its last act is not what pg_stat_activity sees.
+    wait_until("nobody listens", || connect(v6).is_err(), |is_closed| *is_closed);
     // At once again where it just was.
     listen(&v6.to_string());
     wait_for_metrics(v6);

@@ -139,6 +139,22 @@ fn a_contained_failure_at_commit_counts_as_an_error_and_nothing_else() {
     assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 10.0);
 }
 
+/// Or more would be hit than was asked about.
+#[test]
+fn an_address_that_is_folded_was_asked_about_by_its_session() {
+    let cluster = server("metrics-hits");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let hits = r#"{"result": "cache_hit"}"#;
+    for (round, hit) in [(0, 0.0), (1, 10.0), (2, 20.0)] {
+        db.run(&sessions(0..10).replace("'s", &format!("'r{round}s")));
+        assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 10.0 * f64::from(round + 1));
+        assert_eq!(value(&mut db, "enrich_lookups_total", hits), hit);
+        db.run("CALL fold_statistics()");
+        assert_eq!(value(&mut db, "enrich_lookups_total", hits), hit, "folded");
+    }
+}
+
 #[test]
 fn a_prepared_transaction_counts_when_it_is_prepared() {
     let cluster = server("metrics-prepared");
@@ -229,6 +245,9 @@ fn labels_say_who_created_and_what_kind_of_update_it_was() {
         db.rows(created),
         ["manual|DE|RIPE|1", "manual|unknown|unknown|1", "maxmind|AU|unknown|1", "maxmind|unknown|unknown|1"]
     );
+    // Named by the transaction that created it.
+    db.run("BEGIN; SELECT ensure_asn_inventory(7); SELECT ensure_asn_inventory(7, 'Seven'); COMMIT");
+    assert_eq!(db.one("SELECT organization_name FROM asn_inventory WHERE asn_number = 7"), "Seven");
     assert_eq!(value(&mut db, UPDATED, "{}"), 0.0);
 
     let updated = "SELECT labels ->> 'source', labels ->> 'update_type', value
@@ -241,7 +260,8 @@ fn labels_say_who_created_and_what_kind_of_update_it_was() {
     db.run("SELECT ensure_asn_inventory(2, 'Two', 'FR')");
     assert_eq!(db.rows(updated), ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2"]);
     // The files know the name of a network that was created without one.
-    db.run("SELECT ensure_asn_inventory(15169); SELECT enrich_ip('8.8.8.8')");
+    db.run("SELECT ensure_asn_inventory(15169)");
+    db.run("SELECT enrich_ip('8.8.8.8')");
     assert_eq!(
         db.rows(updated),
         ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2", "maxmind|metadata_enrichment|1"]
