@@ -207,5 +207,6 @@ fn add_to_addresses(connection: &Connection, deltas: &[(&Address, &Tally)]) {
         column(|tally| tally.first_seen, Element::Timestamptz),
         column(|tally| tally.last_seen, Element::Timestamptz),
     ];
+    enrich::lock_addresses(connection, arguments[0]);
     ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
