@@ -1,12 +1,13 @@
 -- Addresses without a network, in order, placed in the one that their document names, with what follows from that:
 -- history, the network's count. One that got a network meanwhile is left alone.
--- Run with loops within loops alone, which lock the rows in the order of $1.
+-- Rows are locked as they are come to, in the order of $1: by their key, one by one. An index of networks must not be what
+-- finds them, hence no IS NULL.
 -- $1 ip inet[], in order, $2 asn bigint[], $3 source text[]
 WITH placed AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = g.asn, updated_at = now()
     FROM unnest($1, $2, $3) AS g(ip, asn, source)
-    WHERE i.ip_address = g.ip AND i.current_asn IS NULL
+    WHERE i.ip_address = g.ip AND num_nulls(i.current_asn) = 1
     RETURNING i.ip_address, i.current_asn, g.source, i.session_count, i.first_seen, i.last_seen
 ), history AS (
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)

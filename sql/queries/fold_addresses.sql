@@ -1,20 +1,14 @@
--- Adds the counts to the addresses; what it means for their networks becomes a delta of theirs.
+-- Adds the counts to the addresses, which are locked; what it means for their networks becomes a delta of theirs.
 -- $1 ip inet[], $2 sessions bigint[], $3 first_seen timestamptz[], $4 last_seen timestamptz[]
-WITH locked AS (
-    SELECT i.ip_address, g.sessions, g.first_seen, g.last_seen
-    FROM unnest($1, $2, $3, $4) AS g(ip, sessions, first_seen, last_seen)
-    JOIN @extschema@.ip_inventory i ON i.ip_address = g.ip
-    ORDER BY i.ip_address
-    FOR NO KEY UPDATE OF i
-), updated AS (
+WITH updated AS (
     UPDATE @extschema@.ip_inventory i
-    SET session_count = i.session_count + l.sessions,
-        first_seen = LEAST(i.first_seen, l.first_seen),
-        last_seen = GREATEST(i.last_seen, l.last_seen),
+    SET session_count = i.session_count + g.sessions,
+        first_seen = LEAST(i.first_seen, g.first_seen),
+        last_seen = GREATEST(i.last_seen, g.last_seen),
         updated_at = now()
-    FROM locked l
-    WHERE i.ip_address = l.ip_address
-    RETURNING i.ip_address, i.current_asn, l.sessions, l.first_seen, l.last_seen
+    FROM unnest($1, $2, $3, $4) AS g(ip, sessions, first_seen, last_seen)
+    WHERE i.ip_address = g.ip
+    RETURNING i.ip_address, i.current_asn, g.sessions, g.first_seen, g.last_seen
 ), counted AS (
     INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
     SELECT u.current_asn, 0, sum(u.sessions), min(u.first_seen), max(u.last_seen)

@@ -82,6 +82,14 @@ const LONGEST: usize = 1_000;
 /// The same where the text is part of the list's key: three of them, of four bytes a character, fit an index's page.
 const LONGEST_OF_KEY: usize = 200;
 
+impl Rejected {
+    /// The same with no more of it than is listed, for who keeps many.
+    pub fn shortened(mut self) -> Rejected {
+        self.content = self.content.map(|content| content.chars().take(LONGEST).collect());
+        self
+    }
+}
+
 /// Lists such rows in `rejected_row`.
 pub fn reject(connection: &Connection, procedure: &str, rows: &[Rejected]) {
     if rows.is_empty() {

@@ -91,6 +91,14 @@ thread_local! {
         Statement::new("addresses_update_free", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES)
             .skipping_locked()
     };
+    static LOCK: Statement = const {
+        Statement::new("addresses_lock", include_str!("../../sql/queries/addresses_lock.sql"), &[pg_sys::INETARRAYOID])
+    };
+}
+
+/// Locks existing addresses, an inet[] in key order, for a statement that comes next.
+pub fn lock_addresses(connection: &Connection, addresses: Option<pg_sys::Datum>) {
+    LOCK.with(|statement| connection.run(statement, &[addresses], |_| ()));
 }
 
 /// The networks that the files name for these addresses.
@@ -219,7 +227,10 @@ pub fn update_addresses(
             arguments.push(Some(text::write(LAYOUT_VERSION)));
             arguments.push(Some(text::write("maxmind")));
             let statement = match locked {
-                Locked::Wait => &UPDATE,
+                Locked::Wait => {
+                    lock_addresses(connection, arguments[0]);
+                    &UPDATE
+                }
                 Locked::Skip => &UPDATE_FREE,
             };
             statement.with(|statement| {
@@ -256,6 +267,7 @@ pub fn write_answers(
         Some(text::write(LAYOUT_VERSION)),
         Some(text::write(source)),
     ];
+    lock_addresses(connection, arguments[0]);
     UPDATE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 

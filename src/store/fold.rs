@@ -20,6 +20,7 @@ use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation;
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Statement};
+use crate::pg::transaction::{self, Isolation};
 use crate::pg::{check_for_interrupts, inet, memory, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
@@ -54,12 +55,16 @@ thread_local! {
         "fold_networks", include_str!("../../sql/queries/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
 }
 
-/// Folds all pending counts. `may_commit`: commit after each batch.
+/// Folds all pending counts. `may_commit`: commit after each batch, the last one too: what it locked must not be locked
+/// still when the caller goes on.
 pub fn run(home: Home, may_commit: bool) {
     if may_commit {
         Connection::with_commits(home.schema, |connection| {
-            while acting_as(home.owner, || batch(home, connection)) {
+            let mut is_over = false;
+            while !is_over {
+                is_over = !acting_as(home.owner, || batch(home, connection));
                 connection.commit();
+                transaction::isolate(Isolation::ReadCommitted);
                 check_for_interrupts();
             }
         });
@@ -202,5 +207,6 @@ fn add_to_addresses(connection: &Connection, deltas: &[(&Address, &Tally)]) {
         column(|tally| tally.first_seen, Element::Timestamptz),
         column(|tally| tally.last_seen, Element::Timestamptz),
     ];
+    enrich::lock_addresses(connection, arguments[0]);
     ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
 }

@@ -41,9 +41,16 @@ const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"),
 /// Rows are written by their keys, however many they are; and the plan of a foreign key's check, which is run for each, is
 /// made once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Rows are come to, and hence locked, in the order in which they are given.
-const IN_ORDER: &[(&CStr, &CStr)] =
-    &[(c"enable_hashjoin", c"off"), (c"enable_mergejoin", c"off"), (c"enable_seqscan", c"off")];
+/// Rows are come to, and hence locked, in the order in which they are given: a bitmap is made of a condition only, and the
+/// only one that there is an index for is the key that is given. Of a whole table, however small, it is none.
+const IN_ORDER: &[(&CStr, &CStr)] = &[
+    (c"enable_hashjoin", c"off"),
+    (c"enable_mergejoin", c"off"),
+    (c"enable_seqscan", c"off"),
+    (c"enable_indexscan", c"off"),
+    (c"enable_bitmapscan", c"on"),
+    (c"enable_nestloop", c"on"),
+];
 
 /// What the documents of some addresses say.
 #[derive(Default)]

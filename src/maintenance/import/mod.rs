@@ -169,16 +169,20 @@ impl Tally {
 #[derive(Default)]
 struct Resume {
     tally: Tally,
-    position: Option<(usize, Position)>,
+    position: Option<Place>,
 }
+
+/// In which table, and where in it: `None` is behind its last row.
+type Place = (usize, Option<Position>);
 
 impl Resume {
     fn read(kept: &Kept, schema: &str) -> Resume {
         let document = jsonb::view(kept.datum());
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
-        match (phase, document.object("tally"), document.object("position")) {
-            (Some(phase), Some(tally), Some(position)) if document.text("schema") == Some(schema) => {
-                Resume { tally: Tally::read(tally), position: Some((phase, Position::read(position))) }
+        match (phase, document.object("tally")) {
+            (Some(phase), Some(tally)) if document.text("schema") == Some(schema) => {
+                let position = document.object("position").map(Position::read);
+                Resume { tally: Tally::read(tally), position: Some((phase, position)) }
             }
             _ => Resume::default(),
         }
@@ -191,7 +195,7 @@ struct Import<'run, 'call> {
     schema: String,
     tally: Tally,
     /// Where to begin, until it has begun there.
-    resume: Option<(usize, Position)>,
+    resume: Option<Place>,
 }
 
 impl Import<'_, '_> {
@@ -203,11 +207,11 @@ impl Import<'_, '_> {
                 return;
             }
             Some((killed_in, position)) if killed_in == phase => position,
-            _ => Position::beginning(),
+            _ => Some(Position::beginning()),
         };
         let total = self.estimate(table);
         self.run.begin(TABLES[phase], total);
-        let mut next = Some(begin);
+        let mut next = begin;
         while let Some(position) = next {
             next = self.batch(phase, table, &position);
         }
@@ -248,8 +252,8 @@ impl Import<'_, '_> {
             tally.rejected += listed.rejected;
             tally.merged += listed.merged;
             tally.partly_used += listed.partly_used;
-            let resume_at = next.as_ref().map(|next| written_down(schema, phase, tally, next));
-            (read, resume_at)
+            // Also behind the last row: documents that were replaced are not counted as replaced again.
+            (read, Some(written_down(schema, phase, tally, next.as_ref())))
         });
         next
     }
@@ -268,11 +272,13 @@ impl Import<'_, '_> {
     }
 }
 
-fn written_down(schema: &str, phase: usize, tally: &Tally, position: &Position) -> pg_sys::Datum {
+fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Position>) -> pg_sys::Datum {
     jsonb::object(|object| {
         object.text("schema", schema);
         object.text("table", TABLES[phase]);
-        object.object("position", |object| position.write(object));
+        if let Some(position) = position {
+            object.object("position", |object| position.write(object));
+        }
         object.object("tally", |object| {
             for (name, number) in tally.report() {
                 object.number(name, number);

@@ -107,6 +107,14 @@ impl Checkpoint {
         Some(Checkpoint { pass, table: number("table")?, file: number("file")?, page: number("page")? })
     }
 
+    /// Whether what the first pass read is still there: a table that was emptied and filled again must be read again.
+    fn stands(&self, tables: &[Table]) -> bool {
+        let is_file =
+            |table: &Table| Readable::open(table.oid).is_some_and(|readable| readable.file() == self.file);
+        self.pass == Pass::Addresses
+            || tables.iter().any(|table| table.oid.to_u32() == self.table && is_file(table))
+    }
+
     fn datum(self) -> pg_sys::Datum {
         jsonb::object(|object| {
             object.text("pass", self.pass.name());
@@ -156,7 +164,7 @@ impl Complaints {
     pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
         self.rows += 1;
         let before = self.unlisted.len();
-        self.unlisted.extend(rejected.into_iter().take(self.room));
+        self.unlisted.extend(rejected.into_iter().take(self.room).map(Rejected::shortened));
         self.room -= self.unlisted.len() - before;
     }
 
@@ -210,7 +218,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
     }
 
     fn all(mut self) -> Vec<(&'static str, i64)> {
-        let checkpoint = Checkpoint::of(self.run);
+        let checkpoint = Checkpoint::of(self.run).filter(|checkpoint| checkpoint.stands(&self.tables));
         if checkpoint.is_none_or(|checkpoint| checkpoint.pass == Pass::Addresses) {
             self.pass(Pass::Addresses, checkpoint);
         }

@@ -304,6 +304,26 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
+/// As many as are read for one batch, each as large as a part may be: of what is listed no more is kept than is shown.
+#[test]
+fn large_malformed_documents_do_not_fill_the_memory() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run(&format!(
+        "ALTER TABLE session_summaries ADD enrichment jsonb;
+         INSERT INTO session_summaries (session_id, first_event_at, source_ip, enrichment)
+         SELECT n, '{NOON}', '48.0.0.1', jsonb_build_object('cymru', 7, 'note', repeat('x', 60000))
+         FROM generate_series(1, 4000) n"
+    ));
+    SUMMARIES.attach(&mut db);
+    let mut caller = db.another();
+    let pid = caller.backend_pid();
+    caller.run(&backfill(&SUMMARIES));
+    assert_eq!(reported(&mut db, "malformed"), 4_000);
+    let peak = server_tests::cymru::peak_memory(pid);
+    assert!(peak < 150_000, "{peak} kB for documents of 240 MB");
+}
+
 #[test]
 fn malformed_addresses_are_listed_by_their_key() {
     let mut db = database();
@@ -564,6 +584,27 @@ fn a_table_that_is_rewritten_is_read_from_the_beginning() {
     db.run(&backfill(&COWRIE));
     assert_eq!(reported(&mut db, "scanned"), 5_000);
     assert_eq!(db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"), 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// Killed in its second pass; then the table is emptied and filled again behind the triggers' back.
+#[test]
+fn a_table_that_was_filled_anew_is_read_anew_for_addresses_too() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    COWRIE.attach(&mut db);
+    db.run(&backfill(&COWRIE));
+    db.run(
+        r#"UPDATE enrich.procedure_call SET ended_at = NULL, result = NULL, resume_at = jsonb_build_object(
+               'pass', 'sessions', 'table', about::bigint, 'file', pg_relation_filenode('sessions')::bigint, 'page', 0);
+           TRUNCATE sessions; SET session_replication_role = replica"#,
+    );
+    db.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));
+    db.run("RESET session_replication_role");
+    db.run(&backfill(&COWRIE));
+    assert_eq!(reported(&mut db, "scanned"), 1);
+    assert_eq!(COWRIE.snapshot(&mut db, "b"), "13335|AU|NULL");
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 

@@ -530,3 +530,79 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
         0
     );
 }
+
+/// Whatever the planner believes of the inventory: nothing, that hardly any address lacks a network, that there are hardly
+/// any addresses. Fifty lie in the table in the opposite order of their key, and somebody holds the first.
+#[test]
+fn addresses_are_locked_in_the_order_of_their_key() {
+    for placed in [0, 1, 5_000] {
+        let mut db = database();
+        db.run("INSERT INTO asn_inventory (asn_number) VALUES (64500)");
+        let rows = |of: &str| {
+            format!(
+                "SELECT {of}, NULL::timestamptz, NULL::timestamptz, 0, '{{\"maxmind\": {{\"asn\": 64500}}}}'::jsonb"
+            )
+        };
+        if placed > 0 {
+            let known = rows("'70.0.0.0'::inet + g, 64500");
+            load(&mut db, &format!("{known} FROM generate_series(1, {placed}) g"));
+            db.run("ANALYZE ip_inventory");
+        }
+        let unplaced = rows("'60.0.0.0'::inet + g, NULL::bigint");
+        load(&mut db, &format!("{unplaced} FROM generate_series(1, 50) g ORDER BY g DESC"));
+        let (mut holder, mut builder) = (db.another(), db.another());
+        let pid = builder.backend_pid();
+        let hold =
+            |address| format!("SELECT FROM ip_inventory WHERE ip_address = '{address}' FOR UPDATE NOWAIT");
+        holder.run(&format!("BEGIN; {}", hold("60.0.0.1")));
+        let last = std::thread::scope(|scope| {
+            let building = scope.spawn(move || builder.run(BUILD));
+            let waits = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'"
+            );
+            wait_until("it waits for the first", || db.number(&waits), |waiting| *waiting == 1);
+            let last = holder.try_run(&hold("60.0.0.50"));
+            holder.run("ROLLBACK");
+            building.join().expect("it is built");
+            last
+        });
+        last.unwrap_or_else(|_| {
+            panic!("beside {placed} placed ones it held the last while it waited for the first")
+        });
+        assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NULL"), 0);
+    }
+}
+
+/// It folds on its way, which locks networks; then it creates some, for which it must hold none.
+#[test]
+fn what_was_folded_on_the_way_is_locked_no_more_when_networks_are_created() {
+    const FOLDED: usize = 100_000;
+    let mut db = database();
+    load(
+        &mut db,
+        &format!(
+            "SELECT '60.0.0.0'::inet + g, NULL::bigint, NULL::timestamptz, NULL::timestamptz, 0,
+                    jsonb_build_object('maxmind', jsonb_build_object('asn', CASE WHEN g < {FOLDED} THEN 64500 ELSE 64501 END))
+             FROM generate_series(0, {FOLDED} + 10) g"
+        ),
+    );
+    let (mut holder, mut builder) = (db.another(), db.another());
+    let pid = builder.backend_pid();
+    holder.run("BEGIN; INSERT INTO asn_inventory (asn_number) VALUES (64501)");
+    let other = std::thread::scope(|scope| {
+        let building = scope
+            .spawn(move || builder.run(&format!("CALL build_asn_inventory({FOLDED}, progress => false)")));
+        let waits =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'");
+        wait_until("it waits for the new network", || db.number(&waits), |waiting| *waiting == 1);
+        let other = holder.try_run("SELECT FROM asn_inventory WHERE asn_number = 64500 FOR UPDATE NOWAIT");
+        holder.run("ROLLBACK");
+        building.join().expect("it is built");
+        other
+    });
+    other.expect("nobody holds the network that was folded");
+    assert_eq!(
+        db.rows("SELECT asn_number, unique_ip_count FROM asn_inventory ORDER BY 1"),
+        ["64500|100000", "64501|11"]
+    );
+}

@@ -511,3 +511,28 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
     assert_nothing_went_wrong_quietly(&mut db);
 }
+
+/// While a session's foreign key holds on to an address, its old version keeps those who wait for it, also when a newer one
+/// is there. Of two that enrich it at once the first must not come back to the old version.
+#[test]
+fn two_callers_meet_at_an_address_that_changes_while_a_foreign_key_holds_it() {
+    let mut db = database();
+    db.run("SELECT enrich.enrich_ips('{8.8.8.8}')");
+    let address = "enrich.ip_inventory WHERE ip_address = '8.8.8.8'";
+    let (mut reference, mut change) = (db.another(), db.another());
+    reference.run(&format!("BEGIN; SELECT FROM {address} FOR KEY SHARE"));
+    change.run("BEGIN; UPDATE enrich.ip_inventory SET enrichment = enrichment - '_meta'");
+    let mut watcher = db.another();
+    std::thread::scope(|scope| {
+        for waiting in 1..=2 {
+            let mut caller = db.another();
+            scope.spawn(move || caller.run("SELECT enrich.enrich_ips('{8.8.8.8}', true)"));
+            let waits = "SELECT count(*) FROM pg_stat_activity
+                         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            wait_until("it waits", || watcher.number(waits), |number| *number == waiting);
+        }
+        change.run("COMMIT");
+    });
+    reference.run("COMMIT");
+    assert_eq!(db.one(&format!("SELECT enrichment ? '_meta' FROM {address}")), "t");
+}
