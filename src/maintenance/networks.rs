@@ -22,8 +22,8 @@ use crate::store::{calls, fold, recount};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Placed addresses after which their counts are folded: networks are locked as long as that takes, half a second.
-const FOLDED_TOGETHER: usize = 300_000;
+/// Placed addresses after which their counts are folded: what is folded at once is partly in memory.
+const FOLDED_TOGETHER: usize = 100_000;
 /// Skipped addresses of a batch that a verbose call shows.
 const SHOWN: usize = 10;
 
