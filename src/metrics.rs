@@ -32,6 +32,8 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(providers());
     families.extend(queues(&databases));
     families.extend(files());
+    families.extend(server());
+    families.extend(exports());
     families.extend(workers());
     families
 }
@@ -271,10 +273,15 @@ fn files() -> Vec<Family> {
     vec![ages, loaded]
 }
 
-fn workers() -> Vec<Family> {
+fn server() -> Vec<Family> {
     let is_up = shared::is_shared() && shared::block().launcher.is_taken();
-    let launcher = Family::of(&declared::LAUNCHER_UP).with([], truth(is_up));
-    let standby = Family::of(&declared::STANDBY).with([], truth(catalog::is_standby()));
+    vec![
+        Family::of(&declared::LAUNCHER_UP).with([], truth(is_up)),
+        Family::of(&declared::STANDBY).with([], truth(catalog::is_standby())),
+    ]
+}
+
+fn exports() -> Vec<Family> {
     let exporter = shared::is_shared() && shared::block().exporter.is_taken();
     let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
     let (mut exports, mut export_failures) =
@@ -294,6 +301,10 @@ fn workers() -> Vec<Family> {
             items = items.with([signal.name(), fate.name()], count);
         }
     }
+    vec![exporter, exports, export_failures, requests, items]
+}
+
+fn workers() -> Vec<Family> {
     let mut up = Family::of(&declared::WORKER_UP);
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
@@ -310,5 +321,5 @@ fn workers() -> Vec<Family> {
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
     }
-    vec![launcher, standby, exporter, exports, export_failures, requests, items, up, ages, batches, errors]
+    vec![up, ages, batches, errors]
 }

@@ -6,15 +6,20 @@ use pgrx::pg_sys;
 
 /// Sets a setting until the surrounding [`acting_as`] or [`with_settings`] returns.
 pub fn set_locally(name: &CStr, value: &CStr) {
-    // SAFETY: two NUL-terminated strings; saved for the GUC level that the caller opened. Only values from this source
-    // are set, so the rights of whoever the process acts as do not matter.
+    set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+}
+
+/// Sets a setting for as long as `action` says.
+pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
+    // SAFETY: two NUL-terminated strings; what was is kept for the GUC level that the caller opened, or the transaction.
+    // Only values from this source are set, so the rights of whoever the process acts as do not matter.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
             pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
+            action,
             true,
             0,
             false,

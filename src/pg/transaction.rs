@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::role;
 use super::subtransaction::Failure;
 
 /// Identity of a subtransaction within its transaction.
@@ -168,19 +169,7 @@ pub fn commit_durably() {
 /// This transaction's commit does not wait for the disk: for work that a later commit, which waits, makes durable, and
 /// that is done again should the server crash before.
 pub fn commit_lazily() {
-    // SAFETY: two NUL-terminated strings; a setting of every user's, undone with the transaction.
-    unsafe {
-        pg_sys::set_config_option(
-            c"synchronous_commit".as_ptr(),
-            c"off".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
+    role::set(c"synchronous_commit", c"off", pg_sys::GucAction::GUC_ACTION_LOCAL);
 }
 
 /// Whether this transaction can write at all.

@@ -6,14 +6,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::Home;
 use super::enrich::{self, Plan, Tally};
 use super::networks::{self, Networks};
+use super::{BOUNDED, Home};
 use crate::offline::{self, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -36,9 +35,6 @@ const BATCHES_FOR_NETWORKS: u32 = 5;
 thread_local! {
     static WITHOUT_NETWORKS: Cell<u32> = const { Cell::new(0) };
 }
-
-/// Compiling takes longer than it saves, and memory; and what is folded at once is of any size.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
@@ -103,7 +99,7 @@ fn alone(home: Home, wait: Wait) -> bool {
 /// A smaller batch than [`BATCH`] was all there was. What arrived since is for the next call: under load there is always
 /// more.
 fn fold_batch(home: Home, connection: &Connection) -> i64 {
-    with_settings(SETTINGS, || fold_some(home, connection))
+    with_settings(BOUNDED, || fold_some(home, connection))
 }
 
 fn fold_some(home: Home, connection: &Connection) -> i64 {

@@ -24,10 +24,16 @@ pub mod snapshots;
 pub mod stale;
 pub mod sweep;
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
 use crate::pg::{catalog, relation};
+
+/// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
+/// is of any size, what is in memory of it is not.
+const BOUNDED: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 /// Where the extension's objects are, and who owns them.
 #[derive(Clone, Copy, PartialEq, Eq)]

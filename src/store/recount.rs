@@ -9,15 +9,15 @@
 //! at once, so the tables are locked for reading before the moment is chosen.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
-use super::Home;
 use super::enrich::Tally;
+use super::{BOUNDED, Home};
 use crate::pg::clock;
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::inet;
@@ -44,9 +44,6 @@ thread_local! {
 
 /// Addresses that are summed in memory, some 8 MB; then their sums are put away.
 const SUMMED: usize = 50_000;
-
-/// Compiling takes longer than it saves, and memory. What is compared is of any size, what is in memory of it is not.
-const SETTINGS: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]
@@ -111,7 +108,7 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
     }
     sums.put_away();
     drop(sums);
-    with_settings(SETTINGS, || {
+    with_settings(BOUNDED, || {
         ADDRESSES.with(|statement| {
             connection.run(statement, &[], |rows| {
                 found.addresses = rows.bigint(0, 1).unwrap_or_default();
@@ -125,7 +122,7 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
 /// Appends the corrections of networks; answers how many.
 pub fn networks(home: Home, connection: &Connection) -> i64 {
     alone(home);
-    with_settings(SETTINGS, || {
+    with_settings(BOUNDED, || {
         NETWORKS
             .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
             .unwrap_or_default()

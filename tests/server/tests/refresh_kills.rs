@@ -54,6 +54,18 @@ fn killed_while(cluster: &Cluster, database: &str, hold: &str, call: &'static st
     phase
 }
 
+/// Calls once more, and compares with what one clean run left.
+#[track_caller]
+fn assert_ends_as(db: &mut Session, call: &str, expected: &[String]) {
+    db.run(call);
+    let found = inventories(db);
+    assert_eq!(found.len(), expected.len());
+    for (is, should) in found.iter().zip(expected) {
+        assert_eq!(is, should, "after kills (left) and after one clean run");
+    }
+    assert_counts_are_exact(db, &TABLES);
+}
+
 /// All counts wrong, pending ones too.
 const SPOIL: &str = "
     UPDATE enrich.ip_inventory SET session_count = session_count + 7, first_seen = NULL;
@@ -108,14 +120,7 @@ fn a_recount_that_is_killed_and_called_again_ends_as_one_clean_run() {
         let pending = cluster.session(&name).number(pending);
         eprintln!("killed in {phase} while it waited for: {hold}; {pending} corrections were pending");
     }
-    let mut db = cluster.session(&name);
-    db.run(CALL);
-    let found = inventories(&mut db);
-    assert_eq!(found.len(), expected.len());
-    for (is, should) in found.iter().zip(&expected) {
-        assert_eq!(is, should, "after kills (left) and after one clean run");
-    }
-    assert_counts_are_exact(&mut db, &TABLES);
+    assert_ends_as(&mut cluster.session(&name), CALL, &expected);
 }
 
 #[test]
@@ -178,12 +183,5 @@ fn a_refresh_that_is_killed_and_called_again_ends_as_one_clean_run() {
     eprintln!("killed in: {phases:?}, stale addresses left: {left:?}");
     assert!(left.windows(2).all(|pair| pair[0] >= pair[1]) && left.iter().any(|n| (1..all).contains(n)));
     assert!(phases.last().is_some_and(|phase| phase.starts_with("cymru")));
-    let mut db = cluster.session(&name);
-    db.run(CALL);
-    let found = inventories(&mut db);
-    assert_eq!(found.len(), expected.len());
-    for (is, should) in found.iter().zip(&expected) {
-        assert_eq!(is, should, "after kills (left) and after one clean run");
-    }
-    assert_counts_are_exact(&mut db, &TABLES);
+    assert_ends_as(&mut cluster.session(&name), CALL, &expected);
 }

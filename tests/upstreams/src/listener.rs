@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Listener {
     address: SocketAddr,
@@ -34,6 +34,23 @@ impl Listener {
             }
         });
         Ok(Listener { address, closing, thread: Some(thread) })
+    }
+
+    /// Opens one again where it was closed.
+    ///
+    /// # Panics
+    /// When another program has taken the port and keeps it.
+    pub fn reopen(closed: &mut Option<Listener>, open: impl Fn() -> io::Result<Listener>) {
+        let started = Instant::now();
+        while closed.is_none() {
+            match open() {
+                Ok(opened) => *closed = Some(opened),
+                Err(problem) => {
+                    assert!(started.elapsed() < Duration::from_secs(10), "could not listen again: {problem}");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
     }
 
     pub fn address(&self) -> SocketAddr {

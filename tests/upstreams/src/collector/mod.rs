@@ -126,17 +126,7 @@ impl Collector {
     /// # Panics
     /// When another program has taken the port and keeps it.
     pub fn start_again(&self) {
-        let mut listener = locked(&self.listener);
-        let started = Instant::now();
-        while listener.is_none() {
-            match listen(self.address, &self.shared) {
-                Ok(opened) => *listener = Some(opened),
-                Err(problem) => {
-                    assert!(started.elapsed() < Duration::from_secs(10), "could not listen again: {problem}");
-                    std::thread::sleep(GLANCE);
-                }
-            }
-        }
+        Listener::reopen(&mut locked(&self.listener), || listen(self.address, &self.shared));
     }
 
     /// In the order in which they were read.

@@ -18,7 +18,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use behaviour::{CannedAnswer, CustomHttpAnswer, HttpBehaviour, HttpFault};
 pub use record::HttpRequest;
@@ -147,17 +147,7 @@ impl Http {
     /// # Panics
     /// When another program has taken the port and keeps it.
     pub fn start_again(&self) {
-        let mut listener = locked(&self.listener);
-        let started = Instant::now();
-        while listener.is_none() {
-            match listen(self.address, &self.shared) {
-                Ok(opened) => *listener = Some(opened),
-                Err(problem) => {
-                    assert!(started.elapsed() < Duration::from_secs(10), "could not listen again: {problem}");
-                    std::thread::sleep(GLANCE);
-                }
-            }
-        }
+        Listener::reopen(&mut locked(&self.listener), || listen(self.address, &self.shared));
     }
 
     /// In the order in which their heads were read.
