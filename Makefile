@@ -3,10 +3,10 @@
 # PG_MAJOR=15..18   the PostgreSQL version (default: the first of these that is installed or that apt offers)
 # PG_CONFIG=path    a PostgreSQL of your own instead
 
-export PG_MAJOR PG_CONFIG CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
+export PG_MAJOR PG_CONFIG TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
 export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 
-.PHONY: help demo demo-stop real-log test bench regress lint install clean
+.PHONY: help demo demo-stop real-log test bench regress lint install package dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,7 +24,7 @@ real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check 
 	@scripts/fetch-real-databases
 	@CHECK=1 CITY_DATABASE="$(CURDIR)/target/real/city.mmdb" ASN_DATABASE="$(CURDIR)/target/real/asn.mmdb" demo/run
 
-test: ## all tests; the last line is "N passed, N failed"
+test: ## all tests, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
 	@scripts/test
 
 bench: ## benchmarks, as ratios measured in one run
@@ -39,6 +39,13 @@ lint: ## formatting, and clippy without a warning
 install: ## build and install into the PostgreSQL of PG_CONFIG
 	@scripts/install-deps
 	@scripts/install-extension system
+
+package: ## a Debian package for each version of PostgreSQL (PG_MAJOR=: for that one), in target/packages
+	@scripts/install-deps test
+	@scripts/package $(PG_MAJOR)
+
+dist: ## what PGXN takes: the sources of this commit with META.json, in target/packages
+	@scripts/dist
 
 clean: ## stop scratch servers, delete target/
 	@scripts/clean

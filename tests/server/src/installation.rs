@@ -15,6 +15,7 @@ pub struct Installation {
     pub pkglibdir: PathBuf,
     pub sharedir: PathBuf,
     pub version: String,
+    pub major: u32,
     /// Some when the tests run as root: the server's user.
     runas: Option<User>,
 }
@@ -33,6 +34,19 @@ pub fn workspace() -> PathBuf {
         .expect("the workspace is two levels above this crate")
 }
 
+/// A script of a checkout, which learns nothing of this test process.
+pub fn script(checkout: &Path, name: &str) -> Command {
+    let mut command = Command::new(checkout.join(name));
+    for (name, _) in std::env::vars_os() {
+        // What cargo tells a test about itself. Build scripts look at some of it, and would run again.
+        let name = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "COWRIE_"].iter().any(|prefix| name.starts_with(prefix)) {
+            command.env_remove(&*name);
+        }
+    }
+    command
+}
+
 static INSTALLATION: OnceLock<Installation> = OnceLock::new();
 
 pub fn installation() -> &'static Installation {
@@ -43,6 +57,18 @@ pub fn installation() -> &'static Installation {
 pub fn named_pg_config() -> PathBuf {
     std::env::var_os("COWRIE_ENRICH_PG_CONFIG")
         .map_or_else(|| workspace().join("target/postgres/15/bin/pg_config"), PathBuf::from)
+}
+
+/// 15 of "PostgreSQL 15.20 (Debian 15.20-0+deb12u1)".
+fn major_of(version: &str) -> u32 {
+    let number = version.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
+    digits.parse().unwrap_or_else(|e| panic!("no version in \"{version}\": {e}"))
+}
+
+/// The version of the installation that the environment names, for who will use another.
+pub fn named_major() -> u32 {
+    Installation::of(named_pg_config()).major
 }
 
 /// Makes this process run another installation than the environment names.
@@ -75,6 +101,7 @@ impl Installation {
             pkglibdir: ask("--pkglibdir").into(),
             sharedir: ask("--sharedir").into(),
             version: ask("--version").chars().filter(|c| c.is_ascii_alphanumeric() || *c == '.').collect(),
+            major: major_of(&ask("--version")),
             runas: am_root.then(|| User { uid: id("-u"), gid: id("-g") }),
             pg_config,
         }

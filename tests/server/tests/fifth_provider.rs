@@ -9,7 +9,6 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use cowrie_enrich_upstreams::{CannedAnswer, Hosts, Http, HttpBehaviour, HttpFaul
 use server_tests::cymru::{assert_nothing_crashed, reconfigure};
 use server_tests::database::{Database, cluster_with_world, fresh_database};
 use server_tests::hosts::COWRIE;
-use server_tests::installation::{named_pg_config, use_installation, workspace};
+use server_tests::installation::{self, named_major, use_installation, workspace};
 use server_tests::{Cluster, Options, wait_until};
 
 const TOY: &str = "tests/toy/toy.rs";
@@ -143,7 +142,7 @@ fn workshop() -> &'static Workshop {
         lock.lock().expect("another process that builds the same ends");
         let sources = tree(&workspace());
         write(&with_the_toy(sources.clone()), &copy);
-        let major = major();
+        let major = named_major().to_string();
         run(&copy, "scripts/private-postgres", &major);
         run(&copy, "scripts/install-extension", &major);
         use_installation(&copy.join("target/postgres").join(major).join("bin/pg_config"));
@@ -151,27 +150,9 @@ fn workshop() -> &'static Workshop {
     })
 }
 
-/// The version of the PostgreSQL that the other tests run.
-fn major() -> String {
-    let output = Command::new(named_pg_config()).arg("--version").output().expect("pg_config runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = text.trim_start_matches(|c: char| !c.is_ascii_digit());
-    number.chars().take_while(char::is_ascii_digit).collect()
-}
-
 /// Runs a script of the copy, which then knows nothing but the copy.
 fn run(copy: &Path, script: &str, major: &str) {
-    let mut command = Command::new(copy.join(script));
-    for (name, _) in std::env::vars_os() {
-        // What cargo tells a test about itself. Build scripts look at some of it, and would run again.
-        let name = name.to_string_lossy();
-        if name.starts_with("CARGO_PKG_")
-            || name.starts_with("CARGO_MANIFEST_")
-            || name.starts_with("COWRIE_")
-        {
-            command.env_remove(&*name);
-        }
-    }
+    let mut command = installation::script(copy, script);
     if std::env::var_os("PG_CONFIG").is_none_or(|path| path.is_empty()) {
         command.env("PG_MAJOR", major);
     }

@@ -555,13 +555,13 @@ fn a_key_that_is_cut_in_the_middle_is_not_shown_either() {
             eprintln!("{status}, {shown} characters");
             lab.greynoise.behave(answer(status, length - shown));
             let addresses = patient.addresses(6);
-            request(&mut patient.db, "greynoise", &addresses);
             let moves = match status {
                 200 => "answers",
                 400 => "refused",
                 _ => "bad_status",
             };
             let before = count(&mut patient.db, "greynoise", moves);
+            request(&mut patient.db, "greynoise", &addresses);
             wait_until(
                 "that has come",
                 || (count(&mut patient.db, "greynoise", moves), state(&mut patient.db)),

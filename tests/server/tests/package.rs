@@ -1,0 +1,152 @@
+//! The Debian package: dpkg installs it into a PostgreSQL of its own, where it works, and removes it again without a trace.
+//!
+//! A private copy of Debian's PostgreSQL has the same paths below its own root, so dpkg can be told that root.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::COWRIE;
+use server_tests::installation::{named_major, script, use_installation, workspace};
+use server_tests::{Database, Options, wait_until};
+
+#[test]
+fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
+    let major = named_major().to_string();
+    if !Path::new("/usr/lib/postgresql").join(&major).exists() || !is_there("dpkg-shlibdeps") {
+        // Packages are for Debian's layout.
+        eprintln!("not run: PostgreSQL {major} is not installed from a package here, or there is no dpkg-dev");
+        return;
+    }
+    let package = PathBuf::from(run(script(&workspace(), "scripts/package").arg(&major)));
+    let copy = fresh_copy(&major);
+    let before = files(&copy);
+    assert!(before.iter().all(|name| !name.contains("cowrie")), "{before:?}");
+
+    dpkg(&copy, &["--install", package.to_str().expect("a path in UTF-8")]);
+    let named = run(Command::new("dpkg-deb").arg("--contents").arg(&package)) + "\n";
+    let installed = files(&copy);
+    for file in installed.difference(&before) {
+        assert!(named.contains(&format!(" ./{file}\n")), "{file} is not of the package");
+    }
+    use_installation(&copy.join("bin/pg_config"));
+    let cluster = cluster_with_world(&Options::named("package").with_worker());
+    let mut db = server_tests::database::fresh_database(&cluster);
+    recipes(&mut db);
+    db.run("DROP EXTENSION cowrie_enrich CASCADE");
+    assert_eq!(db.one("SELECT count(*), max(snapshot_asn) FROM sessions"), "2|15169");
+    drop(db);
+    cluster.stop_fast();
+
+    dpkg(&copy, &["--purge", &format!("postgresql-{major}-cowrie-enrich")]);
+    let left: BTreeSet<_> = files(&copy).difference(&before).cloned().collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(before.is_subset(&files(&copy)));
+    // The server starts without it, and what it stored can be read.
+    cluster.configure(&["shared_preload_libraries = ''".to_owned()]);
+    cluster.start_again();
+    assert_eq!(cluster.session("postgres").one("SELECT 1"), "1");
+}
+
+/// What the README shows.
+fn recipes(db: &mut Database<'_>) {
+    COWRIE.create_attached(db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("10.0.0.1"))]));
+    assert_eq!(COWRIE.snapshot(db, "a"), "15169|US|NULL");
+    db.run("CALL fold_statistics()");
+    assert_eq!(db.one("SELECT asn_number, total_session_count FROM network_activity"), "15169|1");
+    assert_eq!(
+        db.one("SELECT ip_asn_org('8.8.8.8') IS NOT NULL, bogon_reason('10.0.0.1') IS NOT NULL"),
+        "t|t"
+    );
+    wait_until(
+        "a worker serves this database",
+        || db.number("SELECT count(*) FROM worker_status WHERE database = current_database()"),
+        |workers| *workers == 1,
+    );
+}
+
+#[test]
+fn what_pgxn_is_told_is_what_is_there() {
+    let read = |name: &str| std::fs::read_to_string(workspace().join(name)).expect("the file can be read");
+    let meta: serde_json::Value = serde_json::from_str(&read("META.json")).expect("META.json is JSON");
+    let manifest = read("Cargo.toml");
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("version = \""))
+        .and_then(|rest| rest.strip_suffix('"'))
+        .expect("the manifest has a version");
+    // Those that the specification requires.
+    for key in ["name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"] {
+        assert!(meta.get(key).is_some(), "META.json has no {key}");
+    }
+    assert_eq!(meta["name"], "cowrie_enrich");
+    assert_eq!(meta["version"], version);
+    assert_eq!(meta["license"], "apache_2_0");
+    assert_eq!(meta["meta-spec"]["version"], "1.0.0");
+    let provided = &meta["provides"]["cowrie_enrich"];
+    assert_eq!(provided["version"], version);
+    for key in ["file", "docfile"] {
+        let name = provided[key].as_str().expect("a path");
+        assert!(workspace().join(name).exists(), "{name} is not there");
+    }
+    let changes = read("CHANGELOG.md");
+    assert!(changes.contains(&format!("## {version}")), "CHANGELOG.md does not know version {version}");
+}
+
+/// A copy of PostgreSQL into which nothing of ours was installed yet.
+fn fresh_copy(major: &str) -> PathBuf {
+    let name = format!("package-{major}");
+    let copy = workspace().join("target/postgres").join(&name);
+    let _ = std::fs::remove_dir_all(&copy);
+    run(script(&workspace(), "scripts/private-postgres").env("PG_COPY", name).env("PG_MAJOR", major));
+    let copy = copy.canonicalize().expect("the copy was made");
+    let state = copy.join("var/lib/dpkg");
+    std::fs::create_dir_all(state.join("info")).expect("a directory of this test's own");
+    std::fs::create_dir_all(state.join("updates")).expect("a directory of this test's own");
+    std::fs::write(state.join("status"), "").expect("a file of this test's own");
+    copy
+}
+
+/// What the package depends on is outside of the copy.
+fn dpkg(root: &Path, arguments: &[&str]) {
+    let mut command = Command::new("dpkg");
+    command.args(["--force-depends", "--force-not-root", "--log=/dev/null"]);
+    run(command.arg("--root").arg(root).args(arguments));
+}
+
+/// Everything below but what dpkg remembers.
+fn files(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(root).expect("it is below the root").to_string_lossy().into_owned();
+            if name == "var" {
+                continue;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path);
+                found.insert(format!("{name}/"));
+            } else {
+                found.insert(name);
+            }
+        }
+    }
+    found
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Its standard output.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text.trim_end_matches('\n').to_owned()
+}
