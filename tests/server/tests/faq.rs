@@ -62,7 +62,9 @@ fn found_in(db: &mut Database<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for table in tables {
         // Whole, so that 8.8.8.80 is another one.
-        let rows = db.number(&format!("SELECT count(*) FROM {table} t WHERE t::text ~ '(^|[^0-9.])8\\.8\\.8\\.8($|[^0-9])'"));
+        let rows = db.number(&format!(
+            "SELECT count(*) FROM {table} t WHERE t::text ~ '(^|[^0-9.])8\\.8\\.8\\.8($|[^0-9])'"
+        ));
         if rows > 0 {
             found.push(format!("{table}: {rows}"));
         }
@@ -75,20 +77,28 @@ fn an_address_is_erased_with_its_sessions() {
     let mut db = database();
     traces(&mut db);
     assert!(found_in(&mut db).len() >= 8, "{:?}", found_in(&mut db));
-    let [delete, _, rest] = &blocks("docs/faq.md", "How do I erase one address?")[..] else { panic!("three blocks") };
+    let [delete, _, rest] = &blocks("docs/faq.md", "How do I erase one address?")[..] else {
+        panic!("three blocks")
+    };
     run(&mut db, delete);
     run(&mut db, rest);
     assert_eq!(found_in(&mut db), [] as [&str; 0]);
     assert_eq!(db.rows("SELECT trim(id) FROM sessions ORDER BY 1"), ["d", "e"]);
     assert_counts_are_exact(&mut db, SESSIONS);
-    assert_eq!(db.rows("SELECT provider FROM enrich.enrichment_job"), ["cymru"], "a block's question is no address's");
+    assert_eq!(
+        db.rows("SELECT provider FROM enrich.enrichment_job"),
+        ["cymru"],
+        "a block's question is no address's"
+    );
 }
 
 #[test]
 fn an_address_is_erased_and_its_sessions_stay() {
     let mut db = database();
     traces(&mut db);
-    let [_, keep, rest] = &blocks("docs/faq.md", "How do I erase one address?")[..] else { panic!("three blocks") };
+    let [_, keep, rest] = &blocks("docs/faq.md", "How do I erase one address?")[..] else {
+        panic!("three blocks")
+    };
     run(&mut db, keep);
     run(&mut db, rest);
     assert_eq!(found_in(&mut db), [] as [&str; 0]);
@@ -137,7 +147,11 @@ fn partitions_go_as_the_page_on_scaling_says_and_counts_stay_exact() {
     assert!(db.number("SELECT count(*) FROM sessions_by_month") > 10);
     run(&mut db, detach);
     exact(&mut db);
-    assert_eq!(db.number("SELECT count(*) FROM sessions_2026_02 WHERE snapshot_asn IS NULL"), 0, "snapshots stay");
+    assert_eq!(
+        db.number("SELECT count(*) FROM sessions_2026_02 WHERE snapshot_asn IS NULL"),
+        0,
+        "snapshots stay"
+    );
     run(&mut db, attach);
     exact(&mut db);
     assert_eq!(db.rows("SELECT id, snapshot_asn FROM sessions_by_month"), ["early|15169"]);

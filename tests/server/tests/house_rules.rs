@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cowrie_enrich_engine::metrics;
-use server_tests::installation::workspace;
 use server_tests::database;
+use server_tests::installation::workspace;
 
 #[test]
 fn unsafe_code_stays_in_src_pg() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use server_tests::documentation::{anchor, heading, page, pages, prose};
+use server_tests::documentation::{anchor, code_spans, heading, page, pages, prose};
 use server_tests::installation::workspace;
 
 #[test]
@@ -39,7 +39,10 @@ fn every_relative_link_leads_to_a_file_and_its_anchor_to_a_heading() {
 #[test]
 fn every_page_of_docs_is_in_the_index_and_can_be_reached_from_the_readme() {
     let linked = |from: &str| -> BTreeSet<String> {
-        links(&page(from)).iter().map(|(_, l)| beside(from, l.split('#').next().unwrap_or_default())).collect()
+        links(&page(from))
+            .iter()
+            .map(|(_, l)| beside(from, l.split('#').next().unwrap_or_default()))
+            .collect()
     };
     let (index, readme) = (linked("docs/README.md"), linked("README.md"));
     assert!(readme.contains("docs/README.md"));
@@ -64,18 +67,24 @@ fn every_script_and_every_target_of_make_that_a_page_names_exists() {
     let mut named = 0;
     for name in pages() {
         let text = page(&name);
-        for (number, line) in text.lines().enumerate() {
-            let complaint = |what: &str| format!("{name}:{}: there is no {what}", number + 1);
-            for (at, _) in line.match_indices("make ") {
-                let word = word_of(&line[at + 5..], "-");
-                if !is_command(line, at) || word.is_empty() {
+        for (number, command) in commands(&text) {
+            for (at, _) in command.match_indices("make ") {
+                let word = word_of(&command[at + 5..], "-");
+                // At the beginning, behind `X=…`, or behind another command.
+                let before = command[..at].trim_end();
+                let begins =
+                    before.split(' ').all(|w| w.is_empty() || w.contains('=')) || before.ends_with("&&");
+                if !begins || word.is_empty() {
                     continue;
                 }
                 named += 1;
                 if !targets.contains(word) {
-                    missing.push(complaint(&format!("make {word}")));
+                    missing.push(format!("{name}:{number}: there is no make {word}"));
                 }
             }
+        }
+        for (number, line) in text.lines().enumerate() {
+            let complaint = |what: &str| format!("{name}:{}: there is no {what}", number + 1);
             for folder in ["scripts/", "bench/", "demo/", "monitoring/", "tools/", "tests/"] {
                 for (at, _) in line.match_indices(folder) {
                     let file = word_of(&line[at..], "/-_.").trim_end_matches(['.', '/']);
@@ -86,7 +95,11 @@ fn every_script_and_every_target_of_make_that_a_page_names_exists() {
                     named += 1;
                     // `tests/scheduling.rs` is short for the server's tests.
                     let short = file.strip_prefix("tests/").map(|f| format!("tests/server/tests/{f}"));
-                    if ![Some(file.to_owned()), short].into_iter().flatten().any(|f| workspace().join(f).exists()) {
+                    if ![Some(file.to_owned()), short]
+                        .into_iter()
+                        .flatten()
+                        .any(|f| workspace().join(f).exists())
+                    {
                         missing.push(complaint(file));
                     }
                 }
@@ -107,21 +120,27 @@ fn links_and_anchors_are_read_as_github_reads_them() {
     assert_eq!(beside("docs/a.md", "../monitoring/README.md"), "monitoring/README.md");
 }
 
-/// A word that is lower case and may contain these bytes.
+/// The letters and digits, and these, with which a text begins.
 fn word_of<'a>(text: &'a str, also: &str) -> &'a str {
-    let end = text
-        .find(|c: char| !(c.is_ascii_alphanumeric() || also.contains(c)))
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || also.contains(c))).unwrap_or(text.len());
     &text[..end]
 }
 
-/// Whether `make` is the program here: at the start of a line or of code, not the verb.
-fn is_command(line: &str, at: usize) -> bool {
-    let before = &line[..at];
-    before.trim().is_empty() && line.starts_with(|c: char| c == 'm' || c == ' ') && !line.contains(" a ")
-        || before.ends_with('`')
-        || before.ends_with("&& ")
-        || before.ends_with("$ ")
+/// What a reader may type: lines of code blocks that are no SQL, and code within lines.
+fn commands(text: &str) -> Vec<(usize, &str)> {
+    let spans = prose(text).into_iter().flat_map(|(number, line)| {
+        code_spans(line).into_iter().map(move |span| (number, span)).collect::<Vec<_>>()
+    });
+    let mut found: Vec<_> = spans.collect();
+    let mut block = None;
+    for (number, line) in text.lines().enumerate() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            block = if block.is_some() { None } else { Some(language) };
+        } else if block.is_some_and(|language| language != "sql") {
+            found.push((number + 1, line));
+        }
+    }
+    found
 }
 
 /// Targets of links, with their lines; code is left out.

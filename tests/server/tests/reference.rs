@@ -166,7 +166,10 @@ fn columns_by_heading(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
         if names.is_empty() {
             continue;
         }
-        assert!(cells.len() == 3 && cells[2].len() > 3, "{TABLES}:{number}: column, type and meaning are due");
+        assert!(
+            cells.len() == 3 && cells[2].len() > 3,
+            "{TABLES}:{number}: column, type and meaning are due"
+        );
         let columns = found.entry(relation.clone()).or_default();
         columns.extend(names.iter().map(|name| ((*name).to_owned(), cells[1].clone())));
     }

@@ -68,7 +68,8 @@ fn wait_for_replication(sensor: &mut Session, central: &mut Session) {
 fn replicated_sessions_are_enriched_and_counted_where_the_triggers_fire_always() {
     let server = sensor_server("replication-sensor");
     let whois = Whois::start(Routes::synthetic());
-    let cluster = cluster_with_world(&pointed_at(&whois, Options::named("replication-central").with_worker()));
+    let cluster =
+        cluster_with_world(&pointed_at(&whois, Options::named("replication-central").with_worker()));
     let mut sensor = bare_database(&server);
     COWRIE.create(&mut sensor);
     sensor.run(&statement("CREATE PUBLICATION"));
@@ -181,7 +182,9 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     ] {
         assert_eq!(there.rows(question), ["15169|2"], "{question}");
     }
-    for view in ["moved_addresses", "persistent_addresses", "attached_tables", "queue_status", "enrich_progress"] {
+    for view in
+        ["moved_addresses", "persistent_addresses", "attached_tables", "queue_status", "enrich_progress"]
+    {
         there.run(&format!("SELECT * FROM enrich.{view}"));
     }
     for call in ["CALL enrich.refresh_session_counts()", "CALL enrich.refresh_stale()"] {
@@ -193,6 +196,10 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     city.insert("8.8.8.0/24", serde_json::json!({"country": {"iso_code": "SE", "names": {"en": "Sweden"}}}));
     city.write(&newer.city);
     replica.reconfigure(&newer.settings()[..1]);
-    wait_until("the newer file serves", || there.one("SELECT ip_country('8.8.8.8')"), |country| country == "SE");
+    wait_until(
+        "the newer file serves",
+        || there.one("SELECT ip_country('8.8.8.8')"),
+        |country| country == "SE",
+    );
     assert_eq!(db.one("SELECT ip_country('8.8.8.8')"), "US", "the primary has its own");
 }
