@@ -1,6 +1,6 @@
 //! The project's pages, as its readers have them: which there are, their sections, tables and SQL blocks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::installation::workspace;
 
@@ -31,7 +31,7 @@ pub fn pages() -> Vec<String> {
     found
 }
 
-fn name_of(root: &Path, path: &PathBuf) -> String {
+fn name_of(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
 }
 

@@ -1,10 +1,13 @@
 //! What docs/faq.md says of personal data: its statements are run on sessions that are there, nothing of an erased
-//! address is left in any table, and the counts are those of a recount. Likewise docs/scaling.md on partitions that go.
+//! address is left in any table, and the counts are those of a recount. Likewise docs/scaling.md on partitions that go. And
+//! when a provider is asked about an address again.
 
+use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::documentation::{blocks_of, page, section};
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Database, database};
+use server_tests::world::{self, Files};
+use server_tests::{Database, Options, database};
 
 const SESSIONS: &[(&str, &str)] = &[("sessions", "ip")];
 const ERASED: &str = "8.8.8.8";
@@ -155,4 +158,37 @@ fn partitions_go_as_the_page_on_scaling_says_and_counts_stay_exact() {
     run(&mut db, attach);
     exact(&mut db);
     assert_eq!(db.rows("SELECT id, snapshot_asn FROM sessions_by_month"), ["early|15169"]);
+}
+
+#[test]
+fn a_session_asks_again_only_past_the_lifetime_and_after_newer_files_came() {
+    let sources = "cowrie_enrich.enabled_sources = 'maxmind,greynoise'";
+    let cluster = cluster_with_world(&Options::named("faq-again").conf(sources));
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    let asked = |db: &mut Database<'_>, session: &str| {
+        db.run("DELETE FROM enrich.enrichment_request");
+        db.run(&COWRIE.insert(&[(session, Some(ERASED))]));
+        db.number("SELECT count(*) FROM enrich.enrichment_request")
+    };
+    let answered = |db: &mut Database<'_>, before: &str| {
+        db.run(&format!(
+            "UPDATE enrich.ip_inventory SET enrichment = enrichment || jsonb_build_object(
+                 'greynoise', jsonb_build_object('noise', true, 'cached_at', now() - interval '{before}'),
+                 '_meta', enrichment -> '_meta' || jsonb_build_object('greynoise',
+                     jsonb_build_object('state', 'value', 'asked_at', now() - interval '{before}')))"
+        ));
+    };
+    assert_eq!(asked(&mut db, "new"), 1);
+    answered(&mut db, "8 days");
+    assert_eq!(asked(&mut db, "past its lifetime"), 0);
+    let newer = |db: &mut Database<'_>, epoch| {
+        world::city_database().build_epoch(epoch).write(&Files::below(cluster.files()).city);
+        db.run("SELECT reload_mmdb()");
+    };
+    newer(&mut db, 1_800_000_000);
+    assert_eq!(asked(&mut db, "newer files"), 1);
+    answered(&mut db, "6 days");
+    newer(&mut db, 1_800_000_001);
+    assert_eq!(asked(&mut db, "within its lifetime"), 0);
 }
