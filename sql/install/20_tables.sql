@@ -146,13 +146,15 @@ COMMENT ON COLUMN ip_asn_history.observed_at IS 'when the move was noticed';
 COMMENT ON COLUMN ip_asn_history.verification_source IS 'source that said so: maxmind, cymru, manual; import where it is not known';
 
 -- Append-only on purpose: sessions must not queue for the rows of hot networks. No index and no key, so that an
--- insert is one heap insert and so that the tables work as node-local tables.
+-- insert is one heap insert and so that the tables work as node-local tables. Replica identity: without one, a
+-- publication FOR ALL TABLES would refuse the deletes of folding.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,
     first_seen timestamptz,
     last_seen  timestamptz
 );
+ALTER TABLE session_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
 COMMENT ON TABLE session_delta IS 'sessions per address that fold_statistics() has not yet added to ip_inventory';
 
@@ -163,5 +165,6 @@ CREATE TABLE network_delta (
     first_seen timestamptz,
     last_seen  timestamptz
 );
+ALTER TABLE network_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_delta', '');
 COMMENT ON TABLE network_delta IS 'addresses and sessions per network that fold_statistics() has not yet added to asn_inventory';

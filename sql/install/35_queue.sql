@@ -41,6 +41,8 @@ CREATE TABLE enrichment_request (
     priority     integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL DEFAULT now()
 );
+-- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
     'lookups that were asked for and that the worker has not taken in yet; append-only, de-duplicated when taken in';

@@ -2,6 +2,7 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | `documentation` | which pages there are, and their sections, tables and SQL blocks |
 //! | `installation` | which PostgreSQL, under which user, and where may clusters live |
 //! | `cluster` | how a server starts, dies, comes back and is cleaned away |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod cluster;
 pub mod cymru;
 pub mod database;
+pub mod documentation;
 pub mod hosts;
 pub mod http;
 pub mod installation;

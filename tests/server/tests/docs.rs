@@ -1,45 +1,32 @@
-//! Documentation runs: every ```sql block of README.md and docs/*.md is executed by psql, in
-//! order, on a database as the README assumes it: Cowrie's own tables, the extension installable,
-//! the mmdb files named. A block below `<!-- not run: reason -->` is left out and counted.
-
-use std::path::{Path, PathBuf};
+//! Documentation runs: every ```sql block of every page is executed by psql, in order, on a
+//! database as the README assumes it: Cowrie's own tables, the extension installable, the mmdb
+//! files named. A block below `<!-- not run: reason -->` is left out and counted.
 
 use server_tests::database::bare_database;
+use server_tests::documentation::{Block, blocks_of, page, pages};
 use server_tests::hosts::{COWRIE, SUMMARIES};
-use server_tests::installation::workspace;
 use server_tests::{Database, shared};
 
-struct Block {
-    /// Where the block's text begins, for the message.
-    line: usize,
-    sql: String,
-    /// Why it is not run.
-    skipped: Option<String>,
-}
+const README: &str = "README.md";
 
 #[test]
 fn every_sql_block_of_the_readme_runs() {
-    let readme = workspace().join("README.md");
-    let Ok(text) = std::fs::read_to_string(&readme) else {
-        panic!("there is no README.md");
-    };
     let mut db = prepared();
-    run_blocks(&mut db, &readme, &blocks_of(&text));
+    run_blocks(&mut db, README, &blocks_of(&page(README)));
 }
 
 #[test]
-fn every_sql_block_below_docs_runs_after_the_readmes() {
-    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap_or_default();
-    for file in markdown_below(&workspace().join("docs")) {
-        let text = std::fs::read_to_string(&file).expect("the file can be read");
-        let blocks = blocks_of(&text);
+fn every_sql_block_of_the_other_pages_runs_after_the_readmes() {
+    let readme = blocks_of(&page(README));
+    for name in pages().iter().filter(|name| *name != README) {
+        let blocks = blocks_of(&page(name));
         if blocks.iter().all(|b| b.skipped.is_some()) {
             continue;
         }
         // A reader of a page has followed the README.
         let mut db = prepared();
-        run_blocks(&mut db, Path::new("README.md"), &blocks_of(&readme));
-        run_blocks(&mut db, &file, &blocks);
+        run_blocks(&mut db, README, &readme);
+        run_blocks(&mut db, name, &blocks);
     }
 }
 
@@ -75,12 +62,12 @@ fn prepared() -> Database<'static> {
     db
 }
 
-fn run_blocks(db: &mut Database<'_>, file: &Path, blocks: &[Block]) {
+fn run_blocks(db: &mut Database<'_>, page: &str, blocks: &[Block]) {
     let mut skipped = 0;
     for block in blocks {
         if let Some(reason) = &block.skipped {
             skipped += 1;
-            eprintln!("{}:{}: not run: {reason}", file.display(), block.line);
+            eprintln!("{}:{}: not run: {reason}", page, block.line);
             continue;
         }
         let script = db.cluster.files().join(format!("{}.sql", db.name));
@@ -96,52 +83,11 @@ fn run_blocks(db: &mut Database<'_>, file: &Path, blocks: &[Block]) {
         assert!(
             output.status.success(),
             "{}:{} failed:\n{}\n{}",
-            file.display(),
+            page,
             block.line,
             block.sql,
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    eprintln!("{}: {} blocks run, {skipped} not run", file.display(), blocks.len() - skipped);
-}
-
-fn blocks_of(text: &str) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    let mut reason = None;
-    for (number, line) in text.lines().enumerate() {
-        let trimmed = line.trim();
-        match &mut open {
-            Some(_) if trimmed == "```" => blocks.extend(open.take()),
-            Some(block) => {
-                block.sql.push_str(line);
-                block.sql.push('\n');
-            }
-            None if trimmed == "```sql" => {
-                open = Some(Block { line: number + 2, sql: String::new(), skipped: reason.take() });
-            }
-            None => {
-                if let Some(rest) = trimmed.strip_prefix("<!-- not run:") {
-                    reason = Some(rest.trim_end_matches("-->").trim().to_owned());
-                } else if !trimmed.is_empty() {
-                    // The reason belongs to the block that follows it at once.
-                    reason = None;
-                }
-            }
-        }
-    }
-    assert!(open.is_none(), "a block is not closed");
-    blocks
-}
-
-fn markdown_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "md"))
-        .collect();
-    files.sort();
-    files
+    eprintln!("{}: {} blocks run, {skipped} not run", page, blocks.len() - skipped);
 }

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use cowrie_enrich_engine::metrics;
-use server_tests::database::bare_database;
+use server_tests::database;
 use server_tests::installation::workspace;
-use server_tests::{database, shared};
 
 #[test]
 fn unsafe_code_stays_in_src_pg() {
@@ -41,27 +40,6 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
     for file in files_below(&workspace().join("sql/queries"), "sql") {
         let name = file.file_name().expect("a file has a name").to_string_lossy().into_owned();
         assert!(rust.contains(&format!("sql/queries/{name}")), "{name} is not used");
-    }
-}
-
-#[test]
-fn every_setting_is_documented_with_its_default() {
-    let reference = read(&workspace().join("docs/reference.md"));
-    let mut db = bare_database(shared());
-    let settings = db.rows(
-        // Times as the server prints them, in the largest unit that fits.
-        "SELECT name || '|' || CASE
-             WHEN unit = 's' THEN boot_val::bigint / 86400 || 'd'
-             WHEN unit = 'ms' THEN boot_val::bigint / 1000 || 's'
-             ELSE COALESCE(boot_val, '') || COALESCE(unit, '') END
-         FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
-    );
-    assert!(!settings.is_empty(), "the server knows no setting of ours");
-    for setting in settings {
-        let (name, default) = setting.split_once('|').expect("two parts");
-        let default = if default.is_empty() { "none".to_owned() } else { format!("`{default}`") };
-        let row = format!("| `{name}` | {default} |");
-        assert!(reference.contains(&row), "docs/reference.md lacks the row {row:?}");
     }
 }
 

@@ -3,10 +3,10 @@
 //! Debian's pg_cron fires on the minute, so that is how long these tests take.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use server_tests::database::{cluster_with_world, fresh_database};
+use server_tests::documentation::{blocks_of, page};
 use server_tests::hosts::COWRIE;
 use server_tests::installation::{installation, workspace};
 use server_tests::recount::assert_counts_are_exact;
@@ -252,7 +252,7 @@ fn every_recipe_of_the_documentation_runs() {
         "DROP EXTENSION cowrie_enrich CASCADE; CREATE SCHEMA cowrie_enrich;
          CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich",
     );
-    let blocks = blocks(&workspace().join("docs/scheduling.md"));
+    let blocks = blocks();
     assert!(blocks.len() >= 4, "{} blocks", blocks.len());
     for block in blocks {
         run_by_psql(&cluster, &home, &block);
@@ -270,15 +270,13 @@ fn run_by_psql(cluster: &Cluster, database: &str, sql: &str) {
 }
 
 fn block_with(word: &str) -> String {
-    blocks(&workspace().join("docs/scheduling.md"))
+    blocks()
         .into_iter()
         .find(|block| block.contains(word))
         .unwrap_or_else(|| panic!("docs/scheduling.md has no block with {word}"))
 }
 
-/// The blocks of SQL of a page.
-fn blocks(page: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(page).expect("the page can be read");
-    let parts = text.split("```sql\n").skip(1);
-    parts.map(|part| part.split("```").next().expect("a block has an end").to_owned()).collect()
+/// The page's blocks of SQL.
+fn blocks() -> Vec<String> {
+    blocks_of(&page("docs/scheduling.md")).into_iter().map(|block| block.sql).collect()
 }

@@ -1,0 +1,143 @@
+//! The project's pages, as its readers have them: which there are, their sections, tables and SQL blocks.
+
+use std::path::Path;
+
+use crate::installation::workspace;
+
+/// A file below the checkout, by its name from there.
+pub fn page(name: &str) -> String {
+    let path = workspace().join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("could not read {}: {e}", path.display()))
+}
+
+/// Every page of the checkout, by its name from there, in order.
+pub fn pages() -> Vec<String> {
+    let root = workspace();
+    let mut found = Vec::new();
+    let mut open = vec![root.clone()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let hidden = name.to_string_lossy().starts_with('.');
+            // A link leads to what is somebody else's, or to a place that is met by itself.
+            if entry.file_type().is_ok_and(|t| t.is_dir()) && !hidden && name != "target" {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") {
+                found.push(name_of(&root, &path));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn name_of(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+/// A block of SQL on a page.
+#[derive(Clone)]
+pub struct Block {
+    /// Where the block's text begins, for the message.
+    pub line: usize,
+    pub sql: String,
+    /// Why it is not run.
+    pub skipped: Option<String>,
+}
+
+/// The ```sql blocks of a page. Below `<!-- not run: reason -->` one is not for running.
+pub fn blocks_of(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    let mut reason = None;
+    for (number, line) in text.lines().enumerate() {
+        let trimmed = line.trim();
+        match &mut open {
+            Some(_) if trimmed == "```" => blocks.extend(open.take()),
+            Some(block) => {
+                block.sql.push_str(line);
+                block.sql.push('\n');
+            }
+            None if trimmed == "```sql" => {
+                open = Some(Block { line: number + 2, sql: String::new(), skipped: reason.take() });
+            }
+            None => {
+                if let Some(rest) = trimmed.strip_prefix("<!-- not run:") {
+                    reason = Some(rest.trim_end_matches("-->").trim().to_owned());
+                } else if !trimmed.is_empty() {
+                    // The reason belongs to the block that follows it at once.
+                    reason = None;
+                }
+            }
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    blocks
+}
+
+/// The lines of a page that are no code, numbered from 1.
+pub fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut in_code = false;
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code {
+            lines.push((number + 1, line));
+        }
+    }
+    lines
+}
+
+/// A heading: its depth and its words.
+pub fn heading(line: &str) -> Option<(usize, &str)> {
+    let depth = line.bytes().take_while(|b| *b == b'#').count();
+    let words = line[depth..].strip_prefix(' ')?;
+    (1..=6).contains(&depth).then_some((depth, words.trim()))
+}
+
+/// The anchor that a heading gets, as GitHub makes it (of two equal ones the second would get a number).
+pub fn anchor(words: &str) -> String {
+    words
+        .to_lowercase()
+        .chars()
+        .filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+            _ => None,
+        })
+        .collect()
+}
+
+/// What stands below the heading with these words, up to the next one that is not deeper.
+#[track_caller]
+pub fn section<'a>(text: &'a str, words: &str) -> &'a str {
+    let mut begin = None;
+    let mut in_code = false;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let here = at;
+        at += line.len();
+        in_code ^= line.trim_start().starts_with("```");
+        let Some((depth, found)) = heading(line.trim_end()).filter(|_| !in_code) else { continue };
+        match begin {
+            None if found == words => begin = Some((at, depth)),
+            Some((from, of)) if depth <= of => return &text[from..here],
+            _ => {}
+        }
+    }
+    let (from, _) = begin.unwrap_or_else(|| panic!("there is no heading {words:?}"));
+    &text[from..]
+}
+
+/// The cells of a row of a table; a `\|` is no border.
+pub fn cells(line: &str) -> Option<Vec<String>> {
+    let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+    let inner = inner.replace("\\|", "\0");
+    Some(inner.split('|').map(|cell| cell.trim().replace('\0', "|")).collect())
+}
+
+/// What stands between backticks.
+pub fn code_spans(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
