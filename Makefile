@@ -41,7 +41,7 @@ install: ## build and install into the PostgreSQL of PG_CONFIG
 	@scripts/install-extension system
 
 package: ## a Debian package for each version of PostgreSQL (PG_MAJOR=: for that one), in target/packages
-	@scripts/install-deps test
+	@env -u PG_MAJOR scripts/install-deps test
 	@scripts/package $(PG_MAJOR)
 
 dist: ## what PGXN takes: the sources of this commit with META.json, in target/packages
