@@ -139,8 +139,7 @@ impl Cluster {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
-        let run_dir = installation().run_dir();
-        let dir = run_dir.join(format!("{}-{pid}", options.name));
+        let dir = installation().scratch_dir().join(format!("{}-{pid}", options.name));
         let socket_dir = PathBuf::from(format!("/tmp/cowrie-{pid}-{serial}"));
         make_server_dir(&dir, 0o755);
         // Whoever can enter may connect as superuser.
@@ -148,7 +147,7 @@ impl Cluster {
         fill(&dir.join("data"));
 
         let cluster = Self {
-            log: run_dir.join(format!("{}.log", options.name)),
+            log: installation().run_dir().join(format!("{}-{}.log", options.name, installation().major)),
             clock: options.clock.clone(),
             postmaster: Mutex::new(None),
             watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
@@ -393,13 +392,13 @@ fn make_server_dir(path: &Path, mode: u32) {
 fn template() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _guard = lock(&MAKING);
-    let run_dir = installation().run_dir();
-    let template = run_dir.join(format!("template-{}", installation().version));
+    let scratch = installation().scratch_dir();
+    let template = scratch.join(format!("template-{}", installation().version));
     if template.exists() {
         return template;
     }
     // Another test process may do the same: the one that renames first wins.
-    let draft = run_dir.join(format!("template-draft-{}", std::process::id()));
+    let draft = scratch.join(format!("template-draft-{}", std::process::id()));
     make_server_dir(&draft, 0o700);
     let output = installation()
         .server_program("initdb")

@@ -141,7 +141,13 @@ impl Installation {
         }
     }
 
-    /// Where clusters live; everything below is scratch.
+    /// Where clusters live: COWRIE_ENRICH_SCRATCH, a place in memory where `make test` found room for it, or the run
+    /// directory.
+    pub fn scratch_dir(&self) -> PathBuf {
+        std::env::var_os("COWRIE_ENRICH_SCRATCH").map_or_else(|| self.run_dir(), PathBuf::from)
+    }
+
+    /// Where logs are kept; everything below is scratch.
     pub fn run_dir(&self) -> PathBuf {
         let dir = workspace().join("target/postgres/run");
         std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
