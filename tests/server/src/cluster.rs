@@ -134,8 +134,33 @@ impl Cluster {
         })
     }
 
+    /// A base backup of this server, in a directory beside its data.
+    pub fn base_backup(&self, name: &str) -> PathBuf {
+        let target = self.dir.join(name);
+        let mut backup = installation().server_program("pg_basebackup");
+        self.introduce(&mut backup);
+        // In the server's own directory, which is the test's.
+        make_server_dir(&target, 0o700);
+        let output = backup
+            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "-D"])
+            .arg(&target)
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target
+    }
+
+    /// A server that recovers from a base backup by what the lines of `options` say, up to where they say.
+    pub fn restored(options: &Options, backup: &Path) -> Self {
+        Self::made(options, |data| {
+            let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(backup).arg(data).status();
+            assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", backup.display());
+            fs::write(data.join("recovery.signal"), "").expect("it can be written");
+        })
+    }
+
     /// A server whose data directory `fill` makes.
-    fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
+    pub fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -206,6 +231,11 @@ impl Cluster {
             Ok(session) => session,
             Err(e) => panic!("could not connect to {database} as {role}: {e}\n{}", self.log()),
         }
+    }
+
+    /// The same as [`session`](Cluster::session), for a server that may be gone.
+    pub fn try_session(&self, database: &str) -> Result<Session, postgres::Error> {
+        self.try_session_with(database, SUPERUSER, "public,enrich")
     }
 
     fn try_session_with(
@@ -365,6 +395,27 @@ fn with_clock(file: &Path) -> Command {
         .arg(format!("COWRIE_ENRICH_TEST_CLOCK={}", file.display()))
         .arg(installation().bindir.join("postgres"));
     command
+}
+
+/// A directory of a test's own that a server can write into; gone with the value.
+pub struct Scratch(PathBuf);
+
+pub fn scratch_directory(name: &str) -> Scratch {
+    let path = installation().run_dir().join(format!("{name}-{}", std::process::id()));
+    make_server_dir(&path, 0o755);
+    Scratch(path)
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A test that panicked while it held a lock must not keep the server from being stopped.

@@ -2,6 +2,8 @@
 //!
 //! | module | answers |
 //! |---|---|
+//! | `invariants` | what holds at any moment, whatever was killed |
+//! | `traffic` | clients that know what the server acknowledged |
 //! | `installation` | which PostgreSQL, under which user, and where may clusters live |
 //! | `cluster` | how a server starts, dies, comes back and is cleaned away |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
@@ -26,6 +28,7 @@ pub mod database;
 pub mod hosts;
 pub mod http;
 pub mod installation;
+pub mod invariants;
 pub mod mmdb;
 pub mod prometheus;
 pub mod python_system;
@@ -33,6 +36,7 @@ pub mod random;
 pub mod recount;
 pub mod scrape;
 pub mod session;
+pub mod traffic;
 pub mod wait;
 pub mod world;
 
