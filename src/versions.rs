@@ -29,7 +29,9 @@ pub fn remedy(fit: Fit) -> &'static str {
     match fit {
         Fit::Fits => "",
         Fit::ObjectsTooOld => "the library is newer than the extension: ALTER EXTENSION cowrie_enrich UPDATE",
-        Fit::LibraryTooOld => "the extension is newer than the library: install its files, restart the server",
+        Fit::LibraryTooOld => {
+            "the extension is newer than the library: install its files, restart the server"
+        }
     }
 }
 

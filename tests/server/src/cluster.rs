@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use postgres::NoTls;
 
 use crate::clock;
-use crate::installation::installation;
+use crate::installation::{Installation, installation};
 use crate::session::Session;
 use crate::wait::wait_until;
 
@@ -35,6 +35,7 @@ pub struct Options {
     worker: bool,
     durable: bool,
     clock: Option<PathBuf>,
+    installation: Option<&'static Installation>,
     conf: Vec<String>,
 }
 
@@ -46,6 +47,7 @@ impl Options {
             worker: false,
             durable: false,
             clock: None,
+            installation: None,
             conf: Vec::new(),
         }
     }
@@ -79,6 +81,13 @@ impl Options {
         self
     }
 
+    /// Runs another PostgreSQL than the one under test, whose data directory must be given, too.
+    #[must_use]
+    pub fn run_by(mut self, installation: &'static Installation) -> Self {
+        self.installation = Some(installation);
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -95,6 +104,7 @@ impl Options {
 }
 
 pub struct Cluster {
+    installation: &'static Installation,
     dir: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
@@ -173,6 +183,7 @@ impl Cluster {
         fill(&dir.join("data"));
 
         let cluster = Self {
+            installation: options.installation.unwrap_or_else(|| installation()),
             log: run_dir.join(format!("{}.log", options.name)),
             clock: options.clock.clone(),
             postmaster: Mutex::new(None),
@@ -256,7 +267,7 @@ impl Cluster {
 
     /// A client program of PostgreSQL that knows this server.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = installation().client_program(name);
+        let mut command = self.installation.client_program(name);
         self.introduce(&mut command);
         command
     }
@@ -274,7 +285,7 @@ impl Cluster {
         let log = fs::OpenOptions::new().append(true).open(&self.log).expect("the log can be opened");
         let spawn = || {
             let mut postgres = match &self.clock {
-                None => installation().server_program("postgres"),
+                None => self.installation.server_program("postgres"),
                 Some(file) => with_clock(file),
             };
             postgres

@@ -55,7 +55,8 @@ pub fn use_installation(pg_config: &Path) {
 }
 
 impl Installation {
-    fn of(pg_config: PathBuf) -> Self {
+    /// The one of a pg_config.
+    pub fn of(pg_config: PathBuf) -> Self {
         let ask = |what: &str| {
             let output = Command::new(&pg_config).arg(what).output();
             match output {
@@ -78,6 +79,13 @@ impl Installation {
             runas: am_root.then(|| User { uid: id("-u"), gid: id("-g") }),
             pg_config,
         }
+    }
+
+    /// The number before the point.
+    pub fn major(&self) -> u32 {
+        let number = self.version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a version begins with a number")
     }
 
     /// A program of PostgreSQL that runs as the server's user.

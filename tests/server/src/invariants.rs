@@ -176,7 +176,8 @@ fn pairs(session: &mut Session, query: &str) -> BTreeMap<IpAddr, i64> {
 #[track_caller]
 pub fn assert_shared_memory_is_sane(session: &mut Session) {
     let mut processes = Vec::new();
-    for row in session.rows("SELECT role, coalesce(database, ''), pid FROM enrich.worker_status() WHERE pid IS NOT NULL")
+    for row in session
+        .rows("SELECT role, coalesce(database, ''), pid FROM enrich.worker_status() WHERE pid IS NOT NULL")
     {
         let columns: Vec<&str> = row.split('|').collect();
         let expected = format!("cowrie_enrich {}", columns[0]);
@@ -196,7 +197,10 @@ pub fn assert_shared_memory_is_sane(session: &mut Session) {
         session.rows("SELECT provider, in_flight, state FROM enrich.provider_status() WHERE in_flight <> 0 OR state <> 'closed'"),
         [""; 0]
     );
-    assert_eq!(session.rows("SELECT name, labels, value FROM enrich.enrich_metrics WHERE value < 0"), [""; 0]);
+    assert_eq!(
+        session.rows("SELECT name, labels, value FROM enrich.enrich_metrics WHERE value < 0"),
+        [""; 0]
+    );
     assert_eq!(session.rows("SELECT procedure, phase FROM enrich.enrich_progress"), [""; 0]);
 }
 

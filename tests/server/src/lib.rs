@@ -17,6 +17,7 @@
 //! | `recount` | what the counts must be, computed without the extension |
 //! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
+//! | `releases` | versions of the extension, and what a database has of one |
 //! | `random` | repeatable randomness |
 //! | `scrape` | a server whose metrics are scraped, and the scraper |
 //! | `wait` | waits for a state, never for a time |
@@ -34,6 +35,7 @@ pub mod prometheus;
 pub mod python_system;
 pub mod random;
 pub mod recount;
+pub mod releases;
 pub mod scrape;
 pub mod session;
 pub mod traffic;

@@ -30,7 +30,8 @@ pub fn prepare(session: &mut Session) {
     COWRIE.create_attached(session);
     SUMMARIES.create(session);
     // One of the two hosts has the foreign key, which the other's column cannot have.
-    session.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    session
+        .run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
     session.run(MARKS);
 }
 
@@ -64,12 +65,14 @@ pub struct Client {
     known: Sessions,
     open: Option<Open>,
     session: Option<Session>,
+    /// Whether it calls functions as well, or only stores sessions.
+    calls: bool,
 }
 
 impl Client {
     fn new(number: usize, seed: u64) -> Client {
         let random = Random::seeded(seed.wrapping_mul(1000).wrapping_add(number as u64));
-        Client { number, random, serial: 0, known: Sessions::new(), open: None, session: None }
+        Client { number, random, serial: 0, known: Sessions::new(), open: None, session: None, calls: true }
     }
 
     fn address(&mut self) -> Option<String> {
@@ -141,7 +144,7 @@ impl Client {
     fn plan(&mut self) -> Plan {
         let mut after = self.known.clone();
         let mut statements = Vec::new();
-        if self.random.one_in(6) {
+        if self.calls && self.random.one_in(6) {
             // Alone: after others it would leave the order of locks.
             let address = self.address().unwrap_or_else(|| "48.0.0.1".to_owned());
             statements.push(format!("SELECT enrich.enrich_ip('{address}')"));
@@ -297,13 +300,30 @@ impl<'a> Traffic<'a> {
                 std::thread::yield_now();
                 continue;
             }
-            let mut client = self.client(number);
-            if client.transact(|| self.try_connect()) {
-                self.transactions.fetch_add(1, Ordering::Relaxed);
-            } else {
-                drop(client);
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            self.step(number);
+        }
+    }
+
+    /// The same for a client that only stores sessions and calls no function.
+    pub fn drive_without_calls(&self, number: usize) {
+        self.client(number).calls = false;
+        self.drive(number);
+    }
+
+    /// One transaction of such a client.
+    pub fn step_without_calls(&self, number: usize) {
+        self.client(number).calls = false;
+        self.step(number);
+    }
+
+    /// One transaction of a client.
+    pub fn step(&self, number: usize) {
+        let mut client = self.client(number);
+        if client.transact(|| self.try_connect()) {
+            self.transactions.fetch_add(1, Ordering::Relaxed);
+        } else {
+            drop(client);
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
 

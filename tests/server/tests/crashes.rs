@@ -119,8 +119,14 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
             }
         }
         let _ends = Ends(&traffic);
-        let clients: Vec<_> =
-            (0..traffic.clients()).map(|n| threads.spawn({ let traffic = &traffic; move || traffic.drive(n) })).collect();
+        let clients: Vec<_> = (0..traffic.clients())
+            .map(|n| {
+                threads.spawn({
+                    let traffic = &traffic;
+                    move || traffic.drive(n)
+                })
+            })
+            .collect();
         let errands = threads.spawn(|| run_errands(&traffic, Random::seeded(seed + 1)));
 
         for round in 0..rounds {
@@ -133,15 +139,20 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
             std::thread::sleep(Duration::from_millis(random.below(250)));
             // Now and then providers fail, so that there are dead letters too.
             let fails = random.one_in(3);
-            lab.dshield.behave(if fails { HttpFault::Status { code: 500, retry_after: None }.into() } else { HttpBehaviour::normal() });
+            lab.dshield.behave(if fails {
+                HttpFault::Status { code: 500, retry_after: None }.into()
+            } else {
+                HttpBehaviour::normal()
+            });
             let victim = VICTIMS[(round as usize + random.below(3) as usize) % VICTIMS.len()];
             if kill(&lab.cluster, victim, &name, &mut random) {
                 *killed.entry(victim).or_default() += 1;
             }
             // With everything going on; then with the clients standing still.
-            let mut session = wait_until("it can be asked", || traffic.try_connect().map(Alive), Option::is_some)
-                .expect("it can be asked")
-                .0;
+            let mut session =
+                wait_until("it can be asked", || traffic.try_connect().map(Alive), Option::is_some)
+                    .expect("it can be asked")
+                    .0;
             assert_invariants(&mut session, &mut seen);
             let held = traffic.hold();
             assert_sessions_are(&mut session, &held.acknowledged());

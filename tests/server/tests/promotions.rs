@@ -29,7 +29,10 @@ fn slow_whois() -> Whois {
 }
 
 fn options(whois: &Whois, name: &str) -> Options {
-    pointed_at(whois, Options::named(name).with_worker().durable().conf("cowrie_enrich.cymru_batch_size = 10"))
+    pointed_at(
+        whois,
+        Options::named(name).with_worker().durable().conf("cowrie_enrich.cymru_batch_size = 10"),
+    )
 }
 
 /// Until so many more transactions have been made.
@@ -137,7 +140,10 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
     let archive = server_tests::cluster::scratch_directory("promotion-archive");
     let archived = format!("archive_command = 'test ! -f {0}/%f && cp %p {0}/%f'", archive.path().display());
     let primary = cluster_with_world(
-        &options(&whois, "pitr-primary").conf("archive_mode = on").conf(&archived).conf("wal_level = replica"),
+        &options(&whois, "pitr-primary")
+            .conf("archive_mode = on")
+            .conf(&archived)
+            .conf("wal_level = replica"),
     );
     let mut db = fresh_database(&primary);
     let name = db.name.clone();
@@ -197,7 +203,11 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
     let mut there = assert_it_works_on(&restored, &name, &mut seen_there);
     assert_sessions_are(&mut there, &then);
     assert_it_works_on(&primary, &name, &mut seen);
-    eprintln!("{} sessions of {}, {jobs_then} jobs were under way", then.len(), traffic.hold().acknowledged().len());
+    eprintln!(
+        "{} sessions of {}, {jobs_then} jobs were under way",
+        then.len(),
+        traffic.hold().acknowledged().len()
+    );
 }
 
 /// A backup tool copies one file after the other: it may have the status of one copy and no copy, or half of a draft.
@@ -216,7 +226,8 @@ fn a_backup_without_the_copy_that_its_status_names_makes_it_anew() {
         }
     }
     assert_eq!(gone, 2);
-    let restored = Cluster::restored(&Options::named("copies-restored").conf("restore_command = 'false'"), &backup);
+    let restored =
+        Cluster::restored(&Options::named("copies-restored").conf("restore_command = 'false'"), &backup);
     wait_until(
         "it is a server of its own",
         || restored.session("postgres").one("SELECT pg_is_in_recovery()"),
@@ -224,5 +235,8 @@ fn a_backup_without_the_copy_that_its_status_names_makes_it_anew() {
     );
     let mut db = restored.session(&name);
     assert_eq!(db.one("SELECT ip_country('8.8.8.8'), ip_asn('8.8.8.8')"), "US|15169");
-    assert_eq!(db.number("SELECT count(*) FROM mmdb_status() WHERE loaded_at IS NOT NULL AND last_error IS NULL"), 2);
+    assert_eq!(
+        db.number("SELECT count(*) FROM mmdb_status() WHERE loaded_at IS NOT NULL AND last_error IS NULL"),
+        2
+    );
 }
