@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use cowrie_enrich_upstreams::{Behaviour, Routes, Whois};
 use server_tests::cymru::{assert_nothing_crashed, pointed_at, wait_for_the_queue, worker_pid};
 use server_tests::database::{cluster_with_world, fresh_database};
+use server_tests::installation::installation;
 use server_tests::invariants::{Snapshots, assert_invariants, assert_shared_memory_is_sane};
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
@@ -220,7 +221,9 @@ fn a_backup_without_the_copy_that_its_status_names_makes_it_anew() {
     for entry in fs::read_dir(backup.join("cowrie_enrich")).expect("the backup has it").flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
         if file.ends_with(".mmdb") {
-            fs::write(entry.path().with_file_name("asn.draft"), "half of it").expect("it can be written");
+            let draft = entry.path().with_file_name("asn.draft");
+            fs::write(&draft, "half of it").expect("it can be written");
+            installation().give_to_server(&draft);
             fs::remove_file(entry.path()).expect("it can be removed");
             gone += 1;
         }
