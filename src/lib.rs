@@ -54,4 +54,5 @@ pgrx::extension_sql_file!("../sql/install/74_import.sql", name = "import", requi
 pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
 pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["schedule"]);
-pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["versions"], finalize);
+pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
+pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["restore"], finalize);

@@ -9,6 +9,7 @@
 //! | `clock` | a server's wall clock that a test sets while the server runs |
 //! | `session` | one connection: run, ask, expect a refusal |
 //! | `database` | one shared server per test binary, one database per test |
+//! | `contents` | every row of ours that a database holds |
 //! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
 //! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
@@ -24,6 +25,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod contents;
 pub mod cymru;
 pub mod database;
 pub mod hosts;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cowrie_enrich_upstreams::{Behaviour, Fault, Routes, Whois};
 use server_tests::cluster::{Scratch, scratch_directory};
+use server_tests::contents::contents;
 use server_tests::cymru::{
     array, assert_nothing_crashed, members, pointed_at, wait_for_the_queue, worker_pid,
 };
@@ -20,7 +21,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::releases::{catalog, differences};
 use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, prepare};
 use server_tests::world::Files;
-use server_tests::{Cluster, Options, Session, wait_until};
+use server_tests::{Cluster, Options, wait_until};
 
 /// Newer installations that have the extension.
 fn newer() -> Vec<&'static Installation> {
@@ -136,34 +137,6 @@ fn logs_below(directory: &Path) -> String {
         .filter_map(|name| fs::read_to_string(name).ok().map(|text| format!("{name}:\n{text}\n")))
         .filter(|text| text.contains("ERROR") || text.contains("FATAL") || text.ends_with(".txt"))
         .collect()
-}
-
-/// Everything of ours that must be the same afterwards.
-fn contents(session: &mut Session) -> Vec<String> {
-    let mut all = Vec::new();
-    for table in [
-        "enrich.asn_inventory",
-        "enrich.ip_inventory",
-        "enrich.ip_asn_history",
-        "enrich.session_delta",
-        "enrich.network_delta",
-        "enrich.enrichment_request",
-        "enrich.enrichment_job",
-        "enrich.job_address",
-        "enrich.dead_letter",
-        "enrich.block_answer",
-        "enrich.provider_quota",
-        "enrich.known_networks",
-        "enrich.session_priority",
-        "enrich.procedure_call",
-        "enrich.rejected_row",
-        "sessions",
-        "session_summaries",
-    ] {
-        let rows = session.rows(&format!("SELECT to_jsonb(t)::text FROM {table} t ORDER BY 1"));
-        all.extend(rows.into_iter().map(|row| format!("{table}: {row}")));
-    }
-    all
 }
 
 #[test]
