@@ -32,7 +32,10 @@ fn slow_whois() -> Whois {
 fn options(whois: &Whois, name: &str) -> Options {
     pointed_at(
         whois,
-        Options::named(name).with_worker().durable().conf("cowrie_enrich.cymru_batch_size = 10"),
+        Options::named(name)
+            .with_worker()
+            .conf("full_page_writes = on")
+            .conf("cowrie_enrich.cymru_batch_size = 10"),
     )
 }
 
