@@ -275,7 +275,18 @@ pub struct Traffic<'a> {
     database: String,
     is_held: AtomicBool,
     is_over: AtomicBool,
+    /// A client met what it should not.
+    gave_up: AtomicBool,
     pub transactions: AtomicU64,
+}
+
+/// Whichever way this goes, the clients end.
+pub struct Ends<'a, 'b>(&'a Traffic<'b>);
+
+impl Drop for Ends<'_, '_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// All clients stand still while this lives, with nothing of theirs open.
@@ -289,12 +300,40 @@ impl<'a> Traffic<'a> {
             database: database.to_owned(),
             is_held: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
             transactions: AtomicU64::new(0),
         }
     }
 
-    /// One client's work until the end; one thread each.
-    pub fn drive(&self, number: usize) {
+    /// Runs all clients, a thread each, while `work` does what it does.
+    pub fn during<T>(&'a self, work: impl FnOnce() -> T) -> T {
+        std::thread::scope(|threads| {
+            let _ends = self.ends();
+            for number in 0..self.clients.len() {
+                threads.spawn(move || self.drive(number));
+            }
+            work()
+        })
+    }
+
+    /// The same with clients that only store sessions and call no function.
+    pub fn during_without_calls<T>(&'a self, work: impl FnOnce() -> T) -> T {
+        (0..self.clients.len()).for_each(|number| self.client(number).calls = false);
+        self.during(work)
+    }
+
+    pub fn ends(&self) -> Ends<'_, 'a> {
+        Ends(self)
+    }
+
+    fn drive(&self, number: usize) {
+        struct Watch<'a>(&'a AtomicBool);
+        impl Drop for Watch<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_or(std::thread::panicking(), Ordering::AcqRel);
+            }
+        }
+        let _watch = Watch(&self.gave_up);
         while !self.is_over() {
             if self.is_held.load(Ordering::Acquire) {
                 std::thread::yield_now();
@@ -304,10 +343,15 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// The same for a client that only stores sessions and calls no function.
-    pub fn drive_without_calls(&self, number: usize) {
-        self.client(number).calls = false;
-        self.drive(number);
+    /// Waits until so many more transactions have been made.
+    #[track_caller]
+    pub fn wait_for_transactions(&self, number: u64) {
+        let made = || {
+            assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
+            self.transactions.load(Ordering::Relaxed)
+        };
+        let before = made();
+        wait_until("sessions come in", made, |now| *now >= before + number);
     }
 
     /// One transaction of such a client.
@@ -325,10 +369,6 @@ impl<'a> Traffic<'a> {
             drop(client);
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-    }
-
-    pub fn clients(&self) -> usize {
-        self.clients.len()
     }
 
     fn client(&self, number: usize) -> MutexGuard<'_, Client> {
@@ -356,6 +396,7 @@ impl<'a> Traffic<'a> {
     /// Waits until all clients stand still, and settles what they do not know.
     pub fn hold(&'a self) -> Held<'a> {
         self.is_held.store(true, Ordering::Release);
+        assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
         let mut guards: Vec<MutexGuard<'a, Client>> =
             (0..self.clients.len()).map(|number| self.client(number)).collect();
         for client in &mut guards {

@@ -113,59 +113,37 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
     let traffic = Traffic::new(&lab.cluster, &name, CLIENTS, seed);
     let mut seen = Snapshots::default();
     let mut killed: BTreeMap<&str, u32> = BTreeMap::new();
-    let errands = std::thread::scope(|threads| {
-        // However this ends, the threads do.
-        struct Ends<'a, 'b>(&'a Traffic<'b>);
-        impl Drop for Ends<'_, '_> {
-            fn drop(&mut self) {
-                self.0.end();
+    let errands = traffic.during(|| {
+        std::thread::scope(|threads| {
+            let _ends = traffic.ends();
+            let errands = threads.spawn(|| run_errands(&traffic, Random::seeded(seed + 1)));
+            for round in 0..rounds {
+                traffic.wait_for_transactions(20);
+                std::thread::sleep(Duration::from_millis(random.below(250)));
+                // Now and then providers fail, so that there are dead letters too.
+                let fails = random.one_in(3);
+                lab.dshield.behave(if fails {
+                    HttpFault::Status { code: 500, retry_after: None }.into()
+                } else {
+                    HttpBehaviour::normal()
+                });
+                let victim = VICTIMS[(round as usize + random.below(3) as usize) % VICTIMS.len()];
+                if kill(&lab.cluster, victim, &name, &mut random) {
+                    *killed.entry(victim).or_default() += 1;
+                }
+                // With everything going on; then with the clients standing still.
+                let mut session =
+                    wait_until("it can be asked", || traffic.try_connect().map(Alive), Option::is_some)
+                        .expect("it can be asked")
+                        .0;
+                assert_invariants(&mut session, &mut seen);
+                let held = traffic.hold();
+                assert_sessions_are(&mut session, &held.acknowledged());
+                assert!(!errands.is_finished(), "an errand was refused");
             }
-        }
-        let _ends = Ends(&traffic);
-        let clients: Vec<_> = (0..traffic.clients())
-            .map(|n| {
-                threads.spawn({
-                    let traffic = &traffic;
-                    move || traffic.drive(n)
-                })
-            })
-            .collect();
-        let errands = threads.spawn(|| run_errands(&traffic, Random::seeded(seed + 1)));
-
-        for round in 0..rounds {
-            let before = traffic.transactions.load(std::sync::atomic::Ordering::Relaxed);
-            wait_until(
-                "sessions come in",
-                || traffic.transactions.load(std::sync::atomic::Ordering::Relaxed) - before,
-                |new| *new >= 20,
-            );
-            std::thread::sleep(Duration::from_millis(random.below(250)));
-            // Now and then providers fail, so that there are dead letters too.
-            let fails = random.one_in(3);
-            lab.dshield.behave(if fails {
-                HttpFault::Status { code: 500, retry_after: None }.into()
-            } else {
-                HttpBehaviour::normal()
-            });
-            let victim = VICTIMS[(round as usize + random.below(3) as usize) % VICTIMS.len()];
-            if kill(&lab.cluster, victim, &name, &mut random) {
-                *killed.entry(victim).or_default() += 1;
-            }
-            // With everything going on; then with the clients standing still.
-            let mut session =
-                wait_until("it can be asked", || traffic.try_connect().map(Alive), Option::is_some)
-                    .expect("it can be asked")
-                    .0;
-            assert_invariants(&mut session, &mut seen);
-            let held = traffic.hold();
-            assert_sessions_are(&mut session, &held.acknowledged());
-            assert!(
-                clients.iter().all(|client| !client.is_finished()) && !errands.is_finished(),
-                "a client gave up"
-            );
-        }
-        traffic.end();
-        errands.join().expect("errands end well")
+            traffic.end();
+            errands.join().expect("errands end well")
+        })
     });
     let transactions = traffic.transactions.load(std::sync::atomic::Ordering::Relaxed);
     eprintln!("killed {killed:?}; {transactions} transactions, {errands} errands");

@@ -40,32 +40,6 @@ fn options(whois: &Whois, name: &str) -> Options {
     )
 }
 
-/// Until so many more transactions have been made.
-fn wait_for_transactions(traffic: &Traffic<'_>, number: u64) {
-    let made = || traffic.transactions.load(std::sync::atomic::Ordering::Relaxed);
-    let before = made();
-    wait_until("sessions come in", made, |now| *now >= before + number);
-}
-
-/// Runs the clients while `work` does what it does.
-fn with_clients<'a, T>(traffic: &'a Traffic<'a>, work: impl FnOnce() -> T) -> T {
-    struct Ends<'a>(&'a Traffic<'a>);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.end();
-        }
-    }
-    std::thread::scope(|threads| {
-        let ends = Ends(traffic);
-        for number in 0..traffic.clients() {
-            threads.spawn(move || traffic.drive(number));
-        }
-        let result = work();
-        drop(ends);
-        result
-    })
-}
-
 /// What is alive on this server works by itself, to the end of the queue.
 #[track_caller]
 fn assert_it_works_on(server: &Cluster, name: &str, seen: &mut Snapshots) -> Session {
@@ -107,13 +81,13 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
 
     let traffic = Traffic::new(&primary, &name, CLIENTS, seed);
     let mut seen = Snapshots::default();
-    let acknowledged = with_clients(&traffic, || {
-        wait_for_transactions(&traffic, 100);
+    let acknowledged = traffic.during(|| {
+        traffic.wait_for_transactions(100);
         // It holds them while it follows, too.
         let mut there = standby.session(&name);
         assert_eq!(there.one("SELECT pg_is_in_recovery()"), "t");
         assert_invariants(&mut there, &mut seen);
-        wait_for_transactions(&traffic, 50);
+        traffic.wait_for_transactions(50);
         let leased = "SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL";
         let mut here = primary.session(&name);
         wait_until("a batch is under way", || here.number(leased), |jobs| *jobs > 0);
@@ -127,7 +101,7 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
         drop(held);
         assert_invariants(&mut there, &mut seen);
         assert_eq!(there.one("SELECT ip_country('8.8.8.8'), ip_asn('8.8.8.8')"), "US|15169");
-        wait_for_transactions(&traffic, 100);
+        traffic.wait_for_transactions(100);
         assert_invariants(&mut there, &mut seen);
         traffic.end();
         traffic.hold().acknowledged()
@@ -156,10 +130,10 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
     drop(db);
     let traffic = Traffic::new(&primary, &name, CLIENTS, seed);
     let mut seen = Snapshots::default();
-    let (backup, then, jobs_then) = with_clients(&traffic, || {
-        wait_for_transactions(&traffic, 60);
+    let (backup, then, jobs_then) = traffic.during(|| {
+        traffic.wait_for_transactions(60);
         let backup = primary.base_backup("backup");
-        wait_for_transactions(&traffic, 60);
+        traffic.wait_for_transactions(60);
         // The clients stand still at that point; the worker and its leases do not.
         let held = traffic.hold();
         let then = held.acknowledged();
@@ -177,7 +151,7 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
         session.run("SELECT pg_create_restore_point('middle')");
         session.run("DELETE FROM sessions WHERE id = 'the last'");
         drop(held);
-        wait_for_transactions(&traffic, 60);
+        traffic.wait_for_transactions(60);
         traffic.end();
         (backup, then, jobs)
     });
@@ -208,7 +182,12 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
     let mut there = restored.session(&name);
     let mut seen_there = Snapshots::default();
     assert_invariants(&mut there, &mut seen_there);
-    assert_eq!(there.one("SELECT count(*), sum(sessions) > 0 FROM enrich.session_delta WHERE ip_address = '23.9.0.1'"), "1|t");
+    assert_eq!(
+        there.one(
+            "SELECT count(*), sum(sessions) > 0 FROM enrich.session_delta WHERE ip_address = '23.9.0.1'"
+        ),
+        "1|t"
+    );
     there.run("DELETE FROM sessions WHERE id = 'the last'");
     assert_sessions_are(&mut there, &then);
     assert_eq!(there.one("SELECT ip_country('8.8.8.8'), ip_asn('8.8.8.8')"), "US|15169");

@@ -8,7 +8,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 
 use cowrie_enrich_upstreams::{Routes, Whois};
 use server_tests::cymru::{
@@ -157,26 +156,8 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
     db.run("SELECT reload_mmdb()");
     let traffic = Traffic::new(cluster, &name, 3, 7);
     let mut seen = Snapshots::default();
-    let made = || traffic.transactions.load(Ordering::Relaxed);
-    let some_more = |what: &str| {
-        let before = made();
-        wait_until(what, made, |now| *now >= before + 50);
-    };
-    std::thread::scope(|threads| {
-        struct Ends<'a, 'b>(&'a Traffic<'b>);
-        impl Drop for Ends<'_, '_> {
-            fn drop(&mut self) {
-                self.0.end();
-            }
-        }
-        let _ends = Ends(&traffic);
-        for number in 0..traffic.clients() {
-            threads.spawn({
-                let traffic = &traffic;
-                move || traffic.drive_without_calls(number)
-            });
-        }
-        some_more("sessions come into the old version");
+    traffic.during_without_calls(|| {
+        traffic.wait_for_transactions(50);
         wait_until_it_waits(&mut db);
         let refusal = db.refused("SELECT enrich_ip('8.8.8.8')");
         assert_eq!(refusal.code, "55000", "{refusal:?}");
@@ -187,7 +168,7 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
         assert_invariants(&mut db, &mut seen);
 
         let library = replace_library();
-        some_more("sessions come in while the file is another one");
+        traffic.wait_for_transactions(50);
         // A backend that came since has what the postmaster has.
         let mut newcomer = cluster.session(&name);
         assert_eq!(newcomer.one("SELECT library_version()"), current());
@@ -199,14 +180,14 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
         held.run("COMMIT");
         db.run("DELETE FROM sessions WHERE id = 'across'");
         assert_eq!(db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"), "15169");
-        some_more("sessions come into the new version");
+        traffic.wait_for_transactions(50);
         wait_until("the worker goes on by itself", || whois.record().connections.len(), |asked| *asked > 0);
         assert_invariants(&mut db, &mut seen);
 
         drop(newcomer);
         cluster.stop_fast();
         cluster.start_again();
-        some_more("sessions come in after the restart");
+        traffic.wait_for_transactions(50);
         db = Database::reconnected(cluster, &name);
         assert!(!has_a_replaced_library(db.backend_pid()), "the server has the new file");
     });
