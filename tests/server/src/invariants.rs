@@ -88,13 +88,17 @@ fn history_is_sound(session: &mut Session) {
                     lag(asn_number) OVER w AS before, lead(asn_number) OVER w AS after
              FROM enrich.ip_asn_history
              WINDOW w AS (PARTITION BY ip_address ORDER BY observed_at))
-         SELECT 'twice in a row', l.ip_address, l.asn_number FROM lines l WHERE l.before = l.asn_number
+         SELECT 'twice in a row', l.ip_address, l.asn_number::text FROM lines l WHERE l.before = l.asn_number
          UNION ALL
-         SELECT 'not where it is', l.ip_address, l.asn_number
+         SELECT 'not where it is', l.ip_address, (SELECT string_agg(concat_ws(' ', h.asn_number, h.verification_source, h.observed_at), ', '
+                                                       ORDER BY h.observed_at)
+                                              || '; current ' || coalesce(i.current_asn::text, 'none') || ' verified ' || coalesce(i.asn_last_verified::text, 'never')
+                                              || ' ' || i.enrichment::text
+                                              FROM enrich.ip_asn_history h WHERE h.ip_address = l.ip_address)
          FROM lines l JOIN enrich.ip_inventory i USING (ip_address)
          WHERE l.after IS NULL AND i.current_asn IS DISTINCT FROM l.asn_number
          UNION ALL
-         SELECT 'without a line', i.ip_address, i.current_asn FROM enrich.ip_inventory i
+         SELECT 'without a line', i.ip_address, i.current_asn::text FROM enrich.ip_inventory i
          WHERE i.current_asn IS NOT NULL
            AND NOT EXISTS (SELECT FROM enrich.ip_asn_history h WHERE h.ip_address = i.ip_address)
          LIMIT 5",
