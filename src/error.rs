@@ -1,6 +1,7 @@
 //! Errors of callers as PostgreSQL errors: SQLSTATE, detail, hint.
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::version::Fit;
 use pgrx::prelude::*;
 
 use crate::offline::ImportError;
@@ -337,5 +338,25 @@ pub fn import_failed(error: &ImportError) -> ! {
             "Check the setting {}; what was in service before keeps serving.",
             error.kind().setting()
         )),
+    )
+}
+
+/// Library and SQL objects are of versions that do not work together.
+pub fn version_misfit(misfit: Fit, objects: &str, library: &str) -> ! {
+    let (message, hint) = match misfit {
+        Fit::LibraryTooOld => (
+            "this session runs a library of cowrie_enrich that is too old",
+            "Install the files of that version and restart the server; where the library is not preloaded, connect again.",
+        ),
+        _ => (
+            "the extension's objects in this database are too old for its library",
+            "Run ALTER EXTENSION cowrie_enrich UPDATE.",
+        ),
+    };
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message.to_owned(),
+        Some(format!("The library is of version {library}, the objects are of version {objects}.")),
+        Some(hint),
     )
 }

@@ -25,6 +25,7 @@ mod roster;
 mod session;
 mod store;
 mod telemetry;
+mod versions;
 mod worker;
 
 /// Called once per process, when the library is loaded.
@@ -52,4 +53,6 @@ pgrx::extension_sql_file!("../sql/install/72_refresh.sql", name = "refresh", req
 pgrx::extension_sql_file!("../sql/install/74_import.sql", name = "import", requires = ["refresh"]);
 pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
-pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["schedule"], finalize);
+pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["schedule"]);
+pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
+pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["restore"], finalize);

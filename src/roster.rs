@@ -43,6 +43,7 @@ pub enum Doing {
     Waiting,
     Ranking,
     Counting,
+    WaitingForUpdate,
 }
 
 impl Doing {
@@ -64,11 +65,12 @@ impl Doing {
             Doing::Waiting => c"waiting for a provider",
             Doing::Ranking => c"finding out which sessions matter",
             Doing::Counting => c"counting what there is",
+            Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 10] = [
+        const ALL: [Doing; 11] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -79,6 +81,7 @@ impl Doing {
             Doing::Waiting,
             Doing::Ranking,
             Doing::Counting,
+            Doing::WaitingForUpdate,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }

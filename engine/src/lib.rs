@@ -24,3 +24,4 @@ pub mod quota;
 pub mod random;
 pub mod rate;
 pub mod ring;
+pub mod version;

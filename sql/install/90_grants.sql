@@ -1,5 +1,6 @@
 -- Least privilege, last: whatever ALTER DEFAULT PRIVILEGES granted on our objects is taken back. The honeypot's own
--- manual gives its internet-facing role write access to every future table in "public".
+-- manual gives its internet-facing role write access to every future table in "public". Only of those that this very
+-- transaction makes the extension's: an update script ends with the same block, and what was granted since stays.
 DO $$
 DECLARE
     granted record;
@@ -19,6 +20,7 @@ BEGIN
             FROM pg_catalog.pg_proc p) member
         JOIN pg_catalog.pg_depend d
           ON d.classid OPERATOR(pg_catalog.=) member.class AND d.objid OPERATOR(pg_catalog.=) member.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+         AND d.xmin OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid
         JOIN pg_catalog.pg_extension e
           ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
          AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND e.extname OPERATOR(pg_catalog.=) 'cowrie_enrich'
@@ -36,5 +38,5 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_city(inet), ip_asn(inet), ip_asn_
     is_bogon(inet), bogon_reason(inet), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), question_of(text, inet),
     is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), is_source_stale(jsonb, bigint, text), sessions_wait_for_types(),
-    session_address(text), session_address(inet),
+    session_address(text), session_address(inet), library_version(), require_library(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;

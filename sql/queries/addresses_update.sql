@@ -34,8 +34,9 @@ WITH given AS (
 ), moved AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
-    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, verification_source)
-    SELECT m.ip_address, m.new_asn, $5
+    -- By the clock, now that the row is locked: a transaction that began earlier may come later.
+    INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
+    SELECT m.ip_address, m.new_asn, clock_timestamp(), $5
     FROM moved m
     ON CONFLICT DO NOTHING
 ), counted AS (

@@ -14,7 +14,7 @@ fn mmdb_file(call: &Call) -> Option<pg_sys::Datum> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
     let status = offline::status(kind).unwrap_or_default();
-    let serving = status.file.is_some() && kind.source_path().is_some();
+    let serving = status.serves() && kind.source_path().is_some();
     let number = |value: Option<i64>| value.filter(|_| serving).map(pg_sys::Datum::from);
     let build_time = status.build_epoch.map(clock::from_unix);
     call.record(&[

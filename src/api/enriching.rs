@@ -26,7 +26,7 @@ fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
         error::not_a_host(inet.address);
     }
     let force = call.boolean(1).unwrap_or(false);
-    let home = Home::of(call);
+    let home = Home::of_caller(call);
     telemetry::add(Counter::TotalIps, 1);
     offline::with(Patience::Import, |databases| {
         let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
@@ -59,7 +59,7 @@ fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
     wanted.dedup();
     telemetry::add(Counter::TotalIps, wanted.len() as i64);
     let force = call.boolean(1).unwrap_or(false);
-    offline::with(Patience::Import, |databases| write(Home::of(call), databases, wanted, force));
+    offline::with(Patience::Import, |databases| write(Home::of_caller(call), databases, wanted, force));
     None
 }
 
@@ -102,7 +102,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
         registry: given(call, 3).map(|registry| checked_registry(&registry)),
         ..Said::default()
     };
-    let home = Home::of(call);
+    let home = Home::of_caller(call);
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
             networks::ensure(connection, asn, said, |rows| rows.composite(0))

@@ -87,7 +87,7 @@ fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
     if !provider.takes(inet.address) {
         error::not_asked_about(provider.title(), inet.address);
     }
-    let home = Home::of(call);
+    let home = Home::of_caller(call);
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
@@ -111,6 +111,6 @@ sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrappe
 fn set_session_priority(call: &Call) -> Option<pg_sys::Datum> {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    priorities::set(Home::of(call), table, expression.as_deref());
+    priorities::set(Home::of_caller(call), table, expression.as_deref());
     None
 }

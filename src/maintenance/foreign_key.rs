@@ -21,7 +21,7 @@ use crate::store::{Home, foreign_key};
 /// Entry point of `add_session_foreign_key()`.
 pub fn add(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
-    sessions::check(Home::of(call), rel);
+    sessions::check(Home::of_caller(call), rel);
     let options = Options {
         procedure: Procedure::AddSessionForeignKey,
         about: rel,

@@ -98,7 +98,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     if options.needs_commits && !may_commit {
         error::in_transaction_block(procedure.name());
     }
-    let home = Home::of(call);
+    let home = Home::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(home.schema, c"procedure_call");
     let Some(_held) = Held::take(calls_table, options.about.to_u32(), kind) else {

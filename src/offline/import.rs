@@ -86,7 +86,7 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
     if !is_wanted(kind, &signature, mode) {
         return Ok(());
     }
-    let first = read_status(kind).is_none_or(|status| status.file.is_none());
+    let first = read_status(kind).is_none_or(|status| !status.serves());
     let custody = Custody::take(mode == Mode::Ask || first).map_err(|error| ImportError::File {
         kind,
         path: path.clone(),
@@ -117,13 +117,14 @@ pub fn is_due(kind: Kind) -> bool {
 
 fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
     let Some(status) = read_status(kind) else { return true };
-    let serving = status.source.as_ref() == Some(signature) && status.file.is_some();
+    let has_copy = status.serves();
+    let serving = has_copy && status.source.as_ref() == Some(signature);
     match mode {
         Mode::Ask => !serving || status.last_error.is_some(),
         Mode::IfChanged => {
             !serving
                 && status.refused.as_ref() != Some(signature)
-                && (status.file.is_none() || signature.is_settled(SETTLED_AFTER_SECONDS))
+                && (!has_copy || signature.is_settled(SETTLED_AFTER_SECONDS))
         }
     }
 }

@@ -124,6 +124,14 @@ impl Status {
     }
 }
 
+impl Status {
+    /// Whether there is a copy to serve: a base backup that was taken while a file was replaced, or a copy of the data
+    /// directory without it, has a status that names one which is not there.
+    pub fn serves(&self) -> bool {
+        self.file.as_ref().is_some_and(|name| directory().join(name).exists())
+    }
+}
+
 fn is_copy_name(name: &str) -> bool {
     name.ends_with(".mmdb") && !name.contains('/')
 }

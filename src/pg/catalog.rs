@@ -6,12 +6,20 @@ use pgrx::pg_sys;
 
 use super::text;
 
-/// Where the extension is in this database, and who owns it; `None` while it is not installed.
-pub fn extension() -> Option<(pg_sys::Oid, pg_sys::Oid)> {
+/// Our extension in a database.
+pub struct Extension {
+    pub schema: pg_sys::Oid,
+    pub owner: pg_sys::Oid,
+    /// Of its SQL objects.
+    pub version: String,
+}
+
+/// The one in this database; `None` while it is not installed.
+pub fn extension() -> Option<Extension> {
     let mut found = None;
     let mut key = pg_sys::ScanKeyData::default();
-    // SAFETY: the catalog is open during the scan; its rows begin with the fixed-width fields that are read. The key's
-    // name is padded to a full NameData.
+    // SAFETY: the catalog is open during the scan; its rows begin with the fixed-width fields that are read, and have
+    // a version, a text that is never null. The key's name is padded to a full NameData.
     unsafe {
         let mut name = pg_sys::NameData::default();
         pg_sys::namestrcpy(&mut name, c"cowrie_enrich".as_ptr());
@@ -29,7 +37,14 @@ pub fn extension() -> Option<(pg_sys::Oid, pg_sys::Oid)> {
         let tuple = pg_sys::systable_getnext(scan);
         if !tuple.is_null() {
             let form: *mut pg_sys::FormData_pg_extension = pg_sys::GETSTRUCT(tuple).cast();
-            found = Some(((*form).extnamespace, (*form).extowner));
+            let mut is_null = false;
+            let number = pg_sys::Anum_pg_extension_extversion as c_int;
+            let version = pg_sys::heap_getattr(tuple, number, (*relation).rd_att, &mut is_null);
+            found = Some(Extension {
+                schema: (*form).extnamespace,
+                owner: (*form).extowner,
+                version: String::from_utf8_lossy(text::bytes(version)).into_owned(),
+            });
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);

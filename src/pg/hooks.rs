@@ -51,7 +51,9 @@ unsafe extern "C-unwind" fn on_access(
 ) {
     if let Some(listener) = LISTENER.get() {
         match access {
-            pg_sys::ObjectAccessType::OAT_POST_CREATE | pg_sys::ObjectAccessType::OAT_DROP
+            pg_sys::ObjectAccessType::OAT_POST_CREATE
+            | pg_sys::ObjectAccessType::OAT_POST_ALTER
+            | pg_sys::ObjectAccessType::OAT_DROP
                 if class == pg_sys::ExtensionRelationId =>
             {
                 (listener.extension_changes)();

@@ -29,7 +29,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
-use crate::pg::{catalog, relation};
+use crate::pg::catalog::Extension;
+use crate::pg::relation;
+use crate::versions;
 
 /// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
 /// is of any size, what is in memory of it is not.
@@ -52,9 +54,15 @@ impl Home {
         Home::at(call::schema_of_function(function), call::owner_of_function(function))
     }
 
-    /// Found in the catalogs, for a process that no function was called in; `None` while the extension is not there.
-    pub fn find() -> Option<Home> {
-        catalog::extension().map(|(schema, owner)| Home::at(schema, owner))
+    /// The same for a function that somebody called, who can be told that it does not fit the objects.
+    pub fn of_caller(call: &Call) -> Home {
+        versions::require_fitting_objects();
+        Home::of(call)
+    }
+
+    /// As the catalogs say, for a process that no function was called in.
+    pub fn of_extension(extension: &Extension) -> Home {
+        Home::at(extension.schema, extension.owner)
     }
 
     fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {

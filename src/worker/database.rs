@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
 use super::air::Air;
@@ -22,6 +23,7 @@ use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
 use crate::store::{answers, fold, ledger, sizes};
+use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
@@ -55,6 +57,8 @@ pub struct Worker {
     /// When pg_restore was last looked for and last seen in this database.
     restore_checked_at: i64,
     restored_at: i64,
+    /// Library and SQL objects did not fit in the last round.
+    outdated: bool,
 }
 
 /// Entry point of the process.
@@ -86,6 +90,7 @@ pub fn run(seat: i32) {
         }
         let pause = match worker.round() {
             Ok(pause) => pause,
+            Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
             Err(Stop::Leave) => worker.end(Ending::Left),
             Err(Stop::Failed) => FAILED_PAUSE,
@@ -110,6 +115,7 @@ impl Worker {
             sweeping: None,
             restore_checked_at: 0,
             restored_at: 0,
+            outdated: false,
         })
     }
 
@@ -166,8 +172,19 @@ impl Worker {
         }
     }
 
-    fn sleep(&self, microseconds: i64) {
-        self.steps.says(if self.air.is_empty() { Doing::Sleeping } else { Doing::Waiting });
+    /// Another version's tables are not touched. Sessions come in meanwhile, and what they leave stays in the queue.
+    fn wait_for_an_update(&mut self, misfit: Fit) -> i64 {
+        self.outdated = true;
+        telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(misfit));
+        naptime()
+    }
+
+    fn sleep(&mut self, microseconds: i64) {
+        self.steps.says(match self.air.is_empty() {
+            _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
+            true => Doing::Sleeping,
+            false => Doing::Waiting,
+        });
         background::report_activity(None);
         // Also when there is more to do at once: interrupts are accepted in there.
         background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.air.ready()));

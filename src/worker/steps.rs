@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use cowrie_enrich_engine::version::Fit;
+
 use crate::guc;
 use crate::pg::background;
 use crate::pg::role::acting_as;
@@ -13,6 +15,7 @@ use crate::roster::Doing;
 use crate::store::Home;
 use crate::store::queue::Lease;
 use crate::telemetry;
+use crate::versions;
 
 /// Pause after a step that failed, in microseconds.
 pub const FAILED_PAUSE: i64 = 1_000_000;
@@ -21,6 +24,8 @@ pub const FAILED_PAUSE: i64 = 1_000_000;
 pub enum Stop {
     /// The database does not have the extension (any more).
     NoExtension,
+    /// Library and SQL objects do not fit: an update is under way.
+    Misfit(Fit),
     /// It is wanted that the worker goes.
     Leave,
     /// A step failed and was rolled back; it was logged.
@@ -58,20 +63,24 @@ impl Steps {
         self.says(doing);
         background::report_activity(Some(doing.activity()));
         let done = transaction::run(|| {
-            let mut home = Home::find()?;
+            let Some(extension) = catalog::extension() else { return Err(Stop::NoExtension) };
+            match versions::fit(&extension.version) {
+                Fit::Fits => {}
+                misfit => return Err(Stop::Misfit(misfit)),
+            }
+            let mut home = Home::of_extension(&extension);
             if let Some(name) = guc::worker_role() {
                 home.owner =
                     catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
             }
-            Some(acting_as(home.owner, || {
+            Ok(acting_as(home.owner, || {
                 let result = Connection::with(home.schema, |connection| work(home, connection));
                 transaction::fire_deferred_triggers();
                 result
             }))
         });
         match done {
-            Ok(Some(result)) => Ok(result),
-            Ok(None) => Err(Stop::NoExtension),
+            Ok(result) => result,
             Err(failure) => {
                 self.seat.errors.fetch_add(1, Ordering::Relaxed);
                 self.seat.report.errors.fetch_add(1, Ordering::Relaxed);

@@ -45,7 +45,7 @@ pub fn backfill(call: &Call) {
     if !(BATCH_SIZES.0..=BATCH_SIZES.1).contains(&batch_size) {
         error::out_of_range("batch_size", batch_size, BATCH_SIZES);
     }
-    check(Home::of(call), rel);
+    check(Home::of_caller(call), rel);
     let options =
         Options { procedure: Procedure::BackfillSessions, about: rel, progress, needs_commits: true };
     run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());

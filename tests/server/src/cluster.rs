@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use postgres::NoTls;
 
 use crate::clock;
-use crate::installation::installation;
+use crate::installation::{Installation, installation};
 use crate::session::Session;
 use crate::wait::wait_until;
 
@@ -35,6 +35,7 @@ pub struct Options {
     worker: bool,
     durable: bool,
     clock: Option<PathBuf>,
+    installation: Option<&'static Installation>,
     conf: Vec<String>,
 }
 
@@ -46,6 +47,7 @@ impl Options {
             worker: false,
             durable: false,
             clock: None,
+            installation: None,
             conf: Vec::new(),
         }
     }
@@ -79,6 +81,13 @@ impl Options {
         self
     }
 
+    /// Runs another PostgreSQL than the one under test, whose data directory must be given, too.
+    #[must_use]
+    pub fn run_by(mut self, installation: &'static Installation) -> Self {
+        self.installation = Some(installation);
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -95,6 +104,7 @@ impl Options {
 }
 
 pub struct Cluster {
+    installation: &'static Installation,
     dir: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
@@ -134,8 +144,33 @@ impl Cluster {
         })
     }
 
+    /// A base backup of this server, in a directory beside its data.
+    pub fn base_backup(&self, name: &str) -> PathBuf {
+        let target = self.dir.join(name);
+        let mut backup = installation().server_program("pg_basebackup");
+        self.introduce(&mut backup);
+        // In the server's own directory, which is the test's.
+        make_server_dir(&target, 0o700);
+        let output = backup
+            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "-D"])
+            .arg(&target)
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target
+    }
+
+    /// A server that recovers from a base backup by what the lines of `options` say, up to where they say.
+    pub fn restored(options: &Options, backup: &Path) -> Self {
+        Self::made(options, |data| {
+            let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(backup).arg(data).status();
+            assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", backup.display());
+            fs::write(data.join("recovery.signal"), "").expect("it can be written");
+        })
+    }
+
     /// A server whose data directory `fill` makes.
-    fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
+    pub fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
@@ -146,8 +181,10 @@ impl Cluster {
         make_server_dir(&socket_dir, 0o700);
         fill(&dir.join("data"));
 
+        let server = options.installation.unwrap_or_else(|| installation());
         let cluster = Self {
-            log: installation().run_dir().join(format!("{}-{}.log", options.name, installation().major)),
+            installation: server,
+            log: server.run_dir().join(format!("{}-{}.log", options.name, server.major)),
             clock: options.clock.clone(),
             postmaster: Mutex::new(None),
             watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
@@ -207,6 +244,11 @@ impl Cluster {
         }
     }
 
+    /// The same as [`session`](Cluster::session), for a server that may be gone.
+    pub fn try_session(&self, database: &str) -> Result<Session, postgres::Error> {
+        self.try_session_with(database, SUPERUSER, "public,enrich")
+    }
+
     fn try_session_with(
         &self,
         database: &str,
@@ -225,7 +267,7 @@ impl Cluster {
 
     /// A client program of PostgreSQL that knows this server.
     pub fn program(&self, name: &str) -> Command {
-        let mut command = installation().client_program(name);
+        let mut command = self.installation.client_program(name);
         self.introduce(&mut command);
         command
     }
@@ -243,7 +285,7 @@ impl Cluster {
         let log = fs::OpenOptions::new().append(true).open(&self.log).expect("the log can be opened");
         let spawn = || {
             let mut postgres = match &self.clock {
-                None => installation().server_program("postgres"),
+                None => self.installation.server_program("postgres"),
                 Some(file) => with_clock(file),
             };
             postgres
@@ -364,6 +406,27 @@ fn with_clock(file: &Path) -> Command {
         .arg(format!("COWRIE_ENRICH_TEST_CLOCK={}", file.display()))
         .arg(installation().bindir.join("postgres"));
     command
+}
+
+/// A directory of a test's own that a server can write into; gone with the value.
+pub struct Scratch(PathBuf);
+
+pub fn scratch_directory(name: &str) -> Scratch {
+    let path = installation().scratch_dir().join(format!("{name}-{}", std::process::id()));
+    make_server_dir(&path, 0o755);
+    Scratch(path)
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A test that panicked while it held a lock must not keep the server from being stopped.

@@ -11,7 +11,7 @@ use crate::session::Session;
 use crate::world::{self, Files};
 
 /// Copied for every test; nobody may connect to it, or the copy would be refused.
-const TEMPLATE: &str = "with_extension";
+pub const TEMPLATE: &str = "with_extension";
 
 pub struct Database<'a> {
     pub cluster: &'a Cluster,
@@ -36,6 +36,11 @@ impl Door<'_> {
 impl<'a> Database<'a> {
     pub fn door(&self) -> Door<'a> {
         Door { cluster: self.cluster, name: self.name.clone() }
+    }
+
+    /// A new connection to a database whose server was started again.
+    pub fn reconnected(cluster: &'a Cluster, name: &str) -> Database<'a> {
+        Database { session: cluster.session(name), cluster, name: name.to_owned() }
     }
 
     /// Dumps it in one of pg_dump's formats, beside the cluster's other files.

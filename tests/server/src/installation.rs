@@ -81,7 +81,8 @@ pub fn use_installation(pg_config: &Path) {
 }
 
 impl Installation {
-    fn of(pg_config: PathBuf) -> Self {
+    /// The one of a pg_config.
+    pub fn of(pg_config: PathBuf) -> Self {
         let ask = |what: &str| {
             let output = Command::new(&pg_config).arg(what).output();
             match output {

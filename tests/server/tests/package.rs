@@ -16,7 +16,9 @@ fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
     let major = named_major().to_string();
     if !Path::new("/usr/lib/postgresql").join(&major).exists() || !is_there("dpkg-shlibdeps") {
         // Packages are for Debian's layout.
-        eprintln!("not run: PostgreSQL {major} is not installed from a package here, or there is no dpkg-dev");
+        eprintln!(
+            "not run: PostgreSQL {major} is not installed from a package here, or there is no dpkg-dev"
+        );
         return;
     }
     let package = PathBuf::from(run(script(&workspace(), "scripts/package").arg(&major)));

@@ -32,10 +32,12 @@ const OFFLINE: &[&str] = &[
     "is_source_fresh",
     "is_source_open",
     "is_source_stale",
+    "library_version",
     "maxmind_lookup",
     "may_be_asked",
     "providers",
     "question_of",
+    "require_library",
     "session_address",
     "sessions_wait_for_types",
 ];

@@ -1,0 +1,11 @@
+-- Files, the running server and the objects of this script change at different moments.
+
+CREATE FUNCTION library_version() RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';
+COMMENT ON FUNCTION library_version() IS
+    'version of the library that this session runs; pg_extension.extversion is that of the SQL objects';
+
+CREATE FUNCTION require_library(version text) RETURNS void
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'require_library_wrapper';
+COMMENT ON FUNCTION require_library(text) IS
+    'fails where this session runs a library older than a version; the first statement of update scripts';

@@ -1,0 +1,52 @@
+-- Restoring a dump. The key from addresses to networks is part of the extension, so it is there before any row is, and
+-- several jobs of pg_restore load tables in any order: an address may come before its network. Then the network is
+-- there by its number until its row comes. As superuser alone: an application's name is whatever somebody calls it.
+
+CREATE FUNCTION addresses_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Networks that another job is loading come first; those that it would load now wait for the addresses.
+    LOCK TABLE @extschema@.asn_inventory IN SHARE ROW EXCLUSIVE MODE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION addresses_restored() IS 'trigger: pg_restore loads addresses and networks one after the other, in whichever order';
+CREATE TRIGGER addresses_restored BEFORE INSERT ON ip_inventory
+    FOR EACH STATEMENT
+    WHEN (current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
+    EXECUTE FUNCTION addresses_restored();
+
+CREATE FUNCTION address_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO @extschema@.asn_inventory (asn_number) VALUES (NEW.current_asn) ON CONFLICT DO NOTHING;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION address_restored() IS 'trigger: an address that pg_restore loads has its network, if only by its number';
+CREATE TRIGGER address_restored BEFORE INSERT ON ip_inventory
+    FOR EACH ROW
+    WHEN (NEW.current_asn IS NOT NULL
+          AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
+    EXECUTE FUNCTION address_restored();
+
+CREATE FUNCTION network_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE @extschema@.asn_inventory n
+    SET (organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn, first_seen, last_seen,
+         unique_ip_count, total_session_count, enrichment, enrichment_updated_at, created_at, updated_at)
+        = (NEW.organization_name, NEW.organization_country, NEW.rir_registry, NEW.asn_type, NEW.is_known_hosting,
+           NEW.is_known_vpn, NEW.first_seen, NEW.last_seen, NEW.unique_ip_count, NEW.total_session_count, NEW.enrichment,
+           NEW.enrichment_updated_at, NEW.created_at, NEW.updated_at)
+    WHERE n.asn_number = NEW.asn_number AND n.organization_name IS NULL AND n.first_seen IS NULL
+      AND n.enrichment = '{}' AND n.unique_ip_count = 0 AND n.total_session_count = 0;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION network_restored() IS 'trigger: a network that pg_restore loads takes the place of its bare number';
+CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
+    FOR EACH ROW
+    WHEN (pg_trigger_depth() = 0
+          AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
+    EXECUTE FUNCTION network_restored();

@@ -1,0 +1,119 @@
+//! Versions of the extension: the install script of each, and what a database has once one is installed.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::installation::{installation, workspace};
+use crate::session::Session;
+
+/// The version under test.
+pub fn current() -> &'static str {
+    let manifest = include_str!("../../../Cargo.toml");
+    let line = manifest.lines().find_map(|line| line.strip_prefix("version = \""));
+    line.and_then(|line| line.strip_suffix('"')).expect("the first version in Cargo.toml is the extension's")
+}
+
+/// What `CREATE EXTENSION` runs for the version under test.
+pub fn install_script() -> String {
+    install_files().iter().map(|(_, text)| text.as_str()).collect()
+}
+
+/// Its files, by name, in their order.
+pub fn install_files() -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(workspace().join("sql/install"))
+        .expect("sql/install is there")
+        .flatten()
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(entry.path())))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Version and install script of everything that was ever released, see sql/released/README.md.
+pub fn released() -> Vec<(String, String)> {
+    let mut all: Vec<_> = fs::read_dir(workspace().join("sql/released"))
+        .expect("sql/released is there")
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix("cowrie_enrich--")?.strip_suffix(".sql")?.to_owned();
+            Some((version, read(entry.path())))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Puts a script where the server finds it: `0.0.9` installs, `0.0.9--0.1.0` updates.
+pub fn offer(name: &str, script: &str) {
+    let directory = installation().sharedir.join("extension");
+    let draft = directory.join(format!("draft-{name}.sql"));
+    fs::write(&draft, script).expect("the installation is the tests' own");
+    fs::rename(&draft, directory.join(format!("cowrie_enrich--{name}.sql"))).expect("own directory");
+}
+
+fn read(path: PathBuf) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("could not read {}: {e}", path.display()))
+}
+
+/// All that the extension is in a database, a line for each thing that could be otherwise.
+pub fn catalog(session: &mut Session) -> Vec<String> {
+    session.run(
+        "SET search_path = '';
+         CREATE TEMPORARY TABLE member AS
+             SELECT d.classid, d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON d.refobjid = e.oid
+             WHERE d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'cowrie_enrich';
+         CREATE TEMPORARY TABLE relation AS
+             SELECT c.* FROM pg_catalog.pg_class c JOIN member m ON m.classid = 'pg_catalog.pg_class'::regclass AND m.objid = c.oid",
+    );
+    let mut all = Vec::new();
+    for (what, query) in [
+        ("member", "SELECT pg_describe_object(classid, objid, 0) FROM member"),
+        ("comment", "SELECT pg_describe_object(m.classid, m.objid, d.objsubid), d.description
+                     FROM member m JOIN pg_description d ON d.classoid = m.classid AND d.objoid = m.objid"),
+        ("routine", "SELECT pg_get_functiondef(objid) FROM member WHERE classid = 'pg_proc'::regclass"),
+        ("owner of routine", "SELECT objid::regprocedure, proowner::regrole FROM member JOIN pg_proc p ON p.oid = objid
+                              WHERE classid = 'pg_proc'::regclass"),
+        ("grant on routine", "SELECT objid::regprocedure, a.grantee::regrole, a.privilege_type, a.is_grantable
+             FROM member JOIN pg_proc p ON p.oid = objid,
+                  aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+             WHERE classid = 'pg_proc'::regclass"),
+        ("relation", "SELECT oid::regclass, relkind, relpersistence, relowner::regrole, reloptions, relrowsecurity, relreplident
+                      FROM relation"),
+        ("grant on relation", "SELECT c.oid::regclass, a.grantee::regrole, a.privilege_type, a.is_grantable
+             FROM relation c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a"),
+        ("grant on column", "SELECT c.oid::regclass, t.attname, t.attacl FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid
+             WHERE t.attacl IS NOT NULL"),
+        // By place, too: rows are read and returned by it.
+        ("column", "SELECT c.oid::regclass, t.attnum, t.attname, format_type(t.atttypid, t.atttypmod), t.attnotnull, t.attgenerated,
+                    t.attidentity, t.attcollation::regcollation, pg_get_expr(f.adbin, f.adrelid)
+             FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
+             LEFT JOIN pg_attrdef f ON f.adrelid = c.oid AND f.adnum = t.attnum"),
+        ("constraint", "SELECT k.conname, k.conrelid::regclass, k.convalidated, pg_get_constraintdef(k.oid)
+             FROM relation c JOIN pg_constraint k ON k.conrelid = c.oid"),
+        ("index", "SELECT pg_get_indexdef(i.indexrelid), i.indisvalid FROM relation c JOIN pg_index i ON i.indrelid = c.oid"),
+        ("trigger", "SELECT t.tgenabled, pg_get_triggerdef(t.oid) FROM relation c JOIN pg_trigger t ON t.tgrelid = c.oid
+             WHERE NOT t.tgisinternal"),
+        ("view", "SELECT oid::regclass, pg_get_viewdef(oid) FROM relation WHERE relkind IN ('v', 'm')"),
+        ("policy", "SELECT p.polname, p.polrelid::regclass FROM relation c JOIN pg_policy p ON p.polrelid = c.oid"),
+        ("dumped", "SELECT c.config::regclass, c.condition FROM pg_extension e,
+                    unnest(e.extconfig, e.extcondition) c(config, condition) WHERE e.extname = 'cowrie_enrich'"),
+        ("extension", "SELECT extversion, extrelocatable, extowner::regrole, extnamespace::regnamespace FROM pg_extension
+                       WHERE extname = 'cowrie_enrich'"),
+    ] {
+        let rows = session.rows(&format!("SET search_path = pg_catalog, pg_temp; {query}"));
+        all.extend(rows.into_iter().map(|row| format!("{what}: {row}")));
+    }
+    // Rows that the script brings.
+    all.extend(session.rows("SELECT 'known network: ' || to_jsonb(k)::text FROM enrich.known_networks k"));
+    session.run("DROP TABLE member, relation; SET search_path = public, enrich");
+    all.sort();
+    all
+}
+
+/// What one has and the other has not.
+pub fn differences(updated: &[String], fresh: &[String]) -> Vec<String> {
+    let lacks = fresh.iter().filter(|line| !updated.contains(line)).map(|line| format!("lacks {line}"));
+    let surplus = updated.iter().filter(|line| !fresh.contains(line)).map(|line| format!("still has {line}"));
+    lacks.chain(surplus).collect()
+}

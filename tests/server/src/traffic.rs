@@ -1,0 +1,453 @@
+//! Clients that write sessions into both hosts' tables, all at once, and know what the server told them that it kept.
+//!
+//! Whatever is killed, a statement of theirs fails only because its connection is gone. A transaction whose end they
+//! did not learn is settled afterwards by the mark that it left, or did not: it is there as a whole or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::cymru::member;
+use crate::hosts::{COWRIE, Host, SUMMARIES};
+use crate::random::Random;
+use crate::session::{Refusal, Session};
+use crate::world::crowd_address;
+use crate::{Cluster, wait_until};
+
+const HOSTS: [&Host; 2] = [&COWRIE, &SUMMARIES];
+
+/// The tables and their address columns, as `recount` wants them.
+pub const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "source_ip")];
+
+/// Where a client's transactions leave their marks.
+const MARKS: &str = "CREATE TABLE IF NOT EXISTS kept (mark text PRIMARY KEY)";
+
+/// By host and key, the address that a session has in the end.
+pub type Sessions = BTreeMap<(usize, String), Option<String>>;
+
+/// Makes both hosts' tables and the table of marks.
+pub fn prepare(session: &mut Session) {
+    COWRIE.create_attached(session);
+    SUMMARIES.create(session);
+    // One of the two hosts has the foreign key, which the other's column cannot have.
+    session
+        .run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    session.run(MARKS);
+}
+
+/// What the server lets go of when a process of its is killed, or when it stops, starts or is not there.
+pub fn is_connection_lost(refusal: &Refusal) -> bool {
+    refusal.code.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&refusal.code.as_str())
+}
+
+/// A transaction as a client sends it, and what is true once it has committed.
+struct Plan {
+    statements: Vec<String>,
+    after: Sessions,
+}
+
+enum End {
+    Committed,
+    RolledBack,
+    Unknown,
+}
+
+/// A transaction whose end is open: prepared, or in doubt.
+struct Open {
+    mark: String,
+    after: Sessions,
+}
+
+pub struct Client {
+    number: usize,
+    random: Random,
+    serial: u64,
+    known: Sessions,
+    open: Option<Open>,
+    session: Option<Session>,
+    /// Whether it calls functions as well, or only stores sessions.
+    calls: bool,
+}
+
+impl Client {
+    fn new(number: usize, seed: u64) -> Client {
+        let random = Random::seeded(seed.wrapping_mul(1000).wrapping_add(number as u64));
+        Client { number, random, serial: 0, known: Sessions::new(), open: None, session: None, calls: true }
+    }
+
+    fn address(&mut self) -> Option<String> {
+        let random = &mut self.random;
+        match random.below(12) {
+            0 => None,
+            // Mapped files know these, and nobody knows those yet.
+            1..6 => Some(crowd_address(random, 400)),
+            6 => Some("10.1.2.3".to_owned()),
+            _ => Some(member(random.skewed_below(600) as usize, random.below(3) as u8).to_string()),
+        }
+    }
+
+    /// Sessions that are there as far as this client is concerned, or shall be.
+    fn key(&mut self, host: usize, now: &Sessions) -> String {
+        let known: Vec<&(usize, String)> = now.keys().filter(|(of, _)| *of == host).collect();
+        if !known.is_empty() && self.random.one_in(3) {
+            return self.random.pick(&known).1.clone();
+        }
+        self.serial += 1;
+        format!("c{}-{}", self.number, self.serial)
+    }
+
+    fn statement(&mut self, after: &mut Sessions) -> String {
+        let of = self.random.below(2) as usize;
+        let host = HOSTS[of];
+        let known: Vec<String> = after.keys().filter(|(o, _)| *o == of).map(|(_, key)| key.clone()).collect();
+        match self.random.below(10) {
+            0..6 => {
+                let upserts = self.random.one_in(2);
+                // The honeypot writes one row a statement.
+                let number = if of == 0 { 1 } else { 1 + self.random.below(6) };
+                let mut rows: BTreeMap<String, Option<String>> = BTreeMap::new();
+                for _ in 0..number {
+                    rows.insert(self.key(of, after), self.address());
+                }
+                for (key, address) in &rows {
+                    let place = (of, key.clone());
+                    if upserts || !after.contains_key(&place) {
+                        after.insert(place, address.clone());
+                    }
+                }
+                let rows: Vec<(&str, Option<&str>)> =
+                    rows.iter().map(|(key, address)| (key.as_str(), address.as_deref())).collect();
+                let (key, address) = (host.key, host.address);
+                let conflict = match upserts {
+                    true => format!("({key}) DO UPDATE SET {address} = EXCLUDED.{address}"),
+                    false => "DO NOTHING".to_owned(),
+                };
+                format!("{} ON CONFLICT {conflict}", host.insert(&rows))
+            }
+            6 if !known.is_empty() => {
+                let key = self.random.pick(&known).clone();
+                after.remove(&(of, key.clone()));
+                format!("DELETE FROM {} WHERE {} = '{key}'", host.table, host.key)
+            }
+            7 | 8 if !known.is_empty() => {
+                let key = self.random.pick(&known).clone();
+                let address = self.address();
+                let value = address.as_ref().map_or_else(|| host.no_address.to_owned(), |a| format!("'{a}'"));
+                after.insert((of, key.clone()), address);
+                format!("UPDATE {} SET {} = {value} WHERE {} = '{key}'", host.table, host.address, host.key)
+            }
+            _ => "SELECT count(*) FROM enrich.attached_tables".to_owned(),
+        }
+    }
+
+    /// Statements with savepoints, of which some are rolled back.
+    fn plan(&mut self) -> Plan {
+        let mut after = self.known.clone();
+        let mut statements = Vec::new();
+        if self.calls && self.random.one_in(6) {
+            // Alone: after others it would leave the order of locks.
+            let address = self.address().unwrap_or_else(|| "48.0.0.1".to_owned());
+            statements.push(format!("SELECT enrich.enrich_ip('{address}')"));
+            return Plan { statements, after };
+        }
+        let mut open: Vec<(u64, Sessions)> = Vec::new();
+        for step in 0..=self.random.below(6) {
+            match self.random.below(6) {
+                0 => {
+                    statements.push(format!("SAVEPOINT s{step}"));
+                    open.push((step, after.clone()));
+                }
+                1 if !open.is_empty() => {
+                    let (step, before) = open.pop().expect("one is open");
+                    if self.random.one_in(2) {
+                        after = before;
+                        statements.push(format!("ROLLBACK TO s{step}"));
+                    }
+                    statements.push(format!("RELEASE s{step}"));
+                }
+                _ => statements.push(self.statement(&mut after)),
+            }
+        }
+        Plan { statements, after }
+    }
+
+    /// Plans a transaction and makes it. The connection is opened where there is none; where there cannot be one nothing
+    /// happens.
+    fn transact(&mut self, connect: impl FnOnce() -> Option<Session>) -> bool {
+        if self.session.is_none() {
+            self.session = connect();
+        }
+        let Some(mut session) = self.session.take() else { return false };
+        if self.open.is_some() && !self.settle(&mut session) {
+            return false;
+        }
+        let plan = self.plan();
+        let mark = format!("m{}-{}", self.number, self.serial);
+        self.serial += 1;
+        let way = self.random.below(8);
+        match self.make(&mut session, plan, mark, way) {
+            End::Unknown => false,
+            End::Committed | End::RolledBack => {
+                self.session = Some(session);
+                true
+            }
+        }
+    }
+
+    /// Asserts that nothing but the loss of the connection is why a statement fails.
+    fn run(&self, session: &mut Session, sql: &str) -> bool {
+        match session.try_run(sql) {
+            Ok(()) => true,
+            Err(refusal) if is_connection_lost(&refusal) => false,
+            Err(refusal) => panic!("a client's statement was refused: {refusal:?}\n{sql}"),
+        }
+    }
+
+    fn make(&mut self, session: &mut Session, plan: Plan, mark: String, way: u64) -> End {
+        if !self.run(session, "BEGIN") {
+            return End::Unknown;
+        }
+        for statement in plan.statements.iter().chain([&format!("INSERT INTO kept VALUES ('{mark}')")]) {
+            if !self.run(session, statement) {
+                return End::Unknown;
+            }
+        }
+        match way {
+            0 => {
+                if !self.run(session, "ROLLBACK") {
+                    return End::Unknown;
+                }
+                End::RolledBack
+            }
+            1 | 2 => {
+                self.open = Some(Open { mark: mark.clone(), after: plan.after });
+                if !self.run(session, &format!("PREPARE TRANSACTION '{mark}'")) {
+                    return End::Unknown;
+                }
+                // Others meet it meanwhile; and it may be what outlives a crash.
+                std::thread::sleep(std::time::Duration::from_millis(self.random.below(30)));
+                if !self.settle(session) {
+                    return End::Unknown;
+                }
+                End::Committed
+            }
+            _ => {
+                self.open = Some(Open { mark, after: plan.after });
+                if !self.run(session, "COMMIT") {
+                    return End::Unknown;
+                }
+                self.known = self.open.take().expect("it was put there").after;
+                End::Committed
+            }
+        }
+    }
+
+    /// Ends what is prepared, and finds out how what was in doubt has ended.
+    fn settle(&mut self, session: &mut Session) -> bool {
+        let Some(open) = &self.open else { return true };
+        let mark = &open.mark;
+        let prepared = session.try_rows(&format!("SELECT FROM pg_prepared_xacts WHERE gid = '{mark}'"));
+        let Ok(prepared) = prepared else { return false };
+        if !prepared.is_empty() {
+            let keep = !self.random.one_in(3);
+            let verb = if keep { "COMMIT" } else { "ROLLBACK" };
+            if !self.run(session, &format!("{verb} PREPARED '{mark}'")) {
+                return false;
+            }
+        }
+        match session.try_rows(&format!("SELECT FROM kept WHERE mark = '{mark}'")) {
+            Ok(marks) => {
+                let open = self.open.take().expect("it is open");
+                if !marks.is_empty() {
+                    self.known = open.after;
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Clients and where they connect to.
+pub struct Traffic<'a> {
+    clients: Vec<Mutex<Client>>,
+    server: RwLock<&'a Cluster>,
+    database: String,
+    is_held: AtomicBool,
+    is_over: AtomicBool,
+    /// A client met what it should not.
+    gave_up: AtomicBool,
+    pub transactions: AtomicU64,
+}
+
+/// Whichever way this goes, the clients end.
+pub struct Ends<'a, 'b>(&'a Traffic<'b>);
+
+impl Drop for Ends<'_, '_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// All clients stand still while this lives, with nothing of theirs open.
+pub struct Held<'a>(&'a Traffic<'a>, Vec<MutexGuard<'a, Client>>);
+
+impl<'a> Traffic<'a> {
+    pub fn new(server: &'a Cluster, database: &str, clients: usize, seed: u64) -> Traffic<'a> {
+        Traffic {
+            clients: (0..clients).map(|number| Mutex::new(Client::new(number, seed))).collect(),
+            server: RwLock::new(server),
+            database: database.to_owned(),
+            is_held: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
+            transactions: AtomicU64::new(0),
+        }
+    }
+
+    /// Runs all clients, a thread each, while `work` does what it does.
+    pub fn during<T>(&'a self, work: impl FnOnce() -> T) -> T {
+        std::thread::scope(|threads| {
+            let _ends = self.ends();
+            for number in 0..self.clients.len() {
+                threads.spawn(move || self.drive(number));
+            }
+            work()
+        })
+    }
+
+    /// The same with clients that only store sessions and call no function.
+    pub fn during_without_calls<T>(&'a self, work: impl FnOnce() -> T) -> T {
+        (0..self.clients.len()).for_each(|number| self.client(number).calls = false);
+        self.during(work)
+    }
+
+    pub fn ends(&self) -> Ends<'_, 'a> {
+        Ends(self)
+    }
+
+    fn drive(&self, number: usize) {
+        struct Watch<'a>(&'a AtomicBool);
+        impl Drop for Watch<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_or(std::thread::panicking(), Ordering::AcqRel);
+            }
+        }
+        let _watch = Watch(&self.gave_up);
+        while !self.is_over() {
+            if self.is_held.load(Ordering::Acquire) {
+                std::thread::yield_now();
+                continue;
+            }
+            self.step(number);
+        }
+    }
+
+    /// Waits until so many more transactions have been made.
+    #[track_caller]
+    pub fn wait_for_transactions(&self, number: u64) {
+        let made = || {
+            assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
+            self.transactions.load(Ordering::Relaxed)
+        };
+        let before = made();
+        wait_until("sessions come in", made, |now| *now >= before + number);
+    }
+
+    /// One transaction of such a client.
+    pub fn step_without_calls(&self, number: usize) {
+        self.client(number).calls = false;
+        self.step(number);
+    }
+
+    /// One transaction of a client.
+    pub fn step(&self, number: usize) {
+        let mut client = self.client(number);
+        if client.transact(|| self.try_connect()) {
+            self.transactions.fetch_add(1, Ordering::Relaxed);
+        } else {
+            drop(client);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    fn client(&self, number: usize) -> MutexGuard<'_, Client> {
+        self.clients[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn try_connect(&self) -> Option<Session> {
+        let server = *self.server.read().unwrap_or_else(PoisonError::into_inner);
+        server.try_session(&self.database).ok()
+    }
+
+    /// As a client of the other server, from now on.
+    pub fn turn_to(&self, server: &'a Cluster) {
+        *self.server.write().unwrap_or_else(PoisonError::into_inner) = server;
+    }
+
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Waits until all clients stand still, and settles what they do not know.
+    pub fn hold(&'a self) -> Held<'a> {
+        self.is_held.store(true, Ordering::Release);
+        assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
+        let mut guards: Vec<MutexGuard<'a, Client>> =
+            (0..self.clients.len()).map(|number| self.client(number)).collect();
+        for client in &mut guards {
+            client.session = None;
+            wait_until(
+                "a client has learned what was kept",
+                || self.try_connect().is_some_and(|mut session| client.settle(&mut session)),
+                |settled| *settled,
+            );
+        }
+        Held(self, guards)
+    }
+}
+
+impl Held<'_> {
+    /// What the server said that it kept.
+    pub fn acknowledged(&self) -> Sessions {
+        self.1.iter().flat_map(|client| client.known.clone()).collect()
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.is_held.store(false, Ordering::Release);
+    }
+}
+
+/// Every session that the server acknowledged is there with its address, and no other is.
+#[track_caller]
+pub fn assert_sessions_are(session: &mut Session, expected: &Sessions) {
+    let mut found = Sessions::new();
+    for (of, host) in HOSTS.iter().enumerate() {
+        let address = if of == 0 { host.address.to_owned() } else { format!("host({})", host.address) };
+        for row in session.rows(&format!(
+            "SELECT trim({}), {address}, {address} IS NULL OR {address}::text = '' FROM {}",
+            host.key, host.table
+        )) {
+            let columns: Vec<&str> = row.split('|').collect();
+            let address = (columns[2] == "f").then(|| columns[1].to_owned());
+            found.insert((of, columns[0].to_owned()), address);
+        }
+    }
+    let lost: Vec<_> = expected.iter().filter(|(key, address)| found.get(key) != Some(address)).collect();
+    let surplus: Vec<_> = found.keys().filter(|key| !expected.contains_key(key)).collect();
+    assert!(
+        lost.is_empty() && surplus.is_empty(),
+        "of {} sessions {} are lost or changed, {} should not be there: {:?} {:?}",
+        expected.len(),
+        lost.len(),
+        surplus.len(),
+        &lost[..lost.len().min(5)],
+        &surplus[..surplus.len().min(5)]
+    );
+}

@@ -1,0 +1,208 @@
+//! Dumps of a database in the middle of its work, in every format, restored into a server whose worker works: every row
+//! is there once, the queue goes on, sessions are counted as before.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use cowrie_enrich_upstreams::{Behaviour, Fault};
+use server_tests::contents::{contents, empty_tables};
+use server_tests::cymru::{Lab, array, members, wait_for_the_queue, worker_pid};
+use server_tests::database::bare_database;
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::invariants::{Snapshots, assert_invariants};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::releases::differences;
+use server_tests::traffic::{TABLES, Traffic, prepare};
+use server_tests::{Database, Options, wait_until};
+
+/// A database with something in every table: leased and waiting jobs, pending counts, dead letters, a rule, and rows
+/// of the operator's own.
+fn busy_database(lab: &Lab) -> Database<'_> {
+    let mut db = lab.database();
+    prepare(&mut db);
+    db.run("SELECT enrich.set_session_priority('sessions', 'length(s.id)')");
+    db.run(
+        "INSERT INTO enrich.known_networks (asn_number, label, asn_type) VALUES (64500, 'Example', 'ISP');
+         UPDATE enrich.known_networks SET asn_type = 'ISP' WHERE asn_number = 13335;
+         INSERT INTO enrich.provider_quota VALUES ('greynoise', current_date, 7, 9);
+         INSERT INTO enrich.rejected_row (procedure, relation, row_key, reason) VALUES ('import_inventory', 'x', '1', 'y')",
+    );
+    lab.whois.behave(Behaviour::normal());
+    db.run(&format!("SELECT enrich.enrich_ips({})", array(&members(3_000..3_020))));
+    wait_for_the_queue(&mut db);
+    lab.whois.behave(Fault::Held);
+    let traffic = Traffic::new(&lab.cluster, &db.name, 1, 3);
+    for _ in 0..60 {
+        traffic.step(0);
+    }
+    drop(traffic.hold());
+    db.run("INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 0, 3, 'tried', now())");
+    let leased = "SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL";
+    wait_until("a batch is under way", || db.number(leased), |jobs| *jobs > 0);
+    lab.reconfigure(&["worker_enabled = off"]);
+    let workers = "SELECT count(*) FROM enrich.worker_status() WHERE role = 'worker' AND pid IS NOT NULL";
+    wait_until("the worker has gone", || db.number(workers), |number| *number == 0);
+    db.run(&COWRIE.insert(&[("waits", Some("60.0.77.7")), ("known", Some("8.8.8.8"))]));
+    db.run(&SUMMARIES.insert(&[("waits", Some("60.0.77.8")), ("known", Some("8.8.8.8"))]));
+    // Counts of networks pend while folding is between its steps.
+    db.run("INSERT INTO enrich.network_delta (asn_number, addresses, sessions) VALUES (15169, 1, 0), (15169, -1, 0)");
+    assert_eq!(empty_tables(&mut db), [""; 0], "a dump of nothing proves nothing");
+    db
+}
+
+fn dump(db: &Database<'_>, arguments: &[&str], name: &str) -> PathBuf {
+    let file = db.cluster.files().join(name);
+    let mut command = db.cluster.program("pg_dump");
+    succeeded(command.args(arguments).arg("--file").arg(&file).arg(&db.name));
+    file
+}
+
+#[track_caller]
+fn succeeded(command: &mut Command) {
+    let output = command.output().expect("the program runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn restore(into: &Database<'_>, arguments: &[&str], dump: &PathBuf) {
+    let mut command = into.cluster.program("pg_restore");
+    succeeded(command.args(["--exit-on-error"]).args(arguments).arg("-d").arg(&into.name).arg(dump));
+}
+
+/// As docs/upgrade.md has it: `known_networks` with its trigger, by which an edited row takes the seed's place, the rest
+/// without triggers, or sessions would be counted again.
+fn restore_data(into: &Database<'_>, dump: &PathBuf, jobs: &str) {
+    restore(into, &["--data-only", "--table", "known_networks"], dump);
+    let list = into.cluster.program("pg_restore").arg("--list").arg(dump).output().expect("pg_restore runs");
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let rest: Vec<&str> = list.lines().filter(|line| !line.contains(" known_networks ")).collect();
+    let file = into.cluster.files().join(format!("{}.list", into.name));
+    std::fs::write(&file, rest.join("\n")).expect("own directory");
+    let file = file.to_str().expect("a name");
+    restore(into, &["--data-only", "--disable-triggers", "--jobs", jobs, "--use-list", file], dump);
+}
+
+/// What is restored is what was dumped; then the worker, which may have seen the restore, does the rest.
+#[track_caller]
+fn assert_it_goes_on(lab: &Lab, db: &mut Database<'_>, what: &str) {
+    db.run("SET search_path = public, enrich");
+    lab.whois.behave(Behaviour::normal());
+    worker_pid(db);
+    wait_for_the_queue(db);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 1, "{what}");
+    assert_eq!(COWRIE.snapshot(db, "known"), "15169|US|NULL", "{what}");
+    assert!(!COWRIE.snapshot(db, "waits").starts_with("NULL"), "{what}: it was waiting for its network");
+    assert_invariants(db, &mut Snapshots::default());
+    db.run(&COWRIE.insert(&[("later", Some("1.1.1.1"))]));
+    assert_counts_are_exact(db, &TABLES);
+    db.run("DELETE FROM sessions WHERE id = 'later'");
+    assert_counts_are_exact(db, &TABLES);
+}
+
+fn lab(name: &str) -> Lab {
+    Lab::start(
+        Options::named(name)
+            .with_worker()
+            .conf("cowrie_enrich.worker_naptime = 100ms")
+            .conf("cowrie_enrich.enabled_sources = 'maxmind,cymru'"),
+    )
+}
+
+#[test]
+fn every_format_is_restored_to_the_same_rows() {
+    let lab = lab("dump-formats");
+    let mut db = busy_database(&lab);
+    let before = contents(&mut db);
+    for (format, jobs) in [("custom", "1"), ("custom", "4"), ("directory", "4"), ("tar", "1"), ("plain", "1")]
+    {
+        let file = dump(&db, &["--format", format], &format!("all-{format}-{jobs}.dump"));
+        let mut restored = bare_database(&lab.cluster);
+        if format == "plain" {
+            let mut psql = lab.cluster.program("psql");
+            succeeded(
+                psql.args(["-qX", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null", "--single-transaction", "-f"])
+                    .arg(&file)
+                    .args(["-d", &restored.name]),
+            );
+        } else {
+            restore(&restored, &["--jobs", jobs], &file);
+        }
+        restored.run("SET search_path = public, enrich");
+        assert_eq!(differences(&contents(&mut restored), &before), [""; 0], "{format}, {jobs} jobs");
+    }
+}
+
+/// What several jobs do by chance, made sure of.
+#[test]
+fn addresses_that_are_restored_before_their_networks_find_them() {
+    let lab = lab("dump-order");
+    let mut db = busy_database(&lab);
+    let before = contents(&mut db);
+    let file = dump(&db, &["--format", "custom"], "order.dump");
+    let list = lab.cluster.program("pg_restore").arg("--list").arg(&file).output().expect("pg_restore runs");
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let (networks, rest): (Vec<&str>, Vec<&str>) =
+        list.lines().partition(|line| line.contains("TABLE DATA enrich asn_inventory "));
+    assert_eq!(networks.len(), 1, "{list}");
+    let first =
+        rest.iter().position(|line| line.contains("TABLE DATA enrich ip_inventory ")).expect("addresses");
+    let reordered = [&rest[..=first], &networks[..], &rest[first + 1..]].concat().join("\n");
+    let order = lab.cluster.files().join("order.list");
+    std::fs::write(&order, reordered).expect("own directory");
+    let mut restored = bare_database(&lab.cluster);
+    restore(&restored, &["--use-list", order.to_str().expect("a name")], &file);
+    restored.run("SET search_path = public, enrich");
+    assert_eq!(differences(&contents(&mut restored), &before), [""; 0]);
+    assert_invariants(&mut restored, &mut Snapshots::default());
+    // Whoever calls himself pg_restore and is no superuser gets the key's own answer.
+    restored.run(
+        "CREATE ROLE dump_stranger; GRANT USAGE ON SCHEMA enrich TO dump_stranger;
+         GRANT INSERT ON enrich.ip_inventory TO dump_stranger;
+         SET application_name = 'pg_restore'; SET SESSION AUTHORIZATION dump_stranger",
+    );
+    let refusal = restored
+        .refused("INSERT INTO enrich.ip_inventory (ip_address, current_asn) VALUES ('203.0.114.1', 64999)");
+    assert_eq!(refusal.code, "23503", "{refusal:?}");
+}
+
+/// The worker comes with the extension, which is the first thing that a restore brings.
+#[test]
+fn a_restore_beside_a_working_worker_collides_with_nothing_of_its() {
+    let lab = lab("dump-worker");
+    let db = busy_database(&lab);
+    let file = dump(&db, &["--format", "directory"], "beside.dump");
+    lab.reconfigure(&["worker_enabled = on"]);
+    for jobs in ["1", "4"] {
+        lab.whois.behave(Behaviour::normal());
+        let mut restored = bare_database(&lab.cluster);
+        restore(&restored, &["--jobs", jobs], &file);
+        assert_it_goes_on(&lab, &mut restored, &format!("{jobs} jobs"));
+    }
+}
+
+/// First the schema, then the data: as two dumps, and as two looks into one.
+#[test]
+fn schema_and_data_are_restored_one_after_the_other() {
+    let lab = lab("dump-parts");
+    let mut db = busy_database(&lab);
+    let before = contents(&mut db);
+    let (schema, data) = (
+        dump(&db, &["--format", "custom", "--schema-only"], "schema.dump"),
+        dump(&db, &["--format", "custom", "--data-only", "--disable-triggers"], "data.dump"),
+    );
+    let whole = dump(&db, &["--format", "directory"], "whole.dump");
+    for (first, second, jobs) in [(&schema, &data, "1"), (&whole, &whole, "1"), (&whole, &whole, "4")] {
+        let mut restored = bare_database(&lab.cluster);
+        restore(&restored, &["--schema-only"], first);
+        restored.run("SET search_path = public, enrich");
+        let nothing: Vec<_> = contents(&mut restored);
+        assert!(nothing.iter().all(|row| row.starts_with("enrich.known_networks")), "{nothing:?}");
+        restore_data(&restored, second, jobs);
+        assert_eq!(differences(&contents(&mut restored), &before), [""; 0], "{jobs} jobs");
+        assert_invariants(&mut restored, &mut Snapshots::default());
+    }
+    lab.reconfigure(&["worker_enabled = on"]);
+    let mut restored = bare_database(&lab.cluster);
+    restore(&restored, &["--schema-only"], &schema);
+    restore_data(&restored, &data, "1");
+    assert_it_goes_on(&lab, &mut restored, "in two parts");
+}
