@@ -3,6 +3,7 @@
 //! Debian's pg_cron fires on the minute, so that is how long these tests take.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use server_tests::database::{cluster_with_world, fresh_database};
