@@ -22,6 +22,10 @@
 mod bounded;
 mod exchange;
 mod secret;
+#[cfg(any(test, fuzzing))]
+mod memory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod promises;
 #[cfg(test)]
 mod servers;
 pub mod settings;
