@@ -9,7 +9,9 @@
 pub use crate::export::promises::{collector_settings, scrape_request};
 pub use crate::otlp::promises::collector_answer;
 pub use crate::providers::cymru::promises::{dns_message, dns_server, whois_answer};
-pub use crate::providers::http::promises::{dshield_answer, greynoise_answer, http_answer, http_settings, spur_answer};
+pub use crate::providers::http::promises::{
+    dshield_answer, greynoise_answer, http_answer, http_settings, spur_answer,
+};
 
 use crate::address::{self, Address, AddressError, LONGEST_TEXT};
 use crate::json_text::{Escapes, keepable, quoted};
@@ -91,7 +93,9 @@ pub fn foreign_text(bytes: &[u8]) {
     if let Some(asn) = foreign::asn(text) {
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
         assert_eq!(digits.trim_start_matches('0'), asn.to_string());
-        assert!(text.chars().all(|char| char.is_ascii_digit() || char.is_whitespace() || "AaSs".contains(char)));
+        assert!(
+            text.chars().all(|char| char.is_ascii_digit() || char.is_whitespace() || "AaSs".contains(char))
+        );
     }
     if let Some(country) = foreign::country(text) {
         assert!(country.iter().all(u8::is_ascii_uppercase) && !matches!(&country, b"XX" | b"ZZ"));

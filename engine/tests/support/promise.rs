@@ -87,7 +87,10 @@ pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), Mmd
     let (country, city) = (database.country(address), database.city(address));
     let (asn, organization) = (database.asn(address), database.organization(address));
     let (place, network) = (database.place(address), database.network(address));
-    for country in [country.as_ref().ok().copied().flatten(), place.as_ref().ok().copied().flatten().and_then(|p| p.country)] {
+    for country in [
+        country.as_ref().ok().copied().flatten(),
+        place.as_ref().ok().copied().flatten().and_then(|p| p.country),
+    ] {
         assert!(country.is_none_or(|code| code.iter().all(u8::is_ascii_uppercase)), "{country:?}");
     }
     assert!(!matches!(city, Ok(Some(""))) && !matches!(organization, Ok(Some(""))));
@@ -106,8 +109,14 @@ pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), Mmd
         assert!(asn.as_ref().is_ok_and(|asn| *asn == Some(network.asn)) && network.asn > 0);
         assert!(organization.as_ref().is_ok_and(|name| *name == network.organization));
     }
-    let results =
-        [country.map(drop), city.map(drop), asn.map(drop), organization.map(drop), place.map(drop), network.map(drop)];
+    let results = [
+        country.map(drop),
+        city.map(drop),
+        asn.map(drop),
+        organization.map(drop),
+        place.map(drop),
+        network.map(drop),
+    ];
     results.into_iter().collect()
 }
 

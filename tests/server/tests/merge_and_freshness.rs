@@ -40,7 +40,8 @@ fn any_object(random: &mut Random, members: &[&str]) -> Value {
 }
 
 fn maxmind(random: &mut Random) -> Value {
-    let members: Vec<&str> = PLACE.into_iter().chain(["asn", "asn_org", "cached_at", "build_epoch"]).collect();
+    let members: Vec<&str> =
+        PLACE.into_iter().chain(["asn", "asn_org", "cached_at", "build_epoch"]).collect();
     any_object(random, &members)
 }
 
@@ -70,7 +71,11 @@ fn new_document(random: &mut Random) -> Value {
     let mut document = Map::new();
     for source in SOURCES {
         if random.one_in(2) {
-            let said = if source == "maxmind" { maxmind(random) } else { any_object(random, &["a", "b", "cached_at"]) };
+            let said = if source == "maxmind" {
+                maxmind(random)
+            } else {
+                any_object(random, &["a", "b", "cached_at"])
+            };
             document.insert(source.to_owned(), said);
         }
     }
@@ -92,7 +97,8 @@ fn merged(old: &Value, new: &Value) -> Value {
                 let speaks = |members: &[&str]| members.iter().any(|member| said.get(member).is_some());
                 let (place, network) = (speaks(&PLACE), said.get("asn").is_some());
                 kept.retain(|member, _| {
-                    !(place && PLACE.contains(&member.as_str())) && !(network && ["asn", "asn_org"].contains(&member.as_str()))
+                    !(place && PLACE.contains(&member.as_str()))
+                        && !(network && ["asn", "asn_org"].contains(&member.as_str()))
                 });
             }
             "_meta" => {}
@@ -125,7 +131,8 @@ fn any_two_documents_are_merged_as_the_model_has_it() {
     let rows: Vec<String> =
         pairs.iter().map(|(old, new)| format!("{}::jsonb, {}::jsonb", quoted(old), quoted(new))).collect();
     let once = ask(&mut db, "old, new", "enrich.merge_enrichment(old, new)", &rows);
-    let twice = ask(&mut db, "old, new", "enrich.merge_enrichment(enrich.merge_enrichment(old, new), new)", &rows);
+    let twice =
+        ask(&mut db, "old, new", "enrich.merge_enrichment(enrich.merge_enrichment(old, new), new)", &rows);
     assert_eq!(once, twice, "the same answer again changes nothing");
     for ((old, new), answer) in pairs.iter().zip(once) {
         let answer: Value = serde_json::from_str(&answer).expect("jsonb is JSON");
@@ -148,8 +155,15 @@ fn answered(random: &mut Random) -> Answered {
     let ages = [-100_000, -360, -240, 0, 40, 160, 900, 1060, 100_000];
     let mut age = || *random.pick(&ages);
     let (own, meta) = (age(), age());
-    let time = |age: i64| format!("to_char((now() - {age} * interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')");
-    let nonsense = |random: &mut Random| (*random.pick(&["'yesterday'", "''", "'2026-02-30T00:00:00Z'", "'9999-12-31T23:59:59-01:00'"])).to_owned();
+    let time = |age: i64| {
+        format!(
+            "to_char((now() - {age} * interval '1 s') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')"
+        )
+    };
+    let nonsense = |random: &mut Random| {
+        (*random.pick(&["'yesterday'", "''", "'2026-02-30T00:00:00Z'", "'9999-12-31T23:59:59-01:00'"]))
+            .to_owned()
+    };
     let mut cached = (!random.one_in(3)).then(|| (time(own), Some(own)));
     let mut asked = (!random.one_in(3)).then(|| (time(meta), Some(meta)));
     for said in [&mut cached, &mut asked] {
@@ -168,7 +182,10 @@ fn answered(random: &mut Random) -> Answered {
     if has_meta {
         let mut members = vec![format!("'state', '{state}'")];
         members.extend(asked.as_ref().map(|(said, _)| format!("'asked_at', {said}")));
-        parts.push(format!("'_meta', jsonb_build_object('cymru', jsonb_build_object({}))", members.join(", ")));
+        parts.push(format!(
+            "'_meta', jsonb_build_object('cymru', jsonb_build_object({}))",
+            members.join(", ")
+        ));
     }
     // The answer's own time counts, where it says one; else the time at which it was asked for.
     let said = cached.filter(|_| has_own).or(asked.filter(|_| has_meta));
@@ -185,7 +202,8 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
     let mut random = random();
     let all: Vec<Answered> = (0..1_500).map(|_| answered(&mut random)).collect();
     let rows: Vec<String> = all.iter().map(|answered| answered.document.clone()).collect();
-    let fresh = format!("enrich.is_source_fresh(document, 'cymru', {VALUE_LIFETIME}, {ABSENT_LIFETIME}), document");
+    let fresh =
+        format!("enrich.is_source_fresh(document, 'cymru', {VALUE_LIFETIME}, {ABSENT_LIFETIME}), document");
     let answers = ask(&mut db, "document", &fresh, &rows);
     let mut seen = [0; 2];
     for (answered, answer) in all.iter().zip(answers) {
@@ -195,7 +213,8 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
     }
     assert!(seen.iter().all(|count| *count > 150), "one-sided: {seen:?}");
     // Whatever else stands there is no answer, and no error either.
-    let odd: Vec<String> = (0..500).map(|_| format!("{}::jsonb", quoted(&old_document(&mut random)))).collect();
+    let odd: Vec<String> =
+        (0..500).map(|_| format!("{}::jsonb", quoted(&old_document(&mut random)))).collect();
     let answers = ask(&mut db, "document", "enrich.is_source_fresh(document, 'cymru', 1000, 100)", &odd);
     assert!(answers.iter().all(|fresh| fresh == "f"));
 }
@@ -234,8 +253,12 @@ fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
             format!("{current}, {}::jsonb, '{field}', '{source}'", quoted(&provenance))
         })
         .collect();
-    let answers =
-        ask(&mut db, "current, document, field, source", "enrich.may_replace(current, document, field, source) IS TRUE", &rows);
+    let answers = ask(
+        &mut db,
+        "current, document, field, source",
+        "enrich.may_replace(current, document, field, source) IS TRUE",
+        &rows,
+    );
     for (case, answer) in cases.iter().zip(answers) {
         assert_eq!(answer == "t", case.4, "{case:?}");
     }

@@ -80,8 +80,16 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a pointer to itself", with_record(Value::Pointer(record)), "pointer to a pointer"),
         ("a value in itself", with_record(map([("country", Value::Pointer(record))])), "contains itself"),
         ("16 million pairs that are not there", with_record(Value::Raw(vec![0xff; 4])), "runs past the end"),
-        ("16 million values that are not there", with_record(Value::Raw(vec![0x1f, 4, 255, 255, 255])), "runs past the end"),
-        ("a text longer than the file", with_record(Value::Raw(vec![0x5f, 255, 255, 255])), "runs past the end"),
+        (
+            "16 million values that are not there",
+            with_record(Value::Raw(vec![0x1f, 4, 255, 255, 255])),
+            "runs past the end",
+        ),
+        (
+            "a text longer than the file",
+            with_record(Value::Raw(vec![0x5f, 255, 255, 255])),
+            "runs past the end",
+        ),
         ("values inside each other", with_record(Value::Raw([1, 4].repeat(50_000))), "nested too deeply"),
         ("many values", with_record(Value::Array(vec![Value::Bool(true); 20_000])), "too many values"),
         ("many pointers to one long text", many_long_texts, "too much text"),
@@ -90,14 +98,30 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a number as a key", with_record(Value::Raw(vec![0xe1, 0xa1, 1, 0x41, b'x'])), "key is not text"),
         ("text that is none", with_record(Value::Raw(vec![0x42, 0xff, 0xfe])), "not UTF-8"),
         ("no nodes", with_metadata("node_count", Some(Value::U32(0))), "is zero"),
-        ("four thousand million nodes", with_metadata("node_count", Some(Value::U32(u32::MAX))), "needs 25769803786 bytes"),
-        ("a node too many", with_metadata("node_count", Some(Value::U32(sound()[0].nodes.len() as u32 + 1))), "mmdb"),
+        (
+            "four thousand million nodes",
+            with_metadata("node_count", Some(Value::U32(u32::MAX))),
+            "needs 25769803786 bytes",
+        ),
+        (
+            "a node too many",
+            with_metadata("node_count", Some(Value::U32(sound()[0].nodes.len() as u32 + 1))),
+            "mmdb",
+        ),
         ("a count that is a text", with_metadata("node_count", Some(text("many"))), "is not a number"),
         ("records of no size", with_metadata("record_size", Some(Value::U16(0))), "record_size 0"),
         ("addresses of another kind", with_metadata("ip_version", Some(Value::U16(5))), "ip_version 5"),
-        ("a format of tomorrow", with_metadata("binary_format_major_version", Some(Value::U16(3))), "version 3"),
+        (
+            "a format of tomorrow",
+            with_metadata("binary_format_major_version", Some(Value::U16(3))),
+            "version 3",
+        ),
         ("no type", with_metadata("database_type", None), "mmdb metadata"),
-        ("a build beyond the server's times", with_metadata("build_epoch", Some(Value::U64(9_224_318_016_000))), "build_epoch"),
+        (
+            "a build beyond the server's times",
+            with_metadata("build_epoch", Some(Value::U64(9_224_318_016_000))),
+            "build_epoch",
+        ),
         ("a file for the other setting", sound()[1].bytes(), "does not say where addresses are"),
     ]
 }
@@ -169,11 +193,14 @@ fn sessions_are_stored_while_a_hostile_file_waits() {
          INSERT INTO visits VALUES (0, '8.8.8.8');",
     );
     let city = Files::below(cluster.files()).city;
-    for (number, (what, bytes, complaint)) in hostile_files().into_iter().enumerate().filter(|(n, _)| n % 6 == 1) {
+    for (number, (what, bytes, complaint)) in
+        hostile_files().into_iter().enumerate().filter(|(n, _)| n % 6 == 1)
+    {
         fs::write(&city, bytes).expect("it can be written");
         // As if it had been written a while ago: files that may still be being written are left alone.
         let file = fs::File::options().write(true).open(&city).expect("it is there");
-        file.set_modified(SystemTime::now() - Duration::from_secs(3600 - number as u64)).expect("its owner may");
+        file.set_modified(SystemTime::now() - Duration::from_secs(3600 - number as u64))
+            .expect("its owner may");
         let mut inserted = 0;
         wait_until(
             &format!("{what} is refused"),
@@ -263,7 +290,8 @@ fn what_is_no_file_is_refused_and_nobody_waits() {
 const O_NONBLOCK: i32 = 0o4000;
 
 fn drafts(cluster: &Cluster) -> Vec<String> {
-    let entries = fs::read_dir(cluster.data_dir().join("cowrie_enrich")).expect("the copies' folder is there");
+    let entries =
+        fs::read_dir(cluster.data_dir().join("cowrie_enrich")).expect("the copies' folder is there");
     let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
     names.filter(|name| name.ends_with(".draft")).collect()
 }

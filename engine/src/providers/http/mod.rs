@@ -21,11 +21,11 @@
 
 mod bounded;
 mod exchange;
-mod secret;
 #[cfg(any(test, fuzzing))]
 mod memory;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod promises;
+mod secret;
 #[cfg(test)]
 mod servers;
 pub mod settings;

@@ -26,7 +26,9 @@ fn asked() -> Address {
 
 pub fn greynoise_answer(bytes: &[u8]) {
     let (reply, body) = replied(GreyNoise.site(), bytes);
-    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) = reply.answers.get(&asked()) {
+    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+        reply.answers.get(&asked())
+    {
         let known = ["noise", "riot", "classification", "name", "last_seen"];
         for (member, value) in said {
             let fits = match member.as_str() {
@@ -47,7 +49,9 @@ pub fn dshield_answer(bytes: &[u8]) {
     {
         assert!(rest >= Duration::from_secs(300), "the Internet Storm Center asks for five minutes");
     }
-    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) = reply.answers.get(&asked()) {
+    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+        reply.answers.get(&asked())
+    {
         assert!(said.len() == 1 && said["ip"].as_object().is_some_and(|report| !report.is_empty()));
         let report = body.as_ref().and_then(|body| body.get("ip")).cloned();
         let number = report.map(|report| match &report["number"] {

@@ -99,8 +99,7 @@ impl Secret {
                 members.values_mut().for_each(|value| self.hide_in_value(value));
                 if self.0.len() >= SHORTEST_TO_HIDE && members.keys().any(|name| name.contains(&self.0)) {
                     let all = std::mem::take(members);
-                    *members =
-                        all.into_iter().map(|(name, value)| (self.hide_in(&name), value)).collect();
+                    *members = all.into_iter().map(|(name, value)| (self.hide_in(&name), value)).collect();
                 }
             }
             _ => {}
