@@ -55,7 +55,7 @@ pub fn collector_settings(bytes: &[u8]) {
     if settings::endpoint(text).is_ok() {
         let lower = text.trim().to_ascii_lowercase();
         assert!(lower.starts_with("http://") || lower.starts_with("https://"), "{text}");
-        let host = lower.splitn(4, '/').nth(2).unwrap_or_default();
+        let host = lower.split('/').nth(2).unwrap_or_default();
         assert!(!host.is_empty() && !host.contains('@') && !text.contains('?'), "{text}");
     }
 }

@@ -96,9 +96,9 @@ fn merged(old: &Value, new: &Value) -> Value {
             "maxmind" => {
                 let speaks = |members: &[&str]| members.iter().any(|member| said.get(member).is_some());
                 let (place, network) = (speaks(&PLACE), said.get("asn").is_some());
-                kept.retain(|member, _| {
-                    !(place && PLACE.contains(&member.as_str()))
-                        && !(network && ["asn", "asn_org"].contains(&member.as_str()))
+                kept.retain(|member, _| match member.as_str() {
+                    "asn" | "asn_org" => !network,
+                    member => !(place && PLACE.contains(&member)),
                 });
             }
             "_meta" => {}
