@@ -6,7 +6,7 @@
 export PG_MAJOR PG_CONFIG TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
 export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 
-.PHONY: help demo demo-stop real-log test bench regress lint install package dist clean
+.PHONY: help demo demo-stop real-log test fuzz bench regress lint install package dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,9 @@ bench: ## benchmarks, as ratios measured in one run
 
 regress: ## SQL files against their expected output
 	@scripts/regress
+
+fuzz: ## each parser of foreign bytes for FUZZ_SECONDS (300), under AddressSanitizer where a nightly Rust is
+	@scripts/fuzz
 
 lint: ## formatting, and clippy without a warning
 	@scripts/lint

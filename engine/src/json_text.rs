@@ -21,8 +21,17 @@ pub enum Escapes {
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let mut kept: Option<Vec<u8>> = None;
     let mut at = 0;
+    // Where an escape begins that lacks digits. No JSON has one; with what follows a NUL it would become whole.
+    let mut broken = None;
     while at < text.len() {
-        let (length, replacement) = next(&text[at..], escapes);
+        let (length, mut replacement) = next(&text[at..], escapes);
+        match replacement {
+            None if text[at..].starts_with(b"\\u") && length == 2 => broken = Some(at),
+            Some(b"") if broken.is_some_and(|broken| may_become_whole(&text[broken..at])) => {
+                replacement = Some(b"?");
+            }
+            _ => {}
+        }
         match (&mut kept, replacement) {
             (None, None) => {}
             (None, Some(replacement)) => kept = Some([&text[..at], replacement].concat()),
@@ -31,6 +40,11 @@ pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
         at += length;
     }
     kept.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// Whether it is `\u` with fewer digits than four, and nothing else.
+fn may_become_whole(text: &[u8]) -> bool {
+    text.len() < 6 && text[2..].iter().all(u8::is_ascii_hexdigit)
 }
 
 /// How many bytes belong together at the beginning of a text, and what stands for them where they cannot be kept.
@@ -100,6 +114,14 @@ mod tests {
         assert_eq!(kept(r#"{"a\u0000b": "\u0000"}"#), r#"{"ab": ""}"#);
         assert_eq!(kept(r#"["\ud83d", "\ude00", "\ud83d\ud83d\ude00x"]"#), r#"["?", "?", "?\ud83d\ude00x"]"#);
         assert_eq!(kept(r#""\\\u0000\\u0000""#), r#""\\\\u0000""#);
+        assert_eq!(kept(r#""\\u\u0000""#), r#""\\u""#);
+    }
+
+    #[test]
+    fn what_is_left_out_does_not_make_an_escape_of_what_is_left() {
+        assert_eq!(kept(r#""\u\u00000000""#), r#""\u?0000""#);
+        assert_eq!(kept(r#""\u00\u0000\u000000""#), r#""\u00?00""#);
+        assert_eq!(kept(r#""\u00x\u000000""#), r#""\u00x00""#);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub mod moment;
 pub mod net;
 pub mod otlp;
 pub mod prefix;
+#[cfg(any(test, fuzzing))]
+pub mod promises;
 pub mod providers;
 pub mod quota;
 pub mod random;

@@ -210,8 +210,8 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_answered(text in ".{0,60}") {
-            let _ = Prefix::parse(&text);
+        fn any_block_is_read_as_promised(address in any_address(), length in 0..=130_u8) {
+            crate::promises::ip_text(format!("{address}/{length}").as_bytes());
         }
     }
 }

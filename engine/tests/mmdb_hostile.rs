@@ -2,103 +2,10 @@
 
 mod support;
 
-use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
 use proptest::prelude::*;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use support::promise::{addresses, file_with_records, holds, ip, look_up, sound};
 use support::{Record, Value, Writer, in_bounded_time, map, text};
-
-fn ip(text: &str) -> Address {
-    address::parse(text).unwrap().unwrap()
-}
-
-/// A sound file of every layout, with something at 1.0.0.0/8 and at 2000::/3.
-fn sound() -> Vec<Writer> {
-    let place = map([
-        ("city", map([("names", map([("en", text("Linköping"))]))])),
-        ("country", map([("iso_code", text("SE")), ("names", map([("en", text("Sweden"))]))])),
-        ("location", map([("latitude", Value::Double(58.4)), ("longitude", Value::Double(15.6))])),
-    ]);
-    let network = map([
-        ("autonomous_system_number", Value::U32(29518)),
-        ("autonomous_system_organization", text("Bredband2 AB")),
-    ]);
-    let flat = map([
-        ("as_name", text("Google LLC")),
-        ("asn", text("AS15169")),
-        ("country_code", text("US")),
-        ("latitude", Value::Float(37.4)),
-        ("longitude", text("-122.1")),
-    ]);
-    [("GeoLite2-City", place, 24), ("GeoLite2-ASN", network, 28), ("flat", flat, 32)]
-        .into_iter()
-        .map(|(database_type, record, bits)| {
-            Writer::new(database_type, 6)
-                .record_size(bits)
-                .say("1.0.0.0/8", record.clone())
-                .say("2.128.0.0/9", record.clone())
-                .say("2000::/3", record)
-        })
-        .collect()
-}
-
-/// Every kind of lookup; the first error.
-fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), MmdbError> {
-    let results = [
-        database.country(address).map(drop),
-        database.city(address).map(drop),
-        database.asn(address).map(drop),
-        database.organization(address).map(drop),
-        database.place(address).map(drop),
-        database.network(address).map(drop),
-    ];
-    results.into_iter().collect()
-}
-
-fn addresses() -> Vec<Address> {
-    let mut addresses: Vec<Address> = [
-        "0.0.0.0",
-        "1.2.3.4",
-        "2.129.0.1",
-        "81.2.69.142",
-        "89.160.20.112",
-        "1.128.0.0",
-        "216.160.83.56",
-        "255.255.255.255",
-        "::",
-        "2001:218::1",
-        "2002:5102:458e::",
-        "2a02::1",
-        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-    ]
-    .map(ip)
-    .into();
-    let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
-    for _ in 0..16 {
-        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        addresses.push(Address::new(IpAddr::V4(Ipv4Addr::from_bits((bits >> 32) as u32))));
-        addresses.push(Address::new(IpAddr::V6(Ipv6Addr::from_bits(u128::from(bits) << 64))));
-    }
-    addresses
-}
-
-/// The promise: no panic, no hang; and what verify accepts, lookups answer.
-fn holds_the_promise(bytes: Vec<u8>) -> Result<(), TestCaseError> {
-    let Ok(database) = Database::open(bytes) else {
-        return Ok(());
-    };
-    let verified = database.verify();
-    for address in addresses() {
-        let looked_up = look_up(&database, address);
-        if verified.is_ok() {
-            prop_assert_eq!(looked_up, Ok(()), "verified, but {} fails", address);
-        }
-    }
-    if let Err(error) = verified {
-        prop_assert!(!error.to_string().is_empty());
-    }
-    Ok(())
-}
 
 /// A sound file that also has `hostile` at 9.0.0.0/8.
 fn with_record(hostile: Value) -> Writer {
@@ -162,6 +69,11 @@ fn metadata_that_cannot_be_right_is_refused() {
             "mmdb binary_format_major_version 3 is not supported",
         ),
         ("node_count", Some(Value::U32(0)), "mmdb metadata, node_count: is zero"),
+        (
+            "build_epoch",
+            Some(Value::U64(9_224_318_016_000)),
+            "mmdb metadata, build_epoch: is no time of the years up to 9999",
+        ),
         ("node_count", Some(text("many")), "mmdb metadata, node_count: is not a number"),
         ("node_count", None, "mmdb metadata, node_count: is missing"),
         ("node_count", Some(Value::U64(1 << 40)), "mmdb node_count 1099511627776 is not supported"),
@@ -281,6 +193,24 @@ fn overlapping_values_are_bounded() {
     }
 }
 
+/// A thousand records of four thousand names that all point to one text of 16 MB: `open` looks at records too.
+#[test]
+fn many_pointers_to_one_long_text_do_not_hold_up_who_opens_the_file() {
+    let mut writer = sound().swap_remove(0);
+    let long = writer.value(&text(&"x".repeat(16 << 20)));
+    let members = (0..4000).map(|_| ("country", Value::Pointer(long))).collect();
+    let record = writer.value(&Value::Map(members));
+    for network in 0..1024_u32 {
+        let prefix = format!("20.{}.{}.0/24", network / 256, network % 256);
+        writer = writer.say(&prefix, Value::Pointer(record));
+    }
+    let bytes = writer.bytes();
+    let begun = std::time::Instant::now();
+    let refused = in_bounded_time("opening", move || Database::open(bytes).map(|database| database.verify()));
+    assert!(matches!(refused, Ok(Err(MmdbError::Record { .. }))), "{:?}", refused.err());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 fn chain(nodes: usize, last: Record) -> Writer {
     let mut writer = sound().swap_remove(0);
     writer.nodes.truncate(1);
@@ -398,7 +328,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        holds_the_promise(bytes)?;
+        holds(bytes);
     }
 
     /// The metadata and the first records are small and matter most; uniform flips seldom hit them.
@@ -413,7 +343,7 @@ proptest! {
         for (back, byte) in flips {
             bytes[length - 1 - back.min(length - 1)] = byte;
         }
-        holds_the_promise(bytes)?;
+        holds(bytes);
     }
 
     /// A piece missing in the middle: what a broken download looks like when its end arrived.
@@ -428,17 +358,12 @@ proptest! {
         let from = from.index(bytes.len());
         let until = (from + length).min(bytes.len());
         bytes.drain(from..until);
-        holds_the_promise(bytes)?;
+        holds(bytes);
     }
 
     #[test]
-    fn any_data_section_may_stand_behind_a_sound_tree(data in prop::collection::vec(any::<u8>(), 1..400)) {
-        let mut writer = sound().swap_remove(0);
-        let at = writer.value(&Value::Raw(data.clone()));
-        for (octet, offset) in (20..60_u32).zip((0..data.len() as u32).cycle().step_by(7)) {
-            writer = writer.say(&format!("{octet}.0.0.0/8"), Value::Pointer(at + offset));
-        }
-        holds_the_promise(writer.bytes())?;
+    fn any_data_section_may_stand_behind_a_sound_tree(kind: u8, data in prop::collection::vec(any::<u8>(), 1..400)) {
+        holds(file_with_records(kind, &data));
     }
 
     #[test]
@@ -449,12 +374,12 @@ proptest! {
         writer.nodes.extend(nodes.iter().map(|pair| pair.map(|bits| Record::Raw(u32::from(bits) + shift))));
         let root = writer.nodes.len() as u32 - 1;
         writer.nodes[0][1] = Record::Node(root);
-        holds_the_promise(writer.bytes())?;
+        holds(writer.bytes());
     }
 
     #[test]
     fn any_bytes_may_follow_the_marker(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let file = [vec![0; 64], b"\xab\xcd\xefMaxMind.com".to_vec(), bytes].concat();
-        holds_the_promise(file)?;
+        holds(file);
     }
 }

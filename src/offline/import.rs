@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
 
@@ -136,9 +137,9 @@ fn copy_and_verify(
     signature: &Signature,
 ) -> Result<(Draft, Status), ImportError> {
     let file_error = |error| ImportError::File { kind, path: path.to_owned(), error };
-    let mut source = File::open(path).map_err(file_error)?;
+    let mut source = open(path).map_err(file_error)?;
     let mut draft = custody.draft(kind).map_err(file_error)?;
-    copy(&mut source, &mut draft.file).map_err(file_error)?;
+    copy(&mut source, &mut draft.file, signature.size).map_err(file_error)?;
     let after = Signature::of(path).map_err(file_error)?;
     let opened = Signature::from_metadata(path, &source.metadata().map_err(file_error)?);
     if after != *signature || opened != *signature {
@@ -171,18 +172,32 @@ fn copy_and_verify(
     Ok((draft, status))
 }
 
+/// Opens a source, if it is a file. A FIFO would hold up whoever opens it until somebody writes, and a device may never
+/// end. What is looked at is what was opened: a path can name something else by then.
+fn open(path: &str) -> io::Result<File> {
+    let source = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match source.metadata()?.is_file() {
+        true => Ok(source),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+    }
+}
+
 /// Bytes between two looks at whether somebody cancelled.
 const COPY_CHUNK: usize = 1 << 20;
 
-fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
+/// Copies a source of `size` bytes. One that turns out to be longer has changed, and may be growing as fast as it is read.
+fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; COPY_CHUNK];
-    loop {
+    let mut copied = 0;
+    while copied <= size {
         pg::check_for_interrupts();
         match from.read(&mut chunk)? {
-            0 => return Ok(()),
+            0 => break,
             n => to.write_all(&chunk[..n])?,
         }
+        copied = to.stream_position()?;
     }
+    Ok(())
 }
 
 /// Records why a file does not serve, so that nobody tries it again until it changes.

@@ -29,7 +29,7 @@ pub struct Signature {
     pub path: String,
     device: u64,
     inode: u64,
-    size: u64,
+    pub size: u64,
     modified: (i64, i64),
 }
 
@@ -210,7 +210,7 @@ impl Custody {
         let path = directory().join(format!("{}.draft", kind.name()));
         let file =
             File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&path)?;
-        Ok(Draft { path, file })
+        Ok(Draft { path, file, renamed: false })
     }
 
     /// Puts a finished draft into service and removes what it replaces.
@@ -222,11 +222,13 @@ impl Custody {
             status.build_epoch.unwrap_or_default(),
             draft.file.metadata()?.ino()
         );
-        fs::rename(&draft.path, directory().join(&name))?;
+        draft.rename(&directory().join(&name))?;
         status.file = Some(name.clone());
-        self.write_status(kind, &status)?;
-        remove_others(kind, &name);
-        Ok(())
+        let written = self.write_status(kind, &status);
+        // A copy that is not in service after all may be what filled the disk.
+        let serving = read_status(kind).and_then(|status| status.file);
+        remove_others(kind, serving.as_deref().unwrap_or(&name));
+        written
     }
 
     pub fn write_status(&self, kind: Kind, status: &Status) -> io::Result<()> {
@@ -240,10 +242,28 @@ impl Custody {
     }
 }
 
-/// A copy in the making; left behind by a crash, it is overwritten by the next one.
+/// A copy in the making; left behind by a crash, it is overwritten by the next one. One that comes to nothing is removed:
+/// it may be what filled the disk.
 pub struct Draft {
     path: PathBuf,
     pub file: File,
+    renamed: bool,
+}
+
+impl Draft {
+    fn rename(mut self, to: &Path) -> io::Result<()> {
+        fs::rename(&self.path, to)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn remove_others(kind: Kind, keep: &str) {

@@ -12,6 +12,8 @@
 //! | `settings` | where to: what may be set, and what is wrong with what may not |
 
 pub mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod promises;
 mod request;
 pub mod scrape;
 pub mod settings;

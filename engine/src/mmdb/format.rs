@@ -23,6 +23,9 @@ pub(super) const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 /// Bytes at the end in which the marker must stand: the format's own limit on metadata.
 const METADATA_WITHIN: usize = 128 * 1024;
 
+/// Seconds since 1970 at the end of the year 9999: the server's times go not much further, and JSON's not at all.
+const LAST_BUILD: u64 = 253_402_300_799;
+
 /// Zero bytes between tree and data.
 pub(super) const SEPARATOR: usize = 16;
 
@@ -59,6 +62,10 @@ impl Plan {
             value => Err(MmdbError::Unsupported { what: field, value }),
         };
         one_of("binary_format_major_version", &[2])?;
+        if number("build_epoch")? > LAST_BUILD {
+            let reason = "is no time of the years up to 9999".into();
+            return Err(MmdbError::Metadata { field: "build_epoch", reason });
+        }
         let ip_version = one_of("ip_version", &[4, 6])?;
         let record_size = one_of("record_size", &[24, 28, 32])?;
         let node_count = match number("node_count")? {

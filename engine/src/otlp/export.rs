@@ -58,7 +58,7 @@ pub enum Outcome {
 }
 
 /// Characters of a collector's words.
-const LONGEST_WORDS: usize = 200;
+pub(super) const LONGEST_WORDS: usize = 200;
 
 /// Whether requests can be sent to an endpoint; else what is wrong with it, to follow the setting's name.
 pub fn check(endpoint: &str) -> Result<(), &'static str> {
@@ -110,7 +110,7 @@ fn no_answer(failure: &Failure) -> Outcome {
     }
 }
 
-fn judge(signal: Signal, response: &Response, now: SystemTime) -> Outcome {
+pub(super) fn judge(signal: Signal, response: &Response, now: SystemTime) -> Outcome {
     let status = response.status;
     if status.is_success() {
         // The status says it; a body that is none of these messages rejects nothing.

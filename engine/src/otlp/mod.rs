@@ -14,6 +14,8 @@
 
 mod export;
 mod metrics;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod promises;
 mod span;
 mod traces;
 

@@ -266,17 +266,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(body: Vec<u8>) {
-            read_as(200, body);
+            http::promises::dshield_answer(&[&b"200\n"[..], &body].concat());
         }
 
         #[test]
         fn any_report_is_kept_under_one_key(report in http::tests::json(), error in http::tests::json()) {
             let body = json!({ "ip": report, "error": error });
-            if let Some(Reading::Answer(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said)))) =
-                read_as(200, body.to_string())
-            {
-                prop_assert!(said.len() == 1 && said["ip"].is_object());
-            }
+            http::promises::dshield_answer(format!("200\n{body}").as_bytes());
         }
     }
 }

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod promise;
+
 use std::net::IpAddr;
 
 #[derive(Clone, Debug)]
@@ -148,6 +150,11 @@ impl Writer {
     /// Says `value` of a prefix such as `192.0.2.0/24`. Prefixes must not overlap.
     pub fn say(mut self, prefix: &str, value: Value) -> Self {
         let offset = self.value(&value);
+        self.say_at(prefix, offset)
+    }
+
+    /// Says of a prefix what stands at this offset of the data section.
+    pub fn say_at(mut self, prefix: &str, offset: u32) -> Self {
         let (ip, length) = prefix.split_once('/').unwrap();
         let length: usize = length.parse().unwrap();
         let (bits, length) = match (ip.parse().unwrap(), self.ip_version) {

@@ -14,6 +14,8 @@
 //! | `provider` | Team Cymru as one provider among others: settings, limits, what its answers mean |
 
 pub mod dns;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod promises;
 mod provider;
 mod route;
 #[cfg(test)]

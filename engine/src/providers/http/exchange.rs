@@ -13,6 +13,7 @@ use crate::net::Failure;
 use std::io::{ErrorKind, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use ureq::config::Config;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
@@ -77,18 +78,27 @@ pub(crate) fn post(request: Request<'_>, body: &[u8]) -> Result<Response, Failur
 type Headers = Vec<(HeaderName, HeaderValue)>;
 
 fn answer(
+    mut request: Request<'_>,
+    call: impl FnOnce(&Agent, &str, Headers) -> Result<ureq::http::Response<ureq::Body>, Error>,
+) -> Result<Response, Failure> {
+    let proxy = request.proxy.take().filter(|_| !request.target.loopback);
+    let settings = Settings { timeout: request.timeout, proxy };
+    let proxied = settings.proxy.is_some();
+    let agent = AGENTS.lock().unwrap_or_else(PoisonError::into_inner).get(&settings, Instant::now());
+    let agent = agent.map_err(|error| failure_of(error, &request.target.host, proxied))?;
+    answer_of(&agent, request, proxied, call)
+}
+
+fn answer_of(
+    agent: &Agent,
     request: Request<'_>,
+    proxied: bool,
     call: impl FnOnce(&Agent, &str, Headers) -> Result<ureq::http::Response<ureq::Body>, Error>,
 ) -> Result<Response, Failure> {
     let host = &request.target.host;
-    let settings =
-        Settings { timeout: request.timeout, proxy: request.proxy.filter(|_| !request.target.loopback) };
-    let proxied = settings.proxy.is_some();
-    let agent = AGENTS.lock().unwrap_or_else(PoisonError::into_inner).get(&settings, Instant::now());
-    let agent = agent.map_err(|error| failure_of(error, host, proxied))?;
     CONNECTED.take();
     let response =
-        call(&agent, &request.url, request.headers).map_err(|error| failure_of(error, host, proxied))?;
+        call(agent, &request.url, request.headers).map_err(|error| failure_of(error, host, proxied))?;
     let (head, body) = response.into_parts();
     let body = read(body.into_reader()).map_err(|error| match Error::from(error) {
         Error::Timeout(_) => Failure::TooSlow,
@@ -156,6 +166,11 @@ impl Agents {
 }
 
 fn new_agent(settings: &Settings) -> Result<Agent, Error> {
+    let connector = DefaultConnector::new().chain(BoundedConnector);
+    Ok(Agent::with_parts(config(settings)?, connector, DefaultResolver::default()))
+}
+
+fn config(settings: &Settings) -> Result<Config, Error> {
     // Not the process's default provider of cryptography: setting that is up to nobody in particular here.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -179,8 +194,7 @@ fn new_agent(settings: &Settings) -> Result<Agent, Error> {
         .max_idle_connections(MOST_IDLE)
         .max_idle_connections_per_host(MOST_IDLE)
         .build();
-    let connector = DefaultConnector::new().chain(BoundedConnector);
-    Ok(Agent::with_parts(config, connector, DefaultResolver::default()))
+    Ok(config)
 }
 
 /// Whether that proxy can be used; SOCKS is not built in.
@@ -234,6 +248,22 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
         }
         _ => Failure::Io(format!("could not ask {host:.80}: {error:.100}")),
     }
+}
+
+/// What `get` makes of these bytes as the server's, all of them there at once, then the end; and how many it read.
+#[cfg(any(test, fuzzing))]
+pub(super) fn get_from_memory(request: Request<'_>, bytes: &[u8]) -> (Result<Response, Failure>, usize) {
+    use super::memory::{Memory, Nowhere};
+    let memory = Memory::new(bytes);
+    let settings = Settings { timeout: request.timeout, proxy: None };
+    let agent = match config(&settings) {
+        Ok(config) => Agent::with_parts(config, memory.clone().chain(BoundedConnector), Nowhere),
+        Err(error) => return (Err(failure_of(error, &request.target.host, false)), 0),
+    };
+    let answer = answer_of(&agent, request, false, |agent, url, headers| {
+        headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
+    });
+    (answer, memory.taken())
 }
 
 #[cfg(test)]

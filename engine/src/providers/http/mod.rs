@@ -21,6 +21,10 @@
 
 mod bounded;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+mod memory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod promises;
 mod secret;
 #[cfg(test)]
 mod servers;

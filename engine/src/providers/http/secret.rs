@@ -40,7 +40,7 @@ impl Secret {
     /// ```text
     /// file = *blank 1*VCHAR *blank       ; at most LONGEST bytes; blank: also line ends
     /// ```
-    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
         if bytes.len() as u64 > LONGEST {
             return Err("is longer than 4096 bytes");
         }
@@ -95,7 +95,13 @@ impl Secret {
                 *text = self.hide_in(text);
             }
             Value::Array(values) => values.iter_mut().for_each(|value| self.hide_in_value(value)),
-            Value::Object(members) => members.values_mut().for_each(|value| self.hide_in_value(value)),
+            Value::Object(members) => {
+                members.values_mut().for_each(|value| self.hide_in_value(value));
+                if self.0.len() >= SHORTEST_TO_HIDE && members.keys().any(|name| name.contains(&self.0)) {
+                    let all = std::mem::take(members);
+                    *members = all.into_iter().map(|(name, value)| (self.hide_in(&name), value)).collect();
+                }
+            }
             _ => {}
         }
     }
@@ -110,5 +116,19 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HIDDEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_key_is_hidden_wherever_it_stands_in_an_answer() {
+        let secret = Secret::parse(b"k3y-that-nobody-may-see").unwrap();
+        let mut value = json!({ "a": ["x k3y-that-nobody-may-see y"], "k3y-that-nobody-may-see": { "k3y-that-nobody-may-see!": 1 } });
+        secret.hide_in_value(&mut value);
+        assert_eq!(value, json!({ "a": ["x [key] y"], "[key]": { "[key]!": 1 } }));
     }
 }

@@ -16,6 +16,8 @@
 
 mod message;
 mod names;
+#[cfg(any(test, fuzzing))]
+pub(super) mod promises;
 mod resolver;
 mod server;
 #[cfg(test)]

@@ -52,6 +52,26 @@ fn nameserver<'a>(configuration: &'a str) -> &'a str {
     configuration.lines().find_map(server).unwrap_or("127.0.0.1")
 }
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod promises {
+    /// As std reads what it can read too; a host is never empty, a port never 0.
+    pub(in super::super) fn names_are_read(text: &str) {
+        let named = super::split(text);
+        if let Ok(socket) = text.trim_ascii().parse::<std::net::SocketAddr>()
+            && socket.port() > 0
+            && !text.contains('%')
+        {
+            let (host, port) = named.expect("an address with a port");
+            assert_eq!((host.parse(), port), (Ok(socket.ip()), socket.port()), "{text}");
+        }
+        if let Some((host, port)) = named {
+            assert!(!host.is_empty() && port > 0 && text.contains(host));
+        }
+        let nameserver = super::nameserver(text);
+        assert!(!nameserver.is_empty() && !nameserver.contains(|char: char| char.is_ascii_whitespace()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

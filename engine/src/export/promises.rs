@@ -1,0 +1,61 @@
+//! Answers: what holds of a scraper's request, and of where numbers may be handed on to?
+
+use super::request::{self, Asked, LONGEST, Status};
+use super::settings;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// The head of a request as it comes over a connection, piece by piece.
+pub fn scrape_request(bytes: &[u8]) {
+    let asked = request::read(bytes);
+    match asked {
+        None => assert!(bytes.len() < LONGEST, "waits for more than there may be"),
+        Some(Asked::Metrics { head_only }) => {
+            assert!(has(bytes, b"/metrics") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
+        }
+        Some(Asked::Health { head_only }) => {
+            assert!(has(bytes, b"/-/healthy") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
+        }
+        Some(Asked::Nonsense(status)) => {
+            assert!(!matches!(status, Status::Ok | Status::Unavailable));
+            assert!(request::words(status).ends_with('\n'));
+            let head = request::head(status, "text/plain", bytes.len(), SystemTime::UNIX_EPOCH);
+            let mut headers = [httparse::EMPTY_HEADER; 8];
+            let mut response = httparse::Response::new(&mut headers);
+            let read = response.parse(&head).expect("our own head is HTTP");
+            assert_eq!(read, httparse::Status::Complete(head.len()));
+        }
+    }
+    // What was decided of less is what is decided of all: nobody reads on to find out.
+    let half = &bytes[..bytes.len() / 2];
+    match request::read(half) {
+        Some(Asked::Nonsense(_)) => assert!(matches!(asked, Some(Asked::Nonsense(_))), "{asked:?}"),
+        Some(before) => assert_eq!(asked, Some(before)),
+        None => {}
+    }
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// Where metrics are served and written.
+pub fn collector_settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(address) = settings::listen(text) {
+        assert!(address.ip().is_loopback() && address.port() > 0);
+    }
+    let data = Path::new("/data/main");
+    if let Ok(path) = settings::status_file(text, data) {
+        // Component by component, as the server's system resolves it where no link leads elsewhere.
+        let resolved = path.components().as_path();
+        assert!(resolved.is_absolute() && !resolved.starts_with(data) && !text.contains("/../"), "{text}");
+        assert!(path.extension().is_some_and(|end| end == "json"));
+    }
+    if settings::endpoint(text).is_ok() {
+        let lower = text.trim().to_ascii_lowercase();
+        assert!(lower.starts_with("http://") || lower.starts_with("https://"), "{text}");
+        let host = lower.split('/').nth(2).unwrap_or_default();
+        assert!(!host.is_empty() && !host.contains('@') && !text.contains('?'), "{text}");
+    }
+}

@@ -1,0 +1,226 @@
+//! Answers: what holds of a reply whatever a provider sent?
+//!
+//! What is read here of an answer's bytes: a first line `STATUS [VALUE]`, where the value stands in every header that is
+//! looked at, then the body.
+//!
+//! ```text
+//! 429 120
+//! {"message":"quota exceeded"}
+//! ```
+
+use super::exchange::{LONGEST_BODY, get_from_memory};
+use super::secret::Secret;
+use super::*;
+use crate::providers::dshield::Dshield;
+use crate::providers::greynoise::GreyNoise;
+use crate::providers::spur::Spur;
+use std::net::IpAddr;
+
+/// The one address that is asked about, and the key that it is asked with.
+const ASKED: &str = "192.0.2.1";
+const KEY: &[u8] = b"k3y-that-nobody-may-see";
+
+fn asked() -> Address {
+    Address::new(ASKED.parse().expect("an address"))
+}
+
+pub fn greynoise_answer(bytes: &[u8]) {
+    let (reply, body) = replied(GreyNoise.site(), bytes);
+    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+        reply.answers.get(&asked())
+    {
+        let known = ["noise", "riot", "classification", "name", "last_seen"];
+        for (member, value) in said {
+            let fits = match member.as_str() {
+                "noise" | "riot" => value.is_boolean(),
+                _ => value.as_str().is_some_and(|text| (1..=256).contains(&text.chars().count())),
+            };
+            assert!(known.contains(&member.as_str()) && fits, "{member}: {value}");
+        }
+        assert!(said.contains_key("noise") && said.contains_key("riot"));
+        assert_ne!(named(&body, "ip"), Some(false), "an answer about another address");
+    }
+}
+
+pub fn dshield_answer(bytes: &[u8]) {
+    let (reply, body) = replied(Dshield.site(), bytes);
+    if let Some(Demand::Rest(rest)) = reply.demand
+        && reply.failure.as_ref().is_some_and(|failure| matches!(failure, Failure::Status { code: 429, .. }))
+    {
+        assert!(rest >= Duration::from_secs(300), "the Internet Storm Center asks for five minutes");
+    }
+    if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
+        reply.answers.get(&asked())
+    {
+        assert!(said.len() == 1 && said["ip"].as_object().is_some_and(|report| !report.is_empty()));
+        let report = body.as_ref().and_then(|body| body.get("ip")).cloned();
+        let number = report.map(|report| match &report["number"] {
+            Value::Object(wrapped) if wrapped.len() == 1 => wrapped.get("text").cloned().unwrap_or_default(),
+            number => number.clone(),
+        });
+        let of = number.map(|number| serde_json::json!({ "number": number }));
+        assert_ne!(named(&of, "number"), Some(false), "an answer about another address");
+    }
+}
+
+pub fn spur_answer(bytes: &[u8]) {
+    let (reply, body) = replied(Spur.site(), bytes);
+    match reply.answers.get(&asked()) {
+        Some(Answer::Found(Finding { said, .. })) => {
+            assert_eq!(named(&Some(Value::Object(said.clone())), "ip"), Some(true));
+            assert_eq!(named(&body, "ip"), Some(true), "an answer about another address");
+        }
+        Some(Answer::Absent(said)) => assert!(said.is_none()),
+        _ => {}
+    }
+}
+
+/// What a server sends over a connection: head and body, plain, in chunks or packed.
+pub fn http_answer(bytes: &[u8]) {
+    let site = GreyNoise.site();
+    let target = Target::parse("http://provider.example/v3").expect("a URL");
+    let request = Request {
+        url: target.about(asked(), ""),
+        target: &target,
+        headers: Vec::new(),
+        timeout: Duration::from_secs(600),
+        proxy: None,
+    };
+    let (response, taken) = get_from_memory(request, bytes);
+    assert!(taken <= bytes.len());
+    match response {
+        Ok(response) => {
+            if let Ok(body) = &response.body {
+                assert!(body.len() as u64 <= LONGEST_BODY, "{} bytes of a body", body.len());
+            }
+            if let Err(failure) = &response.body {
+                sane_failure(failure);
+            }
+            let reply = site.judge(asked(), &response, None);
+            sane_reply(site, &reply, response.status.as_u16());
+            if response.status.is_success() && response.body.is_err() {
+                assert!(reply.answers.is_empty(), "an answer from half a body");
+            }
+        }
+        Err(failure) => {
+            assert!(!failure.is_unreachable(), "{failure}: there was a connection");
+            sane_failure(&failure);
+        }
+    }
+}
+
+/// URLs, key files and times that a client is told to wait.
+pub fn http_settings(bytes: &[u8]) {
+    if let Ok(secret) = Secret::parse(bytes) {
+        assert!(!secret.bytes().is_empty() && secret.bytes().iter().all(u8::is_ascii_graphic));
+        assert!(secret.header().is_some_and(|header| header.is_sensitive()));
+        assert_eq!(format!("{secret} {secret:?}"), "[key] [key]");
+        let key = String::from_utf8_lossy(secret.bytes()).into_owned();
+        assert!(!secret.hide_in(&format!("a {key} b")).contains(&key) || "a [key] b".contains(&key));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(target) = Target::parse(text) {
+        let about = target.about(asked(), "?json");
+        let uri: Uri = about.parse().expect("a URL with an address behind it is a URL");
+        assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
+        assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
+        assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
+        // Who may see keys is decided on the host that will be connected to.
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+        let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        assert_eq!(target.may_see_keys(), uri.scheme_str() == Some("https") || local, "{text}");
+        assert_eq!(target.loopback, local, "{text}");
+    }
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    if let Some(rest) = retry_after(text, now) {
+        assert!((SHORTEST_REST..=LONGEST_REST).contains(&rest));
+        if let Ok(seconds) = text.trim_ascii().parse::<u32>() {
+            assert_eq!(rest, Duration::from_secs(seconds.into()).clamp(SHORTEST_REST, LONGEST_REST));
+        }
+    }
+    let _ = exchange::is_proxy(text);
+}
+
+/// The reply to an answer in the form above, and the body as JSON.
+fn replied(site: &'static Site, bytes: &[u8]) -> (Reply, Option<Value>) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (line, body) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
+    let (status, value) = line.split_at(line.len().min(3));
+    let status = StatusCode::from_bytes(status).unwrap_or(StatusCode::OK);
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_bytes(value.trim_ascii()) {
+        for name in ["retry-after", "location", "x-balance-remaining", "x-result-dt"] {
+            headers.insert(name, value.clone());
+        }
+    }
+    let secret = Secret::parse(KEY).expect("a key");
+    let cut = Response { status, headers: headers.clone(), body: Err(Failure::Cut) };
+    let without_body = site.judge(asked(), &cut, Some(&secret));
+    sane_reply(site, &without_body, status.as_u16());
+    assert!(without_body.answers.values().all(|answer| matches!(answer, Answer::Refused(_))));
+
+    let response = Response { status, headers, body: Ok(body.to_vec()) };
+    let reply = site.judge(asked(), &response, Some(&secret));
+    sane_reply(site, &reply, status.as_u16());
+    assert!(!format!("{reply:?}").contains(std::str::from_utf8(KEY).expect("text")), "the key: {reply:?}");
+    (reply, serde_json::from_slice(body).ok())
+}
+
+/// Whether a member is the address that was asked about, as the standard library reads it.
+fn named(body: &Option<Value>, member: &str) -> Option<bool> {
+    let text = match body.as_ref()?.get(member)? {
+        Value::Null => return None,
+        Value::String(text) => text.trim_matches(|char: char| char.is_ascii_whitespace()),
+        _ => return Some(false),
+    };
+    let host = text.strip_suffix("/32").or_else(|| text.strip_suffix("/128")).unwrap_or(text);
+    let host = host.split('%').next().unwrap_or_default();
+    Some(host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == asked().ip()))
+}
+
+fn sane_reply(site: &Site, reply: &Reply, status: u16) {
+    // Absent, failed and refused are different things, and there is exactly one of them.
+    assert!(reply.answers.keys().all(|address| *address == asked()));
+    assert_ne!(reply.answers.is_empty(), reply.failure.is_none(), "{reply:?}");
+    match reply.answers.get(&asked()) {
+        Some(Answer::Found(finding)) => {
+            assert!(matches!(status, 200 | 206));
+            kept(&finding.said);
+        }
+        Some(Answer::Absent(said)) => {
+            assert!(matches!(status, 200 | 206 | 404));
+            said.iter().for_each(kept);
+        }
+        Some(Answer::Refused(words)) => {
+            assert!(matches!(status, 200 | 400));
+            assert!(words.chars().count() <= LONGEST_WORDS && !words.contains(char::is_control));
+        }
+        None => {}
+    }
+    reply.failure.iter().for_each(sane_failure);
+    match &reply.demand {
+        Some(Demand::Stop(why)) => {
+            assert!(matches!(status, 401 | 403) && why.contains(site.title));
+            assert!(why.chars().count() < 400 && !why.contains(char::is_control));
+        }
+        Some(Demand::Rest(rest)) => {
+            assert!(matches!(status, 429 | 503) && (SHORTEST_REST..=LONGEST_REST).contains(rest));
+        }
+        None => assert!(!matches!(status, 401 | 403 | 429), "nothing is asked of us"),
+    }
+    if let Some(notice) = &reply.notice {
+        assert!(!notice.is_empty() && notice.len() < 200 && !notice.contains(char::is_control));
+    }
+}
+
+fn sane_failure(failure: &Failure) {
+    let text = failure.to_string();
+    assert!(!text.is_empty() && text.chars().count() <= 200 && !text.contains(char::is_control), "{text:?}");
+}
+
+fn kept(said: &JsonObject) {
+    let text = serde_json::to_string(said).expect("JSON");
+    assert!(text.len() <= LONGEST_KEPT);
+    let again: JsonObject = serde_json::from_str(&text).expect("what is kept reads back");
+    assert!(again.keys().eq(said.keys()));
+}

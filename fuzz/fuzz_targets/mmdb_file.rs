@@ -1,0 +1,9 @@
+//! Any bytes as an mmdb file: opened, verified, and asked.
+#![no_main]
+
+#[path = "../../engine/tests/support/mod.rs"]
+mod support;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| support::promise::holds(bytes.to_vec()));

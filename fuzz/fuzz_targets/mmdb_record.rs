@@ -1,0 +1,12 @@
+//! Any bytes as records of a sound mmdb file, whose tree leads into the middle of them too.
+#![no_main]
+
+#[path = "../../engine/tests/support/mod.rs"]
+mod support;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, record)) = bytes.split_first() else { return };
+    support::promise::holds(support::promise::file_with_records(*kind, record));
+});
