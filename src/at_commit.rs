@@ -252,10 +252,22 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
         .ok()
 }
 
-fn merge(into: &mut Addresses, from: Addresses) {
-    for (address, seen) in from {
-        into.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+/// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
+/// carry everything from level to level.
+fn merge(known: &mut Addresses, mut later: Addresses) {
+    if later.len() <= known.len() {
+        for (address, seen) in later {
+            known.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        }
+        return;
     }
+    for (address, mut seen) in known.drain() {
+        if let Some(later) = later.get(&address) {
+            seen.absorb(*later);
+        }
+        later.insert(address, seen);
+    }
+    *known = later;
 }
 
 fn ended(outcome: Outcome) {

@@ -11,6 +11,7 @@
 //! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
+//! | `hostile` | what an attacker puts where our names might be looked up |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | what the counts must be, computed without the extension |
 //! | `prometheus` | a real Prometheus, and promtool |
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod cluster;
 pub mod cymru;
 pub mod database;
+pub mod hostile;
 pub mod hosts;
 pub mod http;
 pub mod installation;
