@@ -130,7 +130,7 @@ CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
            n.unique_ip_count, n.total_session_count,
            pg_catalog.round(100.0 OPERATOR(pg_catalog.*) n.total_session_count
-               OPERATOR(pg_catalog./) NULLIF(t.sessions, 0), 4) AS session_percent,
+               OPERATOR(pg_catalog./) NULLIF(t.sessions, 0::pg_catalog.numeric), 4) AS session_percent,
            n.first_seen, n.last_seen
     FROM @extschema@.asn_inventory n
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t

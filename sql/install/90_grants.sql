@@ -26,7 +26,7 @@ BEGIN
         WHERE acl.grantee OPERATOR(pg_catalog.<>) member.owner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE', granted.kind, granted.name,
-            CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::pg_catalog.regrole::text END);
+            CASE WHEN granted.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE granted.grantee::pg_catalog.regrole::text END);
     END LOOP;
 END
 $$;

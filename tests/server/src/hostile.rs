@@ -10,6 +10,9 @@ pub fn create_trap(session: &mut Session, attacker: &str) {
          CREATE SEQUENCE trap.own; CREATE SEQUENCE trap.others; GRANT ALL ON ALL SEQUENCES IN SCHEMA trap TO PUBLIC;
          CREATE FUNCTION trap.visited() RETURNS boolean LANGUAGE plpgsql AS $$
          BEGIN
+             IF current_user OPERATOR(pg_catalog.<>) '{attacker}'::name THEN
+                 RAISE LOG 'the trap ran as %', current_user;
+             END IF;
              PERFORM pg_catalog.nextval(CASE WHEN current_user OPERATOR(pg_catalog.=) '{attacker}'::name
                  THEN 'trap.own'::pg_catalog.regclass ELSE 'trap.others'::pg_catalog.regclass END);
              RETURN true;
