@@ -109,7 +109,8 @@ impl Readable {
             let readable = Readable { relation };
             let form = (*relation).rd_rel;
             ((*form).relkind as u8 == pg_sys::RELKIND_RELATION
-                && ((*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP || (*relation).rd_islocaltemp))
+                && ((*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP
+                    || (*relation).rd_islocaltemp))
                 .then_some(readable)
         }
     }

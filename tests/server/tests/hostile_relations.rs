@@ -34,14 +34,26 @@ fn what_is_no_session_table_is_refused_and_left_as_it_was() {
     let columns = "SELECT count(*) FROM pg_attribute WHERE attname LIKE 'snapshot%'";
     let before = [db.one(triggers), db.one(columns)];
     for relation in [
-        "a_view", "a_matview", "a_sequence", "an_index", "a_foreign_table", "part", "pg_class", "pg_catalog.pg_authid",
-        "enrich.ip_inventory", "enrich.session_delta", "enrich.queue_status",
+        "a_view",
+        "a_matview",
+        "a_sequence",
+        "an_index",
+        "a_foreign_table",
+        "part",
+        "pg_class",
+        "pg_catalog.pg_authid",
+        "enrich.ip_inventory",
+        "enrich.session_delta",
+        "enrich.queue_status",
     ] {
         let refusal = db.refused(&format!("SELECT enrich.attach_session_table('{relation}')"));
         assert_eq!(refusal.code, "42809", "{relation}: {refusal:?}");
         for procedure in ["backfill_sessions", "add_session_foreign_key"] {
             let refusal = db.refused(&format!("CALL enrich.{procedure}('{relation}')"));
-            assert!(["55000", "42809", "42501"].contains(&refusal.code.as_str()), "{procedure} {relation}: {refusal:?}");
+            assert!(
+                ["55000", "42809", "42501"].contains(&refusal.code.as_str()),
+                "{procedure} {relation}: {refusal:?}"
+            );
         }
         db.run(&format!("SELECT enrich.detach_session_table('{relation}')"));
     }
@@ -59,9 +71,15 @@ fn tables_of_every_kind_are_counted() {
         ("CREATE TEMP TABLE s (id int, source_ip text)", "pg_temp.s"),
         ("CREATE TABLE base (id int, source_ip inet); CREATE TABLE s () INHERITS (base)", "s"),
         ("CREATE TYPE row AS (id int, source_ip varchar(61)); CREATE TABLE s OF row", "s"),
-        ("CREATE TABLE s (id int, source_ip inet) PARTITION BY RANGE (id);
-          CREATE TABLE s1 PARTITION OF s FOR VALUES FROM (0) TO (3); CREATE TABLE s2 PARTITION OF s DEFAULT", "s"),
-        ("CREATE TABLE s (id int, source_ip text GENERATED ALWAYS AS (CASE id WHEN 1 THEN '8.8.8.8' ELSE '1.1.1.1' END) STORED)", "s"),
+        (
+            "CREATE TABLE s (id int, source_ip inet) PARTITION BY RANGE (id);
+          CREATE TABLE s1 PARTITION OF s FOR VALUES FROM (0) TO (3); CREATE TABLE s2 PARTITION OF s DEFAULT",
+            "s",
+        ),
+        (
+            "CREATE TABLE s (id int, source_ip text GENERATED ALWAYS AS (CASE id WHEN 1 THEN '8.8.8.8' ELSE '1.1.1.1' END) STORED)",
+            "s",
+        ),
     ] {
         let mut db = database();
         eprintln!("{create}");
@@ -143,10 +161,18 @@ fn names_cannot_break_out_of_their_quotes() {
             );
             db.run(&format!("INSERT INTO {table} (id, {q}) VALUES (3, '8.8.8.8')"));
             db.run(&format!("CALL enrich.backfill_sessions({rel})"));
-            assert_eq!(db.one(&format!("SELECT count(*) FROM {table} WHERE snapshot_asn IS NULL")), "0", "{name}");
+            assert_eq!(
+                db.one(&format!("SELECT count(*) FROM {table} WHERE snapshot_asn IS NULL")),
+                "0",
+                "{name}"
+            );
             db.run(&format!("SELECT enrich.set_session_priority({rel}, 's.id')"));
             db.run(&format!("SELECT enrich.index_session_table({rel})"));
-            assert_eq!(db.one(&format!("SELECT count(*) FROM enrich.campaign_networks({rel})")), "2", "{name}");
+            assert_eq!(
+                db.one(&format!("SELECT count(*) FROM enrich.campaign_networks({rel})")),
+                "2",
+                "{name}"
+            );
             if kind == "inet" {
                 db.run(&format!("CALL enrich.add_session_foreign_key({rel})"));
                 assert_eq!(db.one("SELECT has_foreign_key FROM enrich.attached_tables"), "t", "{name}");
@@ -267,8 +293,13 @@ fn casts_of_types_that_came_after_attaching_never_run_as_the_reader() {
     );
     assert!(hostile::is_armed(&mut db));
     for column in ["ip", "at", "snapshot_asn", "snapshot_country", "snapshot_ip_type"] {
-        theirs.run(&format!("ALTER TABLE s RENAME {column} TO kept; ALTER TABLE s ADD {column} evil DEFAULT 'x'"));
-        assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables WHERE rel = 'theirs.s'::regclass"), "f");
+        theirs.run(&format!(
+            "ALTER TABLE s RENAME {column} TO kept; ALTER TABLE s ADD {column} evil DEFAULT 'x'"
+        ));
+        assert_eq!(
+            db.one("SELECT is_intact FROM enrich.attached_tables WHERE rel = 'theirs.s'::regclass"),
+            "f"
+        );
         // Who reads over all tables reads the others.
         assert_eq!(db.rows("SELECT rel, sessions FROM enrich.campaign_networks"), ["sessions|1"], "{column}");
         for call in ["campaign_networks", "campaign_query"] {
@@ -292,7 +323,9 @@ fn columns_cannot_change_while_the_reader_waits_for_the_table() {
     let mut db = database();
     let (_, mut theirs) = tenant(&mut db);
     theirs.run("CREATE TABLE s (id int, ip text)");
-    db.run("SELECT enrich.attach_session_table('theirs.s', 'ip'); INSERT INTO theirs.s VALUES (1, '8.8.8.8')");
+    db.run(
+        "SELECT enrich.attach_session_table('theirs.s', 'ip'); INSERT INTO theirs.s VALUES (1, '8.8.8.8')",
+    );
     theirs.run(
         "CREATE TYPE evil AS ENUM ('x');
          CREATE FUNCTION to_text(evil) RETURNS text LANGUAGE plpgsql AS $$BEGIN PERFORM trap.visited(); RETURN '8.8.8.8'; END$$;
@@ -301,7 +334,8 @@ fn columns_cannot_change_while_the_reader_waits_for_the_table() {
     );
     let mut reader = db.another();
     let pid = reader.backend_pid();
-    let reading = std::thread::spawn(move || reader.try_rows("SELECT * FROM enrich.campaign_networks('theirs.s')"));
+    let reading =
+        std::thread::spawn(move || reader.try_rows("SELECT * FROM enrich.campaign_networks('theirs.s')"));
     server_tests::wait_until(
         "the reader waits for the table",
         || db.one(&format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted")),
@@ -345,7 +379,9 @@ fn triggers_that_raise_swallow_rewrite_and_recurse_leave_exact_counts() {
         ("CONSTRAINT", "recurse", "aa"),
     ] {
         let create = if timing == "CONSTRAINT" {
-            format!("CREATE CONSTRAINT TRIGGER {name} AFTER INSERT ON s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function}()")
+            format!(
+                "CREATE CONSTRAINT TRIGGER {name} AFTER INSERT ON s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {function}()"
+            )
         } else {
             format!("CREATE TRIGGER {name} {timing} ON s FOR EACH ROW EXECUTE FUNCTION {function}()")
         };
@@ -436,7 +472,11 @@ fn what_an_owner_put_on_their_table_runs_as_them_where_a_backfill_writes_it() {
     let harmless = ["SET search_path = theirs", "RESET ALL"].map(|what| format!("{what}|done as {role}"));
     assert!(done.iter().all(|row| harmless.contains(row)), "{done:?}");
     for place in ["before_row", "after_row", "check"] {
-        assert_ne!(db.one(&format!("SELECT count(*) FROM theirs.ran WHERE place = '{place}'")), "0", "{place}");
+        assert_ne!(
+            db.one(&format!("SELECT count(*) FROM theirs.ran WHERE place = '{place}'")),
+            "0",
+            "{place}"
+        );
     }
     // A superuser's own writes run it as the superuser, as PostgreSQL has it: not ours to change, so nothing of that here.
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
@@ -448,7 +488,9 @@ fn a_table_that_changed_hands_is_written_as_its_new_owner() {
     let (role, mut theirs) = tenant(&mut db);
     old_sessions(&mut db, &role, &mut theirs);
     let heir = format!("heir_{role}");
-    db.run(&format!("DROP ROLE IF EXISTS {heir}; CREATE ROLE {heir} LOGIN; GRANT USAGE, CREATE ON SCHEMA theirs TO {heir}"));
+    db.run(&format!(
+        "DROP ROLE IF EXISTS {heir}; CREATE ROLE {heir} LOGIN; GRANT USAGE, CREATE ON SCHEMA theirs TO {heir}"
+    ));
     theirs.run(
         "CREATE TABLE ran (as_who name); GRANT INSERT ON ran TO PUBLIC;
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
@@ -457,7 +499,9 @@ fn a_table_that_changed_hands_is_written_as_its_new_owner() {
     );
     db.run(&format!("ALTER TABLE theirs.s OWNER TO {heir}"));
     let mut session = db.session_as(&role);
-    db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {role}; GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA enrich TO {role}"));
+    db.run(&format!(
+        "GRANT USAGE ON SCHEMA enrich TO {role}; GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA enrich TO {role}"
+    ));
     assert_eq!(session.refused("CALL enrich.backfill_sessions('theirs.s')").code, "42501");
     db.run("CALL enrich.backfill_sessions('theirs.s')");
     assert_eq!(db.rows("SELECT DISTINCT as_who FROM theirs.ran"), [heir]);
@@ -474,8 +518,13 @@ fn an_event_trigger_that_raises_leaves_a_table_unattached() {
          CREATE EVENT TRIGGER no ON ddl_command_end EXECUTE FUNCTION no()",
     );
     assert_eq!(db.refused("SELECT enrich.attach_session_table('s')").code, "P0001");
-    assert_eq!(db.one("SELECT count(*) FROM pg_attribute WHERE attrelid = 's'::regclass AND attnum > 0"), "2");
+    assert_eq!(
+        db.one("SELECT count(*) FROM pg_attribute WHERE attrelid = 's'::regclass AND attnum > 0"),
+        "2"
+    );
     assert_eq!(db.one("SELECT count(*) FROM enrich.attached_tables"), "0");
-    db.run("DROP EVENT TRIGGER no; SELECT enrich.attach_session_table('s'); INSERT INTO s VALUES (1, '8.8.8.8')");
+    db.run(
+        "DROP EVENT TRIGGER no; SELECT enrich.attach_session_table('s'); INSERT INTO s VALUES (1, '8.8.8.8')",
+    );
     assert_counts_are_exact(&mut db, &[("s", "source_ip")]);
 }

@@ -49,7 +49,12 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
 fn comments_of_statements_name_nothing_that_is_put_in() {
     for file in files_below(&workspace().join("sql/queries"), "sql") {
         for line in read(&file).lines().filter_map(|line| line.split_once("--")) {
-            assert!(!line.1.contains("@table@") && !line.1.contains("@extschema@"), "{}: {}", file.display(), line.1);
+            assert!(
+                !line.1.contains("@table@") && !line.1.contains("@extschema@"),
+                "{}: {}",
+                file.display(),
+                line.1
+            );
         }
     }
 }

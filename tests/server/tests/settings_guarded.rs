@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::COWRIE;
-use server_tests::scrape::{exporter_pid, free_address, scrape, wait_for_metrics};
+use server_tests::scrape::{free_address, scrape, wait_for_metrics};
 use server_tests::{Database, Options, database};
 
 /// Every setting, and whether those without rights see it. All are the server's: none can be set in a session, for a role,
@@ -19,13 +19,48 @@ const SETTINGS: &[(&str, bool)] = &[
     ("cymru_max_connections", true),
     ("cymru_rate", true),
     ("cymru_timeout", true),
-    ("cymru_transport", false),
+    ("cymru_transport", true),
     ("cymru_ttl", true),
     ("cymru_whois_host", false),
     ("cymru_whois_port", false),
     ("databases", false),
+    ("dshield_absent_ttl", true),
+    ("dshield_contact", false),
+    ("dshield_daily_quota", true),
+    ("dshield_max_parallel", true),
+    ("dshield_rate", true),
+    ("dshield_timeout", true),
+    ("dshield_ttl", true),
+    ("dshield_url", false),
     ("enabled_sources", false),
+    ("greynoise_absent_ttl", true),
+    ("greynoise_api_key_file", false),
+    ("greynoise_daily_quota", true),
+    ("greynoise_max_parallel", true),
+    ("greynoise_rate", true),
+    ("greynoise_timeout", true),
+    ("greynoise_ttl", true),
+    ("greynoise_url", false),
+    ("http_proxy", false),
+    ("max_attempts", true),
+    ("metrics", true),
+    ("metrics_listen", false),
+    ("otlp_endpoint", false),
+    ("otlp_interval", true),
+    ("otlp_sample_ratio", true),
+    ("retry_base", true),
+    ("spur_absent_ttl", true),
+    ("spur_daily_quota", true),
+    ("spur_max_parallel", true),
+    ("spur_rate", true),
+    ("spur_timeout", true),
+    ("spur_token_file", false),
+    ("spur_ttl", true),
+    ("spur_url", false),
     ("status_file", false),
+    ("worker_enabled", true),
+    ("worker_naptime", true),
+    ("worker_role", false),
 ];
 
 fn stranger(db: &mut Database<'_>) -> String {
@@ -77,7 +112,9 @@ fn every_setting_is_the_servers_and_is_set_by_superusers_alone() {
             format!("ALTER ROLE {role} IN DATABASE {} SET {name} = '1'", db.name),
             format!("ALTER SYSTEM SET {name} = '1'"),
             format!("CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql SET {name} = '1' AS 'SELECT 1'"),
-            format!("UPDATE pg_settings SET setting = '1' WHERE name = '{name}' AND set_config(name, '1', false) IS NULL"),
+            format!(
+                "UPDATE pg_settings SET setting = '1' WHERE name = '{name}' AND set_config(name, '1', false) IS NULL"
+            ),
         ];
         for attempt in &attempts {
             let end = session.try_run(attempt).map_err(|refusal| refusal.code);
@@ -98,10 +135,16 @@ fn every_setting_is_the_servers_and_is_set_by_superusers_alone() {
             .expect("psql runs");
         assert!(!output.status.success(), "{name} was set when connecting");
     }
-    let gone: Vec<&str> =
-        SETTINGS.iter().map(|(name, _)| *name).filter(|name| !as_found.contains(&format!("\"{name}\""))).collect();
+    let gone: Vec<&str> = SETTINGS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !as_found.contains(&format!("\"{name}\"")))
+        .collect();
     assert!(differences.is_empty() && gone.is_empty(), "{differences:?} {gone:?}\nas found:\n{as_found}");
-    assert_eq!(db.one("SELECT count(*) FROM pg_db_role_setting s, unnest(setconfig) c WHERE c LIKE 'cowrie%'"), "0");
+    assert_eq!(
+        db.one("SELECT count(*) FROM pg_db_role_setting s, unnest(setconfig) c WHERE c LIKE 'cowrie%'"),
+        "0"
+    );
     let now = db.rows(
         "SELECT name, context, setting FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name",
     );
@@ -116,7 +159,10 @@ fn a_granted_right_to_set_is_of_no_use_and_one_to_alter_system_is_what_it_says()
     db.run(&format!("GRANT SET ON PARAMETER cowrie_enrich.greynoise_url TO {role}"));
     let mut session = db.session_as(&role);
     assert_eq!(session.refused("SET cowrie_enrich.greynoise_url = 'http://127.0.0.1:1/x'").code, "55P02");
-    assert_eq!(session.refused("ALTER SYSTEM SET cowrie_enrich.greynoise_url = 'http://127.0.0.1:1/x'").code, "42501");
+    assert_eq!(
+        session.refused("ALTER SYSTEM SET cowrie_enrich.greynoise_url = 'http://127.0.0.1:1/x'").code,
+        "42501"
+    );
     db.run(&format!("REVOKE SET ON PARAMETER cowrie_enrich.greynoise_url FROM {role}"));
 }
 
@@ -147,11 +193,18 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
         "SELECT enrich.ensure_asn_inventory(64500, '{}')",
         "SELECT enrich.geo_country_of('{\"maxmind\": {\"country\": \"{}\"}}')",
     ] {
-        for text in [format!("http://{place}/"), place.to_string(), format!("greynoise@{place}"), "/etc/passwd".to_owned()] {
+        for text in [
+            format!("http://{place}/"),
+            place.to_string(),
+            format!("greynoise@{place}"),
+            "/etc/passwd".to_owned(),
+        ] {
             let _ = db.try_run(&call.replace("{}", &text));
         }
     }
-    for text in ["8.8.8.8/../../x", "8.8.8.8?x=1", "8.8.8.8#x", "8.8.8.8%0d%0aX: 1", "fe80::1%eth0", "8.8.8.8 "] {
+    for text in
+        ["8.8.8.8/../../x", "8.8.8.8?x=1", "8.8.8.8#x", "8.8.8.8%0d%0aX: 1", "fe80::1%eth0", "8.8.8.8 "]
+    {
         // An address is an address before it is anybody's business.
         let end = db.try_run(&format!("SELECT enrich.request_enrichment('{text}', 'cymru')"));
         assert_eq!(end.map_err(|refusal| refusal.code), Err("22P02".to_owned()), "{text}");
@@ -166,7 +219,10 @@ fn assert_is_prometheus_text(text: &str) {
         let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
         assert!(value.parse::<f64>().is_ok(), "no number: {line:?}");
         let name = sample.split('{').next().expect("a name");
-        assert!(name.starts_with("enrich_") || !name.contains("fake"), "a metric of somebody else's: {line:?}");
+        assert!(
+            name.starts_with("enrich_") || !name.contains("fake"),
+            "a metric of somebody else's: {line:?}"
+        );
         assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':'), "no name: {line:?}");
         assert!(!name.contains("fake"), "{line:?}");
     }
@@ -198,18 +254,25 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
          WHERE relname LIKE '%fake line%' AND relkind = 'r';
          ALTER TABLE \"x\nLOG:  fake line\n\" RENAME ip TO peer; INSERT INTO \"x\nLOG:  fake line\n\" VALUES ('8.8.8.8')",
     );
-    let text = session.rows("SELECT l FROM regexp_split_to_table(enrich.prometheus_metrics(), '\\n') l").join("\n");
+    let text =
+        session.rows("SELECT l FROM regexp_split_to_table(enrich.prometheus_metrics(), '\\n') l").join("\n");
     assert_is_prometheus_text(&text);
-    let _ = exporter_pid(&mut admin);
     wait_for_metrics(scraped);
     assert_is_prometheus_text(&scrape(scraped).body);
     assert_eq!(session.one("SELECT enrich.status_json() ? 'fake'"), "f");
     assert_eq!(session.one("SELECT count(*) FROM enrich.enrich_metrics WHERE name LIKE '%fake%'"), "0");
-    assert_eq!(session.one("SELECT organization_name ~ '[[:cntrl:]]' FROM enrich.asn_inventory WHERE asn_number = 64500"), "f");
+    assert_eq!(
+        session.one(
+            "SELECT organization_name ~ '[[:cntrl:]]' FROM enrich.asn_inventory WHERE asn_number = 64500"
+        ),
+        "f"
+    );
     let log = cluster.whole_log();
     let faked: Vec<&str> = log
         .lines()
-        .filter(|line| line.starts_with("LOG:  fake") || line.starts_with("fake_metric") || line.contains('\u{1b}'))
+        .filter(|line| {
+            line.starts_with("LOG:  fake") || line.starts_with("fake_metric") || line.contains('\u{1b}')
+        })
         .collect();
     assert!(faked.is_empty(), "{faked:?}");
 }
