@@ -103,6 +103,15 @@ fn operators_that_were_in_the_schema_before_are_not_used() {
     assert_eq!(session.one("SELECT 1::bigint OPERATOR(enrich.=) 'x'::name"), "t");
     assert!(hostile::is_armed(&mut session));
     db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    // Whether or not it comes to be evaluated in here.
+    assert_eq!(
+        db.rows(
+            "SELECT pg_describe_object(d.classid, d.objid, d.objsubid), o.oid::regoperator
+             FROM pg_depend d JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND d.refobjid = o.oid
+             WHERE o.oprnamespace = 'enrich'::regnamespace AND d.classid <> 'pg_operator'::regclass"
+        ),
+        [""; 0]
+    );
     COWRIE.create(&mut db);
     let mut caller = db.cluster.session_with(&db.name, "postgres", "pg_catalog,public");
     use_everything(&mut caller, "public.sessions");

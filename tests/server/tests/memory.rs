@@ -4,7 +4,7 @@
 //! above the first one's is what a row costs. For inserts, what a row costs a table with a plain trigger is PostgreSQL's
 //! own (it keeps some bytes of each row whose AFTER trigger is still to fire).
 //!
-//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 40,000 if it is not set.
+//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 40,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,10 +145,10 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
             "{}: {same:.1} bytes a row of one address, {baseline:.1} with a plain trigger",
             host.table
         );
-        // Counted by address until the commit, and written by then.
+        // Only so many addresses are remembered, and so much of what is known of them: of fewer, something for each.
         let distinct = cost(&format!("{}, different addresses", host.table), attached, &insert(host, text));
         assert!(
-            distinct < baseline + 700.0,
+            distinct < baseline + if rows() < 200_000 { 700.0 } else { NOISE },
             "{}: {distinct:.1} bytes an address, {baseline:.1} with a plain trigger",
             host.table
         );
