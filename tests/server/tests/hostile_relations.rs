@@ -122,6 +122,7 @@ fn quoted(name: &str) -> String {
 #[test]
 fn names_cannot_break_out_of_their_quotes() {
     let long = "s".repeat(63);
+    let wide = "\u{44f}".repeat(25);
     let names = [
         "\"; DROP TABLE victim; --",
         "'; DROP TABLE victim; --",
@@ -133,6 +134,7 @@ fn names_cannot_break_out_of_their_quotes() {
         "select",
         "\u{444}\u{43b}\u{430}\u{433}\u{43e}\u{432}\u{44b}\u{439}_\u{430}\u{434}\u{440}\u{435}\u{441}",
         &long,
+        &wide,
     ];
     for name in names {
         for kind in ["inet", "varchar(61)"] {
