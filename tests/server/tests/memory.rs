@@ -81,7 +81,7 @@ fn calls_of_enrich_ip_cost_nothing() {
     let known = "SELECT count(enrich.enrich_ip(('23.' || n % 256 || '.0.1')::inet)) FROM (SELECT generate_series(1, {n})) s(n)";
     let distinct =
         "SELECT count(enrich.enrich_ip('23.0.0.0'::inet + n)) FROM (SELECT generate_series(1, {n})) s(n)";
-    let in_a_loop = "DO $$DECLARE i inet; BEGIN FOR n IN 1..{n} LOOP i := (enrich.enrich_ip('8.8.8.' || n % 200)).ip_address; END LOOP; END$$";
+    let in_a_loop = "DO $$DECLARE i inet; BEGIN FOR n IN 1..{n} LOOP i := (enrich.enrich_ip(('8.8.8.' || n % 200)::inet)).ip_address; END LOOP; END$$";
     let of_new_ones =
         "DO $$BEGIN FOR n IN 1..{n} LOOP PERFORM enrich.enrich_ip('23.0.0.0'::inet + n); END LOOP; END$$";
     let offline = "SELECT count(enrich.maxmind_lookup('23.0.0.0'::inet + n)), count(enrich.ip_city('23.0.0.0'::inet + n)) FROM (SELECT generate_series(1, {n})) s(n)";
