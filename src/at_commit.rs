@@ -59,7 +59,13 @@ struct Pending {
     levels: Vec<(Level, Addresses)>,
     /// Whether an address may be in there that the inventory lacks.
     unsure: bool,
+    /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
+    referenced: bool,
 }
+
+/// Addresses of a level that are remembered. Of more the counts are appended at once, and folding creates them: a load of
+/// millions takes no more memory than this, and its commit, which nobody can cancel, no more time.
+const MOST_REMEMBERED: usize = 50_000;
 
 thread_local! {
     static PENDING: RefCell<Pending> = RefCell::default();
@@ -76,16 +82,48 @@ pub fn observe() {
 /// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
 pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits): (Inventory, Providers)) {
     let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits, as_of: ROLLBACKS.get() };
-    PENDING.with_borrow_mut(|pending| {
+    let are_enough = PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
         let level = current_level();
         if pending.levels.last().is_none_or(|(top, _)| *top != level) {
             pending.levels.push((level, Addresses::default()));
         }
-        let Some((_, addresses)) = pending.levels.last_mut() else { return };
+        let Some((_, addresses)) = pending.levels.last_mut() else { return false };
         addresses.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        addresses.len() > MOST_REMEMBERED && !pending.referenced
     });
+    if are_enough {
+        append_early(home);
+    }
+}
+
+/// The transaction writes a table with a foreign key to the inventory.
+pub fn addresses_are_referenced() {
+    PENDING.with_borrow_mut(|pending| pending.referenced = true);
+}
+
+/// Appends the counts of the current level, in the subtransaction that they are of.
+fn append_early(home: Home) {
+    let take =
+        |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
+    let Some(seen) = PENDING.with_borrow_mut(take) else { return };
+    queue_awaited(home, &seen);
+    let counts =
+        seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
+    match contained(|| sessions::append(home, counts)) {
+        Ok(()) => roster::sessions_were_counted(),
+        // They stay for the commit, however many become of them.
+        Err(failure) => {
+            telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
+            PENDING.with_borrow_mut(|pending| {
+                pending.referenced = true;
+                if let Some((_, addresses)) = pending.levels.last_mut() {
+                    *addresses = seen;
+                }
+            });
+        }
+    }
 }
 
 /// Creates the inventory rows of all addresses seen so far, for a foreign key that is about to be checked. Their
@@ -252,10 +290,22 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
         .ok()
 }
 
-fn merge(into: &mut Addresses, from: Addresses) {
-    for (address, seen) in from {
-        into.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+/// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
+/// carry everything from level to level.
+fn merge(known: &mut Addresses, mut later: Addresses) {
+    if later.len() <= known.len() {
+        for (address, seen) in later {
+            known.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        }
+        return;
     }
+    for (address, mut seen) in known.drain() {
+        if let Some(later) = later.get(&address) {
+            seen.absorb(*later);
+        }
+        later.insert(address, seen);
+    }
+    *known = later;
 }
 
 fn ended(outcome: Outcome) {

@@ -92,6 +92,9 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
     let Some(firing) = Firing::of(call) else { error::not_a_trigger_call() };
     let Some(event) = firing.event() else { error::not_a_trigger_call() };
     let site = Site::of(call, &firing);
+    if site.respell {
+        at_commit::addresses_are_referenced();
+    }
     if firing.is_before() {
         let timed = telemetry::Firing::begin(telemetry::Event::Before);
         let row = before(&site, &firing, event);

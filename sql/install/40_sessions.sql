@@ -5,18 +5,37 @@ CREATE FUNCTION enrich_session() RETURNS trigger
 COMMENT ON FUNCTION enrich_session() IS
     'trigger function; arguments: address column, time column or empty. BEFORE INSERT OR UPDATE it fills and protects the snapshot, AFTER INSERT, UPDATE or DELETE it counts';
 
+-- Arguments are in tgargs with a NUL after each; in hex two digits a byte, so that no letter of a name is mistaken for it.
 CREATE VIEW attached_tables AS
-    SELECT t.tgrelid::pg_catalog.regclass AS rel,
-           a.args[1] AS ip_column,
-           NULLIF(a.args[2], '') AS time_column,
-           pg_catalog.bool_or(t.tgconstraint OPERATOR(pg_catalog.<>) 0) AS has_foreign_key
-    FROM pg_catalog.pg_trigger t
-    CROSS JOIN LATERAL (
-        SELECT pg_catalog.string_to_array(pg_catalog.encode(t.tgargs, 'escape'), E'\\000')) a(args)
-    WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
-      AND t.tgparentid OPERATOR(pg_catalog.=) 0
-    GROUP BY 1, 2, 3;
+    SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
+           NOT EXISTS (
+               SELECT
+               FROM (VALUES (x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[]),
+                            (x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[]),
+                            ('snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[]),
+                            ('snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[]),
+                            ('snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[])
+                   ) w(name, types)
+               LEFT JOIN pg_catalog.pg_attribute c
+                 ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
+                AND NOT c.attisdropped
+               WHERE w.name IS NOT NULL
+                 AND COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)) AS is_intact
+    FROM (
+        SELECT t.tgrelid::pg_catalog.regclass AS rel,
+               pg_catalog.convert_from(pg_catalog.decode(a.args[1], 'hex'), pg_catalog.getdatabaseencoding()) AS ip_column,
+               NULLIF(pg_catalog.convert_from(pg_catalog.decode(a.args[2], 'hex'), pg_catalog.getdatabaseencoding()), '') AS time_column,
+               pg_catalog.bool_or(t.tgconstraint OPERATOR(pg_catalog.<>) 0) AS has_foreign_key
+        FROM pg_catalog.pg_trigger t
+        CROSS JOIN LATERAL (
+            SELECT pg_catalog.string_to_array(
+                pg_catalog.regexp_replace(pg_catalog.encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 ')) a(args)
+        WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
+          AND t.tgparentid OPERATOR(pg_catalog.=) 0
+        GROUP BY 1, 2, 3) x;
 COMMENT ON VIEW attached_tables IS 'tables with our triggers, from the catalogs; partitions are part of their parent';
+COMMENT ON COLUMN attached_tables.is_intact IS
+    'whether address, time and snapshot columns are there and of the types that they had when the table was attached';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
@@ -90,7 +109,7 @@ DECLARE
     time_type regtype;
     wanted record;
     present regtype;
-    index_name name;
+    index_name text;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
     own CONSTANT text := '@extschema@';
 BEGIN
@@ -166,7 +185,7 @@ BEGIN
 
     PERFORM @extschema@.detach_session_table(rel);
     -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
-    PERFORM @extschema@.ip_asn('192.0.2.1');
+    PERFORM @extschema@.ip_asn('192.0.2.1'::inet);
     -- On every UPDATE, not only of the columns concerned: a BEFORE trigger of yours may change an address that the
     -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
     EXECUTE format(
@@ -181,12 +200,15 @@ BEGIN
     -- How the worker finds the sessions whose snapshot an answer can complete: only those are in it. Without a source of
     -- types every session would be.
     SELECT left(c.relname, 40) || '_cowrie_enrich_waiting' INTO index_name FROM pg_class c WHERE c.oid = rel;
-    IF EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = schema_oid) THEN
+    -- A longer name would lose the end that it is known by.
+    IF octet_length(index_name) > 63
+       OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = schema_oid) THEN
         index_name := 'cowrie_enrich_waiting_' || rel::oid;
     END IF;
+    -- The cast: nothing that somebody else put beside session_address() fits better.
     EXECUTE format(
-        'CREATE INDEX %I ON %s (%s.session_address(%I)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
-        index_name, rel, own, ip_column,
+        'CREATE INDEX %I ON %s (%s.session_address(%I::%s)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
+        index_name, rel, own, ip_column, CASE ip_type WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END,
         CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
     IF add_foreign_key THEN
         PERFORM @extschema@.reference_addresses(rel, true);

@@ -28,8 +28,8 @@ COMMENT ON COLUMN procedure_call.result IS 'what it reported, by name';
 COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call goes on; null when the last one came to its end';
 
 CREATE VIEW enrich_progress AS
-    SELECT c.procedure, NULLIF(c.about, 0)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
-           pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0), 1) AS rate,
+    SELECT c.procedure, NULLIF(c.about, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
+           pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
            CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
                secs => (t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)

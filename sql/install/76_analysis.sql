@@ -15,13 +15,23 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'table and condition must not be null';
     END IF;
-    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    SELECT a.ip_column, a.time_column, CASE c.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type,
+           a.is_intact, a.rel AS root
+    INTO attached
+    FROM @extschema@.attached_tables a
+    LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
     WHERE a.rel = campaign_query.rel OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(campaign_query.rel) p)
     LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s is not an attached session table', rel),
             HINT = 'Call attach_session_table() first.';
+    END IF;
+    -- What its owner put into their place could bring casts of theirs, which would run as whoever reads.
+    IF NOT attached.is_intact THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('address, time or snapshot columns of %s are missing or of other types than when it was attached', attached.root),
+            HINT = 'Give them their types back, or attach the table again.';
     END IF;
     IF attached.time_column IS NOT NULL THEN
         seen := format('s.%I::timestamp with time zone', attached.time_column);
@@ -41,7 +51,7 @@ FROM (
            pg_catalog.min(a.first_seen) AS first_seen, pg_catalog.max(a.last_seen) AS last_seen
     FROM (
         SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
-               s.snapshot_ip_type::pg_catalog.text AS ip_type, %2$s.session_address(s.%3$I) AS ip_address,
+               s.snapshot_ip_type::pg_catalog.text AS ip_type, %2$s.session_address(s.%3$I::pg_catalog.%8$s) AS ip_address,
                pg_catalog.count(*) AS sessions,
                pg_catalog.min(%4$s) AS first_seen, pg_catalog.max(%4$s) AS last_seen
         FROM %5$s s
@@ -52,11 +62,41 @@ FROM (
     GROUP BY 1, 2, 3) c
 %7$s
 ORDER BY c.sessions DESC, c.asn_number, c.country, c.ip_type$query$,
-        names, '@extschema@', attached.ip_column, seen, rel, condition, inventory);
+        names, '@extschema@', attached.ip_column, seen, rel, condition, inventory, attached.address_type);
 END
 $$;
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
     'the statement that campaign_networks() runs, to be explained or changed';
+
+-- Locks the table, so that the columns stay what they are until the end of the transaction, and looks what that is: the
+-- catalogs show a statement what was when it began.
+CREATE FUNCTION hold_session_columns(rel regclass) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    looks text;
+    are_intact boolean;
+BEGIN
+    SELECT format('SELECT %s FROM (SELECT) one LEFT JOIN %s s ON false',
+               string_agg(format('pg_typeof(s.%I) = ANY (%L::regtype[])', w.name, w.types), ' AND '), hold_session_columns.rel)
+    INTO looks
+    FROM (SELECT a.ip_column, a.time_column FROM @extschema@.attached_tables a
+          WHERE a.rel = hold_session_columns.rel
+             OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(hold_session_columns.rel) p)
+          LIMIT 1) a
+    CROSS JOIN LATERAL (VALUES
+        (a.ip_column, '{inet,text,varchar,bpchar}'), (a.time_column, '{timestamptz,timestamp,date}'),
+        ('snapshot_asn', '{bigint}'), ('snapshot_country', '{text,varchar,bpchar}'),
+        ('snapshot_ip_type', '{text,varchar,bpchar}')) w(name, types)
+    WHERE w.name IS NOT NULL;
+    EXECUTE looks INTO are_intact;
+    IF NOT are_intact THEN
+        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+            MESSAGE = format('columns of %s have other types than a moment ago', rel);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION hold_session_columns(regclass) IS
+    'keeps the columns that campaign_networks() reads of an attached table from being changed until the transaction ends';
 
 -- No search_path of its own: names in the condition are the caller's. STABLE keeps the condition from writing.
 CREATE FUNCTION campaign_networks(
@@ -65,8 +105,11 @@ CREATE FUNCTION campaign_networks(
     OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
     LANGUAGE plpgsql STABLE PARALLEL UNSAFE ROWS 100 AS $$
+DECLARE
+    query CONSTANT pg_catalog.text := @extschema@.campaign_query(rel, condition);
 BEGIN
-    RETURN QUERY EXECUTE @extschema@.campaign_query(rel, condition);
+    PERFORM @extschema@.hold_session_columns(rel);
+    RETURN QUERY EXECUTE query;
 END
 $$;
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
@@ -76,8 +119,9 @@ CREATE VIEW campaign_networks WITH (security_invoker = true) AS
     SELECT a.rel, c.*
     FROM @extschema@.attached_tables a
     JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) a.rel
-    CROSS JOIN LATERAL @extschema@.campaign_networks(a.rel) c
-    WHERE NOT pg_catalog.pg_is_other_temp_schema(r.relnamespace)
+    CROSS JOIN LATERAL @extschema@.campaign_networks(a.rel, 'true'::pg_catalog.text) c
+    WHERE a.is_intact
+      AND NOT pg_catalog.pg_is_other_temp_schema(r.relnamespace)
       AND pg_catalog.has_table_privilege(a.rel, 'SELECT');
 COMMENT ON VIEW campaign_networks IS
     'campaign_networks() over all sessions of each attached table that the reader may read: networks by what they did when they were in use, not by where their addresses are now';
@@ -86,7 +130,7 @@ CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
            n.unique_ip_count, n.total_session_count,
            pg_catalog.round(100.0 OPERATOR(pg_catalog.*) n.total_session_count
-               OPERATOR(pg_catalog./) NULLIF(t.sessions, 0), 4) AS session_percent,
+               OPERATOR(pg_catalog./) NULLIF(t.sessions, 0::pg_catalog.numeric), 4) AS session_percent,
            n.first_seen, n.last_seen
     FROM @extschema@.asn_inventory n
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
@@ -144,7 +188,10 @@ DECLARE
     cover text;
     seen text;
 BEGIN
-    SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
+    SELECT a.ip_column, a.time_column, CASE c.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type
+    INTO attached
+    FROM @extschema@.attached_tables a
+    LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
     WHERE a.rel = session_index_commands.rel LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -163,7 +210,7 @@ BEGIN
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
             ('by_time', quote_ident(attached.time_column), ''),
-            ('by_address', format('%s.session_address(%I)', '@extschema@', attached.ip_column), '')
+            ('by_address', format('%s.session_address(%I::%s)', '@extschema@', attached.ip_column, attached.address_type), '')
         ) w(name, key, predicate)
         WHERE w.key IS NOT NULL
     LOOP

@@ -28,7 +28,7 @@ BEGIN
         WHERE acl.grantee OPERATOR(pg_catalog.<>) member.owner
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE', granted.kind, granted.name,
-            CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE granted.grantee::pg_catalog.regrole::text END);
+            CASE WHEN granted.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC' ELSE granted.grantee::pg_catalog.regrole::text END);
     END LOOP;
 END
 $$;
@@ -40,3 +40,31 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_city(inet), ip_asn(inet), ip_asn_
     is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), is_source_stale(jsonb, bigint, text), sessions_wait_for_types(),
     session_address(text), session_address(inet), library_version(), require_library(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
+
+-- Functions that were here before, of the same names and of somebody whom nobody asked to be trusted: a call that fits
+-- theirs better would be theirs.
+DO $$
+DECLARE
+    lookalike record;
+BEGIN
+    SELECT p.oid::pg_catalog.regprocedure::text AS call, pg_catalog.pg_get_userbyid(p.proowner) AS owner INTO lookalike
+    FROM pg_catalog.pg_proc ours
+    JOIN pg_catalog.pg_depend d
+      ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass::oid AND d.objid OPERATOR(pg_catalog.=) ours.oid
+     AND d.deptype OPERATOR(pg_catalog.=) 'e'
+    JOIN pg_catalog.pg_extension e
+      ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass::oid
+     AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND e.extname OPERATOR(pg_catalog.=) 'cowrie_enrich'
+    JOIN pg_catalog.pg_proc p
+      ON p.proname OPERATOR(pg_catalog.=) ours.proname AND p.pronamespace OPERATOR(pg_catalog.=) ours.pronamespace
+     AND p.proowner OPERATOR(pg_catalog.<>) ours.proowner
+    JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) p.proowner AND NOT r.rolsuper
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_function',
+            MESSAGE = pg_catalog.format('%s is there already', lookalike.call),
+            DETAIL = pg_catalog.format('It belongs to %I, and could be called in place of a function of cowrie_enrich.', lookalike.owner),
+            HINT = 'Install into a schema of its own, in which nobody else may create objects.';
+    END IF;
+END
+$$;

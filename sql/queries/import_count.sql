@@ -1,2 +1,2 @@
--- Rows of @table@. Runs as the table's owner.
+-- Rows of a table. Runs as the table's owner.
 SELECT pg_catalog.count(*) FROM @table@

@@ -1,4 +1,4 @@
--- Some rows of @table@ in the order of their key, from behind where the last ones ended. Runs as the table's owner, who need
+-- Some rows of a table in the order of their key, from behind where the last ones ended. Runs as the table's owner, who need
 -- not have rights on anything of ours.
 -- $1 key text, $2 part oid, $3 place tid
 SELECT t.@key@::pg_catalog.text, t.tableoid, t.ctid, @columns@

@@ -1,4 +1,4 @@
--- Documents of @table@ that jsonb cannot hold, replaced. Runs as the table's owner, who need not have rights on anything of
+-- Documents of a table that jsonb cannot hold, replaced. Runs as the table's owner, who need not have rights on anything of
 -- ours.
 -- $1 place tid[], $2 part bigint[], $3 document text[]
 UPDATE @table@ t

@@ -1,4 +1,4 @@
--- Whether any session of @table@ is at one of these places still, where the statement before this has put it: a trigger
+-- Whether any session of a table is at one of these places still, where the statement before this has put it: a trigger
 -- that fires after it may have undone it. Runs as the table's owner.
 -- $1 place tid[]
 SELECT true

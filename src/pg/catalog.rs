@@ -185,6 +185,15 @@ pub fn is_standby() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// Whether row-level security filters what a role sees of a table: its owner too, where it is forced.
+pub fn is_filtered(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: lookups in the system caches; noError, so it answers whatever row_security says.
+    unsafe {
+        pg_sys::check_enable_rls(table, role, true)
+            == pg_sys::CheckEnableRlsResult::RLS_ENABLED as std::ffi::c_int
+    }
+}
+
 /// Owner of a table.
 pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.

@@ -94,7 +94,7 @@ pub struct Readable {
 }
 
 impl Readable {
-    /// `None`: it is gone, or no plain table, or a temporary one, which belongs to the session that made it.
+    /// `None`: it is gone, or no plain table, or another session's temporary one, whose pages are in that one's memory.
     pub fn open(table: pg_sys::Oid) -> Option<Readable> {
         // SAFETY: the kind is looked at before opening, which raises for an index, and again when it cannot change any
         // more; try_table_open answers null for a table that is gone.
@@ -109,7 +109,8 @@ impl Readable {
             let readable = Readable { relation };
             let form = (*relation).rd_rel;
             ((*form).relkind as u8 == pg_sys::RELKIND_RELATION
-                && (*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP)
+                && ((*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP
+                    || (*relation).rd_islocaltemp))
                 .then_some(readable)
         }
     }

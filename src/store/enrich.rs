@@ -18,7 +18,7 @@ use crate::offline::Databases;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, memory, text};
+use crate::pg::{check_for_interrupts, inet, memory, text};
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::queue;
@@ -106,6 +106,7 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let mut networks = Networks::new();
     let due = plan.due.iter().map(|address| (*address, Tally::default()));
     for (address, tally) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
+        check_for_interrupts();
         let answer = Answer::for_address(address, databases);
         let Some(asn) = answer.asn() else { continue };
         let said = Said {
@@ -303,6 +304,7 @@ pub fn plan(
     let mut plan = Plan::default();
     let mut inventory = Inventory::open(home, snapshot);
     for (address, tally) in addresses {
+        check_for_interrupts();
         let is_due = |row: &Row| force || super::addresses::is_due(row, databases);
         let read = |row: &Row| (is_due(row), super::addresses::due_providers(row, online));
         match inventory.probe(address, read) {

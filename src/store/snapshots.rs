@@ -191,6 +191,12 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         is_cut && are_any_there(connection, &table.name, &completed)
     });
     let still = lacking(table, standing);
+    if !still.is_empty() && catalog::is_filtered(table.oid, owner) {
+        telemetry::log_once_per_burst(
+            "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
+            &String::from_utf8_lossy(&table.name),
+        );
+    }
     // Where nothing moves, it is not that there are so many.
     if is_cut && any_completed {
         Incomplete { more: still, ..Incomplete::default() }

@@ -33,6 +33,8 @@ pub struct Completed {
     /// The table did not take them.
     refused: usize,
     has_warned: bool,
+    /// Tables of which row-level security may hide sessions from their owner, as far as that was said.
+    filtered: Vec<pg_sys::Oid>,
 }
 
 /// The columns of a snapshot, as far as a table has them of the right type.
@@ -273,6 +275,9 @@ impl Writer<'_> {
             (Ok(written), _) => {
                 self.completed.sessions += written as i64;
                 self.completed.held += (sessions.len() - written) as i64;
+                if written < sessions.len() {
+                    self.explain_policies();
+                }
             }
             (Err(failure), _) if failure.was_lock => self.completed.held += sessions.len() as i64,
             (Err(failure), [(session, _)]) => self.refuse(session, &failure.message),
@@ -282,6 +287,23 @@ impl Writer<'_> {
                 self.write(second);
             }
         }
+    }
+
+    /// What the owner may not see looks like what somebody holds.
+    fn explain_policies(&mut self) {
+        let table = self.table.oid;
+        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.owner) {
+            return;
+        }
+        self.completed.filtered.push(table);
+        pg::warning(
+            &format!(
+                "row-level security of {} is forced upon its owner, who fills the snapshots: sessions that no policy lets \
+                 the owner change stay as they are, and are reported as held",
+                self.table.shown()
+            ),
+            "Give the owner a policy, or call it again after ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.",
+        );
     }
 
     fn refuse(&mut self, session: &Session, why: &str) {

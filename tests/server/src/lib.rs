@@ -15,6 +15,7 @@
 //! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
 //! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
+//! | `hostile` | what an attacker puts where our names might be looked up |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
 //! | `recount` | what the counts must be, computed without the extension |
 //! | `prometheus` | a real Prometheus, and promtool |
@@ -30,6 +31,7 @@ pub mod contents;
 pub mod cymru;
 pub mod database;
 pub mod documentation;
+pub mod hostile;
 pub mod hosts;
 pub mod http;
 pub mod installation;

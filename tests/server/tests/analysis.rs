@@ -193,7 +193,8 @@ fn grant_analysis(db: &mut Database<'_>, role: &str) {
         "GRANT USAGE ON SCHEMA enrich TO {role};
          GRANT SELECT ON attached_tables, campaign_networks, network_activity, moved_addresses,
              persistent_addresses TO {role};
-         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text) TO {role}"
+         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text),
+             hold_session_columns(regclass) TO {role}"
     ));
 }
 

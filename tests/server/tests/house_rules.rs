@@ -43,6 +43,21 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
     }
 }
 
+/// A name may hold the end of a line, and what follows it would be no comment any more.
+#[test]
+fn comments_of_statements_name_nothing_that_is_put_in() {
+    for file in files_below(&workspace().join("sql/queries"), "sql") {
+        for line in read(&file).lines().filter_map(|line| line.split_once("--")) {
+            assert!(
+                !line.1.contains("@table@") && !line.1.contains("@extschema@"),
+                "{}: {}",
+                file.display(),
+                line.1
+            );
+        }
+    }
+}
+
 #[test]
 fn every_metric_is_documented_and_nothing_else_is() {
     let page = read(&workspace().join("docs/metrics.md"));

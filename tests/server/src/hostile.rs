@@ -1,0 +1,123 @@
+//! What an attacker puts where our names and operators might be looked up. Whatever of it runs leaves a trace.
+
+use crate::session::Session;
+
+/// Notes who ran it, in a sequence, which keeps that even if the visitor rolls back: 1 for its owner, 1000 for anybody
+/// else. Anybody may call it.
+pub fn create_trap(session: &mut Session, attacker: &str) {
+    session.run(&format!(
+        "CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC;
+         CREATE SEQUENCE trap.own; CREATE SEQUENCE trap.others; GRANT ALL ON ALL SEQUENCES IN SCHEMA trap TO PUBLIC;
+         CREATE FUNCTION trap.visited() RETURNS boolean LANGUAGE plpgsql AS $$
+         BEGIN
+             IF current_user OPERATOR(pg_catalog.<>) '{attacker}'::name THEN
+                 RAISE LOG 'the trap ran as %', current_user;
+             END IF;
+             PERFORM pg_catalog.nextval(CASE WHEN current_user OPERATOR(pg_catalog.=) '{attacker}'::name
+                 THEN 'trap.own'::pg_catalog.regclass ELSE 'trap.others'::pg_catalog.regclass END);
+             RETURN true;
+         END $$"
+    ));
+}
+
+/// Whether anything of the trap ran with the rights of somebody else than the attacker.
+pub fn is_sprung(session: &mut Session) -> bool {
+    session.one("SELECT is_called FROM trap.others") == "t"
+}
+
+/// Whether it ran as the attacker, so that it is known to work.
+pub fn is_armed(session: &mut Session) -> bool {
+    session.one("SELECT is_called FROM trap.own") == "t"
+}
+
+/// Every operator that our statements use, for every pair of types that the server has no operator for, which would
+/// otherwise be converted: in a schema that is looked into, these fit best.
+pub fn create_operators(session: &mut Session, schema: &str) {
+    session.run(&format!(
+        "DO $do$
+         DECLARE
+             l text; r text; op text;
+         BEGIN
+             FOREACH l IN ARRAY '{{inet,cidr,text,varchar,name,\"char\",bigint,integer,smallint,numeric,oid,regclass,regproc,regtype,jsonb,timestamptz,date,interval,boolean}}'::text[] LOOP
+                 FOREACH r IN ARRAY '{{inet,cidr,text,varchar,name,\"char\",bigint,integer,smallint,numeric,oid,regclass,regproc,regtype,jsonb,timestamptz,date,interval,boolean}}'::text[] LOOP
+                     EXECUTE format('CREATE FUNCTION {schema}.hostile(a %s, b %s) RETURNS boolean LANGUAGE plpgsql AS
+                         $f$ BEGIN RETURN trap.visited(); END $f$', l, r);
+                     FOREACH op IN ARRAY '{{=,<>,<,>,<=,>=,~,||,->,->>,-,+,*,/}}'::text[] LOOP
+                         EXECUTE format('CREATE OPERATOR {schema}.%s (leftarg = %s, rightarg = %s, function = {schema}.hostile)', op, l, r);
+                     END LOOP;
+                 END LOOP;
+             END LOOP;
+         END $do$"
+    ));
+}
+
+/// Beside each function of the extension, functions of its name that would fit some call better: without the arguments that
+/// have defaults, and with one argument of a nearer type.
+pub fn create_overloads(session: &mut Session, schema: &str) -> i64 {
+    session.number(&format!(
+        "CREATE FUNCTION pg_temp.overload() RETURNS bigint LANGUAGE plpgsql AS $do$
+         DECLARE
+             ours record; nearer record; types text[]; made bigint := 0; n int;
+             PROCEDURE_OR_FUNCTION text;
+         BEGIN
+             FOR ours IN
+                 SELECT p.oid, p.proname, p.prokind, p.pronargs, p.pronargdefaults,
+                        CASE WHEN p.proretset THEN 'SETOF ' ELSE '' END
+                            || CASE WHEN p.prorettype = 'void'::regtype THEN 'text' ELSE p.prorettype::regtype::text END AS result,
+                        ARRAY(SELECT t::regtype::text FROM unnest(p.proargtypes) t) AS types
+                 FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+                 JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'cowrie_enrich'
+                 WHERE p.pronargs > 0
+             LOOP
+                 FOR n IN ours.pronargs - ours.pronargdefaults .. ours.pronargs - 1 LOOP
+                     PERFORM pg_temp.hostile_function(ours.prokind, ours.proname, ours.types[1:n], ours.result);
+                     made := made + 1;
+                 END LOOP;
+                 FOR nearer IN
+                     SELECT o.n, t.other FROM unnest(ours.types) WITH ORDINALITY o(type, n)
+                     JOIN (VALUES ('text', 'varchar'), ('text', 'bpchar'), ('text', 'name'), ('inet', 'cidr'), ('inet', 'text'), ('inet', 'varchar'),
+                                  ('bigint', 'integer'), ('integer', 'smallint'), ('integer', 'bigint'), ('jsonb', 'text'), ('name', 'text'),
+                                  ('name', 'varchar'), ('regclass', 'oid'), ('regclass', 'text'), ('inet[]', 'text[]')) t(type, other) USING (type)
+                 LOOP
+                     types := ours.types;
+                     types[nearer.n] := nearer.other;
+                     CONTINUE WHEN to_regprocedure(format('{schema}.%I(%s)', ours.proname, array_to_string(types, ','))) IS NOT NULL;
+                     PERFORM pg_temp.hostile_function(ours.prokind, ours.proname, types, ours.result);
+                     made := made + 1;
+                 END LOOP;
+             END LOOP;
+             RETURN made;
+         END $do$;
+         CREATE FUNCTION pg_temp.hostile_function(kind \"char\", name name, types text[], result text) RETURNS void LANGUAGE plpgsql AS $do$
+         BEGIN
+             IF to_regprocedure(format('{schema}.%I(%s)', name, array_to_string(types, ','))) IS NOT NULL THEN
+                 RETURN;
+             END IF;
+             EXECUTE format('CREATE %s {schema}.%I(%s) %s LANGUAGE plpgsql %s AS $f$ BEGIN PERFORM trap.visited(); %s END $f$',
+                 CASE kind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, name, array_to_string(types, ','),
+                 CASE kind WHEN 'p' THEN '' ELSE 'RETURNS ' || result END,
+                 CASE kind WHEN 'p' THEN '' ELSE 'IMMUTABLE' END,
+                 CASE WHEN kind = 'p' OR result LIKE 'SETOF%' THEN '' ELSE 'RETURN NULL;' END);
+         END $do$;
+         SELECT pg_temp.overload()"
+    ))
+}
+
+/// Temporary tables and types of the names that our functions use.
+pub fn create_temporary_shadows(session: &mut Session) {
+    session.run(
+        "CREATE TEMP TABLE ip_inventory (LIKE enrich.ip_inventory);
+         CREATE TEMP TABLE asn_inventory (LIKE enrich.asn_inventory);
+         CREATE TEMP TABLE session_delta (LIKE enrich.session_delta);
+         CREATE TEMP TABLE known_networks (asn_number int, asn_type text);
+         CREATE TEMP TABLE pg_class (oid oid, relname text);
+         CREATE TEMP TABLE pg_trigger (oid oid);
+         CREATE TEMP TABLE pg_namespace (oid oid, nspname text);
+         CREATE TEMP TABLE pg_extension (oid oid);
+         CREATE DOMAIN pg_temp.inet AS text CHECK (trap.visited());
+         CREATE DOMAIN pg_temp.text AS varchar CHECK (trap.visited());
+         CREATE DOMAIN pg_temp.jsonb AS text CHECK (trap.visited());
+         CREATE DOMAIN pg_temp.bigint AS int CHECK (trap.visited());
+         CREATE DOMAIN pg_temp.regclass AS text CHECK (trap.visited())",
+    );
+}

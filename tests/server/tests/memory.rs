@@ -1,0 +1,164 @@
+//! A backend's memory stays flat, however much one transaction asks of us.
+//!
+//! Each case is done once for `n` rows and once for `2n`, each in a connection of its own; what the second one's peak is
+//! above the first one's is what a row costs. For inserts, what a row costs a table with a plain trigger is PostgreSQL's
+//! own (it keeps some bytes of each row whose AFTER trigger is still to fire).
+//!
+//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 40,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use server_tests::hosts::{COWRIE, Host, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Session, database};
+
+fn rows() -> u64 {
+    std::env::var("COWRIE_ENRICH_MEMORY_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(40_000)
+}
+
+/// Memory of a process's own, in bytes; shared buffers are not.
+fn own_memory(pid: i64) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
+/// The most that the connection's process has while `work` runs, above what it has before.
+fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
+    let pid = session.backend_pid();
+    let before = own_memory(pid).expect("the process is there");
+    let (most, ended) = (Arc::new(AtomicU64::new(before)), Arc::new(AtomicBool::new(false)));
+    let sampler = {
+        let (most, ended) = (Arc::clone(&most), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                most.fetch_max(own_memory(pid).unwrap_or(0), Ordering::Relaxed);
+                // An interval of measuring, not a wait for anything.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+    };
+    work(session);
+    ended.store(true, Ordering::Relaxed);
+    sampler.join().expect("the sampler ends");
+    most.load(Ordering::Relaxed) - before
+}
+
+/// Bytes that one more row costs. `{n}` in the statements is the number of rows.
+fn cost(what: &str, setup: impl Fn(&mut Session), statement: &str) -> f64 {
+    // One at a time: a busy machine makes no difference to memory, but the time of all of them adds up.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let n = rows();
+    let [once, twice] = [n, 2 * n].map(|n| {
+        let mut db: Database<'_> = database();
+        setup(&mut db);
+        let mut session = db.another();
+        // What is loaded and planned once is there already.
+        session.run(&format!("BEGIN; {}; ROLLBACK", statement.replace("{n}", "20")));
+        peak(&mut session, |session| {
+            session.run(&format!("BEGIN; {}; COMMIT", statement.replace("{n}", &n.to_string())))
+        })
+    });
+    let each = (twice as f64 - once as f64) / n as f64;
+    eprintln!(
+        "{what}: {n} rows {} kB, twice as many {} kB, {each:.1} bytes a row",
+        once / 1024,
+        twice / 1024
+    );
+    each
+}
+
+/// A page or an allocator's block more or less is no growth.
+const NOISE: f64 = 8.0;
+
+#[test]
+fn calls_of_enrich_ip_cost_nothing() {
+    let ready = |_: &mut Session| {};
+    let same = "SELECT count(enrich.enrich_ip('8.8.8.8')) FROM (SELECT generate_series(1, {n})) s(n)";
+    let known = "SELECT count(enrich.enrich_ip(('23.' || n % 256 || '.0.1')::inet)) FROM (SELECT generate_series(1, {n})) s(n)";
+    let distinct =
+        "SELECT count(enrich.enrich_ip('23.0.0.0'::inet + n)) FROM (SELECT generate_series(1, {n})) s(n)";
+    let in_a_loop = "DO $$DECLARE i inet; BEGIN FOR n IN 1..{n} LOOP i := (enrich.enrich_ip(('8.8.8.' || n % 200)::inet)).ip_address; END LOOP; END$$";
+    let of_new_ones =
+        "DO $$BEGIN FOR n IN 1..{n} LOOP PERFORM enrich.enrich_ip('23.0.0.0'::inet + n); END LOOP; END$$";
+    let offline = "SELECT count(enrich.maxmind_lookup('23.0.0.0'::inet + n)), count(enrich.ip_city('23.0.0.0'::inet + n)) FROM (SELECT generate_series(1, {n})) s(n)";
+    for (what, statement, limit) in [
+        ("one address, one statement", same, NOISE),
+        ("256 addresses, one statement", known, NOISE),
+        ("one address after another in a loop", in_a_loop, NOISE),
+        ("offline lookups", offline, NOISE),
+        // The server remembers that a row of the foreign key is to be checked until the statement ends.
+        ("new addresses, one statement", distinct, 64.0),
+        ("new addresses in a loop", of_new_ones, 64.0),
+    ] {
+        let each = cost(what, ready, statement);
+        assert!(each < limit, "{what}: {each:.1} bytes a call");
+    }
+}
+
+#[test]
+fn an_array_costs_itself_a_few_times() {
+    let ready = |_: &mut Session| {};
+    let same = "SELECT count(*) FROM enrich.enrich_ips(array_fill('8.8.8.8'::inet, ARRAY[{n}]))";
+    let distinct = "SELECT count(*) FROM enrich.enrich_ips(ARRAY(SELECT '23.0.0.0'::inet + n FROM generate_series(1, {n}) n))";
+    let in_parts = "SELECT count(*) FROM (SELECT generate_series(1, {n} / 100)) s(part),
+        LATERAL enrich.enrich_ips(ARRAY(SELECT '23.0.0.0'::inet + part * 100 + n FROM generate_series(1, 100) n))";
+    for (what, statement, limit) in [
+        // 16 bytes in the array, and its copy.
+        ("an array of one address", same, 200.0),
+        ("an array of different addresses", distinct, 1_000.0),
+        ("arrays of a hundred", in_parts, 64.0),
+    ] {
+        let each = cost(what, ready, statement);
+        assert!(each < limit, "{what}: {each:.1} bytes an element");
+    }
+}
+
+fn insert(host: &Host, address: &str) -> String {
+    format!(
+        "INSERT INTO {} ({}, {}, {}) SELECT n, '2024-05-01', {address} FROM (SELECT generate_series(1, {{n}})) s(n)",
+        host.table, host.key, host.time, host.address
+    )
+}
+
+#[test]
+fn rows_of_one_statement_cost_what_their_addresses_cost() {
+    for host in [&COWRIE, &SUMMARIES] {
+        let plain = |db: &mut Session| {
+            host.create(db);
+            db.run(&format!(
+                "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                 CREATE TRIGGER t AFTER INSERT ON {} FOR EACH ROW EXECUTE FUNCTION public.nothing()",
+                host.table
+            ));
+        };
+        let text =
+            if host.table == "sessions" { "host('23.0.0.0'::inet + n)" } else { "'23.0.0.0'::inet + n" };
+        let baseline = cost(&format!("{}, a plain trigger", host.table), plain, &insert(host, text));
+        let attached = |db: &mut Session| host.create_attached(db);
+        let same = cost(&format!("{}, one address", host.table), attached, &insert(host, "'8.8.8.8'"));
+        assert!(
+            same < baseline + NOISE,
+            "{}: {same:.1} bytes a row of one address, {baseline:.1} with a plain trigger",
+            host.table
+        );
+        // Only so many addresses are remembered, and so much of what is known of them: of fewer, something for each.
+        let distinct = cost(&format!("{}, different addresses", host.table), attached, &insert(host, text));
+        assert!(
+            distinct < baseline + if rows() < 200_000 { 700.0 } else { NOISE },
+            "{}: {distinct:.1} bytes an address, {baseline:.1} with a plain trigger",
+            host.table
+        );
+    }
+}
+
+#[test]
+fn what_was_measured_was_counted() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&insert(&COWRIE, "host('23.0.0.0'::inet + n)").replace("{n}", "5000"));
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
