@@ -35,12 +35,7 @@ pub struct Signature {
 
 impl Signature {
     pub fn of(path: &str) -> io::Result<Signature> {
-        let metadata = fs::metadata(path)?;
-        // Opening a pipe waits for whoever writes it, and nobody could cancel that; a device never ends.
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
-        Ok(Self::from_metadata(path, &metadata))
+        Ok(Self::from_metadata(path, &fs::metadata(path)?))
     }
 
     pub fn from_metadata(path: &str, metadata: &fs::Metadata) -> Signature {

@@ -4,7 +4,7 @@
 //! above the first one's is what a row costs. For inserts, what a row costs a table with a plain trigger is PostgreSQL's
 //! own (it keeps some bytes of each row whose AFTER trigger is still to fire).
 //!
-//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 40,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
+//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 20,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Session, database};
 
 fn rows() -> u64 {
-    std::env::var("COWRIE_ENRICH_MEMORY_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(40_000)
+    std::env::var("COWRIE_ENRICH_MEMORY_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000)
 }
 
 /// Memory of a process's own, in bytes; shared buffers are not.

@@ -1,5 +1,4 @@
-//! Subtransactions, ten thousand deep and a hundred thousand in a row: counts stay exact, and what a level remembers is
-//! not carried through all the others.
+//! Subtransactions, ten thousand deep and a hundred thousand in a row: counts stay exact.
 
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
@@ -11,14 +10,6 @@ fn attached(host: &Host) -> Database<'static> {
     let mut db = database();
     host.create_attached(&mut db);
     db
-}
-
-/// User time of the connection's process, in ticks of the system's.
-fn user_time(session: &mut Session) -> u64 {
-    let pid = session.backend_pid();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    let after_name = stat.rsplit_once(')').expect("a name").1;
-    after_name.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).expect("user time")
 }
 
 /// Savepoints in savepoints, each with a session of an address of its own, and what is to become of them.
@@ -101,21 +92,6 @@ fn a_hundred_thousand_exception_blocks_in_a_row_are_counted() {
     );
     assert_eq!(db.one("SELECT count(*) FROM session_summaries"), "75000");
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
-}
-
-/// Not a measurement of speed: work that grows with the square of the depth would be four times as much.
-#[test]
-fn twice_as_deep_is_twice_the_work() {
-    let work = |depth: usize| {
-        let mut db = attached(&COWRIE);
-        nested(&COWRIE, &mut db, depth, "SELECT 1");
-        let before = user_time(&mut db);
-        db.run("RELEASE s0");
-        user_time(&mut db) - before
-    };
-    let (half, whole) = (work(DEPTH / 2), work(DEPTH));
-    eprintln!("releasing {} levels took {half} ticks, {DEPTH} took {whole}", DEPTH / 2);
-    assert!(whole <= 3 * half + 20, "{half} ticks for half of {DEPTH} levels, {whole} for all");
 }
 
 /// More addresses than a transaction remembers: their counts are appended early, in the subtransaction that they are of.
