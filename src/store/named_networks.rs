@@ -41,14 +41,14 @@ const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"),
 /// Rows are written by their keys, however many they are; and the plan of a foreign key's check, which is run for each, is
 /// made once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Rows are come to, and hence locked, in the order in which they are given: a bitmap is made of a condition only, and the
-/// only one that there is an index for is the key that is given. Of a whole table, however small, it is none.
+/// Rows are come to, and hence locked, in the order of their key: one by one as they are given, or, where they are most of a
+/// table of a few, by a walk along the key's index. No other index knows a condition or an order of the statement's.
 const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),
     (c"enable_seqscan", c"off"),
-    (c"enable_indexscan", c"off"),
-    (c"enable_bitmapscan", c"on"),
+    (c"enable_bitmapscan", c"off"),
+    (c"enable_indexscan", c"on"),
     (c"enable_nestloop", c"on"),
 ];
 

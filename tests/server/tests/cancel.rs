@@ -38,7 +38,13 @@ fn stopped(db: &Database<'_>, statement: &str, how: &str) -> Option<String> {
     if is_timeout {
         session.run("SET statement_timeout = 40");
     }
-    let running = std::thread::spawn(move || (session.try_run(&statement), session.try_run("SELECT 1")));
+    // What comes to its end all the same is undone; procedures commit as they go.
+    let (begin, end) =
+        if statement.starts_with("CALL") { ("SELECT 1", "SELECT 1") } else { ("BEGIN", "ROLLBACK") };
+    let running = std::thread::spawn(move || {
+        session.run(begin);
+        (session.try_run(&statement), session.try_run(end))
+    });
     if !is_timeout {
         let runs = format!(
             "SELECT count(*) FROM pg_stat_activity
