@@ -148,7 +148,7 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
         // Only so many addresses are remembered, and so much of what is known of them: of fewer, something for each.
         let distinct = cost(&format!("{}, different addresses", host.table), attached, &insert(host, text));
         assert!(
-            distinct < baseline + if rows() < 200_000 { 700.0 } else { NOISE },
+            distinct < baseline + if rows() < 200_000 { 1_500.0 } else { NOISE },
             "{}: {distinct:.1} bytes an address, {baseline:.1} with a plain trigger",
             host.table
         );

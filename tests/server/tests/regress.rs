@@ -5,6 +5,7 @@
 //! what came out to `expected/`; read the difference before committing it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use server_tests::cluster::SUPERUSER;
 use server_tests::installation::{installation, workspace};
@@ -17,7 +18,7 @@ fn output_equals_what_is_expected() {
     assert!(!names.is_empty(), "there are no tests");
     let output = shared().files().join("regress");
     std::fs::create_dir_all(&output).expect("the output directory can be made");
-    let program = installation().pkglibdir.join("pgxs/src/test/regress/pg_regress");
+    let program = pg_regress();
     let mut different = Vec::new();
     for name in &names {
         // A database each, so that no file depends on another.
@@ -25,7 +26,7 @@ fn output_equals_what_is_expected() {
         shared()
             .session(SUPERUSER)
             .run(&format!("ALTER DATABASE \"{}\" SET search_path = public, enrich", db.name));
-        let mut command = std::process::Command::new(&program);
+        let mut command = Command::new(&program);
         shared().introduce(&mut command);
         let result = command
             .arg("--use-existing")
@@ -52,6 +53,19 @@ fn output_equals_what_is_expected() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// This version's own, or, as it only calls psql and compares, one of another version: that in the Python package crashes.
+fn pg_regress() -> PathBuf {
+    const BELOW: &str = "pgxs/src/test/regress/pg_regress";
+    let installed = (15..=18).map(|major| Path::new("/usr/lib/postgresql").join(format!("{major}/lib")));
+    std::iter::once(installation().pkglibdir.clone())
+        .chain(installed)
+        .map(|directory| directory.join(BELOW))
+        .find(|program| {
+            Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+        })
+        .expect("a pg_regress that runs comes with PostgreSQL's headers")
 }
 
 fn tests_below(directory: &Path) -> Vec<String> {
