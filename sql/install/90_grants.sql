@@ -1,6 +1,7 @@
 -- Least privilege, last: whatever ALTER DEFAULT PRIVILEGES granted on our objects is taken back. The honeypot's own
 -- manual gives its internet-facing role write access to every future table in "public". Only of those that this very
--- transaction makes the extension's: an update script ends with the same block, and what was granted since stays.
+-- transaction makes the extension's, in a subtransaction or not: an update script ends with the same block, and what was
+-- granted since stays.
 DO $$
 DECLARE
     granted record;
@@ -20,7 +21,7 @@ BEGIN
             FROM pg_catalog.pg_proc p) member
         JOIN pg_catalog.pg_depend d
           ON d.classid OPERATOR(pg_catalog.=) member.class AND d.objid OPERATOR(pg_catalog.=) member.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
-         AND d.xmin OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.xid
+         AND pg_catalog.age(d.xmin) OPERATOR(pg_catalog.<=) pg_catalog.age(pg_catalog.pg_current_xact_id()::pg_catalog.xid)
         JOIN pg_catalog.pg_extension e
           ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
          AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND e.extname OPERATOR(pg_catalog.=) 'cowrie_enrich'
