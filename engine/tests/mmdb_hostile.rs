@@ -196,19 +196,18 @@ fn overlapping_values_are_bounded() {
 /// A thousand records of four thousand names that all point to one text of 16 MB: `open` looks at records too.
 #[test]
 fn many_pointers_to_one_long_text_do_not_hold_up_who_opens_the_file() {
-    let mut writer = sound().swap_remove(0);
+    // What lies behind so long a text is beyond the reach of 24 bits.
+    let mut writer = sound().swap_remove(0).record_size(32);
     let long = writer.value(&text(&"x".repeat(16 << 20)));
-    let members = (0..4000).map(|_| ("country", Value::Pointer(long))).collect();
-    let record = writer.value(&Value::Map(members));
     for network in 0..1024_u32 {
+        let members = (0..200).map(|_| ("country", Value::Pointer(long))).collect();
+        let record = writer.value(&Value::Map(members));
         let prefix = format!("20.{}.{}.0/24", network / 256, network % 256);
         writer = writer.say(&prefix, Value::Pointer(record));
     }
     let bytes = writer.bytes();
-    let begun = std::time::Instant::now();
     let refused = in_bounded_time("opening", move || Database::open(bytes).map(|database| database.verify()));
     assert!(matches!(refused, Ok(Err(MmdbError::Record { .. }))), "{:?}", refused.err());
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 fn chain(nodes: usize, last: Record) -> Writer {
