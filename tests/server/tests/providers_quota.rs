@@ -267,7 +267,7 @@ fn requests_that_fail_are_spent() {
     let lab = plan("quota-failures", &clock)
         .with("greynoise_daily_quota = 50")
         .with("greynoise_max_parallel = 1")
-        .with("greynoise_timeout = 300ms")
+        .with("greynoise_timeout = 1s")
         .start();
     let mut db = lab.database();
     let absent = members_like(1, |address| synthetic_noise(address).is_none())[0];

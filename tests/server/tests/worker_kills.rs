@@ -77,8 +77,11 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
         let left = wait_until(
             "work goes on",
             || {
-                let left = session.number("SELECT count(*) FROM enrich.enrichment_job")
-                    + session.number("SELECT count(*) FROM enrich.enrichment_request");
+                // In one statement: meanwhile requests become jobs.
+                let left = session.number(
+                    "SELECT (SELECT count(*) FROM enrich.enrichment_job)
+                         + (SELECT count(*) FROM enrich.enrichment_request)",
+                );
                 let asked = lab.whois.record().connections.len() - seen;
                 (left, asked, if left == 0 { String::new() } else { state(&mut session) })
             },
