@@ -21,7 +21,8 @@ fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
         );
         return;
     }
-    let package = PathBuf::from(run(script(&workspace(), "scripts/package").arg(&major)));
+    let package =
+        PathBuf::from(run(script(&workspace(), "scripts/package").arg(&major).env("AS_STAGED", "1")));
     let copy = fresh_copy(&major);
     let before = files(&copy);
     assert!(before.iter().all(|name| !name.contains("cowrie")), "{before:?}");
