@@ -50,3 +50,21 @@ CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
     WHEN (pg_trigger_depth() = 0
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION network_restored();
+
+-- The worker comes with the extension, and writes down what it may spend today before that table's turn comes.
+CREATE FUNCTION quota_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO @extschema@.provider_quota AS q (provider, day, requests, cluster_spent)
+    VALUES (NEW.provider, NEW.day, NEW.requests, NEW.cluster_spent)
+    ON CONFLICT (provider, day) DO UPDATE
+    SET requests = q.requests + excluded.requests, cluster_spent = GREATEST(q.cluster_spent, excluded.cluster_spent);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION quota_restored() IS 'trigger: a quota that pg_restore loads is added to what this database has spent of the day';
+CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
+    FOR EACH ROW
+    WHEN (pg_trigger_depth() = 0
+          AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
+    EXECUTE FUNCTION quota_restored();

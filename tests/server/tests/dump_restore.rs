@@ -179,6 +179,27 @@ fn a_restore_beside_a_working_worker_collides_with_nothing_of_its() {
     }
 }
 
+/// What the worker of the database that is being restored does by chance, made sure of.
+#[test]
+fn a_quota_that_is_restored_is_added_to_what_was_spent_meanwhile() {
+    let lab = lab("dump-quota");
+    let mut db = busy_database(&lab);
+    let spent = |requests: u32, cluster_spent: u32| {
+        format!(
+            "DELETE FROM enrich.provider_quota;
+             INSERT INTO enrich.provider_quota VALUES ('spur', '2024-05-01', {requests}, {cluster_spent})"
+        )
+    };
+    db.run(&spent(7, 30));
+    let file = dump(&db, &["--format", "custom"], "quota.dump");
+    let mut restored = bare_database(&lab.cluster);
+    restore(&restored, &["--schema-only"], &file);
+    restored.run(&spent(2, 33));
+    restore(&restored, &["--data-only", "--table", "provider_quota"], &file);
+    let now = "SELECT requests, cluster_spent FROM enrich.provider_quota WHERE provider = 'spur'";
+    assert_eq!(restored.rows(now), ["9|33"]);
+}
+
 /// First the schema, then the data: as two dumps, and as two looks into one.
 #[test]
 fn schema_and_data_are_restored_one_after_the_other() {
