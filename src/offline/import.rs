@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
@@ -193,9 +193,11 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
         pg::check_for_interrupts();
         match from.read(&mut chunk)? {
             0 => break,
-            n => to.write_all(&chunk[..n])?,
+            n => {
+                to.write_all(&chunk[..n])?;
+                copied += n as u64;
+            }
         }
-        copied = to.stream_position()?;
     }
     Ok(())
 }

@@ -122,9 +122,7 @@ impl Status {
             refused: value.get("refused").and_then(Signature::from_json),
         }
     }
-}
 
-impl Status {
     /// Whether there is a copy to serve: a base backup that was taken while a file was replaced, or a copy of the data
     /// directory without it, has a status that names one which is not there.
     pub fn serves(&self) -> bool {

@@ -117,54 +117,42 @@ pub struct Cluster {
 impl Cluster {
     pub fn start(options: &Options) -> Self {
         Self::made(options, |data| {
-            let template = template();
-            let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(&template).arg(data).status();
-            assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", template.display());
+            copy_data(&template(), data);
         })
     }
 
     /// A standby of this server: a base backup that follows it. Its settings are this server's, then those of
     /// `options`.
     pub fn standby(&self, options: &Options) -> Self {
-        Self::made(options, |data| {
-            let mut backup = installation().server_program("pg_basebackup");
-            self.introduce(&mut backup);
-            let output = backup
-                .args([
-                    "--checkpoint=fast",
-                    "--wal-method=stream",
-                    "--write-recovery-conf",
-                    "--no-sync",
-                    "-D",
-                ])
-                .arg(data)
-                .output()
-                .expect("pg_basebackup runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        })
+        Self::made(options, |data| self.back_up(data, &["--write-recovery-conf"]))
     }
 
     /// A base backup of this server, in a directory beside its data.
     pub fn base_backup(&self, name: &str) -> PathBuf {
         let target = self.dir.join(name);
-        let mut backup = installation().server_program("pg_basebackup");
-        self.introduce(&mut backup);
         // In the server's own directory, which is the test's.
         make_server_dir(&target, 0o700);
+        self.back_up(&target, &[]);
+        target
+    }
+
+    fn back_up(&self, target: &Path, arguments: &[&str]) {
+        let mut backup = installation().server_program("pg_basebackup");
+        self.introduce(&mut backup);
         let output = backup
-            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync", "-D"])
-            .arg(&target)
+            .args(["--checkpoint=fast", "--wal-method=stream", "--no-sync"])
+            .args(arguments)
+            .arg("-D")
+            .arg(target)
             .output()
             .expect("pg_basebackup runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target
     }
 
     /// A server that recovers from a base backup by what the lines of `options` say, up to where they say.
     pub fn restored(options: &Options, backup: &Path) -> Self {
         Self::made(options, |data| {
-            let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(backup).arg(data).status();
-            assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", backup.display());
+            copy_data(backup, data);
             fs::write(data.join("recovery.signal"), "").expect("it can be written");
         })
     }
@@ -449,6 +437,11 @@ fn make_server_dir(path: &Path, mode: u32) {
     fs::create_dir(path).unwrap_or_else(|e| panic!("could not create {}: {e}", path.display()));
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("own directory");
     installation().give_to_server(path);
+}
+
+fn copy_data(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", from.display());
 }
 
 /// An initialised data directory, made once per PostgreSQL version and copied ever after.

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use server_tests::database::cluster_with_world;
+use server_tests::documentation::page;
 use server_tests::hosts::COWRIE;
 use server_tests::installation::{named_major, script, use_installation, workspace};
-use server_tests::{Database, Options, wait_until};
+use server_tests::{Database, Options, releases, wait_until};
 
 #[test]
 fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
@@ -72,14 +73,8 @@ fn recipes(db: &mut Database<'_>) {
 
 #[test]
 fn what_pgxn_is_told_is_what_is_there() {
-    let read = |name: &str| std::fs::read_to_string(workspace().join(name)).expect("the file can be read");
-    let meta: serde_json::Value = serde_json::from_str(&read("META.json")).expect("META.json is JSON");
-    let manifest = read("Cargo.toml");
-    let version = manifest
-        .lines()
-        .find_map(|line| line.strip_prefix("version = \""))
-        .and_then(|rest| rest.strip_suffix('"'))
-        .expect("the manifest has a version");
+    let meta: serde_json::Value = serde_json::from_str(&page("META.json")).expect("META.json is JSON");
+    let version = releases::current();
     // Those that the specification requires.
     for key in ["name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"] {
         assert!(meta.get(key).is_some(), "META.json has no {key}");
@@ -94,7 +89,7 @@ fn what_pgxn_is_told_is_what_is_there() {
         let name = provided[key].as_str().expect("a path");
         assert!(workspace().join(name).exists(), "{name} is not there");
     }
-    let changes = read("CHANGELOG.md");
+    let changes = page("CHANGELOG.md");
     assert!(changes.contains(&format!("## {version}")), "CHANGELOG.md does not know version {version}");
 }
 
