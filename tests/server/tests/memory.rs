@@ -4,6 +4,9 @@
 //! above the first one's is what a row costs. For inserts, what a row costs a table with a plain trigger is PostgreSQL's
 //! own (it keeps some bytes of each row whose AFTER trigger is still to fire).
 //!
+//! What else happens meanwhile, such as plans made anew because a table was analyzed, can add to what is measured and never
+//! take away from it: of several measurements the least counts.
+//!
 //! `COWRIE_ENRICH_MEMORY_ROWS` is n, 20,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,29 +49,40 @@ fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
     most.load(Ordering::Relaxed) - before
 }
 
-/// Bytes that one more row costs. `{n}` in the statements is the number of rows.
-fn cost(what: &str, setup: impl Fn(&mut Session), statement: &str) -> f64 {
+/// Bytes that one more row costs, measured again where it seems to be as much as `limit`, and thrice at most. `{n}` in the
+/// statement is the number of rows.
+fn cost(what: &str, limit: f64, setup: impl Fn(&mut Session), statement: &str) -> f64 {
     // One at a time: a busy machine makes no difference to memory, but the time of all of them adds up.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n = rows();
-    let [once, twice] = [n, 2 * n].map(|n| {
-        let mut db: Database<'_> = database();
-        setup(&mut db);
-        let mut session = db.another();
-        // What is loaded and planned once is there already.
-        session.run(&format!("BEGIN; {}; ROLLBACK", statement.replace("{n}", "20")));
-        peak(&mut session, |session| {
-            session.run(&format!("BEGIN; {}; COMMIT", statement.replace("{n}", &n.to_string())))
-        })
-    });
-    let each = (twice as f64 - once as f64) / n as f64;
-    eprintln!(
-        "{what}: {n} rows {} kB, twice as many {} kB, {each:.1} bytes a row",
-        once / 1024,
-        twice / 1024
-    );
+    let (mut once, mut twice, mut each) = (u64::MAX, u64::MAX, f64::MAX);
+    for _ in 0..3 {
+        once = once.min(peak_of(n, &setup, statement));
+        twice = twice.min(peak_of(2 * n, &setup, statement));
+        each = (twice as f64 - once as f64) / n as f64;
+        eprintln!(
+            "{what}: {n} rows {} kB, twice as many {} kB, {each:.1} bytes a row",
+            once / 1024,
+            twice / 1024
+        );
+        if each < limit {
+            break;
+        }
+    }
     each
+}
+
+/// The peak of the statement for so many rows in a new database.
+fn peak_of(rows: u64, setup: impl Fn(&mut Session), statement: &str) -> u64 {
+    let mut db: Database<'_> = database();
+    setup(&mut db);
+    let mut session = db.another();
+    // What is loaded and planned once is there already.
+    session.run(&format!("BEGIN; {}; ROLLBACK", statement.replace("{n}", "20")));
+    peak(&mut session, |session| {
+        session.run(&format!("BEGIN; {}; COMMIT", statement.replace("{n}", &rows.to_string())))
+    })
 }
 
 /// A page or an allocator's block more or less is no growth.
@@ -94,7 +108,7 @@ fn calls_of_enrich_ip_cost_nothing() {
         ("new addresses, one statement", distinct, 64.0),
         ("new addresses in a loop", of_new_ones, 64.0),
     ] {
-        let each = cost(what, ready, statement);
+        let each = cost(what, limit, ready, statement);
         assert!(each < limit, "{what}: {each:.1} bytes a call");
     }
 }
@@ -112,7 +126,7 @@ fn an_array_costs_itself_a_few_times() {
         ("an array of different addresses", distinct, 1_000.0),
         ("arrays of a hundred", in_parts, 64.0),
     ] {
-        let each = cost(what, ready, statement);
+        let each = cost(what, limit, ready, statement);
         assert!(each < limit, "{what}: {each:.1} bytes an element");
     }
 }
@@ -137,18 +151,22 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
         };
         let text =
             if host.table == "sessions" { "host('23.0.0.0'::inet + n)" } else { "'23.0.0.0'::inet + n" };
-        let baseline = cost(&format!("{}, a plain trigger", host.table), plain, &insert(host, text));
+        // Below no limit: the least of three.
+        let baseline = cost(&format!("{}, a plain trigger", host.table), 0.0, plain, &insert(host, text));
         let attached = |db: &mut Session| host.create_attached(db);
-        let same = cost(&format!("{}, one address", host.table), attached, &insert(host, "'8.8.8.8'"));
+        let flat = baseline + NOISE;
+        let same = cost(&format!("{}, one address", host.table), flat, attached, &insert(host, "'8.8.8.8'"));
         assert!(
-            same < baseline + NOISE,
+            same < flat,
             "{}: {same:.1} bytes a row of one address, {baseline:.1} with a plain trigger",
             host.table
         );
         // Only so many addresses are remembered, and so much of what is known of them: of fewer, something for each.
-        let distinct = cost(&format!("{}, different addresses", host.table), attached, &insert(host, text));
+        let limit = if rows() < 200_000 { baseline + 1_500.0 } else { flat };
+        let distinct =
+            cost(&format!("{}, different addresses", host.table), limit, attached, &insert(host, text));
         assert!(
-            distinct < baseline + if rows() < 200_000 { 1_500.0 } else { NOISE },
+            distinct < limit,
             "{}: {distinct:.1} bytes an address, {baseline:.1} with a plain trigger",
             host.table
         );
