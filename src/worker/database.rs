@@ -206,8 +206,9 @@ impl Worker {
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
             if self.steps.step(Doing::Waiting, |_, _| catalog::has_superusers_client(c"pg_restore"))? {
                 self.restored_at = now;
-                // What came may be anything.
+                // What came may be anything, leases of workers of another database among it.
                 self.next_sweep = 0;
+                self.released = false;
             }
             self.restore_checked_at = now;
         }
