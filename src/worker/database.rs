@@ -206,9 +206,8 @@ impl Worker {
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
             if self.steps.step(Doing::Waiting, |_, _| catalog::has_superusers_client(c"pg_restore"))? {
                 self.restored_at = now;
-                // What came may be anything, leases of workers of another database among it.
+                // What came may be anything.
                 self.next_sweep = 0;
-                self.released = false;
             }
             self.restore_checked_at = now;
         }
