@@ -68,3 +68,19 @@ CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     WHEN (pg_trigger_depth() = 0
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION quota_restored();
+
+-- Who held the leases in a dump is a worker of another database; this one's may have taken its predecessors' over already.
+CREATE FUNCTION job_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.leased_by := NULL;
+    NEW.due_at := pg_catalog.now();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION job_restored() IS 'trigger: a lookup that was under way when it was dumped is due when pg_restore has loaded it';
+CREATE TRIGGER job_restored BEFORE INSERT ON enrichment_job
+    FOR EACH ROW
+    WHEN (NEW.leased_by IS NOT NULL
+          AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
+    EXECUTE FUNCTION job_restored();
