@@ -99,7 +99,7 @@ COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
 
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
-    add_foreign_key boolean DEFAULT false)
+    add_foreign_key boolean DEFAULT false, run_triggers boolean DEFAULT NULL, trust_input boolean DEFAULT NULL)
     RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -210,12 +210,16 @@ BEGIN
         'CREATE INDEX %I ON %s (%s.session_address(%I::%s)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
         index_name, rel, own, ip_column, CASE ip_type WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END,
         CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
+    -- Null keeps the option as an earlier call has set it.
+    IF run_triggers IS NOT NULL OR trust_input IS NOT NULL THEN
+        PERFORM @extschema@.set_session_table_options(rel, run_triggers, trust_input);
+    END IF;
     IF add_foreign_key THEN
         PERFORM @extschema@.reference_addresses(rel, true);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean) IS
+COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
     'add the snapshot columns, the triggers and a small partial index to a session table; repeatable';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
@@ -250,6 +254,23 @@ END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
     'remove our triggers, index and foreign key from a session table; snapshots and counts stay';
+
+CREATE TABLE session_table_option (
+    rel          regclass PRIMARY KEY,
+    run_triggers boolean NOT NULL DEFAULT false,
+    trust_input  boolean NOT NULL DEFAULT false,
+    table_owner  name NOT NULL,
+    set_at       timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('session_table_option', '');
+COMMENT ON TABLE session_table_option IS 'options of attached tables; see attach_session_table()';
+COMMENT ON COLUMN session_table_option.rel IS 'the attached table; of a partitioned table, the root';
+COMMENT ON COLUMN session_table_option.run_triggers IS
+    'the owner allows triggers whose function belongs to another role to fire when the extension completes sessions';
+COMMENT ON COLUMN session_table_option.trust_input IS
+    'a superuser or the owner of the extension trusts the snapshots and documents that clients write into this table';
+COMMENT ON COLUMN session_table_option.table_owner IS
+    'owner of the table when the options were set; with another owner the options do not apply';
 
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,

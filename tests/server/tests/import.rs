@@ -683,7 +683,7 @@ fn only_an_owner_who_may_call_it_imports() {
     let refusal = db.session_as("import_owner").refused(IMPORT);
     assert_eq!(refusal.message, "permission denied for function attach_session_table");
     db.run(
-        "GRANT EXECUTE ON FUNCTION enrich.attach_session_table(regclass, name, name, boolean),
+        "GRANT EXECUTE ON FUNCTION enrich.attach_session_table(regclass, name, name, boolean, boolean, boolean),
              enrich.detach_session_table(regclass), enrich.enrich_session(), enrich.forget_sessions() TO import_owner, import_other;
          GRANT SELECT ON enrich.attached_tables TO import_owner, import_other",
     );
