@@ -210,6 +210,37 @@ pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
+/// Name of a role, in the server's encoding.
+pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
+    // SAFETY: a palloc'ed string, or null where the role does not exist.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
+    }
+}
+
+/// A table and, where it is a partition, the partitioned tables that it is below, from the nearest to the root.
+pub fn table_and_partitioned_tables(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut tables = vec![table];
+    // SAFETY: lookups in the catalogs, the second of which may raise. It returns null or a list of oids in the current
+    // memory context, whose cells are as many as its length says.
+    unsafe {
+        if pg_sys::get_rel_relispartition(table) {
+            let list = pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table));
+            if !list.is_null() {
+                let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
+                tables.extend(cells.iter().map(|cell| cell.oid_value));
+            }
+        }
+    }
+    tables
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/catalog/partition.c; pgrx has no binding.
+    fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
 /// Whether a superuser is connected to this process's database with a client program of this name, as it introduced
 /// itself. Inside a transaction, at whose end the server forgets what was read for it.
 pub fn has_superusers_client(name: &CStr) -> bool {

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
+pub mod keyed;
 pub mod kept;
 pub mod latch;
 pub mod mapped_file;
