@@ -20,10 +20,11 @@ use super::addresses;
 use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
-use crate::pg::role::{acting_as_stranger, with_settings};
-use crate::pg::spi::{Connection, Prepared, Statement};
+use crate::pg::role::with_settings;
+use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::contained_within;
 use crate::pg::trigger::Length;
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::{catalog, inet, shared, snapshot, text};
 use crate::telemetry;
 
@@ -161,7 +162,6 @@ fn indexed(connection: &Connection, table: &Table) -> Option<bool> {
 }
 
 fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return Incomplete::default() };
     let Some(has_types) = indexed(connection, table) else { return Incomplete::default() };
     if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
         telemetry::log_once_per_burst(
@@ -184,14 +184,15 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
     ];
     let is_cut = waiting.len() >= most;
-    let any_completed = as_owner(owner, || {
-        let written = update(connection, &table.name, &arguments);
+    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return Incomplete::default() };
+    let any_completed = as_owner(&locked, || {
+        let written = update(connection, &locked, &arguments);
         let completed: Vec<Place> =
             written.into_iter().filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place)).collect();
-        is_cut && are_any_there(connection, &table.name, &completed)
+        is_cut && are_any_there(connection, &locked, &completed)
     });
     let still = lacking(table, standing);
-    if !still.is_empty() && catalog::is_filtered(table.oid, owner) {
+    if !still.is_empty() && catalog::is_filtered(table.oid, locked.owner()) {
         telemetry::log_once_per_burst(
             "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
             &String::from_utf8_lossy(&table.name),
@@ -217,7 +218,7 @@ pub struct Filling<'a> {
 
 /// Fills what is null in these sessions of a table, as its owner; answers how many were filled: rows that somebody holds
 /// are passed over. What fails in there fails the caller.
-pub fn fill(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), sessions: &[Filling<'_>]) -> usize {
+pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
     let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
         array::write(Element::Text, sessions.iter().map(value))
     };
@@ -228,7 +229,7 @@ pub fn fill(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), sessio
         texts(|session| session.ip_type.map(text::write)),
         array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
     ];
-    as_owner(owner, || update(connection, name, &arguments).len())
+    as_owner(table, || update(connection, table, &arguments).len())
 }
 
 /// The snapshot columns of a table; what a column does not take is not written there.
@@ -307,40 +308,47 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
 ];
 
 /// Runs `work` as the owner of a table of theirs.
-fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    with_settings(SETTINGS, || acting_as_stranger(owner, work))
+fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
+    with_settings(SETTINGS, || table.as_owner(work))
 }
 
-/// Writes the sessions of the table of this name; answers where they are now, and of each whether it lacks nothing of what
-/// is known.
-fn update(connection: &Connection, name: &[u8], arguments: &[pg_sys::Datum]) -> Vec<(Place, bool)> {
-    const TYPES: [pg_sys::Oid; 5] = [
+const COMPLETE: TableStatement<'static> = TableStatement {
+    name: "sessions_complete",
+    text: include_str!("../../sql/queries/sessions_complete.sql"),
+    parts: &[],
+    argument_types: &[
         pg_sys::TIDARRAYOID,
         pg_sys::INT8ARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::JSONBARRAYOID,
-    ];
-    let update = prepare(connection, name, include_str!("../../sql/queries/sessions_complete.sql"), &TYPES);
-    connection.run_prepared(&update, arguments, &[pg_sys::TIDOID, pg_sys::BOOLOID], |rows| {
+    ],
+    result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+const COMPLETED: TableStatement<'static> = TableStatement {
+    name: "sessions_completed",
+    text: include_str!("../../sql/queries/sessions_completed.sql"),
+    parts: &[],
+    argument_types: &[pg_sys::TIDARRAYOID],
+    result_types: &[pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+/// Writes the sessions of a table; answers where they are now, and of each whether it lacks nothing of what is known.
+fn update(connection: &Connection, table: &UserTable, arguments: &[pg_sys::Datum]) -> Vec<(Place, bool)> {
+    connection.run_on(table, &COMPLETE, arguments, |rows| {
         let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
         (0..rows.count).filter_map(written).collect()
     })
 }
 
 /// Whether there is a session at any of these places.
-fn are_any_there(connection: &Connection, name: &[u8], places: &[Place]) -> bool {
+fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
     if places.is_empty() {
         return false;
     }
-    let text = include_str!("../../sql/queries/sessions_completed.sql");
-    let look = prepare(connection, name, text, &[pg_sys::TIDARRAYOID]);
     let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
-    connection.run_prepared(&look, &[places], &[pg_sys::BOOLOID], |rows| rows.count > 0)
-}
-
-/// A statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, name: &[u8], text: &str, types: &[pg_sys::Oid]) -> Prepared {
-    let parts: Vec<&[u8]> = text.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(name), types)
+    connection.run_on(table, &COMPLETED, &[places], |rows| rows.count > 0)
 }
