@@ -223,6 +223,24 @@ pub fn not_a_plain_table(table: &str) -> ! {
     )
 }
 
+pub fn has_children(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("table {table} has inheritance children"),
+        Some("Rows of children are in other tables, which the import does not read.".to_owned()),
+        Some("Move the rows into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
+    )
+}
+
+pub fn foreign_partition(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("a partition of {table} belongs to another role than the table"),
+        None,
+        Some("Give all partitions the owner of the table with ALTER TABLE ... OWNER TO."),
+    )
+}
+
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,

@@ -30,6 +30,7 @@ pub mod subtransaction;
 pub mod text;
 pub mod transaction;
 pub mod trigger;
+pub mod user_table;
 
 /// Makes unknown settings under a prefix an error instead of a placeholder.
 pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {

@@ -22,10 +22,11 @@ use super::fill_register::{self, Copies, Values};
 use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
-use crate::pg::role::{acting_as, acting_as_stranger, with_settings};
-use crate::pg::spi::{Connection, Prepared, Statement};
+use crate::pg::role::{acting_as, with_settings};
+use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::contained_within;
 use crate::pg::trigger::Length;
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::{catalog, inet, jsonb, shared, snapshot, text};
 use crate::telemetry;
 
@@ -168,7 +169,6 @@ fn indexed(connection: &Connection, table: &Table) -> Option<bool> {
 }
 
 fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return Incomplete::default() };
     let Some(has_types) = indexed(connection, table) else { return Incomplete::default() };
     if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
         telemetry::log_once_per_burst(
@@ -180,7 +180,7 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
     if waiting.is_empty() {
         return Incomplete::default();
     }
-    if blocks_completion(connection, table.oid, &table.name) {
+    if blocks_completion(connection, table.oid) {
         return Incomplete::default();
     }
     let documents: Vec<Kept> = standing
@@ -202,14 +202,15 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
         })
         .collect();
     let is_cut = waiting.len() >= most;
-    let any_completed = as_owner(connection, owner, || {
-        let written = update(connection, (table.oid, &table.name), &fillings);
+    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return Incomplete::default() };
+    let any_completed = as_owner(connection, &locked, || {
+        let written = update(connection, &locked, &fillings);
         let completed: Vec<Place> =
             written.into_iter().filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place)).collect();
-        is_cut && are_any_there(connection, &table.name, &completed)
+        is_cut && are_any_there(connection, &locked, &completed)
     });
     let still = lacking(table, standing);
-    if !still.is_empty() && catalog::is_filtered(table.oid, owner) {
+    if !still.is_empty() && catalog::is_filtered(table.oid, locked.owner()) {
         telemetry::log_once_per_burst(
             "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
             &String::from_utf8_lossy(&table.name),
@@ -237,12 +238,8 @@ pub struct Filling<'a> {
 /// Fills what is null in these sessions of a table, as its owner; returns how many it filled. Rows that another
 /// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
 /// code fails the caller.
-pub fn fill(
-    connection: &Connection,
-    (table, name, owner): (pg_sys::Oid, &[u8], pg_sys::Oid),
-    sessions: &[Filling<'_>],
-) -> usize {
-    as_owner(connection, owner, || update(connection, (table, name), sessions).len())
+pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
+    as_owner(connection, table, || update(connection, table, sessions).len())
 }
 
 /// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
@@ -254,10 +251,9 @@ pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<Str
 }
 
 /// Whether a table is left alone for that reason; says so in the log.
-fn blocks_completion(connection: &Connection, table: pg_sys::Oid, name: &[u8]) -> bool {
+fn blocks_completion(connection: &Connection, table: pg_sys::Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
-    let name = String::from_utf8_lossy(name);
-    telemetry::log_once_per_burst("sessions of a table are not completed", &format!("{name}: {reason}"));
+    telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
     true
 }
 
@@ -343,27 +339,39 @@ pub fn make_constraints_immediate(connection: &Connection) {
 }
 
 /// Runs `work` as the owner of a table of theirs.
-fn as_owner<T>(connection: &Connection, owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+fn as_owner<T>(connection: &Connection, table: &UserTable, work: impl FnOnce() -> T) -> T {
     make_constraints_immediate(connection);
-    with_settings(SETTINGS, || acting_as_stranger(owner, work))
+    with_settings(SETTINGS, || table.as_owner(work))
 }
 
-/// Writes the sessions of a table; returns where they are now, and of each whether it lacks nothing of what is known.
-fn update(
-    connection: &Connection,
-    (table, name): (pg_sys::Oid, &[u8]),
-    sessions: &[Filling<'_>],
-) -> Vec<(Place, bool)> {
-    const TYPES: [pg_sys::Oid; 5] = [
+const COMPLETE: TableStatement<'static> = TableStatement {
+    name: "sessions_complete",
+    text: include_str!("../../sql/queries/sessions_complete.sql"),
+    parts: &[],
+    argument_types: &[
         pg_sys::TIDARRAYOID,
         pg_sys::INT8ARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::JSONBARRAYOID,
-    ];
-    let update = prepare(connection, name, include_str!("../../sql/queries/sessions_complete.sql"), &TYPES);
-    // Preparing has locked the table, so no trigger is created between this check and the statement.
-    if blocks_completion(connection, table, name) {
+    ],
+    result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+const COMPLETED: TableStatement<'static> = TableStatement {
+    name: "sessions_completed",
+    text: include_str!("../../sql/queries/sessions_completed.sql"),
+    parts: &[],
+    argument_types: &[pg_sys::TIDARRAYOID],
+    result_types: &[pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+/// Writes the sessions of a table; returns where they are now, and of each whether it lacks nothing of what is known.
+fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
+    // The table is locked, so no trigger is created between this check and the statement.
+    if blocks_completion(connection, table.oid()) {
         return Vec::new();
     }
     let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
@@ -386,26 +394,18 @@ fn update(
         };
         (session.place, session.address, values)
     });
-    let _registration = fill_register::register(table, rows);
-    connection.run_prepared(&update, &arguments, &[pg_sys::TIDOID, pg_sys::BOOLOID], |rows| {
+    let _registration = fill_register::register(table.oid(), rows);
+    connection.run_on(table, &COMPLETE, &arguments, |rows| {
         let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
         (0..rows.count).filter_map(written).collect()
     })
 }
 
 /// Whether there is a session at any of these places.
-fn are_any_there(connection: &Connection, name: &[u8], places: &[Place]) -> bool {
+fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
     if places.is_empty() {
         return false;
     }
-    let text = include_str!("../../sql/queries/sessions_completed.sql");
-    let look = prepare(connection, name, text, &[pg_sys::TIDARRAYOID]);
     let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
-    connection.run_prepared(&look, &[places], &[pg_sys::BOOLOID], |rows| rows.count > 0)
-}
-
-/// A statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, name: &[u8], text: &str, types: &[pg_sys::Oid]) -> Prepared {
-    let parts: Vec<&[u8]> = text.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(name), types)
+    connection.run_on(table, &COMPLETED, &[places], |rows| rows.count > 0)
 }

@@ -18,6 +18,7 @@ use crate::pg::scan::Readable;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Column, Length};
+use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::{self, catalog, memory};
 use crate::store::Home;
 use crate::store::backfill::{self, Known, Table};
@@ -228,8 +229,12 @@ pub fn write(
         .iter()
         .filter_map(|session| Some((session, filling(session, &known, waiting.lengths)?)))
         .collect();
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return };
-    let mut writer = Writer { connection, table, owner, completed, complaints };
+    if fillings.is_empty() {
+        return;
+    }
+    // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
+    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
+    let mut writer = Writer { connection, table, locked, completed, complaints };
     for chunk in fillings.chunks(CHUNK) {
         writer.write(chunk);
     }
@@ -266,7 +271,7 @@ const MOST_REFUSED: usize = 1_000;
 struct Writer<'a> {
     connection: &'a Connection,
     table: &'a Table,
-    owner: pg_sys::Oid,
+    locked: UserTable,
     completed: &'a mut Completed,
     complaints: &'a mut Complaints,
 }
@@ -281,7 +286,7 @@ impl Writer<'_> {
         let written = contained(|| {
             memory::scratch(|| {
                 let fillings: Vec<Filling> = sessions.iter().map(|(_, filling)| *filling).collect();
-                snapshots::fill(self.connection, (self.table.oid, &self.table.name, self.owner), &fillings)
+                snapshots::fill(self.connection, &self.locked, &fillings)
             })
         });
         match (written, sessions) {
@@ -305,7 +310,7 @@ impl Writer<'_> {
     /// What the owner may not see looks like what somebody holds.
     fn explain_policies(&mut self) {
         let table = self.table.oid;
-        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.owner) {
+        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.locked.owner()) {
             return;
         }
         self.completed.filtered.push(table);
