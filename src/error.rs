@@ -152,7 +152,7 @@ pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     )
 }
 
-/// What an import reads reaches the inventories.
+/// An import writes into the inventories, so few may call it.
 pub fn may_not_import() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -39,7 +39,7 @@ struct Site {
     lengths: [Length; 2],
     /// Whether a foreign key wants the address spelled as the inventory does.
     respell: bool,
-    /// Whether snapshots that clients write are kept.
+    /// True if snapshots that clients write are kept.
     is_input_trusted: bool,
 }
 
@@ -157,14 +157,14 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     }
 }
 
-/// What becomes of values that a row has in its snapshot columns already.
+/// How values are treated that a row already has in its snapshot columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Given {
     Kept,
     Replaced,
 }
 
-/// The row with its snapshot filled by what is known of its address.
+/// Returns the row with its snapshot filled by the attribution of its address.
 fn fill(site: &Site, row: Tuple, address: Address, given: Given) -> Tuple {
     let is_complete = site.snapshot.iter().flatten().all(|column| row.value(column.number).is_some());
     if given == Given::Kept && is_complete {

@@ -18,7 +18,11 @@ fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
-sql_function!(session_options_changed_wrapper, pg_finfo_session_options_changed_wrapper, session_options_changed);
+sql_function!(
+    session_options_changed_wrapper,
+    pg_finfo_session_options_changed_wrapper,
+    session_options_changed
+);
 /// Statement trigger on `session_table_option`.
 fn session_options_changed(call: &Call) -> Option<pg_sys::Datum> {
     session_options::announce(Home::of(call));

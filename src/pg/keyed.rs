@@ -31,7 +31,8 @@ impl Keyed {
         // SAFETY: locks numbers, whether or not there are such relations. try_table_open returns null for a relation that
         // does not exist; otherwise the relation is locked and is closed when this is dropped.
         unsafe {
-            if !pg_sys::ConditionalLockRelationOid(table, mode) || !pg_sys::ConditionalLockRelationOid(index, mode)
+            if !pg_sys::ConditionalLockRelationOid(table, mode)
+                || !pg_sys::ConditionalLockRelationOid(index, mode)
             {
                 return None;
             }
@@ -44,7 +45,7 @@ impl Keyed {
     pub fn find<T>(&self, key: pg_sys::Oid, read: impl FnOnce(&KeyedRow<'_>) -> T) -> Option<T> {
         let mut scan_key = pg_sys::ScanKeyData::default();
         // SAFETY: the table is open, its first column is an oid by the contract of `open`, and the index is locked. The
-        // scan takes a snapshot of its own and gives it back.
+        // scan takes a catalog snapshot and releases it.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,

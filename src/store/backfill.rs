@@ -5,8 +5,7 @@
 //! result does not depend on the order of batches. Sessions are not counted here: that is the recount's.
 //!
 //! A batch of addresses is written by up to four transactions, each of which keeps the order of locks by itself: networks
-//! that documents name; networks and addresses that the files know; what is quoted of MaxMind; what is quoted of the
-//! others.
+//! that documents name; networks and addresses that the files know; quotes of MaxMind; quotes of other sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -126,7 +125,7 @@ pub type Addresses = BTreeMap<Address, Gleaned>;
 #[derive(Default)]
 pub struct Settled(HashSet<(Settler, i64)>);
 
-/// Who names a network.
+/// The origin of a network's name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Settler {
     Files,

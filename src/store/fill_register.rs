@@ -18,7 +18,7 @@ use crate::pg::kept::Kept;
 use crate::pg::relation::Place;
 use crate::pg::{clock, text};
 
-/// What fills the null columns of a snapshot.
+/// Values for the null columns of a snapshot.
 #[derive(Clone, Default)]
 pub struct Values {
     pub asn: Option<i64>,
@@ -84,7 +84,7 @@ pub fn values_for(table: pg_sys::Oid, place: Option<Place>, address: Option<Addr
     })
 }
 
-/// Whether the extension is filling any row.
+/// Returns true unless the extension is filling rows.
 pub fn is_empty() -> bool {
     RUNNING.with_borrow(Vec::is_empty)
 }

@@ -25,8 +25,8 @@ thread_local! {
 
 /// Sets options of an attached table; `None` keeps an option as it is.
 ///
-/// The caller must own the table. Whoever has the privileges of the extension's owner may also set `trust_input` of
-/// another role's table, and nobody else may turn it on.
+/// The caller must own the table. Only a role with the privileges of the extension's owner may turn on `trust_input`, of any
+/// role's table.
 pub fn set(home: Home, table: pg_sys::Oid, run_triggers: Option<bool>, trust_input: Option<bool>) {
     let name = catalog::table_name(table);
     let (owns_table, acts_for_extension) = (catalog::owns_table(table), role::has_privileges_of(home.owner));
@@ -39,11 +39,14 @@ pub fn set(home: Home, table: pg_sys::Oid, run_triggers: Option<bool>, trust_inp
     Connection::with(home.schema, |connection| {
         acting_as(home.owner, || {
             let table = Some(pg_sys::Datum::from(table));
-            if ATTACHED.with(|statement| connection.run(statement, &[table], |rows| rows.bigint(0, 1))) < Some(1) {
+            if ATTACHED.with(|statement| connection.run(statement, &[table], |rows| rows.bigint(0, 1)))
+                < Some(1)
+            {
                 error::not_attached(&name);
             }
             forget(connection);
-            let arguments = [table, run_triggers.map(pg_sys::Datum::from), trust_input.map(pg_sys::Datum::from)];
+            let arguments =
+                [table, run_triggers.map(pg_sys::Datum::from), trust_input.map(pg_sys::Datum::from)];
             SET.with(|statement| connection.run(statement, &arguments, |_| ()));
         });
     });
@@ -59,7 +62,7 @@ pub fn announce(home: Home) {
     invalidation::announce(relation::find(home.schema, c"session_table_option"));
 }
 
-/// Whether snapshots and documents that clients write into a table, or a partition, are trusted.
+/// Returns true if snapshots and documents that clients write into a table, or a partition, are trusted.
 ///
 /// Reads below the executor and never waits for a lock: while the options are locked, no table is trusted.
 pub fn is_input_trusted(home: Home, table: pg_sys::Oid) -> bool {
@@ -72,7 +75,9 @@ pub fn is_input_trusted(home: Home, table: pg_sys::Oid) -> bool {
     relations.any(|relation| {
         let is_trusted = keyed.find(relation, |row| {
             let set_by = row.name(c"table_owner");
-            row.boolean(c"trust_input") == Some(true) && set_by.is_some() && set_by == catalog::role_name(owner)
+            row.boolean(c"trust_input") == Some(true)
+                && set_by.is_some()
+                && set_by == catalog::role_name(owner)
         });
         is_trusted == Some(true)
     })

@@ -3,8 +3,8 @@
 //!
 //! The session tables are other people's. They are written as their owners, in a restricted operation, and for a limited
 //! time. The owner's triggers and constraints fire as for any UPDATE of the owner, deferred ones with the statement. A
-//! table with a trigger that runs code of a third role is left alone, until the owner allows it. So nothing that somebody
-//! put on a table can do what its owner could not do by an UPDATE of their own, nor hold the worker up. One table's
+//! table with a trigger that runs code of a third role is left alone, until the owner allows it. So code on a table can do
+//! no more than its owner could by an UPDATE, and cannot hold the worker up. One table's
 //! failure is contained and keeps neither the inventory nor other tables from being written.
 //!
 //! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
@@ -235,7 +235,7 @@ pub struct Filling<'a> {
     pub document: Option<&'a Kept>,
 }
 
-/// Fills what is null in these sessions of a table, as its owner; returns how many it filled. Rows that another
+/// Fills null columns of these sessions of a table, as its owner; returns how many sessions it filled. Rows that another
 /// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
 /// code fails the caller.
 pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
@@ -244,13 +244,15 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]
 
 /// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
 pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
-    // The view is the extension's, whoever this process acts as at the moment.
+    // The view is the extension's, and this process may act as another role at the moment.
     let extension = catalog::extension()?;
     let table = [Some(pg_sys::Datum::from(table))];
-    acting_as(extension.owner, || BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1))))
+    acting_as(extension.owner, || {
+        BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
+    })
 }
 
-/// Whether a table is left alone for that reason; says so in the log.
+/// Returns true if a table is left alone for that reason, and logs the reason.
 fn blocks_completion(connection: &Connection, table: pg_sys::Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
     telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
@@ -368,7 +370,7 @@ const COMPLETED: TableStatement<'static> = TableStatement {
     others: Others::None,
 };
 
-/// Writes the sessions of a table; returns where they are now, and of each whether it lacks nothing of what is known.
+/// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.
 fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
     // The table is locked, so no trigger is created between this check and the statement.
     if blocks_completion(connection, table.oid()) {

@@ -136,7 +136,7 @@ pub fn read(
 struct Gathering {
     layout: Layout,
     relation: String,
-    /// Whether documents count for more than the snapshots of their own rows.
+    /// True if documents reach the inventories and not only the snapshots of their rows.
     is_input_trusted: bool,
     addresses: HashMap<Address, Gleaned, RandomState>,
     named: Named,

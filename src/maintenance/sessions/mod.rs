@@ -357,7 +357,9 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written: else their places could be other rows' by then.
             let latest = snapshot::Latest::take();
-            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.raw()) else { return (0, None) };
+            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.raw()) else {
+                return (0, None);
+            };
             complete::write(home, connection, stretch.table, &waiting, completed, complaints);
             complaints.write(connection);
             read_to = Some(waiting.page);

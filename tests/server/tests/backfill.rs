@@ -105,7 +105,7 @@ fn old_sessions_fill_the_inventories_and_their_snapshots() {
     }
 }
 
-/// The analysts' table, trusted, with documents that somebody else wrote: key, address, document.
+/// The analysts' table, trusted, with documents of another system: key, address, document.
 fn documented(db: &mut Session, rows: &[(&str, &str, &str)]) {
     SUMMARIES.create(db);
     db.run("ALTER TABLE session_summaries ADD enrichment jsonb");

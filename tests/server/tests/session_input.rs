@@ -1,5 +1,5 @@
-//! What a session's snapshot is made of: values that clients supply count on trusted tables only, the extension's own
-//! UPDATE fills what is null, and on its way the owner's triggers fire and no third role's code.
+//! How a session's snapshot gets its values. Values of clients count on trusted tables only. The extension's UPDATE fills
+//! null columns. The owner's triggers fire for it, and no code of a third role runs.
 
 use cowrie_enrich_upstreams::{synthetic_asn, synthetic_country};
 use server_tests::cymru::{Lab, member, wait_for_the_queue};
@@ -7,7 +7,7 @@ use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Options, Session, database, wait_until};
 
-/// A snapshot that nobody but a client could have written.
+/// A snapshot that only a client could have written.
 const FORGED: &str = r#"666, 'KP', 'forged', '{"maxmind": {"asn": 666, "country": "KP"}}', '2999-01-01'"#;
 const COLUMNS: &str = "snapshot_asn, snapshot_country, snapshot_ip_type, enrichment, enrichment_at";
 
@@ -82,7 +82,8 @@ fn a_snapshot_that_an_insert_supplies_is_replaced() {
             forged("selected", "'8.8.8.8'"),
             forged("selected unknown", "'48.0.0.1'"),
         ));
-        let lines = "copied\t2024-05-01\t8.8.8.8\t666\tKP\tforged\t{\"maxmind\": {\"asn\": 666}}\t2999-01-01\n";
+        let lines =
+            "copied\t2024-05-01\t8.8.8.8\t666\tKP\tforged\t{\"maxmind\": {\"asn\": 666}}\t2999-01-01\n";
         db.copy(&format!("{table} ({columns})"), lines);
         for (key, expected) in [
             ("known", OF_GOOGLE),
@@ -123,7 +124,8 @@ fn no_update_sets_or_changes_a_snapshot() {
             forged("known", "'8.8.8.8'"),
             forged("unknown", "'48.0.0.1'"),
         );
-        let excluded = conflict.replace(SET, "snapshot_asn = excluded.snapshot_asn + 1, snapshot_country = 'KP'");
+        let excluded =
+            conflict.replace(SET, "snapshot_asn = excluded.snapshot_asn + 1, snapshot_country = 'KP'");
         let merge = format!(
             "MERGE INTO {table} s USING (VALUES ('known'), ('unknown')) v(k) ON s.{key} = v.k
              WHEN MATCHED THEN UPDATE SET {SET}"
@@ -226,14 +228,20 @@ fn a_change_of_trust_reaches_connections_that_have_inserted_already() {
     COWRIE.create_attached(&mut db);
     let mut honeypot = db.another();
     let insert = |honeypot: &mut Session, key: &str| {
-        honeypot.run(&format!("INSERT INTO sessions ({}) VALUES ({})", columns(&COWRIE), forged(key, "'8.8.8.8'")));
+        honeypot.run(&format!(
+            "INSERT INTO sessions ({}) VALUES ({})",
+            columns(&COWRIE),
+            forged(key, "'8.8.8.8'")
+        ));
     };
     insert(&mut honeypot, "before");
     db.run("SELECT enrich.set_session_table_options('sessions', NULL, true)");
     insert(&mut honeypot, "trusted");
     db.run("SELECT enrich.set_session_table_options('sessions', NULL, false)");
     insert(&mut honeypot, "after");
-    let asn = |db: &mut Session, key: &str| db.one(&format!("SELECT snapshot_asn FROM sessions WHERE id = '{key}'"));
+    let asn = |db: &mut Session, key: &str| {
+        db.one(&format!("SELECT snapshot_asn FROM sessions WHERE id = '{key}'"))
+    };
     assert_eq!(["before", "trusted", "after"].map(|key| asn(&mut db, key)), ["15169", "666", "15169"]);
     // Also what a superuser writes into the table of options.
     db.run("UPDATE enrich.session_table_option SET trust_input = true");
@@ -308,10 +316,8 @@ fn only_a_superuser_or_the_extensions_owner_turns_trust_on_and_only_the_owner_al
     assert_eq!(db.rows(options), [format!("t|t|{owner}")]);
     theirs.run(&set("NULL", "false"));
     assert_eq!(db.rows(options), [format!("t|f|{owner}")]);
-    // Who has the privileges of the extension's owner.
-    db.run(&format!(
-        "ALTER TABLE sessions OWNER TO {owner}; GRANT postgres TO {other}"
-    ));
+    // A role with the privileges of the extension's owner.
+    db.run(&format!("ALTER TABLE sessions OWNER TO {owner}; GRANT postgres TO {other}"));
     others.run(&set("NULL", "true"));
     assert_eq!(db.rows(options), [format!("t|t|{owner}")]);
     db.run(&format!("REVOKE postgres FROM {other}"));
@@ -337,7 +343,7 @@ fn options_lapse_with_another_owner_and_are_forgotten_with_the_table() {
     ));
     db.run(&format!("INSERT INTO sessions ({}) VALUES ({})", columns(&COWRIE), forged("a", "'8.8.8.8'")));
     assert_eq!(whole(&mut db, &COWRIE, "a"), OF_GOOGLE);
-    // What is set anew does not bring back the other option.
+    // Setting one option again does not bring back the other.
     db.run("SELECT enrich.set_session_table_options('sessions', true, NULL)");
     assert_eq!(
         db.rows("SELECT rel, run_triggers, trust_input FROM enrich.session_table_option ORDER BY rel::text"),
@@ -377,7 +383,9 @@ fn a_backfill_switches_off_no_triggers_and_keys_of_other_tables() {
              INSERT INTO public.sessions (id, starttime, ip) VALUES ('a', now(), '8.8.8.8')",
         );
         empty(&mut db, "sessions");
-        theirs.run("ALTER TABLE public.sessions ADD CONSTRAINT checked CHECK (public.check_it(sessions)) NOT VALID");
+        theirs.run(
+            "ALTER TABLE public.sessions ADD CONSTRAINT checked CHECK (public.check_it(sessions)) NOT VALID",
+        );
         match caller {
             "owner" => backfill(&mut theirs, "public.sessions"),
             "superuser" => backfill(&mut db, "public.sessions"),
@@ -388,12 +396,16 @@ fn a_backfill_switches_off_no_triggers_and_keys_of_other_tables() {
             }
         }
         assert_eq!(db.number("SELECT count(*) FROM parent"), 2, "{caller}");
-        assert_eq!(db.rows("SELECT DISTINCT who, replica FROM seen"), [format!("{alice}|origin")], "{caller}");
+        assert_eq!(
+            db.rows("SELECT DISTINCT who, replica FROM seen"),
+            [format!("{alice}|origin")],
+            "{caller}"
+        );
         assert_eq!(whole(&mut db, &COWRIE, "a"), OF_GOOGLE, "{caller}");
     }
 }
 
-/// Puts each kind of trigger on Cowrie's table, all of which write down what they see.
+/// Puts each kind of trigger on Cowrie's table. Each writes a row when it fires.
 fn put_witnesses(session: &mut Session) {
     session.run(
         "CREATE TABLE public.seen (kind text, who text, replica text);
@@ -564,9 +576,7 @@ fn triggers_that_an_update_does_not_fire_block_nothing() {
          CREATE TRIGGER off BEFORE UPDATE ON public.sessions FOR EACH ROW EXECUTE FUNCTION public.theirs();
          CREATE TRIGGER of_replicas BEFORE UPDATE ON public.sessions FOR EACH ROW EXECUTE FUNCTION public.theirs()",
     );
-    db.run(
-        "ALTER TABLE sessions DISABLE TRIGGER off, ENABLE REPLICA TRIGGER of_replicas",
-    );
+    db.run("ALTER TABLE sessions DISABLE TRIGGER off, ENABLE REPLICA TRIGGER of_replicas");
     assert_eq!(db.one("SELECT blocked_reason FROM enrich.attached_tables"), "NULL");
 }
 
@@ -585,7 +595,7 @@ fn a_partition_with_code_of_a_third_role_is_left_alone_and_the_others_are_filled
     for table in ["parts", "part_1", "part_2"] {
         give(&mut db, table, &alice);
     }
-    db.run(&format!("GRANT TRIGGER ON part_2, parts TO {bob}"));
+    db.run(&format!("GRANT TRIGGER ON parts, part_1, part_2 TO {bob}"));
     let mut theirs = db.session_as(&bob);
     theirs.run(
         "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
@@ -620,7 +630,9 @@ fn the_worker_leaves_a_table_with_code_of_a_third_role_alone() {
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
     give(&mut db, "sessions", &alice);
-    db.run(&format!("GRANT TRIGGER ON sessions TO {bob}; CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC"));
+    db.run(&format!(
+        "GRANT TRIGGER ON sessions TO {bob}; CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC"
+    ));
     db.session_as(&bob).run(
         "CREATE FUNCTION public.theirs() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$;
@@ -643,7 +655,7 @@ fn the_worker_leaves_a_table_with_code_of_a_third_role_alone() {
     lab.assert_nothing_crashed();
 }
 
-/// While a backfill fills rows, nothing that the owner's triggers do gets a value of their own into a snapshot.
+/// While a backfill fills rows, the owner's triggers cannot get another value into a snapshot.
 #[test]
 fn only_the_registered_values_get_into_a_snapshot_while_it_is_filled() {
     let mut db = database();
@@ -725,8 +737,10 @@ fn documents_of_a_table_that_is_not_trusted_fill_their_own_sessions_and_nothing_
         ["45.45.45.45|NULL|{}|1"]
     );
     assert_eq!(
-        db.rows("SELECT k FROM enrich.ip_inventory, jsonb_object_keys(enrichment -> '_meta') k
-                 WHERE k IN ('cymru', 'greynoise')"),
+        db.rows(
+            "SELECT k FROM enrich.ip_inventory, jsonb_object_keys(enrichment -> '_meta') k
+                 WHERE k IN ('cymru', 'greynoise')"
+        ),
         Vec::<String>::new(),
         "freshness"
     );
@@ -741,7 +755,8 @@ fn documents_of_a_trusted_table_name_networks_below_every_other_source() {
     with_documents(&mut db, &[("a", "45.45.45.45", DOCUMENT)]);
     db.run("SELECT enrich.set_session_table_options('sessions', NULL, true)");
     backfill(&mut db, "sessions");
-    let network = "SELECT organization_name, organization_country, enrichment -> 'provenance' ->> 'organization_name'
+    let network =
+        "SELECT organization_name, organization_country, enrichment -> 'provenance' ->> 'organization_name'
                    FROM enrich.asn_inventory WHERE asn_number = 15169";
     assert_eq!(db.one(network), "PWNED INC|KP|document");
     assert_eq!(db.one("SELECT current_asn FROM enrich.ip_inventory"), "15169");
@@ -762,7 +777,11 @@ fn a_value_of_a_document_that_makes_no_sense_is_listed_and_stored_nowhere() {
     with_documents(
         &mut db,
         &[
-            ("a", "48.0.0.1", r#"{"maxmind": {"asn": 99999999999999999999, "asn_org": {"a": 1}, "city": "Berlin"}}"#),
+            (
+                "a",
+                "48.0.0.1",
+                r#"{"maxmind": {"asn": 99999999999999999999, "asn_org": {"a": 1}, "city": "Berlin"}}"#,
+            ),
             ("b", "48.0.0.2", r#"{"cymru": {"asn": 64500, "country": "Germany", "registry": "ripencc"}}"#),
         ],
     );
