@@ -21,7 +21,7 @@ use crate::pg::call::Call;
 use crate::pg::scan::{self, Value};
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
-use crate::pg::{clock, inet, invalidation};
+use crate::pg::{catalog, clock, inet, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::store::enrich::Tally;
 use crate::store::{Home, fill_register, session_options};
@@ -35,6 +35,8 @@ struct Site {
     time: Option<Column>,
     /// The snapshot columns, in the order of [`Attribution::values`]; those of a type that we cannot fill are missing.
     snapshot: [Option<Column>; 5],
+    /// Which of them may be null.
+    nullable: [bool; 5],
     /// What the two text columns among them take.
     lengths: [Length; 2],
     /// Whether a foreign key wants the address spelled as the inventory does.
@@ -79,12 +81,14 @@ impl Site {
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
         let home = Home::of(call);
+        let accepts_null = |column: Column| catalog::accepts_null(firing.table(), column.number);
         let is_input_trusted = contained(|| session_options::is_input_trusted(home, firing.table()));
         Site {
             home,
             ip,
             time: column(1),
             snapshot,
+            nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: firing.argument(2).is_some(),
             is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
@@ -121,6 +125,9 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
 
 /// Whether a column's type is one that we can fill.
 type IsFit = fn(Column) -> bool;
+
+/// The position of the document among the snapshot columns.
+const DOCUMENT: usize = 3;
 
 /// The snapshot columns, and which types they may have: a datum of another type in there would be followed as a pointer.
 const SNAPSHOT: [(&CStr, IsFit); 5] = [
@@ -175,7 +182,21 @@ fn fill(site: &Site, row: Tuple, address: Address, given: Given) -> Tuple {
 }
 
 /// The row with these values in its snapshot columns.
-fn replaced(site: &Site, row: Tuple, given: Given, values: [Option<pg_sys::Datum>; 5]) -> Tuple {
+///
+/// An insert never fails because of this: a column that must not be null keeps its value where none is known. The document
+/// becomes an empty one.
+fn replaced(site: &Site, row: Tuple, given: Given, mut values: [Option<pg_sys::Datum>; 5]) -> Tuple {
+    if given == Given::Replaced {
+        for (n, value) in
+            values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_none())
+        {
+            *value = match site.snapshot[n] {
+                Some(_) if n == DOCUMENT => Some(jsonb::empty()),
+                Some(column) => row.value(column.number),
+                None => None,
+            };
+        }
+    }
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
         .snapshot
         .into_iter()

@@ -14,7 +14,8 @@ CREATE TABLE session_table_option (
 );
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', '');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
-COMMENT ON COLUMN session_table_option.rel IS 'the attached table; of a partitioned table, the root';
+COMMENT ON COLUMN session_table_option.rel IS
+    'the attached table; of a partitioned table, the root. Partitions and inheritance children of the same owner have its options';
 COMMENT ON COLUMN session_table_option.run_triggers IS
     'the owner allows triggers that run code of other roles to fire when the extension completes sessions';
 COMMENT ON COLUMN session_table_option.trust_input IS
@@ -86,7 +87,6 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
           UNION
           SELECT i.inhparent
           FROM above a
-          JOIN pg_catalog.pg_class child ON child.oid OPERATOR(pg_catalog.=) a.oid AND child.relispartition
           JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) a.oid
       )
       SELECT

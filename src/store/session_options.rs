@@ -1,7 +1,7 @@
 //! Options of attached tables, in `session_table_option`.
 //!
 //! An option belongs to the owner that the table had when it was set. It does not apply once the table has another owner,
-//! nor to a partition of another owner.
+//! nor to a partition or an inheritance child of another owner.
 
 use pgrx::pg_sys;
 
@@ -71,7 +71,7 @@ pub fn is_input_trusted(home: Home, table: pg_sys::Oid) -> bool {
     };
     let Some(owner) = catalog::owner_of_table(table) else { return false };
     let of_owner = |relation: &pg_sys::Oid| catalog::owner_of_table(*relation) == Some(owner);
-    let mut relations = catalog::table_and_partitioned_tables(table).into_iter().filter(of_owner);
+    let mut relations = catalog::table_and_parents(table).into_iter().filter(of_owner);
     relations.any(|relation| {
         let is_trusted = keyed.find(relation, |row| {
             let set_by = row.name(c"table_owner");

@@ -108,6 +108,25 @@ fn a_malformed_address_keeps_no_supplied_snapshot() {
 }
 
 #[test]
+fn an_insert_into_columns_that_must_not_be_null_does_not_fail() {
+    let mut db = database();
+    COWRIE.create(&mut db);
+    db.run(
+        "ALTER TABLE sessions ADD snapshot_asn bigint NOT NULL DEFAULT 0, ADD snapshot_country char(2) NOT NULL DEFAULT 'XX',
+             ADD enrichment jsonb NOT NULL DEFAULT '{}', ADD enrichment_at timestamptz NOT NULL DEFAULT now()",
+    );
+    COWRIE.attach(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("48.0.0.1")), ("c", None)]));
+    db.run(&format!("INSERT INTO sessions ({}) VALUES ({})", columns(&COWRIE), forged("d", "'48.0.0.1'")));
+    assert_eq!(
+        db.rows(
+            "SELECT trim(id), snapshot_asn, snapshot_country, enrichment ? 'maxmind' FROM sessions ORDER BY 1"
+        ),
+        ["a|15169|US|t", "b|0|XX|f", "c|0|XX|f", "d|666|KP|f"]
+    );
+}
+
+#[test]
 fn no_update_sets_or_changes_a_snapshot() {
     const SET: &str = r#"snapshot_asn = 666, snapshot_country = 'KP', snapshot_ip_type = 'forged',
         enrichment = '{"maxmind": {"asn": 666}}', enrichment_at = '2999-01-01'"#;
@@ -351,6 +370,19 @@ fn options_lapse_with_another_owner_and_are_forgotten_with_the_table() {
     );
     db.run("DROP TABLE session_summaries; SELECT enrich.set_session_table_options('sessions', NULL, NULL)");
     assert_eq!(db.rows("SELECT rel FROM enrich.session_table_option"), ["sessions"]);
+}
+
+#[test]
+fn inheritance_children_have_the_options_of_their_parent() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE parent (id int, ip inet, t timestamptz);
+         SELECT enrich.attach_session_table('parent', 'ip', 't', trust_input => true);
+         CREATE TABLE child () INHERITS (parent);
+         SELECT enrich.attach_session_table('child', 'ip', 't');
+         INSERT INTO child (id, ip, snapshot_asn) VALUES (1, '8.8.8.8', 666)",
+    );
+    assert_eq!(db.rows("SELECT snapshot_asn FROM child"), ["666"]);
 }
 
 /// Case H-1, as it was found: with triggers and keys of every table off, a CHECK deletes what a trigger guards.
