@@ -151,9 +151,11 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
         Event::Update => {
             let old = firing.old_row();
             let before = source_address(site, old, Complain::No).map(|source| source.address);
-            let row = protect(site, firing, before);
+            let (row, is_filled) = protect(site, firing, before);
             let Some(source) = source_address(site, row, Complain::Yes) else { return row };
-            let row = source.respelled(row);
+            // The extension fills snapshots and leaves the address as it is spelled.
+            let is_same = site.ip.is_some_and(|column| old.same(&row, column));
+            let row = if is_filled && is_same { row } else { source.respelled(row) };
             // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
             match before {
                 None => fill(site, row, source.address, Given::Kept),
@@ -211,14 +213,15 @@ fn replaced(site: &Site, row: Tuple, given: Given, mut values: [Option<pg_sys::D
 }
 
 /// The updated row with every snapshot column as it was. A null column takes the value that the extension has registered
-/// for the row, and on a trusted table the value that the UPDATE gives it.
-fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> Tuple {
+/// for the row, and on a trusted table the value that the UPDATE gives it. Also whether the extension has registered any.
+fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (firing.old_row(), firing.new_row());
     let registered = if fill_register::is_empty() {
         None
     } else {
         fill_register::values_for(firing.table(), firing.old_place(), address)
     };
+    let is_filled = registered.is_some();
     let registered = registered.as_ref().map_or([None; 5], |values| values.datums());
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
         .snapshot
@@ -231,7 +234,7 @@ fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> Tuple {
             (kept, _) => (!old.same(&new, column)).then_some((column.number, kept)),
         })
         .collect();
-    if changes.is_empty() { new } else { new.with(&changes) }
+    (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)
 }
 
 fn after(site: &Site, firing: &Firing, event: Event) {
