@@ -3,7 +3,12 @@
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';
 COMMENT ON FUNCTION ip_country(inet) IS
-    'two-letter country of an address from the city database, or null';
+    'two-letter country where an address is used, from the city database, or null';
+
+CREATE FUNCTION ip_registered_country(ip inet) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_registered_country_wrapper';
+COMMENT ON FUNCTION ip_registered_country(inet) IS
+    'two-letter country where the network of an address is registered, from the city database, or null';
 
 CREATE FUNCTION ip_city(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_city_wrapper';
