@@ -106,10 +106,9 @@ impl<S: AsRef<[u8]>> Database<S> {
             .map_err(|error| MmdbError::Metadata { field: "as a whole", reason: error.to_string() })?;
         let metadata = reader.metadata();
         let layout = Layout::detect(bytes.as_ref(), &plan, &metadata.database_type);
-        let place =
-            [Field::Country, Field::RegisteredCountry, Field::City, Field::Latitude]
-                .iter()
-                .any(|field| !layout.of(*field).is_empty());
+        let place = [Field::Country, Field::RegisteredCountry, Field::City, Field::Latitude]
+            .iter()
+            .any(|field| !layout.of(*field).is_empty());
         let content = match (place, !layout.of(Field::Asn).is_empty()) {
             (true, true) => Content::Both,
             (true, false) => Content::Place,

@@ -16,6 +16,7 @@ use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
+use crate::pg::text::from_server;
 use crate::pg::trigger::{self, Column};
 use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
@@ -54,9 +55,7 @@ impl Layout {
         match scan::value(row, self.ip) {
             None => Ok(None),
             Some(Value::Inet(inet)) => Ok(Some(inet.address)),
-            Some(Value::Text(text)) => {
-                address::parse_bytes(text).map_err(|_| String::from_utf8_lossy(text).into_owned())
-            }
+            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
         }
     }
 
