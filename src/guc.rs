@@ -23,7 +23,7 @@ pub const FILES: &str = "maxmind";
 
 static CITY_DATABASE: Text = Text::new(None);
 static ASN_DATABASE: Text = Text::new(None);
-static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru,greynoise"));
+static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
 /// Those of the providers, as they declare them.
 static PROVIDERS: OnceLock<Vec<Defined>> = OnceLock::new();
