@@ -132,6 +132,36 @@ pub fn not_owner(table: &str) -> ! {
     )
 }
 
+/// Turning on `trust_input` needs more than owning the table.
+pub fn may_not_trust() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied to set trust_input".to_owned(),
+        Some("Documents of a trusted table reach the inventories, which all tables share.".to_owned()),
+        Some("Ask a superuser or the owner of the extension to set it."),
+    )
+}
+
+/// A trigger that would run code of a third role as the table's owner.
+pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not replace documents of table {table}"),
+        Some(reason.to_owned()),
+        Some("Drop or disable the trigger, then call import_inventory() again."),
+    )
+}
+
+/// An import writes into the inventories, so few may call it.
+pub fn may_not_import() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied for procedure import_inventory".to_owned(),
+        Some("What it reads is written into the inventories as it is.".to_owned()),
+        Some("Call it as a superuser or as the owner of the extension."),
+    )
+}
+
 /// A procedure that commits as it goes.
 pub fn in_transaction_block(procedure: &str) -> ! {
     raise(
@@ -190,6 +220,24 @@ pub fn not_a_plain_table(table: &str) -> ! {
         format!("{table} is not a table that can be imported"),
         Some("Only permanent tables are: a view could be anybody's code.".to_owned()),
         None,
+    )
+}
+
+pub fn has_children(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("table {table} has inheritance children"),
+        Some("Rows of children are in other tables, which the import does not read.".to_owned()),
+        Some("Move the rows into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
+    )
+}
+
+pub fn foreign_partition(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("a partition of {table} belongs to another role than the table"),
+        None,
+        Some("Give all partitions the owner of the table with ALTER TABLE ... OWNER TO."),
     )
 }
 

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use super::{Complaints, Stretch};
 use crate::enrichment;
-use crate::foreign;
+use crate::foreign::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
@@ -20,6 +20,7 @@ use crate::pg::text::from_server;
 use crate::pg::trigger::{self, Column};
 use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
+use crate::store::{Home, session_options};
 
 /// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
 const MOST_ADDRESSES: usize = 5_000;
@@ -91,11 +92,17 @@ pub struct Gathered {
 }
 
 /// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
-pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -> Option<Gathered> {
+pub fn read(
+    home: Home,
+    stretch: &Stretch,
+    batch_size: usize,
+    complaints: &mut Complaints,
+) -> Option<Gathered> {
     let readable = stretch.open()?;
     let mut gathering = Gathering {
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
+        is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
         addresses: HashMap::default(),
         named: Named::default(),
         bytes: 0,
@@ -128,6 +135,8 @@ pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -
 struct Gathering {
     layout: Layout,
     relation: String,
+    /// True if documents reach the inventories and not only the snapshots of their rows.
+    is_input_trusted: bool,
     addresses: HashMap<Address, Gleaned, RandomState>,
     named: Named,
     bytes: usize,
@@ -159,12 +168,12 @@ impl Gathering {
         }
     }
 
-    /// Takes the quotes out of a document; answers its faults.
+    /// Returns the faults of a document, and takes the quotes out of a trusted one.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = foreign::read(Some(own));
         let parts = foreign::parts(own, &mut reading.faults);
         // A bogon has no network, whatever somebody was once told.
-        if bogon::reason(address).is_some() {
+        if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
         // Sources may differ; the snapshot has the network of the first.
@@ -186,7 +195,8 @@ impl Gathering {
                 continue;
             }
             self.bytes += part.size();
-            gleaned.quotes[source] = Some(Box::new(Quote { at, words: part.keep(), asn }));
+            let words = foreign::keep_sensible(part, SOURCES[source], &reading.faulty);
+            gleaned.quotes[source] = Some(Box::new(Quote { at, words, asn }));
         }
         reading.faults
     }

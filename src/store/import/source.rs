@@ -12,8 +12,9 @@ use pgrx::pg_sys;
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::relation::Place;
-use crate::pg::role::{acting_as_stranger, with_settings};
+use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::user_table::{FrozenTable, Lock, Others, TableStatement, UserTable};
 use crate::pg::{array, catalog, text};
 
 thread_local! {
@@ -32,6 +33,7 @@ pub struct Table {
     /// Whether it is a permanent table.
     pub is_plain: bool,
     pub columns: Vec<Column>,
+    owner: pg_sys::Oid,
     rows: i64,
 }
 
@@ -82,6 +84,7 @@ pub fn tables(connection: &Connection, schema: pg_sys::Oid, names: &[&str]) -> V
                         name,
                         is_plain: rows.boolean(row, 3).unwrap_or_default(),
                         columns: Vec::new(),
+                        owner: catalog::owner_of_table(oid).unwrap_or(pg_sys::InvalidOid),
                         rows: rows.bigint(row, 4).unwrap_or_default(),
                     });
                 }
@@ -118,29 +121,53 @@ impl Table {
         if self.rows > 0 {
             return self.rows;
         }
-        let statement = filled(include_str!("../../../sql/queries/import_count.sql"), &[], &self.quoted());
-        self.as_owner(|| {
-            let count = connection.prepare(&statement, &[]);
-            connection
-                .run_prepared(&count, &[], &[pg_sys::INT8OID], |rows| rows.bigint(0, 1))
-                .unwrap_or_default()
+        const COUNT: TableStatement<'static> = TableStatement {
+            name: "import_count",
+            text: include_str!("../../../sql/queries/import_count.sql"),
+            parts: &[],
+            argument_types: &[],
+            result_types: &[pg_sys::INT8OID],
+            others: Others::None,
+        };
+        let table = self.lock(Lock::Read);
+        as_owner(&table, || {
+            connection.run_on(&table, &COUNT, &[], |rows| rows.bigint(0, 1)).unwrap_or_default()
         })
     }
 
-    /// Runs `work` as the table's owner, who is somebody else; never under a policy.
-    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        let Some(owner) = catalog::owner_of_table(self.oid) else { error::vanished(&self.name) };
-        with_settings(&[(c"row_security", c"off")], || acting_as_stranger(owner, work))
+    /// Locks the table, as far as it is still the one that was found.
+    pub fn lock(&self, lock: Lock) -> UserTable {
+        let Some(table) = UserTable::lock(self.oid, lock) else { error::vanished(&self.name) };
+        self.check(&table);
+        table
     }
 
-    /// Its name as SQL wants it, in the server's encoding.
-    pub fn quoted(&self) -> Vec<u8> {
-        let name = catalog::quoted_table_name(self.oid);
-        if name.is_empty() {
-            error::vanished(&self.name);
-        }
-        name
+    /// The same for a utility statement.
+    pub fn freeze(&self, lock: Lock) -> FrozenTable {
+        let Some(table) = FrozenTable::lock(self.oid, lock) else { error::vanished(&self.name) };
+        self.check(table.table());
+        table
     }
+
+    /// Raises where the table has another owner than when the caller's rights were checked, or where rows are in tables of
+    /// other owners or in inheritance children.
+    fn check(&self, table: &UserTable) {
+        if table.owner() != self.owner {
+            error::not_owner(&self.name);
+        }
+        let children = table.descendants();
+        if !table.has_partitions() && !children.is_empty() {
+            error::has_children(&self.name);
+        }
+        if children.into_iter().any(|child| catalog::owner_of_table(child) != Some(self.owner)) {
+            error::foreign_partition(&self.name);
+        }
+    }
+}
+
+/// Runs `work` as the owner of a table, and never under a policy.
+pub fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
+    with_settings(&[(c"row_security", c"off")], || table.as_owner(work))
 }
 
 /// How a column is read; `None` where it cannot be.
@@ -153,15 +180,6 @@ fn expression(column: &Column, kind: Kind) -> Option<String> {
         (Kind::Time, pg_sys::TIMESTAMPOID) => Some(format!("pg_catalog.timezone('UTC', t.{name})")),
         (Kind::Time, _) => None,
     }
-}
-
-/// A statement of ours for a table that is not.
-pub fn filled(statement: &str, parts: &[(&str, &str)], table: &[u8]) -> Vec<u8> {
-    // What is written before the statement is for readers, and may name what is filled in.
-    let code: String =
-        statement.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
-    let code = parts.iter().fold(code, |code, (name, part)| code.replace(name, part));
-    code.split("@table@").map(str::as_bytes).collect::<Vec<_>>().join(table)
 }
 
 /// Where reading goes on.
@@ -339,10 +357,20 @@ impl<'a> Reader<'a> {
             pg_sys::Datum::from(position.part),
             position.place.datum(),
         ];
-        let statement = self.statement(position);
-        self.table.as_owner(|| {
-            let read = connection.prepare(&statement, &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID]);
-            connection.run_prepared(&read, &arguments, &types, |rows| {
+        let parts = self.parts(position);
+        let parts: Vec<(&'static str, &[u8])> =
+            parts.iter().map(|(name, part)| (*name, part.as_bytes())).collect();
+        let statement = TableStatement {
+            name: "import_read",
+            text: include_str!("../../../sql/queries/import_read.sql"),
+            parts: &parts,
+            argument_types: &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID],
+            result_types: &types,
+            others: Others::None,
+        };
+        let table = self.table.lock(Lock::Read);
+        as_owner(&table, || {
+            connection.run_on(&table, &statement, &arguments, |rows| {
                 (0..rows.count).filter_map(|row| self.row(rows, row)).collect()
             })
         })
@@ -361,7 +389,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn statement(&self, position: &Position) -> Vec<u8> {
+    /// What stands for the placeholders of the statement.
+    fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
         let columns: Vec<String> = self.wanted.iter().map(|wanted| self.expression(wanted)).collect();
         // By the type's own order, which an index has; where the server has none for it, by that of its text.
@@ -381,14 +410,13 @@ impl<'a> Reader<'a> {
                 format!("ROW({order}, t.tableoid, t.ctid) OPERATOR(pg_catalog.>) ROW({last}, $2, $3)")
             }
         };
-        let parts = [
-            ("@key@", key.as_str()),
-            ("@columns@", &columns.join(", ")),
-            ("@behind@", &behind),
-            ("@order@", &order),
-            ("@most@", &BATCH.to_string()),
-        ];
-        filled(include_str!("../../../sql/queries/import_read.sql"), &parts, &self.table.quoted())
+        [
+            ("@key@", key.clone()),
+            ("@columns@", columns.join(", ")),
+            ("@behind@", behind),
+            ("@order@", order),
+            ("@most@", BATCH.to_string()),
+        ]
     }
 
     fn expression(&self, wanted: &Wanted) -> String {
