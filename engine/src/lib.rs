@@ -18,6 +18,7 @@ pub mod mmdb;
 pub mod moment;
 pub mod net;
 pub mod otlp;
+pub mod panics;
 pub mod prefix;
 #[cfg(any(test, fuzzing))]
 pub mod promises;
