@@ -84,12 +84,13 @@ fn a_second_call_of_a_procedure_is_refused_without_a_warning_before() {
         "CALL enrich.refresh_stale('maxmind')",
         "CALL enrich.backfill_sessions('sessions', progress => false)",
     ] {
-        let mut blocker = db.another();
-        // The first call has its own lock already when it writes this table.
-        blocker.run("BEGIN; LOCK TABLE enrich.procedure_call IN ACCESS EXCLUSIVE MODE");
         let mut first = db.another();
         let pid = first.backend_pid();
         std::thread::scope(|scope| {
+            // In here, so that a failure ends the first call too.
+            let mut blocker = db.another();
+            // The first call has its own lock already when it writes this table.
+            blocker.run("BEGIN; LOCK TABLE enrich.procedure_call IN ACCESS EXCLUSIVE MODE");
             let running = scope.spawn(move || first.try_run(call));
             wait_until(
                 "the first call holds its lock and waits",
