@@ -26,5 +26,6 @@ pub mod providers;
 pub mod quota;
 pub mod random;
 pub mod rate;
+pub mod regular_file;
 pub mod ring;
 pub mod version;

