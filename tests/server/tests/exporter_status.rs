@@ -423,6 +423,15 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     fails(&mut db, "it is the server's own", "");
     assert!(!cluster.data_dir().join("base/status.json").exists());
 
+    // A link that the owner of a directory on the path put there. Only root can make one that is another user's.
+    let (honeypot, target) = (cluster.files().join("honeypot"), directory(&cluster, "target"));
+    symlink(&target, &honeypot).expect("a link can be made");
+    if std::os::unix::fs::lchown(&honeypot, Some(12_345), None).is_ok() {
+        write_to(&cluster, &honeypot.join("status.json"));
+        fails(&mut db, "the link is another user's", "");
+        assert!(names(&target).is_empty());
+    }
+
     // Something in the way.
     let crowded = directory(&cluster, "crowded");
     fs::create_dir(crowded.join("status.json")).expect("the directory can be made");
