@@ -26,4 +26,5 @@ pub mod quota;
 pub mod random;
 pub mod rate;
 pub mod ring;
+pub mod session_time;
 pub mod version;

@@ -60,6 +60,11 @@ impl Home {
         Home::of(call)
     }
 
+    /// Returns `asn_inventory` and its primary key's index.
+    pub fn networks(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
+    }
+
     /// As the catalogs say, for a process that no function was called in.
     pub fn of_extension(extension: &Extension) -> Home {
         Home::at(extension.schema, extension.owner)
