@@ -139,10 +139,7 @@ fn extension_changes() {
 /// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     let tells = TELLS.take();
-    if outcome != Outcome::Committed
-        || !(tells.work || tells.extension)
-        || !shared::is_shared()
-    {
+    if outcome != Outcome::Committed || !(tells.work || tells.extension) || !shared::is_shared() {
         return;
     }
     let database = catalog::own_database();

@@ -19,12 +19,11 @@ use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::enrich::{self, Plan, Tally};
-use super::networks::{self, Networks};
-use super::{BOUNDED, Home};
+use super::{BOUNDED, Home, networks, unblocked};
 use crate::offline::{self, Databases, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
-use crate::pg::relation::{self, InsertionProber, Key, KeyType, Place, Prober};
+use crate::pg::relation::{self, Place};
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::spi::{Connection, Statement};
@@ -62,10 +61,6 @@ thread_local! {
         "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::TIDARRAYOID]) };
     static DROP: Statement = const { Statement::new(
         "fold_drop", include_str!("../../sql/queries/fold_drop.sql"), &[pg_sys::INETARRAYOID]) };
-    static SHARE_NETWORKS: Statement = const { Statement::new(
-        "fold_share_networks", include_str!("../../sql/queries/fold_share_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
-    static LOCK_ADDRESSES: Statement = const { Statement::new(
-        "fold_lock_addresses", include_str!("../../sql/queries/fold_lock_addresses.sql"), &[pg_sys::INETARRAYOID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
         "fold_lock_networks", include_str!("../../sql/queries/fold_lock_networks.sql"), &[pg_sys::INETARRAYOID]) };
     static ADDRESSES: Statement = const { Statement::new(
@@ -105,7 +100,9 @@ impl Pass {
     /// Tells the caller what was left and why.
     pub fn report(&self) {
         if self.gave_up {
-            pg::notice("could not fold all pending counts, because another transaction holds a lock that folding needs");
+            pg::notice(
+                "could not fold all pending counts, because another transaction holds a lock that folding needs",
+            );
         } else if self.left > 0 || self.networks_left > 0 {
             pg::notice(&format!(
                 "left {} pending counts of addresses and the counts of {} networks, because other transactions hold these \
@@ -198,7 +195,7 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
         return;
     }
     let dropped = create_missing(home, connection, &batch);
-    let locked = lock_addresses(connection, &batch);
+    let locked = unblocked::lock_addresses(connection, batch.counts.keys());
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
     let sums: Vec<(&Address, &Tally)> = sums.iter().collect();
@@ -286,8 +283,7 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
             if missing.is_empty() {
                 break;
             }
-            let created =
-                contained(|| with_settings(WAITS, || create(home, connection, databases, missing)));
+            let created = contained(|| with_settings(WAITS, || create(home, connection, databases, missing)));
             match created {
                 Ok(()) => break,
                 // Another transaction began to create one of these meanwhile. The next look finds it.
@@ -306,13 +302,8 @@ fn missing(home: Home, batch: &Batch, databases: &Databases) -> BTreeMap<Address
     let plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
     drop(latest);
     let mut missing = plan.missing;
-    if missing.is_empty() {
-        return missing;
-    }
-    let Some(mut others) = InsertionProber::open(home.inventory, home.inventory_key, KeyType::Inet) else {
-        return BTreeMap::new();
-    };
-    missing.retain(|address, _| !others.is_being_inserted(Key::Address(*address)));
+    let blocked = unblocked::addresses_being_created(home, missing.keys());
+    missing.retain(|address, _| !blocked.contains(address));
     missing
 }
 
@@ -340,10 +331,10 @@ fn drop_uncounted(
 fn create(home: Home, connection: &Connection, databases: &Databases, missing: BTreeMap<Address, Tally>) {
     let mut plan = Plan { missing, ..Plan::default() };
     let mut named = enrich::networks_of(&plan, databases);
-    let mut blocked = being_created(home, &named);
+    let mut blocked = unblocked::networks_being_created(home, named.keys());
     named.retain(|asn, _| !blocked.contains(asn));
     networks::create(connection, &named, "maxmind");
-    let shared = share_networks(connection, &named);
+    let shared = unblocked::share_networks(connection, named.keys());
     blocked.extend(named.keys().filter(|asn| !shared.contains(asn)));
     if !blocked.is_empty() {
         plan.missing.retain(|address, tally| {
@@ -352,47 +343,6 @@ fn create(home: Home, connection: &Connection, databases: &Databases, missing: B
         });
     }
     enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
-}
-
-/// Returns those networks that another transaction is creating.
-fn being_created(home: Home, networks: &Networks) -> BTreeSet<i64> {
-    let (table, index) = home.networks();
-    let latest = snapshot::Latest::take();
-    let there = Prober::open_by(table, index, KeyType::Bigint, latest.raw());
-    let others = InsertionProber::open(table, index, KeyType::Bigint);
-    let Some((mut there, mut others)) = there.zip(others) else { return BTreeSet::new() };
-    let mut is_being_created =
-        |asn: i64| !there.holds(Key::Number(asn)) && others.is_being_inserted(Key::Number(asn));
-    networks.keys().copied().filter(|asn| is_being_created(*asn)).collect()
-}
-
-fn share_networks(connection: &Connection, networks: &Networks) -> BTreeSet<i64> {
-    if networks.is_empty() {
-        return BTreeSet::new();
-    }
-    let numbers = array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))));
-    SHARE_NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(numbers)], |rows| {
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
-    })
-}
-
-/// Locks the addresses of a batch, in order, unless another transaction has locked them. Returns those that are locked
-/// now.
-fn lock_addresses(connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
-    let addresses: Vec<&Address> = batch.counts.keys().collect();
-    let mut locked = BTreeSet::new();
-    for chunk in addresses.chunks(CHUNK) {
-        memory::scratch(|| {
-            LOCK_ADDRESSES.with(|statement| {
-                connection.run(statement, &[Some(inets(chunk.iter().copied()))], |rows| {
-                    locked.extend((0..rows.count).filter_map(|row| rows.address(row, 1)));
-                });
-            });
-        });
-    }
-    locked
 }
 
 /// Locks the networks of these addresses and those with pending counts, in order, unless another transaction has locked
@@ -410,7 +360,11 @@ fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &
 }
 
 /// Takes the counts of the locked addresses. Returns the sums by address, and how many pending counts they stand for.
-fn take(connection: &Connection, batch: &Batch, locked: &BTreeSet<Address>) -> (BTreeMap<Address, Tally>, i64) {
+fn take(
+    connection: &Connection,
+    batch: &Batch,
+    locked: &BTreeSet<Address>,
+) -> (BTreeMap<Address, Tally>, i64) {
     let counts = batch.counts.iter().filter(|(address, _)| locked.contains(address));
     let places = counts.flat_map(|(_, count)| count.places.iter().map(|place| Some(place.datum())));
     let places = array::write(Element::Tid, places);

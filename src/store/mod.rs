@@ -23,6 +23,7 @@ pub mod sizes;
 pub mod snapshots;
 pub mod stale;
 pub mod sweep;
+pub mod unblocked;
 
 use std::ffi::CStr;
 

@@ -140,7 +140,8 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
     let ip = table.column(&counted.ip_column).filter(|column| column.holds_addresses());
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
-    let enriched_at = table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
+    let enriched_at =
+        table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
     let now = clock::now();
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {

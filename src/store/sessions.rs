@@ -5,8 +5,8 @@ use pgrx::pg_sys;
 
 use super::Home;
 use super::enrich::Tally;
-use crate::pg::{clock, inet};
 use crate::pg::relation::{self, Table};
+use crate::pg::{clock, inet};
 
 /// Appends one delta per address, counted now. The columns are those of `session_delta`.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {

@@ -288,8 +288,9 @@ impl Worker {
         // Also where the step fails.
         self.next_fold = now + naptime();
         let mut pass = self.folding.take().unwrap_or_default();
-        let is_free =
-            self.steps.step(Doing::Folding, |home, connection| fold::batch_if_free(home, connection, &mut pass))?;
+        let is_free = self
+            .steps
+            .step(Doing::Folding, |home, connection| fold::batch_if_free(home, connection, &mut pass))?;
         if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
             self.next_count = 0;
         }

@@ -58,7 +58,8 @@ fn fold(db: &Database<'_>) -> String {
 }
 
 fn count(db: &mut Session, address: &str) -> String {
-    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'")).join(",")
+    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
+        .join(",")
 }
 
 fn pending(db: &mut Session) -> Vec<String> {
@@ -268,7 +269,9 @@ fn the_worker_folds_again_what_a_lock_kept_it_from_folding() {
             // The session is counted before the lock: what is tested is the fold.
             db.run("BEGIN");
             insert(&mut db, "b", "8.8.8.8");
-            db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 1); DELETE FROM sessions WHERE id = 'b'");
+            db.run(
+                "INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 1); DELETE FROM sessions WHERE id = 'b'",
+            );
             other.run("SET lock_timeout = 0");
             let errors = "SELECT sum(errors) FROM enrich.worker_status()";
             let before = db.number(errors);
@@ -281,7 +284,11 @@ fn the_worker_folds_again_what_a_lock_kept_it_from_folding() {
             other.run("ROLLBACK");
             wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
             db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', -1)");
-            wait_until("a count without a session is found", || count(&mut db, "8.8.8.8"), |count| count == "1");
+            wait_until(
+                "a count without a session is found",
+                || count(&mut db, "8.8.8.8"),
+                |count| count == "1",
+            );
         } else {
             other.run(&format!("BEGIN; {lock}"));
             insert(&mut db, "b", "8.8.8.8");

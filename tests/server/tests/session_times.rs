@@ -98,8 +98,10 @@ fn trigger_recount_backfill_and_import_believe_the_same_times() {
         db.run("CALL enrich.backfill_sessions('s')");
         check(&mut db, "backfill");
         // What reads the sessions does not fail either, and says the same.
-        let campaign = db.one("SELECT min(first_seen), max(last_seen), sum(sessions) FROM enrich.campaign_networks('s')");
-        let all = db.one("SELECT min(first_seen), max(last_seen), sum(session_count) FROM enrich.ip_inventory");
+        let campaign = db
+            .one("SELECT min(first_seen), max(last_seen), sum(sessions) FROM enrich.campaign_networks('s')");
+        let all =
+            db.one("SELECT min(first_seen), max(last_seen), sum(session_count) FROM enrich.ip_inventory");
         assert_eq!(campaign, all, "{what}");
         db.run("SELECT * FROM enrich.persistent_addresses; SELECT * FROM enrich.network_activity");
     }
@@ -130,7 +132,8 @@ fn a_time_more_than_a_day_after_the_enrichment_is_unknown() {
     let mut db = database();
     db.run("CREATE TABLE s (id int, ip inet, at timestamptz)");
     // Else the trigger says when the rows were enriched.
-    db.run("SELECT enrich.attach_session_table('s', 'ip', 'at', trust_input => true); SET timezone = 'UTC'");
+    db.run("SELECT enrich.attach_session_table('s', 'ip', 'at'); SET timezone = 'UTC'");
+    db.run("INSERT INTO enrich.session_table_option (rel, trust_input, table_owner) VALUES ('s', true, current_user)");
     db.run(
         "INSERT INTO s (id, ip, at, enrichment_at) VALUES
              (1, '8.8.8.8', '2024-05-02 12:00:00+00', '2024-05-01 12:00:00+00'),
@@ -151,10 +154,8 @@ fn a_time_more_than_a_day_after_the_enrichment_is_unknown() {
 /// The case that stopped all counting of a database.
 #[test]
 fn two_sessions_with_extreme_times_stop_no_counting() {
-    let pairs = [
-        ("4714-11-24 00:00:00 BC", "294276-12-31 23:59:59"),
-        ("1970-01-01", "294276-12-31 23:59:59"),
-    ];
+    let pairs =
+        [("4714-11-24 00:00:00 BC", "294276-12-31 23:59:59"), ("1970-01-01", "294276-12-31 23:59:59")];
     for (first, last) in pairs {
         let mut db = database();
         COWRIE.create_attached(&mut db);
@@ -255,7 +256,14 @@ fn a_dump_with_such_times_is_restored_into_newer_versions() {
     for new in newer() {
         let server = Cluster::made(&Options::named(&format!("times-{}", new.major)).run_by(new), |data| {
             let mut initdb = new.server_program("initdb");
-            initdb.args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust", "--username", "postgres"]);
+            initdb.args([
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--auth=trust",
+                "--username",
+                "postgres",
+            ]);
             let output = initdb.arg("-D").arg(data).output().expect("initdb runs");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         });
@@ -273,7 +281,8 @@ fn a_dump_with_such_times_is_restored_into_newer_versions() {
 /// The SQL of a page that contains a word.
 fn documented(page: &str, word: &str) -> String {
     let text = std::fs::read_to_string(workspace().join(page)).expect("the page is there");
-    let blocks: Vec<&str> = text.split("```sql\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    let blocks: Vec<&str> =
+        text.split("```sql\n").skip(1).filter_map(|block| block.split("```").next()).collect();
     blocks.into_iter().find(|block| block.contains(word)).expect("the page has it").to_owned()
 }
 
