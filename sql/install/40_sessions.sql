@@ -404,4 +404,4 @@ COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions o
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
 COMMENT ON PROCEDURE fold_statistics() IS
-    'add all pending counts to the inventories; commits after each batch unless called inside a transaction block';
+    'add pending counts to the inventories, but for those of rows that other transactions hold; commits after each batch unless called inside a transaction block';

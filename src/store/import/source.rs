@@ -268,6 +268,12 @@ impl Row {
         }
     }
 
+    /// A column with the time of a session, if that is believed.
+    pub fn session_time(&self, number: usize) -> Option<i64> {
+        let time = self.time(number)?;
+        cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
+    }
+
     /// What a list of rows names it by: its key, and its place where that is not enough to find it.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.place.numbers();
