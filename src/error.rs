@@ -302,6 +302,18 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     )
 }
 
+/// A function that writes, called where nothing can be written.
+pub fn read_only(function: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        format!("could not run {function} in a read-only transaction"),
+        Some("The call would write to the inventories or the queue.".to_owned()),
+        Some(
+            "Use maxmind_lookup() or ip_asn(), which only read, or a read-write transaction on the primary.",
+        ),
+    )
+}
+
 /// A source that `enabled_sources` leaves out.
 pub fn source_disabled(source: &str) -> ! {
     raise(

@@ -128,8 +128,8 @@ fn named(
     let mut field = |key: &'static str, sense: &dyn Fn(&str) -> bool, wanted: &str| {
         let text = match own.get(key)? {
             Value::Null => return None,
-            Value::String(text) if text.trim().is_empty() || is_unknown(text) => return None,
-            Value::String(text) => text.to_owned(),
+            Value::String(text) if text.trim().is_empty() || is_unknown(&text) => return None,
+            Value::String(text) => text.into_owned(),
             // Numbers where text is due, and the other way round, are used.
             Value::Number(number) => number.text(),
             Value::Bool(value) => {

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
 use pgrx::pg_sys;
 
 use crate::at_commit::{self, Inventory};
@@ -86,7 +87,7 @@ impl Site {
         Site {
             home,
             ip,
-            time: column(1),
+            time: column(1).filter(|c| c.holds_times()),
             snapshot,
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
@@ -249,19 +250,19 @@ fn after(site: &Site, firing: &Firing, event: Event) {
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
-        let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
+        let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
         at_commit::remember(site.home, address, tally, attribution::seen(address));
     }
 }
 
-/// When the session was: its own time, or now where the table has none.
-fn session_time(site: &Site, row: Tuple) -> i64 {
-    site.time
-        .and_then(|column| {
-            row.value(column.number).and_then(|value| trigger::timestamptz(value, column.type_oid))
-        })
-        .filter(|time| clock::is_finite(*time))
-        .unwrap_or_else(clock::transaction_start)
+/// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
+/// believed.
+fn session_time(site: &Site, row: Tuple) -> Option<i64> {
+    let own = site.time.and_then(|column| Some((row.value(column.number)?, column.type_oid)));
+    let Some((value, type_oid)) = own else { return Some(clock::transaction_start()) };
+    let [.., enriched_at] = site.snapshot;
+    let enriched_at = enriched_at.and_then(|column| row.value(column.number)).map(|at| at.value() as i64);
+    session_time::believed(trigger::timestamptz(value, type_oid)?, enriched_at, clock::now())
 }
 
 /// A row's address, and the value to store in its place where a foreign key needs the inventory's own spelling.

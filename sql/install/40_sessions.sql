@@ -164,6 +164,11 @@ BEGIN
     SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
     WHERE a.rel = reference_addresses.rel AND a.ip_column <> ''
     ORDER BY 1, 2 LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s is not an attached session table', rel),
+            HINT = 'Call attach_session_table() first.';
+    END IF;
     SELECT c.relkind = 'p' INTO is_partitioned FROM pg_class c WHERE c.oid = rel;
     SELECT a.atttypid INTO ip_type FROM pg_attribute a
     WHERE a.attrelid = rel AND a.attname = attached.ip_column AND a.attnum > 0 AND NOT a.attisdropped;
@@ -399,4 +404,4 @@ COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions o
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
 COMMENT ON PROCEDURE fold_statistics() IS
-    'add all pending counts to the inventories; commits after each batch unless called inside a transaction block';
+    'add pending counts to the inventories, but for those of rows that other transactions hold; commits after each batch unless called inside a transaction block';

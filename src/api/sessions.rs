@@ -42,6 +42,6 @@ fn set_session_table_options(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {
-    fold::run(Home::of_caller(call), !call.is_atomic());
+    fold::run(Home::of_caller(call), !call.is_atomic()).report();
     None
 }

@@ -212,6 +212,11 @@ impl Column {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
     }
 
+    /// Whether [`timestamptz`] reads its values.
+    pub fn holds_times(self) -> bool {
+        matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
+    }
+
     /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
     pub fn length(self, table: pg_sys::Oid) -> Length {
         let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);

@@ -25,6 +25,7 @@ pub mod sizes;
 pub mod snapshots;
 pub mod stale;
 pub mod sweep;
+pub mod unblocked;
 
 use std::ffi::CStr;
 
@@ -60,6 +61,11 @@ impl Home {
     pub fn of_caller(call: &Call) -> Home {
         versions::require_fitting_objects();
         Home::of(call)
+    }
+
+    /// Returns `asn_inventory` and its primary key's index.
+    pub fn networks(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
     /// As the catalogs say, for a process that no function was called in.

@@ -265,10 +265,11 @@ impl Import<'_, '_> {
     fn fold(&mut self) {
         let home = self.run.home;
         self.run.begin("counting", 0);
+        let mut pass = fold::Pass::default();
         let mut more = true;
         while more {
             self.run.batch(|connection| {
-                more = fold::batch_if_free(home, connection);
+                more = fold::batch_if_free(home, connection, &mut pass) && !pass.is_over();
                 1
             });
         }

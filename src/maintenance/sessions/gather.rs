@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
@@ -16,6 +17,7 @@ use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
+use crate::pg::text::from_server;
 use crate::pg::trigger::{self, Column};
 use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
@@ -35,6 +37,8 @@ pub struct Layout {
     pub document: Option<Column>,
     pub document_at: Option<Column>,
     pub key: Option<Column>,
+    /// When the reading began, microseconds since 2000.
+    now: i64,
 }
 
 impl Layout {
@@ -47,6 +51,7 @@ impl Layout {
             document: of_type(c"enrichment", pg_sys::JSONBOID),
             document_at: of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID),
             key: named(&table.key_column),
+            now: clock::now(),
         })
     }
 
@@ -55,16 +60,19 @@ impl Layout {
         match scan::value(row, self.ip) {
             None => Ok(None),
             Some(Value::Inet(inet)) => Ok(Some(inet.address)),
-            Some(Value::Text(text)) => {
-                address::parse_bytes(text).map_err(|_| String::from_utf8_lossy(text).into_owned())
-            }
+            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
         }
     }
 
+    /// Returns the time of a row's session, if it is believed.
     pub fn time(&self, row: &Row) -> Option<i64> {
         let column = self.time?;
-        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid);
-        time.filter(|time| clock::is_finite(*time))
+        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid)?;
+        session_time::believed(time, self.enriched_at(row), self.now)
+    }
+
+    fn enriched_at(&self, row: &Row) -> Option<i64> {
+        self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64)
     }
 
     pub fn document<'a>(&self, row: &'a Row) -> Option<Container<'a>> {
@@ -73,8 +81,7 @@ impl Layout {
 
     /// When a row's document was put together, as far as that is known.
     fn documented_at(&self, row: &Row) -> Option<i64> {
-        let at = self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64);
-        at.filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
+        self.enriched_at(row).filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
     }
 
     /// Who reads of a row finds it by this.
