@@ -26,7 +26,7 @@ use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, sessions};
+use crate::store::{Home, fill_register, sessions};
 use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
@@ -311,6 +311,7 @@ fn ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|pending| {
         *pending = Pending::default();
     });
+    fill_register::clear();
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
     roster::transaction_ended(outcome);

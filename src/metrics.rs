@@ -322,6 +322,7 @@ fn workers() -> Vec<Family> {
     let mut batches = Family::of(&declared::WORKER_BATCHES);
     let mut errors = Family::of(&declared::WORKER_ERRORS);
     let now = clock::now();
+    let mut shown = Vec::new();
     for (database, name, seat) in attended() {
         let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
@@ -332,6 +333,16 @@ fn workers() -> Vec<Family> {
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
+        shown.push(database);
+    }
+    // Those that never had a worker have reported nothing.
+    for waiting in shared::waiting() {
+        let database = pg_sys::Oid::from(waiting.database);
+        if !shown.contains(&database)
+            && let Some(name) = catalog::database_name(database)
+        {
+            up = up.with([&name], 0.0);
+        }
     }
     vec![up, ages, batches, errors]
 }

@@ -113,6 +113,29 @@ impl Ending {
     }
 }
 
+/// Why a database that is to have a worker has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Lack {
+    /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
+    Slot = 1,
+    /// There is room for so many workers.
+    Room,
+    /// The last one failed, and the pause before the next one is not over.
+    Pause,
+}
+
+impl Lack {
+    /// As `worker_status` shows it.
+    pub fn name(code: u32) -> &'static str {
+        match code {
+            1 => "waiting for a slot of max_worker_processes",
+            2 => "waiting because 64 databases have a worker",
+            _ => "waiting to be restarted after an error",
+        }
+    }
+}
+
 /// For how long a database is left alone once somebody needs it to themselves: the server itself waits five seconds
 /// for others to go.
 const KEPT_OUT_MICROS: i64 = 6_000_000;

@@ -35,7 +35,7 @@ END
 $$;
 
 -- What only reads this server's own mmdb files and constants is for everybody.
-GRANT EXECUTE ON FUNCTION ip_country(inet), ip_city(inet), ip_asn(inet), ip_asn_org(inet), maxmind_lookup(inet),
+GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_asn(inet), ip_asn_org(inet), maxmind_lookup(inet),
     is_bogon(inet), bogon_reason(inet), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), question_of(text, inet),
     is_source_fresh(jsonb, text, integer, integer), is_source_open(jsonb, text, boolean), is_source_stale(jsonb, bigint, text), sessions_wait_for_types(),

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::call::Call;
+use super::relation::{Place, Row};
 
 /// What a row trigger fires for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,13 @@ impl Firing {
     pub fn old_row(&self) -> Tuple {
         // SAFETY: see `any`.
         self.tuple(unsafe { (*self.data).tg_trigtuple })
+    }
+
+    /// Where the row is stored that an UPDATE or DELETE replaces.
+    pub fn old_place(&self) -> Option<Place> {
+        // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, for as long as the call lasts.
+        let slot = unsafe { (*self.data).tg_trigslot };
+        (!slot.is_null()).then(|| Row { slot }.place())
     }
 
     /// The row after an INSERT or UPDATE.

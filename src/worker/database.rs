@@ -22,7 +22,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, fold, ledger, sizes};
+use crate::store::{answers, fold, ledger, session_options, sizes};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -346,6 +346,7 @@ impl Worker {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {
                 answers::forget_stale(connection, provider);
             });
+            session_options::forget(connection);
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| sweep::queue_unasked(connection, enabled, progress)).flatten()
         })?;

@@ -36,6 +36,9 @@ const TABLES: [&str; 4] = [NETWORKS, HISTORY, ADDRESSES, SESSIONS];
 pub fn take_over(call: &Call) {
     let Some(name) = call.name(0) else { error::null_argument("source_schema") };
     let home = Home::of_caller(call);
+    if !role::has_privileges_of(home.owner) {
+        error::may_not_import();
+    }
     let shown = name.to_string_lossy().into_owned();
     let schema = match catalog::schema(name) {
         None => error::unknown_schema(&shown),

@@ -11,15 +11,17 @@ use pgrx::pg_sys;
 
 use super::{Complaints, Stretch};
 use crate::enrichment;
-use crate::foreign;
+use crate::foreign::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
+use crate::pg::text::from_server;
 use crate::pg::trigger::{self, Column};
 use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
+use crate::store::{Home, session_options};
 
 /// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
 const MOST_ADDRESSES: usize = 5_000;
@@ -58,9 +60,7 @@ impl Layout {
         match scan::value(row, self.ip) {
             None => Ok(None),
             Some(Value::Inet(inet)) => Ok(Some(inet.address)),
-            Some(Value::Text(text)) => {
-                address::parse_bytes(text).map_err(|_| String::from_utf8_lossy(text).into_owned())
-            }
+            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
         }
     }
 
@@ -100,11 +100,17 @@ pub struct Gathered {
 }
 
 /// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
-pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -> Option<Gathered> {
+pub fn read(
+    home: Home,
+    stretch: &Stretch,
+    batch_size: usize,
+    complaints: &mut Complaints,
+) -> Option<Gathered> {
     let readable = stretch.open()?;
     let mut gathering = Gathering {
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
+        is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
         addresses: HashMap::default(),
         named: Named::default(),
         bytes: 0,
@@ -137,6 +143,8 @@ pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -
 struct Gathering {
     layout: Layout,
     relation: String,
+    /// True if documents reach the inventories and not only the snapshots of their rows.
+    is_input_trusted: bool,
     addresses: HashMap<Address, Gleaned, RandomState>,
     named: Named,
     bytes: usize,
@@ -168,12 +176,12 @@ impl Gathering {
         }
     }
 
-    /// Takes the quotes out of a document; answers its faults.
+    /// Returns the faults of a document, and takes the quotes out of a trusted one.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = foreign::read(Some(own));
         let parts = foreign::parts(own, &mut reading.faults);
         // A bogon has no network, whatever somebody was once told.
-        if bogon::reason(address).is_some() {
+        if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
         // Sources may differ; the snapshot has the network of the first.
@@ -195,7 +203,8 @@ impl Gathering {
                 continue;
             }
             self.bytes += part.size();
-            gleaned.quotes[source] = Some(Box::new(Quote { at, words: part.keep(), asn }));
+            let words = foreign::keep_sensible(part, SOURCES[source], &reading.faulty);
+            gleaned.quotes[source] = Some(Box::new(Quote { at, words, asn }));
         }
         reading.faults
     }
