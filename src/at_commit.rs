@@ -16,6 +16,7 @@ use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
+use crate::inbox;
 use crate::offline::{self, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
@@ -314,6 +315,7 @@ fn ended(outcome: Outcome) {
     });
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
+    inbox::transaction_ended(outcome);
     roster::transaction_ended(outcome);
 }
 
@@ -334,6 +336,7 @@ fn released(level: Level, parent: Level) {
 fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
     attribution::forget();
+    inbox::rolled_back();
     telemetry::rolled_back(level);
     PENDING.with_borrow_mut(|pending| {
         pending.unsure = true;

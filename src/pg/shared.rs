@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; fingerprints of waiting rows are set by anybody; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -39,6 +39,8 @@ pub const PROCEDURES: usize = 6;
 pub const SEATS: usize = 64;
 /// Databases without a worker that are shown with the reason.
 const WAITING: usize = 128;
+/// Rows of inboxes that are remembered while no worker reads them; 64 kB.
+const ROWS: usize = 8192;
 
 #[repr(C)]
 pub struct Block {
@@ -60,11 +62,22 @@ pub struct Block {
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub seats: [Seat; SEATS],
+    /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
+    waiting_rows: [AtomicU64; ROWS],
+    pub inbox_epoch: AtomicU64,
+    pub inbox_secret: AtomicU64,
     guarded: UnsafeCell<Guarded>,
 }
 
 // SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
 unsafe impl Sync for Block {}
+
+impl Block {
+    /// Where the fingerprint of a row would be.
+    pub fn waiting_row(&self, fingerprint: u64) -> &AtomicU64 {
+        &self.waiting_rows[(fingerprint % ROWS as u64) as usize]
+    }
+}
 
 /// One background process: where it is and what it has been told.
 #[repr(C)]
