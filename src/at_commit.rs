@@ -247,9 +247,9 @@ fn take() -> Option<(Home, Addresses)> {
 /// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// Before a foreign key is checked. What could not be created is created without a network.
+    /// Before a foreign key is checked. Otherwise the addresses are created without their networks.
     Reference,
-    /// At commit, when no statement_timeout runs any more. Folding creates what is left.
+    /// At commit, when no statement_timeout runs any more. Otherwise folding creates the rows.
     Commit,
 }
 

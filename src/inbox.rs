@@ -2,7 +2,7 @@
 //!
 //! A row of an inbox says that the worker has to look at something. One row says it as well as many, until a worker has
 //! taken it. So where no worker sits, a row that waits already is not appended again. Shared memory remembers which rows
-//! wait, as fingerprints in a table where a newer one may take the place of an older one. What it forgets is appended once
+//! wait, as fingerprints in a table where a newer one may take the place of an older one. A forgotten row is appended once
 //! more.
 //!
 //! A row is remembered when its transaction commits. Whatever takes rows away begins a new epoch, in which nothing is
@@ -27,10 +27,10 @@ thread_local! {
     static APPENDED: RefCell<HashSet<u64>> = RefCell::default();
 }
 
-/// Whether a row must be appended, which the caller then does.
+/// Returns whether the caller must append a row.
 ///
 /// While a worker sits, it must: the worker may have taken an equal row and looked before this transaction's changes can
-/// be seen. The same holds for a transaction that somebody will commit later.
+/// be seen. The same holds for a prepared transaction, which may commit later.
 pub fn needs(row: impl Hash) -> bool {
     // The epoch before the look at the seat: a worker that sits down in between makes this epoch an old one.
     let fingerprint = fingerprint(row);
@@ -58,11 +58,11 @@ fn fingerprint(row: impl Hash) -> u64 {
     block.inbox_epoch.load(Ordering::Acquire).hash(&mut hasher);
     catalog::own_database().to_u32().hash(&mut hasher);
     row.hash(&mut hasher);
-    // 0 is no row.
+    // 0 stands for an empty place.
     hasher.finish().max(1)
 }
 
-/// A number that nobody can guess: an attacker must not find an address with the fingerprint of another one.
+/// Returns an unpredictable number: an attacker must not find an address with the fingerprint of another one.
 fn secret() -> u64 {
     let secret = &shared::block().inbox_secret;
     match secret.load(Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; fingerprints of waiting rows are set by anybody; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -170,15 +170,15 @@ pub struct KeptOut {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// 0 is no entry.
+    /// 0 stands for an empty entry.
     pub database: u32,
-    /// The owner's own code.
+    /// A code of the caller's.
     pub reason: u32,
     /// Microseconds since 2000.
     pub since: i64,
 }
 
-/// Publishes the databases that wait for a worker, as many as there is room for.
+/// Publishes the databases that wait for a worker. Those beyond the limit are left out.
 pub fn publish_waiting(waiting: &[Waiting]) {
     let none = Waiting { database: 0, reason: 0, since: 0 };
     locked(|guarded| {

@@ -42,7 +42,7 @@ thread_local! {
     static PREPARING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// In `before_commit`: whether the transaction is prepared, and somebody will commit it later, or not.
+/// Returns whether `before_commit` runs for PREPARE TRANSACTION, so that the commit comes later or never.
 pub fn is_being_prepared() -> bool {
     PREPARING.get()
 }

@@ -636,7 +636,7 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     lab.assert_nothing_crashed();
 }
 
-/// A server with slots for as many workers, beside the launcher and the server's own launcher of logical replication.
+/// Starts a server with slots for `workers` workers, our launcher and the launcher of logical replication.
 fn with_room_for(name: &str, workers: usize) -> Cluster {
     let slots = format!("max_worker_processes = {}", workers + 2);
     Cluster::start(&Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h").conf(&slots))
@@ -648,7 +648,7 @@ fn create_extension(cluster: &Cluster, database: &str) -> Session {
     session
 }
 
-/// What worker_status says of each database's worker.
+/// Returns the state of each database's worker, from worker_status.
 fn workers(session: &mut Session) -> Vec<String> {
     session.rows(
         "SELECT database, pid IS NOT NULL, CASE WHEN pid IS NULL THEN state END
@@ -740,7 +740,7 @@ fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts(
     assert_nothing_crashed(&cluster);
 }
 
-/// The place was free for a moment, because the database's own worker was not there and nobody knew how many slots there are.
+/// The place was free for a moment, because the setting excluded the older database.
 #[test]
 fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     let cluster = with_room_for("databases-gives-way", 1);
@@ -790,7 +790,7 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
         other.run("SELECT enrich.enrich_ip('5.9.200.1')");
     }
     assert_eq!(requests(&mut db), ["cymru|1"]);
-    // What a transaction took back does not wait, nor what somebody deleted.
+    // Rows that were rolled back or deleted do not wait.
     db.run("TRUNCATE enrich.enrichment_request");
     db.run("BEGIN; INSERT INTO public.sessions VALUES ('undone', '5.9.200.1'); SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK");
     sessions_of_an_unknown_network(&mut db, 2);
@@ -798,7 +798,7 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
     db.run("DELETE FROM enrich.enrichment_request");
     sessions_of_an_unknown_network(&mut db, 2);
     assert_eq!(requests(&mut db), ["cymru|1"]);
-    // Who commits a prepared transaction may do so after a worker has looked.
+    // A prepared transaction may commit after a worker has looked.
     db.run("BEGIN; INSERT INTO public.sessions VALUES ('later', '5.9.200.1'); PREPARE TRANSACTION 'later'");
     db.run("COMMIT PREPARED 'later'");
     assert_eq!(requests(&mut db), ["cymru|2"]);
@@ -827,7 +827,7 @@ fn sessions_without_a_worker_are_completed_when_it_comes() {
         lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
         let name = db.name.clone();
         wait_until("the worker has left", || at_work(&mut db), |at_work| !at_work.contains(&name));
-        // The network is unknown again: what a worker took once is asked for once more.
+        // The network is unknown again, and the earlier request was taken: a new one is needed.
         db.run(&format!(
             "DELETE FROM enrich.block_answer; UPDATE enrich.ip_inventory SET current_asn = NULL, enrichment = '{{}}' WHERE ip_address = '{address}'"
         ));
