@@ -10,6 +10,7 @@ use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
 use crate::provider::Provider;
+use crate::inbox;
 use crate::roster::{self, Doing, Lack};
 use crate::sql_function;
 
@@ -17,6 +18,13 @@ sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, reque
 /// Row trigger on `enrichment_request`.
 fn request_appended(_: &Call) -> Option<pg_sys::Datum> {
     roster::work_was_queued();
+    Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(requests_removed_wrapper, pg_finfo_requests_removed_wrapper, requests_removed);
+/// Statement trigger on `enrichment_request`.
+fn requests_removed(_: &Call) -> Option<pg_sys::Datum> {
+    inbox::begin_epoch();
     Some(pg_sys::Datum::from(0))
 }
 
