@@ -2,10 +2,12 @@
 
 use pgrx::pg_sys;
 
+use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
-use crate::pg::invalidation;
+use crate::pg::user_table::{FrozenTable, Lock};
+use crate::pg::{catalog, invalidation};
 use crate::store::{Home, fold};
-use crate::{session, sql_function};
+use crate::{error, session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
 
@@ -16,6 +18,18 @@ sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inv
 fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
     invalidation::announce(Home::of(call).inventory);
     Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
+/// For commands of SQL functions that name tables: until the transaction ends the names mean what they mean now.
+fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
+    let table = call.oid(0)?;
+    if !catalog::owns_table(table) {
+        error::not_owner(&catalog::table_name(table));
+    }
+    let lock = if call.boolean(1)? { Lock::Alter } else { Lock::Index };
+    let tables = FrozenTable::lock_tree(table, lock);
+    Some(array::write(Element::Regclass, tables.iter().map(|table| Some(table.table().oid().into()))))
 }
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);

@@ -15,7 +15,7 @@
 //! row of the schema in `pg_namespace`, as a foreign key would. Nobody can then rename or drop the schema until the
 //! transaction ends, so the name cannot come to mean another table.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -23,6 +23,7 @@ use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
+use super::trigger::{Column, Generated};
 use super::{catalog, memory};
 
 /// Which lock a table gets, until the transaction ends.
@@ -73,6 +74,8 @@ pub struct TableStatement<'a> {
     pub result_types: &'a [pg_sys::Oid],
     /// Which other relations the statement may name.
     pub others: Others<'a>,
+    /// Whether it is refused if it writes, and sees what the calling statement sees.
+    pub is_read_only: bool,
 }
 
 /// Relations that a statement may name besides the table.
@@ -132,14 +135,28 @@ impl UserTable {
 
     /// Returns the partitions and inheritance children of all levels, which are locked for reading.
     pub fn descendants(&self) -> Vec<pg_sys::Oid> {
-        let mode = pg_sys::AccessShareLock as c_int;
-        // SAFETY: the list holds OIDs, the first of which is the table itself.
+        descendants(self.oid, pg_sys::AccessShareLock)
+    }
+
+    /// Returns a column by its name, and whether and how its values are generated.
+    pub fn column(&self, name: &CStr) -> Option<(Column, Generated)> {
+        // SAFETY: the table is locked, so that it can be opened, and its definition stays as it is.
         unsafe {
-            let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                find_all_inheritors(self.oid, mode, std::ptr::null_mut())
+            let relation = pg_sys::table_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            let descriptor = (*relation).rd_att;
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            let column = (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
             });
-            (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+            pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            column.map(|column| (column, column.generated(self.oid)))
         }
+    }
+
+    /// Returns the text of a statement, in the server's encoding.
+    pub fn text(&self, statement: &TableStatement<'_>) -> Vec<u8> {
+        filled(statement.text, statement.parts, &self.reference())
     }
 
     /// The table's name of the moment as a statement wants it.
@@ -165,6 +182,36 @@ impl FrozenTable {
 
     pub fn table(&self) -> &UserTable {
         &self.0
+    }
+
+    /// Locks the table, and its inheritance children of all levels that have the same owner. Parents come first. An
+    /// exclusive lock includes the indexes, so that their names keep their meaning too.
+    pub fn lock_tree(table: pg_sys::Oid, lock: Lock) -> Vec<FrozenTable> {
+        let Some(first) = FrozenTable::lock(table, lock) else { return Vec::new() };
+        let owner = first.0.owner;
+        let has_partitions = first.0.has_partitions;
+        let mut tables = vec![first];
+        // A locked table gets no more children. Those of a child are final once the child is locked.
+        loop {
+            let known: Vec<pg_sys::Oid> = tables.iter().map(|table| table.0.oid).collect();
+            let children = if has_partitions { Vec::new() } else { descendants(table, pg_sys::NoLock) };
+            let is_new = |child: &pg_sys::Oid| !known.contains(child);
+            let new: Vec<FrozenTable> = children
+                .into_iter()
+                .filter(is_new)
+                .filter(|child| class(*child).is_some_and(|class| class.is_table() && class.owner == owner))
+                .filter_map(|child| FrozenTable::lock(child, lock))
+                .filter(|child| child.0.owner == owner)
+                .collect();
+            if new.is_empty() {
+                break;
+            }
+            tables.extend(new);
+        }
+        if matches!(lock, Lock::Alter) {
+            tables.iter().for_each(|table| lock_indexes(table.0.oid));
+        }
+        tables
     }
 
     /// Runs one utility statement, in which `@table@` stands for the table.
@@ -197,7 +244,7 @@ impl Connection {
         if arguments.len() != statement.argument_types.len() {
             pgrx::error!("statement \"{}\" has another number of arguments", statement.name);
         }
-        let text = terminated(filled(statement.text, statement.parts, &table.reference()));
+        let text = terminated(table.text(statement));
         // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
         // The query tree was compared with the locked table, and is executed as it is.
         unsafe {
@@ -211,8 +258,16 @@ impl Connection {
                 let tag = pg_sys::CreateCommandTag(plan.cast());
                 let plans = pg_sys::lappend(std::ptr::null_mut(), plan.cast());
                 pg_sys::PortalDefineQuery(portal, std::ptr::null(), source, tag, plans, std::ptr::null_mut());
-                pg_sys::CommandCounterIncrement();
-                pg_sys::PortalStart(portal, parameters, 0, pg_sys::GetTransactionSnapshot());
+                let snapshot = if statement.is_read_only {
+                    if !pg_sys::CommandIsReadOnly(plan) {
+                        writes(statement.name);
+                    }
+                    pg_sys::GetActiveSnapshot()
+                } else {
+                    pg_sys::CommandCounterIncrement();
+                    pg_sys::GetTransactionSnapshot()
+                };
+                pg_sys::PortalStart(portal, parameters, 0, snapshot);
             });
             memory::returning(|| pg_sys::SPI_cursor_fetch(portal, true, std::ffi::c_long::MAX));
             let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows| {
@@ -222,7 +277,9 @@ impl Connection {
                 read(rows)
             });
             pg_sys::SPI_cursor_close(portal);
-            pg_sys::CommandCounterIncrement();
+            if !statement.is_read_only {
+                pg_sys::CommandCounterIncrement();
+            }
             result
         }
     }
@@ -435,6 +492,29 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
     }
 }
 
+/// The partitions and inheritance children of all levels, by their levels. Each gets this lock.
+fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
+    // SAFETY: the list holds OIDs, the first of which is the table itself.
+    unsafe {
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(table, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
+        });
+        (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+    }
+}
+
+/// An index can be renamed by whoever has no lock on its table.
+fn lock_indexes(table: pg_sys::Oid) {
+    // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        for index in oids(pg_sys::RelationGetIndexList(relation)) {
+            pg_sys::LockRelationOid(index, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
+        }
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
+
 /// Locks the row of a table's schema as a foreign key to it would: the schema can be neither renamed nor dropped. Waits for
 /// a transaction that is doing so.
 fn hold_schema(table: pg_sys::Oid) {
@@ -501,6 +581,14 @@ fn has_rules(table: pg_sys::Oid) -> ! {
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("table {} has a rule for UPDATE", catalog::table_name(table)),
         "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
+    )
+}
+
+fn writes(statement: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("statement \"{statement}\" would write, but may only read"),
+        "Use an expression that only reads.",
     )
 }
 

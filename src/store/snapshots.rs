@@ -325,6 +325,7 @@ const COMPLETE: TableStatement<'static> = TableStatement {
     ],
     result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 const COMPLETED: TableStatement<'static> = TableStatement {
@@ -334,6 +335,7 @@ const COMPLETED: TableStatement<'static> = TableStatement {
     argument_types: &[pg_sys::TIDARRAYOID],
     result_types: &[pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 /// Writes the sessions of a table; answers where they are now, and of each whether it lacks nothing of what is known.

@@ -131,6 +131,7 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
         argument_types: &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
         result_types: &[pg_sys::TIDOID],
         others: Others::None,
+        is_read_only: false,
     };
     let table = table.lock(Lock::Write);
     let settings = [(c"session_replication_role", c"replica"), (c"enable_seqscan", c"off")];

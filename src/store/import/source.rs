@@ -128,6 +128,7 @@ impl Table {
             argument_types: &[],
             result_types: &[pg_sys::INT8OID],
             others: Others::None,
+            is_read_only: false,
         };
         let table = self.lock(Lock::Read);
         as_owner(&table, || {
@@ -369,6 +370,7 @@ impl<'a> Reader<'a> {
             argument_types: &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID],
             result_types: &types,
             others: Others::None,
+            is_read_only: false,
         };
         let table = self.table.lock(Lock::Read);
         as_owner(&table, || {

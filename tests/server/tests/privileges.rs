@@ -38,6 +38,7 @@ const OFFLINE: &[&str] = &[
     "providers",
     "question_of",
     "require_library",
+    "lock_session_table",
     "session_address",
     "sessions_wait_for_types",
 ];
