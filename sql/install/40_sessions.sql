@@ -104,6 +104,8 @@ BEGIN
             HINT = 'Do without a foreign key, or change the column''s type to inet.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
+    -- Else a name could mean another table once a command has waited for its lock.
+    PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
         -- The column must spell addresses as ip_inventory does.
         EXECUTE format(
@@ -127,6 +129,9 @@ BEGIN
                           AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address')
         ORDER BY p.relid
     LOOP
+        IF part <> rel THEN
+            PERFORM @extschema@.lock_session_table(part, false);
+        END IF;
         EXECUTE format(
             'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
              REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',

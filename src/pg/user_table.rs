@@ -309,6 +309,9 @@ unsafe fn planned(
         );
         compare(query, table, statement.others);
         let (command, result) = ((*query).commandType, (*query).resultRelation);
+        if has_rule_for(table.oid, command) {
+            has_rules(table.oid);
+        }
         let rewritten = pg_sys::pg_rewrite_query(query);
         if rewritten.is_null() || (*rewritten).length != 1 {
             has_rules(table.oid);
@@ -573,6 +576,22 @@ fn changed(table: pg_sys::Oid) -> ! {
         format!("table {} or its schema was renamed while a statement used it", catalog::table_name(table)),
         "Nothing was changed. Run the command again.",
     )
+}
+
+/// Whether a table has an enabled rule for such commands. The table is locked.
+fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
+    // SAFETY: the relation is open while its rules are read; there are as many as the count says.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let rules = (*relation).rd_rules;
+        let count = if rules.is_null() { 0 } else { (*rules).numLocks as usize };
+        let has = (0..count).any(|number| {
+            let rule = *(*rules).rules.add(number);
+            (*rule).event == command && (*rule).enabled as u8 != b'D'
+        });
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        has
+    }
 }
 
 /// A rule of the table's owner makes other statements of ours.

@@ -33,12 +33,12 @@ const OFFLINE: &[&str] = &[
     "is_source_open",
     "is_source_stale",
     "library_version",
+    "lock_session_table",
     "maxmind_lookup",
     "may_be_asked",
     "providers",
     "question_of",
     "require_library",
-    "lock_session_table",
     "session_address",
     "sessions_wait_for_types",
 ];
