@@ -103,6 +103,13 @@ BEGIN
             MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
             HINT = 'Do without a foreign key, or change the column''s type to inet.';
     END IF;
+    IF EXISTS (SELECT FROM pg_attribute a
+               WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
+            DETAIL = 'The trigger cannot store an address as ip_inventory spells it.',
+            HINT = 'Do without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
+    END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
     -- Else a name could mean another table once a command has waited for its lock.
     PERFORM @extschema@.lock_session_table(rel, false);
@@ -226,15 +233,17 @@ BEGIN
         SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = attach_session_table.rel AND class.relkind = 'r'
         UNION
         SELECT i.inhrelid FROM child p JOIN pg_inherits i ON i.inhparent = p.oid)
-    SELECT child.oid::regclass AS rel, c.relkind INTO seen
+    SELECT child.oid::regclass AS rel, c.relkind, c.relpersistence INTO seen
     FROM child JOIN pg_class c ON c.oid = child.oid
     WHERE child.oid <> ALL (members::oid[])
     ORDER BY child.oid LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s inherits from %s and cannot be attached with it', seen.rel, rel),
-            DETAIL = CASE seen.relkind WHEN 'r' THEN 'It belongs to another role.' ELSE 'It is not a table.' END,
-            HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT, or give both tables one owner.', seen.rel);
+            DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'It is not a table.'
+                          WHEN seen.relpersistence = 't' THEN 'It is a temporary table.'
+                          ELSE 'It belongs to another role.' END,
+            HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT %s, or make it a permanent table of the same owner.', seen.rel, rel);
     END IF;
 
     FOREACH member IN ARRAY members LOOP

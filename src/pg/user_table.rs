@@ -184,7 +184,7 @@ impl FrozenTable {
         &self.0
     }
 
-    /// Locks the table, and its inheritance children of all levels that have the same owner. Parents come first. An
+    /// Locks the table, and its permanent inheritance children of all levels that have the same owner. Parents come first. An
     /// exclusive lock includes the indexes, so that their names keep their meaning too.
     pub fn lock_tree(table: pg_sys::Oid, lock: Lock) -> Vec<FrozenTable> {
         let Some(first) = FrozenTable::lock(table, lock) else { return Vec::new() };
@@ -199,7 +199,9 @@ impl FrozenTable {
             let new: Vec<FrozenTable> = children
                 .into_iter()
                 .filter(is_new)
-                .filter(|child| class(*child).is_some_and(|class| class.is_table() && class.owner == owner))
+                .filter(|child| {
+                    class(*child).is_some_and(|class| class.is_permanent() && class.owner == owner)
+                })
                 .filter_map(|child| FrozenTable::lock(child, lock))
                 .filter(|child| child.0.owner == owner)
                 .collect();
@@ -468,11 +470,16 @@ fn terminated(text: Vec<u8>) -> CString {
 
 struct Class {
     kind: u8,
+    persistence: u8,
     schema: pg_sys::Oid,
     owner: pg_sys::Oid,
 }
 
 impl Class {
+    fn is_permanent(&self) -> bool {
+        self.is_table() && self.persistence != pg_sys::RELPERSISTENCE_TEMP
+    }
+
     fn is_table(&self) -> bool {
         [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.kind)
     }
@@ -488,8 +495,12 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
             return None;
         }
         let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
-        let class =
-            Class { kind: (*form).relkind as u8, schema: (*form).relnamespace, owner: (*form).relowner };
+        let class = Class {
+            kind: (*form).relkind as u8,
+            persistence: (*form).relpersistence as u8,
+            schema: (*form).relnamespace,
+            owner: (*form).relowner,
+        };
         pg_sys::ReleaseSysCache(tuple);
         Some(class)
     }
