@@ -61,7 +61,7 @@ CREATE VIEW attached_tables AS
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
         GROUP BY 1, 2, 3, 4, 5) x;
 COMMENT ON VIEW attached_tables IS
-    'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have rows of their own';
+    'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
     'whether address, time and snapshot columns have the types that they had when the table was attached, none of them is generated in a way that the triggers cannot see, and all inheritance children are attached and have the same owner';
 COMMENT ON COLUMN attached_tables.inherits_from IS
@@ -210,7 +210,7 @@ BEGIN
             HINT = format('Call detach_session_table(%L) first.', seen.rel);
     END IF;
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        -- By row type, because there is no such table without Citus.
+        -- EXECUTE, because the table exists only where Citus is installed.
         EXECUTE 'SELECT FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid::oid = $1' USING rel::oid;
         GET DIAGNOSTICS distributed = ROW_COUNT;
         IF distributed > 0 THEN
@@ -379,7 +379,7 @@ BEGIN
         RETURN;
     END IF;
     members := @extschema@.lock_session_table(rel, true);
-    -- Children first: something else may remove from them what is removed from their parent.
+    -- Children first, because TimescaleDB removes a trigger of the parent from its chunks too.
     FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
         -- The table's own, and those that partitions have for themselves.
         FOR ours IN

@@ -8,7 +8,7 @@ CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETU
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
     'the statement that campaign_networks() runs, to be explained or changed';
 
--- No search_path of its own: names in the condition are the caller's. The condition may only read.
+-- Without a search_path, because names in the condition are the caller's. The condition may only read.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT country text, OUT ip_type text, OUT sessions bigint, OUT addresses bigint,

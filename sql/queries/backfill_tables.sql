@@ -1,5 +1,5 @@
 -- The tables that an attached table's sessions are in; where in them address, time and key are, and whether a partition's
--- owner is that of its table. Partitions have rows of their own, and so have attached inheritance children of the same owner.
+-- owner is that of its table. Each partition has a row, and so has each attached inheritance child of the same owner.
 -- Names of tables are for messages. Takes no lock on any of them.
 -- $1 rel oid
 WITH RECURSIVE part (oid) AS (

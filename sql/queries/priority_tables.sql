@@ -1,6 +1,6 @@
--- Session tables with a rule of which sessions matter, and whether both belong to whom the rule is of. Partitions have rows of
--- their own, and so have attached inheritance children without a rule of their own. Names of tables are for messages. Takes no
--- lock on any of the tables.
+-- Session tables with a rule of which sessions matter, and whether both belong to whom the rule is of. Each partition has a
+-- row, and so has each attached inheritance child for which no rule is set. Names of tables are for messages. Takes no lock on
+-- any of the tables.
 WITH RECURSIVE part (root, oid) AS (
     SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r
     UNION

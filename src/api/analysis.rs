@@ -30,7 +30,7 @@ fn campaign_networks(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
-fn arguments<'a>(call: &'a Call) -> (pg_sys::Oid, &'a [u8]) {
+fn arguments(call: &Call) -> (pg_sys::Oid, &[u8]) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     let Some(condition) = call.text_bytes(1) else { error::null_argument("condition") };
     (rel, condition)

@@ -21,7 +21,7 @@ fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
 }
 
 sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
-/// For commands of SQL functions that name tables: until the transaction ends the names mean what they mean now.
+/// Locks tables for SQL functions that run commands by name, so that the names keep their meaning until the transaction ends.
 fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
     let table = call.oid(0)?;
     if !catalog::owns_table(table) {

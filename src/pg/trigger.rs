@@ -204,7 +204,7 @@ impl Column {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
     }
 
-    /// Whether and how the values of a column of this table are generated.
+    /// Returns how a column of this table gets its values.
     pub fn generated(self, table: pg_sys::Oid) -> Generated {
         // SAFETY: a system cache lookup of an existing column.
         match unsafe { pg_sys::get_attgenerated(table, self.number) } as u8 {

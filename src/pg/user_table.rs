@@ -1,19 +1,19 @@
 //! Statements on tables that belong to users.
 //!
-//! A name can mean another table a moment later: somebody renames the table or its schema and creates another one in its
-//! place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
+//! A name can mean another table a moment later, because a table or its schema can be renamed and another one created in
+//! its place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
 //!
 //! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
-//!    nobody can rename, alter or drop the table. A schema can still be renamed.
+//!    the table can be neither renamed nor altered nor dropped. Its schema can still be renamed.
 //! 2. The statement gets the name that the table has now.
 //! 3. The server looks the name up once, when it analyses the statement. [`compare`] compares each relation that the server
 //!    found with the locked one.
-//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. There is no cached plan that the
-//!    server could make anew from the text.
+//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. It uses no cached plan, because
+//!    the server makes a cached plan anew from the text, by name.
 //!
 //! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the
-//! row of the schema in `pg_namespace`, as a foreign key would. Nobody can then rename or drop the schema until the
-//! transaction ends, so the name cannot come to mean another table.
+//! row of the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until
+//! the transaction ends, so the name cannot come to mean another table.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -31,11 +31,11 @@ use super::{catalog, memory};
 pub enum Lock {
     Read,
     Write,
-    /// Readers and writers go on.
+    /// Allows readers and writers.
     Validate,
-    /// Readers go on.
+    /// Allows readers.
     Index,
-    /// Nobody else can use the table.
+    /// Locks out all others.
     Alter,
 }
 
@@ -57,7 +57,7 @@ pub struct UserTable {
     oid: pg_sys::Oid,
     owner: pg_sys::Oid,
     has_partitions: bool,
-    /// Whether statements reach the partitions or inheritance children.
+    /// True if statements reach the partitions or inheritance children.
     reaches_children: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct TableStatement<'a> {
     pub result_types: &'a [pg_sys::Oid],
     /// Which other relations the statement may name.
     pub others: Others<'a>,
-    /// Whether it is refused if it writes, and sees what the calling statement sees.
+    /// True if the statement must not write. It then uses the snapshot of the calling statement.
     pub is_read_only: bool,
 }
 
@@ -82,7 +82,7 @@ pub struct TableStatement<'a> {
 #[derive(Clone, Copy)]
 pub enum Others<'a> {
     None,
-    /// Any relation inside a parenthesised expression, which somebody else wrote, and these in the statement itself.
+    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these in the statement itself.
     InExpression(&'a [pg_sys::Oid]),
 }
 
@@ -235,7 +235,7 @@ impl FrozenTable {
 
 impl Connection {
     /// Runs a statement on a locked table, and passes its rows to `read`. No argument is null. The statement must return
-    /// rows of the declared types, because part of its text may come from somebody else.
+    /// rows of the declared types, because the owner or the caller may have written part of its text.
     pub fn run_on<T>(
         &self,
         table: &UserTable,
@@ -346,7 +346,7 @@ unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'
             changed(table.oid);
         }
         if matches!(others, Others::None) {
-            // Whatever else the statement names, in whichever expression.
+            // Subqueries inside expressions too.
             let (mut relations, mut items, mut has_policies) =
                 (std::ptr::null_mut(), std::ptr::null_mut(), false);
             pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
@@ -431,7 +431,7 @@ unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_s
     if types.is_empty() {
         return std::ptr::null_mut();
     }
-    // SAFETY: makeParamList makes room for so many entries.
+    // SAFETY: makeParamList makes room for this number of entries.
     unsafe {
         let list = pg_sys::makeParamList(types.len() as c_int);
         let entries = (*list).params.as_mut_ptr();
@@ -444,9 +444,9 @@ unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_s
     }
 }
 
-/// Returns the statement with all placeholders replaced. What replaces one is not searched for others.
+/// Returns the statement with all placeholders replaced. The replacements are not searched for placeholders.
 fn filled(text: &str, parts: &[(&'static str, &[u8])], table: &[u8]) -> Vec<u8> {
-    // A comment may name what is filled in.
+    // Comments may contain placeholders.
     let code: String = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     let mut rest = code.as_str();
     let mut filled = Vec::with_capacity(code.len() + table.len());
@@ -485,7 +485,7 @@ impl Class {
     }
 }
 
-/// What pg_class says of a relation.
+/// Returns the row of a relation in pg_class.
 fn class(relation: pg_sys::Oid) -> Option<Class> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
     unsafe {
@@ -517,7 +517,7 @@ fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     }
 }
 
-/// An index can be renamed by whoever has no lock on its table.
+/// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
 fn lock_indexes(table: pg_sys::Oid) {
     // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
     unsafe {
@@ -589,9 +589,9 @@ fn changed(table: pg_sys::Oid) -> ! {
     )
 }
 
-/// Whether a table has an enabled rule for such commands. The table is locked.
+/// Returns whether a locked table has an enabled rule for a kind of command.
 fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
-    // SAFETY: the relation is open while its rules are read; there are as many as the count says.
+    // SAFETY: the relation is open while its rules are read, and numLocks is their number.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         let rules = (*relation).rd_rules;
@@ -605,7 +605,7 @@ fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
     }
 }
 
-/// A rule of the table's owner makes other statements of ours.
+/// A rule of the table would turn the statement into other statements.
 fn has_rules(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

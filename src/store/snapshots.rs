@@ -338,7 +338,7 @@ const COMPLETED: TableStatement<'static> = TableStatement {
     is_read_only: false,
 };
 
-/// Writes the sessions of a table; answers where they are now, and of each whether it lacks nothing of what is known.
+/// Writes the sessions of a table. Returns the new place of each, and whether it now has every known value.
 fn update(connection: &Connection, table: &UserTable, arguments: &[pg_sys::Datum]) -> Vec<(Place, bool)> {
     connection.run_on(table, &COMPLETE, arguments, |rows| {
         let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));

@@ -393,7 +393,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What stands for the placeholders of the statement.
+    /// Returns the replacements of the placeholders.
     fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
         let columns: Vec<String> = self.wanted.iter().map(|wanted| self.expression(wanted)).collect();

@@ -6,7 +6,7 @@ use server_tests::cymru::{Lab, member, wait_for_the_queue};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Options, database, wait_until};
 
-/// A parent, children, and a grandchild, each with a session of its own; the parent is attached before.
+/// Creates a parent, two children and a grandchild, and attaches the parent.
 fn family(db: &mut Database<'_>) {
     db.run(
         "CREATE TABLE hyper (id int, ip inet, t timestamptz);
@@ -86,7 +86,7 @@ fn old_sessions_of_children_are_filled_and_counted_by_a_backfill_of_the_parent()
     }
 }
 
-/// What TimescaleDB does: it copies triggers and indexes of the parent to each new chunk.
+/// TimescaleDB copies triggers and indexes of the parent to each new chunk.
 #[test]
 fn a_child_that_gets_copies_of_the_triggers_is_attached() {
     let mut db = database();
@@ -105,7 +105,7 @@ fn a_child_that_gets_copies_of_the_triggers_is_attached() {
     assert_eq!(db.one("SELECT bool_and(is_intact) FROM enrich.attached_tables"), "t");
     assert_counts_are_exact(&mut db, EACH);
     assert_eq!(shown(&mut db, "hyper"), 9);
-    // Again: what is there already is taken off and put on.
+    // Attaching again replaces the triggers.
     db.run("SELECT enrich.attach_session_table('hyper', 'ip', 't')");
     assert_eq!(db.number("SELECT count(*) FROM pg_index WHERE indrelid = 'chunk3'::regclass"), 1);
     db.run("INSERT INTO chunk3 VALUES (10, '8.8.8.8', '2026-01-01')");
@@ -225,7 +225,7 @@ fn sessions_of_children_get_no_snapshots_of_their_parents_addresses() {
     wait_for_the_queue(&mut db);
     assert_eq!(db.rows("SELECT snapshot_asn, snapshot_country FROM chd"), ["NULL|NULL"]);
 
-    // Attached with its parent, a child's sessions are completed by what is known of their own addresses.
+    // Attached with its parent, a child gets the networks of its addresses.
     db.run("SELECT enrich.attach_session_table('par', 'ip', 't')");
     let other = member(1, 1);
     db.run(&format!("INSERT INTO chd VALUES ('{other}', now())"));

@@ -1,5 +1,5 @@
-//! Every statement on a user's table hits the table that was locked and checked, whatever is renamed meanwhile, and reaches
-//! nothing else: no inheritance child of another owner, and no code with the rights of another role.
+//! Every statement on a user's table hits the table that was locked and checked, even if the table or its schema is renamed. It
+//! reaches neither inheritance children of another owner nor code that runs with the rights of another role.
 //!
 //! `PLACES` lists what the extension does with users' tables. `every_statement_on_a_users_table_is_in_the_list` compares
 //! it with what `scripts/user-relations` finds in the sources.
@@ -16,13 +16,13 @@ use server_tests::{Database, Session, database, hostile, wait_until};
 /// Something that names a user's table.
 struct Place {
     name: &'static str,
-    /// What `scripts/user-relations` prints for the statements that this place runs.
+    /// The lines of `scripts/user-relations` for the statements that this place runs.
     statements: &'static [&'static str],
     /// The call, for a table `mine.s`.
     call: &'static str,
     /// Runs before the call, when the table is attached and filled.
     before: &'static str,
-    /// Whether the call writes rows of the table.
+    /// True if the call writes rows of the table.
     fills: bool,
 }
 
@@ -113,7 +113,7 @@ const PLACES: &[Place] = &[
     },
 ];
 
-/// Statements that a test of their own runs, because a worker runs them.
+/// Statements that only a worker runs; they have a separate test.
 const WORKER: &[&str] = &[
     "sql/queries/sessions_completed.sql",
     "src/store/snapshots.rs sessions_completed",
@@ -158,7 +158,7 @@ fn contents(session: &mut Session, table: &str) -> Vec<String> {
     ))
 }
 
-/// What happens to the name while a call waits for the table.
+/// Changes of the name while a call waits for the table.
 const RENAMES: &[(&str, &str)] = &[
     (
         "the table is renamed",
@@ -467,7 +467,7 @@ fn every_statement_on_a_users_table_is_in_the_list() {
     );
 }
 
-/// What the script must find if somebody adds it.
+/// The script must find each of these additions.
 #[test]
 fn a_statement_that_goes_round_the_check_is_found() {
     for (file, planted) in [

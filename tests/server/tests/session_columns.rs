@@ -115,7 +115,7 @@ fn a_virtual_time_column_is_refused_with_a_hint() {
     );
 }
 
-/// The user's own generated columns over the snapshot are no business of the triggers.
+/// A generated column of another name may use the snapshot columns.
 #[test]
 fn generated_columns_of_other_names_may_use_the_snapshot() {
     for kind in kinds() {
@@ -157,14 +157,14 @@ fn a_column_that_becomes_generated_later_is_noticed() {
             ));
             assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "f", "{column} {kind}");
             let before = errors(&mut db);
-            // Stored, whatever is wrong with the columns.
+            // The session is stored all the same.
             let mut other = db.another();
             other.run("INSERT INTO g (id) VALUES (1)");
             wait_until("the error is counted", || errors(&mut db), |now| *now > before);
             assert_eq!(db.number("SELECT count(*) FROM g"), 1);
             let refusal = db.refused("SELECT * FROM enrich.campaign_networks('g')");
             assert_eq!(refusal.code, "42804", "{column} {kind}: {refusal:?}");
-            // Trigger, fold and recount agree, whatever they can see.
+            // Triggers and recount agree.
             db.run("CALL enrich.fold_statistics()");
             let counted = "SELECT coalesce(sum(session_count), 0) FROM enrich.ip_inventory";
             let by_trigger = db.number(counted);
