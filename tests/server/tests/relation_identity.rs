@@ -166,11 +166,11 @@ const RENAMES: &[(&str, &str)] = &[
     ),
     (
         "the schema is renamed",
-        "ALTER SCHEMA mine RENAME TO away; CREATE SCHEMA mine; CREATE TABLE mine.@s@ (LIKE away.@s@ INCLUDING ALL)",
+        "ALTER SCHEMA mine RENAME TO away; CREATE SCHEMA mine AUTHORIZATION @role@; CREATE TABLE mine.@s@ (LIKE away.@s@ INCLUDING ALL)",
     ),
     (
         "both are renamed",
-        "ALTER TABLE mine.@s@ RENAME TO old; ALTER SCHEMA mine RENAME TO away; CREATE SCHEMA mine;
+        "ALTER TABLE mine.@s@ RENAME TO old; ALTER SCHEMA mine RENAME TO away; CREATE SCHEMA mine AUTHORIZATION @role@;
          CREATE TABLE mine.@s@ (LIKE away.old INCLUDING ALL)",
     ),
 ];
@@ -181,7 +181,7 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
     for place in PLACES.iter().filter(|place| place.name != "session_index_commands") {
         for (what, rename) in RENAMES {
             let mut db = database();
-            tenant(&mut db);
+            let role = tenant(&mut db);
             place.prepare(&mut db);
             let table = place.table();
             let checked = db.number(&format!("SELECT 'mine.{table}'::regclass::oid"));
@@ -203,8 +203,9 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
                 );
                 blocker.run(&format!(
                     "{}; INSERT INTO {decoy} (id, session_id, source_ip, first_event_at)
-                     SELECT n, 's' || n, ('1.1.1.' || n)::inet, '2024-05-01' FROM generate_series(1, 50) n",
-                    rename.replace("@s@", table)
+                     SELECT n, 's' || n, ('1.1.1.' || n)::inet, '2024-05-01' FROM generate_series(1, 50) n;
+                     ALTER TABLE {decoy} OWNER TO {role}",
+                    rename.replace("@s@", table).replace("@role@", &role)
                 ));
                 let before = contents(&mut blocker, &decoy);
                 blocker.run("COMMIT");
@@ -236,16 +237,15 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
 #[test]
 fn schemas_that_change_places_again_and_again_never_exchange_snapshots() {
     let mut db = database();
-    tenant(&mut db);
-    db.run(
-        "ALTER TABLE mine.s DISABLE TRIGGER ALL;
-         INSERT INTO mine.s SELECT n, 's' || n, ('8.8.8.' || n % 250)::inet, '2024-05-01' FROM generate_series(51, 3000) n;
+    let role = tenant(&mut db);
+    db.run(&format!(
+        "ALTER TABLE mine.s DISABLE TRIGGER ALL; ALTER TABLE mine.s ADD pad text;
+         INSERT INTO mine.s (id, session_id, source_ip, first_event_at, pad)
+         SELECT n, 's' || n, ('8.8.8.' || n % 250)::inet, '2024-05-01', repeat('x', 1500) FROM generate_series(51, 3000) n;
          ALTER TABLE mine.s ENABLE TRIGGER ALL;
-         CREATE SCHEMA decoy; CREATE TABLE decoy.s (LIKE mine.s INCLUDING ALL);
-         INSERT INTO decoy.s (id, session_id, source_ip, first_event_at)
-         SELECT n, 's' || n, '1.1.1.1', '2024-05-01' FROM generate_series(1, 3000) n;
-         ALTER TABLE decoy.s SET (fillfactor = 100)",
-    );
+         CREATE SCHEMA decoy AUTHORIZATION {role}; CREATE TABLE decoy.s (LIKE mine.s INCLUDING ALL);
+         ALTER TABLE decoy.s OWNER TO {role}; INSERT INTO decoy.s SELECT * FROM mine.s ORDER BY ctid"
+    ));
     let (checked, decoy) =
         (db.number("SELECT 'mine.s'::regclass::oid"), db.number("SELECT 'decoy.s'::regclass::oid"));
     let before = contents(&mut db, "decoy.s");
