@@ -498,7 +498,7 @@ BEGIN
               AND (c.conrelid = member OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(member) t))
         LOOP
             IF ours.conrelid <> member THEN
-                PERFORM @extschema@.lock_session_table(ours.conrelid, true);
+                PERFORM @extschema@.lock_session_table(ours.conrelid::regclass, true);
             END IF;
             EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', ours.conrelid::regclass, ours.conname);
         END LOOP;
