@@ -43,9 +43,8 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
             rows.push(row("worker", catalog::database_name(database), seat, says));
         }
     }
-    let has_seat = |database| {
-        block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database)
-    };
+    let has_seat =
+        |database| block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database);
     for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
         // One that is gone waits for nothing.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
