@@ -28,4 +28,5 @@ pub mod random;
 pub mod rate;
 pub mod regular_file;
 pub mod ring;
+pub mod session_time;
 pub mod version;

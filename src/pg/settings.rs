@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use cowrie_enrich_engine::export::settings::Refusal;
 use cowrie_enrich_engine::providers::setting::{Kind, Setting, Unit, Value};
@@ -168,4 +169,11 @@ fn for_the_report(text: &str) -> *mut c_char {
     let text = CString::new(text).unwrap_or_default();
     // SAFETY: copies a NUL-terminated text into the context that the server empties when it is done with an error.
     unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+}
+
+/// Returns the `lock_timeout` of the moment; `None` where statements wait without end.
+pub fn lock_timeout() -> Option<Duration> {
+    // SAFETY: reads a setting of this process.
+    let milliseconds = unsafe { pg_sys::LockTimeout };
+    u64::try_from(milliseconds).ok().filter(|timeout| *timeout > 0).map(Duration::from_millis)
 }

@@ -99,8 +99,6 @@ pub struct Seat {
     pub rules_changed: AtomicBool,
     /// Table whose owner's code it runs at the moment; 0 is none.
     code_of: AtomicU32,
-    /// Sessions were counted since it last folded.
-    pub uncounted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -125,6 +123,8 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
+    pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
 }
 
@@ -357,7 +357,14 @@ impl Report {
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
-        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks];
+        let own = [
+            &self.heartbeat,
+            &self.batches,
+            &self.errors,
+            &self.counted_at,
+            &self.networks,
+            &self.oldest_count,
+        ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }

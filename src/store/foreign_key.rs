@@ -8,12 +8,12 @@ use pgrx::pg_sys;
 use super::Home;
 use super::addresses::Inventory;
 use super::backfill::{self, Table, shown_key};
-use crate::pg::catalog;
-use crate::pg::role::{acting_as_stranger, with_settings};
+use crate::pg::role::with_settings;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::{Failure, contained};
+use crate::pg::user_table::{FrozenTable, Lock};
 
 thread_local! {
     static ADD: Statement = const { Statement::new(
@@ -37,28 +37,21 @@ pub fn add(connection: &Connection, rel: pg_sys::Oid, whole: bool) -> Result<(),
 }
 
 /// Those tables among a table and its partitions whose foreign key is not validated.
-pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<(pg_sys::Oid, Vec<u8>)> {
+pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     STATE.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| {
-            let table = |row| {
-                let oid = u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?;
-                Some((oid, rows.bytes(row, 2)?))
-            };
+            let table = |row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from);
             (0..rows.count).filter_map(table).collect()
         })
     })
 }
 
 /// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
-pub fn validate(connection: &Connection, table: pg_sys::Oid, name: &[u8]) -> bool {
+pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
     const STATEMENT: &str = include_str!("../../sql/queries/foreign_key_validate.sql");
-    let Some(owner) = catalog::owner_of_table(table) else { return true };
-    let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
     let validated = contained(|| {
-        acting_as_stranger(owner, || {
-            let validate = connection.prepare(&parts.join(name), &[]);
-            connection.run_prepared(&validate, &[], &[], |_| ());
-        });
+        let Some(frozen) = FrozenTable::lock(table, Lock::Validate) else { return };
+        frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
     });
     match validated {
         Ok(()) => true,

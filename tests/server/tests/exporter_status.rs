@@ -320,6 +320,8 @@ fn files_say_what_the_function_says_and_the_monitor_can_read_them() {
         assert!(backfill.get(key).is_some(), "{key}: {backfill}");
     }
     assert_eq!(backfill["state"], "complete");
+    assert_eq!(backfill["percent_complete"], 100);
+    assert_eq!(backfill["sessions_processed"], backfill["total_sessions"]);
 
     let total = &said["phases"]["enrichment"]["metrics"];
     let lines = monitor(&directory);
