@@ -266,7 +266,13 @@ fn create_bare(home: Home, wanted: BTreeMap<Address, Tally>) -> bool {
         snapshot::with_fresh(|| {
             acting_as(home.owner, || {
                 Connection::with(home.schema, |connection| {
-                    enrich::create_addresses(home, connection, &Databases::default(), &wanted, Providers::enabled());
+                    enrich::create_addresses(
+                        home,
+                        connection,
+                        &Databases::default(),
+                        &wanted,
+                        Providers::enabled(),
+                    );
                 });
             });
         });

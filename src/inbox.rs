@@ -41,9 +41,7 @@ pub fn needs(row: impl Hash) -> bool {
     if place.load(Ordering::Acquire) == fingerprint {
         return false;
     }
-    APPENDED.with_borrow_mut(|appended| {
-        appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint)
-    })
+    APPENDED.with_borrow_mut(|appended| appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint))
 }
 
 /// Rows are taken away from an inbox.
@@ -68,7 +66,9 @@ fn secret() -> u64 {
     match secret.load(Ordering::Acquire) {
         0 => {
             let drawn = random::bits().max(1);
-            secret.compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire).map_or_else(|theirs| theirs, |_| drawn)
+            secret
+                .compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire)
+                .map_or_else(|theirs| theirs, |_| drawn)
         }
         known => known,
     }

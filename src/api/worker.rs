@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::breaker::State;
 use pgrx::pg_sys;
 
+use crate::inbox;
 use crate::pg::call::Call;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
 use crate::provider::Provider;
-use crate::inbox;
 use crate::roster::{self, Doing, Lack};
 use crate::sql_function;
 
@@ -51,9 +51,8 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
             rows.push(row("worker", catalog::database_name(database), seat, says));
         }
     }
-    let has_seat = |database| {
-        block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database)
-    };
+    let has_seat =
+        |database| block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database);
     for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
         // One that is gone waits for nothing.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };

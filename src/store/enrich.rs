@@ -13,8 +13,8 @@ use pgrx::pg_sys;
 use super::Home;
 use super::addresses::Inventory;
 use super::networks::{self, Networks, Said};
-use crate::inbox;
 use crate::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
+use crate::inbox;
 use crate::offline::Databases;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
@@ -154,7 +154,8 @@ pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Ve
 /// Queues lookups, except those that wait for a worker already, and has the worker woken at commit.
 pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let table = queue::request_table(home).to_u32();
-    let is_needed = |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.place()));
+    let is_needed =
+        |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.place()));
     let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
         roster::work_was_queued();

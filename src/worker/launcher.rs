@@ -273,7 +273,8 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         let is_missing = is_wanted && !place.has_no_extension && place.worker.is_none();
         if !is_missing {
             place.lacks = None;
-        } else if let Some((lack, since)) = place.lacks.filter(|_| !order.seniority.is_without_extension(oid)) {
+        } else if let Some((lack, since)) = place.lacks.filter(|_| !order.seniority.is_without_extension(oid))
+        {
             waiting.push(Waiting { database: oid, reason: lack as u32, since });
         }
         if is_missing && is_known {

@@ -33,7 +33,10 @@ impl Seniority {
     pub fn read() -> Seniority {
         read().unwrap_or_else(|error| {
             if error.kind() != ErrorKind::NotFound {
-                telemetry::log_once_per_burst("the list of databases with workers is ignored", &error.to_string());
+                telemetry::log_once_per_burst(
+                    "the list of databases with workers is ignored",
+                    &error.to_string(),
+                );
             }
             Seniority::default()
         })

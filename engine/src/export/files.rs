@@ -65,7 +65,8 @@ const MOST_LINKS: usize = 40;
 /// Opens a directory by its path, one component at a time. A link is followed only if root or this process's user made it.
 /// Any other link may be a trap by the owner of a directory on the path.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let mut directory = rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
+    let mut directory =
+        rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
     let mut left = VecDeque::new();
     put_before(&mut left, path);
     let mut links = 0;
@@ -137,8 +138,11 @@ fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
 }
 
 fn write_new(directory: &OwnedFd, name: &Path, contents: &[u8]) -> io::Result<()> {
-    const NEW: OFlags =
-        OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    const NEW: OFlags = OFlags::WRONLY
+        .union(OFlags::CREATE)
+        .union(OFlags::EXCL)
+        .union(OFlags::NOFOLLOW)
+        .union(OFlags::CLOEXEC);
     let create = || rustix::fs::openat(directory, name, NEW, Mode::from_raw_mode(MODE));
     let file = match create() {
         // Of a process that was killed and had the same number.
@@ -258,7 +262,9 @@ mod tests {
         let (inside, outside) = (directory.0.join("data"), directory.0.join("outside"));
         fs::create_dir_all(outside.join("deeper")).expect("a directory can be made");
         fs::create_dir(&inside).expect("a directory can be made");
-        for (link, target) in [("relative", "outside"), ("twice", "relative/deeper/.."), ("up", "data/../outside")] {
+        for (link, target) in
+            [("relative", "outside"), ("twice", "relative/deeper/.."), ("up", "data/../outside")]
+        {
             symlink(target, directory.0.join(link)).expect("a link can be made");
             write(&directory.0.join(link), &inside).expect("it can be written");
             fs::remove_file(outside.join("a.json")).unwrap_or_else(|error| panic!("{link}: {error}"));
@@ -280,7 +286,11 @@ mod tests {
             return;
         }
         let failure = write(&link, Path::new("/proc")).expect_err("it is a stranger's link");
-        assert!(failure.ends_with("link: a link on the path belongs to another user") && !outside.join("a.json").exists(), "{failure}");
+        assert!(
+            failure.ends_with("link: a link on the path belongs to another user")
+                && !outside.join("a.json").exists(),
+            "{failure}"
+        );
     }
 
     /// The path is replaced by a link into the data directory after it was opened and before anything is written.

@@ -153,7 +153,8 @@ pub fn words(status: Status) -> String {
         Status::Ok => "OK\n".to_owned(),
         Status::NotFound => "404 Not Found: metrics are at /metrics\n".to_owned(),
         Status::MisdirectedRequest => {
-            "421 Misdirected Request: the Host header must be localhost, 127.0.0.1, [::1] or metrics_listen\n".to_owned()
+            "421 Misdirected Request: the Host header must be localhost, 127.0.0.1, [::1] or metrics_listen\n"
+                .to_owned()
         }
         status => format!("{}\n", status.line()),
     }
@@ -219,7 +220,11 @@ mod tests {
             ("[::2]", foreign),
             ("", foreign),
         ] {
-            assert_eq!(asked(&format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n")), Some(expected), "{host}");
+            assert_eq!(
+                asked(&format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n")),
+                Some(expected),
+                "{host}"
+            );
             assert_eq!(
                 asked(&format!("GET http://{host}/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")),
                 Some(expected),

@@ -127,7 +127,10 @@ fn a_table_that_is_not_attached_is_named_by_every_function_that_needs_one() {
     ] {
         let refusal = db.refused(call);
         assert_eq!(refusal.code, "55000", "{call}: {refusal:?}");
-        assert!(refusal.message.contains("plain") && refusal.message.contains("attached"), "{call}: {refusal:?}");
+        assert!(
+            refusal.message.contains("plain") && refusal.message.contains("attached"),
+            "{call}: {refusal:?}"
+        );
         assert!(refusal.hint.is_some(), "{call}: {refusal:?}");
     }
 }

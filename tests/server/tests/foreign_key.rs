@@ -215,7 +215,10 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), errors + 1);
     // The next session of the address brings the network.
     db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.8"))]));
-    assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), ["15169"]);
+    assert_eq!(
+        db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
+        ["15169"]
+    );
     db.run("CALL enrich.fold_statistics()");
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
@@ -237,6 +240,9 @@ fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_forei
     });
     db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.9"))]));
     db.run("CALL enrich.fold_statistics()");
-    assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.9'"), ["15169"]);
+    assert_eq!(
+        db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.9'"),
+        ["15169"]
+    );
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }

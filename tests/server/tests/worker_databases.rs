@@ -679,7 +679,10 @@ fn a_database_without_a_slot_is_shown_and_gets_one_when_another_database_is_drop
         || workers(&mut second),
         |workers| workers == &["first|t|NULL".to_owned(), format!("second|f|{WAITS}")],
     );
-    assert_eq!((is_up(&mut second, "first"), is_up(&mut second, "second")), (vec!["1".into()], vec!["0".into()]));
+    assert_eq!(
+        (is_up(&mut second, "first"), is_up(&mut second, "second")),
+        (vec!["1".into()], vec!["0".into()])
+    );
     admin.run("DROP DATABASE first");
     wait_until("it has a worker", || workers(&mut second), |workers| workers == &["second|t|NULL"]);
     assert_eq!(is_up(&mut second, "second"), ["1"]);
