@@ -246,11 +246,11 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         let place = places.entry(oid).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         place.is_wanted = is_wanted;
-        if let Some((index, _)) = &place.worker {
-            if block.seats[*index].ledger_read.load(Ordering::Acquire) {
-                place.has_told = true;
-                order.seniority.add(oid);
-            }
+        if let Some((index, _)) = &place.worker
+            && block.seats[*index].ledger_read.load(Ordering::Acquire)
+        {
+            place.has_told = true;
+            order.seniority.add(oid);
         }
         if place.becomes_awaited() {
             // Before it has a worker; and the others' wait begins anew.
