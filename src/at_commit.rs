@@ -9,11 +9,14 @@
 //! fails, the counts are appended all the same, and folding creates what is missing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::providers::Purpose;
 use foldhash::fast::RandomState;
+use pgrx::pg_sys;
 
 use crate::attribution;
 use crate::offline::{self, Patience};
@@ -26,7 +29,7 @@ use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, sessions};
+use crate::store::{Home, completions, sessions};
 use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
@@ -38,6 +41,21 @@ pub enum Inventory {
     Present,
 }
 
+/// What the snapshot of a session lacks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gap {
+    /// The type alone.
+    TypeOnly,
+    /// The network or the country.
+    Network,
+}
+
+/// A table with sessions of an address that have gaps.
+type Incomplete = Option<(pg_sys::Oid, Gap)>;
+
+/// Further ones, of several addresses.
+type Further = HashSet<(Address, pg_sys::Oid, Gap)>;
+
 #[derive(Clone, Copy)]
 struct Seen {
     tally: Tally,
@@ -46,6 +64,9 @@ struct Seen {
     inventory: Inventory,
     /// Whose answers may complete snapshots that were stored.
     awaits: Providers,
+    /// The same before the address was created and its lookups queued.
+    is_asked: bool,
+    incomplete: Incomplete,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -61,6 +82,9 @@ struct Pending {
     unsure: bool,
     /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
     referenced: bool,
+    /// Further tables with incomplete sessions of an address. What was rolled back stays in here: a visit that finds nothing
+    /// to complete is cheap.
+    further: Further,
 }
 
 /// Addresses of a level that are remembered. Of more the counts are appended at once, and folding creates them: a load of
@@ -79,9 +103,18 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
-pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits): (Inventory, Providers)) {
-    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits, as_of: ROLLBACKS.get() };
+/// Remembers sessions of an address (a negative number for sessions that went away), what is known of it, and where they
+/// have gaps.
+pub fn remember(
+    home: Home,
+    address: Address,
+    tally: Tally,
+    (inventory, awaits): (Inventory, Providers),
+    incomplete: Incomplete,
+) {
+    let is_asked = !awaits.is_empty();
+    let came = tally.sessions > 0;
+    let seen = Seen { tally, came, inventory, awaits, is_asked, incomplete, as_of: ROLLBACKS.get() };
     let are_enough = PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
@@ -90,7 +123,8 @@ pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits):
             pending.levels.push((level, Addresses::default()));
         }
         let Some((_, addresses)) = pending.levels.last_mut() else { return false };
-        addresses.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        let further = &mut pending.further;
+        addresses.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         addresses.len() > MOST_REMEMBERED && !pending.referenced
     });
     if are_enough {
@@ -109,6 +143,7 @@ fn append_early(home: Home) {
         |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
     let Some(seen) = PENDING.with_borrow_mut(take) else { return };
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, &Further::default());
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     match contained(|| sessions::append(home, counts)) {
@@ -155,7 +190,17 @@ pub fn create_now(home: Home) {
 
 impl Seen {
     /// Takes in what was seen of the same address later.
-    fn absorb(&mut self, later: Seen) {
+    fn absorb(&mut self, address: Address, later: Seen, further: &mut Further) {
+        self.is_asked |= later.is_asked;
+        match (self.incomplete, later.incomplete) {
+            (Some((table, gap)), Some((other, more))) if table == other => {
+                self.incomplete = Some((table, gap.max(more)));
+            }
+            (Some(_), Some((other, more))) => {
+                further.insert((address, other, more));
+            }
+            (known, later) => self.incomplete = known.or(later),
+        }
         self.tally.add(later.tally);
         self.came |= later.came;
         self.awaits = self.awaits.with(later.awaits);
@@ -170,13 +215,13 @@ impl Seen {
 }
 
 fn before_commit() {
-    let Some((home, seen)) = take() else { return };
+    let Some((home, seen, further)) = take() else { return };
     let firing = Firing::begin(Event::Commit);
-    write(home, seen);
+    write(home, seen, &further);
     firing.end();
 }
 
-fn write(home: Home, mut seen: Addresses) {
+fn write(home: Home, mut seen: Addresses, further: &Further) {
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, Tally)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
@@ -191,6 +236,7 @@ fn write(home: Home, mut seen: Addresses) {
         }
     }
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, further);
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     let counts: Vec<(Address, Tally)> = counts.collect();
@@ -226,16 +272,61 @@ fn queue_awaited(home: Home, seen: &Addresses) {
     }
 }
 
-fn take() -> Option<(Home, Addresses)> {
+/// Notes which tables have sessions with gaps that an enabled provider may fill.
+fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
+    if further.is_empty() && seen.values().all(|seen| seen.incomplete.is_none()) {
+        return;
+    }
+    let enabled = Providers::enabled();
+    let may_fill = |gap: Gap| {
+        enabled.iter().any(|provider| match provider.purpose() {
+            Purpose::IpType => true,
+            Purpose::Network | Purpose::Facts => gap == Gap::Network,
+        })
+    };
+    let [types_only, network] = [Gap::TypeOnly, Gap::Network].map(may_fill);
+    if !types_only && !network {
+        return;
+    }
+    let own = seen.iter().filter_map(|(address, seen)| {
+        let (table, gap) = seen.incomplete?;
+        Some((*address, table, gap))
+    });
+    let incomplete: Vec<(Address, pg_sys::Oid, bool)> = own
+        .chain(further.iter().copied())
+        .filter(|(_, _, gap)| if *gap == Gap::TypeOnly { types_only } else { network })
+        .filter(|(address, ..)| bogon::reason(*address).is_none())
+        .filter_map(|(address, table, _)| {
+            let seen = seen.get(&address).filter(|seen| seen.came)?;
+            // Reads of the index would be watched for conflicts.
+            Some((address, table, seen.is_asked || snapshot::is_serializable()))
+        })
+        .collect();
+    if incomplete.is_empty() {
+        return;
+    }
+    let is_attended = roster::is_attended();
+    match contained(|| completions::append(home, incomplete.into_iter(), is_attended)) {
+        Ok(true) => roster::work_was_queued(),
+        Ok(false) => {}
+        Err(failure) => telemetry::error(
+            "incomplete sessions of a transaction could not be noted, and stay incomplete until the next backfill",
+            &failure.message,
+        ),
+    }
+}
+
+fn take() -> Option<(Home, Addresses, Further)> {
     PENDING.with_borrow_mut(|pending| {
         let home = pending.home?;
         pending.unsure = false;
+        let mut further = std::mem::take(&mut pending.further);
         let mut levels = std::mem::take(&mut pending.levels).into_iter().map(|(_, addresses)| addresses);
         let mut all = levels.next()?;
         for level in levels {
-            merge(&mut all, level);
+            merge(&mut all, level, &mut further);
         }
-        (!all.is_empty()).then_some((home, all))
+        (!all.is_empty()).then_some((home, all, further))
     })
 }
 
@@ -292,16 +383,20 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
 
 /// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
 /// carry everything from level to level.
-fn merge(known: &mut Addresses, mut later: Addresses) {
+fn merge(
+    known: &mut Addresses,
+    mut later: Addresses,
+    further: &mut Further,
+) {
     if later.len() <= known.len() {
         for (address, seen) in later {
-            known.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+            known.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         }
         return;
     }
     for (address, mut seen) in known.drain() {
         if let Some(later) = later.get(&address) {
-            seen.absorb(*later);
+            seen.absorb(address, *later, further);
         }
         later.insert(address, seen);
     }
@@ -324,8 +419,9 @@ fn released(level: Level, parent: Level) {
             return;
         }
         let Some((_, addresses)) = pending.levels.pop() else { return };
+        let further = &mut pending.further;
         match pending.levels.last_mut() {
-            Some((top, into)) if *top == parent => merge(into, addresses),
+            Some((top, into)) if *top == parent => merge(into, addresses, further),
             _ => pending.levels.push((parent, addresses)),
         }
     });

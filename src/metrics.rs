@@ -103,6 +103,9 @@ fn reported(report: &Report) -> Option<Sizes> {
         counted_at,
         networks: report.networks.load(Ordering::Relaxed),
         queues: Provider::all().map(queue).collect(),
+        completions: report.completions.load(Ordering::Relaxed),
+        oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
+        suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
     })
 }
 

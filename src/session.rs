@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use cowrie_enrich_engine::address::{self, Address};
 use pgrx::pg_sys;
 
-use crate::at_commit::{self, Inventory};
+use crate::at_commit::{self, Gap, Inventory};
 use crate::attribution;
 use crate::error;
 use crate::pg::call::Call;
@@ -180,12 +180,24 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE));
+        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE), None);
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
-        at_commit::remember(site.home, address, tally, attribution::seen(address));
+        let gap = gap(site, firing.new_row()).map(|gap| (firing.table(), gap));
+        at_commit::remember(site.home, address, tally, attribution::seen(address), gap);
+    }
+}
+
+/// What the snapshot of a stored session lacks.
+fn gap(site: &Site, row: Tuple) -> Option<Gap> {
+    let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
+    let [asn, country, ip_type, ..] = site.snapshot;
+    if lacks(asn) || lacks(country) {
+        Some(Gap::Network)
+    } else {
+        lacks(ip_type).then_some(Gap::TypeOnly)
     }
 }
 
@@ -270,6 +282,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
                     address,
                     Tally::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
+                    None,
                 );
             }
         }

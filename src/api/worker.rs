@@ -6,6 +6,7 @@ use cowrie_enrich_engine::breaker::State;
 use pgrx::pg_sys;
 
 use crate::pg::call::Call;
+use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
@@ -42,9 +43,54 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
             let says = Doing::in_seat(seat).name();
             rows.push(row("worker", catalog::database_name(database), seat, says));
         }
+        for slot in seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0) {
+            rows.push(owner_row(slot));
+        }
     }
     call.set(rows);
     None
+}
+
+/// A process that runs code of a table owner.
+fn owner_row(slot: &OwnerSlot) -> Vec<Option<pg_sys::Datum>> {
+    let says = if slot.is_abandoned.load(Ordering::Acquire) {
+        "abandoned"
+    } else if !slot.is_connected.load(Ordering::Acquire) {
+        Doing::Starting.name()
+    } else if slot.is_idle.load(Ordering::Acquire) {
+        Doing::Sleeping.name()
+    } else {
+        "running code of a table owner"
+    };
+    let database = pg_sys::Oid::from(slot.database.load(Ordering::Acquire));
+    let role = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
+    let role = catalog::role_name(role).map_or_else(|| "owner process".to_owned(), |name| format!("owner process of {name}"));
+    vec![
+        Some(text::write(&role)),
+        catalog::database_name(database).as_deref().map(text::write),
+        Some(pg_sys::Datum::from(slot.pid.load(Ordering::Acquire))),
+        Some(text::write(says)),
+        Some(pg_sys::Datum::from(slot.since.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.started_at.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.batches.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.errors.load(Ordering::Relaxed))),
+    ]
+}
+
+sql_function!(abandoned_processes_wrapper, pg_finfo_abandoned_processes_wrapper, abandoned_processes);
+fn abandoned_processes(_: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(i32::try_from(abandoned(catalog::own_database())).unwrap_or(i32::MAX)))
+}
+
+/// Abandoned processes of a database.
+pub fn abandoned(database: pg_sys::Oid) -> usize {
+    let slots = shared::block().seats.iter().flat_map(|seat| &seat.owner_slots);
+    let is_abandoned = |slot: &&OwnerSlot| {
+        slot.database.load(Ordering::Acquire) == database.to_u32()
+            && slot.pid.load(Ordering::Acquire) != 0
+            && slot.is_abandoned.load(Ordering::Acquire)
+    };
+    slots.filter(is_abandoned).count()
 }
 
 fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {

@@ -117,6 +117,15 @@ pub fn role(name: &str) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// Name of a role, if there is one of that OID. Inside a transaction.
+pub fn role_name(role: pg_sys::Oid) -> Option<String> {
+    // SAFETY: a palloc'ed string or null.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| text::distinct(CStr::from_ptr(name).to_bytes()))
+    }
+}
+
 /// OID of a schema, if there is one of that name.
 pub fn schema(name: &CStr) -> Option<pg_sys::Oid> {
     // SAFETY: a system cache lookup that answers InvalidOid where the schema is missing.

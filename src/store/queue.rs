@@ -48,7 +48,7 @@ thread_local! {
         "jobs_done", include_str!("../../sql/queries/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
     static SETTLE: Statement = const { Statement::new(
         "jobs_settle", include_str!("../../sql/queries/jobs_settle.sql"),
-        &[pg_sys::TEXTOID, CIDRS, CIDRS]) };
+        &[pg_sys::TEXTOID, CIDRS]) };
     static FAIL: Statement = const { Statement::new(
         "jobs_fail", include_str!("../../sql/queries/jobs_fail.sql"),
         &[pg_sys::TEXTOID, CIDRS, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
@@ -206,9 +206,9 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
     DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Ends jobs that were answered. `incomplete`: those with sessions that could not be completed yet.
-pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], incomplete: &[Prefix]) {
-    let arguments = [name(provider), cidrs(questions), cidrs(incomplete)];
+/// Ends jobs that were answered.
+pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix]) {
+    let arguments = [name(provider), cidrs(questions)];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 

@@ -1,5 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
+use super::completions;
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -22,6 +23,11 @@ pub struct Sizes {
     pub counted_at: i64,
     pub networks: i64,
     pub queues: Vec<Queue>,
+    /// Addresses and tables whose sessions can be completed now.
+    pub completions: i64,
+    /// When the oldest of them became so, microseconds since 2000.
+    pub oldest_completion: Option<i64>,
+    pub suspended_owners: i64,
 }
 
 #[derive(Clone)]
@@ -35,7 +41,7 @@ pub struct Queue {
 
 impl Sizes {
     pub fn is_queue_empty(&self) -> bool {
-        self.queues.iter().all(|queue| queue.oldest.is_none())
+        self.completions == 0 && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 }
 
@@ -56,5 +62,13 @@ pub fn count(connection: &Connection) -> Sizes {
             (0..rows.count).filter_map(queue).collect()
         })
     });
-    Sizes { counted_at, networks, queues }
+    let completions = completions::sizes(connection);
+    Sizes {
+        counted_at,
+        networks,
+        queues,
+        completions: completions.pending,
+        oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
+        suspended_owners: completions.suspended,
+    }
 }

@@ -19,7 +19,7 @@ use crate::store::answers::{self, Kept, Waiting};
 use crate::store::enrich::{self, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
-use crate::store::{Home, ledger, snapshots};
+use crate::store::{Home, completions, ledger};
 use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
@@ -28,9 +28,6 @@ use crate::telemetry::{self, Counter};
 const GATHERED_FOR: i64 = 500_000;
 /// Jobs that are written down together, of providers that are asked about single addresses.
 pub const MOST_TOGETHER: usize = 500;
-/// Transactions in a row that complete sessions of the same addresses: some 200,000. What is left then is tried again
-/// after a pause, like sessions that are locked, for somebody may undo what is completed.
-const MOST_CUTS: u32 = 100;
 
 /// Jobs that came back, and with what.
 pub struct Landing {
@@ -41,11 +38,8 @@ pub struct Landing {
     pub not_before: i64,
     /// Whether more may be put to it: nothing has been tried to write yet.
     is_gathering: bool,
-    /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
+    /// What earlier transactions wrote: addresses up to this one.
     written_to: Option<Address>,
-    held: BTreeSet<Prefix>,
-    /// Transactions in a row that left sessions for the next one.
-    cuts: u32,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,
     /// The batches that brought it, where somebody collects spans.
@@ -65,9 +59,7 @@ pub enum Outcome {
 pub struct Written {
     /// Whether the landing is done with; else another transaction writes more.
     is_all: bool,
-    is_cut: bool,
     last: Option<Address>,
-    held: BTreeSet<Prefix>,
     values: u64,
     absent: u64,
     shared: u64,
@@ -86,8 +78,6 @@ impl Landing {
             not_before: if provider.declared().shares_answers() { now } else { now + GATHERED_FOR },
             is_gathering: true,
             written_to: None,
-            held: BTreeSet::new(),
-            cuts: 0,
             unspent: BTreeMap::new(),
             traces: Vec::new(),
         }
@@ -161,8 +151,6 @@ impl Landing {
             politeness::buried(self.provider, &reason);
         }
         self.written_to = written.last;
-        self.held = written.held;
-        self.cuts = if written.is_cut { self.cuts + 1 } else { 0 };
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
@@ -174,7 +162,8 @@ impl Landing {
     }
 }
 
-/// One transaction: the answers are kept, the inventories written in the order of locks, sessions completed, jobs ended.
+/// One transaction: the answers are kept, the inventories written in the order of locks, jobs ended. Sessions of the addresses
+/// are due to be completed then.
 ///
 /// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
 /// are locked already.
@@ -286,31 +275,16 @@ fn write_waiting(
 ) -> Written {
     let provider = landing.provider;
     write_inventories(home, connection, provider, waiting);
-    let all: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
-    let mut incomplete = snapshots::complete(connection, &all);
-    if landing.cuts >= MOST_CUTS {
-        incomplete.held.append(&mut incomplete.more);
-    }
-
-    let is_done =
-        |w: &&Waiting| !incomplete.held.contains(&w.address) && !incomplete.more.contains(&w.address);
-    let done = || waiting.iter().filter(is_done);
-    let addresses: Vec<Address> = done().map(|w| w.address).collect();
+    let addresses: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
+    completions::renew(connection, &addresses);
     queue::done(connection, provider, &addresses);
-
-    let mut held = landing.held.clone();
-    held.extend(waiting.iter().filter(|w| incomplete.held.contains(&w.address)).map(|w| w.question));
-    // Sessions that are too many for one transaction: the rest with the next.
-    let is_cut = !incomplete.more.is_empty();
     // Addresses of blocks are handed over some at a time, others are all here.
     let shares = provider.declared().shares_answers();
-    let is_all = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
+    let is_all = !shares || waiting.len() < answers::MOST_AT_ONCE;
     if is_all {
-        let held: Vec<Prefix> = held.iter().copied().collect();
-        queue::settle(connection, provider, answered, &held);
+        queue::settle(connection, provider, answered);
     }
-    // Of a block's answer those are new that are done with; an address's own is written once.
-    let new = || waiting.iter().filter(|w| w.document.is_some() && (!shares || is_done(w)));
+    let new = || waiting.iter().filter(|w| w.document.is_some());
     let absent = new().filter(|w| w.is_absent).count();
     let values = new().count() - absent;
     if let Some(hits) = Counter::hits_of(provider.name()) {
@@ -322,9 +296,7 @@ fn write_waiting(
         |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
     Written {
         is_all,
-        is_cut,
-        last: if is_cut { landing.written_to } else { waiting.last().map(|w| w.address) },
-        held,
+        last: waiting.last().map(|w| w.address),
         values: values as u64,
         absent: absent as u64,
         shared: new().filter(|w| !was_asked(w)).count() as u64,
