@@ -53,23 +53,23 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
 
 /// A process that runs code of a table owner.
 fn owner_row(slot: &OwnerSlot) -> Vec<Option<pg_sys::Datum>> {
+    let role = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
+    let name = catalog::role_name(role).unwrap_or_else(|| role.to_u32().to_string());
     let says = if slot.is_abandoned.load(Ordering::Acquire) {
-        "abandoned"
+        format!("abandoned with code of {name}")
     } else if !slot.is_connected.load(Ordering::Acquire) {
-        Doing::Starting.name()
+        format!("starting for {name}")
     } else if slot.is_idle.load(Ordering::Acquire) {
-        Doing::Sleeping.name()
+        format!("waiting for work of {name}")
     } else {
-        "running code of a table owner"
+        format!("working for {name}")
     };
     let database = pg_sys::Oid::from(slot.database.load(Ordering::Acquire));
-    let role = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
-    let role = catalog::role_name(role).map_or_else(|| "owner process".to_owned(), |name| format!("owner process of {name}"));
     vec![
-        Some(text::write(&role)),
+        Some(text::write("owner process")),
         catalog::database_name(database).as_deref().map(text::write),
         Some(pg_sys::Datum::from(slot.pid.load(Ordering::Acquire))),
-        Some(text::write(says)),
+        Some(text::write(&says)),
         Some(pg_sys::Datum::from(slot.since.load(Ordering::Relaxed))),
         Some(pg_sys::Datum::from(slot.started_at.load(Ordering::Relaxed))),
         Some(pg_sys::Datum::from(slot.batches.load(Ordering::Relaxed))),
