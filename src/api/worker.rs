@@ -6,7 +6,7 @@ use cowrie_enrich_engine::breaker::State;
 use pgrx::pg_sys;
 
 use crate::pg::call::Call;
-use crate::pg::owner_slot::OwnerSlot;
+use crate::pg::owner_slot::{self, OwnerSlot};
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
@@ -79,18 +79,7 @@ fn owner_row(slot: &OwnerSlot) -> Vec<Option<pg_sys::Datum>> {
 
 sql_function!(abandoned_processes_wrapper, pg_finfo_abandoned_processes_wrapper, abandoned_processes);
 fn abandoned_processes(_: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(i32::try_from(abandoned(catalog::own_database())).unwrap_or(i32::MAX)))
-}
-
-/// Abandoned processes of a database.
-pub fn abandoned(database: pg_sys::Oid) -> usize {
-    let slots = shared::block().seats.iter().flat_map(|seat| &seat.owner_slots);
-    let is_abandoned = |slot: &&OwnerSlot| {
-        slot.database.load(Ordering::Acquire) == database.to_u32()
-            && slot.pid.load(Ordering::Acquire) != 0
-            && slot.is_abandoned.load(Ordering::Acquire)
-    };
-    slots.filter(is_abandoned).count()
+    Some(pg_sys::Datum::from(i32::try_from(owner_slot::abandoned(catalog::own_database())).unwrap_or(i32::MAX)))
 }
 
 fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {

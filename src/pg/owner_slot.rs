@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize
 use pgrx::pg_sys;
 
 use super::shared::Seat;
-use super::{background, clock, latch};
+use super::{background, clock, latch, shared};
 
 /// Slots of a database: for two running processes, or for two abandoned ones and one that runs.
 pub const OWNER_SLOTS: usize = 3;
+/// Messages whose last time is remembered.
+pub const LOGGED: usize = 32;
 
 #[repr(C)]
 pub struct OwnerSlot {
@@ -123,6 +125,29 @@ impl OwnerSlot {
         unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
         true
     }
+}
+
+/// Abandoned processes of a database.
+pub fn abandoned(database: pg_sys::Oid) -> usize {
+    let slots = shared::block().seats.iter().flat_map(|seat| &seat.owner_slots);
+    let is_abandoned = |slot: &&OwnerSlot| {
+        slot.database.load(Ordering::Acquire) == database.to_u32()
+            && slot.pid.load(Ordering::Acquire) != 0
+            && slot.is_abandoned.load(Ordering::Acquire)
+    };
+    slots.filter(is_abandoned).count()
+}
+
+/// Whether an owner process may log a message, by a number that stands for it: no other of its database has logged the same
+/// one for so many microseconds. `None` in every other process. Two messages may share a number's place.
+pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
+    let (_, seat) = OWN.get()?;
+    let at = &seat.logged_at[(message % LOGGED as u64) as usize];
+    let last = at.load(Ordering::Relaxed);
+    if last != 0 && now.saturating_sub(last) < pause {
+        return Some(false);
+    }
+    Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
 }
 
 /// Notes that code of the owner begins in this process, or ends.

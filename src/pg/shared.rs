@@ -18,7 +18,7 @@ use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::ring::Ring;
 use pgrx::pg_sys;
 
-use super::owner_slot::{OWNER_SLOTS, OwnerSlot};
+use super::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
 use super::{clock, latch};
 
 /// Room for counters; one more costs eight bytes.
@@ -96,6 +96,8 @@ pub struct Seat {
     pub report: Report,
     /// Processes that run code of table owners for this worker, and that may outlive it.
     pub owner_slots: [OwnerSlot; OWNER_SLOTS],
+    /// When one of them last logged a message, microseconds since 2000: each lives too short to remember it.
+    pub logged_at: [AtomicI64; LOGGED],
 }
 
 /// What the worker of a database says of it. It stays when the worker ends, for the next one to go on with.

@@ -139,7 +139,17 @@ pub fn visit(
         let table = if is_there { found(connection, table) } else { None };
         match table {
             Some((table, has_types)) => {
-                complete_table(connection, &table, owner, &standing, most, waits_for_types && has_types)
+                if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
+                    telemetry::log_once_per_burst(
+                        "sessions of a table may lack their type: attach it again, now that there is a source of types",
+                        &String::from_utf8_lossy(&table.name),
+                    );
+                }
+                let found = complete_table(connection, &table, owner, &standing, most, waits_for_types);
+                // Those that lack the type alone are not in the index.
+                let is_known = has_types || !waits_for_types;
+                let known = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
+                found.into_iter().map(|(address, finding)| (address, known(finding))).collect()
             }
             // It is gone, or another's, or there is no way to find its sessions: whoever owns it then is asked again.
             None => standing.iter().map(|standing| (standing.address, Finding::Held)).collect(),
