@@ -14,7 +14,6 @@ use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
-use cowrie_enrich_engine::providers::Purpose;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
@@ -277,24 +276,17 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
     if further.is_empty() && seen.values().all(|seen| seen.incomplete.is_none()) {
         return;
     }
-    let enabled = Providers::enabled();
-    let may_fill = |gap: Gap| {
-        enabled.iter().any(|provider| match provider.purpose() {
-            Purpose::IpType => true,
-            Purpose::Network | Purpose::Facts => gap == Gap::Network,
-        })
-    };
-    let [types_only, network] = [Gap::TypeOnly, Gap::Network].map(may_fill);
-    if !types_only && !network {
-        return;
-    }
+    let may_be_filled = completions::may_be_filled();
     let own = seen.iter().filter_map(|(address, seen)| {
         let (table, gap) = seen.incomplete?;
         Some((*address, table, gap))
     });
     let incomplete: Vec<(Address, pg_sys::Oid, bool)> = own
         .chain(further.iter().copied())
-        .filter(|(_, _, gap)| if *gap == Gap::TypeOnly { types_only } else { network })
+        .filter(|(_, _, gap)| match gap {
+            Gap::TypeOnly => may_be_filled.ip_type,
+            Gap::Network => may_be_filled.network,
+        })
         .filter(|(address, ..)| bogon::reason(*address).is_none())
         .filter_map(|(address, table, _)| {
             let seen = seen.get(&address).filter(|seen| seen.came)?;

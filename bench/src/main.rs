@@ -8,6 +8,7 @@ mod cymru;
 mod enrich;
 mod history;
 mod inserts;
+mod isolation;
 mod lookups;
 mod metrics;
 mod pgbench;
@@ -32,7 +33,8 @@ fn main() {
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
     let known =
-        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "metrics"]].concat();
+        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "metrics", "isolation"]]
+            .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -65,6 +67,10 @@ fn main() {
     }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
+    }
+    // Takes ten minutes, so only where it is named.
+    if wanted.iter().any(|what| what == "isolation") {
+        isolation::measure(&mut report);
     }
     report.print();
 }

@@ -81,7 +81,7 @@ CREATE VIEW completion_status AS
            q.waiting, q.due, q.leased, q.delayed,
            pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) q.oldest) AS oldest_age,
            CASE
-               WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
+               WHEN q.oldest IS NULL THEN NULL
                WHEN c.oid IS NULL THEN 'the table does not exist any more'
                WHEN s.owner IS NOT NULL THEN pg_catalog.concat('the owner is suspended: ', s.reason)
                WHEN root.relowner OPERATOR(pg_catalog.<>) c.relowner THEN 'the partition belongs to another role than the table'
@@ -96,6 +96,7 @@ CREATE VIEW completion_status AS
                         '@extschema@.session_address(inet)'::pg_catalog.regprocedure::pg_catalog.oid])
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
                    THEN 'the table has no valid index of its incomplete sessions; attach it again'
+               WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2
                    THEN 'code of three owners did not end after it was cancelled, so that no other code is started'
                WHEN q.delayed OPERATOR(pg_catalog.>) 0 AND q.due OPERATOR(pg_catalog.=) 0

@@ -1,11 +1,9 @@
 //! Completing the sessions of one table: lease rows, write the sessions as the owner, settle the rows.
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::providers::Purpose;
 
 use super::{Step, Worker, transact};
 use crate::pg::{background, catalog};
-use crate::provider::Providers;
 use crate::store::completions::{self, Leased, Outcome};
 use crate::store::snapshots::{self, Finding, Known, MOST_SESSIONS, Problem};
 use crate::telemetry;
@@ -31,8 +29,9 @@ pub fn step(worker: &Worker) -> Step {
     background::report_activity(Some(c"completing sessions"));
     // Fewer after each visit that took too long.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, 11)).max(1);
+    let may_be_filled = completions::may_be_filled();
     let visited = transact(|_, connection| {
-        let visited = snapshots::visit(connection, (leased.table, worker.owner), &known, most, types_are_asked());
+        let visited = snapshots::visit(connection, (leased.table, worker.owner), &known, most, may_be_filled.ip_type);
         let (outcomes, longest) = match visited {
             Ok(findings) => (findings.into_iter().map(outcome).collect(), LONGEST_WAIT),
             Err(problem) => (later(&known), report(&leased, problem, most)),
@@ -47,10 +46,6 @@ pub fn step(worker: &Worker) -> Step {
         completions::settle(connection, leased.table, &later(&known), worker.holder, LONGEST_AFTER_ERROR);
     });
     if settled.is_some() { Step::Worked } else { Step::Failed }
-}
-
-fn types_are_asked() -> bool {
-    Providers::enabled().iter().any(|provider| provider.purpose() == Purpose::IpType)
 }
 
 fn outcome((address, finding): (Address, Finding)) -> (Address, Outcome) {

@@ -200,7 +200,7 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, CONNECTION_FLAGS);
         // What somebody set for the database or for all superusers must not change how we work.
-        for (name, value) in OWN_SETTINGS {
+        for (name, value) in OWN_SETTINGS.iter().chain(LATER_SETTINGS) {
             pg_sys::SetConfigOption(
                 name.as_ptr(),
                 value.as_ptr(),
@@ -240,6 +240,12 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     // An error of a step is not the end of the process.
     (c"exit_on_error", c"off"),
 ];
+
+/// Settings that later versions have.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const LATER_SETTINGS: &[(&CStr, &CStr)] = &[];
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+const LATER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
 
 /// Reads the settings again if somebody asked for that.
 pub fn reload_settings() {

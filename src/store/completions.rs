@@ -1,6 +1,7 @@
 //! Rows of sessions that an answer may complete: the inbox that commits append to, and the rows that processes lease.
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::providers::Purpose;
 use pgrx::pg_sys;
 
 use super::Home;
@@ -8,6 +9,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::relation::{self, Prober, Table};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, snapshot, text};
+use crate::provider::Providers;
 
 /// Rows that one transaction moves out of the inbox.
 pub const MOST_TAKEN_IN: i64 = 10_000;
@@ -39,6 +41,20 @@ thread_local! {
         "completions_release", include_str!("../../sql/queries/completions_release.sql"), &[pg_sys::INT8OID]) };
     static SIZES: Statement = const { Statement::new(
         "completions_sizes", include_str!("../../sql/queries/completions_sizes.sql"), &[]) };
+}
+
+/// What of a snapshot an enabled provider may fill.
+#[derive(Clone, Copy)]
+pub struct MayBeFilled {
+    /// The network and the country.
+    pub network: bool,
+    pub ip_type: bool,
+}
+
+pub fn may_be_filled() -> MayBeFilled {
+    let enabled = Providers::enabled();
+    let ip_type = enabled.iter().any(|provider| provider.purpose() == Purpose::IpType);
+    MayBeFilled { network: !enabled.is_empty(), ip_type }
 }
 
 /// Appends sessions with gaps to the inbox, below the executor: on the path of a session's commit. `is_asked`: an answer
