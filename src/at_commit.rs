@@ -375,11 +375,7 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
 
 /// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
 /// carry everything from level to level.
-fn merge(
-    known: &mut Addresses,
-    mut later: Addresses,
-    further: &mut Further,
-) {
+fn merge(known: &mut Addresses, mut later: Addresses, further: &mut Further) {
     if later.len() <= known.len() {
         for (address, seen) in later {
             known.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);

@@ -46,7 +46,11 @@ pgrx::extension_sql_file!("../sql/install/30_networks.sql", name = "networks", r
 pgrx::extension_sql_file!("../sql/install/35_queue.sql", name = "queue", requires = ["networks"]);
 pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["queue"]);
 pgrx::extension_sql_file!("../sql/install/42_completions.sql", name = "completions", requires = ["sessions"]);
-pgrx::extension_sql_file!("../sql/install/50_statistics.sql", name = "statistics", requires = ["completions"]);
+pgrx::extension_sql_file!(
+    "../sql/install/50_statistics.sql",
+    name = "statistics",
+    requires = ["completions"]
+);
 pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["statistics"]);
 pgrx::extension_sql_file!("../sql/install/62_metrics.sql", name = "metrics", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/install/65_calls.sql", name = "calls", requires = ["metrics"]);

@@ -194,11 +194,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
 fn gap(site: &Site, row: Tuple) -> Option<Gap> {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
     let [asn, country, ip_type, ..] = site.snapshot;
-    if lacks(asn) || lacks(country) {
-        Some(Gap::Network)
-    } else {
-        lacks(ip_type).then_some(Gap::TypeOnly)
-    }
+    if lacks(asn) || lacks(country) { Some(Gap::Network) } else { lacks(ip_type).then_some(Gap::TypeOnly) }
 }
 
 /// When the session was: its own time, or now where the table has none.

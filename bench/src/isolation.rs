@@ -20,12 +20,13 @@ const EVERY: Duration = Duration::from_millis(200);
 /// `ALTER TABLE` on the honest table is run this often.
 const ALTER_EVERY: Duration = Duration::from_secs(5);
 
-const IN_BACKGROUND: &str =
-    "(SELECT backend_type LIKE 'cowrie%' FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
+const IN_BACKGROUND: &str = "(SELECT backend_type LIKE 'cowrie%' FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
 
 pub fn measure(report: &mut Report) {
     let seconds = std::env::var("ISOLATION_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
-    eprintln!("isolation: {LOOPING} looping and {STUCK} stuck owners, {SLOW_TABLES} slow tables, {seconds} s");
+    eprintln!(
+        "isolation: {LOOPING} looping and {STUCK} stuck owners, {SLOW_TABLES} slow tables, {seconds} s"
+    );
     let lab = Lab::start(
         Options::named("bench-isolation")
             .with_worker()
@@ -89,7 +90,14 @@ pub fn measure(report: &mut Report) {
     let p99 = |times: &mut Vec<f64>| percentile(times, 0.99);
     let note = |values: &[f64]| format!("longest {:.1} s", values.iter().copied().fold(0.0, f64::max));
     let (note_completed, note_counted) = (note(&completed), note(&counted));
-    report.line("honest sessions completed, p99", number.clone(), vec![p99(&mut completed)], " s", aim, note_completed);
+    report.line(
+        "honest sessions completed, p99",
+        number.clone(),
+        vec![p99(&mut completed)],
+        " s",
+        aim,
+        note_completed,
+    );
     report.line(
         "honest sessions counted, p99",
         number,
@@ -175,7 +183,9 @@ fn hostile(db: &mut Session, role: &str, table: &str, body: &str) {
 /// xpath() where the server has libxml, else a long expression of products: neither notices an interrupt.
 fn stuck_code(db: &mut Session) -> String {
     let xpath = |elements: usize| {
-        format!("(xpath('count(//*[count(//*) > 0])', ('<a>'||repeat('<b/>',{elements})||'</a>')::xml))[1]::text")
+        format!(
+            "(xpath('count(//*[count(//*) > 0])', ('<a>'||repeat('<b/>',{elements})||'</a>')::xml))[1]::text"
+        )
     };
     if db.try_rows(&format!("SELECT {}", xpath(10))).is_ok() {
         format!("PERFORM {};", xpath(400_000))

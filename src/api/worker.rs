@@ -79,7 +79,9 @@ fn owner_row(slot: &OwnerSlot) -> Vec<Option<pg_sys::Datum>> {
 
 sql_function!(abandoned_processes_wrapper, pg_finfo_abandoned_processes_wrapper, abandoned_processes);
 fn abandoned_processes(_: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(i32::try_from(owner_slot::abandoned(catalog::own_database())).unwrap_or(i32::MAX)))
+    Some(pg_sys::Datum::from(
+        i32::try_from(owner_slot::abandoned(catalog::own_database())).unwrap_or(i32::MAX),
+    ))
 }
 
 fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {

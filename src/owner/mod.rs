@@ -50,7 +50,11 @@ const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts a process for the owner in a slot of a worker's seat; `None` where the server has no free process slot.
 pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
-    background::start(PROGRAM, &format!("cowrie_enrich process of {owner}"), (seat * OWNER_SLOTS + slot) as i32)
+    background::start(
+        PROGRAM,
+        &format!("cowrie_enrich process of {owner}"),
+        (seat * OWNER_SLOTS + slot) as i32,
+    )
 }
 
 /// What a step of the process did.
@@ -99,8 +103,7 @@ impl Worker {
         let mut idle_since = None;
         loop {
             background::reload_settings();
-            let is_over =
-                self.slot.others_wait.load(Ordering::Relaxed) && clock::now() - began > SHARE;
+            let is_over = self.slot.others_wait.load(Ordering::Relaxed) && clock::now() - began > SHARE;
             let has_supervisor =
                 self.seat.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
             if is_over || !has_supervisor || self.slot.leave.load(Ordering::Acquire) {
@@ -162,7 +165,8 @@ fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
         }
         let mut home = Home::of_extension(&extension);
         if let Some(name) = guc::worker_role() {
-            home.owner = catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
+            home.owner =
+                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
         }
         Some(acting_as(home.owner, || {
             let result = Connection::with(home.schema, |connection| work(home, connection));

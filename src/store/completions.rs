@@ -144,7 +144,8 @@ pub struct Role {
 }
 
 pub fn role(home: Home, connection: &Connection, role: u32) -> Option<Role> {
-    let arguments = [Some(pg_sys::Datum::from(pg_sys::Oid::from(role))), Some(pg_sys::Datum::from(home.owner))];
+    let arguments =
+        [Some(pg_sys::Datum::from(pg_sys::Oid::from(role))), Some(pg_sys::Datum::from(home.owner))];
     ROLE.with(|statement| {
         connection.run(statement, &arguments, |rows| {
             Some(Role {
@@ -182,7 +183,8 @@ pub fn lease(connection: &Connection, owner: pg_sys::Oid, holder: i64, seconds: 
     LEASE.with(|statement| {
         connection.run(statement, &arguments, |rows| {
             let table = u32::try_from(rows.bigint(0, 1)?).ok().map(pg_sys::Oid::from)?;
-            let mut addresses: Vec<Address> = (0..rows.count).filter_map(|row| rows.address(row, 2)).collect();
+            let mut addresses: Vec<Address> =
+                (0..rows.count).filter_map(|row| rows.address(row, 2)).collect();
             addresses.sort_unstable();
             let attempts = (0..rows.count).filter_map(|row| rows.bigint(row, 3)).max().unwrap_or_default();
             Some(Leased { table, addresses, attempts })

@@ -245,9 +245,8 @@ fn take_seat(database: pg_sys::Oid) -> Option<usize> {
         let mut running = seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
     };
-    let is_free = |seat: &Seat| {
-        seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat)
-    };
+    let is_free =
+        |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat);
     let is_free = |(_, seat): &(usize, &Seat)| is_free(seat);
     // Where its last worker sat, or else where nobody's numbers would be lost.
     let rank = |(_, seat): &(usize, &Seat)| match seat.report.database.load(Ordering::Acquire) {

@@ -107,7 +107,7 @@ impl Owners {
             // Also where it fails.
             self.next_look = clock::now() + START_AGAIN_AFTER;
             self.pending =
-                steps.step(Doing::Supervising, |home, connection| completions::owners(home, connection))?;
+                steps.step(Doing::Supervising, completions::owners)?;
             let now = clock::now();
             let next = self.pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
             self.next_look = next.clamp(now + 100_000, now + LOOK_EVERY);
@@ -226,8 +226,8 @@ impl Owners {
             }
         }
         while let Some(holder) = self.to_release.last().copied() {
-            let released = steps
-                .step(Doing::Supervising, |_, connection| completions::release(connection, holder));
+            let released =
+                steps.step(Doing::Supervising, |_, connection| completions::release(connection, holder));
             if settled(released)?.is_none() {
                 break;
             }
@@ -302,8 +302,8 @@ impl Owners {
         index: usize,
         ranking: &mut Ranking,
     ) -> Result<bool, Stop> {
-        let known = steps
-            .step(Doing::Supervising, |home, connection| completions::role(home, connection, role))?;
+        let known =
+            steps.step(Doing::Supervising, |home, connection| completions::role(home, connection, role))?;
         let Some(known) = known.filter(|known| !known.is_suspended) else {
             ranking.leave_out(role);
             self.look();
@@ -312,8 +312,7 @@ impl Owners {
         let history = self.histories.entry(role).or_default();
         let slot = &shared::block().seats[self.seat].owner_slots[index];
         slot.reserve(self.database, role, background::own_pid());
-        slot.connects_as_superuser
-            .store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
+        slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
         if ranking.wants(role) {
             ranking.hand_over(role, slot);
         }

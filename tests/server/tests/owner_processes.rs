@@ -35,8 +35,7 @@ fn attach(db: &mut Session, role: &str, table: &str) {
 }
 
 /// True in the processes of the extension that run code of owners, where a function of a tenant misbehaves.
-const IN_BACKGROUND: &str =
-    "(SELECT backend_type LIKE 'cowrie%' FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
+const IN_BACKGROUND: &str = "(SELECT backend_type LIKE 'cowrie%' FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid())";
 
 /// A function of a tenant that returns true, and in the background runs `body` first.
 fn create_check(db: &mut Session, role: &str, name: &str, body: &str) {
@@ -74,7 +73,8 @@ fn uninterruptible(db: &mut Session, seconds: f64) -> String {
     format!("PERFORM {};", vec!["n * n"; products].join(" + "))
 }
 
-const LOOPS: &str = "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
+const LOOPS: &str =
+    "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
 
 fn insert(db: &mut Session, table: &str, id: usize, address: IpAddr) {
     db.run(&format!("INSERT INTO {table} (id, ip) VALUES ({id}, '{address}')"));
@@ -82,11 +82,7 @@ fn insert(db: &mut Session, table: &str, id: usize, address: IpAddr) {
 
 fn wait_until_complete(db: &mut Session, table: &str, id: usize, address: IpAddr) {
     let row = format!("SELECT snapshot_asn, snapshot_country FROM {table} WHERE id = {id}");
-    wait_until(
-        "the session is complete",
-        || (db.one(&row), state(db)),
-        |(now, _)| *now == snapshot(address),
-    );
+    wait_until("the session is complete", || (db.one(&row), state(db)), |(now, _)| *now == snapshot(address));
 }
 
 fn suspended(db: &mut Session) -> Vec<String> {
@@ -203,7 +199,9 @@ fn two_hundred_slow_tables_delay_neither_another_owners_session_nor_alter_table(
             },
             |(now, _)| *now == snapshot(member(10 + n, 1)),
         );
-        db.run(&format!("SET lock_timeout = '1s'; ALTER TABLE honest.s ADD COLUMN c{n} int; RESET lock_timeout"));
+        db.run(&format!(
+            "SET lock_timeout = '1s'; ALTER TABLE honest.s ADD COLUMN c{n} int; RESET lock_timeout"
+        ));
     }
     assert_eq!(seen, 0, "code of an owner runs while locks on other tables are held");
     assert_work_goes_on(&mut db, "honest.s", 100);
@@ -434,7 +432,9 @@ fn three_abandoned_processes_stop_other_owners_sessions_and_nothing_else() {
         },
         |rows| {
             *rows
-                == ["honest.s|code of three owners did not end after it was cancelled, so that no other code is started"]
+                == [
+                    "honest.s|code of three owners did not end after it was cancelled, so that no other code is started",
+                ]
         },
     );
     assert_work_goes_on(&mut db, "honest.s", 60);

@@ -380,7 +380,8 @@ fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing()
     assert_eq!(worker_pid(&mut db), pid);
     // One that may not write is an error of each step, and loses nothing either.
     db.run("CREATE ROLE powerless");
-    let errors = "SELECT errors FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
+    let errors =
+        "SELECT errors FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
     let before = db.number(errors);
     lab.reconfigure(&["worker_role = 'powerless'"]);
     db.run(&insert(&COWRIE, "c", member(2, 1)));
