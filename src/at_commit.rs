@@ -40,7 +40,7 @@ pub enum Inventory {
     Present,
 }
 
-/// What the snapshot of a session lacks.
+/// A gap in the snapshot of a session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Gap {
     /// The type alone.
@@ -81,8 +81,8 @@ struct Pending {
     unsure: bool,
     /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
     referenced: bool,
-    /// Further tables with incomplete sessions of an address. What was rolled back stays in here: a visit that finds nothing
-    /// to complete is cheap.
+    /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a visit that finds
+    /// nothing to complete is cheap.
     further: Further,
 }
 
@@ -102,8 +102,8 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away), what is known of it, and where they
-/// have gaps.
+/// Remembers sessions of an address (a negative number for sessions that went away), the state of its inventory row, and where
+/// they have gaps.
 pub fn remember(
     home: Home,
     address: Address,

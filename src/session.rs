@@ -190,7 +190,7 @@ fn after(site: &Site, firing: &Firing, event: Event) {
     }
 }
 
-/// What the snapshot of a stored session lacks.
+/// Returns the gap in the snapshot of a stored session.
 fn gap(site: &Site, row: Tuple) -> Option<Gap> {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
     let [asn, country, ip_type, ..] = site.snapshot;

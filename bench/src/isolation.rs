@@ -1,5 +1,5 @@
-//! What hostile table owners cost an honest one: forty owners whose code sleeps and catches its cancellation, two whose code
-//! notices no interrupt, two hundred slow tables of one owner, and an honest table beside them.
+//! Measures how much hostile table owners delay an honest one. Forty owners have code that sleeps and catches its
+//! cancellation. Two owners have code that notices no interrupt. One owner has two hundred slow tables.
 //!
 //! `ISOLATION_SECONDS` says for how long, 600 unless it is set.
 
@@ -194,7 +194,7 @@ fn stuck_code(db: &mut Session) -> String {
     }
 }
 
-/// Has a session of its own do something again and again; returns what that measured, in seconds.
+/// Repeats `work` in a new session until `stop` is set; returns its measurements in seconds.
 fn spawn(
     db: &Database<'_>,
     stop: &Arc<AtomicBool>,

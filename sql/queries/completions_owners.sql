@@ -1,4 +1,4 @@
--- Owners with due rows that a process may complete, and when the next row of anybody falls due. Rows of tables that do not
+-- Owners with pending rows that a process may complete, and when the next row of each falls due. Rows of tables that do not
 -- exist or are not attached any more are deleted. The tables are found one after the other by the index: there may be many
 -- rows of each. Takes no lock on any session table.
 -- $1 owner of the extension oid

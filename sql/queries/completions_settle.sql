@@ -1,5 +1,5 @@
--- What a visit found. A row without a gap is done. One whose gaps nothing fills waits for an answer. One that is to be visited
--- again is due at once, or after a backoff. Whatever was renewed during the lease is due at once, unless it backs off.
+-- Settles rows after a visit. A row without a gap is deleted. A row whose gaps nothing fills waits for an answer. A row with
+-- more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at once, unless it failed.
 -- $1 rel oid, $2 ip inet[], $3 outcome text[]: done, waits, more, later; $4 leased by bigint, $5 backoff cap in seconds float8
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome

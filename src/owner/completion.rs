@@ -10,7 +10,7 @@ use crate::telemetry;
 
 /// Longer than a step may take until it is abandoned.
 const LEASE_SECONDS: f64 = 60.0;
-/// The longest backoff, in seconds: of sessions that somebody holds, and of a table that refuses to be completed.
+/// The longest backoff in seconds, of locked sessions and of a table whose UPDATE fails.
 const LONGEST_WAIT: f64 = 300.0;
 const LONGEST_AFTER_ERROR: f64 = 3_600.0;
 
@@ -67,7 +67,7 @@ fn later(known: &[Known]) -> Vec<(Address, Outcome)> {
 fn report(leased: &Leased, problem: Problem, most: usize) -> f64 {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {
-        // So many take too long: fewer may not.
+        // A smaller batch may be fast enough.
         Problem::TooSlow if most > 1 => return 1.0,
         Problem::TooSlow => ("code on the table took too long".to_owned(), LONGEST_WAIT),
         Problem::Busy(failure) if failure.was_lock => return LONGEST_WAIT,

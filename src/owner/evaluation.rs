@@ -18,7 +18,7 @@ use crate::telemetry;
 /// For some pages of one table.
 const TIME: Duration = Duration::from_millis(600);
 const FAILED: &str = "a rule of which sessions matter could not be evaluated";
-/// A step should last about so long, in microseconds.
+/// A step should last between these two, in microseconds.
 const SHORT: i64 = 40_000;
 const LONG: i64 = 150_000;
 const FEWEST_PAGES: u32 = 64;
@@ -30,7 +30,7 @@ pub struct Evaluation {
     waiting: BTreeSet<Address>,
     /// The first one is being evaluated.
     tables: VecDeque<Table>,
-    /// The page to go on from, and the page after the last one, once it is known.
+    /// The next page, and the page after the last one, once it is known.
     page: u32,
     last: Option<u32>,
     /// Pages that a step evaluates.
@@ -60,7 +60,6 @@ pub fn step(worker: &mut Worker) -> Step {
     let Some(table) = evaluation.tables.front().filter(|_| !evaluation.waiting.is_empty()) else {
         worker.evaluation = None;
         slot.evaluates.store(false, Ordering::Release);
-        // The worker waits for it.
         worker.tell_worker();
         return Step::Worked;
     };
@@ -68,7 +67,7 @@ pub fn step(worker: &mut Worker) -> Step {
     background::report_activity(Some(c"evaluating session priorities"));
     let stepped = transact(|_, connection| evaluation.evaluate(connection, worker.owner));
     if stepped.is_none() {
-        // What failed as a whole fails again: the next page.
+        // The transaction would fail again. Continue with the next pages.
         evaluation.page = evaluation.page.saturating_add(evaluation.pages);
     }
     if evaluation.last.is_none_or(|last| evaluation.page >= last) {
@@ -99,11 +98,11 @@ impl Evaluation {
         self.went(ranked.err(), to, clock::now() - started);
     }
 
-    /// A step over the pages up to `to` took so many microseconds.
+    /// Notes the result of a step over the pages up to `to`, and how many microseconds it lasted.
     fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
         match failure {
             None => self.page = to,
-            // Which page it is: the others are evaluated all the same.
+            // Fewer pages find the one that fails. The others are evaluated.
             Some(_) if self.pages > 1 => {
                 self.pages = (self.pages / 2).max(1);
                 return;

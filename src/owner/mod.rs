@@ -1,9 +1,9 @@
-//! Owner processes: code of table owners runs in a process of its own, as that owner, and the process may be lost.
+//! Owner processes. Each one runs code of one table owner, as that owner, and may be lost.
 //!
 //! The worker of a database starts a process for an owner whose tables have due rows in session_completion, or whose rules
-//! are to be evaluated (`worker::owners`). The process connects as the owner. It works in short transactions. Rows are
-//! leased, and what is known is read, in a transaction that has ended before any code of the owner runs. So code that
-//! does not end holds locks on the owner's table, and on nothing of anybody else.
+//! are to be evaluated (`worker::owners`). The process connects as the owner. It works in short transactions. It leases
+//! rows and reads the inventory in one transaction. That transaction has ended before any code of the owner runs. So code
+//! that does not end holds locks on the owner's table only.
 //!
 //! | module | does |
 //! |---|---|
@@ -39,7 +39,7 @@ const PROGRAM: Program = Program {
 
 crate::background_process!(cowrie_enrich_owner_main, run);
 
-/// How long a process goes on while other owners wait, in microseconds.
+/// The share of the time that a process has while other owners wait, in microseconds.
 const SHARE: i64 = 1_000_000;
 /// How long a process waits for more work before it ends, in microseconds.
 const IDLE: i64 = 2_000_000;
@@ -57,7 +57,7 @@ pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
     )
 }
 
-/// What a step of the process did.
+/// The result of a step.
 enum Step {
     Worked,
     NothingToDo,

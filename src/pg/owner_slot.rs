@@ -1,8 +1,8 @@
 //! Slots in shared memory for the processes that run code of table owners.
 //!
-//! A worker gives a slot to an owner and starts a process for it. The process stores its pid there and clears it when it
-//! ends, whatever ends it. So a process that does not end keeps its slot, also when its worker is another by then. All
-//! fields are atomics. The worker writes what it asks of the process; the process writes what it reports.
+//! A worker gives a slot to an owner and starts a process for it. The process stores its pid there and clears it at
+//! its end. So a process that does not end keeps its slot, also under the next worker. All fields are atomics. The worker
+//! writes the owner and the requests. The process writes its pid and its progress.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
@@ -28,7 +28,7 @@ pub struct OwnerSlot {
     latch: AtomicUsize,
     /// The pid of the worker that started the process. The process ends when that worker has ended.
     pub supervisor: AtomicI32,
-    /// Whether the process connects as the bootstrap superuser first, because the owner may not connect.
+    /// The process connects as the bootstrap superuser first, because the owner may not connect.
     pub connects_as_superuser: AtomicBool,
     /// The process must end as soon as it can.
     pub leave: AtomicBool,
@@ -36,7 +36,7 @@ pub struct OwnerSlot {
     pub others_wait: AtomicBool,
     /// The worker did not wait any longer for the code to end.
     pub is_abandoned: AtomicBool,
-    /// Whether the rules of the owner are to be evaluated, and from which table and page on.
+    /// The process evaluates the rules of the owner, from this table and page on.
     pub evaluates: AtomicBool,
     pub next_table: AtomicU32,
     pub next_page: AtomicU32,
@@ -72,7 +72,7 @@ impl OwnerSlot {
         self.owner.load(Ordering::Acquire) == 0
     }
 
-    /// Makes the process look at what it has been asked.
+    /// Wakes the process, so that it reads its slot.
     pub fn nudge(&self) {
         latch::set(self.latch.load(Ordering::Acquire));
     }
@@ -138,8 +138,8 @@ pub fn abandoned(database: pg_sys::Oid) -> usize {
     slots.filter(is_abandoned).count()
 }
 
-/// Whether an owner process may log a message, by a number that stands for it: no other of its database has logged the same
-/// one for so many microseconds. `None` in every other process. Two messages may share a number's place.
+/// Returns whether an owner process may log a message: no owner process of its database has logged it within `pause`
+/// microseconds. `message` is a hash, and two messages may share a place. Returns `None` in every other process.
 pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
     let (_, seat) = OWN.get()?;
     let at = &seat.logged_at[(message % LOGGED as u64) as usize];

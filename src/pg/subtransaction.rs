@@ -35,7 +35,7 @@ impl Failure {
         }
     }
 
-    /// Whether the server was out of a resource: of memory, of locks, of disk space.
+    /// Returns whether the server was out of memory, locks or disk space.
     pub fn was_resource(&self) -> bool {
         matches!(
             self.code,
@@ -71,8 +71,8 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// The same for work that includes code of a table owner, which gets this much time. Only for owner processes, where nobody
-/// else uses the timer of statements.
+/// The same for work that includes code of a table owner, which gets this much time. Only for owner processes, because
+/// nothing else uses the timer of statements there.
 ///
 /// That code may catch the cancellation. Then the process ends a moment later. Advisory locks that the code took for the
 /// session are released.

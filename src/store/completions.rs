@@ -43,7 +43,7 @@ thread_local! {
         "completions_sizes", include_str!("../../sql/queries/completions_sizes.sql"), &[]) };
 }
 
-/// What of a snapshot an enabled provider may fill.
+/// The parts of a snapshot that an enabled provider may fill.
 #[derive(Clone, Copy)]
 pub struct MayBeFilled {
     /// The network and the country.
@@ -57,9 +57,9 @@ pub fn may_be_filled() -> MayBeFilled {
     MayBeFilled { network: !enabled.is_empty(), ip_type }
 }
 
-/// Appends sessions with gaps to the inbox, below the executor: on the path of a session's commit. `is_asked`: an answer
-/// may be on its way, so that the row must become visible together with the session. Where none is, one row is enough,
-/// however many sessions the address has. Returns whether anything was appended.
+/// Appends sessions with gaps to the inbox, below the executor, because a session's commit does it. With `is_asked` an
+/// answer may be under way, so the row must become visible together with the session. Otherwise one pending row of the
+/// address and table is enough. Returns whether it appended a row.
 pub fn append(
     home: Home,
     sessions: impl Iterator<Item = (Address, pg_sys::Oid, bool)>,
@@ -102,7 +102,7 @@ pub fn take_in(connection: &Connection) -> i64 {
     TAKE_IN.with(|statement| connection.run(statement, &most, |rows| rows.bigint(0, 1).unwrap_or_default()))
 }
 
-/// The inventory knows more of these addresses.
+/// Makes the rows of these addresses due, because the inventory has an answer.
 pub fn renew(connection: &Connection, addresses: &[Address]) {
     if !addresses.is_empty() {
         RENEW.with(|statement| connection.run(statement, &[Some(inets(addresses))], |_| ()));
@@ -136,7 +136,7 @@ pub fn owners(home: Home, connection: &Connection) -> Vec<Owner> {
     })
 }
 
-/// What is to be known of a role before its code runs.
+/// A role whose code is to run.
 pub struct Role {
     pub name: String,
     pub may_connect: bool,
@@ -192,7 +192,7 @@ pub fn lease(connection: &Connection, owner: pg_sys::Oid, holder: i64, seconds: 
     })
 }
 
-/// What becomes of a leased row.
+/// The end of a lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,

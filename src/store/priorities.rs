@@ -150,7 +150,7 @@ fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
     false
 }
 
-/// Providers whose lookups are asked in the order of the rules.
+/// Returns the enabled providers with a daily quota.
 pub fn providers_with_quota() -> Vec<Provider> {
     Providers::enabled().iter().filter(|provider| has_quota(*provider)).collect()
 }
@@ -198,7 +198,7 @@ pub fn rank(
     }
     let urgent = contained_within(limit, || {
         acting_as_stranger(owner, || {
-            // Nothing of theirs may fire when the transaction commits, outside of this.
+            // Otherwise code of the owner would fire at commit, outside the restricted operation.
             transaction::defer_nothing();
             role::set_locally(c"enable_seqscan", c"off");
             let places = places(connection, table, pages, waiting);

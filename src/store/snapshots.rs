@@ -1,9 +1,8 @@
 //! Sessions that were stored before everything about their address was known: their snapshots are completed, from null
 //! to a value and never else.
 //!
-//! The session tables are other people's. They are written as their owners, in a restricted operation, for a limited time,
-//! and by the worker only in a process of the owner: nothing that somebody put on a table can do what its owner could not
-//! do by an UPDATE of their own, nor hold the worker up.
+//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion does so in
+//! a process of the owner and for a limited time. So code on a table can do no more than an UPDATE by its owner can.
 //!
 //! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
 //! wrong order; who calls is told, and comes back.
@@ -68,7 +67,7 @@ struct Table {
     name: Vec<u8>,
 }
 
-/// What a visit found out about the sessions of an address in a table.
+/// The result of a visit to the sessions of an address in a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
     /// No session has a gap.
@@ -87,11 +86,11 @@ pub enum Problem {
     TooSlow,
     /// Somebody held the table, or the server was out of a resource.
     Busy(Failure),
-    /// It would fail again: a constraint of theirs, a column of another type.
+    /// A constraint of the table, a column of another type.
     Failed(Failure),
 }
 
-/// Reads what is known of some addresses.
+/// Reads some addresses from the inventory.
 pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<Known> {
     let mut known: Vec<Known> = addresses::standing(connection, wanted, |standing| {
         let keep = |standing: &Standing| Known {
@@ -151,7 +150,7 @@ pub fn visit(
                 let known = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
                 found.into_iter().map(|(address, finding)| (address, known(finding))).collect()
             }
-            // It is gone, or another's, or there is no way to find its sessions: whoever owns it then is asked again.
+            // The table was dropped, has another owner, or has no usable index. A later visit looks again.
             None => standing.iter().map(|standing| (standing.address, Finding::Held)).collect(),
         }
     })
@@ -166,7 +165,7 @@ pub fn visit(
     })
 }
 
-/// A table with the index of its waiting sessions, and whether those that lack the type alone are in there.
+/// Returns a table with the index of its incomplete sessions, and whether the index has sessions that lack the type alone.
 fn found(connection: &Connection, table: pg_sys::Oid) -> Option<(Table, bool)> {
     let indexes: Vec<pg_sys::Oid> = INDEXES.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(table))], |rows| {
@@ -227,7 +226,7 @@ fn complete_table(
                 &String::from_utf8_lossy(&table.name),
             );
         }
-        // Where nothing moves, it is not that there are so many.
+        // Otherwise the next visit would complete none either.
         if is_cut && any_completed {
             let more = |finding| if finding == Finding::Held { Finding::More } else { finding };
             return found.into_iter().map(|(address, finding)| (address, more(finding))).collect();
@@ -236,7 +235,7 @@ fn complete_table(
     found
 }
 
-/// What is still lacking in the sessions of each address.
+/// Looks for gaps that are left in the sessions of each address.
 fn gaps(table: &Table, standing: &[Standing], waits_for_types: bool) -> Vec<(Address, Finding)> {
     let latest = snapshot::Latest::take();
     let Some(mut sessions) = Prober::open(table.oid, table.index, latest.raw()) else {
@@ -307,7 +306,7 @@ impl Columns {
         fitting(self.ip_type, standing.ip_type.as_deref())
     }
 
-    /// Whether a session's row has a gap that a later answer may fill.
+    /// Returns whether a row has a gap that a later answer may fill.
     fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
         let lacks = |number: i16| row.column(number).is_none();
         self.asn.is_some_and(lacks)
@@ -361,7 +360,7 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
 fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     with_settings(SETTINGS, || {
         acting_as_stranger(owner, || {
-            // Nothing of theirs may fire when the transaction commits, outside of this.
+            // Otherwise code of the owner would fire at commit, outside the restricted operation.
             transaction::defer_nothing();
             let result = work();
             transaction::fire_deferred_triggers();

@@ -1,7 +1,7 @@
 //! What a worker does in its database.
 //!
-//! A round: take requests in, claim jobs and send them off, write down what came back, fold, sweep, look after the processes
-//! that run code of table owners. Each step is a
+//! A round: take requests in, claim jobs, send requests, write answers, fold, sweep, supervise the processes that run code of
+//! table owners. Each step is a
 //! short transaction of its own, none is open while the worker sleeps or the network works. Then it sleeps until a
 //! commit wakes it, an exchange ends, a job falls due, or it has slept long enough.
 
@@ -257,7 +257,7 @@ impl Worker {
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
-            // After the requests: what is asked about by then waits for the answer.
+            // After the requests, because sessions of an address with a job wait for its answer.
             (taken, completions::take_in(connection))
         })?;
         let (taken, sessions) = taken;

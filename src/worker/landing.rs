@@ -38,7 +38,7 @@ pub struct Landing {
     pub not_before: i64,
     /// Whether more may be put to it: nothing has been tried to write yet.
     is_gathering: bool,
-    /// What earlier transactions wrote: addresses up to this one.
+    /// Earlier transactions wrote the addresses up to this one.
     written_to: Option<Address>,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,

@@ -10,7 +10,7 @@
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
 //! | `landing` | what came back, from the reply to the inventories |
 //! | `trace` | a batch as spans |
-//! | `owners` | which table owner's code runs next, and what becomes of a process that does not end |
+//! | `owners` | supervises the processes that run code of table owners |
 //! | `ranking` | when it is found out which sessions matter |
 
 mod air;

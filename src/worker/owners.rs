@@ -1,4 +1,4 @@
-//! The supervisor of the owner processes: which owner is next, and what becomes of a process that does not end.
+//! The supervisor of the owner processes. It chooses the next owner, and abandons a process that does not end.
 //!
 //! At most two processes run code of owners at the same time, apart from abandoned ones. A process is abandoned when its
 //! code has not ended five seconds after it was cancelled, and another one is started in its place. Two can be replaced in
@@ -23,21 +23,21 @@ use crate::telemetry;
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
-/// Microseconds of code after which its process is asked to end: it was cancelled at 0.6 s, and should have ended by itself
-/// half a second later.
+/// Microseconds of code after which the supervisor terminates its process. The process cancels the code at 0.6 s, and
+/// ends itself half a second later.
 const ENDS_WITHIN: i64 = 1_600_000;
-/// Microseconds of code after which its process is abandoned: five seconds after the cancellation.
+/// Microseconds of code after which the supervisor abandons its process: five seconds after the cancellation.
 const ABANDONED_AFTER: i64 = 5_600_000;
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
 const MOST_DEATHS: u32 = 3;
-/// How often the rows are looked at while nobody announces any, in microseconds.
+/// Pause between two reads of the pending rows, unless new rows arrive; in microseconds.
 const LOOK_EVERY: i64 = 10_000_000;
 /// Pause after a process could not be started, in microseconds.
 const START_AGAIN_AFTER: i64 = 1_000_000;
 /// Microseconds within which a process that an earlier worker asked for takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
 
-/// What is remembered of an owner.
+/// The past of an owner.
 #[derive(Default)]
 struct History {
     /// Time that the code of the owner has taken, microseconds.
@@ -63,9 +63,9 @@ pub struct Owners {
     to_suspend: BTreeMap<u32, String>,
     /// Holders of leases that are to be ended.
     to_release: Vec<i64>,
-    /// When the rows are looked at again, microseconds since 2000.
+    /// Time of the next read of the pending rows, microseconds since 2000.
     next_look: i64,
-    /// When something else is to be done.
+    /// Time of the next deadline.
     next: i64,
 }
 
@@ -96,7 +96,7 @@ impl Owners {
         self.next.min(self.next_look)
     }
 
-    /// Looks after the processes and starts what is missing.
+    /// Watches the processes and starts new ones.
     pub fn step(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
         self.next = i64::MAX;
         for index in 0..OWNER_SLOTS {
@@ -119,7 +119,7 @@ impl Owners {
         &shared::block().seats[self.seat].owner_slots
     }
 
-    /// One process: whether it has ended, and whether its code should have.
+    /// Watches one process: collects it after its end, terminates it or abandons it.
     fn watch(&mut self, steps: &Steps, index: usize, ranking: &mut Ranking) {
         let slot = &self.slots()[index];
         if slot.is_free() {
@@ -208,7 +208,7 @@ impl Owners {
         self.look();
     }
 
-    /// Suspends owners and ends leases. What fails is tried again with the next round.
+    /// Suspends owners and ends leases. The next round retries a step that failed.
     fn write_down(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
             let suspended = steps.step(Doing::Supervising, |home, connection| {
@@ -240,7 +240,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Starts processes for those who wait, as far as there are slots.
+    /// Starts processes for the owners that wait, while there are free slots.
     fn start(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
         let now = clock::now();
         let mut wanted: BTreeMap<u32, bool> = self
@@ -283,7 +283,7 @@ impl Owners {
                 break;
             }
         }
-        // Whoever has a slot gives way after a share of the time, and at once where there is nothing to do.
+        // A process ends after its share of the time, and an idle process at once.
         let others_wait = queue.peek().is_some();
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             slot.others_wait.store(others_wait, Ordering::Relaxed);

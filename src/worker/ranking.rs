@@ -43,7 +43,7 @@ struct Progress {
     comes_first: bool,
     /// A process evaluates them at the moment.
     is_running: bool,
-    /// The table and page to go on from.
+    /// The next table and page.
     table: u32,
     page: u32,
 }
@@ -72,7 +72,7 @@ impl Ranking {
         has_quota(provider) && is_awaited
     }
 
-    /// Whether an evaluation is to begin now.
+    /// Returns whether it is time to begin an evaluation.
     pub fn is_due(&self) -> bool {
         self.sweep.is_none() && self.next() <= clock::now()
     }
@@ -118,7 +118,7 @@ impl Ranking {
         owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()
     }
 
-    /// Whether rules of an owner are to be evaluated and nobody does.
+    /// Returns whether rules of an owner wait for a process.
     pub fn wants(&self, owner: u32) -> bool {
         let progress = self.sweep.as_ref().and_then(|sweep| sweep.owners.get(&owner));
         progress.is_some_and(|progress| !progress.is_running)
@@ -143,7 +143,7 @@ impl Ranking {
         }
     }
 
-    /// A process has ended; another one goes on from there. The page at which code ended it is left out.
+    /// Keeps the progress of a process that has ended. Leaves out a page whose code ended it.
     pub fn process_ended(&mut self, owner: u32, slot: &OwnerSlot) {
         let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
         if let Some(progress) = progress.filter(|progress| progress.is_running) {
@@ -163,7 +163,7 @@ impl Ranking {
         if sweep.owners.is_empty() {
             let now = clock::now();
             self.not_before = now + SHARE * (now - sweep.began);
-            // What the sessions do from now on is found out then.
+            // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
             self.sweep = None;
         }

@@ -229,7 +229,7 @@ pub fn write(
     for chunk in fillings.chunks(CHUNK) {
         writer.write(chunk);
     }
-    // A later answer completes them, or the worker once nobody holds them.
+    // A later answer completes them, or the worker after their locks are released.
     left.append(&mut writer.held);
     left.sort_unstable();
     left.dedup();
@@ -240,7 +240,7 @@ pub fn write(
 }
 
 impl Session {
-    /// Whether a later answer may still fill something.
+    /// Returns whether a later answer may still fill a gap.
     fn keeps_gap(&self, filling: Option<&Filling>, may_be_filled: MayBeFilled) -> bool {
         let keeps = |is_gap: bool, is_filled: fn(&Filling) -> bool| is_gap && !filling.is_some_and(is_filled);
         let network = keeps(self.asn.is_some(), |filling| filling.asn.is_some())

@@ -93,7 +93,7 @@ fn abandoned(db: &mut Session) -> i64 {
     db.number("SELECT enrich.abandoned_processes()")
 }
 
-/// Whatever an owner does, addresses are looked up, and sessions of others counted.
+/// Addresses are looked up, and sessions are counted.
 fn assert_work_goes_on(db: &mut Session, table: &str, block: usize) {
     let address = member(block, 9);
     insert(db, table, 1_000_000 + block, address);
@@ -137,7 +137,7 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
             || (abandoned(&mut db), suspended(&mut db), state(&mut db)),
             |(processes, owners, _)| *processes == 1 && *owners == [bad.clone()],
         );
-        // The process holds locks on the tables of its owner, and on nothing of ours.
+        // The process holds locks on the tables of its owner only.
         let locks = "SELECT DISTINCT l.relation::regclass::text FROM pg_locks l
                      JOIN enrich.worker_status w ON w.pid = l.pid AND w.role = 'owner process'
                      JOIN pg_class c ON c.oid = l.relation AND c.relkind = 'r' AND c.relnamespace <> 'pg_catalog'::regnamespace
@@ -238,7 +238,7 @@ fn forty_rules_that_do_not_end_cost_neither_the_worker_nor_other_owners_anything
     lab.assert_nothing_crashed();
 }
 
-/// L-1: anybody may set exit_on_error, which makes any error the end of the process.
+/// L-1: every role may set exit_on_error, which turns an error into the end of the process.
 #[test]
 fn an_owner_whose_code_ends_its_processes_is_suspended_until_resumed() {
     let lab = lab("owner-exits");
@@ -335,7 +335,7 @@ fn session_user_is_the_owner_whether_or_not_the_owner_may_connect() {
     lab.assert_nothing_crashed();
 }
 
-/// V4: what is not to be completed is not touched.
+/// V4.
 #[test]
 fn a_partition_without_a_pending_session_is_not_locked() {
     let lab = lab("owner-partitions");
@@ -349,7 +349,7 @@ fn a_partition_without_a_pending_session_is_not_locked() {
     let mut holder = db.another();
     let locked: Vec<String> = (2..=50).map(|n| format!("parts_{n}")).collect();
     holder.run(&format!("BEGIN; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", locked.join(", ")));
-    // Its partition is named, so that the test itself waits for nobody.
+    // An insert into the partition itself needs no lock on the others.
     insert(&mut db, "parts_1", 1, member(0, 1));
     wait_until(
         "nothing is left to do",
@@ -366,7 +366,7 @@ fn a_partition_without_a_pending_session_is_not_locked() {
     lab.assert_nothing_crashed();
 }
 
-/// V4: a server that is out of locks or memory for a moment is no reason to give sessions up.
+/// V4: the server may be out of locks or memory for a moment.
 #[test]
 fn a_table_that_failed_for_want_of_memory_is_tried_again() {
     let lab = lab("owner-memory");
@@ -394,7 +394,7 @@ fn a_table_that_failed_for_want_of_memory_is_tried_again() {
     lab.assert_nothing_crashed();
 }
 
-/// Three owners whose code does not end take all slots; when one has ended, the rest goes on.
+/// Three owners whose code does not end take all slots, until one of the processes has ended.
 #[test]
 fn three_abandoned_processes_stop_other_owners_sessions_and_nothing_else() {
     let lab = lab("owner-three");
@@ -449,7 +449,7 @@ fn three_abandoned_processes_stop_other_owners_sessions_and_nothing_else() {
     lab.assert_nothing_crashed();
 }
 
-/// Whatever ends a process, whenever: leases end with it, and no session is lost.
+/// The leases of a process end with it.
 #[test]
 fn ended_owner_processes_lose_no_session() {
     let lab = Lab::start(Options::named("owner-ends").with_worker().conf("restart_after_crash = on"));
