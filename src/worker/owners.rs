@@ -106,8 +106,7 @@ impl Owners {
         if self.next_look <= clock::now() {
             // Also where it fails.
             self.next_look = clock::now() + START_AGAIN_AFTER;
-            self.pending =
-                steps.step(Doing::Supervising, completions::owners)?;
+            self.pending = steps.step(Doing::Supervising, completions::owners)?;
             let now = clock::now();
             let next = self.pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
             self.next_look = next.clamp(now + 100_000, now + LOOK_EVERY);
