@@ -199,7 +199,7 @@ fn two_hundred_slow_tables_delay_neither_another_owners_session_nor_alter_table(
                   WHERE a.backend_type LIKE 'cowrie%' AND a.wait_event = 'PgSleep'
                     AND l.relation IN ('honest.s'::regclass, 'enrich.ip_inventory'::regclass,
                                        'enrich.asn_inventory'::regclass, 'enrich.enrichment_job'::regclass,
-                                       'enrich.session_completion'::regclass)";
+                                       to_regclass('enrich.session_completion'))";
     let mut seen = 0;
     for n in 0..10 {
         insert(&mut db, "honest.s", n, member(10 + n, 1));
@@ -329,8 +329,7 @@ fn session_user_is_the_owner_whether_or_not_the_owner_may_connect() {
                  RETURN NULL;
              END $$;
              ALTER FUNCTION {role}.note() OWNER TO {role};
-             CREATE CONSTRAINT TRIGGER note AFTER UPDATE ON {role}.s DEFERRABLE INITIALLY DEFERRED
-                 FOR EACH ROW EXECUTE FUNCTION {role}.note();
+             CREATE TRIGGER note AFTER UPDATE ON {role}.s FOR EACH ROW EXECUTE FUNCTION {role}.note();
              ALTER TABLE {role}.s ENABLE ALWAYS TRIGGER note"
         ));
         let limits = limits.replace("%r", &role).replace("%d", &format!("\"{name}\""));
