@@ -21,7 +21,7 @@ use crate::error;
 use crate::pg::call::Call;
 use crate::pg::scan::{self, Value};
 use crate::pg::subtransaction::contained;
-use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
+use crate::pg::trigger::{self, Column, Event, Firing, Generated, Length, Tuple};
 use crate::pg::{catalog, clock, inet, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::store::enrich::Tally;
@@ -71,13 +71,17 @@ impl Site {
     fn look_up(call: &Call, firing: &Firing) -> Site {
         let row = firing.old_row();
         let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+        let is_ordinary = |c: &Column| c.generated(firing.table()) == Generated::Never;
         let snapshot: [Option<Column>; 5] =
-            SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)));
+            SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
-        if ip.is_none() || snapshot.iter().any(Option::is_none) {
+        let time = column(1);
+        // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
+        let is_time_virtual = time.is_some_and(|c| c.generated(firing.table()) == Generated::Virtual);
+        if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             telemetry::error(
                 "a session table lacks columns of the right type",
-                "the address column or a snapshot column was renamed, dropped or changed; attach the table again",
+                "a column was renamed, dropped, changed or generated since; attach the table again",
             );
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
@@ -87,7 +91,7 @@ impl Site {
         Site {
             home,
             ip,
-            time: column(1).filter(|c| c.holds_times()),
+            time: time.filter(|c| c.holds_times()),
             snapshot,
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],

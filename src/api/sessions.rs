@@ -2,8 +2,10 @@
 
 use pgrx::pg_sys;
 
+use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
-use crate::pg::invalidation;
+use crate::pg::user_table::{FrozenTable, Lock};
+use crate::pg::{catalog, invalidation};
 use crate::store::{Home, fold, session_options};
 use crate::{error, session, sql_function};
 
@@ -38,6 +40,18 @@ fn set_session_table_options(call: &Call) -> Option<pg_sys::Datum> {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     session_options::set(Home::of_caller(call), rel, call.boolean(1), call.boolean(2));
     None
+}
+
+sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
+/// Locks tables for SQL functions that run commands by name, so that the names keep their meaning until the transaction ends.
+fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
+    let table = call.oid(0)?;
+    if !catalog::owns_table(table) {
+        error::not_owner(&catalog::table_name(table));
+    }
+    let lock = if call.boolean(1)? { Lock::Alter } else { Lock::Index };
+    let tables = FrozenTable::lock_tree(table, lock);
+    Some(array::write(Element::Regclass, tables.iter().map(|table| Some(table.table().oid().into()))))
 }
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);

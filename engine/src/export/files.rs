@@ -5,7 +5,7 @@
 //! whatever happens but a kill.
 //!
 //! The directory is opened once, and everything else is relative to the open directory. Whoever owns a directory on the
-//! path may replace what is below it at any moment. So a path that was checked may lead elsewhere when it is used.
+//! path may replace the rest of the path at any moment. So a path that was checked may lead elsewhere when it is used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -63,9 +63,10 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC
 const MOST_LINKS: usize = 40;
 
 /// Opens a directory by its path, one component at a time. A link is followed only if root or this process's user made it.
-/// Any other link may be a trap of whoever owns the directory that it is in.
+/// Any other link may be a trap by the owner of a directory on the path.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let mut directory = rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
+    let mut directory =
+        rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
     let mut left = VecDeque::new();
     put_before(&mut left, path);
     let mut links = 0;
@@ -104,7 +105,7 @@ fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Whether an open directory is another one or below it, wherever it was moved.
+/// Returns whether an open directory is `above` or below it, also after it was moved.
 fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
     let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     let above = identity(rustix::fs::stat(above)?);
@@ -137,8 +138,11 @@ fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
 }
 
 fn write_new(directory: &OwnedFd, name: &Path, contents: &[u8]) -> io::Result<()> {
-    const NEW: OFlags =
-        OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    const NEW: OFlags = OFlags::WRONLY
+        .union(OFlags::CREATE)
+        .union(OFlags::EXCL)
+        .union(OFlags::NOFOLLOW)
+        .union(OFlags::CLOEXEC);
     let create = || rustix::fs::openat(directory, name, NEW, Mode::from_raw_mode(MODE));
     let file = match create() {
         // Of a process that was killed and had the same number.
@@ -258,7 +262,9 @@ mod tests {
         let (inside, outside) = (directory.0.join("data"), directory.0.join("outside"));
         fs::create_dir_all(outside.join("deeper")).expect("a directory can be made");
         fs::create_dir(&inside).expect("a directory can be made");
-        for (link, target) in [("relative", "outside"), ("twice", "relative/deeper/.."), ("up", "data/../outside")] {
+        for (link, target) in
+            [("relative", "outside"), ("twice", "relative/deeper/.."), ("up", "data/../outside")]
+        {
             symlink(target, directory.0.join(link)).expect("a link can be made");
             write(&directory.0.join(link), &inside).expect("it can be written");
             fs::remove_file(outside.join("a.json")).unwrap_or_else(|error| panic!("{link}: {error}"));
@@ -268,7 +274,7 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// Only root can make a link that belongs to somebody else.
+    /// Only root can make a link that belongs to another user.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();
@@ -280,7 +286,11 @@ mod tests {
             return;
         }
         let failure = write(&link, Path::new("/proc")).expect_err("it is a stranger's link");
-        assert!(failure.ends_with("link: a link on the path belongs to another user") && !outside.join("a.json").exists(), "{failure}");
+        assert!(
+            failure.ends_with("link: a link on the path belongs to another user")
+                && !outside.join("a.json").exists(),
+            "{failure}"
+        );
     }
 
     /// The path is replaced by a link into the data directory after it was opened and before anything is written.

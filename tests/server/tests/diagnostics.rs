@@ -1,4 +1,4 @@
-//! What a caller and the log are told: the mistake and its place, without noise and without the library's insides.
+//! Errors and log lines name the mistake and its place, without noise and without the library's insides.
 
 use std::sync::{Arc, Mutex};
 
@@ -56,7 +56,7 @@ fn a_developer_can_have_backtraces() {
     assert!(detail.contains("   0: "), "{detail}");
 }
 
-/// A connection that keeps what the server says beside its answers.
+/// A connection that keeps the server's notices.
 fn listening(cluster: &Cluster, database: &str) -> (postgres::Client, Arc<Mutex<Vec<String>>>) {
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let hears = Arc::clone(&heard);
@@ -127,7 +127,10 @@ fn a_table_that_is_not_attached_is_named_by_every_function_that_needs_one() {
     ] {
         let refusal = db.refused(call);
         assert_eq!(refusal.code, "55000", "{call}: {refusal:?}");
-        assert!(refusal.message.contains("plain") && refusal.message.contains("attached"), "{call}: {refusal:?}");
+        assert!(
+            refusal.message.contains("plain") && refusal.message.contains("attached"),
+            "{call}: {refusal:?}"
+        );
         assert!(refusal.hint.is_some(), "{call}: {refusal:?}");
     }
 }

@@ -98,7 +98,8 @@ fn other_paths_and_methods_are_told_so() {
     );
 
     let body = "x".repeat(20_000);
-    let post = format!("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let post =
+        format!("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     assert_eq!(ask(address, post.as_bytes()).expect("the answer arrives").status, 405);
     let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(10_000));
     assert_eq!(ask(address, long.as_bytes()).expect("the answer arrives").status, 431);
@@ -125,7 +126,7 @@ fn other_paths_and_methods_are_told_so() {
     assert_nothing_crashed(&cluster);
 }
 
-/// A web page may have the browser of somebody on this machine ask, under a name of the page's own.
+/// A web page may make a browser on this machine send a request under the page's name.
 #[test]
 fn a_request_for_another_host_is_refused() {
     let (_cluster, address) = served("scrape-host");
@@ -133,7 +134,8 @@ fn a_request_for_another_host_is_refused() {
         let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
         ask(address, format!("GET /metrics HTTP/{version}\r\n{hosts}\r\n").as_bytes()).expect("an answer")
     };
-    for host in ["evil.example.com", "evil.example.com:9487", "192.0.2.1", "localhost.example.com", "0.0.0.0"] {
+    for host in ["evil.example.com", "evil.example.com:9487", "192.0.2.1", "localhost.example.com", "0.0.0.0"]
+    {
         let answer = get("1.1", &[host]);
         assert_eq!(answer.status, 421, "{host}: {}", answer.head);
         assert!(!answer.body.contains("enrich_"), "{host}: {}", answer.body);

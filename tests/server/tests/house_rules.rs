@@ -40,7 +40,8 @@ fn what_the_server_calls_lets_no_panic_out() {
         for (at, line) in lines.iter().enumerate() {
             let Some((_, signature)) = line.split_once("extern \"C-unwind\" fn ") else { continue };
             // Types have no name, and declarations of the server's functions no body.
-            let Some((name, _)) = signature.split_once(['(', '<']).filter(|(name, _)| !name.is_empty()) else {
+            let Some((name, _)) = signature.split_once(['(', '<']).filter(|(name, _)| !name.is_empty())
+            else {
                 continue;
             };
             let attributes = lines[..at].iter().rev().take_while(|line| {
@@ -54,9 +55,11 @@ fn what_the_server_calls_lets_no_panic_out() {
             let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
             let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
             let catches = body.iter().any(|line| line.contains("catch_unwind("));
-            // A call of what a variable holds: nobody can tell here what that is.
-            let calls = |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
-            strays.extend(body.iter().filter(calls).filter(|_| !catches).map(|line| format!("{name}: {line}")));
+            // A call through a variable, which may be any function.
+            let calls =
+                |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
+            strays
+                .extend(body.iter().filter(calls).filter(|_| !catches).map(|line| format!("{name}: {line}")));
         }
     }
     assert!(strays.is_empty(), "{}", strays.join("\n"));
@@ -81,8 +84,10 @@ fn values_that_are_dropped_with_an_effect_are_made_only_where_they_are_used() {
     let mut eager = Vec::new();
     for line in files.iter().flat_map(|text| text.lines()) {
         for method in ["then_some(", "unwrap_or(", "map_or(", "or(Some(", "ok_or(", "insert(Some("] {
-            for (_, argument) in line.match_indices(method).map(|(at, found)| line.split_at(at + found.len())) {
-                let name = argument.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+            for (_, argument) in line.match_indices(method).map(|(at, found)| line.split_at(at + found.len()))
+            {
+                let name =
+                    argument.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
                 let makes = argument[name.len()..].starts_with(['(', ' ', ':']) || name == "Self";
                 if types.contains(name) && makes {
                     eager.push(line.trim());
