@@ -56,6 +56,13 @@ COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the tr
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
+CREATE FUNCTION requests_removed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
+COMMENT ON FUNCTION requests_removed() IS 'trigger: requests that equal a removed one are appended again';
+-- Where no worker reads requests, equal ones are appended once.
+CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
+    FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
+
 CREATE TABLE enrichment_job (
     provider     text NOT NULL,
     question     cidr NOT NULL,
@@ -173,11 +180,11 @@ CREATE VIEW queue_status AS
                OPERATOR(pg_catalog.-) LEAST(r.oldest, j.oldest)) AS oldest_age
     FROM @extschema@.providers() p
     LEFT JOIN (
-        SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(requested_at) AS oldest
+        SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(@extschema@.session_time(requested_at)) AS oldest
         FROM @extschema@.enrichment_request GROUP BY provider) r
       ON r.provider OPERATOR(pg_catalog.=) p.provider
     LEFT JOIN (
-        SELECT provider, pg_catalog.count(*) AS jobs, pg_catalog.min(requested_at) AS oldest,
+        SELECT provider, pg_catalog.count(*) AS jobs, pg_catalog.min(@extschema@.session_time(requested_at)) AS oldest,
                pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS due,
                pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
                    AND leased_by IS NOT NULL) AS leased,

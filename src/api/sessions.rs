@@ -6,7 +6,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::{catalog, invalidation};
-use crate::store::{Home, fold};
+use crate::store::{Home, fold, session_options};
 use crate::{error, session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
@@ -18,6 +18,28 @@ sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inv
 fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
     invalidation::announce(Home::of(call).inventory);
     Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(
+    session_options_changed_wrapper,
+    pg_finfo_session_options_changed_wrapper,
+    session_options_changed
+);
+/// Statement trigger on `session_table_option`.
+fn session_options_changed(call: &Call) -> Option<pg_sys::Datum> {
+    session_options::announce(Home::of(call));
+    Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(
+    set_session_table_options_wrapper,
+    pg_finfo_set_session_table_options_wrapper,
+    set_session_table_options
+);
+fn set_session_table_options(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    session_options::set(Home::of_caller(call), rel, call.boolean(1), call.boolean(2));
+    None
 }
 
 sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
@@ -34,6 +56,6 @@ fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {
-    fold::run(Home::of_caller(call), !call.is_atomic());
+    fold::run(Home::of_caller(call), !call.is_atomic()).report();
     None
 }

@@ -14,6 +14,7 @@ pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
 pub mod kept;
+pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -37,6 +37,10 @@ pub const SPANS: usize = 2048;
 pub const PROCEDURES: usize = 6;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
+/// Databases without a worker that are shown with the reason.
+const WAITING: usize = 128;
+/// Rows of inboxes that are remembered while no worker reads them; 64 kB.
+const ROWS: usize = 8192;
 
 #[repr(C)]
 pub struct Block {
@@ -58,11 +62,22 @@ pub struct Block {
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub seats: [Seat; SEATS],
+    /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
+    waiting_rows: [AtomicU64; ROWS],
+    pub inbox_epoch: AtomicU64,
+    pub inbox_secret: AtomicU64,
     guarded: UnsafeCell<Guarded>,
 }
 
 // SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
 unsafe impl Sync for Block {}
+
+impl Block {
+    /// Where the fingerprint of a row would be.
+    pub fn waiting_row(&self, fingerprint: u64) -> &AtomicU64 {
+        &self.waiting_rows[(fingerprint % ROWS as u64) as usize]
+    }
+}
 
 /// One background process: where it is and what it has been told.
 #[repr(C)]
@@ -84,8 +99,6 @@ pub struct Seat {
     pub rules_changed: AtomicBool,
     /// Table whose owner's code it runs at the moment; 0 is none.
     code_of: AtomicU32,
-    /// Sessions were counted since it last folded.
-    pub uncounted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -110,6 +123,8 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
+    pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
 }
 
@@ -131,6 +146,8 @@ pub struct Guarded {
     pub announced: [u32; 16],
     /// More were announced than there is room for: look at all.
     pub announced_all: bool,
+    /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
+    waiting: [Waiting; WAITING],
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
     /// Tables whose owners' code ended a worker.
@@ -147,6 +164,33 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// A database that is to have a worker and has none.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// 0 stands for an empty entry.
+    pub database: u32,
+    /// A code of the caller's.
+    pub reason: u32,
+    /// Microseconds since 2000.
+    pub since: i64,
+}
+
+/// Publishes the databases that wait for a worker. Those beyond the limit are left out.
+pub fn publish_waiting(waiting: &[Waiting]) {
+    let none = Waiting { database: 0, reason: 0, since: 0 };
+    locked(|guarded| {
+        let entries = waiting.iter().copied().chain(std::iter::repeat(none));
+        guarded.waiting.iter_mut().zip(entries).for_each(|(to, entry)| *to = entry);
+    });
+}
+
+/// The databases that wait for a worker, as the launcher published them.
+pub fn waiting() -> Vec<Waiting> {
+    let entries = locked(|guarded| guarded.waiting);
+    entries.into_iter().take_while(|entry| entry.database != 0).collect()
 }
 
 /// The last lookup that became a dead letter.
@@ -313,7 +357,14 @@ impl Report {
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
-        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks];
+        let own = [
+            &self.heartbeat,
+            &self.batches,
+            &self.errors,
+            &self.counted_at,
+            &self.networks,
+            &self.oldest_count,
+        ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }

@@ -217,8 +217,7 @@ impl Rows {
     /// A column of type text.
     pub fn text(&self, row: usize, column: i32) -> Option<String> {
         // SAFETY: the statement selects a text in this column.
-        self.datum(row, column)
-            .map(|datum| String::from_utf8_lossy(unsafe { text::bytes(datum) }).into_owned())
+        self.datum(row, column).map(|datum| text::from_server(unsafe { text::bytes(datum) }).into_owned())
     }
 
     /// A row as a composite value outside the SPI connection's memory.

@@ -14,7 +14,7 @@ use crate::pg::call::quoted_schema;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Statement};
-use crate::pg::trigger::{Column, Generated};
+use crate::pg::trigger::Generated;
 use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::{catalog, parser};
 
@@ -56,7 +56,18 @@ impl Campaign {
         }
         let schema = quoted_schema(home.schema).unwrap_or_default();
         let seen = match &attached.quoted_time {
-            Some(column) => [b"s.", column.as_slice(), b"::timestamp with time zone"].concat(),
+            // Some of the times that are not believed cannot even be converted. A comparison never fails.
+            Some(column) => [
+                b"CASE WHEN s.",
+                column.as_slice(),
+                b" OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamp with time zone AND s.",
+                column,
+                b" OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.+) '24:00:00'::interval) \
+                  THEN s.",
+                column,
+                b"::timestamp with time zone END",
+            ]
+            .concat(),
             None => b"NULL::timestamp with time zone".to_vec(),
         };
         // Whoever may read sessions but no inventory gets numbers without names.
@@ -154,12 +165,8 @@ fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> 
     if let Some(time) = &attached.time_column {
         table
             .column(time)
-            .filter(|(column, generated)| *generated != Generated::Virtual && holds_times(*column))?;
+            .filter(|(column, generated)| *generated != Generated::Virtual && column.holds_times())?;
     }
     let (address, _) = column(&attached.ip_column).filter(|(column, _)| column.holds_addresses())?;
     Some(if address.type_oid == pg_sys::INETOID { "inet" } else { "text" })
-}
-
-fn holds_times(column: Column) -> bool {
-    [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID].contains(&column.type_oid)
 }

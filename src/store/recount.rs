@@ -13,6 +13,7 @@ use std::ffi::CString;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
@@ -139,6 +140,9 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
     let ip = table.column(&counted.ip_column).filter(|column| column.holds_addresses());
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
+    let enriched_at =
+        table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
+    let now = clock::now();
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {
             Some(Value::Inet(inet)) => Some(inet.address),
@@ -151,7 +155,9 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
         if let Some(address) = address {
             let time =
                 time.and_then(|column| trigger::timestamptz(row.column(column.number)?, column.type_oid));
-            let time = time.filter(|time| clock::is_finite(*time));
+            let enriched_at = enriched_at.and_then(|column| row.column(column.number));
+            let enriched_at = enriched_at.map(|at| at.value() as i64);
+            let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
             found.sessions += 1;
             sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
         }

@@ -47,6 +47,9 @@ families! {
     OPERATION_DURATION: Histogram "asn_inventory.operation_duration_ms" as "asn_inventory_operation_duration_seconds" in "ms"
         by ["operation"]
         => "Processor time of creating or updating one network, without waiting for locks or disks";
+    PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
+        by ["database"]
+        => "Age of the oldest count of sessions or addresses that is not folded yet; 0 if there is none";
 
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
         => "Addresses that sessions and calls asked the cascade about";
@@ -135,7 +138,7 @@ families! {
     OTLP_ITEMS: Counter "enrich.otlp_items" as "enrich_otlp_items_total" in "{item}" by ["signal", "result"]
         => "Data points and spans for the collector: taken, rejected by it, or dropped before";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
-        => "1 while the worker of a database runs, 0 if it is to run and does not";
+        => "1 while the worker of a database runs, 0 if it is to run and does not, for example without a slot";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"
         by ["database"]
         => "Time since the worker last began a step; it does at least every worker_naptime";

@@ -119,7 +119,12 @@ pub struct Waiting {
 const MOST_ADDRESSES: usize = 50_000;
 
 /// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
-pub fn read(stretch: &Stretch, batch_size: usize, snapshot: pg_sys::Snapshot) -> Option<Waiting> {
+pub fn read(
+    connection: &Connection,
+    stretch: &Stretch,
+    batch_size: usize,
+    snapshot: pg_sys::Snapshot,
+) -> Option<Waiting> {
     let readable = stretch.open()?;
     let nothing =
         Waiting { sessions: Vec::new(), lengths: [Length::Any; 2], rows: 0, page: stretch.pages.end };
@@ -136,6 +141,13 @@ pub fn read(stretch: &Stretch, batch_size: usize, snapshot: pg_sys::Snapshot) ->
         pg::warning(
             &format!("snapshots of {} are not filled", stretch.table.shown()),
             "The partition belongs to somebody else than the table: make them one role's.",
+        );
+        return Some(nothing);
+    }
+    if let Some(reason) = snapshots::blocked_reason(connection, stretch.table.oid) {
+        pg::warning(
+            &format!("snapshots of {} are not filled: {reason}", stretch.table.shown()),
+            "Drop the trigger, or allow it as the owner of the table: SELECT set_session_table_options(rel, run_triggers => true, trust_input => NULL).",
         );
         return Some(nothing);
     }
@@ -240,6 +252,7 @@ fn filling<'a>(
     };
     let filling = Filling {
         place: session.place,
+        address: session.address,
         asn: session.asn.filling(known.and_then(|known| known.asn.as_ref())).copied(),
         country: fitting(session.country.filling(known.and_then(|known| known.country.as_ref())), country),
         ip_type: fitting(session.ip_type.filling(known.and_then(|known| known.ip_type.as_ref())), ip_type),

@@ -3,6 +3,8 @@
 //! What is done to it is done as its owner, in a restricted operation, except attaching, which its owner, or who may act as
 //! such, calls: everything that somebody put on it runs with their rights.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 
 use super::source::{Row, Table, as_owner};
@@ -12,6 +14,7 @@ use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::text;
 use crate::pg::user_table::{Lock, Others, TableStatement};
+use crate::store::snapshots::{blocked_reason, make_constraints_immediate};
 
 thread_local! {
     static REFERENCES: Statement = const { Statement::new(
@@ -110,7 +113,7 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
     });
 }
 
-/// Replaces the documents of some rows by others that `jsonb` can hold. Triggers that a replica does not fire stay silent.
+/// Replaces the documents of some rows by others that `jsonb` can hold. The owner's triggers fire as for any UPDATE.
 pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
     let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
     let type_name: &[u8] = match column.type_oid {
@@ -133,10 +136,14 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
         others: Others::None,
         is_read_only: false,
     };
-    let table = table.lock(Lock::Write);
-    let settings = [(c"session_replication_role", c"replica"), (c"enable_seqscan", c"off")];
-    with_settings(&settings, || {
-        as_owner(&table, || connection.run_on(&table, &statement, &arguments, |_| ()));
+    make_constraints_immediate(connection);
+    let locked = table.lock(Lock::Write);
+    let parts: HashSet<pg_sys::Oid> = documents.iter().map(|(row, _)| row.part).collect();
+    if let Some(reason) = parts.into_iter().find_map(|part| blocked_reason(connection, part)) {
+        error::blocked_by_trigger(&table.name, &reason);
+    }
+    with_settings(&[(c"enable_seqscan", c"off")], || {
+        as_owner(&locked, || connection.run_on(&locked, &statement, &arguments, |_| ()));
     });
 }
 

@@ -207,7 +207,7 @@ impl Position {
         object.number("page", i64::from(page));
         object.number("row", i64::from(row));
         if let Some(key) = &self.key {
-            object.text("key", &String::from_utf8_lossy(key));
+            object.text("key", &text::from_server(key));
         }
     }
 
@@ -218,17 +218,15 @@ impl Position {
             _ => None,
         };
         let is_in_nulls = !matches!(document.get("nulls"), Some(Value::Bool(false)));
-        let key = document.text("key").map(str::to_owned);
-        // In another encoding the text need not be the key.
-        let is_told = key.as_ref().is_none_or(|key| key.is_ascii() || text::is_utf8());
+        let key = document.converted_text("key");
+        let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
+        // A key that the conversion does not bring back is no place to continue from.
+        let is_told = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
         let place = || Some(Place::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), place()) {
-            (Some(part), Some(place)) if is_told => Position {
-                is_in_nulls,
-                key: key.map(String::into_bytes),
-                part: pg_sys::Oid::from(part),
-                place,
-            },
+            (Some(part), Some(place)) if is_told => {
+                Position { is_in_nulls, key: bytes, part: pg_sys::Oid::from(part), place }
+            }
             _ => Position::beginning(),
         }
     }
@@ -259,7 +257,7 @@ impl Row {
 
     /// The same, without blanks around it; `None` where nothing is left.
     pub fn text(&self, number: usize) -> Option<String> {
-        let text = String::from_utf8_lossy(self.bytes(number)?).trim().to_owned();
+        let text = text::from_server(self.bytes(number)?).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }
 
@@ -271,15 +269,21 @@ impl Row {
         }
     }
 
+    /// A column with the time of a session, if that is believed.
+    pub fn session_time(&self, number: usize) -> Option<i64> {
+        let time = self.time(number)?;
+        cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
+    }
+
     /// What a list of rows names it by: its key, and its place where that is not enough to find it.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.place.numbers();
         match &self.key {
             Some(key) if key.len() <= 100 && !key.trim_ascii().is_empty() => {
-                String::from_utf8_lossy(key).into_owned()
+                text::from_server(key).into_owned()
             }
             Some(key) => {
-                let begin: String = String::from_utf8_lossy(key).chars().take(100).collect();
+                let begin: String = text::from_server(key).chars().take(100).collect();
                 format!("\"{begin}\" at ({page},{row})")
             }
             None => format!("({page},{row})"),
@@ -290,7 +294,7 @@ impl Row {
     pub fn shown(&self, wanted: &[Wanted]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
-                Read::Text(text) => String::from_utf8_lossy(text.as_ref()?).into_owned(),
+                Read::Text(text) => text::from_server(text.as_deref()?).into_owned(),
                 Read::Time(time) if time.is_some_and(crate::pg::clock::is_finite) => {
                     crate::pg::clock::iso8601((*time)?)
                 }

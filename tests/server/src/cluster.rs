@@ -36,6 +36,7 @@ pub struct Options {
     durable: bool,
     clock: Option<PathBuf>,
     installation: Option<&'static Installation>,
+    environment: Vec<(String, String)>,
     conf: Vec<String>,
 }
 
@@ -48,6 +49,7 @@ impl Options {
             durable: false,
             clock: None,
             installation: None,
+            environment: Vec::new(),
             conf: Vec::new(),
         }
     }
@@ -88,6 +90,13 @@ impl Options {
         self
     }
 
+    /// Sets an environment variable of the server.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -110,6 +119,7 @@ pub struct Cluster {
     log: PathBuf,
     /// See `Options::with_clock`.
     clock: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Child>>,
     watchdog: Mutex<Option<Child>>,
 }
@@ -174,6 +184,7 @@ impl Cluster {
             installation: server,
             log: server.run_dir().join(format!("{}-{}.log", options.name, server.major)),
             clock: options.clock.clone(),
+            environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
             dir,
@@ -277,6 +288,7 @@ impl Cluster {
                 Some(file) => with_clock(file),
             };
             postgres
+                .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .arg("-D")
                 .arg(self.data_dir())
                 // Not the terminal's group: an interrupt there is the watchdog's business.
