@@ -747,7 +747,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     // As superuser, from a session whose search_path would find mallory's names first.
     db.run("SET search_path = old, enrich, public, pg_catalog");
     // A rule could turn the UPDATE of one table into changes of others. What was imported before stays.
-    let refusal = db.refused(IMPORT);
+    let refusal = db.another().refused(IMPORT);
     assert_eq!((refusal.code.as_str(), refusal.hint.is_some()), ("0A000", true), "{refusal:?}");
     mallory.run("DROP RULE also ON old.session_summaries");
     db.run(IMPORT);
