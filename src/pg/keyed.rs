@@ -37,7 +37,7 @@ impl Keyed {
                 return None;
             }
             let relation = pg_sys::try_table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-            (!relation.is_null()).then_some(Keyed { relation, index })
+            (!relation.is_null()).then(|| Keyed { relation, index })
         }
     }
 
