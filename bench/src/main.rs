@@ -33,9 +33,12 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
-    let known =
-        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation"]]
-            .concat();
+    let known = [
+        &of_files[..],
+        &of_history[..],
+        &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation"],
+    ]
+    .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);

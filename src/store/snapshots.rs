@@ -344,11 +344,7 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
 
 /// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
 /// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
-fn waiting<'a>(
-    table: &Table,
-    known: &'a [Known],
-    most: usize,
-) -> Option<(Columns, Vec<(&'a Known, Place)>)> {
+fn waiting<'a>(table: &Table, known: &'a [Known], most: usize) -> Option<(Columns, Vec<(&'a Known, Place)>)> {
     let latest = snapshot::Latest::take();
     let mut sessions = Prober::open(table.oid, table.index, latest.raw())?;
     let columns = Columns::of(table, &sessions);

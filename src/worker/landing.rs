@@ -309,8 +309,11 @@ fn write_waiting(
     if is_last {
         // The answer of a block is kept, so its job goes on without this landing. The answer of a single address is not.
         let blocked: Vec<Prefix> = blocked_questions.iter().copied().collect();
-        let ended: Vec<Prefix> =
-            answered.iter().filter(|question| shares || !blocked_questions.contains(question)).copied().collect();
+        let ended: Vec<Prefix> = answered
+            .iter()
+            .filter(|question| shares || !blocked_questions.contains(question))
+            .copied()
+            .collect();
         queue::settle(connection, provider, &ended, &blocked);
     }
     let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
