@@ -309,6 +309,7 @@ fn workers() -> Vec<Family> {
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
     let mut errors = Family::of(&declared::WORKER_ERRORS);
+    let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let now = clock::now();
     for (database, name, seat) in attended() {
         let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
@@ -320,6 +321,7 @@ fn workers() -> Vec<Family> {
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
+        unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
     }
-    vec![up, ages, batches, errors]
+    vec![up, ages, batches, errors, unsafe_keys]
 }

@@ -44,6 +44,7 @@ pub enum Doing {
     Ranking,
     Counting,
     WaitingForUpdate,
+    StoppedByKeys,
 }
 
 impl Doing {
@@ -66,11 +67,12 @@ impl Doing {
             Doing::Ranking => c"finding out which sessions matter",
             Doing::Counting => c"counting what there is",
             Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
+            Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 11] = [
+        const ALL: [Doing; 12] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -82,6 +84,7 @@ impl Doing {
             Doing::Ranking,
             Doing::Counting,
             Doing::WaitingForUpdate,
+            Doing::StoppedByKeys,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }

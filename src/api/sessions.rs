@@ -4,8 +4,8 @@ use pgrx::pg_sys;
 
 use crate::pg::call::Call;
 use crate::pg::invalidation;
-use crate::store::{Home, fold};
-use crate::{session, sql_function};
+use crate::store::{Home, fold, foreign_key};
+use crate::{error, session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
 
@@ -16,6 +16,14 @@ sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inv
 fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
     invalidation::announce(Home::of(call).inventory);
     Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(create_address_key_wrapper, pg_finfo_create_address_key_wrapper, create_address_key);
+fn create_address_key(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    let Some(column) = call.name(1) else { error::null_argument("ip_column") };
+    foreign_key::create(Home::of_caller(call), rel, column);
+    None
 }
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);

@@ -110,6 +110,8 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// Unsafe foreign keys that the worker saw when it last looked.
+    pub unsafe_keys: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
 }
 
@@ -313,7 +315,7 @@ impl Report {
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
-        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks];
+        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks, &self.unsafe_keys];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }

@@ -101,6 +101,20 @@ pub fn fire_deferred_triggers() {
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
+/// The same for a background process, and with it what a trigger may have left for the commit: a cursor WITH HOLD, whose
+/// query would else run as the user whom the process began as.
+pub fn end_as_current_user() {
+    // SAFETY: what the commit does itself, done before it; no cursor of ours is open, and the process has no client.
+    unsafe {
+        loop {
+            pg_sys::AfterTriggerFireDeferred();
+            if !pg_sys::PreCommit_Portals(false) {
+                break;
+            }
+        }
+    }
+}
+
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     let Some(observer) = OBSERVER.get() else { return };

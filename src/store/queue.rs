@@ -105,7 +105,9 @@ pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)
     let table = relation::find(home.schema, c"enrichment_request");
     let Some(table) = Table::open(table, pg_sys::RowExclusiveLock) else { return };
     let now = pg_sys::Datum::from(clock::transaction_start());
-    table.append(requests.map(|(address, provider)| {
+    const TYPES: [pg_sys::Oid; 4] =
+        [pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID];
+    table.append(TYPES, requests.map(|(address, provider)| {
         [Some(inet::write(address)), name(provider), Some(pg_sys::Datum::from(0)), Some(now)]
     }));
 }

@@ -17,7 +17,7 @@ use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use super::enrich::Tally;
-use super::{BOUNDED, Home};
+use super::{BOUNDED, Home, sessions};
 use crate::pg::clock;
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::inet;
@@ -179,7 +179,7 @@ impl Sums {
 
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
-        table.append(self.in_memory.drain().map(|(address, tally)| {
+        table.append(sessions::DELTA, self.in_memory.drain().map(|(address, tally)| {
             [
                 Some(inet::write(address)),
                 Some(pg_sys::Datum::from(tally.sessions)),

@@ -8,11 +8,15 @@ use super::enrich::Tally;
 use crate::pg::inet;
 use crate::pg::relation::{self, Table};
 
-/// Appends one delta per address. The columns are those of `session_delta`.
+/// Columns of `session_delta`, and of the table of a recount's sums.
+pub const DELTA: [pg_sys::Oid; 4] =
+    [pg_sys::INETOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID];
+
+/// Appends one delta per address.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
     let deltas = relation::find(home.schema, c"session_delta");
     let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else { return };
-    table.append(tallies.map(|(address, tally)| {
+    table.append(DELTA, tallies.map(|(address, tally)| {
         [
             Some(inet::write(address)),
             Some(pg_sys::Datum::from(tally.sessions)),

@@ -143,4 +143,6 @@ families! {
         => "Batches of answers that the worker has written down";
     WORKER_ERRORS: Counter "enrich.worker_errors" as "enrich_worker_errors_total" in "{error}" by ["database"]
         => "Steps of the worker that failed and were rolled back";
+    UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
+        => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
 }
