@@ -36,8 +36,12 @@ pub struct Options {
     durable: bool,
     clock: Option<PathBuf>,
     installation: Option<&'static Installation>,
+    extension_owner: Option<String>,
     conf: Vec<String>,
 }
+
+/// The environment variable that names the role that owns the extension in the databases of tests.
+const EXTENSION_OWNER: &str = "COWRIE_ENRICH_EXTENSION_OWNER";
 
 impl Options {
     pub fn named(name: &str) -> Self {
@@ -48,6 +52,7 @@ impl Options {
             durable: false,
             clock: None,
             installation: None,
+            extension_owner: std::env::var(EXTENSION_OWNER).ok().filter(|name| !name.is_empty()),
             conf: Vec::new(),
         }
     }
@@ -88,6 +93,21 @@ impl Options {
         self
     }
 
+    /// Lets a role that is no superuser own the extension in the template, as the documentation sets it up. Without it the
+    /// superuser owns the extension, unless the environment names a role.
+    #[must_use]
+    pub fn owned_by(mut self, role: &str) -> Self {
+        self.extension_owner = Some(role.to_owned());
+        self
+    }
+
+    /// Lets the superuser own the extension, whatever the environment says.
+    #[must_use]
+    pub fn owned_by_superuser(mut self) -> Self {
+        self.extension_owner = None;
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -105,6 +125,7 @@ impl Options {
 
 pub struct Cluster {
     installation: &'static Installation,
+    extension_owner: Option<String>,
     dir: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
@@ -172,6 +193,7 @@ impl Cluster {
         let server = options.installation.unwrap_or_else(|| installation());
         let cluster = Self {
             installation: server,
+            extension_owner: options.extension_owner.clone(),
             log: server.run_dir().join(format!("{}-{}.log", options.name, server.major)),
             clock: options.clock.clone(),
             postmaster: Mutex::new(None),
@@ -188,6 +210,11 @@ impl Cluster {
     /// A directory that the server's user can read, for mmdb files; gone with the cluster.
     pub fn files(&self) -> &Path {
         &self.dir
+    }
+
+    /// The role that owns the extension in the template; none where that is the superuser.
+    pub fn extension_owner(&self) -> Option<&str> {
+        self.extension_owner.as_deref()
     }
 
     pub fn data_dir(&self) -> PathBuf {
