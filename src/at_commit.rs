@@ -263,21 +263,21 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
-            let created = snapshot::with_fresh(|| {
+            snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
                     if haste == Haste::Commit {
                         role::set_locally(c"lock_timeout", COMMIT_WAITS);
                     }
-                    Connection::with(home.schema, |connection| {
+                    let created = Connection::with(home.schema, |connection| {
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
-                    })
+                    });
+                    if haste == Haste::Commit {
+                        // Deferred triggers that somebody put on the inventories: their time has passed already.
+                        transaction::end_as_current_user();
+                    }
+                    created
                 })
-            });
-            if haste == Haste::Commit {
-                // Deferred triggers that somebody put on the inventories: their time has passed already.
-                transaction::fire_deferred_triggers();
-            }
-            created
+            })
         })
     });
     written

@@ -95,16 +95,11 @@ pub fn current_level() -> Level {
     GetCurrentSubTransactionId()
 }
 
-/// Fires deferred triggers that were queued while the transaction was already committing.
-pub fn fire_deferred_triggers() {
-    // SAFETY: called before commit, outside any query; does nothing when nothing is queued.
-    unsafe { pg_sys::AfterTriggerFireDeferred() }
-}
-
-/// The same for a background process, and with it what a trigger may have left for the commit: a cursor WITH HOLD, whose
-/// query would else run as the user whom the process began as.
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
+/// both as the user whom the session or the background process began as.
 pub fn end_as_current_user() {
-    // SAFETY: what the commit does itself, done before it; no cursor of ours is open, and the process has no client.
+    // SAFETY: what the commit does, done before it or once more in it. No cursor of ours is open; cursors of a client are
+    // only there if the commit has looked at them already.
     unsafe {
         loop {
             pg_sys::AfterTriggerFireDeferred();
