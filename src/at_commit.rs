@@ -272,7 +272,7 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
                     });
                     if haste == Haste::Commit {
-                        // Deferred triggers that somebody put on the inventories: their time has passed already.
+                        // Deferred triggers on the inventories: the server has fired those of this commit already.
                         transaction::end_as_current_user();
                     }
                     created

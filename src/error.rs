@@ -136,7 +136,7 @@ pub fn not_a_table(name: &str) -> ! {
     raise(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is not a table"), None, None)
 }
 
-/// A column that no foreign key is made for.
+/// A column of another type than `inet`, or a generated one.
 pub fn no_key_for(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -164,7 +164,7 @@ pub fn partitions_lack_keys(table: &str) -> ! {
     )
 }
 
-/// A foreign key of somebody's that can run code as the extension's owner.
+/// A foreign key that can run code as the extension's owner.
 pub fn unsafe_key(key: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

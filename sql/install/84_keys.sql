@@ -1,5 +1,5 @@
 -- Foreign keys that others made. PostgreSQL checks a key as the owner of the referenced table, and converts the value by
--- any implicit cast. Whoever owns the column's type can write that cast.
+-- any implicit cast. The owner of the column's type can write that cast.
 
 CREATE VIEW unsafe_foreign_keys AS
     SELECT c.conrelid::pg_catalog.regclass AS rel, c.conname AS constraint_name,

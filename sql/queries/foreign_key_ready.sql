@@ -1,4 +1,4 @@
--- Whether all partitions that hold rows have a valid key.
+-- Returns true if all partitions that hold rows have a valid key.
 -- $1 rel oid
 SELECT NOT EXISTS (
     SELECT

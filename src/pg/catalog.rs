@@ -150,17 +150,17 @@ unsafe extern "C-unwind" {
     fn get_relation_constraint_oid(table: pg_sys::Oid, name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
 }
 
-/// Whether a table has a constraint of this name.
+/// Returns true if a table has a constraint of this name.
 pub fn has_constraint(table: pg_sys::Oid, name: &CStr) -> bool {
-    // SAFETY: a scan of a catalog, which returns InvalidOid where there is no such constraint; the guard is for the errors
-    // that any scan may raise.
+    // SAFETY: a scan of a catalog, which returns InvalidOid for a missing constraint; the guard is for the errors that any
+    // scan may raise.
     let found = unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| get_relation_constraint_oid(table, name.as_ptr(), true))
     };
     found != pg_sys::InvalidOid
 }
 
-/// What the catalogs say of a column of a table.
+/// Type of a column of a table, from the catalogs.
 pub struct ColumnType {
     pub oid: pg_sys::Oid,
     pub is_generated: bool,
@@ -168,7 +168,7 @@ pub struct ColumnType {
 
 /// A column of a table by its name; `None` where there is none.
 pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
-    // SAFETY: lookups in the system caches, which return 0 for what is not there.
+    // SAFETY: lookups in the system caches, which return 0 for a missing column.
     unsafe {
         let number = pg_sys::get_attnum(table, name.as_ptr());
         (number > 0).then(|| ColumnType {
@@ -178,26 +178,26 @@ pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
     }
 }
 
-/// Whether a relation is a table, partitioned or not.
+/// Returns true for a table, partitioned or plain.
 pub fn is_table(relation: pg_sys::Oid) -> bool {
-    // SAFETY: a system cache lookup, which returns 0 for what is not there.
+    // SAFETY: a system cache lookup, which returns 0 for a missing relation.
     let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
     kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_PARTITIONED_TABLE
 }
 
-/// The same for one that is partitioned.
+/// Returns true for a partitioned table.
 pub fn is_partitioned(relation: pg_sys::Oid) -> bool {
     // SAFETY: as above.
     unsafe { pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
 }
 
-/// Whether a role is a superuser.
+/// Returns true if a role is a superuser.
 pub fn is_superuser(role: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::superuser_arg(role) }
 }
 
-/// A role's name as SQL wants it, in the server's encoding. Raises where there is no such role.
+/// A role's name as SQL wants it, in the server's encoding. Raises an error if the role does not exist.
 pub fn quoted_role_name(role: pg_sys::Oid) -> Vec<u8> {
     // SAFETY: a palloc'ed string, and a NUL-terminated one that is copied.
     unsafe {

@@ -17,8 +17,8 @@ pub struct Table {
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, which costs many times what it guards:
-    /// the function raises nothing for a positive number.
+    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
+    /// the function, which raises nothing for a positive number.
     fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
 }
 
@@ -44,8 +44,8 @@ pub fn lock_for_reading(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Keeps everybody else from writing a table and from changing it, until the transaction ends. For the lock that adding
-/// a foreign key takes.
+/// Keeps other sessions from writing a table and from altering it, until the transaction ends. Adding a foreign key takes
+/// the same lock.
 pub fn lock_against_writers(table: pg_sys::Oid) {
     // SAFETY: locks a number, whether or not there is such a table.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) }
@@ -70,7 +70,7 @@ impl Table {
         Some(table)
     }
 
-    /// Raises an error: the owner of the table has changed it, and what is here was made for the table as it was.
+    /// Raises an error: the owner of the table has changed it, and this code is made for the table as it was.
     fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };

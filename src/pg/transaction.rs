@@ -98,8 +98,8 @@ pub fn current_level() -> Level {
 /// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
 /// both as the user whom the session or the background process began as.
 pub fn end_as_current_user() {
-    // SAFETY: what the commit does, done before it or once more in it. No cursor of ours is open; cursors of a client are
-    // only there if the commit has looked at them already.
+    // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
+    // the cursors of the client before.
     unsafe {
         loop {
             pg_sys::AfterTriggerFireDeferred();

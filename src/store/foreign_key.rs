@@ -32,17 +32,17 @@ const KEY: &CStr = c"cowrie_enrich_address";
 
 /// Makes a table's address column reference `ip_inventory`, for the caller, who must own the table.
 ///
-/// No role has the privilege REFERENCES: PostgreSQL checks a key as the owner of the referenced table, and casts the value by
-/// whatever cast there is, so a column of a type of somebody's own would run their code as that owner. Here the column
-/// is exactly `pg_catalog.inet`. The extension's owner grants the privilege to the caller and takes it back in the same
-/// transaction, which nobody else sees. Code of the caller's must not run in between: rows are not looked at (`NOT VALID`),
-/// and a partitioned table gets its key only once all of its partitions have one that is valid.
+/// No role has the privilege REFERENCES. PostgreSQL checks a key as the owner of the referenced table, and converts the
+/// value by any implicit cast. So the owner of the column's type could run code as that owner. Here the type is exactly
+/// `pg_catalog.inet`. The extension's owner grants the privilege to the caller and revokes it in the same transaction, so
+/// no other session sees the grant. Code of the caller must not run in between. So the key is `NOT VALID`, and a
+/// partitioned table gets its key once all partitions have a valid one.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
 pub fn create(home: Home, rel: pg_sys::Oid, column: &CStr) {
     require_address_column(rel, column);
     relation::lock_against_writers(rel);
-    // Again, now that nobody can change it.
+    // Once more: from here on no session can change the column.
     require_address_column(rel, column);
     if catalog::has_constraint(rel, KEY) {
         error::has_key_already(&catalog::table_name(rel));
@@ -114,7 +114,7 @@ fn require_address_column(rel: pg_sys::Oid, column: &CStr) {
     }
 }
 
-/// Whether all partitions have a valid key, so that the key of their table looks at no row.
+/// Returns true if all partitions have a valid key. Then adding the key of their table reads no row.
 fn partitions_are_ready(home: Home, connection: &Connection, rel: pg_sys::Oid) -> bool {
     let rel = [Some(pg_sys::Datum::from(rel))];
     acting_as(home.owner, || {
@@ -129,7 +129,7 @@ pub struct UnsafeKeys {
     pub first: Option<String>,
 }
 
-/// What the view `unsafe_foreign_keys` lists.
+/// Reads the view `unsafe_foreign_keys`.
 pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
     UNSAFE.with(|statement| {
         connection.run(statement, &[], |rows| UnsafeKeys {

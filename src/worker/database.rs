@@ -183,7 +183,7 @@ impl Worker {
         naptime()
     }
 
-    /// Whoever made the key could run code as the extension's owner. Sessions come in meanwhile, and what they leave stays
+    /// The owner of the key could run code as the extension's owner. Sessions are stored meanwhile, and their requests stay
     /// in the queue.
     fn wait_for_safe_keys(&mut self) -> i64 {
         self.stopped_by_keys = true;

@@ -98,8 +98,8 @@ impl Steps {
         }
     }
 
-    /// Whether no foreign key to a table of the extension can run code as the extension's owner. Looks only if a constraint
-    /// has changed since there was none.
+    /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed
+    /// since the last time that no such key existed.
     fn keys_are_safe(&self, home: Home) -> bool {
         let version = invalidation::constraints_version();
         if self.keys_were_safe_at.get() == Some(version) {

@@ -93,7 +93,7 @@ impl Options {
         self
     }
 
-    /// Lets a role that is no superuser own the extension in the template, as the documentation sets it up. Without it the
+    /// Lets a role without SUPERUSER own the extension in the template, as the documentation sets it up. By default the
     /// superuser owns the extension, unless the environment names a role.
     #[must_use]
     pub fn owned_by(mut self, role: &str) -> Self {
@@ -101,7 +101,7 @@ impl Options {
         self
     }
 
-    /// Lets the superuser own the extension, whatever the environment says.
+    /// Lets the superuser own the extension, even if the environment names a role.
     #[must_use]
     pub fn owned_by_superuser(mut self) -> Self {
         self.extension_owner = None;

@@ -135,7 +135,7 @@ pub fn make_template(cluster: &Cluster) {
     admin.run(&format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"));
 }
 
-/// Creates the extension so that a role which is no superuser owns it, by the statements of docs/installation.md.
+/// Creates the extension so that a role without SUPERUSER owns it, by the statements of docs/installation.md.
 pub fn create_extension_as(session: &mut Session, owner: &str) {
     session.run(&set_up(owner));
 }

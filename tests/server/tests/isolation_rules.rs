@@ -29,7 +29,7 @@ fn sources(directory: &str, extension: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What changes the user of a process, or names the bootstrap superuser.
+/// Words that change the user of a process, or name the bootstrap superuser.
 const SWITCHES: [&str; 9] = [
     "SetUserId",
     "SetSessionAuthorization",
@@ -42,8 +42,8 @@ const SWITCHES: [&str; 9] = [
     "set_config('role'",
 ];
 
-/// Lines of code that switch users otherwise than `src/pg/role.rs`, or to somebody else than the owner of the inventory
-/// or of a table.
+/// Lines of code that switch users outside `src/pg/role.rs`, or to another user than the owner of the inventory or of
+/// a table.
 fn strange_switches(files: &[(String, String)]) -> Vec<String> {
     let mut strange = Vec::new();
     for (name, text) in files {
@@ -143,7 +143,7 @@ fn every_function_that_runs_as_its_owner_has_a_search_path_of_its_own() {
     assert_eq!(db.rows(DEFINERS_WITHOUT_SEARCH_PATH), ["addresses_deleted()"]);
 }
 
-/// Views that call functions of the extension which can run statements, or read somebody else's relations; and functions
+/// Views that call functions of the extension which can run statements, or that read relations of other roles. Functions
 /// that run statements made at run time without a table that the caller names.
 const READS_UNNAMED: &str = "
     WITH ours AS (
@@ -201,7 +201,7 @@ fn no_view_and_no_function_reads_relations_that_nobody_named() {
     );
 }
 
-/// A role that owns a schema `al` and writes into `al.loot` whoever runs its code.
+/// A role that owns a schema `al` and notes in `al.loot` which user runs its code.
 fn thief(db: &mut Database<'_>) -> (String, Session) {
     let role = format!("thief_{}_{}", db.name.rsplit('_').next().expect("a number"), std::process::id());
     db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA al AUTHORIZATION {role}"));
@@ -262,7 +262,7 @@ fn reading_the_views_of_the_extension_runs_no_code_of_table_owners() {
         reader.run(call);
     }
     assert_eq!(db.rows("SELECT * FROM al.loot"), [""; 0]);
-    // The trap works: a table that is named is read as whoever names it.
+    // The trap works: the caller reads the table that the caller names.
     db.run("SELECT * FROM enrich.campaign_networks('al.s')");
     assert!(db.number("SELECT count(*) FROM al.loot") > 0);
 }

@@ -10,7 +10,7 @@ use server_tests::installation::installation;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Session, database, shared, wait_until};
 
-/// A role that owns session tables, by the documented grants, with a schema of its own.
+/// A role that owns a schema and session tables in it, with the documented grants.
 struct Tenant {
     role: String,
     schema: String,
@@ -29,7 +29,7 @@ fn tenant(db: &mut Database<'_>, name: &str) -> Tenant {
 }
 
 impl Tenant {
-    /// A type with an implicit cast to inet that makes its owner a superuser, if whoever runs it may do that.
+    /// A type with an implicit cast to inet that makes its owner a superuser, if it runs as a superuser.
     fn create_evil_type(&mut self) {
         let role = &self.role;
         self.session.run(&format!(
@@ -47,7 +47,7 @@ impl Tenant {
         db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{}'", self.role)) == "t"
     }
 
-    /// What only a mistake of the administrator's allows.
+    /// Grants the privilege by mistake, as an administrator might, and revokes it afterwards.
     fn with_references(&mut self, db: &mut Session, work: impl FnOnce(&mut Session)) {
         db.run(&format!("GRANT REFERENCES ON enrich.ip_inventory TO {}", self.role));
         work(&mut self.session);
@@ -58,7 +58,7 @@ impl Tenant {
 const LISTED: &str = "SELECT rel, constraint_name, referenced, types, drop_command
                       FROM enrich.unsafe_foreign_keys ORDER BY rel::text, constraint_name";
 
-/// Nobody but the owner of the inventory has a privilege that a key needs.
+/// How many roles other than the owner have the privilege that a key needs.
 const REFERENCES: &str = "
     SELECT count(*) FROM (
         SELECT (aclexplode(c.relacl)).*, c.relowner FROM pg_class c WHERE c.oid = 'enrich.ip_inventory'::regclass
@@ -157,7 +157,7 @@ fn a_key_stays_harmless_whatever_its_owner_alters() {
     alice.run("CREATE TABLE other (ip evil, t timestamptz)");
     let attach = "ALTER TABLE parts ATTACH PARTITION other FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')";
     assert_eq!(refused(alice, attach), "42804");
-    // What there is of other keys, by hand.
+    // Keys made by hand, of all kinds.
     let other_keys = [
         "ALTER TABLE other ADD FOREIGN KEY (ip) REFERENCES enrich.ip_inventory (ip_address)",
         "ALTER TABLE other ADD FOREIGN KEY (ip) REFERENCES enrich.ip_inventory (ip_address) NOT VALID",
@@ -217,7 +217,7 @@ fn a_key_is_created_for_nothing_but_an_address_column_of_the_caller() {
     }
     alice.run("SELECT enrich.create_address_key('s', 'good')");
     assert_eq!(alice.refused("SELECT enrich.create_address_key('s', 'good')").code, "42710");
-    // Nothing is left of one that is undone.
+    // A key that is rolled back leaves nothing behind.
     alice.run("ALTER TABLE s DROP CONSTRAINT cowrie_enrich_address; BEGIN; SAVEPOINT a; SELECT enrich.create_address_key('s', 'good')");
     assert_eq!(alice.refused("CREATE TABLE x (a evil REFERENCES enrich.ip_inventory)").code, "42501");
     alice.run("ROLLBACK TO a; CREATE TABLE y (id int); COMMIT");
@@ -362,7 +362,7 @@ fn every_kind_of_unsafe_key_is_listed_and_no_other() {
     // The name of a partition's own constraint differs between versions.
     let found: Vec<String> = found.iter().map(|row| row.replace("d_parts_a_fkey", "any name")).collect();
     assert_eq!(found, listed);
-    // Nobody adds a key of the extension's beside them.
+    // Meanwhile no key of the extension is added.
     db.run("SET search_path = public, enrich; CREATE TABLE public.own (ip inet); SELECT attach_session_table('own', 'ip')");
     let refusal = db.refused("SELECT enrich.create_address_key('own', 'ip')");
     assert_eq!(refusal.code, "55000", "{refusal:?}");

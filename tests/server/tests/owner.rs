@@ -1,5 +1,5 @@
-//! The extension belongs to a role that is no superuser: what that role can do to its own tables never becomes access to
-//! the server's memory or the rights of a superuser, and dumps are restored into the same set-up.
+//! The extension belongs to a role without SUPERUSER. Changes of that role to its tables never become access to the
+//! server's memory or the rights of a superuser. Dumps are restored into the same set-up.
 
 use std::process::Command;
 

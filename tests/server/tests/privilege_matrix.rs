@@ -63,7 +63,7 @@ struct Scene {
     sessions: Vec<Session>,
 }
 
-/// Who owns the extension.
+/// The kind of role that owns the extension.
 #[derive(Clone, Copy, PartialEq)]
 enum Owner {
     /// As the documentation sets it up.
