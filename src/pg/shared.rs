@@ -315,7 +315,14 @@ impl Report {
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
-        let own = [&self.heartbeat, &self.batches, &self.errors, &self.counted_at, &self.networks, &self.unsafe_keys];
+        let own = [
+            &self.heartbeat,
+            &self.batches,
+            &self.errors,
+            &self.counted_at,
+            &self.networks,
+            &self.unsafe_keys,
+        ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }

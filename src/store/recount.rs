@@ -179,13 +179,16 @@ impl Sums {
 
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
-        table.append(sessions::DELTA, self.in_memory.drain().map(|(address, tally)| {
-            [
-                Some(inet::write(address)),
-                Some(pg_sys::Datum::from(tally.sessions)),
-                tally.first_seen.map(pg_sys::Datum::from),
-                tally.last_seen.map(pg_sys::Datum::from),
-            ]
-        }));
+        table.append(
+            sessions::DELTA,
+            self.in_memory.drain().map(|(address, tally)| {
+                [
+                    Some(inet::write(address)),
+                    Some(pg_sys::Datum::from(tally.sessions)),
+                    tally.first_seen.map(pg_sys::Datum::from),
+                    tally.last_seen.map(pg_sys::Datum::from),
+                ]
+            }),
+        );
     }
 }

@@ -16,12 +16,15 @@ pub const DELTA: [pg_sys::Oid; 4] =
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
     let deltas = relation::find(home.schema, c"session_delta");
     let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else { return };
-    table.append(DELTA, tallies.map(|(address, tally)| {
-        [
-            Some(inet::write(address)),
-            Some(pg_sys::Datum::from(tally.sessions)),
-            tally.first_seen.map(pg_sys::Datum::from),
-            tally.last_seen.map(pg_sys::Datum::from),
-        ]
-    }));
+    table.append(
+        DELTA,
+        tallies.map(|(address, tally)| {
+            [
+                Some(inet::write(address)),
+                Some(pg_sys::Datum::from(tally.sessions)),
+                tally.first_seen.map(pg_sys::Datum::from),
+                tally.last_seen.map(pg_sys::Datum::from),
+            ]
+        }),
+    );
 }

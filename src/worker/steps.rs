@@ -13,8 +13,8 @@ use crate::pg::spi::Connection;
 use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
 use crate::roster::Doing;
-use crate::store::{Home, foreign_key};
 use crate::store::queue::Lease;
+use crate::store::{Home, foreign_key};
 use crate::telemetry;
 use crate::versions;
 
@@ -115,7 +115,8 @@ impl Steps {
         self.seat.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {
-            let detail = format!("{} of them, for example {first}; see the view unsafe_foreign_keys", keys.count);
+            let detail =
+                format!("{} of them, for example {first}; see the view unsafe_foreign_keys", keys.count);
             telemetry::log_once_per_burst("a worker stops because of unsafe foreign keys", &detail);
         }
         keys.count == 0

@@ -150,7 +150,10 @@ pub fn set_up(owner: &str) -> String {
     block
         .sql
         .replace(create_role, "")
-        .replace("CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich", "CREATE EXTENSION the_extension SCHEMA enrich")
+        .replace(
+            "CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich",
+            "CREATE EXTENSION the_extension SCHEMA enrich",
+        )
         .replace("CREATE SCHEMA cowrie_enrich", "CREATE SCHEMA enrich")
         .replace("cowrie_enrich", owner)
         .replace("the_extension", "cowrie_enrich")

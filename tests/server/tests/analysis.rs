@@ -226,9 +226,8 @@ fn who_may_read_the_inventories_but_no_sessions_gets_none() {
         ("42501", "permission denied for table auth")
     );
     assert_eq!(
-        session.rows(
-            "SELECT asn_number, organization_name FROM enrich.campaign_networks('session_summaries')"
-        ),
+        session
+            .rows("SELECT asn_number, organization_name FROM enrich.campaign_networks('session_summaries')"),
         ["15169|GOOGLE"]
     );
 }
@@ -271,9 +270,13 @@ fn nothing_in_the_callers_schema_is_used_but_by_the_condition() {
     let mut session = db.cluster.session_with(&db.name, "postgres", "evil,pg_catalog,public,enrich");
     assert_eq!(session.rows(&format!("SELECT asn_number, organization_name, sessions FROM enrich.campaign_networks('public.sessions', {THE_CAMPAIGN})")),
         ["15169|GOOGLE|3", "14061|DIGITALOCEAN-ASN|1"]);
-    for view in
-        ["network_activity", "moved_addresses", "persistent_addresses", "default_schedule", "unsafe_foreign_keys"]
-    {
+    for view in [
+        "network_activity",
+        "moved_addresses",
+        "persistent_addresses",
+        "default_schedule",
+        "unsafe_foreign_keys",
+    ] {
         session.run(&format!("SELECT * FROM enrich.{view}"));
     }
     session.run("SELECT enrich.index_session_table('public.sessions')");

@@ -76,7 +76,10 @@ fn nothing_switches_to_another_user_than_the_owners() {
     assert_eq!(strange_switches(&files), [""; 0]);
     let role = files.iter().find(|(name, _)| name == "src/pg/role.rs").expect("it is there");
     // There and back, in one function.
-    assert_eq!(role.1.matches("SetUserIdAndSecContext(").count(), 2 + role.1.matches("GetUserIdAndSecContext(").count() - 1);
+    assert_eq!(
+        role.1.matches("SetUserIdAndSecContext(").count(),
+        2 + role.1.matches("GetUserIdAndSecContext(").count() - 1
+    );
     for (name, planted) in [
         ("src/worker/steps.rs", "acting_as(extension.owner, || ())"),
         ("src/store/fold.rs", "acting_as(pg_sys::Oid::from(10), || ())"),
@@ -93,7 +96,8 @@ fn nothing_switches_to_another_user_than_the_owners() {
 
 /// Statements that grant REFERENCES, or everything, on something.
 fn grants_of_references(text: &str) -> Vec<String> {
-    let statements = text.split(';').map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" "));
+    let statements =
+        text.split(';').map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" "));
     statements
         .filter(|statement| {
             let upper = statement.to_uppercase();
@@ -204,7 +208,9 @@ fn no_view_and_no_function_reads_relations_that_nobody_named() {
 /// A role that owns a schema `al` and notes in `al.loot` which user runs its code.
 fn thief(db: &mut Database<'_>) -> (String, Session) {
     let role = format!("thief_{}_{}", db.name.rsplit('_').next().expect("a number"), std::process::id());
-    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA al AUTHORIZATION {role}"));
+    db.run(&format!(
+        "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA al AUTHORIZATION {role}"
+    ));
     db.run(&grants("docs/security.md", "honeypot_tables", &role));
     let mut session = db.session_as(&role);
     session.run(&format!(
@@ -250,14 +256,20 @@ fn reading_the_views_of_the_extension_runs_no_code_of_table_owners() {
     db.run(&grants("docs/analysis.md", "campaign_analyst", &reader));
     db.run(&grants("docs/security.md", "honeypot_operator", &reader));
     let mut reader = db.session_as(&reader);
-    let views = db.rows("SELECT format('%I.%I', schemaname, viewname) FROM pg_views WHERE schemaname = 'enrich'");
+    let views =
+        db.rows("SELECT format('%I.%I', schemaname, viewname) FROM pg_views WHERE schemaname = 'enrich'");
     assert!(views.len() > 8, "{views:?}");
     for view in views {
-        let read = format!("SET constraint_exclusion = on; SELECT * FROM {view}; SELECT count(*) FROM {view}");
+        let read =
+            format!("SET constraint_exclusion = on; SELECT * FROM {view}; SELECT count(*) FROM {view}");
         db.run(&read);
         reader.run(&read);
     }
-    for call in ["CALL enrich.refresh_session_counts()", "CALL enrich.fold_statistics()", "CALL enrich.refresh_stale()"] {
+    for call in [
+        "CALL enrich.refresh_session_counts()",
+        "CALL enrich.fold_statistics()",
+        "CALL enrich.refresh_stale()",
+    ] {
         db.run(call);
         reader.run(call);
     }

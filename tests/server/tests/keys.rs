@@ -21,7 +21,9 @@ fn tenant(db: &mut Database<'_>, name: &str) -> Tenant {
     let serial = db.name.rsplit('_').next().expect("a number").to_owned();
     let role = format!("keys_{name}_{serial}_{}", std::process::id());
     let schema = format!("of_{name}");
-    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {role}"));
+    db.run(&format!(
+        "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {role}"
+    ));
     db.run(&grants("docs/security.md", "honeypot_tables", &role));
     let mut session = db.session_as(&role);
     session.run(&format!("SET search_path = {schema}"));
@@ -107,7 +109,9 @@ fn owners_of_tables_create_the_key_without_the_privilege_references() {
     alice.run("SET search_path = of_alice");
     assert_eq!(alice.rows(keys), ["later", "part_1", "part_2", "part_2a", "parts", "plain"]);
     for table in ["plain", "later", "parts"] {
-        alice.run(&format!("INSERT INTO {table} VALUES ('8.8.8.8', '2025-05-01'), ('::ffff:1.1.1.1', '2024-05-01')"));
+        alice.run(&format!(
+            "INSERT INTO {table} VALUES ('8.8.8.8', '2025-05-01'), ('::ffff:1.1.1.1', '2024-05-01')"
+        ));
     }
     // The key came with the partition.
     alice.run("CREATE TABLE part_3 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')");
@@ -133,7 +137,8 @@ fn a_key_stays_harmless_whatever_its_owner_alters() {
     let mut alice = tenant(&mut db, "alice");
     alice.create_evil_type();
     let role = alice.role.clone();
-    let superuser = |db: &mut Session| db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'"));
+    let superuser =
+        |db: &mut Session| db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'"));
     let alice = &mut alice.session;
     alice.run(
         "CREATE DOMAIN address AS inet;
@@ -144,7 +149,9 @@ fn a_key_stays_harmless_whatever_its_owner_alters() {
     );
     let refused = |alice: &mut Session, statement: &str| alice.refused(statement).code;
     // The triggers of the extension name the column; without them its type could be changed, but for the key.
-    for trigger in alice.rows("SELECT tgname FROM pg_trigger WHERE tgrelid = 's'::regclass AND NOT tgisinternal") {
+    for trigger in
+        alice.rows("SELECT tgname FROM pg_trigger WHERE tgrelid = 's'::regclass AND NOT tgisinternal")
+    {
         alice.run(&format!("DROP TRIGGER \"{trigger}\" ON s"));
     }
     for index in alice.rows("SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 's'::regclass") {
@@ -171,9 +178,11 @@ fn a_key_stays_harmless_whatever_its_owner_alters() {
         assert_eq!(refused(alice, statement), "42501", "{statement}");
     }
     if installation().major >= 18 {
-        let not_enforced = "ALTER TABLE other ADD FOREIGN KEY (ip) REFERENCES enrich.ip_inventory NOT ENFORCED";
+        let not_enforced =
+            "ALTER TABLE other ADD FOREIGN KEY (ip) REFERENCES enrich.ip_inventory NOT ENFORCED";
         assert_eq!(refused(alice, not_enforced), "42501");
-        let period = "CREATE TABLE p (a inet, d daterange, FOREIGN KEY (a, PERIOD d) REFERENCES enrich.ip_inventory)";
+        let period =
+            "CREATE TABLE p (a inet, d daterange, FOREIGN KEY (a, PERIOD d) REFERENCES enrich.ip_inventory)";
         assert!(["42501", "42830"].contains(&refused(alice, period).as_str()));
     }
     assert_eq!(db.rows(LISTED), [""; 0]);
@@ -273,9 +282,7 @@ fn a_table_that_takes_the_name_at_the_last_moment_gets_no_key() {
     let mut db = database();
     let mut alice = tenant(&mut db, "alice");
     alice.create_evil_type();
-    alice.session.run(
-        "CREATE TABLE s (ip inet); SELECT enrich.attach_session_table('s', 'ip')",
-    );
+    alice.session.run("CREATE TABLE s (ip inet); SELECT enrich.attach_session_table('s', 'ip')");
     db.run(
         "CREATE SCHEMA of_mallory; CREATE TABLE of_mallory.s (ip inet);
          CREATE FUNCTION public.swap() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -286,7 +293,10 @@ fn a_table_that_takes_the_name_at_the_last_moment_gets_no_key() {
              END IF;
          END $$",
     );
-    db.run(&format!("ALTER TABLE of_mallory.s OWNER TO {0}; ALTER SCHEMA of_mallory OWNER TO {0}", alice.role));
+    db.run(&format!(
+        "ALTER TABLE of_mallory.s OWNER TO {0}; ALTER SCHEMA of_mallory OWNER TO {0}",
+        alice.role
+    ));
     db.run("CREATE EVENT TRIGGER swap ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION public.swap()");
     let refusal = alice.session.refused("SELECT enrich.create_address_key('s', 'ip')");
     db.run("DROP EVENT TRIGGER swap");
@@ -366,7 +376,9 @@ fn every_kind_of_unsafe_key_is_listed_and_no_other() {
     db.run("SET search_path = public, enrich; CREATE TABLE public.own (ip inet); SELECT attach_session_table('own', 'ip')");
     let refusal = db.refused("SELECT enrich.create_address_key('own', 'ip')");
     assert_eq!(refusal.code, "55000", "{refusal:?}");
-    for command in db.rows("SELECT drop_command FROM enrich.unsafe_foreign_keys WHERE drop_command IS NOT NULL") {
+    for command in
+        db.rows("SELECT drop_command FROM enrich.unsafe_foreign_keys WHERE drop_command IS NOT NULL")
+    {
         db.run(&command.replace("TABLE ", "TABLE k.").replace("k.k.", "k."));
     }
     assert_eq!(db.rows(LISTED), [""; 0]);
@@ -375,13 +387,13 @@ fn every_kind_of_unsafe_key_is_listed_and_no_other() {
 /// The version 18 case has keys that are not enforced yet: `ALTER CONSTRAINT … ENFORCED` asks for no privilege.
 #[test]
 fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
-    let lab = Lab::start(
-        Options::named("keys-worker").with_worker().conf("cowrie_enrich.worker_naptime = 100ms"),
-    );
+    let lab =
+        Lab::start(Options::named("keys-worker").with_worker().conf("cowrie_enrich.worker_naptime = 100ms"));
     let mut db = lab.database();
     COWRIE.create_attached(&mut db);
     worker_pid(&mut db);
-    let state = "SELECT state FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
+    let state =
+        "SELECT state FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
     let metric = "SELECT value FROM enrich.enrich_metrics
                   WHERE name = 'enrich_unsafe_foreign_keys' AND labels ->> 'database' = current_database()";
     wait_until("the worker sleeps", || db.one(state), |state| state == "sleeping");
@@ -390,7 +402,8 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     alice.create_evil_type();
     let enforced = if installation().major >= 18 { "NOT ENFORCED" } else { "" };
     alice.with_references(&mut db.another(), |session| {
-        session.run(&format!("CREATE TABLE t (a evil CONSTRAINT k REFERENCES enrich.ip_inventory {enforced})"));
+        session
+            .run(&format!("CREATE TABLE t (a evil CONSTRAINT k REFERENCES enrich.ip_inventory {enforced})"));
     });
     wait_until("the worker stops", || db.one(state), |state| state == "stopped by an unsafe foreign key");
     wait_until("the metric says so", || db.rows(metric), |value| *value == ["1"]);
@@ -400,13 +413,22 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     let drop = db.one("SELECT drop_command FROM enrich.unsafe_foreign_keys");
     db.run(&drop);
-    wait_until("the worker goes on", || COWRIE.snapshot(&mut db, "a"), |snapshot| !snapshot.starts_with("NULL"));
-    wait_until("all is counted", || db.number("SELECT count(*) FROM enrich.session_delta"), |rows| *rows == 0);
+    wait_until(
+        "the worker goes on",
+        || COWRIE.snapshot(&mut db, "a"),
+        |snapshot| !snapshot.starts_with("NULL"),
+    );
+    wait_until(
+        "all is counted",
+        || db.number("SELECT count(*) FROM enrich.session_delta"),
+        |rows| *rows == 0,
+    );
     assert_eq!(db.one(metric), "0");
     // A worker that is started while there is one says so as well.
     lab.reconfigure(&["worker_enabled = off"]);
     alice.with_references(&mut db.another(), |session| {
-        session.run(&format!("CREATE TABLE t2 (a evil CONSTRAINT k REFERENCES enrich.ip_inventory {enforced})"));
+        session
+            .run(&format!("CREATE TABLE t2 (a evil CONSTRAINT k REFERENCES enrich.ip_inventory {enforced})"));
     });
     lab.reconfigure(&["worker_enabled = on"]);
     let states = format!("SELECT coalesce(({state}), '')");
@@ -483,7 +505,8 @@ fn a_dump_of_a_table_owner_is_restored_and_the_key_is_created_again() {
         .expect("pg_restore runs");
     assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     alice.session.run("CALL enrich.add_session_foreign_key('s')");
-    let key = "SELECT conrelid::regclass, convalidated FROM pg_constraint WHERE conname = 'cowrie_enrich_address'";
+    let key =
+        "SELECT conrelid::regclass, convalidated FROM pg_constraint WHERE conname = 'cowrie_enrich_address'";
     assert_eq!(db.one(key), "of_alice.s|t");
     assert_eq!(alice.session.number("SELECT count(*) FROM s WHERE snapshot_asn IS NOT NULL"), 2);
 }

@@ -53,16 +53,40 @@ fn every_object_belongs_to_a_role_without_attributes() {
 
 /// Ways to make our C code meet something else than it was written for, each by statements of the owner's.
 const ALTERATIONS: [(&str, &str); 10] = [
-    ("another type of a column that is appended", "ALTER TABLE enrich.session_delta ALTER sessions TYPE text"),
+    (
+        "another type of a column that is appended",
+        "ALTER TABLE enrich.session_delta ALTER sessions TYPE text",
+    ),
     ("another type by reference", "ALTER TABLE enrich.session_delta ALTER ip_address TYPE bigint USING 7"),
-    ("columns in another order", "ALTER TABLE enrich.session_delta DROP sessions; ALTER TABLE enrich.session_delta ADD sessions bigint"),
-    ("a view in place of a table", "ALTER TABLE enrich.session_delta RENAME TO kept; CREATE VIEW enrich.session_delta AS SELECT * FROM enrich.kept"),
-    ("a request's provider as a number", "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.queue_status; DROP VIEW enrich.queue_status; ALTER TABLE enrich.enrichment_request DROP CONSTRAINT enrichment_request_provider_check; ALTER TABLE enrich.enrichment_request ALTER provider TYPE bigint USING 7"),
+    (
+        "columns in another order",
+        "ALTER TABLE enrich.session_delta DROP sessions; ALTER TABLE enrich.session_delta ADD sessions bigint",
+    ),
+    (
+        "a view in place of a table",
+        "ALTER TABLE enrich.session_delta RENAME TO kept; CREATE VIEW enrich.session_delta AS SELECT * FROM enrich.kept",
+    ),
+    (
+        "a request's provider as a number",
+        "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.queue_status; DROP VIEW enrich.queue_status; ALTER TABLE enrich.enrichment_request DROP CONSTRAINT enrichment_request_provider_check; ALTER TABLE enrich.enrichment_request ALTER provider TYPE bigint USING 7",
+    ),
     ("a column that is gone", "ALTER TABLE enrich.ip_inventory DROP is_bogon CASCADE"),
-    ("a document that is a number", "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.persistent_addresses; ALTER TABLE enrich.ip_inventory DROP geo_country CASCADE, DROP ip_types CASCADE, DROP is_scanner CASCADE, DROP is_bogon CASCADE; DROP TRIGGER inventory_changed ON enrich.ip_inventory; ALTER TABLE enrich.ip_inventory ALTER enrichment DROP DEFAULT, ALTER enrichment TYPE bigint USING 1234567890123"),
-    ("another index under the name of the key", "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; ALTER INDEX enrich.ip_inventory_session_count_idx RENAME TO ip_inventory_pkey"),
-    ("an index of another method", "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; CREATE INDEX ip_inventory_pkey ON enrich.ip_inventory USING hash (ip_address)"),
-    ("an index of another table", "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; CREATE INDEX ip_inventory_pkey ON enrich.ip_asn_history (ip_address)"),
+    (
+        "a document that is a number",
+        "ALTER EXTENSION cowrie_enrich DROP VIEW enrich.persistent_addresses; ALTER TABLE enrich.ip_inventory DROP geo_country CASCADE, DROP ip_types CASCADE, DROP is_scanner CASCADE, DROP is_bogon CASCADE; DROP TRIGGER inventory_changed ON enrich.ip_inventory; ALTER TABLE enrich.ip_inventory ALTER enrichment DROP DEFAULT, ALTER enrichment TYPE bigint USING 1234567890123",
+    ),
+    (
+        "another index under the name of the key",
+        "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; ALTER INDEX enrich.ip_inventory_session_count_idx RENAME TO ip_inventory_pkey",
+    ),
+    (
+        "an index of another method",
+        "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; CREATE INDEX ip_inventory_pkey ON enrich.ip_inventory USING hash (ip_address)",
+    ),
+    (
+        "an index of another table",
+        "ALTER INDEX enrich.ip_inventory_pkey RENAME TO kept; CREATE INDEX ip_inventory_pkey ON enrich.ip_asn_history (ip_address)",
+    ),
 ];
 
 /// Errors of callers, counted errors of sessions: never a crash, and sessions are stored.
