@@ -37,3 +37,46 @@ COMMENT ON VIEW unsafe_foreign_keys IS
 COMMENT ON COLUMN unsafe_foreign_keys.types IS 'types of the columns; a type that is not the referenced one can bring a cast of its owner';
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
     'the statement that drops the key; unset where the key belongs to the key of a partitioned table';
+
+-- The server checks the keys of session tables when addresses are deleted: as the owners of those tables, whose code then
+-- runs while the check is planned. Outside a restricted operation that code can leave a cursor WITH HOLD, whose query runs as
+-- the user who commits.
+CREATE FUNCTION in_restricted_operation() RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
+COMMENT ON FUNCTION in_restricted_operation() IS
+    'true inside an operation in which the server lets code leave nothing behind for the rest of the session';
+
+CREATE FUNCTION addresses_leave() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    reference record;
+BEGIN
+    IF TG_OP <> 'TRUNCATE' AND @extschema@.in_restricted_operation() THEN
+        RETURN NULL;
+    END IF;
+    SELECT c.conrelid::regclass AS rel, r.rolname AS owner INTO reference
+    FROM pg_constraint c
+    JOIN pg_class t ON t.oid = c.conrelid
+    JOIN pg_roles r ON r.oid = t.relowner
+    WHERE c.contype = 'f' AND c.confrelid = TG_RELID AND NOT r.rolsuper AND r.rolname <> current_user
+    ORDER BY c.conrelid
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = 'could not delete addresses that tables of other roles can reference',
+            DETAIL = format('Table %s of role %I has a foreign key to ip_inventory. Checking the key can run code of that role.',
+                reference.rel, reference.owner),
+            HINT = 'Call delete_addresses().';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION addresses_leave() IS
+    'trigger: addresses that tables of other roles can reference are deleted by delete_addresses() only';
+CREATE TRIGGER addresses_leave BEFORE DELETE OR TRUNCATE OR UPDATE OF ip_address ON ip_inventory
+    FOR EACH STATEMENT EXECUTE FUNCTION addresses_leave();
+
+CREATE FUNCTION delete_addresses(ips inet[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'delete_addresses_wrapper';
+COMMENT ON FUNCTION delete_addresses(inet[]) IS
+    'deletes addresses from ip_inventory and returns how many; fails for an address that a session references; foreign keys of the transaction are checked at once from then on';

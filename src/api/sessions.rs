@@ -1,10 +1,11 @@
 //! Session tables, and folding what they counted.
 
+use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use crate::pg::call::Call;
-use crate::pg::invalidation;
-use crate::store::{Home, fold, foreign_key};
+use crate::pg::{invalidation, role};
+use crate::store::{Home, addresses, fold, foreign_key};
 use crate::{error, session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
@@ -24,6 +25,20 @@ fn create_address_key(call: &Call) -> Option<pg_sys::Datum> {
     let Some(column) = call.name(1) else { error::null_argument("ip_column") };
     foreign_key::create(Home::of_caller(call), rel, column);
     None
+}
+
+sql_function!(in_restricted_operation_wrapper, pg_finfo_in_restricted_operation_wrapper, in_restricted_operation);
+fn in_restricted_operation(_: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(role::is_restricted()))
+}
+
+sql_function!(delete_addresses_wrapper, pg_finfo_delete_addresses_wrapper, delete_addresses);
+fn delete_addresses(call: &Call) -> Option<pg_sys::Datum> {
+    if call.datum(0).is_none() {
+        error::null_argument("ips");
+    }
+    let addresses: Vec<Address> = call.inets(0).into_iter().flatten().map(|inet| inet.address).collect();
+    Some(pg_sys::Datum::from(addresses::delete(Home::of_caller(call), &addresses)))
 }
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);

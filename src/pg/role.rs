@@ -42,6 +42,12 @@ pub fn current() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Returns true in an operation in which the server lets code leave nothing behind for the rest of the session.
+pub fn is_restricted() -> bool {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
 /// Bytes of a text as a setting's value.
 pub fn setting_text(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()

@@ -12,6 +12,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::{Prober, Row};
+use crate::pg::role::acting_as_stranger;
 use crate::pg::spi::{Connection, Statement};
 use crate::provider::Providers;
 
@@ -24,6 +25,8 @@ const IS_BOGON: i16 = 15;
 thread_local! {
     static STANDING: Statement = const { Statement::new(
         "addresses_standing", include_str!("../../sql/queries/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
+    static DELETE: Statement = const { Statement::new(
+        "addresses_delete", include_str!("../../sql/queries/addresses_delete.sql"), &[pg_sys::INETARRAYOID]) };
 }
 
 /// What the inventory knows of an address, as far as its snapshot needs it.
@@ -107,6 +110,22 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
         })),
         _ => Providers::NONE,
     }
+}
+
+/// Deletes addresses and returns how many.
+///
+/// Keys of session tables are checked as the owners of those tables, whose code runs meanwhile. So this is a restricted
+/// operation. The server allows no deferred checks in one; for the rest of the transaction there are none.
+pub fn delete(home: Home, addresses: &[Address]) -> i64 {
+    Connection::with(home.schema, |connection| {
+        connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
+        acting_as_stranger(home.owner, || {
+            let addresses =
+                array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
+            DELETE.with(|statement| connection.run(statement, &[Some(addresses)], |rows| rows.bigint(0, 1)))
+        })
+    })
+    .unwrap_or_default()
 }
 
 /// Hands over what is known now of some addresses.

@@ -117,7 +117,7 @@ fn owners_of_tables_create_the_key_without_the_privilege_references() {
     alice.run("CREATE TABLE part_3 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')");
     alice.run("INSERT INTO parts VALUES ('9.9.9.9', '2026-05-01')");
     for address in ["8.8.8.8", "1.1.1.1", "9.9.9.9"] {
-        let delete = format!("DELETE FROM enrich.ip_inventory WHERE ip_address = '{address}'");
+        let delete = format!("SELECT enrich.delete_addresses('{{{address}}}')");
         assert_eq!(db.refused(&delete).code, "23503", "{address}");
     }
     assert_counts_are_exact(
@@ -460,6 +460,54 @@ fn in_the_documented_set_up_an_unsafe_key_gives_no_more_than_the_rights_of_the_o
          BEGIN RAISE EXCEPTION 'runs as %', current_user; END $$",
     );
     assert_eq!(alice.session.refused("INSERT INTO t VALUES ('a')").message, format!("runs as {owner}"));
+}
+
+/// The server plans the check of a key as the owner of the table that has the key, in the session that deletes.
+#[test]
+fn deleting_an_address_leaves_nothing_of_a_table_owner_to_run_as_whoever_deletes() {
+    let mut db = database();
+    let mut alice = tenant(&mut db, "alice");
+    alice.session.run(
+        "CREATE TABLE loot (who text); GRANT USAGE ON SCHEMA of_alice TO public; GRANT INSERT ON loot TO public;
+         CREATE FUNCTION steal() RETURNS bigint LANGUAGE plpgsql AS $$
+         BEGIN INSERT INTO of_alice.loot VALUES (current_user); RETURN 1; END $$;
+         CREATE FUNCTION prepare() RETURNS boolean LANGUAGE plpgsql AS $$
+         BEGIN
+             INSERT INTO of_alice.loot VALUES (current_user);
+             IF NOT EXISTS (SELECT FROM pg_cursors WHERE name = 'c') THEN
+                 EXECUTE 'DECLARE c CURSOR WITH HOLD FOR SELECT of_alice.steal()';
+             END IF;
+             RETURN true;
+         EXCEPTION WHEN OTHERS THEN
+             RETURN true;
+         END $$;
+         CREATE FUNCTION look() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN of_alice.prepare(); END';
+         CREATE TABLE s (ip inet, t timestamptz);
+         SELECT enrich.attach_session_table('s', 'ip', 't', add_foreign_key => true);
+         CREATE INDEX ON s (ip) WHERE look()",
+    );
+    db.run("SELECT enrich.enrich_ips('{1.1.1.1,9.9.9.9}')");
+    let mut admin = db.another();
+    for statement in [
+        "DELETE FROM enrich.ip_inventory WHERE ip_address = '1.1.1.1'",
+        "UPDATE enrich.ip_inventory SET ip_address = '1.1.1.2' WHERE ip_address = '1.1.1.1'",
+        "TRUNCATE enrich.ip_inventory CASCADE",
+    ] {
+        let end = admin.try_run(&format!("BEGIN; {statement}; COMMIT"));
+        admin.run("ROLLBACK");
+        assert_eq!(end.expect_err(statement).code, "55000");
+    }
+    assert_eq!(admin.number("SELECT enrich.delete_addresses('{1.1.1.1,203.0.113.9}')"), 1);
+    admin.run("BEGIN; SELECT enrich.delete_addresses('{9.9.9.9}'); COMMIT");
+    assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 0);
+    let thieves = db.rows("SELECT DISTINCT who FROM of_alice.loot WHERE who NOT LIKE 'keys_alice%'");
+    assert_eq!(thieves, [""; 0]);
+    // Sessions keep their addresses, and an owner may delete what only the owner references.
+    alice.session.run("INSERT INTO s VALUES ('8.8.8.8', now())");
+    assert_eq!(admin.refused("SELECT enrich.delete_addresses('{8.8.8.8}')").code, "23503");
+    assert_eq!(admin.refused("SELECT enrich.delete_addresses(NULL)").code, "22004");
+    alice.session.run("SELECT enrich.detach_session_table('s')");
+    admin.run("DELETE FROM enrich.ip_inventory");
 }
 
 #[test]
