@@ -26,7 +26,7 @@ use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, sessions};
+use crate::store::{Home, fill_register, sessions};
 use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
@@ -112,7 +112,7 @@ fn append_early(home: Home) {
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     match contained(|| sessions::append(home, counts)) {
-        Ok(()) => roster::sessions_were_counted(),
+        Ok(()) => {}
         // They stay for the commit, however many become of them.
         Err(failure) => {
             telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
@@ -197,7 +197,6 @@ fn write(home: Home, mut seen: Addresses) {
     if counts.is_empty() {
         return;
     }
-    roster::sessions_were_counted();
     if let Err(failure) = contained(|| sessions::append(home, counts.into_iter())) {
         telemetry::error("session counts of a transaction were lost", &failure.message);
     }
@@ -312,6 +311,7 @@ fn ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|pending| {
         *pending = Pending::default();
     });
+    fill_register::clear();
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
     roster::transaction_ended(outcome);

@@ -115,6 +115,9 @@ fn write_place(object: &mut Object, place: &Place<'_>) {
     if let Some(country) = place.country {
         object.text("country", &country_text(country));
     }
+    if let Some(country) = place.registered_country {
+        object.text("registered_country", &country_text(country));
+    }
     if let Some(name) = place.country_name {
         object.text("country_name", &clean_name(name));
     }

@@ -174,6 +174,36 @@ pub fn unsafe_key(key: &str) -> ! {
     )
 }
 
+/// Turning on `trust_input` needs more than owning the table.
+pub fn may_not_trust() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied to set trust_input".to_owned(),
+        Some("Documents of a trusted table reach the inventories, which all tables share.".to_owned()),
+        Some("Ask a superuser or the owner of the extension to set it."),
+    )
+}
+
+/// A trigger that would run code of a third role as the table's owner.
+pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not replace documents of table {table}"),
+        Some(reason.to_owned()),
+        Some("Drop or disable the trigger, then call import_inventory() again."),
+    )
+}
+
+/// An import writes into the inventories, so few may call it.
+pub fn may_not_import() -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        "permission denied for procedure import_inventory".to_owned(),
+        Some("What it reads is written into the inventories as it is.".to_owned()),
+        Some("Call it as a superuser or as the owner of the extension."),
+    )
+}
+
 /// A procedure that commits as it goes.
 pub fn in_transaction_block(procedure: &str) -> ! {
     raise(
@@ -235,6 +265,24 @@ pub fn not_a_plain_table(table: &str) -> ! {
     )
 }
 
+pub fn has_children(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("table {table} has inheritance children"),
+        Some("Rows of children are in other tables, which the import does not read.".to_owned()),
+        Some("Move the rows into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
+    )
+}
+
+pub fn foreign_partition(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("a partition of {table} belongs to another role than the table"),
+        None,
+        Some("Give all partitions the owner of the table with ALTER TABLE ... OWNER TO."),
+    )
+}
+
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -293,6 +341,18 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
         format!("could not lock table {table}"),
         Some(format!("It was tried {tries} times, a moment each time, so that no writer waits behind it.")),
         Some("See pg_locks for the transaction that holds it, and try again when that has ended."),
+    )
+}
+
+/// A function that writes, called where nothing can be written.
+pub fn read_only(function: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+        format!("could not run {function} in a read-only transaction"),
+        Some("The call would write to the inventories or the queue.".to_owned()),
+        Some(
+            "Use maxmind_lookup() or ip_asn(), which only read, or a read-write transaction on the primary.",
+        ),
     )
 }
 

@@ -7,7 +7,8 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::foreign;
 
 use crate::enrichment::country_text;
-use crate::pg::jsonb::{Container, Value};
+use crate::pg::jsonb::{self, Container, Value};
+use crate::pg::kept::Kept;
 
 /// What one source says of a network.
 #[derive(Default, Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Reading {
     pub cymru: Named,
     /// In words, for whoever repairs the data: `maxmind.asn is true, not a number`.
     pub faults: Vec<String>,
+    /// Source and key of each field that makes no sense.
+    pub faulty: Vec<(&'static str, &'static str)>,
 }
 
 impl Reading {
@@ -51,8 +54,8 @@ pub fn read(document: Option<Container<'_>>) -> Reading {
         reading.faults.push("the document is not an object".to_owned());
         return reading;
     }
-    reading.maxmind = named(document, "maxmind", &mut reading.faults);
-    reading.cymru = named(document, "cymru", &mut reading.faults);
+    reading.maxmind = named(document, "maxmind", &mut reading.faults, &mut reading.faulty);
+    reading.cymru = named(document, "cymru", &mut reading.faults, &mut reading.faulty);
     reading
 }
 
@@ -102,7 +105,18 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
     })
 }
 
-fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Named {
+/// A part of a document without the fields that make no sense.
+pub fn keep_sensible(part: Container<'_>, source: &str, faulty: &[(&str, &str)]) -> Kept {
+    let keys = faulty.iter().filter(|(of, _)| *of == source).map(|(_, key)| key);
+    keys.fold(part.keep(), |kept, key| jsonb::keep_without(jsonb::of_kept(&kept), key))
+}
+
+fn named(
+    document: Container<'_>,
+    source: &'static str,
+    faults: &mut Vec<String>,
+    faulty: &mut Vec<(&'static str, &'static str)>,
+) -> Named {
     let own = match document.get(source) {
         None | Some(Value::Null) => return Named::default(),
         Some(Value::Nested(own)) if own.is_object() => own,
@@ -111,19 +125,21 @@ fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Nam
             return Named::default();
         }
     };
-    let mut field = |key: &str, sense: &dyn Fn(&str) -> bool, wanted: &str| {
+    let mut field = |key: &'static str, sense: &dyn Fn(&str) -> bool, wanted: &str| {
         let text = match own.get(key)? {
             Value::Null => return None,
-            Value::String(text) if text.trim().is_empty() || is_unknown(text) => return None,
-            Value::String(text) => text.to_owned(),
+            Value::String(text) if text.trim().is_empty() || is_unknown(&text) => return None,
+            Value::String(text) => text.into_owned(),
             // Numbers where text is due, and the other way round, are used.
             Value::Number(number) => number.text(),
             Value::Bool(value) => {
                 faults.push(format!("{source}.{key} is {value}, not {wanted}"));
+                faulty.push((source, key));
                 return None;
             }
             Value::Nested(_) => {
                 faults.push(format!("{source}.{key} is nested, not {wanted}"));
+                faulty.push((source, key));
                 return None;
             }
         };
@@ -131,6 +147,7 @@ fn named(document: Container<'_>, source: &str, faults: &mut Vec<String>) -> Nam
             return Some(text);
         }
         faults.push(format!("{source}.{key} is \"{}\", not {wanted}", shortened(&text)));
+        faulty.push((source, key));
         None
     };
     let asn = field("asn", &|text| foreign::asn(text).is_some(), "an ASN");

@@ -18,9 +18,12 @@ use crate::provider::Provider;
 
 type Text = GucSetting<Option<CString>>;
 
+/// How `enabled_sources` names the mmdb files.
+pub const FILES: &str = "maxmind";
+
 static CITY_DATABASE: Text = Text::new(None);
 static ASN_DATABASE: Text = Text::new(None);
-static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru,greynoise"));
+static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
 /// Those of the providers, as they declare them.
 static PROVIDERS: OnceLock<Vec<Defined>> = OnceLock::new();
@@ -65,6 +68,36 @@ fn number(
     GucRegistry::define_int_guc(name, short, long, setting, least, most, GucContext::Sighup, unit);
 }
 
+struct Sources;
+impl Check for Sources {
+    fn check(list: &str) -> Result<(), Refusal> {
+        let known = || std::iter::once(FILES).chain(providers::ALL.iter().map(|provider| provider.name()));
+        if list.split(',').all(|name| known().any(|known| name.trim().eq_ignore_ascii_case(known))) {
+            return Ok(());
+        }
+        Err(Refusal {
+            reason: "The list names a source that does not exist.",
+            hint: "Use maxmind and the names that the function providers() returns, separated by commas.",
+        })
+    }
+}
+
+/// Bytes of the longest name of a database (NAMEDATALEN - 1).
+const LONGEST_NAME: usize = 63;
+
+struct DatabaseNames;
+impl Check for DatabaseNames {
+    fn check(list: &str) -> Result<(), Refusal> {
+        if list.split(',').map(str::trim).all(|name| (1..=LONGEST_NAME).contains(&name.len())) {
+            return Ok(());
+        }
+        Err(Refusal {
+            reason: "The list contains an empty name, or one of more than 63 bytes.",
+            hint: "Separate the names of databases by single commas, without quotation marks.",
+        })
+    }
+}
+
 fn define_files() {
     guarded(
         c"cowrie_enrich.city_database",
@@ -78,7 +111,7 @@ fn define_files() {
         c"The file is verified and copied into the data directory; the copy is what serves lookups.",
         &ASN_DATABASE,
     );
-    guarded(
+    settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
         c"Sources that may be used, separated by commas.",
         c"maxmind, and the names that provider_status lists.",
@@ -131,7 +164,7 @@ fn define_worker() {
         c"Empty: the owner of the extension.",
         &WORKER_ROLE,
     );
-    guarded(
+    settings::define_checked::<DatabaseNames>(
         c"cowrie_enrich.databases",
         c"Databases that get a worker, separated by commas.",
         c"Empty: every database that has the extension.",

@@ -28,9 +28,17 @@ mod telemetry;
 mod versions;
 mod worker;
 
+/// Environment variable of a developer. With the value 1 in the server's environment, `RUST_BACKTRACE` adds backtraces to
+/// the DETAIL of errors.
+const BACKTRACES: &str = "COWRIE_ENRICH_BACKTRACE";
+
 /// Called once per process, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    if std::env::var_os(BACKTRACES).is_none_or(|value| value != "1") {
+        // In place of pgrx's hook, which hands backtraces to clients where RUST_BACKTRACE is set.
+        cowrie_enrich_engine::panics::report_in_one_line();
+    }
     guc::define();
     if pg::shared::request() {
         worker::register();

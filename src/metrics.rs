@@ -28,6 +28,7 @@ use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     let databases = databases(own);
     let mut families = networks(&databases);
+    families.push(pending_counts(&databases));
     families.extend(cascade());
     families.extend(providers());
     families.extend(queues(&databases));
@@ -102,6 +103,7 @@ fn reported(report: &Report) -> Option<Sizes> {
     (counted_at != 0).then(|| Sizes {
         counted_at,
         networks: report.networks.load(Ordering::Relaxed),
+        oldest_count: Some(report.oldest_count.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0),
         queues: Provider::all().map(queue).collect(),
     })
 }
@@ -124,6 +126,16 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
     }
     vec![created, updated, size, durations]
+}
+
+fn pending_counts(databases: &[(String, Sizes)]) -> Family {
+    let mut ages = Family::of(&declared::PENDING_COUNTS_AGE);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        let age = sizes.oldest_count.map_or(0, |oldest| (now - oldest).max(0));
+        ages = ages.with([database], seconds(age));
+    }
+    ages
 }
 
 fn cascade() -> Vec<Family> {
@@ -311,6 +323,7 @@ fn workers() -> Vec<Family> {
     let mut errors = Family::of(&declared::WORKER_ERRORS);
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let now = clock::now();
+    let mut shown = Vec::new();
     for (database, name, seat) in attended() {
         let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
@@ -322,6 +335,16 @@ fn workers() -> Vec<Family> {
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
         unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
+        shown.push(database);
+    }
+    // Those that never had a worker have reported nothing.
+    for waiting in shared::waiting() {
+        let database = pg_sys::Oid::from(waiting.database);
+        if !shown.contains(&database)
+            && let Some(name) = catalog::database_name(database)
+        {
+            up = up.with([&name], 0.0);
+        }
     }
     vec![up, ages, batches, errors, unsafe_keys]
 }

@@ -18,13 +18,12 @@ use crate::pg::{catalog, clock};
 
 thread_local! {
     /// What this transaction has to tell when it commits.
-    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, counts: false, rules: false, extension: false }) };
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, extension: false }) };
 }
 
 #[derive(Clone, Copy, Default)]
 struct Tells {
     work: bool,
-    counts: bool,
     rules: bool,
     extension: bool,
 }
@@ -117,6 +116,29 @@ impl Ending {
     }
 }
 
+/// Why a database that is to have a worker has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Lack {
+    /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
+    Slot = 1,
+    /// There is room for so many workers.
+    Room,
+    /// The last one failed, and the pause before the next one is not over.
+    Pause,
+}
+
+impl Lack {
+    /// As `worker_status` shows it.
+    pub fn name(code: u32) -> &'static str {
+        match code {
+            1 => "waiting for a slot of max_worker_processes",
+            2 => "waiting because 64 databases have a worker",
+            _ => "waiting to be restarted after an error",
+        }
+    }
+}
+
 /// For how long a database is left alone once somebody needs it to themselves: the server itself waits five seconds
 /// for others to go.
 const KEPT_OUT_MICROS: i64 = 6_000_000;
@@ -131,11 +153,6 @@ pub fn work_was_queued() {
     TELLS.set(Tells { work: true, ..TELLS.get() });
 }
 
-/// This transaction counts sessions, which the worker will fold when it next does.
-pub fn sessions_were_counted() {
-    TELLS.set(Tells { counts: true, ..TELLS.get() });
-}
-
 /// This transaction changes which sessions matter.
 pub fn rules_changed() {
     TELLS.set(Tells { work: true, rules: true, ..TELLS.get() });
@@ -148,18 +165,12 @@ fn extension_changes() {
 /// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     let tells = TELLS.take();
-    if outcome != Outcome::Committed
-        || !(tells.work || tells.counts || tells.extension)
-        || !shared::is_shared()
-    {
+    if outcome != Outcome::Committed || !(tells.work || tells.extension) || !shared::is_shared() {
         return;
     }
     let database = catalog::own_database();
     let seat = seat_of(database);
     if let Some(seat) = seat {
-        if tells.counts {
-            seat.uncounted.store(true, Ordering::Release);
-        }
         if tells.rules {
             seat.rules_changed.store(true, Ordering::Release);
         }

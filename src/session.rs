@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
 use pgrx::pg_sys;
 
 use crate::at_commit::{self, Inventory};
@@ -21,10 +22,10 @@ use crate::pg::call::Call;
 use crate::pg::scan::{self, Value};
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
-use crate::pg::{clock, inet, invalidation};
+use crate::pg::{catalog, clock, inet, invalidation, jsonb};
 use crate::provider::Providers;
-use crate::store::Home;
 use crate::store::enrich::Tally;
+use crate::store::{Home, fill_register, session_options};
 use crate::telemetry;
 
 /// What is the same for every row of a statement: where things are in the table and in the database.
@@ -35,10 +36,14 @@ struct Site {
     time: Option<Column>,
     /// The snapshot columns, in the order of [`Attribution::values`]; those of a type that we cannot fill are missing.
     snapshot: [Option<Column>; 5],
+    /// Which of them may be null.
+    nullable: [bool; 5],
     /// What the two text columns among them take.
     lengths: [Length; 2],
     /// Whether a foreign key wants the address spelled as the inventory does.
     respell: bool,
+    /// True if snapshots that clients write are kept.
+    is_input_trusted: bool,
 }
 
 thread_local! {
@@ -76,13 +81,21 @@ impl Site {
             );
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
+        let home = Home::of(call);
+        let accepts_null = |column: Column| catalog::accepts_null(firing.table(), column.number);
+        let is_input_trusted = contained(|| session_options::is_input_trusted(home, firing.table()));
         Site {
-            home: Home::of(call),
+            home,
             ip,
-            time: column(1),
+            time: column(1).filter(|c| c.holds_times()),
             snapshot,
+            nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: firing.argument(2).is_some(),
+            is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
+                telemetry::error("the options of a session table could not be read", &failure.message);
+                false
+            }),
         }
     }
 }
@@ -114,6 +127,9 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
 /// Whether a column's type is one that we can fill.
 type IsFit = fn(Column) -> bool;
 
+/// The position of the document among the snapshot columns.
+const DOCUMENT: usize = 3;
+
 /// The snapshot columns, and which types they may have: a datum of another type in there would be followed as a pointer.
 const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"snapshot_asn", |c| c.type_oid == pg_sys::INT8OID),
@@ -127,17 +143,21 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     match event {
         Event::Insert => {
             let row = firing.new_row();
-            let Some(source) = source_address(site, row, Complain::Yes) else { return row };
-            fill(site, source.respelled(row), source.address)
+            let given = if site.is_input_trusted { Given::Kept } else { Given::Replaced };
+            let Some(source) = source_address(site, row, Complain::Yes) else {
+                return replaced(site, row, given, [None; 5]);
+            };
+            fill(site, source.respelled(row), source.address, given)
         }
         Event::Update => {
             let old = firing.old_row();
-            let row = protect(site, old, firing.new_row());
+            let before = source_address(site, old, Complain::No).map(|source| source.address);
+            let row = protect(site, firing, before);
             let Some(source) = source_address(site, row, Complain::Yes) else { return row };
             let row = source.respelled(row);
             // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
-            match source_address(site, old, Complain::No) {
-                None => fill(site, row, source.address),
+            match before {
+                None => fill(site, row, source.address, Given::Kept),
                 Some(_) => row,
             }
         }
@@ -145,31 +165,74 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
     }
 }
 
-/// The row with those snapshot columns filled that are null.
-fn fill(site: &Site, row: Tuple, address: Address) -> Tuple {
-    let empty = site.snapshot.map(|column| column.filter(|column| row.value(column.number).is_none()));
-    if empty.iter().all(Option::is_none) {
+/// How values are treated that a row already has in its snapshot columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Kept,
+    Replaced,
+}
+
+/// Returns the row with its snapshot filled by the attribution of its address.
+fn fill(site: &Site, row: Tuple, address: Address, given: Given) -> Tuple {
+    let is_complete = site.snapshot.iter().flatten().all(|column| row.value(column.number).is_some());
+    if given == Given::Kept && is_complete {
         return row;
     }
     let attribution = attribution::of(site.home, address);
-    let changes: Vec<(i16, Option<pg_sys::Datum>)> = empty
+    replaced(site, row, given, attribution.values(site.lengths))
+}
+
+/// The row with these values in its snapshot columns.
+///
+/// An insert never fails because of this: a column that must not be null keeps its value where none is known. The document
+/// becomes an empty one.
+fn replaced(site: &Site, row: Tuple, given: Given, mut values: [Option<pg_sys::Datum>; 5]) -> Tuple {
+    if given == Given::Replaced {
+        for (n, value) in
+            values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_none())
+        {
+            *value = match site.snapshot[n] {
+                Some(_) if n == DOCUMENT => Some(jsonb::empty()),
+                Some(column) => row.value(column.number),
+                None => None,
+            };
+        }
+    }
+    let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
+        .snapshot
         .into_iter()
-        .zip(attribution.values(site.lengths))
-        .filter_map(|(column, value)| column.filter(|_| value.is_some()).map(|column| (column.number, value)))
+        .zip(values)
+        .filter_map(|(column, value)| column.map(|column| (column.number, value)))
+        .filter(|(number, value)| match row.value(*number) {
+            Some(_) => given == Given::Replaced,
+            None => value.is_some(),
+        })
         .collect();
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
-/// The row with every snapshot column as it was, unless it was null.
-fn protect(site: &Site, old: Tuple, new: Tuple) -> Tuple {
-    let kept: Vec<(i16, Option<pg_sys::Datum>)> = site
+/// The updated row with every snapshot column as it was. A null column takes the value that the extension has registered
+/// for the row, and on a trusted table the value that the UPDATE gives it.
+fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> Tuple {
+    let (old, new) = (firing.old_row(), firing.new_row());
+    let registered = if fill_register::is_empty() {
+        None
+    } else {
+        fill_register::values_for(firing.table(), firing.old_place(), address)
+    };
+    let registered = registered.as_ref().map_or([None; 5], |values| values.datums());
+    let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
         .snapshot
         .into_iter()
-        .flatten()
-        .filter(|column| !old.same(&new, *column))
-        .filter_map(|column| old.value(column.number).map(|value| (column.number, Some(value))))
+        .zip(registered)
+        .filter_map(|(column, registered)| column.map(|column| (column, registered)))
+        .filter_map(|(column, registered)| match (old.value(column.number), registered) {
+            (None, None) if site.is_input_trusted => None,
+            (None, Some(value)) => Some((column.number, Some(value))),
+            (kept, _) => (!old.same(&new, column)).then_some((column.number, kept)),
+        })
         .collect();
-    if kept.is_empty() { new } else { new.with(&kept) }
+    if changes.is_empty() { new } else { new.with(&changes) }
 }
 
 fn after(site: &Site, firing: &Firing, event: Event) {
@@ -184,19 +247,19 @@ fn after(site: &Site, firing: &Firing, event: Event) {
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
-        let tally = Tally { sessions: 1, first_seen: Some(time), last_seen: Some(time) };
+        let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
         at_commit::remember(site.home, address, tally, attribution::seen(address));
     }
 }
 
-/// When the session was: its own time, or now where the table has none.
-fn session_time(site: &Site, row: Tuple) -> i64 {
-    site.time
-        .and_then(|column| {
-            row.value(column.number).and_then(|value| trigger::timestamptz(value, column.type_oid))
-        })
-        .filter(|time| clock::is_finite(*time))
-        .unwrap_or_else(clock::transaction_start)
+/// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
+/// believed.
+fn session_time(site: &Site, row: Tuple) -> Option<i64> {
+    let own = site.time.and_then(|column| Some((row.value(column.number)?, column.type_oid)));
+    let Some((value, type_oid)) = own else { return Some(clock::transaction_start()) };
+    let [.., enriched_at] = site.snapshot;
+    let enriched_at = enriched_at.and_then(|column| row.value(column.number)).map(|at| at.value() as i64);
+    session_time::believed(trigger::timestamptz(value, type_oid)?, enriched_at, clock::now())
 }
 
 /// A row's address, and the value to store in its place where a foreign key needs the inventory's own spelling.

@@ -16,12 +16,9 @@ pub const POOL: usize = 300_000;
 /// Addresses that are looked up.
 pub const SAMPLE: usize = 1_000_000;
 
-/// Where the answers are. An address without a country has that of its network's registration, as in
-/// the extension; all methods look in both places, so that they find the same.
-pub const COUNTRY_PATHS: [&[PathElement<'static>]; 2] = [
-    &[PathElement::Key("country"), PathElement::Key("iso_code")],
-    &[PathElement::Key("registered_country"), PathElement::Key("iso_code")],
-];
+/// Where the country and the network are in a record.
+pub const COUNTRY_PATHS: [&[PathElement<'static>]; 1] =
+    [&[PathElement::Key("country"), PathElement::Key("iso_code")]];
 pub const ASN_PATHS: [&[PathElement<'static>]; 1] = [&[PathElement::Key("autonomous_system_number")]];
 
 /// A stretch of IPv4 with one answer.

@@ -203,7 +203,7 @@ pub fn measure_sessions(cluster: &Cluster, addresses: &Addresses, report: &mut R
             plain = seconds_of(&mut db, PLAIN_UPDATE);
             db.run("DROP TABLE plain_sessions");
         }
-        db.run(&format!("SELECT enrich.attach_session_table('{TABLE}', 'source_ip', 'first_event_at')"));
+        db.run(&format!("SELECT enrich.attach_session_table('{TABLE}', 'source_ip', 'first_event_at', trust_input => true)"));
         db.run("CHECKPOINT");
         let run = call(&db, &format!("CALL enrich.backfill_sessions('{TABLE}')"));
         db.run("CALL enrich.fold_statistics()");

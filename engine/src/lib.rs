@@ -18,6 +18,7 @@ pub mod mmdb;
 pub mod moment;
 pub mod net;
 pub mod otlp;
+pub mod panics;
 pub mod prefix;
 #[cfg(any(test, fuzzing))]
 pub mod promises;
@@ -25,5 +26,7 @@ pub mod providers;
 pub mod quota;
 pub mod random;
 pub mod rate;
+pub mod regular_file;
 pub mod ring;
+pub mod session_time;
 pub mod version;

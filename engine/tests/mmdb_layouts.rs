@@ -18,6 +18,7 @@ fn open(writer: &Writer) -> Database<Vec<u8>> {
 
 const NOWHERE: Place<'static> = Place {
     country: None,
+    registered_country: None,
     country_name: None,
     city: None,
     latitude: None,
@@ -52,6 +53,7 @@ fn maxmind_city_is_read() {
         database.place(ip("81.2.69.1")),
         Ok(Some(Place {
             country: Some(*b"GB"),
+            registered_country: Some(*b"US"),
             country_name: Some("United Kingdom"),
             city: Some("London"),
             latitude: Some(51.5142),
@@ -98,18 +100,59 @@ fn a_field_too_rare_for_the_sample_is_read_with_its_family() {
 }
 
 #[test]
-fn registered_country_fills_in_with_its_own_name() {
+fn registered_country_never_stands_in_for_the_country() {
     let us = || map([("iso_code", text("US")), ("names", named("United States"))]);
     let writer = Writer::new("GeoLite2-Country", 4)
         .say("10.0.0.0/8", map([("registered_country", us())]))
         .say("11.0.0.0/8", map([("country", map([("iso_code", text("GB"))])), ("registered_country", us())]))
         .say("12.0.0.0/8", map([("country", map([("iso_code", text(""))])), ("registered_country", us())]));
     let database = open(&writer);
-    let united_states = Place { country: Some(*b"US"), country_name: Some("United States"), ..NOWHERE };
-    assert_eq!(database.country(ip("10.0.0.1")), Ok(Some(*b"US")));
-    assert_eq!(database.place(ip("10.0.0.1")), Ok(Some(united_states)));
-    assert_eq!(database.place(ip("11.0.0.1")), Ok(Some(Place { country: Some(*b"GB"), ..NOWHERE })));
-    assert_eq!(database.place(ip("12.0.0.1")), Ok(Some(united_states)));
+    let registered = Place { registered_country: Some(*b"US"), ..NOWHERE };
+    assert_eq!(database.country(ip("10.0.0.1")), Ok(None));
+    assert_eq!(database.registered_country(ip("10.0.0.1")), Ok(Some(*b"US")));
+    assert_eq!(database.place(ip("10.0.0.1")), Ok(Some(registered)));
+    assert_eq!(database.place(ip("11.0.0.1")), Ok(Some(Place { country: Some(*b"GB"), ..registered })));
+    assert_eq!(database.place(ip("12.0.0.1")), Ok(Some(registered)));
+}
+
+/// Source: IP2Location's files, which hold `-` and 0/0 where nothing is known.
+#[test]
+fn a_dash_is_no_name_and_its_coordinates_are_unknown() {
+    let record = |country: &str, city: &str| {
+        map([
+            ("country_code", text(country)),
+            ("country_name", text(country)),
+            ("city_name", text(city)),
+            ("latitude", Value::Double(0.0)),
+            ("longitude", Value::Double(0.0)),
+        ])
+    };
+    let writer = Writer::new("IP2LITE-City", 4)
+        .say("10.0.0.0/8", record("-", "-"))
+        .say("11.0.0.0/8", record("GH", "Tema"));
+    let database = open(&writer);
+    assert_eq!(database.place(ip("10.0.0.1")), Ok(None));
+    assert_eq!(database.city(ip("10.0.0.1")), Ok(None));
+    let tema = database.place(ip("11.0.0.1")).expect("the record is read").expect("the place is known");
+    assert_eq!((tema.city, tema.latitude), (Some("Tema"), Some(0.0)));
+}
+
+/// Source: CIRCL's Geo-Open files, <https://data.public.lu/en/datasets/geo-open-ip-address-geolocation-per-country-in-mmdb-format/>.
+#[test]
+fn circl_geo_open_keeps_the_network_inside_the_country() {
+    let country = map([
+        ("iso_code", text("LU")),
+        ("AutonomousSystemNumber", text("197869")),
+        ("AutonomousSystemOrganization", text("CIRCL")),
+    ]);
+    let writer = Writer::new("Geo-Open-Country-ASN", 4).say("10.0.0.0/8", map([("country", country)]));
+    let database = open(&writer);
+    assert_eq!(database.content(), Content::Both);
+    assert_eq!(database.country(ip("10.0.0.1")), Ok(Some(*b"LU")));
+    assert_eq!(
+        database.network(ip("10.0.0.1")),
+        Ok(Some(Network { asn: 197_869, organization: Some("CIRCL") }))
+    );
 }
 
 #[test]
@@ -198,6 +241,7 @@ fn older_ipinfo_files_are_read() {
         database.place(ip("8.8.8.8")),
         Ok(Some(Place {
             country: Some(*b"US"),
+            registered_country: None,
             country_name: None,
             city: Some("Mountain View"),
             latitude: Some(37.38605),

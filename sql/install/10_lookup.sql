@@ -1,9 +1,41 @@
+-- A table of the same name, for example one of the Python system's, would stop the installation halfway with a message that
+-- names no way out. The list is compared with the extension's relations by a test.
+DO $$
+DECLARE
+    taken text;
+BEGIN
+    SELECT c.relname INTO taken
+    FROM pg_catalog.pg_class c
+    WHERE c.relnamespace OPERATOR(pg_catalog.=) '@extschema@'::pg_catalog.regnamespace::oid
+      AND c.relname::text OPERATOR(pg_catalog.=) ANY (pg_catalog.regexp_split_to_array($relations$
+        asn_inventory, attached_tables, block_answer, dead_letter, default_schedule,
+        enrich_metrics, enrich_progress, enrichment_job, enrichment_request, ip_asn_history,
+        ip_inventory, job_address, known_networks, moved_addresses, network_activity,
+        network_delta, persistent_addresses, procedure_call, provider_quota, provider_status,
+        queue_status, rejected_row, session_delta, session_priority, session_table_option,
+        worker_status
+        $relations$, '[,\s]+'))
+    ORDER BY c.relname
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
+            MESSAGE = pg_catalog.format('relation "%s" already exists in schema "%s"', taken, '@extschema@'),
+            HINT = 'Install into a schema of its own: CREATE SCHEMA cowrie_enrich; CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich;';
+    END IF;
+END
+$$;
+
 -- Offline lookups: what the mmdb files of this server say, without a write and without the network.
 
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';
 COMMENT ON FUNCTION ip_country(inet) IS
-    'two-letter country of an address from the city database, or null';
+    'two-letter country where an address is used, from the city database, or null';
+
+CREATE FUNCTION ip_registered_country(ip inet) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_registered_country_wrapper';
+COMMENT ON FUNCTION ip_registered_country(inet) IS
+    'two-letter country where the network of an address is registered, from the city database, or null';
 
 CREATE FUNCTION ip_city(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_city_wrapper';

@@ -28,6 +28,18 @@ CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
     'validation.is_bogon of an enrichment, false unless it is true';
 
+-- Not STRICT, and without a search_path of its own, so that the planner inlines it. The wall clock of a long procedure is
+-- now(), that of a long transaction statement_timestamp().
+CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN t OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamptz
+         AND t OPERATOR(pg_catalog.<=) (
+             GREATEST(pg_catalog.now(), pg_catalog.statement_timestamp()) OPERATOR(pg_catalog.+) '24:00:00'::interval)
+        THEN t END;
+COMMENT ON FUNCTION session_time(timestamptz) IS
+    'the time of a session, or null if it is before 1970 or more than a day ahead of the clock';
+
 CREATE TABLE asn_inventory (
     asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
     organization_name     text,
@@ -152,7 +164,8 @@ CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,
     first_seen timestamptz,
-    last_seen  timestamptz
+    last_seen  timestamptz,
+    counted_at timestamptz NOT NULL DEFAULT now()
 );
 ALTER TABLE session_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
@@ -163,7 +176,8 @@ CREATE TABLE network_delta (
     addresses  bigint NOT NULL,
     sessions   bigint NOT NULL,
     first_seen timestamptz,
-    last_seen  timestamptz
+    last_seen  timestamptz,
+    counted_at timestamptz NOT NULL DEFAULT now()
 );
 ALTER TABLE network_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_delta', '');

@@ -111,8 +111,9 @@ COMMENT ON FUNCTION classify_asn(bigint, text) IS
 -- The order of sources: a better one may replace what a lesser one filled.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 ELSE 0 END $$;
-COMMENT ON FUNCTION source_rank(text) IS 'manual over cymru over maxmind over anything else, which is what was imported';
+    AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
+COMMENT ON FUNCTION source_rank(text) IS
+    'manual over cymru over maxmind over anything else, which was imported, over document, which is what documents of sessions say';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -173,11 +173,11 @@ CREATE VIEW queue_status AS
                OPERATOR(pg_catalog.-) LEAST(r.oldest, j.oldest)) AS oldest_age
     FROM @extschema@.providers() p
     LEFT JOIN (
-        SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(requested_at) AS oldest
+        SELECT provider, pg_catalog.count(*) AS requests, pg_catalog.min(@extschema@.session_time(requested_at)) AS oldest
         FROM @extschema@.enrichment_request GROUP BY provider) r
       ON r.provider OPERATOR(pg_catalog.=) p.provider
     LEFT JOIN (
-        SELECT provider, pg_catalog.count(*) AS jobs, pg_catalog.min(requested_at) AS oldest,
+        SELECT provider, pg_catalog.count(*) AS jobs, pg_catalog.min(@extschema@.session_time(requested_at)) AS oldest,
                pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS due,
                pg_catalog.count(*) FILTER (WHERE due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
                    AND leased_by IS NOT NULL) AS leased,

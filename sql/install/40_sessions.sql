@@ -5,6 +5,100 @@ CREATE FUNCTION enrich_session() RETURNS trigger
 COMMENT ON FUNCTION enrich_session() IS
     'trigger function; arguments: address column, time column or empty. BEFORE INSERT OR UPDATE it fills and protects the snapshot, AFTER INSERT, UPDATE or DELETE it counts';
 
+CREATE TABLE session_table_option (
+    rel          regclass PRIMARY KEY,
+    run_triggers boolean NOT NULL DEFAULT false,
+    trust_input  boolean NOT NULL DEFAULT false,
+    table_owner  name NOT NULL,
+    set_at       timestamptz NOT NULL DEFAULT now()
+);
+SELECT pg_catalog.pg_extension_config_dump('session_table_option', '');
+COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
+COMMENT ON COLUMN session_table_option.rel IS
+    'the attached table; of a partitioned table, the root. Partitions and inheritance children of the same owner have its options';
+COMMENT ON COLUMN session_table_option.run_triggers IS
+    'the owner allows triggers that run code of other roles to fire when the extension completes sessions';
+COMMENT ON COLUMN session_table_option.trust_input IS
+    'a superuser or the owner of the extension trusts the snapshots and documents that clients write into this table';
+COMMENT ON COLUMN session_table_option.table_owner IS
+    'owner of the table when the options were set; with another owner the options do not apply';
+
+CREATE FUNCTION session_options_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'session_options_changed_wrapper';
+COMMENT ON FUNCTION session_options_changed() IS
+    'trigger: tells all backends to read the options of attached tables again';
+CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON session_table_option
+    FOR EACH STATEMENT EXECUTE FUNCTION session_options_changed();
+
+CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
+COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
+    'set options of an attached table; null keeps an option as it is. The owner of the table sets run_triggers; only a superuser or the owner of the extension turns trust_input on';
+
+-- PostgreSQL does not record who created a trigger, so the owners of the code that it runs stand for its creator. A WHEN
+-- condition is code too. Its functions must be immutable or known to be harmless: a volatile function of the server, such
+-- as query_to_xml(), runs any statement, and a stable one, such as table_to_xml(), reads any view.
+-- Partitions inherit triggers, whose conditions depend on nothing in pg_depend; so functions are read from the condition.
+CREATE VIEW blocked_session_tables AS
+SELECT t.tgrelid::pg_catalog.regclass AS rel, t.tgname AS trigger_name,
+       CASE WHEN code.is_unsafe
+            THEN pg_catalog.format('the condition of trigger %I on %s calls %s, which is not immutable',
+                                   t.tgname, t.tgrelid::pg_catalog.regclass, code.name)
+            ELSE pg_catalog.format('trigger %I on %s runs code of role %I: %s',
+                                   t.tgname, t.tgrelid::pg_catalog.regclass, pg_catalog.pg_get_userbyid(code.owner), code.name)
+       END AS reason
+FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+CROSS JOIN LATERAL (
+    SELECT p.oid::pg_catalog.regprocedure::text AS name, p.proowner AS owner, false AS is_unsafe
+    FROM pg_catalog.pg_proc p
+    WHERE p.oid OPERATOR(pg_catalog.=) t.tgfoid
+    UNION ALL
+    SELECT p.oid::pg_catalog.regprocedure::text, p.proowner,
+           p.provolatile OPERATOR(pg_catalog.<>) 'i'
+           AND (p.pronamespace OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid
+                   AND (p.proowner OPERATOR(pg_catalog.<>) c.relowner
+                        OR EXISTS (SELECT FROM pg_catalog.pg_roles r
+                                   WHERE r.oid OPERATOR(pg_catalog.=) p.proowner AND r.rolsuper))
+                OR p.provolatile OPERATOR(pg_catalog.=) 'v'
+                   AND p.proname OPERATOR(pg_catalog.<>) ALL ('{pg_trigger_depth,clock_timestamp,random}'::name[])
+                OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)')
+    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:opfuncid|funcid) ([0-9]+)', 'g') m(parts)
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
+    UNION ALL
+    SELECT pg_catalog.format_type(y.oid, NULL), y.typowner, false
+    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:resulttype|consttype) ([0-9]+)', 'g') m(parts)
+    JOIN pg_catalog.pg_type y ON y.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
+    ) code
+WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
+  AND t.tgtype::integer OPERATOR(pg_catalog.&) 16 OPERATOR(pg_catalog.<>) 0
+  AND (code.is_unsafe
+       OR code.owner OPERATOR(pg_catalog.<>) c.relowner
+          AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_proc ours
+              WHERE ours.oid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure::pg_catalog.oid
+                AND ours.proowner OPERATOR(pg_catalog.=) code.owner)
+          AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_roles r
+              WHERE r.oid OPERATOR(pg_catalog.=) code.owner AND r.rolsuper))
+  AND NOT EXISTS (
+      WITH RECURSIVE above (oid) AS (
+          SELECT c.oid
+          UNION
+          SELECT i.inhparent
+          FROM above a
+          JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) a.oid
+      )
+      SELECT
+      FROM above a
+      JOIN pg_catalog.pg_class p ON p.oid OPERATOR(pg_catalog.=) a.oid
+      JOIN @extschema@.session_table_option o ON o.rel::pg_catalog.oid OPERATOR(pg_catalog.=) a.oid
+      WHERE o.run_triggers
+        AND p.relowner OPERATOR(pg_catalog.=) c.relowner
+        AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
+COMMENT ON VIEW blocked_session_tables IS
+    'triggers that an UPDATE fires and whose code belongs to another role than the owner of the table, the owner of the extension or a superuser, where the owner of the table has not allowed them';
+
 -- Arguments are in tgargs with a NUL after each; in hex two digits a byte, so that no letter of a name is mistaken for it.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
@@ -20,7 +114,20 @@ CREATE VIEW attached_tables AS
                  ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
                 AND NOT c.attisdropped
                WHERE w.name IS NOT NULL
-                 AND COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)) AS is_intact
+                 AND COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)) AS is_intact,
+           (WITH RECURSIVE part (oid) AS (
+                SELECT x.rel::pg_catalog.oid
+                UNION
+                SELECT i.inhrelid
+                FROM part p
+                JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid
+                JOIN pg_catalog.pg_class child ON child.oid OPERATOR(pg_catalog.=) i.inhrelid AND child.relispartition
+            )
+            SELECT b.reason
+            FROM part p
+            JOIN @extschema@.blocked_session_tables b ON b.rel::pg_catalog.oid OPERATOR(pg_catalog.=) p.oid
+            ORDER BY b.rel::pg_catalog.oid, b.trigger_name
+            LIMIT 1) AS blocked_reason
     FROM (
         SELECT t.tgrelid::pg_catalog.regclass AS rel,
                pg_catalog.convert_from(pg_catalog.decode(a.args[1], 'hex'), pg_catalog.getdatabaseencoding()) AS ip_column,
@@ -36,6 +143,8 @@ CREATE VIEW attached_tables AS
 COMMENT ON VIEW attached_tables IS 'tables with our triggers, from the catalogs; partitions are part of their parent';
 COMMENT ON COLUMN attached_tables.is_intact IS
     'whether address, time and snapshot columns are there and of the types that they had when the table was attached';
+COMMENT ON COLUMN attached_tables.blocked_reason IS
+    'why the extension does not complete sessions of the table or of one of its partitions: a trigger runs code of a third role. Null where nothing is in the way';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
@@ -60,6 +169,11 @@ BEGIN
     SELECT a.ip_column, a.time_column INTO attached FROM @extschema@.attached_tables a
     WHERE a.rel = reference_addresses.rel AND a.ip_column <> ''
     ORDER BY 1, 2 LIMIT 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s is not an attached session table', rel),
+            HINT = 'Call attach_session_table() first.';
+    END IF;
     SELECT c.relkind = 'p' INTO is_partitioned FROM pg_class c WHERE c.oid = rel;
     SELECT a.atttypid INTO ip_type FROM pg_attribute a
     WHERE a.attrelid = rel AND a.attname = attached.ip_column AND a.attnum > 0 AND NOT a.attisdropped;
@@ -272,23 +386,6 @@ $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
     'remove our triggers, index and foreign key from a session table; snapshots and counts stay';
 
-CREATE TABLE session_table_option (
-    rel          regclass PRIMARY KEY,
-    run_triggers boolean NOT NULL DEFAULT false,
-    trust_input  boolean NOT NULL DEFAULT false,
-    table_owner  name NOT NULL,
-    set_at       timestamptz NOT NULL DEFAULT now()
-);
-SELECT pg_catalog.pg_extension_config_dump('session_table_option', '');
-COMMENT ON TABLE session_table_option IS 'options of attached tables; see attach_session_table()';
-COMMENT ON COLUMN session_table_option.rel IS 'the attached table; of a partitioned table, the root';
-COMMENT ON COLUMN session_table_option.run_triggers IS
-    'the owner allows triggers whose function belongs to another role to fire when the extension completes sessions';
-COMMENT ON COLUMN session_table_option.trust_input IS
-    'a superuser or the owner of the extension trusts the snapshots and documents that clients write into this table';
-COMMENT ON COLUMN session_table_option.table_owner IS
-    'owner of the table when the options were set; with another owner the options do not apply';
-
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,
     expression  text NOT NULL,
@@ -324,4 +421,4 @@ COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions o
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
 COMMENT ON PROCEDURE fold_statistics() IS
-    'add all pending counts to the inventories; commits after each batch unless called inside a transaction block';
+    'add pending counts to the inventories, but for those of rows that other transactions hold; commits after each batch unless called inside a transaction block';

@@ -31,9 +31,10 @@ CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.about, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
            pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
+           -- At most a century: a clock that jumped must not take the view out of range.
            CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
-               secs => (t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
-                        OPERATOR(pg_catalog./) c.done)::double precision) END AS estimated_end
+               secs => LEAST(t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
+                        OPERATOR(pg_catalog./) c.done, 3155760000)::double precision) END AS estimated_end
     FROM @extschema@.procedure_call c
     JOIN pg_catalog.pg_locks l
       ON l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted

@@ -34,7 +34,11 @@ BEGIN
             HINT = 'Give them their types back, or attach the table again.';
     END IF;
     IF attached.time_column IS NOT NULL THEN
-        seen := format('s.%I::timestamp with time zone', attached.time_column);
+        -- Of times that cannot be believed some cannot even be converted. Comparing them never fails.
+        seen := format(
+            'CASE WHEN s.%1$I OPERATOR(pg_catalog.>=) ''1970-01-01 00:00:00+00''::timestamp with time zone'
+            ' AND s.%1$I OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.+) ''24:00:00''::interval)'
+            ' THEN s.%1$I::timestamp with time zone END', attached.time_column);
     END IF;
     -- Who may read sessions but no inventory gets numbers without names.
     IF has_table_privilege('@extschema@.asn_inventory', 'SELECT') THEN
@@ -149,18 +153,30 @@ COMMENT ON VIEW moved_addresses IS
     'one row each time an address moved to another network, from ip_asn_history: from which, to which, noticed when and by which source';
 COMMENT ON COLUMN moved_addresses.moved_at IS 'when the move was noticed, not when it happened';
 
-CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory ((last_seen - first_seen))
-    WHERE last_seen - first_seen >= interval '1 day';
+-- A row may hold any two times, and their difference may be out of range: an error from version 17 on. Times that were
+-- stored by an old version of the extension, or by hand, must not stop an UPDATE or a restore.
+CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN first_seen OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamptz
+         AND last_seen OPERATOR(pg_catalog.<) '3000-01-01 00:00:00+00'::timestamptz
+         AND last_seen OPERATOR(pg_catalog.>=) first_seen
+        THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
+COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
+    'the time between two sessions, or null if one of them is before 1970 or after 2999';
+
+CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
+    WHERE seen_over(first_seen, last_seen) >= interval '1 day';
 CREATE VIEW persistent_addresses AS
     SELECT i.ip_address, i.current_asn, n.organization_name, n.asn_type, i.geo_country, i.ip_types, i.is_scanner,
            i.session_count, i.first_seen, i.last_seen,
-           i.last_seen OPERATOR(pg_catalog.-) i.first_seen AS seen_over,
+           @extschema@.seen_over(i.first_seen, i.last_seen) AS seen_over,
            pg_catalog.round(86400 OPERATOR(pg_catalog.*) i.session_count OPERATOR(pg_catalog./)
-               EXTRACT(epoch FROM i.last_seen OPERATOR(pg_catalog.-) i.first_seen), 1) AS sessions_per_day
+               EXTRACT(epoch FROM @extschema@.seen_over(i.first_seen, i.last_seen)), 1) AS sessions_per_day
     FROM @extschema@.ip_inventory i
     LEFT JOIN @extschema@.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) i.current_asn
-    WHERE i.last_seen OPERATOR(pg_catalog.-) i.first_seen OPERATOR(pg_catalog.>=) interval '1 day'
-    ORDER BY i.last_seen OPERATOR(pg_catalog.-) i.first_seen DESC;
+    WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
+    ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
     'addresses with at least a day between their first and their last session, longest first, as of the last fold';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session';

@@ -1,6 +1,6 @@
 -- Addresses with their documents, in order, from behind $1 on.
 -- $1 inet or null, $2 most bigint
-SELECT i.ip_address, i.current_asn, i.enrichment, i.first_seen, i.last_seen
+SELECT i.ip_address, i.current_asn, i.enrichment, @extschema@.session_time(i.first_seen), @extschema@.session_time(i.last_seen)
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address > COALESCE($1, '0.0.0.0/0')
 ORDER BY i.ip_address

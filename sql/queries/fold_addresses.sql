@@ -3,8 +3,8 @@
 WITH updated AS (
     UPDATE @extschema@.ip_inventory i
     SET session_count = i.session_count + g.sessions,
-        first_seen = LEAST(i.first_seen, g.first_seen),
-        last_seen = GREATEST(i.last_seen, g.last_seen),
+        first_seen = LEAST(@extschema@.session_time(i.first_seen), g.first_seen),
+        last_seen = GREATEST(@extschema@.session_time(i.last_seen), g.last_seen),
         updated_at = now()
     FROM unnest($1, $2, $3, $4) AS g(ip, sessions, first_seen, last_seen)
     WHERE i.ip_address = g.ip

@@ -1,12 +1,20 @@
--- The networks that this fold will add to, locked in order before any address is.
--- $1 ip inet[], $2 further asn bigint[]
-SELECT a.asn_number
-FROM @extschema@.asn_inventory a
-WHERE a.asn_number IN (
-    SELECT i.current_asn FROM @extschema@.ip_inventory i WHERE i.ip_address = ANY ($1)
-    UNION
-    SELECT d.asn_number FROM @extschema@.network_delta d
-    UNION
-    SELECT n.asn_number FROM unnest($2) AS n(asn_number))
-ORDER BY a.asn_number
-FOR NO KEY UPDATE
+-- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns all of them, and
+-- whether each is locked now.
+-- $1 ip inet[]
+WITH wanted AS MATERIALIZED (
+    SELECT a.asn_number
+    FROM @extschema@.asn_inventory a
+    WHERE a.asn_number IN (
+        SELECT i.current_asn FROM @extschema@.ip_inventory i WHERE i.ip_address = ANY ($1)
+        UNION
+        SELECT d.asn_number FROM @extschema@.network_delta d)
+), locked AS MATERIALIZED (
+    SELECT a.asn_number
+    FROM @extschema@.asn_inventory a
+    WHERE a.asn_number IN (SELECT w.asn_number FROM wanted w)
+    ORDER BY a.asn_number
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT w.asn_number, l.asn_number IS NOT NULL
+FROM wanted w
+LEFT JOIN locked l ON l.asn_number = w.asn_number

@@ -8,15 +8,16 @@ WITH taken AS (
     RETURNING d.asn_number, d.addresses, d.sessions, d.first_seen, d.last_seen
 ), summed AS (
     SELECT t.asn_number, sum(t.addresses)::bigint AS addresses, sum(t.sessions)::bigint AS sessions,
-           min(t.first_seen) AS first_seen, max(t.last_seen) AS last_seen
+           min(@extschema@.session_time(t.first_seen)) AS first_seen,
+           max(@extschema@.session_time(t.last_seen)) AS last_seen
     FROM taken t
     GROUP BY t.asn_number
 ), updated AS (
     UPDATE @extschema@.asn_inventory a
     SET unique_ip_count = a.unique_ip_count + s.addresses,
         total_session_count = a.total_session_count + s.sessions,
-        first_seen = LEAST(a.first_seen, s.first_seen),
-        last_seen = GREATEST(a.last_seen, s.last_seen),
+        first_seen = LEAST(@extschema@.session_time(a.first_seen), s.first_seen),
+        last_seen = GREATEST(@extschema@.session_time(a.last_seen), s.last_seen),
         updated_at = now()
     FROM summed s
     JOIN @extschema@.asn_inventory before ON before.asn_number = s.asn_number

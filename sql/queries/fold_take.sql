@@ -1,10 +1,13 @@
--- Pending session counts, at most $1 rows of them, summed by address. Deleted here, added in the same transaction.
+-- Takes these pending session counts, summed by address. Deleted here, added in the same transaction. A time that is not
+-- believed is unknown.
+-- $1 places tid[]
 WITH taken AS (
-    DELETE FROM @extschema@.session_delta
-    WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM @extschema@.session_delta d LIMIT $1))
-    RETURNING ip_address, sessions, first_seen, last_seen
+    DELETE FROM @extschema@.session_delta d
+    WHERE d.ctid = ANY ($1)
+    RETURNING d.ip_address, d.sessions, d.first_seen, d.last_seen
 )
-SELECT t.ip_address, sum(t.sessions)::bigint, min(t.first_seen), max(t.last_seen), count(*)
+SELECT t.ip_address, sum(t.sessions)::bigint,
+       min(@extschema@.session_time(t.first_seen)), max(@extschema@.session_time(t.last_seen)), count(*)
 FROM taken t
 GROUP BY t.ip_address
 ORDER BY t.ip_address

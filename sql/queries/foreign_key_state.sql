@@ -1,6 +1,6 @@
--- Foreign keys of a table and its partitions that have not been validated. The names are as SQL wants them.
+-- Tables, among a table and its partitions, whose foreign key has not been validated.
 -- $1 rel oid
-SELECT c.conrelid::bigint, c.conrelid::regclass::text
+SELECT c.conrelid::bigint
 FROM pg_constraint c
 WHERE c.conname = 'cowrie_enrich_address' AND c.contype = 'f' AND NOT c.convalidated
   AND c.confrelid = '@extschema@.ip_inventory'::regclass

@@ -31,8 +31,8 @@ WITH given AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = m.new_asn,
         asn_last_verified = m.verified,
-        first_seen = LEAST(i.first_seen, m.first_seen),
-        last_seen = GREATEST(i.last_seen, m.last_seen),
+        first_seen = LEAST(@extschema@.session_time(i.first_seen), m.first_seen),
+        last_seen = GREATEST(@extschema@.session_time(i.last_seen), m.last_seen),
         enrichment = m.enrichment,
         enrichment_updated_at = GREATEST(i.enrichment_updated_at, m.updated),
         enrichment_version = $10,
@@ -40,7 +40,8 @@ WITH given AS (
         updated_at = now()
     FROM merged m
     WHERE i.ip_address = m.ip_address
-      AND (m.new_asn, m.verified, LEAST(i.first_seen, m.first_seen), GREATEST(i.last_seen, m.last_seen), m.enrichment,
+      AND (m.new_asn, m.verified, LEAST(@extschema@.session_time(i.first_seen), m.first_seen),
+           GREATEST(@extschema@.session_time(i.last_seen), m.last_seen), m.enrichment,
            GREATEST(i.enrichment_updated_at, m.updated), LEAST(i.created_at, m.created))
           IS DISTINCT FROM
           (i.current_asn, i.asn_last_verified, i.first_seen, i.last_seen, i.enrichment, i.enrichment_updated_at, i.created_at)

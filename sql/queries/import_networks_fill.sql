@@ -19,7 +19,8 @@ WITH given AS (
     FROM locked l
 ), chosen AS (
     SELECT o.*, g.type, g.hosting, g.vpn, g.created,
-           LEAST(o.first_seen, g.first_seen) AS new_first_seen, GREATEST(o.last_seen, g.last_seen) AS new_last_seen,
+           LEAST(@extschema@.session_time(o.first_seen), g.first_seen) AS new_first_seen,
+           GREATEST(@extschema@.session_time(o.last_seen), g.last_seen) AS new_last_seen,
            g.document || o.document AS merged, g.name_source, g.country_source, g.registry_source,
            CASE WHEN o.organization_name IS NULL
                   OR @extschema@.source_rank(g.name_source) > @extschema@.source_rank(o.provenance ->> 'organization_name')

@@ -5,3 +5,4 @@ UPDATE @table@ t
 SET enrichment = g.document::@type@
 FROM unnest($1, $2, $3) AS g(place, part, document)
 WHERE t.ctid = ANY ($1) AND t.ctid = g.place AND t.tableoid = g.part::pg_catalog.oid
+RETURNING t.ctid

@@ -1,7 +1,9 @@
 -- ensure_asn_inventory: the network was seen now. No row where that is known already.
 -- $1 asn bigint
 UPDATE @extschema@.asn_inventory
-SET first_seen = LEAST(first_seen, now()), last_seen = GREATEST(last_seen, now()), updated_at = now()
+SET first_seen = LEAST(@extschema@.session_time(first_seen), now()), last_seen = GREATEST(@extschema@.session_time(last_seen), now()),
+    updated_at = now()
 WHERE asn_number = $1
-  AND (first_seen IS NULL OR first_seen > now() OR last_seen IS NULL OR last_seen < now())
+  AND (first_seen, last_seen)
+      IS DISTINCT FROM (LEAST(@extschema@.session_time(first_seen), now()), GREATEST(@extschema@.session_time(last_seen), now()))
 RETURNING asn_number, organization_country, rir_registry, organization_name

@@ -1,19 +1,24 @@
 -- Appends by how much the addresses' counts differ from the sessions that there are, pending counts taken into account.
 -- Folding adds pending counts to the inventory, so their sum is what it was however much is folded meanwhile; of an
--- address without a row it drops what is below zero. Answers how many addresses there are, and how many differed.
+-- address without a row it drops what is below zero. A stored time that is not believed differs too: folding replaces it.
+-- Answers how many addresses there are, and how many differed.
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c
     GROUP BY c.ip_address
 ), pending AS (
-    SELECT d.ip_address, sum(d.sessions)::bigint AS sessions, min(d.first_seen) AS first_seen, max(d.last_seen) AS last_seen
+    SELECT d.ip_address, sum(d.sessions)::bigint AS sessions,
+           min(@extschema@.session_time(d.first_seen)) AS first_seen, max(@extschema@.session_time(d.last_seen)) AS last_seen
     FROM @extschema@.session_delta d
     GROUP BY d.ip_address
 ), believed AS (
     SELECT COALESCE(i.ip_address, p.ip_address) AS ip_address,
            CASE WHEN i.ip_address IS NULL THEN GREATEST(p.sessions, 0)
                 ELSE i.session_count + COALESCE(p.sessions, 0) END AS sessions,
-           LEAST(i.first_seen, p.first_seen) AS first_seen, GREATEST(i.last_seen, p.last_seen) AS last_seen
+           LEAST(@extschema@.session_time(i.first_seen), p.first_seen) AS first_seen,
+           GREATEST(@extschema@.session_time(i.last_seen), p.last_seen) AS last_seen,
+           i.first_seen IS DISTINCT FROM @extschema@.session_time(i.first_seen)
+               OR i.last_seen IS DISTINCT FROM @extschema@.session_time(i.last_seen) AS has_false_times
     FROM @extschema@.ip_inventory i
     FULL JOIN pending p ON p.ip_address = i.ip_address
 ), differing AS (
@@ -24,6 +29,7 @@ WITH counted AS (
     WHERE COALESCE(c.sessions, 0) <> COALESCE(b.sessions, 0)
        OR b.first_seen IS DISTINCT FROM LEAST(b.first_seen, c.first_seen)
        OR b.last_seen IS DISTINCT FROM GREATEST(b.last_seen, c.last_seen)
+       OR b.has_false_times
 ), corrected AS (
     INSERT INTO @extschema@.session_delta (ip_address, sessions, first_seen, last_seen)
     SELECT d.ip_address, d.sessions, d.first_seen, d.last_seen

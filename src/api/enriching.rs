@@ -40,7 +40,7 @@ fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
             enrich::request(home, enrich::able(inet.address, due));
             return Some(row);
         }
-        write(home, databases, [inet.address], force);
+        write(home, databases, [inet.address], force, "enrich_ip()");
         let latest = snapshot::Latest::take();
         addresses::probe(home, inet.address, latest.raw(), |row| row.composite())
     })
@@ -59,7 +59,9 @@ fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
     wanted.dedup();
     telemetry::add(Counter::TotalIps, wanted.len() as i64);
     let force = call.boolean(1).unwrap_or(false);
-    offline::with(Patience::Import, |databases| write(Home::of_caller(call), databases, wanted, force));
+    offline::with(Patience::Import, |databases| {
+        write(Home::of_caller(call), databases, wanted, force, "enrich_ips()");
+    });
     None
 }
 
@@ -68,12 +70,16 @@ fn write(
     databases: &offline::Databases,
     addresses: impl IntoIterator<Item = Address>,
     force: bool,
+    function: &str,
 ) {
     let latest = snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
     let plan = enrich::plan(home, addresses, databases, latest.raw(), force, online());
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
+    if !(plan.missing.is_empty() && plan.due.is_empty()) {
+        require_writable(function);
+    }
     acting_as(home.owner, || {
         if plan.missing.is_empty() && plan.due.is_empty() {
             enrich::request(home, plan.ask);
@@ -83,6 +89,13 @@ fn write(
             enrich::write(home, connection, databases, &plan, Locked::Wait);
         });
     });
+}
+
+/// Raises a clear error where a write would fail with one that names an internal statement.
+fn require_writable(function: &str) {
+    if !transaction::may_write() {
+        error::read_only(function);
+    }
 }
 
 /// Whom to ask about what the files do not say; nobody where nothing can be queued.
@@ -103,6 +116,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
         ..Said::default()
     };
     let home = Home::of_caller(call);
+    require_writable("ensure_asn_inventory()");
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
             networks::ensure(connection, asn, said, |rows| rows.composite(0))

@@ -28,6 +28,13 @@ fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
     Some(text::two_capitals(country))
 }
 
+sql_function!(ip_registered_country_wrapper, pg_finfo_ip_registered_country_wrapper, ip_registered_country);
+fn ip_registered_country(call: &Call) -> Option<pg_sys::Datum> {
+    let address = host(call)?;
+    let country = offline::with(Patience::Import, |databases| databases.registered_country(address))?;
+    Some(text::two_capitals(country))
+}
+
 sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);
 fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;

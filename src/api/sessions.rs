@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use crate::pg::call::Call;
 use crate::pg::{invalidation, role};
-use crate::store::{Home, addresses, fold, foreign_key};
+use crate::store::{Home, addresses, fold, foreign_key, session_options};
 use crate::{error, session, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
@@ -19,6 +19,28 @@ fn inventory_changed(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
+sql_function!(
+    session_options_changed_wrapper,
+    pg_finfo_session_options_changed_wrapper,
+    session_options_changed
+);
+/// Statement trigger on `session_table_option`.
+fn session_options_changed(call: &Call) -> Option<pg_sys::Datum> {
+    session_options::announce(Home::of(call));
+    Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(
+    set_session_table_options_wrapper,
+    pg_finfo_set_session_table_options_wrapper,
+    set_session_table_options
+);
+fn set_session_table_options(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    session_options::set(Home::of_caller(call), rel, call.boolean(1), call.boolean(2));
+    None
+}
+
 sql_function!(create_address_key_wrapper, pg_finfo_create_address_key_wrapper, create_address_key);
 fn create_address_key(call: &Call) -> Option<pg_sys::Datum> {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
@@ -27,7 +49,11 @@ fn create_address_key(call: &Call) -> Option<pg_sys::Datum> {
     None
 }
 
-sql_function!(in_restricted_operation_wrapper, pg_finfo_in_restricted_operation_wrapper, in_restricted_operation);
+sql_function!(
+    in_restricted_operation_wrapper,
+    pg_finfo_in_restricted_operation_wrapper,
+    in_restricted_operation
+);
 fn in_restricted_operation(_: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(role::is_restricted()))
 }
@@ -43,6 +69,6 @@ fn delete_addresses(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {
-    fold::run(Home::of_caller(call), !call.is_atomic());
+    fold::run(Home::of_caller(call), !call.is_atomic()).report();
     None
 }

@@ -10,7 +10,7 @@ use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
 use crate::provider::Provider;
-use crate::roster::{self, Doing};
+use crate::roster::{self, Doing, Lack};
 use crate::sql_function;
 
 sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);
@@ -42,6 +42,22 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
             let says = Doing::in_seat(seat).name();
             rows.push(row("worker", catalog::database_name(database), seat, says));
         }
+    }
+    let has_seat =
+        |database| block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database);
+    for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
+        // One that is gone waits for nothing.
+        let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
+        rows.push(vec![
+            Some(text::write("worker")),
+            Some(text::write(&name)),
+            None,
+            Some(text::write(Lack::name(waiting.reason))),
+            Some(pg_sys::Datum::from(waiting.since)),
+            None,
+            Some(pg_sys::Datum::from(0_i64)),
+            Some(pg_sys::Datum::from(0_i64)),
+        ]);
     }
     call.set(rows);
     None

@@ -71,9 +71,9 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
     // The server looks at all rows anyway, and only if one points nowhere somebody must say which.
     run.begin("validating", open.len() as i64);
     let mut invalid = Vec::new();
-    for (table, name) in open {
+    for table in open {
         run.batch(|connection| {
-            if !foreign_key::validate(connection, table, &name) {
+            if !foreign_key::validate(connection, table) {
                 invalid.push(table);
             }
             1

@@ -115,6 +115,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
             Run { home, connection, key, may_commit, progress, phase, done, total, resume_at, reporting };
         run.commit();
         let report = work(&mut run);
+        run.end_phase();
         acting_as(home.owner, || calls::end(connection, key, &report));
         run.commit();
         run.report(Reporting::complete);
@@ -191,7 +192,10 @@ impl Run<'_> {
         }
     }
 
+    /// Ends a phase: what it has done is what was due, because totals are estimates.
     fn end_phase(&mut self) {
+        self.total = self.done;
+        self.note(None);
         if let Some(bar) = &mut self.progress
             && self.total > 0
         {

@@ -86,11 +86,8 @@ fn fold(run: &mut Run) {
     let home = run.home;
     let pending = acting_as(home.owner, || fold::pending(run.connection));
     run.begin("folding", pending);
-    let mut folded = fold::BATCH;
-    while folded >= fold::BATCH {
-        run.batch(|connection| {
-            folded = fold::step(home, connection);
-            folded
-        });
+    let mut pass = fold::Pass::default();
+    while !pass.is_over() {
+        run.batch(|connection| fold::step(home, connection, &mut pass));
     }
 }

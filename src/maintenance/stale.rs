@@ -87,7 +87,8 @@ fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
 
 /// Queues lookups for stale answers of a provider; answers how many.
 fn queue(run: &mut Run, provider: Provider, most: i64) -> i64 {
-    run.begin(provider.name(), most);
+    // How many are due is known once they are queued.
+    run.begin(provider.name(), 0);
     let mut queued = 0;
     run.batch(|connection| {
         queued = stale::queue(connection, provider, most);

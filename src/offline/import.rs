@@ -3,9 +3,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use cowrie_enrich_engine::regular_file;
 
 use super::Kind;
 use super::private_copy::{Custody, Draft, Signature, Status, read_status};
@@ -137,7 +137,7 @@ fn copy_and_verify(
     signature: &Signature,
 ) -> Result<(Draft, Status), ImportError> {
     let file_error = |error| ImportError::File { kind, path: path.to_owned(), error };
-    let mut source = open(path).map_err(file_error)?;
+    let mut source = regular_file::open(path).map_err(file_error)?;
     let mut draft = custody.draft(kind).map_err(file_error)?;
     copy(&mut source, &mut draft.file, signature.size).map_err(file_error)?;
     let after = Signature::of(path).map_err(file_error)?;
@@ -170,16 +170,6 @@ fn copy_and_verify(
         refused: None,
     };
     Ok((draft, status))
-}
-
-/// Opens a source, if it is a file. A FIFO would hold up whoever opens it until somebody writes, and a device may never
-/// end. What is looked at is what was opened: a path can name something else by then.
-fn open(path: &str) -> io::Result<File> {
-    let source = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    match source.metadata()?.is_file() {
-        true => Ok(source),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
-    }
 }
 
 /// Bytes between two looks at whether somebody cancelled.

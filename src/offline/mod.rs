@@ -247,6 +247,11 @@ impl Databases {
         answered(loaded.database.country(address))
     }
 
+    /// Returns the country where the network of an address is registered.
+    pub fn registered_country(&self, address: Address) -> Option<[u8; 2]> {
+        answered(self.city.as_ref()?.database.registered_country(address))
+    }
+
     pub fn city(&self, address: Address) -> Option<&str> {
         answered(self.city.as_ref()?.database.city(address))
     }

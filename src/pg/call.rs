@@ -78,7 +78,7 @@ impl Call {
 
     pub fn text(&self, n: usize) -> Option<String> {
         // SAFETY: the argument is declared text.
-        self.datum(n).map(|datum| String::from_utf8_lossy(unsafe { text::bytes(datum) }).into_owned())
+        self.datum(n).map(|datum| text::from_server(unsafe { text::bytes(datum) }).into_owned())
     }
 
     /// An argument declared name.

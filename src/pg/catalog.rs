@@ -277,6 +277,52 @@ pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
+/// Name of a role, in the server's encoding.
+pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
+    // SAFETY: a palloc'ed string, or null where the role does not exist.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_bytes().to_vec())
+    }
+}
+
+/// A table and its parents, from the nearest to the root: partitioned tables, or the first table of each that it inherits
+/// from.
+pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut tables = vec![table];
+    // SAFETY: a lookup in the catalogs that may raise. It returns null or a list of oids in the current memory context,
+    // whose cells are as many as its length says.
+    unsafe {
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table));
+        if !list.is_null() {
+            let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
+            tables.extend(cells.iter().map(|cell| cell.oid_value));
+        }
+    }
+    tables
+}
+
+/// Whether a column may be null; `None` if the table has no such column.
+pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
+    // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::ATTNUM as c_int;
+        let tuple = pg_sys::SearchSysCache2(cache, pg_sys::Datum::from(table), pg_sys::Datum::from(column));
+        if tuple.is_null() {
+            return None;
+        }
+        let form: *mut pg_sys::FormData_pg_attribute = pg_sys::GETSTRUCT(tuple).cast();
+        let accepts = !(*form).attnotnull;
+        pg_sys::ReleaseSysCache(tuple);
+        Some(accepts)
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/catalog/partition.c; pgrx has no binding. It follows the first parent of any table.
+    fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
 /// Whether a superuser is connected to this process's database with a client program of this name, as it introduced
 /// itself. Inside a transaction, at whose end the server forgets what was read for it.
 pub fn has_superusers_client(name: &CStr) -> bool {

@@ -44,7 +44,8 @@ impl Held {
         let tag = tag(object, part, kind_in_pg_locks(kind));
         // SAFETY: a complete tag; the lock is the process's and is released when this is dropped, or with the process.
         let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
-        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Held(tag))
+        // A closure: an eager argument would release a lock that this process does not have.
+        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| Held(tag))
     }
 }
 

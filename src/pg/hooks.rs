@@ -4,9 +4,10 @@
 //! is connected to the database, a background process included, after waiting five seconds for it to go. So whoever
 //! runs one of them is overheard, and our process goes.
 //!
-//! The hooks are plain functions that hand on to the server's own without pgrx's guard in between: an ERROR of a
-//! utility statement must reach the client with all its fields, which a way through Rust would take from it. There is
-//! nothing in them to unwind.
+//! The hooks are plain functions that call the next hook without pgrx's guard in between: an ERROR of a utility statement
+//! must reach the client with all its fields, which a way through Rust would take from it. So a hook itself runs no Rust
+//! code that can panic. It calls a function with pgrx's guard, which turns a panic into an ERROR. No panic unwinds into
+//! the server's frames, which would end the process and restart the cluster.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -49,21 +50,8 @@ unsafe extern "C-unwind" fn on_access(
     part: c_int,
     argument: *mut c_void,
 ) {
-    if let Some(listener) = LISTENER.get() {
-        match access {
-            pg_sys::ObjectAccessType::OAT_POST_CREATE
-            | pg_sys::ObjectAccessType::OAT_POST_ALTER
-            | pg_sys::ObjectAccessType::OAT_DROP
-                if class == pg_sys::ExtensionRelationId =>
-            {
-                (listener.extension_changes)();
-            }
-            // The server calls this after it checked the right to drop and before it looks who is connected.
-            pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
-                (listener.database_is_needed)(object);
-            }
-            _ => {}
-        }
+    if class == pg_sys::ExtensionRelationId || class == pg_sys::DatabaseRelationId {
+        cowrie_enrich_overhear_access(access, class, object);
     }
     if let Some(previous) = PREVIOUS_ACCESS.get() {
         // SAFETY: the arguments are handed on as they came.
@@ -109,6 +97,32 @@ unsafe extern "C-unwind" fn on_utility(
         }
         let next = PREVIOUS_UTILITY.get().unwrap_or(standard_ProcessUtility);
         next(statement, text, read_only_tree, context, parameters, environment, destination, completion)
+    }
+}
+
+/// Calls the listener. The hook has checked the class.
+#[unsafe(no_mangle)]
+#[doc(hidden)]
+#[pgrx::pg_guard]
+extern "C-unwind" fn cowrie_enrich_overhear_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+) {
+    let Some(listener) = LISTENER.get() else { return };
+    match access {
+        pg_sys::ObjectAccessType::OAT_POST_CREATE
+        | pg_sys::ObjectAccessType::OAT_POST_ALTER
+        | pg_sys::ObjectAccessType::OAT_DROP
+            if class == pg_sys::ExtensionRelationId =>
+        {
+            (listener.extension_changes)();
+        }
+        // The server calls this after it checked the right to drop and before it looks who is connected.
+        pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
+            (listener.database_is_needed)(object);
+        }
+        _ => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! `jsonb` datums: built and read in the server's binary form, without text in between.
 
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
 use pgrx::pg_sys;
@@ -26,7 +28,7 @@ pub fn object(fill: impl FnOnce(&mut Object)) -> pg_sys::Datum {
 impl Object {
     pub fn text(&mut self, key: &str, value: &str) {
         self.key(key);
-        let value = text::storable(value);
+        let value = text::to_server(value);
         self.value(string_value(&value));
     }
 
@@ -66,7 +68,7 @@ impl Object {
 
     /// Any JSON, as somebody else sent it: what a text of the server's cannot hold is left out of its strings.
     pub fn json(&mut self, key: &str, value: &serde_json::Value) {
-        self.key(&without_nul(key));
+        self.key(without_nul(key));
         self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
     }
 
@@ -89,7 +91,7 @@ impl Object {
             Json::Object(pairs) => {
                 self.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
                 for (key, value) in pairs {
-                    self.key(&without_nul(key));
+                    self.key(without_nul(key));
                     self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
                 }
                 self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
@@ -108,8 +110,9 @@ impl Object {
         }));
     }
 
-    fn key(&mut self, key: &str) {
-        self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(string_value(key)));
+    /// `key` is in the server's encoding, as every ASCII text is.
+    fn key(&mut self, key: impl AsRef<[u8]>) {
+        self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(string_value(key.as_ref())));
     }
 
     fn value(&mut self, value: pg_sys::JsonbValue) {
@@ -139,11 +142,11 @@ fn value_of(
 }
 
 /// A text that a jsonb of this database can hold: JSON may say NUL, the server cannot.
-fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
+fn without_nul(text: &str) -> Cow<'_, [u8]> {
     if text.contains('\0') {
-        std::borrow::Cow::Owned(text::storable(&text.replace('\0', "")).into_owned())
+        Cow::Owned(text::to_server(&text.replace('\0', "")).into_owned())
     } else {
-        text::storable(text)
+        text::to_server(text)
     }
 }
 
@@ -167,7 +170,7 @@ fn numeric_value(digits: &str) -> pg_sys::JsonbValue {
     }
 }
 
-fn string_value(bytes: &str) -> pg_sys::JsonbValue {
+fn string_value(bytes: &[u8]) -> pg_sys::JsonbValue {
     // SAFETY: palloc returns len + 1 writable bytes or raises.
     let copy = unsafe {
         let copy = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
@@ -192,7 +195,7 @@ pub struct Container<'a> {
 pub enum Value<'a> {
     Null,
     Bool(bool),
-    String(&'a str),
+    String(Cow<'a, str>),
     Number(Number<'a>),
     Nested(Container<'a>),
 }
@@ -270,8 +273,17 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// The text under a key.
+    /// Returns the text under a key where the database stores it as UTF-8 does: the extension's own words, which are
+    /// ASCII, in every encoding.
     pub fn text(self, key: &str) -> Option<&'a str> {
+        match self.get(key) {
+            Some(Value::String(Cow::Borrowed(text))) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns the text under a key, converted from the database's encoding.
+    pub fn converted_text(self, key: &str) -> Option<Cow<'a, str>> {
         match self.get(key) {
             Some(Value::String(text)) => Some(text),
             _ => None,
@@ -293,7 +305,7 @@ impl<'a> Container<'a> {
         // SAFETY: JsonbToCString reads the container, which outlives 'a, and returns a palloc'ed string.
         unsafe {
             let text = pg_sys::JsonbToCString(std::ptr::null_mut(), self.pointer, self.size as i32);
-            text::from_c(text).unwrap_or_default().into_owned()
+            text::from_server(CStr::from_ptr(text).to_bytes()).into_owned()
         }
     }
 
@@ -333,8 +345,7 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
             pg_sys::jbvType::jbvString => {
                 let string = value.val.string;
                 let bytes = std::slice::from_raw_parts(string.val.cast::<u8>(), string.len as usize);
-                // Another encoding than UTF-8 may store bytes that are not UTF-8; such a text is no country and no type.
-                std::str::from_utf8(bytes).map_or(Value::Null, Value::String)
+                Value::String(text::from_server(bytes))
             }
             pg_sys::jbvType::jbvBinary => {
                 let binary = value.val.binary;

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 
 /// A copy of a variable-length datum in Rust's memory, aligned as PostgreSQL wants its varlenas.
+#[derive(Clone)]
 pub struct Kept {
     words: Box<[u64]>,
 }

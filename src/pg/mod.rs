@@ -14,6 +14,7 @@ pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
 pub mod kept;
+pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
@@ -29,6 +30,7 @@ pub mod subtransaction;
 pub mod text;
 pub mod transaction;
 pub mod trigger;
+pub mod user_table;
 
 /// Makes unknown settings under a prefix an error instead of a placeholder.
 pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {

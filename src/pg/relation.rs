@@ -5,11 +5,13 @@
 
 use std::ffi::{CStr, c_int};
 
+use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
-use super::text;
+use super::snapshot::Dirty;
 use super::trigger::Column;
+use super::{inet, text};
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
@@ -175,14 +177,66 @@ impl Drop for Table {
     }
 }
 
-/// The operator family `network_ops` of btree: src/include/catalog/pg_opfamily.dat, the same in all versions.
-const NETWORK_FAMILY: pg_sys::Oid = pg_sys::Oid::from_u32(1974);
-
-/// One table open for probes by its key, which is of type inet.
+/// One table open for probes by its key.
 pub struct Prober {
     // Declared before the table, hence dropped before it.
     scan: Scan,
     table: Table,
+    key_type: KeyType,
+}
+
+/// Type of a key.
+#[derive(Clone, Copy)]
+pub enum KeyType {
+    Inet,
+    Bigint,
+}
+
+impl KeyType {
+    /// The function that compares two keys for equality.
+    fn equality(self) -> pg_sys::Oid {
+        pg_sys::Oid::from(match self {
+            KeyType::Inet => pg_sys::F_NETWORK_EQ,
+            KeyType::Bigint => pg_sys::F_INT8EQ,
+        })
+    }
+
+    /// The operator family of btree that has this function, and the type of the index's column. The families are
+    /// `network_ops` and `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
+    fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        match self {
+            KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),
+            KeyType::Bigint => (pg_sys::Oid::from_u32(1976), pg_sys::INT8OID),
+        }
+    }
+}
+
+/// A key to look for.
+#[derive(Clone, Copy)]
+pub enum Key {
+    Address(Address),
+    Number(i64),
+}
+
+/// One table open for finding keys that other transactions are inserting. Never waits for these transactions.
+pub struct InsertionProber {
+    // Declared before the snapshot, hence dropped before it.
+    prober: Prober,
+    snapshot: Dirty,
+}
+
+impl InsertionProber {
+    /// Opens a table and an index on it with one column of this type; `None` when either is not there (any more).
+    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
+        let snapshot = Dirty::new();
+        let prober = Prober::open_by(table, index, key_type, snapshot.raw())?;
+        Some(InsertionProber { prober, snapshot })
+    }
+
+    /// Whether another transaction has inserted a row with this key and is still in progress.
+    pub fn is_being_inserted(&mut self, key: Key) -> bool {
+        self.prober.holds(key) && self.snapshot.saw_insertion()
+    }
 }
 
 struct Scan {
@@ -210,6 +264,16 @@ impl Scan {
 impl Prober {
     /// Opens a table and an index on it whose only column is inet; `None` when either is not there (any more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Prober> {
+        Prober::open_by(table, index, KeyType::Inet, snapshot)
+    }
+
+    /// The same for a key of some type.
+    pub fn open_by(
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        key_type: KeyType,
+        snapshot: pg_sys::Snapshot,
+    ) -> Option<Prober> {
         let table = Table::open(table, pg_sys::AccessShareLock)?;
         // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
         // its users see to.
@@ -218,22 +282,34 @@ impl Prober {
             if index.is_null() {
                 return None;
             }
-            // Probes pass an inet to the operator of this family.
+            // Probes pass a key of this type to the operator of this family.
+            let (family, type_oid) = key_type.operators();
             let form = (*index).rd_index;
             let is_fitting = (*form).indrelid == (*table.relation).rd_id
                 && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
                 && (*form).indnkeyatts == 1
-                && *(*index).rd_opfamily == NETWORK_FAMILY
-                && *(*index).rd_opcintype == pg_sys::INETOID;
+                && *(*index).rd_opfamily == family
+                && *(*index).rd_opcintype == type_oid;
             if !is_fitting {
                 pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-                table.is_altered("the index by address is another one");
+                table.is_altered("the index of the key is another one");
             }
             let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
             let scan = begin_scan(table.relation, index, snapshot);
             let context = pg_sys::CurrentMemoryContext;
-            Some(Prober { scan: Scan { index, scan, slot, context }, table })
+            Some(Prober { scan: Scan { index, scan, slot, context }, table, key_type })
         }
+    }
+
+    /// Whether there is a row with this key. A key of another type is not there.
+    pub fn holds(&mut self, key: Key) -> bool {
+        let key = match (self.key_type, key) {
+            (KeyType::Inet, Key::Address(address)) => inet::write(address),
+            (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
+            _ => return false,
+        };
+        self.seek(key);
+        self.next().is_some()
     }
 
     /// The row with this key, handed to `read` while its buffer is pinned.
@@ -273,13 +349,14 @@ impl Prober {
 
     fn seek(&mut self, key: pg_sys::Datum) {
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the index's first column is inet with the default operator class; the scan is open and copies the key.
+        // SAFETY: the index's first column is of the key's type with the default operator class; the scan is open and copies
+        // the key.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,
                 1,
                 pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                pg_sys::Oid::from(pg_sys::F_NETWORK_EQ),
+                self.key_type.equality(),
                 key,
             );
             self.scan.in_its_memory(|| {

@@ -48,6 +48,12 @@ pub fn is_restricted() -> bool {
     unsafe { pg_sys::InSecurityRestrictedOperation() }
 }
 
+/// Returns true for a superuser and for a user with the privileges of a role.
+pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
+    // SAFETY: lookups in the system caches.
+    unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
+}
+
 /// Bytes of a text as a setting's value.
 pub fn setting_text(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
@@ -75,8 +81,15 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 
 /// The same as the owner of a table that is not ours: what they put on their table (triggers, defaults, policies) runs
 /// with their rights, and cannot reach back for ours.
+///
+/// Triggers and foreign keys are in force, whatever the session's `session_replication_role` says. Only a superuser may
+/// switch them off, and the owner's code would inherit that for every table.
 pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION, work)
+    let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+    switched(role, flags, || {
+        set_locally(c"session_replication_role", c"origin");
+        work()
+    })
 }
 
 fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {

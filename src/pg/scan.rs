@@ -77,7 +77,7 @@ pub fn shown(row: &Row, column: Column) -> Option<String> {
     // SAFETY: the datum is of the column's type; the output functions of these types are the server's.
     unsafe {
         if column.is_text_like() {
-            return Some(String::from_utf8_lossy(text::bytes(datum)).trim_end().to_owned());
+            return Some(text::from_server(text::bytes(datum)).trim_end().to_owned());
         }
         if !SHOWN.contains(&column.type_oid) {
             return None;

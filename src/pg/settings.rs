@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use cowrie_enrich_engine::export::settings::Refusal;
 use cowrie_enrich_engine::providers::setting::{Kind, Setting, Unit, Value};
@@ -135,29 +136,32 @@ pub fn define_checked<C: Check>(
     }
 }
 
+/// A panic refuses the value. So does an ERROR that pgrx made a panic of: copying a reason may run out of memory.
 unsafe extern "C-unwind" fn check_text<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: the server passes a pointer to a NUL-terminated string or to null.
-    let text = unsafe { super::text::from_c(*value) }.unwrap_or_default();
-    let text = text.trim();
-    if text.is_empty() {
-        return true;
-    }
-    match catch_unwind(AssertUnwindSafe(|| C::check(text))) {
-        Ok(Ok(())) => true,
-        Ok(Err(refusal)) => {
-            // SAFETY: where the macros GUC_check_errdetail and GUC_check_errhint put their texts.
-            unsafe {
-                pg_sys::GUC_check_errdetail_string = for_the_report(refusal.reason);
-                pg_sys::GUC_check_errhint_string = for_the_report(refusal.hint);
-            }
-            false
+    let check = || {
+        // SAFETY: the server passes a pointer to a NUL-terminated string or to null.
+        let text = unsafe { super::text::from_c(*value) }.unwrap_or_default();
+        let text = text.trim();
+        if text.is_empty() {
+            return true;
         }
-        Err(_) => false,
-    }
+        match C::check(text) {
+            Ok(()) => true,
+            Err(refusal) => {
+                // SAFETY: where the macros GUC_check_errdetail and GUC_check_errhint put their texts.
+                unsafe {
+                    pg_sys::GUC_check_errdetail_string = for_the_report(refusal.reason);
+                    pg_sys::GUC_check_errhint_string = for_the_report(refusal.hint);
+                }
+                false
+            }
+        }
+    };
+    catch_unwind(AssertUnwindSafe(check)).unwrap_or(false)
 }
 
 /// A copy that lives until the error has been reported; null where it cannot be had.
@@ -165,4 +169,11 @@ fn for_the_report(text: &str) -> *mut c_char {
     let text = CString::new(text).unwrap_or_default();
     // SAFETY: copies a NUL-terminated text into the context that the server empties when it is done with an error.
     unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
+}
+
+/// Returns the `lock_timeout` of the moment; `None` where statements wait without end.
+pub fn lock_timeout() -> Option<Duration> {
+    // SAFETY: reads a setting of this process.
+    let milliseconds = unsafe { pg_sys::LockTimeout };
+    u64::try_from(milliseconds).ok().filter(|timeout| *timeout > 0).map(Duration::from_millis)
 }

@@ -37,6 +37,8 @@ pub const SPANS: usize = 2048;
 pub const PROCEDURES: usize = 6;
 /// Databases that can have a worker at the same time.
 pub const SEATS: usize = 64;
+/// Databases without a worker that are shown with the reason.
+const WAITING: usize = 128;
 
 #[repr(C)]
 pub struct Block {
@@ -84,8 +86,6 @@ pub struct Seat {
     pub rules_changed: AtomicBool,
     /// Table whose owner's code it runs at the moment; 0 is none.
     code_of: AtomicU32,
-    /// Sessions were counted since it last folded.
-    pub uncounted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -112,6 +112,8 @@ pub struct Report {
     pub networks: AtomicI64,
     /// Unsafe foreign keys that the worker saw when it last looked.
     pub unsafe_keys: AtomicI64,
+    /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
+    pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
 }
 
@@ -133,6 +135,8 @@ pub struct Guarded {
     pub announced: [u32; 16],
     /// More were announced than there is room for: look at all.
     pub announced_all: bool,
+    /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
+    waiting: [Waiting; WAITING],
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
     /// Tables whose owners' code ended a worker.
@@ -149,6 +153,33 @@ pub struct KeptOut {
     pub database: u32,
     /// Microseconds since 2000.
     pub until: i64,
+}
+
+/// A database that is to have a worker and has none.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// 0 is no entry.
+    pub database: u32,
+    /// The owner's own code.
+    pub reason: u32,
+    /// Microseconds since 2000.
+    pub since: i64,
+}
+
+/// Publishes the databases that wait for a worker, as many as there is room for.
+pub fn publish_waiting(waiting: &[Waiting]) {
+    let none = Waiting { database: 0, reason: 0, since: 0 };
+    locked(|guarded| {
+        let entries = waiting.iter().copied().chain(std::iter::repeat(none));
+        guarded.waiting.iter_mut().zip(entries).for_each(|(to, entry)| *to = entry);
+    });
+}
+
+/// The databases that wait for a worker, as the launcher published them.
+pub fn waiting() -> Vec<Waiting> {
+    let entries = locked(|guarded| guarded.waiting);
+    entries.into_iter().take_while(|entry| entry.database != 0).collect()
 }
 
 /// The last lookup that became a dead letter.
@@ -322,6 +353,7 @@ impl Report {
             &self.counted_at,
             &self.networks,
             &self.unsafe_keys,
+            &self.oldest_count,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);

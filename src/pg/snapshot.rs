@@ -44,6 +44,36 @@ impl Drop for OfTransaction {
     }
 }
 
+/// A snapshot that also sees rows of transactions in progress, prepared ones among them.
+pub struct Dirty(*mut pg_sys::SnapshotData);
+
+impl Dirty {
+    pub fn new() -> Self {
+        let snapshot = pg_sys::SnapshotData {
+            snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+            ..Default::default()
+        };
+        Dirty(Box::into_raw(Box::new(snapshot)))
+    }
+
+    pub fn raw(&self) -> pg_sys::Snapshot {
+        self.0
+    }
+
+    /// Whether another transaction that is in progress has inserted the row that this snapshot saw last.
+    pub fn saw_insertion(&self) -> bool {
+        // SAFETY: allocated in `new` and freed on drop; the server writes to it only while it looks at a row.
+        unsafe { (*self.0).xmin != pg_sys::InvalidTransactionId }
+    }
+}
+
+impl Drop for Dirty {
+    fn drop(&mut self) {
+        // SAFETY: made from a Box in `new`, freed once.
+        drop(unsafe { Box::from_raw(self.0) });
+    }
+}
+
 /// The snapshot of the running statement, if one is active.
 pub fn of_statement() -> Option<pg_sys::Snapshot> {
     // SAFETY: GetActiveSnapshot is valid whenever one is set.

@@ -1,4 +1,4 @@
-//! Statements of ours, prepared once per backend.
+//! Statements on our own tables, prepared once per backend. Those on tables of users are in [`super::user_table`].
 
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -21,19 +21,6 @@ pub struct Statement {
     skips_locked: bool,
     /// The schema's name that it was prepared for, and the plan.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
-}
-
-/// A statement that lives as long as its connection at most.
-pub struct Prepared {
-    plan: pg_sys::SPIPlanPtr,
-    arguments: usize,
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        // SAFETY: prepared once, in a connection that is still open: an ERROR unwinds to here before the abort closes it.
-        unsafe { pg_sys::SPI_freeplan(self.plan) };
-    }
 }
 
 /// The result of one execution, valid inside the closure that it is handed to.
@@ -94,47 +81,6 @@ impl Connection {
         Self::hand_over(code, statement.name, read)
     }
 
-    /// Prepares a statement that was made at run time, for a table whose name is not known before. Names in it are
-    /// looked up now, with the rights of now; tables are accessed with those of when it is run.
-    /// The text is in the server's encoding.
-    pub fn prepare(&self, text: &[u8], argument_types: &[pg_sys::Oid]) -> Prepared {
-        let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
-        let mut types = argument_types.to_vec();
-        // SAFETY: the type list has the length given; the plan is gone with the SPI connection.
-        let plan = memory::returning(|| unsafe {
-            pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr())
-        });
-        if plan.is_null() {
-            pgrx::error!("could not prepare a statement for a session table");
-        }
-        Prepared { plan, arguments: types.len() }
-    }
-
-    /// Executes such a statement; no argument is null. What it returns is of these `types`, or it is an error: part of the
-    /// text may be somebody else's.
-    pub fn run_prepared<T>(
-        &self,
-        statement: &Prepared,
-        arguments: &[pg_sys::Datum],
-        types: &[pg_sys::Oid],
-        read: impl FnOnce(&Rows) -> T,
-    ) -> T {
-        if arguments.len() != statement.arguments {
-            pgrx::error!("a statement for a session table has {} arguments", statement.arguments);
-        }
-        let mut datums = arguments.to_vec();
-        // SAFETY: as many values as the plan has types, none of them null.
-        let code = memory::returning(|| unsafe {
-            pg_sys::SPI_execute_plan(statement.plan, datums.as_mut_ptr(), std::ptr::null(), false, 0)
-        });
-        Self::hand_over(code, "for a session table", |rows| {
-            if !rows.are_of(types) {
-                pgrx::error!("a statement for a session table returns something else than it should");
-            }
-            read(rows)
-        })
-    }
-
     /// Executes a statement that has no plan, such as GRANT. The text is in the server's encoding.
     pub fn run_utility(&self, text: &[u8]) {
         let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
@@ -143,7 +89,7 @@ impl Connection {
         Self::hand_over(code, "without a plan", |_| ());
     }
 
-    fn hand_over<T>(code: i32, name: &str, read: impl FnOnce(&Rows) -> T) -> T {
+    pub(super) fn hand_over<T>(code: i32, name: &str, read: impl FnOnce(&Rows) -> T) -> T {
         if code < 0 {
             pgrx::error!("could not run statement \"{name}\": SPI code {code}");
         }
@@ -206,7 +152,7 @@ impl Statement {
 }
 
 impl Rows {
-    fn are_of(&self, types: &[pg_sys::Oid]) -> bool {
+    pub(super) fn are_of(&self, types: &[pg_sys::Oid]) -> bool {
         if self.table.is_null() {
             return types.is_empty();
         }
@@ -302,7 +248,7 @@ impl Rows {
 
     /// A column of type text, varchar or char.
     pub fn text(&self, row: usize, column: i32) -> Option<String> {
-        self.bytes(row, column).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.bytes(row, column).map(|bytes| text::from_server(&bytes).into_owned())
     }
 
     /// A row as a composite value outside the SPI connection's memory.

@@ -14,7 +14,7 @@ use super::shared;
 /// What the contained work raised.
 pub struct Failure {
     pub message: String,
-    /// Whether it was only that somebody else held a lock.
+    /// Whether somebody else held a lock, or renamed the table at that moment: the same may work a moment later.
     pub was_lock: bool,
     code: PgSqlErrorCode,
     hint: Option<String>,
@@ -25,7 +25,9 @@ impl Failure {
         let report = report(error);
         let was_lock = matches!(
             report.sql_error_code(),
-            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+            PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE
+                | PgSqlErrorCode::ERRCODE_T_R_DEADLOCK_DETECTED
+                | PgSqlErrorCode::ERRCODE_OBJECT_IN_USE
         );
         Failure {
             message: report.message().to_owned(),

@@ -1,7 +1,8 @@
 //! `text` datums.
 
 use std::borrow::Cow;
-use std::ffi::CStr;
+use std::cell::OnceCell;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
@@ -22,11 +23,9 @@ pub unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     }
 }
 
-/// A text in the current memory context.
+/// Writes a text datum into the current memory context, in the database's encoding.
 pub fn write(text: &str) -> pg_sys::Datum {
-    let text = storable(text);
-    // SAFETY: cstring_to_text_with_len copies `len` bytes.
-    unsafe { pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(text.as_ptr().cast(), text.len() as i32)) }
+    write_bytes(&to_server(text))
 }
 
 /// A name of the server's, cut at its length, in the current memory context.
@@ -75,26 +74,130 @@ pub fn keep(text: &str) -> Kept {
     unsafe { Kept::copy(write(text)) }
 }
 
-/// Whether the database's texts are UTF-8.
-pub fn is_utf8() -> bool {
-    // SAFETY: reads a backend-wide static.
-    unsafe { pg_sys::GetDatabaseEncoding() as u32 == pg_sys::pg_enc::PG_UTF8 }
+/// Converts a text to the database's encoding, by the server's own conversion. A character that the encoding lacks
+/// becomes `?`, because an organisation's name must not fail a session's insert. SQL_ASCII takes every byte as it is.
+/// Called inside a transaction, because the conversion is a row of a catalog.
+pub fn to_server(text: &str) -> Cow<'_, [u8]> {
+    if text.is_ascii() || holds_everything() {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut converted = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let done = convert(rest.as_bytes(), Direction::ToServer, &mut converted);
+        let (_, left) = rest.split_at_checked(done).unwrap_or((rest, ""));
+        let mut characters = left.chars();
+        if let Some(unknown) = characters.next() {
+            // Without a conversion in the catalog this is every character.
+            converted.push(if unknown.is_ascii() { unknown as u8 } else { b'?' });
+        }
+        rest = characters.as_str();
+    }
+    Cow::Owned(converted)
 }
 
-/// What the database's encoding can hold of a text: everything in UTF-8 (and in SQL_ASCII, which checks nothing),
-/// else ASCII with '?' for the rest. An organisation's name with an accent must not fail a session's insert in a
-/// LATIN1 database.
-pub fn storable(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() || holds_everything() {
-        Cow::Borrowed(text)
-    } else {
-        Cow::Owned(text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect())
+/// Converts bytes in the database's encoding to a text. What no conversion knows becomes U+FFFD.
+/// Called inside a transaction, as [`to_server`].
+pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
+    if bytes.is_ascii() || holds_everything() {
+        return String::from_utf8_lossy(bytes);
     }
+    let mut converted = Vec::with_capacity(2 * bytes.len());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let done = convert(rest, Direction::FromServer, &mut converted).min(rest.len());
+        rest = match rest[done..].split_first() {
+            Some((byte, left)) => {
+                let unknown = if byte.is_ascii() { char::from(*byte) } else { char::REPLACEMENT_CHARACTER };
+                converted.extend_from_slice(unknown.encode_utf8(&mut [0; 4]).as_bytes());
+                left
+            }
+            None => break,
+        };
+    }
+    Cow::Owned(String::from_utf8_lossy(&converted).into_owned())
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    ToServer,
+    FromServer,
+}
+
+thread_local! {
+    /// The conversions of this backend's encoding, to it and from it; InvalidOid where there is none.
+    static CONVERSIONS: OnceCell<[pg_sys::Oid; 2]> = const { OnceCell::new() };
+}
+
+/// Bytes converted by one call. One byte becomes at most four.
+const CONVERTED_AT_ONCE: usize = 8192;
+
+/// Appends as much as the server converts; returns how many bytes of `from` that was. It stops before a character that
+/// cannot be converted, and before a NUL.
+fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
+    let conversion = CONVERSIONS.with(|known| known.get_or_init(conversions)[direction as usize]);
+    if conversion == pg_sys::InvalidOid {
+        return 0;
+    }
+    let (utf8, server) = (pg_sys::pg_enc::PG_UTF8 as c_int, encoding());
+    let (source, target) = match direction {
+        Direction::ToServer => (utf8, server),
+        Direction::FromServer => (server, utf8),
+    };
+    let mut done = 0;
+    let mut buffer = vec![0_u8; 4 * CONVERTED_AT_ONCE + 1];
+    while done < from.len() {
+        let mut part = from[done..].to_vec();
+        part.truncate(CONVERTED_AT_ONCE);
+        // SAFETY: the conversion is one of the server's own, between these encodings; source and target have the lengths
+        // given, and the target ends with a NUL. It does not write to the source.
+        let read = unsafe {
+            pg_sys::pg_do_encoding_conversion_buf(
+                conversion,
+                source,
+                target,
+                part.as_mut_ptr(),
+                part.len() as c_int,
+                buffer.as_mut_ptr(),
+                buffer.len() as c_int,
+                true,
+            )
+        };
+        let written = buffer.iter().position(|byte| *byte == 0).unwrap_or(0);
+        to.extend_from_slice(&buffer[..written]);
+        let read = usize::try_from(read).unwrap_or(0);
+        done += read;
+        // A part may end within a character, which the next part then begins with.
+        if read == 0 || (read < part.len() && part.len() < CONVERTED_AT_ONCE) {
+            break;
+        }
+    }
+    done
+}
+
+/// Only the server's own conversions count: a role may create another default in a schema of its search_path.
+fn conversions() -> [pg_sys::Oid; 2] {
+    let (utf8, server) = (pg_sys::pg_enc::PG_UTF8 as i32, encoding());
+    let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
+    [(utf8, server), (server, utf8)].map(|(from, to)| {
+        // SAFETY: a lookup in the system caches, inside a transaction; InvalidOid where there is none. The guard turns
+        // an ERROR of the server into a panic before it passes a Rust frame.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| FindDefaultConversion(catalog, from, to)) }
+    })
+}
+
+unsafe extern "C-unwind" {
+    /// src/include/catalog/pg_conversion.h; pgrx has no binding.
+    fn FindDefaultConversion(name_space: pg_sys::Oid, for_encoding: i32, to_encoding: i32) -> pg_sys::Oid;
+}
+
+fn encoding() -> c_int {
+    // SAFETY: reads a backend-wide static.
+    unsafe { pg_sys::GetDatabaseEncoding() }
 }
 
 fn holds_everything() -> bool {
-    // SAFETY: GetDatabaseEncoding only reads a backend-wide static.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() } as u32;
+    let encoding = encoding() as u32;
     encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII
 }
 

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::call::Call;
+use super::relation::{Place, Row};
 
 /// What a row trigger fires for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,6 +111,13 @@ impl Firing {
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
+    /// Where the row is stored that an UPDATE or DELETE replaces.
+    pub fn old_place(&self) -> Option<Place> {
+        // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, for as long as the call lasts.
+        let slot = unsafe { (*self.data).tg_trigslot };
+        (!slot.is_null()).then(|| Row { slot }.place())
+    }
+
     /// The row after an INSERT or UPDATE.
     pub fn new_row(&self) -> Tuple {
         // SAFETY: see `any`; tg_newtuple is set for UPDATE only.
@@ -202,6 +210,11 @@ impl Column {
     /// Whether its values can be read as addresses.
     pub fn holds_addresses(self) -> bool {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
+    }
+
+    /// Whether [`timestamptz`] reads its values.
+    pub fn holds_times(self) -> bool {
+        matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
     /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.

@@ -5,8 +5,7 @@
 //! result does not depend on the order of batches. Sessions are not counted here: that is the recount's.
 //!
 //! A batch of addresses is written by up to four transactions, each of which keeps the order of locks by itself: networks
-//! that Team Cymru is quoted about; other networks and the addresses, from the files; what is quoted of MaxMind; what is
-//! quoted of the others.
+//! that documents name; networks and addresses that the files know; quotes of MaxMind; quotes of other sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -124,13 +123,21 @@ pub type Addresses = BTreeMap<Address, Gleaned>;
 
 /// Networks that this call has seen to, by source: what is said of them again and again is looked at once.
 #[derive(Default)]
-pub struct Settled(HashSet<(usize, i64)>);
+pub struct Settled(HashSet<(Settler, i64)>);
+
+/// The origin of a network's name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Settler {
+    Files,
+    /// A document that quotes the source at this position.
+    Document(usize),
+}
 
 /// Networks that are remembered; there are some hundred thousand in the world.
 const MOST_SETTLED: usize = 200_000;
 
 impl Settled {
-    fn is_new(&mut self, source: usize, asn: i64) -> bool {
+    fn is_new(&mut self, source: Settler, asn: i64) -> bool {
         if self.0.len() >= MOST_SETTLED {
             self.0.clear();
         }
@@ -163,10 +170,16 @@ impl Named {
         known.merge(said);
     }
 
-    /// Those that Team Cymru is quoted about and that are to be written.
-    pub fn of_cymru(&self, settled: &mut Settled) -> Networks {
-        let mut networks = self.by_source[CYMRU].clone();
-        networks.retain(|asn, _| settled.is_new(CYMRU, *asn));
+    /// Those that are to be written. Team Cymru's words come before MaxMind's.
+    pub fn networks(&self, settled: &mut Settled) -> Networks {
+        let mut networks = Networks::new();
+        for source in [CYMRU, MAXMIND] {
+            for (asn, said) in &self.by_source[source] {
+                if settled.is_new(Settler::Document(source), *asn) {
+                    networks.entry(*asn).or_default().merge(said.clone());
+                }
+            }
+        }
         networks
     }
 }
@@ -187,8 +200,8 @@ pub struct Placed {
     pub renewed: Vec<Address>,
 }
 
-/// Creates those addresses that the inventory lacks and renews those that are due, from the files, with their networks and
-/// those that MaxMind is quoted about. Nobody is asked yet.
+/// Creates those addresses that the inventory lacks and renews those that are due, from the files, with their networks.
+/// Nobody is asked yet.
 pub fn place(
     home: Home,
     connection: &Connection,
@@ -201,10 +214,7 @@ pub fn place(
     let plan = enrich::plan(home, seen, databases, latest.raw(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
-    for (asn, said) in &named.by_source[MAXMIND] {
-        networks.entry(*asn).or_default().merge(said.clone());
-    }
-    networks.retain(|asn, _| settled.is_new(MAXMIND, *asn));
+    networks.retain(|asn, _| settled.is_new(Settler::Files, *asn));
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);

@@ -1,49 +1,68 @@
 //! Folding: pending counts into the inventories.
 //!
-//! A batch is one transaction: take deltas, create what is missing, lock the networks, add to the addresses, add to
-//! the networks. Killed anywhere, the batch never happened. Of several batches in a row most leave the networks alone: what
-//! addresses mean for them is pending until one does not, and each batch is about most of the networks.
+//! A pass goes once over the pending counts, a transaction a batch: read counts, create what is missing, lock networks and
+//! addresses, take the counts of the locked addresses, add them. Killed anywhere, the batch never happened. Of several
+//! batches in a row most leave the networks alone: what addresses mean for networks is pending until one does not, and each
+//! batch is about most of the networks.
+//!
+//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has
+//! locked, and those of a new address whose network another transaction is creating or has locked. The next pass tries
+//! these again. Another transaction may still begin to create a row between the look and the INSERT. The wait for that row
+//! is bounded by [`WAITS`].
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::enrich::{self, Plan, Tally};
-use super::networks::{self, Networks};
-use super::{BOUNDED, Home};
-use crate::offline::{self, Patience};
+use super::{BOUNDED, Home, networks, unblocked};
+use crate::offline::{self, Databases, Patience};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
-use crate::pg::relation;
+use crate::pg::relation::{self, Place};
 use crate::pg::role::{acting_as, with_settings};
+use crate::pg::scan::{self, Readable, Value};
 use crate::pg::spi::{Connection, Statement};
+use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::{check_for_interrupts, inet, memory, snapshot};
+use crate::pg::trigger::Column;
+use crate::pg::{self, check_for_interrupts, inet, memory, settings, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Delta rows per transaction: well below a second of work.
-pub const BATCH: i64 = 20_000;
+/// Pending counts per transaction: well below a second of work.
+pub const BATCH: usize = 20_000;
 /// Addresses per statement: what it takes in memory is bounded, and statements in key order lock in key order.
 const CHUNK: usize = 5_000;
 
-/// Batches in a row of which one adds to the networks, where no smaller one ends them: what it adds at once is in memory.
+/// Batches in a row of which one adds to the networks, where the pass is not over before: what it adds at once is in memory.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
-thread_local! {
-    static WITHOUT_NETWORKS: Cell<u32> = const { Cell::new(0) };
-}
+/// How long a fold waits for a row that another transaction has begun to create just now.
+const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
+/// How often a batch tries to create what is missing.
+const ATTEMPTS: u32 = 3;
+
+/// How long a procedure's fold waits for the lock of a table, or for a batch of another fold.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const AT_MOST: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"30s")];
+
+/// The address of a pending count.
+const ADDRESS: Column = Column { number: 1, type_oid: pg_sys::INETOID };
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
         "fold_pending", include_str!("../../sql/queries/fold_pending.sql"), &[]) };
     static TAKE: Statement = const { Statement::new(
-        "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::INT8OID]) };
+        "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::TIDARRAYOID]) };
+    static DROP: Statement = const { Statement::new(
+        "fold_drop", include_str!("../../sql/queries/fold_drop.sql"), &[pg_sys::INETARRAYOID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
-        "fold_lock_networks", include_str!("../../sql/queries/fold_lock_networks.sql"),
-        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID]) };
+        "fold_lock_networks", include_str!("../../sql/queries/fold_lock_networks.sql"), &[pg_sys::INETARRAYOID]) };
     static ADDRESSES: Statement = const { Statement::new(
         "fold_addresses", include_str!("../../sql/queries/fold_addresses.sql"),
         &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID]) };
@@ -51,14 +70,57 @@ thread_local! {
         "fold_networks", include_str!("../../sql/queries/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
 }
 
-/// Folds all pending counts. `may_commit`: commit after each batch, the last one too: what it locked must not be locked
-/// still when the caller goes on.
-pub fn run(home: Home, may_commit: bool) {
+/// How far a pass over the pending counts has come. Counts that arrive behind it are for the next pass: under load there
+/// are always more.
+#[derive(Clone, Copy, Default)]
+pub struct Pass {
+    /// The first page of `session_delta` that is still to be read.
+    page: u32,
+    /// How many pages there were at the beginning; `None` before that.
+    pages: Option<u32>,
+    /// Batches since one added to the networks.
+    without_networks: u32,
+    is_over: bool,
+    /// Rows of `session_delta` that were folded, and those that were left.
+    pub folded: i64,
+    pub left: i64,
+    /// Networks whose pending counts were left.
+    pub networks_left: i64,
+    /// Whether there was anything to fold.
+    pub found_some: bool,
+    /// Why the pass ended early, where it did.
+    gave_up: bool,
+}
+
+impl Pass {
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Tells the caller what was left and why.
+    pub fn report(&self) {
+        if self.gave_up {
+            pg::notice(
+                "could not fold all pending counts, because another transaction holds a lock that folding needs",
+            );
+        } else if self.left > 0 || self.networks_left > 0 {
+            pg::notice(&format!(
+                "left {} pending counts of addresses and the counts of {} networks, because other transactions hold these \
+                 rows",
+                self.left, self.networks_left
+            ));
+        }
+    }
+}
+
+/// Folds all pending counts but those that other transactions block. `may_commit`: commit after each batch, the last one
+/// too: what it locked must not be locked still when the caller goes on.
+pub fn run(home: Home, may_commit: bool) -> Pass {
+    let mut pass = Pass::default();
     if may_commit {
         Connection::with_commits(home.schema, |connection| {
-            let mut is_over = false;
-            while !is_over {
-                is_over = !acting_as(home.owner, || batch(home, connection));
+            while !pass.is_over {
+                acting_as(home.owner, || step(home, connection, &mut pass));
                 connection.commit();
                 transaction::isolate(Isolation::ReadCommitted);
                 check_for_interrupts();
@@ -66,71 +128,248 @@ pub fn run(home: Home, may_commit: bool) {
         });
     } else {
         Connection::with(home.schema, |connection| {
-            acting_as(home.owner, || while batch(home, connection) {});
+            acting_as(home.owner, || {
+                while !pass.is_over {
+                    step(home, connection, &mut pass);
+                }
+            });
         });
     }
+    pass
 }
 
-/// One batch unless somebody else is folding; answers whether there may be more for the caller.
-pub fn batch_if_free(home: Home, connection: &Connection) -> bool {
-    alone(home, Wait::No) && fold_batch(home, connection) >= BATCH
+/// One batch of a pass, unless another process is folding. Returns whether this one did.
+pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut Pass) -> bool {
+    let is_free = exclude_others(deltas(home), Wait::No);
+    if is_free {
+        fold_batch(home, connection, pass);
+    }
+    is_free
 }
 
-/// One batch; answers whether there may be more.
-fn batch(home: Home, connection: &Connection) -> bool {
-    step(home, connection) >= BATCH
+/// One batch of a pass, behind that of another process. A lock of a table or of another fold that is not to be had within
+/// [`LONGEST_WAIT`] ends the pass; within the caller's own `lock_timeout` it is an ERROR. Returns how many pending counts
+/// the batch folded.
+pub fn step(home: Home, connection: &Connection, pass: &mut Pass) -> i64 {
+    let folded = pass.folded;
+    let mut after = *pass;
+    let mut batch = || {
+        exclude_others(deltas(home), Wait::Yes);
+        fold_batch(home, connection, &mut after);
+    };
+    let ended = match settings::lock_timeout() {
+        Some(own) if own < LONGEST_WAIT => {
+            batch();
+            Ok(())
+        }
+        _ => contained(|| with_settings(AT_MOST, batch)),
+    };
+    match ended {
+        Ok(()) => *pass = after,
+        Err(failure) if failure.was_lock => (pass.is_over, pass.gave_up) = (true, true),
+        Err(failure) => failure.raise(),
+    }
+    pass.folded - folded
 }
 
-/// One batch; answers how many sums of sessions it added. After fewer than [`BATCH`] nothing is left.
-pub fn step(home: Home, connection: &Connection) -> i64 {
-    if alone(home, Wait::Yes) { fold_batch(home, connection) } else { 0 }
-}
-
-/// Sums of sessions that wait.
+/// Returns how many pending counts there are.
 pub fn pending(connection: &Connection) -> i64 {
     PENDING.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1))).unwrap_or_default()
 }
 
-/// One fold at a time per database.
-fn alone(home: Home, wait: Wait) -> bool {
-    exclude_others(relation::find(home.schema, c"session_delta"), wait)
+fn deltas(home: Home) -> pg_sys::Oid {
+    relation::find(home.schema, c"session_delta")
 }
 
-/// A smaller batch than [`BATCH`] was all there was. What arrived since is for the next call: under load there is always
-/// more.
-fn fold_batch(home: Home, connection: &Connection) -> i64 {
-    with_settings(BOUNDED, || fold_some(home, connection))
+fn fold_batch(home: Home, connection: &Connection, pass: &mut Pass) {
+    with_settings(BOUNDED, || fold_some(home, connection, pass));
 }
 
-fn fold_some(home: Home, connection: &Connection) -> i64 {
-    let (deltas, taken) = take(connection);
-    let addresses: Vec<Address> = deltas.keys().copied().collect();
-    offline::with(Patience::None, |databases| {
-        // Addresses that a trigger could not create (an error, another node) are created here, not yet counted.
-        let latest = snapshot::Latest::take();
-        let uncounted = addresses.iter().map(|address| (*address, Tally::default()));
-        let mut plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
-        drop(latest);
-        // What is fresh is no hit: whoever brought the address asked about it, and that was counted.
-        plan.due.clear();
-        plan.missing.retain(|address, _| deltas.get(address).is_some_and(|tally| tally.sessions > 0));
-        add(home, connection, databases, &plan, &deltas, is_networks_turn(taken));
+fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
+    let batch = Batch::read(home, pass);
+    let is_networks_turn = pass.is_over || pass.without_networks + 1 >= BATCHES_FOR_NETWORKS;
+    pass.without_networks = if is_networks_turn { 0 } else { pass.without_networks + 1 };
+    let has_networks = is_networks_turn && has_rows(relation::find(home.schema, c"network_delta"));
+    pass.found_some |= !batch.counts.is_empty() || has_networks;
+    if batch.counts.is_empty() && !has_networks {
+        return;
+    }
+    let dropped = create_missing(home, connection, &batch);
+    let locked = unblocked::lock_addresses(connection, batch.counts.keys());
+    let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
+    let (sums, taken) = take(connection, &batch, &locked);
+    let sums: Vec<(&Address, &Tally)> = sums.iter().collect();
+    for chunk in sums.chunks(CHUNK) {
+        memory::scratch(|| add_to_addresses(connection, chunk));
+    }
+    if let Some(networks) = networks {
+        add_to_networks(connection, networks);
+    }
+    let done = |address: &Address| locked.contains(address) || dropped.contains(address);
+    let left = batch.counts.iter().filter(|(address, _)| !done(address)).map(|(_, count)| count.places.len());
+    pass.left += left.sum::<usize>() as i64;
+    pass.folded += taken;
+}
+
+/// Whether a table has a row that is visible now.
+fn has_rows(table: pg_sys::Oid) -> bool {
+    let Some(readable) = Readable::open(table) else { return false };
+    let latest = snapshot::Latest::take();
+    let mut has_some = false;
+    readable.rows(latest.raw(), |_| {
+        has_some = true;
+        ControlFlow::Break(())
     });
-    taken
+    has_some
 }
 
-/// Whether a batch that took so many sums is to add to the networks too.
-fn is_networks_turn(taken: i64) -> bool {
-    let without = WITHOUT_NETWORKS.get() + 1;
-    let is_turn = taken < BATCH || without >= BATCHES_FOR_NETWORKS;
-    WITHOUT_NETWORKS.set(if is_turn { 0 } else { without });
-    is_turn
+/// The pending counts of one transaction.
+struct Batch {
+    counts: BTreeMap<Address, Count>,
+    /// What they were read with. Held until they are deleted: their places are not reused before that.
+    _seen_with: snapshot::Latest,
 }
 
-/// Sums by address, and the number of delta rows that they stand for.
-fn take(connection: &Connection) -> (BTreeMap<Address, Tally>, i64) {
+/// The pending counts of one address in a batch.
+#[derive(Default)]
+struct Count {
+    sessions: i64,
+    places: Vec<Place>,
+}
+
+impl Batch {
+    /// Reads the next pages of a pass, until there is enough for a transaction.
+    fn read(home: Home, pass: &mut Pass) -> Batch {
+        let seen_with = snapshot::Latest::take();
+        let mut counts: BTreeMap<Address, Count> = BTreeMap::new();
+        let Some(readable) = Readable::open(deltas(home)) else {
+            pass.is_over = true;
+            return Batch { counts, _seen_with: seen_with };
+        };
+        let end = *pass.pages.get_or_insert_with(|| readable.pages());
+        let (mut rows, mut page) = (0, pass.page);
+        let mut is_cut = false;
+        readable.rows_of_pages(seen_with.raw(), pass.page..end, |row| {
+            let place = row.place();
+            if rows >= BATCH && place.page() != page {
+                (is_cut, page) = (true, place.page());
+                return ControlFlow::Break(());
+            }
+            page = place.page();
+            rows += 1;
+            if let Some(Value::Inet(inet)) = scan::value(row, ADDRESS) {
+                let count = counts.entry(inet.address).or_default();
+                // The second column: bigint, by value.
+                count.sessions += row.column(2).map_or(0, |sessions| sessions.value() as i64);
+                count.places.push(place);
+            }
+            ControlFlow::Continue(())
+        });
+        (pass.is_over, pass.page) = (!is_cut, page);
+        Batch { counts, _seen_with: seen_with }
+    }
+}
+
+/// Creates the addresses that a trigger could not create (an error, another node), not yet counted, as far as no other
+/// transaction stands in the way. Returns the addresses whose counts were dropped: they have no row, and their sessions
+/// were never counted.
+fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
+    offline::with(Patience::None, |databases| {
+        let mut dropped = None;
+        for _ in 0..ATTEMPTS {
+            let mut missing = missing(home, batch, databases);
+            dropped.get_or_insert_with(|| drop_uncounted(connection, batch, &mut missing));
+            missing.retain(|address, _| batch.counts.get(address).is_some_and(|count| count.sessions > 0));
+            if missing.is_empty() {
+                break;
+            }
+            let created = contained(|| with_settings(WAITS, || create(home, connection, databases, missing)));
+            match created {
+                Ok(()) => break,
+                // Another transaction began to create one of these meanwhile. The next look finds it.
+                Err(failure) if failure.was_lock => {}
+                Err(failure) => failure.raise(),
+            }
+        }
+        dropped.unwrap_or_default()
+    })
+}
+
+/// Returns the addresses without a row that no other transaction is creating.
+fn missing(home: Home, batch: &Batch, databases: &Databases) -> BTreeMap<Address, Tally> {
+    let latest = snapshot::Latest::take();
+    let uncounted = batch.counts.keys().map(|address| (*address, Tally::default()));
+    let plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
+    drop(latest);
+    let mut missing = plan.missing;
+    let blocked = unblocked::addresses_being_created(home, missing.keys());
+    missing.retain(|address, _| !blocked.contains(address));
+    missing
+}
+
+/// Drops the counts of missing addresses that came to nothing, and takes these addresses out of `missing`.
+fn drop_uncounted(
+    connection: &Connection,
+    batch: &Batch,
+    missing: &mut BTreeMap<Address, Tally>,
+) -> BTreeSet<Address> {
+    let came_to_nothing = |address: &&Address| batch.counts.get(*address).is_some_and(|c| c.sessions <= 0);
+    let candidates: Vec<Address> = missing.keys().filter(came_to_nothing).copied().collect();
+    if candidates.is_empty() {
+        return BTreeSet::new();
+    }
+    let dropped: BTreeSet<Address> = DROP.with(|statement| {
+        connection.run(statement, &[Some(inets(candidates.iter()))], |rows| {
+            (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
+        })
+    });
+    missing.retain(|address, _| !dropped.contains(address));
+    dropped
+}
+
+/// Creates addresses and their networks, but for those whose network another transaction is creating or has locked.
+fn create(home: Home, connection: &Connection, databases: &Databases, missing: BTreeMap<Address, Tally>) {
+    let mut plan = Plan { missing, ..Plan::default() };
+    let mut named = enrich::networks_of(&plan, databases);
+    let mut blocked = unblocked::networks_being_created(home, named.keys());
+    named.retain(|asn, _| !blocked.contains(asn));
+    networks::create(connection, &named, "maxmind");
+    let shared = unblocked::share_networks(connection, named.keys());
+    blocked.extend(named.keys().filter(|asn| !shared.contains(asn)));
+    if !blocked.is_empty() {
+        plan.missing.retain(|address, tally| {
+            let one = Plan { missing: BTreeMap::from([(*address, *tally)]), ..Plan::default() };
+            !enrich::networks_of(&one, databases).keys().any(|asn| blocked.contains(asn))
+        });
+    }
+    enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
+}
+
+/// Locks the networks of these addresses and those with pending counts, in order, unless another transaction has locked
+/// them. Returns those that are locked now.
+fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut Pass) -> Vec<i64> {
+    LOCK_NETWORKS.with(|statement| {
+        connection.run(statement, &[Some(inets(addresses.iter()))], |rows| {
+            let is_locked = |row: &usize| rows.boolean(*row, 2) == Some(true);
+            let locked: Vec<i64> =
+                (0..rows.count).filter(is_locked).filter_map(|row| rows.bigint(row, 1)).collect();
+            pass.networks_left = (rows.count - locked.len()) as i64;
+            locked
+        })
+    })
+}
+
+/// Takes the counts of the locked addresses. Returns the sums by address, and how many pending counts they stand for.
+fn take(
+    connection: &Connection,
+    batch: &Batch,
+    locked: &BTreeSet<Address>,
+) -> (BTreeMap<Address, Tally>, i64) {
+    let counts = batch.counts.iter().filter(|(address, _)| locked.contains(address));
+    let places = counts.flat_map(|(_, count)| count.places.iter().map(|place| Some(place.datum())));
+    let places = array::write(Element::Tid, places);
     TAKE.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(BATCH))], |rows| {
+        connection.run(statement, &[Some(places)], |rows| {
             let taken = (0..rows.count).filter_map(|row| rows.bigint(row, 5)).sum();
             let tallies = (0..rows.count)
                 .filter_map(|row| {
@@ -147,36 +386,8 @@ fn take(connection: &Connection) -> (BTreeMap<Address, Tally>, i64) {
     })
 }
 
-fn add(
-    home: Home,
-    connection: &Connection,
-    databases: &offline::Databases,
-    plan: &Plan,
-    deltas: &BTreeMap<Address, Tally>,
-    with_networks: bool,
-) {
-    let given = enrich::networks_of(plan, databases);
-    networks::create(connection, &given, "maxmind");
-    let locked = with_networks.then(|| lock_networks(connection, deltas, &given));
-    enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
-    let deltas: Vec<(&Address, &Tally)> = deltas.iter().collect();
-    for chunk in deltas.chunks(CHUNK) {
-        memory::scratch(|| add_to_addresses(connection, chunk));
-    }
-    if let Some(locked) = locked {
-        add_to_networks(connection, locked);
-    }
-}
-
-/// In order, before any address is locked. Answers which.
-fn lock_networks(connection: &Connection, deltas: &BTreeMap<Address, Tally>, given: &Networks) -> Vec<i64> {
-    let addresses = array::write(Element::Inet, deltas.keys().map(|address| Some(inet::write(*address))));
-    let new_networks = array::write(Element::Bigint, given.keys().map(|asn| Some(pg_sys::Datum::from(*asn))));
-    LOCK_NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(addresses), Some(new_networks)], |rows| {
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
-    })
+fn inets<'a>(addresses: impl Iterator<Item = &'a Address>) -> pg_sys::Datum {
+    array::write(Element::Inet, addresses.map(|address| Some(inet::write(*address))))
 }
 
 fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
@@ -192,17 +403,16 @@ fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
     work.end(Operation::Update, networks, moved);
 }
 
-/// In key order.
-fn add_to_addresses(connection: &Connection, deltas: &[(&Address, &Tally)]) {
+/// Adds sums to addresses, which are locked.
+fn add_to_addresses(connection: &Connection, sums: &[(&Address, &Tally)]) {
     let column = |field: fn(&Tally) -> Option<i64>, element| {
-        Some(array::write(element, deltas.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from))))
+        Some(array::write(element, sums.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from))))
     };
     let arguments = [
-        Some(array::write(Element::Inet, deltas.iter().map(|(address, _)| Some(inet::write(**address))))),
+        Some(inets(sums.iter().map(|(address, _)| *address))),
         column(|tally| Some(tally.sessions), Element::Bigint),
         column(|tally| tally.first_seen, Element::Timestamptz),
         column(|tally| tally.last_seen, Element::Timestamptz),
     ];
-    enrich::lock_addresses(connection, arguments[0]);
     ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
 }

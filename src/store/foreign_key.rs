@@ -9,11 +9,12 @@ use super::Home;
 use super::addresses::Inventory;
 use super::backfill::{self, Table, shown_key};
 use crate::error;
-use crate::pg::role::{self, acting_as, acting_as_stranger, with_settings};
+use crate::pg::role::{self, acting_as, with_settings};
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::{Failure, contained};
+use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::{catalog, relation};
 
 thread_local! {
@@ -154,28 +155,21 @@ pub fn add(connection: &Connection, rel: pg_sys::Oid, whole: bool) -> Result<(),
 }
 
 /// Those tables among a table and its partitions whose foreign key is not validated.
-pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<(pg_sys::Oid, Vec<u8>)> {
+pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     STATE.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| {
-            let table = |row| {
-                let oid = u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?;
-                Some((oid, rows.bytes(row, 2)?))
-            };
+            let table = |row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from);
             (0..rows.count).filter_map(table).collect()
         })
     })
 }
 
 /// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
-pub fn validate(connection: &Connection, table: pg_sys::Oid, name: &[u8]) -> bool {
+pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
     const STATEMENT: &str = include_str!("../../sql/queries/foreign_key_validate.sql");
-    let Some(owner) = catalog::owner_of_table(table) else { return true };
-    let parts: Vec<&[u8]> = STATEMENT.split("@table@").map(str::as_bytes).collect();
     let validated = contained(|| {
-        acting_as_stranger(owner, || {
-            let validate = connection.prepare(&parts.join(name), &[]);
-            connection.run_prepared(&validate, &[], &[], |_| ());
-        });
+        let Some(frozen) = FrozenTable::lock(table, Lock::Validate) else { return };
+        frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
     });
     match validated {
         Ok(()) => true,

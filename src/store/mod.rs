@@ -9,6 +9,7 @@ pub mod answers;
 pub mod backfill;
 pub mod calls;
 pub mod enrich;
+pub mod fill_register;
 pub mod fold;
 pub mod foreign_key;
 pub mod import;
@@ -18,11 +19,13 @@ pub mod networks;
 pub mod priorities;
 pub mod queue;
 pub mod recount;
+pub mod session_options;
 pub mod sessions;
 pub mod sizes;
 pub mod snapshots;
 pub mod stale;
 pub mod sweep;
+pub mod unblocked;
 
 use std::ffi::CStr;
 
@@ -58,6 +61,11 @@ impl Home {
     pub fn of_caller(call: &Call) -> Home {
         versions::require_fitting_objects();
         Home::of(call)
+    }
+
+    /// Returns `asn_inventory` and its primary key's index.
+    pub fn networks(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
     /// As the catalogs say, for a process that no function was called in.

@@ -1,6 +1,6 @@
 //! Rows of `asn_inventory`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::pg_sys;
 
@@ -55,6 +55,8 @@ thread_local! {
         include_str!("../../sql/queries/networks_seen.sql"),
         &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
     ) };
+    static EXISTING: Statement = const { Statement::new(
+        "networks_existing", include_str!("../../sql/queries/networks_existing.sql"), &[pg_sys::INT8ARRAYOID]) };
     static COMPLETE: Statement = const { Statement::new(
         "networks_complete",
         include_str!("../../sql/queries/networks_complete.sql"),
@@ -154,6 +156,16 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
     work.end(Operation::Update, networks.len(), updated);
     updated
+}
+
+/// Returns those of some networks, given in order, that have a row.
+pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
+    let numbers = array::write(Element::Bigint, networks.map(|asn| Some(pg_sys::Datum::from(*asn))));
+    EXISTING.with(|statement| {
+        connection.run(statement, &[Some(numbers)], |rows| {
+            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+        })
+    })
 }
 
 /// Appends to the pending counts when networks were seen, as far as that is not known yet.

@@ -17,9 +17,10 @@ use super::Home;
 use crate::error;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Place;
-use crate::pg::role::{self, acting_as, acting_as_stranger};
-use crate::pg::spi::{Connection, Prepared, Rows, Statement};
+use crate::pg::role::{self, acting_as};
+use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::subtransaction::{Failure, contained, contained_within};
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::{catalog, inet, parser, shared, text};
 use crate::provider::Provider;
 use crate::roster;
@@ -49,7 +50,6 @@ thread_local! {
 /// A table without partitions, and the rule for its sessions. Texts are as SQL wants them, in the server's encoding.
 pub struct Table {
     oid: pg_sys::Oid,
-    name: Vec<u8>,
     ip_column: Vec<u8>,
     expression: Vec<u8>,
     search_path: Vec<u8>,
@@ -91,12 +91,10 @@ pub fn set(home: Home, table: pg_sys::Oid, expression: Option<&str>) {
 
 /// Evaluates a rule for no row at all, with the rights that it will be evaluated with.
 fn try_out(connection: &Connection, table: pg_sys::Oid, expression: &[u8], search_path: &[u8]) {
-    let Some(owner) = catalog::owner_of_table(table) else { return };
-    let name = catalog::quoted_table_name(table);
-    acting_as_stranger(owner, || {
+    let Some(table) = UserTable::lock(table, Lock::Read) else { return };
+    table.as_owner(|| {
         role::set_locally(c"search_path", &role::setting_text(search_path));
-        let values = prepare_values(connection, &name, expression);
-        connection.run_prepared(&values, &[array::write(Element::Tid, [])], VALUES, |_| ());
+        run_values(connection, &table, expression, array::write(Element::Tid, []), |_| ());
     });
 }
 
@@ -108,7 +106,6 @@ pub fn tables(connection: &Connection) -> Vec<Table> {
             let table = |row| {
                 Some(Table {
                     oid: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
-                    name: rows.bytes(row, 2)?,
                     ip_column: rows.bytes(row, 3)?,
                     expression: rows.bytes(row, 4)?,
                     search_path: rows.bytes(row, 5)?,
@@ -166,14 +163,14 @@ pub fn rank(
     providers: &[Provider],
     limit: Duration,
 ) -> Result<(), Failure> {
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return Ok(()) };
     let urgent = contained_within(limit, table.oid, || {
-        acting_as_stranger(owner, || {
+        let Some(locked) = UserTable::lock(table.oid, Lock::Read) else { return BTreeMap::new() };
+        locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
-            let places = places(connection, table, pages, waiting);
+            let places = places(connection, table, &locked, pages, waiting);
             // From here on names mean what they meant to whoever set the rule.
             role::set_locally(c"search_path", &role::setting_text(&table.search_path));
-            values(connection, table, &places)
+            values(connection, table, &locked, &places)
         })
     })?;
     if urgent.is_empty() {
@@ -192,24 +189,23 @@ pub fn rank(
 fn places(
     connection: &Connection,
     table: &Table,
+    locked: &UserTable,
     pages: Range<u32>,
     waiting: &BTreeSet<Address>,
 ) -> HashMap<Place, Address> {
-    let address: &[u8] = if table.is_inet { b"pg_catalog.host(s." } else { b"(s." };
-    let cast: &[u8] = if table.is_inet { b")" } else { b")::pg_catalog.text" };
-    let statement = [
-        &b"SELECT s.ctid, "[..],
-        address,
-        &table.ip_column,
-        cast,
-        b" FROM ONLY ",
-        &table.name,
-        b" s WHERE s.ctid OPERATOR(pg_catalog.>=) $1 AND s.ctid OPERATOR(pg_catalog.<) $2",
-    ];
-    let found = connection.prepare(&statement.concat(), &[pg_sys::TIDOID, pg_sys::TIDOID]);
+    let statement = TableStatement {
+        name: "priority_addresses",
+        text: include_str!("../../sql/queries/priority_addresses.sql"),
+        parts: &[
+            ("@host@", if table.is_inet { b"pg_catalog.host" } else { b"" }),
+            ("@ip@", &table.ip_column),
+        ],
+        argument_types: &[pg_sys::TIDOID, pg_sys::TIDOID],
+        result_types: &[pg_sys::TIDOID, pg_sys::TEXTOID],
+        others: Others::None,
+    };
     let (first, last) = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
-    let types = [pg_sys::TIDOID, pg_sys::TEXTOID];
-    connection.run_prepared(&found, &[first.datum(), last.datum()], &types, |rows| {
+    connection.run_on(locked, &statement, &[first.datum(), last.datum()], |rows| {
         let place = |row| {
             let address = address::parse_bytes(&rows.bytes(row, 2)?).ok().flatten()?;
             waiting.contains(&address).then_some((rows.place(row, 1)?, address))
@@ -222,15 +218,15 @@ fn places(
 fn values(
     connection: &Connection,
     table: &Table,
+    locked: &UserTable,
     places: &HashMap<Place, Address>,
 ) -> BTreeMap<Address, i64> {
     let mut urgent = BTreeMap::new();
     if places.is_empty() {
         return urgent;
     }
-    let statement = prepare_values(connection, &table.name, &table.expression);
     let places_array = array::write(Element::Tid, places.keys().map(|place| Some(place.datum())));
-    connection.run_prepared(&statement, &[places_array], VALUES, |rows| {
+    run_values(connection, locked, &table.expression, places_array, |rows| {
         for row in 0..rows.count {
             let (Some(place), Some(value)) = (rows.place(row, 1), rows.float(row, 2)) else { continue };
             let Some(address) = places.get(&place) else { continue };
@@ -242,22 +238,26 @@ fn values(
     urgent
 }
 
-/// What [`prepare_values`] returns.
-const VALUES: &[pg_sys::Oid] = &[pg_sys::TIDOID, pg_sys::FLOAT8OID];
-
-fn prepare_values(connection: &Connection, table: &[u8], expression: &[u8]) -> Prepared {
+/// Passes the value of an expression for each of these rows to `read`, with the place of the row.
+fn run_values(
+    connection: &Connection,
+    table: &UserTable,
+    expression: &[u8],
+    places: pg_sys::Datum,
+    read: impl FnOnce(&Rows),
+) {
     if !parser::is_expression(expression) {
         error::not_an_expression();
     }
-    // On lines of its own: an expression may end in a comment.
-    let statement = [
-        &b"SELECT s.ctid, CAST((\n"[..],
-        expression,
-        b"\n) AS pg_catalog.float8) FROM ONLY ",
-        table,
-        b" s WHERE s.ctid OPERATOR(pg_catalog.=) ANY ($1)",
-    ];
-    connection.prepare(&statement.concat(), &[pg_sys::TIDARRAYOID])
+    let statement = TableStatement {
+        name: "priority_values",
+        text: include_str!("../../sql/queries/priority_values.sql"),
+        parts: &[("@expression@", expression)],
+        argument_types: &[pg_sys::TIDARRAYOID],
+        result_types: &[pg_sys::TIDOID, pg_sys::FLOAT8OID],
+        others: Others::InExpression(&[]),
+    };
+    connection.run_on(table, &statement, &[places], read);
 }
 
 fn names(providers: &[Provider]) -> pg_sys::Datum {

@@ -13,11 +13,12 @@ use std::ffi::CString;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use super::enrich::Tally;
-use super::{BOUNDED, Home, sessions};
+use super::{BOUNDED, Home};
 use crate::pg::clock;
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::inet;
@@ -139,6 +140,9 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
     let ip = table.column(&counted.ip_column).filter(|column| column.holds_addresses());
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
+    let enriched_at =
+        table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
+    let now = clock::now();
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {
             Some(Value::Inet(inet)) => Some(inet.address),
@@ -151,13 +155,19 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
         if let Some(address) = address {
             let time =
                 time.and_then(|column| trigger::timestamptz(row.column(column.number)?, column.type_oid));
-            let time = time.filter(|time| clock::is_finite(*time));
+            let enriched_at = enriched_at.and_then(|column| row.column(column.number));
+            let enriched_at = enriched_at.map(|at| at.value() as i64);
+            let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
             found.sessions += 1;
             sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
         }
         ControlFlow::Continue(())
     });
 }
+
+/// Columns of the table of sums.
+const SUMS: [pg_sys::Oid; 4] =
+    [pg_sys::INETOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID];
 
 /// Sums by address, of which only some are in memory.
 struct Sums {
@@ -180,7 +190,7 @@ impl Sums {
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
         table.append(
-            sessions::DELTA,
+            SUMS,
             self.in_memory.drain().map(|(address, tally)| {
                 [
                     Some(inet::write(address)),

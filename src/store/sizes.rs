@@ -8,6 +8,8 @@ use crate::provider::Provider;
 thread_local! {
     static NETWORKS: Statement = const { Statement::new(
         "networks_count", include_str!("../../sql/queries/networks_count.sql"), &[]) };
+    static OLDEST_COUNT: Statement = const { Statement::new(
+        "counts_oldest", include_str!("../../sql/queries/counts_oldest.sql"), &[]) };
     static QUEUE: Statement = const { Statement::new(
         "queue_sizes", include_str!("../../sql/queries/queue_sizes.sql"), &[]) };
 }
@@ -21,6 +23,8 @@ pub struct Sizes {
     /// Microseconds since 2000.
     pub counted_at: i64,
     pub networks: i64,
+    /// When the oldest pending count was counted, microseconds since 2000.
+    pub oldest_count: Option<i64>,
     pub queues: Vec<Queue>,
 }
 
@@ -42,6 +46,8 @@ impl Sizes {
 pub fn count(connection: &Connection) -> Sizes {
     let networks = NETWORKS
         .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default()));
+    let oldest_count =
+        OLDEST_COUNT.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
     let counted_at = clock::now();
     let queues = QUEUE.with(|statement| {
         connection.run(statement, &[], |rows| {
@@ -56,5 +62,5 @@ pub fn count(connection: &Connection) -> Sizes {
             (0..rows.count).filter_map(queue).collect()
         })
     });
-    Sizes { counted_at, networks, queues }
+    Sizes { counted_at, networks, oldest_count, queues }
 }

@@ -1,10 +1,11 @@
 //! Sessions that were stored before everything about their address was known: their snapshots are completed, from null
 //! to a value and never else.
 //!
-//! The session tables are other people's. They are written as their owners, in a restricted operation, with no trigger
-//! but those that only an owner can make fire always, and for a limited time: nothing that somebody put on a table can
-//! do what its owner could not do by an UPDATE of their own, nor hold the worker up. One table's failure is contained
-//! and keeps neither the inventory nor other tables from being written.
+//! The session tables are other people's. They are written as their owners, in a restricted operation, and for a limited
+//! time. The owner's triggers and constraints fire as for any UPDATE of the owner, deferred ones with the statement. A
+//! table with a trigger that runs code of a third role is left alone, until the owner allows it. So code on a table can do
+//! no more than its owner could by an UPDATE, and cannot hold the worker up. One table's
+//! failure is contained and keeps neither the inventory nor other tables from being written.
 //!
 //! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
 //! wrong order; who calls is told, and comes back.
@@ -16,15 +17,17 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::addresses;
+use super::fill_register::{self, Copies, Values};
+use super::{Home, addresses};
 use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
-use crate::pg::role::{acting_as_stranger, with_settings};
-use crate::pg::spi::{Connection, Prepared, Statement};
+use crate::pg::role::{acting_as, with_settings};
+use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::contained_within;
 use crate::pg::trigger::Length;
-use crate::pg::{catalog, inet, shared, snapshot, text};
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
+use crate::pg::{catalog, inet, jsonb, shared, snapshot, text};
 use crate::telemetry;
 
 thread_local! {
@@ -32,6 +35,11 @@ thread_local! {
         "sessions_attached", include_str!("../../sql/queries/sessions_attached.sql"), &[]) };
     static INDEXED: Statement = const { Statement::new(
         "sessions_indexed", include_str!("../../sql/queries/sessions_indexed.sql"), &[pg_sys::OIDOID]) };
+    static BLOCKED: Statement = const { Statement::new(
+        "session_table_blocked", include_str!("../../sql/queries/session_table_blocked.sql"),
+        &[pg_sys::REGCLASSOID]) };
+    static CONSTRAINTS_IMMEDIATE: Statement = const { Statement::new(
+        "constraints_immediate", include_str!("../../sql/queries/constraints_immediate.sql"), &[]) };
 }
 
 /// For all tables together: a transaction of the worker's ends within a second.
@@ -161,7 +169,6 @@ fn indexed(connection: &Connection, table: &Table) -> Option<bool> {
 }
 
 fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return Incomplete::default() };
     let Some(has_types) = indexed(connection, table) else { return Incomplete::default() };
     if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
         telemetry::log_once_per_burst(
@@ -173,25 +180,37 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
     if waiting.is_empty() {
         return Incomplete::default();
     }
-    let texts = |value: &dyn Fn(&Standing) -> Option<pg_sys::Datum>| {
-        array::write(Element::Text, waiting.iter().map(|(standing, _)| value(standing)))
+    if blocks_completion(connection, table.oid) {
+        return Incomplete::default();
+    }
+    let documents: Vec<Kept> = standing
+        .iter()
+        .map(|standing| jsonb::keep_without(jsonb::view(standing.document), "_meta"))
+        .collect();
+    let document = |of: &Standing| {
+        standing.iter().zip(&documents).find(|(standing, _)| standing.address == of.address).map(|(_, d)| d)
     };
-    let arguments = [
-        array::write(Element::Tid, waiting.iter().map(|(_, place)| Some(place.datum()))),
-        array::write(Element::Bigint, waiting.iter().map(|(s, _)| s.asn.map(pg_sys::Datum::from))),
-        texts(&|standing| columns.country(standing).map(text::write)),
-        texts(&|standing| columns.ip_type(standing).map(text::write)),
-        array::write(Element::Jsonb, waiting.iter().map(|(s, _)| Some(s.document))),
-    ];
+    let fillings: Vec<Filling> = waiting
+        .iter()
+        .map(|(standing, place)| Filling {
+            place: *place,
+            address: standing.address,
+            asn: standing.asn,
+            country: columns.country(standing),
+            ip_type: columns.ip_type(standing),
+            document: document(standing),
+        })
+        .collect();
     let is_cut = waiting.len() >= most;
-    let any_completed = as_owner(owner, || {
-        let written = update(connection, &table.name, &arguments);
+    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return Incomplete::default() };
+    let any_completed = as_owner(connection, &locked, || {
+        let written = update(connection, &locked, &fillings);
         let completed: Vec<Place> =
             written.into_iter().filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place)).collect();
-        is_cut && are_any_there(connection, &table.name, &completed)
+        is_cut && are_any_there(connection, &locked, &completed)
     });
     let still = lacking(table, standing);
-    if !still.is_empty() && catalog::is_filtered(table.oid, owner) {
+    if !still.is_empty() && catalog::is_filtered(table.oid, locked.owner()) {
         telemetry::log_once_per_burst(
             "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
             &String::from_utf8_lossy(&table.name),
@@ -209,26 +228,35 @@ fn complete_table(connection: &Connection, table: &Table, standing: &[Standing],
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
     pub place: Place,
+    pub address: Address,
     pub asn: Option<i64>,
     pub country: Option<&'a str>,
     pub ip_type: Option<&'a str>,
     pub document: Option<&'a Kept>,
 }
 
-/// Fills what is null in these sessions of a table, as its owner; answers how many were filled: rows that somebody holds
-/// are passed over. What fails in there fails the caller.
-pub fn fill(connection: &Connection, (name, owner): (&[u8], pg_sys::Oid), sessions: &[Filling<'_>]) -> usize {
-    let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
-        array::write(Element::Text, sessions.iter().map(value))
-    };
-    let arguments = [
-        array::write(Element::Tid, sessions.iter().map(|session| Some(session.place.datum()))),
-        array::write(Element::Bigint, sessions.iter().map(|session| session.asn.map(pg_sys::Datum::from))),
-        texts(|session| session.country.map(text::write)),
-        texts(|session| session.ip_type.map(text::write)),
-        array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
-    ];
-    as_owner(owner, || update(connection, name, &arguments).len())
+/// Fills null columns of these sessions of a table, as its owner; returns how many sessions it filled. Rows that another
+/// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
+/// code fails the caller.
+pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
+    as_owner(connection, table, || update(connection, table, sessions).len())
+}
+
+/// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
+pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
+    // The view is the extension's, and this process may act as another role at the moment.
+    let home = Home::of_extension(&catalog::extension()?);
+    let table = [Some(pg_sys::Datum::from(table))];
+    acting_as(home.owner, || {
+        BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
+    })
+}
+
+/// Returns true if a table is left alone for that reason, and logs the reason.
+fn blocks_completion(connection: &Connection, table: pg_sys::Oid) -> bool {
+    let Some(reason) = blocked_reason(connection, table) else { return false };
+    telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
+    true
 }
 
 /// The snapshot columns of a table; what a column does not take is not written there.
@@ -299,48 +327,87 @@ fn lacking(table: &Table, standing: &[Standing]) -> BTreeSet<Address> {
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
-    // Whoever has the TRIGGER privilege could otherwise have the owner run their code.
-    (c"session_replication_role", c"replica"),
     // The rows are named; the table may be large.
     (c"enable_seqscan", c"off"),
     (c"jit", c"off"),
 ];
 
-/// Runs `work` as the owner of a table of theirs.
-fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    with_settings(SETTINGS, || acting_as_stranger(owner, work))
+/// Makes deferred triggers fire with the statement that queues them, until the transaction ends.
+///
+/// At the end of the transaction they would run as another role than the table's owner, so the server refuses to defer
+/// them in a restricted operation.
+pub fn make_constraints_immediate(connection: &Connection) {
+    CONSTRAINTS_IMMEDIATE.with(|statement| connection.run(statement, &[], |_| ()));
 }
 
-/// Writes the sessions of the table of this name; answers where they are now, and of each whether it lacks nothing of what
-/// is known.
-fn update(connection: &Connection, name: &[u8], arguments: &[pg_sys::Datum]) -> Vec<(Place, bool)> {
-    const TYPES: [pg_sys::Oid; 5] = [
+/// Runs `work` as the owner of a table of theirs.
+fn as_owner<T>(connection: &Connection, table: &UserTable, work: impl FnOnce() -> T) -> T {
+    make_constraints_immediate(connection);
+    with_settings(SETTINGS, || table.as_owner(work))
+}
+
+const COMPLETE: TableStatement<'static> = TableStatement {
+    name: "sessions_complete",
+    text: include_str!("../../sql/queries/sessions_complete.sql"),
+    parts: &[],
+    argument_types: &[
         pg_sys::TIDARRAYOID,
         pg_sys::INT8ARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::JSONBARRAYOID,
+    ],
+    result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+const COMPLETED: TableStatement<'static> = TableStatement {
+    name: "sessions_completed",
+    text: include_str!("../../sql/queries/sessions_completed.sql"),
+    parts: &[],
+    argument_types: &[pg_sys::TIDARRAYOID],
+    result_types: &[pg_sys::BOOLOID],
+    others: Others::None,
+};
+
+/// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.
+fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
+    // The table is locked, so no trigger is created between this check and the statement.
+    if blocks_completion(connection, table.oid()) {
+        return Vec::new();
+    }
+    let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
+        array::write(Element::Text, sessions.iter().map(value))
+    };
+    let arguments = [
+        array::write(Element::Tid, sessions.iter().map(|session| Some(session.place.datum()))),
+        array::write(Element::Bigint, sessions.iter().map(|session| session.asn.map(pg_sys::Datum::from))),
+        texts(|session| session.country.map(text::write)),
+        texts(|session| session.ip_type.map(text::write)),
+        array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
     ];
-    let update = prepare(connection, name, include_str!("../../sql/queries/sessions_complete.sql"), &TYPES);
-    connection.run_prepared(&update, arguments, &[pg_sys::TIDOID, pg_sys::BOOLOID], |rows| {
+    let mut copies = Copies::default();
+    let rows = sessions.iter().map(|session| {
+        let values = Values {
+            asn: session.asn,
+            country: session.country.map(|text| copies.text(text)),
+            ip_type: session.ip_type.map(|text| copies.text(text)),
+            document: session.document.map(|document| copies.document(document)),
+        };
+        (session.place, session.address, values)
+    });
+    let _registration = fill_register::register(table.oid(), rows);
+    connection.run_on(table, &COMPLETE, &arguments, |rows| {
         let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
         (0..rows.count).filter_map(written).collect()
     })
 }
 
 /// Whether there is a session at any of these places.
-fn are_any_there(connection: &Connection, name: &[u8], places: &[Place]) -> bool {
+fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
     if places.is_empty() {
         return false;
     }
-    let text = include_str!("../../sql/queries/sessions_completed.sql");
-    let look = prepare(connection, name, text, &[pg_sys::TIDARRAYOID]);
     let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
-    connection.run_prepared(&look, &[places], &[pg_sys::BOOLOID], |rows| rows.count > 0)
-}
-
-/// A statement for a table, whose name is in the server's encoding and need not be UTF-8.
-fn prepare(connection: &Connection, name: &[u8], text: &str, types: &[pg_sys::Oid]) -> Prepared {
-    let parts: Vec<&[u8]> = text.split("@table@").map(str::as_bytes).collect();
-    connection.prepare(&parts.join(name), types)
+    connection.run_on(table, &COMPLETED, &[places], |rows| rows.count > 0)
 }

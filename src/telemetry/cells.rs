@@ -24,7 +24,7 @@ pub enum Source {
     Manual,
     /// Tables that were taken over.
     Import,
-    /// Sessions, by their times.
+    /// Sessions, by their times and documents.
     Sessions,
     Provider(Provider),
 }
@@ -35,6 +35,7 @@ impl Source {
         match name {
             "maxmind" => Source::Maxmind,
             "manual" => Source::Manual,
+            "document" => Source::Sessions,
             _ => Provider::named(name).map_or(Source::Import, Source::Provider),
         }
     }

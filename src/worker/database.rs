@@ -22,7 +22,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, fold, ledger, sizes};
+use crate::store::{answers, fold, ledger, session_options, sizes};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -54,6 +54,8 @@ pub struct Worker {
     counted_until: i64,
     /// How far a sweep under way has come.
     sweeping: Option<Progress>,
+    /// How far a pass over the pending counts has come.
+    folding: Option<fold::Pass>,
     /// When pg_restore was last looked for and last seen in this database.
     restore_checked_at: i64,
     restored_at: i64,
@@ -116,6 +118,7 @@ impl Worker {
             next_count: 0,
             counted_until: 0,
             sweeping: None,
+            folding: None,
             restore_checked_at: 0,
             restored_at: 0,
             outdated: false,
@@ -294,20 +297,24 @@ impl Worker {
         ranked
     }
 
-    /// Adds pending counts to the inventories, when there are some and it is time; one transaction a round.
+    /// Looks for pending counts every naptime and adds them to the inventories; one transaction a round. A look that
+    /// finds none reads the tables' few pages. So counts are found again that an earlier step could not fold.
     fn fold(&mut self) -> Result<(), Stop> {
         let now = clock::now();
         if self.next_fold > now {
             return Ok(());
         }
-        let after_work = self.next_fold == 0;
+        // Also where the step fails.
         self.next_fold = now + naptime();
-        if self.steps.seat.uncounted.swap(false, Ordering::AcqRel) || after_work {
+        let mut pass = self.folding.take().unwrap_or_default();
+        let is_free = self
+            .steps
+            .step(Doing::Folding, |home, connection| fold::batch_if_free(home, connection, &mut pass))?;
+        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
             self.next_count = 0;
-            let more = self.steps.step(Doing::Folding, fold::batch_if_free)?;
-            if more {
-                self.next_fold = 0;
-            }
+        }
+        if is_free && !pass.is_over() {
+            (self.folding, self.next_fold) = (Some(pass), 0);
         }
         Ok(())
     }
@@ -326,6 +333,7 @@ impl Worker {
         self.next_count = if sizes.is_queue_empty() { i64::MAX } else { clock::now() + COUNTED_ANYWAY };
         let report = &self.steps.seat.report;
         report.networks.store(sizes.networks, Ordering::Relaxed);
+        report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
         for queue in &sizes.queues {
             let to = &report.queues[queue.provider.place()];
             for (size, to) in queue.sizes.iter().zip(&to.sizes) {
@@ -357,6 +365,7 @@ impl Worker {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {
                 answers::forget_stale(connection, provider);
             });
+            session_options::forget(connection);
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| sweep::queue_unasked(connection, enabled, progress)).flatten()
         })?;

@@ -7,19 +7,21 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
+use super::steps::FAILED_PAUSE;
 use super::trace::Batch;
 use crate::enrichment;
 use crate::guc;
-use crate::offline::{self, Patience};
+use crate::offline::{self, Databases, Patience};
 use crate::pg::spi::Connection;
+use crate::pg::subtransaction::contained;
 use crate::pg::{clock, snapshot};
 use crate::politeness::{self, Count};
 use crate::provider::{Provider, Providers};
 use crate::store::answers::{self, Kept, Waiting};
-use crate::store::enrich::{self, Tally};
+use crate::store::enrich::{self, Plan, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
-use crate::store::{Home, ledger, snapshots};
+use crate::store::{Home, ledger, snapshots, unblocked};
 use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
@@ -46,6 +48,8 @@ pub struct Landing {
     held: BTreeSet<Prefix>,
     /// Transactions in a row that left sessions for the next one.
     cuts: u32,
+    /// Whether all that is left is of rows that another transaction held.
+    is_blocked: bool,
     /// Requests that were paid for, by the day, and not sent.
     unspent: BTreeMap<i32, usize>,
     /// The batches that brought it, where somebody collects spans.
@@ -63,9 +67,12 @@ pub enum Outcome {
 
 /// What one transaction wrote.
 pub struct Written {
-    /// Whether the landing is done with; else another transaction writes more.
-    is_all: bool,
+    /// Whether the jobs were ended, but for blocked ones; else another transaction writes more.
+    is_last: bool,
     is_cut: bool,
+    /// Questions of single addresses that could not be written, because another transaction holds the address or its
+    /// network.
+    blocked: BTreeSet<Prefix>,
     last: Option<Address>,
     held: BTreeSet<Prefix>,
     values: u64,
@@ -88,6 +95,7 @@ impl Landing {
             written_to: None,
             held: BTreeSet::new(),
             cuts: 0,
+            is_blocked: false,
             unspent: BTreeMap::new(),
             traces: Vec::new(),
         }
@@ -145,6 +153,11 @@ impl Landing {
         if self.is_gathering { self.since.min(self.not_before) } else { self.not_before }
     }
 
+    /// Whether all that is left of it is of rows that another transaction held.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
     /// Writing it has been tried, and is tried again then, in microseconds since 2000.
     pub fn put_off(&mut self, until: i64) {
         (self.is_gathering, self.not_before) = (false, until);
@@ -166,11 +179,20 @@ impl Landing {
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
-            let answered = |outcome: &&mut Outcome| matches!(outcome, Outcome::Answered(..));
-            self.outcomes.values_mut().filter(answered).for_each(|outcome| *outcome = Outcome::Known);
+            let is_written = |(question, outcome): &(&Prefix, &mut Outcome)| {
+                matches!(outcome, Outcome::Answered(..)) && !written.blocked.contains(question)
+            };
+            self.outcomes.iter_mut().filter(is_written).for_each(|(_, outcome)| *outcome = Outcome::Known);
+        }
+        if written.is_last && !written.blocked.is_empty() {
+            // The others are ended.
+            self.outcomes.retain(|question, _| written.blocked.contains(question));
+            self.is_blocked = true;
+            self.put_off(clock::now() + FAILED_PAUSE);
+            return false;
         }
         self.put_off(clock::now());
-        written.is_all
+        written.is_last
     }
 }
 
@@ -206,7 +228,7 @@ pub fn write_down(home: Home, connection: &Connection, landing: &Landing, lease:
         let waiting: Vec<Waiting> = answered.iter().filter_map(|question| own(landing, *question)).collect();
         write_waiting(home, connection, landing, &answered, &waiting)
     };
-    if written.is_all {
+    if written.is_last {
         let mut dead = bury(connection, provider, &failed);
         written.dead = dead.len() as u64;
         written.died_of = dead.pop().map(|(_, error)| error);
@@ -285,15 +307,25 @@ fn write_waiting(
     waiting: &[Waiting],
 ) -> Written {
     let provider = landing.provider;
-    write_inventories(home, connection, provider, waiting);
-    let all: Vec<Address> = waiting.iter().map(|waiting| waiting.address).collect();
+    // Addresses of blocks are handed over some at a time, others are all here.
+    let shares = provider.declared().shares_answers();
+    let mut blocked = write_unblocked(home, connection, landing, waiting);
+    let written = waiting.iter().filter(|w| !blocked.contains(&w.address));
+    let all: Vec<Address> = written.map(|waiting| waiting.address).collect();
     let mut incomplete = snapshots::complete(connection, &all);
     if landing.cuts >= MOST_CUTS {
         incomplete.held.append(&mut incomplete.more);
     }
+    if shares {
+        // Their answer is kept. They are like addresses with locked sessions.
+        incomplete.held.append(&mut blocked);
+    }
 
-    let is_done =
-        |w: &&Waiting| !incomplete.held.contains(&w.address) && !incomplete.more.contains(&w.address);
+    let is_done = |w: &&Waiting| {
+        !incomplete.held.contains(&w.address)
+            && !incomplete.more.contains(&w.address)
+            && !blocked.contains(&w.address)
+    };
     let done = || waiting.iter().filter(is_done);
     let addresses: Vec<Address> = done().map(|w| w.address).collect();
     queue::done(connection, provider, &addresses);
@@ -302,15 +334,18 @@ fn write_waiting(
     held.extend(waiting.iter().filter(|w| incomplete.held.contains(&w.address)).map(|w| w.question));
     // Sessions that are too many for one transaction: the rest with the next.
     let is_cut = !incomplete.more.is_empty();
-    // Addresses of blocks are handed over some at a time, others are all here.
-    let shares = provider.declared().shares_answers();
-    let is_all = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
-    if is_all {
+    let is_last = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
+    let blocked: BTreeSet<Prefix> =
+        waiting.iter().filter(|w| blocked.contains(&w.address)).map(|w| w.question).collect();
+    if is_last {
         let held: Vec<Prefix> = held.iter().copied().collect();
-        queue::settle(connection, provider, answered, &held);
+        let ended: Vec<Prefix> =
+            answered.iter().filter(|question| !blocked.contains(question)).copied().collect();
+        queue::settle(connection, provider, &ended, &held);
     }
     // Of a block's answer those are new that are done with; an address's own is written once.
-    let new = || waiting.iter().filter(|w| w.document.is_some() && (!shares || is_done(w)));
+    let is_new = |w: &&Waiting| if shares { is_done(w) } else { !blocked.contains(&w.question) };
+    let new = || waiting.iter().filter(|w| w.document.is_some() && is_new(w));
     let absent = new().filter(|w| w.is_absent).count();
     let values = new().count() - absent;
     if let Some(hits) = Counter::hits_of(provider.name()) {
@@ -320,21 +355,83 @@ fn write_waiting(
         |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
     let was_asked =
         |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
+    let shared = new().filter(|w| !was_asked(w)).count() as u64;
     Written {
-        is_all,
+        is_last,
         is_cut,
+        blocked,
         last: if is_cut { landing.written_to } else { waiting.last().map(|w| w.address) },
         held,
         values: values as u64,
         absent: absent as u64,
-        shared: new().filter(|w| !was_asked(w)).count() as u64,
+        shared,
         dead: 0,
         died_of: None,
     }
 }
 
+/// Writes the inventories, but for addresses that another transaction holds or whose network it holds. Returns these.
+fn write_unblocked(
+    home: Home,
+    connection: &Connection,
+    landing: &Landing,
+    waiting: &[Waiting],
+) -> BTreeSet<Address> {
+    let provider = landing.provider;
+    let all: Vec<&Waiting> = waiting.iter().collect();
+    if !landing.is_blocked {
+        match contained(|| write_inventories(home, connection, provider, &all)) {
+            Ok(()) => return BTreeSet::new(),
+            Err(failure) if failure.was_lock => {}
+            Err(failure) => failure.raise(),
+        }
+    }
+    let blocked = blocked(home, connection, &all);
+    let rest: Vec<&Waiting> = all.into_iter().filter(|w| !blocked.contains(&w.address)).collect();
+    write_inventories(home, connection, provider, &rest);
+    blocked
+}
+
+/// Locks networks and addresses that no other transaction holds. Returns the addresses that cannot be written without
+/// waiting.
+fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSet<Address> {
+    offline::with(Patience::None, |databases| {
+        let plan = planned(home, databases, waiting);
+        let of_files = |address: Address| {
+            let missing = BTreeMap::from([(address, Tally::default())]);
+            enrich::networks_of(&Plan { missing, ..Plan::default() }, databases)
+        };
+        let networks = |w: &Waiting| -> BTreeSet<i64> {
+            let of_file = plan.missing.contains_key(&w.address).then(|| of_files(w.address));
+            w.asn.into_iter().chain(of_file.into_iter().flat_map(Networks::into_keys)).collect()
+        };
+        let all: BTreeSet<i64> = waiting.iter().flat_map(|w| networks(w)).collect();
+        let there = networks::existing(connection, all.iter());
+        let mut held = unblocked::networks_being_created(home, all.iter());
+        let locked = unblocked::lock_networks(connection, there.iter());
+        held.extend(there.difference(&locked));
+        let being_created = unblocked::addresses_being_created(home, plan.missing.keys());
+        let existing = waiting.iter().map(|w| &w.address).filter(|a| !plan.missing.contains_key(a));
+        let free = unblocked::lock_addresses(connection, existing);
+        let is_blocked = |w: &&&Waiting| {
+            let is_held = !free.contains(&w.address) && !plan.missing.contains_key(&w.address);
+            is_held || being_created.contains(&w.address) || networks(w).iter().any(|asn| held.contains(asn))
+        };
+        waiting.iter().filter(is_blocked).map(|w| w.address).collect()
+    })
+}
+
+/// Which of the addresses have no row: a lookup may have been requested for one.
+fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
+    let latest = snapshot::Latest::take();
+    let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
+    let mut plan = enrich::plan(home, addresses, databases, latest.raw(), false, Providers::NONE);
+    plan.due.clear();
+    plan
+}
+
 /// Networks, then new addresses, then existing ones, each in key order.
-fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[Waiting]) {
+fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
     if waiting.is_empty() {
         return;
     }
@@ -344,12 +441,7 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
         said.entry(asn).or_default().merge(waiting.network.clone());
     }
     offline::with(Patience::None, |databases| {
-        // A lookup may have been requested for an address that has no row yet.
-        let latest = snapshot::Latest::take();
-        let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
-        let mut plan = enrich::plan(home, addresses, databases, latest.raw(), false, Providers::NONE);
-        drop(latest);
-        plan.due.clear();
+        let plan = planned(home, databases, waiting);
         let mut all = said.clone();
         for (asn, of_file) in enrich::networks_of(&plan, databases) {
             all.entry(asn).or_insert(of_file);

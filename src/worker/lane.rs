@@ -16,7 +16,7 @@ use crate::politeness::{self, Departure, Leave, quota};
 use crate::provider::{Limits, Provider};
 use crate::roster::Doing;
 use crate::store::ledger;
-use crate::store::queue::{self, Claimed};
+use crate::store::queue::{self, Claimed, Lease};
 use crate::telemetry::spans;
 
 /// Pause while others ask the provider, in microseconds.
@@ -272,6 +272,15 @@ impl Lane {
         self.landings.iter().map(of).min().unwrap_or(i64::MAX)
     }
 
+    /// Keeps a landing for a later transaction, unless its lease has run out: then the jobs are claimed anew.
+    fn keep(&mut self, landing: Landing, lease: Lease) {
+        if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
+            self.landings.push(landing);
+        } else {
+            landing.ended(Some("it could not be written down in time"));
+        }
+    }
+
     /// Writes down what came back, one transaction for each landing a round; answers how many were done with. What could
     /// not be written is kept and tried again; what needs more than one transaction goes on in the next round.
     pub fn land(&mut self, steps: &Steps, air: &mut Air) -> Result<bool, Stop> {
@@ -301,18 +310,15 @@ impl Lane {
                         steps.seat.batches.fetch_add(1, Ordering::Relaxed);
                         steps.seat.report.batches.fetch_add(1, Ordering::Relaxed);
                         landing.ended(None);
+                    } else if landing.is_blocked() {
+                        self.keep(landing, lease);
                     } else {
                         self.landings.push(landing);
                     }
                 }
                 Err(stop) => {
                     landing.put_off(clock::now() + FAILED_PAUSE);
-                    // Past its lease the jobs are claimed anew.
-                    if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
-                        self.landings.push(landing);
-                    } else {
-                        landing.ended(Some("it could not be written down in time"));
-                    }
+                    self.keep(landing, lease);
                     landed = Err(stop);
                 }
             }

@@ -1,6 +1,8 @@
 //! The launcher: one process per cluster that sees to it that every database with the extension has its worker, and that
 //! there is an exporter where one is wanted.
 //!
+//! Databases that had a worker before come first, and keep their places while their workers restart: see [`Seniority`].
+//!
 //! It cannot look into databases. So it starts a worker in each one it does not know yet; a worker that finds no
 //! extension says so and ends, and is not started again until somebody announces that an extension came. Databases that
 //! come from a template announce themselves by the first work that is queued in them, or are found by the next look at
@@ -19,10 +21,12 @@ use crate::exporter::Keeper;
 use crate::guc;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
-use crate::pg::shared::{self, SEATS, Seat};
+use crate::pg::shared::{self, SEATS, Seat, Waiting};
 use crate::pg::{clock, transaction};
-use crate::roster::{self, Announced, Ending};
+use crate::roster::{self, Announced, Ending, Lack};
 use crate::telemetry;
+
+use super::seniority::{Rank, Seniority};
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
@@ -60,6 +64,8 @@ struct Place {
     started_at: i64,
     /// Not before: microseconds since 2000.
     rests_until: i64,
+    /// Why it has no worker, and since when (microseconds since 2000).
+    lacks: Option<(Lack, i64)>,
     /// It is to have a worker, and that worker has read what the database spent of the quotas.
     is_wanted: bool,
     has_told: bool,
@@ -68,6 +74,19 @@ struct Place {
 }
 
 impl Place {
+    fn lacks(&mut self, what: Lack) {
+        match &mut self.lacks {
+            Some((lack, _)) => *lack = what,
+            none => *none = Some((what, clock::now())),
+        }
+    }
+
+    /// Whether its worker was told to leave.
+    fn is_leaving(&self) -> bool {
+        let is_told = |(index, _): &(usize, _)| shared::block().seats[*index].leave.load(Ordering::Acquire);
+        self.worker.as_ref().is_some_and(is_told)
+    }
+
     /// Whether it has said what it spent of the quotas, or has nothing to say.
     fn has_settled(&self) -> bool {
         !self.is_wanted || self.has_told || self.has_no_extension
@@ -89,6 +108,7 @@ fn run(_argument: i32) {
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut places = adopt();
+    let mut order = Order { seniority: Seniority::read(), room: None };
     let mut exporter = Keeper::default();
     loop {
         background::reload_settings();
@@ -96,9 +116,9 @@ fn run(_argument: i32) {
         let pause = exporter.see_to_it().min(if catalog::is_standby() {
             PROMOTED_WITHIN
         } else {
-            heed_announcements(&mut places);
-            collect_ended(&mut places);
-            see_to_databases(&mut places)
+            heed_announcements(&mut places, &mut order.seniority);
+            collect_ended(&mut places, &mut order.seniority);
+            see_to_databases(&mut places, &mut order)
         });
         background::report_activity(None);
         background::sleep(pause, None);
@@ -117,23 +137,25 @@ fn adopt() -> BTreeMap<u32, Place> {
     places
 }
 
-fn heed_announcements(places: &mut BTreeMap<u32, Place>) {
-    let heed = |place: &mut Place| {
+fn heed_announcements(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
+    let mut heed = |database: u32, place: &mut Place| {
+        seniority.announced(database);
         place.has_no_extension = false;
         place.is_news = true;
         place.rests_until = 0;
     };
     match roster::take_announced() {
-        Announced::All => places.values_mut().for_each(heed),
+        Announced::All => places.iter_mut().for_each(|(database, place)| heed(*database, place)),
         Announced::These(databases) => {
-            databases.iter().for_each(|database| heed(places.entry(*database).or_default()));
+            databases.into_iter().for_each(|database| heed(database, places.entry(database).or_default()));
         }
     }
 }
 
-fn collect_ended(places: &mut BTreeMap<u32, Place>) {
+fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
     let now = clock::now();
-    for place in places.values_mut() {
+    let mut is_slot_free = false;
+    for (database, place) in places.iter_mut() {
         let Some((index, process)) = &place.worker else { continue };
         let seat = &shared::block().seats[*index];
         let gone = match process {
@@ -145,7 +167,12 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>) {
             continue;
         }
         match Ending::of(seat) {
-            Ending::NoExtension => place.has_no_extension = !place.is_news,
+            Ending::NoExtension => {
+                place.has_no_extension = !place.is_news;
+                if place.has_no_extension {
+                    seniority.has_no_extension(*database);
+                }
+            }
             Ending::Left => {}
             Ending::Crashed => {
                 place.crashes =
@@ -155,16 +182,47 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>) {
             }
         }
         free(seat);
+        is_slot_free = true;
         if let Some((_, Some(process))) = place.worker.take() {
             process.forget();
         }
     }
+    if is_slot_free {
+        let waits = |place: &&mut Place| matches!(place.lacks, Some((Lack::Slot | Lack::Room, _)));
+        places.values_mut().filter(waits).for_each(|place| place.rests_until = 0);
+    }
+}
+
+/// In which order databases get their workers.
+struct Order {
+    seniority: Seniority,
+    /// How many workers there was room for when one could not be started. Nobody tells how many slots are free.
+    room: Option<usize>,
+}
+
+impl Order {
+    /// Whether a worker may be started beside `running` ones while `older` databases wait for theirs.
+    fn is_room(&self, running: usize, older: usize) -> bool {
+        older == 0 || self.room.is_none_or(|room| running + older < room)
+    }
 }
 
 /// Starts what is missing and stops what is not wanted; answers how long there is nothing to do.
-fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
-    let databases = match transaction::run(catalog::databases) {
-        Ok(databases) => databases,
+fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Duration {
+    let listed = || {
+        let databases = catalog::databases();
+        // One that nobody may connect to for a while keeps its place.
+        let is_gone = |oid: &u32| catalog::database_name(pg_sys::Oid::from(*oid)).is_none();
+        let unlisted = order.seniority.databases();
+        let unlisted = unlisted.filter(|oid| !databases.iter().any(|database| database.oid.to_u32() == *oid));
+        let gone: Vec<u32> = unlisted.filter(is_gone).collect();
+        (databases, gone)
+    };
+    let mut databases = match transaction::run(listed) {
+        Ok((databases, gone)) => {
+            gone.into_iter().for_each(|database| order.seniority.remove(database));
+            databases
+        }
         Err(failure) => {
             telemetry::error("the launcher could not list the databases", &failure.message);
             return RESTART_BASE;
@@ -177,12 +235,22 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
     }
     let mut next = clock::now() + i64::try_from(LOOK_EVERY.as_micros()).unwrap_or(i64::MAX);
     let block = shared::block();
+    databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
+    // Databases so far that had a worker before and have none.
+    let mut older = 0;
+    let mut waiting = Vec::new();
     for database in &databases {
-        let place = places.entry(database.oid.to_u32()).or_default();
+        let oid = database.oid.to_u32();
+        let running = places.values().filter(|place| place.worker.is_some()).count();
+        let is_known = order.seniority.is_known(oid);
+        let place = places.entry(oid).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         place.is_wanted = is_wanted;
         if let Some((index, _)) = &place.worker {
-            place.has_told |= block.seats[*index].ledger_read.load(Ordering::Acquire);
+            if block.seats[*index].ledger_read.load(Ordering::Acquire) {
+                place.has_told = true;
+                order.seniority.add(oid);
+            }
         }
         if place.becomes_awaited() {
             // Before it has a worker; and the others' wait begins anew.
@@ -191,10 +259,36 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>) -> Duration {
         }
         match &place.worker {
             Some(_) if !is_wanted => send_away(place),
-            None if is_wanted && !place.has_no_extension => next = next.min(start(database, place)),
+            None if is_wanted && !place.has_no_extension => {
+                next = next.min(match order.is_room(running, older) {
+                    true => start(database, place, order, running),
+                    false => {
+                        place.lacks(Lack::Slot);
+                        clock::now() + START_AGAIN_AFTER
+                    }
+                });
+            }
             _ => {}
         }
+        let is_missing = is_wanted && !place.has_no_extension && place.worker.is_none();
+        if !is_missing {
+            place.lacks = None;
+        } else if let Some((lack, since)) = place.lacks.filter(|_| !order.seniority.is_without_extension(oid))
+        {
+            waiting.push(Waiting { database: oid, reason: lack as u32, since });
+        }
+        if is_missing && is_known {
+            older += 1;
+            if place.lacks.is_some_and(|(lack, _)| lack != Lack::Pause) {
+                let rank = order.seniority.rank(oid);
+                give_way(places, &order.seniority, rank, older);
+            }
+        }
     }
+    if waiting != shared::waiting() {
+        shared::publish_waiting(&waiting);
+    }
+    order.seniority.write_if_changed();
     let has_settled = |database: &Database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All at once, or the first one takes what there is.
@@ -212,27 +306,47 @@ fn send_away(place: &Place) {
     }
 }
 
-/// Starts a worker if it may be started now; answers when to look again.
-fn start(database: &Database, place: &mut Place) -> i64 {
+/// Has the worker of the database that came last leave, for one that came before and has none. As many leave as wait.
+fn give_way(places: &BTreeMap<u32, Place>, seniority: &Seniority, rank: Rank, waiting: usize) {
+    let running = places.iter().filter(|(_, place)| place.worker.is_some());
+    let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, place)| place.is_leaving());
+    if leaving.len() >= waiting {
+        return;
+    }
+    let last = staying.into_iter().max_by_key(|(oid, _)| seniority.rank(**oid));
+    if let Some((_, place)) = last.filter(|(oid, _)| seniority.rank(**oid) > rank) {
+        send_away(place);
+    }
+}
+
+/// Starts a worker if it may be started now, beside `running` ones; answers when to look again.
+fn start(database: &Database, place: &mut Place, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
-    let not_before = roster::kept_out(database.oid).unwrap_or(0).max(place.rests_until);
+    let kept_out = roster::kept_out(database.oid).unwrap_or(0);
+    let not_before = kept_out.max(place.rests_until);
     if not_before > now {
+        if place.lacks.is_none() && place.crashes > 0 && kept_out <= now {
+            place.lacks(Lack::Pause);
+        }
         return not_before;
     }
     (place.started_at, place.is_news) = (now, false);
-    let problem = match take_seat(database.oid) {
-        None => "more than 64 databases have a worker already",
+    let (lack, problem) = match take_seat(database.oid) {
+        None => (Lack::Room, "more than 64 databases have a worker already"),
         Some(index) => match super::start(&database.name, index) {
             Some(process) => {
                 place.worker = Some((index, Some(process)));
+                order.room = order.room.map(|room| room.max(running + 1));
                 return i64::MAX;
             }
             None => {
                 free(&shared::block().seats[index]);
-                "no slot is free; raise max_worker_processes"
+                (Lack::Slot, "no slot is free; raise max_worker_processes")
             }
         },
     };
+    order.room = Some(running);
+    place.lacks(lack);
     telemetry::log_once_per_burst("a worker could not be started", &format!("{}: {problem}", database.name));
     place.rests_until = now + START_AGAIN_AFTER;
     place.rests_until

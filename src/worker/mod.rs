@@ -3,6 +3,7 @@
 //! | module | answers |
 //! |---|---|
 //! | `launcher` | which databases need a worker, and is it there |
+//! | `seniority` | which databases get theirs first |
 //! | `database` | what a worker does in its database, round by round |
 //! | `steps` | the short transactions that this is made of |
 //! | `lane` | one provider's jobs, from the claim to the answer |
@@ -19,6 +20,7 @@ mod landing;
 mod lane;
 mod launcher;
 mod ranking;
+mod seniority;
 mod steps;
 mod trace;
 

@@ -3,11 +3,21 @@
 //! The rule: written under another name in the same directory, then renamed. The other name is this process's own, is
 //! made anew (whoever may write to the directory might have put a link there that leads elsewhere), and is gone again
 //! whatever happens but a kill.
+//!
+//! The directory is opened once, and everything else is relative to the open directory. Whoever owns a directory on the
+//! path may replace what is below it at any moment. So a path that was checked may lead elsewhere when it is used.
 
-use std::fs::{self, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::net::{Cancel, Task};
 
@@ -28,17 +38,16 @@ impl Task for Writing {
 
     fn run(self, cancel: &Cancel) -> Self::Done {
         let at = |error: io::Error| format!("{}: {error}", self.directory.display());
-        // By where it really is: a link may lead into the server's own files.
-        let directory = self.directory.canonicalize().map_err(at)?;
-        if directory.starts_with(self.forbidden.canonicalize().map_err(at)?) {
+        let directory = open_directory(&self.directory).map_err(at)?;
+        if is_below(&directory, &self.forbidden).map_err(|error| at(error.into()))? {
             return Err(format!("{} is inside the data directory", self.directory.display()));
         }
         for (name, contents) in &self.files {
             if cancel.is_set() {
                 return Ok(());
             }
-            let path = directory.join(name);
-            replace(&path, contents).map_err(|error| format!("{}: {error}", path.display()))?;
+            replace(&directory, name, contents)
+                .map_err(|error| format!("{}: {error}", self.directory.join(name).display()))?;
         }
         Ok(())
     }
@@ -48,26 +57,102 @@ impl Task for Writing {
     }
 }
 
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = write_new(&temporary, contents).and_then(|()| fs::rename(&temporary, path));
+/// Only a place, without the right to read.
+const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Links on one path, as the system allows.
+const MOST_LINKS: usize = 40;
+
+/// Opens a directory by its path, one component at a time. A link is followed only if root or this process's user made it.
+/// Any other link may be a trap of whoever owns the directory that it is in.
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let mut directory =
+        rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
+    let mut left = VecDeque::new();
+    put_before(&mut left, path);
+    let mut links = 0;
+    while let Some(name) = left.pop_front() {
+        let next = rustix::fs::openat(&directory, &name, PLACE, Mode::empty())?;
+        let found = rustix::fs::fstat(&next)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => directory = next,
+            FileType::Symlink => {
+                links += 1;
+                if links > MOST_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                if found.st_uid != 0 && found.st_uid != rustix::process::geteuid().as_raw() {
+                    return Err(io::Error::other("a link on the path belongs to another user"));
+                }
+                let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
+                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                if target.is_absolute() {
+                    directory = rustix::fs::openat(CWD, "/", PLACE, Mode::empty())?;
+                }
+                put_before(&mut left, &target);
+            }
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    Ok(directory)
+}
+
+/// Puts the components of a path before those that are left.
+fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
+    for component in path.components().rev() {
+        if matches!(component, Component::Normal(_) | Component::ParentDir) {
+            left.push_front(component.as_os_str().to_owned());
+        }
+    }
+}
+
+/// Whether an open directory is another one or below it, wherever it was moved.
+fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
+    let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
+    let above = identity(rustix::fs::stat(above)?);
+    let mut at = rustix::fs::openat(directory, ".", PLACE, Mode::empty())?;
+    loop {
+        let here = identity(rustix::fs::fstat(&at)?);
+        if here == above {
+            return Ok(true);
+        }
+        let parent = rustix::fs::openat(&at, "..", PLACE, Mode::empty())?;
+        if identity(rustix::fs::fstat(&parent)?) == here {
+            return Ok(false);
+        }
+        at = parent;
+    }
+}
+
+fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
+    if Path::new(name).file_name() != Some(OsStr::new(name)) {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    let temporary = Path::new(name).with_extension(format!("{}.tmp", std::process::id()));
+    let rename = || Ok(rustix::fs::renameat(directory, &temporary, directory, name)?);
+    let written = write_new(directory, &temporary, contents).and_then(|()| rename());
     if written.is_err() {
         // What could not be made is not there; anything else has been said already.
-        let _ = fs::remove_file(&temporary);
+        let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
     }
     written
 }
 
-fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let create = || OpenOptions::new().write(true).create_new(true).mode(MODE).open(path);
-    let mut file = match create() {
+fn write_new(directory: &OwnedFd, name: &Path, contents: &[u8]) -> io::Result<()> {
+    const NEW: OFlags = OFlags::WRONLY
+        .union(OFlags::CREATE)
+        .union(OFlags::EXCL)
+        .union(OFlags::NOFOLLOW)
+        .union(OFlags::CLOEXEC);
+    let create = || rustix::fs::openat(directory, name, NEW, Mode::from_raw_mode(MODE));
+    let file = match create() {
         // Of a process that was killed and had the same number.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
             create()?
         }
         made => made?,
     };
+    let mut file = File::from(file);
     // The server's umask is its own.
     file.set_permissions(Permissions::from_mode(MODE))?;
     file.write_all(contents)
@@ -76,6 +161,7 @@ fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -162,5 +248,73 @@ mod tests {
         let writing = Writing { directory: link, files, forbidden: directory.0.join("data") };
         assert!(writing.run(&Cancel::new()).is_err_and(|failure| failure.contains("inside the data")));
         assert!(!inside.join("a.json").exists());
+    }
+
+    fn write(directory: &Path, forbidden: &Path) -> Result<(), String> {
+        let files = vec![("a.json".to_owned(), b"x".to_vec())];
+        let (directory, forbidden) = (directory.to_owned(), forbidden.to_owned());
+        Writing { directory, files, forbidden }.run(&Cancel::new())
+    }
+
+    #[test]
+    fn links_of_trusted_users_lead_to_the_directory() {
+        let directory = Directory::new();
+        let (inside, outside) = (directory.0.join("data"), directory.0.join("outside"));
+        fs::create_dir_all(outside.join("deeper")).expect("a directory can be made");
+        fs::create_dir(&inside).expect("a directory can be made");
+        for (link, target) in
+            [("relative", "outside"), ("twice", "relative/deeper/.."), ("up", "data/../outside")]
+        {
+            symlink(target, directory.0.join(link)).expect("a link can be made");
+            write(&directory.0.join(link), &inside).expect("it can be written");
+            fs::remove_file(outside.join("a.json")).unwrap_or_else(|error| panic!("{link}: {error}"));
+        }
+        symlink("loop", directory.0.join("loop")).expect("a link can be made");
+        assert!(write(&directory.0.join("loop"), &inside).is_err());
+        assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
+    }
+
+    /// Only root can make a link that belongs to somebody else.
+    #[test]
+    fn links_of_others_are_not_followed() {
+        let directory = Directory::new();
+        let outside = directory.0.join("outside");
+        fs::create_dir(&outside).expect("a directory can be made");
+        let link = directory.0.join("link");
+        symlink(&outside, &link).expect("a link can be made");
+        if std::os::unix::fs::lchown(&link, Some(12_345), None).is_err() {
+            return;
+        }
+        let failure = write(&link, Path::new("/proc")).expect_err("it is a stranger's link");
+        assert!(
+            failure.ends_with("link: a link on the path belongs to another user")
+                && !outside.join("a.json").exists(),
+            "{failure}"
+        );
+    }
+
+    /// The path is replaced by a link into the data directory after it was opened and before anything is written.
+    #[test]
+    fn a_directory_that_is_replaced_meanwhile_is_still_the_one_that_was_checked() {
+        let directory = Directory::new();
+        let (status, data) = (directory.0.join("status"), directory.0.join("data"));
+        fs::create_dir(&status).expect("a directory can be made");
+        fs::create_dir(&data).expect("a directory can be made");
+        let opened = open_directory(&status).expect("it can be opened");
+        assert_eq!(is_below(&opened, &data), Ok(false));
+        fs::rename(&status, directory.0.join("moved")).expect("it can be renamed");
+        symlink(&data, &status).expect("a link can be made");
+        replace(&opened, "a.json", b"x").expect("it can be written");
+        assert!(!data.join("a.json").exists() && directory.0.join("moved/a.json").exists());
+    }
+
+    #[test]
+    fn names_of_files_lead_nowhere_else() {
+        let directory = Directory::new();
+        fs::create_dir(directory.0.join("below")).expect("a directory can be made");
+        for name in ["../a.json", "below/a.json", "/a.json", "..", ""] {
+            assert!(directory.write(&[(name, "x")]).is_err(), "{name}");
+        }
+        assert_eq!(directory.names(), ["below"]);
     }
 }

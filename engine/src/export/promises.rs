@@ -2,12 +2,19 @@
 
 use super::request::{self, Asked, LONGEST, Status};
 use super::settings;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::SystemTime;
 
 /// The head of a request as it comes over a connection, piece by piece.
 pub fn scrape_request(bytes: &[u8]) {
-    let asked = request::read(bytes);
+    let own = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
+    let asked = request::read(bytes, own);
+    if matches!(asked, Some(Asked::Metrics { .. } | Asked::Health { .. })) {
+        let lower = bytes.to_ascii_lowercase();
+        let hosts = [&b"localhost"[..], b"127.0.0.1", b"[", b"http/1.0"];
+        assert!(hosts.iter().any(|host| has(&lower, host)), "answers whoever asks for another host");
+    }
     match asked {
         None => assert!(bytes.len() < LONGEST, "waits for more than there may be"),
         Some(Asked::Metrics { head_only }) => {
@@ -28,7 +35,7 @@ pub fn scrape_request(bytes: &[u8]) {
     }
     // What was decided of less is what is decided of all: nobody reads on to find out.
     let half = &bytes[..bytes.len() / 2];
-    match request::read(half) {
+    match request::read(half, own) {
         Some(Asked::Nonsense(_)) => assert!(matches!(asked, Some(Asked::Nonsense(_))), "{asked:?}"),
         Some(before) => assert_eq!(asked, Some(before)),
         None => {}

@@ -11,7 +11,11 @@
 //! ```
 //!
 //! HTTP/1.1 (RFC 9112) as far as it is needed: one request a connection, without a body. Parsed by `httparse`.
+//!
+//! A request for another host is refused. A web page may make a browser on this machine ask under the page's own name,
+//! once that name resolves to a loopback address (DNS rebinding). Then the page could read the answer.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
 /// Bytes of a request without its body: a scraper's has a few hundred.
@@ -24,6 +28,7 @@ pub enum Status {
     BadRequest,
     NotFound,
     MethodNotAllowed,
+    MisdirectedRequest,
     HeadersTooLarge,
     Unavailable,
 }
@@ -43,14 +48,15 @@ impl Status {
             Status::BadRequest => "400 Bad Request",
             Status::NotFound => "404 Not Found",
             Status::MethodNotAllowed => "405 Method Not Allowed",
+            Status::MisdirectedRequest => "421 Misdirected Request",
             Status::HeadersTooLarge => "431 Request Header Fields Too Large",
             Status::Unavailable => "503 Service Unavailable",
         }
     }
 }
 
-/// Reads what has come so far; `None`: there is more to come.
-pub fn read(bytes: &[u8]) -> Option<Asked> {
+/// Reads what has come so far; `None`: there is more to come. `own` is the address that the server listens at.
+pub fn read(bytes: &[u8], own: IpAddr) -> Option<Asked> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -60,6 +66,9 @@ pub fn read(bytes: &[u8]) -> Option<Asked> {
             return Some(Asked::Nonsense(Status::HeadersTooLarge));
         }
         Err(_) => return Some(Asked::Nonsense(Status::BadRequest)),
+    }
+    if let Err(status) = check_hosts(&request, own) {
+        return Some(Asked::Nonsense(status));
     }
     let head_only = match request.method {
         Some("GET") => false,
@@ -73,10 +82,54 @@ pub fn read(bytes: &[u8]) -> Option<Asked> {
     })
 }
 
-/// The path of a target, which may be a whole URL (RFC 9112, 3.2.2) and may have a query.
+/// Checks that a request is for this server: by its Host header, which HTTP/1.1 requires, and by its target.
+fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), Status> {
+    let mut headers = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+    let header = headers.next();
+    let is_missing = header.is_none() && request.version != Some(0);
+    if is_missing || headers.next().is_some() {
+        return Err(Status::BadRequest);
+    }
+    let header = header.map(|header| std::str::from_utf8(header.value).unwrap_or_default());
+    let target = request.path.and_then(|target| authority(target).map(|(authority, _)| authority));
+    match [header, target].into_iter().flatten().all(|authority| is_own(authority, own)) {
+        true => Ok(()),
+        false => Err(Status::MisdirectedRequest),
+    }
+}
+
+/// Whether a host with or without a port is this server: `localhost`, a loopback address, or the address where it listens.
+fn is_own(authority: &str, own: IpAddr) -> bool {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host.parse().ok().map(IpAddr::V6), ""),
+        Some((host, port)) => match port.strip_prefix(':') {
+            Some(port) => (host.parse().ok().map(IpAddr::V6), port),
+            None => return false,
+        },
+        None => {
+            let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+            let named = host.eq_ignore_ascii_case("localhost").then_some(own);
+            (named.or_else(|| host.parse().ok().map(IpAddr::V4)), port)
+        }
+    };
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), own];
+    // Any port: a tunnel or a proxy on this machine has one of its own.
+    host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// The authority of a target that is a whole URL (RFC 9112, 3.2.2), and what follows it.
+fn authority(target: &str) -> Option<(&str, &str)> {
+    const SCHEME: &str = "http://";
+    let scheme = target.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME))?;
+    let rest = &target[scheme.len()..];
+    Some(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
+}
+
+/// The path of a target, which may be a whole URL and may have a query.
 fn path(target: &str) -> &str {
-    let target = match target.strip_prefix("http://") {
-        Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+    let target = match authority(target) {
+        Some((_, "")) => "/",
+        Some((_, rest)) => rest,
         None => target,
     };
     target.split(['?', '#']).next().unwrap_or_default()
@@ -99,6 +152,10 @@ pub fn words(status: Status) -> String {
     match status {
         Status::Ok => "OK\n".to_owned(),
         Status::NotFound => "404 Not Found: metrics are at /metrics\n".to_owned(),
+        Status::MisdirectedRequest => {
+            "421 Misdirected Request: the Host header must be localhost, 127.0.0.1, [::1] or metrics_listen\n"
+                .to_owned()
+        }
         status => format!("{}\n", status.line()),
     }
 }
@@ -109,8 +166,10 @@ mod tests {
     use Asked::{Health, Metrics, Nonsense};
     use proptest::prelude::*;
 
+    const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
+
     fn asked(text: &str) -> Option<Asked> {
-        read(text.as_bytes())
+        read(text.as_bytes(), OWN)
     }
 
     #[test]
@@ -131,7 +190,59 @@ mod tests {
             ("GET", Nonsense(Status::BadRequest)),
             ("\u{16}\u{3}\u{1}", Nonsense(Status::BadRequest)),
         ] {
-            assert_eq!(asked(&format!("{line}\r\nHost: x\r\n\r\n")), Some(expected), "{line}");
+            assert_eq!(asked(&format!("{line}\r\nHost: localhost\r\n\r\n")), Some(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn requests_for_other_hosts_are_refused() {
+        let metrics = Metrics { head_only: false };
+        let (foreign, malformed) = (Nonsense(Status::MisdirectedRequest), Nonsense(Status::BadRequest));
+        for (host, expected) in [
+            ("127.0.0.1", metrics),
+            ("127.0.0.1:9487", metrics),
+            ("127.0.0.1:1", metrics),
+            ("127.0.0.1:", metrics),
+            ("127.9.8.7:9487", metrics),
+            ("LocalHost:9487", metrics),
+            ("[::1]", metrics),
+            ("[0:0::1]:9487", metrics),
+            ("evil.example.com", foreign),
+            ("localhost.evil.example.com", foreign),
+            ("127.0.0.1.evil.example.com:9487", foreign),
+            ("127.0.0.1:9487@evil.example.com", foreign),
+            ("evil@127.0.0.1", foreign),
+            ("127.0.0.2", foreign),
+            ("192.0.2.1:9487", foreign),
+            ("::1", foreign),
+            ("[::1]x", foreign),
+            ("[127.0.0.1]", foreign),
+            ("[::2]", foreign),
+            ("", foreign),
+        ] {
+            assert_eq!(
+                asked(&format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n")),
+                Some(expected),
+                "{host}"
+            );
+            assert_eq!(
+                asked(&format!("GET http://{host}/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")),
+                Some(expected),
+                "{host}"
+            );
+        }
+        for (head, expected) in [
+            ("GET /metrics HTTP/1.0", metrics),
+            ("GET /metrics HTTP/1.0\r\nHost: evil.example.com", foreign),
+            ("GET /metrics HTTP/1.1", malformed),
+            ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: localhost", malformed),
+            ("GET /metrics HTTP/1.1\r\nHost: localhost\r\nHOST: evil.example.com", malformed),
+            ("GET HTTP://evil.example.com/metrics HTTP/1.1\r\nHost: localhost", foreign),
+            ("GET http://evil.example.com?/metrics HTTP/1.1\r\nHost: localhost", foreign),
+            ("POST /metrics HTTP/1.1\r\nHost: evil.example.com", foreign),
+            ("GET /-/healthy HTTP/1.1\r\nHost: evil.example.com", foreign),
+        ] {
+            assert_eq!(asked(&format!("{head}\r\n\r\n")), Some(expected), "{head}");
         }
     }
 

@@ -5,10 +5,11 @@
 //! with bytes that it has finished. So an answer is never older than the question, and questions that come at once are
 //! answered by one.
 //!
-//! Bounds: connections at once (the others wait in the kernel's queue), bytes of a request, and the time of each step.
+//! Bounds: connections at once, bytes of a request, and the time of each step. Where all places are taken, a new connection
+//! takes the place of the oldest that has not asked yet. So idle connections cannot keep a scraper out.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +87,8 @@ impl Server {
         let desk = Desk {
             poll,
             listener,
+            own: address.ip(),
+            accepted: 0,
             connections: std::iter::repeat_with(|| None).take(CONNECTIONS).collect(),
             may_accept: true,
             accepts_after: None,
@@ -140,6 +143,10 @@ impl Drop for Server {
 struct Desk {
     poll: Poll,
     listener: TcpListener,
+    /// Where it listens: requests for other hosts are refused.
+    own: IpAddr,
+    /// How many connections there have been.
+    accepted: u64,
     /// By token.
     connections: Vec<Option<Connection>>,
     /// Somebody may be waiting to be let in: said once, until nobody is.
@@ -154,6 +161,9 @@ struct Desk {
 
 struct Connection {
     stream: TcpStream,
+    own: IpAddr,
+    /// Grows from one connection to the next.
+    number: u64,
     step: Step,
     /// Of the step.
     until: Instant,
@@ -186,7 +196,10 @@ impl Desk {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(2 * CONNECTIONS);
         loop {
-            let pause = self.next_deadline().map(|until| until.saturating_duration_since(Instant::now()));
+            let pause = match self.can_accept() {
+                true => Some(Duration::ZERO),
+                false => self.next_deadline().map(|until| until.saturating_duration_since(Instant::now())),
+            };
             match self.poll.poll(&mut events, pause) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 Err(_) => continue,
@@ -213,21 +226,58 @@ impl Desk {
         of_connections.chain(self.accepts_after).min()
     }
 
+    /// Whether somebody may be waiting who can be let in at once.
+    fn can_accept(&self) -> bool {
+        self.may_accept && self.accepts_after.is_none() && self.place_for_another().is_some()
+    }
+
+    /// A free place, or the place of the connection that gives way to a new one: the oldest of those that have their answer,
+    /// that have not asked, or that read their answer, in this order. A question that waits for its answer keeps its place.
+    fn place_for_another(&self) -> Option<usize> {
+        let free = self.connections.iter().position(Option::is_none);
+        let gives_way = |(place, connection): (usize, &Option<Connection>)| {
+            let connection = connection.as_ref()?;
+            let class = match connection.step {
+                Step::Lingering => 0,
+                Step::Reading(_) => 1,
+                Step::Writing { .. } => 2,
+                Step::Waiting { .. } => return None,
+            };
+            Some((class, connection.number, place))
+        };
+        free.or_else(|| {
+            self.connections.iter().enumerate().filter_map(gives_way).min().map(|(_, _, place)| place)
+        })
+    }
+
+    fn make_room(&mut self, place: usize) {
+        let Some(connection) = &self.connections[place] else { return };
+        let is_reading = matches!(connection.step, Step::Writing { are_metrics: true, .. });
+        self.end(place, is_reading.then(|| "a scraper gave way to newer connections".to_owned()));
+    }
+
     fn let_in(&mut self) {
         let now = Instant::now();
         if self.accepts_after.is_some_and(|after| after > now) {
             return;
         }
         self.accepts_after = None;
-        while self.may_accept {
-            let Some(place) = self.connections.iter().position(Option::is_none) else { return };
+        // Not without end: those that are connected already go on in between.
+        for _ in 0..CONNECTIONS {
+            if !self.may_accept {
+                return;
+            }
+            let Some(place) = self.place_for_another() else { return };
             match self.listener.accept() {
                 Ok((mut stream, _)) => {
+                    self.make_room(place);
                     let both = Interest::READABLE | Interest::WRITABLE;
                     if self.poll.registry().register(&mut stream, Token(place), both).is_ok() {
                         let step = Step::Reading(Vec::new());
                         let until = Instant::now() + READS_WITHIN;
-                        self.connections[place] = Some(Connection { stream, step, until });
+                        self.accepted += 1;
+                        let (own, number) = (self.own, self.accepted);
+                        self.connections[place] = Some(Connection { stream, own, number, step, until });
                         self.go_on(place);
                     }
                 }
@@ -350,7 +400,7 @@ impl Connection {
 
     fn go_on(&mut self) -> Next {
         match &mut self.step {
-            Step::Reading(bytes) => match read(&mut self.stream, bytes) {
+            Step::Reading(bytes) => match read(&mut self.stream, bytes, self.own) {
                 Ok(None) => Next::Stays,
                 Ok(Some(Asked::Metrics { head_only })) => Next::Asks { head_only },
                 Ok(Some(Asked::Health { head_only })) => {
@@ -387,14 +437,14 @@ impl Connection {
 }
 
 /// Reads until the request is complete or there is nothing to read for now.
-fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Option<Asked>> {
+fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>, own: IpAddr) -> io::Result<Option<Asked>> {
     let mut piece = [0; PIECE];
     loop {
         match stream.read(&mut piece) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(length) => {
                 bytes.extend_from_slice(&piece[..length]);
-                if let Some(asked) = request::read(bytes) {
+                if let Some(asked) = request::read(bytes, own) {
                     return Ok(Some(asked));
                 }
                 debug_assert!(bytes.len() < LONGEST);
@@ -439,4 +489,93 @@ fn drain(stream: &mut TcpStream) -> io::Result<()> {
         }
     }
     Err(ErrorKind::FileTooLarge.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream as Client;
+
+    fn served() -> Server {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        // A port that is free now is free still.
+        let free = std::net::TcpListener::bind(address).and_then(|listener| listener.local_addr());
+        Server::start(free.expect("a port is free"), Bell::new().expect("a socket pair")).expect("it listens")
+    }
+
+    fn connect(server: &Server) -> Client {
+        let stream = Client::connect(server.address()).expect("somebody listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time can be set");
+        stream
+    }
+
+    /// The answer to a request, while the owner answers every question.
+    fn ask(server: &Server, request: &str) -> String {
+        let mut stream = connect(server);
+        stream.write_all(request.as_bytes()).expect("it is taken");
+        let mut text = String::new();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| stream.read_to_string(&mut text).map(drop));
+            while !reader.is_finished() {
+                for said in server.said() {
+                    if let Said::Asked(ticket) = said {
+                        server.answer(ticket, Some(b"metric 1\n".to_vec()));
+                    }
+                }
+                std::thread::yield_now();
+            }
+            reader.join().expect("no panic").expect("the answer arrives");
+        });
+        text
+    }
+
+    fn is_open(mut stream: &Client) -> bool {
+        stream.set_nonblocking(true).expect("it can be set");
+        matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn idle_connections_give_way_to_a_scraper_the_oldest_first() {
+        let server = served();
+        let idle: Vec<Client> = (0..200).map(|_| connect(&server)).collect();
+        let answer = ask(&server, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("metric 1\n"), "{answer}");
+        let open: Vec<usize> = (0..idle.len()).filter(|n| is_open(&idle[*n])).collect();
+        // Of 64 places one is the scraper's.
+        assert_eq!(open, Vec::from_iter(137..200));
+    }
+
+    #[test]
+    fn questions_that_wait_for_an_answer_keep_their_places() {
+        let server = served();
+        let mut asking: Vec<Client> = (0..CONNECTIONS).map(|_| connect(&server)).collect();
+        for stream in &mut asking {
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it is taken");
+        }
+        let mut tickets = Vec::new();
+        while tickets.len() < CONNECTIONS {
+            tickets.extend(server.said().into_iter().filter_map(|said| match said {
+                Said::Asked(ticket) => Some(ticket),
+                _ => None,
+            }));
+            std::thread::yield_now();
+        }
+        let idle: Vec<Client> = (0..100).map(|_| connect(&server)).collect();
+        assert!(asking.iter().all(is_open));
+        server.answer(tickets.into_iter().max().expect("a ticket"), Some(b"metric 1\n".to_vec()));
+        for mut stream in asking {
+            stream.set_nonblocking(false).expect("it can be set");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("the answer arrives");
+            assert!(text.ends_with("metric 1\n"), "{text}");
+        }
+        drop(idle);
+    }
+
+    #[test]
+    fn metrics_are_for_this_host_alone() {
+        let server = served();
+        let answer = ask(&server, "GET /metrics HTTP/1.1\r\nHost: evil.example.com\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("metric 1"), "{answer}");
+    }
 }

@@ -212,9 +212,13 @@ pub fn call(call: &Call) -> Phase {
         State::Stopped => "stopped",
     };
     let seconds = |from: i64| (call.updated - from).max(0) as f64 / 1e6;
-    // What is estimated may be exceeded.
-    let total = call.total.max(call.done);
-    let percent = if total > 0 { call.done as f64 * 100.0 / total as f64 } else { 0.0 };
+    // An estimate may be exceeded, and a finished call has done all that was due.
+    let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
+    let percent = match (call.state, total) {
+        (State::Complete, _) => 100.0,
+        (_, 0) => 0.0,
+        (_, total) => call.done as f64 * 100.0 / total as f64,
+    };
     let rate = call.done as f64 / seconds(call.step_began).max(0.001);
     let mut metrics = Metrics(Map::new());
     for (key, number) in [
@@ -458,6 +462,27 @@ mod tests {
         assert_eq!(call(&more).name, "enrichment_refresh");
         assert_eq!(call(&more).metrics["percent_complete"], json!(100));
         assert_eq!(call(&more).metrics["state"], json!("complete"));
+    }
+
+    #[test]
+    fn a_finished_call_has_done_everything_that_was_due() {
+        for (done, total) in [(0, 0), (1, 1000), (618, 632), (1500, 1000)] {
+            let finished = Call {
+                procedure: "refresh_stale",
+                database: "honeypot".into(),
+                state: State::Complete,
+                step: "cymru".into(),
+                batches: 1,
+                done,
+                total,
+                began: 0,
+                step_began: 0,
+                updated: 1,
+            };
+            let metrics = call(&finished).metrics;
+            assert_eq!(metrics["percent_complete"], json!(100), "{done} of {total}");
+            assert_eq!(metrics["ips_total"], json!(done), "{done} of {total}");
+        }
     }
 
     #[test]

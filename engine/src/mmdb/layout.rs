@@ -38,8 +38,11 @@ pub(super) enum Field {
     AccuracyRadius,
     Asn,
     Organization,
+    RegisteredCountry,
 }
-use Field::{AccuracyRadius, Asn, City, Country, CountryName, Latitude, Longitude, Organization};
+use Field::{
+    AccuracyRadius, Asn, City, Country, CountryName, Latitude, Longitude, Organization, RegisteredCountry,
+};
 
 /// Who uses a path. `MaxMind` families are taken whole: their fields are often absent from a record but never
 /// elsewhere. Other paths are used one by one, as seen.
@@ -52,12 +55,11 @@ enum Family {
 }
 use Family::{Flat, MaxMindAsn, MaxMindPlace, MaxMindTraits};
 
-/// The first path that yields something is the answer, so the better one stands above. The country is where the
-/// address is used (`country`); where it is registered fills in, as the design's sources do.
+/// The first path that yields a value wins, so the better path stands above. The country where the address is used
+/// (`country`) and the country where it is registered are different facts: the one never stands in for the other.
 #[rustfmt::skip]
 static CANDIDATES: &[(Field, Family, Path)] = &[
     (Country, MaxMindPlace, &[Key("country"), Key("iso_code")]),
-    (Country, MaxMindPlace, &[Key("registered_country"), Key("iso_code")]),
     (Country, Flat, &[Key("country_code")]),
     (Country, Flat, &[Key("country")]),
     (Country, Flat, &[Key("countryCode")]),
@@ -65,11 +67,11 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Country, Flat, &[Key("geo"), Key("country_code")]),
     (Country, Flat, &[Key("location"), Key("country_code")]),
     (CountryName, MaxMindPlace, &[Key("country"), Key("names"), Key("en")]),
-    (CountryName, MaxMindPlace, &[Key("registered_country"), Key("names"), Key("en")]),
     (CountryName, Flat, &[Key("country_name")]),
     (CountryName, Flat, &[Key("country")]),
     (CountryName, Flat, &[Key("geo"), Key("country")]),
     (CountryName, Flat, &[Key("location"), Key("country")]),
+    (RegisteredCountry, MaxMindPlace, &[Key("registered_country"), Key("iso_code")]),
     (City, MaxMindPlace, &[Key("city"), Key("names"), Key("en")]),
     (City, Flat, &[Key("city")]),
     (City, Flat, &[Key("city_name")]),
@@ -91,12 +93,15 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Asn, MaxMindAsn, &[Key("autonomous_system_number")]),
     (Asn, MaxMindTraits, &[Key("traits"), Key("autonomous_system_number")]),
     (Asn, Flat, &[Key("asn")]),
+    // CIRCL Geo-Open keeps the network inside the country.
+    (Asn, Flat, &[Key("country"), Key("AutonomousSystemNumber")]),
     (Asn, Flat, &[Key("as_number")]),
     (Asn, Flat, &[Key("as"), Key("asn")]),
     (Asn, Flat, &[Key("asn"), Key("asn")]),
     (Organization, MaxMindAsn, &[Key("autonomous_system_organization")]),
     (Organization, MaxMindTraits, &[Key("traits"), Key("autonomous_system_organization")]),
     (Organization, Flat, &[Key("as_name")]),
+    (Organization, Flat, &[Key("country"), Key("AutonomousSystemOrganization")]),
     (Organization, Flat, &[Key("asname")]),
     (Organization, Flat, &[Key("asn_name")]),
     (Organization, Flat, &[Key("as_org")]),
@@ -115,7 +120,7 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
 /// The paths of one file, by field, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
-    paths: [Vec<Path>; 8],
+    paths: [Vec<Path>; 9],
 }
 
 impl Layout {
@@ -246,7 +251,7 @@ fn mark(keys: &[&[u8]], value: Scalar<'_>, seen: &mut [bool]) {
     for ((field, _, path), seen) in CANDIDATES.iter().zip(seen) {
         if !*seen && path.len() == keys.len() && starts_with(path, keys) {
             *seen = match field {
-                Country => value.country().is_some(),
+                Country | RegisteredCountry => value.country().is_some(),
                 CountryName => value.country_name().is_some(),
                 City | Organization => value.text().is_some(),
                 Latitude => value.coordinate(90.0).is_some(),

@@ -24,8 +24,8 @@ pub use error::MmdbError;
 
 use crate::address::Address;
 use format::Plan;
-use layout::{Field, Layout, Path};
-use maxminddb::{LookupResult, MaxMindDbError, PathElement, Reader};
+use layout::{Field, Layout};
+use maxminddb::{LookupResult, MaxMindDbError, Reader};
 use scalar::Scalar;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -63,8 +63,10 @@ pub enum Content {
 /// Where an address is. At least one field is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Place<'a> {
-    /// ISO 3166 alpha-2 in capitals.
+    /// Where the address is used: ISO 3166 alpha-2 in capitals.
     pub country: Option<[u8; 2]>,
+    /// Where the network is registered: ISO 3166 alpha-2 in capitals.
+    pub registered_country: Option<[u8; 2]>,
     /// In English.
     pub country_name: Option<&'a str>,
     /// In English.
@@ -104,8 +106,9 @@ impl<S: AsRef<[u8]>> Database<S> {
             .map_err(|error| MmdbError::Metadata { field: "as a whole", reason: error.to_string() })?;
         let metadata = reader.metadata();
         let layout = Layout::detect(bytes.as_ref(), &plan, &metadata.database_type);
-        let place =
-            [Field::Country, Field::City, Field::Latitude].iter().any(|field| !layout.of(*field).is_empty());
+        let place = [Field::Country, Field::RegisteredCountry, Field::City, Field::Latitude]
+            .iter()
+            .any(|field| !layout.of(*field).is_empty());
         let content = match (place, !layout.of(Field::Asn).is_empty()) {
             (true, true) => Content::Both,
             (true, false) => Content::Place,
@@ -138,9 +141,14 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.content
     }
 
-    /// Where the address is used, else where its network is registered.
+    /// Returns the country where the address is used.
     pub fn country(&self, address: Address) -> Result<Option<[u8; 2]>, MmdbError> {
         self.scalar(Field::Country, address, Scalar::country)
+    }
+
+    /// Returns the country where the network of the address is registered.
+    pub fn registered_country(&self, address: Address) -> Result<Option<[u8; 2]>, MmdbError> {
+        self.scalar(Field::RegisteredCountry, address, Scalar::country)
     }
 
     pub fn city(&self, address: Address) -> Result<Option<&str>, MmdbError> {
@@ -159,23 +167,23 @@ impl<S: AsRef<[u8]>> Database<S> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
-        let (country, by) = found.value_and_path(Field::Country, |_| true, Scalar::country)?.unzip();
-        // The name must be that of the code: not the registered country's beside the country of use.
-        let same_country = |path| by.is_none_or(|by| is_registration(by) == is_registration(path));
-
-        let country_name = found
-            .value_and_path(Field::CountryName, same_country, Scalar::country_name)?
-            .map(|(name, _)| name);
+        let country = found.value(Field::Country, Scalar::country)?;
+        let registered_country = found.value(Field::RegisteredCountry, Scalar::country)?;
+        let country_name = found.value(Field::CountryName, Scalar::country_name)?;
         let city = found.value(Field::City, Scalar::text)?;
         let latitude = found.value(Field::Latitude, |value| value.coordinate(90.0))?;
         let longitude = found.value(Field::Longitude, |value| value.coordinate(180.0))?;
-        let (latitude, longitude) = latitude.zip(longitude).unzip();
+        // Vendors write 0/0 where they know neither a country nor a city.
+        let is_named = country.is_some() || country_name.is_some() || city.is_some();
+        let coordinates = latitude.zip(longitude).filter(|at| is_named || *at != (0.0, 0.0));
+        let (latitude, longitude) = coordinates.unzip();
         let accuracy_radius = match latitude {
             Some(_) => found.value(Field::AccuracyRadius, Scalar::whole)?,
             None => None,
         };
-        let known = country.is_some() || country_name.is_some() || city.is_some() || latitude.is_some();
-        let place = Place { country, country_name, city, latitude, longitude, accuracy_radius };
+        let known = is_named || registered_country.is_some() || latitude.is_some();
+        let place =
+            Place { country, registered_country, country_name, city, latitude, longitude, accuracy_radius };
         Ok(known.then_some(place))
     }
 
@@ -224,24 +232,14 @@ struct Found<'a, S: AsRef<[u8]>> {
 }
 
 impl<'a, S: AsRef<[u8]>> Found<'a, S> {
+    /// Returns the first fit value among the field's paths.
     #[inline(always)]
     fn value<T>(&self, field: Field, fit: impl Fn(Scalar<'a>) -> Option<T>) -> Result<Option<T>, MmdbError> {
-        Ok(self.value_and_path(field, |_| true, fit)?.map(|(value, _)| value))
-    }
-
-    /// The first fit value among the field's paths, and the path that it was under.
-    #[inline(always)]
-    fn value_and_path<T>(
-        &self,
-        field: Field,
-        wanted: impl Fn(Path) -> bool,
-        fit: impl Fn(Scalar<'a>) -> Option<T>,
-    ) -> Result<Option<(T, Path)>, MmdbError> {
-        for path in self.layout.of(field).iter().filter(|path| wanted(path)) {
+        for path in self.layout.of(field) {
             match self.record.decode_path::<Scalar<'a>>(path) {
                 Ok(Some(value)) => {
                     if let Some(value) = fit(value) {
-                        return Ok(Some((value, path)));
+                        return Ok(Some(value));
                     }
                 }
                 // The path is absent, or something on the way is not a map: another shape, not damage.
@@ -251,10 +249,6 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
         }
         Ok(None)
     }
-}
-
-fn is_registration(path: Path) -> bool {
-    path[0] == PathElement::Key("registered_country")
 }
 
 #[cold]

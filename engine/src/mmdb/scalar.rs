@@ -17,10 +17,10 @@ pub(super) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    /// Non-empty text.
+    /// Text that is neither empty nor `-`, which IP2Location's files hold where nothing is known.
     pub fn text(self) -> Option<&'a str> {
         match self {
-            Self::Text(text) if !text.is_empty() => Some(text),
+            Self::Text(text) if !text.is_empty() && text != "-" => Some(text),
             _ => None,
         }
     }

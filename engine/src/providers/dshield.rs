@@ -6,7 +6,8 @@
 //! 200 {"ip":{"number":"203.0.113.7","count":141,"attacks":87,"maxdate":"2026-11-19","mindate":"2026-10-02",
 //!      "updated":"…","comment":null,"maxrisk":null,"asabusecontact":"…","as":64500,"asname":"EXAMPLE",
 //!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
-//! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…}}      ; never reported
+//! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…,"as":64500,"asname":"EXAMPLE","network":"…"}}
+//!                                 ; never reported: the fields of the network are there for every routed address
 //! 200 {"error":"bad IP address"}  ; of the question; any other error is the provider's own
 //! ```
 //!
@@ -53,6 +54,9 @@ pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
 
 /// Errors that speak of the address, in lower case. Whatever else is wrong, asking about another address is no remedy.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];
+
+/// Members that describe the address and its network, and no report.
+const NETWORK: [&str; 7] = ["number", "as", "asname", "ascountry", "asabusecontact", "assize", "network"];
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 
@@ -111,7 +115,7 @@ fn read_answer(address: Address, body: &[u8]) -> Reading {
     if http::names(&report, "number", address) == Some(false) {
         return Reading::Foreign;
     }
-    let absent = report.iter().all(|(member, value)| member == "number" || is_nothing(value));
+    let absent = report.iter().all(|(member, value)| NETWORK.contains(&member.as_str()) || is_nothing(value));
     let said: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
     Reading::Answer(if absent {
         Answer::Absent(Some(said))
@@ -215,6 +219,11 @@ mod tests {
             json!({ "ip": { "number": "192.0.2.1", "count": null, "attacks": null, "asname": null, "threatfeeds": null } }),
             json!({ "ip": { "number": "192.0.2.1", "count": "", "threatfeeds": [], "x": {} } }),
             json!({ "ip": { "number": "192.0.2.1" } }),
+            json!({ "ip": {
+                "number": "192.0.2.1", "count": null, "attacks": null, "maxdate": null, "mindate": null, "updated": null,
+                "comment": null, "maxrisk": null, "asabusecontact": "abuse@example.net", "as": 64501,
+                "asname": "EXAMPLE-AS", "ascountry": "US", "assize": 4096, "network": "192.0.2.0/24",
+            }}),
         ] {
             assert_eq!(answer(&body), Answer::Absent(body.as_object().cloned()), "{body}");
         }

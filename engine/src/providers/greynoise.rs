@@ -23,7 +23,7 @@
 //! The rule: both are kept in one shape, `noise`, `riot`, and `classification`, `name`, `last_seen` where said.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
-use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Reading, Rest, Said, Site};
+use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Keyless, Reading, Rest, Said, Site};
 use super::{Answer, Finding, JsonObject, Purpose, Setting};
 use crate::address::Address;
 use serde_json::Value;
@@ -38,8 +38,9 @@ pub static GREYNOISE_URL: Setting = url(
 );
 pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
     c"cowrie_enrich.greynoise_api_key_file",
-    c"File with the key for GreyNoise.",
-    c"Read by the server for each request. Empty: no key, which the community interface allows to a degree.",
+    c"File with the key for GreyNoise, or the word community.",
+    c"The server reads the file for each request. community asks without a key, 50 times a day at most. \
+        GreyNoise is not asked while this is empty.",
 );
 pub static GREYNOISE_RATE: Setting =
     rate(c"cowrie_enrich.greynoise_rate", c"Most requests to GreyNoise in a second.", 10);
@@ -85,7 +86,12 @@ static SITE: Site = Site {
         absent_ttl: &GREYNOISE_ABSENT_TTL,
     },
     suffix: "",
-    key: Some(Key { file: &GREYNOISE_API_KEY_FILE, header: "key", needed: false }),
+    key: Some(Key {
+        file: &GREYNOISE_API_KEY_FILE,
+        header: "key",
+        // Source: GreyNoise's page on the community interface, which allows 50 requests a day to users without a plan.
+        keyless: Some(Keyless { word: "community", daily_quota: 50 }),
+    }),
     contact: None,
     rest: Rest { unnamed: Duration::from_secs(60), least: Duration::ZERO },
     read,

@@ -75,7 +75,7 @@ static SITE: Site = Site {
         absent_ttl: &SPUR_ABSENT_TTL,
     },
     suffix: "",
-    key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", needed: true }),
+    key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", keyless: None }),
     contact: None,
     // A balance that is used up is not filled up in a minute.
     rest: Rest { unnamed: Duration::from_secs(60 * 60), least: Duration::ZERO },

@@ -4,6 +4,7 @@ use cowrie_enrich_engine::json_text::{Escapes, keepable, quoted};
 use pgrx::pg_sys;
 
 use crate::pg::jsonb;
+use crate::pg::text::from_server;
 
 /// A document as `jsonb`, or what is wrong with it.
 pub enum Read {
@@ -46,7 +47,7 @@ pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
 /// A document that is an object, and what was wrong with what there was.
 pub fn object_of(text: Option<&[u8]>) -> (pg_sys::Datum, Vec<(String, Option<String>)>) {
     let Some(text) = text else { return (jsonb::empty(), Vec::new()) };
-    let shown = || Some(String::from_utf8_lossy(text).into_owned());
+    let shown = || Some(from_server(text).into_owned());
     let (document, fault) = match read(text) {
         Read::Whole(document) => (document, None),
         Read::Cleaned(document, _) => (document, Some(CLEANED)),

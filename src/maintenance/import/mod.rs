@@ -36,6 +36,9 @@ const TABLES: [&str; 4] = [NETWORKS, HISTORY, ADDRESSES, SESSIONS];
 pub fn take_over(call: &Call) {
     let Some(name) = call.name(0) else { error::null_argument("source_schema") };
     let home = Home::of_caller(call);
+    if !role::has_privileges_of(home.owner) {
+        error::may_not_import();
+    }
     let shown = name.to_string_lossy().into_owned();
     let schema = match catalog::schema(name) {
         None => error::unknown_schema(&shown),
@@ -262,10 +265,11 @@ impl Import<'_, '_> {
     fn fold(&mut self) {
         let home = self.run.home;
         self.run.begin("counting", 0);
+        let mut pass = fold::Pass::default();
         let mut more = true;
         while more {
             self.run.batch(|connection| {
-                more = fold::batch_if_free(home, connection);
+                more = fold::batch_if_free(home, connection, &mut pass) && !pass.is_over();
                 1
             });
         }

@@ -8,6 +8,7 @@ use super::document::{self, Read};
 use super::{Batch, Listed, Run, Tally, shortened};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::text::from_server;
 use crate::pg::{self, catalog};
 use crate::store::import::sessions as tables;
 use crate::store::import::source::{Row, Table, Wanted, text};
@@ -58,7 +59,7 @@ fn faults<'a>(row: &'a Row, documents: &mut Vec<(&'a Row, Vec<u8>)>) -> Vec<(Str
             Read::Cleaned(_, replacement) => (document::CLEANED, replacement),
             Read::Unreadable => (document::UNREADABLE, document::as_string(text)),
         };
-        faults.push((reason.to_owned(), Some(String::from_utf8_lossy(text).into_owned())));
+        faults.push((reason.to_owned(), Some(from_server(text).into_owned())));
         documents.push((row, replacement));
     }
     faults

@@ -18,6 +18,7 @@ use crate::pg::scan::Readable;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Column, Length};
+use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::{self, catalog, memory};
 use crate::store::Home;
 use crate::store::backfill::{self, Known, Table};
@@ -118,7 +119,12 @@ pub struct Waiting {
 const MOST_ADDRESSES: usize = 50_000;
 
 /// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
-pub fn read(stretch: &Stretch, batch_size: usize, snapshot: pg_sys::Snapshot) -> Option<Waiting> {
+pub fn read(
+    connection: &Connection,
+    stretch: &Stretch,
+    batch_size: usize,
+    snapshot: pg_sys::Snapshot,
+) -> Option<Waiting> {
     let readable = stretch.open()?;
     let nothing =
         Waiting { sessions: Vec::new(), lengths: [Length::Any; 2], rows: 0, page: stretch.pages.end };
@@ -135,6 +141,13 @@ pub fn read(stretch: &Stretch, batch_size: usize, snapshot: pg_sys::Snapshot) ->
         pg::warning(
             &format!("snapshots of {} are not filled", stretch.table.shown()),
             "The partition belongs to somebody else than the table: make them one role's.",
+        );
+        return Some(nothing);
+    }
+    if let Some(reason) = snapshots::blocked_reason(connection, stretch.table.oid) {
+        pg::warning(
+            &format!("snapshots of {} are not filled: {reason}", stretch.table.shown()),
+            "Drop the trigger, or allow it as the owner of the table: SELECT set_session_table_options(rel, run_triggers => true, trust_input => NULL).",
         );
         return Some(nothing);
     }
@@ -216,8 +229,12 @@ pub fn write(
         .iter()
         .filter_map(|session| Some((session, filling(session, &known, waiting.lengths)?)))
         .collect();
-    let Some(owner) = catalog::owner_of_table(table.oid) else { return };
-    let mut writer = Writer { connection, table, owner, completed, complaints };
+    if fillings.is_empty() {
+        return;
+    }
+    // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
+    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
+    let mut writer = Writer { connection, table, locked, completed, complaints };
     for chunk in fillings.chunks(CHUNK) {
         writer.write(chunk);
     }
@@ -235,6 +252,7 @@ fn filling<'a>(
     };
     let filling = Filling {
         place: session.place,
+        address: session.address,
         asn: session.asn.filling(known.and_then(|known| known.asn.as_ref())).copied(),
         country: fitting(session.country.filling(known.and_then(|known| known.country.as_ref())), country),
         ip_type: fitting(session.ip_type.filling(known.and_then(|known| known.ip_type.as_ref())), ip_type),
@@ -253,7 +271,7 @@ const MOST_REFUSED: usize = 1_000;
 struct Writer<'a> {
     connection: &'a Connection,
     table: &'a Table,
-    owner: pg_sys::Oid,
+    locked: UserTable,
     completed: &'a mut Completed,
     complaints: &'a mut Complaints,
 }
@@ -268,7 +286,7 @@ impl Writer<'_> {
         let written = contained(|| {
             memory::scratch(|| {
                 let fillings: Vec<Filling> = sessions.iter().map(|(_, filling)| *filling).collect();
-                snapshots::fill(self.connection, (&self.table.name, self.owner), &fillings)
+                snapshots::fill(self.connection, &self.locked, &fillings)
             })
         });
         match (written, sessions) {
@@ -292,7 +310,7 @@ impl Writer<'_> {
     /// What the owner may not see looks like what somebody holds.
     fn explain_policies(&mut self) {
         let table = self.table.oid;
-        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.owner) {
+        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.locked.owner()) {
             return;
         }
         self.completed.filtered.push(table);

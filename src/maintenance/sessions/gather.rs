@@ -5,20 +5,23 @@ use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use super::{Complaints, Stretch};
 use crate::enrichment;
-use crate::foreign;
+use crate::foreign::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, Readable, Value};
 use crate::pg::snapshot::Latest;
+use crate::pg::text::from_server;
 use crate::pg::trigger::{self, Column};
 use crate::store::backfill::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
+use crate::store::{Home, session_options};
 
 /// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
 const MOST_ADDRESSES: usize = 5_000;
@@ -34,6 +37,8 @@ pub struct Layout {
     pub document: Option<Column>,
     pub document_at: Option<Column>,
     pub key: Option<Column>,
+    /// When the reading began, microseconds since 2000.
+    now: i64,
 }
 
 impl Layout {
@@ -46,6 +51,7 @@ impl Layout {
             document: of_type(c"enrichment", pg_sys::JSONBOID),
             document_at: of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID),
             key: named(&table.key_column),
+            now: clock::now(),
         })
     }
 
@@ -54,16 +60,19 @@ impl Layout {
         match scan::value(row, self.ip) {
             None => Ok(None),
             Some(Value::Inet(inet)) => Ok(Some(inet.address)),
-            Some(Value::Text(text)) => {
-                address::parse_bytes(text).map_err(|_| String::from_utf8_lossy(text).into_owned())
-            }
+            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
         }
     }
 
+    /// Returns the time of a row's session, if it is believed.
     pub fn time(&self, row: &Row) -> Option<i64> {
         let column = self.time?;
-        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid);
-        time.filter(|time| clock::is_finite(*time))
+        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid)?;
+        session_time::believed(time, self.enriched_at(row), self.now)
+    }
+
+    fn enriched_at(&self, row: &Row) -> Option<i64> {
+        self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64)
     }
 
     pub fn document<'a>(&self, row: &'a Row) -> Option<Container<'a>> {
@@ -72,8 +81,7 @@ impl Layout {
 
     /// When a row's document was put together, as far as that is known.
     fn documented_at(&self, row: &Row) -> Option<i64> {
-        let at = self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64);
-        at.filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
+        self.enriched_at(row).filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
     }
 
     /// Who reads of a row finds it by this.
@@ -92,11 +100,17 @@ pub struct Gathered {
 }
 
 /// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
-pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -> Option<Gathered> {
+pub fn read(
+    home: Home,
+    stretch: &Stretch,
+    batch_size: usize,
+    complaints: &mut Complaints,
+) -> Option<Gathered> {
     let readable = stretch.open()?;
     let mut gathering = Gathering {
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
+        is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
         addresses: HashMap::default(),
         named: Named::default(),
         bytes: 0,
@@ -129,6 +143,8 @@ pub fn read(stretch: &Stretch, batch_size: usize, complaints: &mut Complaints) -
 struct Gathering {
     layout: Layout,
     relation: String,
+    /// True if documents reach the inventories and not only the snapshots of their rows.
+    is_input_trusted: bool,
     addresses: HashMap<Address, Gleaned, RandomState>,
     named: Named,
     bytes: usize,
@@ -160,12 +176,12 @@ impl Gathering {
         }
     }
 
-    /// Takes the quotes out of a document; answers its faults.
+    /// Returns the faults of a document, and takes the quotes out of a trusted one.
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = foreign::read(Some(own));
         let parts = foreign::parts(own, &mut reading.faults);
         // A bogon has no network, whatever somebody was once told.
-        if bogon::reason(address).is_some() {
+        if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
         // Sources may differ; the snapshot has the network of the first.
@@ -187,7 +203,8 @@ impl Gathering {
                 continue;
             }
             self.bytes += part.size();
-            gleaned.quotes[source] = Some(Box::new(Quote { at, words: part.keep(), asn }));
+            let words = foreign::keep_sensible(part, SOURCES[source], &reading.faulty);
+            gleaned.quotes[source] = Some(Box::new(Quote { at, words, asn }));
         }
         reading.faults
     }

@@ -281,17 +281,17 @@ impl<'a, 'r> Backfill<'a, 'r> {
 
     /// A batch of the first pass; answers the page that it came to.
     fn addresses(&mut self, stretch: &Stretch) -> Option<u32> {
-        let gathered = gather::read(stretch, self.batch_size, &mut self.complaints)?;
+        let home = self.run.home;
+        let gathered = gather::read(home, stretch, self.batch_size, &mut self.complaints)?;
         let Gathered { addresses, named, rows, page } = gathered;
         self.scanned += rows;
         let checkpoint = stretch.checkpoint(Pass::Addresses, page);
-        let home = self.run.home;
 
-        let networks = named.of_cymru(&mut self.settled);
+        let networks = named.networks(&mut self.settled);
         if !networks.is_empty() {
             let created = &mut self.networks_created;
             self.run.batch(|connection| {
-                *created += backfill::write_networks(connection, &networks, "cymru");
+                *created += backfill::write_networks(connection, &networks, "document");
                 0
             });
         }
@@ -357,7 +357,9 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written: else their places could be other rows' by then.
             let latest = snapshot::Latest::take();
-            let Some(waiting) = complete::read(stretch, batch_size, latest.raw()) else { return (0, None) };
+            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.raw()) else {
+                return (0, None);
+            };
             complete::write(home, connection, stretch.table, &waiting, completed, complaints);
             complaints.write(connection);
             read_to = Some(waiting.page);

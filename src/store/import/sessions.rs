@@ -3,14 +3,18 @@
 //! What is done to it is done as its owner, in a restricted operation, except attaching, which its owner, or who may act as
 //! such, calls: everything that somebody put on it runs with their rights.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys;
 
-use super::source::{Row, Table, filled};
+use super::source::{Row, Table, as_owner};
 use crate::error;
 use crate::pg::array::{self, Element};
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::text;
+use crate::pg::user_table::{Lock, Others, TableStatement};
+use crate::store::snapshots::{blocked_reason, make_constraints_immediate};
 
 thread_local! {
     static REFERENCES: Statement = const { Statement::new(
@@ -103,20 +107,19 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
         format!("ALTER COLUMN {} TYPE {}{using}", change.column, change.becomes).into_bytes()
     });
     let actions = drops.chain(types).collect::<Vec<_>>().join(&b", "[..]);
-    let statement = [b"ALTER TABLE ", table.quoted().as_slice(), b" ", &actions].concat();
-    table.as_owner(|| {
-        let alter = connection.prepare(&statement, &[]);
-        connection.run_prepared(&alter, &[], &[], |_| ());
+    let frozen = table.freeze(Lock::Alter);
+    as_owner(frozen.table(), || {
+        frozen.run_utility(connection, "ALTER TABLE @table@ @actions@", &[("@actions@", &actions)]);
     });
 }
 
-/// Replaces the documents of some rows by others that `jsonb` can hold. Triggers that a replica does not fire stay silent.
+/// Replaces the documents of some rows by others that `jsonb` can hold. The owner's triggers fire as for any UPDATE.
 pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
     let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
-    let type_name = match column.type_oid {
-        pg_sys::JSONOID => "pg_catalog.json",
-        pg_sys::VARCHAROID => "pg_catalog.varchar",
-        _ => "pg_catalog.text",
+    let type_name: &[u8] = match column.type_oid {
+        pg_sys::JSONOID => b"pg_catalog.json",
+        pg_sys::VARCHAROID => b"pg_catalog.varchar",
+        _ => b"pg_catalog.text",
     };
     let part = |row: &Row| i64::from(row.part.to_u32()).into();
     let arguments = [
@@ -124,15 +127,22 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
         array::write(Element::Bigint, documents.iter().map(|(row, _)| Some(part(row)))),
         array::write(Element::Text, documents.iter().map(|(_, text)| Some(text::write_bytes(text)))),
     ];
-    let statement = include_str!("../../../sql/queries/import_session_documents.sql");
-    let statement = filled(statement, &[("@type@", type_name)], &table.quoted());
-    let settings = [(c"session_replication_role", c"replica"), (c"enable_seqscan", c"off")];
-    with_settings(&settings, || {
-        table.as_owner(|| {
-            let types = [pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID];
-            let replace = connection.prepare(&statement, &types);
-            connection.run_prepared(&replace, &arguments, &[], |_| ());
-        });
+    let statement = TableStatement {
+        name: "import_session_documents",
+        text: include_str!("../../../sql/queries/import_session_documents.sql"),
+        parts: &[("@type@", type_name)],
+        argument_types: &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
+        result_types: &[pg_sys::TIDOID],
+        others: Others::None,
+    };
+    make_constraints_immediate(connection);
+    let locked = table.lock(Lock::Write);
+    let parts: HashSet<pg_sys::Oid> = documents.iter().map(|(row, _)| row.part).collect();
+    if let Some(reason) = parts.into_iter().find_map(|part| blocked_reason(connection, part)) {
+        error::blocked_by_trigger(&table.name, &reason);
+    }
+    with_settings(&[(c"enable_seqscan", c"off")], || {
+        as_owner(&locked, || connection.run_on(&locked, &statement, &arguments, |_| ()));
     });
 }
 

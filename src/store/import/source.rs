@@ -12,8 +12,9 @@ use pgrx::pg_sys;
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::relation::Place;
-use crate::pg::role::{acting_as_stranger, with_settings};
+use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::user_table::{FrozenTable, Lock, Others, TableStatement, UserTable};
 use crate::pg::{array, catalog, text};
 
 thread_local! {
@@ -32,6 +33,7 @@ pub struct Table {
     /// Whether it is a permanent table.
     pub is_plain: bool,
     pub columns: Vec<Column>,
+    owner: pg_sys::Oid,
     rows: i64,
 }
 
@@ -82,6 +84,7 @@ pub fn tables(connection: &Connection, schema: pg_sys::Oid, names: &[&str]) -> V
                         name,
                         is_plain: rows.boolean(row, 3).unwrap_or_default(),
                         columns: Vec::new(),
+                        owner: catalog::owner_of_table(oid).unwrap_or(pg_sys::InvalidOid),
                         rows: rows.bigint(row, 4).unwrap_or_default(),
                     });
                 }
@@ -118,29 +121,53 @@ impl Table {
         if self.rows > 0 {
             return self.rows;
         }
-        let statement = filled(include_str!("../../../sql/queries/import_count.sql"), &[], &self.quoted());
-        self.as_owner(|| {
-            let count = connection.prepare(&statement, &[]);
-            connection
-                .run_prepared(&count, &[], &[pg_sys::INT8OID], |rows| rows.bigint(0, 1))
-                .unwrap_or_default()
+        const COUNT: TableStatement<'static> = TableStatement {
+            name: "import_count",
+            text: include_str!("../../../sql/queries/import_count.sql"),
+            parts: &[],
+            argument_types: &[],
+            result_types: &[pg_sys::INT8OID],
+            others: Others::None,
+        };
+        let table = self.lock(Lock::Read);
+        as_owner(&table, || {
+            connection.run_on(&table, &COUNT, &[], |rows| rows.bigint(0, 1)).unwrap_or_default()
         })
     }
 
-    /// Runs `work` as the table's owner, who is somebody else; never under a policy.
-    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        let Some(owner) = catalog::owner_of_table(self.oid) else { error::vanished(&self.name) };
-        with_settings(&[(c"row_security", c"off")], || acting_as_stranger(owner, work))
+    /// Locks the table, as far as it is still the one that was found.
+    pub fn lock(&self, lock: Lock) -> UserTable {
+        let Some(table) = UserTable::lock(self.oid, lock) else { error::vanished(&self.name) };
+        self.check(&table);
+        table
     }
 
-    /// Its name as SQL wants it, in the server's encoding.
-    pub fn quoted(&self) -> Vec<u8> {
-        let name = catalog::quoted_table_name(self.oid);
-        if name.is_empty() {
-            error::vanished(&self.name);
-        }
-        name
+    /// The same for a utility statement.
+    pub fn freeze(&self, lock: Lock) -> FrozenTable {
+        let Some(table) = FrozenTable::lock(self.oid, lock) else { error::vanished(&self.name) };
+        self.check(table.table());
+        table
     }
+
+    /// Raises where the table has another owner than when the caller's rights were checked, or where rows are in tables of
+    /// other owners or in inheritance children.
+    fn check(&self, table: &UserTable) {
+        if table.owner() != self.owner {
+            error::not_owner(&self.name);
+        }
+        let children = table.descendants();
+        if !table.has_partitions() && !children.is_empty() {
+            error::has_children(&self.name);
+        }
+        if children.into_iter().any(|child| catalog::owner_of_table(child) != Some(self.owner)) {
+            error::foreign_partition(&self.name);
+        }
+    }
+}
+
+/// Runs `work` as the owner of a table, and never under a policy.
+pub fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
+    with_settings(&[(c"row_security", c"off")], || table.as_owner(work))
 }
 
 /// How a column is read; `None` where it cannot be.
@@ -153,15 +180,6 @@ fn expression(column: &Column, kind: Kind) -> Option<String> {
         (Kind::Time, pg_sys::TIMESTAMPOID) => Some(format!("pg_catalog.timezone('UTC', t.{name})")),
         (Kind::Time, _) => None,
     }
-}
-
-/// A statement of ours for a table that is not.
-pub fn filled(statement: &str, parts: &[(&str, &str)], table: &[u8]) -> Vec<u8> {
-    // What is written before the statement is for readers, and may name what is filled in.
-    let code: String =
-        statement.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
-    let code = parts.iter().fold(code, |code, (name, part)| code.replace(name, part));
-    code.split("@table@").map(str::as_bytes).collect::<Vec<_>>().join(table)
 }
 
 /// Where reading goes on.
@@ -188,7 +206,7 @@ impl Position {
         object.number("page", i64::from(page));
         object.number("row", i64::from(row));
         if let Some(key) = &self.key {
-            object.text("key", &String::from_utf8_lossy(key));
+            object.text("key", &text::from_server(key));
         }
     }
 
@@ -199,17 +217,15 @@ impl Position {
             _ => None,
         };
         let is_in_nulls = !matches!(document.get("nulls"), Some(Value::Bool(false)));
-        let key = document.text("key").map(str::to_owned);
-        // In another encoding the text need not be the key.
-        let is_told = key.as_ref().is_none_or(|key| key.is_ascii() || text::is_utf8());
+        let key = document.converted_text("key");
+        let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
+        // A key that the conversion does not bring back is no place to continue from.
+        let is_told = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
         let place = || Some(Place::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), place()) {
-            (Some(part), Some(place)) if is_told => Position {
-                is_in_nulls,
-                key: key.map(String::into_bytes),
-                part: pg_sys::Oid::from(part),
-                place,
-            },
+            (Some(part), Some(place)) if is_told => {
+                Position { is_in_nulls, key: bytes, part: pg_sys::Oid::from(part), place }
+            }
             _ => Position::beginning(),
         }
     }
@@ -240,7 +256,7 @@ impl Row {
 
     /// The same, without blanks around it; `None` where nothing is left.
     pub fn text(&self, number: usize) -> Option<String> {
-        let text = String::from_utf8_lossy(self.bytes(number)?).trim().to_owned();
+        let text = text::from_server(self.bytes(number)?).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }
 
@@ -252,15 +268,21 @@ impl Row {
         }
     }
 
+    /// A column with the time of a session, if that is believed.
+    pub fn session_time(&self, number: usize) -> Option<i64> {
+        let time = self.time(number)?;
+        cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
+    }
+
     /// What a list of rows names it by: its key, and its place where that is not enough to find it.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.place.numbers();
         match &self.key {
             Some(key) if key.len() <= 100 && !key.trim_ascii().is_empty() => {
-                String::from_utf8_lossy(key).into_owned()
+                text::from_server(key).into_owned()
             }
             Some(key) => {
-                let begin: String = String::from_utf8_lossy(key).chars().take(100).collect();
+                let begin: String = text::from_server(key).chars().take(100).collect();
                 format!("\"{begin}\" at ({page},{row})")
             }
             None => format!("({page},{row})"),
@@ -271,7 +293,7 @@ impl Row {
     pub fn shown(&self, wanted: &[Wanted]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
-                Read::Text(text) => String::from_utf8_lossy(text.as_ref()?).into_owned(),
+                Read::Text(text) => text::from_server(text.as_deref()?).into_owned(),
                 Read::Time(time) if time.is_some_and(crate::pg::clock::is_finite) => {
                     crate::pg::clock::iso8601((*time)?)
                 }
@@ -341,10 +363,20 @@ impl<'a> Reader<'a> {
             pg_sys::Datum::from(position.part),
             position.place.datum(),
         ];
-        let statement = self.statement(position);
-        self.table.as_owner(|| {
-            let read = connection.prepare(&statement, &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID]);
-            connection.run_prepared(&read, &arguments, &types, |rows| {
+        let parts = self.parts(position);
+        let parts: Vec<(&'static str, &[u8])> =
+            parts.iter().map(|(name, part)| (*name, part.as_bytes())).collect();
+        let statement = TableStatement {
+            name: "import_read",
+            text: include_str!("../../../sql/queries/import_read.sql"),
+            parts: &parts,
+            argument_types: &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID],
+            result_types: &types,
+            others: Others::None,
+        };
+        let table = self.table.lock(Lock::Read);
+        as_owner(&table, || {
+            connection.run_on(&table, &statement, &arguments, |rows| {
                 (0..rows.count).filter_map(|row| self.row(rows, row)).collect()
             })
         })
@@ -363,7 +395,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn statement(&self, position: &Position) -> Vec<u8> {
+    /// What stands for the placeholders of the statement.
+    fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
         let columns: Vec<String> = self.wanted.iter().map(|wanted| self.expression(wanted)).collect();
         // By the type's own order, which an index has; where the server has none for it, by that of its text.
@@ -383,14 +416,13 @@ impl<'a> Reader<'a> {
                 format!("ROW({order}, t.tableoid, t.ctid) OPERATOR(pg_catalog.>) ROW({last}, $2, $3)")
             }
         };
-        let parts = [
-            ("@key@", key.as_str()),
-            ("@columns@", &columns.join(", ")),
-            ("@behind@", &behind),
-            ("@order@", &order),
-            ("@most@", &BATCH.to_string()),
-        ];
-        filled(include_str!("../../../sql/queries/import_read.sql"), &parts, &self.table.quoted())
+        [
+            ("@key@", key.clone()),
+            ("@columns@", columns.join(", ")),
+            ("@behind@", behind),
+            ("@order@", order),
+            ("@most@", BATCH.to_string()),
+        ]
     }
 
     fn expression(&self, wanted: &Wanted) -> String {

@@ -37,6 +37,7 @@ pub struct Options {
     clock: Option<PathBuf>,
     installation: Option<&'static Installation>,
     extension_owner: Option<String>,
+    environment: Vec<(String, String)>,
     conf: Vec<String>,
 }
 
@@ -53,6 +54,7 @@ impl Options {
             clock: None,
             installation: None,
             extension_owner: std::env::var(EXTENSION_OWNER).ok().filter(|name| !name.is_empty()),
+            environment: Vec::new(),
             conf: Vec::new(),
         }
     }
@@ -108,6 +110,13 @@ impl Options {
         self
     }
 
+    /// Sets an environment variable of the server.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Adds lines to postgresql.conf before those that were added already, which stand over them.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
@@ -131,6 +140,7 @@ pub struct Cluster {
     log: PathBuf,
     /// See `Options::with_clock`.
     clock: Option<PathBuf>,
+    environment: Vec<(String, String)>,
     postmaster: Mutex<Option<Child>>,
     watchdog: Mutex<Option<Child>>,
 }
@@ -196,6 +206,7 @@ impl Cluster {
             extension_owner: options.extension_owner.clone(),
             log: server.run_dir().join(format!("{}-{}.log", options.name, server.major)),
             clock: options.clock.clone(),
+            environment: options.environment.clone(),
             postmaster: Mutex::new(None),
             watchdog: Mutex::new(Some(watchdog(&dir, &socket_dir))),
             dir,
@@ -304,6 +315,7 @@ impl Cluster {
                 Some(file) => with_clock(file),
             };
             postgres
+                .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .arg("-D")
                 .arg(self.data_dir())
                 // Not the terminal's group: an interrupt there is the watchdog's business.

@@ -3,7 +3,7 @@
 use crate::session::Session;
 
 /// The extension's tables and both hosts'. Without `procedure_call`, which is about this server's processes.
-pub const TABLES: [&str; 16] = [
+pub const TABLES: [&str; 17] = [
     "enrich.asn_inventory",
     "enrich.ip_inventory",
     "enrich.ip_asn_history",
@@ -17,6 +17,7 @@ pub const TABLES: [&str; 16] = [
     "enrich.provider_quota",
     "enrich.known_networks",
     "enrich.session_priority",
+    "enrich.session_table_option",
     "enrich.rejected_row",
     "sessions",
     "session_summaries",

@@ -14,6 +14,7 @@ fn role(db: &mut Database<'_>, name: &str) -> String {
 /// Sessions from three networks, logins of two of them with the campaign's password.
 fn campaign(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
+    db.run("SELECT enrich.set_session_table_options('sessions', NULL, true)");
     for (day, rows) in [
         ("2024-05-01", vec![("a1", "8.8.8.8"), ("b1", "139.59.0.1")]),
         (
@@ -337,7 +338,7 @@ fn at_scale_the_questions_are_answered_from_indexes() {
         "INSERT INTO session_summaries (session_id, source_ip, first_event_at)
              SELECT n, '16.0.0.0'::inet + n % 4000, timestamptz '2024-01-01' + n * interval '10 min'
              FROM generate_series(1, 40000) n;
-         SELECT attach_session_table('session_summaries', 'source_ip', 'first_event_at');
+         SELECT attach_session_table('session_summaries', 'source_ip', 'first_event_at', trust_input => true);
          UPDATE session_summaries SET snapshot_asn = 1 + session_id::int % 900,
              snapshot_country = chr(65 + session_id::int % 26) || 'A',
              snapshot_ip_type = CASE session_id::int % 50 WHEN 0 THEN 'VPN' END;

@@ -105,7 +105,7 @@ fn old_sessions_fill_the_inventories_and_their_snapshots() {
     }
 }
 
-/// The analysts' table with documents that somebody else wrote: key, address, document.
+/// The analysts' table, trusted, with documents of another system: key, address, document.
 fn documented(db: &mut Session, rows: &[(&str, &str, &str)]) {
     SUMMARIES.create(db);
     db.run("ALTER TABLE session_summaries ADD enrichment jsonb");
@@ -116,6 +116,7 @@ fn documented(db: &mut Session, rows: &[(&str, &str, &str)]) {
         ));
     }
     SUMMARIES.attach(db);
+    db.run("SELECT enrich.set_session_table_options('session_summaries', NULL, true)");
 }
 
 #[test]
@@ -187,9 +188,9 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
              FROM enrich.asn_inventory WHERE asn_number > 60000 ORDER BY 1"
         ),
         [
-            "64500|OLD|FR|NULL|cymru|0|2024-05-01 12:00:00",
-            "64501|NEW, FR|FR|RIPE|cymru|1|2024-05-01 12:00:00",
-            "64502|PLACED|FR|NULL|maxmind|1|2024-05-01 12:00:00",
+            "64500|OLD|FR|NULL|document|0|2024-05-01 12:00:00",
+            "64501|NEW, FR|FR|RIPE|document|1|2024-05-01 12:00:00",
+            "64502|PLACED|FR|NULL|document|1|2024-05-01 12:00:00",
         ]
     );
     // Whoever looks whether to ask again sees when they were asked.
@@ -843,13 +844,17 @@ fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
              RETURN true;
          END $$;
          CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN INSERT INTO public.seen VALUES ('trigger', true); RETURN NEW; END $$;
+         BEGIN INSERT INTO public.seen VALUES (current_user, NULL); RETURN NEW; END $$;
          CREATE TRIGGER a_trap BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION trap();
          ALTER TABLE sessions ADD CONSTRAINT looked CHECK (look(snapshot_asn)) NOT VALID;
          ALTER TABLE sessions OWNER TO {role}; ALTER TABLE seen OWNER TO {role}"
     ));
     db.run(&backfill(&COWRIE));
-    assert_eq!(db.rows("SELECT DISTINCT * FROM seen"), [format!("{role}|f")]);
+    assert_eq!(
+        db.rows("SELECT DISTINCT * FROM seen ORDER BY 2"),
+        [format!("{role}|f"), format!("{role}|NULL")],
+        "the constraint and the trigger"
+    );
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
     db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
@@ -866,7 +871,7 @@ fn many_addresses_with_quotes_are_filled_and_validated() {
                   jsonb_build_object('cymru', jsonb_build_object('asn', 64500 + n % 9000 % 7, 'cached_at', '2024-01-01T00:00:00Z'))
            FROM generate_series(1, 12000) n;
            UPDATE session_summaries SET enrichment = NULL WHERE session_id::int % 5 = 0;
-           SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)"#,
+           SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true, trust_input => true)"#,
     );
     db.run("CALL enrich.backfill_sessions('session_summaries', 20000, false)");
     assert_eq!(reported(&mut db, "addresses_created"), 9000);

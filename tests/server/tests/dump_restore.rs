@@ -24,6 +24,7 @@ fn busy_database(lab: &Lab) -> Database<'_> {
     let mut db = lab.database();
     prepare(&mut db);
     db.run("SELECT enrich.set_session_priority('sessions', 'length(s.id)')");
+    db.run("SELECT enrich.set_session_table_options('sessions', true, true)");
     db.run(
         "INSERT INTO enrich.known_networks (asn_number, label, asn_type) VALUES (64500, 'Example', 'ISP');
          UPDATE enrich.known_networks SET asn_type = 'ISP' WHERE asn_number = 13335;

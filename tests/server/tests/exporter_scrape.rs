@@ -98,7 +98,8 @@ fn other_paths_and_methods_are_told_so() {
     );
 
     let body = "x".repeat(20_000);
-    let post = format!("POST /metrics HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let post =
+        format!("POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     assert_eq!(ask(address, post.as_bytes()).expect("the answer arrives").status, 405);
     let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(10_000));
     assert_eq!(ask(address, long.as_bytes()).expect("the answer arrives").status, 431);
@@ -113,7 +114,7 @@ fn other_paths_and_methods_are_told_so() {
     }
     // In pieces, as a slow network brings it.
     let mut stream = connect(address).expect("somebody listens");
-    for piece in ["GE", "T /metr", "ics HTTP/1.1\r", "\nHost: x\r\n\r", "\n"] {
+    for piece in ["GE", "T /metr", "ics HTTP/1.1\r", "\nHost: localhost\r\n\r", "\n"] {
         stream.write_all(piece.as_bytes()).expect("it is taken");
         stream.flush().expect("it is sent");
         thread::yield_now();
@@ -122,6 +123,45 @@ fn other_paths_and_methods_are_told_so() {
     stream.read_to_string(&mut text).expect("the answer arrives");
     assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
     assert_eq!(scrape(address).sample(FAILURES), 0.0);
+    assert_nothing_crashed(&cluster);
+}
+
+/// A web page may have the browser of somebody on this machine ask, under a name of the page's own.
+#[test]
+fn a_request_for_another_host_is_refused() {
+    let (_cluster, address) = served("scrape-host");
+    let get = |version: &str, hosts: &[&str]| {
+        let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+        ask(address, format!("GET /metrics HTTP/{version}\r\n{hosts}\r\n").as_bytes()).expect("an answer")
+    };
+    for host in ["evil.example.com", "evil.example.com:9487", "192.0.2.1", "localhost.example.com", "0.0.0.0"]
+    {
+        let answer = get("1.1", &[host]);
+        assert_eq!(answer.status, 421, "{host}: {}", answer.head);
+        assert!(!answer.body.contains("enrich_"), "{host}: {}", answer.body);
+    }
+    assert_eq!(get("1.0", &["evil.example.com"]).status, 421);
+    assert_eq!(get("1.1", &[]).status, 400);
+    assert_eq!(get("1.1", &["localhost", "evil.example.com"]).status, 400);
+    let own = address.to_string();
+    for host in ["localhost", "127.0.0.1", "LOCALHOST:80", "[::1]:9487", &own] {
+        assert_eq!(get("1.1", &[host]).status, 200, "{host}");
+    }
+    assert_eq!(get("1.0", &[]).status, 200);
+}
+
+/// More connections than there is room for, of which none asks.
+#[test]
+fn idle_connections_do_not_keep_a_scraper_out() {
+    let (cluster, address) = served("scrape-idle");
+    let idle: Vec<TcpStream> = (0..200).map(|_| connect(address).expect("somebody listens")).collect();
+    assert_eq!(scrape(address).sample("enrich_exporter_up"), 1.0);
+    let is_open = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).expect("it can be set");
+        matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    // The oldest gave way. The newest did not have to wait for their own deadline.
+    assert!(!is_open(&idle[0]) && is_open(&idle[150]), "the scrape waited for idle connections to end");
     assert_nothing_crashed(&cluster);
 }
 
@@ -214,10 +254,10 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
     // Half a request; nothing; a question whose answer nobody reads; bytes without end.
     let mut half: Vec<TcpStream> = (0..20).map(|_| opened(b"GET /metrics HTTP/1.1\r\nHost: ")).collect();
     let silent: Vec<TcpStream> = (0..10).map(|_| opened(b"")).collect();
-    let deaf: Vec<TcpStream> = (0..10).map(|_| opened(b"GET /metrics HTTP/1.1\r\n\r\n")).collect();
+    let deaf: Vec<TcpStream> = (0..10).map(|_| opened(b"GET /metrics HTTP/1.0\r\n\r\n")).collect();
     // Hung up with the answer unread: a reset.
     for _ in 0..50 {
-        drop(opened(b"GET /metrics HTTP/1.1\r\n\r\n"));
+        drop(opened(b"GET /metrics HTTP/1.0\r\n\r\n"));
     }
     let flood = thread::spawn(move || {
         let mut stream = connect(address).expect("somebody listens");
@@ -246,10 +286,10 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
     let waited = began.elapsed();
-    assert!(waited > Duration::from_secs(3) && waited < Duration::from_secs(15), "cut off after {waited:?}");
+    assert!(waited < Duration::from_secs(15), "cut off after {waited:?}");
     drop((silent, deaf));
 
-    // More than are served at once: the others wait for their turn.
+    // More than are served at once: the oldest give way.
     let crowd: Vec<TcpStream> = (0..100).map(|_| opened(b"GET ")).collect();
     assert_eq!(scrape(address).sample("enrich_exporter_up"), 1.0);
     drop(crowd);

@@ -320,6 +320,8 @@ fn files_say_what_the_function_says_and_the_monitor_can_read_them() {
         assert!(backfill.get(key).is_some(), "{key}: {backfill}");
     }
     assert_eq!(backfill["state"], "complete");
+    assert_eq!(backfill["percent_complete"], 100);
+    assert_eq!(backfill["sessions_processed"], backfill["total_sessions"]);
 
     let total = &said["phases"]["enrichment"]["metrics"];
     let lines = monitor(&directory);
@@ -420,6 +422,15 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     write_to(&cluster, &link.join("status.json"));
     fails(&mut db, "it is the server's own", "");
     assert!(!cluster.data_dir().join("base/status.json").exists());
+
+    // A link that the owner of a directory on the path put there. Only root can make one that is another user's.
+    let (honeypot, target) = (cluster.files().join("honeypot"), directory(&cluster, "target"));
+    symlink(&target, &honeypot).expect("a link can be made");
+    if std::os::unix::fs::lchown(&honeypot, Some(12_345), None).is_ok() {
+        write_to(&cluster, &honeypot.join("status.json"));
+        fails(&mut db, "the link is another user's", "");
+        assert!(names(&target).is_empty());
+    }
 
     // Something in the way.
     let crowded = directory(&cluster, "crowded");

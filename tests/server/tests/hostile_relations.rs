@@ -502,6 +502,10 @@ fn a_table_that_changed_hands_is_written_as_its_new_owner() {
         "GRANT USAGE ON SCHEMA enrich TO {role}; GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA enrich TO {role}"
     ));
     assert_eq!(session.refused("CALL enrich.backfill_sessions('theirs.s')").code, "42501");
+    // The trigger's function is still the former owner's: it does not run as the new one, unless that is allowed.
+    db.run("CALL enrich.backfill_sessions('theirs.s')");
+    assert_eq!(db.rows("SELECT DISTINCT as_who FROM theirs.ran"), [""; 0]);
+    db.run("SELECT enrich.set_session_table_options('theirs.s', true, NULL)");
     db.run("CALL enrich.backfill_sessions('theirs.s')");
     assert_eq!(db.rows("SELECT DISTINCT as_who FROM theirs.ran"), [heir]);
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);

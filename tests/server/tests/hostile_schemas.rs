@@ -46,7 +46,8 @@ fn an_installation_among_somebodys_lookalikes_is_refused() {
 /// Everything that we offer, called so that the caller's own call is not ambiguous.
 fn use_everything(session: &mut Session, table: &str) {
     session.run(&format!(
-        "SELECT enrich.attach_session_table('{table}'::pg_catalog.regclass, 'ip'::pg_catalog.name, 'starttime'::pg_catalog.name, false)"
+        "SELECT enrich.attach_session_table('{table}'::pg_catalog.regclass, 'ip'::pg_catalog.name, 'starttime'::pg_catalog.name, false,
+             NULL::pg_catalog.bool, NULL::pg_catalog.bool)"
     ));
     for (key, address) in [("a", "8.8.8.8"), ("b", "48.0.0.1"), ("c", "1.1.1.1"), ("d", "not an ip")] {
         session.run(&format!(

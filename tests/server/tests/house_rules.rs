@@ -26,6 +26,80 @@ fn unsafe_code_stays_in_src_pg() {
     assert!(strays.is_empty(), "{}", strays.join("\n"));
 }
 
+/// Functions that the server calls without pgrx's guard. Each gives its reason where it is.
+const UNGUARDED: [&str; 4] = ["on_access", "on_utility", "end_process", "check_text"];
+
+/// A panic that unwinds into the server's frames ends the process and restarts the cluster. So a function that the server
+/// calls has pgrx's guard, which turns a panic into an ERROR. One without the guard only calls functions of C and guarded
+/// functions, or catches panics itself.
+#[test]
+fn what_the_server_calls_lets_no_panic_out() {
+    let mut strays = Vec::new();
+    let mut unguarded = BTreeSet::new();
+    for file in files_below(&workspace().join("src"), "rs") {
+        let text = read(&file);
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((_, signature)) = line.split_once("extern \"C-unwind\" fn ") else { continue };
+            // Types have no name, and declarations of the server's functions no body.
+            let Some((name, _)) = signature.split_once(['(', '<']).filter(|(name, _)| !name.is_empty())
+            else {
+                continue;
+            };
+            let attributes = lines[..at].iter().rev().take_while(|line| {
+                let line = line.trim();
+                line.starts_with("#[") || line.starts_with("///")
+            });
+            if attributes.into_iter().any(|line| line.contains("pg_guard]")) {
+                continue;
+            }
+            unguarded.insert(name.to_owned());
+            let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
+            let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
+            let catches = body.iter().any(|line| line.contains("catch_unwind("));
+            // A call of what a variable holds: nobody can tell here what that is.
+            let calls =
+                |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
+            strays
+                .extend(body.iter().filter(calls).filter(|_| !catches).map(|line| format!("{name}: {line}")));
+        }
+    }
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+    assert_eq!(unguarded, UNGUARDED.map(str::to_owned).into());
+}
+
+/// An argument is evaluated whether it is used or not. A value that does something when it is dropped would do it.
+#[test]
+fn values_that_are_dropped_with_an_effect_are_made_only_where_they_are_used() {
+    let files: Vec<String> = ["src", "engine/src"]
+        .iter()
+        .flat_map(|folder| files_below(&workspace().join(folder), "rs"))
+        .map(|file| read(&file))
+        .collect();
+    let types: BTreeSet<&str> = files
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter_map(|line| line.split_once(" Drop for ").map(|(_, name)| name))
+        .filter_map(|name| name.split(|c: char| !c.is_alphanumeric()).next())
+        .collect();
+    assert!(types.len() > 10 && types.contains("Held"), "{types:?}");
+    let mut eager = Vec::new();
+    for line in files.iter().flat_map(|text| text.lines()) {
+        for method in ["then_some(", "unwrap_or(", "map_or(", "or(Some(", "ok_or(", "insert(Some("] {
+            for (_, argument) in line.match_indices(method).map(|(at, found)| line.split_at(at + found.len()))
+            {
+                let name =
+                    argument.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                let makes = argument[name.len()..].starts_with(['(', ' ', ':']) || name == "Self";
+                if types.contains(name) && makes {
+                    eager.push(line.trim());
+                }
+            }
+        }
+    }
+    assert!(eager.is_empty(), "{}", eager.join("\n"));
+}
+
 #[test]
 fn the_engine_knows_nothing_of_postgresql() {
     let manifest = read(&workspace().join("engine/Cargo.toml"));

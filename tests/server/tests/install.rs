@@ -211,7 +211,15 @@ fn an_installation_that_is_rolled_back_leaves_nothing() {
 /// What the files say is UTF-8; the database may not be.
 #[test]
 fn databases_of_other_encodings_store_what_they_can() {
-    for (encoding, town) in [("LATIN1", "Link?ping"), ("SQL_ASCII", "Linköping"), ("EUC_JP", "Link?ping")] {
+    for (encoding, town) in [
+        ("LATIN1", "Linköping"),
+        ("LATIN2", "Linköping"),
+        ("WIN1252", "Linköping"),
+        ("SQL_ASCII", "Linköping"),
+        ("EUC_JP", "Linköping"),
+        // It has no ö.
+        ("WIN1251", "Link?ping"),
+    ] {
         let mut db = encoded_database(encoding);
         db.run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
         COWRIE.create_attached(&mut db);
@@ -329,6 +337,46 @@ fn a_standby_answers_every_read_only_call() {
     for call in ["SELECT enrich_ip('1.1.1.1')", "CALL fold_statistics()"] {
         assert_eq!(session.refused(call).code, "25006", "{call}");
     }
+}
+
+#[test]
+fn a_call_that_writes_says_so_in_a_read_only_transaction() {
+    let mut db = database();
+    db.run("SELECT enrich_ip('8.8.8.8'); SET default_transaction_read_only = on");
+    assert_eq!(db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"), "15169");
+    for (call, function) in [
+        ("SELECT enrich_ip('1.1.1.1')", "enrich_ip()"),
+        ("SELECT enrich_ip('8.8.8.8', true)", "enrich_ip()"),
+        ("SELECT * FROM enrich_ips('{8.8.8.8,1.1.1.1}')", "enrich_ips()"),
+        ("SELECT ensure_asn_inventory(64500)", "ensure_asn_inventory()"),
+    ] {
+        let refusal = db.refused(call);
+        assert_eq!(refusal.code, "25006", "{call}");
+        assert_eq!(refusal.message, format!("could not run {function} in a read-only transaction"));
+        assert!(refusal.hint.is_some(), "{call}");
+    }
+}
+
+#[test]
+fn a_relation_of_the_same_name_is_named_with_a_way_out() {
+    let mut installed = database();
+    let names = installed.rows(
+        "SELECT c.relname FROM pg_depend d
+         JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+         JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'v')
+         WHERE e.extname = 'cowrie_enrich' AND d.deptype = 'e'",
+    );
+    assert!(names.len() > 20, "{names:?}");
+    let mut db = bare_database(shared());
+    for name in names {
+        db.run(&format!("CREATE TABLE public.{name} (id int)"));
+        let refusal = db.refused("CREATE EXTENSION cowrie_enrich SCHEMA public");
+        assert_eq!(refusal.code, "42P07", "{refusal:?}");
+        assert!(refusal.message.contains(&format!("\"{name}\"")), "{refusal:?}");
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("a schema of its own")), "{name}");
+        db.run(&format!("DROP TABLE public.{name}"));
+    }
+    db.run("CREATE EXTENSION cowrie_enrich SCHEMA public");
 }
 
 #[test]

@@ -269,7 +269,10 @@ fn a_reload_is_enough_for_urls_keys_limits_and_lifetimes() {
         cowrie_enrich_upstreams::Service::GreyNoise,
         cowrie_enrich_upstreams::Hosts::synthetic(),
     );
-    lab.reconfigure(&["greynoise_api_key_file = ''", &format!("greynoise_url = '{}/'", elsewhere.url())]);
+    lab.reconfigure(&[
+        "greynoise_api_key_file = 'community'",
+        &format!("greynoise_url = '{}/'", elsewhere.url()),
+    ]);
     request(&mut db, "greynoise", &members(10..15));
     wait_for_the_queue(&mut db);
     assert_eq!((asked(&lab.greynoise).len(), asked(&elsewhere).len()), (5, 5));

@@ -202,3 +202,39 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     );
     assert_eq!(db.one("SELECT ip_country('8.8.8.8')"), "US", "the primary has its own");
 }
+
+/// Sensors that enrich publish snapshots of the moment of attack; whether these count is for the central database to say.
+#[test]
+fn snapshots_of_sensors_that_enrich_are_kept_in_a_trusted_table() {
+    let server = sensor_server("replication-enriching-sensor");
+    let cluster = cluster_with_world(&Options::named("replication-trusting"));
+    let mut sensor = bare_database(&server);
+    COWRIE.create(&mut sensor);
+    sensor
+        .run("ALTER TABLE sessions ADD snapshot_asn bigint, ADD snapshot_country text, ADD enrichment jsonb");
+    sensor.run(&statement("CREATE PUBLICATION"));
+    let insert = |sensor: &mut Session, key: &str| {
+        sensor.run(&format!(
+            "INSERT INTO sessions (id, starttime, ip, snapshot_asn, snapshot_country, enrichment)
+             VALUES ('{key}', now(), '8.8.8.8', 64500, 'SE', '{{\"maxmind\": {{\"asn\": 64500}}}}')"
+        ));
+    };
+    insert(&mut sensor, "copied");
+    let mut central = fresh_database(&cluster);
+    COWRIE.create_attached(&mut central);
+    central.run(&statement("ALTER TABLE"));
+    central.run("SELECT enrich.set_session_table_options('sessions', NULL, true)");
+    subscribe(&mut central, &sensor);
+    wait_for_replication(&mut sensor, &mut central);
+    insert(&mut sensor, "trusted");
+    wait_for_replication(&mut sensor, &mut central);
+    central.run("SELECT enrich.set_session_table_options('sessions', NULL, false)");
+    insert(&mut sensor, "untrusted");
+    sensor.run("UPDATE sessions SET snapshot_asn = 64501, endtime = starttime WHERE id = 'trusted'");
+    wait_for_replication(&mut sensor, &mut central);
+    assert_eq!(COWRIE.snapshot(&mut central, "copied"), "64500|SE|NULL");
+    assert_eq!(COWRIE.snapshot(&mut central, "trusted"), "64500|SE|NULL", "the moment of attack stays");
+    assert_eq!(COWRIE.snapshot(&mut central, "untrusted"), "15169|US|NULL");
+    assert_counts_are_exact(&mut central, SESSIONS);
+    unsubscribe(&mut central);
+}

@@ -278,3 +278,27 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
         .collect();
     assert!(faked.is_empty(), "{faked:?}");
 }
+
+/// A list with an unknown or empty name is refused where it is set, and a correct one in any case and spacing is not.
+#[test]
+fn a_list_with_a_name_that_does_not_exist_is_refused() {
+    let mut db = database();
+    for (setting, value) in [
+        ("enabled_sources", "maxmind,greynois"),
+        ("enabled_sources", "abuseipdb"),
+        ("enabled_sources", "maxmind,,cymru"),
+        ("enabled_sources", "maxmind cymru"),
+        ("databases", "honeypot,"),
+        ("databases", &"d".repeat(64)),
+    ] {
+        let refusal = db.refused(&format!("ALTER SYSTEM SET cowrie_enrich.{setting} = '{value}'"));
+        assert_eq!(refusal.code, "22023", "{setting} = {value}: {refusal:?}");
+        assert!(refusal.hint.is_some(), "{setting} = {value}: {refusal:?}");
+    }
+    for (setting, value) in
+        [("enabled_sources", " MaxMind , dshield"), ("enabled_sources", ""), ("databases", "a, b")]
+    {
+        db.run(&format!("ALTER SYSTEM SET cowrie_enrich.{setting} = '{value}'"));
+        db.run(&format!("ALTER SYSTEM RESET cowrie_enrich.{setting}"));
+    }
+}

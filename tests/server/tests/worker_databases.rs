@@ -635,3 +635,132 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     assert_eq!(cymru::provider(&mut db, "in_flight"), 0);
     lab.assert_nothing_crashed();
 }
+
+/// A server with slots for as many workers, beside the launcher and the server's own launcher of logical replication.
+fn with_room_for(name: &str, workers: usize) -> Cluster {
+    let slots = format!("max_worker_processes = {}", workers + 2);
+    Cluster::start(&Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h").conf(&slots))
+}
+
+fn create_extension(cluster: &Cluster, database: &str) -> Session {
+    let mut session = cluster.session(database);
+    session.run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
+    session
+}
+
+/// What worker_status says of each database's worker.
+fn workers(session: &mut Session) -> Vec<String> {
+    session.rows(
+        "SELECT database, pid IS NOT NULL, CASE WHEN pid IS NULL THEN state END
+         FROM enrich.worker_status() WHERE role = 'worker' ORDER BY database",
+    )
+}
+
+fn is_up(session: &mut Session, database: &str) -> Vec<String> {
+    session.rows(&format!(
+        "SELECT value FROM enrich.enrich_metrics
+         WHERE name = 'enrich_worker_up' AND labels ->> 'database' = '{database}'"
+    ))
+}
+
+const WAITS: &str = "waiting for a slot of max_worker_processes";
+
+#[test]
+fn a_database_without_a_slot_is_shown_and_gets_one_when_another_database_is_dropped() {
+    let cluster = with_room_for("databases-slotless", 1);
+    let mut admin = admin(&cluster);
+    admin.run("CREATE DATABASE first");
+    create_extension(&cluster, "first");
+    wait_until("the first has a worker", || at_work(&mut admin), |at_work| at_work == &["first"]);
+    admin.run("CREATE DATABASE second");
+    let mut second = create_extension(&cluster, "second");
+    wait_until(
+        "the second is shown to wait",
+        || workers(&mut second),
+        |workers| workers == &["first|t|NULL".to_owned(), format!("second|f|{WAITS}")],
+    );
+    assert_eq!(
+        (is_up(&mut second, "first"), is_up(&mut second, "second")),
+        (vec!["1".into()], vec!["0".into()])
+    );
+    admin.run("DROP DATABASE first");
+    wait_until("it has a worker", || workers(&mut second), |workers| workers == &["second|t|NULL"]);
+    assert_eq!(is_up(&mut second, "second"), ["1"]);
+    assert_nothing_crashed(&cluster);
+}
+
+#[test]
+fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts() {
+    let cluster = with_room_for("databases-places", 2);
+    let mut owner = admin(&cluster);
+    // Made first, so that no order of numbers or names is in favour of the others.
+    owner.run("CREATE DATABASE copy");
+    for name in ["shop", "zoo"] {
+        owner.run(&format!("CREATE DATABASE {name}"));
+        create_extension(&cluster, name);
+        wait_until("it has a worker", || at_work(&mut owner), |at_work| at_work.iter().any(|at| at == name));
+    }
+    let mut copy = create_extension(&cluster, "copy");
+    let waits = ["copy|f|".to_owned() + WAITS, "shop|t|NULL".to_owned(), "zoo|t|NULL".to_owned()];
+    wait_until("the copy waits", || workers(&mut copy), |workers| workers == &waits);
+    let pid_of = |session: &mut Session, database: &str| {
+        session.rows(&format!(
+            "SELECT pid FROM enrich.worker_status() WHERE role = 'worker' AND database = '{database}' AND pid IS NOT NULL"
+        ))
+    };
+    for database in ["shop", "zoo", "shop"] {
+        let before = pid_of(&mut copy, database);
+        assert_eq!(before.len(), 1);
+        copy.run(&format!("SELECT pg_terminate_backend({})", before[0]));
+        // Work in the copy has the launcher try at once.
+        wait_until(
+            "the worker is back, and the copy has none",
+            || {
+                copy.run("SELECT enrich.request_enrichment('8.8.8.8', 'cymru')");
+                let now = at_work(&mut copy);
+                assert!(!now.contains(&"copy".to_owned()), "the copy took a place: {now:?}");
+                pid_of(&mut copy, database)
+            },
+            |now| now.len() == 1 && *now != before,
+        );
+    }
+    drop(copy);
+    for restart in [Cluster::stop_fast, Cluster::kill_postmaster] {
+        restart(&cluster);
+        cluster.start_again();
+        let mut copy = cluster.session("copy");
+        wait_until("they have their places again", || workers(&mut copy), |workers| workers == &waits);
+    }
+    // A list that cannot be read is none.
+    cluster.stop_fast();
+    let list = cluster.data_dir().join("cowrie_enrich/workers.json");
+    assert!(list.exists());
+    std::fs::write(&list, "[[1, 2], [3").expect("it can be written");
+    cluster.start_again();
+    let mut copy = cluster.session("copy");
+    wait_until("two of them work", || at_work(&mut copy), |at_work| at_work.len() == 2);
+    assert!(cluster.whole_log().contains("the list of databases with workers is ignored"));
+    assert_nothing_crashed(&cluster);
+}
+
+/// The place was free for a moment, because the database's own worker was not there and nobody knew how many slots there are.
+#[test]
+fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
+    let cluster = with_room_for("databases-gives-way", 1);
+    let mut owner = admin(&cluster);
+    for name in ["shop", "copy"] {
+        owner.run(&format!("CREATE DATABASE {name}"));
+    }
+    create_extension(&cluster, "shop");
+    wait_until("it has a worker", || at_work(&mut owner), |at_work| at_work == &["shop"]);
+    cluster.reconfigure(&["cowrie_enrich.databases = 'copy'".to_owned()]);
+    let mut copy = create_extension(&cluster, "copy");
+    wait_until("the copy has one", || at_work(&mut owner), |at_work| at_work == &["copy"]);
+    cluster.reconfigure(&["cowrie_enrich.databases = ''".to_owned()]);
+    wait_until(
+        "it gives way",
+        || workers(&mut copy),
+        |workers| workers == &[format!("copy|f|{WAITS}"), "shop|t|NULL".to_owned()],
+    );
+    assert_nothing_crashed(&cluster);
+}

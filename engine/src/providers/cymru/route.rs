@@ -38,18 +38,25 @@ pub struct Route {
     pub origins: Vec<u32>,
 }
 
+/// Code that Team Cymru writes where no country is known.
+const UNKNOWN_COUNTRY: &[u8; 2] = b"ZZ";
+
 /// Other origins that are kept: the lowest.
 pub const MOST_ORIGINS: usize = 32;
 
 impl Route {
-    /// Where the network itself is registered: Team Cymru ends a network's name with it (`GOOGLE, US`). Else the country
-    /// of the prefix, which may be another one.
+    /// Returns the country where the network itself is registered. Team Cymru ends a network's name with it
+    /// (`GOOGLE, US`); `ZZ` there says that it is unknown. A name without a country leaves the country of the prefix,
+    /// which may be another one.
     pub fn network_country(&self) -> Option<[u8; 2]> {
         let of_name = self.name.as_deref().and_then(|name| {
             let (_, code) = name.rsplit_once(", ")?;
             <[u8; 2]>::try_from(code.as_bytes()).ok().filter(|code| code.iter().all(u8::is_ascii_uppercase))
         });
-        of_name.or(self.country)
+        match of_name {
+            Some(code) => Some(code).filter(|code| code != UNKNOWN_COUNTRY),
+            None => self.country,
+        }
     }
 }
 
@@ -167,9 +174,11 @@ pub(super) fn parse_asn(text: &[u8]) -> Option<u32> {
     text.parse().ok().filter(|asn| digits && *asn > 0)
 }
 
+/// Returns a country code in capitals.
 fn parse_country(text: &[u8]) -> Option<[u8; 2]> {
     let code = <[u8; 2]>::try_from(text.trim_ascii()).ok()?;
-    code.iter().all(u8::is_ascii_alphabetic).then(|| code.map(|letter| letter.to_ascii_uppercase()))
+    let code = code.map(|letter| letter.to_ascii_uppercase());
+    (code.iter().all(u8::is_ascii_alphabetic) && code != *UNKNOWN_COUNTRY).then_some(code)
 }
 
 /// A real date of the Gregorian calendar: a column of type date takes it as it is.
@@ -221,6 +230,11 @@ mod tests {
     }
 
     #[test]
+    fn network_whose_name_ends_with_zz_has_no_country() {
+        assert_eq!(route(64998, "9.9.4.0/22", Some("-Reserved AS-, ZZ")).network_country(), None);
+    }
+
+    #[test]
     fn country_of_the_network_is_the_one_its_name_ends_with() {
         for (name, country) in [
             (Some("GOOGLE, US"), b"US"),
@@ -233,6 +247,7 @@ mod tests {
             (Some(", é"), b"DE"),
             (Some(""), b"DE"),
             (None, b"DE"),
+            (Some("ACME ZZ"), b"DE"),
         ] {
             assert_eq!(route(1, "8.8.8.0/24", name).network_country().as_ref(), Some(country), "{name:?}");
         }
@@ -290,7 +305,7 @@ mod tests {
     #[test]
     fn country_is_two_letters_or_none() {
         assert_eq!(parse_country(b" us "), Some(*b"US"));
-        for text in ["", "U", "USA", "U1", "é", "--"] {
+        for text in ["", "U", "USA", "U1", "é", "--", "ZZ", "zz"] {
             assert_eq!(parse_country(text.as_bytes()), None, "{text}");
         }
     }

@@ -91,7 +91,15 @@ pub(super) struct Site {
 pub(super) struct Key {
     pub(super) file: &'static Setting,
     pub(super) header: &'static str,
-    pub(super) needed: bool,
+    /// How the provider may be asked without a key, if at all.
+    pub(super) keyless: Option<Keyless>,
+}
+
+/// Terms on which a provider is asked without a key. An operator accepts them by writing `word` in place of the path.
+pub(super) struct Keyless {
+    pub(super) word: &'static str,
+    /// Most requests in a day, whatever the setting allows.
+    pub(super) daily_quota: u32,
 }
 
 /// For how long not to ask after a 429.
@@ -150,7 +158,16 @@ impl<T: AskedByHttp> Provider for T {
     }
 
     fn limits(&self, settings: &Settings) -> Limits {
-        self.site().common.limits(settings)
+        let site = self.site();
+        let mut limits = site.common.limits(settings);
+        if let Some(terms) = site.key.as_ref().and_then(|key| key.keyless(settings)) {
+            // 0 is no limit.
+            limits.daily_quota = match limits.daily_quota {
+                0 => terms.daily_quota,
+                own => own.min(terms.daily_quota),
+            };
+        }
+        limits
     }
 
     fn lifetimes(&self, settings: &Settings) -> Lifetimes {
@@ -255,8 +272,8 @@ impl Site {
         }
         if let Some(key) = &self.key {
             match settings.text(key.file) {
-                None if key.needed => return Err(format!("{} is not set", self::name(key.file))),
-                Some(_) if !target.may_see_keys() => {
+                None => return Err(key.missing()),
+                Some(_) if key.keyless(settings).is_none() && !target.may_see_keys() => {
                     return Err(format!("{name} is not an https URL, and {} is set", self::name(key.file)));
                 }
                 _ => {}
@@ -376,10 +393,28 @@ impl Site {
 }
 
 impl Key {
+    /// Returns the terms without a key, where the operator has accepted them.
+    fn keyless(&self, settings: &Settings) -> Option<&Keyless> {
+        let word = settings.text(self.file)?;
+        self.keyless.as_ref().filter(|terms| terms.word == word)
+    }
+
+    /// Says what has to be set before the provider is asked.
+    fn missing(&self) -> String {
+        let name = name(self.file);
+        match &self.keyless {
+            Some(terms) => format!("{name} is not set: name a file with a key, or \"{}\"", terms.word),
+            None => format!("{name} is not set"),
+        }
+    }
+
     fn read(&self, settings: &Settings) -> ReadKey {
         let Some(path) = settings.text(self.file) else {
             return Ok(None);
         };
+        if self.keyless(settings).is_some() {
+            return Ok(None);
+        }
         Secret::read(&path).map(Some).map_err(|why| format!("the file of {} {why}", name(self.file)))
     }
 }

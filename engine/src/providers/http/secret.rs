@@ -6,9 +6,10 @@
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use ureq::http::HeaderValue;
+
+use crate::regular_file;
 
 /// Bytes of a key file. Keys are some dozens of characters.
 const LONGEST: u64 = 4096;
@@ -26,13 +27,12 @@ pub(super) struct Secret(String);
 impl Secret {
     /// `Err`: what is wrong with the file, to follow its setting's name. Neither path nor content.
     pub(super) fn read(path: &str) -> Result<Self, String> {
-        let unreadable = |error: std::io::Error| format!("could not be read: {}", error.kind());
-        // Anything else might make `open` wait for ever, as a FIFO does.
-        if !fs::metadata(path).map_err(unreadable)?.is_file() {
-            return Err("is not a file".into());
-        }
+        let unreadable = |error: io::Error| match error.kind() {
+            ErrorKind::InvalidInput => "is not a file".to_owned(),
+            kind => format!("could not be read: {kind}"),
+        };
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(unreadable)?;
+        let file = regular_file::open(path).map_err(unreadable)?;
         file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         Self::parse(&bytes).map_err(str::to_owned)
     }

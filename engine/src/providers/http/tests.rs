@@ -4,7 +4,9 @@ use super::servers::{Asked, Authority, Server, TempFile, answer, gzip, read_head
 use super::*;
 use crate::net::{Pool, Task};
 use crate::providers::dshield::{DSHIELD_CONTACT, DSHIELD_URL, Dshield};
-use crate::providers::greynoise::{GREYNOISE_API_KEY_FILE, GREYNOISE_TIMEOUT, GREYNOISE_URL, GreyNoise};
+use crate::providers::greynoise::{
+    GREYNOISE_API_KEY_FILE, GREYNOISE_DAILY_QUOTA, GREYNOISE_TIMEOUT, GREYNOISE_URL, GreyNoise,
+};
 use crate::providers::setting;
 use crate::providers::spur::{SPUR_TOKEN_FILE, SPUR_URL, Spur};
 use crate::providers::{Exchange, Provider};
@@ -51,7 +53,9 @@ fn text(text: &str) -> setting::Value {
 }
 
 fn greynoise(url: &str) -> Settings {
-    Settings::defaults(GreyNoise.settings()).with(&GREYNOISE_URL, text(url))
+    Settings::defaults(GreyNoise.settings())
+        .with(&GREYNOISE_URL, text(url))
+        .with(&GREYNOISE_API_KEY_FILE, text("community"))
 }
 
 fn dshield(url: &str) -> Settings {
@@ -524,7 +528,33 @@ fn obstacles_name_their_setting() {
             Dshield.obstacle(&settings).unwrap().starts_with("cowrie_enrich.dshield_contact is not one line")
         );
     }
-    assert_eq!(GreyNoise.obstacle(&Settings::defaults(GreyNoise.settings())), None);
+    let unset = GreyNoise.obstacle(&Settings::defaults(GreyNoise.settings())).unwrap();
+    assert!(unset.starts_with("cowrie_enrich.greynoise_api_key_file is not set: "), "{unset}");
+}
+
+/// Nothing is sent to GreyNoise unless an operator has named a key or the community interface.
+#[test]
+fn greynoise_is_asked_with_consent_alone() {
+    let server = Server::answering(answer("200 OK", "", SEEN));
+    let silent = Settings::defaults(GreyNoise.settings()).with(&GREYNOISE_URL, text(&server.url("")));
+    assert!(ask(&GreyNoise, &silent).unsent);
+    assert_eq!(server.connections(), 0);
+    let community = greynoise(&server.url(""));
+    assert_eq!(GreyNoise.obstacle(&community), None);
+    assert!(ask(&GreyNoise, &community).failure.is_none());
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn community_interface_of_greynoise_is_asked_fifty_times_a_day_at_most() {
+    let quota = |settings: &Settings| GreyNoise.limits(settings).daily_quota;
+    let of = |number| setting::Value::Number(number);
+    let community = || greynoise("https://a");
+    assert_eq!(quota(&community()), 50);
+    assert_eq!(quota(&community().with(&GREYNOISE_DAILY_QUOTA, of(0))), 50);
+    assert_eq!(quota(&community().with(&GREYNOISE_DAILY_QUOTA, of(7))), 7);
+    let with_key = community().with(&GREYNOISE_API_KEY_FILE, text("/etc/key"));
+    assert_eq!(quota(&with_key), 10_000);
 }
 
 #[test]

@@ -292,7 +292,12 @@ pub fn a_snapshot_once_set_never_changes(host: &Host) {
 pub fn an_unknown_snapshot_can_still_be_completed(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("48.0.0.1")), ("b", Some("8.8.8.8"))]));
-    db.run(&format!("UPDATE {} SET snapshot_asn = 64501, snapshot_ip_type = 'VPN'", host.table));
+    let update = format!("UPDATE {} SET snapshot_asn = 64501, snapshot_ip_type = 'VPN'", host.table);
+    db.run(&update);
+    assert_eq!(host.snapshot(&mut db, "a"), "NULL|NULL|NULL");
+    assert_eq!(host.snapshot(&mut db, "b"), "15169|US|NULL");
+    db.run(&format!("SELECT enrich.set_session_table_options('{}', NULL, true)", host.table));
+    db.run(&update);
     assert_eq!(host.snapshot(&mut db, "a"), "64501|NULL|VPN");
     assert_eq!(host.snapshot(&mut db, "b"), "15169|US|VPN");
 }

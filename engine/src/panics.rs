@@ -1,0 +1,53 @@
+//! Answers: what does a panic write to the log?
+//!
+//! One line, with the place in the source. The standard hook adds a backtrace where `RUST_BACKTRACE` is set, and pgrx's
+//! hook hands the backtrace to clients. A variable in the server's environment is no reason for either.
+
+use std::io::Write;
+use std::panic::{self, PanicHookInfo};
+
+/// Replaces the process's panic hook. Panics with a payload that is no text are not reported: these are ERRORs of the
+/// server on their way, which the server reports.
+pub fn report_in_one_line() {
+    panic::set_hook(Box::new(|info| {
+        if let Some(line) = line(info) {
+            // A closed standard error is no reason to panic again.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }));
+}
+
+fn line(info: &PanicHookInfo<'_>) -> Option<String> {
+    let message = info.payload_as_str()?.lines().next().unwrap_or_default();
+    let place = info.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    Some(format!("cowrie_enrich: panic{place}: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// Run by the test below, in a process of its own.
+    #[test]
+    #[ignore = "part of another test"]
+    fn panics_in_a_thread() {
+        super::report_in_one_line();
+        assert!(std::thread::spawn(|| panic!("one\ntwo")).join().is_err());
+        assert!(std::panic::catch_unwind(|| std::panic::panic_any(5)).is_err());
+    }
+
+    #[test]
+    fn a_panic_is_one_line_of_the_log_whatever_the_environment_says() {
+        let output = Command::new(std::env::current_exe().expect("a test has a program"))
+            .args(["--exact", "panics::tests::panics_in_a_thread", "--ignored", "--nocapture"])
+            .env("RUST_BACKTRACE", "full")
+            .env("RUST_LIB_BACKTRACE", "1")
+            .output()
+            .expect("the program runs");
+        assert!(output.status.success(), "{output:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(lines[0].starts_with("cowrie_enrich: panic at ") && lines[0].ends_with(": one"), "{log}");
+    }
+}

@@ -1,0 +1,7 @@
+-- Locks those addresses, in order, that no other transaction has locked. Returns them.
+-- $1 ip inet[]
+SELECT i.ip_address
+FROM @extschema@.ip_inventory i
+WHERE i.ip_address = ANY ($1)
+ORDER BY i.ip_address
+FOR NO KEY UPDATE SKIP LOCKED

@@ -1,0 +1,8 @@
+-- Shares the keys of networks, in order, as the foreign key of a new address does. Returns the networks for which that takes
+-- no waiting.
+-- $1 asn bigint[]
+SELECT a.asn_number
+FROM @extschema@.asn_inventory a
+WHERE a.asn_number = ANY ($1)
+ORDER BY a.asn_number
+FOR KEY SHARE SKIP LOCKED

@@ -1,0 +1,9 @@
+-- Options of an attached table. Null keeps an option as it is, unless another role has owned the table since: then it is off.
+-- $1 rel oid, $2 run_triggers boolean, $3 trust_input boolean
+INSERT INTO @extschema@.session_table_option AS o (rel, run_triggers, trust_input, table_owner)
+SELECT c.oid, COALESCE($2, false), COALESCE($3, false), pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = $1
+ON CONFLICT (rel) DO UPDATE
+SET run_triggers = COALESCE($2, o.run_triggers AND o.table_owner = excluded.table_owner),
+    trust_input = COALESCE($3, o.trust_input AND o.table_owner = excluded.table_owner),
+    table_owner = excluded.table_owner,
+    set_at = now()

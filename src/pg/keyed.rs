@@ -1,0 +1,107 @@
+//! One row of a table of the extension by its key, which is of type oid. For rules that a session's insert looks up once
+//! a statement: below the executor, and without waiting for a lock.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use super::relation::find;
+
+/// An open table and the index of its key.
+pub struct Keyed {
+    relation: pg_sys::Relation,
+    index: pg_sys::Oid,
+}
+
+/// A row that was found.
+pub struct KeyedRow<'a> {
+    table: &'a Keyed,
+    tuple: pg_sys::HeapTuple,
+}
+
+impl Keyed {
+    /// Opens a table whose first column is the key, of type oid or an alias of it. `None` where it does not exist, or
+    /// where another transaction keeps it or its index from being read.
+    pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
+        let (table, index) = (find(schema, table), find(schema, index));
+        if [table, index].contains(&pg_sys::InvalidOid) {
+            return None;
+        }
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: locks numbers, whether or not there are such relations. try_table_open returns null for a relation that
+        // does not exist; otherwise the relation is locked and is closed when this is dropped.
+        unsafe {
+            if !pg_sys::ConditionalLockRelationOid(table, mode)
+                || !pg_sys::ConditionalLockRelationOid(index, mode)
+            {
+                return None;
+            }
+            let relation = pg_sys::try_table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+            (!relation.is_null()).then_some(Keyed { relation, index })
+        }
+    }
+
+    /// Hands the committed row with this key to `read`.
+    pub fn find<T>(&self, key: pg_sys::Oid, read: impl FnOnce(&KeyedRow<'_>) -> T) -> Option<T> {
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        // SAFETY: the table is open, its first column is an oid by the contract of `open`, and the index is locked. The
+        // scan takes a catalog snapshot and releases it.
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut scan_key,
+                1,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::Oid::from(pg_sys::F_OIDEQ),
+                pg_sys::Datum::from(key),
+            );
+            let scan = pg_sys::systable_beginscan(
+                self.relation,
+                self.index,
+                true,
+                std::ptr::null_mut(),
+                1,
+                &mut scan_key,
+            );
+            let tuple = pg_sys::systable_getnext(scan);
+            let result = (!tuple.is_null()).then(|| read(&KeyedRow { table: self, tuple }));
+            pg_sys::systable_endscan(scan);
+            result
+        }
+    }
+}
+
+impl Drop for Keyed {
+    fn drop(&mut self) {
+        // SAFETY: opened once in `open`; NoLock keeps the lock until the transaction ends.
+        unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
+    }
+}
+
+impl KeyedRow<'_> {
+    /// A column of this type; `None` where it is null, or the table has no such column.
+    fn column(&self, name: &CStr, type_oid: pg_sys::Oid) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: the tuple is of the open table, whose descriptor names the column and its type.
+        unsafe {
+            let descriptor = (*self.table.relation).rd_att;
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            if number <= 0 || pg_sys::SPI_gettypeid(descriptor, number) != type_oid {
+                return None;
+            }
+            let datum = pg_sys::heap_getattr(self.tuple, number, descriptor, &mut is_null);
+            (!is_null).then_some(datum)
+        }
+    }
+
+    /// A column of type boolean.
+    pub fn boolean(&self, name: &CStr) -> Option<bool> {
+        self.column(name, pg_sys::BOOLOID).map(|datum| datum.value() != 0)
+    }
+
+    /// A column of type name, in the server's encoding.
+    pub fn name(&self, name: &CStr) -> Option<Vec<u8>> {
+        // SAFETY: a name is NUL-terminated within its fixed length, and lives as long as the row.
+        self.column(name, pg_sys::NAMEOID)
+            .map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) }.to_bytes().to_vec())
+    }
+}

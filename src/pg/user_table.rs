@@ -1,0 +1,519 @@
+//! Statements on tables that belong to users.
+//!
+//! A name can mean another table a moment later: somebody renames the table or its schema and creates another one in its
+//! place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
+//!
+//! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
+//!    nobody can rename, alter or drop the table. A schema can still be renamed.
+//! 2. The statement gets the name that the table has now.
+//! 3. The server looks the name up once, when it analyses the statement. [`compare`] compares each relation that the server
+//!    found with the locked one.
+//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. There is no cached plan that the
+//!    server could make anew from the text.
+//!
+//! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the
+//! row of the schema in `pg_namespace`, as a foreign key would. Nobody can then rename or drop the schema until the
+//! transaction ends, so the name cannot come to mean another table.
+
+use std::ffi::{CString, c_int};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
+
+use super::role::acting_as_stranger;
+use super::spi::{Connection, Rows};
+use super::{catalog, memory};
+
+/// Which lock a table gets, until the transaction ends.
+#[derive(Clone, Copy)]
+pub enum Lock {
+    Read,
+    Write,
+    /// Readers and writers go on.
+    Validate,
+    /// Readers go on.
+    Index,
+    /// Nobody else can use the table.
+    Alter,
+}
+
+impl Lock {
+    fn mode(self) -> pg_sys::LOCKMODE {
+        let mode = match self {
+            Lock::Read => pg_sys::AccessShareLock,
+            Lock::Write => pg_sys::RowExclusiveLock,
+            Lock::Validate => pg_sys::ShareUpdateExclusiveLock,
+            Lock::Index => pg_sys::ShareRowExclusiveLock,
+            Lock::Alter => pg_sys::AccessExclusiveLock,
+        };
+        mode as pg_sys::LOCKMODE
+    }
+}
+
+/// An ordinary or partitioned table that this transaction has locked.
+pub struct UserTable {
+    oid: pg_sys::Oid,
+    owner: pg_sys::Oid,
+    has_partitions: bool,
+    /// Whether statements reach the partitions or inheritance children.
+    reaches_children: bool,
+}
+
+/// A statement on one user's table.
+pub struct TableStatement<'a> {
+    /// For messages.
+    pub name: &'static str,
+    /// `@table@` stands for the table: with ONLY, unless the statement reaches its children. Lines that begin with `--` are
+    /// left out.
+    pub text: &'a str,
+    /// Further placeholders, and the text that replaces each, in the server's encoding.
+    pub parts: &'a [(&'static str, &'a [u8])],
+    pub argument_types: &'a [pg_sys::Oid],
+    pub result_types: &'a [pg_sys::Oid],
+    /// Which other relations the statement may name.
+    pub others: Others<'a>,
+}
+
+/// Relations that a statement may name besides the table.
+#[derive(Clone, Copy)]
+pub enum Others<'a> {
+    None,
+    /// Any relation inside a parenthesised expression, which somebody else wrote, and these in the statement itself.
+    InExpression(&'a [pg_sys::Oid]),
+}
+
+impl UserTable {
+    /// Waits for the lock. Returns `None` if the table is gone, is another kind of relation, or is a temporary table of
+    /// another session, whose pages are in the memory of that session.
+    pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<UserTable> {
+        // SAFETY: locks a number, whether or not there is such a relation. The catalogs are read after that.
+        unsafe {
+            // Indexes and composite types are not locked like tables.
+            class(table).filter(Class::is_table)?;
+            pg_sys::LockRelationOid(table, lock.mode());
+            let class = class(table).filter(Class::is_table)?;
+            if pg_sys::isOtherTempNamespace(class.schema) {
+                return None;
+            }
+            let has_partitions = class.kind == pg_sys::RELKIND_PARTITIONED_TABLE;
+            Some(UserTable {
+                oid: table,
+                owner: class.owner,
+                has_partitions,
+                reaches_children: has_partitions,
+            })
+        }
+    }
+
+    /// Has statements reach the inheritance children too.
+    pub fn with_children(mut self) -> UserTable {
+        self.reaches_children = true;
+        self
+    }
+
+    pub fn oid(&self) -> pg_sys::Oid {
+        self.oid
+    }
+
+    /// The owner, who cannot change while the table is locked.
+    pub fn owner(&self) -> pg_sys::Oid {
+        self.owner
+    }
+
+    pub fn has_partitions(&self) -> bool {
+        self.has_partitions
+    }
+
+    /// Runs `work` as the owner, in a restricted operation.
+    pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
+        acting_as_stranger(self.owner, work)
+    }
+
+    /// Returns the partitions and inheritance children of all levels, which are locked for reading.
+    pub fn descendants(&self) -> Vec<pg_sys::Oid> {
+        let mode = pg_sys::AccessShareLock as c_int;
+        // SAFETY: the list holds OIDs, the first of which is the table itself.
+        unsafe {
+            let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                find_all_inheritors(self.oid, mode, std::ptr::null_mut())
+            });
+            (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+        }
+    }
+
+    /// The table's name of the moment as a statement wants it.
+    fn reference(&self) -> Vec<u8> {
+        let name = catalog::quoted_table_name(self.oid);
+        if name.is_empty() {
+            changed(self.oid);
+        }
+        if self.reaches_children { name } else { [b"ONLY ", name.as_slice()].concat() }
+    }
+}
+
+/// A table whose name keeps its meaning until the transaction ends.
+pub struct FrozenTable(UserTable);
+
+impl FrozenTable {
+    /// Waits for both locks, that of the table and that of its schema's row.
+    pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<FrozenTable> {
+        let locked = UserTable::lock(table, lock)?;
+        hold_schema(table);
+        Some(FrozenTable(locked))
+    }
+
+    pub fn table(&self) -> &UserTable {
+        &self.0
+    }
+
+    /// Runs one utility statement, in which `@table@` stands for the table.
+    pub fn run_utility(&self, _: &Connection, text: &str, parts: &[(&'static str, &[u8])]) {
+        let statement = terminated(filled(text, parts, &self.0.reference()));
+        // SAFETY: the text is NUL-terminated, and the connection is open. A utility statement returns no rows.
+        let code = memory::returning(|| unsafe {
+            let raw = only(pg_sys::pg_parse_query(statement.as_ptr()));
+            if (*(*raw).stmt).type_ != pg_sys::NodeTag::T_AlterTableStmt {
+                pgrx::error!("a utility statement for a session table is of another kind than expected");
+            }
+            pg_sys::SPI_execute(statement.as_ptr(), false, 0)
+        });
+        if code < 0 {
+            pgrx::error!("could not run a utility statement for a session table: SPI code {code}");
+        }
+    }
+}
+
+impl Connection {
+    /// Runs a statement on a locked table, and passes its rows to `read`. No argument is null. The statement must return
+    /// rows of the declared types, because part of its text may come from somebody else.
+    pub fn run_on<T>(
+        &self,
+        table: &UserTable,
+        statement: &TableStatement<'_>,
+        arguments: &[pg_sys::Datum],
+        read: impl FnOnce(&Rows) -> T,
+    ) -> T {
+        if arguments.len() != statement.argument_types.len() {
+            pgrx::error!("statement \"{}\" has another number of arguments", statement.name);
+        }
+        let text = terminated(filled(statement.text, statement.parts, &table.reference()));
+        // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
+        // The query tree was compared with the locked table, and is executed as it is.
+        unsafe {
+            let portal = pg_sys::CreateNewPortal();
+            (*portal).visible = false;
+            memory::returning(|| {
+                pg_sys::MemoryContextSwitchTo((*portal).portalContext);
+                let parameters = parameters(statement.argument_types, arguments);
+                let source = pg_sys::pstrdup(text.as_ptr());
+                let plan = planned(table, statement, source, parameters);
+                let tag = pg_sys::CreateCommandTag(plan.cast());
+                let plans = pg_sys::lappend(std::ptr::null_mut(), plan.cast());
+                pg_sys::PortalDefineQuery(portal, std::ptr::null(), source, tag, plans, std::ptr::null_mut());
+                pg_sys::CommandCounterIncrement();
+                pg_sys::PortalStart(portal, parameters, 0, pg_sys::GetTransactionSnapshot());
+            });
+            memory::returning(|| pg_sys::SPI_cursor_fetch(portal, true, std::ffi::c_long::MAX));
+            let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows| {
+                if !rows.are_of(statement.result_types) {
+                    pgrx::error!("statement \"{}\" returns other columns than it should", statement.name);
+                }
+                read(rows)
+            });
+            pg_sys::SPI_cursor_close(portal);
+            pg_sys::CommandCounterIncrement();
+            result
+        }
+    }
+}
+
+/// Analyses, compares, rewrites and plans a statement.
+///
+/// # Safety
+/// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
+unsafe fn planned(
+    table: &UserTable,
+    statement: &TableStatement<'_>,
+    source: *const std::ffi::c_char,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    let types = statement.argument_types;
+    // SAFETY: as the caller promises. The trees live in the current memory context, and the snapshot is popped below.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let raw = only(pg_sys::pg_parse_query(source));
+        let query = pg_sys::parse_analyze_fixedparams(
+            raw,
+            source,
+            types.as_ptr(),
+            types.len() as c_int,
+            std::ptr::null_mut(),
+        );
+        compare(query, table, statement.others);
+        let (command, result) = ((*query).commandType, (*query).resultRelation);
+        let rewritten = pg_sys::pg_rewrite_query(query);
+        if rewritten.is_null() || (*rewritten).length != 1 {
+            has_rules(table.oid);
+        }
+        let query: *mut pg_sys::Query = (*(*rewritten).elements).ptr_value.cast();
+        let is_original = (*query).querySource == pg_sys::QuerySource::QSRC_ORIGINAL;
+        if !is_original || (*query).commandType != command || (*query).resultRelation != result {
+            has_rules(table.oid);
+        }
+        let plan = pg_sys::pg_plan_query(query, source, 0, parameters);
+        pg_sys::PopActiveSnapshot();
+        plan
+    }
+}
+
+/// Compares the relations that the server found under the names of a statement with the locked table.
+///
+/// # Safety
+/// The query is a tree that parse analysis has made.
+unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'_>) {
+    let mut found = 0;
+    // SAFETY: as the caller promises; the lists are lists of OIDs.
+    unsafe {
+        let known = match others {
+            Others::None => &[][..],
+            Others::InExpression(known) => known,
+        };
+        compare_from(query, table, known, &mut found);
+        if found == 0 {
+            changed(table.oid);
+        }
+        if matches!(others, Others::None) {
+            // Whatever else the statement names, in whichever expression.
+            let (mut relations, mut items, mut has_policies) =
+                (std::ptr::null_mut(), std::ptr::null_mut(), false);
+            pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
+            if oids(relations).any(|relation| relation != table.oid) {
+                changed(table.oid);
+            }
+        }
+    }
+}
+
+/// The part of [`compare`] that looks at FROM and WITH, on all levels, and at the target.
+///
+/// # Safety
+/// As for [`compare`].
+unsafe fn compare_from(
+    query: *mut pg_sys::Query,
+    table: &UserTable,
+    known: &[pg_sys::Oid],
+    found: &mut usize,
+) {
+    // SAFETY: the lists of a query tree hold range table entries and common table expressions, whose queries analysis has
+    // made too.
+    unsafe {
+        for entry in pointers::<pg_sys::RangeTblEntry>((*query).rtable) {
+            match (*entry).rtekind {
+                pg_sys::RTEKind::RTE_RELATION if known.contains(&(*entry).relid) => {}
+                pg_sys::RTEKind::RTE_RELATION => {
+                    if (*entry).relid != table.oid || (*entry).inh != table.reaches_children {
+                        changed(table.oid);
+                    }
+                    *found += 1;
+                }
+                pg_sys::RTEKind::RTE_SUBQUERY => compare_from((*entry).subquery, table, known, found),
+                _ => {}
+            }
+        }
+        for expression in pointers::<pg_sys::CommonTableExpr>((*query).cteList) {
+            compare_from((*expression).ctequery.cast(), table, known, found);
+        }
+    }
+}
+
+/// # Safety
+/// The list is null or holds nodes of this type.
+unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: as the caller promises.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    (0..length).map(move |i| unsafe {
+        // SAFETY: one of the list's elements.
+        (*(*list).elements.add(i)).ptr_value.cast()
+    })
+}
+
+/// # Safety
+/// The list is null or holds OIDs.
+unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+    // SAFETY: as the caller promises.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    (0..length).map(move |i| unsafe {
+        // SAFETY: one of the list's elements.
+        (*(*list).elements.add(i)).oid_value
+    })
+}
+
+/// The single statement of a text.
+///
+/// # Safety
+/// The list comes from the parser.
+unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if statements.is_null() || (*statements).length != 1 {
+            pgrx::error!("a statement for a session table is not one statement");
+        }
+        (*(*statements).elements).ptr_value.cast()
+    }
+}
+
+/// # Safety
+/// Each argument is a valid datum of its type, as long as the statement runs.
+unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_sys::ParamListInfo {
+    if types.is_empty() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: makeParamList makes room for so many entries.
+    unsafe {
+        let list = pg_sys::makeParamList(types.len() as c_int);
+        let entries = (*list).params.as_mut_ptr();
+        for (number, (type_oid, value)) in types.iter().zip(arguments).enumerate() {
+            let entry = &mut *entries.add(number);
+            (entry.value, entry.isnull) = (*value, false);
+            (entry.pflags, entry.ptype) = (pg_sys::PARAM_FLAG_CONST as u16, *type_oid);
+        }
+        list
+    }
+}
+
+/// Returns the statement with all placeholders replaced. What replaces one is not searched for others.
+fn filled(text: &str, parts: &[(&'static str, &[u8])], table: &[u8]) -> Vec<u8> {
+    // A comment may name what is filled in.
+    let code: String = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+    let mut rest = code.as_str();
+    let mut filled = Vec::with_capacity(code.len() + table.len());
+    while let Some(at) = rest.find('@') {
+        let (before, from) = rest.split_at(at);
+        filled.extend_from_slice(before.as_bytes());
+        let table = ("@table@", table);
+        let part = parts.iter().copied().chain([table]).find(|(name, _)| from.starts_with(name));
+        let (length, value) = part.map_or((1, &b"@"[..]), |(name, value)| (name.len(), value));
+        filled.extend_from_slice(value);
+        rest = &from[length..];
+    }
+    filled.extend_from_slice(rest.as_bytes());
+    filled
+}
+
+fn terminated(text: Vec<u8>) -> CString {
+    let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
+    text
+}
+
+struct Class {
+    kind: u8,
+    schema: pg_sys::Oid,
+    owner: pg_sys::Oid,
+}
+
+impl Class {
+    fn is_table(&self) -> bool {
+        [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.kind)
+    }
+}
+
+/// What pg_class says of a relation.
+fn class(relation: pg_sys::Oid) -> Option<Class> {
+    // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
+        if tuple.is_null() {
+            return None;
+        }
+        let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+        let class =
+            Class { kind: (*form).relkind as u8, schema: (*form).relnamespace, owner: (*form).relowner };
+        pg_sys::ReleaseSysCache(tuple);
+        Some(class)
+    }
+}
+
+/// Locks the row of a table's schema as a foreign key to it would: the schema can be neither renamed nor dropped. Waits for
+/// a transaction that is doing so.
+fn hold_schema(table: pg_sys::Oid) {
+    // SAFETY: the catalog is open while it is scanned. The row is locked at the place that the scan found; if another
+    // transaction has changed it since, the catalog is read again.
+    unsafe {
+        let Some(class) = class(table) else { changed(table) };
+        let mode = pg_sys::RowShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::table_open(pg_sys::NamespaceRelationId, mode);
+        loop {
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                pg_sys::Anum_pg_namespace_oid as i16,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::Oid::from(pg_sys::F_OIDEQ),
+                pg_sys::Datum::from(class.schema),
+            );
+            let index = pg_sys::Oid::from(pg_sys::NamespaceOidIndexId);
+            let scan = pg_sys::systable_beginscan(relation, index, true, std::ptr::null_mut(), 1, &mut key);
+            let found = pg_sys::systable_getnext(scan);
+            let place = (!found.is_null()).then(|| (*found).t_self);
+            pg_sys::systable_endscan(scan);
+            let Some(place) = place else { changed(table) };
+            let mut tuple = pg_sys::HeapTupleData { t_self: place, ..Default::default() };
+            let (mut buffer, mut failure) = (0, pg_sys::TM_FailureData::default());
+            let locked = pg_sys::heap_lock_tuple(
+                relation,
+                &mut tuple,
+                pg_sys::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleKeyShare,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                false,
+                &mut buffer,
+                &mut failure,
+            );
+            pg_sys::ReleaseBuffer(buffer);
+            pg_sys::AcceptInvalidationMessages();
+            match locked {
+                pg_sys::TM_Result::TM_Ok => break,
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {
+                    super::check_for_interrupts();
+                    pg_sys::InvalidateCatalogSnapshot();
+                }
+                _ => changed(table),
+            }
+        }
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+}
+
+/// The name of a table means another relation by now.
+fn changed(table: pg_sys::Oid) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        format!("table {} or its schema was renamed while a statement used it", catalog::table_name(table)),
+        "Nothing was changed. Run the command again.",
+    )
+}
+
+/// A rule of the table's owner makes other statements of ours.
+fn has_rules(table: pg_sys::Oid) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("table {} has a rule for UPDATE", catalog::table_name(table)),
+        "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
+    )
+}
+
+fn raise(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
+    ErrorReport::new(code, message, "cowrie_enrich").set_hint(hint.to_owned()).report(PgLogLevel::ERROR);
+    unreachable!("ERROR does not return")
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/catalog/pg_inherits.c; pgrx has no binding.
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
+}

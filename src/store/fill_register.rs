@@ -1,0 +1,112 @@
+//! Values that the extension is writing into null snapshots.
+//!
+//! On a table that is not trusted no UPDATE sets a snapshot column, and the UPDATE that completes sessions is one like any
+//! other: it runs as the table's owner, with the owner's triggers. So the extension registers, around its statement, which
+//! row gets which values, and the BEFORE trigger takes them from here. Whatever else the statement or a trigger of the
+//! owner says, a null column becomes the registered value or stays null.
+//!
+//! The register is memory of this process alone. It is emptied when the statement ends, however it ends.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use crate::pg::kept::Kept;
+use crate::pg::relation::Place;
+use crate::pg::{clock, text};
+
+/// Values for the null columns of a snapshot.
+#[derive(Clone, Default)]
+pub struct Values {
+    pub asn: Option<i64>,
+    pub country: Option<Rc<Kept>>,
+    pub ip_type: Option<Rc<Kept>>,
+    pub document: Option<Rc<Kept>>,
+}
+
+impl Values {
+    /// In the order of the snapshot columns; valid as long as `self`.
+    pub fn datums(&self) -> [Option<pg_sys::Datum>; 5] {
+        let kept = |value: &Option<Rc<Kept>>| value.as_ref().map(|kept| kept.datum());
+        [
+            self.asn.map(pg_sys::Datum::from),
+            kept(&self.country),
+            kept(&self.ip_type),
+            kept(&self.document),
+            Some(pg_sys::Datum::from(clock::transaction_start())),
+        ]
+    }
+}
+
+/// A row of one table: another row may be stored in its place later, but not of the same address by the same statement.
+type Key = (Place, Address);
+
+struct Statement {
+    table: pg_sys::Oid,
+    values: HashMap<Key, Values>,
+}
+
+thread_local! {
+    /// The statements that run, innermost last.
+    static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
+}
+
+/// Keeps values registered until it is dropped, also by an ERROR.
+pub struct Registration {
+    /// How many statements ran before this one.
+    depth: usize,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        RUNNING.with_borrow_mut(|running| running.truncate(self.depth));
+    }
+}
+
+/// Registers values for rows of a table, by their places and addresses.
+#[must_use]
+pub fn register(table: pg_sys::Oid, rows: impl Iterator<Item = (Place, Address, Values)>) -> Registration {
+    let values = rows.map(|(place, address, values)| ((place, address), values)).collect();
+    RUNNING.with_borrow_mut(|running| {
+        running.push(Statement { table, values });
+        Registration { depth: running.len() - 1 }
+    })
+}
+
+/// The values for a row, if the extension is filling it.
+pub fn values_for(table: pg_sys::Oid, place: Option<Place>, address: Option<Address>) -> Option<Values> {
+    RUNNING.with_borrow(|running| {
+        let statement = running.last().filter(|statement| statement.table == table)?;
+        statement.values.get(&(place?, address?)).cloned()
+    })
+}
+
+/// Returns true unless the extension is filling rows.
+pub fn is_empty() -> bool {
+    RUNNING.with_borrow(Vec::is_empty)
+}
+
+/// Forgets everything at the end of a transaction.
+pub fn clear() {
+    RUNNING.with_borrow_mut(Vec::clear);
+}
+
+/// Copies of texts and documents that many rows share, made once each.
+#[derive(Default)]
+pub struct Copies<'a> {
+    texts: HashMap<&'a str, Rc<Kept>>,
+    documents: HashMap<*const Kept, Rc<Kept>>,
+}
+
+impl<'a> Copies<'a> {
+    pub fn text(&mut self, value: &'a str) -> Rc<Kept> {
+        Rc::clone(self.texts.entry(value).or_insert_with(|| Rc::new(text::keep(value))))
+    }
+
+    pub fn document(&mut self, document: &'a Kept) -> Rc<Kept> {
+        Rc::clone(self.documents.entry(&raw const *document).or_insert_with(|| Rc::new(document.clone())))
+    }
+}

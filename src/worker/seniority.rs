@@ -1,0 +1,131 @@
+//! Which databases had a worker before, and since when. They get theirs before other databases, the oldest first.
+//!
+//! Otherwise whoever may create databases could take every worker away: a copy of a database has the extension and wants
+//! a worker. The launcher alone writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
+//! `[[[OID, microseconds since 2000], …], [OID, …]]`, where the second part names databases without the extension. A list
+//! that is damaged or missing is empty.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use crate::pg::{self, clock};
+use crate::telemetry;
+
+/// Bytes of the file: some 30 thousand databases.
+const LONGEST: u64 = 1 << 20;
+
+/// The first comes first.
+pub type Rank = (i64, bool, u32);
+
+#[derive(Default)]
+pub struct Seniority {
+    /// By OID: when a database's first worker had found the extension, microseconds since 2000.
+    since: BTreeMap<u32, i64>,
+    /// Databases whose last worker found no extension.
+    without: BTreeSet<u32>,
+    is_changed: bool,
+}
+
+impl Seniority {
+    pub fn read() -> Seniority {
+        read().unwrap_or_else(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                telemetry::log_once_per_burst(
+                    "the list of databases with workers is ignored",
+                    &error.to_string(),
+                );
+            }
+            Seniority::default()
+        })
+    }
+
+    /// What databases are sorted by.
+    pub fn rank(&self, database: u32) -> Rank {
+        let since = self.since.get(&database).copied().unwrap_or(i64::MAX);
+        (since, self.is_without_extension(database), database)
+    }
+
+    pub fn is_known(&self, database: u32) -> bool {
+        self.since.contains_key(&database)
+    }
+
+    /// Whether the last worker found no extension, and nobody announced one since.
+    pub fn is_without_extension(&self, database: u32) -> bool {
+        self.without.contains(&database)
+    }
+
+    pub fn databases(&self) -> impl Iterator<Item = u32> {
+        self.since.keys().chain(&self.without).copied()
+    }
+
+    /// Adds a database whose worker has found the extension.
+    pub fn add(&mut self, database: u32) {
+        if !self.is_known(database) {
+            self.since.insert(database, clock::now());
+            self.is_changed = true;
+        }
+        self.announced(database);
+    }
+
+    /// The extension may have come to a database.
+    pub fn announced(&mut self, database: u32) {
+        self.is_changed |= self.without.remove(&database);
+    }
+
+    /// A worker found no extension.
+    pub fn has_no_extension(&mut self, database: u32) {
+        self.is_changed |= self.since.remove(&database).is_some() | self.without.insert(database);
+    }
+
+    /// Removes a database that was dropped.
+    pub fn remove(&mut self, database: u32) {
+        self.is_changed |= self.since.remove(&database).is_some() | self.without.remove(&database);
+    }
+
+    /// Writes what changed; again with the next look if that fails.
+    pub fn write_if_changed(&mut self) {
+        if std::mem::take(&mut self.is_changed)
+            && let Err(error) = self.write()
+        {
+            self.is_changed = true;
+            telemetry::log_once_per_burst(
+                "the list of databases with workers could not be written",
+                &error.to_string(),
+            );
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let directory = directory();
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let since: Vec<(&u32, &i64)> = self.since.iter().collect();
+        let without: Vec<&u32> = self.without.iter().collect();
+        let draft = directory.join("workers.json.draft");
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
+        file.write_all(&serde_json::to_vec(&(since, without))?)?;
+        file.sync_all()?;
+        fs::rename(&draft, directory.join("workers.json"))?;
+        File::open(&directory)?.sync_all()
+    }
+}
+
+fn directory() -> PathBuf {
+    pg::data_directory().join("cowrie_enrich")
+}
+
+fn read() -> io::Result<Seniority> {
+    let mut bytes = Vec::new();
+    File::open(directory().join("workers.json"))?.take(LONGEST).read_to_end(&mut bytes)?;
+    let (since, without): (Vec<(u32, i64)>, Vec<u32>) = serde_json::from_slice(&bytes)?;
+    Ok(Seniority {
+        since: since.into_iter().collect(),
+        without: without.into_iter().collect(),
+        is_changed: false,
+    })
+}

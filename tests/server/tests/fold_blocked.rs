@@ -1,0 +1,367 @@
+//! Folding waits for no other transaction: what others hold is left, the rest is folded, and nothing is lost.
+
+use std::sync::OnceLock;
+
+use server_tests::database::{cluster_with_world, shared};
+use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
+
+const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "source_ip")];
+
+/// Waiting longer than this is waiting without end.
+const NO_END: &str = "SET statement_timeout = '40s'";
+
+/// A server whose worker folds often and asks nobody, so that nothing but folding is its work.
+fn with_worker() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    extern "C" fn stop() {
+        if let Some(cluster) = CLUSTER.get() {
+            cluster.remove();
+        }
+    }
+    CLUSTER.get_or_init(|| {
+        // SAFETY: as in `server_tests::database::shared`.
+        unsafe { libc::atexit(stop) };
+        cluster_with_world(
+            &Options::named("fold-blocked-worker")
+                .with_worker()
+                .conf("cowrie_enrich.worker_naptime = 200ms")
+                .conf("cowrie_enrich.enabled_sources = 'maxmind'")
+                .conf("max_worker_processes = 40"),
+        )
+    })
+}
+
+/// Both hosts' tables. Only the second has a foreign key.
+fn prepare(db: &mut Session) {
+    COWRIE.create_attached(db);
+    SUMMARIES.create(db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+}
+
+fn insert(db: &mut Session, key: &str, address: &str) {
+    db.run(&COWRIE.insert(&[(key, Some(address))]));
+}
+
+/// What CALL fold_statistics() says.
+#[track_caller]
+fn fold(db: &Database<'_>) -> String {
+    let mut psql = db.cluster.program("psql");
+    let output = psql
+        .args(["-X", "-q", "-d", &db.name, "-c", NO_END, "-c", "CALL enrich.fold_statistics()"])
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn count(db: &mut Session, address: &str) -> String {
+    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
+        .join(",")
+}
+
+fn pending(db: &mut Session) -> Vec<String> {
+    db.rows("SELECT host(ip_address), sum(sessions) FROM enrich.session_delta GROUP BY 1 ORDER BY 1")
+}
+
+/// How a transaction that creates the address 8.8.8.8 begins, stays, and ends.
+const CREATIONS: [(&str, &str, &str); 4] = [
+    ("an operator's call", "BEGIN; SELECT 1 FROM enrich.enrich_ip('8.8.8.8')", "COMMIT"),
+    ("an operator's call that is undone", "BEGIN; SELECT 1 FROM enrich.enrich_ip('8.8.8.8')", "ROLLBACK"),
+    (
+        "a session with a foreign key",
+        "BEGIN; INSERT INTO session_summaries (session_id, source_ip) VALUES ('holds', '8.8.8.8');
+         SET CONSTRAINTS ALL IMMEDIATE",
+        "COMMIT",
+    ),
+    (
+        "a prepared transaction",
+        "BEGIN; INSERT INTO session_summaries (session_id, source_ip) VALUES ('holds', '8.8.8.8');
+         PREPARE TRANSACTION 'stuck'",
+        "COMMIT PREPARED 'stuck'",
+    ),
+];
+
+#[test]
+fn a_call_leaves_the_counts_of_an_address_that_another_transaction_creates() {
+    for (what, begin, end) in CREATIONS {
+        let mut db = database();
+        prepare(&mut db);
+        insert(&mut db, "known", "1.1.1.1");
+        db.run("CALL enrich.fold_statistics()");
+        let mut other = db.another();
+        other.run(begin);
+        insert(&mut db, "blocked", "8.8.8.8");
+        insert(&mut db, "again", "1.1.1.1");
+        let said = fold(&db);
+        assert!(said.contains("left 1 pending counts of addresses"), "{what}: {said}");
+        assert_eq!(count(&mut db, "1.1.1.1"), "2", "{what}");
+        assert_eq!(pending(&mut db), ["8.8.8.8|1"], "{what}");
+        other.run(end);
+        assert_eq!(fold(&db), "", "{what}");
+        assert_counts_are_exact(&mut db, TABLES);
+    }
+}
+
+#[test]
+fn a_call_leaves_the_counts_of_a_new_address_whose_network_another_transaction_creates() {
+    for end in ["COMMIT", "ROLLBACK"] {
+        let mut db = database();
+        prepare(&mut db);
+        let mut other = db.another();
+        other.run("BEGIN; SELECT enrich.ensure_asn_inventory(15169)");
+        insert(&mut db, "blocked", "8.8.8.8");
+        insert(&mut db, "free", "1.1.1.1");
+        let said = fold(&db);
+        assert!(said.contains("left 1 pending counts of addresses"), "{said}");
+        assert_eq!(count(&mut db, "1.1.1.1"), "1");
+        assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
+        other.run(end);
+        assert_eq!(fold(&db), "");
+        assert_counts_are_exact(&mut db, TABLES);
+    }
+}
+
+/// A new address shares the key of its network's row, which waits behind FOR UPDATE.
+#[test]
+fn a_call_leaves_the_counts_of_a_new_address_whose_network_is_locked() {
+    let mut db = database();
+    prepare(&mut db);
+    db.run("SELECT enrich.ensure_asn_inventory(15169)");
+    let mut other = db.another();
+    other.run("BEGIN; SELECT FROM enrich.asn_inventory WHERE asn_number = 15169 FOR UPDATE");
+    insert(&mut db, "blocked", "8.8.8.8");
+    insert(&mut db, "free", "1.1.1.1");
+    let said = fold(&db);
+    assert!(said.contains("left 1 pending counts of addresses"), "{said}");
+    assert_eq!(count(&mut db, "1.1.1.1"), "1");
+    assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
+    other.run("ROLLBACK");
+    assert_eq!(fold(&db), "");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+#[test]
+fn a_call_leaves_locked_addresses_and_networks_and_folds_the_others() {
+    let mut db = database();
+    prepare(&mut db);
+    for (n, address) in ["8.8.8.8", "8.8.8.9", "1.1.1.1"].into_iter().enumerate() {
+        insert(&mut db, &format!("first{n}"), address);
+    }
+    db.run("CALL enrich.fold_statistics()");
+    let mut other = db.another();
+    other.run(
+        "BEGIN; SELECT FROM enrich.ip_inventory WHERE ip_address = '1.1.1.1' FOR UPDATE;
+         SELECT FROM enrich.asn_inventory WHERE asn_number = 15169 FOR UPDATE",
+    );
+    for (n, address) in ["8.8.8.8", "8.8.8.9", "1.1.1.1"].into_iter().enumerate() {
+        insert(&mut db, &format!("second{n}"), address);
+    }
+    let said = fold(&db);
+    assert!(said.contains("left 1 pending counts of addresses and the counts of 1 networks"), "{said}");
+    assert_eq!([count(&mut db, "8.8.8.8"), count(&mut db, "8.8.8.9")], ["2", "2"]);
+    assert_eq!(pending(&mut db), ["1.1.1.1|1"]);
+    let sessions = "SELECT total_session_count FROM enrich.asn_inventory WHERE asn_number = 15169";
+    assert_eq!(db.one(sessions), "2", "its row is locked");
+    other.run("ROLLBACK");
+    assert_eq!(fold(&db), "");
+    assert_eq!(db.one(sessions), "4");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+/// A recount and a backfill fold on their way.
+#[test]
+fn a_recount_beside_an_open_transaction_ends_and_is_exact() {
+    let mut db = database();
+    prepare(&mut db);
+    let mut other = db.another();
+    other.run("BEGIN; SELECT 1 FROM enrich.enrich_ip('8.8.8.8')");
+    insert(&mut db, "blocked", "8.8.8.8");
+    insert(&mut db, "free", "1.1.1.1");
+    db.run("INSERT INTO enrich.session_delta VALUES ('1.1.1.1', 7), ('8.8.8.8', 7)");
+    db.run(NO_END);
+    db.run("CALL enrich.refresh_session_counts()");
+    assert_eq!(count(&mut db, "1.1.1.1"), "1");
+    other.run("ROLLBACK");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+/// More counts than a batch takes are blocked, and those that can be folded come behind them.
+#[test]
+fn counts_behind_more_blocked_ones_than_a_batch_takes_are_folded() {
+    let mut db = database();
+    prepare(&mut db);
+    insert(&mut db, "known", "1.1.1.1");
+    db.run("CALL enrich.fold_statistics()");
+    let mut other = db.another();
+    other.run("BEGIN");
+    other.run(&format!("SELECT count(*) FROM enrich.enrich_ips({})", many(20_500)));
+    insert_many(&mut db, 20_500);
+    insert(&mut db, "again", "1.1.1.1");
+    let said = fold(&db);
+    assert!(said.contains("left 20500 pending counts of addresses"), "{said}");
+    assert_eq!(count(&mut db, "1.1.1.1"), "2");
+    other.run("ROLLBACK");
+    assert_eq!(fold(&db), "");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+fn many(number: u32) -> String {
+    format!("ARRAY(SELECT '60.0.0.0'::inet + n FROM generate_series(1, {number}) n)")
+}
+
+fn insert_many(db: &mut Session, number: u32) {
+    db.run(&format!(
+        "INSERT INTO sessions (id, starttime, ip)
+         SELECT 'many' || n, now(), host('60.0.0.0'::inet + n) FROM generate_series(1, {number}) n"
+    ));
+}
+
+/// What goes of an address without a row was never counted, or what came is pending too, in another batch.
+#[test]
+fn an_address_without_a_row_whose_counts_come_to_nothing_is_not_created() {
+    let mut db = database();
+    prepare(&mut db);
+    insert(&mut db, "known", "1.1.1.1");
+    db.run("CALL enrich.fold_statistics()");
+    db.run(
+        "INSERT INTO enrich.session_delta VALUES ('8.8.8.8', -1);
+         INSERT INTO enrich.session_delta SELECT '1.1.1.1', (-1) ^ n FROM generate_series(1, 20500) n;
+         INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 1)",
+    );
+    assert_eq!(fold(&db), "");
+    assert_eq!(pending(&mut db), [""; 0]);
+    assert_eq!(count(&mut db, "8.8.8.8"), "");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+#[test]
+fn a_call_behind_another_fold_ends_by_its_own_lock_timeout() {
+    let mut db = database();
+    prepare(&mut db);
+    insert(&mut db, "a", "1.1.1.1");
+    let mut other = db.another();
+    other.run("BEGIN; CALL enrich.fold_statistics()");
+    db.run("SET lock_timeout = '50ms'");
+    let refusal = db.refused("CALL enrich.fold_statistics()");
+    assert_eq!(refusal.code, "55P03", "{refusal:?}");
+    other.run("COMMIT");
+    db.run("CALL enrich.fold_statistics()");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+#[test]
+fn the_worker_folds_again_what_a_lock_kept_it_from_folding() {
+    let locks = [
+        ("SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE", false),
+        ("LOCK TABLE enrich.ip_inventory IN ACCESS EXCLUSIVE MODE", true),
+        ("LOCK TABLE enrich.session_delta IN SHARE MODE", true),
+    ];
+    for (lock, is_of_table) in locks {
+        let mut db = fresh_database(with_worker());
+        prepare(&mut db);
+        insert(&mut db, "a", "8.8.8.8");
+        wait_until("the first is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+        let mut other = db.another();
+        if is_of_table {
+            // The session is counted before the lock: what is tested is the fold.
+            db.run("BEGIN");
+            insert(&mut db, "b", "8.8.8.8");
+            db.run(
+                "INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 1); DELETE FROM sessions WHERE id = 'b'",
+            );
+            other.run("SET lock_timeout = 0");
+            let errors = "SELECT sum(errors) FROM enrich.worker_status()";
+            let before = db.number(errors);
+            db.run("COMMIT");
+            other.run(&format!("BEGIN; {lock}"));
+            db.run("INSERT INTO sessions (id, starttime, ip) VALUES ('c', now(), '')");
+            if other.one("SELECT count(*) FROM enrich.session_delta") != "0" {
+                wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
+            }
+            other.run("ROLLBACK");
+            wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+            db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', -1)");
+            wait_until(
+                "a count without a session is found",
+                || count(&mut db, "8.8.8.8"),
+                |count| count == "1",
+            );
+        } else {
+            other.run(&format!("BEGIN; {lock}"));
+            insert(&mut db, "b", "8.8.8.8");
+            insert(&mut db, "c", "1.1.1.1");
+            wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+            assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
+            other.run("ROLLBACK");
+            wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+        }
+        assert_counts_are_exact(&mut db, TABLES);
+    }
+}
+
+#[test]
+fn beside_a_transaction_with_ten_thousand_new_addresses_the_worker_folds_all_other_counts() {
+    for end in ["COMMIT", "ROLLBACK"] {
+        let mut db = fresh_database(with_worker());
+        prepare(&mut db);
+        insert(&mut db, "known", "1.1.1.1");
+        wait_until("the first is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+        let mut other = db.another();
+        other.run("BEGIN");
+        other.run(&format!("SELECT count(*) FROM enrich.enrich_ips({})", many(10_000)));
+        insert_many(&mut db, 10_000);
+        for n in 0..20 {
+            insert(&mut db, &format!("again{n}"), "1.1.1.1");
+            insert(&mut db, &format!("new{n}"), &format!("23.7.0.{n}"));
+        }
+        let all = "SELECT sum(session_count) FROM enrich.ip_inventory";
+        wait_until("all others are folded", || db.one(all), |sum| sum == "41");
+        assert_eq!(db.one("SELECT count(*), sum(sessions) FROM enrich.session_delta"), "10000|10000");
+        other.run(end);
+        wait_until("all is folded", || db.one(all), |sum| sum == "10041");
+        assert_counts_are_exact(&mut db, TABLES);
+    }
+}
+
+/// A prepared transaction survives its connection, and a restart too.
+#[test]
+fn a_prepared_transaction_holds_up_its_own_address_alone() {
+    let mut db = fresh_database(with_worker());
+    prepare(&mut db);
+    db.another().run(CREATIONS[3].1);
+    insert(&mut db, "blocked", "8.8.8.8");
+    insert(&mut db, "free", "1.1.1.1");
+    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+    assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
+    db.run("ROLLBACK PREPARED 'stuck'");
+    wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+#[test]
+fn the_age_of_the_oldest_pending_count_is_measured() {
+    let mut db = database();
+    prepare(&mut db);
+    let age = "SELECT value FROM enrich.enrich_metrics()
+               WHERE name = 'enrich_pending_counts_oldest_age_seconds' AND labels ->> 'database' = current_database()";
+    assert_eq!(db.one(age), "0");
+    insert(&mut db, "a", "8.8.8.8");
+    assert_eq!(
+        db.rows("SELECT DISTINCT counted_at BETWEEN now() - interval '1 minute' AND now() FROM enrich.network_delta"),
+        ["t"]
+    );
+    insert(&mut db, "b", "8.8.8.8");
+    assert_eq!(
+        db.one("SELECT counted_at BETWEEN now() - interval '1 minute' AND now() FROM enrich.session_delta"),
+        "t"
+    );
+    db.run("UPDATE enrich.session_delta SET counted_at = now() - interval '1 hour'");
+    let seconds: f64 = db.one(age).parse().expect("a number");
+    assert!((3600.0..7200.0).contains(&seconds), "{seconds}");
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(db.one(age), "0");
+    shared();
+}
