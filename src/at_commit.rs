@@ -16,7 +16,8 @@ use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
 
 use crate::attribution;
-use crate::offline::{self, Patience};
+use crate::inbox;
+use crate::offline::{self, Databases, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
@@ -138,7 +139,11 @@ pub fn create_now(home: Home) {
         let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
         missing.map(|(address, _)| (*address, Tally::default())).collect()
     });
-    if wanted.is_empty() || create(home, wanted.iter().copied(), Haste::None).is_none() {
+    if wanted.is_empty() {
+        return;
+    }
+    let is_created = create(home, wanted.iter().copied(), Moment::Reference).is_some();
+    if !is_created && !create_bare(home, wanted.iter().copied().collect()) {
         return;
     }
     let as_of = ROLLBACKS.get();
@@ -182,7 +187,7 @@ fn write(home: Home, mut seen: Addresses) {
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
-        for address in create(home, unsure.into_iter(), Haste::Commit).unwrap_or_default() {
+        for address in create(home, unsure.into_iter(), Moment::Commit).unwrap_or_default() {
             // What was created has its sessions counted in already, and its questions queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
@@ -238,21 +243,48 @@ fn take() -> Option<(Home, Addresses)> {
     })
 }
 
-/// How long creating may wait for somebody who is creating the same rows.
+/// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Haste {
-    /// As long as the user's own lock_timeout says.
-    None,
-    /// A commit, which no statement_timeout guards any more: a moment. Folding creates what is left.
+enum Moment {
+    /// Before a foreign key is checked. Otherwise the addresses are created without their networks.
+    Reference,
+    /// At commit, when no statement_timeout runs any more. Otherwise folding creates the rows.
     Commit,
 }
 
-/// How long a commit waits for another transaction that is creating the same address or network. Commits of other
-/// sessions take milliseconds; a long enrichment or an idle transaction must not hold up a honeypot.
-const COMMIT_WAITS: &CStr = c"300ms";
+/// How long a session waits for a lock that it needs to create an address or a network. Commits of other sessions take
+/// milliseconds; a long enrichment, an idle transaction or a lock on known_networks must not hold up a honeypot.
+const WAITS: &CStr = c"300ms";
+
+/// Creates addresses for a foreign key without their networks, which a lock or a fault keeps from being created. Only the
+/// address itself is needed now. Returns whether they are there.
+///
+/// It waits for another transaction that is creating the same address, as long as the user's own lock_timeout says. Giving
+/// up would fail the session on its foreign key, and Cowrie would lose it.
+fn create_bare(home: Home, wanted: BTreeMap<Address, Tally>) -> bool {
+    let written = contained(|| {
+        snapshot::with_fresh(|| {
+            acting_as(home.owner, || {
+                Connection::with(home.schema, |connection| {
+                    enrich::create_addresses(
+                        home,
+                        connection,
+                        &Databases::default(),
+                        &wanted,
+                        Providers::enabled(),
+                    );
+                });
+            });
+        });
+    });
+    if let Err(failure) = &written {
+        telemetry::error("addresses for a foreign key could not be created", &failure.message);
+    }
+    written.is_ok()
+}
 
 /// Creates missing rows and renews due ones; answers what it created, or `None` when that failed.
-fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste) -> Option<Vec<Address>> {
+fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Moment) -> Option<Vec<Address>> {
     let tallies: BTreeMap<Address, Tally> = seen.collect();
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
@@ -264,13 +296,11 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
             }
             snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
-                    if haste == Haste::Commit {
-                        role::set_locally(c"lock_timeout", COMMIT_WAITS);
-                    }
+                    role::set_locally(c"lock_timeout", WAITS);
                     let created = Connection::with(home.schema, |connection| {
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
                     });
-                    if haste == Haste::Commit {
+                    if moment == Moment::Commit {
                         // Deferred triggers on the inventories: the server has fired those of this commit already.
                         transaction::end_as_current_user();
                     }
@@ -281,10 +311,11 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
     });
     written
         .map_err(|failure| {
-            telemetry::error(
-                "inventory rows of a transaction could not be created, folding will",
-                &failure.message,
-            );
+            let what = match moment {
+                Moment::Commit => "inventory rows of a transaction could not be created, folding will",
+                Moment::Reference => "addresses for a foreign key are created without their networks",
+            };
+            telemetry::error(what, &failure.message);
         })
         .ok()
 }
@@ -314,6 +345,7 @@ fn ended(outcome: Outcome) {
     fill_register::clear();
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
+    inbox::transaction_ended(outcome);
     roster::transaction_ended(outcome);
 }
 
@@ -334,6 +366,7 @@ fn released(level: Level, parent: Level) {
 fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
     attribution::forget();
+    inbox::rolled_back();
     telemetry::rolled_back(level);
     PENDING.with_borrow_mut(|pending| {
         pending.unsure = true;

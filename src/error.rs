@@ -114,10 +114,29 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
+/// Columns of another type could bring casts of their owner's.
+pub fn not_intact(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("columns of {table} are missing, generated or of other types than when it was attached"),
+        None,
+        Some("Give them their types back, or attach the table again."),
+    )
+}
+
+pub fn children_not_attached(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("a table that inherits from {table} is not attached, or has another owner"),
+        None,
+        Some("Attach the table again, which attaches its children too."),
+    )
+}
+
 pub fn not_an_expression() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
-        "the rule is not one SQL expression".to_owned(),
+        "invalid expression: a single SQL expression is expected".to_owned(),
         None,
         Some("Write what could stand in a SELECT list over the row s, for example s.command_count."),
     )

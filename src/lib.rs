@@ -15,6 +15,7 @@ mod error;
 mod exporter;
 mod foreign;
 mod guc;
+mod inbox;
 mod maintenance;
 mod metrics;
 mod offline;

@@ -122,7 +122,7 @@ impl Ending {
 pub enum Lack {
     /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
     Slot = 1,
-    /// There is room for so many workers.
+    /// The limit of workers is reached.
     Room,
     /// The last one failed, and the pause before the next one is not over.
     Pause,

@@ -6,6 +6,7 @@ mod analysis;
 mod backfill;
 mod cymru;
 mod enrich;
+mod folding;
 mod history;
 mod inserts;
 mod lookups;
@@ -32,7 +33,8 @@ fn main() {
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
     let known =
-        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "metrics"]].concat();
+        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "folding", "metrics"]]
+            .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -62,6 +64,9 @@ fn main() {
     }
     if asked_for("queue") {
         queue::measure(&mut report);
+    }
+    if asked_for("folding") {
+        folding::measure(&effort, &mut report);
     }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);

@@ -56,6 +56,13 @@ COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the tr
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
+CREATE FUNCTION requests_removed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
+COMMENT ON FUNCTION requests_removed() IS 'trigger: requests that equal a removed one are appended again';
+-- Where no worker reads requests, equal ones are appended once.
+CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
+    FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
+
 CREATE TABLE enrichment_job (
     provider     text NOT NULL,
     question     cidr NOT NULL,

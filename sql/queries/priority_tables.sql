@@ -1,12 +1,16 @@
--- Session tables with a rule of which sessions matter; partitions each for themselves; and whether both belong to whom the
--- rule is of. Names are written as SQL wants them. Takes no lock on any of the tables.
+-- Session tables with a rule of which sessions matter, and whether both belong to whom the rule is of. Each partition has a
+-- row, and so has each attached inheritance child for which no rule is set. Names of tables are for messages. Takes no lock on
+-- any of the tables.
 WITH RECURSIVE part (root, oid) AS (
     SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r
     UNION
     SELECT p.root, i.inhrelid
     FROM part p
     JOIN pg_inherits i ON i.inhparent = p.oid
-    JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
+    JOIN pg_class child ON child.oid = i.inhrelid
+    WHERE child.relispartition
+       OR (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = child.oid)
+           AND NOT EXISTS (SELECT FROM @extschema@.session_priority own WHERE own.rel = child.oid))
 )
 SELECT c.oid::bigint, c.oid::regclass::text, quote_ident(t.ip_column), r.expression, r.search_path,
        a.atttypid = 'inet'::regtype, c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by

@@ -3,8 +3,10 @@
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
+use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
-use crate::pg::{invalidation, role};
+use crate::pg::user_table::{FrozenTable, Lock};
+use crate::pg::{catalog, invalidation, role};
 use crate::store::{Home, addresses, fold, foreign_key, session_options};
 use crate::{error, session, sql_function};
 
@@ -65,6 +67,18 @@ fn delete_addresses(call: &Call) -> Option<pg_sys::Datum> {
     }
     let addresses: Vec<Address> = call.inets(0).into_iter().flatten().map(|inet| inet.address).collect();
     Some(pg_sys::Datum::from(addresses::delete(Home::of_caller(call), &addresses)))
+}
+
+sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
+/// Locks tables for SQL functions that run commands by name, so that the names keep their meaning until the transaction ends.
+fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
+    let table = call.oid(0)?;
+    if !catalog::owns_table(table) {
+        error::not_owner(&catalog::table_name(table));
+    }
+    let lock = if call.boolean(1)? { Lock::Alter } else { Lock::Index };
+    let tables = FrozenTable::lock_tree(table, lock);
+    Some(array::write(Element::Regclass, tables.iter().map(|table| Some(table.table().oid().into()))))
 }
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);

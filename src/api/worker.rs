@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::breaker::State;
 use pgrx::pg_sys;
 
+use crate::inbox;
 use crate::pg::call::Call;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
@@ -17,6 +18,13 @@ sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, reque
 /// Row trigger on `enrichment_request`.
 fn request_appended(_: &Call) -> Option<pg_sys::Datum> {
     roster::work_was_queued();
+    Some(pg_sys::Datum::from(0))
+}
+
+sql_function!(requests_removed_wrapper, pg_finfo_requests_removed_wrapper, requests_removed);
+/// Statement trigger on `enrichment_request`.
+fn requests_removed(_: &Call) -> Option<pg_sys::Datum> {
+    inbox::begin_epoch();
     Some(pg_sys::Datum::from(0))
 }
 

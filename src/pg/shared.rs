@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -39,6 +39,8 @@ pub const PROCEDURES: usize = 6;
 pub const SEATS: usize = 64;
 /// Databases without a worker that are shown with the reason.
 const WAITING: usize = 128;
+/// Rows of inboxes that are remembered while no worker reads them; 64 kB.
+const ROWS: usize = 8192;
 
 #[repr(C)]
 pub struct Block {
@@ -60,11 +62,22 @@ pub struct Block {
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub seats: [Seat; SEATS],
+    /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
+    waiting_rows: [AtomicU64; ROWS],
+    pub inbox_epoch: AtomicU64,
+    pub inbox_secret: AtomicU64,
     guarded: UnsafeCell<Guarded>,
 }
 
 // SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
 unsafe impl Sync for Block {}
+
+impl Block {
+    /// Where the fingerprint of a row would be.
+    pub fn waiting_row(&self, fingerprint: u64) -> &AtomicU64 {
+        &self.waiting_rows[(fingerprint % ROWS as u64) as usize]
+    }
+}
 
 /// One background process: where it is and what it has been told.
 #[repr(C)]
@@ -159,15 +172,15 @@ pub struct KeptOut {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// 0 is no entry.
+    /// 0 stands for an empty entry.
     pub database: u32,
-    /// The owner's own code.
+    /// A code of the caller's.
     pub reason: u32,
     /// Microseconds since 2000.
     pub since: i64,
 }
 
-/// Publishes the databases that wait for a worker, as many as there is room for.
+/// Publishes the databases that wait for a worker. Those beyond the limit are left out.
 pub fn publish_waiting(waiting: &[Waiting]) {
     let none = Waiting { database: 0, reason: 0, since: 0 };
     locked(|guarded| {

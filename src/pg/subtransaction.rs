@@ -14,7 +14,7 @@ use super::shared;
 /// What the contained work raised.
 pub struct Failure {
     pub message: String,
-    /// Whether somebody else held a lock, or renamed the table at that moment: the same may work a moment later.
+    /// True if another transaction held a lock, or renamed the table: the work may succeed a moment later.
     pub was_lock: bool,
     code: PgSqlErrorCode,
     hint: Option<String>,

@@ -39,6 +39,12 @@ pub struct Observer {
 
 thread_local! {
     static OBSERVER: Cell<Option<Observer>> = const { Cell::new(None) };
+    static PREPARING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether `before_commit` runs for PREPARE TRANSACTION, so that the commit comes later or never.
+pub fn is_being_prepared() -> bool {
+    PREPARING.get()
 }
 
 /// Registers the one observer of this backend; later calls change nothing.
@@ -113,8 +119,10 @@ pub fn end_as_current_user() {
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     let Some(observer) = OBSERVER.get() else { return };
+    PREPARING.set(false);
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            PREPARING.set(event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE);
             (observer.before_commit)();
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| (observer.ended)(Outcome::Committed)),

@@ -8,6 +8,7 @@ pub mod addresses;
 pub mod answers;
 pub mod backfill;
 pub mod calls;
+pub mod campaigns;
 pub mod enrich;
 pub mod fill_register;
 pub mod fold;

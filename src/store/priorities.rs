@@ -203,6 +203,7 @@ fn places(
         argument_types: &[pg_sys::TIDOID, pg_sys::TIDOID],
         result_types: &[pg_sys::TIDOID, pg_sys::TEXTOID],
         others: Others::None,
+        is_read_only: false,
     };
     let (first, last) = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
     connection.run_on(locked, &statement, &[first.datum(), last.datum()], |rows| {
@@ -256,6 +257,7 @@ fn run_values(
         argument_types: &[pg_sys::TIDARRAYOID],
         result_types: &[pg_sys::TIDOID, pg_sys::FLOAT8OID],
         others: Others::InExpression(&[]),
+        is_read_only: false,
     };
     connection.run_on(table, &statement, &[places], read);
 }

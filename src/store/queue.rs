@@ -99,11 +99,15 @@ pub fn append(connection: &Connection, address: Address, provider: Provider, pri
     APPEND.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
+/// The table of requests.
+pub fn request_table(home: Home) -> pg_sys::Oid {
+    relation::find(home.schema, c"enrichment_request")
+}
+
 /// Queues lookups below the executor: on the path of a session's commit. The table's trigger does not see it, so the
 /// caller sees to it that the worker is woken.
 pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)>) {
-    let table = relation::find(home.schema, c"enrichment_request");
-    let Some(table) = Table::open(table, pg_sys::RowExclusiveLock) else { return };
+    let Some(table) = Table::open(request_table(home), pg_sys::RowExclusiveLock) else { return };
     let now = pg_sys::Datum::from(clock::transaction_start());
     const TYPES: [pg_sys::Oid; 4] =
         [pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID];

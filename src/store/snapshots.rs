@@ -359,6 +359,7 @@ const COMPLETE: TableStatement<'static> = TableStatement {
     ],
     result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 const COMPLETED: TableStatement<'static> = TableStatement {
@@ -368,6 +369,7 @@ const COMPLETED: TableStatement<'static> = TableStatement {
     argument_types: &[pg_sys::TIDARRAYOID],
     result_types: &[pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 /// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.

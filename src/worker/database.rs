@@ -15,6 +15,7 @@ use super::lane::Lane;
 use super::ranking::Ranking;
 use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
 use crate::guc;
+use crate::inbox;
 use crate::pg::background;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, clock};
@@ -77,6 +78,8 @@ pub fn run(seat: i32) {
     if !seat.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
+    // From now on this worker takes what waits.
+    inbox::begin_epoch();
     if seat.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
         seat.report.begin(0);
     }

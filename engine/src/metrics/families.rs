@@ -138,7 +138,7 @@ families! {
     OTLP_ITEMS: Counter "enrich.otlp_items" as "enrich_otlp_items_total" in "{item}" by ["signal", "result"]
         => "Data points and spans for the collector: taken, rejected by it, or dropped before";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
-        => "1 while the worker of a database runs, 0 if it is to run and does not";
+        => "1 while the worker of a database runs, 0 if it is to run and does not, for example without a slot";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"
         by ["database"]
         => "Time since the worker last began a step; it does at least every worker_naptime";

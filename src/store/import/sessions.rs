@@ -134,6 +134,7 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
         argument_types: &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
         result_types: &[pg_sys::TIDOID],
         others: Others::None,
+        is_read_only: false,
     };
     make_constraints_immediate(connection);
     let locked = table.lock(Lock::Write);

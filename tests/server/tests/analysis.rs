@@ -175,8 +175,7 @@ fn grant_analysis(db: &mut Database<'_>, role: &str) {
         "GRANT USAGE ON SCHEMA enrich TO {role};
          GRANT SELECT ON attached_tables, network_activity, moved_addresses,
              persistent_addresses TO {role};
-         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text),
-             hold_session_columns(regclass) TO {role}"
+         GRANT EXECUTE ON FUNCTION campaign_networks(regclass, text), campaign_query(regclass, text) TO {role}"
     ));
 }
 

@@ -57,7 +57,7 @@ fn what_the_server_calls_lets_no_panic_out() {
             let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
             let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
             let catches = body.iter().any(|line| line.contains("catch_unwind("));
-            // A call of what a variable holds: nobody can tell here what that is.
+            // A call through a variable, which may be any function.
             let calls =
                 |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
             strays
