@@ -377,19 +377,19 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Mome
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
-            let created = snapshot::with_fresh(|| {
+            snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
                     role::set_locally(c"lock_timeout", WAITS);
-                    Connection::with(home.schema, |connection| {
+                    let created = Connection::with(home.schema, |connection| {
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
-                    })
+                    });
+                    if moment == Moment::Commit {
+                        // Deferred triggers on the inventories: the server has fired those of this commit already.
+                        transaction::end_as_current_user();
+                    }
+                    created
                 })
-            });
-            if moment == Moment::Commit {
-                // Deferred triggers that somebody put on the inventories: their time has passed already.
-                transaction::fire_deferred_triggers();
-            }
-            created
+            })
         })
     });
     written

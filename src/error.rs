@@ -151,6 +151,48 @@ pub fn not_owner(table: &str) -> ! {
     )
 }
 
+pub fn not_a_table(name: &str) -> ! {
+    raise(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is not a table"), None, None)
+}
+
+/// A column of another type than `inet`, or a generated one.
+pub fn no_key_for(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("could not create a foreign key for column \"{column}\" of table {table}"),
+        Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
+        Some("Do without a foreign key, or change the column's type to inet."),
+    )
+}
+
+pub fn has_key_already(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        format!("table {table} already has a constraint \"cowrie_enrich_address\""),
+        None,
+        None,
+    )
+}
+
+pub fn partitions_lack_keys(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not create a foreign key for partitioned table {table}"),
+        Some("Not all of its partitions have a valid foreign key.".to_owned()),
+        Some("CALL add_session_foreign_key() for the table."),
+    )
+}
+
+/// A foreign key that can run code as the extension's owner.
+pub fn unsafe_key(key: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "could not create a foreign key while there is an unsafe one".to_owned(),
+        Some(format!("The unsafe foreign key is {key}.")),
+        Some("Drop what the view unsafe_foreign_keys lists."),
+    )
+}
+
 /// Turning on `trust_input` needs more than owning the table.
 pub fn may_not_trust() -> ! {
     raise(

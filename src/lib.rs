@@ -70,4 +70,5 @@ pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", r
 pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
 pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["schedule"]);
 pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
-pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["restore"], finalize);
+pgrx::extension_sql_file!("../sql/install/84_keys.sql", name = "keys", requires = ["restore"]);
+pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["keys"], finalize);

@@ -348,6 +348,7 @@ fn workers() -> Vec<Family> {
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
     let mut errors = Family::of(&declared::WORKER_ERRORS);
+    let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let now = clock::now();
     let mut shown = Vec::new();
     for (database, name, seat) in attended() {
@@ -360,6 +361,7 @@ fn workers() -> Vec<Family> {
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
+        unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
         shown.push(database);
     }
     // Those that never had a worker have reported nothing.
@@ -371,5 +373,5 @@ fn workers() -> Vec<Family> {
             up = up.with([&name], 0.0);
         }
     }
-    vec![up, ages, batches, errors]
+    vec![up, ages, batches, errors, unsafe_keys]
 }

@@ -45,6 +45,7 @@ pub enum Doing {
     Counting,
     WaitingForUpdate,
     Supervising,
+    StoppedByKeys,
 }
 
 impl Doing {
@@ -68,11 +69,12 @@ impl Doing {
             Doing::Counting => c"counting what there is",
             Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
             Doing::Supervising => c"supervising owner processes",
+            Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 12] = [
+        const ALL: [Doing; 13] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -85,6 +87,7 @@ impl Doing {
             Doing::Counting,
             Doing::WaitingForUpdate,
             Doing::Supervising,
+            Doing::StoppedByKeys,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }

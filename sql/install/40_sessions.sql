@@ -181,6 +181,11 @@ CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
 COMMENT ON FUNCTION sessions_wait_for_types() IS
     'whether a source that knows the types of addresses is enabled, so that sessions wait for snapshot_ip_type';
 
+CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
+COMMENT ON FUNCTION create_address_key(regclass, name) IS
+    'adds the foreign key from a table of the caller to ip_inventory, for an address column of exactly the type inet; the caller needs no privilege REFERENCES';
+
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
@@ -233,26 +238,36 @@ BEGIN
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
             rel, own, arguments);
     END IF;
-    -- A foreign key of a partitioned table cannot be NOT VALID everywhere: those of its partitions can, and once they are
-    -- valid the table's own needs no look at any row.
+    -- The key of a partitioned table looks at no row once those of its partitions are valid. Each of those is made without
+    -- a look at the rows.
     FOR part IN
-        SELECT p.relid
-        FROM (SELECT rel AS relid, true AS isleaf WHERE whole OR NOT is_partitioned
+        SELECT t.relid
+        FROM (SELECT rel AS relid WHERE NOT is_partitioned
               UNION ALL
-              SELECT t.relid, t.isleaf FROM pg_partition_tree(rel) t WHERE is_partitioned AND NOT whole) p
-        WHERE p.isleaf
-          AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = p.relid AND c.contype = 'f'
+              SELECT p.relid FROM pg_partition_tree(rel) p WHERE is_partitioned AND p.isleaf) t
+        WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = t.relid AND c.contype = 'f'
                           AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address')
-        ORDER BY p.relid
+        ORDER BY t.relid
     LOOP
-        IF part <> rel THEN
-            PERFORM @extschema@.lock_session_table(part, false);
-        END IF;
-        EXECUTE format(
-            'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
-             REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
-            part, attached.ip_column, own, CASE WHEN whole AND is_partitioned THEN '' ELSE 'NOT VALID' END);
+        PERFORM @extschema@.create_address_key(part, attached.ip_column);
     END LOOP;
+    IF NOT (whole AND is_partitioned)
+       OR EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.contype = 'f'
+                  AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
+        RETURN;
+    END IF;
+    FOR part IN
+        SELECT t.relid
+        FROM pg_partition_tree(rel) t
+        JOIN pg_constraint c ON c.conrelid = t.relid AND c.contype = 'f' AND NOT c.convalidated
+         AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address'
+        WHERE t.isleaf
+        ORDER BY t.relid
+    LOOP
+        PERFORM @extschema@.lock_session_table(part, false);
+        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT cowrie_enrich_address', part);
+    END LOOP;
+    PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS

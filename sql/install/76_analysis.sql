@@ -18,17 +18,6 @@ CREATE FUNCTION campaign_networks(
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
     'which networks host a campaign: the sessions of an attached table for which an SQL condition over its row s holds, by network, country and type at the moment of attack, most sessions first; names are what asn_inventory says now; runs with the rights of the caller, condition included';
 
-CREATE VIEW campaign_networks WITH (security_invoker = true) AS
-    SELECT a.rel, c.*
-    FROM @extschema@.attached_tables a
-    JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) a.rel
-    CROSS JOIN LATERAL @extschema@.campaign_networks(a.rel, 'true'::pg_catalog.text) c
-    WHERE a.is_intact
-      AND NOT pg_catalog.pg_is_other_temp_schema(r.relnamespace)
-      AND pg_catalog.has_table_privilege(a.rel, 'SELECT');
-COMMENT ON VIEW campaign_networks IS
-    'campaign_networks() over all sessions of each attached table that the reader may read: networks by what they did when they were in use, not by where their addresses are now';
-
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
            n.unique_ip_count, n.total_session_count,

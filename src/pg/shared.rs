@@ -126,6 +126,8 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// Unsafe foreign keys that the worker saw when it last looked.
+    pub unsafe_keys: AtomicI64,
     /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
     pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
@@ -358,6 +360,7 @@ impl Report {
             &self.errors,
             &self.counted_at,
             &self.networks,
+            &self.unsafe_keys,
             &self.oldest_count,
             &self.completions,
             &self.oldest_completion,

@@ -119,6 +119,21 @@ pub fn fire_deferred_triggers() {
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
+/// both as the user whom the session or the background process began as.
+pub fn end_as_current_user() {
+    // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
+    // the cursors of the client before.
+    unsafe {
+        loop {
+            pg_sys::AfterTriggerFireDeferred();
+            if !pg_sys::PreCommit_Portals(false) {
+                break;
+            }
+        }
+    }
+}
+
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     let Some(observer) = OBSERVER.get() else { return };

@@ -86,10 +86,13 @@ pub fn append(
         .filter(|(address, session_table, is_asked)| *is_asked || !is_pending(*address, *session_table))
         .map(|(address, session_table, _)| (address, session_table))
         .collect();
-    table.append(wanted.into_iter().map(|(address, session_table)| {
-        any = true;
-        [Some(pg_sys::Datum::from(session_table)), Some(inet::write(address))]
-    }));
+    table.append(
+        [pg_sys::OIDOID, pg_sys::INETOID],
+        wanted.into_iter().map(|(address, session_table)| {
+            any = true;
+            [Some(pg_sys::Datum::from(session_table)), Some(inet::write(address))]
+        }),
+    );
     any
 }
 

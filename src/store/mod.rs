@@ -35,7 +35,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
-use crate::pg::catalog::Extension;
+use crate::pg::catalog::{self, Extension};
 use crate::pg::relation;
 use crate::versions;
 
@@ -76,11 +76,14 @@ impl Home {
         Home::at(extension.schema, extension.owner)
     }
 
+    /// The owner is that of `ip_inventory`. `pg_upgrade` makes the superuser who runs it the owner of the extension, and a
+    /// superuser who updates the extension becomes the owner of new functions. Neither may bring more rights.
     fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {
+        let inventory = relation::find(schema, c"ip_inventory");
         Home {
             schema,
-            owner,
-            inventory: relation::find(schema, c"ip_inventory"),
+            owner: catalog::owner_of_table(inventory).unwrap_or(owner),
+            inventory,
             inventory_key: relation::find(schema, c"ip_inventory_pkey"),
         }
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::addresses;
 use super::fill_register::{self, Copies, Values};
+use super::{Home, addresses};
 use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
@@ -281,9 +281,9 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]
 /// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
 pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
     // The view is the extension's, and this process may act as another role at the moment.
-    let extension = catalog::extension()?;
+    let home = Home::of_extension(&catalog::extension()?);
     let table = [Some(pg_sys::Datum::from(table))];
-    acting_as(extension.owner, || {
+    acting_as(home.owner, || {
         BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
     })
 }

@@ -65,6 +65,8 @@ pub struct Worker {
     restored_at: i64,
     /// Library and SQL objects did not fit in the last round.
     outdated: bool,
+    /// There was an unsafe foreign key in the last round.
+    stopped_by_keys: bool,
 }
 
 /// Entry point of the process.
@@ -99,6 +101,7 @@ pub fn run(seat: i32) {
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
+            Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
             Err(Stop::Leave) => worker.end(Ending::Left),
             Err(Stop::Failed) => FAILED_PAUSE,
@@ -127,6 +130,7 @@ impl Worker {
             restore_checked_at: 0,
             restored_at: 0,
             outdated: false,
+            stopped_by_keys: false,
         })
     }
 
@@ -195,8 +199,23 @@ impl Worker {
         naptime()
     }
 
+    /// The owner of the key could run code as the extension's owner. Sessions are stored meanwhile, and their requests stay
+    /// in the queue.
+    fn wait_for_safe_keys(&mut self) -> i64 {
+        self.stopped_by_keys = true;
+        let report = &self.steps.seat.report;
+        if report.database.load(Ordering::Acquire) == 0 {
+            // Its first step already was refused, and the metrics show only databases that report.
+            let keys = report.unsafe_keys.load(Ordering::Relaxed);
+            report.begin(catalog::own_database().to_u32());
+            report.unsafe_keys.store(keys, Ordering::Relaxed);
+        }
+        naptime()
+    }
+
     fn sleep(&mut self, microseconds: i64) {
         self.steps.says(match self.air.is_empty() {
+            _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
             true => Doing::Sleeping,
             false => Doing::Waiting,

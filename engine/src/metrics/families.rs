@@ -159,4 +159,6 @@ families! {
     LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
         in "{process}" by ["database"]
         => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
+    UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
+        => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
 }
