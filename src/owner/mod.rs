@@ -170,7 +170,7 @@ fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
         }
         Some(acting_as(home.owner, || {
             let result = Connection::with(home.schema, |connection| work(home, connection));
-            transaction::fire_deferred_triggers();
+            transaction::end_as_current_user();
             result
         }))
     });
