@@ -16,6 +16,7 @@ use crate::guc;
 use crate::offline::{self, Kind};
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock;
+use crate::pg::owner_slot;
 use crate::pg::shared::{self, Report, Seat};
 use crate::politeness::{self, Count};
 use crate::provider::Provider;
@@ -36,6 +37,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(server());
     families.extend(exports());
     families.extend(workers());
+    families.extend(completions(&databases));
     families
 }
 
@@ -105,6 +107,9 @@ fn reported(report: &Report) -> Option<Sizes> {
         networks: report.networks.load(Ordering::Relaxed),
         oldest_count: Some(report.oldest_count.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0),
         queues: Provider::all().map(queue).collect(),
+        completions: report.completions.load(Ordering::Relaxed),
+        oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
+        suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
     })
 }
 
@@ -264,6 +269,28 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
         }
     }
     vec![depth, addresses, ages, dead]
+}
+
+/// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
+fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut pending = Family::of(&declared::COMPLETIONS_PENDING);
+    let mut ages = Family::of(&declared::COMPLETION_OLDEST_AGE);
+    let mut suspended = Family::of(&declared::SUSPENDED_OWNERS);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.completions));
+        let age = sizes.oldest_completion.map_or(0, |oldest| (now - oldest).max(0));
+        ages = ages.with([database], seconds(age));
+        suspended = suspended.with([database], number(sizes.suspended_owners));
+    }
+    let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
+    let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
+    for (database, name, seat) in attended() {
+        abandoned = abandoned.with([&name], owner_slot::abandoned(database) as f64);
+        let failures = seat.report.launch_failures.load(Ordering::Relaxed);
+        launch_failures = launch_failures.with([&name], number(failures));
+    }
+    vec![pending, ages, suspended, abandoned, launch_failures]
 }
 
 fn files() -> Vec<Family> {

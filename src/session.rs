@@ -15,7 +15,7 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::session_time;
 use pgrx::pg_sys;
 
-use crate::at_commit::{self, Inventory};
+use crate::at_commit::{self, Gap, Inventory};
 use crate::attribution;
 use crate::error;
 use crate::pg::call::Call;
@@ -250,13 +250,21 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE));
+        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE), None);
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
-        at_commit::remember(site.home, address, tally, attribution::seen(address));
+        let gap = gap(site, firing.new_row()).map(|gap| (firing.table(), gap));
+        at_commit::remember(site.home, address, tally, attribution::seen(address), gap);
     }
+}
+
+/// Returns the gap in the snapshot of a stored session.
+fn gap(site: &Site, row: Tuple) -> Option<Gap> {
+    let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
+    let [asn, country, ip_type, ..] = site.snapshot;
+    if lacks(asn) || lacks(country) { Some(Gap::Network) } else { lacks(ip_type).then_some(Gap::TypeOnly) }
 }
 
 /// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
@@ -340,6 +348,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
                     address,
                     Tally::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
+                    None,
                 );
             }
         }

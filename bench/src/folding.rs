@@ -1,4 +1,4 @@
-//! What one open transaction with 10,000 new addresses costs the counts of all others.
+//! Folding while one open transaction holds 10,000 new addresses.
 
 use std::time::Instant;
 

@@ -9,6 +9,7 @@ mod enrich;
 mod folding;
 mod history;
 mod inserts;
+mod isolation;
 mod lookups;
 mod metrics;
 mod pgbench;
@@ -33,7 +34,7 @@ fn main() {
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
     let known =
-        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "folding", "metrics"]]
+        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation"]]
             .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
@@ -70,6 +71,10 @@ fn main() {
     }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
+    }
+    // Takes ten minutes, so only where it is named.
+    if wanted.iter().any(|what| what == "isolation") {
+        isolation::measure(&mut report);
     }
     report.print();
 }

@@ -43,6 +43,12 @@ impl Table {
         (!relation.is_null()).then(|| Table { relation })
     }
 
+    /// Pages of the table at the moment.
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+    }
+
     /// Appends rows; the table must have no index, and its triggers do not fire. Several rows of a page are one WAL record.
     pub fn append<const N: usize>(&self, rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>) {
         let mut slots = Vec::new();

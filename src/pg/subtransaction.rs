@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
-use super::shared;
+use super::owner_slot;
 
 /// What the contained work raised.
 pub struct Failure {
@@ -37,6 +37,18 @@ impl Failure {
         }
     }
 
+    /// Returns whether the server was out of memory, locks or disk space.
+    pub fn was_resource(&self) -> bool {
+        matches!(
+            self.code,
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES
+                | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+                | PgSqlErrorCode::ERRCODE_DISK_FULL
+                | PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS
+                | PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED
+        )
+    }
+
     /// Whether a row points at nothing.
     pub fn was_reference(&self) -> bool {
         self.code == PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION
@@ -61,20 +73,16 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// The same for work that includes code of a table's owner, which gets so much time and no more. For background processes:
-/// nobody else uses the timer of statements there.
+/// The same for work that includes code of a table owner, which gets this much time. Only for owner processes, because
+/// nothing else uses the timer of statements there.
 ///
-/// That code may swallow the cancellation. Then the process ends, and leaves a note of whose code it was; see
-/// [`shared::is_suspect`]. What the code locked for the session is released.
-pub fn contained_within<T>(
-    limit: Duration,
-    table: pg_sys::Oid,
-    work: impl FnOnce() -> T,
-) -> Result<T, Failure> {
+/// That code may catch the cancellation. Then the process ends a moment later. Advisory locks that the code took for the
+/// session are released.
+pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
     let timer = Timer::start(limit);
-    shared::runs_code_of(table);
+    owner_slot::code_runs(true);
     let result = contained_unless(work, |error| must_be_raised(error) && !timer.has_ended());
-    shared::runs_code_of(pg_sys::InvalidOid);
+    owner_slot::code_runs(false);
     // SAFETY: releases session-level advisory locks; ours are the transaction's.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
     result

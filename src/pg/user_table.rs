@@ -24,7 +24,7 @@ use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
 use super::trigger::{Column, Generated};
-use super::{catalog, memory};
+use super::{catalog, memory, transaction};
 
 /// Which lock a table gets, until the transaction ends.
 #[derive(Clone, Copy)]
@@ -128,9 +128,16 @@ impl UserTable {
         self.has_partitions
     }
 
-    /// Runs `work` as the owner, in a restricted operation.
+    /// Runs `work` as the owner, in a restricted operation. Triggers that could be deferred fire within it, because at commit
+    /// they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        acting_as_stranger(self.owner, work)
+        acting_as_stranger(self.owner, || {
+            transaction::defer_nothing();
+            let result = work();
+            // Code of the owner can have deferred them again.
+            transaction::fire_deferred_triggers();
+            result
+        })
     }
 
     /// Returns the partitions and inheritance children of all levels, which are locked for reading.

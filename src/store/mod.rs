@@ -2,13 +2,15 @@
 //!
 //! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order. A
 //! transaction that follows it cannot deadlock with another that does. Sessions only create; they take no lock on an
-//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these.
+//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these, and
+//! rows of session_completion after them.
 
 pub mod addresses;
 pub mod answers;
 pub mod backfill;
 pub mod calls;
 pub mod campaigns;
+pub mod completions;
 pub mod enrich;
 pub mod fill_register;
 pub mod fold;

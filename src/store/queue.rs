@@ -210,9 +210,9 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
     DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Ends jobs that were answered. `incomplete`: those with sessions that could not be completed yet.
-pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], incomplete: &[Prefix]) {
-    let arguments = [name(provider), cidrs(questions), cidrs(incomplete)];
+/// Ends jobs that were answered. Where an address is `blocked` by another transaction, the job falls due a moment later.
+pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], blocked: &[Prefix]) {
+    let arguments = [name(provider), cidrs(questions), cidrs(blocked)];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 

@@ -13,7 +13,7 @@ const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "sou
 /// Waiting longer than this is waiting without end.
 const NO_END: &str = "SET statement_timeout = '40s'";
 
-/// A server whose worker folds often and asks nobody, so that nothing but folding is its work.
+/// A server whose worker folds often and asks no provider: folding is all its work.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     extern "C" fn stop() {
@@ -55,7 +55,7 @@ fn insert(db: &mut Session, key: &str, address: &str) {
     db.run(&COWRIE.insert(&[(key, Some(address))]));
 }
 
-/// What CALL fold_statistics() says.
+/// Calls fold_statistics() and returns its messages.
 #[track_caller]
 fn fold(db: &Database<'_>) -> String {
     let mut psql = db.cluster.program("psql");
@@ -230,7 +230,7 @@ fn insert_many(db: &mut Session, number: u32) {
     ));
 }
 
-/// What goes of an address without a row was never counted, or what came is pending too, in another batch.
+/// The count above zero is in a later batch than the one below zero.
 #[test]
 fn an_address_without_a_row_whose_counts_come_to_nothing_is_not_created() {
     let mut db = database();
