@@ -163,7 +163,7 @@ const READS_UNNAMED: &str = "
     LEFT JOIN pg_language l ON l.oid = p.prolang
     LEFT JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
     WHERE (p.oid IS NOT NULL AND p.pronamespace <> 'pg_catalog'::regnamespace
-           AND NOT ((l.lanname = 'c' OR (l.lanname = 'sql' AND p.prosrc !~* '\\mFROM\\M')) AND EXISTS (SELECT FROM ours f WHERE f.classid = 'pg_proc'::regclass AND f.objid = p.oid)))
+           AND NOT ((l.lanname = 'c' AND NOT 'regclass'::regtype = ANY (p.proargtypes::oid[]) OR (l.lanname = 'sql' AND p.prosrc !~* '\\mFROM\\M')) AND EXISTS (SELECT FROM ours f WHERE f.classid = 'pg_proc'::regclass AND f.objid = p.oid)))
        OR (c.oid IS NOT NULL AND c.relnamespace <> 'pg_catalog'::regnamespace
            AND NOT EXISTS (SELECT FROM ours t WHERE t.classid = 'pg_class'::regclass AND t.objid = c.oid))
     UNION ALL
