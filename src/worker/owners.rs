@@ -23,11 +23,10 @@ use crate::telemetry;
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
-/// Microseconds of code after which the supervisor terminates its process. The process cancels the code at 0.6 s, and
-/// ends itself half a second later.
-const ENDS_WITHIN: i64 = 1_600_000;
-/// Microseconds of code after which the supervisor abandons its process: five seconds after the cancellation.
-const ABANDONED_AFTER: i64 = 5_600_000;
+/// Microseconds after the process should have ended itself, after which the supervisor terminates it.
+const TERMINATED_AFTER: i64 = 400_000;
+/// Microseconds after the cancellation of code, after which the supervisor abandons its process.
+const ABANDONED_AFTER: i64 = 5_000_000;
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
 const MOST_DEATHS: u32 = 3;
 /// Pause between two reads of the pending rows, unless new rows arrive; in microseconds.
@@ -178,7 +177,8 @@ impl Owners {
             return;
         }
         let lasts = now - since;
-        if lasts > ABANDONED_AFTER {
+        let (ends_within, abandoned_after) = deadlines(slot);
+        if lasts > abandoned_after {
             slot.is_abandoned.store(true, Ordering::Release);
             telemetry::error(
                 "an owner process is abandoned",
@@ -187,11 +187,11 @@ impl Owners {
             self.to_suspend.insert(owner, "code on a table did not end after it was cancelled".to_owned());
             return;
         }
-        if lasts > ENDS_WITHIN {
+        if lasts > ends_within {
             background::terminate(slot.pid.load(Ordering::Acquire));
             steps.says(Doing::Supervising);
         }
-        let deadline = if lasts > ENDS_WITHIN { ABANDONED_AFTER } else { ENDS_WITHIN };
+        let deadline = if lasts > ends_within { abandoned_after } else { ends_within };
         self.next = self.next.min(since + deadline + 1_000);
     }
 
@@ -314,8 +314,7 @@ impl Owners {
         queue.sort_unstable();
         let mut queue = queue.into_iter().map(|(.., role)| role).peekable();
         while queue.peek().is_some() {
-            let running =
-                self.slots().iter().filter(|s| !s.is_free() && !s.is_abandoned.load(Ordering::Acquire));
+            let running = self.slots().iter().filter(|slot| !slot.is_free() && !is_overdue(slot, now));
             let free = self.slots().iter().position(|s| s.is_free() && s.pid.load(Ordering::Acquire) == 0);
             let Some(free) = free.filter(|_| running.count() < MOST_RUNNING) else { break };
             let Some(role) = queue.next() else { break };
@@ -352,6 +351,7 @@ impl Owners {
         let history = self.histories.entry(role).or_default();
         let slot = &shared::block().seats[self.seat].owner_slots[index];
         slot.reserve(self.database, role, background::own_pid());
+        slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
         slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
         if ranking.wants(role) {
             ranking.hand_over(role, slot);
@@ -370,4 +370,16 @@ impl Owners {
         self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
         Ok(false)
     }
+}
+
+/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it is abandoned.
+fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
+    let limit = i64::try_from(slot.code_limit().as_micros()).unwrap_or_default();
+    (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
+}
+
+/// Returns whether the process in a slot is abandoned, or should have ended: another one may take its place.
+fn is_overdue(slot: &OwnerSlot, now: i64) -> bool {
+    let since = slot.code_since.load(Ordering::Acquire);
+    slot.is_abandoned.load(Ordering::Acquire) || (since != 0 && now - since > deadlines(slot).0)
 }
