@@ -30,9 +30,15 @@ pub fn step(worker: &Worker) -> Step {
     // Fewer after each visit that took too long.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, 11)).max(1);
     let may_be_filled = completions::may_be_filled();
+    let limit = worker.slot.code_limit();
     let visited = transact(|_, connection| {
-        let visited =
-            snapshots::visit(connection, (leased.table, worker.owner), &known, most, may_be_filled.ip_type);
+        let visited = snapshots::visit(
+            connection,
+            (leased.table, worker.owner),
+            &known,
+            (most, limit),
+            may_be_filled.ip_type,
+        );
         let (outcomes, longest) = match visited {
             Ok(findings) => (findings.into_iter().map(outcome).collect(), LONGEST_WAIT),
             Err(problem) => (later(&known), report(&leased, problem, most)),

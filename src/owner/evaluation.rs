@@ -15,8 +15,6 @@ use crate::provider::Provider;
 use crate::store::priorities::{self, Table};
 use crate::telemetry;
 
-/// For some pages of one table.
-const TIME: Duration = Duration::from_millis(600);
 const FAILED: &str = "a rule of which sessions matter could not be evaluated";
 /// A step should last between these two, in microseconds.
 const SHORT: i64 = 40_000;
@@ -65,7 +63,7 @@ pub fn step(worker: &mut Worker) -> Step {
     };
     let oid = table.oid();
     background::report_activity(Some(c"evaluating session priorities"));
-    let stepped = transact(|_, connection| evaluation.evaluate(connection, worker.owner));
+    let stepped = transact(|_, connection| evaluation.evaluate(connection, worker.owner, slot.code_limit()));
     if stepped.is_none() {
         // The transaction would fail again. Continue with the next pages.
         evaluation.page = evaluation.page.saturating_add(evaluation.pages);
@@ -82,7 +80,7 @@ pub fn step(worker: &mut Worker) -> Step {
 }
 
 impl Evaluation {
-    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid) {
+    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) {
         let Some(table) = self.tables.front() else { return };
         if self.last.is_none() {
             self.last = priorities::pages(connection, table)
@@ -94,7 +92,7 @@ impl Evaluation {
         let started = clock::now();
         let pages = self.page..to;
         let ranked =
-            priorities::rank(connection, (table, owner), pages, &self.waiting, &self.providers, TIME);
+            priorities::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit);
         self.went(ranked.err(), to, clock::now() - started);
     }
 

@@ -103,7 +103,10 @@ impl Worker {
         let mut idle_since = None;
         loop {
             background::reload_settings();
-            let is_over = self.slot.others_wait.load(Ordering::Relaxed) && clock::now() - began > SHARE;
+            let share = if self.slot.is_trial.load(Ordering::Relaxed) { 0 } else { SHARE };
+            let has_worked = self.slot.batches.load(Ordering::Relaxed) > 0;
+            let is_over =
+                self.slot.others_wait.load(Ordering::Relaxed) && has_worked && clock::now() - began > share;
             let has_supervisor =
                 self.seat.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
             if is_over || !has_supervisor || self.slot.leave.load(Ordering::Acquire) {
@@ -115,6 +118,7 @@ impl Worker {
             background::report_statistics();
             match (completed, evaluated) {
                 (Step::Failed, _) | (_, Step::Failed) => {
+                    self.slot.batches.fetch_add(1, Ordering::Relaxed);
                     self.slot.errors.fetch_add(1, Ordering::Relaxed);
                     background::sleep(FAILED_PAUSE, None);
                 }

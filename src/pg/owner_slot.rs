@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
@@ -14,6 +15,10 @@ use super::{background, clock, latch, shared};
 
 /// Slots of a database: for two running processes, or for two abandoned ones and one that runs.
 pub const OWNER_SLOTS: usize = 3;
+/// The time of a statement that runs code of an owner.
+const CODE_LIMIT: Duration = Duration::from_millis(600);
+/// The same for a new owner: many new owners with hostile code must not keep another one waiting.
+const TRIAL_LIMIT: Duration = Duration::from_millis(100);
 /// Messages whose last time is remembered.
 pub const LOGGED: usize = 32;
 
@@ -34,6 +39,8 @@ pub struct OwnerSlot {
     pub leave: AtomicBool,
     /// Other owners wait, so that the process ends when its share of the time is over.
     pub others_wait: AtomicBool,
+    /// The owner is new, so that the code gets less time.
+    pub is_trial: AtomicBool,
     /// The worker did not wait any longer for the code to end.
     pub is_abandoned: AtomicBool,
     /// The process evaluates the rules of the owner, from this table and page on.
@@ -77,6 +84,11 @@ impl OwnerSlot {
         latch::set(self.latch.load(Ordering::Acquire));
     }
 
+    /// Returns the time after which code in this slot is cancelled.
+    pub fn code_limit(&self) -> Duration {
+        if self.is_trial.load(Ordering::Relaxed) { TRIAL_LIMIT } else { CODE_LIMIT }
+    }
+
     /// Makes the process end at once, also in the middle of code that can be interrupted.
     pub fn end(&self) {
         self.leave.store(true, Ordering::Release);
@@ -89,6 +101,7 @@ impl OwnerSlot {
             &self.connects_as_superuser,
             &self.leave,
             &self.others_wait,
+            &self.is_trial,
             &self.is_abandoned,
             &self.evaluates,
             &self.is_connected,

@@ -88,7 +88,7 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
     result
 }
 
-/// How much longer code may go on that was cancelled, in milliseconds.
+/// How long cancelled code may run at most, in milliseconds, and not longer than before it was cancelled.
 const GRACE: c_int = 500;
 
 thread_local! {
@@ -130,7 +130,7 @@ impl Timer {
         // this is dropped.
         unsafe {
             enable_timeout_after(STATEMENT_TIMEOUT, milliseconds);
-            enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE));
+            enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE.min(milliseconds)));
         }
         timer
     }

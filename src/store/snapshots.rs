@@ -37,8 +37,6 @@ thread_local! {
         &[pg_sys::REGCLASSOID]) };
 }
 
-/// For the code of an owner that one statement runs.
-const TIME: Duration = Duration::from_millis(600);
 /// Sessions of a table that are written together; fewer where that takes too long.
 pub const MOST_SESSIONS: usize = 2_000;
 
@@ -125,11 +123,11 @@ pub fn visit(
     connection: &Connection,
     (table, owner): (pg_sys::Oid, pg_sys::Oid),
     known: &[Known],
-    most: usize,
+    (most, limit): (usize, Duration),
     waits_for_types: bool,
 ) -> Result<Vec<(Address, Finding)>, Problem> {
     let started = Instant::now();
-    contained_within(TIME, || {
+    contained_within(limit, || {
         let is_there = catalog::owner_of_table(table) == Some(owner);
         let table = if is_there { found(connection, table) } else { None };
         match table {
@@ -151,7 +149,7 @@ pub fn visit(
         }
     })
     .map_err(|failure| {
-        if started.elapsed() >= TIME {
+        if started.elapsed() >= limit {
             Problem::TooSlow
         } else if failure.was_lock || failure.was_resource() {
             Problem::Busy(failure)

@@ -23,11 +23,10 @@ use crate::telemetry;
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
-/// Microseconds of code after which the supervisor terminates its process. The process cancels the code at 0.6 s, and
-/// ends itself half a second later.
-const ENDS_WITHIN: i64 = 1_600_000;
-/// Microseconds of code after which the supervisor abandons its process: five seconds after the cancellation.
-const ABANDONED_AFTER: i64 = 5_600_000;
+/// Microseconds after the process should have ended itself, after which the supervisor terminates it.
+const TERMINATED_AFTER: i64 = 400_000;
+/// Microseconds after the cancellation of code, after which the supervisor abandons its process.
+const ABANDONED_AFTER: i64 = 5_000_000;
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
 const MOST_DEATHS: u32 = 3;
 /// Pause between two reads of the pending rows, unless new rows arrive; in microseconds.
@@ -37,17 +36,50 @@ const START_AGAIN_AFTER: i64 = 1_000_000;
 /// Microseconds within which a process that an earlier worker asked for takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
 
+/// Half of the time that an owner has used is forgotten after so many microseconds.
+const HALF_LIFE: f64 = 60e6;
+/// Assumed time of a process of a new owner, in microseconds: owners that are known to need little come first.
+const UNKNOWN_COST: f64 = 5e6;
+/// Weight of the time that an owner has waited, against the time that it has used.
+const WAITING: f64 = 0.1;
+
 /// The past of an owner.
 #[derive(Default)]
 struct History {
-    /// Time that the code of the owner has taken, microseconds.
-    used: i64,
+    /// Time that the code of the owner took lately, in microseconds, and as of when.
+    used: f64,
+    used_at: i64,
+    /// Mean time of a process, in microseconds.
+    cost: Option<f64>,
+    /// Since when the owner has been waiting for a process, microseconds since 2000.
+    waits_since: Option<i64>,
     /// Processes in a row that ended while they ran the code.
     deaths: u32,
     /// Not before, microseconds since 2000.
     not_before: i64,
     /// The owner could not connect as itself.
     cannot_connect: bool,
+}
+
+impl History {
+    /// Returns the time used lately.
+    fn used(&self, now: i64) -> f64 {
+        self.used * 0.5_f64.powf((now - self.used_at).max(0) as f64 / HALF_LIFE)
+    }
+
+    /// Counts a process that has ended.
+    fn count(&mut self, time: f64, now: i64) {
+        self.used = self.used(now) + time;
+        self.used_at = now;
+        self.cost = Some(self.cost.map_or(time, |cost| 0.7 * cost + 0.3 * time));
+    }
+
+    /// Returns the key by which owners are served, lowest first: the time used lately and the time that the next process is
+    /// expected to take, less a part of the time waited.
+    fn key(&self, now: i64) -> i64 {
+        let waited = self.waits_since.map_or(0, |since| now - since).max(0) as f64;
+        (self.used(now) + self.cost.unwrap_or(UNKNOWN_COST) - WAITING * waited) as i64
+    }
 }
 
 pub struct Owners {
@@ -145,7 +177,8 @@ impl Owners {
             return;
         }
         let lasts = now - since;
-        if lasts > ABANDONED_AFTER {
+        let (ends_within, abandoned_after) = deadlines(slot);
+        if lasts > abandoned_after {
             slot.is_abandoned.store(true, Ordering::Release);
             telemetry::error(
                 "an owner process is abandoned",
@@ -154,11 +187,11 @@ impl Owners {
             self.to_suspend.insert(owner, "code on a table did not end after it was cancelled".to_owned());
             return;
         }
-        if lasts > ENDS_WITHIN {
+        if lasts > ends_within {
             background::terminate(slot.pid.load(Ordering::Acquire));
             steps.says(Doing::Supervising);
         }
-        let deadline = if lasts > ENDS_WITHIN { ABANDONED_AFTER } else { ENDS_WITHIN };
+        let deadline = if lasts > ends_within { abandoned_after } else { ends_within };
         self.next = self.next.min(since + deadline + 1_000);
     }
 
@@ -170,8 +203,8 @@ impl Owners {
         let has_finished = slot.has_finished.load(Ordering::Acquire);
         ranking.process_ended(owner, slot);
         let history = self.histories.entry(owner).or_default();
-        history.used = history.used.saturating_add(slot.used.load(Ordering::Relaxed));
         let now = clock::now();
+        history.count(slot.used.load(Ordering::Relaxed) as f64, now);
         if has_finished {
             history.deaths = 0;
         } else if !slot.is_connected.load(Ordering::Acquire) {
@@ -267,14 +300,21 @@ impl Owners {
             }
             not_before <= now && !self.to_suspend.contains_key(role)
         });
-        let used = |role: &u32| self.histories.get(role).map_or(0, |history| history.used);
-        let mut queue: Vec<(bool, i64, u32)> =
-            wanted.iter().map(|(role, comes_first)| (!comes_first, used(role), *role)).collect();
+        for (role, history) in &mut self.histories {
+            if !wanted.contains_key(role) {
+                history.waits_since = None;
+            }
+        }
+        let mut queue: Vec<(bool, i64, u32)> = Vec::new();
+        for (role, comes_first) in &wanted {
+            let history = self.histories.entry(*role).or_default();
+            history.waits_since.get_or_insert(now);
+            queue.push((!comes_first, history.key(now), *role));
+        }
         queue.sort_unstable();
         let mut queue = queue.into_iter().map(|(.., role)| role).peekable();
         while queue.peek().is_some() {
-            let running =
-                self.slots().iter().filter(|s| !s.is_free() && !s.is_abandoned.load(Ordering::Acquire));
+            let running = self.slots().iter().filter(|slot| !slot.is_free() && !is_overdue(slot, now));
             let free = self.slots().iter().position(|s| s.is_free() && s.pid.load(Ordering::Acquire) == 0);
             let Some(free) = free.filter(|_| running.count() < MOST_RUNNING) else { break };
             let Some(role) = queue.next() else { break };
@@ -311,6 +351,7 @@ impl Owners {
         let history = self.histories.entry(role).or_default();
         let slot = &shared::block().seats[self.seat].owner_slots[index];
         slot.reserve(self.database, role, background::own_pid());
+        slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
         slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
         if ranking.wants(role) {
             ranking.hand_over(role, slot);
@@ -329,4 +370,16 @@ impl Owners {
         self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
         Ok(false)
     }
+}
+
+/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it is abandoned.
+fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
+    let limit = i64::try_from(slot.code_limit().as_micros()).unwrap_or_default();
+    (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
+}
+
+/// Returns whether the process in a slot is abandoned, or should have ended: another one may take its place.
+fn is_overdue(slot: &OwnerSlot, now: i64) -> bool {
+    let since = slot.code_since.load(Ordering::Acquire);
+    slot.is_abandoned.load(Ordering::Acquire) || (since != 0 && now - since > deadlines(slot).0)
 }
