@@ -48,6 +48,7 @@ pub fn measure(report: &mut Report) {
     let mut counted = Vec::new();
     let mut open: Vec<(usize, Instant, bool, bool)> = Vec::new();
     let mut next = 0;
+    let mut last_said = began;
     while began.elapsed() < Duration::from_secs(seconds) || !open.is_empty() {
         let is_over = began.elapsed() >= Duration::from_secs(seconds);
         if is_over && began.elapsed() > Duration::from_secs(seconds + 60) {
@@ -83,6 +84,22 @@ pub fn measure(report: &mut Report) {
         }
         // The last address has one session only, which no fold counts.
         open.retain(|(id, _, completed, counted)| !(*completed && (*counted || (is_over && id + 1 == next))));
+        let is_late =
+            open.iter().any(|(_, since, completed, _)| !completed && since.elapsed().as_secs() >= 5);
+        if is_late && last_said.elapsed().as_secs() >= 5 {
+            last_said = Instant::now();
+            eprintln!("  after {:.0} s a session has waited for 5 s:", began.elapsed().as_secs_f64());
+            let processes = "SELECT pid, state, now() - started_at, batches, errors FROM enrich.worker_status
+                             WHERE role = 'owner process'";
+            let honest =
+                "SELECT rel, waiting, due, leased, delayed, blocked_reason FROM enrich.completion_status
+                          WHERE owner = 'honest'";
+            let suspended = "SELECT count(*) FROM enrich.suspended_owner";
+            let pending = "SELECT count(DISTINCT owner) FROM enrich.completion_status WHERE due > 0";
+            for query in [processes, honest, suspended, pending] {
+                db.rows(query).iter().for_each(|row| eprintln!("    {row}"));
+            }
+        }
         std::thread::sleep(EVERY);
     }
     stop.store(true, Ordering::Relaxed);

@@ -55,6 +55,8 @@ pub struct OwnerSlot {
     pub code_since: AtomicI64,
     /// Time that this code has taken so far, microseconds.
     pub used: AtomicI64,
+    /// Statements that were cancelled because their time was over.
+    pub overruns: AtomicI64,
     /// The process ended while it ran code of the owner.
     pub ended_in_code: AtomicBool,
     /// The process ended by itself, with nothing left half done.
@@ -110,7 +112,8 @@ impl OwnerSlot {
             &self.has_finished,
         ];
         flags.into_iter().for_each(|flag| flag.store(false, Ordering::Relaxed));
-        let numbers = [&self.code_since, &self.used, &self.holder, &self.batches, &self.errors];
+        let numbers =
+            [&self.code_since, &self.used, &self.overruns, &self.holder, &self.batches, &self.errors];
         numbers.into_iter().for_each(|number| number.store(0, Ordering::Relaxed));
         self.started_at.store(clock::now(), Ordering::Relaxed);
         self.since.store(clock::now(), Ordering::Relaxed);
@@ -170,6 +173,13 @@ pub fn code_runs(runs: bool) {
     let since = slot.code_since.swap(if runs { now } else { 0 }, Ordering::AcqRel);
     if !runs && since != 0 {
         slot.used.fetch_add((now - since).max(0), Ordering::Relaxed);
+    }
+}
+
+/// Notes that code of the owner took longer than it may.
+pub fn code_overran() {
+    if let Some((slot, _)) = OWN.get() {
+        slot.overruns.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -83,6 +83,9 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
     owner_slot::code_runs(true);
     let result = contained_unless(work, |error| must_be_raised(error) && !timer.has_ended());
     owner_slot::code_runs(false);
+    if timer.has_ended() {
+        owner_slot::code_overran();
+    }
     // SAFETY: releases session-level advisory locks; ours are the transaction's.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
     result

@@ -5,7 +5,7 @@
 //! this way. A third one leaves no slot free: then no process is started until one of them has ended. The worker itself
 //! never waits for any of them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::{backoff, random};
@@ -51,6 +51,8 @@ struct History {
     used_at: i64,
     /// Mean time of a process, in microseconds.
     cost: Option<f64>,
+    /// The last process ended by itself, and little of its code was cancelled.
+    behaves: bool,
     /// Since when the owner has been waiting for a process, microseconds since 2000.
     waits_since: Option<i64>,
     /// Processes in a row that ended while they ran the code.
@@ -95,6 +97,8 @@ pub struct Owners {
     to_suspend: BTreeMap<u32, String>,
     /// Holders of leases that are to be ended.
     to_release: Vec<i64>,
+    /// The next process is for an owner that behaves, if one waits.
+    behaved_is_next: bool,
     /// Time of the next read of the pending rows, microseconds since 2000.
     next_look: i64,
     /// Time of the next deadline.
@@ -113,6 +117,7 @@ impl Owners {
             histories: HashMap::new(),
             to_suspend: BTreeMap::new(),
             to_release: Vec::new(),
+            behaved_is_next: true,
             next_look: 0,
             next: 0,
         }
@@ -205,6 +210,9 @@ impl Owners {
         let history = self.histories.entry(owner).or_default();
         let now = clock::now();
         history.count(slot.used.load(Ordering::Relaxed) as f64, now);
+        let (overruns, batches) =
+            (slot.overruns.load(Ordering::Relaxed), slot.batches.load(Ordering::Relaxed));
+        history.behaves = has_finished && overruns * 5 <= batches;
         if has_finished {
             history.deaths = 0;
         } else if !slot.is_connected.load(Ordering::Acquire) {
@@ -305,25 +313,33 @@ impl Owners {
                 history.waits_since = None;
             }
         }
-        let mut queue: Vec<(bool, i64, u32)> = Vec::new();
+        // Owners that behave, and all others: new ones, and those whose code was cancelled. The two take turns, because many
+        // hostile owners must not keep another one waiting.
+        let mut queues: [Vec<(bool, i64, u32)>; 2] = Default::default();
         for (role, comes_first) in &wanted {
             let history = self.histories.entry(*role).or_default();
             history.waits_since.get_or_insert(now);
-            queue.push((!comes_first, history.key(now), *role));
+            let behaves = *comes_first || history.behaves;
+            queues[usize::from(!behaves)].push((!comes_first, history.key(now), *role));
         }
-        queue.sort_unstable();
-        let mut queue = queue.into_iter().map(|(.., role)| role).peekable();
-        while queue.peek().is_some() {
+        let mut queues = queues.map(|mut queue| {
+            queue.sort_unstable();
+            queue.into_iter().map(|(.., role)| role).collect::<VecDeque<u32>>()
+        });
+        while queues.iter().any(|queue| !queue.is_empty()) {
             let running = self.slots().iter().filter(|slot| !slot.is_free() && !is_overdue(slot, now));
             let free = self.slots().iter().position(|s| s.is_free() && s.pid.load(Ordering::Acquire) == 0);
             let Some(free) = free.filter(|_| running.count() < MOST_RUNNING) else { break };
-            let Some(role) = queue.next() else { break };
+            let first = usize::from(!self.behaved_is_next);
+            let taken = if queues[first].is_empty() { 1 - first } else { first };
+            let Some(role) = queues[taken].pop_front() else { break };
+            self.behaved_is_next = taken == 1;
             if !self.start_one(steps, role, free, ranking)? {
                 break;
             }
         }
         // A process ends after its share of the time, and an idle process at once.
-        let others_wait = queue.peek().is_some();
+        let others_wait = queues.iter().any(|queue| !queue.is_empty());
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             slot.others_wait.store(others_wait, Ordering::Relaxed);
             if others_wait && slot.is_idle.load(Ordering::Acquire) {
