@@ -9,14 +9,17 @@
 //! fails, the counts are appended all the same, and folding creates what is missing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
 use foldhash::fast::RandomState;
+use pgrx::pg_sys;
 
 use crate::attribution;
-use crate::offline::{self, Patience};
+use crate::inbox;
+use crate::offline::{self, Databases, Patience};
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
@@ -26,7 +29,7 @@ use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, fill_register, sessions};
+use crate::store::{Home, completions, fill_register, sessions};
 use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
@@ -38,6 +41,21 @@ pub enum Inventory {
     Present,
 }
 
+/// A gap in the snapshot of a session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gap {
+    /// The type alone.
+    TypeOnly,
+    /// The network or the country.
+    Network,
+}
+
+/// A table with sessions of an address that have gaps.
+type Incomplete = Option<(pg_sys::Oid, Gap)>;
+
+/// Further ones, of several addresses.
+type Further = HashSet<(Address, pg_sys::Oid, Gap)>;
+
 #[derive(Clone, Copy)]
 struct Seen {
     tally: Tally,
@@ -46,6 +64,9 @@ struct Seen {
     inventory: Inventory,
     /// Whose answers may complete snapshots that were stored.
     awaits: Providers,
+    /// The same before the address was created and its lookups queued.
+    is_asked: bool,
+    incomplete: Incomplete,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -61,6 +82,9 @@ struct Pending {
     unsure: bool,
     /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
     referenced: bool,
+    /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a visit that finds
+    /// nothing to complete is cheap.
+    further: Further,
 }
 
 /// Addresses of a level that are remembered. Of more the counts are appended at once, and folding creates them: a load of
@@ -79,9 +103,18 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
-pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits): (Inventory, Providers)) {
-    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits, as_of: ROLLBACKS.get() };
+/// Remembers sessions of an address (a negative number for sessions that went away), the state of its inventory row, and where
+/// they have gaps.
+pub fn remember(
+    home: Home,
+    address: Address,
+    tally: Tally,
+    (inventory, awaits): (Inventory, Providers),
+    incomplete: Incomplete,
+) {
+    let is_asked = !awaits.is_empty();
+    let came = tally.sessions > 0;
+    let seen = Seen { tally, came, inventory, awaits, is_asked, incomplete, as_of: ROLLBACKS.get() };
     let are_enough = PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
@@ -90,7 +123,8 @@ pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits):
             pending.levels.push((level, Addresses::default()));
         }
         let Some((_, addresses)) = pending.levels.last_mut() else { return false };
-        addresses.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        let further = &mut pending.further;
+        addresses.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         addresses.len() > MOST_REMEMBERED && !pending.referenced
     });
     if are_enough {
@@ -109,6 +143,7 @@ fn append_early(home: Home) {
         |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
     let Some(seen) = PENDING.with_borrow_mut(take) else { return };
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, &Further::default());
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     match contained(|| sessions::append(home, counts)) {
@@ -138,7 +173,11 @@ pub fn create_now(home: Home) {
         let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
         missing.map(|(address, _)| (*address, Tally::default())).collect()
     });
-    if wanted.is_empty() || create(home, wanted.iter().copied(), Haste::None).is_none() {
+    if wanted.is_empty() {
+        return;
+    }
+    let is_created = create(home, wanted.iter().copied(), Moment::Reference).is_some();
+    if !is_created && !create_bare(home, wanted.iter().copied().collect()) {
         return;
     }
     let as_of = ROLLBACKS.get();
@@ -155,7 +194,17 @@ pub fn create_now(home: Home) {
 
 impl Seen {
     /// Takes in what was seen of the same address later.
-    fn absorb(&mut self, later: Seen) {
+    fn absorb(&mut self, address: Address, later: Seen, further: &mut Further) {
+        self.is_asked |= later.is_asked;
+        match (self.incomplete, later.incomplete) {
+            (Some((table, gap)), Some((other, more))) if table == other => {
+                self.incomplete = Some((table, gap.max(more)));
+            }
+            (Some(_), Some((other, more))) => {
+                further.insert((address, other, more));
+            }
+            (known, later) => self.incomplete = known.or(later),
+        }
         self.tally.add(later.tally);
         self.came |= later.came;
         self.awaits = self.awaits.with(later.awaits);
@@ -170,19 +219,19 @@ impl Seen {
 }
 
 fn before_commit() {
-    let Some((home, seen)) = take() else { return };
+    let Some((home, seen, further)) = take() else { return };
     let firing = Firing::begin(Event::Commit);
-    write(home, seen);
+    write(home, seen, &further);
     firing.end();
 }
 
-fn write(home: Home, mut seen: Addresses) {
+fn write(home: Home, mut seen: Addresses, further: &Further) {
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, Tally)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
-        for address in create(home, unsure.into_iter(), Haste::Commit).unwrap_or_default() {
+        for address in create(home, unsure.into_iter(), Moment::Commit).unwrap_or_default() {
             // What was created has its sessions counted in already, and its questions queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
@@ -191,6 +240,7 @@ fn write(home: Home, mut seen: Addresses) {
         }
     }
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, further);
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     let counts: Vec<(Address, Tally)> = counts.collect();
@@ -225,34 +275,99 @@ fn queue_awaited(home: Home, seen: &Addresses) {
     }
 }
 
-fn take() -> Option<(Home, Addresses)> {
+/// Notes which tables have sessions with gaps that an enabled provider may fill.
+fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
+    if further.is_empty() && seen.values().all(|seen| seen.incomplete.is_none()) {
+        return;
+    }
+    let may_be_filled = completions::may_be_filled();
+    let own = seen.iter().filter_map(|(address, seen)| {
+        let (table, gap) = seen.incomplete?;
+        Some((*address, table, gap))
+    });
+    let incomplete: Vec<(Address, pg_sys::Oid, bool)> = own
+        .chain(further.iter().copied())
+        .filter(|(_, _, gap)| match gap {
+            Gap::TypeOnly => may_be_filled.ip_type,
+            Gap::Network => may_be_filled.network,
+        })
+        .filter(|(address, ..)| bogon::reason(*address).is_none())
+        .filter_map(|(address, table, _)| {
+            let seen = seen.get(&address).filter(|seen| seen.came)?;
+            // Reads of the index would be watched for conflicts.
+            Some((address, table, seen.is_asked || snapshot::is_serializable()))
+        })
+        .collect();
+    if incomplete.is_empty() {
+        return;
+    }
+    let is_attended = roster::is_attended();
+    match contained(|| completions::append(home, incomplete.into_iter(), is_attended)) {
+        Ok(true) => roster::work_was_queued(),
+        Ok(false) => {}
+        Err(failure) => telemetry::error(
+            "incomplete sessions of a transaction could not be noted, and stay incomplete until the next backfill",
+            &failure.message,
+        ),
+    }
+}
+
+fn take() -> Option<(Home, Addresses, Further)> {
     PENDING.with_borrow_mut(|pending| {
         let home = pending.home?;
         pending.unsure = false;
+        let mut further = std::mem::take(&mut pending.further);
         let mut levels = std::mem::take(&mut pending.levels).into_iter().map(|(_, addresses)| addresses);
         let mut all = levels.next()?;
         for level in levels {
-            merge(&mut all, level);
+            merge(&mut all, level, &mut further);
         }
-        (!all.is_empty()).then_some((home, all))
+        (!all.is_empty()).then_some((home, all, further))
     })
 }
 
-/// How long creating may wait for somebody who is creating the same rows.
+/// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Haste {
-    /// As long as the user's own lock_timeout says.
-    None,
-    /// A commit, which no statement_timeout guards any more: a moment. Folding creates what is left.
+enum Moment {
+    /// Before a foreign key is checked. Otherwise the addresses are created without their networks.
+    Reference,
+    /// At commit, when no statement_timeout runs any more. Otherwise folding creates the rows.
     Commit,
 }
 
-/// How long a commit waits for another transaction that is creating the same address or network. Commits of other
-/// sessions take milliseconds; a long enrichment or an idle transaction must not hold up a honeypot.
-const COMMIT_WAITS: &CStr = c"300ms";
+/// How long a session waits for a lock that it needs to create an address or a network. Commits of other sessions take
+/// milliseconds; a long enrichment, an idle transaction or a lock on known_networks must not hold up a honeypot.
+const WAITS: &CStr = c"300ms";
+
+/// Creates addresses for a foreign key without their networks, which a lock or a fault keeps from being created. Only the
+/// address itself is needed now. Returns whether they are there.
+///
+/// It waits for another transaction that is creating the same address, as long as the user's own lock_timeout says. Giving
+/// up would fail the session on its foreign key, and Cowrie would lose it.
+fn create_bare(home: Home, wanted: BTreeMap<Address, Tally>) -> bool {
+    let written = contained(|| {
+        snapshot::with_fresh(|| {
+            acting_as(home.owner, || {
+                Connection::with(home.schema, |connection| {
+                    enrich::create_addresses(
+                        home,
+                        connection,
+                        &Databases::default(),
+                        &wanted,
+                        Providers::enabled(),
+                    );
+                });
+            });
+        });
+    });
+    if let Err(failure) = &written {
+        telemetry::error("addresses for a foreign key could not be created", &failure.message);
+    }
+    written.is_ok()
+}
 
 /// Creates missing rows and renews due ones; answers what it created, or `None` when that failed.
-fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste) -> Option<Vec<Address>> {
+fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Moment) -> Option<Vec<Address>> {
     let tallies: BTreeMap<Address, Tally> = seen.collect();
     let written = contained(|| {
         offline::with(Patience::None, |databases| {
@@ -262,45 +377,44 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, haste: Haste
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
-            let created = snapshot::with_fresh(|| {
+            snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
-                    if haste == Haste::Commit {
-                        role::set_locally(c"lock_timeout", COMMIT_WAITS);
-                    }
-                    Connection::with(home.schema, |connection| {
+                    role::set_locally(c"lock_timeout", WAITS);
+                    let created = Connection::with(home.schema, |connection| {
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
-                    })
+                    });
+                    if moment == Moment::Commit {
+                        // Deferred triggers on the inventories: the server has fired those of this commit already.
+                        transaction::end_as_current_user();
+                    }
+                    created
                 })
-            });
-            if haste == Haste::Commit {
-                // Deferred triggers that somebody put on the inventories: their time has passed already.
-                transaction::fire_deferred_triggers();
-            }
-            created
+            })
         })
     });
     written
         .map_err(|failure| {
-            telemetry::error(
-                "inventory rows of a transaction could not be created, folding will",
-                &failure.message,
-            );
+            let what = match moment {
+                Moment::Commit => "inventory rows of a transaction could not be created, folding will",
+                Moment::Reference => "addresses for a foreign key are created without their networks",
+            };
+            telemetry::error(what, &failure.message);
         })
         .ok()
 }
 
 /// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
 /// carry everything from level to level.
-fn merge(known: &mut Addresses, mut later: Addresses) {
+fn merge(known: &mut Addresses, mut later: Addresses, further: &mut Further) {
     if later.len() <= known.len() {
         for (address, seen) in later {
-            known.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+            known.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         }
         return;
     }
     for (address, mut seen) in known.drain() {
         if let Some(later) = later.get(&address) {
-            seen.absorb(*later);
+            seen.absorb(address, *later, further);
         }
         later.insert(address, seen);
     }
@@ -314,6 +428,7 @@ fn ended(outcome: Outcome) {
     fill_register::clear();
     attribution::transaction_ended(outcome);
     telemetry::transaction_ended(outcome);
+    inbox::transaction_ended(outcome);
     roster::transaction_ended(outcome);
 }
 
@@ -324,8 +439,9 @@ fn released(level: Level, parent: Level) {
             return;
         }
         let Some((_, addresses)) = pending.levels.pop() else { return };
+        let further = &mut pending.further;
         match pending.levels.last_mut() {
-            Some((top, into)) if *top == parent => merge(into, addresses),
+            Some((top, into)) if *top == parent => merge(into, addresses, further),
             _ => pending.levels.push((parent, addresses)),
         }
     });
@@ -334,6 +450,7 @@ fn released(level: Level, parent: Level) {
 fn rolled_back(level: Level) {
     ROLLBACKS.set(ROLLBACKS.get() + 1);
     attribution::forget();
+    inbox::rolled_back();
     telemetry::rolled_back(level);
     PENDING.with_borrow_mut(|pending| {
         pending.unsure = true;

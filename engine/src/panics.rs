@@ -1,17 +1,17 @@
 //! Answers: what does a panic write to the log?
 //!
 //! One line, with the place in the source. The standard hook adds a backtrace where `RUST_BACKTRACE` is set, and pgrx's
-//! hook hands the backtrace to clients. A variable in the server's environment is no reason for either.
+//! hook hands the backtrace to clients. A variable in the server's environment must not cause either.
 
 use std::io::Write;
 use std::panic::{self, PanicHookInfo};
 
-/// Replaces the process's panic hook. Panics with a payload that is no text are not reported: these are ERRORs of the
-/// server on their way, which the server reports.
+/// Replaces the process's panic hook. Panics whose payload is not a text are not reported. They
+/// are ERRORs of the server, which the server itself reports.
 pub fn report_in_one_line() {
     panic::set_hook(Box::new(|info| {
         if let Some(line) = line(info) {
-            // A closed standard error is no reason to panic again.
+            // A closed standard error must not cause another panic.
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }));
@@ -27,7 +27,7 @@ fn line(info: &PanicHookInfo<'_>) -> Option<String> {
 mod tests {
     use std::process::Command;
 
-    /// Run by the test below, in a process of its own.
+    /// The test below runs this in a separate process.
     #[test]
     #[ignore = "part of another test"]
     fn panics_in_a_thread() {

@@ -1,7 +1,7 @@
-//! Answers: how is a file opened whose path somebody else may change?
+//! Opens files whose paths other users may change.
 //!
-//! The rule: opening never waits, and what is looked at is what was opened. A FIFO would hold up whoever opens it until
-//! somebody writes, and a device may never end. A path that was looked at before may name something else by then.
+//! Opening never waits, and the check looks at the opened file. A FIFO would block the process until a writer comes, and a
+//! device may never end. A path that was checked before opening may name another file by then.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

@@ -56,6 +56,13 @@ COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the tr
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
+CREATE FUNCTION requests_removed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
+COMMENT ON FUNCTION requests_removed() IS 'trigger: requests that equal a removed one are appended again';
+-- Where no worker reads requests, equal ones are appended once.
+CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
+    FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
+
 CREATE TABLE enrichment_job (
     provider     text NOT NULL,
     question     cidr NOT NULL,
@@ -65,7 +72,6 @@ CREATE TABLE enrichment_job (
     attempts     integer NOT NULL DEFAULT 0,
     failed_at    timestamptz,
     last_error   text,
-    completions  integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL,
     PRIMARY KEY (provider, question)
 );
@@ -80,8 +86,6 @@ COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or o
 COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
 COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody, or puts everybody off, does not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer, other than put off or unsent';
-COMMENT ON COLUMN enrichment_job.completions IS
-    'how often its answer was written while sessions that wait for it were locked by somebody';
 
 CREATE TABLE job_address (
     provider   text NOT NULL,

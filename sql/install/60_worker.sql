@@ -6,7 +6,7 @@ CREATE FUNCTION worker_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION worker_status() IS
-    'the launcher, the exporter where there is one, and the workers of all databases of the cluster: what they are doing, and how many batches they have written and steps have failed since they were started';
+    'the launcher, the exporter where there is one, and the workers of all databases of the cluster: what they are doing, and how many batches they have written and steps have failed since they were started; a database without a worker has the reason in state';
 
 CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
 COMMENT ON VIEW worker_status IS 'worker_status(), beside queue_status';

@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
-//! are only ever added to or set to zero; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -18,7 +18,8 @@ use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::ring::Ring;
 use pgrx::pg_sys;
 
-use super::{catalog, clock, latch};
+use super::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
+use super::{clock, latch};
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
@@ -39,6 +40,8 @@ pub const PROCEDURES: usize = 6;
 pub const SEATS: usize = 64;
 /// Databases without a worker that are shown with the reason.
 const WAITING: usize = 128;
+/// Rows of inboxes that are remembered while no worker reads them; 64 kB.
+const ROWS: usize = 8192;
 
 #[repr(C)]
 pub struct Block {
@@ -60,11 +63,22 @@ pub struct Block {
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub seats: [Seat; SEATS],
+    /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
+    waiting_rows: [AtomicU64; ROWS],
+    pub inbox_epoch: AtomicU64,
+    pub inbox_secret: AtomicU64,
     guarded: UnsafeCell<Guarded>,
 }
 
 // SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
 unsafe impl Sync for Block {}
+
+impl Block {
+    /// Where the fingerprint of a row would be.
+    pub fn waiting_row(&self, fingerprint: u64) -> &AtomicU64 {
+        &self.waiting_rows[(fingerprint % ROWS as u64) as usize]
+    }
+}
 
 /// One background process: where it is and what it has been told.
 #[repr(C)]
@@ -84,8 +98,6 @@ pub struct Seat {
     pub ledger_read: AtomicBool,
     /// It was said anew which sessions matter.
     pub rules_changed: AtomicBool,
-    /// Table whose owner's code it runs at the moment; 0 is none.
-    code_of: AtomicU32,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -95,6 +107,10 @@ pub struct Seat {
     pub batches: AtomicI64,
     pub errors: AtomicI64,
     pub report: Report,
+    /// Processes that run code of table owners for this worker, and that may outlive it.
+    pub owner_slots: [OwnerSlot; OWNER_SLOTS],
+    /// When one of them last logged a message, microseconds since 2000: each lives too short to remember it.
+    pub logged_at: [AtomicI64; LOGGED],
 }
 
 /// What the worker of a database says of it. It stays when the worker ends, for the next one to go on with.
@@ -110,9 +126,17 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// Unsafe foreign keys that the worker saw when it last looked.
+    pub unsafe_keys: AtomicI64,
     /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
     pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
+    /// Rows of `session_completion` that are pending, and when the oldest became so, microseconds since 2000; 0 is none.
+    pub completions: AtomicI64,
+    pub oldest_completion: AtomicI64,
+    pub suspended_owners: AtomicI64,
+    /// Owner processes that could not be started, of all workers that this database has had.
+    pub launch_failures: AtomicI64,
 }
 
 /// Sizes of one provider's queue.
@@ -137,8 +161,6 @@ pub struct Guarded {
     waiting: [Waiting; WAITING],
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
-    /// Tables whose owners' code ended a worker.
-    suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
     pub last_buried: Buried,
     /// The last call of each procedure that works in batches, in whichever database that was.
@@ -157,15 +179,15 @@ pub struct KeptOut {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// 0 is no entry.
+    /// 0 stands for an empty entry.
     pub database: u32,
-    /// The owner's own code.
+    /// A code of the caller's.
     pub reason: u32,
     /// Microseconds since 2000.
     pub since: i64,
 }
 
-/// Publishes the databases that wait for a worker, as many as there is room for.
+/// Publishes the databases that wait for a worker. Those beyond the limit are left out.
 pub fn publish_waiting(waiting: &[Waiting]) {
     let none = Waiting { database: 0, reason: 0, since: 0 };
     locked(|guarded| {
@@ -212,18 +234,6 @@ pub struct ProcedureCall {
     pub phase_began: i64,
     pub updated: i64,
 }
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Suspect {
-    database: u32,
-    table: u32,
-    /// Microseconds since 2000.
-    until: i64,
-}
-
-/// How long code that does not end is left alone, in microseconds.
-const SUSPECT_FOR: i64 = 3_600_000_000;
 
 /// How a provider is doing, and who is asking it.
 #[repr(C)]
@@ -350,7 +360,12 @@ impl Report {
             &self.errors,
             &self.counted_at,
             &self.networks,
+            &self.unsafe_keys,
             &self.oldest_count,
+            &self.completions,
+            &self.oldest_completion,
+            &self.suspended_owners,
+            &self.launch_failures,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
@@ -408,38 +423,9 @@ pub fn at_exit(work: fn()) {
     }
 }
 
-/// Notes that this process runs code of a table's owner, until it says otherwise (InvalidOid).
-pub fn runs_code_of(table: pg_sys::Oid) {
-    if let Some(seat) = OWN.get() {
-        seat.code_of.store(table.to_u32(), Ordering::Relaxed);
-    }
-}
-
-/// Whether the code of a table's owner in this database has ended a worker of late.
-pub fn is_suspect(table: pg_sys::Oid) -> bool {
-    let (database, now) = (catalog::own_database().to_u32(), clock::now());
-    locked(|guarded| {
-        let is_it = |suspect: &Suspect| (suspect.database, suspect.table) == (database, table.to_u32());
-        guarded.suspects.iter().any(|suspect| is_it(suspect) && now < suspect.until)
-    })
-}
-
-fn suspect(database: u32, table: u32) {
-    let now = clock::now();
-    locked(|guarded| {
-        if let Some(oldest) = guarded.suspects.iter_mut().min_by_key(|suspect| suspect.until) {
-            *oldest = Suspect { database, table, until: now + SUSPECT_FOR };
-        }
-    });
-}
-
 #[pgrx::pg_guard]
 extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some(seat) = OWN.take() {
-        let table = seat.code_of.swap(0, Ordering::Relaxed);
-        if table != 0 {
-            suspect(seat.database.load(Ordering::Acquire), table);
-        }
         seat.latch.store(0, Ordering::Release);
         seat.pid.store(0, Ordering::Release);
         // Also where the launcher is not the one that started this process.

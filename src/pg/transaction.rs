@@ -39,6 +39,12 @@ pub struct Observer {
 
 thread_local! {
     static OBSERVER: Cell<Option<Observer>> = const { Cell::new(None) };
+    static PREPARING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether `before_commit` runs for PREPARE TRANSACTION, so that the commit comes later or never.
+pub fn is_being_prepared() -> bool {
+    PREPARING.get()
 }
 
 /// Registers the one observer of this backend; later calls change nothing.
@@ -95,17 +101,46 @@ pub fn current_level() -> Level {
     GetCurrentSubTransactionId()
 }
 
+/// Lets no trigger of this transaction be deferred any more, as SET CONSTRAINTS ALL IMMEDIATE does: what a statement sets off
+/// runs with the rights that the statement has. Inside a transaction.
+pub fn defer_nothing() {
+    // SAFETY: a node of the type that the function takes, zeroed, which means all constraints, immediate.
+    unsafe {
+        let node: *mut pg_sys::ConstraintsSetStmt =
+            pg_sys::palloc0(size_of::<pg_sys::ConstraintsSetStmt>()).cast();
+        (*node).type_ = pg_sys::NodeTag::T_ConstraintsSetStmt;
+        pg_sys::AfterTriggerSetState(node);
+    }
+}
+
 /// Fires deferred triggers that were queued while the transaction was already committing.
 pub fn fire_deferred_triggers() {
     // SAFETY: called before commit, outside any query; does nothing when nothing is queued.
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
+/// both as the user whom the session or the background process began as.
+pub fn end_as_current_user() {
+    // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
+    // the cursors of the client before.
+    unsafe {
+        loop {
+            pg_sys::AfterTriggerFireDeferred();
+            if !pg_sys::PreCommit_Portals(false) {
+                break;
+            }
+        }
+    }
+}
+
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
     let Some(observer) = OBSERVER.get() else { return };
+    PREPARING.set(false);
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
+            PREPARING.set(event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE);
             (observer.before_commit)();
         }
         pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| (observer.ended)(Outcome::Committed)),

@@ -14,6 +14,7 @@ use super::Home;
 use super::addresses::Inventory;
 use super::networks::{self, Networks, Said};
 use crate::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
+use crate::inbox;
 use crate::offline::Databases;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
@@ -150,9 +151,12 @@ pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Ve
     update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
 }
 
-/// Queues lookups, and has the worker woken at commit.
+/// Queues lookups, except those that wait for a worker already, and has the worker woken at commit.
 pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
-    let mut lookups = lookups.into_iter().peekable();
+    let table = queue::request_table(home).to_u32();
+    let is_needed =
+        |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.place()));
+    let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
         roster::work_was_queued();
         queue::append_all(home, lookups);

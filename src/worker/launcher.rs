@@ -81,7 +81,7 @@ impl Place {
         }
     }
 
-    /// Whether its worker was told to leave.
+    /// Returns whether its worker must leave.
     fn is_leaving(&self) -> bool {
         let is_told = |(index, _): &(usize, _)| shared::block().seats[*index].leave.load(Ordering::Acquire);
         self.worker.as_ref().is_some_and(is_told)
@@ -201,7 +201,7 @@ struct Order {
 }
 
 impl Order {
-    /// Whether a worker may be started beside `running` ones while `older` databases wait for theirs.
+    /// Returns whether another worker may start while `running` workers run and `older` databases wait.
     fn is_room(&self, running: usize, older: usize) -> bool {
         older == 0 || self.room.is_none_or(|room| running + older < room)
     }
@@ -211,7 +211,7 @@ impl Order {
 fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();
-        // One that nobody may connect to for a while keeps its place.
+        // A database that refuses connections for a while keeps its place.
         let is_gone = |oid: &u32| catalog::database_name(pg_sys::Oid::from(*oid)).is_none();
         let unlisted = order.seniority.databases();
         let unlisted = unlisted.filter(|oid| !databases.iter().any(|database| database.oid.to_u32() == *oid));
@@ -246,11 +246,11 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         let place = places.entry(oid).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         place.is_wanted = is_wanted;
-        if let Some((index, _)) = &place.worker {
-            if block.seats[*index].ledger_read.load(Ordering::Acquire) {
-                place.has_told = true;
-                order.seniority.add(oid);
-            }
+        if let Some((index, _)) = &place.worker
+            && block.seats[*index].ledger_read.load(Ordering::Acquire)
+        {
+            place.has_told = true;
+            order.seniority.add(oid);
         }
         if place.becomes_awaited() {
             // Before it has a worker; and the others' wait begins anew.
@@ -319,7 +319,7 @@ fn give_way(places: &BTreeMap<u32, Place>, seniority: &Seniority, rank: Rank, wa
     }
 }
 
-/// Starts a worker if it may be started now, beside `running` ones; answers when to look again.
+/// Starts a worker, in addition to `running` ones, if it may start now. Returns when to look again.
 fn start(database: &Database, place: &mut Place, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
     let kept_out = roster::kept_out(database.oid).unwrap_or(0);
@@ -354,7 +354,13 @@ fn start(database: &Database, place: &mut Place, order: &mut Order, running: usi
 
 fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     let seats: &[Seat; SEATS] = &shared::block().seats;
-    let is_free = |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken();
+    // An owner process of another database that does not end keeps the place of its worker.
+    let is_anothers = |seat: &Seat| {
+        let mut running = seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
+        running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
+    };
+    let is_free =
+        |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat);
     let is_free = |(_, seat): &(usize, &Seat)| is_free(seat);
     // Where its last worker sat, or else where nobody's numbers would be lost.
     let rank = |(_, seat): &(usize, &Seat)| match seat.report.database.load(Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! Which databases had a worker before, and since when. They get theirs before other databases, the oldest first.
 //!
-//! Otherwise whoever may create databases could take every worker away: a copy of a database has the extension and wants
-//! a worker. The launcher alone writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
+//! Otherwise a role that may create databases could take every worker away: a copy of a database has the extension and
+//! wants a worker. The launcher alone writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
 //! `[[[OID, microseconds since 2000], …], [OID, …]]`, where the second part names databases without the extension. A list
 //! that is damaged or missing is empty.
 
@@ -42,7 +42,7 @@ impl Seniority {
         })
     }
 
-    /// What databases are sorted by.
+    /// Returns the key by which databases are sorted.
     pub fn rank(&self, database: u32) -> Rank {
         let since = self.since.get(&database).copied().unwrap_or(i64::MAX);
         (since, self.is_without_extension(database), database)
@@ -52,7 +52,7 @@ impl Seniority {
         self.since.contains_key(&database)
     }
 
-    /// Whether the last worker found no extension, and nobody announced one since.
+    /// Returns whether the last worker found no extension, and none was announced since.
     pub fn is_without_extension(&self, database: u32) -> bool {
         self.without.contains(&database)
     }

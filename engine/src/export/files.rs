@@ -5,7 +5,7 @@
 //! whatever happens but a kill.
 //!
 //! The directory is opened once, and everything else is relative to the open directory. Whoever owns a directory on the
-//! path may replace what is below it at any moment. So a path that was checked may lead elsewhere when it is used.
+//! path may replace the rest of the path at any moment. So a path that was checked may lead elsewhere when it is used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -63,7 +63,7 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC
 const MOST_LINKS: usize = 40;
 
 /// Opens a directory by its path, one component at a time. A link is followed only if root or this process's user made it.
-/// Any other link may be a trap of whoever owns the directory that it is in.
+/// Any other link may be a trap by the owner of a directory on the path.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let mut directory =
         rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
@@ -105,7 +105,7 @@ fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Whether an open directory is another one or below it, wherever it was moved.
+/// Returns whether an open directory is `above` or below it, also after it was moved.
 fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
     let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     let above = identity(rustix::fs::stat(above)?);
@@ -274,7 +274,7 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// Only root can make a link that belongs to somebody else.
+    /// Only root can make a link that belongs to another user.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();

@@ -55,7 +55,7 @@ impl Status {
     }
 }
 
-/// Reads what has come so far; `None`: there is more to come. `own` is the address that the server listens at.
+/// Reads the bytes so far. Returns `None` while the request is incomplete. `own` is the address that the server listens at.
 pub fn read(bytes: &[u8], own: IpAddr) -> Option<Asked> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -98,7 +98,7 @@ fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), S
     }
 }
 
-/// Whether a host with or without a port is this server: `localhost`, a loopback address, or the address where it listens.
+/// Returns whether a host with or without a port is this server: `localhost`, a loopback address, or the address where it listens.
 fn is_own(authority: &str, own: IpAddr) -> bool {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host.parse().ok().map(IpAddr::V6), ""),
@@ -113,7 +113,7 @@ fn is_own(authority: &str, own: IpAddr) -> bool {
         }
     };
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), own];
-    // Any port: a tunnel or a proxy on this machine has one of its own.
+    // Any port: a tunnel or a proxy on this machine has another port.
     host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 

@@ -226,7 +226,7 @@ impl Desk {
         of_connections.chain(self.accepts_after).min()
     }
 
-    /// Whether somebody may be waiting who can be let in at once.
+    /// Returns whether a connection may be waiting that can be accepted at once.
     fn can_accept(&self) -> bool {
         self.may_accept && self.accepts_after.is_none() && self.place_for_another().is_some()
     }
@@ -262,7 +262,7 @@ impl Desk {
             return;
         }
         self.accepts_after = None;
-        // Not without end: those that are connected already go on in between.
+        // A bounded number, so that existing connections are served in between.
         for _ in 0..CONNECTIONS {
             if !self.may_accept {
                 return;

@@ -1,4 +1,4 @@
-//! What a caller and the log are told: the mistake and its place, without noise and without the library's insides.
+//! Errors and log lines name the mistake and its place, without noise and without the library's insides.
 
 use std::sync::{Arc, Mutex};
 
@@ -56,7 +56,7 @@ fn a_developer_can_have_backtraces() {
     assert!(detail.contains("   0: "), "{detail}");
 }
 
-/// A connection that keeps what the server says beside its answers.
+/// A connection that keeps the server's notices.
 fn listening(cluster: &Cluster, database: &str) -> (postgres::Client, Arc<Mutex<Vec<String>>>) {
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let hears = Arc::clone(&heard);

@@ -126,7 +126,7 @@ fn other_paths_and_methods_are_told_so() {
     assert_nothing_crashed(&cluster);
 }
 
-/// A web page may have the browser of somebody on this machine ask, under a name of the page's own.
+/// A web page may make a browser on this machine send a request under the page's name.
 #[test]
 fn a_request_for_another_host_is_refused() {
     let (_cluster, address) = served("scrape-host");

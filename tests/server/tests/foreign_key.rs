@@ -188,3 +188,61 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     assert_eq!(keys(&mut db), ["session_summaries|t"]);
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
+
+/// An operator may lock the table, by the rights that docs/security.md gives.
+#[test]
+fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    let errors = db.number("SELECT errors FROM enrich.enrich_stats()");
+    std::thread::scope(|scope| {
+        // In here, so that a failure releases the lock.
+        let mut operator = db.another();
+        operator.run("BEGIN; LOCK TABLE enrich.known_networks IN ACCESS EXCLUSIVE MODE");
+        let mut honeypot = db.another();
+        let inserting = scope.spawn(move || honeypot.try_run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))])));
+        wait_until("the session is stored", || inserting.is_finished(), |is_stored| *is_stored);
+        inserting.join().expect("no panic").expect("the insert succeeds");
+        operator.run("ROLLBACK");
+    });
+    assert_eq!(
+        db.rows("SELECT source_ip, snapshot_asn FROM session_summaries"),
+        ["8.8.8.8|15169"],
+        "the snapshot is complete"
+    );
+    assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), ["NULL"]);
+    assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), errors + 1);
+    // The next session of the address brings the network.
+    db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.8"))]));
+    assert_eq!(
+        db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
+        ["15169"]
+    );
+    db.run("CALL enrich.fold_statistics()");
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}
+
+/// Whoever creates a network and does not commit does not keep other addresses of that network.
+#[test]
+fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_foreign_key() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    std::thread::scope(|scope| {
+        let mut open = db.another();
+        open.run("BEGIN; SELECT enrich.enrich_ip('8.8.8.8')");
+        let mut honeypot = db.another();
+        let inserting = scope.spawn(move || honeypot.try_run(&SUMMARIES.insert(&[("a", Some("8.8.8.9"))])));
+        wait_until("the session is stored", || inserting.is_finished(), |is_stored| *is_stored);
+        inserting.join().expect("no panic").expect("the insert succeeds");
+        open.run("COMMIT");
+    });
+    db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.9"))]));
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(
+        db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.9'"),
+        ["15169"]
+    );
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}

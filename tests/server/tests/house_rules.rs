@@ -16,6 +16,8 @@ fn unsafe_code_stays_in_src_pg() {
         }
         for (number, line) in read(&file).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
+            // Without the texts in it.
+            let code: String = code.split('"').step_by(2).collect();
             if code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
                 strays.push(format!("{}:{}: {line}", file.display(), number + 1));
             }
@@ -55,7 +57,7 @@ fn what_the_server_calls_lets_no_panic_out() {
             let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
             let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
             let catches = body.iter().any(|line| line.contains("catch_unwind("));
-            // A call of what a variable holds: nobody can tell here what that is.
+            // A call through a variable, which may be any function.
             let calls =
                 |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
             strays

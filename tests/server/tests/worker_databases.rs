@@ -636,7 +636,7 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     lab.assert_nothing_crashed();
 }
 
-/// A server with slots for as many workers, beside the launcher and the server's own launcher of logical replication.
+/// Starts a server with slots for `workers` workers, our launcher and the launcher of logical replication.
 fn with_room_for(name: &str, workers: usize) -> Cluster {
     let slots = format!("max_worker_processes = {}", workers + 2);
     Cluster::start(&Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h").conf(&slots))
@@ -648,7 +648,7 @@ fn create_extension(cluster: &Cluster, database: &str) -> Session {
     session
 }
 
-/// What worker_status says of each database's worker.
+/// Returns the state of each database's worker, from worker_status.
 fn workers(session: &mut Session) -> Vec<String> {
     session.rows(
         "SELECT database, pid IS NOT NULL, CASE WHEN pid IS NULL THEN state END
@@ -743,7 +743,7 @@ fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts(
     assert_nothing_crashed(&cluster);
 }
 
-/// The place was free for a moment, because the database's own worker was not there and nobody knew how many slots there are.
+/// The place was free for a moment, because the setting excluded the older database.
 #[test]
 fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     let cluster = with_room_for("databases-gives-way", 1);
@@ -763,4 +763,79 @@ fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
         |workers| workers == &[format!("copy|f|{WAITS}"), "shop|t|NULL".to_owned()],
     );
     assert_nothing_crashed(&cluster);
+}
+
+/// Sessions of one address whose network is not known, each committed by itself.
+fn sessions_of_an_unknown_network(session: &mut Session, count: usize) {
+    for n in 0..count {
+        session.run(&format!("INSERT INTO public.sessions VALUES ('{n}', '5.9.200.1')"));
+    }
+}
+
+fn requests(session: &mut Session) -> Vec<String> {
+    session.rows("SELECT provider, count(*) FROM enrich.enrichment_request GROUP BY 1 ORDER BY 1")
+}
+
+#[test]
+fn requests_do_not_pile_up_where_no_worker_takes_them() {
+    let lab = lab("databases-elsewhere");
+    // Answers may arrive at any moment, for another database.
+    let elsewhere = in_the_middle_of_a_batch(&lab);
+    lab.cluster.reconfigure(&[format!("cowrie_enrich.databases = '{}'", elsewhere.name)]);
+    let mut db = lab.database();
+    db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
+    sessions_of_an_unknown_network(&mut db, 200);
+    assert_eq!(requests(&mut db), ["cymru|1"]);
+    // Neither from other connections, nor by calls.
+    for _ in 0..20 {
+        let mut other = db.another();
+        sessions_of_an_unknown_network(&mut other, 2);
+        other.run("SELECT enrich.enrich_ip('5.9.200.1')");
+    }
+    assert_eq!(requests(&mut db), ["cymru|1"]);
+    // Rows that were rolled back or deleted do not wait.
+    db.run("TRUNCATE enrich.enrichment_request");
+    db.run("BEGIN; INSERT INTO public.sessions VALUES ('undone', '5.9.200.1'); SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK");
+    sessions_of_an_unknown_network(&mut db, 2);
+    assert_eq!(requests(&mut db), ["cymru|1"]);
+    db.run("DELETE FROM enrich.enrichment_request");
+    sessions_of_an_unknown_network(&mut db, 2);
+    assert_eq!(requests(&mut db), ["cymru|1"]);
+    // A prepared transaction may commit after a worker has looked.
+    db.run("BEGIN; INSERT INTO public.sessions VALUES ('later', '5.9.200.1'); PREPARE TRANSACTION 'later'");
+    db.run("COMMIT PREPARED 'later'");
+    assert_eq!(requests(&mut db), ["cymru|2"]);
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn sessions_without_a_worker_are_completed_when_it_comes() {
+    let lab = lab("databases-comes");
+    lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
+    let mut db = lab.database();
+    db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
+    let address = members(0..1)[0];
+    let insert = |db: &mut Session, n: usize| {
+        db.run(&format!("INSERT INTO public.sessions VALUES ('{n}', '{address}')"));
+    };
+    (0..20).for_each(|n| insert(&mut db, n));
+    assert_eq!(requests(&mut db), ["cymru|1"]);
+    for round in 1..4 {
+        lab.cluster.reconfigure(&["cowrie_enrich.databases = ''".to_owned()]);
+        wait_until(
+            "all are completed",
+            || db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NULL"),
+            |left| *left == 0,
+        );
+        lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
+        let name = db.name.clone();
+        wait_until("the worker has left", || at_work(&mut db), |at_work| !at_work.contains(&name));
+        // The network is unknown again, and the earlier request was taken: a new one is needed.
+        db.run(&format!(
+            "DELETE FROM enrich.block_answer; UPDATE enrich.ip_inventory SET current_asn = NULL, enrichment = '{{}}' WHERE ip_address = '{address}'"
+        ));
+        (round * 100..round * 100 + 20).for_each(|n| insert(&mut db, n));
+        assert_eq!(requests(&mut db), ["cymru|1"]);
+    }
+    lab.assert_nothing_crashed();
 }

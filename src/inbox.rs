@@ -1,0 +1,95 @@
+//! Keeps the worker's inboxes small while no worker reads them.
+//!
+//! A row of an inbox says that the worker has to look at something. One row says it as well as many, until a worker has
+//! taken it. So where no worker sits, a row that waits already is not appended again. Shared memory remembers which rows
+//! wait, as fingerprints in a table where a newer one may take the place of an older one. A forgotten row is appended once
+//! more.
+//!
+//! A row is remembered when its transaction commits. Whatever takes rows away begins a new epoch, in which nothing is
+//! remembered: a worker that sits down, and a statement that deletes from an inbox.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::random;
+
+use crate::pg::transaction::{self, Outcome};
+use crate::pg::{catalog, shared};
+use crate::roster;
+
+/// Rows of one transaction that are remembered.
+const MOST_REMEMBERED: usize = 10_000;
+
+thread_local! {
+    /// Fingerprints of the rows that this transaction has appended.
+    static APPENDED: RefCell<HashSet<u64>> = RefCell::default();
+}
+
+/// Returns whether the caller must append a row.
+///
+/// While a worker sits, it must: the worker may have taken an equal row and looked before this transaction's changes can
+/// be seen. The same holds for a prepared transaction, which may commit later.
+pub fn needs(row: impl Hash) -> bool {
+    // The epoch before the look at the seat: a worker that sits down in between makes this epoch an old one.
+    let fingerprint = fingerprint(row);
+    if roster::seat_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
+        return true;
+    }
+    let place = shared::block().waiting_row(fingerprint);
+    if place.load(Ordering::Acquire) == fingerprint {
+        return false;
+    }
+    APPENDED.with_borrow_mut(|appended| appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint))
+}
+
+/// Rows are taken away from an inbox.
+pub fn begin_epoch() {
+    shared::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
+}
+
+fn fingerprint(row: impl Hash) -> u64 {
+    let block = shared::block();
+    let mut hasher = DefaultHasher::new();
+    secret().hash(&mut hasher);
+    block.inbox_epoch.load(Ordering::Acquire).hash(&mut hasher);
+    catalog::own_database().to_u32().hash(&mut hasher);
+    row.hash(&mut hasher);
+    // 0 stands for an empty place.
+    hasher.finish().max(1)
+}
+
+/// Returns an unpredictable number: an attacker must not find an address with the fingerprint of another one.
+fn secret() -> u64 {
+    let secret = &shared::block().inbox_secret;
+    match secret.load(Ordering::Acquire) {
+        0 => {
+            let drawn = random::bits().max(1);
+            secret
+                .compare_exchange(0, drawn, Ordering::AcqRel, Ordering::Acquire)
+                .map_or_else(|theirs| theirs, |_| drawn)
+        }
+        known => known,
+    }
+}
+
+/// The transaction ended. Sets atomics only; cannot fail.
+pub fn transaction_ended(outcome: Outcome) {
+    APPENDED.with_borrow_mut(|appended| {
+        if outcome == Outcome::Committed {
+            for fingerprint in appended.iter() {
+                shared::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
+            }
+        }
+        // Also the memory of a large transaction.
+        if !appended.is_empty() {
+            *appended = HashSet::new();
+        }
+    });
+}
+
+/// A subtransaction was rolled back, perhaps with rows that it had appended.
+pub fn rolled_back() {
+    APPENDED.with_borrow_mut(HashSet::clear);
+}
