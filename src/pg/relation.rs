@@ -268,7 +268,7 @@ impl Scan {
 }
 
 impl Prober {
-    /// Opens a table and an index on it whose only column is inet; `None` when either is not there (any more).
+    /// Opens a table and an index on it whose first column is inet; `None` when either is not there (any more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Prober> {
         Prober::open_by(table, index, KeyType::Inet, snapshot)
     }
@@ -293,7 +293,7 @@ impl Prober {
             let form = (*index).rd_index;
             let is_fitting = (*form).indrelid == (*table.relation).rd_id
                 && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && (*form).indnkeyatts == 1
+                && (*form).indnkeyatts >= 1
                 && *(*index).rd_opfamily == family
                 && *(*index).rd_opcintype == type_oid;
             if !is_fitting {

@@ -87,7 +87,7 @@ pub fn append(
         .map(|(address, session_table, _)| (address, session_table))
         .collect();
     table.append(
-        [pg_sys::OIDOID, pg_sys::INETOID],
+        [pg_sys::REGCLASSOID, pg_sys::INETOID],
         wanted.into_iter().map(|(address, session_table)| {
             any = true;
             [Some(pg_sys::Datum::from(session_table)), Some(inet::write(address))]
