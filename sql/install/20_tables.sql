@@ -40,6 +40,18 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'the time of a session, or null if it is before 1970 or more than a day ahead of the clock';
 
+-- A row may hold any two times, and their difference may be out of range: an error from version 17 on. Times that were
+-- stored by an old version of the extension, or by hand, must not stop an UPDATE or a restore.
+CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN first_seen OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamptz
+         AND last_seen OPERATOR(pg_catalog.<) '3000-01-01 00:00:00+00'::timestamptz
+         AND last_seen OPERATOR(pg_catalog.>=) first_seen
+        THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
+COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
+    'the time between two sessions, or null if one of them is before 1970 or after 2999';
+
 CREATE TABLE asn_inventory (
     asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
     organization_name     text,

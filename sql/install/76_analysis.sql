@@ -52,18 +52,6 @@ COMMENT ON VIEW moved_addresses IS
     'one row each time an address moved to another network, from ip_asn_history: from which, to which, noticed when and by which source';
 COMMENT ON COLUMN moved_addresses.moved_at IS 'when the move was noticed, not when it happened';
 
--- A row may hold any two times, and their difference may be out of range: an error from version 17 on. Times that were
--- stored by an old version of the extension, or by hand, must not stop an UPDATE or a restore.
-CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE
-        WHEN first_seen OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamptz
-         AND last_seen OPERATOR(pg_catalog.<) '3000-01-01 00:00:00+00'::timestamptz
-         AND last_seen OPERATOR(pg_catalog.>=) first_seen
-        THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
-COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
-    'the time between two sessions, or null if one of them is before 1970 or after 2999';
-
 CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
     WHERE seen_over(first_seen, last_seen) >= interval '1 day';
 CREATE VIEW persistent_addresses AS
