@@ -9,11 +9,13 @@
 //! fails, the counts are appended all the same, and folding creates what is missing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
 use foldhash::fast::RandomState;
+use pgrx::pg_sys;
 
 use crate::attribution;
 use crate::inbox;
@@ -27,7 +29,7 @@ use crate::politeness;
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, fill_register, sessions};
+use crate::store::{Home, completions, fill_register, sessions};
 use crate::telemetry::{self, Event, Firing};
 
 /// What the transaction knows of a seen address's inventory row.
@@ -39,6 +41,21 @@ pub enum Inventory {
     Present,
 }
 
+/// A gap in the snapshot of a session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Gap {
+    /// The type alone.
+    TypeOnly,
+    /// The network or the country.
+    Network,
+}
+
+/// A table with sessions of an address that have gaps.
+type Incomplete = Option<(pg_sys::Oid, Gap)>;
+
+/// Further ones, of several addresses.
+type Further = HashSet<(Address, pg_sys::Oid, Gap)>;
+
 #[derive(Clone, Copy)]
 struct Seen {
     tally: Tally,
@@ -47,6 +64,9 @@ struct Seen {
     inventory: Inventory,
     /// Whose answers may complete snapshots that were stored.
     awaits: Providers,
+    /// The same before the address was created and its lookups queued.
+    is_asked: bool,
+    incomplete: Incomplete,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -62,6 +82,9 @@ struct Pending {
     unsure: bool,
     /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
     referenced: bool,
+    /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a visit that finds
+    /// nothing to complete is cheap.
+    further: Further,
 }
 
 /// Addresses of a level that are remembered. Of more the counts are appended at once, and folding creates them: a load of
@@ -80,9 +103,18 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away), and what is known of it.
-pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits): (Inventory, Providers)) {
-    let seen = Seen { tally, came: tally.sessions > 0, inventory, awaits, as_of: ROLLBACKS.get() };
+/// Remembers sessions of an address (a negative number for sessions that went away), the state of its inventory row, and where
+/// they have gaps.
+pub fn remember(
+    home: Home,
+    address: Address,
+    tally: Tally,
+    (inventory, awaits): (Inventory, Providers),
+    incomplete: Incomplete,
+) {
+    let is_asked = !awaits.is_empty();
+    let came = tally.sessions > 0;
+    let seen = Seen { tally, came, inventory, awaits, is_asked, incomplete, as_of: ROLLBACKS.get() };
     let are_enough = PENDING.with_borrow_mut(|pending| {
         pending.home = Some(home);
         pending.unsure |= seen.came && inventory != Inventory::Present;
@@ -91,7 +123,8 @@ pub fn remember(home: Home, address: Address, tally: Tally, (inventory, awaits):
             pending.levels.push((level, Addresses::default()));
         }
         let Some((_, addresses)) = pending.levels.last_mut() else { return false };
-        addresses.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+        let further = &mut pending.further;
+        addresses.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         addresses.len() > MOST_REMEMBERED && !pending.referenced
     });
     if are_enough {
@@ -110,6 +143,7 @@ fn append_early(home: Home) {
         |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
     let Some(seen) = PENDING.with_borrow_mut(take) else { return };
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, &Further::default());
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     match contained(|| sessions::append(home, counts)) {
@@ -160,7 +194,17 @@ pub fn create_now(home: Home) {
 
 impl Seen {
     /// Takes in what was seen of the same address later.
-    fn absorb(&mut self, later: Seen) {
+    fn absorb(&mut self, address: Address, later: Seen, further: &mut Further) {
+        self.is_asked |= later.is_asked;
+        match (self.incomplete, later.incomplete) {
+            (Some((table, gap)), Some((other, more))) if table == other => {
+                self.incomplete = Some((table, gap.max(more)));
+            }
+            (Some(_), Some((other, more))) => {
+                further.insert((address, other, more));
+            }
+            (known, later) => self.incomplete = known.or(later),
+        }
         self.tally.add(later.tally);
         self.came |= later.came;
         self.awaits = self.awaits.with(later.awaits);
@@ -175,13 +219,13 @@ impl Seen {
 }
 
 fn before_commit() {
-    let Some((home, seen)) = take() else { return };
+    let Some((home, seen, further)) = take() else { return };
     let firing = Firing::begin(Event::Commit);
-    write(home, seen);
+    write(home, seen, &further);
     firing.end();
 }
 
-fn write(home: Home, mut seen: Addresses) {
+fn write(home: Home, mut seen: Addresses, further: &Further) {
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, Tally)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
@@ -196,6 +240,7 @@ fn write(home: Home, mut seen: Addresses) {
         }
     }
     queue_awaited(home, &seen);
+    note_incomplete(home, &seen, further);
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     let counts: Vec<(Address, Tally)> = counts.collect();
@@ -230,16 +275,54 @@ fn queue_awaited(home: Home, seen: &Addresses) {
     }
 }
 
-fn take() -> Option<(Home, Addresses)> {
+/// Notes which tables have sessions with gaps that an enabled provider may fill.
+fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
+    if further.is_empty() && seen.values().all(|seen| seen.incomplete.is_none()) {
+        return;
+    }
+    let may_be_filled = completions::may_be_filled();
+    let own = seen.iter().filter_map(|(address, seen)| {
+        let (table, gap) = seen.incomplete?;
+        Some((*address, table, gap))
+    });
+    let incomplete: Vec<(Address, pg_sys::Oid, bool)> = own
+        .chain(further.iter().copied())
+        .filter(|(_, _, gap)| match gap {
+            Gap::TypeOnly => may_be_filled.ip_type,
+            Gap::Network => may_be_filled.network,
+        })
+        .filter(|(address, ..)| bogon::reason(*address).is_none())
+        .filter_map(|(address, table, _)| {
+            let seen = seen.get(&address).filter(|seen| seen.came)?;
+            // Reads of the index would be watched for conflicts.
+            Some((address, table, seen.is_asked || snapshot::is_serializable()))
+        })
+        .collect();
+    if incomplete.is_empty() {
+        return;
+    }
+    let is_attended = roster::is_attended();
+    match contained(|| completions::append(home, incomplete.into_iter(), is_attended)) {
+        Ok(true) => roster::work_was_queued(),
+        Ok(false) => {}
+        Err(failure) => telemetry::error(
+            "incomplete sessions of a transaction could not be noted, and stay incomplete until the next backfill",
+            &failure.message,
+        ),
+    }
+}
+
+fn take() -> Option<(Home, Addresses, Further)> {
     PENDING.with_borrow_mut(|pending| {
         let home = pending.home?;
         pending.unsure = false;
+        let mut further = std::mem::take(&mut pending.further);
         let mut levels = std::mem::take(&mut pending.levels).into_iter().map(|(_, addresses)| addresses);
         let mut all = levels.next()?;
         for level in levels {
-            merge(&mut all, level);
+            merge(&mut all, level, &mut further);
         }
-        (!all.is_empty()).then_some((home, all))
+        (!all.is_empty()).then_some((home, all, further))
     })
 }
 
@@ -294,19 +377,19 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Mome
             if plan.missing.is_empty() && plan.due.is_empty() {
                 return Vec::new();
             }
-            let created = snapshot::with_fresh(|| {
+            snapshot::with_fresh(|| {
                 acting_as(home.owner, || {
                     role::set_locally(c"lock_timeout", WAITS);
-                    Connection::with(home.schema, |connection| {
+                    let created = Connection::with(home.schema, |connection| {
                         enrich::write(home, connection, databases, &plan, Locked::Skip)
-                    })
+                    });
+                    if moment == Moment::Commit {
+                        // Deferred triggers on the inventories: the server has fired those of this commit already.
+                        transaction::end_as_current_user();
+                    }
+                    created
                 })
-            });
-            if moment == Moment::Commit {
-                // Deferred triggers that somebody put on the inventories: their time has passed already.
-                transaction::fire_deferred_triggers();
-            }
-            created
+            })
         })
     });
     written
@@ -322,16 +405,16 @@ fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Mome
 
 /// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
 /// carry everything from level to level.
-fn merge(known: &mut Addresses, mut later: Addresses) {
+fn merge(known: &mut Addresses, mut later: Addresses, further: &mut Further) {
     if later.len() <= known.len() {
         for (address, seen) in later {
-            known.entry(address).and_modify(|known| known.absorb(seen)).or_insert(seen);
+            known.entry(address).and_modify(|known| known.absorb(address, seen, further)).or_insert(seen);
         }
         return;
     }
     for (address, mut seen) in known.drain() {
         if let Some(later) = later.get(&address) {
-            seen.absorb(*later);
+            seen.absorb(address, *later, further);
         }
         later.insert(address, seen);
     }
@@ -356,8 +439,9 @@ fn released(level: Level, parent: Level) {
             return;
         }
         let Some((_, addresses)) = pending.levels.pop() else { return };
+        let further = &mut pending.further;
         match pending.levels.last_mut() {
-            Some((top, into)) if *top == parent => merge(into, addresses),
+            Some((top, into)) if *top == parent => merge(into, addresses, further),
             _ => pending.levels.push((parent, addresses)),
         }
     });

@@ -114,10 +114,29 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
+/// Columns of another type could bring casts of their owner's.
+pub fn not_intact(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("columns of {table} are missing, generated or of other types than when it was attached"),
+        None,
+        Some("Give them their types back, or attach the table again."),
+    )
+}
+
+pub fn children_not_attached(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("a table that inherits from {table} is not attached, or has another owner"),
+        None,
+        Some("Attach the table again, which attaches its children too."),
+    )
+}
+
 pub fn not_an_expression() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
-        "the rule is not one SQL expression".to_owned(),
+        "invalid expression: a single SQL expression is expected".to_owned(),
         None,
         Some("Write what could stand in a SELECT list over the row s, for example s.command_count."),
     )
@@ -129,6 +148,48 @@ pub fn not_owner(table: &str) -> ! {
         format!("must be owner of table {table}"),
         None,
         None,
+    )
+}
+
+pub fn not_a_table(name: &str) -> ! {
+    raise(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is not a table"), None, None)
+}
+
+/// A column of another type than `inet`, or a generated one.
+pub fn no_key_for(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        format!("could not create a foreign key for column \"{column}\" of table {table}"),
+        Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
+        Some("Do without a foreign key, or change the column's type to inet."),
+    )
+}
+
+pub fn has_key_already(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        format!("table {table} already has a constraint \"cowrie_enrich_address\""),
+        None,
+        None,
+    )
+}
+
+pub fn partitions_lack_keys(table: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("could not create a foreign key for partitioned table {table}"),
+        Some("Not all of its partitions have a valid foreign key.".to_owned()),
+        Some("CALL add_session_foreign_key() for the table."),
+    )
+}
+
+/// A foreign key that can run code as the extension's owner.
+pub fn unsafe_key(key: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "could not create a foreign key while there is an unsafe one".to_owned(),
+        Some(format!("The unsafe foreign key is {key}.")),
+        Some("Drop what the view unsafe_foreign_keys lists."),
     )
 }
 

@@ -1,7 +1,7 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
 //! Entry points are in [`api`] (functions), [`session`] (the trigger) and [`at_commit`] (what the trigger leaves for
-//! the end of the transaction), and in [`worker`] and [`exporter`] (the background processes). They use [`store`] (all SQL), [`offline`]
+//! the end of the transaction), and in [`worker`], [`owner`] and [`exporter`] (the background processes). They use [`store`] (all SQL), [`offline`]
 //! (the mmdb files), [`provider`] and [`politeness`] (who is asked, and who may ask) and [`telemetry`], and these use [`pg`], where all unsafe
 //! code is. What is true without PostgreSQL is in the crate `engine`.
 
@@ -19,6 +19,7 @@ mod inbox;
 mod maintenance;
 mod metrics;
 mod offline;
+mod owner;
 mod pg;
 mod politeness;
 mod provider;
@@ -53,7 +54,12 @@ pgrx::extension_sql_file!("../sql/install/20_tables.sql", name = "tables", requi
 pgrx::extension_sql_file!("../sql/install/30_networks.sql", name = "networks", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/install/35_queue.sql", name = "queue", requires = ["networks"]);
 pgrx::extension_sql_file!("../sql/install/40_sessions.sql", name = "sessions", requires = ["queue"]);
-pgrx::extension_sql_file!("../sql/install/50_statistics.sql", name = "statistics", requires = ["sessions"]);
+pgrx::extension_sql_file!("../sql/install/42_completions.sql", name = "completions", requires = ["sessions"]);
+pgrx::extension_sql_file!(
+    "../sql/install/50_statistics.sql",
+    name = "statistics",
+    requires = ["completions"]
+);
 pgrx::extension_sql_file!("../sql/install/60_worker.sql", name = "worker", requires = ["statistics"]);
 pgrx::extension_sql_file!("../sql/install/62_metrics.sql", name = "metrics", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/install/65_calls.sql", name = "calls", requires = ["metrics"]);
@@ -64,4 +70,5 @@ pgrx::extension_sql_file!("../sql/install/76_analysis.sql", name = "analysis", r
 pgrx::extension_sql_file!("../sql/install/78_schedule.sql", name = "schedule", requires = ["analysis"]);
 pgrx::extension_sql_file!("../sql/install/80_versions.sql", name = "versions", requires = ["schedule"]);
 pgrx::extension_sql_file!("../sql/install/82_restore.sql", name = "restore", requires = ["versions"]);
-pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["restore"], finalize);
+pgrx::extension_sql_file!("../sql/install/84_keys.sql", name = "keys", requires = ["restore"]);
+pgrx::extension_sql_file!("../sql/install/90_grants.sql", name = "grants", requires = ["keys"], finalize);

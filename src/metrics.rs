@@ -16,6 +16,7 @@ use crate::guc;
 use crate::offline::{self, Kind};
 use crate::pg::catalog::{self, Database};
 use crate::pg::clock;
+use crate::pg::owner_slot;
 use crate::pg::shared::{self, Report, Seat};
 use crate::politeness::{self, Count};
 use crate::provider::Provider;
@@ -36,6 +37,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(server());
     families.extend(exports());
     families.extend(workers());
+    families.extend(completions(&databases));
     families
 }
 
@@ -105,6 +107,9 @@ fn reported(report: &Report) -> Option<Sizes> {
         networks: report.networks.load(Ordering::Relaxed),
         oldest_count: Some(report.oldest_count.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0),
         queues: Provider::all().map(queue).collect(),
+        completions: report.completions.load(Ordering::Relaxed),
+        oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
+        suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
     })
 }
 
@@ -266,6 +271,28 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![depth, addresses, ages, dead]
 }
 
+/// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
+fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut pending = Family::of(&declared::COMPLETIONS_PENDING);
+    let mut ages = Family::of(&declared::COMPLETION_OLDEST_AGE);
+    let mut suspended = Family::of(&declared::SUSPENDED_OWNERS);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.completions));
+        let age = sizes.oldest_completion.map_or(0, |oldest| (now - oldest).max(0));
+        ages = ages.with([database], seconds(age));
+        suspended = suspended.with([database], number(sizes.suspended_owners));
+    }
+    let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
+    let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
+    for (database, name, seat) in attended() {
+        abandoned = abandoned.with([&name], owner_slot::abandoned(database) as f64);
+        let failures = seat.report.launch_failures.load(Ordering::Relaxed);
+        launch_failures = launch_failures.with([&name], number(failures));
+    }
+    vec![pending, ages, suspended, abandoned, launch_failures]
+}
+
 fn files() -> Vec<Family> {
     let mut ages = Family::of(&declared::MMDB_BUILD_AGE);
     let mut loaded = Family::of(&declared::MMDB_LOADED);
@@ -321,6 +348,7 @@ fn workers() -> Vec<Family> {
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
     let mut errors = Family::of(&declared::WORKER_ERRORS);
+    let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let now = clock::now();
     let mut shown = Vec::new();
     for (database, name, seat) in attended() {
@@ -333,6 +361,7 @@ fn workers() -> Vec<Family> {
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
+        unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
         shown.push(database);
     }
     // Those that never had a worker have reported nothing.
@@ -344,5 +373,5 @@ fn workers() -> Vec<Family> {
             up = up.with([&name], 0.0);
         }
     }
-    vec![up, ages, batches, errors]
+    vec![up, ages, batches, errors, unsafe_keys]
 }

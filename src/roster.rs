@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::hooks::{self, Listener};
+use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::shared::{self, KeptOut, Seat};
 use crate::pg::transaction::Outcome;
 use crate::pg::{catalog, clock};
@@ -43,6 +44,8 @@ pub enum Doing {
     Ranking,
     Counting,
     WaitingForUpdate,
+    Supervising,
+    StoppedByKeys,
 }
 
 impl Doing {
@@ -65,11 +68,13 @@ impl Doing {
             Doing::Ranking => c"finding out which sessions matter",
             Doing::Counting => c"counting what there is",
             Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
+            Doing::Supervising => c"supervising owner processes",
+            Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 11] = [
+        const ALL: [Doing; 13] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -81,6 +86,8 @@ impl Doing {
             Doing::Ranking,
             Doing::Counting,
             Doing::WaitingForUpdate,
+            Doing::Supervising,
+            Doing::StoppedByKeys,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
@@ -250,6 +257,8 @@ fn database_is_needed(database: pg_sys::Oid) {
         seat.leave.store(true, Ordering::Release);
         seat.nudge();
     }
+    let slots = block.seats.iter().flat_map(|seat| &seat.owner_slots);
+    slots.filter(|slot| slot.database.load(Ordering::Acquire) == wanted).for_each(OwnerSlot::end);
     block.launcher.nudge();
 }
 

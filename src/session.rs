@@ -15,13 +15,13 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::session_time;
 use pgrx::pg_sys;
 
-use crate::at_commit::{self, Inventory};
+use crate::at_commit::{self, Gap, Inventory};
 use crate::attribution;
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::scan::{self, Value};
 use crate::pg::subtransaction::contained;
-use crate::pg::trigger::{self, Column, Event, Firing, Length, Tuple};
+use crate::pg::trigger::{self, Column, Event, Firing, Generated, Length, Tuple};
 use crate::pg::{catalog, clock, inet, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::store::enrich::Tally;
@@ -71,13 +71,17 @@ impl Site {
     fn look_up(call: &Call, firing: &Firing) -> Site {
         let row = firing.old_row();
         let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
+        let is_ordinary = |c: &Column| c.generated(firing.table()) == Generated::Never;
         let snapshot: [Option<Column>; 5] =
-            SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)));
+            SNAPSHOT.map(|(name, is_fit)| row.column(name).filter(|c| is_fit(*c)).filter(is_ordinary));
         let ip = column(0).filter(|c| c.holds_addresses());
-        if ip.is_none() || snapshot.iter().any(Option::is_none) {
+        let time = column(1);
+        // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
+        let is_time_virtual = time.is_some_and(|c| c.generated(firing.table()) == Generated::Virtual);
+        if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
             telemetry::error(
                 "a session table lacks columns of the right type",
-                "the address column or a snapshot column was renamed, dropped or changed; attach the table again",
+                "a column was renamed, dropped, changed or generated since; attach the table again",
             );
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
@@ -87,7 +91,7 @@ impl Site {
         Site {
             home,
             ip,
-            time: column(1).filter(|c| c.holds_times()),
+            time: time.filter(|c| c.holds_times()),
             snapshot,
             nullable: snapshot.map(|column| column.and_then(accepts_null) != Some(false)),
             lengths: [length(snapshot[1]), length(snapshot[2])],
@@ -152,9 +156,11 @@ fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
         Event::Update => {
             let old = firing.old_row();
             let before = source_address(site, old, Complain::No).map(|source| source.address);
-            let row = protect(site, firing, before);
+            let (row, is_filled) = protect(site, firing, before);
             let Some(source) = source_address(site, row, Complain::Yes) else { return row };
-            let row = source.respelled(row);
+            // The extension fills snapshots and leaves the address as it is spelled.
+            let is_same = site.ip.is_some_and(|column| old.same(&row, column));
+            let row = if is_filled && is_same { row } else { source.respelled(row) };
             // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
             match before {
                 None => fill(site, row, source.address, Given::Kept),
@@ -212,14 +218,15 @@ fn replaced(site: &Site, row: Tuple, given: Given, mut values: [Option<pg_sys::D
 }
 
 /// The updated row with every snapshot column as it was. A null column takes the value that the extension has registered
-/// for the row, and on a trusted table the value that the UPDATE gives it.
-fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> Tuple {
+/// for the row, and on a trusted table the value that the UPDATE gives it. Also whether the extension has registered any.
+fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (firing.old_row(), firing.new_row());
     let registered = if fill_register::is_empty() {
         None
     } else {
         fill_register::values_for(firing.table(), firing.old_place(), address)
     };
+    let is_filled = registered.is_some();
     let registered = registered.as_ref().map_or([None; 5], |values| values.datums());
     let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
         .snapshot
@@ -232,7 +239,7 @@ fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> Tuple {
             (kept, _) => (!old.same(&new, column)).then_some((column.number, kept)),
         })
         .collect();
-    if changes.is_empty() { new } else { new.with(&changes) }
+    (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)
 }
 
 fn after(site: &Site, firing: &Firing, event: Event) {
@@ -243,13 +250,21 @@ fn after(site: &Site, firing: &Firing, event: Event) {
         return;
     }
     if let Some(address) = went {
-        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE));
+        at_commit::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE), None);
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
-        at_commit::remember(site.home, address, tally, attribution::seen(address));
+        let gap = gap(site, firing.new_row()).map(|gap| (firing.table(), gap));
+        at_commit::remember(site.home, address, tally, attribution::seen(address), gap);
     }
+}
+
+/// Returns the gap in the snapshot of a stored session.
+fn gap(site: &Site, row: Tuple) -> Option<Gap> {
+    let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
+    let [asn, country, ip_type, ..] = site.snapshot;
+    if lacks(asn) || lacks(country) { Some(Gap::Network) } else { lacks(ip_type).then_some(Gap::TypeOnly) }
 }
 
 /// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
@@ -333,6 +348,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
                     address,
                     Tally::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
+                    None,
                 );
             }
         }

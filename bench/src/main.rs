@@ -6,8 +6,10 @@ mod analysis;
 mod backfill;
 mod cymru;
 mod enrich;
+mod folding;
 mod history;
 mod inserts;
+mod isolation;
 mod lookups;
 mod metrics;
 mod pgbench;
@@ -31,8 +33,12 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let of_files = ["enrich", "lookups", "inserts", "batches", "bulk"];
     let of_history = ["networks", "backfill", "analysis"];
-    let known =
-        [&of_files[..], &of_history[..], &["cymru", "providers", "sources", "queue", "metrics"]].concat();
+    let known = [
+        &of_files[..],
+        &of_history[..],
+        &["cymru", "providers", "sources", "queue", "folding", "metrics", "isolation"],
+    ]
+    .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
         std::process::exit(2);
@@ -63,8 +69,15 @@ fn main() {
     if asked_for("queue") {
         queue::measure(&mut report);
     }
+    if asked_for("folding") {
+        folding::measure(&effort, &mut report);
+    }
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
+    }
+    // Takes ten minutes, so only where it is named.
+    if wanted.iter().any(|what| what == "isolation") {
+        isolation::measure(&mut report);
     }
     report.print();
 }

@@ -46,7 +46,7 @@ const STATEMENTS: [(&str, &str, &str); 7] = [
         include_str!("../../sql/queries/answers_waited_for.sql"),
     ),
     ("done", "text, inet[]", include_str!("../../sql/queries/jobs_done.sql")),
-    ("settle", "text, cidr[], cidr[]", include_str!("../../sql/queries/jobs_settle.sql")),
+    ("settle", "text, cidr[]", include_str!("../../sql/queries/jobs_settle.sql")),
 ];
 
 pub fn measure(report: &mut Report) {
@@ -203,7 +203,7 @@ fn finish(claimed: &[String]) -> Vec<String> {
             LIFETIMES.0, LIFETIMES.1
         ),
         format!("EXECUTE done ('cymru', '{{{addresses}}}')"),
-        format!("EXECUTE settle ('cymru', '{{{questions}}}', '{{}}')"),
+        format!("EXECUTE settle ('cymru', '{{{questions}}}')"),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Which session times are believed.
 //!
-//! A sensor without a clock says 1970, and a hostile one says whatever it likes. A time that cannot be true stays in the
+//! A sensor without a clock says 1970, and a hostile sensor sends any time. A time that cannot be true stays in the
 //! session's row as written. It is unknown for `first_seen` and `last_seen`. The SQL function `session_time()` applies the
 //! same rule to times that are stored already.
 

@@ -72,7 +72,6 @@ CREATE TABLE enrichment_job (
     attempts     integer NOT NULL DEFAULT 0,
     failed_at    timestamptz,
     last_error   text,
-    completions  integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL,
     PRIMARY KEY (provider, question)
 );
@@ -87,8 +86,6 @@ COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or o
 COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
 COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody, or puts everybody off, does not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer, other than put off or unsent';
-COMMENT ON COLUMN enrichment_job.completions IS
-    'how often its answer was written while sessions that wait for it were locked by somebody';
 
 CREATE TABLE job_address (
     provider   text NOT NULL,

@@ -100,21 +100,39 @@ COMMENT ON VIEW blocked_session_tables IS
     'triggers that an UPDATE fires and whose code belongs to another role than the owner of the table, the owner of the extension or a superuser, where the owner of the table has not allowed them';
 
 -- Arguments are in tgargs with a NUL after each; in hex two digits a byte, so that no letter of a name is mistaken for it.
+-- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column never has one in the
+-- row that a trigger gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
            NOT EXISTS (
                SELECT
-               FROM (VALUES (x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[]),
-                            (x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[]),
-                            ('snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[]),
-                            ('snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[]),
-                            ('snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[])
-                   ) w(name, types)
+               FROM (VALUES (x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                            (x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[], '{"",s}'::pg_catalog.text[]),
+                            ('snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                            ('snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                            ('snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[])
+                   ) w(name, types, generated)
                LEFT JOIN pg_catalog.pg_attribute c
                  ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
                 AND NOT c.attisdropped
                WHERE w.name IS NOT NULL
-                 AND COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)) AS is_intact,
+                 AND (COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)
+                      OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated)))
+           AND NOT (x.has_children AND EXISTS (
+               WITH RECURSIVE child (oid) AS (
+                   SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+                   UNION
+                   SELECT i.inhrelid
+                   FROM child p
+                   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
+               SELECT
+               FROM child
+               JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
+               WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
+                  OR NOT EXISTS (
+                      SELECT FROM pg_catalog.pg_trigger t
+                      WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
+                        AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure))) AS is_intact,
            (WITH RECURSIVE part (oid) AS (
                 SELECT x.rel::pg_catalog.oid
                 UNION
@@ -127,29 +145,51 @@ CREATE VIEW attached_tables AS
             FROM part p
             JOIN @extschema@.blocked_session_tables b ON b.rel::pg_catalog.oid OPERATOR(pg_catalog.=) p.oid
             ORDER BY b.rel::pg_catalog.oid, b.trigger_name
-            LIMIT 1) AS blocked_reason
+            LIMIT 1) AS blocked_reason,
+           (SELECT pg_catalog.min(i.inhparent)::pg_catalog.regclass
+            FROM pg_catalog.pg_inherits i
+            JOIN pg_catalog.pg_trigger t
+              ON t.tgrelid OPERATOR(pg_catalog.=) i.inhparent
+             AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
+            WHERE i.inhrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid) AS inherits_from
     FROM (
         SELECT t.tgrelid::pg_catalog.regclass AS rel,
                pg_catalog.convert_from(pg_catalog.decode(a.args[1], 'hex'), pg_catalog.getdatabaseencoding()) AS ip_column,
                NULLIF(pg_catalog.convert_from(pg_catalog.decode(a.args[2], 'hex'), pg_catalog.getdatabaseencoding()), '') AS time_column,
+               r.relowner, r.relkind OPERATOR(pg_catalog.=) 'r' AND r.relhassubclass AS has_children,
                pg_catalog.bool_or(t.tgconstraint OPERATOR(pg_catalog.<>) 0) AS has_foreign_key
         FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_class r
+          ON r.oid OPERATOR(pg_catalog.=) t.tgrelid AND r.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog."char"[])
         CROSS JOIN LATERAL (
             SELECT pg_catalog.string_to_array(
                 pg_catalog.regexp_replace(pg_catalog.encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 ')) a(args)
         WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
-        GROUP BY 1, 2, 3) x;
-COMMENT ON VIEW attached_tables IS 'tables with our triggers, from the catalogs; partitions are part of their parent';
+        GROUP BY 1, 2, 3, 4, 5) x;
+COMMENT ON VIEW attached_tables IS
+    'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'whether address, time and snapshot columns are there and of the types that they had when the table was attached';
+    'whether address, time and snapshot columns have the types that they had when the table was attached, none of them is generated in a way that the triggers cannot see, and all inheritance children are attached and have the same owner';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
     'why the extension does not complete sessions of the table or of one of its partitions: a trigger runs code of a third role. Null where nothing is in the way';
+COMMENT ON COLUMN attached_tables.inherits_from IS
+    'the attached table that this table inherits from; campaign_networks() on that table shows the sessions of both';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
     'whether a source that knows the types of addresses is enabled, so that sessions wait for snapshot_ip_type';
+
+CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
+COMMENT ON FUNCTION create_address_key(regclass, name) IS
+    'adds the foreign key from a table of the caller to ip_inventory, for an address column of exactly the type inet; the caller needs no privilege REFERENCES';
+
+CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
+COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
+    'lock a table of the caller, and its inheritance children of the same owner, so that commands by name hit exactly these tables until the transaction ends; returns them';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -177,7 +217,16 @@ BEGIN
             MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
             HINT = 'Do without a foreign key, or change the column''s type to inet.';
     END IF;
+    IF EXISTS (SELECT FROM pg_attribute a
+               WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
+            DETAIL = 'The trigger cannot store an address as ip_inventory spells it.',
+            HINT = 'Do without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
+    END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
+    -- Else a name could mean another table once a command has waited for its lock.
+    PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
         -- The column must spell addresses as ip_inventory does.
         EXECUTE format(
@@ -189,23 +238,36 @@ BEGIN
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
             rel, own, arguments);
     END IF;
-    -- A foreign key of a partitioned table cannot be NOT VALID everywhere: those of its partitions can, and once they are
-    -- valid the table's own needs no look at any row.
+    -- The key of a partitioned table looks at no row once those of its partitions are valid. Each of those is made without
+    -- a look at the rows.
     FOR part IN
-        SELECT p.relid
-        FROM (SELECT rel AS relid, true AS isleaf WHERE whole OR NOT is_partitioned
+        SELECT t.relid
+        FROM (SELECT rel AS relid WHERE NOT is_partitioned
               UNION ALL
-              SELECT t.relid, t.isleaf FROM pg_partition_tree(rel) t WHERE is_partitioned AND NOT whole) p
-        WHERE p.isleaf
-          AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = p.relid AND c.contype = 'f'
+              SELECT p.relid FROM pg_partition_tree(rel) p WHERE is_partitioned AND p.isleaf) t
+        WHERE NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = t.relid AND c.contype = 'f'
                           AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address')
-        ORDER BY p.relid
+        ORDER BY t.relid
     LOOP
-        EXECUTE format(
-            'ALTER TABLE %s ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (%I)
-             REFERENCES %s.ip_inventory (ip_address) DEFERRABLE INITIALLY DEFERRED %s',
-            part, attached.ip_column, own, CASE WHEN whole AND is_partitioned THEN '' ELSE 'NOT VALID' END);
+        PERFORM @extschema@.create_address_key(part, attached.ip_column);
     END LOOP;
+    IF NOT (whole AND is_partitioned)
+       OR EXISTS (SELECT FROM pg_constraint c WHERE c.conrelid = rel AND c.contype = 'f'
+                  AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
+        RETURN;
+    END IF;
+    FOR part IN
+        SELECT t.relid
+        FROM pg_partition_tree(rel) t
+        JOIN pg_constraint c ON c.conrelid = t.relid AND c.contype = 'f' AND NOT c.convalidated
+         AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address'
+        WHERE t.isleaf
+        ORDER BY t.relid
+    LOOP
+        PERFORM @extschema@.lock_session_table(part, false);
+        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT cowrie_enrich_address', part);
+    END LOOP;
+    PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
@@ -217,157 +279,263 @@ CREATE FUNCTION attach_session_table(
     RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    kind "char";
-    schema_oid oid;
-    ip_type regtype;
-    time_type regtype;
-    wanted record;
-    present regtype;
+    class record;
+    members regclass[];
+    member regclass;
+    seen record;
+    present record;
     index_name text;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
+    distributed bigint;
     own CONSTANT text := '@extschema@';
 BEGIN
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'table, address column and add_foreign_key must not be null';
     END IF;
-    SELECT c.relkind, c.relnamespace INTO kind, schema_oid FROM pg_class c WHERE c.oid = rel;
-    IF kind IS NULL THEN
+    SELECT c.relkind, c.relnamespace, c.relpersistence, c.relispartition INTO class FROM pg_class c WHERE c.oid = rel;
+    IF class.relkind IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table',
             MESSAGE = format('relation with OID %s does not exist', rel::oid);
     END IF;
-    IF kind NOT IN ('r', 'p') THEN
+    IF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is not a table', rel),
             HINT = 'Attach the table that the sessions are inserted into.';
     END IF;
-    IF schema_oid = 'pg_catalog'::regnamespace
+    IF class.relnamespace = 'pg_catalog'::regnamespace
        OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = rel
                   AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is not a session table', rel),
             DETAIL = 'It belongs to the system or to an extension.';
     END IF;
-    -- The same relation as a partition has the parent's triggers already.
-    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = rel AND c.relispartition)
-       AND EXISTS (SELECT FROM pg_inherits i JOIN @extschema@.attached_tables a ON a.rel = i.inhparent WHERE i.inhrelid = attach_session_table.rel) THEN
+    IF class.relpersistence = 't' THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('%s is a partition of an attached table', rel);
+            MESSAGE = format('%s is a temporary table', rel),
+            DETAIL = 'Only the session that created it can read it, so its sessions can be neither completed nor recounted.',
+            HINT = 'Attach a permanent table.';
+    END IF;
+    -- The same relation as a partition has the parent's triggers already.
+    SELECT a.rel INTO seen
+    FROM pg_partition_ancestors(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
+    WHERE p.relid <> attach_session_table.rel LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s is a partition of an attached table', rel),
+            HINT = format('Sessions in it are enriched already. To attach it by itself, detach %s first.', seen.rel);
+    END IF;
+    SELECT a.rel INTO seen
+    FROM pg_partition_tree(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
+    WHERE p.relid <> attach_session_table.rel LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('partition %s of %s is attached by itself', seen.rel, rel),
+            HINT = format('Call detach_session_table(%L) first.', seen.rel);
+    END IF;
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        -- EXECUTE, because the table exists only where Citus is installed.
+        EXECUTE 'SELECT FROM pg_catalog.pg_dist_partition d WHERE d.logicalrelid::oid = $1' USING rel::oid;
+        GET DIAGNOSTICS distributed = ROW_COUNT;
+        IF distributed > 0 THEN
+            RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+                MESSAGE = format('%s is distributed by Citus', rel),
+                DETAIL = 'Triggers do not fire on the node that a distributed table is created on.',
+                HINT = 'Keep sessions in a local table. See the page scaling.md, section Citus.';
+        END IF;
     END IF;
 
-    SELECT a.atttypid INTO ip_type FROM pg_attribute a
-    WHERE a.attrelid = rel AND a.attname = ip_column AND a.attnum > 0 AND NOT a.attisdropped;
-    IF ip_type IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'undefined_column',
-            MESSAGE = format('column %I of %s does not exist', ip_column, rel),
-            HINT = 'Name the address column in the second argument, for example ''ip'' for Cowrie''s sessions.';
-    END IF;
-    IF ip_type NOT IN ('inet'::regtype, 'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) THEN
-        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('address column %I has type %s', ip_column, ip_type),
-            HINT = 'The address column must be inet, text, varchar or char.';
-    END IF;
-    IF time_column IS NOT NULL THEN
-        SELECT a.atttypid INTO time_type FROM pg_attribute a
-        WHERE a.attrelid = rel AND a.attname = time_column AND a.attnum > 0 AND NOT a.attisdropped;
-        IF time_type IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'undefined_column',
-                MESSAGE = format('column %I of %s does not exist', time_column, rel);
-        END IF;
-        IF time_type NOT IN ('timestamptz'::regtype, 'timestamp'::regtype, 'date'::regtype) THEN
-            RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-                MESSAGE = format('time column %I has type %s', time_column, time_type),
-                HINT = 'The time column must be timestamptz, timestamp or date.';
-        END IF;
+    -- From here on the names of these tables cannot come to mean other tables. Dropping triggers and adding columns locks out
+    -- readers too. That lock is taken at once, because a transaction that waits for a stronger lock can deadlock.
+    members := @extschema@.lock_session_table(rel,
+        EXISTS (SELECT FROM pg_trigger t
+                WHERE t.tgrelid = rel AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
+        OR (SELECT count(*) FROM pg_attribute a
+            WHERE a.attrelid = rel AND NOT a.attisdropped
+              AND a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')) < 5);
+    WITH RECURSIVE child (oid) AS (
+        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = attach_session_table.rel AND class.relkind = 'r'
+        UNION
+        SELECT i.inhrelid FROM child p JOIN pg_inherits i ON i.inhparent = p.oid)
+    SELECT child.oid::regclass AS rel, c.relkind, c.relpersistence INTO seen
+    FROM child JOIN pg_class c ON c.oid = child.oid
+    WHERE child.oid <> ALL (members::oid[])
+    ORDER BY child.oid LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s inherits from %s and cannot be attached with it', seen.rel, rel),
+            DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'It is not a table.'
+                          WHEN seen.relpersistence = 't' THEN 'It is a temporary table.'
+                          ELSE 'It belongs to another role.' END,
+            HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT %s, or make it a permanent table of the same owner.', seen.rel, rel);
     END IF;
 
-    FOR wanted IN
-        SELECT * FROM (VALUES
-            ('snapshot_asn', 'bigint'::regtype), ('snapshot_country', 'text'), ('snapshot_ip_type', 'text'),
+    FOREACH member IN ARRAY members LOOP
+        FOR seen IN
+            SELECT w.name, w.what, w.types, w.problem, a.atttypid::regtype AS type, a.attgenerated AS generated
+            FROM (VALUES
+                (ip_column, 'address', '{inet,text,varchar,bpchar}'::regtype[], '{s,v}'::"char"[]),
+                (time_column, 'time', '{timestamptz,timestamp,date}'::regtype[], '{v}'::"char"[]),
+                ('snapshot_asn', 'snapshot', '{bigint}'::regtype[], '{s,v}'::"char"[]),
+                ('snapshot_country', 'snapshot', '{text,varchar,bpchar}'::regtype[], '{s,v}'::"char"[]),
+                ('snapshot_ip_type', 'snapshot', '{text,varchar,bpchar}'::regtype[], '{s,v}'::"char"[]),
+                ('enrichment', 'snapshot', '{jsonb}'::regtype[], '{s,v}'::"char"[]),
+                ('enrichment_at', 'snapshot', '{timestamptz}'::regtype[], '{s,v}'::"char"[])) w(name, what, types, problem)
+            LEFT JOIN pg_attribute a
+              ON a.attrelid = member AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE w.name IS NOT NULL
+        LOOP
+            IF seen.type IS NULL THEN
+                -- A missing column of a child comes from its parent.
+                CONTINUE WHEN seen.what = 'snapshot';
+                RAISE EXCEPTION USING ERRCODE = 'undefined_column',
+                    MESSAGE = format('column %I of %s does not exist', seen.name, member),
+                    HINT = format('Name the %s column in the %s argument, for example %L for Cowrie''s sessions.', seen.what,
+                                  CASE seen.what WHEN 'address' THEN 'second' ELSE 'third' END,
+                                  CASE seen.what WHEN 'address' THEN 'ip' ELSE 'starttime' END);
+            END IF;
+            IF seen.type <> ALL (seen.types) THEN
+                RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
+                    MESSAGE = CASE seen.what
+                        WHEN 'snapshot' THEN format('column %I of %s has type %s, but must have type %s', seen.name, member, seen.type, seen.types[1])
+                        ELSE format('%s column %I has type %s', seen.what, seen.name, seen.type) END,
+                    HINT = CASE seen.what
+                        WHEN 'snapshot' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE %s;', member, seen.name, seen.types[1])
+                        WHEN 'address' THEN 'The address column must be inet, text, varchar or char. A domain is another type.'
+                        ELSE 'The time column must be timestamptz, timestamp or date. A domain is another type.' END;
+            END IF;
+            IF seen.generated = ANY (seen.problem) THEN
+                RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+                    MESSAGE = format('%s column %I of %s is generated', seen.what, seen.name, member),
+                    DETAIL = CASE seen.what
+                        WHEN 'snapshot' THEN 'The triggers write the snapshot columns.'
+                        WHEN 'time' THEN 'Triggers cannot read the value of a virtual column.'
+                        ELSE 'The value of a generated column is not known before the row is stored.' END,
+                    HINT = CASE seen.what
+                        WHEN 'snapshot' THEN 'Drop the column. Attaching the table adds it again as an ordinary column.'
+                        WHEN 'time' THEN 'Use an ordinary column, or a generated column that is STORED.'
+                        ELSE 'Use an ordinary column, and have a BEFORE trigger fill it.' END;
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOR seen IN
+        SELECT v.name, v.type FROM (VALUES
+            ('snapshot_asn', 'bigint'), ('snapshot_country', 'text'), ('snapshot_ip_type', 'text'),
             ('enrichment', 'jsonb'), ('enrichment_at', 'timestamptz')) v(name, type)
+        WHERE NOT EXISTS (SELECT FROM pg_attribute a
+                          WHERE a.attrelid = rel AND a.attname = v.name AND a.attnum > 0 AND NOT a.attisdropped)
     LOOP
-        SELECT a.atttypid INTO present FROM pg_attribute a
-        WHERE a.attrelid = rel AND a.attname = wanted.name AND a.attnum > 0 AND NOT a.attisdropped;
-        IF present IS NULL THEN
-            EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', rel, wanted.name, wanted.type);
-        ELSIF present <> wanted.type AND NOT (wanted.type = 'text'::regtype AND present IN ('varchar'::regtype, 'bpchar'::regtype)) THEN
-            RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-                MESSAGE = format('column %I of %s has type %s, but must have type %s', wanted.name, rel, present, wanted.type),
-                HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE %s;', rel, wanted.name, wanted.type);
-        END IF;
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', rel, seen.name, seen.type);
     END LOOP;
 
     PERFORM @extschema@.detach_session_table(rel);
     -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
     PERFORM @extschema@.ip_asn('192.0.2.1'::inet);
-    -- On every UPDATE, not only of the columns concerned: a BEFORE trigger of yours may change an address that the
-    -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
-    EXECUTE format(
-        'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
-         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', rel, own, arguments);
-    EXECUTE format(
-        'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE
-         ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', rel, own, arguments);
-    EXECUTE format(
-        'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
-         ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', rel, own, arguments);
-    -- How the worker finds the sessions whose snapshot an answer can complete: only those are in it. Without a source of
-    -- types every session would be.
-    SELECT left(c.relname, 40) || '_cowrie_enrich_waiting' INTO index_name FROM pg_class c WHERE c.oid = rel;
-    -- A longer name would lose the end that it is known by.
-    IF octet_length(index_name) > 63
-       OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = schema_oid) THEN
-        index_name := 'cowrie_enrich_waiting_' || rel::oid;
-    END IF;
-    -- The cast: nothing that somebody else put beside session_address() fits better.
-    EXECUTE format(
-        'CREATE INDEX %I ON %s (%s.session_address(%I::%s)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
-        index_name, rel, own, ip_column, CASE ip_type WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END,
-        CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
-    -- Null keeps the option as an earlier call has set it.
-    IF run_triggers IS NOT NULL OR trust_input IS NOT NULL THEN
-        PERFORM @extschema@.set_session_table_options(rel, run_triggers, trust_input);
-    END IF;
-    IF add_foreign_key THEN
-        PERFORM @extschema@.reference_addresses(rel, true);
-    END IF;
+    FOREACH member IN ARRAY members LOOP
+        -- Something else may copy the triggers and indexes of a parent to its children, as TimescaleDB does.
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_snapshot') THEN
+            -- On every UPDATE, not only of the columns concerned: a BEFORE trigger of yours may change an address that the
+            -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
+            EXECUTE format(
+                'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
+                 ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', member, own, arguments);
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_count') THEN
+            EXECUTE format(
+                'CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE
+                 ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', member, own, arguments);
+        END IF;
+        IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_truncate') THEN
+            EXECUTE format(
+                'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
+                 ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', member, own, arguments);
+        END IF;
+        -- How the worker finds the sessions whose snapshot an answer can complete: only those are in it. Without a source of
+        -- types every session would be.
+        IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                       WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
+            SELECT c.relnamespace, left(c.relname, 40) || '_cowrie_enrich_waiting' AS index_name,
+                   CASE a.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type
+            INTO present
+            FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ip_column
+            WHERE c.oid = member;
+            index_name := present.index_name;
+            -- A longer name would lose the end that it is known by.
+            IF octet_length(index_name) > 63
+               OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = present.relnamespace) THEN
+                index_name := 'cowrie_enrich_waiting_' || member::oid;
+            END IF;
+            -- The cast: nothing that somebody else put beside session_address() fits better.
+            EXECUTE format(
+                'CREATE INDEX %I ON %s (%s.session_address(%I::%s)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
+                index_name, member, own, ip_column, present.address_type,
+                CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
+        END IF;
+        -- Null keeps the option as an earlier call has set it.
+        IF run_triggers IS NOT NULL OR trust_input IS NOT NULL THEN
+            PERFORM @extschema@.set_session_table_options(member, run_triggers, trust_input);
+        END IF;
+        IF add_foreign_key THEN
+            PERFORM @extschema@.reference_addresses(member, true);
+        END IF;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, the triggers and a small partial index to a session table; repeatable';
+    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    members regclass[];
+    member regclass;
     ours record;
 BEGIN
-    -- The table's own, and those that partitions have for themselves.
-    FOR ours IN
-        SELECT c.conrelid, c.conname FROM pg_constraint c
-        WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
-          AND c.conparentid = 0
-          AND (c.conrelid = rel OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(rel) t))
-    LOOP
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', ours.conrelid::regclass, ours.conname);
-    END LOOP;
-    FOR ours IN
-        SELECT t.tgname FROM pg_trigger t
-        WHERE t.tgrelid = rel AND t.tgparentid = 0
-          AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, rel);
-    END LOOP;
-    FOR ours IN
-        SELECT c.oid FROM pg_index i
-        JOIN pg_class c ON c.oid = i.indexrelid
-        WHERE i.indrelid = rel AND c.relname LIKE '%cowrie\_enrich\_waiting%'
-    LOOP
-        EXECUTE format('DROP INDEX %s', ours.oid::regclass);
+    -- Views and other relations have nothing to remove, and cannot be locked like tables.
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                   WHERE t.tgrelid = rel
+                     AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
+       AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                       WHERE i.indrelid = rel AND c.relname LIKE '%cowrie\_enrich\_waiting%')
+       AND NOT EXISTS (SELECT FROM pg_constraint c
+                       WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass)
+    THEN
+        RETURN;
+    END IF;
+    members := @extschema@.lock_session_table(rel, true);
+    -- Children first, because TimescaleDB removes a trigger of the parent from its chunks too.
+    FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
+        -- The table's own, and those that partitions have for themselves.
+        FOR ours IN
+            SELECT c.conrelid, c.conname FROM pg_constraint c
+            WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
+              AND c.conparentid = 0
+              AND (c.conrelid = member OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(member) t))
+        LOOP
+            IF ours.conrelid <> member THEN
+                PERFORM @extschema@.lock_session_table(ours.conrelid::regclass, true);
+            END IF;
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', ours.conrelid::regclass, ours.conname);
+        END LOOP;
+        FOR ours IN
+            SELECT t.tgname FROM pg_trigger t
+            WHERE t.tgrelid = member AND t.tgparentid = 0
+              AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, member);
+        END LOOP;
+        FOR ours IN
+            SELECT c.oid FROM pg_index i
+            JOIN pg_class c ON c.oid = i.indexrelid
+            WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%'
+        LOOP
+            EXECUTE format('DROP INDEX %s', ours.oid::regclass);
+        END LOOP;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove our triggers, index and foreign key from a session table; snapshots and counts stay';
+    'remove our triggers, index and foreign key from a session table and its inheritance children; snapshots and counts stay';
 
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,

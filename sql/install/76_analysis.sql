@@ -4,131 +4,19 @@
 -- Snapshots answer without a join; the inventory of networks is joined to groups, for their names.
 
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
-    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    attached record;
-    seen text := 'NULL::timestamp with time zone';
-    names text := 'NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type';
-    inventory text := '';
-BEGIN
-    IF rel IS NULL OR condition IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'table and condition must not be null';
-    END IF;
-    SELECT a.ip_column, a.time_column, CASE c.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type,
-           a.is_intact, a.rel AS root
-    INTO attached
-    FROM @extschema@.attached_tables a
-    LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
-    WHERE a.rel = campaign_query.rel OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(campaign_query.rel) p)
-    LIMIT 1;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('%s is not an attached session table', rel),
-            HINT = 'Call attach_session_table() first.';
-    END IF;
-    -- What its owner put into their place could bring casts of theirs, which would run as whoever reads.
-    IF NOT attached.is_intact THEN
-        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('address, time or snapshot columns of %s are missing or of other types than when it was attached', attached.root),
-            HINT = 'Give them their types back, or attach the table again.';
-    END IF;
-    IF attached.time_column IS NOT NULL THEN
-        -- Of times that cannot be believed some cannot even be converted. Comparing them never fails.
-        seen := format(
-            'CASE WHEN s.%1$I OPERATOR(pg_catalog.>=) ''1970-01-01 00:00:00+00''::timestamp with time zone'
-            ' AND s.%1$I OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.+) ''24:00:00''::interval)'
-            ' THEN s.%1$I::timestamp with time zone END', attached.time_column);
-    END IF;
-    -- Who may read sessions but no inventory gets numbers without names.
-    IF has_table_privilege('@extschema@.asn_inventory', 'SELECT') THEN
-        names := 'n.organization_name, n.asn_type';
-        inventory := 'LEFT JOIN @extschema@.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number';
-    END IF;
-    -- Grouping by address first counts addresses without sorting all sessions. A condition that ends in a comment must
-    -- not swallow what follows it.
-    RETURN format($query$
-SELECT c.asn_number, %1$s, c.country, c.ip_type, c.sessions, c.addresses, c.first_seen, c.last_seen
-FROM (
-    SELECT a.asn_number, a.country, a.ip_type, pg_catalog.sum(a.sessions)::bigint AS sessions,
-           pg_catalog.count(a.ip_address) AS addresses,
-           pg_catalog.min(a.first_seen) AS first_seen, pg_catalog.max(a.last_seen) AS last_seen
-    FROM (
-        SELECT s.snapshot_asn AS asn_number, s.snapshot_country::pg_catalog.text AS country,
-               s.snapshot_ip_type::pg_catalog.text AS ip_type, %2$s.session_address(s.%3$I::pg_catalog.%8$s) AS ip_address,
-               pg_catalog.count(*) AS sessions,
-               pg_catalog.min(%4$s) AS first_seen, pg_catalog.max(%4$s) AS last_seen
-        FROM %5$s s
-        WHERE (
-%6$s
-        )
-        GROUP BY 1, 2, 3, 4) a
-    GROUP BY 1, 2, 3) c
-%7$s
-ORDER BY c.sessions DESC, c.asn_number, c.country, c.ip_type$query$,
-        names, '@extschema@', attached.ip_column, seen, rel, condition, inventory, attached.address_type);
-END
-$$;
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
     'the statement that campaign_networks() runs, to be explained or changed';
 
--- Locks the table, so that the columns stay what they are until the end of the transaction, and looks what that is: the
--- catalogs show a statement what was when it began.
-CREATE FUNCTION hold_session_columns(rel regclass) RETURNS void
-    LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    looks text;
-    are_intact boolean;
-BEGIN
-    SELECT format('SELECT %s FROM (SELECT) one LEFT JOIN %s s ON false',
-               string_agg(format('pg_typeof(s.%I) = ANY (%L::regtype[])', w.name, w.types), ' AND '), hold_session_columns.rel)
-    INTO looks
-    FROM (SELECT a.ip_column, a.time_column FROM @extschema@.attached_tables a
-          WHERE a.rel = hold_session_columns.rel
-             OR a.rel IN (SELECT p.relid FROM pg_partition_ancestors(hold_session_columns.rel) p)
-          LIMIT 1) a
-    CROSS JOIN LATERAL (VALUES
-        (a.ip_column, '{inet,text,varchar,bpchar}'), (a.time_column, '{timestamptz,timestamp,date}'),
-        ('snapshot_asn', '{bigint}'), ('snapshot_country', '{text,varchar,bpchar}'),
-        ('snapshot_ip_type', '{text,varchar,bpchar}')) w(name, types)
-    WHERE w.name IS NOT NULL;
-    EXECUTE looks INTO are_intact;
-    IF NOT are_intact THEN
-        RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('columns of %s have other types than a moment ago', rel);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION hold_session_columns(regclass) IS
-    'keeps the columns that campaign_networks() reads of an attached table from being changed until the transaction ends';
-
--- No search_path of its own: names in the condition are the caller's. STABLE keeps the condition from writing.
+-- Without a search_path, because names in the condition are the caller's. The condition may only read.
 CREATE FUNCTION campaign_networks(
     rel regclass, condition text DEFAULT 'true', OUT asn_number bigint, OUT organization_name text,
     OUT asn_type text, OUT country text, OUT ip_type text, OUT sessions bigint, OUT addresses bigint,
     OUT first_seen timestamptz, OUT last_seen timestamptz)
     RETURNS SETOF record
-    LANGUAGE plpgsql STABLE PARALLEL UNSAFE ROWS 100 AS $$
-DECLARE
-    query CONSTANT pg_catalog.text := @extschema@.campaign_query(rel, condition);
-BEGIN
-    PERFORM @extschema@.hold_session_columns(rel);
-    RETURN QUERY EXECUTE query;
-END
-$$;
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
     'which networks host a campaign: the sessions of an attached table for which an SQL condition over its row s holds, by network, country and type at the moment of attack, most sessions first; names are what asn_inventory says now; runs with the rights of the caller, condition included';
-
-CREATE VIEW campaign_networks WITH (security_invoker = true) AS
-    SELECT a.rel, c.*
-    FROM @extschema@.attached_tables a
-    JOIN pg_catalog.pg_class r ON r.oid OPERATOR(pg_catalog.=) a.rel
-    CROSS JOIN LATERAL @extschema@.campaign_networks(a.rel, 'true'::pg_catalog.text) c
-    WHERE a.is_intact
-      AND NOT pg_catalog.pg_is_other_temp_schema(r.relnamespace)
-      AND pg_catalog.has_table_privilege(a.rel, 'SELECT');
-COMMENT ON VIEW campaign_networks IS
-    'campaign_networks() over all sessions of each attached table that the reader may read: networks by what they did when they were in use, not by where their addresses are now';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -253,12 +141,17 @@ COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    member regclass;
     command text;
 BEGIN
-    FOR command IN SELECT @extschema@.session_index_commands(rel, true) LOOP
-        EXECUTE command;
+    FOREACH member IN ARRAY @extschema@.lock_session_table(rel, false) LOOP
+        -- A child that is not attached has no snapshots.
+        CONTINUE WHEN member <> rel AND NOT EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = member);
+        FOR command IN SELECT @extschema@.session_index_commands(member, true) LOOP
+            EXECUTE command;
+        END LOOP;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'index an attached table for analysts now, while its writers wait; see session_index_commands() for those that cannot';
+    'index an attached table and its inheritance children for analysts now, while their writers wait; see session_index_commands() for those that cannot';

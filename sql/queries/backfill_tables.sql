@@ -1,6 +1,6 @@
--- The tables that an attached table's sessions are in, partitions each for themselves; where in them address, time and key
--- are, and whether a partition's owner is that of its table. Names of tables are written as SQL wants them. Takes no lock
--- on any of them.
+-- The tables that an attached table's sessions are in; where in them address, time and key are, and whether a partition's
+-- owner is that of its table. Each partition has a row, and so has each attached inheritance child of the same owner.
+-- Names of tables are for messages. Takes no lock on any of them.
 -- $1 rel oid
 WITH RECURSIVE part (oid) AS (
     SELECT $1
@@ -8,7 +8,10 @@ WITH RECURSIVE part (oid) AS (
     SELECT i.inhrelid
     FROM part p
     JOIN pg_inherits i ON i.inhparent = p.oid
-    JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
+    JOIN pg_class child ON child.oid = i.inhrelid
+    WHERE child.relispartition
+       OR (child.relowner = (SELECT root.relowner FROM pg_class root WHERE root.oid = $1)
+           AND EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = child.oid))
 ), attached AS (
     SELECT t.ip_column, t.time_column
     FROM @extschema@.attached_tables t

@@ -1,4 +1,4 @@
--- Adds the counts to the addresses, which are locked; what it means for their networks becomes a delta of theirs.
+-- Adds the counts to the addresses, which are locked. Appends a pending count for each of their networks.
 -- $1 ip inet[], $2 sessions bigint[], $3 first_seen timestamptz[], $4 last_seen timestamptz[]
 WITH updated AS (
     UPDATE @extschema@.ip_inventory i

@@ -1,19 +1,27 @@
--- Session tables with a rule of which sessions matter; partitions each for themselves; and whether both belong to whom the
--- rule is of. Names are written as SQL wants them. Takes no lock on any of the tables.
+-- Session tables with a rule of which sessions matter, whether both belong to whom the rule is of, and whose they are. Each
+-- partition has a row, and so has each attached inheritance child for which no rule is set. Names of tables are for messages.
+-- Takes no lock on any of the tables.
+-- $1 owner of the extension oid
 WITH RECURSIVE part (root, oid) AS (
     SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r
     UNION
     SELECT p.root, i.inhrelid
     FROM part p
     JOIN pg_inherits i ON i.inhparent = p.oid
-    JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
+    JOIN pg_class child ON child.oid = i.inhrelid
+    WHERE child.relispartition
+       OR (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = child.oid)
+           AND NOT EXISTS (SELECT FROM @extschema@.session_priority own WHERE own.rel = child.oid))
 )
 SELECT c.oid::bigint, c.oid::regclass::text, quote_ident(t.ip_column), r.expression, r.search_path,
-       a.atttypid = 'inet'::regtype, c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by
+       a.atttypid = 'inet'::regtype, c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by,
+       c.relowner::bigint, o.rolsuper OR o.oid = $1,
+       EXISTS (SELECT FROM @extschema@.suspended_owner s WHERE s.owner = o.rolname)
 FROM part p
 JOIN @extschema@.session_priority r ON r.rel = p.root
 JOIN @extschema@.attached_tables t ON t.rel = r.rel
 JOIN pg_class root ON root.oid = r.rel
 JOIN pg_class c ON c.oid = p.oid AND c.relkind = 'r' AND c.relpersistence <> 't'
+JOIN pg_roles o ON o.oid = c.relowner
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = t.ip_column AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY 1

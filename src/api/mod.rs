@@ -1,6 +1,7 @@
 //! What SQL calls.
 
 mod administration;
+mod analysis;
 mod cymru;
 mod enriching;
 mod generated;

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use crate::inbox;
 use crate::pg::call::Call;
+use crate::pg::owner_slot::{self, OwnerSlot};
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, text};
 use crate::politeness::{self, COUNTS};
@@ -50,6 +51,9 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
             let says = Doing::in_seat(seat).name();
             rows.push(row("worker", catalog::database_name(database), seat, says));
         }
+        for slot in seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0) {
+            rows.push(owner_row(slot));
+        }
     }
     let has_seat =
         |database| block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database);
@@ -69,6 +73,40 @@ fn worker_status(call: &Call) -> Option<pg_sys::Datum> {
     }
     call.set(rows);
     None
+}
+
+/// A process that runs code of a table owner.
+fn owner_row(slot: &OwnerSlot) -> Vec<Option<pg_sys::Datum>> {
+    let role = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
+    let name = catalog::role_name(role).map(|name| text::distinct(&name));
+    let name = name.unwrap_or_else(|| role.to_u32().to_string());
+    let says = if slot.is_abandoned.load(Ordering::Acquire) {
+        format!("abandoned with code of {name}")
+    } else if !slot.is_connected.load(Ordering::Acquire) {
+        format!("starting for {name}")
+    } else if slot.is_idle.load(Ordering::Acquire) {
+        format!("waiting for work of {name}")
+    } else {
+        format!("working for {name}")
+    };
+    let database = pg_sys::Oid::from(slot.database.load(Ordering::Acquire));
+    vec![
+        Some(text::write("owner process")),
+        catalog::database_name(database).as_deref().map(text::write),
+        Some(pg_sys::Datum::from(slot.pid.load(Ordering::Acquire))),
+        Some(text::write(&says)),
+        Some(pg_sys::Datum::from(slot.since.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.started_at.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.batches.load(Ordering::Relaxed))),
+        Some(pg_sys::Datum::from(slot.errors.load(Ordering::Relaxed))),
+    ]
+}
+
+sql_function!(abandoned_processes_wrapper, pg_finfo_abandoned_processes_wrapper, abandoned_processes);
+fn abandoned_processes(_: &Call) -> Option<pg_sys::Datum> {
+    Some(pg_sys::Datum::from(
+        i32::try_from(owner_slot::abandoned(catalog::own_database())).unwrap_or(i32::MAX),
+    ))
 }
 
 fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {

@@ -14,6 +14,7 @@ pub enum Element {
     Text,
     Jsonb,
     Timestamptz,
+    Regclass,
 }
 
 impl Element {
@@ -28,6 +29,7 @@ impl Element {
             Element::Bigint => (pg_sys::INT8OID, 8, true, b'd'),
             Element::Text => (pg_sys::TEXTOID, -1, false, b'i'),
             Element::Jsonb => (pg_sys::JSONBOID, -1, false, b'i'),
+            Element::Regclass => (pg_sys::REGCLASSOID, 4, true, b'i'),
             Element::Timestamptz => (pg_sys::TIMESTAMPTZOID, 8, true, b'd'),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::latch;
+use super::{latch, transaction};
 
 /// A background process that was asked for.
 pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
@@ -173,15 +173,34 @@ unsafe extern "C-unwind" {
 /// Connects to a database as the bootstrap superuser; what is done for users is done as somebody else, see
 /// `pg::role`. `None`: to no database, only the shared catalogs can be read. Ends the process if that fails.
 pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
+    connect_with(database.unwrap_or(pg_sys::InvalidOid), pg_sys::InvalidOid, program);
+}
+
+/// Connects to a database as a role, which becomes the session user. Ends the process if that fails.
+pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
+    connect_with(database, role, program);
+}
+
+/// Connects to a database as the bootstrap superuser and makes a role the session user for good, for a role that may not
+/// connect. Code of the role must run in a restricted operation only, where it cannot set the session user back. Ends the
+/// process if that fails.
+pub fn connect_and_become(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
+    connect_with(database, pg_sys::InvalidOid, program);
+    let become_role = || {
+        // SAFETY: inside a transaction, which the lookup needs; the role is one that exists, or the lookup returns false.
+        unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };
+    };
+    if let Err(failure) = transaction::run(become_role) {
+        pgrx::error!("could not set the session user: {}", failure.message);
+    }
+}
+
+fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     // SAFETY: once per process, outside any transaction.
     unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            database.unwrap_or(pg_sys::InvalidOid),
-            pg_sys::InvalidOid,
-            0,
-        );
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, CONNECTION_FLAGS);
         // What somebody set for the database or for all superusers must not change how we work.
-        for (name, value) in OWN_SETTINGS {
+        for (name, value) in OWN_SETTINGS.iter().chain(LATER_SETTINGS) {
             pg_sys::SetConfigOption(
                 name.as_ptr(),
                 value.as_ptr(),
@@ -195,13 +214,19 @@ pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
     }
 }
 
+/// A role without LOGIN may be the session user of a background process.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const CONNECTION_FLAGS: u32 = 0;
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+const CONNECTION_FLAGS: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
+
 /// Sleeps as [`latch::wait`] does. A cancellation that comes while there is nothing to cancel is over with that.
 pub fn sleep(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let nothing = |_| ();
     PgTryBuilder::new(AssertUnwindSafe(|| latch::wait(timeout, also))).catch_others(nothing).execute();
 }
 
-const OWN_SETTINGS: [(&CStr, &CStr); 7] = [
+const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
@@ -212,7 +237,15 @@ const OWN_SETTINGS: [(&CStr, &CStr); 7] = [
     // hand, and nothing compiled.
     (c"plan_cache_mode", c"force_custom_plan"),
     (c"jit", c"off"),
+    // An error of a step is not the end of the process.
+    (c"exit_on_error", c"off"),
 ];
+
+/// Settings that later versions have.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const LATER_SETTINGS: &[(&CStr, &CStr)] = &[];
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+const LATER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
 
 /// Reads the settings again if somebody asked for that.
 pub fn reload_settings() {
@@ -251,6 +284,14 @@ pub fn own_pid() -> i32 {
 pub fn is_backend(pid: i32) -> bool {
     // SAFETY: looks into shared memory, under the lock that this takes; the entry is not read.
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+}
+
+/// Asks a process of the server's to end, as pg_terminate_backend() does.
+pub fn terminate(pid: i32) {
+    if pid != 0 && is_backend(pid) {
+        // SAFETY: sends a signal that every process of the server's handles; the process was there a moment ago.
+        unsafe { libc::kill(pid, SIGTERM) };
+    }
 }
 
 /// Ends the process in good order.

@@ -1,6 +1,6 @@
 //! What the server's catalogs say of our extension, of databases and of roles.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::pg_sys;
 
@@ -143,6 +143,73 @@ unsafe fn owns(database: pg_sys::Oid) -> bool {
 unsafe fn owns(database: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, pg_sys::GetUserId()) }
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/catalog/pg_constraint.c; pgrx has no binding.
+    fn get_relation_constraint_oid(table: pg_sys::Oid, name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+}
+
+/// Returns true if a table has a constraint of this name.
+pub fn has_constraint(table: pg_sys::Oid, name: &CStr) -> bool {
+    // SAFETY: a scan of a catalog, which returns InvalidOid for a missing constraint; the guard is for the errors that any
+    // scan may raise.
+    let found = unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| get_relation_constraint_oid(table, name.as_ptr(), true))
+    };
+    found != pg_sys::InvalidOid
+}
+
+/// Type of a column of a table, from the catalogs.
+pub struct ColumnType {
+    pub oid: pg_sys::Oid,
+    pub is_generated: bool,
+}
+
+/// A column of a table by its name; `None` where there is none.
+pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
+    // SAFETY: lookups in the system caches, which return 0 for a missing column.
+    unsafe {
+        let number = pg_sys::get_attnum(table, name.as_ptr());
+        (number > 0).then(|| ColumnType {
+            oid: pg_sys::get_atttype(table, number),
+            is_generated: pg_sys::get_attgenerated(table, number) != 0,
+        })
+    }
+}
+
+/// Returns true for a table, partitioned or plain.
+pub fn is_table(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup, which returns 0 for a missing relation.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    kind == pg_sys::RELKIND_RELATION || kind == pg_sys::RELKIND_PARTITIONED_TABLE
+}
+
+/// Returns true for a partitioned table.
+pub fn is_partitioned(relation: pg_sys::Oid) -> bool {
+    // SAFETY: as above.
+    unsafe { pg_sys::get_rel_relkind(relation) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
+}
+
+/// Returns true if a role is a superuser.
+pub fn is_superuser(role: pg_sys::Oid) -> bool {
+    // SAFETY: a system cache lookup.
+    unsafe { pg_sys::superuser_arg(role) }
+}
+
+/// A role's name as SQL wants it, in the server's encoding. Raises an error if the role does not exist.
+pub fn quoted_role_name(role: pg_sys::Oid) -> Vec<u8> {
+    // SAFETY: a palloc'ed string, and a NUL-terminated one that is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, false);
+        CStr::from_ptr(pg_sys::quote_identifier(name)).to_bytes().to_vec()
+    }
+}
+
+/// A name as SQL wants it.
+pub fn quoted_name(name: &CStr) -> Vec<u8> {
+    // SAFETY: a NUL-terminated string; the result is copied.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())).to_bytes().to_vec() }
 }
 
 /// Whether the current user owns a table; raises where there is none.

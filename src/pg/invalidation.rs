@@ -12,12 +12,19 @@ thread_local! {
     static CATALOG: Cell<u64> = const { Cell::new(0) };
     static WATCHED: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
     static CONTENT: Cell<u64> = const { Cell::new(0) };
+    static CONSTRAINTS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Grows whenever any table's definition or any function may have changed.
 pub fn catalog_version() -> u64 {
     register();
     CATALOG.get()
+}
+
+/// Grows whenever any constraint may have come, gone or changed.
+pub fn constraints_version() -> u64 {
+    register();
+    CONSTRAINTS.get()
 }
 
 /// Grows whenever somebody announced a change of the watched table's content by [`announce`].
@@ -45,6 +52,8 @@ fn register() {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
         let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;
         pg_sys::CacheRegisterSyscacheCallback(functions, Some(on_function), pg_sys::Datum::from(0));
+        let constraints = pg_sys::SysCacheIdentifier::CONSTROID as i32;
+        pg_sys::CacheRegisterSyscacheCallback(constraints, Some(on_constraint), pg_sys::Datum::from(0));
     }
 }
 
@@ -60,4 +69,9 @@ extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_sys::Oid
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_function(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
     CATALOG.set(CATALOG.get() + 1);
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn on_constraint(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    CONSTRAINTS.set(CONSTRAINTS.get() + 1);
 }

@@ -20,8 +20,8 @@ pub struct KeyedRow<'a> {
 }
 
 impl Keyed {
-    /// Opens a table whose first column is the key, of type oid or an alias of it. `None` where it does not exist, or
-    /// where another transaction keeps it or its index from being read.
+    /// Opens a table whose first column is the key, of type oid or regclass. `None` where there is no such table with this
+    /// index, or where another transaction keeps one of them from being read.
     pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
         let (table, index) = (find(schema, table), find(schema, index));
         if [table, index].contains(&pg_sys::InvalidOid) {
@@ -37,14 +37,20 @@ impl Keyed {
                 return None;
             }
             let relation = pg_sys::try_table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-            (!relation.is_null()).then(|| Keyed { relation, index })
+            if relation.is_null() {
+                return None;
+            }
+            let keyed = Keyed { relation, index };
+            let key_type = pg_sys::SPI_gettypeid((*relation).rd_att, 1);
+            let is_by_oid = matches!(key_type, pg_sys::OIDOID | pg_sys::REGCLASSOID);
+            (is_by_oid && pg_sys::IndexGetRelation(index, true) == table).then_some(keyed)
         }
     }
 
     /// Hands the committed row with this key to `read`.
     pub fn find<T>(&self, key: pg_sys::Oid, read: impl FnOnce(&KeyedRow<'_>) -> T) -> Option<T> {
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the table is open, its first column is an oid by the contract of `open`, and the index is locked. The
+        // SAFETY: the table is open, its first column is an oid, and the index is one of the table's and locked; see `open`. The
         // scan takes a catalog snapshot and releases it.
         unsafe {
             pg_sys::ScanKeyInit(

@@ -18,6 +18,7 @@ pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
+pub mod owner_slot;
 pub mod parser;
 pub mod relation;
 pub mod role;

@@ -3,7 +3,7 @@
 //! A session's insert may cost microseconds only; a statement through SPI costs more than the whole budget. Access
 //! rights are not checked here: only the extension's own tables are opened, on behalf of its owner.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
@@ -16,6 +16,21 @@ use super::{inet, text};
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
+}
+
+unsafe extern "C-unwind" {
+    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
+    /// the function, which raises nothing for a positive number.
+    fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
+}
+
+/// Type of a column by its number, from 1; InvalidOid where there is none.
+///
+/// # Safety
+/// The descriptor is valid.
+unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
+    // SAFETY: as the caller promises; numbers of system columns, which raise for some, are not passed on.
+    if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
 
 /// OID of a relation of ours, or InvalidOid.
@@ -31,6 +46,13 @@ pub fn lock_for_reading(table: pg_sys::Oid) {
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
+/// Keeps other sessions from writing a table and from altering it, until the transaction ends. Adding a foreign key takes
+/// the same lock.
+pub fn lock_against_writers(table: pg_sys::Oid) {
+    // SAFETY: locks a number, whether or not there is such a table.
+    unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) }
+}
+
 impl Table {
     /// Opens a table, or answers `None` when it is not there (any more).
     pub fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
@@ -39,12 +61,43 @@ impl Table {
         }
         // SAFETY: try_table_open returns null for a relation that vanished.
         let relation = unsafe { pg_sys::try_table_open(table, lock as pg_sys::LOCKMODE) };
-        // Lazily: a Table that exists is closed when dropped.
-        (!relation.is_null()).then(|| Table { relation })
+        if relation.is_null() {
+            return None;
+        }
+        let table = Table { relation };
+        // SAFETY: the relation is open. A view, for example, has no access method.
+        if unsafe { (*(*relation).rd_rel).relkind as u8 } != pg_sys::RELKIND_RELATION {
+            table.is_altered("it is not a plain table");
+        }
+        Some(table)
     }
 
-    /// Appends rows; the table must have no index, and its triggers do not fire. Several rows of a page are one WAL record.
-    pub fn append<const N: usize>(&self, rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>) {
+    /// Pages of the table at the moment.
+    pub fn pages(&self) -> u32 {
+        // SAFETY: the table is open.
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+    }
+
+    /// Raises an error: the owner of the table has changed it, and this code is made for the table as it was.
+    fn is_altered(&self, how: &str) -> ! {
+        // SAFETY: the relation is open.
+        let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };
+        pgrx::error!("table \"{}\" is not as cowrie_enrich needs it: {how}", name.unwrap_or_default())
+    }
+
+    /// Appends rows whose columns have these types; the table must have no index, and its triggers do not fire. Several
+    /// rows of a page are one WAL record.
+    pub fn append<const N: usize>(
+        &self,
+        types: [pg_sys::Oid; N],
+        rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>,
+    ) {
+        for (number, wanted) in (1..).zip(types) {
+            // SAFETY: the relation is open, and so is its descriptor.
+            if unsafe { type_of((*self.relation).rd_att, number) } != wanted {
+                self.is_altered(&format!("column {number} has another type"));
+            }
+        }
         let mut slots = Vec::new();
         let mut filled = 0;
         for row in rows {
@@ -153,6 +206,15 @@ impl KeyType {
             KeyType::Bigint => pg_sys::F_INT8EQ,
         })
     }
+
+    /// The operator family of btree that has this function, and the type of the index's column. The families are
+    /// `network_ops` and `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
+    fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        match self {
+            KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),
+            KeyType::Bigint => (pg_sys::Oid::from_u32(1976), pg_sys::INT8OID),
+        }
+    }
 }
 
 /// A key to look for.
@@ -225,6 +287,18 @@ impl Prober {
             let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             if index.is_null() {
                 return None;
+            }
+            // Probes pass a key of this type to the operator of this family.
+            let (family, type_oid) = key_type.operators();
+            let form = (*index).rd_index;
+            let is_fitting = (*form).indrelid == (*table.relation).rd_id
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (*form).indnkeyatts == 1
+                && *(*index).rd_opfamily == family
+                && *(*index).rd_opcintype == type_oid;
+            if !is_fitting {
+                pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+                table.is_altered("the index of the key is another one");
             }
             let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
             let scan = begin_scan(table.relation, index, snapshot);
@@ -413,16 +487,36 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    /// A column that the table declares jsonb.
-    pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
-        // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
-        self.column(number).map(|datum| unsafe { Container::read(datum) })
+    /// The same for a column that must be of this type. The table's owner may have changed the type: then it is an error,
+    /// because the datum would be read as something else.
+    pub fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
+        // SAFETY: the slot holds a row, and so has a descriptor.
+        if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {
+            pgrx::error!("column {number} of a table has another type than cowrie_enrich needs");
+        }
+        self.column(number)
     }
 
-    /// The bytes of a column that the table declares text.
+    /// A column of type bigint.
+    pub fn bigint(&self, number: i16) -> Option<i64> {
+        self.typed(number, pg_sys::INT8OID).map(|datum| datum.value() as i64)
+    }
+
+    /// A column of type boolean.
+    pub fn boolean(&self, number: i16) -> Option<bool> {
+        self.typed(number, pg_sys::BOOLOID).map(|datum| datum.value() != 0)
+    }
+
+    /// A column of type jsonb.
+    pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
+        // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
+        self.typed(number, pg_sys::JSONBOID).map(|datum| unsafe { Container::read(datum) })
+    }
+
+    /// The bytes of a column of type text.
     pub fn text(&self, number: i16) -> Option<&[u8]> {
         // SAFETY: the column is text and lives as long as the row.
-        self.column(number).map(|datum| unsafe { text::bytes(datum) })
+        self.typed(number, pg_sys::TEXTOID).map(|datum| unsafe { text::bytes(datum) })
     }
 
     /// The whole row as a composite value, copied to the current memory context.

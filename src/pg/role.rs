@@ -42,6 +42,12 @@ pub fn current() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
+/// Returns true in an operation in which the server lets code leave nothing behind for the rest of the session.
+pub fn is_restricted() -> bool {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
 /// Returns true for a superuser and for a user with the privileges of a role.
 pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     // SAFETY: lookups in the system caches.

@@ -18,7 +18,8 @@ use cowrie_enrich_engine::quota::Quota;
 use cowrie_enrich_engine::ring::Ring;
 use pgrx::pg_sys;
 
-use super::{catalog, clock, latch};
+use super::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
+use super::{clock, latch};
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
@@ -97,8 +98,6 @@ pub struct Seat {
     pub ledger_read: AtomicBool,
     /// It was said anew which sessions matter.
     pub rules_changed: AtomicBool,
-    /// Table whose owner's code it runs at the moment; 0 is none.
-    code_of: AtomicU32,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -108,6 +107,10 @@ pub struct Seat {
     pub batches: AtomicI64,
     pub errors: AtomicI64,
     pub report: Report,
+    /// Processes that run code of table owners for this worker, and that may outlive it.
+    pub owner_slots: [OwnerSlot; OWNER_SLOTS],
+    /// When one of them last logged a message, microseconds since 2000: each lives too short to remember it.
+    pub logged_at: [AtomicI64; LOGGED],
 }
 
 /// What the worker of a database says of it. It stays when the worker ends, for the next one to go on with.
@@ -123,9 +126,17 @@ pub struct Report {
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
+    /// Unsafe foreign keys that the worker saw when it last looked.
+    pub unsafe_keys: AtomicI64,
     /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
     pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
+    /// Rows of `session_completion` that are pending, and when the oldest became so, microseconds since 2000; 0 is none.
+    pub completions: AtomicI64,
+    pub oldest_completion: AtomicI64,
+    pub suspended_owners: AtomicI64,
+    /// Owner processes that could not be started, of all workers that this database has had.
+    pub launch_failures: AtomicI64,
 }
 
 /// Sizes of one provider's queue.
@@ -150,8 +161,6 @@ pub struct Guarded {
     waiting: [Waiting; WAITING],
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
-    /// Tables whose owners' code ended a worker.
-    suspects: [Suspect; 32],
     pub providers: [Provider; PROVIDERS],
     pub last_buried: Buried,
     /// The last call of each procedure that works in batches, in whichever database that was.
@@ -225,18 +234,6 @@ pub struct ProcedureCall {
     pub phase_began: i64,
     pub updated: i64,
 }
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Suspect {
-    database: u32,
-    table: u32,
-    /// Microseconds since 2000.
-    until: i64,
-}
-
-/// How long code that does not end is left alone, in microseconds.
-const SUSPECT_FOR: i64 = 3_600_000_000;
 
 /// How a provider is doing, and who is asking it.
 #[repr(C)]
@@ -363,7 +360,12 @@ impl Report {
             &self.errors,
             &self.counted_at,
             &self.networks,
+            &self.unsafe_keys,
             &self.oldest_count,
+            &self.completions,
+            &self.oldest_completion,
+            &self.suspended_owners,
+            &self.launch_failures,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
@@ -421,38 +423,9 @@ pub fn at_exit(work: fn()) {
     }
 }
 
-/// Notes that this process runs code of a table's owner, until it says otherwise (InvalidOid).
-pub fn runs_code_of(table: pg_sys::Oid) {
-    if let Some(seat) = OWN.get() {
-        seat.code_of.store(table.to_u32(), Ordering::Relaxed);
-    }
-}
-
-/// Whether the code of a table's owner in this database has ended a worker of late.
-pub fn is_suspect(table: pg_sys::Oid) -> bool {
-    let (database, now) = (catalog::own_database().to_u32(), clock::now());
-    locked(|guarded| {
-        let is_it = |suspect: &Suspect| (suspect.database, suspect.table) == (database, table.to_u32());
-        guarded.suspects.iter().any(|suspect| is_it(suspect) && now < suspect.until)
-    })
-}
-
-fn suspect(database: u32, table: u32) {
-    let now = clock::now();
-    locked(|guarded| {
-        if let Some(oldest) = guarded.suspects.iter_mut().min_by_key(|suspect| suspect.until) {
-            *oldest = Suspect { database, table, until: now + SUSPECT_FOR };
-        }
-    });
-}
-
 #[pgrx::pg_guard]
 extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some(seat) = OWN.take() {
-        let table = seat.code_of.swap(0, Ordering::Relaxed);
-        if table != 0 {
-            suspect(seat.database.load(Ordering::Acquire), table);
-        }
         seat.latch.store(0, Ordering::Release);
         seat.pid.store(0, Ordering::Release);
         // Also where the launcher is not the one that started this process.

@@ -81,6 +81,14 @@ impl Connection {
         Self::hand_over(code, statement.name, read)
     }
 
+    /// Executes a statement that has no plan, such as GRANT. The text is in the server's encoding.
+    pub fn run_utility(&self, text: &[u8]) {
+        let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
+        // SAFETY: a NUL-terminated text.
+        let code = memory::returning(|| unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) });
+        Self::hand_over(code, "without a plan", |_| ());
+    }
+
     pub(super) fn hand_over<T>(code: i32, name: &str, read: impl FnOnce(&Rows) -> T) -> T {
         if code < 0 {
             pgrx::error!("could not run statement \"{name}\": SPI code {code}");
@@ -171,53 +179,76 @@ impl Rows {
         (!is_null).then_some(datum)
     }
 
+    /// The same for a column that must be of one of these types. A table's owner may have changed the type since the
+    /// statement was written: then it is an error, because the datum would be read as something else.
+    fn typed(&self, row: usize, column: i32, types: &[pg_sys::Oid]) -> Option<pg_sys::Datum> {
+        let datum = self.datum(row, column)?;
+        // SAFETY: there is a row, hence a descriptor; SPI_gettypeid returns InvalidOid for a column that does not exist.
+        let found = unsafe { pg_sys::SPI_gettypeid((*self.table).tupdesc, column) };
+        if !types.contains(&found) {
+            pgrx::error!("column {column} of a statement of cowrie_enrich has the type with OID {found}");
+        }
+        Some(datum)
+    }
+
+    /// A column of an integer type, or a point in time in microseconds since 2000.
     pub fn bigint(&self, row: usize, column: i32) -> Option<i64> {
-        self.datum(row, column).map(|datum| datum.value() as i64)
+        const TYPES: [pg_sys::Oid; 4] =
+            [pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::OIDOID, pg_sys::TIMESTAMPTZOID];
+        self.typed(row, column, &TYPES).map(|datum| datum.value() as i64)
     }
 
     pub fn boolean(&self, row: usize, column: i32) -> Option<bool> {
-        self.datum(row, column).map(|datum| datum.value() != 0)
+        self.typed(row, column, &[pg_sys::BOOLOID]).map(|datum| datum.value() != 0)
     }
 
     pub fn float(&self, row: usize, column: i32) -> Option<f64> {
-        // SAFETY: the statement selects a float8 in this column, which is passed by value.
-        self.datum(row, column).and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) })
+        // SAFETY: the column is a float8, which is passed by value.
+        self.typed(row, column, &[pg_sys::FLOAT8OID])
+            .and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) })
     }
 
     /// A column of type jsonb, valid as long as the rows.
     pub fn jsonb(&self, row: usize, column: i32) -> Option<Container<'_>> {
-        // SAFETY: the statement selects a jsonb in this column.
-        self.datum(row, column).map(|datum| unsafe { Container::read(datum) })
+        // SAFETY: the column is a jsonb.
+        self.jsonb_datum(row, column).map(|datum| unsafe { Container::read(datum) })
+    }
+
+    /// The same as a datum.
+    pub fn jsonb_datum(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
+        self.typed(row, column, &[pg_sys::JSONBOID])
     }
 
     /// A column of type tid.
     pub fn place(&self, row: usize, column: i32) -> Option<Place> {
-        // SAFETY: the statement selects a tid in this column.
-        self.datum(row, column).map(|datum| unsafe { Place::read(datum) })
+        // SAFETY: the column is a tid.
+        self.typed(row, column, &[pg_sys::TIDOID]).map(|datum| unsafe { Place::read(datum) })
     }
 
     /// A column of type inet.
     pub fn address(&self, row: usize, column: i32) -> Option<Address> {
-        // SAFETY: the statement selects an inet in this column.
-        self.datum(row, column).and_then(|datum| unsafe { inet::read(datum) }).map(|inet| inet.address)
+        // SAFETY: the column is an inet.
+        self.typed(row, column, &[pg_sys::INETOID])
+            .and_then(|datum| unsafe { inet::read(datum) })
+            .map(|inet| inet.address)
     }
 
     /// A column of type cidr.
     pub fn prefix(&self, row: usize, column: i32) -> Option<Prefix> {
-        // SAFETY: the statement selects a cidr in this column.
-        self.datum(row, column).and_then(|datum| unsafe { inet::read_prefix(datum) })
+        // SAFETY: the column is a cidr.
+        self.typed(row, column, &[pg_sys::CIDROID]).and_then(|datum| unsafe { inet::read_prefix(datum) })
     }
 
-    /// A column of type text, in the server's encoding.
+    /// A column of type text, varchar or char, in the server's encoding.
     pub fn bytes(&self, row: usize, column: i32) -> Option<Vec<u8>> {
-        // SAFETY: the statement selects a text in this column.
-        self.datum(row, column).map(|datum| unsafe { text::bytes(datum) }.to_vec())
+        const TYPES: [pg_sys::Oid; 3] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
+        // SAFETY: the column is of a type that is stored as text is.
+        self.typed(row, column, &TYPES).map(|datum| unsafe { text::bytes(datum) }.to_vec())
     }
 
-    /// A column of type text.
+    /// A column of type text, varchar or char.
     pub fn text(&self, row: usize, column: i32) -> Option<String> {
-        // SAFETY: the statement selects a text in this column.
-        self.datum(row, column).map(|datum| text::from_server(unsafe { text::bytes(datum) }).into_owned())
+        self.bytes(row, column).map(|bytes| text::from_server(&bytes).into_owned())
     }
 
     /// A row as a composite value outside the SPI connection's memory.

@@ -9,12 +9,12 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
-use super::shared;
+use super::owner_slot;
 
 /// What the contained work raised.
 pub struct Failure {
     pub message: String,
-    /// Whether somebody else held a lock, or renamed the table at that moment: the same may work a moment later.
+    /// True if another transaction held a lock, or renamed the table: the work may succeed a moment later.
     pub was_lock: bool,
     code: PgSqlErrorCode,
     hint: Option<String>,
@@ -35,6 +35,18 @@ impl Failure {
             code: report.sql_error_code(),
             hint: report.hint().map(str::to_owned),
         }
+    }
+
+    /// Returns whether the server was out of memory, locks or disk space.
+    pub fn was_resource(&self) -> bool {
+        matches!(
+            self.code,
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES
+                | PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY
+                | PgSqlErrorCode::ERRCODE_DISK_FULL
+                | PgSqlErrorCode::ERRCODE_TOO_MANY_CONNECTIONS
+                | PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED
+        )
     }
 
     /// Whether a row points at nothing.
@@ -61,26 +73,22 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// The same for work that includes code of a table's owner, which gets so much time and no more. For background processes:
-/// nobody else uses the timer of statements there.
+/// The same for work that includes code of a table owner, which gets this much time. Only for owner processes, because
+/// nothing else uses the timer of statements there.
 ///
-/// That code may swallow the cancellation. Then the process ends, and leaves a note of whose code it was; see
-/// [`shared::is_suspect`]. What the code locked for the session is released.
-pub fn contained_within<T>(
-    limit: Duration,
-    table: pg_sys::Oid,
-    work: impl FnOnce() -> T,
-) -> Result<T, Failure> {
+/// That code may catch the cancellation. Then the process ends a moment later. Advisory locks that the code took for the
+/// session are released.
+pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
     let timer = Timer::start(limit);
-    shared::runs_code_of(table);
+    owner_slot::code_runs(true);
     let result = contained_unless(work, |error| must_be_raised(error) && !timer.has_ended());
-    shared::runs_code_of(pg_sys::InvalidOid);
+    owner_slot::code_runs(false);
     // SAFETY: releases session-level advisory locks; ours are the transaction's.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
     result
 }
 
-/// How much longer code may go on that was cancelled, in milliseconds.
+/// How long cancelled code may run at most, in milliseconds, and not longer than before it was cancelled.
 const GRACE: c_int = 500;
 
 thread_local! {
@@ -122,7 +130,7 @@ impl Timer {
         // this is dropped.
         unsafe {
             enable_timeout_after(STATEMENT_TIMEOUT, milliseconds);
-            enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE));
+            enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE.min(milliseconds)));
         }
         timer
     }

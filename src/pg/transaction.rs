@@ -101,10 +101,37 @@ pub fn current_level() -> Level {
     GetCurrentSubTransactionId()
 }
 
+/// Lets no trigger of this transaction be deferred any more, as SET CONSTRAINTS ALL IMMEDIATE does: what a statement sets off
+/// runs with the rights that the statement has. Inside a transaction.
+pub fn defer_nothing() {
+    // SAFETY: a node of the type that the function takes, zeroed, which means all constraints, immediate.
+    unsafe {
+        let node: *mut pg_sys::ConstraintsSetStmt =
+            pg_sys::palloc0(size_of::<pg_sys::ConstraintsSetStmt>()).cast();
+        (*node).type_ = pg_sys::NodeTag::T_ConstraintsSetStmt;
+        pg_sys::AfterTriggerSetState(node);
+    }
+}
+
 /// Fires deferred triggers that were queued while the transaction was already committing.
 pub fn fire_deferred_triggers() {
     // SAFETY: called before commit, outside any query; does nothing when nothing is queued.
     unsafe { pg_sys::AfterTriggerFireDeferred() }
+}
+
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
+/// both as the user whom the session or the background process began as.
+pub fn end_as_current_user() {
+    // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
+    // the cursors of the client before.
+    unsafe {
+        loop {
+            pg_sys::AfterTriggerFireDeferred();
+            if !pg_sys::PreCommit_Portals(false) {
+                break;
+            }
+        }
+    }
 }
 
 #[pgrx::pg_guard]

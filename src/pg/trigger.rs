@@ -217,6 +217,16 @@ impl Column {
         matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
 
+    /// Returns how a column of this table gets its values.
+    pub fn generated(self, table: pg_sys::Oid) -> Generated {
+        // SAFETY: a system cache lookup of an existing column.
+        match unsafe { pg_sys::get_attgenerated(table, self.number) } as u8 {
+            0 => Generated::Never,
+            b's' => Generated::Stored,
+            _ => Generated::Virtual,
+        }
+    }
+
     /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
     pub fn length(self, table: pg_sys::Oid) -> Length {
         let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
@@ -231,6 +241,16 @@ impl Column {
             (_, Err(_)) => Length::Any,
         }
     }
+}
+
+/// How a column gets its values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    Never,
+    /// After all BEFORE triggers.
+    Stored,
+    /// By each query that reads it. No trigger sees the value.
+    Virtual,
 }
 
 /// What a text-like column takes, in characters.

@@ -1,21 +1,21 @@
 //! Statements on tables that belong to users.
 //!
-//! A name can mean another table a moment later: somebody renames the table or its schema and creates another one in its
-//! place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
+//! A name can mean another table a moment later, because a table or its schema can be renamed and another one created in
+//! its place. So a statement on a user's table runs in these steps, and this file offers no other way to run one.
 //!
 //! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
-//!    nobody can rename, alter or drop the table. A schema can still be renamed.
+//!    the table can be neither renamed nor altered nor dropped. Its schema can still be renamed.
 //! 2. The statement gets the name that the table has now.
 //! 3. The server looks the name up once, when it analyses the statement. [`compare`] compares each relation that the server
 //!    found with the locked one.
-//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. There is no cached plan that the
-//!    server could make anew from the text.
+//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. It uses no cached plan, because
+//!    the server makes a cached plan anew from the text, by name.
 //!
 //! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the
-//! row of the schema in `pg_namespace`, as a foreign key would. Nobody can then rename or drop the schema until the
-//! transaction ends, so the name cannot come to mean another table.
+//! row of the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until
+//! the transaction ends, so the name cannot come to mean another table.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -23,18 +23,19 @@ use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
-use super::{catalog, memory};
+use super::trigger::{Column, Generated};
+use super::{catalog, memory, transaction};
 
 /// Which lock a table gets, until the transaction ends.
 #[derive(Clone, Copy)]
 pub enum Lock {
     Read,
     Write,
-    /// Readers and writers go on.
+    /// Allows readers and writers.
     Validate,
-    /// Readers go on.
+    /// Allows readers.
     Index,
-    /// Nobody else can use the table.
+    /// Locks out all others.
     Alter,
 }
 
@@ -56,7 +57,7 @@ pub struct UserTable {
     oid: pg_sys::Oid,
     owner: pg_sys::Oid,
     has_partitions: bool,
-    /// Whether statements reach the partitions or inheritance children.
+    /// True if statements reach the partitions or inheritance children.
     reaches_children: bool,
 }
 
@@ -73,13 +74,15 @@ pub struct TableStatement<'a> {
     pub result_types: &'a [pg_sys::Oid],
     /// Which other relations the statement may name.
     pub others: Others<'a>,
+    /// True if the statement must not write. It then uses the snapshot of the calling statement.
+    pub is_read_only: bool,
 }
 
 /// Relations that a statement may name besides the table.
 #[derive(Clone, Copy)]
 pub enum Others<'a> {
     None,
-    /// Any relation inside a parenthesised expression, which somebody else wrote, and these in the statement itself.
+    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these in the statement itself.
     InExpression(&'a [pg_sys::Oid]),
 }
 
@@ -125,21 +128,42 @@ impl UserTable {
         self.has_partitions
     }
 
-    /// Runs `work` as the owner, in a restricted operation.
+    /// Runs `work` as the owner, in a restricted operation. Triggers that could be deferred fire within it, because at commit
+    /// they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        acting_as_stranger(self.owner, work)
+        acting_as_stranger(self.owner, || {
+            transaction::defer_nothing();
+            let result = work();
+            // Code of the owner can have deferred them again.
+            transaction::fire_deferred_triggers();
+            result
+        })
     }
 
     /// Returns the partitions and inheritance children of all levels, which are locked for reading.
     pub fn descendants(&self) -> Vec<pg_sys::Oid> {
-        let mode = pg_sys::AccessShareLock as c_int;
-        // SAFETY: the list holds OIDs, the first of which is the table itself.
+        descendants(self.oid, pg_sys::AccessShareLock)
+    }
+
+    /// Returns a column by its name, and whether and how its values are generated.
+    pub fn column(&self, name: &CStr) -> Option<(Column, Generated)> {
+        // SAFETY: the table is locked, so that it can be opened, and its definition stays as it is.
         unsafe {
-            let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                find_all_inheritors(self.oid, mode, std::ptr::null_mut())
+            let relation = pg_sys::table_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            let descriptor = (*relation).rd_att;
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            let column = (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
             });
-            (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+            pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            column.map(|column| (column, column.generated(self.oid)))
         }
+    }
+
+    /// Returns the text of a statement, in the server's encoding.
+    pub fn text(&self, statement: &TableStatement<'_>) -> Vec<u8> {
+        filled(statement.text, statement.parts, &self.reference())
     }
 
     /// The table's name of the moment as a statement wants it.
@@ -167,6 +191,38 @@ impl FrozenTable {
         &self.0
     }
 
+    /// Locks the table, and its permanent inheritance children of all levels that have the same owner. Parents come first. An
+    /// exclusive lock includes the indexes, so that their names keep their meaning too.
+    pub fn lock_tree(table: pg_sys::Oid, lock: Lock) -> Vec<FrozenTable> {
+        let Some(first) = FrozenTable::lock(table, lock) else { return Vec::new() };
+        let owner = first.0.owner;
+        let has_partitions = first.0.has_partitions;
+        let mut tables = vec![first];
+        // A locked table gets no more children. Those of a child are final once the child is locked.
+        loop {
+            let known: Vec<pg_sys::Oid> = tables.iter().map(|table| table.0.oid).collect();
+            let children = if has_partitions { Vec::new() } else { descendants(table, pg_sys::NoLock) };
+            let is_new = |child: &pg_sys::Oid| !known.contains(child);
+            let new: Vec<FrozenTable> = children
+                .into_iter()
+                .filter(is_new)
+                .filter(|child| {
+                    class(*child).is_some_and(|class| class.is_permanent() && class.owner == owner)
+                })
+                .filter_map(|child| FrozenTable::lock(child, lock))
+                .filter(|child| child.0.owner == owner)
+                .collect();
+            if new.is_empty() {
+                break;
+            }
+            tables.extend(new);
+        }
+        if matches!(lock, Lock::Alter) {
+            tables.iter().for_each(|table| lock_indexes(table.0.oid));
+        }
+        tables
+    }
+
     /// Runs one utility statement, in which `@table@` stands for the table.
     pub fn run_utility(&self, _: &Connection, text: &str, parts: &[(&'static str, &[u8])]) {
         let statement = terminated(filled(text, parts, &self.0.reference()));
@@ -186,7 +242,7 @@ impl FrozenTable {
 
 impl Connection {
     /// Runs a statement on a locked table, and passes its rows to `read`. No argument is null. The statement must return
-    /// rows of the declared types, because part of its text may come from somebody else.
+    /// rows of the declared types, because the owner or the caller may have written part of its text.
     pub fn run_on<T>(
         &self,
         table: &UserTable,
@@ -197,7 +253,7 @@ impl Connection {
         if arguments.len() != statement.argument_types.len() {
             pgrx::error!("statement \"{}\" has another number of arguments", statement.name);
         }
-        let text = terminated(filled(statement.text, statement.parts, &table.reference()));
+        let text = terminated(table.text(statement));
         // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
         // The query tree was compared with the locked table, and is executed as it is.
         unsafe {
@@ -211,8 +267,16 @@ impl Connection {
                 let tag = pg_sys::CreateCommandTag(plan.cast());
                 let plans = pg_sys::lappend(std::ptr::null_mut(), plan.cast());
                 pg_sys::PortalDefineQuery(portal, std::ptr::null(), source, tag, plans, std::ptr::null_mut());
-                pg_sys::CommandCounterIncrement();
-                pg_sys::PortalStart(portal, parameters, 0, pg_sys::GetTransactionSnapshot());
+                let snapshot = if statement.is_read_only {
+                    if !pg_sys::CommandIsReadOnly(plan) {
+                        writes(statement.name);
+                    }
+                    pg_sys::GetActiveSnapshot()
+                } else {
+                    pg_sys::CommandCounterIncrement();
+                    pg_sys::GetTransactionSnapshot()
+                };
+                pg_sys::PortalStart(portal, parameters, 0, snapshot);
             });
             memory::returning(|| pg_sys::SPI_cursor_fetch(portal, true, std::ffi::c_long::MAX));
             let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows| {
@@ -222,7 +286,9 @@ impl Connection {
                 read(rows)
             });
             pg_sys::SPI_cursor_close(portal);
-            pg_sys::CommandCounterIncrement();
+            if !statement.is_read_only {
+                pg_sys::CommandCounterIncrement();
+            }
             result
         }
     }
@@ -252,6 +318,9 @@ unsafe fn planned(
         );
         compare(query, table, statement.others);
         let (command, result) = ((*query).commandType, (*query).resultRelation);
+        if has_rule_for(table.oid, command) {
+            has_rules(table.oid);
+        }
         let rewritten = pg_sys::pg_rewrite_query(query);
         if rewritten.is_null() || (*rewritten).length != 1 {
             has_rules(table.oid);
@@ -284,7 +353,7 @@ unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'
             changed(table.oid);
         }
         if matches!(others, Others::None) {
-            // Whatever else the statement names, in whichever expression.
+            // Subqueries inside expressions too.
             let (mut relations, mut items, mut has_policies) =
                 (std::ptr::null_mut(), std::ptr::null_mut(), false);
             pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
@@ -369,7 +438,7 @@ unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_s
     if types.is_empty() {
         return std::ptr::null_mut();
     }
-    // SAFETY: makeParamList makes room for so many entries.
+    // SAFETY: makeParamList makes room for this number of entries.
     unsafe {
         let list = pg_sys::makeParamList(types.len() as c_int);
         let entries = (*list).params.as_mut_ptr();
@@ -382,9 +451,9 @@ unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_s
     }
 }
 
-/// Returns the statement with all placeholders replaced. What replaces one is not searched for others.
+/// Returns the statement with all placeholders replaced. The replacements are not searched for placeholders.
 fn filled(text: &str, parts: &[(&'static str, &[u8])], table: &[u8]) -> Vec<u8> {
-    // A comment may name what is filled in.
+    // Comments may contain placeholders.
     let code: String = text.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
     let mut rest = code.as_str();
     let mut filled = Vec::with_capacity(code.len() + table.len());
@@ -408,17 +477,22 @@ fn terminated(text: Vec<u8>) -> CString {
 
 struct Class {
     kind: u8,
+    persistence: u8,
     schema: pg_sys::Oid,
     owner: pg_sys::Oid,
 }
 
 impl Class {
+    fn is_permanent(&self) -> bool {
+        self.is_table() && self.persistence != pg_sys::RELPERSISTENCE_TEMP
+    }
+
     fn is_table(&self) -> bool {
         [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.kind)
     }
 }
 
-/// What pg_class says of a relation.
+/// Returns the row of a relation in pg_class.
 fn class(relation: pg_sys::Oid) -> Option<Class> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
     unsafe {
@@ -428,10 +502,37 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
             return None;
         }
         let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
-        let class =
-            Class { kind: (*form).relkind as u8, schema: (*form).relnamespace, owner: (*form).relowner };
+        let class = Class {
+            kind: (*form).relkind as u8,
+            persistence: (*form).relpersistence as u8,
+            schema: (*form).relnamespace,
+            owner: (*form).relowner,
+        };
         pg_sys::ReleaseSysCache(tuple);
         Some(class)
+    }
+}
+
+/// The partitions and inheritance children of all levels, by their levels. Each gets this lock.
+fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
+    // SAFETY: the list holds OIDs, the first of which is the table itself.
+    unsafe {
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(table, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
+        });
+        (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+    }
+}
+
+/// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
+fn lock_indexes(table: pg_sys::Oid) {
+    // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        for index in oids(pg_sys::RelationGetIndexList(relation)) {
+            pg_sys::LockRelationOid(index, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
+        }
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
     }
 }
 
@@ -495,12 +596,36 @@ fn changed(table: pg_sys::Oid) -> ! {
     )
 }
 
-/// A rule of the table's owner makes other statements of ours.
+/// Returns whether a locked table has an enabled rule for a kind of command.
+fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
+    // SAFETY: the relation is open while its rules are read, and numLocks is their number.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let rules = (*relation).rd_rules;
+        let count = if rules.is_null() { 0 } else { (*rules).numLocks as usize };
+        let has = (0..count).any(|number| {
+            let rule = *(*rules).rules.add(number);
+            (*rule).event == command && (*rule).enabled as u8 != b'D'
+        });
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        has
+    }
+}
+
+/// A rule of the table would turn the statement into other statements.
 fn has_rules(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("table {} has a rule for UPDATE", catalog::table_name(table)),
         "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
+    )
+}
+
+fn writes(statement: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("statement \"{statement}\" would write, but may only read"),
+        "Use an expression that only reads.",
     )
 }
 

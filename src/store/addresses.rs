@@ -12,6 +12,7 @@ use crate::pg::array::{self, Element};
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::{Prober, Row};
+use crate::pg::role::acting_as_stranger;
 use crate::pg::spi::{Connection, Statement};
 use crate::provider::Providers;
 
@@ -24,6 +25,8 @@ const IS_BOGON: i16 = 15;
 thread_local! {
     static STANDING: Statement = const { Statement::new(
         "addresses_standing", include_str!("../../sql/queries/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
+    static DELETE: Statement = const { Statement::new(
+        "addresses_delete", include_str!("../../sql/queries/addresses_delete.sql"), &[pg_sys::INETARRAYOID]) };
 }
 
 /// What the inventory knows of an address, as far as its snapshot needs it.
@@ -68,7 +71,7 @@ pub fn document(row: &Row) -> Option<Container<'_>> {
 pub fn read_known(row: &Row, databases: &Databases) -> Known {
     let document = row.jsonb(ENRICHMENT);
     Known {
-        asn: row.column(CURRENT_ASN).map(|datum| datum.value() as i64),
+        asn: row.bigint(CURRENT_ASN),
         country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
         ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
         is_due: is_document_due(row, document, databases),
@@ -82,14 +85,14 @@ pub fn is_due(row: &Row, databases: &Databases) -> bool {
 
 /// No newer file says more of a bogon.
 fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
-    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
+    let is_bogon = row.boolean(IS_BOGON) == Some(true);
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))
 }
 
 /// Those of some providers that should be asked about a row's address: nothing fresh of theirs is in it.
 pub fn due_providers(row: &Row, providers: Providers) -> Providers {
-    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
-    let asn = row.column(CURRENT_ASN).map(|datum| datum.value() as i64);
+    let is_bogon = row.boolean(IS_BOGON) == Some(true);
+    let asn = row.bigint(CURRENT_ASN);
     match document(row) {
         Some(document) if !is_bogon => enrichment::due(document, asn, providers),
         _ => Providers::NONE,
@@ -98,8 +101,8 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
 
 /// Those of some providers that have not had their say about a row's address, however long ago others had theirs.
 pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
-    let is_bogon = row.column(IS_BOGON).is_some_and(|datum| datum.value() != 0);
-    let has_network = row.column(CURRENT_ASN).is_some();
+    let is_bogon = row.boolean(IS_BOGON) == Some(true);
+    let has_network = row.bigint(CURRENT_ASN).is_some();
     match document(row) {
         Some(document) if !is_bogon => Providers::of(providers.iter().filter(|provider| {
             let for_network = provider.purpose() == Purpose::Network;
@@ -107,6 +110,22 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
         })),
         _ => Providers::NONE,
     }
+}
+
+/// Deletes addresses and returns how many.
+///
+/// Keys of session tables are checked as the owners of those tables, whose code runs meanwhile. So this is a restricted
+/// operation. The server allows no deferred checks in one; for the rest of the transaction there are none.
+pub fn delete(home: Home, addresses: &[Address]) -> i64 {
+    Connection::with(home.schema, |connection| {
+        connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
+        acting_as_stranger(home.owner, || {
+            let addresses =
+                array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
+            DELETE.with(|statement| connection.run(statement, &[Some(addresses)], |rows| rows.bigint(0, 1)))
+        })
+    })
+    .unwrap_or_default()
 }
 
 /// Hands over what is known now of some addresses.
@@ -121,7 +140,7 @@ pub fn standing<T>(connection: &Connection, addresses: &[Address], read: impl Fn
                     asn: rows.bigint(row, 2),
                     country: enrichment::country(document),
                     ip_type: enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned),
-                    document: rows.datum(row, 3)?,
+                    document: rows.jsonb_datum(row, 3)?,
                 })
             };
             read(&(0..rows.count).filter_map(known).collect::<Vec<_>>())

@@ -105,7 +105,7 @@ pub fn waited_for<T>(
                             registry: rows.text(row, 6),
                             ..Said::default()
                         },
-                        document: Some(rows.datum(row, 7)?),
+                        document: Some(rows.jsonb_datum(row, 7)?),
                         is_absent: rows.boolean(row, 8).unwrap_or_default(),
                     })
                 })

@@ -40,7 +40,9 @@ pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> 
     let [procedure, about] = key.arguments();
     let kind = Some(pg_sys::Datum::from(i64::from(lock_kind)));
     let arguments = [procedure, about, kind, Some(text::write(phase))];
-    BEGIN.with(|statement| connection.run(statement, &arguments, |rows| rows.datum(0, 1).map(jsonb::keep)))
+    BEGIN.with(|statement| {
+        connection.run(statement, &arguments, |rows| rows.jsonb_datum(0, 1).map(jsonb::keep))
+    })
 }
 
 /// Notes how far it is. `resume_at`: where the next call goes on if this one is killed; `None` leaves it.

@@ -1,9 +1,9 @@
 //! Folding: pending counts into the inventories.
 //!
-//! A pass goes once over the pending counts, a transaction a batch: read counts, create what is missing, lock networks and
-//! addresses, take the counts of the locked addresses, add them. Killed anywhere, the batch never happened. Of several
-//! batches in a row most leave the networks alone: what addresses mean for networks is pending until one does not, and each
-//! batch is about most of the networks.
+//! A pass reads the pending counts once, in batches. A batch is one transaction: it reads counts, creates missing rows, locks
+//! addresses and networks, takes the counts of the locked addresses, and adds them. If the process is killed, the batch is
+//! rolled back. Most batches leave the networks alone, because each batch is about most of the networks. The counts of
+//! networks stay pending until a batch adds them.
 //!
 //! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has
 //! locked, and those of a new address whose network another transaction is creating or has locked. The next pass tries
@@ -36,15 +36,15 @@ use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// Pending counts per transaction: well below a second of work.
 pub const BATCH: usize = 20_000;
-/// Addresses per statement: what it takes in memory is bounded, and statements in key order lock in key order.
+/// Addresses per statement: this bounds its memory.
 const CHUNK: usize = 5_000;
 
-/// Batches in a row of which one adds to the networks, where the pass is not over before: what it adds at once is in memory.
+/// One of so few batches in a row adds to the networks, because the sums are in memory. The last batch of a pass does, too.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
 /// How long a fold waits for a row that another transaction has begun to create just now.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// How often a batch tries to create what is missing.
+/// How often a batch tries to create missing rows.
 const ATTEMPTS: u32 = 3;
 
 /// How long a procedure's fold waits for the lock of a table, or for a batch of another fold.
@@ -86,9 +86,9 @@ pub struct Pass {
     pub left: i64,
     /// Networks whose pending counts were left.
     pub networks_left: i64,
-    /// Whether there was anything to fold.
+    /// The pass found pending counts.
     pub found_some: bool,
-    /// Why the pass ended early, where it did.
+    /// The pass ended early, because a lock was not released in time.
     gave_up: bool,
 }
 
@@ -97,7 +97,7 @@ impl Pass {
         self.is_over
     }
 
-    /// Tells the caller what was left and why.
+    /// Tells the caller how many counts were left, and the reason.
     pub fn report(&self) {
         if self.gave_up {
             pg::notice(
@@ -113,8 +113,8 @@ impl Pass {
     }
 }
 
-/// Folds all pending counts but those that other transactions block. `may_commit`: commit after each batch, the last one
-/// too: what it locked must not be locked still when the caller goes on.
+/// Folds all pending counts but those that other transactions block. `may_commit`: commits after each batch. The last batch
+/// is committed, too, because the caller must not keep its locks.
 pub fn run(home: Home, may_commit: bool) -> Pass {
     let mut pass = Pass::default();
     if may_commit {
@@ -211,7 +211,7 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
     pass.folded += taken;
 }
 
-/// Whether a table has a row that is visible now.
+/// Returns true if a table has a row that is visible now.
 fn has_rows(table: pg_sys::Oid) -> bool {
     let Some(readable) = Readable::open(table) else { return false };
     let latest = snapshot::Latest::take();
@@ -226,7 +226,8 @@ fn has_rows(table: pg_sys::Oid) -> bool {
 /// The pending counts of one transaction.
 struct Batch {
     counts: BTreeMap<Address, Count>,
-    /// What they were read with. Held until they are deleted: their places are not reused before that.
+    /// The snapshot that read the counts. It is held until they are deleted, because their places are not reused before
+    /// that.
     _seen_with: snapshot::Latest,
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order. A
 //! transaction that follows it cannot deadlock with another that does. Sessions only create; they take no lock on an
-//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these.
+//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these, and
+//! rows of session_completion after them.
 
 pub mod addresses;
 pub mod answers;
 pub mod backfill;
 pub mod calls;
+pub mod campaigns;
+pub mod completions;
 pub mod enrich;
 pub mod fill_register;
 pub mod fold;
@@ -32,7 +35,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
-use crate::pg::catalog::Extension;
+use crate::pg::catalog::{self, Extension};
 use crate::pg::relation;
 use crate::versions;
 
@@ -73,11 +76,14 @@ impl Home {
         Home::at(extension.schema, extension.owner)
     }
 
+    /// The owner is that of `ip_inventory`. `pg_upgrade` makes the superuser who runs it the owner of the extension, and a
+    /// superuser who updates the extension becomes the owner of new functions. Neither may bring more rights.
     fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {
+        let inventory = relation::find(schema, c"ip_inventory");
         Home {
             schema,
-            owner,
-            inventory: relation::find(schema, c"ip_inventory"),
+            owner: catalog::owner_of_table(inventory).unwrap_or(owner),
+            inventory,
             inventory_key: relation::find(schema, c"ip_inventory_pkey"),
         }
     }

@@ -21,8 +21,8 @@ use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::subtransaction::{Failure, contained, contained_within};
 use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
-use crate::pg::{catalog, inet, parser, shared, text};
-use crate::provider::Provider;
+use crate::pg::{catalog, inet, parser, text};
+use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::telemetry;
 
@@ -37,7 +37,7 @@ thread_local! {
     static ATTACHED: Statement = const { Statement::new(
         "priority_attached", include_str!("../../sql/queries/priority_attached.sql"), &[pg_sys::OIDOID]) };
     static TABLES: Statement = const { Statement::new(
-        "priority_tables", include_str!("../../sql/queries/priority_tables.sql"), &[]) };
+        "priority_tables", include_str!("../../sql/queries/priority_tables.sql"), &[pg_sys::OIDOID]) };
     static PAGES: Statement = const { Statement::new(
         "priority_pages", include_str!("../../sql/queries/priority_pages.sql"), &[pg_sys::OIDOID]) };
     static RANKED: Statement = const { Statement::new(
@@ -98,11 +98,22 @@ fn try_out(connection: &Connection, table: pg_sys::Oid, expression: &[u8], searc
     });
 }
 
-/// The tables with rules. Rules of tables that are gone are forgotten.
-pub fn tables(connection: &Connection) -> Vec<Table> {
+/// Owners of tables with rules that may be evaluated, and whether each comes first: a superuser, or the owner of the
+/// extension. Rules of tables that are gone are deleted.
+pub fn owners(home: Home, connection: &Connection) -> BTreeMap<u32, bool> {
     FORGET.with(|statement| connection.run(statement, &[], |_| ()));
     TABLES.with(|statement| {
-        connection.run(statement, &[], |rows| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(home.owner))], |rows| {
+            let owner = |row| Some((u32::try_from(rows.bigint(row, 8)?).ok()?, rows.boolean(row, 9)?));
+            (0..rows.count).filter(|row| may_be_evaluated(rows, *row)).filter_map(owner).collect()
+        })
+    })
+}
+
+/// The tables of an owner with rules that may be evaluated, by OID.
+pub fn tables(connection: &Connection, owner: pg_sys::Oid) -> Vec<Table> {
+    TABLES.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(owner))], |rows| {
             let table = |row| {
                 Some(Table {
                     oid: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
@@ -112,18 +123,19 @@ pub fn tables(connection: &Connection) -> Vec<Table> {
                     is_inet: rows.boolean(row, 6)?,
                 })
             };
-            (0..rows.count).filter(|row| may_be_evaluated(rows, *row)).filter_map(table).collect()
+            let is_theirs = |row: &usize| rows.bigint(*row, 8) == Some(i64::from(owner.to_u32()));
+            let mine = (0..rows.count).filter(is_theirs).filter(|row| may_be_evaluated(rows, *row));
+            mine.filter_map(table).collect()
         })
     })
 }
 
 /// The rule is code of whoever owned the table then, and runs with the rights of whoever owns it, or the partition, now.
 fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
-    let oid = rows.bigint(row, 1).and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
     let why = if rows.boolean(row, 7) != Some(true) {
         "its owner is another than who set the rule: set it again"
-    } else if oid.is_some_and(shared::is_suspect) {
-        "it did not end, and is left alone for an hour"
+    } else if rows.boolean(row, 10) == Some(true) {
+        "its owner is suspended"
     } else {
         return true;
     };
@@ -133,6 +145,21 @@ fn may_be_evaluated(rows: &Rows, row: usize) -> bool {
         &format!("{name}: {why}"),
     );
     false
+}
+
+/// Returns the enabled providers with a daily quota.
+pub fn providers_with_quota() -> Vec<Provider> {
+    Providers::enabled().iter().filter(|provider| has_quota(*provider)).collect()
+}
+
+pub fn has_quota(provider: Provider) -> bool {
+    provider.limits().daily_quota > 0
+}
+
+impl Table {
+    pub fn oid(&self) -> pg_sys::Oid {
+        self.oid
+    }
 }
 
 /// Pages of a table at the moment.
@@ -154,16 +181,19 @@ pub fn waiting(connection: &Connection, providers: &[Provider]) -> BTreeSet<Addr
 }
 
 /// Makes jobs on behalf of waiting addresses as urgent as the sessions in some pages of a table make them. What fails
-/// leaves them as they are.
+/// leaves them as they are. Does nothing for a table that belongs to another role by now.
 pub fn rank(
     connection: &Connection,
-    table: &Table,
+    (table, owner): (&Table, pg_sys::Oid),
     pages: Range<u32>,
     waiting: &BTreeSet<Address>,
     providers: &[Provider],
     limit: Duration,
 ) -> Result<(), Failure> {
-    let urgent = contained_within(limit, table.oid, || {
+    if catalog::owner_of_table(table.oid) != Some(owner) {
+        return Ok(());
+    }
+    let urgent = contained_within(limit, || {
         let Some(locked) = UserTable::lock(table.oid, Lock::Read) else { return BTreeMap::new() };
         locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
@@ -203,6 +233,7 @@ fn places(
         argument_types: &[pg_sys::TIDOID, pg_sys::TIDOID],
         result_types: &[pg_sys::TIDOID, pg_sys::TEXTOID],
         others: Others::None,
+        is_read_only: false,
     };
     let (first, last) = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
     connection.run_on(locked, &statement, &[first.datum(), last.datum()], |rows| {
@@ -256,6 +287,7 @@ fn run_values(
         argument_types: &[pg_sys::TIDARRAYOID],
         result_types: &[pg_sys::TIDOID, pg_sys::FLOAT8OID],
         others: Others::InExpression(&[]),
+        is_read_only: false,
     };
     connection.run_on(table, &statement, &[places], read);
 }

@@ -109,9 +109,14 @@ pub fn request_table(home: Home) -> pg_sys::Oid {
 pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)>) {
     let Some(table) = Table::open(request_table(home), pg_sys::RowExclusiveLock) else { return };
     let now = pg_sys::Datum::from(clock::transaction_start());
-    table.append(requests.map(|(address, provider)| {
-        [Some(inet::write(address)), name(provider), Some(pg_sys::Datum::from(0)), Some(now)]
-    }));
+    const TYPES: [pg_sys::Oid; 4] =
+        [pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID];
+    table.append(
+        TYPES,
+        requests.map(|(address, provider)| {
+            [Some(inet::write(address)), name(provider), Some(pg_sys::Datum::from(0)), Some(now)]
+        }),
+    );
 }
 
 /// Turns requests into jobs.
@@ -210,9 +215,9 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
     DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Ends jobs that were answered. `incomplete`: those with sessions that could not be completed yet.
-pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], incomplete: &[Prefix]) {
-    let arguments = [name(provider), cidrs(questions), cidrs(incomplete)];
+/// Ends jobs that were answered. Where an address is `blocked` by another transaction, the job falls due a moment later.
+pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], blocked: &[Prefix]) {
+    let arguments = [name(provider), cidrs(questions), cidrs(blocked)];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 

@@ -165,6 +165,10 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
     });
 }
 
+/// Columns of the table of sums.
+const SUMS: [pg_sys::Oid; 4] =
+    [pg_sys::INETOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID];
+
 /// Sums by address, of which only some are in memory.
 struct Sums {
     table: Option<Table>,
@@ -185,13 +189,16 @@ impl Sums {
 
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
-        table.append(self.in_memory.drain().map(|(address, tally)| {
-            [
-                Some(inet::write(address)),
-                Some(pg_sys::Datum::from(tally.sessions)),
-                tally.first_seen.map(pg_sys::Datum::from),
-                tally.last_seen.map(pg_sys::Datum::from),
-            ]
-        }));
+        table.append(
+            SUMS,
+            self.in_memory.drain().map(|(address, tally)| {
+                [
+                    Some(inet::write(address)),
+                    Some(pg_sys::Datum::from(tally.sessions)),
+                    tally.first_seen.map(pg_sys::Datum::from),
+                    tally.last_seen.map(pg_sys::Datum::from),
+                ]
+            }),
+        );
     }
 }

@@ -8,18 +8,30 @@ use super::enrich::Tally;
 use crate::pg::relation::{self, Table};
 use crate::pg::{clock, inet};
 
-/// Appends one delta per address, counted now. The columns are those of `session_delta`.
+/// Columns of `session_delta`.
+const DELTA: [pg_sys::Oid; 5] = [
+    pg_sys::INETOID,
+    pg_sys::INT8OID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::TIMESTAMPTZOID,
+];
+
+/// Appends one delta per address, counted now.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
     let deltas = relation::find(home.schema, c"session_delta");
     let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else { return };
     let now = clock::now();
-    table.append(tallies.map(|(address, tally)| {
-        [
-            Some(inet::write(address)),
-            Some(pg_sys::Datum::from(tally.sessions)),
-            tally.first_seen.map(pg_sys::Datum::from),
-            tally.last_seen.map(pg_sys::Datum::from),
-            Some(pg_sys::Datum::from(now)),
-        ]
-    }));
+    table.append(
+        DELTA,
+        tallies.map(|(address, tally)| {
+            [
+                Some(inet::write(address)),
+                Some(pg_sys::Datum::from(tally.sessions)),
+                tally.first_seen.map(pg_sys::Datum::from),
+                tally.last_seen.map(pg_sys::Datum::from),
+                Some(pg_sys::Datum::from(now)),
+            ]
+        }),
+    );
 }

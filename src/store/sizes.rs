@@ -1,5 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
+use super::completions;
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -26,6 +27,11 @@ pub struct Sizes {
     /// When the oldest pending count was counted, microseconds since 2000.
     pub oldest_count: Option<i64>,
     pub queues: Vec<Queue>,
+    /// Addresses and tables whose sessions can be completed now.
+    pub completions: i64,
+    /// When the oldest of them became so, microseconds since 2000.
+    pub oldest_completion: Option<i64>,
+    pub suspended_owners: i64,
 }
 
 #[derive(Clone)]
@@ -39,7 +45,7 @@ pub struct Queue {
 
 impl Sizes {
     pub fn is_queue_empty(&self) -> bool {
-        self.queues.iter().all(|queue| queue.oldest.is_none())
+        self.completions == 0 && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 }
 
@@ -62,5 +68,14 @@ pub fn count(connection: &Connection) -> Sizes {
             (0..rows.count).filter_map(queue).collect()
         })
     });
-    Sizes { counted_at, networks, oldest_count, queues }
+    let completions = completions::sizes(connection);
+    Sizes {
+        counted_at,
+        networks,
+        oldest_count,
+        queues,
+        completions: completions.pending,
+        oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
+        suspended_owners: completions.suspended,
+    }
 }

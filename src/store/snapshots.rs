@@ -1,53 +1,44 @@
 //! Sessions that were stored before everything about their address was known: their snapshots are completed, from null
 //! to a value and never else.
 //!
-//! The session tables are other people's. They are written as their owners, in a restricted operation, and for a limited
-//! time. The owner's triggers and constraints fire as for any UPDATE of the owner, deferred ones with the statement. A
-//! table with a trigger that runs code of a third role is left alone, until the owner allows it. So code on a table can do
-//! no more than its owner could by an UPDATE, and cannot hold the worker up. One table's
-//! failure is contained and keeps neither the inventory nor other tables from being written.
+//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion does so in
+//! a process of the owner and for a limited time. The owner's triggers and constraints fire as for any UPDATE of the owner,
+//! deferred ones with the statement. A table with a trigger that runs code of a third role is left alone, until the owner
+//! allows it. So code on a table can do no more than an UPDATE by its owner can.
 //!
 //! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
 //! wrong order; who calls is told, and comes back.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::addresses;
 use super::fill_register::{self, Copies, Values};
+use super::{Home, addresses};
 use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
 use crate::pg::relation::{Place, Prober, Row};
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::subtransaction::contained_within;
+use crate::pg::subtransaction::{Failure, contained_within};
 use crate::pg::trigger::Length;
 use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
-use crate::pg::{catalog, inet, jsonb, shared, snapshot, text};
+use crate::pg::{catalog, inet, jsonb, snapshot, text};
 use crate::telemetry;
 
 thread_local! {
-    static ATTACHED: Statement = const { Statement::new(
-        "sessions_attached", include_str!("../../sql/queries/sessions_attached.sql"), &[]) };
+    static INDEXES: Statement = const { Statement::new(
+        "sessions_index", include_str!("../../sql/queries/sessions_index.sql"), &[pg_sys::OIDOID]) };
     static INDEXED: Statement = const { Statement::new(
         "sessions_indexed", include_str!("../../sql/queries/sessions_indexed.sql"), &[pg_sys::OIDOID]) };
     static BLOCKED: Statement = const { Statement::new(
         "session_table_blocked", include_str!("../../sql/queries/session_table_blocked.sql"),
         &[pg_sys::REGCLASSOID]) };
-    static CONSTRAINTS_IMMEDIATE: Statement = const { Statement::new(
-        "constraints_immediate", include_str!("../../sql/queries/constraints_immediate.sql"), &[]) };
 }
 
-/// For all tables together: a transaction of the worker's ends within a second.
-const TIME: Duration = Duration::from_millis(600);
-/// For each table at least.
-const LEAST_TIME: Duration = Duration::from_millis(50);
 /// Sessions of a table that are written together; fewer where that takes too long.
-const MOST_SESSIONS: usize = 2_000;
+pub const MOST_SESSIONS: usize = 2_000;
 
 /// What is known now of an address. The document is what a session's snapshot holds when it holds nothing yet.
 pub struct Standing {
@@ -58,170 +49,213 @@ pub struct Standing {
     pub document: pg_sys::Datum,
 }
 
+/// The same, for longer than the transaction that read it: no lock on the inventory is held while code of an owner runs.
+pub struct Known {
+    address: Address,
+    asn: Option<i64>,
+    country: Option<String>,
+    ip_type: Option<String>,
+    document: Option<Kept>,
+}
+
+impl Known {
+    pub fn address(&self) -> Address {
+        self.address
+    }
+}
+
 /// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is as SQL wants it,
 /// in the server's encoding.
 struct Table {
     oid: pg_sys::Oid,
     index: pg_sys::Oid,
     name: Vec<u8>,
-    /// Whether it belongs to whom its partitioned table belongs.
-    is_of_one_owner: bool,
 }
 
-/// Addresses with sessions that are not complete yet.
-#[derive(Default)]
-pub struct Incomplete {
+/// The result of a visit to the sessions of an address in a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// No session has a gap.
+    Complete,
+    /// Nothing that is known fills the gaps.
+    Waits,
+    /// One transaction completes no more.
+    More,
     /// Somebody holds them at the moment.
-    pub held: BTreeSet<Address>,
-    /// There are more than one transaction completes.
-    pub more: BTreeSet<Address>,
+    Held,
 }
 
-thread_local! {
-    /// How many sessions of a table were too many for the time that there is.
-    static TOO_MANY: RefCell<HashMap<pg_sys::Oid, usize>> = RefCell::default();
+/// Why sessions were not completed.
+pub enum Problem {
+    /// It took longer than code of an owner may.
+    TooSlow,
+    /// Somebody held the table, or the server was out of a resource.
+    Busy(Failure),
+    /// A constraint of the table, a column of another type.
+    Failed(Failure),
 }
 
-/// Completes the sessions of these addresses in all attached tables by what the inventory knows now.
-pub fn complete(connection: &Connection, addresses: &[Address]) -> Incomplete {
-    if addresses.is_empty() {
-        return Incomplete::default();
-    }
-    let tables = attached(connection);
-    if tables.is_empty() {
-        return Incomplete::default();
-    }
-    addresses::standing(connection, addresses, |standing| complete_tables(connection, &tables, standing))
+/// Reads some addresses from the inventory.
+pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<Known> {
+    let mut known: Vec<Known> = addresses::standing(connection, wanted, |standing| {
+        let keep = |standing: &Standing| Known {
+            address: standing.address,
+            asn: standing.asn,
+            country: standing.country.clone(),
+            ip_type: standing.ip_type.clone(),
+            document: Some(jsonb::keep_without(jsonb::view(standing.document), "_meta")),
+        };
+        standing.iter().map(keep).collect()
+    });
+    let unknown: Vec<Address> = wanted
+        .iter()
+        .copied()
+        .filter(|address| known.binary_search_by_key(address, |known| known.address).is_err())
+        .collect();
+    let nothing = |address| Known { address, asn: None, country: None, ip_type: None, document: None };
+    known.extend(unknown.into_iter().map(nothing));
+    known
 }
 
-fn attached(connection: &Connection) -> Vec<Table> {
-    ATTACHED.with(|statement| {
-        connection.run(statement, &[], |rows| {
-            (0..rows.count)
-                .filter_map(|row| {
-                    let oid = |column| u32::try_from(rows.bigint(row, column)?).ok().map(pg_sys::Oid::from);
-                    Some(Table {
-                        oid: oid(1)?,
-                        index: oid(2)?,
-                        name: rows.bytes(row, 3)?,
-                        is_of_one_owner: rows.boolean(row, 4)?,
-                    })
-                })
-                .filter(may_be_written)
-                .collect()
-        })
+/// Completes sessions of these addresses in a table, as the role that owned it when the process was started. Only for owner
+/// processes.
+pub fn visit(
+    connection: &Connection,
+    (table, owner): (pg_sys::Oid, pg_sys::Oid),
+    known: &[Known],
+    (most, limit): (usize, Duration),
+    waits_for_types: bool,
+) -> Result<Vec<(Address, Finding)>, Problem> {
+    let started = Instant::now();
+    contained_within(limit, || {
+        let is_there = catalog::owner_of_table(table) == Some(owner);
+        let table = if is_there { found(connection, table) } else { None };
+        match table {
+            Some((table, has_types)) => {
+                if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
+                    telemetry::log_once_per_burst(
+                        "sessions of a table may lack their type: attach it again, now that there is a source of types",
+                        &String::from_utf8_lossy(&table.name),
+                    );
+                }
+                let found = complete_table(connection, &table, known, most, waits_for_types);
+                // Those that lack the type alone are not in the index.
+                let is_known = has_types || !waits_for_types;
+                let sure = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
+                found.into_iter().map(|(address, finding)| (address, sure(finding))).collect()
+            }
+            // The table was dropped, has another owner, or has no usable index. A later visit looks again.
+            None => all(known, Finding::Held),
+        }
+    })
+    .map_err(|failure| {
+        if started.elapsed() >= limit {
+            Problem::TooSlow
+        } else if failure.was_lock || failure.was_resource() {
+            Problem::Busy(failure)
+        } else {
+            Problem::Failed(failure)
+        }
     })
 }
 
-/// Constraints of a partitioned table are checked with the rights of whoever writes the partition.
-fn may_be_written(table: &Table) -> bool {
-    let why = if !table.is_of_one_owner {
-        "the partition belongs to somebody else than the table"
-    } else if shared::is_suspect(table.oid) {
-        "code on it did not end, and it is left alone for an hour"
-    } else {
-        return true;
-    };
-    let name = String::from_utf8_lossy(&table.name);
-    telemetry::log_once_per_burst("sessions of a table are not completed", &format!("{name}: {why}"));
-    false
-}
-
-fn complete_tables(connection: &Connection, tables: &[Table], standing: &[Standing]) -> Incomplete {
-    let mut incomplete = Incomplete::default();
-    let all = || standing.iter().map(|standing| standing.address);
-    let until = Instant::now() + TIME;
-    for table in tables {
-        let limit = until.saturating_duration_since(Instant::now()).max(LEAST_TIME);
-        let most = TOO_MANY.with_borrow(|known| known.get(&table.oid).map_or(MOST_SESSIONS, |many| many / 2));
-        let started = Instant::now();
-        match contained_within(limit, table.oid, || complete_table(connection, table, standing, most)) {
-            Ok(left) => {
-                incomplete.held.extend(left.held);
-                incomplete.more.extend(left.more);
-                if started.elapsed() < limit / 4 {
-                    TOO_MANY.with_borrow_mut(|known| {
-                        known.entry(table.oid).and_modify(|many| *many *= 2);
-                        known.retain(|_, many| *many < 2 * MOST_SESSIONS);
-                    });
-                }
-            }
-            Err(failure) if failure.was_lock => incomplete.held.extend(all()),
-            // So many take too long: fewer may not.
-            Err(_) if started.elapsed() >= limit && most > 1 => {
-                TOO_MANY.with_borrow_mut(|known| known.insert(table.oid, most));
-                incomplete.more.extend(all());
-            }
-            // It would fail again: a constraint of theirs, a column of another type.
-            Err(failure) => telemetry::error(
-                "sessions of a table could not be completed",
-                &format!("{}: {}", String::from_utf8_lossy(&table.name), failure.message),
-            ),
-        }
-    }
-    incomplete
+/// Returns a table with the index of its incomplete sessions, and whether the index has sessions that lack the type alone.
+fn found(connection: &Connection, table: pg_sys::Oid) -> Option<(Table, bool)> {
+    let indexes: Vec<pg_sys::Oid> = INDEXES.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(table))], |rows| {
+            (0..rows.count)
+                .filter_map(|row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from))
+                .collect()
+        })
+    });
+    let approved = indexes.into_iter().filter_map(|index| Some((index, indexed(connection, index)?)));
+    let (index, has_types) = approved.max_by_key(|(_, has_types)| *has_types)?;
+    Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
 /// Whether those that lack the type alone are among the sessions in an index; `None`: it is no index of waiting sessions.
-fn indexed(connection: &Connection, table: &Table) -> Option<bool> {
-    let index = [Some(pg_sys::Datum::from(table.index))];
+fn indexed(connection: &Connection, index: pg_sys::Oid) -> Option<bool> {
+    let index = [Some(pg_sys::Datum::from(index))];
     INDEXED.with(|statement| connection.run(statement, &index, |rows| rows.boolean(0, 1)))
 }
 
-fn complete_table(connection: &Connection, table: &Table, standing: &[Standing], most: usize) -> Incomplete {
-    let Some(has_types) = indexed(connection, table) else { return Incomplete::default() };
-    if !has_types && standing.iter().any(|standing| standing.ip_type.is_some()) {
-        telemetry::log_once_per_burst(
-            "sessions of a table may lack their type: attach it again, now that there is a source of types",
-            &String::from_utf8_lossy(&table.name),
-        );
-    }
-    let Some((columns, waiting)) = waiting(table, standing, most) else { return Incomplete::default() };
-    if waiting.is_empty() {
-        return Incomplete::default();
-    }
-    if blocks_completion(connection, table.oid) {
-        return Incomplete::default();
-    }
-    let documents: Vec<Kept> = standing
-        .iter()
-        .map(|standing| jsonb::keep_without(jsonb::view(standing.document), "_meta"))
-        .collect();
-    let document = |of: &Standing| {
-        standing.iter().zip(&documents).find(|(standing, _)| standing.address == of.address).map(|(_, d)| d)
-    };
-    let fillings: Vec<Filling> = waiting
-        .iter()
-        .map(|(standing, place)| Filling {
-            place: *place,
-            address: standing.address,
-            asn: standing.asn,
-            country: columns.country(standing),
-            ip_type: columns.ip_type(standing),
-            document: document(standing),
-        })
-        .collect();
+fn all(known: &[Known], finding: Finding) -> Vec<(Address, Finding)> {
+    known.iter().map(|known| (known.address, finding)).collect()
+}
+
+fn complete_table(
+    connection: &Connection,
+    table: &Table,
+    known: &[Known],
+    most: usize,
+    waits_for_types: bool,
+) -> Vec<(Address, Finding)> {
+    let Some((columns, waiting)) = waiting(table, known, most) else { return all(known, Finding::Complete) };
     let is_cut = waiting.len() >= most;
-    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return Incomplete::default() };
-    let any_completed = as_owner(connection, &locked, || {
-        let written = update(connection, &locked, &fillings);
-        let completed: Vec<Place> =
-            written.into_iter().filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place)).collect();
-        is_cut && are_any_there(connection, &locked, &completed)
-    });
-    let still = lacking(table, standing);
-    if !still.is_empty() && catalog::is_filtered(table.oid, locked.owner()) {
-        telemetry::log_once_per_burst(
-            "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
-            &String::from_utf8_lossy(&table.name),
-        );
+    let mut any_completed = false;
+    if !waiting.is_empty() {
+        let fillings: Vec<Filling> = waiting
+            .iter()
+            .map(|(known, place)| Filling {
+                place: *place,
+                address: known.address,
+                asn: known.asn,
+                country: columns.country(known),
+                ip_type: columns.ip_type(known),
+                document: known.document.as_ref(),
+            })
+            .collect();
+        let Some(locked) = UserTable::lock(table.oid, Lock::Write) else {
+            return all(known, Finding::Complete);
+        };
+        if blocks_completion(connection, table.oid) {
+            return all(known, Finding::Held);
+        }
+        any_completed = as_owner(&locked, || {
+            let written = update(connection, &locked, &fillings);
+            let completed: Vec<Place> = written
+                .into_iter()
+                .filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place))
+                .collect();
+            is_cut && are_any_there(connection, &locked, &completed)
+        });
     }
-    // Where nothing moves, it is not that there are so many.
-    if is_cut && any_completed {
-        Incomplete { more: still, ..Incomplete::default() }
-    } else {
-        Incomplete { held: still, ..Incomplete::default() }
+    let found = gaps(table, known, waits_for_types);
+    if found.iter().any(|(_, finding)| *finding == Finding::Held) {
+        let owner = catalog::owner_of_table(table.oid);
+        if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
+            telemetry::log_once_per_burst(
+                "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
+                &String::from_utf8_lossy(&table.name),
+            );
+        }
+        // Otherwise the next visit would complete none either.
+        if is_cut && any_completed {
+            let more = |finding| if finding == Finding::Held { Finding::More } else { finding };
+            return found.into_iter().map(|(address, finding)| (address, more(finding))).collect();
+        }
     }
+    found
+}
+
+/// Looks for gaps that are left in the sessions of each address.
+fn gaps(table: &Table, known: &[Known], waits_for_types: bool) -> Vec<(Address, Finding)> {
+    let latest = snapshot::Latest::take();
+    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.raw()) else {
+        return all(known, Finding::Complete);
+    };
+    let columns = Columns::of(table, &sessions);
+    let finding = |known: &Known| {
+        let key = inet::write(known.address);
+        let is_lacking = |row: &Row| columns.are_lacking(row, known);
+        if !sessions.places(key, 1, is_lacking).is_empty() {
+            return (known.address, Finding::Held);
+        }
+        let has_gap = |row: &Row| columns.have_gap(row, waits_for_types);
+        let has_any = !sessions.places(key, 1, has_gap).is_empty();
+        (known.address, if has_any { Finding::Waits } else { Finding::Complete })
+    };
+    known.iter().map(finding).collect()
 }
 
 /// What is null in the snapshot of a session.
@@ -239,15 +273,15 @@ pub struct Filling<'a> {
 /// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
 /// code fails the caller.
 pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
-    as_owner(connection, table, || update(connection, table, sessions).len())
+    as_owner(table, || update(connection, table, sessions).len())
 }
 
 /// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
 pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
     // The view is the extension's, and this process may act as another role at the moment.
-    let extension = catalog::extension()?;
+    let home = Home::of_extension(&catalog::extension()?);
     let table = [Some(pg_sys::Datum::from(table))];
-    acting_as(extension.owner, || {
+    acting_as(home.owner, || {
         BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
     })
 }
@@ -276,20 +310,28 @@ impl Columns {
         }
     }
 
-    fn country<'a>(&self, standing: &'a Standing) -> Option<&'a str> {
-        fitting(self.country, standing.country.as_deref())
+    fn country<'a>(&self, known: &'a Known) -> Option<&'a str> {
+        fitting(self.country, known.country.as_deref())
     }
 
-    fn ip_type<'a>(&self, standing: &'a Standing) -> Option<&'a str> {
-        fitting(self.ip_type, standing.ip_type.as_deref())
+    fn ip_type<'a>(&self, known: &'a Known) -> Option<&'a str> {
+        fitting(self.ip_type, known.ip_type.as_deref())
+    }
+
+    /// Returns whether a row has a gap that a later answer may fill.
+    fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
+        let lacks = |number: i16| row.column(number).is_none();
+        self.asn.is_some_and(lacks)
+            || self.country.is_some_and(|(number, _)| lacks(number))
+            || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
     }
 
     /// Whether a session's row lacks something that is known now.
-    fn are_lacking(&self, row: &Row, standing: &Standing) -> bool {
+    fn are_lacking(&self, row: &Row, known: &Known) -> bool {
         let lacks = |number: i16| row.column(number).is_none();
-        (standing.asn.is_some() && self.asn.is_some_and(lacks))
-            || (self.country(standing).is_some() && self.country.is_some_and(|(number, _)| lacks(number)))
-            || (self.ip_type(standing).is_some() && self.ip_type.is_some_and(|(number, _)| lacks(number)))
+        (known.asn.is_some() && self.asn.is_some_and(lacks))
+            || (self.country(known).is_some() && self.country.is_some_and(|(number, _)| lacks(number)))
+            || (self.ip_type(known).is_some() && self.ip_type.is_some_and(|(number, _)| lacks(number)))
     }
 }
 
@@ -300,30 +342,18 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
 
 /// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
 /// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
-fn waiting<'a>(
-    table: &Table,
-    standing: &'a [Standing],
-    most: usize,
-) -> Option<(Columns, Vec<(&'a Standing, Place)>)> {
+fn waiting<'a>(table: &Table, known: &'a [Known], most: usize) -> Option<(Columns, Vec<(&'a Known, Place)>)> {
     let latest = snapshot::Latest::take();
     let mut sessions = Prober::open(table.oid, table.index, latest.raw())?;
     let columns = Columns::of(table, &sessions);
     let mut waiting = Vec::new();
-    for standing in standing {
+    for known in known {
         let left = most - waiting.len();
-        let is_lacking = |row: &Row| columns.are_lacking(row, standing);
-        let places = sessions.places(inet::write(standing.address), left, is_lacking);
-        waiting.extend(places.into_iter().map(|place| (standing, place)));
+        let is_lacking = |row: &Row| columns.are_lacking(row, known);
+        let places = sessions.places(inet::write(known.address), left, is_lacking);
+        waiting.extend(places.into_iter().map(|place| (known, place)));
     }
     Some((columns, waiting))
-}
-
-/// Those addresses that have such sessions.
-fn lacking(table: &Table, standing: &[Standing]) -> BTreeSet<Address> {
-    let has_any = |standing: &Standing| {
-        waiting(table, std::slice::from_ref(standing), 1).is_some_and(|(_, waiting)| !waiting.is_empty())
-    };
-    standing.iter().filter(|standing| has_any(standing)).map(|standing| standing.address).collect()
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
@@ -332,17 +362,8 @@ const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
     (c"jit", c"off"),
 ];
 
-/// Makes deferred triggers fire with the statement that queues them, until the transaction ends.
-///
-/// At the end of the transaction they would run as another role than the table's owner, so the server refuses to defer
-/// them in a restricted operation.
-pub fn make_constraints_immediate(connection: &Connection) {
-    CONSTRAINTS_IMMEDIATE.with(|statement| connection.run(statement, &[], |_| ()));
-}
-
-/// Runs `work` as the owner of a table of theirs.
-fn as_owner<T>(connection: &Connection, table: &UserTable, work: impl FnOnce() -> T) -> T {
-    make_constraints_immediate(connection);
+/// Runs `work` as the owner of a table.
+fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
     with_settings(SETTINGS, || table.as_owner(work))
 }
 
@@ -359,6 +380,7 @@ const COMPLETE: TableStatement<'static> = TableStatement {
     ],
     result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 const COMPLETED: TableStatement<'static> = TableStatement {
@@ -368,6 +390,7 @@ const COMPLETED: TableStatement<'static> = TableStatement {
     argument_types: &[pg_sys::TIDARRAYOID],
     result_types: &[pg_sys::BOOLOID],
     others: Others::None,
+    is_read_only: false,
 };
 
 /// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.

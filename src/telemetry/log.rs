@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::{Counter, add};
-use crate::pg::{self, clock};
+use crate::pg::{self, clock, owner_slot};
 
 thread_local! {
     /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
@@ -37,6 +37,13 @@ pub fn log_once_per_burst(headline: &'static str, detail: &str) {
 fn log_burst(message: Message, detail: &str) {
     let (headline, _) = message;
     let now = clock::now();
+    // FNV-1a: the same in every process.
+    let number = headline.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    if owner_slot::may_log(number, now, BURST_MICROS) == Some(false) {
+        return;
+    }
     let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&message) {
         Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
             *swallowed += 1;

@@ -1,6 +1,7 @@
 //! What a worker does in its database.
 //!
-//! A round: take requests in, find out which matter, claim jobs and send them off, write down what came back, fold, sweep. Each step is a
+//! A round: take requests in, claim jobs, send requests, write answers, fold, sweep, supervise the processes that run code of
+//! table owners. Each step is a
 //! short transaction of its own, none is open while the worker sleeps or the network works. Then it sleeps until a
 //! commit wakes it, an exchange ends, a job falls due, or it has slept long enough.
 
@@ -12,6 +13,7 @@ use pgrx::pg_sys;
 
 use super::air::Air;
 use super::lane::Lane;
+use super::owners::Owners;
 use super::ranking::Ranking;
 use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
 use crate::guc;
@@ -23,7 +25,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, fold, ledger, session_options, sizes};
+use crate::store::{answers, completions, fold, ledger, session_options, sizes};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -45,6 +47,7 @@ pub struct Worker {
     /// One for each provider.
     lanes: Vec<Lane>,
     ranking: Ranking,
+    owners: Owners,
     released: bool,
     /// When a step has something to do without being woken, microseconds since 2000.
     next_take_in: i64,
@@ -62,6 +65,8 @@ pub struct Worker {
     restored_at: i64,
     /// Library and SQL objects did not fit in the last round.
     outdated: bool,
+    /// There was an unsafe foreign key in the last round.
+    stopped_by_keys: bool,
 }
 
 /// Entry point of the process.
@@ -96,6 +101,7 @@ pub fn run(seat: i32) {
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
+            Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
             Err(Stop::Leave) => worker.end(Ending::Left),
             Err(Stop::Failed) => FAILED_PAUSE,
@@ -106,8 +112,10 @@ pub fn run(seat: i32) {
 
 impl Worker {
     fn new(seat: &'static Seat) -> std::io::Result<Worker> {
+        let steps = Steps::of(seat);
         Ok(Worker {
-            steps: Steps::of(seat),
+            owners: Owners::new(&steps),
+            steps,
             air: Air::new()?,
             lanes: Provider::all().map(Lane::of).collect(),
             ranking: Ranking::new(),
@@ -122,6 +130,7 @@ impl Worker {
             restore_checked_at: 0,
             restored_at: 0,
             outdated: false,
+            stopped_by_keys: false,
         })
     }
 
@@ -149,8 +158,12 @@ impl Worker {
                 self.next_count = 0;
                 self.next_fold = 0;
             }
+            if landed != Some(false) {
+                self.owners.look();
+            }
         }
         made.push(settled(self.fold())?.is_some());
+        made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // For the metrics alone: nothing waits for it.
         settled(self.count())?;
         self.distribute();
@@ -165,6 +178,7 @@ impl Worker {
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
             next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
+        let next = next.min(self.owners.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -185,8 +199,23 @@ impl Worker {
         naptime()
     }
 
+    /// The owner of the key could run code as the extension's owner. Sessions are stored meanwhile, and their requests stay
+    /// in the queue.
+    fn wait_for_safe_keys(&mut self) -> i64 {
+        self.stopped_by_keys = true;
+        let report = &self.steps.seat.report;
+        if report.database.load(Ordering::Acquire) == 0 {
+            // Its first step already was refused, and the metrics show only databases that report.
+            let keys = report.unsafe_keys.load(Ordering::Relaxed);
+            report.begin(catalog::own_database().to_u32());
+            report.unsafe_keys.store(keys, Ordering::Relaxed);
+        }
+        naptime()
+    }
+
     fn sleep(&mut self, microseconds: i64) {
         self.steps.says(match self.air.is_empty() {
+            _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
             true => Doing::Sleeping,
             false => Doing::Waiting,
@@ -253,10 +282,16 @@ impl Worker {
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
-            taken
+            // After the requests, because sessions of an address with a job wait for its answer.
+            (taken, completions::take_in(connection))
         })?;
-        self.next_take_in =
-            if taken.requests >= queue::MOST_TAKEN_IN { 0 } else { clock::now().saturating_add(naptime()) };
+        let (taken, sessions) = taken;
+        let is_full = taken.requests >= queue::MOST_TAKEN_IN || sessions >= completions::MOST_TAKEN_IN;
+        self.next_take_in = if is_full { 0 } else { clock::now().saturating_add(naptime()) };
+        if sessions > 0 {
+            self.owners.look();
+            self.next_count = 0;
+        }
         if taken.requests > 0 {
             self.next_count = 0;
         }
@@ -269,13 +304,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Finds out which sessions matter; one step a round.
+    /// Begins to evaluate the rules of which sessions matter, when it is time.
     fn rank(&mut self) -> Result<(), Stop> {
         if !self.ranking.is_due() {
             return Ok(());
         }
         let mut ranking = std::mem::replace(&mut self.ranking, Ranking::new());
-        let ranked = self.steps.step(Doing::Ranking, |_, connection| ranking.step(connection));
+        let ranked = self.steps.step(Doing::Ranking, |home, connection| ranking.begin(home, connection));
         // A step that failed as a whole is no reason to try it again at once.
         self.ranking = if ranked.is_ok() { ranking } else { ranking.given_up() };
         ranked
@@ -325,6 +360,9 @@ impl Worker {
             }
             to.oldest.store(queue.oldest.unwrap_or(0), Ordering::Relaxed);
         }
+        report.completions.store(sizes.completions, Ordering::Relaxed);
+        report.oldest_completion.store(sizes.oldest_completion.unwrap_or(0), Ordering::Relaxed);
+        report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
         report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }

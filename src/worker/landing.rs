@@ -21,7 +21,7 @@ use crate::store::answers::{self, Kept, Waiting};
 use crate::store::enrich::{self, Plan, Tally};
 use crate::store::networks::{self, Networks, Said};
 use crate::store::queue::{self, Failed, Lease};
-use crate::store::{Home, ledger, snapshots, unblocked};
+use crate::store::{Home, completions, ledger, unblocked};
 use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
@@ -30,9 +30,6 @@ use crate::telemetry::{self, Counter};
 const GATHERED_FOR: i64 = 500_000;
 /// Jobs that are written down together, of providers that are asked about single addresses.
 pub const MOST_TOGETHER: usize = 500;
-/// Transactions in a row that complete sessions of the same addresses: some 200,000. What is left then is tried again
-/// after a pause, like sessions that are locked, for somebody may undo what is completed.
-const MOST_CUTS: u32 = 100;
 
 /// Jobs that came back, and with what.
 pub struct Landing {
@@ -43,11 +40,8 @@ pub struct Landing {
     pub not_before: i64,
     /// Whether more may be put to it: nothing has been tried to write yet.
     is_gathering: bool,
-    /// What earlier transactions wrote: addresses up to this one, and the jobs among theirs with sessions that were held.
+    /// Earlier transactions wrote the addresses up to this one.
     written_to: Option<Address>,
-    held: BTreeSet<Prefix>,
-    /// Transactions in a row that left sessions for the next one.
-    cuts: u32,
     /// Whether all that is left is of rows that another transaction held.
     is_blocked: bool,
     /// Requests that were paid for, by the day, and not sent.
@@ -69,12 +63,10 @@ pub enum Outcome {
 pub struct Written {
     /// Whether the jobs were ended, but for blocked ones; else another transaction writes more.
     is_last: bool,
-    is_cut: bool,
     /// Questions of single addresses that could not be written, because another transaction holds the address or its
     /// network.
     blocked: BTreeSet<Prefix>,
     last: Option<Address>,
-    held: BTreeSet<Prefix>,
     values: u64,
     absent: u64,
     shared: u64,
@@ -93,8 +85,6 @@ impl Landing {
             not_before: if provider.declared().shares_answers() { now } else { now + GATHERED_FOR },
             is_gathering: true,
             written_to: None,
-            held: BTreeSet::new(),
-            cuts: 0,
             is_blocked: false,
             unspent: BTreeMap::new(),
             traces: Vec::new(),
@@ -174,8 +164,6 @@ impl Landing {
             politeness::buried(self.provider, &reason);
         }
         self.written_to = written.last;
-        self.held = written.held;
-        self.cuts = if written.is_cut { self.cuts + 1 } else { 0 };
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
@@ -196,7 +184,8 @@ impl Landing {
     }
 }
 
-/// One transaction: the answers are kept, the inventories written in the order of locks, sessions completed, jobs ended.
+/// One transaction: the answers are kept, the inventories written in the order of locks, jobs ended. Sessions of the addresses
+/// are due to be completed then.
 ///
 /// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
 /// are locked already.
@@ -309,43 +298,25 @@ fn write_waiting(
     let provider = landing.provider;
     // Addresses of blocks are handed over some at a time, others are all here.
     let shares = provider.declared().shares_answers();
-    let mut blocked = write_unblocked(home, connection, landing, waiting);
-    let written = waiting.iter().filter(|w| !blocked.contains(&w.address));
-    let all: Vec<Address> = written.map(|waiting| waiting.address).collect();
-    let mut incomplete = snapshots::complete(connection, &all);
-    if landing.cuts >= MOST_CUTS {
-        incomplete.held.append(&mut incomplete.more);
-    }
-    if shares {
-        // Their answer is kept. They are like addresses with locked sessions.
-        incomplete.held.append(&mut blocked);
-    }
-
-    let is_done = |w: &&Waiting| {
-        !incomplete.held.contains(&w.address)
-            && !incomplete.more.contains(&w.address)
-            && !blocked.contains(&w.address)
-    };
-    let done = || waiting.iter().filter(is_done);
-    let addresses: Vec<Address> = done().map(|w| w.address).collect();
+    let blocked = write_unblocked(home, connection, landing, waiting);
+    let is_done = |w: &&Waiting| !blocked.contains(&w.address);
+    let addresses: Vec<Address> = waiting.iter().filter(is_done).map(|w| w.address).collect();
+    completions::renew(connection, &addresses);
     queue::done(connection, provider, &addresses);
-
-    let mut held = landing.held.clone();
-    held.extend(waiting.iter().filter(|w| incomplete.held.contains(&w.address)).map(|w| w.question));
-    // Sessions that are too many for one transaction: the rest with the next.
-    let is_cut = !incomplete.more.is_empty();
-    let is_last = !is_cut && (!shares || waiting.len() < answers::MOST_AT_ONCE);
-    let blocked: BTreeSet<Prefix> =
-        waiting.iter().filter(|w| blocked.contains(&w.address)).map(|w| w.question).collect();
+    let is_last = !shares || waiting.len() < answers::MOST_AT_ONCE;
+    let blocked_questions: BTreeSet<Prefix> =
+        waiting.iter().filter(|w| !is_done(w)).map(|w| w.question).collect();
     if is_last {
-        let held: Vec<Prefix> = held.iter().copied().collect();
-        let ended: Vec<Prefix> =
-            answered.iter().filter(|question| !blocked.contains(question)).copied().collect();
-        queue::settle(connection, provider, &ended, &held);
+        // The answer of a block is kept, so its job goes on without this landing. The answer of a single address is not.
+        let blocked: Vec<Prefix> = blocked_questions.iter().copied().collect();
+        let ended: Vec<Prefix> = answered
+            .iter()
+            .filter(|question| shares || !blocked_questions.contains(question))
+            .copied()
+            .collect();
+        queue::settle(connection, provider, &ended, &blocked);
     }
-    // Of a block's answer those are new that are done with; an address's own is written once.
-    let is_new = |w: &&Waiting| if shares { is_done(w) } else { !blocked.contains(&w.question) };
-    let new = || waiting.iter().filter(|w| w.document.is_some() && is_new(w));
+    let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
     let absent = new().filter(|w| w.is_absent).count();
     let values = new().count() - absent;
     if let Some(hits) = Counter::hits_of(provider.name()) {
@@ -358,10 +329,8 @@ fn write_waiting(
     let shared = new().filter(|w| !was_asked(w)).count() as u64;
     Written {
         is_last,
-        is_cut,
-        blocked,
-        last: if is_cut { landing.written_to } else { waiting.last().map(|w| w.address) },
-        held,
+        blocked: if shares { BTreeSet::new() } else { blocked_questions },
+        last: waiting.last().map(|w| w.address),
         values: values as u64,
         absent: absent as u64,
         shared,

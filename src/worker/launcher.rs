@@ -354,7 +354,13 @@ fn start(database: &Database, place: &mut Place, order: &mut Order, running: usi
 
 fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     let seats: &[Seat; SEATS] = &shared::block().seats;
-    let is_free = |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken();
+    // An owner process of another database that does not end keeps the place of its worker.
+    let is_anothers = |seat: &Seat| {
+        let mut running = seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
+        running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
+    };
+    let is_free =
+        |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat);
     let is_free = |(_, seat): &(usize, &Seat)| is_free(seat);
     // Where its last worker sat, or else where nobody's numbers would be lost.
     let rank = |(_, seat): &(usize, &Seat)| match seat.report.database.load(Ordering::Acquire) {

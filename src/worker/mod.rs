@@ -11,6 +11,7 @@
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
 //! | `landing` | what came back, from the reply to the inventories |
 //! | `trace` | a batch as spans |
+//! | `owners` | supervises the processes that run code of table owners |
 //! | `ranking` | when it is found out which sessions matter |
 
 mod air;
@@ -19,6 +20,7 @@ mod flight;
 mod landing;
 mod lane;
 mod launcher;
+mod owners;
 mod ranking;
 mod seniority;
 mod steps;

@@ -1,17 +1,18 @@
 //! When the rules of which sessions matter are evaluated: before a daily quota is spent on what came in since, and now
 //! and then, because a session's commands and downloads come after it.
+//!
+//! The rules are code of table owners, so owner processes evaluate them. This says for which owners an evaluation is under
+//! way and how far each one is.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
-
-use cowrie_enrich_engine::address::Address;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use crate::pg::clock;
+use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::spi::Connection;
-use crate::pg::subtransaction::Failure;
-use crate::provider::{Provider, Providers};
-use crate::store::priorities::{self, Table};
-use crate::telemetry;
+use crate::provider::Provider;
+use crate::store::Home;
+use crate::store::priorities::{self, has_quota};
 
 /// How often the rules are evaluated while lookups wait, in microseconds.
 const AGAIN_AFTER: i64 = 600_000_000;
@@ -21,13 +22,6 @@ const PAUSE: i64 = 60_000_000;
 const HOLDS_FOR: i64 = 5_000_000;
 /// At most one part in so many of a worker's time.
 const SHARE: i64 = 10;
-/// For some pages of one table.
-const TIME: Duration = Duration::from_millis(600);
-const FAILED: &str = "a rule of which sessions matter could not be evaluated";
-/// A step should last about so long, in microseconds.
-const SHORT: i64 = 40_000;
-const LONG: i64 = 150_000;
-const MOST_PAGES: u32 = 8_192;
 
 pub struct Ranking {
     /// Lookups came in since the last evaluation began.
@@ -40,20 +34,18 @@ pub struct Ranking {
 
 /// One evaluation of all rules, under way.
 struct Sweep {
-    providers: Vec<Provider>,
-    waiting: BTreeSet<Address>,
-    tables: VecDeque<Work>,
+    owners: BTreeMap<u32, Progress>,
     began: i64,
 }
 
-/// What is left of a table.
-struct Work {
-    table: Table,
-    /// The next page, and behind the last one, once that is known.
+/// How far the evaluation of an owner's rules is.
+struct Progress {
+    comes_first: bool,
+    /// A process evaluates them at the moment.
+    is_running: bool,
+    /// The next table and page.
+    table: u32,
     page: u32,
-    last: Option<u32>,
-    /// Pages a step.
-    pages: u32,
 }
 
 impl Ranking {
@@ -73,19 +65,23 @@ impl Ranking {
 
     /// Whether a provider's quota is to be spent only after something has been evaluated, which is soon.
     pub fn holds(&self, provider: Provider) -> bool {
-        let is_long = self.sweep.as_ref().is_some_and(|sweep| clock::now() - sweep.began > HOLDS_FOR);
-        has_quota(provider) && self.is_due() && !is_long
+        let is_awaited = match &self.sweep {
+            Some(sweep) => clock::now() - sweep.began <= HOLDS_FOR,
+            None => self.is_due(),
+        };
+        has_quota(provider) && is_awaited
     }
 
-    /// Whether there is something to do now.
+    /// Returns whether it is time to begin an evaluation.
     pub fn is_due(&self) -> bool {
-        self.next() <= clock::now()
+        self.sweep.is_none() && self.next() <= clock::now()
     }
 
     /// When it has something to do without being told, microseconds since 2000.
     pub fn next(&self) -> i64 {
-        match self.sweep {
-            Some(_) => 0,
+        match &self.sweep {
+            Some(sweep) if clock::now() - sweep.began <= HOLDS_FOR => sweep.began + HOLDS_FOR + 1_000,
+            Some(_) => i64::MAX,
             None if self.is_wanted => self.not_before,
             None => self.again_at,
         }
@@ -97,89 +93,79 @@ impl Ranking {
         Ranking { sweep: None, not_before: now + PAUSE, again_at: now + AGAIN_AFTER, ..self }
     }
 
-    /// One step, inside a transaction.
-    pub fn step(&mut self, connection: &Connection) {
-        let Some(sweep) = &mut self.sweep else {
-            self.begin(connection);
-            return;
-        };
-        let Some(mut work) = sweep.tables.pop_front() else {
-            self.end();
-            return;
-        };
-        let Some(last) = work.find_last(connection) else { return };
-        let to = work.page.saturating_add(work.pages).min(last);
-        let started = clock::now();
-        let pages = work.page..to;
-        let ranked = priorities::rank(connection, &work.table, pages, &sweep.waiting, &sweep.providers, TIME);
-        work.went(ranked.err(), to, clock::now() - started);
-        // In turns: one slow rule does not keep the others from being evaluated.
-        if work.page < last {
-            sweep.tables.push_back(work);
-        }
-    }
-
-    fn begin(&mut self, connection: &Connection) {
-        let providers: Vec<Provider> = Providers::enabled().iter().filter(|p| has_quota(*p)).collect();
+    /// Begins an evaluation, inside a transaction.
+    pub fn begin(&mut self, home: Home, connection: &Connection) {
+        let providers = priorities::providers_with_quota();
         let began = clock::now();
         (self.is_wanted, self.again_at) =
             (false, if providers.is_empty() { i64::MAX } else { began + AGAIN_AFTER });
-        let tables = if providers.is_empty() { Vec::new() } else { priorities::tables(connection) };
-        let waiting =
-            if tables.is_empty() { BTreeSet::new() } else { priorities::waiting(connection, &providers) };
-        if !waiting.is_empty() {
-            let tables = tables.into_iter().map(Work::on).collect();
-            self.sweep = Some(Sweep { providers, waiting, tables, began });
+        if providers.is_empty() || priorities::waiting(connection, &providers).is_empty() {
+            return;
+        }
+        let progress = |comes_first| Progress { comes_first, is_running: false, table: 0, page: 0 };
+        let owners: BTreeMap<u32, Progress> = priorities::owners(home, connection)
+            .into_iter()
+            .map(|(owner, comes_first)| (owner, progress(comes_first)))
+            .collect();
+        if !owners.is_empty() {
+            self.sweep = Some(Sweep { owners, began });
         }
     }
 
-    fn end(&mut self) {
-        if let Some(sweep) = self.sweep.take() {
+    /// Owners whose rules are still to be evaluated, and whether each comes first.
+    pub fn owners(&self) -> Vec<(u32, bool)> {
+        let owners = self.sweep.iter().flat_map(|sweep| &sweep.owners);
+        owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()
+    }
+
+    /// Returns whether rules of an owner wait for a process.
+    pub fn wants(&self, owner: u32) -> bool {
+        let progress = self.sweep.as_ref().and_then(|sweep| sweep.owners.get(&owner));
+        progress.is_some_and(|progress| !progress.is_running)
+    }
+
+    /// Has the process in a slot evaluate them.
+    pub fn hand_over(&mut self, owner: u32, slot: &OwnerSlot) {
+        let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
+        if let Some(progress) = progress {
+            progress.is_running = true;
+            slot.next_table.store(progress.table, Ordering::Relaxed);
+            slot.next_page.store(progress.page, Ordering::Relaxed);
+            slot.evaluates.store(true, Ordering::Release);
+        }
+    }
+
+    /// Looks whether a process has come to the end.
+    pub fn evaluated(&mut self, owner: u32, slot: &OwnerSlot) {
+        let progress = self.sweep.as_ref().and_then(|sweep| sweep.owners.get(&owner));
+        if progress.is_some_and(|progress| progress.is_running) && !slot.evaluates.load(Ordering::Acquire) {
+            self.leave_out(owner);
+        }
+    }
+
+    /// Keeps the progress of a process that has ended. Leaves out a page whose code ended it.
+    pub fn process_ended(&mut self, owner: u32, slot: &OwnerSlot) {
+        let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
+        if let Some(progress) = progress.filter(|progress| progress.is_running) {
+            progress.is_running = false;
+            progress.table = slot.next_table.load(Ordering::Acquire);
+            progress.page = slot.next_page.load(Ordering::Acquire);
+            if slot.ended_in_code.load(Ordering::Acquire) {
+                progress.page = progress.page.saturating_add(1);
+            }
+        }
+    }
+
+    /// The rules of an owner are evaluated, or are not to be.
+    pub fn leave_out(&mut self, owner: u32) {
+        let Some(sweep) = &mut self.sweep else { return };
+        sweep.owners.remove(&owner);
+        if sweep.owners.is_empty() {
             let now = clock::now();
             self.not_before = now + SHARE * (now - sweep.began);
-            // What the sessions do from now on is found out then.
+            // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
+            self.sweep = None;
         }
     }
-}
-
-impl Work {
-    fn on(table: Table) -> Work {
-        Work { table, page: 0, last: None, pages: 64 }
-    }
-
-    /// Up to which page there is something; `None`: nobody can say now.
-    fn find_last(&mut self, connection: &Connection) -> Option<u32> {
-        if self.last.is_none() {
-            self.last = priorities::pages(connection, &self.table)
-                .map_err(|failure| telemetry::error(FAILED, &failure.message))
-                .ok();
-        }
-        self.last
-    }
-
-    /// A step over the pages up to `to` took so many microseconds.
-    fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
-        match failure {
-            None => self.page = to,
-            // Which page it is: the others are evaluated all the same.
-            Some(_) if self.pages > 1 => {
-                self.pages = (self.pages / 2).max(1);
-                return;
-            }
-            Some(failure) => {
-                telemetry::error(FAILED, &failure.message);
-                self.page = to;
-            }
-        }
-        self.pages = match lasted {
-            ..SHORT => (self.pages * 2).min(MOST_PAGES),
-            LONG.. => (self.pages / 2).max(1),
-            _ => self.pages,
-        };
-    }
-}
-
-fn has_quota(provider: Provider) -> bool {
-    provider.limits().daily_quota > 0
 }

@@ -1,5 +1,6 @@
 //! The short transactions that a worker's work is made of.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::version::Fit;
@@ -9,11 +10,11 @@ use crate::pg::background;
 use crate::pg::role::acting_as;
 use crate::pg::shared::Seat;
 use crate::pg::spi::Connection;
-use crate::pg::{catalog, clock, transaction};
+use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
 use crate::roster::Doing;
-use crate::store::Home;
 use crate::store::queue::Lease;
+use crate::store::{Home, foreign_key};
 use crate::telemetry;
 use crate::versions;
 
@@ -26,6 +27,8 @@ pub enum Stop {
     NoExtension,
     /// Library and SQL objects do not fit: an update is under way.
     Misfit(Fit),
+    /// A foreign key to a table of the extension can run code as the extension's owner.
+    UnsafeKeys,
     /// It is wanted that the worker goes.
     Leave,
     /// A step failed and was rolled back; it was logged.
@@ -37,11 +40,13 @@ pub struct Steps {
     pub seat: &'static Seat,
     /// Holder of leases: when this worker was started. There is one at a time per database, so no other has it.
     pub holder: i64,
+    /// Version of the constraints when no foreign key was unsafe.
+    keys_were_safe_at: Cell<Option<u64>>,
 }
 
 impl Steps {
     pub fn of(seat: &'static Seat) -> Steps {
-        Steps { seat, holder: clock::now() }
+        Steps { seat, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
     }
 
     /// Whether the worker may go on.
@@ -69,13 +74,16 @@ impl Steps {
                 misfit => return Err(Stop::Misfit(misfit)),
             }
             let mut home = Home::of_extension(&extension);
+            if !self.keys_are_safe(home) {
+                return Err(Stop::UnsafeKeys);
+            }
             if let Some(name) = guc::worker_role() {
                 home.owner =
                     catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
             }
             Ok(acting_as(home.owner, || {
                 let result = Connection::with(home.schema, |connection| work(home, connection));
-                transaction::fire_deferred_triggers();
+                transaction::end_as_current_user();
                 result
             }))
         });
@@ -88,6 +96,30 @@ impl Steps {
                 Err(Stop::Failed)
             }
         }
+    }
+
+    /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed
+    /// since the last time that no such key existed.
+    fn keys_are_safe(&self, home: Home) -> bool {
+        let version = invalidation::constraints_version();
+        if self.keys_were_safe_at.get() == Some(version) {
+            return true;
+        }
+        let keys = acting_as(home.owner, || {
+            Connection::with(home.schema, |connection| {
+                let keys = foreign_key::unsafe_keys(connection);
+                transaction::end_as_current_user();
+                keys
+            })
+        });
+        self.seat.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
+        self.keys_were_safe_at.set((keys.count == 0).then_some(version));
+        if let Some(first) = keys.first {
+            let detail =
+                format!("{} of them, for example {first}; see the view unsafe_foreign_keys", keys.count);
+            telemetry::log_once_per_burst("a worker stops because of unsafe foreign keys", &detail);
+        }
+        keys.count == 0
     }
 
     /// Longer than any exchange with one of these, and what comes before and after it.

@@ -146,4 +146,19 @@ families! {
         => "Batches of answers that the worker has written down";
     WORKER_ERRORS: Counter "enrich.worker_errors" as "enrich_worker_errors_total" in "{error}" by ["database"]
         => "Steps of the worker that failed and were rolled back";
+    COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
+        => "Pairs of address and table whose sessions can be completed and are not yet";
+    COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"
+        by ["database"]
+        => "Time since the oldest of them became so; 0 if there is none";
+    SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
+        => "Owners of session tables whose code is not run until resume_owner() is called";
+    ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
+        by ["database"]
+        => "Processes whose code of a table owner did not end after it was cancelled; with three no other is started";
+    LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
+        in "{process}" by ["database"]
+        => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
+    UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
+        => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
 use pgrx::pg_sys;
 
 use super::gather::Layout;
@@ -20,9 +21,11 @@ use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Column, Length};
 use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::{self, catalog, memory};
+use crate::roster;
 use crate::store::Home;
 use crate::store::backfill::{self, Known, Table};
 use crate::store::calls::Rejected;
+use crate::store::completions::{self, MayBeFilled};
 use crate::store::snapshots::{self, Filling};
 
 /// What became of sessions.
@@ -224,19 +227,42 @@ pub fn write(
     addresses.sort_unstable();
     addresses.dedup();
     let known = offline::with(Patience::None, |databases| backfill::known(home, databases, &addresses));
-    let fillings: Vec<(&Session, Filling)> = waiting
-        .sessions
-        .iter()
-        .filter_map(|session| Some((session, filling(session, &known, waiting.lengths)?)))
-        .collect();
-    if fillings.is_empty() {
-        return;
+    let mut fillings: Vec<(&Session, Filling)> = Vec::new();
+    let mut left = Vec::new();
+    let may_be_filled = completions::may_be_filled();
+    for session in &waiting.sessions {
+        let filling = filling(session, &known, waiting.lengths);
+        if session.keeps_gap(filling.as_ref(), may_be_filled) {
+            left.push(session.address);
+        }
+        fillings.extend(filling.map(|filling| (session, filling)));
     }
-    // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
-    let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
-    let mut writer = Writer { connection, table, locked, completed, complaints };
-    for chunk in fillings.chunks(CHUNK) {
-        writer.write(chunk);
+    if !fillings.is_empty() {
+        // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
+        let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
+        let mut writer = Writer { connection, table, locked, completed, complaints, held: Vec::new() };
+        for chunk in fillings.chunks(CHUNK) {
+            writer.write(chunk);
+        }
+        // A later answer completes them, or the worker after their locks are released.
+        left.append(&mut writer.held);
+    }
+    left.sort_unstable();
+    left.dedup();
+    let left = left.into_iter().filter(|address| bogon::reason(*address).is_none());
+    if completions::append(home, left.map(|address| (address, table.oid, false)), true) {
+        roster::work_was_queued();
+    }
+}
+
+impl Session {
+    /// Returns whether a later answer may still fill a gap.
+    fn keeps_gap(&self, filling: Option<&Filling>, may_be_filled: MayBeFilled) -> bool {
+        let keeps = |is_gap: bool, is_filled: fn(&Filling) -> bool| is_gap && !filling.is_some_and(is_filled);
+        let network = keeps(self.asn.is_some(), |filling| filling.asn.is_some())
+            || keeps(self.country.is_some(), |filling| filling.country.is_some());
+        (may_be_filled.network && network)
+            || (may_be_filled.ip_type && keeps(self.ip_type.is_some(), |filling| filling.ip_type.is_some()))
     }
 }
 
@@ -274,6 +300,8 @@ struct Writer<'a> {
     locked: UserTable,
     completed: &'a mut Completed,
     complaints: &'a mut Complaints,
+    /// Addresses among whose sessions some were held.
+    held: Vec<Address>,
 }
 
 impl Writer<'_> {
@@ -294,10 +322,14 @@ impl Writer<'_> {
                 self.completed.sessions += written as i64;
                 self.completed.held += (sessions.len() - written) as i64;
                 if written < sessions.len() {
+                    self.held.extend(sessions.iter().map(|(session, _)| session.address));
                     self.explain_policies();
                 }
             }
-            (Err(failure), _) if failure.was_lock => self.completed.held += sessions.len() as i64,
+            (Err(failure), _) if failure.was_lock => {
+                self.held.extend(sessions.iter().map(|(session, _)| session.address));
+                self.completed.held += sessions.len() as i64;
+            }
             (Err(failure), [(session, _)]) => self.refuse(session, &failure.message),
             (Err(_), _) => {
                 let (first, second) = sessions.split_at(sessions.len() / 2);

@@ -14,7 +14,7 @@ use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::text;
 use crate::pg::user_table::{Lock, Others, TableStatement};
-use crate::store::snapshots::{blocked_reason, make_constraints_immediate};
+use crate::store::snapshots::blocked_reason;
 
 thread_local! {
     static REFERENCES: Statement = const { Statement::new(
@@ -134,8 +134,8 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
         argument_types: &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
         result_types: &[pg_sys::TIDOID],
         others: Others::None,
+        is_read_only: false,
     };
-    make_constraints_immediate(connection);
     let locked = table.lock(Lock::Write);
     let parts: HashSet<pg_sys::Oid> = documents.iter().map(|(row, _)| row.part).collect();
     if let Some(reason) = parts.into_iter().find_map(|part| blocked_reason(connection, part)) {

@@ -128,6 +128,7 @@ impl Table {
             argument_types: &[],
             result_types: &[pg_sys::INT8OID],
             others: Others::None,
+            is_read_only: false,
         };
         let table = self.lock(Lock::Read);
         as_owner(&table, || {
@@ -373,6 +374,7 @@ impl<'a> Reader<'a> {
             argument_types: &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID],
             result_types: &types,
             others: Others::None,
+            is_read_only: false,
         };
         let table = self.table.lock(Lock::Read);
         as_owner(&table, || {
@@ -395,7 +397,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What stands for the placeholders of the statement.
+    /// Returns the replacements of the placeholders.
     fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
         let columns: Vec<String> = self.wanted.iter().map(|wanted| self.expression(wanted)).collect();

@@ -36,9 +36,13 @@ pub struct Options {
     durable: bool,
     clock: Option<PathBuf>,
     installation: Option<&'static Installation>,
+    extension_owner: Option<String>,
     environment: Vec<(String, String)>,
     conf: Vec<String>,
 }
+
+/// The environment variable that names the role that owns the extension in the databases of tests.
+const EXTENSION_OWNER: &str = "COWRIE_ENRICH_EXTENSION_OWNER";
 
 impl Options {
     pub fn named(name: &str) -> Self {
@@ -49,6 +53,7 @@ impl Options {
             durable: false,
             clock: None,
             installation: None,
+            extension_owner: std::env::var(EXTENSION_OWNER).ok().filter(|name| !name.is_empty()),
             environment: Vec::new(),
             conf: Vec::new(),
         }
@@ -90,6 +95,21 @@ impl Options {
         self
     }
 
+    /// Lets a role without SUPERUSER own the extension in the template, as the documentation sets it up. By default the
+    /// superuser owns the extension, unless the environment names a role.
+    #[must_use]
+    pub fn owned_by(mut self, role: &str) -> Self {
+        self.extension_owner = Some(role.to_owned());
+        self
+    }
+
+    /// Lets the superuser own the extension, even if the environment names a role.
+    #[must_use]
+    pub fn owned_by_superuser(mut self) -> Self {
+        self.extension_owner = None;
+        self
+    }
+
     /// Sets an environment variable of the server.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
@@ -114,6 +134,7 @@ impl Options {
 
 pub struct Cluster {
     installation: &'static Installation,
+    extension_owner: Option<String>,
     dir: PathBuf,
     socket_dir: PathBuf,
     log: PathBuf,
@@ -182,6 +203,7 @@ impl Cluster {
         let server = options.installation.unwrap_or_else(|| installation());
         let cluster = Self {
             installation: server,
+            extension_owner: options.extension_owner.clone(),
             log: server.run_dir().join(format!("{}-{}.log", options.name, server.major)),
             clock: options.clock.clone(),
             environment: options.environment.clone(),
@@ -199,6 +221,11 @@ impl Cluster {
     /// A directory that the server's user can read, for mmdb files; gone with the cluster.
     pub fn files(&self) -> &Path {
         &self.dir
+    }
+
+    /// The role that owns the extension in the template; none where that is the superuser.
+    pub fn extension_owner(&self) -> Option<&str> {
+        self.extension_owner.as_deref()
     }
 
     pub fn data_dir(&self) -> PathBuf {

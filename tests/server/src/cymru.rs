@@ -123,7 +123,8 @@ pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
     ));
 }
 
-/// Waits until nothing waits; dead letters may be left. Gives up with the reasons.
+/// Waits until nothing waits and every session was visited whose address has an answer; dead letters may be left, and
+/// sessions that back off. Gives up with the reasons.
 #[track_caller]
 pub fn wait_for_the_queue(session: &mut Session) {
     let mut busy = false;
@@ -133,7 +134,10 @@ pub fn wait_for_the_queue(session: &mut Session) {
             // Cheap first: counting everything every few milliseconds would be the machine's main work.
             let left = session.number(
                 "SELECT (SELECT count(*) FROM (SELECT FROM enrich.enrichment_request LIMIT 1) r)
-                      + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)",
+                      + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)
+                      + (SELECT count(*) FROM (SELECT FROM enrich.incomplete_session LIMIT 1) i)
+                      + (SELECT count(*) FROM (SELECT FROM enrich.session_completion
+                         WHERE due_at IS NOT NULL AND attempts = 0 LIMIT 1) c)",
             );
             if left == 0 {
                 return String::new();
@@ -155,6 +159,8 @@ pub fn state(session: &mut Session) -> String {
         "SELECT 'job', provider, question, due_at - now(), leased_by, attempts, last_error
          FROM enrich.enrichment_job ORDER BY due_at LIMIT 3",
     ));
+    parts.extend(session.rows("SELECT 'inbox', count(*) FROM enrich.incomplete_session HAVING count(*) > 0"));
+    parts.extend(session.rows("SELECT 'completion', c.* FROM enrich.completion_status c LIMIT 5"));
     parts.extend(session.rows("SELECT 'worker', w.* FROM enrich.worker_status() w"));
     parts.extend(session.rows(
         "SELECT 'provider', provider, state, obstacle, failures, rests_until - now(), in_flight, last_error, quota_left

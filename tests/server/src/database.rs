@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cluster::{Cluster, Options, SUPERUSER};
+use crate::documentation;
 use crate::session::Session;
 use crate::world::{self, Files};
 
@@ -122,11 +123,40 @@ pub fn cluster_with_unread_world(options: &Options) -> Cluster {
 pub fn make_template(cluster: &Cluster) {
     let mut admin = cluster.session(SUPERUSER);
     admin.run(&format!("CREATE DATABASE {TEMPLATE}"));
-    cluster.session(TEMPLATE).run(
-        "CREATE SCHEMA enrich;
-         CREATE EXTENSION cowrie_enrich SCHEMA enrich",
-    );
+    let mut template = cluster.session(TEMPLATE);
+    match cluster.extension_owner() {
+        None => template.run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich"),
+        Some(owner) => {
+            template.run(&format!("CREATE ROLE {owner} NOLOGIN"));
+            create_extension_as(&mut template, owner);
+        }
+    }
+    drop(template);
     admin.run(&format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"));
+}
+
+/// Creates the extension so that a role without SUPERUSER owns it, by the statements of docs/installation.md.
+pub fn create_extension_as(session: &mut Session, owner: &str) {
+    session.run(&set_up(owner));
+}
+
+/// The documented statements without that which creates the role, with the schema and the owner of a test.
+pub fn set_up(owner: &str) -> String {
+    let create_role = "CREATE ROLE cowrie_enrich NOLOGIN;";
+    let page = documentation::page("docs/installation.md");
+    let blocks = documentation::blocks_of(&page);
+    let block = blocks.into_iter().find(|block| block.sql.contains(create_role));
+    let block = block.unwrap_or_else(|| panic!("docs/installation.md has no block with {create_role}"));
+    block
+        .sql
+        .replace(create_role, "")
+        .replace(
+            "CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich",
+            "CREATE EXTENSION the_extension SCHEMA enrich",
+        )
+        .replace("CREATE SCHEMA cowrie_enrich", "CREATE SCHEMA enrich")
+        .replace("cowrie_enrich", owner)
+        .replace("the_extension", "cowrie_enrich")
 }
 
 /// A database of the test's own on the shared server.

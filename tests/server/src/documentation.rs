@@ -141,3 +141,13 @@ pub fn cells(line: &str) -> Option<Vec<String>> {
 pub fn code_spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
+
+/// The grants of a page's block that creates this role, for a role of a test, with the schema of tests' databases.
+#[track_caller]
+pub fn grants(page_name: &str, role: &str, named: &str) -> String {
+    let creates = format!("CREATE ROLE {role};");
+    let blocks = blocks_of(&page(page_name));
+    let block = blocks.into_iter().find(|block| block.sql.contains(&creates));
+    let block = block.unwrap_or_else(|| panic!("{page_name} has no block with {creates}"));
+    block.sql.replace(&creates, "").replace(role, named).replace("cowrie_enrich", "enrich")
+}

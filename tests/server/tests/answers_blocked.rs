@@ -68,7 +68,7 @@ fn cymrus_answers_for_other_networks_do_not_wait_for_a_held_one() {
     lab.assert_nothing_crashed();
 }
 
-/// Each request costs: what was answered once is not asked again, however long the address was held.
+/// Each request costs: an answer that could not be stored yet is not requested again.
 #[test]
 fn a_sources_answers_for_other_addresses_do_not_wait_for_a_held_one() {
     let lab = Plan::of("answers-blocked-http", "maxmind,greynoise").start();

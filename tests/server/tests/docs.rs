@@ -2,6 +2,8 @@
 //! database as the README assumes it: Cowrie's own tables, the extension installable, the mmdb
 //! files named. A block below `<!-- not run: reason -->` is left out and counted.
 
+use std::sync::{Mutex, Once};
+
 use server_tests::database::bare_database;
 use server_tests::documentation::{Block, blocks_of, page, pages};
 use server_tests::hosts::{COWRIE, SUMMARIES};
@@ -45,7 +47,12 @@ fn blocks_are_found_and_skipped_with_a_reason() {
     );
 }
 
+/// A role belongs to the cluster, which all pages share: it is created once.
+const CREATE_ROLE: &str = "CREATE ROLE cowrie_enrich NOLOGIN;";
+
 fn prepared() -> Database<'static> {
+    static ROLE: Once = Once::new();
+    ROLE.call_once(|| shared().session("postgres").run(CREATE_ROLE));
     let mut db = bare_database(shared());
     COWRIE.create(&mut db);
     SUMMARIES.create(&mut db);
@@ -71,7 +78,10 @@ fn run_blocks(db: &mut Database<'_>, page: &str, blocks: &[Block]) {
             continue;
         }
         let script = db.cluster.files().join(format!("{}.sql", db.name));
-        std::fs::write(&script, &block.sql).expect("the script can be written");
+        std::fs::write(&script, block.sql.replace(CREATE_ROLE, "")).expect("the script can be written");
+        // Two transactions that change one role at the same time fail.
+        static ROLE: Mutex<()> = Mutex::new(());
+        let _alone = block.sql.contains("ALTER ROLE").then(|| ROLE.lock());
         let output = db
             .cluster
             .program("psql")

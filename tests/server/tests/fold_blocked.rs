@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use server_tests::database::{cluster_with_world, shared};
+use server_tests::cymru::worker_pid;
+use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
@@ -12,7 +13,7 @@ const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "sou
 /// Waiting longer than this is waiting without end.
 const NO_END: &str = "SET statement_timeout = '40s'";
 
-/// A server whose worker folds often and asks nobody, so that nothing but folding is its work.
+/// A server whose worker folds often and asks no provider: folding is all its work.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     extern "C" fn stop() {
@@ -40,11 +41,21 @@ fn prepare(db: &mut Session) {
     db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
 }
 
+/// The same in a database whose worker runs: a request that is gone again makes the launcher start it.
+fn prepare_with_worker(db: &mut Session) {
+    prepare(db);
+    db.run(
+        "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
+         DELETE FROM enrich.enrichment_request",
+    );
+    worker_pid(db);
+}
+
 fn insert(db: &mut Session, key: &str, address: &str) {
     db.run(&COWRIE.insert(&[(key, Some(address))]));
 }
 
-/// What CALL fold_statistics() says.
+/// Calls fold_statistics() and returns its messages.
 #[track_caller]
 fn fold(db: &Database<'_>) -> String {
     let mut psql = db.cluster.program("psql");
@@ -219,7 +230,7 @@ fn insert_many(db: &mut Session, number: u32) {
     ));
 }
 
-/// What goes of an address without a row was never counted, or what came is pending too, in another batch.
+/// The count above zero is in a later batch than the one below zero.
 #[test]
 fn an_address_without_a_row_whose_counts_come_to_nothing_is_not_created() {
     let mut db = database();
@@ -252,52 +263,46 @@ fn a_call_behind_another_fold_ends_by_its_own_lock_timeout() {
     assert_counts_are_exact(&mut db, TABLES);
 }
 
+/// Nothing wakes the worker but its naptime: no session comes after the lock is gone.
 #[test]
-fn the_worker_folds_again_what_a_lock_kept_it_from_folding() {
-    let locks = [
-        ("SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE", false),
-        ("LOCK TABLE enrich.ip_inventory IN ACCESS EXCLUSIVE MODE", true),
-        ("LOCK TABLE enrich.session_delta IN SHARE MODE", true),
-    ];
-    for (lock, is_of_table) in locks {
+fn the_worker_folds_again_what_a_locked_row_kept_it_from_folding() {
+    let mut db = fresh_database(with_worker());
+    prepare_with_worker(&mut db);
+    insert(&mut db, "a", "8.8.8.8");
+    wait_until("the first is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+    let mut other = db.another();
+    other.run("BEGIN; SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE");
+    insert(&mut db, "b", "8.8.8.8");
+    insert(&mut db, "c", "1.1.1.1");
+    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+    assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
+    other.run("ROLLBACK");
+    wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+    assert_counts_are_exact(&mut db, TABLES);
+}
+
+#[test]
+fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
+    for table in ["ip_inventory", "asn_inventory", "network_delta"] {
         let mut db = fresh_database(with_worker());
-        prepare(&mut db);
+        prepare_with_worker(&mut db);
         insert(&mut db, "a", "8.8.8.8");
         wait_until("the first is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+        let errors = "SELECT errors FROM enrich.worker_status() WHERE role = 'worker' AND database = current_database()";
+        let before = db.number(errors);
         let mut other = db.another();
-        if is_of_table {
-            // The session is counted before the lock: what is tested is the fold.
-            db.run("BEGIN");
-            insert(&mut db, "b", "8.8.8.8");
-            db.run(
-                "INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 1); DELETE FROM sessions WHERE id = 'b'",
-            );
-            other.run("SET lock_timeout = 0");
-            let errors = "SELECT sum(errors) FROM enrich.worker_status()";
-            let before = db.number(errors);
-            db.run("COMMIT");
-            other.run(&format!("BEGIN; {lock}"));
-            db.run("INSERT INTO sessions (id, starttime, ip) VALUES ('c', now(), '')");
-            if other.one("SELECT count(*) FROM enrich.session_delta") != "0" {
-                wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
-            }
-            other.run("ROLLBACK");
-            wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
-            db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', -1)");
-            wait_until(
-                "a count without a session is found",
-                || count(&mut db, "8.8.8.8"),
-                |count| count == "1",
-            );
-        } else {
-            other.run(&format!("BEGIN; {lock}"));
-            insert(&mut db, "b", "8.8.8.8");
-            insert(&mut db, "c", "1.1.1.1");
-            wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
-            assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
-            other.run("ROLLBACK");
-            wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
-        }
+        other.run(&format!("BEGIN; LOCK TABLE enrich.{table} IN ACCESS EXCLUSIVE MODE"));
+        // A session would wait behind the lock.
+        db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', 1)");
+        wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
+        other.run("ROLLBACK");
+        wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+        db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', -1)");
+        wait_until(
+            "counts that come without a session are found",
+            || count(&mut db, "8.8.8.8"),
+            |count| count == "1",
+        );
         assert_counts_are_exact(&mut db, TABLES);
     }
 }
@@ -306,7 +311,7 @@ fn the_worker_folds_again_what_a_lock_kept_it_from_folding() {
 fn beside_a_transaction_with_ten_thousand_new_addresses_the_worker_folds_all_other_counts() {
     for end in ["COMMIT", "ROLLBACK"] {
         let mut db = fresh_database(with_worker());
-        prepare(&mut db);
+        prepare_with_worker(&mut db);
         insert(&mut db, "known", "1.1.1.1");
         wait_until("the first is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
         let mut other = db.another();
@@ -330,11 +335,13 @@ fn beside_a_transaction_with_ten_thousand_new_addresses_the_worker_folds_all_oth
 #[test]
 fn a_prepared_transaction_holds_up_its_own_address_alone() {
     let mut db = fresh_database(with_worker());
-    prepare(&mut db);
+    prepare_with_worker(&mut db);
+    insert(&mut db, "known", "1.1.1.1");
+    wait_until("the first is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
     db.another().run(CREATIONS[3].1);
     insert(&mut db, "blocked", "8.8.8.8");
-    insert(&mut db, "free", "1.1.1.1");
-    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+    insert(&mut db, "again", "1.1.1.1");
+    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "2");
     assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
     db.run("ROLLBACK PREPARED 'stuck'");
     wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
@@ -363,5 +370,4 @@ fn the_age_of_the_oldest_pending_count_is_measured() {
     assert!((3600.0..7200.0).contains(&seconds), "{seconds}");
     db.run("CALL enrich.fold_statistics()");
     assert_eq!(db.one(age), "0");
-    shared();
 }

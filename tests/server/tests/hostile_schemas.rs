@@ -71,7 +71,7 @@ fn use_everything(session: &mut Session, table: &str) {
         "SELECT * FROM enrich.persistent_addresses",
         "SELECT * FROM enrich.network_activity",
         "SELECT * FROM enrich.enrich_progress",
-        "SELECT * FROM enrich.campaign_networks",
+        "SELECT * FROM enrich.unsafe_foreign_keys",
         "CALL enrich.fold_statistics()",
         "CALL enrich.refresh_session_counts()",
         "CALL enrich.build_asn_inventory(1000::pg_catalog.int4, true, true)",

@@ -16,6 +16,8 @@ fn unsafe_code_stays_in_src_pg() {
         }
         for (number, line) in read(&file).lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
+            // Without the texts in it.
+            let code: String = code.split('"').step_by(2).collect();
             if code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
                 strays.push(format!("{}:{}: {line}", file.display(), number + 1));
             }

@@ -33,6 +33,7 @@ const OFFLINE: &[&str] = &[
     "is_source_open",
     "is_source_stale",
     "library_version",
+    "lock_session_table",
     "maxmind_lookup",
     "may_be_asked",
     "providers",

@@ -53,6 +53,7 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
     for host in [&COWRIE, &SUMMARIES] {
         let mut db = lab.database();
         host.create_attached(&mut db);
+        db.run(&format!("SELECT enrich.set_session_table_options('{}', NULL, true)", host.table));
         lab.spur.behave(held());
         let mut addresses = members(0..40);
         addresses.extend((0..20).map(|n| member6(n, 3)));
@@ -296,6 +297,7 @@ fn a_country_that_dshield_alone_knows_completes_the_snapshot() {
     for host in [&COWRIE, &SUMMARIES] {
         let mut db = lab.database();
         host.create_attached(&mut db);
+        db.run(&format!("SELECT enrich.set_session_table_options('{}', NULL, true)", host.table));
         lab.dshield.behave(held());
         let mut addresses = members(0..30);
         addresses.extend((0..10).map(|n| member6(n, 3)));

@@ -177,7 +177,6 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     let mut there = replica.session(&db.name);
     for question in [
         "SELECT asn_number, sessions FROM enrich.campaign_networks('sessions', 's.sensor = 1')",
-        "SELECT asn_number, sessions FROM enrich.campaign_networks",
         "SELECT asn_number, total_session_count FROM enrich.network_activity",
     ] {
         assert_eq!(there.rows(question), ["15169|2"], "{question}");

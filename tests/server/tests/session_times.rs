@@ -9,7 +9,7 @@ use server_tests::python_system::{self, Flavour};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, database};
 
-/// Times, and whether each is believed, as `time column type, literal, is believed`. Beside a session of 2024 each.
+/// Type of the time column, literal, and whether it is believed. Each is tested with a session of 2024.
 const TIMES: &[(&str, &str, bool)] = &[
     ("timestamptz", "1970-01-01 00:00:00+00", true),
     ("timestamptz", "1969-12-31 23:59:59+00", false),
@@ -48,7 +48,7 @@ fn networks(db: &mut Session) -> Vec<String> {
     )
 }
 
-/// What first_seen and last_seen must be of 8.8.8.8 with that time alone, and of 1.1.1.1 with one of 2024 beside it.
+/// Returns the expected first_seen and last_seen: of 8.8.8.8, which has that time alone, and of 1.1.1.1, which has a time of 2024, too.
 fn expected(db: &mut Session, time: &str, type_name: &str, believed: bool) -> [String; 2] {
     let shown = |db: &mut Session, time: &str| db.one(&format!("SELECT '{time}'::{type_name}::timestamptz"));
     if !believed {
@@ -97,7 +97,7 @@ fn trigger_recount_backfill_and_import_believe_the_same_times() {
         db.run("SELECT enrich.attach_session_table('s', 'ip', 'at')");
         db.run("CALL enrich.backfill_sessions('s')");
         check(&mut db, "backfill");
-        // What reads the sessions does not fail either, and says the same.
+        // The functions and views for analysts do not fail either, and return the same times.
         let campaign = db
             .one("SELECT min(first_seen), max(last_seen), sum(sessions) FROM enrich.campaign_networks('s')");
         let all =
@@ -182,7 +182,7 @@ fn two_sessions_with_extreme_times_stop_no_counting() {
     }
 }
 
-/// What an earlier version stored.
+/// Times as an earlier version stored them.
 const STORED: &str = "
     UPDATE enrich.ip_inventory SET first_seen = '4714-11-24 BC', last_seen = '294276-12-31 23:59:59+00'
     WHERE ip_address = '8.8.8.8';

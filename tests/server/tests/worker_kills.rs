@@ -30,7 +30,7 @@ fn size() -> Size {
     if std::env::var_os("COWRIE_ENRICH_FULL_SIZE").is_some() {
         return Size { addresses: 10_000, batch: 500, delay: Duration::from_secs(5), pause: 8_000 };
     }
-    Size { addresses: 6_000, batch: 40, delay: Duration::from_millis(80), pause: 120 }
+    Size { addresses: 10_000, batch: 40, delay: Duration::from_millis(80), pause: 120 }
 }
 
 /// `COWRIE_ENRICH_SEED` runs a failure again, as far as processes repeat themselves.

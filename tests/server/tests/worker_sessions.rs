@@ -29,6 +29,15 @@ fn held(lab: &Lab) -> usize {
     lab.whois.record().connections.iter().filter(|c| c.end && c.is_open()).count()
 }
 
+/// Also those sessions that back off.
+fn wait_until_complete(db: &mut Session) {
+    wait_until(
+        "no session waits to be completed",
+        || (db.number("SELECT count(*) FROM enrich.session_completion WHERE due_at IS NOT NULL"), state(db)),
+        |(left, _)| *left == 0,
+    );
+}
+
 fn wait_until_placed(db: &mut Session, address: IpAddr) {
     wait_until(
         "the address has its network",
@@ -121,7 +130,11 @@ fn a_session_that_somebody_holds_is_completed_when_they_let_go() {
             );
             holder.run(end);
             wait_for_the_queue(&mut db);
-            assert_eq!(host.snapshot(&mut db, "s1"), snapshot(addresses[1]), "after {end}");
+            wait_until(
+                "the session is complete",
+                || (host.snapshot(&mut db, "s1"), end, state(&mut db)),
+                |(now, ..)| *now == snapshot(addresses[1]),
+            );
             assert_placed(&mut db, &addresses);
             assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
             assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
@@ -231,6 +244,7 @@ fn what_the_owner_put_on_the_table_runs_with_the_owners_rights() {
         wait_until_placed(&mut db, address);
         wait_for_the_queue(&mut db);
         let seen = db.rows("SELECT who, role_set, secrets, inventory FROM public.seen");
+        // Nothing is deferred: it fires with the statement, in the restricted operation.
         assert_eq!(seen, [format!("{role}|refused|refused|refused")], "{kind:?}, always: {always}");
         assert_eq!(COWRIE.snapshot(&mut db, "a"), snapshot(address), "{kind:?}, always: {always}");
         assert_eq!(db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'")), "f");
@@ -345,7 +359,9 @@ fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing()
     db.run(&insert(&COWRIE, "a", member(0, 1)));
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &[member(0, 1)]);
-    assert_eq!(db.rows("SELECT DISTINCT who FROM public.writers WHERE who <> 'postgres'"), ["enricher"]);
+    let writers = "SELECT DISTINCT who FROM public.writers
+                   WHERE who <> (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'enrich.ip_inventory'::regclass)";
+    assert_eq!(db.rows(writers), ["enricher"]);
     assert_eq!(COWRIE.snapshot(&mut db, "a"), snapshot(member(0, 1)));
 
     lab.reconfigure(&["worker_role = 'nobody_of_that_name'"]);
@@ -363,7 +379,8 @@ fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing()
     assert_eq!(worker_pid(&mut db), pid);
     // One that may not write is an error of each step, and loses nothing either.
     db.run("CREATE ROLE powerless");
-    let errors = "SELECT errors FROM enrich.worker_status WHERE database = current_database()";
+    let errors =
+        "SELECT errors FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
     let before = db.number(errors);
     lab.reconfigure(&["worker_role = 'powerless'"]);
     db.run(&insert(&COWRIE, "c", member(2, 1)));
@@ -522,10 +539,10 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
 
     // Seven seconds of growing pauses; a worker that does not pause has made hundreds of batches by then.
     let completions =
-        |db: &mut Session| db.number("SELECT COALESCE(min(completions), 0) FROM enrich.enrichment_job");
+        |db: &mut Session| db.number("SELECT COALESCE(min(attempts), 0) FROM enrich.session_completion");
     let written = |db: &mut Session| db.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint");
     let batches = |db: &mut Session| {
-        db.number("SELECT batches FROM enrich.worker_status() WHERE database = current_database()")
+        db.number("SELECT batches FROM enrich.worker_status() WHERE role = 'worker' AND database = current_database()")
     };
     let until = |db: &mut Session, times: i64| {
         wait_until("the sessions were tried", || (completions(db), state(db)), |(now, _)| *now >= times);
@@ -535,7 +552,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     until(&mut db, 3);
     let after = (batches(&mut db), written(&mut db));
     assert!(after.0 <= 20, "{} batches for three attempts\n{}", after.0, state(&mut db));
-    assert!(after.1 - before.1 < 4_000_000, "{} bytes of WAL for one attempt", after.1 - before.1);
+    assert!(after.1 - before.1 < 8_000_000, "{} bytes of WAL for one attempt", after.1 - before.1);
     assert_eq!(lab.whois.record().questions_total(), 300, "each block is asked about once");
 
     let new = member(1_000, 1);
@@ -571,6 +588,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
 
     let mut db = lab.cluster.session("sessions_renamed");
     wait_for_the_queue(&mut db);
+    wait_until_complete(&mut db);
     assert_eq!(
         db.number(
             "SELECT count(*) FROM sessions s JOIN enrich.ip_inventory i ON i.ip_address = s.ip::inet
@@ -615,13 +633,13 @@ fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy
             "INSERT INTO sessions (id, starttime, ip) SELECT n, now(), '{address}' FROM generate_series(1, 2500) n"
         );
         db.run(&insert);
-        let completions = "SELECT COALESCE(max(completions), 0) FROM enrich.enrichment_job";
+        let completions = "SELECT COALESCE(max(attempts), 0) FROM enrich.session_completion";
         wait_until(
             "they are tried again after pauses",
             || (db.number(completions), state(&mut db)),
             |(now, _)| *now >= 2,
         );
-        let batches = "SELECT batches FROM enrich.worker_status() WHERE database = current_database()";
+        let batches = "SELECT batches FROM enrich.worker_status() WHERE role = 'worker' AND database = current_database()";
         let made = db.number(batches);
         assert!(made <= 10, "{made} transactions for two attempts");
         assert_eq!(
@@ -635,6 +653,7 @@ fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy
         wait_until_placed(&mut db, other);
         db.run("DROP TRIGGER zzz_theirs ON sessions");
         wait_for_the_queue(&mut db);
+        wait_until_complete(&mut db);
         assert_snapshots_are_complete(&mut db);
     }
     lab.assert_nothing_crashed();
@@ -682,7 +701,7 @@ fn an_owners_trigger_that_sleeps_holds_up_neither_other_tables_nor_drop_extensio
         || {
             db.number(
                 "SELECT count(*) FROM pg_stat_activity
-                 WHERE backend_type = 'cowrie_enrich worker' AND wait_event = 'PgSleep'",
+                 WHERE backend_type = 'cowrie_enrich owner process' AND wait_event = 'PgSleep'",
             )
         },
         |asleep| *asleep == 1,

@@ -1,0 +1,120 @@
+-- Sessions that an answer may still complete, and the processes that complete them.
+--
+-- A commit appends to incomplete_session without waiting. The worker moves these rows into session_completion. A
+-- process that runs as the owner of the table leases the due rows, completes the sessions, and settles the rows.
+--
+-- Order of locks: rows of session_completion in key order, after jobs, networks and addresses. No process holds a
+-- lock on one of these tables while it runs code of a table owner.
+
+CREATE TABLE incomplete_session (
+    rel        regclass NOT NULL,
+    ip_address inet NOT NULL
+);
+-- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('incomplete_session', '');
+COMMENT ON TABLE incomplete_session IS
+    'sessions stored with a gap in their snapshot that the worker has not moved to session_completion yet; append-only';
+COMMENT ON COLUMN incomplete_session.rel IS 'the table that holds the session; of a partitioned table, the partition';
+COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, spelled as in ip_inventory';
+
+CREATE TABLE session_completion (
+    ip_address    inet NOT NULL,
+    rel           regclass NOT NULL,
+    due_at        timestamptz,
+    leased_by     bigint,
+    is_renewed    boolean NOT NULL DEFAULT false,
+    attempts      integer NOT NULL DEFAULT 0,
+    pending_since timestamptz,
+    PRIMARY KEY (ip_address, rel)
+);
+CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHERE due_at IS NOT NULL;
+-- A row is rewritten at each visit and deleted when it is done: vacuum should not wait for a fifth of the table.
+ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+SELECT pg_catalog.pg_extension_config_dump('session_completion', '');
+COMMENT ON TABLE session_completion IS
+    'addresses whose sessions in a table have gaps in their snapshots that an answer may fill';
+COMMENT ON COLUMN session_completion.ip_address IS 'a single host, spelled as in ip_inventory';
+COMMENT ON COLUMN session_completion.rel IS 'the table that holds the sessions; of a partitioned table, the partition';
+COMMENT ON COLUMN session_completion.due_at IS
+    'not before: end of the backoff, or of the lease while leased_by is set; null while nothing known fills the gaps';
+COMMENT ON COLUMN session_completion.leased_by IS 'id of the owner process that holds the lease';
+COMMENT ON COLUMN session_completion.is_renewed IS
+    'an answer or a session arrived while the row was leased, so that it is due again after the lease';
+COMMENT ON COLUMN session_completion.attempts IS
+    'visits in a row that failed or found the sessions locked; each one makes the backoff longer and the batch smaller';
+COMMENT ON COLUMN session_completion.pending_since IS 'since when the row has been due; null while due_at is null';
+
+CREATE TABLE suspended_owner (
+    owner        name PRIMARY KEY,
+    suspended_at timestamptz NOT NULL DEFAULT now(),
+    reason       text NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
+COMMENT ON TABLE suspended_owner IS
+    'owners of session tables whose code did not end or ended its process again and again; see resume_owner()';
+COMMENT ON COLUMN suspended_owner.owner IS 'role that owns the tables';
+COMMENT ON COLUMN suspended_owner.reason IS 'what the code of the owner did';
+CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
+    FOR EACH ROW EXECUTE FUNCTION request_appended();
+
+CREATE FUNCTION resume_owner(owner name) RETURNS boolean
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH resumed AS (
+            DELETE FROM @extschema@.suspended_owner s WHERE s.owner = $1 RETURNING 1
+        )
+        SELECT count(*) > 0 FROM resumed
+    $$;
+COMMENT ON FUNCTION resume_owner(name) IS
+    'end the suspension of an owner of session tables, after the code on the tables was repaired; returns whether the owner was suspended';
+
+CREATE FUNCTION abandoned_processes() RETURNS integer
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
+COMMENT ON FUNCTION abandoned_processes() IS
+    'processes of this database that run code of a table owner which did not end after it was cancelled';
+
+-- One row for each table, because the reason is a property of the table and not of the address.
+CREATE VIEW completion_status AS
+    SELECT q.rel,
+           pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+           q.waiting, q.due, q.leased, q.delayed,
+           pg_catalog.date_trunc('milliseconds', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) q.oldest) AS oldest_age,
+           CASE
+               WHEN q.oldest IS NULL THEN NULL
+               WHEN c.oid IS NULL THEN 'the table does not exist any more'
+               WHEN s.owner IS NOT NULL THEN pg_catalog.concat('the owner is suspended: ', s.reason)
+               WHEN root.relowner OPERATOR(pg_catalog.<>) c.relowner THEN 'the partition belongs to another role than the table'
+               WHEN NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_index i
+                   JOIN pg_catalog.pg_depend d
+                     ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.objid OPERATOR(pg_catalog.=) i.indexrelid
+                    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                    AND d.refobjid OPERATOR(pg_catalog.=) ANY (ARRAY[
+                        '@extschema@.session_address(text)'::pg_catalog.regprocedure::pg_catalog.oid,
+                        '@extschema@.session_address(inet)'::pg_catalog.regprocedure::pg_catalog.oid])
+                   WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
+                   THEN 'the table has no valid index of its incomplete sessions; attach it again'
+               WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
+               WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2
+                   THEN 'code of three owners did not end after it was cancelled, so that no other code is started'
+               WHEN q.delayed OPERATOR(pg_catalog.>) 0 AND q.due OPERATOR(pg_catalog.=) 0
+                   THEN 'the sessions were locked, or an UPDATE of them failed; the server log has the error'
+               ELSE 'waiting for a process of the owner'
+           END AS blocked_reason
+    FROM (
+        SELECT p.rel, pg_catalog.count(*) AS waiting,
+               pg_catalog.count(*) FILTER (WHERE p.due_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS due,
+               pg_catalog.count(*) FILTER (WHERE p.due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+                   AND p.leased_by IS NOT NULL) AS leased,
+               pg_catalog.count(*) FILTER (WHERE p.due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+                   AND p.leased_by IS NULL) AS delayed,
+               pg_catalog.min(p.pending_since) AS oldest
+        FROM @extschema@.session_completion p GROUP BY p.rel) q
+    LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) q.rel::pg_catalog.oid
+    LEFT JOIN pg_catalog.pg_class root
+      ON root.oid OPERATOR(pg_catalog.=) COALESCE(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)
+    LEFT JOIN @extschema@.suspended_owner s ON s.owner OPERATOR(pg_catalog.=) pg_catalog.pg_get_userbyid(c.relowner);
+COMMENT ON VIEW completion_status IS
+    'pending completions by table: addresses that wait, how many of them are due, leased to a process or delayed, the age of the oldest that is not only waiting for an answer, and why the table is not completed now';

@@ -1,0 +1,7 @@
+-- Deletes addresses and returns how many.
+-- $1 addresses inet[]
+WITH deleted AS (
+    DELETE FROM @extschema@.ip_inventory i
+    WHERE i.ip_address = ANY ($1)
+    RETURNING i.ip_address)
+SELECT count(*) FROM deleted

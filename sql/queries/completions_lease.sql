@@ -1,0 +1,34 @@
+-- Leases due rows of one table of an owner: of the table whose row has been due for longest.
+-- $1 owner oid, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint
+WITH RECURSIVE pending (rel, due_at) AS (
+    (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+     WHERE c.due_at IS NOT NULL
+     ORDER BY c.rel, c.due_at LIMIT 1)
+    UNION ALL
+    SELECT n.rel, n.due_at
+    FROM pending p
+    CROSS JOIN LATERAL (
+        SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+        WHERE c.due_at IS NOT NULL AND c.rel > p.rel
+        ORDER BY c.rel, c.due_at LIMIT 1) n
+), chosen AS MATERIALIZED (
+    SELECT p.rel
+    FROM pending p
+    JOIN pg_class k ON k.oid = p.rel AND k.relowner = $1
+    LEFT JOIN pg_class root ON root.oid = COALESCE(pg_partition_root(k.oid), k.oid)
+    WHERE p.due_at <= now() AND root.relowner = k.relowner
+      AND EXISTS (SELECT FROM pg_trigger t
+                  WHERE t.tgrelid = k.oid AND t.tgfoid = '@extschema@.enrich_session()'::regprocedure)
+    ORDER BY p.due_at
+    LIMIT 1
+)
+UPDATE @extschema@.session_completion c
+SET due_at = now() + make_interval(secs => $3), leased_by = $4, is_renewed = false
+WHERE c.ctid = ANY (ARRAY(
+    SELECT d.ctid
+    FROM @extschema@.session_completion d
+    WHERE d.rel = (SELECT k.rel FROM chosen k) AND d.due_at <= now()
+    ORDER BY d.due_at
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED))
+RETURNING c.rel::oid::bigint, c.ip_address, c.attempts::bigint

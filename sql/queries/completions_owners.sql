@@ -1,0 +1,37 @@
+-- Owners with pending rows that a process may complete, and when the next row of each falls due. Rows of tables that do not
+-- exist or are not attached any more are deleted. The tables are found one after the other by the index: there may be many
+-- rows of each. Takes no lock on any session table.
+-- $1 owner of the extension oid
+WITH RECURSIVE pending (rel, due_at) AS (
+    (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+     WHERE c.due_at IS NOT NULL
+     ORDER BY c.rel, c.due_at LIMIT 1)
+    UNION ALL
+    SELECT n.rel, n.due_at
+    FROM pending p
+    CROSS JOIN LATERAL (
+        SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+        WHERE c.due_at IS NOT NULL AND c.rel > p.rel
+        ORDER BY c.rel, c.due_at LIMIT 1) n
+), tables AS MATERIALIZED (
+    SELECT p.rel, p.due_at, k.relowner AS owner, root.relowner = k.relowner AS is_of_one_owner,
+           EXISTS (SELECT FROM pg_trigger t
+                   WHERE t.tgrelid = k.oid AND t.tgfoid = '@extschema@.enrich_session()'::regprocedure) AS is_attached
+    FROM pending p
+    LEFT JOIN pg_class k ON k.oid = p.rel
+    LEFT JOIN pg_class root ON root.oid = COALESCE(pg_partition_root(k.oid), k.oid)
+), forgotten AS (
+    DELETE FROM @extschema@.session_completion c
+    WHERE c.ctid = ANY (ARRAY(
+        SELECT d.ctid FROM @extschema@.session_completion d
+        WHERE d.rel = ANY (ARRAY(SELECT t.rel FROM tables t WHERE NOT t.is_attached))
+        LIMIT 10000
+        FOR UPDATE SKIP LOCKED))
+)
+SELECT t.owner::bigint, bool_or(r.rolsuper OR r.oid = $1), bool_or(t.due_at <= now()),
+       min(t.due_at) FILTER (WHERE t.due_at > now())
+FROM tables t
+JOIN pg_roles r ON r.oid = t.owner
+WHERE t.is_attached AND t.is_of_one_owner
+  AND NOT EXISTS (SELECT FROM @extschema@.suspended_owner s WHERE s.owner = r.rolname)
+GROUP BY t.owner

@@ -1,0 +1,24 @@
+-- Settles rows after a visit. A row without a gap is deleted. A row whose gaps nothing fills waits for an answer. A row with
+-- more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at once, unless it failed.
+-- $1 rel oid, $2 ip inet[], $3 outcome text[]: done, waits, more, later; $4 leased by bigint, $5 backoff cap in seconds float8
+WITH mine AS MATERIALIZED (
+    SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome
+    FROM @extschema@.session_completion c
+    JOIN unnest($2, $3) AS g(ip, outcome) ON g.ip = c.ip_address
+    WHERE c.ip_address = ANY ($2) AND c.rel = $1 AND c.leased_by = $4
+    ORDER BY c.ip_address
+    FOR UPDATE OF c
+), done AS (
+    DELETE FROM @extschema@.session_completion c
+    USING mine m
+    WHERE m.outcome = 'done' AND NOT m.is_renewed AND c.ip_address = m.ip_address AND c.rel = m.rel
+)
+UPDATE @extschema@.session_completion c
+SET leased_by = NULL, is_renewed = false,
+    attempts = CASE m.outcome WHEN 'later' THEN m.attempts + 1 WHEN 'more' THEN m.attempts ELSE 0 END,
+    due_at = CASE
+        WHEN m.outcome = 'later' THEN now() + make_interval(secs => LEAST(2 ^ LEAST(m.attempts, 20), $5))
+        WHEN m.outcome = 'more' OR m.is_renewed THEN now() END,
+    pending_since = CASE WHEN m.outcome IN ('later', 'more') THEN c.pending_since WHEN m.is_renewed THEN now() END
+FROM mine m
+WHERE (m.outcome <> 'done' OR m.is_renewed) AND c.ip_address = m.ip_address AND c.rel = m.rel

@@ -1,0 +1,4 @@
+-- $1 owner text, $2 reason text
+INSERT INTO @extschema@.suspended_owner (owner, reason)
+VALUES ($1::name, $2)
+ON CONFLICT (owner) DO UPDATE SET suspended_at = now(), reason = excluded.reason

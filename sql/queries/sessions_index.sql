@@ -1,0 +1,14 @@
+-- Indexes that the incomplete sessions of a table may be found by: btrees of addresses. Takes no lock on the table.
+-- $1 rel oid
+SELECT i.indexrelid::bigint
+FROM pg_class c
+JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indnatts = 1 AND i.indkey[0] = 0
+JOIN pg_attribute key ON key.attrelid = i.indexrelid AND key.attnum = 1 AND key.atttypid = 'inet'::regtype
+JOIN pg_opclass o ON o.oid = i.indclass[0] AND o.opcname = 'inet_ops' AND o.opcnamespace = 'pg_catalog'::regnamespace
+JOIN pg_am a ON a.oid = o.opcmethod AND a.amname = 'btree'
+WHERE c.oid = $1 AND c.relkind = 'r' AND c.relpersistence <> 't'
+  AND EXISTS (
+    SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_proc'::regclass
+      AND d.refobjid IN ('@extschema@.session_address(text)'::regprocedure, '@extschema@.session_address(inet)'::regprocedure))
+ORDER BY 1

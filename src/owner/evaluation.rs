@@ -1,0 +1,119 @@
+//! Evaluating the rules of an owner, table after table, some pages at a time.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::{Step, Worker, transact};
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::Failure;
+use crate::pg::{background, clock};
+use crate::provider::Provider;
+use crate::store::priorities::{self, Table};
+use crate::telemetry;
+
+const FAILED: &str = "a rule of which sessions matter could not be evaluated";
+/// A step should last between these two, in microseconds.
+const SHORT: i64 = 40_000;
+const LONG: i64 = 150_000;
+const FEWEST_PAGES: u32 = 64;
+const MOST_PAGES: u32 = 8_192;
+
+/// An evaluation under way.
+pub struct Evaluation {
+    providers: Vec<Provider>,
+    waiting: BTreeSet<Address>,
+    /// The first one is being evaluated.
+    tables: VecDeque<Table>,
+    /// The next page, and the page after the last one, once it is known.
+    page: u32,
+    last: Option<u32>,
+    /// Pages that a step evaluates.
+    pages: u32,
+}
+
+pub fn step(worker: &mut Worker) -> Step {
+    let slot = worker.slot;
+    let Some(evaluation) = &mut worker.evaluation else {
+        background::report_activity(Some(c"reading which addresses wait"));
+        let (next_table, page) =
+            (slot.next_table.load(Ordering::Acquire), slot.next_page.load(Ordering::Acquire));
+        let owner = worker.owner;
+        worker.evaluation = transact(|_, connection| {
+            let providers = priorities::providers_with_quota();
+            let tables: VecDeque<Table> = priorities::tables(connection, owner)
+                .into_iter()
+                .filter(|table| table.oid().to_u32() >= next_table)
+                .collect();
+            let is_resumed = tables.front().is_some_and(|table| table.oid().to_u32() == next_table);
+            let waiting = priorities::waiting(connection, &providers);
+            let page = if is_resumed { page } else { 0 };
+            Evaluation { providers, waiting, tables, page, last: None, pages: FEWEST_PAGES }
+        });
+        return if worker.evaluation.is_some() { Step::Worked } else { Step::Failed };
+    };
+    let Some(table) = evaluation.tables.front().filter(|_| !evaluation.waiting.is_empty()) else {
+        worker.evaluation = None;
+        slot.evaluates.store(false, Ordering::Release);
+        worker.tell_worker();
+        return Step::Worked;
+    };
+    let oid = table.oid();
+    background::report_activity(Some(c"evaluating session priorities"));
+    let stepped = transact(|_, connection| evaluation.evaluate(connection, worker.owner, slot.code_limit()));
+    if stepped.is_none() {
+        // The transaction would fail again. Continue with the next pages.
+        evaluation.page = evaluation.page.saturating_add(evaluation.pages);
+    }
+    if evaluation.last.is_none_or(|last| evaluation.page >= last) {
+        evaluation.tables.pop_front();
+        (evaluation.page, evaluation.last, evaluation.pages) = (0, None, FEWEST_PAGES);
+        slot.next_table.store(oid.to_u32().saturating_add(1), Ordering::Release);
+    } else {
+        slot.next_table.store(oid.to_u32(), Ordering::Release);
+    }
+    slot.next_page.store(evaluation.page, Ordering::Release);
+    if stepped.is_some() { Step::Worked } else { Step::Failed }
+}
+
+impl Evaluation {
+    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) {
+        let Some(table) = self.tables.front() else { return };
+        if self.last.is_none() {
+            self.last = priorities::pages(connection, table)
+                .map_err(|failure| telemetry::error(FAILED, &failure.message))
+                .ok();
+        }
+        let Some(last) = self.last else { return };
+        let to = self.page.saturating_add(self.pages).min(last);
+        let started = clock::now();
+        let pages = self.page..to;
+        let ranked =
+            priorities::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit);
+        self.went(ranked.err(), to, clock::now() - started);
+    }
+
+    /// Notes the result of a step over the pages up to `to`, and how many microseconds it lasted.
+    fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
+        match failure {
+            None => self.page = to,
+            // Fewer pages find the one that fails. The others are evaluated.
+            Some(_) if self.pages > 1 => {
+                self.pages = (self.pages / 2).max(1);
+                return;
+            }
+            Some(failure) => {
+                telemetry::error(FAILED, &failure.message);
+                self.page = to;
+            }
+        }
+        self.pages = match lasted {
+            ..SHORT => (self.pages * 2).min(MOST_PAGES),
+            LONG.. => (self.pages / 2).max(1),
+            _ => self.pages,
+        };
+    }
+}

@@ -1,0 +1,185 @@
+//! Owner processes. Each one runs code of one table owner, as that owner, and may be lost.
+//!
+//! The worker of a database starts a process for an owner whose tables have due rows in session_completion, or whose rules
+//! are to be evaluated (`worker::owners`). The process connects as the owner. It works in short transactions. It leases
+//! rows and reads the inventory in one transaction. That transaction has ended before any code of the owner runs. So code
+//! that does not end holds locks on the owner's table only.
+//!
+//! | module | does |
+//! |---|---|
+//! | `completion` | completes the sessions of leased rows |
+//! | `evaluation` | evaluates the rules of which sessions matter |
+
+mod completion;
+mod evaluation;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::version::Fit;
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::pg::background::{self, Needs, Process, Program};
+use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
+use crate::pg::role::acting_as;
+use crate::pg::shared::{self, Seat};
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::Failure;
+use crate::pg::{catalog, clock, transaction};
+use crate::store::Home;
+use crate::{telemetry, versions};
+use evaluation::Evaluation;
+
+const PROGRAM: Program = Program {
+    symbol: "cowrie_enrich_owner_main",
+    kind: "cowrie_enrich owner process",
+    needs: Needs::Writing,
+};
+
+crate::background_process!(cowrie_enrich_owner_main, run);
+
+/// The share of the time that a process has while other owners wait, in microseconds.
+const SHARE: i64 = 1_000_000;
+/// How long a process waits for more work before it ends, in microseconds.
+const IDLE: i64 = 2_000_000;
+/// How often an idle process looks whether its worker is still there.
+const IDLE_STEP: Duration = Duration::from_millis(500);
+/// Pause after a step that failed.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Starts a process for the owner in a slot of a worker's seat; `None` where the server has no free process slot.
+pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
+    background::start(
+        PROGRAM,
+        &format!("cowrie_enrich process of {owner}"),
+        (seat * OWNER_SLOTS + slot) as i32,
+    )
+}
+
+/// The result of a step.
+enum Step {
+    Worked,
+    NothingToDo,
+    Failed,
+}
+
+/// The process, connected.
+struct Worker {
+    slot: &'static OwnerSlot,
+    seat: &'static Seat,
+    owner: pg_sys::Oid,
+    holder: i64,
+    evaluation: Option<Evaluation>,
+}
+
+fn run(argument: i32) {
+    background::accept_signals();
+    let argument = usize::try_from(argument).unwrap_or_default();
+    let seat = &shared::block().seats[argument / OWNER_SLOTS % shared::SEATS];
+    let slot = &seat.owner_slots[argument % OWNER_SLOTS];
+    if !slot.take(seat) {
+        return;
+    }
+    let owner = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
+    let database = pg_sys::Oid::from(slot.database.load(Ordering::Acquire));
+    if slot.connects_as_superuser.load(Ordering::Relaxed) {
+        background::connect_and_become(database, owner, PROGRAM);
+    } else {
+        background::connect_as(database, owner, PROGRAM);
+    }
+    slot.is_connected.store(true, Ordering::Release);
+    let holder = clock::now();
+    slot.holder.store(holder, Ordering::Release);
+    let mut worker = Worker { slot, seat, owner, holder, evaluation: None };
+    worker.work();
+    slot.has_finished.store(true, Ordering::Release);
+    background::exit()
+}
+
+impl Worker {
+    fn work(&mut self) {
+        let began = clock::now();
+        let mut idle_since = None;
+        loop {
+            background::reload_settings();
+            let share = if self.slot.is_trial.load(Ordering::Relaxed) { 0 } else { SHARE };
+            let has_worked = self.slot.batches.load(Ordering::Relaxed) > 0;
+            let is_over =
+                self.slot.others_wait.load(Ordering::Relaxed) && has_worked && clock::now() - began > share;
+            let has_supervisor =
+                self.seat.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
+            if is_over || !has_supervisor || self.slot.leave.load(Ordering::Acquire) {
+                return;
+            }
+            self.is_idle(false);
+            let completed = completion::step(self);
+            let evaluated = self.evaluate();
+            background::report_statistics();
+            match (completed, evaluated) {
+                (Step::Failed, _) | (_, Step::Failed) => {
+                    self.slot.batches.fetch_add(1, Ordering::Relaxed);
+                    self.slot.errors.fetch_add(1, Ordering::Relaxed);
+                    background::sleep(FAILED_PAUSE, None);
+                }
+                (Step::NothingToDo, Step::NothingToDo) => {
+                    let since = *idle_since.get_or_insert_with(clock::now);
+                    if self.slot.others_wait.load(Ordering::Relaxed) || clock::now() - since > IDLE {
+                        return;
+                    }
+                    self.is_idle(true);
+                    background::report_activity(None);
+                    background::sleep(IDLE_STEP, None);
+                }
+                _ => {
+                    idle_since = None;
+                    self.slot.batches.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self, is_idle: bool) {
+        if self.slot.is_idle.swap(is_idle, Ordering::AcqRel) != is_idle {
+            self.slot.since.store(clock::now(), Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the worker look at the slot.
+    fn tell_worker(&self) {
+        self.seat.nudge();
+    }
+
+    /// One step of the evaluation that the worker asked for, if it did.
+    fn evaluate(&mut self) -> Step {
+        if !self.slot.evaluates.load(Ordering::Acquire) {
+            self.evaluation = None;
+            return Step::NothingToDo;
+        }
+        evaluation::step(self)
+    }
+}
+
+/// One transaction as the extension's owner, or `worker_role`. `None`: it failed, and was logged.
+fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
+    let done: Result<Option<T>, Failure> = transaction::run(|| {
+        let extension = catalog::extension()?;
+        if versions::fit(&extension.version) != Fit::Fits {
+            return None;
+        }
+        let mut home = Home::of_extension(&extension);
+        if let Some(name) = guc::worker_role() {
+            home.owner =
+                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
+        }
+        Some(acting_as(home.owner, || {
+            let result = Connection::with(home.schema, |connection| work(home, connection));
+            transaction::end_as_current_user();
+            result
+        }))
+    });
+    done.unwrap_or_else(|failure| {
+        telemetry::error("a step of an owner process failed and will be tried again", &failure.message);
+        None
+    })
+}

@@ -1,0 +1,172 @@
+//! Which networks the sessions of a table came from.
+//!
+//! The caller names the table and writes the condition, and both are read with the caller's rights. Reading a table runs code
+//! of its owner where the owner has put some: policies, casts of column types. So the table is locked first, and its columns
+//! must have types of the server's own. Inheritance children are read too, if they have the same owner.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use super::Home;
+use crate::error;
+use crate::pg::call::quoted_schema;
+use crate::pg::relation;
+use crate::pg::role::{self, acting_as};
+use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::trigger::Generated;
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
+use crate::pg::{catalog, parser};
+
+thread_local! {
+    static ATTACHED: Statement = const { Statement::new(
+        "campaign_attached", include_str!("../../sql/queries/campaign_attached.sql"),
+        &[pg_sys::OIDOID, pg_sys::OIDOID]) };
+}
+
+/// A table whose sessions can be read, and what of it the statement names.
+pub struct Campaign {
+    home: Home,
+    table: UserTable,
+    parts: [(&'static str, Vec<u8>); 6],
+}
+
+/// How a table is attached. Texts are in the server's encoding, two of them as SQL wants them.
+struct Attached {
+    ip_column: CString,
+    time_column: Option<CString>,
+    quoted_ip: Vec<u8>,
+    quoted_time: Option<Vec<u8>>,
+    is_intact: bool,
+    shows_names: bool,
+}
+
+impl Campaign {
+    /// Locks the table for reading. Raises where it is not attached, or is not as it was attached.
+    pub fn of(home: Home, connection: &Connection, rel: pg_sys::Oid) -> Campaign {
+        let name = catalog::table_name(rel);
+        let Some(table) = UserTable::lock(rel, Lock::Read) else { error::not_attached(&name) };
+        let Some(attached) = attached(home, connection, rel) else { error::not_attached(&name) };
+        let Some(address_type) = address_type(&table, &attached) else { error::not_intact(&name) };
+        let children = if table.has_partitions() { Vec::new() } else { table.descendants() };
+        if children.iter().any(|child| catalog::owner_of_table(*child) != Some(table.owner()))
+            || !attached.is_intact
+        {
+            error::children_not_attached(&name);
+        }
+        let schema = quoted_schema(home.schema).unwrap_or_default();
+        let seen = match &attached.quoted_time {
+            // Some of the times that are not believed cannot even be converted. A comparison never fails.
+            Some(column) => [
+                b"CASE WHEN s.",
+                column.as_slice(),
+                b" OPERATOR(pg_catalog.>=) '1970-01-01 00:00:00+00'::timestamp with time zone AND s.",
+                column,
+                b" OPERATOR(pg_catalog.<=) (pg_catalog.now() OPERATOR(pg_catalog.+) '24:00:00'::interval) \
+                  THEN s.",
+                column,
+                b"::timestamp with time zone END",
+            ]
+            .concat(),
+            None => b"NULL::timestamp with time zone".to_vec(),
+        };
+        // Whoever may read sessions but no inventory gets numbers without names.
+        let (names, inventory) = if attached.shows_names {
+            let join = format!(
+                "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"
+            );
+            ("n.organization_name, n.asn_type", join)
+        } else {
+            let none = "NULL::pg_catalog.text AS organization_name, NULL::pg_catalog.text AS asn_type";
+            (none, String::new())
+        };
+        let parts = [
+            ("@names@", names.into()),
+            ("@schema@", schema.into()),
+            ("@ip@", attached.quoted_ip),
+            ("@type@", address_type.into()),
+            ("@seen@", seen),
+            ("@inventory@", inventory.into()),
+        ];
+        let table = if children.is_empty() { table } else { table.with_children() };
+        Campaign { home, table, parts }
+    }
+
+    /// Passes the networks to `read`.
+    pub fn run<T>(&self, connection: &Connection, condition: &[u8], read: impl FnOnce(&Rows) -> T) -> T {
+        let names = [relation::find(self.home.schema, c"asn_inventory")];
+        self.statement(condition, &names, |statement| connection.run_on(&self.table, statement, &[], read))
+    }
+
+    /// Returns the statement, in the server's encoding.
+    pub fn text(&self, condition: &[u8]) -> Vec<u8> {
+        self.statement(condition, &[], |statement| self.table.text(statement))
+    }
+
+    fn statement<T>(
+        &self,
+        condition: &[u8],
+        others: &[pg_sys::Oid],
+        work: impl FnOnce(&TableStatement<'_>) -> T,
+    ) -> T {
+        if !parser::is_expression(condition) {
+            error::not_an_expression();
+        }
+        let parts: Vec<(&'static str, &[u8])> =
+            self.parts.iter().map(|(name, part)| (*name, part.as_slice())).collect();
+        work(&TableStatement {
+            name: "campaign",
+            text: include_str!("../../sql/queries/campaign.sql"),
+            parts: &[parts.as_slice(), &[("@condition@", condition)]].concat(),
+            argument_types: &[],
+            result_types: &[
+                pg_sys::INT8OID,
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::INT8OID,
+                pg_sys::INT8OID,
+                pg_sys::TIMESTAMPTZOID,
+                pg_sys::TIMESTAMPTZOID,
+            ],
+            others: Others::InExpression(others),
+            is_read_only: true,
+        })
+    }
+}
+
+fn attached(home: Home, connection: &Connection, rel: pg_sys::Oid) -> Option<Attached> {
+    let arguments = [Some(pg_sys::Datum::from(rel)), Some(pg_sys::Datum::from(role::current()))];
+    let name = |rows: &Rows, column| CString::new(rows.bytes(0, column)?).ok();
+    acting_as(home.owner, || {
+        ATTACHED.with(|statement| {
+            connection.run(statement, &arguments, |rows| {
+                Some(Attached {
+                    ip_column: name(rows, 1)?,
+                    time_column: name(rows, 2),
+                    quoted_ip: rows.bytes(0, 3)?,
+                    quoted_time: rows.bytes(0, 4),
+                    is_intact: rows.boolean(0, 5)?,
+                    shows_names: rows.boolean(0, 6)?,
+                })
+            })
+        })
+    })
+}
+
+/// The type that addresses are read as; `None` where a column is missing or has a type that is not the server's own.
+fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> {
+    let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
+    let text = |name| column(name).filter(|(column, _)| column.is_text_like());
+    column(c"snapshot_asn").filter(|(column, _)| column.type_oid == pg_sys::INT8OID)?;
+    text(c"snapshot_country")?;
+    text(c"snapshot_ip_type")?;
+    if let Some(time) = &attached.time_column {
+        table
+            .column(time)
+            .filter(|(column, generated)| *generated != Generated::Virtual && column.holds_times())?;
+    }
+    let (address, _) = column(&attached.ip_column).filter(|(column, _)| column.holds_addresses())?;
+    Some(if address.type_oid == pg_sys::INETOID { "inet" } else { "text" })
+}

@@ -1,0 +1,385 @@
+//! The supervisor of the owner processes. It chooses the next owner, and abandons a process that does not end.
+//!
+//! At most two processes run code of owners at the same time, apart from abandoned ones. A process is abandoned when its
+//! code has not ended five seconds after it was cancelled, and another one is started in its place. Two can be replaced in
+//! this way. A third one leaves no slot free: then no process is started until one of them has ended. The worker itself
+//! never waits for any of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::{backoff, random};
+
+use super::ranking::Ranking;
+use super::steps::{Steps, Stop, settled};
+use crate::owner;
+use crate::pg::background::{self, Presence, Process};
+use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
+use crate::pg::shared::{self, SEATS};
+use crate::pg::{catalog, clock};
+use crate::roster::Doing;
+use crate::store::completions::{self, Owner};
+use crate::telemetry;
+
+/// Processes that run at the same time, without those that are abandoned.
+const MOST_RUNNING: usize = 2;
+/// Microseconds after the process should have ended itself, after which the supervisor terminates it.
+const TERMINATED_AFTER: i64 = 400_000;
+/// Microseconds after the cancellation of code, after which the supervisor abandons its process.
+const ABANDONED_AFTER: i64 = 5_000_000;
+/// Processes in a row that the code of an owner ended, after which the owner is suspended.
+const MOST_DEATHS: u32 = 3;
+/// Pause between two reads of the pending rows, unless new rows arrive; in microseconds.
+const LOOK_EVERY: i64 = 10_000_000;
+/// Pause after a process could not be started, in microseconds.
+const START_AGAIN_AFTER: i64 = 1_000_000;
+/// Microseconds within which a process that an earlier worker asked for takes its slot.
+const STARTS_WITHIN: i64 = 10_000_000;
+
+/// Half of the time that an owner has used is forgotten after so many microseconds.
+const HALF_LIFE: f64 = 60e6;
+/// Assumed time of a process of a new owner, in microseconds: owners that are known to need little come first.
+const UNKNOWN_COST: f64 = 5e6;
+/// Weight of the time that an owner has waited, against the time that it has used.
+const WAITING: f64 = 0.1;
+
+/// The past of an owner.
+#[derive(Default)]
+struct History {
+    /// Time that the code of the owner took lately, in microseconds, and as of when.
+    used: f64,
+    used_at: i64,
+    /// Mean time of a process, in microseconds.
+    cost: Option<f64>,
+    /// Since when the owner has been waiting for a process, microseconds since 2000.
+    waits_since: Option<i64>,
+    /// Processes in a row that ended while they ran the code.
+    deaths: u32,
+    /// Not before, microseconds since 2000.
+    not_before: i64,
+    /// The owner could not connect as itself.
+    cannot_connect: bool,
+}
+
+impl History {
+    /// Returns the time used lately.
+    fn used(&self, now: i64) -> f64 {
+        self.used * 0.5_f64.powf((now - self.used_at).max(0) as f64 / HALF_LIFE)
+    }
+
+    /// Counts a process that has ended.
+    fn count(&mut self, time: f64, now: i64) {
+        self.used = self.used(now) + time;
+        self.used_at = now;
+        self.cost = Some(self.cost.map_or(time, |cost| 0.7 * cost + 0.3 * time));
+    }
+
+    /// Returns the key by which owners are served, lowest first: the time used lately and the time that the next process is
+    /// expected to take, less a part of the time waited.
+    fn key(&self, now: i64) -> i64 {
+        let waited = self.waits_since.map_or(0, |since| now - since).max(0) as f64;
+        (self.used(now) + self.cost.unwrap_or(UNKNOWN_COST) - WAITING * waited) as i64
+    }
+}
+
+pub struct Owners {
+    /// This worker's seat, as a place in shared memory.
+    seat: usize,
+    database: u32,
+    /// Handles of processes that this worker started, by slot.
+    processes: [Option<Process>; OWNER_SLOTS],
+    /// Owners with pending rows, when last looked.
+    pending: Vec<Owner>,
+    histories: HashMap<u32, History>,
+    /// Owners to be suspended, and why.
+    to_suspend: BTreeMap<u32, String>,
+    /// Holders of leases that are to be ended.
+    to_release: Vec<i64>,
+    /// Time of the next read of the pending rows, microseconds since 2000.
+    next_look: i64,
+    /// Time of the next deadline.
+    next: i64,
+}
+
+impl Owners {
+    pub fn new(steps: &Steps) -> Owners {
+        let block = shared::block();
+        let seat = block.seats.iter().position(|seat| std::ptr::eq(seat, steps.seat)).unwrap_or(SEATS - 1);
+        Owners {
+            seat,
+            database: catalog::own_database().to_u32(),
+            processes: std::array::from_fn(|_| None),
+            pending: Vec::new(),
+            histories: HashMap::new(),
+            to_suspend: BTreeMap::new(),
+            to_release: Vec::new(),
+            next_look: 0,
+            next: 0,
+        }
+    }
+
+    /// Rows became pending.
+    pub fn look(&mut self) {
+        self.next_look = 0;
+    }
+
+    /// When there is something to do without being told, microseconds since 2000.
+    pub fn next(&self) -> i64 {
+        self.next.min(self.next_look)
+    }
+
+    /// Watches the processes and starts new ones.
+    pub fn step(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
+        self.next = i64::MAX;
+        for index in 0..OWNER_SLOTS {
+            self.watch(steps, index, ranking);
+        }
+        self.write_down(steps)?;
+        if self.next_look <= clock::now() {
+            // Also where it fails.
+            self.next_look = clock::now() + START_AGAIN_AFTER;
+            self.pending = steps.step(Doing::Supervising, completions::owners)?;
+            let now = clock::now();
+            let next = self.pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
+            self.next_look = next.clamp(now + 100_000, now + LOOK_EVERY);
+        }
+        self.start(steps, ranking)
+    }
+
+    fn slots(&self) -> &'static [OwnerSlot; OWNER_SLOTS] {
+        &shared::block().seats[self.seat].owner_slots
+    }
+
+    /// Watches one process: collects it after its end, terminates it or abandons it.
+    fn watch(&mut self, steps: &Steps, index: usize, ranking: &mut Ranking) {
+        let slot = &self.slots()[index];
+        if slot.is_free() {
+            return;
+        }
+        let owner = slot.owner.load(Ordering::Acquire);
+        ranking.evaluated(owner, slot);
+        let now = clock::now();
+        let is_gone = match &self.processes[index] {
+            Some(process) => process.presence() == Presence::Gone,
+            // An earlier worker asked for it: it may not have taken its slot yet.
+            None => {
+                let starts_until = slot.started_at.load(Ordering::Relaxed) + STARTS_WITHIN;
+                self.next = self.next.min(starts_until);
+                slot.pid.load(Ordering::Acquire) == 0 && now > starts_until
+            }
+        };
+        if is_gone {
+            self.collect(index, ranking);
+            return;
+        }
+        let since = slot.code_since.load(Ordering::Acquire);
+        if since == 0 || slot.is_abandoned.load(Ordering::Acquire) {
+            return;
+        }
+        let lasts = now - since;
+        let (ends_within, abandoned_after) = deadlines(slot);
+        if lasts > abandoned_after {
+            slot.is_abandoned.store(true, Ordering::Release);
+            telemetry::error(
+                "an owner process is abandoned",
+                &format!("process {}: code of the owner did not end", slot.pid.load(Ordering::Relaxed)),
+            );
+            self.to_suspend.insert(owner, "code on a table did not end after it was cancelled".to_owned());
+            return;
+        }
+        if lasts > ends_within {
+            background::terminate(slot.pid.load(Ordering::Acquire));
+            steps.says(Doing::Supervising);
+        }
+        let deadline = if lasts > ends_within { abandoned_after } else { ends_within };
+        self.next = self.next.min(since + deadline + 1_000);
+    }
+
+    /// A process has ended: its slot becomes free.
+    fn collect(&mut self, index: usize, ranking: &mut Ranking) {
+        let slot = &self.slots()[index];
+        let owner = slot.owner.load(Ordering::Acquire);
+        let was_abandoned = slot.is_abandoned.load(Ordering::Acquire);
+        let has_finished = slot.has_finished.load(Ordering::Acquire);
+        ranking.process_ended(owner, slot);
+        let history = self.histories.entry(owner).or_default();
+        let now = clock::now();
+        history.count(slot.used.load(Ordering::Relaxed) as f64, now);
+        if has_finished {
+            history.deaths = 0;
+        } else if !slot.is_connected.load(Ordering::Acquire) {
+            history.cannot_connect = !history.cannot_connect;
+            history.not_before = now + START_AGAIN_AFTER;
+            telemetry::error("an owner process could not connect", "the server log has the error");
+        } else if slot.ended_in_code.load(Ordering::Acquire) && !was_abandoned {
+            history.deaths += 1;
+            let pause = backoff::delay(
+                history.deaths,
+                std::time::Duration::from_secs(1),
+                std::time::Duration::from_secs(60),
+                random::unit(),
+            );
+            history.not_before = now + i64::try_from(pause.as_micros()).unwrap_or(LOOK_EVERY);
+            if history.deaths >= MOST_DEATHS {
+                history.deaths = 0;
+                let reason = format!("code on a table ended {MOST_DEATHS} processes in a row");
+                self.to_suspend.insert(owner, reason);
+            }
+        } else {
+            history.not_before = now + START_AGAIN_AFTER;
+        }
+        self.next = self.next.min(history.not_before.max(now));
+        let holder = slot.holder.load(Ordering::Acquire);
+        if holder != 0 && !has_finished {
+            self.to_release.push(holder);
+        }
+        slot.free();
+        if let Some(process) = self.processes[index].take() {
+            process.forget();
+        }
+        self.look();
+    }
+
+    /// Suspends owners and ends leases. The next round retries a step that failed.
+    fn write_down(&mut self, steps: &Steps) -> Result<(), Stop> {
+        for (role, reason) in self.to_suspend.clone() {
+            let suspended = steps.step(Doing::Supervising, |home, connection| {
+                let role = completions::role(home, connection, role)?;
+                completions::suspend(connection, &role.name, &reason);
+                Some(role.name)
+            });
+            if let Some(name) = settled(suspended)? {
+                self.to_suspend.remove(&role);
+                self.look();
+                telemetry::error(
+                    "an owner of session tables is suspended until resume_owner() is called",
+                    &format!("{}: {reason}", name.unwrap_or_else(|| role.to_string())),
+                );
+            }
+        }
+        while let Some(holder) = self.to_release.last().copied() {
+            let released =
+                steps.step(Doing::Supervising, |_, connection| completions::release(connection, holder));
+            if settled(released)?.is_none() {
+                break;
+            }
+            self.to_release.pop();
+            self.look();
+        }
+        if !self.to_suspend.is_empty() || !self.to_release.is_empty() {
+            self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
+        }
+        Ok(())
+    }
+
+    /// Starts processes for the owners that wait, while there are free slots.
+    fn start(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
+        let now = clock::now();
+        let mut wanted: BTreeMap<u32, bool> = self
+            .pending
+            .iter()
+            .filter(|owner| owner.is_due)
+            .map(|owner| (owner.role, owner.comes_first))
+            .collect();
+        wanted.extend(ranking.owners());
+        for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
+            let owner = slot.owner.load(Ordering::Acquire);
+            if wanted.remove(&owner).is_some() && !slot.is_abandoned.load(Ordering::Acquire) {
+                if ranking.wants(owner) {
+                    ranking.hand_over(owner, slot);
+                }
+                if slot.is_idle.load(Ordering::Acquire) {
+                    slot.nudge();
+                }
+            }
+        }
+        wanted.retain(|role, _| {
+            let not_before = self.histories.get(role).map_or(0, |history| history.not_before);
+            if not_before > now {
+                self.next = self.next.min(not_before);
+            }
+            not_before <= now && !self.to_suspend.contains_key(role)
+        });
+        for (role, history) in &mut self.histories {
+            if !wanted.contains_key(role) {
+                history.waits_since = None;
+            }
+        }
+        let mut queue: Vec<(bool, i64, u32)> = Vec::new();
+        for (role, comes_first) in &wanted {
+            let history = self.histories.entry(*role).or_default();
+            history.waits_since.get_or_insert(now);
+            queue.push((!comes_first, history.key(now), *role));
+        }
+        queue.sort_unstable();
+        let mut queue = queue.into_iter().map(|(.., role)| role).peekable();
+        while queue.peek().is_some() {
+            let running = self.slots().iter().filter(|slot| !slot.is_free() && !is_overdue(slot, now));
+            let free = self.slots().iter().position(|s| s.is_free() && s.pid.load(Ordering::Acquire) == 0);
+            let Some(free) = free.filter(|_| running.count() < MOST_RUNNING) else { break };
+            let Some(role) = queue.next() else { break };
+            if !self.start_one(steps, role, free, ranking)? {
+                break;
+            }
+        }
+        // A process ends after its share of the time, and an idle process at once.
+        let others_wait = queue.peek().is_some();
+        for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
+            slot.others_wait.store(others_wait, Ordering::Relaxed);
+            if others_wait && slot.is_idle.load(Ordering::Acquire) {
+                slot.nudge();
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the process of an owner; returns whether another one may be started.
+    fn start_one(
+        &mut self,
+        steps: &Steps,
+        role: u32,
+        index: usize,
+        ranking: &mut Ranking,
+    ) -> Result<bool, Stop> {
+        let known =
+            steps.step(Doing::Supervising, |home, connection| completions::role(home, connection, role))?;
+        let Some(known) = known.filter(|known| !known.is_suspended) else {
+            ranking.leave_out(role);
+            self.look();
+            return Ok(true);
+        };
+        let history = self.histories.entry(role).or_default();
+        let slot = &shared::block().seats[self.seat].owner_slots[index];
+        slot.reserve(self.database, role, background::own_pid());
+        slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
+        slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
+        if ranking.wants(role) {
+            ranking.hand_over(role, slot);
+        }
+        if let Some(process) = owner::start(&known.name, self.seat, index) {
+            self.processes[index] = Some(process);
+            return Ok(true);
+        }
+        slot.free();
+        ranking.process_ended(role, slot);
+        steps.seat.report.launch_failures.fetch_add(1, Ordering::Relaxed);
+        telemetry::log_once_per_burst(
+            "an owner process could not be started",
+            "no slot is free; raise max_worker_processes",
+        );
+        self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
+        Ok(false)
+    }
+}
+
+/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it is abandoned.
+fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
+    let limit = i64::try_from(slot.code_limit().as_micros()).unwrap_or_default();
+    (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
+}
+
+/// Returns whether the process in a slot is abandoned, or should have ended: another one may take its place.
+fn is_overdue(slot: &OwnerSlot, now: i64) -> bool {
+    let since = slot.code_since.load(Ordering::Acquire);
+    slot.is_abandoned.load(Ordering::Acquire) || (since != 0 && now - since > deadlines(slot).0)
+}

@@ -1,0 +1,275 @@
+//! Which tables and columns can be attached, and what happens when columns change later: generated columns, domains,
+//! temporary and distributed tables.
+
+use server_tests::installation::named_major;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, database, wait_until};
+
+/// Kinds of generated columns that the server has.
+fn kinds() -> &'static [&'static str] {
+    if named_major() >= 18 { &["STORED", "VIRTUAL"] } else { &["STORED"] }
+}
+
+fn errors(db: &mut Database<'_>) -> i64 {
+    db.number("SELECT errors FROM enrich.enrich_stats()")
+}
+
+#[test]
+fn a_generated_address_column_is_refused_with_a_hint() {
+    for kind in kinds() {
+        for (column, foreign_key) in [
+            (format!("ip text GENERATED ALWAYS AS (raw) {kind}"), false),
+            (format!("ip inet GENERATED ALWAYS AS ('8.8.8.8'::inet) {kind}"), true),
+        ] {
+            let mut db = database();
+            db.run(&format!("CREATE TABLE g (raw text, {column}, t timestamptz DEFAULT now())"));
+            let refusal =
+                db.refused(&format!("SELECT enrich.attach_session_table('g', 'ip', 't', {foreign_key})"));
+            assert_eq!(refusal.code, "0A000", "{refusal:?}");
+            assert!(refusal.message.contains("address column ip of public.g is generated"), "{refusal:?}");
+            assert!(refusal.hint.is_some_and(|hint| hint.contains("BEFORE trigger")), "{column}");
+            assert_eq!(db.number("SELECT count(*) FROM enrich.attached_tables"), 0);
+        }
+    }
+}
+
+/// What the hint says works.
+#[test]
+fn a_trigger_can_fill_the_address_column_instead() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE ev (doc jsonb NOT NULL, src_ip text, at timestamptz DEFAULT now());
+         CREATE FUNCTION fill_address() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN NEW.src_ip := NEW.doc ->> 'src_ip'; RETURN NEW; END $$;
+         CREATE TRIGGER fill BEFORE INSERT OR UPDATE ON ev FOR EACH ROW EXECUTE FUNCTION fill_address();
+         SELECT enrich.attach_session_table('ev', 'src_ip', 'at');
+         INSERT INTO ev (doc) SELECT jsonb_build_object('src_ip', '8.8.8.' || g) FROM generate_series(1, 20) g",
+    );
+    assert_eq!(db.rows("SELECT count(*), count(snapshot_country) FROM ev"), ["20|20"]);
+    assert_counts_are_exact(&mut db, &[("ev", "src_ip")]);
+}
+
+#[test]
+fn a_generated_snapshot_column_is_refused_with_a_hint() {
+    for kind in kinds() {
+        for (column, value) in [
+            ("snapshot_asn bigint", "1::bigint"),
+            ("snapshot_country text", "'DE'::text"),
+            ("snapshot_ip_type text", "'VPN'::text"),
+            ("enrichment jsonb", "'{}'::jsonb"),
+            ("enrichment_at timestamptz", "'2024-01-01 00:00:00+00'::timestamptz"),
+        ] {
+            let mut db = database();
+            db.run(&format!("CREATE TABLE g (ip inet, {column} GENERATED ALWAYS AS ({value}) {kind})"));
+            let refusal = db.refused("SELECT enrich.attach_session_table('g', 'ip')");
+            assert_eq!(refusal.code, "0A000", "{column}: {refusal:?}");
+            assert!(refusal.hint.is_some_and(|hint| hint.starts_with("Drop the column.")), "{column}");
+        }
+    }
+}
+
+#[test]
+fn a_stored_generated_time_column_gives_the_time_of_the_session() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE st (id int, ip inet, epoch bigint DEFAULT 1700000000,
+             t timestamp GENERATED ALWAYS AS ('epoch'::timestamp + epoch * interval '1 second') STORED);
+         INSERT INTO st (id, ip) VALUES (1, '1.1.1.1');
+         SELECT enrich.attach_session_table('st', 'ip', 't');
+         INSERT INTO st (id, ip) VALUES (2, '8.8.8.8');
+         CALL enrich.fold_statistics()",
+    );
+    let seen = "SELECT host(ip_address), first_seen, last_seen FROM enrich.ip_inventory ORDER BY ip_address";
+    assert_eq!(db.rows(seen), ["8.8.8.8|2023-11-14 22:13:20+00|2023-11-14 22:13:20+00"]);
+    db.run("CALL enrich.backfill_sessions('st')");
+    assert_eq!(
+        db.rows(seen),
+        [
+            "1.1.1.1|2023-11-14 22:13:20+00|2023-11-14 22:13:20+00",
+            "8.8.8.8|2023-11-14 22:13:20+00|2023-11-14 22:13:20+00"
+        ]
+    );
+    assert_eq!(
+        db.rows("SELECT sessions, first_seen FROM enrich.campaign_networks('st') WHERE asn_number = 15169"),
+        ["1|2023-11-14 22:13:20+00"]
+    );
+    assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "t");
+    assert_counts_are_exact(&mut db, &[("st", "ip")]);
+}
+
+#[test]
+fn a_virtual_time_column_is_refused_with_a_hint() {
+    if named_major() < 18 {
+        return;
+    }
+    let mut db = database();
+    db.run(
+        "CREATE TABLE vt (id int, ip inet, epoch bigint DEFAULT 1700000000,
+             t timestamp GENERATED ALWAYS AS ('epoch'::timestamp + epoch * interval '1 second') VIRTUAL)",
+    );
+    let refusal = db.refused("SELECT enrich.attach_session_table('vt', 'ip', 't')");
+    assert_eq!(refusal.code, "0A000", "{refusal:?}");
+    assert_eq!(
+        refusal.hint.as_deref(),
+        Some("Use an ordinary column, or a generated column that is STORED.")
+    );
+}
+
+/// A generated column of another name may use the snapshot columns.
+#[test]
+fn generated_columns_of_other_names_may_use_the_snapshot() {
+    for kind in kinds() {
+        let mut db = database();
+        db.run(&format!(
+            "CREATE TABLE own (id int, ip inet);
+             SELECT enrich.attach_session_table('own', 'ip');
+             ALTER TABLE own ADD is_us boolean GENERATED ALWAYS AS (snapshot_country = 'US') {kind};
+             INSERT INTO own VALUES (1, '8.8.8.8'), (2, '1.1.1.1')"
+        ));
+        assert_eq!(db.rows("SELECT id, is_us FROM own ORDER BY id"), ["1|t", "2|f"], "{kind}");
+        assert_eq!(
+            db.rows("SELECT sessions FROM enrich.campaign_networks('own', 's.is_us')"),
+            ["1"],
+            "{kind}"
+        );
+        db.run("ALTER TABLE own DISABLE TRIGGER ALL; INSERT INTO own VALUES (3, '8.8.8.8'); ALTER TABLE own ENABLE TRIGGER ALL");
+        db.run("CALL enrich.backfill_sessions('own')");
+        assert_eq!(db.rows("SELECT id, is_us FROM own ORDER BY id"), ["1|t", "2|f", "3|t"], "{kind}");
+        assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "t", "{kind}");
+    }
+}
+
+#[test]
+fn a_column_that_becomes_generated_later_is_noticed() {
+    for kind in kinds() {
+        for (column, type_name, value) in [
+            ("ip", "inet", "raw"),
+            ("snapshot_asn", "bigint", "1::bigint"),
+            ("snapshot_country", "text", "'DE'::text"),
+            ("snapshot_ip_type", "text", "'VPN'::text"),
+        ] {
+            let mut db = database();
+            db.run("CREATE TABLE g (id int, raw inet DEFAULT '8.8.8.8', ip inet DEFAULT '8.8.8.8'); SELECT enrich.attach_session_table('g', 'ip')");
+            assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "t");
+            db.run(&format!(
+                "DROP INDEX g_cowrie_enrich_waiting; ALTER TABLE g RENAME {column} TO former;
+                 ALTER TABLE g ADD {column} {type_name} GENERATED ALWAYS AS ({value}) {kind}"
+            ));
+            assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "f", "{column} {kind}");
+            let before = errors(&mut db);
+            // The session is stored all the same.
+            let mut other = db.another();
+            other.run("INSERT INTO g (id) VALUES (1)");
+            wait_until("the error is counted", || errors(&mut db), |now| *now > before);
+            assert_eq!(db.number("SELECT count(*) FROM g"), 1);
+            let refusal = db.refused("SELECT * FROM enrich.campaign_networks('g')");
+            assert_eq!(refusal.code, "42804", "{column} {kind}: {refusal:?}");
+            // Triggers and recount agree.
+            db.run("CALL enrich.fold_statistics()");
+            let counted = "SELECT coalesce(sum(session_count), 0) FROM enrich.ip_inventory";
+            let by_trigger = db.number(counted);
+            db.run("CALL enrich.refresh_session_counts()");
+            assert_eq!(db.number(counted), by_trigger, "{column} {kind}");
+            let refusal = db.refused("SELECT enrich.attach_session_table('g', 'ip')");
+            assert_eq!(refusal.code, "0A000", "{column} {kind}: {refusal:?}");
+        }
+    }
+}
+
+/// G2: the inventory spells addresses in its own way, and a generated column cannot be respelled.
+#[test]
+fn a_foreign_key_on_a_column_that_became_generated_is_refused() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE gu (raw text, ip inet, t timestamptz DEFAULT now()); SELECT enrich.attach_session_table('gu', 'ip', 't');
+         DROP INDEX gu_cowrie_enrich_waiting; ALTER TABLE gu DROP ip;
+         ALTER TABLE gu ADD ip inet GENERATED ALWAYS AS (raw::inet) STORED",
+    );
+    let refusal = db.refused("CALL enrich.add_session_foreign_key('gu')");
+    assert_eq!(refusal.code, "0A000", "{refusal:?}");
+    assert!(refusal.hint.is_some());
+    db.run("INSERT INTO gu (raw) VALUES ('::ffff:200.3.2.3')");
+}
+
+#[test]
+fn a_domain_is_another_type() {
+    let mut db = database();
+    db.run(
+        "CREATE DOMAIN address AS inet; CREATE DOMAIN word AS text; CREATE DOMAIN moment AS timestamptz;
+         CREATE DOMAIN number AS bigint;
+         CREATE TABLE d (ip address, name word, at moment, plain inet, snapshot_asn number)",
+    );
+    for (arguments, what) in [
+        ("'d', 'ip'", "address column ip has type public.address"),
+        ("'d', 'name'", "address column name has type public.word"),
+        ("'d', 'plain', 'at'", "time column at has type public.moment"),
+        ("'d', 'plain'", "column snapshot_asn of public.d has type public.number, but must have type bigint"),
+    ] {
+        let refusal = db.refused(&format!("SELECT enrich.attach_session_table({arguments})"));
+        assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("42804", what));
+        assert!(refusal.hint.is_some(), "{arguments}");
+    }
+}
+
+#[test]
+fn temporary_tables_are_refused_with_a_hint() {
+    let mut db = database();
+    db.run("CREATE TEMP TABLE own (source_ip inet)");
+    let refusal = db.refused("SELECT enrich.attach_session_table('own')");
+    assert_eq!(
+        (refusal.code.as_str(), refusal.hint.as_deref()),
+        ("42809", Some("Attach a permanent table."))
+    );
+    // As a child it would be in the way of all other sessions.
+    db.run("CREATE TABLE parent (source_ip inet); CREATE TEMP TABLE child () INHERITS (parent)");
+    let refusal = db.refused("SELECT enrich.attach_session_table('parent')");
+    assert_eq!(refusal.code, "42809", "{refusal:?}");
+}
+
+/// A table of Citus's catalog stands in for Citus.
+#[test]
+fn a_distributed_table_is_refused_with_a_hint() {
+    let mut db = database();
+    db.run(
+        "SET allow_system_table_mods = on;
+         CREATE TABLE pg_catalog.pg_dist_partition (logicalrelid regclass);
+         CREATE TABLE local (source_ip inet); CREATE TABLE shared (source_ip inet);
+         INSERT INTO pg_catalog.pg_dist_partition VALUES ('shared')",
+    );
+    let refusal = db.refused("SELECT enrich.attach_session_table('shared')");
+    assert_eq!(refusal.code, "0A000", "{refusal:?}");
+    assert!(refusal.hint.is_some_and(|hint| hint.contains("local table")));
+    db.run("SELECT enrich.attach_session_table('local')");
+}
+
+#[test]
+fn only_tables_are_listed_as_attached() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE base (ip inet, t timestamptz); CREATE VIEW v AS SELECT * FROM base;
+         CREATE TRIGGER x INSTEAD OF INSERT ON v FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('ip', 't')",
+    );
+    assert_eq!(db.rows("SELECT rel FROM enrich.attached_tables"), [""; 0]);
+    for call in ["campaign_networks('v')", "campaign_query('v')", "session_index_commands('v')"] {
+        let refusal = db.refused(&format!("SELECT enrich.{call}"));
+        assert_eq!(refusal.code, "55000", "{call}: {refusal:?}");
+    }
+}
+
+/// I-2.
+#[test]
+fn a_foreign_key_for_a_table_that_is_not_attached_is_refused_with_a_hint() {
+    let mut db = database();
+    db.run("CREATE TABLE plain (ip inet)");
+    for whole in [true, false] {
+        let refusal = db.refused(&format!("SELECT enrich.reference_addresses('plain', {whole})"));
+        assert_eq!(
+            (refusal.code.as_str(), refusal.message.as_str(), refusal.hint.as_deref()),
+            (
+                "55000",
+                "public.plain is not an attached session table",
+                Some("Call attach_session_table() first.")
+            )
+        );
+    }
+}
