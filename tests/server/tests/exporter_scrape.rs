@@ -37,8 +37,13 @@ fn ensure(first: i64, networks: i64) -> String {
 
 /// Lines of these types, but for what moves while one looks.
 fn still_lines(text: &str) -> Vec<&str> {
-    let moves =
-        ["enrich_exports_total", "enrich_mmdb_build_age_seconds", "asn_inventory_size", "enrich_queue_"];
+    let moves = [
+        "enrich_exports_total",
+        "enrich_mmdb_build_age_seconds",
+        "asn_inventory_size",
+        "enrich_queue_",
+        "enrich_pending_counts_",
+    ];
     let is_still = |line: &&str| !moves.iter().any(|name| line.contains(name));
     text.lines().filter(is_still).collect()
 }
