@@ -42,6 +42,10 @@ const SWITCHES: [&str; 9] = [
     "set_config('role'",
 ];
 
+/// How an owner process becomes its owner for good, where the owner may not log in. It is the only line of its kind.
+const BECOMES_THE_OWNER: &str =
+    "unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };";
+
 /// Lines of code that switch users outside `src/pg/role.rs`, or to another user than the owner of the inventory or of
 /// a table.
 fn strange_switches(files: &[(String, String)]) -> Vec<String> {
@@ -51,7 +55,9 @@ fn strange_switches(files: &[(String, String)]) -> Vec<String> {
         for (number, line) in text.lines().enumerate() {
             let code = line.split(comment).next().unwrap_or_default();
             let is_definition = code.contains("fn acting_as");
-            let switches = SWITCHES.iter().any(|word| code.contains(word)) && name != "src/pg/role.rs";
+            let becomes_owner = name == "src/pg/background.rs" && code.trim() == BECOMES_THE_OWNER;
+            let switches =
+                SWITCHES.iter().any(|word| code.contains(word)) && name != "src/pg/role.rs" && !becomes_owner;
             let calls = |function: &str, roles: &[&str]| {
                 code.match_indices(function).any(|(at, _)| {
                     let role = code[at + function.len()..].split(',').next().unwrap_or_default();
@@ -74,6 +80,8 @@ fn nothing_switches_to_another_user_than_the_owners() {
     let mut files = sources("src", "rs");
     files.extend(sources("sql", "sql"));
     assert_eq!(strange_switches(&files), [""; 0]);
+    let background = files.iter().find(|(name, _)| name == "src/pg/background.rs").expect("it is there");
+    assert_eq!(background.1.matches("SetSessionAuthorization(").count(), 1);
     let role = files.iter().find(|(name, _)| name == "src/pg/role.rs").expect("it is there");
     // There and back, in one function.
     assert_eq!(
