@@ -24,8 +24,6 @@ SELECT enrich.set_session_priority('public.sessions', '1');
 SELECT enrich.set_session_priority('public.sessions', '1');
 -- as postgres
 ALTER TABLE al.sess OWNER TO bob;
--- as alice
-INSERT INTO bo.sess SELECT 1, '60.0.0.7' WHERE false;
 -- as postgres
 INSERT INTO al.sess (id, ip) VALUES (1, '60.0.0.7');
 -- wait (SELECT snapshot_asn IS NOT NULL FROM al.sess WHERE id = 1)
