@@ -256,17 +256,7 @@ BEGIN
                   AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
         RETURN;
     END IF;
-    FOR part IN
-        SELECT t.relid
-        FROM pg_partition_tree(rel) t
-        JOIN pg_constraint c ON c.conrelid = t.relid AND c.contype = 'f' AND NOT c.convalidated
-         AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address'
-        WHERE t.isleaf
-        ORDER BY t.relid
-    LOOP
-        PERFORM @extschema@.lock_session_table(part, false);
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT cowrie_enrich_address', part);
-    END LOOP;
+    -- It validates the keys of the partitions, as their owner.
     PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;
