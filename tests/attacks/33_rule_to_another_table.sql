@@ -1,5 +1,5 @@
 -- alice has a rule that makes an UPDATE of her table one of the inventory, of bob's table, and a call of her function.
--- Success: the inventory or bob's table changes, or her function runs as somebody else.
+-- Success: the inventory or bob's table changes, or her function runs as another role.
 -- as bob
 GRANT USAGE ON SCHEMA bo TO alice;
 -- as alice
