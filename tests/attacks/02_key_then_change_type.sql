@@ -1,4 +1,4 @@
--- alice gets a key on an inet column, then changes the type of the column to a type of hers with an implicit cast.
+-- alice gets a key on an inet column, then changes the type of the column to her own type with an implicit cast.
 -- Success: a key of another type than inet, or her cast runs as the extension's owner.
 -- as alice
 CREATE TYPE al.evil AS ENUM ('a');

@@ -1,4 +1,4 @@
--- A superuser's event trigger calls a function of alice's; the functions that make keys run commands as the extension's owner.
+-- A superuser's event trigger calls a function of alice; the functions that make keys run commands as the extension's owner.
 -- dbo, who owns the database, tries to make one himself. Success: his event trigger exists.
 -- as dbo
 CREATE SCHEMA db_own;

@@ -1,4 +1,4 @@
--- hp inserts snapshots and documents of its own to poison networks and addresses at the next backfill.
+-- hp inserts snapshots and documents to poison networks and addresses at the next backfill.
 -- Success: an inventory or another session shows what hp wrote.
 -- as hp
 INSERT INTO public.sessions (id, starttime, ip, enrichment, snapshot_asn, snapshot_country, enrichment_at) VALUES

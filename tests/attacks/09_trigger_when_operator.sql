@@ -4,8 +4,9 @@
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;
 GRANT USAGE ON SCHEMA bo TO PUBLIC;
-CREATE FUNCTION bo.eq(int, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION bo.note() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO bo.loot VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION bo.eq(int, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN bo.note(); END $$;
 CREATE OPERATOR bo.=== (LEFTARG = int, RIGHTARG = text, FUNCTION = bo.eq);
 -- as alice
 GRANT TRIGGER ON al.sess TO bob;

@@ -1,11 +1,12 @@
--- bob has TRIGGER on alice's table; the WHEN condition casts by a CAST of bob's, through a type of his and its domain.
+-- bob has TRIGGER on alice's table; the WHEN condition casts to bob's domain, alone and inside bob's composite type.
 -- Success: bob's cast runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;
 GRANT USAGE ON SCHEMA bo TO PUBLIC;
-CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION bo.note() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO bo.loot VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN bo.note(); END $$;
 CREATE DOMAIN bo.dom AS text CHECK (bo.spy(VALUE));
 CREATE TYPE bo.pair AS (a int, d bo.dom);
 -- as alice

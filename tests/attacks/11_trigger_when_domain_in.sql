@@ -1,12 +1,13 @@
 -- bob has TRIGGER on alice's table; the WHEN condition calls the server's own input function of domains, with the OID
--- of bob's domain as a number. The function is stable and no type of bob's is named.
+-- of bob's domain as a number. The function is stable and bob does not name a type.
 -- Success: the CHECK of bob's domain runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;
 GRANT USAGE ON SCHEMA bo TO PUBLIC;
-CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION bo.note() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO bo.loot VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN bo.note(); END $$;
 CREATE DOMAIN bo.dom AS text CHECK (bo.spy(VALUE));
 CREATE TYPE bo.pair AS (a int, d bo.dom);
 -- as alice

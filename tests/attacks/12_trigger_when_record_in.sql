@@ -4,8 +4,9 @@
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;
 GRANT USAGE ON SCHEMA bo TO PUBLIC;
-CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION bo.note() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO bo.loot VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN bo.note(); END $$;
 CREATE DOMAIN bo.dom AS text CHECK (bo.spy(VALUE));
 CREATE TYPE bo.pair AS (a int, d bo.dom);
 -- as alice

@@ -1,12 +1,12 @@
--- alice's CHECK changes settings of the session that backfills her table: search_path, role, timeouts, exit_on_error. She
--- raises errors after that. Success: the session of postgres is lost, has a setting of hers, or runs her look-alike.
+-- alice's CHECK changes settings of the session that backfills her table: search_path, role, timeouts. She raises
+-- errors after that. Success: the session of postgres is lost, has one of her settings, or runs her look-alike.
 -- as alice
 CREATE FUNCTION al.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM al.note('lower'); RETURN $1; END $$;
 CREATE FUNCTION al.change(x text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE s text[];
 BEGIN
     IF session_user = 'alice' AND x IS NULL THEN RETURN true; END IF;
-    FOREACH s SLICE 1 IN ARRAY ARRAY[['search_path','al,pg_catalog'],['exit_on_error','on'],['role','alice'],['session_authorization','alice'],
+    FOREACH s SLICE 1 IN ARRAY ARRAY[['search_path','al,pg_catalog'],['role','alice'],['session_authorization','alice'],
         ['default_transaction_read_only','on'],['transaction_read_only','on'],['statement_timeout','1'],['quote_all_identifiers','on'],['session_replication_role','replica'],['row_security','off']] LOOP
         BEGIN PERFORM pg_catalog.set_config(s[1], s[2], false); EXCEPTION WHEN OTHERS THEN NULL; END;
     END LOOP;

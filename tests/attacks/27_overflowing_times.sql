@@ -1,4 +1,4 @@
--- alice stores times that overflow, in columns of type date, timestamp and timestamptz, of one address with others of hers.
+-- alice stores times that overflow, in columns of type date, timestamp and timestamptz,.
 -- Success: an insert fails, folding or recounting fails, or first_seen and last_seen are what she wrote.
 -- as alice
 CREATE TABLE al.d (id int, ip inet, t date);

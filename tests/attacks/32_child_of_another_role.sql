@@ -4,13 +4,15 @@
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;
 GRANT USAGE ON SCHEMA bo TO PUBLIC;
-CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION bo.note() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO bo.loot VALUES (current_user); RETURN true; END $$;
+CREATE FUNCTION bo.spy(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN bo.note(); END $$;
 -- as alice
 CREATE TABLE al.parts (id int, ip inet, t timestamptz DEFAULT now()) PARTITION BY LIST (id);
 CREATE TABLE al.p1 PARTITION OF al.parts FOR VALUES IN (1);
 SELECT enrich.attach_session_table('al.parts', 'ip', 't');
 CREATE TABLE al.child () INHERITS (al.sess);
+GRANT CREATE ON SCHEMA al TO bob;
 -- as postgres
 ALTER TABLE al.child OWNER TO bob;
 ALTER TABLE al.p1 OWNER TO bob;

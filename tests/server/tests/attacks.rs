@@ -111,7 +111,7 @@ fn steps_of(script: &str) -> Vec<Step> {
 }
 
 enum Connection {
-    Free(Session),
+    Free(Box<Session>),
     Busy(JoinHandle<Session>),
 }
 
@@ -137,7 +137,7 @@ impl Connections<'_> {
     /// Waits for what runs there in the background; connects again where the connection was lost.
     fn take(&mut self, name: &str) -> Session {
         let session = match self.open.remove(name) {
-            Some(Connection::Free(session)) => session,
+            Some(Connection::Free(session)) => *session,
             Some(Connection::Busy(thread)) => thread.join().expect("the thread ends"),
             None => return self.new_connection(name),
         };
@@ -168,7 +168,7 @@ fn outcome(db: &Database<'_>, script: &str) -> Result<(), String> {
                     if let (Err(refusal), false) = (end, may_fail) {
                         return Err(format!("as {role}: {} {} in: {sql}", refusal.code, refusal.message));
                     }
-                    Connection::Free(session)
+                    Connection::Free(Box::new(session))
                 };
                 connections.open.insert(role.clone(), kept);
             }
