@@ -413,10 +413,11 @@ BEGIN
     END LOOP;
     FOR seen IN
         SELECT v.name, v.type FROM (VALUES
-            ('snapshot_asn', 'bigint'), ('snapshot_country', 'text'), ('snapshot_ip_type', 'text'),
-            ('enrichment', 'jsonb'), ('enrichment_at', 'timestamptz')) v(name, type)
+            (1, 'snapshot_asn', 'bigint'), (2, 'snapshot_country', 'text'), (3, 'snapshot_ip_type', 'text'),
+            (4, 'enrichment', 'jsonb'), (5, 'enrichment_at', 'timestamptz')) v(place, name, type)
         WHERE NOT EXISTS (SELECT FROM pg_attribute a
                           WHERE a.attrelid = rel AND a.attname = v.name AND a.attnum > 0 AND NOT a.attisdropped)
+        ORDER BY v.place
     LOOP
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', rel, seen.name, seen.type);
     END LOOP;

@@ -284,7 +284,9 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     request(&mut db, "spur", &[first]);
     wait_for_the_queue(&mut db);
     let kind = synthetic_ip_type(first).expect("it has one");
-    assert_eq!(SUMMARIES.snapshot(&mut db, "before"), format!("29518|SE|{kind}"));
+    // The process of the table's owner completes it, after the answer has left the queue.
+    let completed = format!("29518|SE|{kind}");
+    wait_until("it is completed", || SUMMARIES.snapshot(&mut db, "before"), |now| *now == completed);
     assert_eq!(lab.cluster.whole_log().matches(hint).count(), 1);
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
     lab.assert_nothing_crashed();
