@@ -62,12 +62,15 @@ CROSS JOIN LATERAL (
                                    WHERE r.oid OPERATOR(pg_catalog.=) p.proowner AND r.rolsuper))
                 OR p.provolatile OPERATOR(pg_catalog.=) 'v'
                    AND p.proname OPERATOR(pg_catalog.<>) ALL ('{pg_trigger_depth,clock_timestamp,random}'::name[])
-                OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)')
+                OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)'
+                -- An input function, such as domain_in() or record_in(), takes the type as a number and runs its CHECKs.
+                OR p.provolatile OPERATOR(pg_catalog.<>) 'i'
+                   AND 'pg_catalog.cstring'::pg_catalog.regtype::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (p.proargtypes::pg_catalog.oid[]))
     FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:opfuncid|funcid) ([0-9]+)', 'g') m(parts)
     JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
     UNION ALL
     SELECT pg_catalog.format_type(y.oid, NULL), y.typowner, false
-    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:resulttype|consttype) ([0-9]+)', 'g') m(parts)
+    FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:resulttype|consttype|typid|row_typeid|minmaxtype) ([0-9]+)', 'g') m(parts)
     JOIN pg_catalog.pg_type y ON y.oid OPERATOR(pg_catalog.=) m.parts[1]::pg_catalog.oid
     ) code
 WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
@@ -256,17 +259,7 @@ BEGIN
                   AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
         RETURN;
     END IF;
-    FOR part IN
-        SELECT t.relid
-        FROM pg_partition_tree(rel) t
-        JOIN pg_constraint c ON c.conrelid = t.relid AND c.contype = 'f' AND NOT c.convalidated
-         AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address'
-        WHERE t.isleaf
-        ORDER BY t.relid
-    LOOP
-        PERFORM @extschema@.lock_session_table(part, false);
-        EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT cowrie_enrich_address', part);
-    END LOOP;
+    -- It validates the keys of the partitions, as their owner.
     PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;

@@ -6,6 +6,7 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb;
 use pgrx::pg_sys;
 
+use super::require_writable;
 use crate::error;
 use crate::offline::{self, Patience};
 use crate::pg::call::Call;
@@ -89,13 +90,6 @@ fn write(
             enrich::write(home, connection, databases, &plan, Locked::Wait);
         });
     });
-}
-
-/// Raises a clear error where a write would fail with one that names an internal statement.
-fn require_writable(function: &str) {
-    if !transaction::may_write() {
-        error::read_only(function);
-    }
 }
 
 /// Whom to ask about what the files do not say; nobody where nothing can be queued.

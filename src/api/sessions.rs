@@ -3,6 +3,7 @@
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
+use super::require_writable;
 use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
@@ -83,6 +84,7 @@ fn lock_session_table(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(fold_statistics_wrapper, pg_finfo_fold_statistics_wrapper, fold_statistics);
 fn fold_statistics(call: &Call) -> Option<pg_sys::Datum> {
+    require_writable("fold_statistics()");
     fold::run(Home::of_caller(call), !call.is_atomic()).report();
     None
 }

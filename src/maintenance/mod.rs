@@ -20,7 +20,7 @@ use pgrx::pg_sys;
 
 use crate::error;
 use crate::pg::call::Call;
-use crate::pg::exclusion::{Held, kind_in_pg_locks};
+use crate::pg::exclusion::{Held, Released, kind_in_pg_locks};
 use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::shared::PROCEDURES;
@@ -101,11 +101,16 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let home = Home::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(home.schema, c"procedure_call");
+    // Dropped after the call's own lock.
+    let mut released = None;
     let Some(_held) = Held::take(calls_table, options.about.to_u32(), kind) else {
         error::already_running(procedure.name());
     };
     let key = Key { procedure: procedure.name(), about: options.about };
     let in_connection = |connection: &Connection| {
+        if calls::locks_of_the_session(connection) == 1 {
+            released = Some(Released::on_drop());
+        }
         let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");
         let resume_at = acting_as(home.owner, begin);
         let progress = options.progress.then(Bar::new);

@@ -13,6 +13,25 @@ pub enum Wait {
     No,
 }
 
+/// Releases all advisory locks of the session when it is dropped, those of the functions pg_advisory_lock(…) and ours.
+///
+/// The owner of a table can take such locks with code that runs in a session of somebody else, where they would stay.
+pub struct Released(());
+
+impl Released {
+    /// The session has none at the moment, so that all of them come from what runs until this is dropped.
+    pub fn on_drop() -> Released {
+        Released(())
+    }
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        // SAFETY: touches the lock table alone, which an ERROR on its way leaves usable.
+        unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID) };
+    }
+}
+
 const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
 
 /// In pg_locks: `classid` is the object, `objid` what of it, `objsubid` the kind.

@@ -83,9 +83,13 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 /// with their rights, and cannot reach back for ours.
 ///
 /// Triggers and foreign keys are in force, whatever the session's `session_replication_role` says. Only a superuser may
-/// switch them off, and the owner's code would inherit that for every table.
+/// switch them off, and the owner's code would inherit that for every table. In a client's session, the owner's code cannot
+/// turn its errors into the end of the session either.
 pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
+    // SAFETY: reads a static.
+    let in_session = unsafe { pg_sys::MyBgworkerEntry.is_null() };
+    let _fixed = if in_session { Fixed::exit_on_error() } else { None };
     switched(role, flags, || {
         set_locally(c"session_replication_role", c"origin");
         work()
@@ -108,4 +112,47 @@ fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
         pg_sys::SetUserIdAndSecContext(user, context);
     }
     result
+}
+
+/// A setting that nobody can change, until this is dropped.
+///
+/// Every role may set `exit_on_error`, and there is no check hook that an extension could use to refuse it.
+struct Fixed {
+    record: *mut pg_sys::config_generic,
+    context: pg_sys::GucContext::Type,
+}
+
+impl Fixed {
+    fn exit_on_error() -> Option<Fixed> {
+        let record = setting(c"exit_on_error")?;
+        // SAFETY: the record of a built-in setting lives as long as the process.
+        let context = unsafe { (*record).context };
+        // SAFETY: see above. `context` says who may set it; what a GUC level restores does not ask for it.
+        unsafe { (*record).context = pg_sys::GucContext::PGC_INTERNAL };
+        Some(Fixed { record, context })
+    }
+}
+
+impl Drop for Fixed {
+    fn drop(&mut self) {
+        // SAFETY: see `exit_on_error`.
+        unsafe { (*self.record).context = self.context };
+    }
+}
+
+#[cfg(feature = "pg15")]
+fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    // SAFETY: the server's array of that many pointers to records, each with a NUL-terminated name.
+    unsafe {
+        let records =
+            std::slice::from_raw_parts(pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions() as usize);
+        records.iter().copied().find(|record| CStr::from_ptr((**record).name) == name)
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+fn setting(name: &CStr) -> Option<*mut pg_sys::config_generic> {
+    // SAFETY: a NUL-terminated name; the server's record, or null.
+    let record = unsafe { pg_sys::find_option(name.as_ptr(), false, true, pg_sys::DEBUG5 as i32) };
+    (!record.is_null()).then_some(record)
 }

@@ -17,6 +17,8 @@ thread_local! {
     static END: Statement = const { Statement::new(
         "call_end", include_str!("../../sql/queries/call_end.sql"),
         &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::JSONBOID]) };
+    static LOCKS: Statement = const { Statement::new(
+        "session_locks", include_str!("../../sql/queries/session_locks.sql"), &[]) };
     static REJECT: Statement = const { Statement::new(
         "rejected_list", include_str!("../../sql/queries/rejected_list.sql"),
         &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID]) };
@@ -33,6 +35,11 @@ impl Key {
     fn arguments(self) -> [Option<pg_sys::Datum>; 2] {
         [Some(text::write(self.procedure)), Some(pg_sys::Datum::from(self.about))]
     }
+}
+
+/// How many advisory locks this session has, those of the call itself included.
+pub fn locks_of_the_session(connection: &Connection) -> i64 {
+    LOCKS.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default()))
 }
 
 /// Notes that a call began; answers where an earlier one that did not come to its end would have gone on.

@@ -37,11 +37,19 @@ const KEY: &CStr = c"cowrie_enrich_address";
 /// value by any implicit cast. So the owner of the column's type could run code as that owner. Here the type is exactly
 /// `pg_catalog.inet`. The extension's owner grants the privilege to the caller and revokes it in the same transaction, so
 /// no other session sees the grant. Code of the caller must not run in between. So the key is `NOT VALID`, and a
-/// partitioned table gets its key once all partitions have a valid one.
+/// partitioned table gets its key once all partitions have a valid one. Those are validated here, before the grant: the
+/// query that does so is planned with code of the table's owner.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
 pub fn create(home: Home, rel: pg_sys::Oid, column: &CStr) {
     require_address_column(rel, column);
+    if catalog::is_partitioned(rel) {
+        Connection::with(home.schema, |connection| {
+            for part in acting_as(home.owner, || not_valid(connection, rel)) {
+                validate_as_owner(connection, part);
+            }
+        });
+    }
     relation::lock_against_writers(rel);
     // Once more: from here on no session can change the column.
     require_address_column(rel, column);
@@ -166,15 +174,17 @@ pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<pg_sys::Oid> 
 
 /// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
 pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
-    const STATEMENT: &str = include_str!("../../sql/queries/foreign_key_validate.sql");
-    let validated = contained(|| {
-        let Some(frozen) = FrozenTable::lock(table, Lock::Validate) else { return };
-        frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
-    });
-    match validated {
+    match contained(|| validate_as_owner(connection, table)) {
         Ok(()) => true,
         Err(failure) if failure.was_reference() => false,
         Err(failure) => failure.raise(),
+    }
+}
+
+fn validate_as_owner(connection: &Connection, table: pg_sys::Oid) {
+    const STATEMENT: &str = include_str!("../../sql/queries/foreign_key_validate.sql");
+    if let Some(frozen) = FrozenTable::lock(table, Lock::Validate) {
+        frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
     }
 }
 

@@ -212,7 +212,8 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
         "the snapshot is complete"
     );
     assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), ["NULL"]);
-    assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), errors + 1);
+    // The counter is the server's, and other tests count in it.
+    assert!(db.number("SELECT errors FROM enrich.enrich_stats()") > errors);
     // The next session of the address brings the network.
     db.run(&SUMMARIES.insert(&[("b", Some("8.8.8.8"))]));
     assert_eq!(

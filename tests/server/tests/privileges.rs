@@ -24,6 +24,7 @@ const OFFLINE: &[&str] = &[
     "ip_asn_org",
     "ip_city",
     "ip_country",
+    "ip_registered_country",
     "ip_types_of",
     "is_bogon",
     "is_bogon_of",
@@ -39,7 +40,9 @@ const OFFLINE: &[&str] = &[
     "providers",
     "question_of",
     "require_library",
+    "seen_over",
     "session_address",
+    "session_time",
     "sessions_wait_for_types",
 ];
 

@@ -110,8 +110,13 @@ fn sessions_that_wait_for_their_network_are_completed_from_null_to_a_value_only(
         db.run(&host.insert(&[("dutch", Some("46.0.5.1")), ("known", Some("8.8.8.8"))]));
         let own = |key: &str, column: &str, value: &str| {
             format!(
-                "INSERT INTO {} ({}, {}, {}, {column}) VALUES ('{key}', '2024-05-01', '{}', {value})",
-                host.table, host.key, host.time, host.address, texts[0]
+                "INSERT INTO {table} ({key_column}, {}, {}) VALUES ('{key}', '2024-05-01', '{}');
+                 UPDATE {table} SET {column} = {value} WHERE {key_column} = '{key}'",
+                host.time,
+                host.address,
+                texts[0],
+                table = host.table,
+                key_column = host.key
             )
         };
         db.run(&own("own-asn", "snapshot_asn", "7"));

@@ -685,7 +685,7 @@ fn a_database_without_a_slot_is_shown_and_gets_one_when_another_database_is_drop
     );
     admin.run("DROP DATABASE first");
     wait_until("it has a worker", || workers(&mut second), |workers| workers == &["second|t|NULL"]);
-    assert_eq!(is_up(&mut second, "second"), ["1"]);
+    wait_until("it is up", || is_up(&mut second, "second"), |up| up == &["1"]);
     assert_nothing_crashed(&cluster);
 }
 
