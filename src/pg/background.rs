@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -148,10 +149,25 @@ pub fn accept_signals() {
     // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the rest. The
     // default for SIGTERM would end the process in the middle of anything.
     unsafe {
-        pqsignal(SIGTERM, die);
+        pqsignal(SIGTERM, on_termination);
         pqsignal(SIGHUP, SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// This process has got SIGTERM.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+/// Runs in a signal handler, so without a guard: it only sets a flag and calls the handler of the server.
+unsafe extern "C-unwind" fn on_termination(signal: c_int) {
+    TERMINATED.store(true, Ordering::Relaxed);
+    // SAFETY: the server's own handler, in the place where the server calls it.
+    unsafe { die(signal) }
+}
+
+/// Returns whether this process has got SIGTERM.
+pub fn was_terminated() -> bool {
+    TERMINATED.load(Ordering::Relaxed)
 }
 
 type Handler = unsafe extern "C-unwind" fn(c_int);

@@ -57,7 +57,9 @@ pub struct OwnerSlot {
     pub used: AtomicI64,
     /// Statements that were cancelled because their time was over.
     pub overruns: AtomicI64,
-    /// The process ended while it ran code of the owner.
+    /// The worker terminated the process.
+    pub is_terminated: AtomicBool,
+    /// The code of the owner ended the process, and no SIGTERM by another role.
     pub ended_in_code: AtomicBool,
     /// The process ended by itself, with nothing left half done.
     pub has_finished: AtomicBool,
@@ -108,6 +110,7 @@ impl OwnerSlot {
             &self.evaluates,
             &self.is_connected,
             &self.is_idle,
+            &self.is_terminated,
             &self.ended_in_code,
             &self.has_finished,
         ];
@@ -188,7 +191,8 @@ extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     if let Some((slot, seat)) = OWN.take() {
         let since = slot.code_since.swap(0, Ordering::AcqRel);
         if since != 0 {
-            slot.ended_in_code.store(true, Ordering::Release);
+            let by_others = background::was_terminated() && !slot.is_terminated.load(Ordering::Acquire);
+            slot.ended_in_code.store(!by_others, Ordering::Release);
             slot.used.fetch_add((clock::now() - since).max(0), Ordering::Relaxed);
         }
         slot.latch.store(0, Ordering::Release);

@@ -193,6 +193,7 @@ impl Owners {
             return;
         }
         if lasts > ends_within {
+            slot.is_terminated.store(true, Ordering::Release);
             background::terminate(slot.pid.load(Ordering::Acquire));
             steps.says(Doing::Supervising);
         }
@@ -234,6 +235,9 @@ impl Owners {
                 self.to_suspend.insert(owner, reason);
             }
         } else {
+            if batches > 0 {
+                history.deaths = 0;
+            }
             history.not_before = now + START_AGAIN_AFTER;
         }
         self.next = self.next.min(history.not_before.max(now));

@@ -27,7 +27,7 @@ fn unsafe_code_stays_in_src_pg() {
 }
 
 /// Functions that the server calls without pgrx's guard. Each gives its reason where it is.
-const UNGUARDED: [&str; 4] = ["on_access", "on_utility", "end_process", "check_text"];
+const UNGUARDED: [&str; 5] = ["on_access", "on_utility", "end_process", "on_termination", "check_text"];
 
 /// A panic that unwinds into the server's frames ends the process and restarts the cluster. So a function that the server
 /// calls has pgrx's guard, which turns a panic into an ERROR. One without the guard only calls functions of C and guarded
