@@ -27,11 +27,21 @@ pub type Sessions = BTreeMap<(usize, String), Option<String>>;
 
 /// Makes both hosts' tables and the table of marks.
 pub fn prepare(session: &mut Session) {
+    // One of the two hosts has the foreign key, which the other's column cannot have.
+    make_tables(session, true);
+}
+
+/// The same without the foreign key, which needs objects of the library's version.
+pub fn prepare_without_key(session: &mut Session) {
+    make_tables(session, false);
+}
+
+fn make_tables(session: &mut Session, with_key: bool) {
     COWRIE.create_attached(session);
     SUMMARIES.create(session);
-    // One of the two hosts has the foreign key, which the other's column cannot have.
-    session
-        .run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    session.run(&format!(
+        "SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', {with_key})"
+    ));
     session.run(MARKS);
 }
 

@@ -19,7 +19,7 @@ use server_tests::installation::{installation, named_pg_config, use_installation
 use server_tests::invariants::{Snapshots, assert_invariants, assert_shared_memory_is_sane};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::releases::{catalog, current, differences, install_files, install_script, offer, released};
-use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, prepare};
+use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, prepare_without_key};
 use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const OLD: &str = "0.0.9";
@@ -152,7 +152,7 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
     let (cluster, whois) = (&server.cluster, &server.whois);
     let mut db = database_of_version(cluster, OLD);
     let name = db.name.clone();
-    prepare(&mut db);
+    prepare_without_key(&mut db);
     db.run("SELECT reload_mmdb()");
     let traffic = Traffic::new(cluster, &name, 3, 7);
     let mut seen = Snapshots::default();
@@ -301,7 +301,7 @@ fn every_released_version_updates_to_what_a_fresh_install_is() {
         offer(&version, &script);
         let mut db = database_of_version(&server.cluster, &version);
         let name = db.name.clone();
-        prepare(&mut db);
+        prepare_without_key(&mut db);
         let traffic = Traffic::new(&server.cluster, &name, 1, 11);
         for _ in 0..40 {
             traffic.step_without_calls(0);
