@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use server_tests::cymru::{Lab, member};
+use server_tests::hostile::{LOOPS, attach, constrain, create_check};
 use server_tests::{Database, Options, Session};
 
 use crate::report::{Aim, Report};
@@ -19,9 +20,6 @@ const SLOW_TABLES: usize = 200;
 const EVERY: Duration = Duration::from_millis(200);
 /// `ALTER TABLE` on the honest table is run this often.
 const ALTER_EVERY: Duration = Duration::from_secs(5);
-
-/// True where code runs as its owner: the measurement inserts as a superuser.
-const IN_BACKGROUND: &str = "current_user <> 'postgres'";
 
 pub fn measure(report: &mut Report) {
     let seconds = std::env::var("ISOLATION_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
@@ -164,9 +162,8 @@ fn prepare(db: &mut Database<'_>) {
     db.run("CREATE TABLE bare (id int, ip inet, t timestamptz DEFAULT now())");
     attach(db, "honest", "s");
     attach(db, "honest", "timed");
-    let loops = "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
     for n in 0..LOOPING {
-        hostile(db, &format!("looping{n}"), "s", loops);
+        hostile(db, &format!("looping{n}"), "s", LOOPS);
     }
     let stuck = stuck_code(db);
     for n in 0..STUCK {
@@ -177,30 +174,12 @@ fn prepare(db: &mut Database<'_>) {
     }
 }
 
-fn attach(db: &mut Session, role: &str, table: &str) {
-    db.run(&format!(
-        "CREATE TABLE {role}.{table} (id int, ip inet, t timestamptz DEFAULT now());
-         ALTER TABLE {role}.{table} OWNER TO {role};
-         SELECT enrich.attach_session_table('{role}.{table}', 'ip', 't')"
-    ));
-}
-
 /// A table whose constraint runs `body` in the background.
 fn hostile(db: &mut Session, role: &str, table: &str, body: &str) {
     attach(db, role, table);
-    db.run(&format!(
-        "CREATE FUNCTION {role}.check_{table}(anything text) RETURNS boolean LANGUAGE plpgsql AS $check$
-         DECLARE
-             n numeric := pg_catalog.repeat('9', 60000)::numeric;
-         BEGIN
-             IF {IN_BACKGROUND} THEN
-                 {body}
-             END IF;
-             RETURN true;
-         END $check$;
-         ALTER FUNCTION {role}.check_{table}(text) OWNER TO {role};
-         ALTER TABLE {role}.{table} ADD CONSTRAINT theirs CHECK ({role}.check_{table}(snapshot_country)) NOT VALID"
-    ));
+    let check = format!("check_{table}");
+    create_check(db, role, &check, body);
+    constrain(db, role, table, &check);
 }
 
 /// xpath() where the server has libxml, else a long expression of products: neither notices an interrupt.

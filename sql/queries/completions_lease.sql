@@ -1,17 +1,7 @@
 -- Leases due rows of one table of an owner: of the table whose row has been due for longest.
+-- Continues completions_pending.sql.
 -- $1 owner oid, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint
-WITH RECURSIVE pending (rel, due_at) AS (
-    (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
-     WHERE c.due_at IS NOT NULL
-     ORDER BY c.rel, c.due_at LIMIT 1)
-    UNION ALL
-    SELECT n.rel, n.due_at
-    FROM pending p
-    CROSS JOIN LATERAL (
-        SELECT c.rel, c.due_at FROM @extschema@.session_completion c
-        WHERE c.due_at IS NOT NULL AND c.rel > p.rel
-        ORDER BY c.rel, c.due_at LIMIT 1) n
-), chosen AS MATERIALIZED (
+, chosen AS MATERIALIZED (
     SELECT p.rel
     FROM pending p
     JOIN pg_class k ON k.oid = p.rel AND k.relowner = $1

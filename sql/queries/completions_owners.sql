@@ -1,19 +1,8 @@
 -- Owners with pending rows that a process may complete, and when the next row of each falls due. Rows of tables that do not
--- exist or are not attached any more are deleted. The tables are found one after the other by the index: there may be many
--- rows of each. Takes no lock on any session table.
+-- exist or are not attached any more are deleted. Takes no lock on any session table.
+-- Continues completions_pending.sql.
 -- $1 owner of the extension oid
-WITH RECURSIVE pending (rel, due_at) AS (
-    (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
-     WHERE c.due_at IS NOT NULL
-     ORDER BY c.rel, c.due_at LIMIT 1)
-    UNION ALL
-    SELECT n.rel, n.due_at
-    FROM pending p
-    CROSS JOIN LATERAL (
-        SELECT c.rel, c.due_at FROM @extschema@.session_completion c
-        WHERE c.due_at IS NOT NULL AND c.rel > p.rel
-        ORDER BY c.rel, c.due_at LIMIT 1) n
-), tables AS MATERIALIZED (
+, tables AS MATERIALIZED (
     SELECT p.rel, p.due_at, k.relowner AS owner, root.relowner = k.relowner AS is_of_one_owner,
            EXISTS (SELECT FROM pg_trigger t
                    WHERE t.tgrelid = k.oid AND t.tgfoid = '@extschema@.enrich_session()'::regprocedure) AS is_attached

@@ -1,2 +1,2 @@
-SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks
-WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+-- How many advisory locks this session has.
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()

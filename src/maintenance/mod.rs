@@ -108,7 +108,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     };
     let key = Key { procedure: procedure.name(), about: options.about };
     let in_connection = |connection: &Connection| {
-        if calls::locks_of_the_session(connection) == 1 {
+        if acting_as(home.owner, || calls::locks_of_the_session(connection)) == 1 {
             released = Some(Released::on_drop());
         }
         let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");

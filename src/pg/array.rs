@@ -1,6 +1,11 @@
 //! One-dimensional arrays as arguments of our own statements, and `inet[]` as an argument of SQL functions.
 
+use std::borrow::Borrow;
+
+use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
+
+use super::inet;
 
 /// Element types that we pass to statements.
 #[derive(Clone, Copy)]
@@ -33,6 +38,11 @@ impl Element {
             Element::Timestamptz => (pg_sys::TIMESTAMPTZOID, 8, true, b'd'),
         }
     }
+}
+
+/// An `inet[]` in the current memory context.
+pub fn inets(addresses: impl IntoIterator<Item = impl Borrow<Address>>) -> pg_sys::Datum {
+    write(Element::Inet, addresses.into_iter().map(|address| Some(inet::write(*address.borrow()))))
 }
 
 /// An array in the current memory context.

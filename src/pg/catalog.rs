@@ -290,16 +290,35 @@ pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
 /// from.
 pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables = vec![table];
-    // SAFETY: a lookup in the catalogs that may raise. It returns null or a list of oids in the current memory context,
-    // whose cells are as many as its length says.
+    // SAFETY: a lookup in the catalogs that may raise. It returns null or a list of OIDs in the current memory context.
     unsafe {
         let list = pg_sys::ffi::pg_guard_ffi_boundary(|| get_partition_ancestors(table));
-        if !list.is_null() {
-            let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
-            tables.extend(cells.iter().map(|cell| cell.oid_value));
-        }
+        tables.extend(oids(list));
     }
     tables
+}
+
+/// A table, and its partitions and inheritance children of all levels, by their levels. Each but the table itself gets this
+/// lock.
+pub(super) fn table_and_descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
+    // SAFETY: a lookup in the catalogs that may raise. It returns a list of OIDs in the current memory context.
+    unsafe {
+        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(table, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
+        });
+        oids(list).collect()
+    }
+}
+
+/// # Safety
+/// The list is null or holds OIDs.
+pub(super) unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
+    // SAFETY: as the caller promises.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    (0..length).map(move |i| unsafe {
+        // SAFETY: one of the list's elements.
+        (*(*list).elements.add(i)).oid_value
+    })
 }
 
 /// Whether a column may be null; `None` if the table has no such column.
@@ -321,6 +340,13 @@ pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
 unsafe extern "C-unwind" {
     /// src/backend/catalog/partition.c; pgrx has no binding. It follows the first parent of any table.
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+
+    /// src/backend/catalog/pg_inherits.c; pgrx has no binding. Locks all that it finds but the parent.
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: pg_sys::LOCKMODE,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
 }
 
 /// Whether a superuser is connected to this process's database with a client program of this name, as it introduced

@@ -3,23 +3,14 @@
 //! No code of the user's runs: no cast, no policy, no view. That matters where the reader acts with more rights than
 //! the table's owner has.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::ops::{ControlFlow, Range};
 
 use pgrx::pg_sys;
 
 use super::relation::{Place, Row};
 use super::trigger::Column;
-use super::{inet, snapshot, text};
-
-unsafe extern "C-unwind" {
-    /// src/backend/catalog/pg_inherits.c; pgrx has no binding.
-    fn find_all_inheritors(
-        parent: pg_sys::Oid,
-        lock: pg_sys::LOCKMODE,
-        parents: *mut *mut pg_sys::List,
-    ) -> *mut pg_sys::List;
-}
+use super::{catalog, inet, snapshot, text};
 
 /// A value of an address column.
 pub enum Value<'a> {
@@ -44,16 +35,11 @@ pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) 
 }
 
 fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: the list holds OIDs, at least the table's own; the caller's TRUNCATE has locked all of them.
-    unsafe {
-        if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
-            return vec![table];
-        }
-        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            find_all_inheritors(table, pg_sys::AccessShareLock as c_int, std::ptr::null_mut())
-        });
-        (0..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
+    // SAFETY: a system cache lookup.
+    if unsafe { pg_sys::get_rel_relkind(table) } as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+        return vec![table];
     }
+    catalog::table_and_descendants(table, pg_sys::AccessShareLock)
 }
 
 /// The value of an address column in a row, valid as long as the row.

@@ -357,7 +357,7 @@ unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'
             let (mut relations, mut items, mut has_policies) =
                 (std::ptr::null_mut(), std::ptr::null_mut(), false);
             pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
-            if oids(relations).any(|relation| relation != table.oid) {
+            if catalog::oids(relations).any(|relation| relation != table.oid) {
                 changed(table.oid);
             }
         }
@@ -404,17 +404,6 @@ unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
     (0..length).map(move |i| unsafe {
         // SAFETY: one of the list's elements.
         (*(*list).elements.add(i)).ptr_value.cast()
-    })
-}
-
-/// # Safety
-/// The list is null or holds OIDs.
-unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sys::Oid> {
-    // SAFETY: as the caller promises.
-    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
-    (0..length).map(move |i| unsafe {
-        // SAFETY: one of the list's elements.
-        (*(*list).elements.add(i)).oid_value
     })
 }
 
@@ -515,13 +504,7 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
 
 /// The partitions and inheritance children of all levels, by their levels. Each gets this lock.
 fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
-    // SAFETY: the list holds OIDs, the first of which is the table itself.
-    unsafe {
-        let list = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-            find_all_inheritors(table, lock as pg_sys::LOCKMODE, std::ptr::null_mut())
-        });
-        (1..(*list).length as usize).map(|i| (*(*list).elements.add(i)).oid_value).collect()
-    }
+    catalog::table_and_descendants(table, lock).split_off(1)
 }
 
 /// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
@@ -529,7 +512,7 @@ fn lock_indexes(table: pg_sys::Oid) {
     // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
     unsafe {
         let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        for index in oids(pg_sys::RelationGetIndexList(relation)) {
+        for index in catalog::oids(pg_sys::RelationGetIndexList(relation)) {
             pg_sys::LockRelationOid(index, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
         }
         pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
@@ -632,13 +615,4 @@ fn writes(statement: &str) -> ! {
 fn raise(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
     ErrorReport::new(code, message, "cowrie_enrich").set_hint(hint.to_owned()).report(PgLogLevel::ERROR);
     unreachable!("ERROR does not return")
-}
-
-unsafe extern "C-unwind" {
-    /// src/backend/catalog/pg_inherits.c; pgrx has no binding.
-    fn find_all_inheritors(
-        parent: pg_sys::Oid,
-        lock: pg_sys::LOCKMODE,
-        parents: *mut *mut pg_sys::List,
-    ) -> *mut pg_sys::List;
 }

@@ -8,7 +8,7 @@ use super::Home;
 use super::snapshots::Standing;
 use crate::enrichment;
 use crate::offline::Databases;
-use crate::pg::array::{self, Element};
+use crate::pg::array;
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::{Prober, Row};
@@ -120,9 +120,8 @@ pub fn delete(home: Home, addresses: &[Address]) -> i64 {
     Connection::with(home.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
         acting_as_stranger(home.owner, || {
-            let addresses =
-                array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
-            DELETE.with(|statement| connection.run(statement, &[Some(addresses)], |rows| rows.bigint(0, 1)))
+            let addresses = [Some(array::inets(addresses))];
+            DELETE.with(|statement| connection.run(statement, &addresses, |rows| rows.bigint(0, 1)))
         })
     })
     .unwrap_or_default()
@@ -130,9 +129,8 @@ pub fn delete(home: Home, addresses: &[Address]) -> i64 {
 
 /// Hands over what is known now of some addresses.
 pub fn standing<T>(connection: &Connection, addresses: &[Address], read: impl FnOnce(&[Standing]) -> T) -> T {
-    let addresses = array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))));
     STANDING.with(|statement| {
-        connection.run(statement, &[Some(addresses)], |rows| {
+        connection.run(statement, &[Some(array::inets(addresses))], |rows| {
             let known = |row| {
                 let document = rows.jsonb(row, 3)?;
                 Some(Standing {

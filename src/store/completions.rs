@@ -26,13 +26,22 @@ thread_local! {
     static RENEW: Statement = const { Statement::new(
         "completions_renew", include_str!("../../sql/queries/completions_renew.sql"), &[ADDRESSES]) };
     static OWNERS: Statement = const { Statement::new(
-        "completions_owners", include_str!("../../sql/queries/completions_owners.sql"), &[pg_sys::OIDOID]) };
+        "completions_owners",
+        concat!(
+            include_str!("../../sql/queries/completions_pending.sql"),
+            include_str!("../../sql/queries/completions_owners.sql"),
+        ),
+        &[pg_sys::OIDOID]) };
     static ROLE: Statement = const { Statement::new(
         "owner_role", include_str!("../../sql/queries/owner_role.sql"), &[pg_sys::OIDOID, pg_sys::OIDOID]) };
     static SUSPEND: Statement = const { Statement::new(
         "owner_suspend", include_str!("../../sql/queries/owner_suspend.sql"), &[pg_sys::TEXTOID, pg_sys::TEXTOID]) };
     static LEASE: Statement = const { Statement::new(
-        "completions_lease", include_str!("../../sql/queries/completions_lease.sql"),
+        "completions_lease",
+        concat!(
+            include_str!("../../sql/queries/completions_pending.sql"),
+            include_str!("../../sql/queries/completions_lease.sql"),
+        ),
         &[pg_sys::OIDOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID]) };
     static SETTLE: Statement = const { Statement::new(
         "completions_settle", include_str!("../../sql/queries/completions_settle.sql"),
@@ -108,7 +117,7 @@ pub fn take_in(connection: &Connection) -> i64 {
 /// Makes the rows of these addresses due, because the inventory has an answer.
 pub fn renew(connection: &Connection, addresses: &[Address]) {
     if !addresses.is_empty() {
-        RENEW.with(|statement| connection.run(statement, &[Some(inets(addresses))], |_| ()));
+        RENEW.with(|statement| connection.run(statement, &[Some(array::inets(addresses))], |_| ()));
     }
 }
 
@@ -229,7 +238,7 @@ pub fn settle(
     let names = outcomes.iter().map(|(_, outcome)| Some(text::write(outcome.name())));
     let arguments = [
         Some(pg_sys::Datum::from(table)),
-        Some(inets(&addresses)),
+        Some(array::inets(&addresses)),
         Some(array::write(Element::Text, names)),
         Some(pg_sys::Datum::from(holder)),
         pgrx::IntoDatum::into_datum(longest),
@@ -259,8 +268,4 @@ pub fn sizes(connection: &Connection) -> Sizes {
             suspended: rows.bigint(0, 3).unwrap_or_default(),
         })
     })
-}
-
-fn inets(addresses: &[Address]) -> pg_sys::Datum {
-    array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))))
 }

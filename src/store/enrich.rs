@@ -19,7 +19,7 @@ use crate::offline::Databases;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{check_for_interrupts, inet, memory, text};
+use crate::pg::{check_for_interrupts, memory, text};
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::store::queue;
@@ -266,7 +266,7 @@ pub fn write_answers(
         return;
     }
     let arguments = [
-        Some(array::write(Element::Inet, answers.iter().map(|(address, ..)| Some(inet::write(*address))))),
+        Some(array::inets(answers.iter().map(|(address, ..)| address))),
         Some(array::write(Element::Bigint, answers.iter().map(|(_, asn, _)| asn.map(pg_sys::Datum::from)))),
         Some(array::write(Element::Jsonb, answers.iter().map(|(.., document)| Some(*document)))),
         Some(text::write(LAYOUT_VERSION)),
@@ -289,7 +289,7 @@ fn answers(databases: &Databases, addresses: &[Address]) -> Vec<Option<pg_sys::D
     }
     telemetry::add(Counter::MaxmindHits, hits);
     vec![
-        Some(array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))))),
+        Some(array::inets(addresses)),
         Some(array::write(Element::Bigint, asns)),
         Some(array::write(Element::Jsonb, documents)),
     ]

@@ -30,7 +30,7 @@ use crate::pg::spi::{Connection, Statement};
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::trigger::Column;
-use crate::pg::{self, check_for_interrupts, inet, memory, settings, snapshot};
+use crate::pg::{self, check_for_interrupts, memory, settings, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
@@ -320,7 +320,7 @@ fn drop_uncounted(
         return BTreeSet::new();
     }
     let dropped: BTreeSet<Address> = DROP.with(|statement| {
-        connection.run(statement, &[Some(inets(candidates.iter()))], |rows| {
+        connection.run(statement, &[Some(array::inets(&candidates))], |rows| {
             (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
         })
     });
@@ -350,7 +350,7 @@ fn create(home: Home, connection: &Connection, databases: &Databases, missing: B
 /// them. Returns those that are locked now.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut Pass) -> Vec<i64> {
     LOCK_NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(inets(addresses.iter()))], |rows| {
+        connection.run(statement, &[Some(array::inets(addresses))], |rows| {
             let is_locked = |row: &usize| rows.boolean(*row, 2) == Some(true);
             let locked: Vec<i64> =
                 (0..rows.count).filter(is_locked).filter_map(|row| rows.bigint(row, 1)).collect();
@@ -387,10 +387,6 @@ fn take(
     })
 }
 
-fn inets<'a>(addresses: impl Iterator<Item = &'a Address>) -> pg_sys::Datum {
-    array::write(Element::Inet, addresses.map(|address| Some(inet::write(*address))))
-}
-
 fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
     let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
     let work = Work::begin();
@@ -410,7 +406,7 @@ fn add_to_addresses(connection: &Connection, sums: &[(&Address, &Tally)]) {
         Some(array::write(element, sums.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from))))
     };
     let arguments = [
-        Some(inets(sums.iter().map(|(address, _)| *address))),
+        Some(array::inets(sums.iter().map(|(address, _)| *address))),
         column(|tally| Some(tally.sessions), Element::Bigint),
         column(|tally| tally.first_seen, Element::Timestamptz),
         column(|tally| tally.last_seen, Element::Timestamptz),

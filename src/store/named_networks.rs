@@ -304,7 +304,7 @@ fn was_asked(document: Option<Container<'_>>) -> bool {
 
 fn place(connection: &Connection, unplaced: &[(Address, i64, &'static str)]) {
     let arguments = [
-        Some(array::write(Element::Inet, unplaced.iter().map(|(address, ..)| Some(inet::write(*address))))),
+        Some(array::inets(unplaced.iter().map(|(address, ..)| address))),
         Some(array::write(
             Element::Bigint,
             unplaced.iter().map(|(_, asn, _)| Some(pg_sys::Datum::from(*asn))),

@@ -21,7 +21,7 @@ use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::subtransaction::{Failure, contained, contained_within};
 use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
-use crate::pg::{catalog, inet, parser, text};
+use crate::pg::{catalog, parser, text};
 use crate::provider::{Provider, Providers};
 use crate::roster;
 use crate::telemetry;
@@ -208,7 +208,7 @@ pub fn rank(
     }
     let arguments = [
         Some(names(providers)),
-        Some(array::write(Element::Inet, urgent.keys().map(|address| Some(inet::write(*address))))),
+        Some(array::inets(urgent.keys())),
         Some(array::write(Element::Bigint, urgent.values().map(|rank| Some(pg_sys::Datum::from(*rank))))),
     ];
     RANK.with(|statement| connection.run(statement, &arguments, |_| ()));

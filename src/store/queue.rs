@@ -211,7 +211,7 @@ pub fn hold(connection: &Connection, provider: Provider, questions: &[Prefix], l
 
 /// These addresses have their answer.
 pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) {
-    let arguments = [name(provider), Some(inets(addresses))];
+    let arguments = [name(provider), Some(array::inets(addresses))];
     DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
@@ -274,10 +274,6 @@ fn name(provider: Provider) -> Option<pg_sys::Datum> {
 
 fn float(value: f64) -> Option<pg_sys::Datum> {
     pgrx::IntoDatum::into_datum(value)
-}
-
-fn inets(addresses: &[Address]) -> pg_sys::Datum {
-    array::write(Element::Inet, addresses.iter().map(|address| Some(inet::write(*address))))
 }
 
 fn cidrs(questions: &[Prefix]) -> Option<pg_sys::Datum> {

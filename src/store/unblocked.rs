@@ -9,7 +9,7 @@ use super::Home;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::{InsertionProber, Key, KeyType, Prober};
 use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, memory, snapshot};
+use crate::pg::{memory, snapshot};
 
 /// Addresses per statement.
 const CHUNK: usize = 5_000;
@@ -54,7 +54,7 @@ pub fn lock_addresses<'a>(
     let mut locked = BTreeSet::new();
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
-            let chunk = array::write(Element::Inet, chunk.iter().map(|address| Some(inet::write(**address))));
+            let chunk = array::inets(chunk.iter().copied());
             LOCK_ADDRESSES.with(|statement| {
                 connection.run(statement, &[Some(chunk)], |rows| {
                     locked.extend((0..rows.count).filter_map(|row| rows.address(row, 1)));

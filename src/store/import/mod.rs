@@ -182,7 +182,7 @@ pub fn standing<T>(
     addresses: impl Iterator<Item = Address>,
     read: impl FnOnce(Vec<Ours<'_>>) -> T,
 ) -> T {
-    let addresses = array::write(Element::Inet, addresses.map(|address| Some(inet::write(address))));
+    let addresses = array::inets(addresses);
     STANDING.with(|statement| {
         connection.run(statement, &[Some(addresses)], |rows| {
             let ours = |row| {

@@ -495,14 +495,7 @@ fn template() -> PathBuf {
     // Another test process may do the same: the one that renames first wins.
     let draft = scratch.join(format!("template-draft-{}", std::process::id()));
     make_server_dir(&draft, 0o700);
-    let output = installation()
-        .server_program("initdb")
-        .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust"])
-        .args(["--username", SUPERUSER, "-D"])
-        .arg(&draft)
-        .output()
-        .expect("initdb runs");
-    assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+    installation().initdb(&draft, &[]);
     if fs::rename(&draft, &template).is_err() {
         let _ = fs::remove_dir_all(&draft);
     }

@@ -35,6 +35,18 @@ impl Door<'_> {
 }
 
 impl<'a> Database<'a> {
+    /// A name for something of the whole server, such as a role, that no other test's database uses.
+    pub fn own_name(&self, name: &str) -> String {
+        format!("{name}_{}", self.name.rsplit('_').next().expect("a number"))
+    }
+
+    /// Creates a role that can connect. Returns its name.
+    pub fn create_role(&mut self, name: &str) -> String {
+        let role = self.own_name(name);
+        self.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"));
+        role
+    }
+
     pub fn door(&self) -> Door<'a> {
         Door { cluster: self.cluster, name: self.name.clone() }
     }

@@ -75,6 +75,15 @@ pub fn blocks_of(text: &str) -> Vec<Block> {
     blocks
 }
 
+/// The first block of SQL on a page that contains a text.
+pub fn sql_with(name: &str, text: &str) -> String {
+    let blocks = blocks_of(&page(name)).into_iter().map(|block| block.sql);
+    blocks
+        .into_iter()
+        .find(|sql| sql.contains(text))
+        .unwrap_or_else(|| panic!("{name} has no SQL with {text}"))
+}
+
 /// The lines of a page that are no code, numbered from 1.
 pub fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut in_code = false;

@@ -20,6 +20,45 @@ pub fn create_trap(session: &mut Session, attacker: &str) {
     ));
 }
 
+/// True where code of a table runs in the background, as its owner: the tests insert as a superuser.
+pub const IN_BACKGROUND: &str = "current_user <> 'postgres'";
+
+/// A statement of PL/pgSQL that does not end when it is cancelled.
+pub const LOOPS: &str =
+    "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
+
+/// An attached table of an owner, in a schema with the owner's name; `id`, `ip` and `t` are its columns.
+pub fn attach(session: &mut Session, role: &str, table: &str) {
+    session.run(&format!(
+        "CREATE TABLE {role}.{table} (id int, ip inet, t timestamptz DEFAULT now());
+         ALTER TABLE {role}.{table} OWNER TO {role};
+         SELECT enrich.attach_session_table('{role}.{table}', 'ip', 't')"
+    ));
+}
+
+/// A function of an owner, in a schema with the owner's name, that returns true, and in the background runs `body` first.
+pub fn create_check(session: &mut Session, role: &str, name: &str, body: &str) {
+    session.run(&format!(
+        "CREATE FUNCTION {role}.{name}(anything text) RETURNS boolean LANGUAGE plpgsql AS $check$
+         DECLARE
+             n numeric := pg_catalog.repeat('9', 60000)::numeric;
+         BEGIN
+             IF {IN_BACKGROUND} THEN
+                 {body}
+             END IF;
+             RETURN true;
+         END $check$;
+         ALTER FUNCTION {role}.{name}(text) OWNER TO {role}"
+    ));
+}
+
+/// Has a function of [`create_check`] run for each changed row of a table of the owner.
+pub fn constrain(session: &mut Session, role: &str, table: &str, check: &str) {
+    session.run(&format!(
+        "ALTER TABLE {role}.{table} ADD CONSTRAINT theirs CHECK ({role}.{check}(snapshot_country)) NOT VALID"
+    ));
+}
+
 /// Whether anything of the trap ran with the rights of somebody else than the attacker.
 pub fn is_sprung(session: &mut Session) -> bool {
     session.one("SELECT is_called FROM trap.others") == "t"

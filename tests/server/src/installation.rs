@@ -113,6 +113,21 @@ impl Installation {
         self.server_command(self.bindir.join(name))
     }
 
+    /// Initialises a data directory. `more`: further options.
+    #[track_caller]
+    pub fn initdb(&self, data: &Path, more: &[&str]) {
+        let output = self
+            .server_program("initdb")
+            .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=trust"])
+            .args(["--username", crate::cluster::SUPERUSER])
+            .args(more)
+            .arg("-D")
+            .arg(data)
+            .output()
+            .expect("initdb runs");
+        assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Any program, run as the server's user.
     pub fn server_command(&self, program: impl AsRef<OsStr>) -> Command {
         match self.runas {

@@ -4,13 +4,6 @@ use server_tests::database::bare_database;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::{Database, database, shared};
 
-/// A login role of this test's own; roles belong to the server, not to the database.
-fn role(db: &mut Database<'_>, name: &str) -> String {
-    let role = format!("{name}_{}", db.name.rsplit('_').next().expect("a number"));
-    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"));
-    role
-}
-
 /// Sessions from three networks, logins of two of them with the campaign's password.
 fn campaign(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
@@ -183,7 +176,7 @@ fn grant_analysis(db: &mut Database<'_>, role: &str) {
 fn who_may_read_sessions_but_no_inventory_gets_networks_without_names() {
     let mut db = database();
     campaign(&mut db);
-    let analyst = role(&mut db, "analyst");
+    let analyst = db.create_role("analyst");
     grant_analysis(&mut db, &analyst);
     db.run(&format!("GRANT SELECT ON sessions, auth TO {analyst}"));
     let mut session = db.session_as(&analyst);
@@ -206,7 +199,7 @@ fn who_may_read_the_inventories_but_no_sessions_gets_none() {
     campaign(&mut db);
     SUMMARIES.create_attached(&mut db);
     db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
-    let analyst = role(&mut db, "analyst");
+    let analyst = db.create_role("analyst");
     grant_analysis(&mut db, &analyst);
     db.run(&format!(
         "GRANT SELECT ON asn_inventory, ip_inventory, ip_asn_history, session_summaries TO {analyst}"
@@ -236,7 +229,7 @@ fn who_may_read_the_inventories_but_no_sessions_gets_none() {
 fn policies_of_a_session_table_hold_for_the_reader() {
     let mut db = database();
     campaign(&mut db);
-    let analyst = role(&mut db, "analyst");
+    let analyst = db.create_role("analyst");
     grant_analysis(&mut db, &analyst);
     db.run(&format!(
         "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY;
@@ -451,7 +444,7 @@ fn tables_whose_names_begin_alike_have_indexes_of_their_own() {
 fn only_a_tables_owner_can_index_it() {
     let mut db = database();
     campaign(&mut db);
-    let analyst = role(&mut db, "analyst");
+    let analyst = db.create_role("analyst");
     grant_analysis(&mut db, &analyst);
     db.run(&format!(
         "GRANT SELECT ON sessions TO {analyst};

@@ -412,7 +412,7 @@ fn callers_mistakes_are_refused() {
         ("25001".to_owned(), "backfill_sessions() cannot run inside a transaction block".to_owned())
     );
     db.run("ROLLBACK");
-    let role = format!("stranger_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("stranger");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA enrich TO {role};
@@ -829,7 +829,7 @@ fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
     COWRIE.create(&mut db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     COWRIE.attach(&mut db);
-    let role = format!("owner_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("owner");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role};
          CREATE TABLE seen (who name, may_set_role bool);

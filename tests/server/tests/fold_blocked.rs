@@ -51,6 +51,15 @@ fn prepare_with_worker(db: &mut Session) {
     worker_pid(db);
 }
 
+/// A database whose worker has folded a session of an address.
+fn database_with_folded(address: &str) -> Database<'static> {
+    let mut db = fresh_database(with_worker());
+    prepare_with_worker(&mut db);
+    insert(&mut db, "first", address);
+    wait_for_count(&mut db, address, 1);
+    db
+}
+
 fn insert(db: &mut Session, key: &str, address: &str) {
     db.run(&COWRIE.insert(&[(key, Some(address))]));
 }
@@ -71,6 +80,13 @@ fn fold(db: &Database<'_>) -> String {
 fn count(db: &mut Session, address: &str) -> String {
     db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
         .join(",")
+}
+
+/// Waits until this many sessions of an address are folded.
+#[track_caller]
+fn wait_for_count(db: &mut Session, address: &str, expected: i64) {
+    let expected = expected.to_string();
+    wait_until("the count is folded", || count(db, address), |count| *count == expected);
 }
 
 fn pending(db: &mut Session) -> Vec<String> {
@@ -266,28 +282,22 @@ fn a_call_behind_another_fold_ends_by_its_own_lock_timeout() {
 /// Nothing wakes the worker but its naptime: no session comes after the lock is gone.
 #[test]
 fn the_worker_folds_again_what_a_locked_row_kept_it_from_folding() {
-    let mut db = fresh_database(with_worker());
-    prepare_with_worker(&mut db);
-    insert(&mut db, "a", "8.8.8.8");
-    wait_until("the first is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+    let mut db = database_with_folded("8.8.8.8");
     let mut other = db.another();
     other.run("BEGIN; SELECT FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8' FOR UPDATE");
     insert(&mut db, "b", "8.8.8.8");
     insert(&mut db, "c", "1.1.1.1");
-    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+    wait_for_count(&mut db, "1.1.1.1", 1);
     assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
     other.run("ROLLBACK");
-    wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+    wait_for_count(&mut db, "8.8.8.8", 2);
     assert_counts_are_exact(&mut db, TABLES);
 }
 
 #[test]
 fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
     for table in ["ip_inventory", "asn_inventory", "network_delta"] {
-        let mut db = fresh_database(with_worker());
-        prepare_with_worker(&mut db);
-        insert(&mut db, "a", "8.8.8.8");
-        wait_until("the first is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+        let mut db = database_with_folded("8.8.8.8");
         let errors = "SELECT errors FROM enrich.worker_status() WHERE role = 'worker' AND database = current_database()";
         let before = db.number(errors);
         let mut other = db.another();
@@ -296,13 +306,10 @@ fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', 1)");
         wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
         other.run("ROLLBACK");
-        wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "2");
+        wait_for_count(&mut db, "8.8.8.8", 2);
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', -1)");
-        wait_until(
-            "counts that come without a session are found",
-            || count(&mut db, "8.8.8.8"),
-            |count| count == "1",
-        );
+        // Counts that come without a session are found.
+        wait_for_count(&mut db, "8.8.8.8", 1);
         assert_counts_are_exact(&mut db, TABLES);
     }
 }
@@ -310,10 +317,7 @@ fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
 #[test]
 fn beside_a_transaction_with_ten_thousand_new_addresses_the_worker_folds_all_other_counts() {
     for end in ["COMMIT", "ROLLBACK"] {
-        let mut db = fresh_database(with_worker());
-        prepare_with_worker(&mut db);
-        insert(&mut db, "known", "1.1.1.1");
-        wait_until("the first is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+        let mut db = database_with_folded("1.1.1.1");
         let mut other = db.another();
         other.run("BEGIN");
         other.run(&format!("SELECT count(*) FROM enrich.enrich_ips({})", many(10_000)));
@@ -334,17 +338,14 @@ fn beside_a_transaction_with_ten_thousand_new_addresses_the_worker_folds_all_oth
 /// A prepared transaction survives its connection, and a restart too.
 #[test]
 fn a_prepared_transaction_holds_up_its_own_address_alone() {
-    let mut db = fresh_database(with_worker());
-    prepare_with_worker(&mut db);
-    insert(&mut db, "known", "1.1.1.1");
-    wait_until("the first is folded", || count(&mut db, "1.1.1.1"), |count| count == "1");
+    let mut db = database_with_folded("1.1.1.1");
     db.another().run(CREATIONS[3].1);
     insert(&mut db, "blocked", "8.8.8.8");
     insert(&mut db, "again", "1.1.1.1");
-    wait_until("the other is folded", || count(&mut db, "1.1.1.1"), |count| count == "2");
+    wait_for_count(&mut db, "1.1.1.1", 2);
     assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
     db.run("ROLLBACK PREPARED 'stuck'");
-    wait_until("all is folded", || count(&mut db, "8.8.8.8"), |count| count == "1");
+    wait_for_count(&mut db, "8.8.8.8", 1);
     assert_counts_are_exact(&mut db, TABLES);
 }
 

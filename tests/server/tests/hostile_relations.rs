@@ -7,7 +7,7 @@ use server_tests::{Database, Session, database, hostile};
 
 /// A login role that owns a schema `theirs`.
 fn tenant(db: &mut Database<'_>) -> (String, Session) {
-    let role = format!("tenant_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("tenant");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA theirs AUTHORIZATION {role}"
     ));

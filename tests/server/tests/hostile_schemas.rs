@@ -9,7 +9,7 @@ use server_tests::{Database, Options, Session, hostile, shared, wait_until};
 
 /// A role that may create objects in `schema`, which is there already, and a connection of its.
 fn attacker(db: &mut Database<'_>, schema: &str) -> (String, Session) {
-    let role = format!("attacker_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("attacker");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA IF NOT EXISTS {schema};
          GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"

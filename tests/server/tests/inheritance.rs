@@ -168,7 +168,7 @@ fn a_child_of_another_owner_or_kind_is_refused_with_a_hint() {
         ),
     ] {
         let mut db = database();
-        let role = format!("stranger_{}", db.name.rsplit('_').next().expect("a number"));
+        let role = db.own_name("stranger");
         db.run(&format!(
             "DROP ROLE IF EXISTS {role}; CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"
         ));
@@ -185,7 +185,7 @@ fn a_child_of_another_owner_or_kind_is_refused_with_a_hint() {
 #[test]
 fn a_child_that_changes_its_owner_is_left_alone() {
     let mut db = database();
-    let role = format!("stranger_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("stranger");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"
     ));
@@ -243,8 +243,7 @@ fn sessions_of_children_get_no_snapshots_of_their_parents_addresses() {
 #[test]
 fn the_owner_of_a_child_runs_no_code_as_the_owner_of_the_parent() {
     let mut db = database();
-    let serial = db.name.rsplit('_').next().expect("a number").to_owned();
-    let (alice, bob) = (format!("alice_{serial}"), format!("bob_{serial}"));
+    let (alice, bob) = (db.own_name("alice"), db.own_name("bob"));
     db.run(&format!(
         "DROP ROLE IF EXISTS {alice}; DROP ROLE IF EXISTS {bob}; CREATE ROLE {alice}; CREATE ROLE {bob};
          CREATE SCHEMA al AUTHORIZATION {alice}; GRANT USAGE, CREATE ON SCHEMA al TO {bob};

@@ -275,7 +275,7 @@ fn no_view_and_no_function_reads_relations_that_nobody_named() {
 
 /// A role that owns a schema `al` and notes in `al.loot` which user runs its code.
 fn thief(db: &mut Database<'_>) -> (String, Session) {
-    let role = format!("thief_{}_{}", db.name.rsplit('_').next().expect("a number"), std::process::id());
+    let role = format!("{}_{}", db.own_name("thief"), std::process::id());
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA al AUTHORIZATION {role}"
     ));

@@ -18,8 +18,7 @@ struct Tenant {
 }
 
 fn tenant(db: &mut Database<'_>, name: &str) -> Tenant {
-    let serial = db.name.rsplit('_').next().expect("a number").to_owned();
-    let role = format!("keys_{name}_{serial}_{}", std::process::id());
+    let role = format!("{}_{}", db.own_name(&format!("keys_{name}")), std::process::id());
     let schema = format!("of_{name}");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {role}"

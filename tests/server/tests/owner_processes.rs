@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cowrie_enrich_upstreams::{Behaviour, Fault, synthetic_asn, synthetic_country};
 use server_tests::cymru::{Lab, member, members, queue, state, wait_for_the_queue, worker_pid};
+use server_tests::hostile::{IN_BACKGROUND, LOOPS, attach, constrain, create_check};
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::wait::wait_up_to;
@@ -25,40 +26,6 @@ fn tenant(db: &mut Database<'_>, role: &str) -> Session {
     db.session_as(role)
 }
 
-/// A table of a tenant's, attached; `id`, `ip` and `t` are its columns.
-fn attach(db: &mut Session, role: &str, table: &str) {
-    db.run(&format!(
-        "CREATE TABLE {role}.{table} (id int, ip inet, t timestamptz DEFAULT now());
-         ALTER TABLE {role}.{table} OWNER TO {role};
-         SELECT enrich.attach_session_table('{role}.{table}', 'ip', 't')"
-    ));
-}
-
-/// True where code runs as its owner: the tests insert as a superuser.
-const IN_BACKGROUND: &str = "current_user <> 'postgres'";
-
-/// A function of a tenant that returns true, and in the background runs `body` first.
-fn create_check(db: &mut Session, role: &str, name: &str, body: &str) {
-    db.run(&format!(
-        "CREATE FUNCTION {role}.{name}(anything text) RETURNS boolean LANGUAGE plpgsql AS $check$
-         DECLARE
-             n numeric := pg_catalog.repeat('9', 60000)::numeric;
-         BEGIN
-             IF {IN_BACKGROUND} THEN
-                 {body}
-             END IF;
-             RETURN true;
-         END $check$;
-         ALTER FUNCTION {role}.{name}(text) OWNER TO {role}"
-    ));
-}
-
-fn constrain(db: &mut Session, role: &str, table: &str, check: &str) {
-    db.run(&format!(
-        "ALTER TABLE {role}.{table} ADD CONSTRAINT theirs CHECK ({role}.{check}(snapshot_country)) NOT VALID"
-    ));
-}
-
 /// A statement of PL/pgSQL that takes some seconds and notices no interrupt: one expression of many products.
 fn uninterruptible(db: &mut Session, seconds: f64) -> String {
     let one: f64 = db
@@ -72,9 +39,6 @@ fn uninterruptible(db: &mut Session, seconds: f64) -> String {
     let products = (seconds / one).ceil() as usize;
     format!("PERFORM {};", vec!["n * n"; products].join(" + "))
 }
-
-const LOOPS: &str =
-    "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
 
 fn insert(db: &mut Session, table: &str, id: usize, address: IpAddr) {
     db.run(&format!("INSERT INTO {table} (id, ip) VALUES ({id}, '{address}')"));

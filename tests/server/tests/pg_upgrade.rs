@@ -72,23 +72,9 @@ impl Upgraded {
     /// The old server is stopped; its settings come along, as pg_upgrade leaves them to the operator.
     fn from(old: &Cluster, new: &Installation) -> Upgraded {
         let upgraded = Upgraded { directory: scratch_directory(&format!("pg-upgrading-{}", new.major)) };
-        let mut initdb = new.server_program("initdb");
-        initdb
-            .args([
-                "--no-sync",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--auth=trust",
-                "--username",
-                "postgres",
-                "-D",
-            ])
-            .arg(upgraded.data());
-        if new.major >= 18 {
-            // On by default since then, and the old server has none.
-            initdb.arg("--no-data-checksums");
-        }
-        succeeded(&initdb.output().expect("initdb runs"), "initdb");
+        // On by default since 18, and the old server has none.
+        let checksums: &[&str] = if new.major >= 18 { &["--no-data-checksums"] } else { &[] };
+        new.initdb(&upgraded.data(), checksums);
         let conf = upgraded.data().join("postgresql.conf");
         let mut settings = fs::read_to_string(&conf).expect("initdb wrote it");
         settings.push_str(

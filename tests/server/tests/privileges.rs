@@ -5,13 +5,6 @@ use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, database, shared};
 
-/// A login role of this test's own; roles belong to the server, not to the database.
-fn role(db: &mut Database<'_>, name: &str) -> String {
-    let role = format!("{name}_{}", db.name.rsplit('_').next().expect("a number"));
-    db.run(&format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN"));
-    role
-}
-
 /// What everybody may call: answers from the server's own files and from constants, which read no
 /// table with a stranger's rights and write nothing.
 const OFFLINE: &[&str] = &[
@@ -50,7 +43,7 @@ const OFFLINE: &[&str] = &[
 fn a_role_that_may_only_insert_has_its_sessions_enriched() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
-    let honeypot = role(&mut db, "honeypot");
+    let honeypot = db.create_role("honeypot");
     db.run(&format!("GRANT INSERT ON sessions TO {honeypot}"));
     let mut session = db.session_as(&honeypot);
     session.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
@@ -76,7 +69,7 @@ fn a_role_that_may_only_insert_has_its_sessions_enriched() {
 fn a_role_that_may_update_the_address_has_the_change_counted() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
-    let honeypot = role(&mut db, "honeypot");
+    let honeypot = db.create_role("honeypot");
     db.run(&format!("GRANT INSERT, SELECT, UPDATE, DELETE ON sessions TO {honeypot}"));
     let mut session = db.session_as(&honeypot);
     session.run(&COWRIE.insert(&[("a", None), ("b", Some("1.1.1.1"))]));
@@ -134,7 +127,7 @@ fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
         [("public", "", ""), ("attribution", "", ""), ("attribution", "BEGIN; SAVEPOINT s", "COMMIT")]
     {
         let mut db = bare_database(shared());
-        let honeypot = role(&mut db, "honeypot");
+        let honeypot = db.create_role("honeypot");
         grant_everything_in_future(&mut db, &honeypot);
         db.run(begin);
         db.run(&format!(
@@ -176,7 +169,7 @@ fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
 fn a_stranger_cannot_attach_or_make_a_trigger_of_ours_write() {
     let mut db = database();
     COWRIE.create(&mut db);
-    let stranger = role(&mut db, "stranger");
+    let stranger = db.create_role("stranger");
     db.run(&format!(
         "GRANT USAGE ON SCHEMA enrich TO {stranger}; GRANT CREATE ON SCHEMA public TO {stranger}"
     ));
@@ -197,7 +190,7 @@ fn a_stranger_cannot_attach_or_make_a_trigger_of_ours_write() {
 #[test]
 fn paths_are_invisible_to_strangers() {
     let mut db = database();
-    let stranger = role(&mut db, "stranger");
+    let stranger = db.create_role("stranger");
     let mut session = db.session_as(&stranger);
     // A setting of a library is unknown until the library is loaded.
     db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {stranger}"));
@@ -287,7 +280,7 @@ fn nothing_in_the_callers_schema_is_used() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
     db.run(HOSTILE);
-    let attacker = role(&mut db, "attacker");
+    let attacker = db.create_role("attacker");
     db.run(&format!("GRANT ALL ON sessions TO {attacker}; GRANT USAGE ON SCHEMA enrich TO {attacker}"));
     let door = db.door();
     let _ = door;

@@ -14,7 +14,7 @@ const TABLES: &str = "docs/tables.md";
 #[test]
 fn every_setting_is_documented_as_the_server_has_it() {
     let mut db = bare_database(shared());
-    let stranger = format!("stranger_{}", db.name.rsplit('_').next().expect("a number"));
+    let stranger = db.own_name("stranger");
     db.run(&format!("CREATE ROLE {stranger} LOGIN"));
     let ask = "SELECT name FROM pg_settings WHERE name LIKE 'cowrie\\_enrich.%' ORDER BY name";
     let everybody_sees: BTreeSet<String> = db.session_as(&stranger).rows(ask).into_iter().collect();

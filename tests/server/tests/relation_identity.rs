@@ -126,7 +126,7 @@ const WITHOUT_RELATION: &[&str] = &["src/store/addresses.rs run_utility"];
 
 /// A role that owns a schema `mine` with an attached table `mine.s` of sessions without snapshots.
 fn tenant(db: &mut Database<'_>) -> String {
-    let role = format!("tenant_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("tenant");
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; CREATE SCHEMA mine AUTHORIZATION {role};
          GRANT USAGE ON SCHEMA enrich TO {role};

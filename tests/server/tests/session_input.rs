@@ -33,10 +33,8 @@ fn forged(key: &str, address: &str) -> String {
 
 /// A role of this database that may log in.
 fn role(db: &mut Database<'_>, name: &str) -> String {
-    let role = format!("{name}_{}", db.name.rsplit('_').next().expect("a number"));
-    db.run(&format!(
-        "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; GRANT USAGE, CREATE ON SCHEMA public TO {role}"
-    ));
+    let role = db.create_role(name);
+    db.run(&format!("GRANT USAGE, CREATE ON SCHEMA public TO {role}"));
     role
 }
 
@@ -54,6 +52,14 @@ fn give(db: &mut Database<'_>, table: &str, role: &str) {
 
 fn backfill(session: &mut Session, table: &str) {
     session.run(&format!("CALL enrich.backfill_sessions('{table}', progress => false)"));
+}
+
+/// Attaches Cowrie's sessions and gives them to a new role. Returns its name.
+fn owner_of_sessions(db: &mut Database<'_>) -> String {
+    let alice = role(db, "alice");
+    COWRIE.create_attached(db);
+    give(db, "sessions", &alice);
+    alice
 }
 
 /// Empties the snapshots as if nothing had been known: the triggers are off meanwhile.
@@ -469,9 +475,7 @@ const WITNESSES: [&str; 5] = ["after_row", "always", "before_row", "conditional"
 #[test]
 fn triggers_of_the_owner_fire_when_a_backfill_fills_snapshots() {
     let mut db = database();
-    let alice = role(&mut db, "alice");
-    COWRIE.create_attached(&mut db);
-    give(&mut db, "sessions", &alice);
+    let alice = owner_of_sessions(&mut db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     empty(&mut db, "sessions");
     put_witnesses(&mut db.session_as(&alice));
@@ -494,9 +498,7 @@ fn triggers_of_the_owner_fire_when_a_backfill_fills_snapshots() {
 fn triggers_of_the_owner_fire_when_the_worker_completes_a_session() {
     let lab = Lab::start(Options::named("input-worker").with_worker());
     let mut db = lab.database();
-    let alice = role(&mut db, "alice");
-    COWRIE.create_attached(&mut db);
-    give(&mut db, "sessions", &alice);
+    let alice = owner_of_sessions(&mut db);
     put_witnesses(&mut db.session_as(&alice));
     let address = member(0, 1);
     db.run(&COWRIE.insert(&[("a", Some(&address.to_string()))]));
@@ -515,9 +517,7 @@ fn triggers_of_the_owner_fire_when_the_worker_completes_a_session() {
 #[test]
 fn no_trigger_of_the_owner_fires_as_another_role_at_commit() {
     let mut db = database();
-    let alice = role(&mut db, "alice");
-    COWRIE.create_attached(&mut db);
-    give(&mut db, "sessions", &alice);
+    let alice = owner_of_sessions(&mut db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     empty(&mut db, "sessions");
     db.session_as(&alice).run(
@@ -696,9 +696,7 @@ fn the_worker_leaves_a_table_with_code_of_a_third_role_alone() {
 #[test]
 fn only_the_registered_values_get_into_a_snapshot_while_it_is_filled() {
     let mut db = database();
-    let alice = role(&mut db, "alice");
-    COWRIE.create_attached(&mut db);
-    give(&mut db, "sessions", &alice);
+    let alice = owner_of_sessions(&mut db);
     db.run(&COWRIE.insert(&[
         ("a", Some("8.8.8.8")),
         ("b", Some("1.1.1.1")),

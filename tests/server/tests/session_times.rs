@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use server_tests::database::restored_from;
+use server_tests::documentation::sql_with;
 use server_tests::hosts::COWRIE;
 use server_tests::installation::{Installation, installation, workspace};
 use server_tests::python_system::{self, Flavour};
@@ -249,23 +250,13 @@ fn newer() -> Vec<&'static Installation> {
 fn a_dump_with_such_times_is_restored_into_newer_versions() {
     let mut db = database();
     with_stored_times(&mut db);
-    let query = documented("docs/upgrade.md", "first_seen").replace("cowrie_enrich.", "enrich.");
+    let query = sql_with("docs/upgrade.md", "first_seen").replace("cowrie_enrich.", "enrich.");
     let found = db.rows(&query);
     assert!(found.len() >= 2, "the query of docs/upgrade.md finds them: {found:?}");
     let dumps = [("custom", db.dump("custom"))];
     for new in newer() {
         let server = Cluster::made(&Options::named(&format!("times-{}", new.major)).run_by(new), |data| {
-            let mut initdb = new.server_program("initdb");
-            initdb.args([
-                "--no-sync",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--auth=trust",
-                "--username",
-                "postgres",
-            ]);
-            let output = initdb.arg("-D").arg(data).output().expect("initdb runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            new.initdb(data, &[]);
         });
         for (format, dump) in &dumps {
             let mut restored: Database<'_> = restored_from(&server, dump, format);
@@ -276,14 +267,6 @@ fn a_dump_with_such_times_is_restored_into_newer_versions() {
             assert_counts_are_exact(&mut restored, &[("sessions", "ip")]);
         }
     }
-}
-
-/// The SQL of a page that contains a word.
-fn documented(page: &str, word: &str) -> String {
-    let text = std::fs::read_to_string(workspace().join(page)).expect("the page is there");
-    let blocks: Vec<&str> =
-        text.split("```sql\n").skip(1).filter_map(|block| block.split("```").next()).collect();
-    blocks.into_iter().find(|block| block.contains(word)).expect("the page has it").to_owned()
 }
 
 /// The difference of two times may be out of range. Only `seen_over()` subtracts times of sessions: it looks at them before.

@@ -64,7 +64,7 @@ const SETTINGS: &[(&str, bool)] = &[
 ];
 
 fn stranger(db: &mut Database<'_>) -> String {
-    let role = format!("stranger_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("stranger");
     let database = db.name.clone();
     // Owner of the database: may say how it is connected to.
     db.run(&format!(

@@ -145,7 +145,7 @@ fn a_session_that_somebody_holds_is_completed_when_they_let_go() {
 
 /// A role that owns a session table and is nobody otherwise.
 fn owner(db: &mut Database<'_>, host: &Host) -> String {
-    let role = format!("owner_{}", db.name.rsplit('_').next().expect("a number"));
+    let role = db.own_name("owner");
     db.run(&format!("CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}"));
     host.create(db);
     db.run(&format!("ALTER TABLE {} OWNER TO {role}", host.table));

@@ -1,0 +1,14 @@
+-- Tables with pending rows, and when the first row of each falls due: the beginning of other statements. The tables are found
+-- one after the other by the index, because there may be many rows of each.
+WITH RECURSIVE pending (rel, due_at) AS (
+    (SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+     WHERE c.due_at IS NOT NULL
+     ORDER BY c.rel, c.due_at LIMIT 1)
+    UNION ALL
+    SELECT n.rel, n.due_at
+    FROM pending p
+    CROSS JOIN LATERAL (
+        SELECT c.rel, c.due_at FROM @extschema@.session_completion c
+        WHERE c.due_at IS NOT NULL AND c.rel > p.rel
+        ORDER BY c.rel, c.due_at LIMIT 1) n
+)
