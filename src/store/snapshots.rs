@@ -134,7 +134,7 @@ pub fn visit(
             Some((table, has_types)) => {
                 if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
                     telemetry::log_once_per_burst(
-                        "sessions of a table may lack their type: attach it again, now that there is a source of types",
+                        "sessions of a table may lack their type: attach it again, then call backfill_sessions()",
                         &String::from_utf8_lossy(&table.name),
                     );
                 }
