@@ -12,7 +12,8 @@ CREATE TABLE session_table_option (
     table_owner  name NOT NULL,
     set_at       timestamptz NOT NULL DEFAULT now()
 );
-SELECT pg_catalog.pg_extension_config_dump('session_table_option', '');
+-- Rows of a table that was dropped are left out of a dump: another database may have another table with its OID.
+SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
     'the attached table; of a partitioned table, the root. Partitions and inheritance children of the same owner have its options';
@@ -485,15 +486,19 @@ DECLARE
     member regclass;
     ours record;
 BEGIN
-    -- Views and other relations have nothing to remove, and cannot be locked like tables.
+    -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers of a partition that are
+    -- those of its partitioned table go with that table.
     IF NOT EXISTS (SELECT FROM pg_trigger t
-                   WHERE t.tgrelid = rel
+                   WHERE t.tgrelid = rel AND t.tgparentid = 0
                      AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
        AND NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-                       WHERE i.indrelid = rel AND c.relname LIKE '%cowrie\_enrich\_waiting%')
+                       WHERE i.indrelid = rel AND c.relname LIKE '%cowrie\_enrich\_waiting%' AND NOT c.relispartition)
        AND NOT EXISTS (SELECT FROM pg_constraint c
-                       WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass)
+                       WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
+                         AND c.conparentid = 0)
     THEN
+        RAISE NOTICE 'table % is not attached by itself', rel
+            USING HINT = 'A partition is attached and detached with its partitioned table.';
         RETURN;
     END IF;
     members := @extschema@.lock_session_table(rel, true);
@@ -538,7 +543,7 @@ CREATE TABLE session_priority (
     set_by      name NOT NULL,
     set_at      timestamptz NOT NULL DEFAULT now()
 );
-SELECT pg_catalog.pg_extension_config_dump('session_priority', '');
+SELECT pg_catalog.pg_extension_config_dump('session_priority', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_priority IS 'which sessions of a table matter more; see set_session_priority()';
 COMMENT ON COLUMN session_priority.expression IS 'an expression over a row s of the table; higher is sooner';
 COMMENT ON COLUMN session_priority.set_by IS

@@ -12,7 +12,8 @@ CREATE TABLE incomplete_session (
 );
 -- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
-SELECT pg_catalog.pg_extension_config_dump('incomplete_session', '');
+-- Rows of a table that was dropped are left out of a dump: another database may have another table with its OID.
+SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
     'sessions stored with a gap in their snapshot that the worker has not moved to session_completion yet; append-only';
 COMMENT ON COLUMN incomplete_session.rel IS 'the table that holds the session; of a partitioned table, the partition';
@@ -26,12 +27,13 @@ CREATE TABLE session_completion (
     is_renewed    boolean NOT NULL DEFAULT false,
     attempts      integer NOT NULL DEFAULT 0,
     pending_since timestamptz,
+    last_error    text,
     PRIMARY KEY (ip_address, rel)
 );
 CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHERE due_at IS NOT NULL;
 -- A row is rewritten at each visit and deleted when it is done: vacuum should not wait for a fifth of the table.
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
-SELECT pg_catalog.pg_extension_config_dump('session_completion', '');
+SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
     'addresses whose sessions in a table have gaps in their snapshots that an answer may fill';
 COMMENT ON COLUMN session_completion.ip_address IS 'a single host, spelled as in ip_inventory';
@@ -44,6 +46,8 @@ COMMENT ON COLUMN session_completion.is_renewed IS
 COMMENT ON COLUMN session_completion.attempts IS
     'visits in a row that failed or found the sessions locked; each one makes the backoff longer and the batch smaller';
 COMMENT ON COLUMN session_completion.pending_since IS 'since when the row has been due; null while due_at is null';
+COMMENT ON COLUMN session_completion.last_error IS
+    'why the last visit did not complete the sessions; null if it did, or if there was none';
 
 CREATE TABLE suspended_owner (
     owner        name PRIMARY KEY,
@@ -61,13 +65,26 @@ CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
 CREATE FUNCTION resume_owner(owner name) RETURNS boolean
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        WITH resumed AS (
+        WITH delayed AS MATERIALIZED (
+            SELECT p.ip_address, p.rel
+            FROM @extschema@.session_completion p
+            JOIN pg_class c ON c.oid = p.rel
+            JOIN pg_roles r ON r.oid = c.relowner AND r.rolname = $1
+            WHERE p.due_at > now() AND p.leased_by IS NULL
+            ORDER BY p.ip_address, p.rel
+            FOR UPDATE OF p
+        ), due AS (
+            UPDATE @extschema@.session_completion p
+            SET due_at = now(), attempts = 0
+            FROM delayed d
+            WHERE p.ip_address = d.ip_address AND p.rel = d.rel
+        ), resumed AS (
             DELETE FROM @extschema@.suspended_owner s WHERE s.owner = $1 RETURNING 1
         )
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of an owner of session tables, after the code on the tables was repaired; returns whether the owner was suspended';
+    'end the suspension of an owner of session tables, after the code on the tables was repaired, and retry delayed completions of these tables now; returns whether the owner was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
@@ -97,11 +114,12 @@ CREATE VIEW completion_status AS
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
                    THEN 'the table has no valid index of its incomplete sessions; attach it again'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
+               WHEN b.reason IS NOT NULL THEN b.reason
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2
                    THEN 'code of three owners did not end after it was cancelled, so that no other code is started'
                WHEN q.delayed OPERATOR(pg_catalog.>) 0 AND q.due OPERATOR(pg_catalog.=) 0
-                   THEN 'the sessions were locked, or an UPDATE of them failed; the server log has the error'
-               ELSE 'waiting for a process of the owner'
+                   THEN COALESCE(q.last_error, 'the sessions were locked, or an UPDATE of them failed; the server log has the error')
+               ELSE 'waiting for a process of the owner, or for a free slot of max_worker_processes'
            END AS blocked_reason
     FROM (
         SELECT p.rel, pg_catalog.count(*) AS waiting,
@@ -110,11 +128,16 @@ CREATE VIEW completion_status AS
                    AND p.leased_by IS NOT NULL) AS leased,
                pg_catalog.count(*) FILTER (WHERE p.due_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
                    AND p.leased_by IS NULL) AS delayed,
-               pg_catalog.min(p.pending_since) AS oldest
+               pg_catalog.min(p.pending_since) AS oldest,
+               pg_catalog.max(p.last_error) AS last_error
         FROM @extschema@.session_completion p GROUP BY p.rel) q
     LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) q.rel::pg_catalog.oid
     LEFT JOIN pg_catalog.pg_class root
       ON root.oid OPERATOR(pg_catalog.=) COALESCE(pg_catalog.pg_partition_root(c.oid)::pg_catalog.oid, c.oid)
-    LEFT JOIN @extschema@.suspended_owner s ON s.owner OPERATOR(pg_catalog.=) pg_catalog.pg_get_userbyid(c.relowner);
+    LEFT JOIN @extschema@.suspended_owner s ON s.owner OPERATOR(pg_catalog.=) pg_catalog.pg_get_userbyid(c.relowner)
+    LEFT JOIN LATERAL (
+        SELECT t.reason FROM @extschema@.blocked_session_tables t
+        WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
+        ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
     'pending completions by table: addresses that wait, how many of them are due, leased to a process or delayed, the age of the oldest that is not only waiting for an answer, and why the table is not completed now';

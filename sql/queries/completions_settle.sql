@@ -1,6 +1,7 @@
 -- Settles rows after a visit. A row without a gap is deleted. A row whose gaps nothing fills waits for an answer. A row with
 -- more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at once, unless it failed.
--- $1 rel oid, $2 ip inet[], $3 outcome text[]: done, waits, more, later; $4 leased by bigint, $5 backoff cap in seconds float8
+-- $1 rel oid, $2 ip inet[], $3 outcome text[]: done, waits, more, later; $4 leased by bigint, $5 backoff cap in seconds float8,
+-- $6 error of rows that are done later text
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome
     FROM @extschema@.session_completion c
@@ -19,6 +20,7 @@ SET leased_by = NULL, is_renewed = false,
     due_at = CASE
         WHEN m.outcome = 'later' THEN now() + make_interval(secs => LEAST(2 ^ LEAST(m.attempts, 20), $5))
         WHEN m.outcome = 'more' OR m.is_renewed THEN now() END,
+    last_error = CASE m.outcome WHEN 'later' THEN $6 END,
     pending_since = CASE WHEN m.outcome IN ('later', 'more') THEN c.pending_since WHEN m.is_renewed THEN now() END
 FROM mine m
 WHERE (m.outcome <> 'done' OR m.is_renewed) AND c.ip_address = m.ip_address AND c.rel = m.rel

@@ -13,6 +13,9 @@ const LEASE_SECONDS: f64 = 60.0;
 /// The longest backoff in seconds, of locked sessions and of a table whose UPDATE fails.
 const LONGEST_WAIT: f64 = 300.0;
 const LONGEST_AFTER_ERROR: f64 = 3_600.0;
+const TOO_SLOW: &str = "code on the table took too long and was cancelled";
+/// Why a visit without an error left gaps. Users read this and the other errors in `completion_status`.
+const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
 
 pub fn step(worker: &Worker) -> Step {
     background::report_activity(Some(c"leasing pending completions"));
@@ -39,18 +42,28 @@ pub fn step(worker: &Worker) -> Step {
             (most, limit),
             may_be_filled.ip_type,
         );
-        let (outcomes, longest) = match visited {
-            Ok(findings) => (findings.into_iter().map(outcome).collect(), LONGEST_WAIT),
+        let (outcomes, (longest, error)) = match visited {
+            Ok(findings) => {
+                (findings.into_iter().map(outcome).collect(), (LONGEST_WAIT, UNCHANGED.to_owned()))
+            }
             Err(problem) => (later(&known), report(&leased, problem, most)),
         };
-        completions::settle(connection, leased.table, &outcomes, worker.holder, longest);
+        completions::settle(connection, leased.table, &outcomes, worker.holder, longest, &error);
     });
     if visited.is_some() {
         return Step::Worked;
     }
     // The transaction failed as a whole, and the rows are leased still.
     let settled = transact(|_, connection| {
-        completions::settle(connection, leased.table, &later(&known), worker.holder, LONGEST_AFTER_ERROR);
+        let error = "the transaction failed; the server log has the error";
+        completions::settle(
+            connection,
+            leased.table,
+            &later(&known),
+            worker.holder,
+            LONGEST_AFTER_ERROR,
+            error,
+        );
     });
     if settled.is_some() { Step::Worked } else { Step::Failed }
 }
@@ -69,17 +82,17 @@ fn later(known: &[Known]) -> Vec<(Address, Outcome)> {
     known.iter().map(|known| (known.address(), Outcome::Later)).collect()
 }
 
-/// Logs why a table was not completed; returns the longest backoff.
-fn report(leased: &Leased, problem: Problem, most: usize) -> f64 {
+/// Logs why a table was not completed; returns the longest backoff and the reason.
+fn report(leased: &Leased, problem: Problem, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {
         // A smaller batch may be fast enough.
-        Problem::TooSlow if most > 1 => return 1.0,
-        Problem::TooSlow => ("code on the table took too long".to_owned(), LONGEST_WAIT),
-        Problem::Busy(failure) if failure.was_lock => return LONGEST_WAIT,
+        Problem::TooSlow if most > 1 => return (1.0, TOO_SLOW.to_owned()),
+        Problem::TooSlow => (TOO_SLOW.to_owned(), LONGEST_WAIT),
+        Problem::Busy(failure) if failure.was_lock => return (LONGEST_WAIT, failure.message),
         Problem::Busy(failure) => (failure.message, LONGEST_WAIT),
         Problem::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
     };
     telemetry::error("sessions of a table could not be completed", &format!("{table}: {message}"));
-    longest
+    (longest, message)
 }

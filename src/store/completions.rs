@@ -45,7 +45,9 @@ thread_local! {
         &[pg_sys::OIDOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID]) };
     static SETTLE: Statement = const { Statement::new(
         "completions_settle", include_str!("../../sql/queries/completions_settle.sql"),
-        &[pg_sys::OIDOID, ADDRESSES, pg_sys::TEXTARRAYOID, pg_sys::INT8OID, pg_sys::FLOAT8OID]) };
+        &[pg_sys::OIDOID, ADDRESSES, pg_sys::TEXTARRAYOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::TEXTOID]) };
+    static RETRY: Statement = const { Statement::new(
+        "completions_retry", include_str!("../../sql/queries/completions_retry.sql"), &[pg_sys::INT8ARRAYOID]) };
     static RELEASE: Statement = const { Statement::new(
         "completions_release", include_str!("../../sql/queries/completions_release.sql"), &[pg_sys::INT8OID]) };
     static SIZES: Statement = const { Statement::new(
@@ -226,13 +228,14 @@ impl Outcome {
     }
 }
 
-/// Ends the lease of rows. `longest`: the longest backoff in seconds.
+/// Ends the lease of rows. `longest`: the longest backoff in seconds. `error`: why rows are to be completed later.
 pub fn settle(
     connection: &Connection,
     table: pg_sys::Oid,
     outcomes: &[(Address, Outcome)],
     holder: i64,
     longest: f64,
+    error: &str,
 ) {
     let addresses: Vec<Address> = outcomes.iter().map(|(address, _)| *address).collect();
     let names = outcomes.iter().map(|(_, outcome)| Some(text::write(outcome.name())));
@@ -242,8 +245,18 @@ pub fn settle(
         Some(array::write(Element::Text, names)),
         Some(pg_sys::Datum::from(holder)),
         pgrx::IntoDatum::into_datum(longest),
+        Some(text::write(error)),
     ];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
+}
+
+/// Makes delayed rows of these tables due, because what kept them from being completed may be gone.
+pub fn retry(connection: &Connection, tables: impl Iterator<Item = pg_sys::Oid>) {
+    let tables = array::write(
+        Element::Bigint,
+        tables.map(|table| Some(pg_sys::Datum::from(i64::from(table.to_u32())))),
+    );
+    RETRY.with(|statement| connection.run(statement, &[Some(tables)], |_| ()));
 }
 
 /// Ends the leases of a process that has ended.

@@ -20,7 +20,7 @@ use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Column, Length};
 use crate::pg::user_table::{Lock, UserTable};
-use crate::pg::{self, catalog, memory};
+use crate::pg::{self, call, catalog, memory};
 use crate::roster;
 use crate::store::Home;
 use crate::store::backfill::{self, Known, Table};
@@ -148,9 +148,15 @@ pub fn read(
         return Some(nothing);
     }
     if let Some(reason) = snapshots::blocked_reason(connection, stretch.table.oid) {
+        let schema = call::quoted_schema(catalog::extension()?.schema)?;
+        let table = stretch.table.shown();
         pg::warning(
-            &format!("snapshots of {} are not filled: {reason}", stretch.table.shown()),
-            "Drop the trigger, or allow it as the owner of the table: SELECT set_session_table_options(rel, run_triggers => true, trust_input => NULL).",
+            &format!("snapshots of {table} are not filled: {reason}"),
+            &format!(
+                "Drop the trigger, or allow it as the owner of the table: \
+                 SELECT {schema}.set_session_table_options('{}', run_triggers => true, trust_input => NULL).",
+                table.replace('\'', "''")
+            ),
         );
         return Some(nothing);
     }

@@ -28,6 +28,7 @@ use crate::pg::{self, catalog, snapshot};
 use crate::store::Home;
 use crate::store::backfill::{self, Addresses, Placed, Quoted, Settled, Table};
 use crate::store::calls::{self, Rejected};
+use crate::store::completions;
 use crate::store::fold;
 use complete::Completed;
 use gather::Gathered;
@@ -232,6 +233,10 @@ impl<'a, 'r> Backfill<'a, 'r> {
         let of_these = |oid| tables.iter().any(|table| table.oid == oid);
         let counted = recount::recount(self.run, self.rows, of_these);
         let orphans = foreign_key::settle(self.run, self.rel, Some(self.rows));
+        self.run.batch(|connection| {
+            completions::retry(connection, tables.iter().map(|table| table.oid));
+            0
+        });
         if self.complaints.rows > 0 {
             pg::warning(
                 &format!("{} sessions could not be used, or only in part", self.complaints.rows),

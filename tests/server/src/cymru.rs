@@ -87,7 +87,7 @@ pub fn assert_nothing_crashed(cluster: &Cluster) {
     let bad: Vec<&str> = log
         .lines()
         .filter(|line| {
-            ["terminated by signal", "PANIC", "panicked", "server process"].iter().any(|b| line.contains(b))
+            ["terminated by signal", "PANIC", "panicked", "server process ("].iter().any(|b| line.contains(b))
         })
         .collect();
     assert!(bad.is_empty(), "{bad:?}");

@@ -243,3 +243,28 @@ fn schema_and_data_are_restored_one_after_the_other() {
     lab.reconfigure(&["worker_enabled = on"]);
     assert_it_goes_on(&lab, &mut restored, "in two parts");
 }
+
+/// Another database may have another table with the OID of one that was dropped.
+#[test]
+fn a_dump_leaves_out_options_and_rules_of_dropped_tables() {
+    let mut db = database();
+    db.run("CREATE TABLE kept (ip inet); CREATE TABLE dropped (ip inet)");
+    for table in ["kept", "dropped"] {
+        db.run(&format!(
+            "SELECT enrich.attach_session_table('{table}', 'ip', run_triggers => true);
+             SELECT enrich.set_session_priority('{table}', '1');
+             INSERT INTO {table} VALUES ('8.8.8.8')"
+        ));
+    }
+    db.run(
+        "INSERT INTO enrich.session_completion (ip_address, rel)
+         SELECT '9.9.9.9', unnest('{kept,dropped}'::regclass[])",
+    );
+    let oid = db.one("SELECT 'dropped'::regclass::oid");
+    db.run("DROP TABLE dropped");
+    let text = std::fs::read_to_string(dump(&db, &["--format", "plain"], "dropped.sql")).expect("a dump");
+    let rows_of = |name: &str| {
+        text.lines().filter(|line| line.split('\t').any(|field| field == name)).count()
+    };
+    assert_eq!((rows_of("public.kept"), rows_of(&oid)), (4, 0));
+}

@@ -28,14 +28,18 @@ fn tenant(db: &mut Database<'_>, role: &str) -> Session {
 
 /// A statement of PL/pgSQL that takes some seconds and notices no interrupt: one expression of many products.
 fn uninterruptible(db: &mut Session, seconds: f64) -> String {
-    let one: f64 = db
-        .one(
-            "WITH a AS MATERIALIZED (SELECT clock_timestamp() AS began, repeat('9', 60000)::numeric AS n),
-                  b AS MATERIALIZED (SELECT a.began, n * n + n * n + n * n + n * n AS product FROM a)
-             SELECT extract(epoch FROM clock_timestamp() - began) / 4 FROM b WHERE product > 0",
-        )
-        .parse()
-        .expect("seconds");
+    // The fastest of some trials: a busy machine is faster later.
+    let one = (0..5)
+        .map(|_| -> f64 {
+            db.one(
+                "WITH a AS MATERIALIZED (SELECT clock_timestamp() AS began, repeat('9', 60000)::numeric AS n),
+                      b AS MATERIALIZED (SELECT a.began, n * n + n * n + n * n + n * n AS product FROM a)
+                 SELECT extract(epoch FROM clock_timestamp() - began) / 4 FROM b WHERE product > 0",
+            )
+            .parse()
+            .expect("seconds")
+        })
+        .fold(f64::INFINITY, f64::min);
     let products = (seconds / one).ceil() as usize;
     format!("PERFORM {};", vec!["n * n"; products].join(" + "))
 }
@@ -141,6 +145,75 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
         }
         lab.reconfigure(&["enabled_sources = 'maxmind,cymru'"]);
     }
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn the_reason_of_a_failed_completion_is_shown_and_a_call_retries_at_once() {
+    let lab = lab("owner-reasons");
+    let mut db = lab.database();
+    let owner = db.own_name("owner");
+    tenant(&mut db, &owner);
+    let table = format!("{owner}.s");
+    attach(&mut db, &owner, "s");
+    for (n, call) in
+        [format!("SELECT enrich.resume_owner('{owner}')"), format!("CALL enrich.backfill_sessions('{table}')")]
+            .iter()
+            .enumerate()
+    {
+        db.run(&format!("ALTER TABLE {table} ADD CONSTRAINT nothing CHECK (id <> {n} OR snapshot_asn IS NULL)"));
+        insert(&mut db, &table, n, member(n, 1));
+        let reason = "SELECT blocked_reason FROM enrich.completion_status";
+        wait_until(
+            "the error is shown",
+            || (db.rows(reason), state(&mut db)),
+            |(reasons, _)| reasons.iter().any(|reason| reason.contains("check constraint \"nothing\"")),
+        );
+        db.run(&format!("ALTER TABLE {table} DROP CONSTRAINT nothing"));
+        // Nothing but the call ends such a pause.
+        wait_until(
+            "no process has leased the row",
+            || {
+                db.number(
+                    "WITH far AS (UPDATE enrich.session_completion SET due_at = now() + interval '1 day', leased_by = NULL
+                                  WHERE leased_by IS NULL RETURNING 1)
+                     SELECT count(*) FROM far",
+                )
+            },
+            |rows| *rows == 1,
+        );
+        db.run(call);
+        wait_until(
+            "nothing is pending",
+            || (db.rows("SELECT due_at, last_error FROM enrich.session_completion"), state(&mut db)),
+            |(rows, _)| rows.is_empty(),
+        );
+        wait_until_complete(&mut db, &table, n, member(n, 1));
+    }
+    lab.assert_nothing_crashed();
+}
+
+#[test]
+fn a_trigger_of_a_third_role_is_the_reason_that_completion_status_shows() {
+    let lab = lab("owner-third-role");
+    let mut db = lab.database();
+    let (owner, third) = (db.own_name("owner"), db.own_name("third"));
+    tenant(&mut db, &owner);
+    tenant(&mut db, &third);
+    db.run(&format!(
+        "CREATE FUNCTION {third}.noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         ALTER FUNCTION {third}.noted() OWNER TO {third}"
+    ));
+    attach(&mut db, &owner, "s");
+    db.run(&format!("CREATE TRIGGER noted BEFORE UPDATE ON {owner}.s FOR EACH ROW EXECUTE FUNCTION {third}.noted()"));
+    insert(&mut db, &format!("{owner}.s"), 1, member(1, 1));
+    let blocked = "SELECT s.blocked_reason = t.blocked_reason
+                   FROM enrich.completion_status s JOIN enrich.attached_tables t USING (rel)";
+    wait_until(
+        "both views name the trigger",
+        || (db.rows(blocked), db.rows("SELECT blocked_reason FROM enrich.completion_status")),
+        |(are_equal, reasons)| *are_equal == ["t"] && reasons[0].contains("trigger noted on"),
+    );
     lab.assert_nothing_crashed();
 }
 

@@ -1,0 +1,13 @@
+-- Delayed rows of these tables are due now.
+-- $1 rel bigint[]
+WITH delayed AS MATERIALIZED (
+    SELECT c.ip_address, c.rel
+    FROM @extschema@.session_completion c
+    WHERE c.rel = ANY ($1::oid[]) AND c.due_at > now() AND c.leased_by IS NULL
+    ORDER BY c.ip_address, c.rel
+    FOR UPDATE
+)
+UPDATE @extschema@.session_completion c
+SET due_at = now(), attempts = 0
+FROM delayed d
+WHERE c.ip_address = d.ip_address AND c.rel = d.rel
