@@ -110,6 +110,7 @@ fn reported(report: &Report) -> Option<Sizes> {
         completions: report.completions.load(Ordering::Relaxed),
         oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
         suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
+        pending_networks: report.pending_networks.load(Ordering::Relaxed),
     })
 }
 
@@ -126,11 +127,15 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     for (database, sizes) in databases {
         size = size.with([database], number(sizes.networks));
     }
+    let mut pending = Family::of(&declared::PENDING_NETWORKS);
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.pending_networks));
+    }
     let mut durations = Family::of(&declared::OPERATION_DURATION);
     for operation in Operation::ALL {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
     }
-    vec![created, updated, size, durations]
+    vec![created, updated, size, durations, pending]
 }
 
 fn pending_counts(databases: &[(String, Sizes)]) -> Family {

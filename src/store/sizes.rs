@@ -1,6 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
-use super::completions;
+use super::{completions, reclassification};
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -32,6 +32,8 @@ pub struct Sizes {
     /// When the oldest of them became so, microseconds since 2000.
     pub oldest_completion: Option<i64>,
     pub suspended_owners: i64,
+    /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
+    pub pending_networks: i64,
 }
 
 #[derive(Clone)]
@@ -77,5 +79,6 @@ pub fn count(connection: &Connection) -> Sizes {
         completions: completions.pending,
         oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
         suspended_owners: completions.suspended,
+        pending_networks: reclassification::pending(connection),
     }
 }

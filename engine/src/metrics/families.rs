@@ -47,6 +47,9 @@ families! {
     OPERATION_DURATION: Histogram "asn_inventory.operation_duration_ms" as "asn_inventory_operation_duration_seconds" in "ms"
         by ["operation"]
         => "Processor time of creating or updating one network, without waiting for locks or disks";
+    PENDING_NETWORKS: Gauge "enrich.reclassifications_pending" as "enrich_reclassifications_pending" in "{network}"
+        by ["database"]
+        => "Networks that an edit of known_networks concerns and that are not reclassified yet";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
         => "Age of the oldest count of sessions or addresses that is not folded yet; 0 if there is none";
