@@ -139,6 +139,8 @@ pub struct Report {
     pub suspended_owners: AtomicI64,
     /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
     pub pending_networks: AtomicI64,
+    /// Attached tables that are not intact.
+    pub tables_not_intact: AtomicI64,
     /// Owner processes that could not be started, of all workers that this database has had.
     pub launch_failures: AtomicI64,
 }
@@ -370,6 +372,7 @@ impl Report {
             &self.oldest_completion,
             &self.suspended_owners,
             &self.pending_networks,
+            &self.tables_not_intact,
             &self.launch_failures,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));

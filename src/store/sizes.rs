@@ -11,6 +11,8 @@ thread_local! {
         "networks_count", include_str!("../../sql/queries/networks_count.sql"), &[]) };
     static OLDEST_COUNT: Statement = const { Statement::new(
         "counts_oldest", include_str!("../../sql/queries/counts_oldest.sql"), &[]) };
+    static NOT_INTACT: Statement = const { Statement::new(
+        "tables_not_intact", include_str!("../../sql/queries/tables_not_intact.sql"), &[]) };
     static QUEUE: Statement = const { Statement::new(
         "queue_sizes", include_str!("../../sql/queries/queue_sizes.sql"), &[]) };
 }
@@ -34,6 +36,8 @@ pub struct Sizes {
     pub suspended_owners: i64,
     /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
     pub pending_networks: i64,
+    /// Attached tables that are not intact.
+    pub tables_not_intact: i64,
 }
 
 #[derive(Clone)]
@@ -80,5 +84,7 @@ pub fn count(connection: &Connection) -> Sizes {
         oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
         suspended_owners: completions.suspended,
         pending_networks: reclassification::pending(connection),
+        tables_not_intact: NOT_INTACT
+            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default())),
     }
 }

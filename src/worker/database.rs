@@ -39,6 +39,8 @@ const RESTORE_CHECKED_EVERY: i64 = 250_000;
 /// else may change it. It never takes more than a fiftieth of the time.
 const COUNTED_EVERY: i64 = 1_000_000;
 const COUNTED_ANYWAY: i64 = 10_000_000;
+/// The same while nothing is to be done: DDL on session tables wakes no worker.
+const COUNTED_WHEN_IDLE: i64 = 60_000_000;
 const COUNTING_SHARE: i64 = 50;
 
 pub struct Worker {
@@ -380,7 +382,8 @@ impl Worker {
         let sizes = self.steps.step(Doing::Counting, |_, connection| sizes::count(connection))?;
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
-        self.next_count = if sizes.is_queue_empty() { i64::MAX } else { clock::now() + COUNTED_ANYWAY };
+        let pause = if sizes.is_queue_empty() { COUNTED_WHEN_IDLE } else { COUNTED_ANYWAY };
+        self.next_count = clock::now() + pause;
         let report = &self.steps.seat.report;
         report.networks.store(sizes.networks, Ordering::Relaxed);
         report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
@@ -395,6 +398,7 @@ impl Worker {
         report.oldest_completion.store(sizes.oldest_completion.unwrap_or(0), Ordering::Relaxed);
         report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
         report.pending_networks.store(sizes.pending_networks, Ordering::Relaxed);
+        report.tables_not_intact.store(sizes.tables_not_intact, Ordering::Relaxed);
         report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }

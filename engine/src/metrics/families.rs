@@ -164,4 +164,7 @@ families! {
         => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
         => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
+    TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
+        by ["database"]
+        => "Attached tables whose columns or inheritance children are not as the extension needs them";
 }
