@@ -38,6 +38,7 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(exports());
     families.extend(workers());
     families.extend(completions(&databases));
+    families.push(tables_not_intact(&databases));
     families
 }
 
@@ -110,6 +111,8 @@ fn reported(report: &Report) -> Option<Sizes> {
         completions: report.completions.load(Ordering::Relaxed),
         oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
         suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
+        pending_networks: report.pending_networks.load(Ordering::Relaxed),
+        tables_not_intact: report.tables_not_intact.load(Ordering::Relaxed),
     })
 }
 
@@ -126,11 +129,15 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     for (database, sizes) in databases {
         size = size.with([database], number(sizes.networks));
     }
+    let mut pending = Family::of(&declared::PENDING_NETWORKS);
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.pending_networks));
+    }
     let mut durations = Family::of(&declared::OPERATION_DURATION);
     for operation in Operation::ALL {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
     }
-    vec![created, updated, size, durations]
+    vec![created, updated, size, durations, pending]
 }
 
 fn pending_counts(databases: &[(String, Sizes)]) -> Family {
@@ -291,6 +298,14 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
         launch_failures = launch_failures.with([&name], number(failures));
     }
     vec![pending, ages, suspended, abandoned, launch_failures]
+}
+
+fn tables_not_intact(databases: &[(String, Sizes)]) -> Family {
+    let mut tables = Family::of(&declared::TABLES_NOT_INTACT);
+    for (database, sizes) in databases {
+        tables = tables.with([database], number(sizes.tables_not_intact));
+    }
+    tables
 }
 
 fn files() -> Vec<Family> {

@@ -19,13 +19,14 @@ use crate::pg::{catalog, clock};
 
 thread_local! {
     /// What this transaction has to tell when it commits.
-    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, extension: false }) };
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, networks: false, extension: false }) };
 }
 
 #[derive(Clone, Copy, Default)]
 struct Tells {
     work: bool,
     rules: bool,
+    networks: bool,
     extension: bool,
 }
 
@@ -46,6 +47,7 @@ pub enum Doing {
     WaitingForUpdate,
     Supervising,
     StoppedByKeys,
+    Reclassifying,
 }
 
 impl Doing {
@@ -70,11 +72,12 @@ impl Doing {
             Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
             Doing::Supervising => c"supervising owner processes",
             Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
+            Doing::Reclassifying => c"reclassifying networks",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 13] = [
+        const ALL: [Doing; 14] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -88,6 +91,7 @@ impl Doing {
             Doing::WaitingForUpdate,
             Doing::Supervising,
             Doing::StoppedByKeys,
+            Doing::Reclassifying,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
@@ -162,6 +166,11 @@ pub fn rules_changed() {
     TELLS.set(Tells { work: true, rules: true, ..TELLS.get() });
 }
 
+/// This transaction edits `known_networks`.
+pub fn networks_were_edited() {
+    TELLS.set(Tells { work: true, networks: true, ..TELLS.get() });
+}
+
 fn extension_changes() {
     TELLS.set(Tells { extension: true, ..TELLS.get() });
 }
@@ -177,6 +186,9 @@ pub fn transaction_ended(outcome: Outcome) {
     if let Some(seat) = seat {
         if tells.rules {
             seat.rules_changed.store(true, Ordering::Release);
+        }
+        if tells.networks {
+            seat.networks_edited.store(true, Ordering::Release);
         }
         if tells.work || tells.extension {
             seat.wake();

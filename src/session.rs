@@ -51,6 +51,10 @@ thread_local! {
     static SITES: RefCell<(u64, HashMap<pg_sys::Oid, Site>)> = RefCell::default();
 }
 
+const NOT_INTACT: &str = "a session table lacks columns of the right type";
+const NOT_INTACT_DETAIL: &str =
+    "a column was renamed, dropped, changed or generated since; attach the table again";
+
 impl Site {
     fn of(call: &Call, firing: &Firing) -> Site {
         let (trigger, version) = (firing.trigger(), invalidation::catalog_version());
@@ -79,10 +83,7 @@ impl Site {
         // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
         let is_time_virtual = time.is_some_and(|c| c.generated(firing.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
-            telemetry::error(
-                "a session table lacks columns of the right type",
-                "a column was renamed, dropped, changed or generated since; attach the table again",
-            );
+            telemetry::error(NOT_INTACT, NOT_INTACT_DETAIL);
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
         let home = Home::of(call);
@@ -329,7 +330,7 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
     let name = firing.argument(0)?;
     let counted = contained(|| {
         let mut gone: HashMap<Address, i64> = HashMap::new();
-        scan::column(firing.table(), name, |value| {
+        let is_whole = scan::column(firing.table(), name, |value| {
             let address = match value {
                 Value::Inet(inet) => Some(inet.address),
                 Value::Text(text) => address::parse_bytes(text).ok().flatten(),
@@ -338,10 +339,13 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
                 *gone.entry(address).or_default() += 1;
             }
         });
-        gone
+        (gone, is_whole)
     });
     match counted {
-        Ok(gone) => {
+        Ok((gone, is_whole)) => {
+            if !is_whole {
+                telemetry::error(NOT_INTACT, NOT_INTACT_DETAIL);
+            }
             for (address, sessions) in gone {
                 at_commit::remember(
                     home,

@@ -98,6 +98,67 @@ COMMENT ON FUNCTION known_network_restored() IS 'trigger: a row of yours replace
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
+-- Edits of the list reach networks that exist already. Append-only, because an edit must not wait for the worker. The index is
+-- not unique for the same reason.
+CREATE TABLE network_reclassification (
+    asn_number bigint NOT NULL CHECK (asn_number BETWEEN 1 AND 4294967295),
+    edited_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification (asn_number);
+-- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
+COMMENT ON TABLE network_reclassification IS
+    'networks whose row in known_networks was added, changed or removed, and whose type and flags in asn_inventory may be those of before; append-only';
+COMMENT ON COLUMN network_reclassification.edited_at IS 'when the transaction began that edited known_networks';
+
+CREATE FUNCTION reclassification_appended() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'reclassification_appended_wrapper';
+COMMENT ON FUNCTION reclassification_appended() IS
+    'trigger: when the transaction commits, wakes the worker, which reclassifies the networks';
+CREATE TRIGGER reclassification_appended AFTER INSERT ON network_reclassification
+    FOR EACH STATEMENT EXECUTE FUNCTION reclassification_appended();
+
+-- As the extension's owner: who edits the list needs no right on the other tables.
+CREATE FUNCTION known_networks_changed() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO @extschema@.network_reclassification (asn_number)
+        SELECT n.asn_number FROM new_rows n;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO @extschema@.network_reclassification (asn_number)
+        SELECT o.asn_number FROM old_rows o;
+    ELSIF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO @extschema@.network_reclassification (asn_number)
+        SELECT k.asn_number FROM @extschema@.known_networks k;
+    ELSE
+        INSERT INTO @extschema@.network_reclassification (asn_number)
+        SELECT e.asn_number
+        FROM (
+            (SELECT o.asn_number, o.asn_type, o.is_hosting, o.is_vpn FROM old_rows o
+             EXCEPT
+             SELECT n.asn_number, n.asn_type, n.is_hosting, n.is_vpn FROM new_rows n)
+            UNION
+            (SELECT n.asn_number, n.asn_type, n.is_hosting, n.is_vpn FROM new_rows n
+             EXCEPT
+             SELECT o.asn_number, o.asn_type, o.is_hosting, o.is_vpn FROM old_rows o)) e
+        GROUP BY e.asn_number;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION known_networks_changed() IS
+    'trigger: notes the networks that an edit of known_networks concerns in network_reclassification';
+CREATE TRIGGER known_networks_inserted AFTER INSERT ON known_networks
+    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
+CREATE TRIGGER known_networks_updated AFTER UPDATE ON known_networks
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
+CREATE TRIGGER known_networks_deleted AFTER DELETE ON known_networks
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
+CREATE TRIGGER known_networks_truncated BEFORE TRUNCATE ON known_networks
+    FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
+
 CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -107,6 +168,22 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
     'type of a network: known_networks first, then whole words of its name';
+
+-- Flags of a network that is not listed may come from an import, so they are kept. While an edit of the list is pending,
+-- they may come from a row that was deleted from it.
+CREATE FUNCTION classify_network(
+    asn bigint, organization_name text, was_hosting boolean, was_vpn boolean,
+    OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT COALESCE(k.asn_type, @extschema@.classify_name($2)),
+               COALESCE(k.is_hosting, $3 AND NOT p.is_pending),
+               COALESCE(k.is_vpn, $4 AND NOT p.is_pending)
+        FROM (SELECT EXISTS (SELECT FROM @extschema@.network_reclassification r WHERE r.asn_number = $1) AS is_pending) p
+        LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
+    $$;
+COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
+    'type and flags of a network: those of known_networks, else the type by its name and the flags that it had';
 
 -- The order of sources: a better one may replace what a lesser one filled.
 CREATE FUNCTION source_rank(source text) RETURNS integer

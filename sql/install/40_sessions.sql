@@ -107,36 +107,7 @@ COMMENT ON VIEW blocked_session_tables IS
 -- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column never has one in the
 -- row that a trigger gets.
 CREATE VIEW attached_tables AS
-    SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
-           NOT EXISTS (
-               SELECT
-               FROM (VALUES (x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                            (x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[], '{"",s}'::pg_catalog.text[]),
-                            ('snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                            ('snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                            ('snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[])
-                   ) w(name, types, generated)
-               LEFT JOIN pg_catalog.pg_attribute c
-                 ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
-                AND NOT c.attisdropped
-               WHERE w.name IS NOT NULL
-                 AND (COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)
-                      OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated)))
-           AND NOT (x.has_children AND EXISTS (
-               WITH RECURSIVE child (oid) AS (
-                   SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
-                   UNION
-                   SELECT i.inhrelid
-                   FROM child p
-                   JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
-               SELECT
-               FROM child
-               JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
-               WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
-                  OR NOT EXISTS (
-                      SELECT FROM pg_catalog.pg_trigger t
-                      WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
-                        AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure))) AS is_intact,
+    SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key, n.reason IS NULL AS is_intact, n.reason AS not_intact_reason,
            (WITH RECURSIVE part (oid) AS (
                 SELECT x.rel::pg_catalog.oid
                 UNION
@@ -170,11 +141,55 @@ CREATE VIEW attached_tables AS
                 pg_catalog.regexp_replace(pg_catalog.encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 ')) a(args)
         WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
-        GROUP BY 1, 2, 3, 4, 5) x;
+        GROUP BY 1, 2, 3, 4, 5) x
+    CROSS JOIN LATERAL (
+        SELECT COALESCE(
+            (SELECT CASE
+                        WHEN c.attnum IS NULL THEN pg_catalog.format('column %I does not exist', w.name)
+                        WHEN c.atttypid OPERATOR(pg_catalog.<>) ALL (w.types)
+                        THEN pg_catalog.format('column %I has type %s', w.name, pg_catalog.format_type(c.atttypid, NULL))
+                        ELSE pg_catalog.format('column %I is generated', w.name) END
+             FROM (VALUES (1, x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                          (2, x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[], '{"",s}'::pg_catalog.text[]),
+                          (3, 'snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                          (4, 'snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                          (5, 'snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                          (6, 'enrichment', '{jsonb}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                          (7, 'enrichment_at', '{timestamptz}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[])
+                  ) w(place, name, types, generated)
+             LEFT JOIN pg_catalog.pg_attribute c
+               ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
+              AND NOT c.attisdropped
+             WHERE w.name IS NOT NULL
+               AND (COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)
+                    OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
+             ORDER BY w.place
+             LIMIT 1),
+            CASE WHEN x.has_children THEN (
+                WITH RECURSIVE child (oid) AS (
+                    SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+                    UNION
+                    SELECT i.inhrelid
+                    FROM child p
+                    JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
+                SELECT CASE WHEN k.relowner OPERATOR(pg_catalog.<>) x.relowner
+                            THEN pg_catalog.format('%s inherits from it and belongs to another role', k.oid::pg_catalog.regclass)
+                            ELSE pg_catalog.format('%s inherits from it and is not attached', k.oid::pg_catalog.regclass) END
+                FROM child
+                JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
+                WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
+                   OR NOT EXISTS (
+                       SELECT FROM pg_catalog.pg_trigger t
+                       WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
+                         AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure)
+                ORDER BY k.oid
+                LIMIT 1) END) AS reason) n;
 COMMENT ON VIEW attached_tables IS
     'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
     'whether address, time and snapshot columns have the types that they had when the table was attached, none of them is generated in a way that the triggers cannot see, and all inheritance children are attached and have the same owner';
+COMMENT ON COLUMN attached_tables.not_intact_reason IS
+    'why the table is not intact: which column is missing, has another type or is generated, or which inheritance child is not attached; null while it is intact';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
     'why the extension does not complete sessions of the table or of one of its partitions: a trigger runs code of a third role. Null where nothing is in the way';
 COMMENT ON COLUMN attached_tables.inherits_from IS

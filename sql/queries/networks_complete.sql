@@ -43,9 +43,12 @@ UPDATE @extschema@.asn_inventory a
 SET organization_name = COALESCE(w.name, a.organization_name),
     organization_country = COALESCE(w.country, a.organization_country),
     rir_registry = COALESCE(w.registry, a.rir_registry),
-    asn_type = CASE
-        WHEN w.name IS NULL THEN a.asn_type
-        ELSE @extschema@.classify_asn(a.asn_number, w.name) END,
+    (asn_type, is_known_hosting, is_known_vpn) = (
+        SELECT c.asn_type, c.is_known_hosting, c.is_known_vpn
+        FROM @extschema@.classify_network(a.asn_number, w.name, a.is_known_hosting, a.is_known_vpn) c
+        WHERE w.name IS NOT NULL
+        UNION ALL
+        SELECT a.asn_type, a.is_known_hosting, a.is_known_vpn WHERE w.name IS NULL),
     enrichment = a.enrichment || jsonb_build_object('provenance',
         COALESCE(a.enrichment -> 'provenance', '{}') || jsonb_strip_nulls(jsonb_build_object(
             'organization_name', CASE WHEN w.name IS NOT NULL THEN w.name_source END,

@@ -1,7 +1,8 @@
 -- Appends by how much the addresses' counts differ from the sessions that there are, pending counts taken into account.
 -- Folding adds pending counts to the inventory, so their sum is what it was however much is folded meanwhile; of an
 -- address without a row it drops what is below zero. A stored time that is not believed differs too: folding replaces it.
--- Answers how many addresses there are, and how many differed.
+-- Returns how many addresses there are, and how many differed.
+-- $1 whether sessions could not be read boolean: they may be of any address, so no count is corrected downwards
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c
@@ -21,15 +22,19 @@ WITH counted AS (
                OR i.last_seen IS DISTINCT FROM @extschema@.session_time(i.last_seen) AS has_false_times
     FROM @extschema@.ip_inventory i
     FULL JOIN pending p ON p.ip_address = i.ip_address
-), differing AS (
+), compared AS (
     SELECT COALESCE(c.ip_address, b.ip_address) AS ip_address,
-           COALESCE(c.sessions, 0) - COALESCE(b.sessions, 0) AS sessions, c.first_seen, c.last_seen
+           GREATEST(COALESCE(c.sessions, 0) - COALESCE(b.sessions, 0), CASE WHEN $1 THEN 0 END) AS sessions,
+           c.first_seen, c.last_seen, b.first_seen AS believed_first, b.last_seen AS believed_last, b.has_false_times
     FROM counted c
     FULL JOIN believed b ON b.ip_address = c.ip_address
-    WHERE COALESCE(c.sessions, 0) <> COALESCE(b.sessions, 0)
-       OR b.first_seen IS DISTINCT FROM LEAST(b.first_seen, c.first_seen)
-       OR b.last_seen IS DISTINCT FROM GREATEST(b.last_seen, c.last_seen)
-       OR b.has_false_times
+), differing AS (
+    SELECT d.ip_address, d.sessions, d.first_seen, d.last_seen
+    FROM compared d
+    WHERE d.sessions <> 0
+       OR d.believed_first IS DISTINCT FROM LEAST(d.believed_first, d.first_seen)
+       OR d.believed_last IS DISTINCT FROM GREATEST(d.believed_last, d.last_seen)
+       OR d.has_false_times
 ), corrected AS (
     INSERT INTO @extschema@.session_delta (ip_address, sessions, first_seen, last_seen)
     SELECT d.ip_address, d.sessions, d.first_seen, d.last_seen

@@ -22,6 +22,17 @@ fn request_appended(_: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0))
 }
 
+sql_function!(
+    reclassification_appended_wrapper,
+    pg_finfo_reclassification_appended_wrapper,
+    reclassification_appended
+);
+/// Statement trigger on `network_reclassification`.
+fn reclassification_appended(_: &Call) -> Option<pg_sys::Datum> {
+    roster::networks_were_edited();
+    Some(pg_sys::Datum::from(0))
+}
+
 sql_function!(requests_removed_wrapper, pg_finfo_requests_removed_wrapper, requests_removed);
 /// Statement trigger on `enrichment_request`.
 fn requests_removed(_: &Call) -> Option<pg_sys::Datum> {

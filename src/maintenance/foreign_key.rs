@@ -13,6 +13,7 @@ use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
+use crate::pg::scan::Readable;
 use crate::pg::{self, catalog, latch};
 use crate::store::backfill::{self, Table};
 use crate::store::calls::Rejected;
@@ -84,6 +85,19 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
     }
     let mut tables: Vec<Table> = acting_as(home.owner, || backfill::tables(run.connection, rel));
     tables.retain(|table| invalid.contains(&table.oid));
+    if tables.iter().any(is_unreadable) {
+        let connection = run.connection;
+        let reason = acting_as(home.owner, || backfill::not_intact_reason(connection, rel));
+        pg::warning(
+            &format!(
+                "sessions of {} were not compared with ip_inventory, the foreign key stays NOT VALID: {}",
+                catalog::table_name(rel),
+                reason.unwrap_or_default()
+            ),
+            "Attach the table again, then call backfill_sessions() on it.",
+        );
+        return 0;
+    }
     let orphans = count_orphans(run, &tables, rows);
     pg::warning(
         &format!("{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"),
@@ -91,6 +105,11 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
          backfill_sessions() or add_session_foreign_key() again.",
     );
     orphans
+}
+
+/// Whether the address column of a table is missing.
+fn is_unreadable(table: &Table) -> bool {
+    Readable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
 }
 
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {

@@ -1,6 +1,6 @@
 //! Networks, from the addresses that are known.
 //!
-//! One pass over the inventory in key order, then counts. Inside a transaction block the pass is one batch, networks
+//! One pass over the inventory in key order, then edits of `known_networks`, then counts. Inside a transaction block the pass is one batch, networks
 //! before addresses, because the order of locks is a transaction's; and what it means for counts waits for the next fold,
 //! which locks networks.
 
@@ -18,7 +18,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{self, check_for_interrupts};
 use crate::store::named_networks::{self, Found, Noted, Told};
-use crate::store::{calls, fold, recount};
+use crate::store::{calls, fold, reclassification, recount};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
@@ -63,7 +63,8 @@ pub fn build(call: &Call) {
     let way = Way { batch_size, is_verbose, is_atomic: call.is_atomic() };
     let options = Options { procedure: PROCEDURE, about: pg_sys::InvalidOid, progress, needs_commits: false };
     run(call, &options, |run| {
-        let tally = read_addresses(run, &way);
+        let mut tally = read_addresses(run, &way);
+        reclassify(run, &mut tally);
         let (unique, corrected) = count(run, &way);
         if tally.faulty > 0 {
             let message = format!(
@@ -105,6 +106,28 @@ fn read_addresses(run: &mut Run, way: &Way) -> Tally {
         }
     }
     tally
+}
+
+/// Applies edits of `known_networks`, as the worker does. It waits for no lock, so it may come after the addresses.
+fn reclassify(run: &mut Run, tally: &mut Tally) {
+    let (home, connection) = (run.home, run.connection);
+    let pending = acting_as(home.owner, || reclassification::pending(connection));
+    run.begin("known networks", pending);
+    let (mut after, mut blocked) = (Some(0), 0);
+    while let Some(last) = after {
+        run.batch(|connection| {
+            let batch = reclassification::step(home, connection, last);
+            tally.updated += batch.changed.iter().filter(|asn| tally.touched.insert(**asn)).count() as i64;
+            (after, blocked) = (batch.last, blocked + batch.blocked);
+            batch.pending as i64
+        });
+    }
+    if blocked > 0 {
+        pg::notice(&format!(
+            "{}: left {blocked} networks as they were classified, because other transactions hold these rows",
+            PROCEDURE.name()
+        ));
+    }
 }
 
 /// One transaction; answers how many addresses it read.

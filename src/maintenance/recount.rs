@@ -3,8 +3,10 @@
 use pgrx::pg_sys;
 
 use super::{Options, Procedure, Run, run};
+use crate::pg;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
+use crate::store::recount::NotIntact;
 use crate::store::{fold, recount};
 
 /// What a recount found.
@@ -67,8 +69,9 @@ fn addresses(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> reco
         let mut found = None;
         run.batch(|connection| match recount::addresses(home, connection, &tables) {
             Ok(all) => {
+                let sessions = all.sessions;
                 found = Some(all);
-                all.sessions
+                sessions
             }
             // A table was attached, or a partition, just then.
             Err(others) => {
@@ -77,8 +80,24 @@ fn addresses(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> reco
             }
         });
         if let Some(found) = found {
+            found.not_intact.iter().for_each(|(table, not_intact)| warn(run.procedure(), table, not_intact));
             return found;
         }
+    }
+}
+
+fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
+    let reason = &not_intact.reason;
+    if not_intact.is_left_out {
+        pg::warning(
+            &format!("{procedure}: left out the sessions of {table}: {reason}"),
+            "No count was corrected downwards. Attach the table again, then call backfill_sessions() on it.",
+        );
+    } else {
+        pg::warning(
+            &format!("{procedure}: {table} is not intact: {reason}"),
+            "Attach the table again, then call backfill_sessions() on it.",
+        );
     }
 }
 

@@ -78,6 +78,12 @@ impl Table {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
+    /// Returns a transaction such that all snapshots in use see what older transactions did. VACUUM goes by the same one.
+    pub fn oldest_visible_to_all(&self) -> pg_sys::TransactionId {
+        // SAFETY: the table is open. The function reads shared memory and raises nothing.
+        unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }
+    }
+
     /// Raises an error: the owner of the table has changed it, and this code is made for the table as it was.
     fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.

@@ -9,7 +9,7 @@ use std::ops::{ControlFlow, Range};
 use pgrx::pg_sys;
 
 use super::relation::{Place, Row};
-use super::trigger::Column;
+use super::trigger::{Column, Generated};
 use super::{catalog, inet, snapshot, text};
 
 /// A value of an address column.
@@ -19,12 +19,16 @@ pub enum Value<'a> {
 }
 
 /// Hands every non-null value of a column to `read`: of a table itself, or of all partitions of a partitioned one.
-/// Columns of another type than inet or text are passed over, and so are partitions that are not tables.
-pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) {
+/// Partitions that are not tables are passed over. Returns whether every table had such a column.
+pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) -> bool {
     let latest = snapshot::Latest::take();
+    let mut is_whole = true;
     for part in parts(table) {
         let Some(part) = Readable::open(part) else { continue };
-        let Some(column) = part.column(name).filter(|column| column.holds_addresses()) else { continue };
+        let Some(column) = part.address_column(name) else {
+            is_whole = false;
+            continue;
+        };
         part.rows(latest.raw(), |row| {
             if let Some(value) = value(row, column) {
                 read(value);
@@ -32,6 +36,7 @@ pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) 
             ControlFlow::Continue(())
         });
     }
+    is_whole
 }
 
 fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
@@ -112,6 +117,14 @@ impl Readable {
                 type_oid: pg_sys::SPI_gettypeid(descriptor, number),
             })
         }
+    }
+
+    /// Returns a column that addresses can be read from. A row does not hold the values of a virtual column.
+    pub fn address_column(&self, name: &CStr) -> Option<Column> {
+        // SAFETY: the table is open.
+        let table = unsafe { (*self.relation).rd_id };
+        self.column(name)
+            .filter(|column| column.holds_addresses() && column.generated(table) != Generated::Virtual)
     }
 
     /// The file that it is in: another one once it was rewritten or emptied.

@@ -98,6 +98,8 @@ pub struct Seat {
     pub ledger_read: AtomicBool,
     /// It was said anew which sessions matter.
     pub rules_changed: AtomicBool,
+    /// `known_networks` was edited.
+    pub networks_edited: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,
@@ -135,6 +137,10 @@ pub struct Report {
     pub completions: AtomicI64,
     pub oldest_completion: AtomicI64,
     pub suspended_owners: AtomicI64,
+    /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
+    pub pending_networks: AtomicI64,
+    /// Attached tables that are not intact.
+    pub tables_not_intact: AtomicI64,
     /// Owner processes that could not be started, of all workers that this database has had.
     pub launch_failures: AtomicI64,
 }
@@ -365,6 +371,8 @@ impl Report {
             &self.completions,
             &self.oldest_completion,
             &self.suspended_owners,
+            &self.pending_networks,
+            &self.tables_not_intact,
             &self.launch_failures,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));

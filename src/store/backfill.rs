@@ -34,6 +34,8 @@ thread_local! {
         "backfill_tables", include_str!("../../sql/queries/backfill_tables.sql"), &[pg_sys::OIDOID]) };
     static ATTACHED: Statement = const { Statement::new(
         "backfill_attached", include_str!("../../sql/queries/backfill_attached.sql"), &[pg_sys::OIDOID]) };
+    static NOT_INTACT: Statement = const { Statement::new(
+        "table_not_intact", include_str!("../../sql/queries/table_not_intact.sql"), &[pg_sys::OIDOID]) };
 }
 
 /// A table without partitions. The names of columns are as they are, that of the table as SQL wants it, all in the
@@ -64,6 +66,13 @@ pub fn shown_key(row: &Row, key: Option<Column>) -> String {
 pub fn is_attached(connection: &Connection, rel: pg_sys::Oid) -> bool {
     ATTACHED.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| rows.bigint(0, 1)) > Some(0)
+    })
+}
+
+/// Why a table, or the attached table that it is a partition of, is not as it was attached.
+pub fn not_intact_reason(connection: &Connection, rel: pg_sys::Oid) -> Option<String> {
+    NOT_INTACT.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| rows.text(0, 1))
     })
 }
 

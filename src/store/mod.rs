@@ -21,6 +21,7 @@ pub mod named_networks;
 pub mod networks;
 pub mod priorities;
 pub mod queue;
+pub mod reclassification;
 pub mod recount;
 pub mod session_options;
 pub mod sessions;

@@ -7,8 +7,11 @@
 //!
 //! Two corrections from one moment would be one too many, so there is one recount at a time. TRUNCATE is at all moments
 //! at once, so the tables are locked for reading before the moment is chosen.
+//!
+//! A table whose address column is missing cannot be read. Its sessions may be of any address, so no count is corrected
+//! downwards until the table is attached again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::ops::ControlFlow;
 
@@ -38,7 +41,7 @@ thread_local! {
     static CREATED: Statement = const { Statement::new(
         "recount_created", include_str!("../../sql/queries/recount_created.sql"), &[]) };
     static ADDRESSES: Statement = const { Statement::new(
-        "recount_addresses", include_str!("../../sql/queries/recount_addresses.sql"), &[]) };
+        "recount_addresses", include_str!("../../sql/queries/recount_addresses.sql"), &[pg_sys::BOOLOID]) };
     static NETWORKS: Statement = const { Statement::new(
         "recount_networks", include_str!("../../sql/queries/recount_networks.sql"), &[]) };
 }
@@ -52,16 +55,35 @@ pub struct Counted {
     table: pg_sys::Oid,
     ip_column: CString,
     time_column: Option<CString>,
+    /// The attached table, for messages.
+    attached: String,
+    not_intact_reason: Option<String>,
 }
 
 /// What was found.
-#[derive(Default, Clone, Copy)]
+#[derive(Default)]
 pub struct Found {
     pub sessions: i64,
     pub addresses: i64,
     pub corrected: i64,
     /// Sessions whose address is none.
     pub malformed: i64,
+    /// Attached tables that are not as they were attached, by name.
+    pub not_intact: BTreeMap<String, NotIntact>,
+}
+
+impl Found {
+    /// Whether sessions could not be read.
+    fn is_partial(&self) -> bool {
+        self.not_intact.values().any(|table| table.is_left_out)
+    }
+}
+
+/// An attached table that is not as it was attached.
+pub struct NotIntact {
+    pub reason: String,
+    /// Its sessions could not be read.
+    pub is_left_out: bool,
 }
 
 /// The tables whose sessions count.
@@ -74,6 +96,8 @@ pub fn tables(connection: &Connection) -> Vec<Counted> {
                     table: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
                     ip_column: name(rows, row, 2)?,
                     time_column: name(rows, row, 3),
+                    attached: rows.text(row, 4)?,
+                    not_intact_reason: rows.text(row, 5),
                 })
             };
             (0..rows.count).filter_map(counted).collect()
@@ -109,9 +133,10 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
     }
     sums.put_away();
     drop(sums);
+    let is_partial = [Some(pg_sys::Datum::from(found.is_partial()))];
     with_settings(BOUNDED, || {
         ADDRESSES.with(|statement| {
-            connection.run(statement, &[], |rows| {
+            connection.run(statement, &is_partial, |rows| {
                 found.addresses = rows.bigint(0, 1).unwrap_or_default();
                 found.corrected = rows.bigint(0, 2).unwrap_or_default();
             });
@@ -137,7 +162,13 @@ fn alone(home: Home) {
 
 fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &mut Sums) {
     let Some(table) = Readable::open(counted.table) else { return };
-    let ip = table.column(&counted.ip_column).filter(|column| column.holds_addresses());
+    let ip = table.address_column(&counted.ip_column);
+    if ip.is_none() || counted.not_intact_reason.is_some() {
+        let reason = counted.not_intact_reason.as_deref().unwrap_or("its address column cannot be read");
+        let new = || NotIntact { reason: reason.to_owned(), is_left_out: false };
+        let entry = found.not_intact.entry(counted.attached.clone()).or_insert_with(new);
+        entry.is_left_out |= ip.is_none();
+    }
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
     let enriched_at =

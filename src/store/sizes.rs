@@ -1,6 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
-use super::completions;
+use super::{completions, reclassification};
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -11,6 +11,8 @@ thread_local! {
         "networks_count", include_str!("../../sql/queries/networks_count.sql"), &[]) };
     static OLDEST_COUNT: Statement = const { Statement::new(
         "counts_oldest", include_str!("../../sql/queries/counts_oldest.sql"), &[]) };
+    static NOT_INTACT: Statement = const { Statement::new(
+        "tables_not_intact", include_str!("../../sql/queries/tables_not_intact.sql"), &[]) };
     static QUEUE: Statement = const { Statement::new(
         "queue_sizes", include_str!("../../sql/queries/queue_sizes.sql"), &[]) };
 }
@@ -32,6 +34,10 @@ pub struct Sizes {
     /// When the oldest of them became so, microseconds since 2000.
     pub oldest_completion: Option<i64>,
     pub suspended_owners: i64,
+    /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
+    pub pending_networks: i64,
+    /// Attached tables that are not intact.
+    pub tables_not_intact: i64,
 }
 
 #[derive(Clone)]
@@ -77,5 +83,8 @@ pub fn count(connection: &Connection) -> Sizes {
         completions: completions.pending,
         oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
         suspended_owners: completions.suspended,
+        pending_networks: reclassification::pending(connection),
+        tables_not_intact: NOT_INTACT
+            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default())),
     }
 }

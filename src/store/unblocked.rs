@@ -45,6 +45,16 @@ pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a
     networks.copied().filter(|asn| is_being_created(*asn)).collect()
 }
 
+/// Returns those of some networks that exist at this moment, whatever the snapshot of the transaction sees.
+pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
+    let (table, index) = home.networks();
+    let latest = snapshot::Latest::take();
+    let Some(mut there) = Prober::open_by(table, index, KeyType::Bigint, latest.raw()) else {
+        return BTreeSet::new();
+    };
+    networks.copied().filter(|asn| there.holds(Key::Number(*asn))).collect()
+}
+
 /// Locks addresses, given in key order, unless another transaction has locked them. Returns those that are locked now.
 pub fn lock_addresses<'a>(
     connection: &Connection,

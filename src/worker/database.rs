@@ -1,9 +1,9 @@
 //! What a worker does in its database.
 //!
-//! A round: take requests in, claim jobs, send requests, write answers, fold, sweep, supervise the processes that run code of
-//! table owners. Each step is a
-//! short transaction of its own, none is open while the worker sleeps or the network works. Then it sleeps until a
-//! commit wakes it, an exchange ends, a job falls due, or it has slept long enough.
+//! A round: take requests in, claim jobs, send requests, write answers, reclassify networks, fold, sweep, supervise the
+//! processes that run code of table owners. Each step is a short transaction of its own, none is open while the worker sleeps
+//! or the network works. Then it sleeps until a commit wakes it, an exchange ends, a job falls due, or it has slept long
+//! enough.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::provider::{Provider, Providers};
 use crate::roster::{Doing, Ending};
 use crate::store::queue;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, completions, fold, ledger, session_options, sizes};
+use crate::store::{answers, completions, fold, ledger, reclassification, session_options, sizes};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -39,6 +39,8 @@ const RESTORE_CHECKED_EVERY: i64 = 250_000;
 /// else may change it. It never takes more than a fiftieth of the time.
 const COUNTED_EVERY: i64 = 1_000_000;
 const COUNTED_ANYWAY: i64 = 10_000_000;
+/// The same while nothing is to be done: DDL on session tables wakes no worker.
+const COUNTED_WHEN_IDLE: i64 = 60_000_000;
 const COUNTING_SHARE: i64 = 50;
 
 pub struct Worker {
@@ -52,6 +54,7 @@ pub struct Worker {
     /// When a step has something to do without being woken, microseconds since 2000.
     next_take_in: i64,
     next_fold: i64,
+    next_reclassification: i64,
     next_sweep: i64,
     next_count: i64,
     /// Not before, however much was done.
@@ -60,6 +63,8 @@ pub struct Worker {
     sweeping: Option<Progress>,
     /// How far a pass over the pending counts has come.
     folding: Option<fold::Pass>,
+    /// The network to which a pass over the edits of `known_networks` has come.
+    reclassified: Option<i64>,
     /// When pg_restore was last looked for and last seen in this database.
     restore_checked_at: i64,
     restored_at: i64,
@@ -98,6 +103,9 @@ pub fn run(seat: i32) {
         if seat.rules_changed.swap(false, Ordering::AcqRel) {
             worker.ranking.changed();
         }
+        if seat.networks_edited.swap(false, Ordering::AcqRel) {
+            worker.next_reclassification = 0;
+        }
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
@@ -122,11 +130,13 @@ impl Worker {
             released: false,
             next_take_in: 0,
             next_fold: 0,
+            next_reclassification: 0,
             next_sweep: 0,
             next_count: 0,
             counted_until: 0,
             sweeping: None,
             folding: None,
+            reclassified: None,
             restore_checked_at: 0,
             restored_at: 0,
             outdated: false,
@@ -162,6 +172,7 @@ impl Worker {
                 self.owners.look();
             }
         }
+        made.push(settled(self.reclassify())?.is_some());
         made.push(settled(self.fold())?.is_some());
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // For the metrics alone: nothing waits for it.
@@ -178,7 +189,7 @@ impl Worker {
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
             next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
-        let next = next.min(self.owners.next());
+        let next = next.min(self.owners.next()).min(self.next_reclassification);
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -338,6 +349,28 @@ impl Worker {
         Ok(())
     }
 
+    /// Applies edits of `known_networks` to existing networks every naptime, and when a commit announces one; one transaction a
+    /// round. A look that finds none reads an index. So edits are found again that an earlier step could not apply.
+    fn reclassify(&mut self) -> Result<(), Stop> {
+        let now = clock::now();
+        if self.next_reclassification > now {
+            return Ok(());
+        }
+        // Also where the step fails.
+        self.next_reclassification = now + naptime();
+        let after = self.reclassified.take().unwrap_or(0);
+        let batch = self
+            .steps
+            .step(Doing::Reclassifying, |home, connection| reclassification::step(home, connection, after))?;
+        if batch.pending > 0 {
+            self.next_count = 0;
+        }
+        if batch.last.is_some() {
+            (self.reclassified, self.next_reclassification) = (batch.last, 0);
+        }
+        Ok(())
+    }
+
     /// Counts what there is, for the metrics.
     fn count(&mut self) -> Result<(), Stop> {
         let now = clock::now();
@@ -349,7 +382,8 @@ impl Worker {
         let sizes = self.steps.step(Doing::Counting, |_, connection| sizes::count(connection))?;
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
-        self.next_count = if sizes.is_queue_empty() { i64::MAX } else { clock::now() + COUNTED_ANYWAY };
+        let pause = if sizes.is_queue_empty() { COUNTED_WHEN_IDLE } else { COUNTED_ANYWAY };
+        self.next_count = clock::now() + pause;
         let report = &self.steps.seat.report;
         report.networks.store(sizes.networks, Ordering::Relaxed);
         report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
@@ -363,6 +397,8 @@ impl Worker {
         report.completions.store(sizes.completions, Ordering::Relaxed);
         report.oldest_completion.store(sizes.oldest_completion.unwrap_or(0), Ordering::Relaxed);
         report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
+        report.pending_networks.store(sizes.pending_networks, Ordering::Relaxed);
+        report.tables_not_intact.store(sizes.tables_not_intact, Ordering::Relaxed);
         report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }

@@ -47,6 +47,9 @@ families! {
     OPERATION_DURATION: Histogram "asn_inventory.operation_duration_ms" as "asn_inventory_operation_duration_seconds" in "ms"
         by ["operation"]
         => "Processor time of creating or updating one network, without waiting for locks or disks";
+    PENDING_NETWORKS: Gauge "enrich.reclassifications_pending" as "enrich_reclassifications_pending" in "{network}"
+        by ["database"]
+        => "Networks that an edit of known_networks concerns and that are not reclassified yet";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
         => "Age of the oldest count of sessions or addresses that is not folded yet; 0 if there is none";
@@ -161,4 +164,7 @@ families! {
         => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
         => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
+    TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
+        by ["database"]
+        => "Attached tables whose columns or inheritance children are not as the extension needs them";
 }

@@ -134,8 +134,10 @@ pub fn read(
     let (Some(layout), Some(columns)) =
         (Layout::of(&readable, stretch.table), Snapshot::of(&readable, stretch.table))
     else {
+        let reason = backfill::not_intact_reason(connection, stretch.table.oid);
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         pg::warning(
-            &format!("sessions of {} have no snapshot that could be filled", stretch.table.shown()),
+            &format!("sessions of {} have no snapshot that could be filled{reason}", stretch.table.shown()),
             "Attach the table again, which adds the columns.",
         );
         return Some(nothing);

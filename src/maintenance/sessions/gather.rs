@@ -46,7 +46,7 @@ impl Layout {
         let named = |name: &Option<_>| name.as_deref().and_then(|name| readable.column(name));
         let of_type = |name, oid| readable.column(name).filter(|column| column.type_oid == oid);
         Some(Layout {
-            ip: readable.column(&table.ip_column).filter(|column| column.holds_addresses())?,
+            ip: readable.address_column(&table.ip_column)?,
             time: named(&table.time_column),
             document: of_type(c"enrichment", pg_sys::JSONBOID),
             document_at: of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID),

@@ -1,0 +1,2 @@
+-- How many networks edits of known_networks concern.
+SELECT count(DISTINCT r.asn_number) FROM @extschema@.network_reclassification r

@@ -1,0 +1,9 @@
+-- Deletes the edits of these networks that all transactions see. Passes over rows that another transaction is deleting.
+-- $1 asn bigint[], $2 the oldest transaction that a snapshot may not see xid
+DELETE FROM @extschema@.network_reclassification r
+WHERE r.ctid = ANY (ARRAY(
+    SELECT p.ctid
+    FROM @extschema@.network_reclassification p
+    WHERE p.asn_number = ANY ($1) AND age(p.xmin) > age($2)
+    ORDER BY p.asn_number
+    FOR UPDATE SKIP LOCKED))

@@ -1,0 +1,113 @@
+//! Edits of `known_networks`, applied to networks that exist already.
+//!
+//! A trigger notes the networks that an edit concerns in `network_reclassification`. A step reads some of them, gives these
+//! networks the type and the flags that the list has now, and deletes the notes.
+//!
+//! Another transaction may still write a network as the list was before, because its snapshot is older than the edit or
+//! because it has not committed yet. So a note stays until three things hold: all snapshots see the edit, no transaction is
+//! creating the network, and the network was free to be locked. Until then each pass reclassifies the network again. A step
+//! waits for no other transaction.
+
+use std::collections::BTreeSet;
+
+use pgrx::pg_sys;
+
+use super::{BOUNDED, Home, unblocked};
+use crate::pg::array::{self, Element};
+use crate::pg::relation::{self, Table};
+use crate::pg::role::with_settings;
+use crate::pg::spi::{Connection, Statement};
+use crate::telemetry::spans::Writing;
+use crate::telemetry::{self, Operation, Source, Update, Work};
+
+/// Networks per transaction.
+const BATCH: i64 = 1_000;
+
+thread_local! {
+    static PENDING: Statement = const { Statement::new(
+        "networks_pending", include_str!("../../sql/queries/networks_pending.sql"),
+        &[pg_sys::INT8OID, pg_sys::INT8OID]) };
+    static PENDING_COUNT: Statement = const { Statement::new(
+        "networks_pending_count", include_str!("../../sql/queries/networks_pending_count.sql"), &[]) };
+    static SETTLE: Statement = const { Statement::new(
+        "networks_settle", include_str!("../../sql/queries/networks_settle.sql"),
+        &[pg_sys::INT8ARRAYOID, pg_sys::XIDOID]) };
+    static RECLASSIFY: Statement = const { Statement::new(
+        "networks_reclassify", include_str!("../../sql/queries/networks_reclassify.sql"), &[pg_sys::INT8ARRAYOID]) };
+}
+
+/// The result of one step.
+pub struct Batch {
+    /// Networks that were pending, whether or not they exist.
+    pub pending: usize,
+    /// Networks whose type or flags changed.
+    pub changed: Vec<i64>,
+    /// Networks that another transaction is creating or has locked.
+    pub blocked: usize,
+    /// The network after which the next step of this pass continues; `None` at the end of the pass.
+    pub last: Option<i64>,
+}
+
+/// Returns how many networks are pending.
+pub fn pending(connection: &Connection) -> i64 {
+    PENDING_COUNT
+        .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
+        .unwrap_or_default()
+}
+
+/// Reclassifies the next pending networks after a number, in the current transaction. A pass begins after 0.
+pub fn step(home: Home, connection: &Connection, after: i64) -> Batch {
+    with_settings(BOUNDED, || reclassify(home, connection, after))
+}
+
+fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
+    let pending = read_pending(connection, after);
+    let last = pending.last().copied().filter(|_| pending.len() as i64 >= BATCH);
+    if pending.is_empty() {
+        return Batch { pending: 0, changed: Vec::new(), blocked: 0, last };
+    }
+    // In this order: whatever wrote by an older list is found by one of these looks, or holds the horizon back.
+    let notes =
+        Table::open(relation::find(home.schema, c"network_reclassification"), pg_sys::AccessShareLock);
+    let horizon = notes.map(|notes| notes.oldest_visible_to_all());
+    let mut blocked = unblocked::networks_being_created(home, pending.iter());
+    let locked = unblocked::lock_networks(connection, pending.iter());
+    blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
+    // Before the list is read: a later edit is in another note.
+    if let Some(horizon) = horizon {
+        let settled = numbers(pending.difference(&blocked));
+        let arguments = [Some(settled), Some(pg_sys::Datum::from(horizon))];
+        SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
+    }
+    Batch { pending: pending.len(), changed: write(connection, &locked), blocked: blocked.len(), last }
+}
+
+fn read_pending(connection: &Connection, after: i64) -> BTreeSet<i64> {
+    let arguments = [Some(pg_sys::Datum::from(after)), Some(pg_sys::Datum::from(BATCH))];
+    PENDING.with(|statement| {
+        connection.run(statement, &arguments, |rows| {
+            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+        })
+    })
+}
+
+/// Writes the type and the flags of networks that are locked; returns those that this changed.
+fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
+    if locked.is_empty() {
+        return Vec::new();
+    }
+    let (work, writing) = (Work::begin(), Writing::begin(locked.len()));
+    let changed: Vec<i64> = RECLASSIFY.with(|statement| {
+        connection.run(statement, &[Some(numbers(locked.iter()))], |rows| {
+            writing.wrote(Operation::Update, rows, |_| Source::Manual.name());
+            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+        })
+    });
+    telemetry::networks_updated(Source::Manual, Update::Metadata, changed.len());
+    work.end(Operation::Update, locked.len(), changed.len());
+    changed
+}
+
+fn numbers<'a>(networks: impl Iterator<Item = &'a i64>) -> pg_sys::Datum {
+    array::write(Element::Bigint, networks.map(|asn| Some(pg_sys::Datum::from(*asn))))
+}

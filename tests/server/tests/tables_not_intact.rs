@@ -1,0 +1,266 @@
+//! An attached table that is not as it was attached is named with its reason, and its sessions stay counted.
+
+use server_tests::cymru::worker_pid;
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::{COWRIE, Host, SUMMARIES};
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+
+const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
+const RECOUNT: &str = "CALL enrich.refresh_session_counts()";
+
+/// What a user of psql sees.
+#[track_caller]
+fn psql(db: &Database<'_>, sql: &str) -> String {
+    let output = db
+        .cluster
+        .program("psql")
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &db.name])
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+fn warnings(said: &str) -> Vec<&str> {
+    said.lines().filter_map(|line| line.strip_prefix("WARNING:  ")).collect()
+}
+
+fn counts(session: &mut Session) -> Vec<String> {
+    session.rows("SELECT ip_address, session_count FROM enrich.ip_inventory ORDER BY 1")
+}
+
+fn corrected(session: &mut Session) -> i64 {
+    session.number(
+        "SELECT result -> 'addresses_corrected' FROM enrich.procedure_call WHERE procedure = 'refresh_session_counts'",
+    )
+}
+
+fn metric(session: &mut Session) -> String {
+    session.one(
+        "SELECT value FROM enrich.enrich_metrics
+         WHERE name = 'enrich_attached_tables_not_intact' AND labels ->> 'database' = current_database()",
+    )
+}
+
+#[test]
+fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
+    for host in BOTH {
+        let mut db = database();
+        host.create_attached(&mut db);
+        db.run(&host.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8")), ("c", Some("1.1.1.1"))]));
+        db.run("CALL enrich.fold_statistics()");
+        assert_eq!(metric(&mut db), "0");
+        db.run(&format!("ALTER TABLE {} RENAME COLUMN {} TO src", host.table, host.address));
+        let said = psql(&db, RECOUNT);
+        assert_eq!(
+            warnings(&said),
+            [format!(
+                "refresh_session_counts: left out the sessions of public.{}: column {} does not exist",
+                host.table, host.address
+            )],
+            "{said}"
+        );
+        assert!(said.contains("HINT:  No count was corrected downwards. Attach the table again"), "{said}");
+        assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|2"]);
+        assert_eq!(corrected(&mut db), 0);
+        assert_eq!(db.number("SELECT sum(total_session_count) FROM enrich.asn_inventory"), 3);
+        assert_eq!(metric(&mut db), "1");
+        // Attached again, it is counted, up and down.
+        db.run(&format!(
+            "ALTER TABLE {0} DISABLE TRIGGER ALL;
+             DELETE FROM {0} WHERE {1} = 'a';
+             ALTER TABLE {0} ENABLE TRIGGER ALL;
+             SELECT enrich.attach_session_table('{0}', 'src', '{2}')",
+            host.table, host.key, host.time
+        ));
+        assert_eq!(metric(&mut db), "0");
+        let said = psql(&db, RECOUNT);
+        assert_eq!(warnings(&said), [""; 0], "{said}");
+        assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
+        assert_counts_are_exact(&mut db, &[(host.table, "src")]);
+    }
+}
+
+/// Which sessions are in a table that cannot be read is unknown, so no address may lose any. It may gain some.
+#[test]
+fn counts_of_other_tables_are_corrected_upwards_alone() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1")), ("c", Some("89.160.20.1"))]));
+    db.run("CALL enrich.fold_statistics()");
+    db.run(
+        "UPDATE enrich.ip_inventory SET session_count = 0 WHERE ip_address = '1.1.1.1';
+         UPDATE enrich.ip_inventory SET session_count = 7 WHERE ip_address = '89.160.20.1'",
+    );
+    db.run("ALTER TABLE sessions RENAME ip TO src");
+    db.run(RECOUNT);
+    assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|2", "89.160.20.1|7"]);
+    assert_eq!(corrected(&mut db), 1);
+    db.run("ALTER TABLE sessions RENAME src TO ip");
+    db.run(RECOUNT);
+    assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|2", "89.160.20.1|1"]);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
+}
+
+/// How a column is made useless, the reason that is given for it, and whether addresses can be read all the same.
+const CHANGES: [(&str, &str, bool); 10] = [
+    ("ALTER TABLE s RENAME ip TO \"The ip\"", "column ip does not exist", false),
+    ("ALTER TABLE s DROP ip", "column ip does not exist", false),
+    ("ALTER TABLE s ALTER ip TYPE jsonb USING to_jsonb(ip)", "column ip has type jsonb", false),
+    ("CREATE DOMAIN d AS inet; ALTER TABLE s ALTER ip TYPE d", "column ip has type public.d", false),
+    ("ALTER TABLE s RENAME t TO u", "column t does not exist", true),
+    ("ALTER TABLE s ALTER t TYPE text", "column t has type text", true),
+    ("ALTER TABLE s DROP snapshot_asn", "column snapshot_asn does not exist", true),
+    ("ALTER TABLE s ALTER snapshot_asn TYPE integer", "column snapshot_asn has type integer", true),
+    ("ALTER TABLE s DROP enrichment", "column enrichment does not exist", true),
+    (
+        "ALTER TABLE s ALTER enrichment_at TYPE timestamp",
+        "column enrichment_at has type timestamp without time zone",
+        true,
+    ),
+];
+
+#[test]
+fn every_change_is_named_by_the_view_the_recount_and_the_backfill() {
+    for is_partitioned in [false, true] {
+        for (change, reason, is_readable) in CHANGES {
+            let mut db = database();
+            let (partition, parts) = if is_partitioned {
+                ("PARTITION BY RANGE (id)", "CREATE TABLE p PARTITION OF s DEFAULT")
+            } else {
+                ("", "")
+            };
+            db.run(&format!(
+                "CREATE TABLE s (id int, ip inet, t timestamptz) {partition}; {parts};
+                 SELECT enrich.attach_session_table('s', 'ip', 't');
+                 INSERT INTO s VALUES (1, '8.8.8.8', '2024-05-01'), (2, '1.1.1.1', '2024-05-01')"
+            ));
+            db.run("CALL enrich.fold_statistics()");
+            let before = counts(&mut db);
+            // The index depends on the columns.
+            db.run(&format!("DROP INDEX s_cowrie_enrich_waiting; {change}"));
+            assert_eq!(
+                db.one("SELECT is_intact, not_intact_reason FROM enrich.attached_tables"),
+                format!("f|{reason}"),
+                "{change}"
+            );
+            let warning =
+                if is_readable { "public.s is not intact" } else { "left out the sessions of public.s" };
+            let expected = format!("refresh_session_counts: {warning}: {reason}");
+            let said = psql(&db, RECOUNT);
+            assert_eq!(warnings(&said), [expected], "{change}: {said}");
+            assert_eq!(counts(&mut db), before, "{change}");
+            let said = psql(&db, "CALL enrich.backfill_sessions('s', progress => false)");
+            let expected = format!("backfill_sessions: {warning}: {reason}");
+            assert!(warnings(&said).contains(&expected.as_str()), "{change}: {said}");
+            assert_eq!(counts(&mut db), before, "{change}");
+            assert_eq!(metric(&mut db), "1", "{change}");
+        }
+    }
+}
+
+/// A virtual column has no values in the rows that are stored.
+#[test]
+fn a_virtual_address_column_is_left_out() {
+    let mut db = database();
+    if db.number("SELECT current_setting('server_version_num')::int") < 180_000 {
+        return;
+    }
+    db.run(
+        "CREATE TABLE s (id int, ip inet); SELECT enrich.attach_session_table('s', 'ip');
+         INSERT INTO s VALUES (1, '8.8.8.8'); CALL enrich.fold_statistics()",
+    );
+    db.run(
+        "DROP INDEX s_cowrie_enrich_waiting;
+         ALTER TABLE s RENAME ip TO raw; ALTER TABLE s ADD ip inet GENERATED ALWAYS AS (raw) VIRTUAL",
+    );
+    let said = psql(&db, RECOUNT);
+    assert_eq!(
+        warnings(&said),
+        ["refresh_session_counts: left out the sessions of public.s: column ip is generated"],
+        "{said}"
+    );
+    assert_eq!(counts(&mut db), ["8.8.8.8|1"]);
+}
+
+#[test]
+fn an_inheritance_child_that_is_not_attached_is_named() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (ip inet); SELECT enrich.attach_session_table('s', 'ip');
+         CREATE TABLE child () INHERITS (s); INSERT INTO s VALUES ('8.8.8.8')",
+    );
+    db.run("CALL enrich.fold_statistics()");
+    let said = psql(&db, RECOUNT);
+    assert_eq!(
+        warnings(&said),
+        ["refresh_session_counts: public.s is not intact: public.child inherits from it and is not attached"],
+        "{said}"
+    );
+    assert_eq!(counts(&mut db), ["8.8.8.8|1"]);
+}
+
+/// TRUNCATE cannot tell whose sessions go. They stay counted until the table is attached again and counted.
+#[test]
+fn truncate_of_a_table_that_cannot_be_read_is_a_counted_error() {
+    let mut db = database();
+    COWRIE.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    db.run("CALL enrich.fold_statistics(); ALTER TABLE sessions RENAME ip TO src");
+    let errors = "SELECT value FROM enrich.enrich_metrics WHERE name = 'enrich_errors_total'";
+    let mut other = db.another();
+    let before = other.number(errors);
+    other.run("TRUNCATE sessions");
+    wait_until("the error is counted", || other.number(errors), |now| *now > before);
+    db.run(RECOUNT);
+    assert_eq!(counts(&mut db), ["8.8.8.8|1"]);
+    db.run("SELECT enrich.attach_session_table('sessions', 'src', 'starttime')");
+    db.run(RECOUNT);
+    assert_eq!(counts(&mut db), ["8.8.8.8|0"]);
+}
+
+/// No work of a session wakes the worker when a column is renamed. It counts all the same.
+#[test]
+fn the_worker_publishes_the_number_of_tables() {
+    let cluster = cluster_with_world(
+        &Options::named("not-intact-worker")
+            .with_worker()
+            .conf("cowrie_enrich.worker_naptime = 200ms")
+            .conf("cowrie_enrich.enabled_sources = 'maxmind'"),
+    );
+    let (mut db, mut other) = (fresh_database(&cluster), fresh_database(&cluster));
+    COWRIE.create_attached(&mut db);
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    worker_pid(&mut db);
+    let published = format!(
+        "SELECT value FROM enrich.enrich_metrics
+         WHERE name = 'enrich_attached_tables_not_intact' AND labels ->> 'database' = '{}'",
+        db.name
+    );
+    wait_until("the worker has counted", || other.rows(&published), |tables| *tables == ["0"]);
+    db.run("ALTER TABLE sessions RENAME ip TO src");
+    // A count follows each fold, and else one a minute.
+    db.run("INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 0)");
+    wait_until("the worker has counted the table", || other.rows(&published), |tables| *tables == ["1"]);
+    db.run("ALTER TABLE sessions RENAME src TO ip; INSERT INTO enrich.session_delta VALUES ('8.8.8.8', 0)");
+    wait_until("the worker has counted again", || other.rows(&published), |tables| *tables == ["0"]);
+}
+
+/// Which sessions are orphans cannot be told without the address column.
+#[test]
+fn a_foreign_key_of_a_table_that_cannot_be_read_is_not_said_to_have_no_orphans() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (id int, ip inet); INSERT INTO s VALUES (1, '10.0.0.0/8');
+         SELECT enrich.attach_session_table('s', 'ip', NULL, true)",
+    );
+    db.run("ALTER TABLE s RENAME ip TO src");
+    let said = psql(&db, "CALL enrich.backfill_sessions('s', progress => false)");
+    let expected = "sessions of s were not compared with ip_inventory, the foreign key stays NOT VALID: column ip does not exist";
+    assert!(warnings(&said).contains(&expected), "{said}");
+    assert!(!said.contains("0 sessions point at no address"), "{said}");
+}
