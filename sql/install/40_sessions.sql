@@ -323,8 +323,8 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')
     ),
     found (place, finding, remedy) AS (
-        SELECT 1, format('About %s rows have no %s.', w.rows,
-                         CASE WHEN w.has_types THEN 'network, country or type' ELSE 'network or no country' END),
+        SELECT 1, format('Rows without a network%s: about %s.',
+                         CASE WHEN w.has_types THEN ', a country or a type' ELSE ' or a country' END, w.rows),
                format('Call backfill_sessions(%L).', $1::text)
         FROM (SELECT sum(GREATEST(reltuples, 0))::bigint AS rows, bool_or(has_types) AS has_types FROM waiting_index) w
         WHERE w.rows > 0

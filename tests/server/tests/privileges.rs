@@ -126,6 +126,8 @@ fn sessions_are_stored_by_a_role_without_any_privilege_on_the_extension() {
          GRANT USAGE ON ALL SEQUENCES IN SCHEMA pot TO {honeypot}"
     ));
     db.run(HARDEN);
+    let may_use_type = format!("SELECT has_type_privilege('{honeypot}', 'enrich.parsed_address', 'USAGE')");
+    assert_eq!(db.one(&may_use_type), "f");
     let mut session = db.session_as(&honeypot);
     assert_eq!(session.refused("SELECT enrich.session_address('8.8.8.8'::text)").code, "42501");
     for (table, address_type) in &tables {

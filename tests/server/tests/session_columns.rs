@@ -287,13 +287,13 @@ fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
         "NOTICE:  public.s is attached\n\
          DETAIL:  Columns were added: snapshot_country, snapshot_ip_type, enrichment, enrichment_at.\n\
-         About 1200 rows have no network or no country.\n\
+         Rows without a network or a country: about 1200.\n\
          HINT:  Call backfill_sessions('public.s').\n\
          Name the columns in COPY and INSERT statements.\n"
     );
     // What the first call said of the columns does not apply to the second. The rows still wait.
     let again = db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')");
-    assert!(!again.contains("added") && again.contains("About 1200 rows"), "{again}");
+    assert!(!again.contains("added") && again.contains("about 1200"), "{again}");
     db.run("CALL enrich.backfill_sessions('s')");
     // The index has row versions too that a snapshot of another transaction may still see.
     wait_until(
@@ -320,7 +320,7 @@ fn attaching_counts_the_waiting_sessions_of_partitions_and_children() {
     for (table, rows) in [("parted", 10), ("parent", 7)] {
         let notices = db.notices(&format!("SELECT enrich.attach_session_table('{table}', 'ip', 'seen')"));
         assert!(
-            notices.contains(&format!("DETAIL:  About {rows} rows have no network or no country.\nHINT")),
+            notices.contains(&format!("DETAIL:  Rows without a network or a country: about {rows}.\nHINT")),
             "{notices}"
         );
     }
