@@ -74,6 +74,11 @@ CREATE FUNCTION mmdb_file(
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
 COMMENT ON FUNCTION mmdb_file(text) IS 'the row of mmdb_status() for one setting: city or asn';
 
+CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
+COMMENT ON FUNCTION mmdb_in_service(text) IS
+    'whether a file answers lookups of one kind, city or asn; null for another kind';
+
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)

@@ -195,6 +195,35 @@ COMMENT ON COLUMN attached_tables.blocked_reason IS
 COMMENT ON COLUMN attached_tables.inherits_from IS
     'the attached table that this table inherits from; campaign_networks() on that table shows the sessions of both';
 
+-- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each function
+-- in an index expression, but not on the functions of a type to which it casts a column. So a session is stored whatever was
+-- revoked. The input function cannot return null, so 0.0.0.0/0 stands for a text that is no address.
+CREATE TYPE parsed_address;
+CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';
+COMMENT ON FUNCTION parsed_address_in(cstring) IS 'input function of the type parsed_address; never fails';
+CREATE FUNCTION parsed_address_out(parsed_address) RETURNS cstring
+    LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'inet_out';
+COMMENT ON FUNCTION parsed_address_out(parsed_address) IS 'output function of the type parsed_address';
+CREATE TYPE parsed_address (INPUT = parsed_address_in, OUTPUT = parsed_address_out, LIKE = pg_catalog.inet);
+COMMENT ON TYPE parsed_address IS
+    'the address in a text as the trigger reads it, for index expressions; 0.0.0.0/0 for a text that is no address';
+CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
+COMMENT ON CAST (parsed_address AS inet) IS 'for index expressions: both types have the same bytes';
+
+-- In SQL, and not strict, so that the planner puts the expression of the index by address in place of a call.
+CREATE FUNCTION session_address(ip text) RETURNS inet
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
+                THEN ip::@extschema@.parsed_address::pg_catalog.inet END;
+COMMENT ON FUNCTION session_address(text) IS
+    'the address in a text column of a session table as the trigger reads it, or null';
+CREATE FUNCTION session_address(ip inet) RETURNS inet
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN pg_catalog.host(ip)::@extschema@.parsed_address::pg_catalog.inet;
+COMMENT ON FUNCTION session_address(inet) IS
+    'the address in an inet column of a session table as the trigger reads it, or null';
+
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
@@ -282,6 +311,83 @@ $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
     'the part of attach_session_table() and add_session_foreign_key() that makes sessions point at ip_inventory: of a partitioned table as a whole, or of each partition';
 
+-- Reads the catalogs alone, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL stores when it
+-- builds the index.
+CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column name, OUT finding text, OUT remedy text)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE member (oid) AS (
+        SELECT $1::oid
+        UNION
+        SELECT i.inhrelid FROM member m JOIN pg_inherits i ON i.inhparent = m.oid
+    ),
+    waiting_index AS (
+        SELECT c.oid, c.reltuples, pg_get_expr(i.indpred, i.indrelid) LIKE '%snapshot_ip_type%' AS has_types
+        FROM member m
+        JOIN pg_index i ON i.indrelid = m.oid
+        JOIN pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
+        JOIN pg_depend d
+          ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_type'::regclass
+         AND d.refobjid = '@extschema@.parsed_address'::regtype
+        WHERE i.indnatts = 1
+    ),
+    snapshot_column AS (
+        SELECT m.oid::regclass AS rel, a.attname, a.atttypid, a.atttypmod - 4 AS length, a.attnotnull, a.atthasdef
+        FROM member m
+        JOIN pg_class c ON c.oid = m.oid AND NOT c.relispartition
+        JOIN pg_attribute a ON a.attrelid = m.oid AND NOT a.attisdropped
+        WHERE a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')
+    ),
+    found (place, finding, remedy) AS (
+        SELECT 1, format('Rows without a network%s: about %s.',
+                         CASE WHEN w.has_types THEN ', a country or a type' ELSE ' or a country' END, w.rows),
+               format('Call backfill_sessions(%L).', $1::text)
+        FROM (SELECT sum(GREATEST(reltuples, 0))::bigint AS rows, bool_or(has_types) AS has_types FROM waiting_index) w
+        WHERE w.rows > 0
+        UNION ALL
+        SELECT 2, format('No mmdb file is in service for cowrie_enrich.%s_database.', k.kind),
+               'Name a file in this setting; mmdb_status() shows why a file is refused.'
+        FROM (VALUES ('city'), ('asn')) k(kind)
+        WHERE NOT @extschema@.mmdb_in_service(k.kind)
+        UNION ALL
+        SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
+               'Name the time column in the third argument of attach_session_table().'
+        WHERE $3 IS NULL
+        UNION ALL
+        SELECT 4, format('Column %I of %s takes %s %s characters, so other values stay null.',
+                         s.attname, s.rel, CASE s.atttypid WHEN 'bpchar'::regtype THEN 'exactly' ELSE 'at most' END, s.length),
+               format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', s.rel, s.attname)
+        FROM snapshot_column s
+        WHERE s.length > 0 AND s.atttypid IN ('varchar'::regtype, 'bpchar'::regtype)
+          AND CASE WHEN s.attname = 'snapshot_country' THEN s.length <> 2 AND (s.length < 2 OR s.atttypid = 'bpchar'::regtype)
+                   -- The longest of the known types is DATACENTER.
+                   ELSE s.length < 10 OR s.atttypid = 'bpchar'::regtype END
+        UNION ALL
+        SELECT 5, format('Column %I of %s has a default, which counts as a value of the client.', s.attname, s.rel),
+               format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT;', s.rel, s.attname)
+        FROM snapshot_column s
+        WHERE s.atthasdef
+        UNION ALL
+        SELECT 6, format('Column %I of %s is NOT NULL, so an INSERT fails that brings no value where none is known.', s.attname, s.rel),
+               format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL;', s.rel, s.attname)
+        FROM snapshot_column s
+        WHERE s.attnotnull
+        UNION ALL
+        -- BEFORE triggers for rows: bits 1 and 2; INSERT or UPDATE: bits 4 and 16.
+        SELECT 7, format('Trigger %I on %s fires after the trigger of the extension, which does not see what it changes.',
+                         t.tgname, t.tgrelid::regclass),
+               format('Rename trigger %I on %s, to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
+        FROM member m
+        JOIN pg_trigger t ON t.tgrelid = m.oid AND t.tgparentid = 0 AND NOT t.tgisinternal
+        WHERE t.tgtype::integer & 3 = 3 AND t.tgtype::integer & 20 <> 0 AND t.tgenabled <> 'D'
+          AND t.tgfoid <> '@extschema@.enrich_session()'::regprocedure
+          AND t.tgname::text COLLATE "C" > 'zz_cowrie_enrich_snapshot'
+    )
+    SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
+    $$;
+COMMENT ON FUNCTION session_table_findings(regclass, name, name) IS
+    'what keeps sessions of an attached table from being enriched or counted as expected, and what to do about it; attach_session_table() reports it';
+
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
     add_foreign_key boolean DEFAULT false, run_triggers boolean DEFAULT NULL, trust_input boolean DEFAULT NULL)
@@ -296,6 +402,9 @@ DECLARE
     index_name text;
     arguments text := format('%L, %L', ip_column, COALESCE(time_column, ''));
     distributed bigint;
+    added text;
+    findings text;
+    remedies text;
     own CONSTANT text := '@extschema@';
 BEGIN
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
@@ -436,6 +545,7 @@ BEGIN
         ORDER BY v.place
     LOOP
         EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', rel, seen.name, seen.type);
+        added := concat_ws(', ', added, seen.name);
     END LOOP;
 
     PERFORM @extschema@.detach_session_table(rel);
@@ -465,7 +575,8 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                        WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
             SELECT c.relnamespace, left(c.relname, 40) || '_cowrie_enrich_waiting' AS index_name,
-                   CASE a.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type
+                   CASE a.atttypid WHEN 'inet'::regtype THEN format('pg_catalog.host(%I)', ip_column)
+                                   ELSE format('%I::text', ip_column) END AS address_text
             INTO present
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ip_column
             WHERE c.oid = member;
@@ -475,10 +586,10 @@ BEGIN
                OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = present.relnamespace) THEN
                 index_name := 'cowrie_enrich_waiting_' || member::oid;
             END IF;
-            -- The cast: nothing that somebody else put beside session_address() fits better.
+            -- No function of the extension: PostgreSQL would check the privilege of each role that inserts.
             EXECUTE format(
-                'CREATE INDEX %I ON %s (%s.session_address(%I::%s)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
-                index_name, member, own, ip_column, present.address_type,
+                'CREATE INDEX %I ON %s ((%s::%s.parsed_address::inet)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
+                index_name, member, present.address_text, own,
                 CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
         END IF;
         -- Null keeps the option as an earlier call has set it.
@@ -489,6 +600,16 @@ BEGIN
             PERFORM @extschema@.reference_addresses(member, true);
         END IF;
     END LOOP;
+
+    SELECT string_agg(f.finding, E'\n'), string_agg(DISTINCT f.remedy, E'\n') INTO findings, remedies
+    FROM (SELECT format('Columns were added: %s.', added) AS finding,
+                 'Name the columns in COPY and INSERT statements.' AS remedy
+          WHERE added IS NOT NULL
+          UNION ALL
+          SELECT f.finding, f.remedy FROM @extschema@.session_table_findings(rel, ip_column, time_column) f) f;
+    IF findings IS NOT NULL THEN
+        RAISE NOTICE USING MESSAGE = format('%s is attached', rel), DETAIL = findings, HINT = remedies;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
@@ -569,15 +690,6 @@ CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
     'have sources with a daily quota ask first about addresses behind sessions for which an SQL expression over the row s of an attached table is high; null removes it';
-
-CREATE FUNCTION session_address(ip text) RETURNS inet
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'session_address_text_wrapper';
-COMMENT ON FUNCTION session_address(text) IS
-    'the address in a text column of a session table as the trigger reads it, or null';
-CREATE FUNCTION session_address(ip inet) RETURNS inet
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
-COMMENT ON FUNCTION session_address(inet) IS
-    'the address in an inet column of a session table as the trigger reads it, or null';
 
 CREATE FUNCTION forget_sessions() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';

@@ -107,10 +107,8 @@ CREATE VIEW completion_status AS
                    JOIN pg_catalog.pg_depend d
                      ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
                     AND d.objid OPERATOR(pg_catalog.=) i.indexrelid
-                    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-                    AND d.refobjid OPERATOR(pg_catalog.=) ANY (ARRAY[
-                        '@extschema@.session_address(text)'::pg_catalog.regprocedure::pg_catalog.oid,
-                        '@extschema@.session_address(inet)'::pg_catalog.regprocedure::pg_catalog.oid])
+                    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+                    AND d.refobjid OPERATOR(pg_catalog.=) '@extschema@.parsed_address'::pg_catalog.regtype::pg_catalog.oid
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
                    THEN 'the table has no valid index of its incomplete sessions; attach it again'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL

@@ -80,7 +80,7 @@ DECLARE
     cover text;
     seen text;
 BEGIN
-    SELECT a.ip_column, a.time_column, CASE c.atttypid WHEN 'inet'::regtype THEN 'inet' ELSE 'text' END AS address_type
+    SELECT a.ip_column, a.time_column, c.atttypid = 'inet'::regtype AS is_inet
     INTO attached
     FROM @extschema@.attached_tables a
     LEFT JOIN pg_attribute c ON c.attrelid = a.rel AND c.attname = a.ip_column AND NOT c.attisdropped
@@ -102,7 +102,12 @@ BEGIN
             ('by_country', 'snapshot_country' || seen, ''),
             ('by_ip_type', 'snapshot_ip_type' || seen, ' WHERE snapshot_ip_type IS NOT NULL'),
             ('by_time', quote_ident(attached.time_column), ''),
-            ('by_address', format('%s.session_address(%I::%s)', '@extschema@', attached.ip_column, attached.address_type), '')
+            -- The body of session_address(). A call would need the privilege EXECUTE of each role that inserts.
+            ('by_address', format(CASE WHEN attached.is_inet
+                THEN '(pg_catalog.host(%1$I)::%2$s.parsed_address::pg_catalog.inet)'
+                ELSE '(CASE WHEN %1$I::pg_catalog.text::%2$s.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) ''0.0.0.0/0''::pg_catalog.inet'
+                     ' THEN %1$I::pg_catalog.text::%2$s.parsed_address::pg_catalog.inet END)' END,
+                attached.ip_column, '@extschema@'), '')
         ) w(name, key, predicate)
         WHERE w.key IS NOT NULL
     LOOP

@@ -9,6 +9,6 @@ JOIN pg_am a ON a.oid = o.opcmethod AND a.amname = 'btree'
 WHERE c.oid = $1 AND c.relkind = 'r' AND c.relpersistence <> 't'
   AND EXISTS (
     SELECT FROM pg_depend d
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_proc'::regclass
-      AND d.refobjid IN ('@extschema@.session_address(text)'::regprocedure, '@extschema@.session_address(inet)'::regprocedure))
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_type'::regclass
+      AND d.refobjid = '@extschema@.parsed_address'::regtype)
 ORDER BY 1

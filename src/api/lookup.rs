@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use crate::enrichment::Answer;
 use crate::error;
-use crate::offline::{self, Patience};
+use crate::offline::{self, Kind, Patience};
 use crate::pg::call::Call;
 use crate::pg::{inet, jsonb, text};
 use crate::sql_function;
@@ -68,6 +68,13 @@ fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
     })
 }
 
+sql_function!(mmdb_in_service_wrapper, pg_finfo_mmdb_in_service_wrapper, mmdb_in_service);
+fn mmdb_in_service(call: &Call) -> Option<pg_sys::Datum> {
+    let wanted = call.text(0)?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
+    Some(pg_sys::Datum::from(offline::with(Patience::Import, |databases| databases.serves(kind))))
+}
+
 sql_function!(is_bogon_wrapper, pg_finfo_is_bogon_wrapper, is_bogon);
 fn is_bogon(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(bogon::reason(host(call)?).is_some()))
@@ -89,7 +96,9 @@ fn canonical_address(call: &Call) -> Option<pg_sys::Datum> {
     call.address(0).map(inet::write)
 }
 
-sql_function!(session_address_text_wrapper, pg_finfo_session_address_text_wrapper, session_address_text);
-fn session_address_text(call: &Call) -> Option<pg_sys::Datum> {
-    address::parse_bytes(call.text_bytes(0)?).ok().flatten().map(inet::write)
+sql_function!(parsed_address_in_wrapper, pg_finfo_parsed_address_in_wrapper, parsed_address_in);
+/// Input function of the type `parsed_address`. A cast must not return null, so a text that is no address has a value too.
+fn parsed_address_in(call: &Call) -> Option<pg_sys::Datum> {
+    let address = address::parse_bytes(call.cstring(0)?.to_bytes()).ok().flatten();
+    Some(address.map_or_else(inet::write_everything, inet::write))
 }

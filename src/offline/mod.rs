@@ -279,6 +279,14 @@ impl Databases {
             .or_else(|| self.city.as_ref().filter(|city| city.database.content() == Content::Both))
     }
 
+    /// Returns whether a file answers what is asked of this kind of file.
+    pub fn serves(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::City => self.city.is_some(),
+            Kind::Asn => self.network_file().is_some(),
+        }
+    }
+
     fn loaded(&self, kind: Kind) -> Option<&Loaded> {
         match kind {
             Kind::City => self.city.as_ref(),

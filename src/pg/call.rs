@@ -87,6 +87,12 @@ impl Call {
         self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
     }
 
+    /// An argument declared cstring, in the server's encoding.
+    pub fn cstring(&self, n: usize) -> Option<&CStr> {
+        // SAFETY: a cstring is NUL-terminated, and outlives the call.
+        self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
+    }
+
     pub fn text_bytes(&self, n: usize) -> Option<&[u8]> {
         // SAFETY: the argument is declared text and outlives the call.
         self.datum(n).map(|datum| unsafe { text::bytes(datum) })

@@ -65,6 +65,11 @@ pub fn write(address: Address) -> pg_sys::Datum {
     }
 }
 
+/// The `inet` 0.0.0.0/0, which is no host, in the current memory context.
+pub fn write_everything() -> pg_sys::Datum {
+    allocate(FAMILY_V4, 0, &[0; 4])
+}
+
 /// A `cidr` in the current memory context; its layout is that of `inet`.
 pub fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     match prefix.network().ip() {

@@ -73,16 +73,20 @@ fn is_country(text: &str) -> bool {
 /// Makes the table's columns fit, and attaches it.
 pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     let schema = run.home.schema;
-    let changes = tables::changes(table);
+    let mut changes = tables::changes(table);
     let name = String::from_utf8_lossy(&catalog::quoted_table_name(table.oid)).into_owned();
+    let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
+    let is_attached = acting_as(run.home.owner, is_attached);
+    if !is_attached {
+        take_types(table, &name, &mut changes);
+    }
     let references = Connection::with(schema, |connection| {
         inventory
             .map(|inventory| tables::references(connection, table.oid, inventory.oid))
             .unwrap_or_default()
     });
     if !changes.is_empty() {
-        let becomes: Vec<String> =
-            changes.iter().map(|change| format!("{} becomes {}", change.column, change.becomes)).collect();
+        let becomes: Vec<String> = changes.iter().map(tables::Change::description).collect();
         pg::notice(&format!("{name} is rewritten, and locked meanwhile: {}", becomes.join(", ")));
     }
     run.begin("attaching session_summaries", 1);
@@ -98,8 +102,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
             String::from_utf8_lossy(reference)
         ));
     }
-    let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
-    if acting_as(run.home.owner, is_attached) {
+    if is_attached {
         return;
     }
     tables::attach(run.connection, table);
@@ -109,4 +112,16 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
         "{name} is attached ({}, {by}); now CALL backfill_sessions('{name}') to count its sessions and to complete their snapshots",
         tables::ADDRESS
     ));
+}
+
+/// Has the first type of each session taken from the list that older versions of the Python system kept.
+fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
+    match tables::types(table) {
+        tables::Types::None => {}
+        tables::Types::First(change) => changes.push(change),
+        tables::Types::Unreadable => pg::notice(&format!(
+            "column snapshot_ip_types of {name} is not imported: it is neither an array of texts nor JSON; \
+             fill snapshot_ip_type before the import"
+        )),
+    }
 }

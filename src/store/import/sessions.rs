@@ -33,6 +33,7 @@ thread_local! {
 pub const ADDRESS: &str = "source_ip";
 pub const TIME: &str = "first_event_at";
 pub const KEY: &str = "session_id";
+const TYPE: &str = "snapshot_ip_type";
 
 /// A column whose type is to become another.
 pub struct Change {
@@ -40,6 +41,16 @@ pub struct Change {
     pub becomes: &'static str,
     /// How, where the server does not know by itself.
     using: Option<&'static str>,
+}
+
+impl Change {
+    /// Says what the change does, for a notice.
+    pub fn description(&self) -> String {
+        match self.column {
+            TYPE => format!("{TYPE} takes the first of {TYPES}"),
+            column => format!("{column} becomes {}", self.becomes),
+        }
+    }
 }
 
 /// Types that sessions' columns may have, and what they become; raises where nothing can be made of one.
@@ -81,6 +92,32 @@ pub fn changes(table: &Table) -> Vec<Change> {
     changes
 }
 
+/// Older versions of the Python system kept a list of types. The first of them becomes the type of the session.
+const TYPES: &str = "snapshot_ip_types";
+
+/// How the first of the types of a session is taken into the column for one.
+pub enum Types {
+    /// The table has no list of types.
+    None,
+    First(Change),
+    /// The list has a type that is not known to be a list.
+    Unreadable,
+}
+
+pub fn types(table: &Table) -> Types {
+    let Some(list) = table.column(TYPES) else { return Types::None };
+    let using = match list.type_oid {
+        pg_sys::TEXTARRAYOID | pg_sys::VARCHARARRAYOID => {
+            "COALESCE(snapshot_ip_type::pg_catalog.text, snapshot_ip_types[1]::pg_catalog.text)"
+        }
+        pg_sys::JSONOID | pg_sys::JSONBOID => {
+            "COALESCE(snapshot_ip_type::pg_catalog.text, snapshot_ip_types OPERATOR(pg_catalog.->>) 0)"
+        }
+        _ => return Types::Unreadable,
+    };
+    Types::First(Change { column: TYPE, becomes: "text", using: Some(using) })
+}
+
 /// The column with a session's time, if there is one that can be used.
 pub fn time_column(table: &Table) -> Option<&'static str> {
     let usable = [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID];
@@ -107,8 +144,14 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
         format!("ALTER COLUMN {} TYPE {}{using}", change.column, change.becomes).into_bytes()
     });
     let actions = drops.chain(types).collect::<Vec<_>>().join(&b", "[..]);
+    let lacks_type = table.column(TYPE).is_none() && changes.iter().any(|change| change.column == TYPE);
     let frozen = table.freeze(Lock::Alter);
     as_owner(frozen.table(), || {
+        if lacks_type {
+            let column: &[(&'static str, &[u8])] =
+                &[("@actions@", b"ADD COLUMN IF NOT EXISTS snapshot_ip_type text")];
+            frozen.run_utility(connection, "ALTER TABLE @table@ @actions@", column);
+        }
         frozen.run_utility(connection, "ALTER TABLE @table@ @actions@", &[("@actions@", &actions)]);
     });
 }

@@ -47,6 +47,16 @@ impl<'a> Database<'a> {
         role
     }
 
+    /// Runs a statement in psql as superuser and returns the notices that it raised, as psql prints them.
+    #[track_caller]
+    pub fn notices(&self, statement: &str) -> String {
+        let mut psql = self.cluster.program("psql");
+        let output = psql.args(["-X", "-q", "-d", &self.name, "-c", statement]).output().expect("psql runs");
+        let notices = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{notices}");
+        notices
+    }
+
     pub fn door(&self) -> Door<'a> {
         Door { cluster: self.cluster, name: self.name.clone() }
     }

@@ -390,6 +390,40 @@ fn at_scale_the_questions_are_answered_from_indexes() {
     assert_eq!(db.rows("SELECT ip_address, asn_before, asn_after FROM moved_addresses"), ["16.0.0.7|1|2"]);
 }
 
+#[test]
+fn the_index_by_address_serves_conditions_on_session_address() {
+    const WRITTEN: &str = "(VALUES ('8.8.8.8'), ('::ffff:8.8.8.8'), ('1.1.1.1'), ('2001:db8::1')) w(ip)";
+    const MALFORMED: &str =
+        "(VALUES (' 8.8.8.8 '), ('::FFFF:808:808'), (''), ('not an ip'), ('0.0.0.0/0'), (NULL)) w(ip)";
+    let mut db = database();
+    for (address_type, wanted) in [("text", 4), ("varchar(61)", 4), ("char(61)", 4), ("inet", 3)] {
+        let malformed =
+            if address_type == "inet" { "(VALUES ('8.8.8.8/24'), (NULL)) w(ip)" } else { MALFORMED };
+        db.run(&format!(
+            "DROP TABLE IF EXISTS s;
+             CREATE TABLE s (id serial, ip {address_type}, seen timestamptz);
+             SELECT attach_session_table('s', 'ip', 'seen'), index_session_table('s');
+             INSERT INTO s (ip) SELECT ip::{address_type} FROM {WRITTEN};
+             INSERT INTO s (ip) SELECT ip::{address_type} FROM {malformed};
+             ANALYZE s; SET enable_seqscan = off"
+        ));
+        let query = "SELECT count(*) FROM s WHERE session_address(ip) = '8.8.8.8'";
+        assert_plan(&mut db, query, "using s_cowrie_enrich_by_address on s");
+        assert_plan(&mut db, query, "Index Cond: (");
+        assert_eq!(db.number(query), wanted, "{address_type}");
+        assert_eq!(
+            db.rows("SELECT session_address(ip) FROM s WHERE id IN (3, 4) ORDER BY id"),
+            ["1.1.1.1", "2001:db8::1"]
+        );
+        let nulls = if address_type == "inet" { 1 } else { 4 };
+        assert_eq!(
+            db.number("SELECT count(*) FROM s WHERE session_address(ip) IS NULL"),
+            nulls,
+            "{address_type}"
+        );
+    }
+}
+
 #[track_caller]
 fn assert_plan(db: &mut Database<'_>, query: &str, node: &str) {
     let plan = db.rows(&format!("EXPLAIN (COSTS off) {query}")).join("\n");

@@ -204,19 +204,19 @@ fn forced_row_level_security_is_named_where_it_hides_sessions_from_their_owner()
          CREATE POLICY few ON s USING (id <= 5)",
     );
     // Without FORCE the owner sees everything.
-    let said = notices(&db, "CALL enrich.backfill_sessions('theirs.s')");
+    let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
     assert!(said.contains("sessions_completed 20, held 0"), "{said}");
     assert!(!said.contains("row-level security"), "{said}");
     theirs.run("ALTER TABLE s FORCE ROW LEVEL SECURITY");
     db.run("ALTER TABLE theirs.s DISABLE TRIGGER ALL; UPDATE theirs.s SET snapshot_asn = NULL; ALTER TABLE theirs.s ENABLE TRIGGER ALL");
-    let said = notices(&db, "CALL enrich.backfill_sessions('theirs.s')");
+    let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
     assert!(said.contains("sessions_completed 5, held 15"), "{said}");
     assert_eq!(said.matches("row-level security of theirs.s is forced upon its owner").count(), 1, "{said}");
     assert!(said.contains("NO FORCE ROW LEVEL SECURITY"), "{said}");
     // Counts are those of all sessions, whatever a policy shows to whom.
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
     theirs.run("ALTER TABLE s NO FORCE ROW LEVEL SECURITY");
-    let said = notices(&db, "CALL enrich.backfill_sessions('theirs.s')");
+    let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
     assert!(said.contains("sessions_completed 15, held 0"), "{said}");
 }
 
@@ -243,15 +243,6 @@ fn policies_decide_what_a_reader_sees_of_campaigns_and_not_what_is_counted() {
     session.run("DELETE FROM theirs.s");
     assert_eq!(db.one("SELECT count(*) FROM theirs.s"), "18");
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
-}
-
-/// What a call told its caller.
-fn notices(db: &Database<'_>, call: &str) -> String {
-    let mut psql = db.cluster.program("psql");
-    let output = psql.args(["-X", "-q", "-d", &db.name, "-c", call]).output().expect("psql runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    said
 }
 
 #[test]
@@ -441,7 +432,7 @@ fn what_an_owner_put_on_their_table_runs_as_them_where_a_backfill_writes_it() {
          CREATE STATISTICS st ON (check_it(note)), id FROM s",
     );
     db.run("DELETE FROM theirs.ran");
-    let said = notices(&db, "CALL enrich.backfill_sessions('theirs.s')");
+    let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
     assert!(said.contains("sessions_completed 20"), "{said}");
     assert!(hostile::is_armed(&mut db), "none of it ran");
     assert!(!hostile::is_sprung(&mut db), "some of it ran as somebody else");

@@ -618,6 +618,63 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
     );
 }
 
+/// K1.
+#[test]
+fn the_first_of_a_list_of_types_becomes_the_type_of_the_session() {
+    for (list, first, none) in [
+        ("text[]", "'{VPN,PROXY}'", "'{}'"),
+        ("varchar(20)[]", "'{VPN,PROXY}'", "'{}'"),
+        ("jsonb", "'[\"VPN\", \"PROXY\"]'", "'[]'"),
+        ("json", "'[\"VPN\", \"PROXY\"]'", "'[]'"),
+    ] {
+        for column in ["snapshot_ip_type text,", ""] {
+            let mut db = database();
+            db.run(&format!(
+                "CREATE SCHEMA old;
+                 CREATE TABLE old.session_summaries (session_id text PRIMARY KEY, source_ip inet, {column} snapshot_ip_types {list});
+                 INSERT INTO old.session_summaries (session_id, source_ip, snapshot_ip_types)
+                 VALUES ('first', '23.1.0.1', {first}), ('none', '23.1.0.2', {none}), ('unknown', '23.1.0.3', NULL)"
+            ));
+            if !column.is_empty() {
+                db.run(&format!(
+                    "INSERT INTO old.session_summaries VALUES ('kept', '23.1.0.4', 'TOR', {first})"
+                ));
+            }
+            let notices = db.notices(IMPORT);
+            assert!(
+                notices.contains("snapshot_ip_type takes the first of snapshot_ip_types"),
+                "{list}: {notices}"
+            );
+            let types = db.rows("SELECT session_id, snapshot_ip_type FROM old.session_summaries WHERE session_id <> 'kept' ORDER BY 1");
+            assert_eq!(types, ["first|VPN", "none|NULL", "unknown|NULL"], "{list}");
+            let kept =
+                db.rows("SELECT snapshot_ip_type FROM old.session_summaries WHERE session_id = 'kept'");
+            assert_eq!(kept, if column.is_empty() { vec![] } else { vec!["TOR"] }, "{list}");
+            // A second call rewrites nothing.
+            let file = "SELECT pg_relation_filenode('old.session_summaries')";
+            let before = db.one(file);
+            assert!(!db.notices(IMPORT).contains("rewritten"), "{list}");
+            assert_eq!(db.one(file), before, "{list}");
+        }
+    }
+}
+
+#[test]
+fn a_list_of_types_that_is_no_list_is_named() {
+    let mut db = database();
+    db.run(
+        "CREATE SCHEMA old;
+         CREATE TABLE old.session_summaries (session_id text PRIMARY KEY, source_ip inet, snapshot_ip_types text);
+         INSERT INTO old.session_summaries VALUES ('a', '23.1.0.1', 'VPN,PROXY')",
+    );
+    let notices = db.notices(IMPORT);
+    assert!(
+        notices.contains("column snapshot_ip_types of old.session_summaries is not imported"),
+        "{notices}"
+    );
+    assert_eq!(db.one("SELECT snapshot_ip_type FROM old.session_summaries"), "NULL");
+}
+
 #[test]
 fn what_cannot_be_imported_is_refused_before_anything_is_done() {
     let mut db = database();

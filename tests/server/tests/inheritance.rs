@@ -97,7 +97,7 @@ fn a_child_that_gets_copies_of_the_triggers_is_attached() {
              FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('ip', 't');
          CREATE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR DELETE OR UPDATE ON chunk3
              FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('ip', 't');
-         CREATE INDEX chunk3_hyper_cowrie_enrich_waiting ON chunk3 (enrich.session_address(ip))
+         CREATE INDEX chunk3_hyper_cowrie_enrich_waiting ON chunk3 ((ip::text::enrich.parsed_address::inet))
              WHERE snapshot_asn IS NULL OR snapshot_country IS NULL;
          INSERT INTO chunk3 VALUES (9, '8.8.8.8', '2026-01-01')",
     );

@@ -30,11 +30,15 @@ const OFFLINE: &[&str] = &[
     "lock_session_table",
     "maxmind_lookup",
     "may_be_asked",
+    "mmdb_in_service",
+    "parsed_address_in",
+    "parsed_address_out",
     "providers",
     "question_of",
     "require_library",
     "seen_over",
     "session_address",
+    "session_table_findings",
     "session_time",
     "sessions_wait_for_types",
 ];
@@ -63,6 +67,109 @@ fn a_role_that_may_only_insert_has_its_sessions_enriched() {
         let refusal = session.refused(&format!("SELECT * FROM enrich.{table}"));
         assert_eq!(refusal.code, "42501", "{table}");
     }
+}
+
+/// What hardening guides say, and more: PUBLIC may do nothing with the objects of the extension.
+const HARDEN: &str = "
+    DO $$
+    DECLARE
+        member record;
+    BEGIN
+        FOR member IN
+            SELECT y.oid::regtype AS name
+            FROM pg_type y
+            JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = y.oid AND d.deptype = 'e'
+            JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'cowrie_enrich'
+        LOOP
+            EXECUTE format('REVOKE ALL ON TYPE %s FROM PUBLIC', member.name);
+        END LOOP;
+    END $$;
+    REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA enrich FROM PUBLIC;
+    REVOKE ALL ON ALL TABLES IN SCHEMA enrich FROM PUBLIC;
+    REVOKE ALL ON SCHEMA enrich FROM PUBLIC;";
+
+/// Addresses as a client writes them: known to the files, unknown, none, malformed.
+const WRITTEN: &[&str] =
+    &["'8.8.8.8'", "'48.0.0.1'", "' ::FFFF:8.8.8.8 '", "''", "'not an ip'", "NULL", "repeat(md5('x'), 9)"];
+
+#[test]
+fn sessions_are_stored_by_a_role_without_any_privilege_on_the_extension() {
+    let mut db = database();
+    let (owner, honeypot) = (db.create_role("owner"), db.create_role("honeypot"));
+    db.run(&format!(
+        "GRANT USAGE ON SCHEMA enrich TO {owner};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA enrich TO {owner};
+         GRANT SELECT ON enrich.attached_tables TO {owner};
+         CREATE SCHEMA pot AUTHORIZATION {owner};
+         GRANT USAGE ON SCHEMA pot TO {honeypot}"
+    ));
+    // The owner is no superuser. The foreign key needs a column of type inet.
+    let mut owns = db.session_as(&owner);
+    let columns = "id serial, ip {}, seen timestamptz DEFAULT now()";
+    let mut tables = Vec::new();
+    for (n, address_type) in ["text", "varchar(300)", "char(300)", "inet", "inet"].into_iter().enumerate() {
+        let columns = columns.replace("{}", address_type);
+        owns.run(&format!(
+            "CREATE TABLE pot.plain{n} ({columns});
+             CREATE TABLE pot.child{n} () INHERITS (pot.plain{n});
+             CREATE TABLE pot.parted{n} ({columns}) PARTITION BY RANGE (seen);
+             CREATE TABLE pot.part{n} PARTITION OF pot.parted{n} DEFAULT"
+        ));
+        for table in [format!("pot.plain{n}"), format!("pot.parted{n}")] {
+            owns.run(&format!("SELECT enrich.attach_session_table('{table}', 'ip', 'seen', {})", n == 4));
+            owns.run(&format!("SELECT enrich.index_session_table('{table}')"));
+        }
+        tables.extend(["plain", "child", "parted"].map(|name| (format!("pot.{name}{n}"), address_type)));
+    }
+    owns.run(&format!(
+        "GRANT INSERT, SELECT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pot TO {honeypot};
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA pot TO {honeypot}"
+    ));
+    db.run(HARDEN);
+    let may_use_type = format!("SELECT has_type_privilege('{honeypot}', 'enrich.parsed_address', 'USAGE')");
+    assert_eq!(db.one(&may_use_type), "f");
+    let mut session = db.session_as(&honeypot);
+    assert_eq!(session.refused("SELECT enrich.session_address('8.8.8.8'::text)").code, "42501");
+    for (table, address_type) in &tables {
+        let is_inet = *address_type == "inet";
+        let unparsable = |written: &str| {
+            is_inet && ["''", "'not", "repe"].iter().any(|begins| written.starts_with(begins))
+        };
+        for written in WRITTEN.iter().copied().filter(|written| !unparsable(written)) {
+            let written = if is_inet { written.replace(' ', "") } else { written.to_owned() };
+            for statement in [
+                format!("INSERT INTO {table} (ip) VALUES ({written})"),
+                format!("UPDATE {table} SET ip = {written}"),
+                format!("UPDATE {table} SET ip = '139.59.0.1'"),
+            ] {
+                if let Err(refusal) = session.try_run(&statement) {
+                    panic!("{refusal:?} from {statement} with a column of type {address_type}");
+                }
+            }
+        }
+        session.copy(&format!("{table} (ip)"), "48.0.0.2\n\\N\n8.8.8.8\n");
+        session.run(&format!("DELETE FROM {table} WHERE ip IS NULL"));
+        assert_eq!(
+            session.rows(&format!(
+                "SELECT DISTINCT snapshot_asn FROM {table} WHERE ip IN ('8.8.8.8', '48.0.0.2') ORDER BY 1"
+            )),
+            ["15169", "NULL"],
+            "{table}"
+        );
+        assert_eq!(session.refused(&format!("TRUNCATE {table}")).code, "42501");
+    }
+    // What the owner does to the table needs no privilege either.
+    let mut owns = db.session_as(&owner);
+    db.run(&format!("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA enrich FROM {owner}; REVOKE USAGE ON SCHEMA enrich FROM {owner}"));
+    for (table, _) in &tables {
+        for statement in ["ANALYZE", "REINDEX TABLE", "VACUUM"] {
+            owns.run(&format!("{statement} {table}"));
+        }
+    }
+    let own_rows: Vec<String> =
+        tables.iter().map(|(table, _)| table.replace("pot.plain", "ONLY pot.plain")).collect();
+    let counted: Vec<(&str, &str)> = own_rows.iter().map(|table| (table.as_str(), "ip")).collect();
+    assert_counts_are_exact(&mut db, &counted);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use server_tests::installation::named_major;
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Database, database, wait_until};
+use server_tests::{Cluster, Database, Options, database, wait_until};
 
 /// Kinds of generated columns that the server has.
 fn kinds() -> &'static [&'static str] {
@@ -272,4 +272,139 @@ fn a_foreign_key_for_a_table_that_is_not_attached_is_refused_with_a_hint() {
             )
         );
     }
+}
+
+const COLUMNS: &str = "snapshot_asn bigint, snapshot_country text, snapshot_ip_type text, enrichment jsonb, enrichment_at timestamptz";
+
+#[test]
+fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (ip text, seen timestamptz, snapshot_asn bigint);
+         INSERT INTO s SELECT '1.1.1.' || n % 250, now() FROM generate_series(1, 1200) n",
+    );
+    assert_eq!(
+        db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+        "NOTICE:  public.s is attached\n\
+         DETAIL:  Columns were added: snapshot_country, snapshot_ip_type, enrichment, enrichment_at.\n\
+         Rows without a network or a country: about 1200.\n\
+         HINT:  Call backfill_sessions('public.s').\n\
+         Name the columns in COPY and INSERT statements.\n"
+    );
+    // What the first call said of the columns does not apply to the second. The rows still wait.
+    let again = db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')");
+    assert!(!again.contains("added") && again.contains("about 1200"), "{again}");
+    db.run("CALL enrich.backfill_sessions('s')");
+    // The index has row versions too that a snapshot of another transaction may still see.
+    wait_until(
+        "no row of the index waits",
+        || db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+        String::is_empty,
+    );
+}
+
+#[test]
+fn attaching_counts_the_waiting_sessions_of_partitions_and_children() {
+    let mut db = database();
+    db.run(&format!(
+        "CREATE TABLE parted (ip inet, seen timestamptz, {COLUMNS}) PARTITION BY RANGE (seen);
+         CREATE TABLE p1 PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+         CREATE TABLE p2 PARTITION OF parted DEFAULT PARTITION BY RANGE (seen);
+         CREATE TABLE p3 PARTITION OF p2 DEFAULT;
+         INSERT INTO parted SELECT '1.1.1.1', '2026-01-31'::timestamptz + n * interval '1 day' FROM generate_series(0, 9) n;
+         CREATE TABLE parent (ip inet, seen timestamptz, {COLUMNS});
+         CREATE TABLE child () INHERITS (parent);
+         INSERT INTO parent SELECT '1.1.1.1', now() FROM generate_series(1, 3);
+         INSERT INTO child SELECT '1.1.1.1', now() FROM generate_series(1, 4)"
+    ));
+    for (table, rows) in [("parted", 10), ("parent", 7)] {
+        let notices = db.notices(&format!("SELECT enrich.attach_session_table('{table}', 'ip', 'seen')"));
+        assert!(
+            notices.contains(&format!("DETAIL:  Rows without a network or a country: about {rows}.\nHINT")),
+            "{notices}"
+        );
+    }
+}
+
+#[test]
+fn attaching_is_silent_where_nothing_is_found() {
+    let mut db = database();
+    db.run(&format!(
+        "CREATE TABLE s (ip inet, seen timestamptz, {COLUMNS});
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER a_before BEFORE INSERT ON s FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE TRIGGER zzz_after AFTER INSERT ON s FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE TRIGGER zzz_statement BEFORE INSERT ON s FOR EACH STATEMENT EXECUTE FUNCTION f();
+         CREATE TRIGGER zzz_delete BEFORE DELETE ON s FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE TRIGGER zzz_off BEFORE INSERT ON s FOR EACH ROW EXECUTE FUNCTION f();
+         ALTER TABLE s DISABLE TRIGGER zzz_off"
+    ));
+    assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+}
+
+#[test]
+fn attaching_reports_what_keeps_snapshots_from_being_filled() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (ip inet, snapshot_asn bigint NOT NULL DEFAULT 0, snapshot_country char(3), snapshot_ip_type varchar(5),
+             enrichment jsonb DEFAULT '{}', enrichment_at timestamptz);
+         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER \"zzz last\" BEFORE UPDATE ON s FOR EACH ROW EXECUTE FUNCTION f()",
+    );
+    assert_eq!(
+        db.notices("SELECT enrich.attach_session_table('s', 'ip')"),
+        "NOTICE:  public.s is attached\n\
+         DETAIL:  No time column is named, so the time of a session is the time of its INSERT.\n\
+         Column snapshot_country of public.s takes exactly 3 characters, so other values stay null.\n\
+         Column snapshot_ip_type of public.s takes at most 5 characters, so other values stay null.\n\
+         Column enrichment of public.s has a default, which counts as a value of the client.\n\
+         Column snapshot_asn of public.s has a default, which counts as a value of the client.\n\
+         Column snapshot_asn of public.s is NOT NULL, so an INSERT fails that brings no value where none is known.\n\
+         Trigger \"zzz last\" on public.s fires after the trigger of the extension, which does not see what it changes.\n\
+         HINT:  ALTER TABLE public.s ALTER COLUMN enrichment DROP DEFAULT;\n\
+         ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP DEFAULT;\n\
+         ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP NOT NULL;\n\
+         ALTER TABLE public.s ALTER COLUMN snapshot_country TYPE text;\n\
+         ALTER TABLE public.s ALTER COLUMN snapshot_ip_type TYPE text;\n\
+         Name the time column in the third argument of attach_session_table().\n\
+         Rename trigger \"zzz last\" on public.s, to a name that sorts before zz_cowrie_enrich_snapshot.\n"
+    );
+    // The hints can be followed.
+    db.run(
+        "ALTER TABLE s ALTER enrichment DROP DEFAULT, ALTER snapshot_asn DROP DEFAULT, ALTER snapshot_asn DROP NOT NULL,
+             ALTER snapshot_country TYPE text, ALTER snapshot_ip_type TYPE text, ADD seen timestamptz;
+         ALTER TRIGGER \"zzz last\" ON s RENAME TO first",
+    );
+    assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+}
+
+#[test]
+fn attaching_reports_that_no_mmdb_file_is_in_service() {
+    let cluster = Cluster::start(&Options::named("columns-no-mmdb"));
+    let mut db = server_tests::database::bare_database(&cluster);
+    db.run(&format!(
+        "CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich; CREATE TABLE s (ip inet, seen timestamptz, {COLUMNS})"
+    ));
+    assert_eq!(
+        db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+        "NOTICE:  public.s is attached\n\
+         DETAIL:  No mmdb file is in service for cowrie_enrich.asn_database.\n\
+         No mmdb file is in service for cowrie_enrich.city_database.\n\
+         HINT:  Name a file in this setting; mmdb_status() shows why a file is refused.\n"
+    );
+    assert_eq!(db.one("SELECT enrich.mmdb_in_service('other')"), "NULL");
+}
+
+#[test]
+fn a_foreign_table_is_refused_with_a_hint() {
+    let mut db = database();
+    db.run(
+        "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+         CREATE FOREIGN TABLE remote (source_ip inet) SERVER elsewhere",
+    );
+    let refusal = db.refused("SELECT enrich.attach_session_table('remote')");
+    assert_eq!(
+        (refusal.code.as_str(), refusal.hint.as_deref()),
+        ("42809", Some("Attach the table that the sessions are inserted into."))
+    );
 }
