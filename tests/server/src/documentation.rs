@@ -154,9 +154,10 @@ pub fn code_spans(text: &str) -> Vec<&str> {
 /// The grants of a page's block that creates this role, for a role of a test, with the schema of tests' databases.
 #[track_caller]
 pub fn grants(page_name: &str, role: &str, named: &str) -> String {
-    let creates = format!("CREATE ROLE {role};");
+    let creates = [format!("CREATE ROLE {role};"), format!("CREATE ROLE {role} LOGIN;")];
     let blocks = blocks_of(&page(page_name));
-    let block = blocks.into_iter().find(|block| block.sql.contains(&creates));
-    let block = block.unwrap_or_else(|| panic!("{page_name} has no block with {creates}"));
-    block.sql.replace(&creates, "").replace(role, named).replace("cowrie_enrich", "enrich")
+    let block = blocks.into_iter().find(|block| creates.iter().any(|creation| block.sql.contains(creation)));
+    let block = block.unwrap_or_else(|| panic!("{page_name} has no block with {}", creates[0]));
+    let grants = creates.iter().fold(block.sql, |sql, creation| sql.replace(creation, ""));
+    grants.replace(role, named).replace("cowrie_enrich", "enrich")
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use server_tests::database::cluster_with_world;
 use server_tests::documentation::page;
 use server_tests::hosts::COWRIE;
-use server_tests::installation::{named_major, script, use_installation, workspace};
+use server_tests::installation::{Installation, named_major, script, use_installation, workspace};
 use server_tests::{Database, Options, releases, wait_until};
 
 #[test]
@@ -91,6 +91,52 @@ fn what_pgxn_is_told_is_what_is_there() {
     }
     let changes = page("CHANGELOG.md");
     assert!(changes.contains(&format!("## {version}")), "CHANGELOG.md does not know version {version}");
+}
+
+/// `make install` puts the extension into the PostgreSQL that private copies are made of.
+#[test]
+fn a_private_copy_takes_over_no_files_of_an_installed_extension() {
+    let major = named_major().to_string();
+    let (original, name) = (format!("package-original-{major}"), format!("package-copy-{major}"));
+    let place = workspace().join("target/postgres");
+    let _ = std::fs::remove_dir_all(place.join(&original));
+    let _ = std::fs::remove_dir_all(place.join(&name));
+    let source = run(script(&workspace(), "scripts/fetch-postgres").arg(&major));
+    run(script(&workspace(), "scripts/private-postgres").env("PG_COPY", &original).env("PG_CONFIG", source));
+    let original = Installation::of(place.join(original).join("bin/pg_config"));
+    let own = ["cowrie_enrich.so", "extension/cowrie_enrich.control", "extension/cowrie_enrich--0.1.0.sql"];
+    let path_in = |installation: &Installation, file: &str| {
+        let directory = if file.ends_with(".so") { &installation.pkglibdir } else { &installation.sharedir };
+        directory.join(file)
+    };
+    let install = |installation: &Installation| {
+        for file in own.into_iter().chain(["extension/another.control"]) {
+            std::fs::write(path_in(installation, file), "").expect("an installation of this test's own");
+        }
+    };
+    let update = || {
+        let mut command = script(&workspace(), "scripts/private-postgres");
+        run(command.env("PG_COPY", &name).env("PG_CONFIG", &original.pg_config));
+        Installation::of(place.join(&name).join("bin/pg_config"))
+    };
+    let present = |installation: &Installation| {
+        own.into_iter().filter(|file| path_in(installation, file).exists()).collect::<Vec<_>>()
+    };
+
+    install(&original);
+    let copy = update();
+    assert_eq!(present(&copy), [""; 0], "a new copy");
+    assert!(path_in(&copy, "extension/another.control").exists(), "other extensions are there");
+    for file in own {
+        std::os::unix::fs::symlink(path_in(&original, file), path_in(&copy, file)).expect("a link");
+    }
+    assert_eq!(present(&update()), [""; 0], "a copy with links to the files of the original");
+    install(&copy);
+    assert_eq!(present(&update()), own, "a copy with files of its own");
+    for made in [&original.pg_config, &copy.pg_config] {
+        let made = made.ancestors().nth(2).expect("bin is in the copy");
+        std::fs::remove_dir_all(made).expect("an installation of this test's own");
+    }
 }
 
 /// A copy of PostgreSQL into which nothing of ours was installed yet.

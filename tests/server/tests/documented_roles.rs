@@ -1,0 +1,169 @@
+//! The roles of the documentation, each with the grants of its page and no others: what is granted works, everything else is
+//! refused, and the pages for a role run as that role.
+
+use std::collections::BTreeSet;
+
+use server_tests::database::{bare_database, create_extension_as};
+use server_tests::documentation::{blocks_of, code_spans, grants, page, section};
+use server_tests::hosts::COWRIE;
+use server_tests::{Database, Session, shared};
+
+/// Page and role. The block that creates the role has its grants.
+const ROLES: [(&str, &str); 6] = [
+    ("docs/security.md", "honeypot_analyst"),
+    ("docs/analysis.md", "campaign_analyst"),
+    ("docs/security.md", "honeypot_operator"),
+    ("docs/security.md", "honeypot_tables"),
+    ("docs/worker.md", "enrichment_worker"),
+    ("monitoring/README.md", "cowrie_monitor"),
+];
+
+/// insufficient_privilege
+const REFUSED: &str = "42501";
+
+/// A database as the documentation sets it up, with the tables that its pages name.
+fn documented() -> Database<'static> {
+    let mut db = bare_database(shared());
+    let owner = db.create_role("extension");
+    create_extension_as(&mut db, &owner);
+    COWRIE.create_attached(&mut db);
+    db.run(
+        "CREATE TABLE auth (id serial PRIMARY KEY, session char(32), password varchar(100));
+         CREATE TABLE other (id int, source_ip inet)",
+    );
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("1.1.1.1"))]));
+    db
+}
+
+/// Creates a role with the grants of its page. Returns its name.
+fn create_granted(db: &mut Database<'_>, page: &str, role: &str) -> String {
+    let name = db.create_role(role);
+    db.run(&grants(page, role, &name));
+    name
+}
+
+/// How a statement ends: `ok`, or the SQLSTATE. Nothing of it is left, but what a procedure did.
+fn end_of(session: &mut Session, statement: &str) -> String {
+    let is_procedure = statement.starts_with("CALL");
+    if !is_procedure {
+        session.run("BEGIN");
+    }
+    let end = session.try_run(statement).map_or_else(|refusal| refusal.code, |()| "ok".to_owned());
+    if !is_procedure {
+        session.run("ROLLBACK");
+    }
+    end
+}
+
+/// Signature and call of each function and procedure, from the table of the suite `privilege_matrix`.
+fn calls() -> Vec<(String, String)> {
+    let rows = include_str!("privilege_matrix.txt").lines();
+    rows.filter(|line| line.starts_with("function ") || line.starts_with("procedure "))
+        .map(|line| {
+            let columns: Vec<&str> = line.split('|').map(str::trim).collect();
+            let (_, signature) = columns[0].split_once(' ').expect("a kind and a signature");
+            (signature.trim().to_owned(), columns[2].to_owned())
+        })
+        .collect()
+}
+
+/// Functions that docs/security.md names as those that check their caller as well.
+fn checking_callers() -> BTreeSet<String> {
+    let page = page("docs/security.md");
+    let paragraph = section(&page, "What to grant to whom")
+        .split("\n\n")
+        .find(|paragraph| paragraph.starts_with("**A grant alone is not enough"))
+        .expect("the page names them");
+    code_spans(paragraph).into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn each_documented_role_can_use_what_it_is_granted_and_nothing_else() {
+    let documented_checks = checking_callers();
+    let mut checks = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (page, role) in ROLES {
+        let mut db = documented();
+        let name = create_granted(&mut db, page, role);
+        if role == "honeypot_tables" {
+            db.run(&format!(
+                "ALTER TABLE sessions OWNER TO {name}; ALTER TABLE other OWNER TO {name};
+                 GRANT CREATE ON SCHEMA public TO {name}"
+            ));
+        }
+        let mut session = db.session_as(&name);
+        let relations = db.rows(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'enrich'::regnamespace AND relkind IN ('r', 'v') ORDER BY 1",
+        );
+        assert!(relations.len() > 25, "{relations:?}");
+        for relation in relations {
+            let is_granted = db
+                .one(&format!("SELECT has_table_privilege('{name}', 'enrich.{relation}', 'SELECT')"))
+                == "t";
+            let end = end_of(&mut session, &format!("SELECT * FROM enrich.{relation} LIMIT 1"));
+            if end != if is_granted { "ok" } else { REFUSED } {
+                wrong.push(format!("{role} reads {relation}: {end}, granted: {is_granted}"));
+            }
+        }
+        for (signature, call) in calls() {
+            let is_granted = db
+                .one(&format!("SELECT has_function_privilege('{name}', 'enrich.{signature}', 'EXECUTE')"))
+                == "t";
+            let is_refused = end_of(&mut session, &call) == REFUSED;
+            let function = signature.split('(').next().unwrap_or_default();
+            match (is_granted, is_refused) {
+                (true, true) if documented_checks.contains(function) => {
+                    checks.insert(function.to_owned());
+                }
+                (true, true) | (false, false) => {
+                    wrong.push(format!("{role}: {call}, granted: {is_granted}, refused: {is_refused}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    let surplus: Vec<_> = documented_checks.difference(&checks).collect();
+    assert!(wrong.is_empty() && surplus.is_empty(), "{}\nnever refused: {surplus:?}", wrong.join("\n"));
+}
+
+/// The statements of a page, but those that only a superuser or an owner runs by their nature.
+fn statements_of(name: &str) -> Vec<String> {
+    let blocks = blocks_of(&page(name)).into_iter().filter(|block| block.skipped.is_none());
+    blocks
+        .flat_map(|block| {
+            let statements = block.sql.split(";\n").map(str::trim).map(str::to_owned).collect::<Vec<_>>();
+            statements
+        })
+        .filter(|statement| statement.starts_with("SELECT") || statement.starts_with("CALL"))
+        .filter(|statement| !statement.contains("\\gexec"))
+        .map(|statement| statement.replace("cowrie_enrich.", "enrich."))
+        .collect()
+}
+
+#[test]
+fn what_the_pages_for_a_role_show_works_for_that_role() {
+    let mut wrong = Vec::new();
+    for (grants_of, role, also, shown_on) in [
+        ("docs/analysis.md", "campaign_analyst", None, "docs/analysis.md"),
+        ("docs/security.md", "honeypot_operator", None, "docs/operations.md"),
+        ("docs/security.md", "honeypot_operator", None, "docs/worker.md"),
+        ("docs/security.md", "honeypot_operator", None, "docs/metrics.md"),
+        ("docs/security.md", "honeypot_operator", Some("honeypot_analyst"), "docs/refresh.md"),
+    ] {
+        let mut db = documented();
+        let name = create_granted(&mut db, grants_of, role);
+        if let Some(also) = also {
+            db.run(&grants(grants_of, also, &name));
+        }
+        let mut session = db.session_as(&name);
+        let statements = statements_of(shown_on);
+        assert!(!statements.is_empty(), "{shown_on}");
+        for statement in statements {
+            let end = end_of(&mut session, &statement);
+            if end == REFUSED {
+                wrong.push(format!("{role} on {shown_on}: {statement}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
