@@ -248,7 +248,7 @@ SELECT
     queue.addresses AS waiting,
     quota AS a_day,
     quota_left AS left_today,
-    coalesce(obstacle, last_error, notice) AS notice
+    coalesce(blocked_reason, last_error, notice) AS notice
 FROM provider_status
 JOIN queue_status AS queue USING (provider)
 WHERE provider = ANY (string_to_array(:'sources', ','));

@@ -4,9 +4,9 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::version::Fit;
 use pgrx::prelude::*;
 
-use crate::offline::ImportError;
-use crate::politeness::Health;
+use crate::mmdb::ImportError;
 use crate::provider::Provider;
+use crate::provider::limiter::Health;
 
 fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
     let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, function_name!());

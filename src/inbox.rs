@@ -17,7 +17,7 @@ use cowrie_enrich_engine::random;
 
 use crate::pg::transaction::{self, Outcome};
 use crate::pg::{catalog, shared};
-use crate::roster;
+use crate::worker::registry;
 
 /// Rows of one transaction that are remembered.
 const MOST_REMEMBERED: usize = 10_000;
@@ -34,7 +34,7 @@ thread_local! {
 pub fn needs(row: impl Hash) -> bool {
     // The epoch before the look at the seat: a worker that sits down in between makes this epoch an old one.
     let fingerprint = fingerprint(row);
-    if roster::seat_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
+    if registry::seat_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
         return true;
     }
     let place = shared::block().waiting_row(fingerprint);

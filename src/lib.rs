@@ -1,29 +1,23 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
-//! Entry points are in [`api`] (functions), [`session`] (the trigger) and [`at_commit`] (what the trigger leaves for
-//! the end of the transaction), and in [`worker`], [`owner`] and [`exporter`] (the background processes). They use [`store`] (all SQL), [`offline`]
-//! (the mmdb files), [`provider`] and [`politeness`] (who is asked, and who may ask) and [`telemetry`], and these use [`pg`], where all unsafe
-//! code is. What is true without PostgreSQL is in the crate `engine`.
+//! Entry points are in [`api`] (functions), [`session`] (the trigger, and what it leaves for the end of the transaction),
+//! [`procedures`], and in [`worker`], [`owner`] and [`exporter`] (the background processes). They use [`store`] (all SQL),
+//! [`mmdb`] (the mmdb files), [`provider`] (who is asked, and the limits of that), [`document`] and [`telemetry`], and these use
+//! [`pg`], where all unsafe code is. What is true without PostgreSQL is in the crate `engine`.
 
 pgrx::pg_module_magic!(name, version);
 
 mod api;
-mod at_commit;
-mod attribution;
-mod enrichment;
+mod document;
 mod error;
 mod exporter;
-mod foreign;
 mod guc;
 mod inbox;
-mod maintenance;
-mod metrics;
-mod offline;
+mod mmdb;
 mod owner;
 mod pg;
-mod politeness;
+mod procedures;
 mod provider;
-mod roster;
 mod session;
 mod store;
 mod telemetry;
@@ -44,9 +38,9 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::shared::request() {
         worker::register();
-        roster::listen();
+        worker::registry::listen();
     }
-    at_commit::observe();
+    session::pending::observe();
 }
 
 pgrx::extension_sql_file!("../sql/install/10_lookup.sql", name = "lookup", bootstrap);

@@ -27,26 +27,26 @@ const STATEMENTS: [(&str, &str, &str); 7] = [
     (
         "take_in",
         "bigint, float8, bigint, text[], bool[], int[], int[]",
-        include_str!("../../sql/queries/queue_take_in.sql"),
+        include_str!("../../sql/queries/queue/queue_take_in.sql"),
     ),
     (
         "claim",
         "text, bigint, float8, bigint, int, int, bool",
-        include_str!("../../sql/queries/jobs_claim.sql"),
+        include_str!("../../sql/queries/queue/jobs_claim.sql"),
     ),
-    ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/jobs_hold.sql")),
+    ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/queue/jobs_hold.sql")),
     (
         "keep",
         "text, cidr[], bigint[], text[], text[], text[], jsonb[], bool[], timestamptz",
-        include_str!("../../sql/queries/answers_keep.sql"),
+        include_str!("../../sql/queries/queue/answers_keep.sql"),
     ),
     (
         "waited_for",
         "text, cidr[], int, int, inet, bigint",
-        include_str!("../../sql/queries/answers_waited_for.sql"),
+        include_str!("../../sql/queries/queue/answers_waited_for.sql"),
     ),
-    ("done", "text, inet[]", include_str!("../../sql/queries/jobs_done.sql")),
-    ("settle", "text, cidr[]", include_str!("../../sql/queries/jobs_settle.sql")),
+    ("done", "text, inet[]", include_str!("../../sql/queries/queue/jobs_done.sql")),
+    ("settle", "text, cidr[]", include_str!("../../sql/queries/queue/jobs_settle.sql")),
 ];
 
 pub fn measure(report: &mut Report) {
@@ -97,7 +97,7 @@ pub fn measure(report: &mut Report) {
             &mut worker,
             &format!(
                 "{}; COMMIT",
-                include_str!("../../sql/queries/queue_analyze.sql").replace("@extschema@", "enrich")
+                include_str!("../../sql/queries/queue/queue_analyze.sql").replace("@extschema@", "enrich")
             ),
         );
         let seconds = seconds + analysing;

@@ -39,7 +39,7 @@ pub struct Breaker {
     /// Microseconds; 0 while closed.
     pub opened_at: i64,
     /// Microseconds; what `rest_until` asked for. A success does not end that.
-    pub rests_until: i64,
+    pub backoff_until: i64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +83,7 @@ impl Breaker {
 
     /// The provider answered.
     pub fn succeeded(&mut self) {
-        *self = Self { until: self.rests_until, rests_until: self.rests_until, ..Self::default() };
+        *self = Self { until: self.backoff_until, backoff_until: self.backoff_until, ..Self::default() };
     }
 
     /// The provider did not answer, or not sensibly. `base`: the pause after a first failure.
@@ -96,7 +96,7 @@ impl Breaker {
         let pause = backoff::delay(self.failures, base, LONGEST_PAUSE, random);
         let until = now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
         // A lost probe's time does not prolong the pause; a closed breaker's earlier pause stands if it is longer.
-        let floor = if open { self.rests_until } else { self.until };
+        let floor = if open { self.backoff_until } else { self.until };
         self.until = until.max(floor);
         self.probes = 0;
         if self.failures == OPENS_AFTER {
@@ -106,7 +106,7 @@ impl Breaker {
 
     /// The provider itself named a time (Retry-After). Nobody asks before, whatever succeeds or fails meanwhile.
     pub fn rest_until(&mut self, until: i64) {
-        self.rests_until = self.rests_until.max(until);
+        self.backoff_until = self.backoff_until.max(until);
         self.until = self.until.max(until);
     }
 }
@@ -292,9 +292,9 @@ mod tests {
 
         #[test]
         fn any_bytes_in_shared_memory_are_answered(
-            failures: u32, probes: u32, until: i64, opened_at: i64, rests_until: i64, now: i64, lasts: i64,
+            failures: u32, probes: u32, until: i64, opened_at: i64, backoff_until: i64, now: i64, lasts: i64,
         ) {
-            let breaker = Breaker { failures, probes, until, opened_at, rests_until };
+            let breaker = Breaker { failures, probes, until, opened_at, backoff_until };
             breaker.state(now);
             let mut other = breaker;
             other.permission(now, lasts);

@@ -11,17 +11,16 @@ pub mod bogon;
 pub mod breaker;
 pub mod classify;
 pub mod export;
-pub mod foreign;
-pub mod json_text;
+#[cfg(any(test, fuzzing))]
+pub mod invariants;
+pub mod jsonb_text;
+pub mod legacy;
 pub mod metrics;
 pub mod mmdb;
-pub mod moment;
 pub mod net;
 pub mod otlp;
 pub mod panics;
 pub mod prefix;
-#[cfg(any(test, fuzzing))]
-pub mod promises;
 pub mod providers;
 pub mod quota;
 pub mod random;
@@ -29,4 +28,5 @@ pub mod rate;
 pub mod regular_file;
 pub mod ring;
 pub mod session_time;
+pub mod timestamp;
 pub mod version;

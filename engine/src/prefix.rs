@@ -211,7 +211,7 @@ mod tests {
 
         #[test]
         fn any_block_is_read_as_promised(address in any_address(), length in 0..=130_u8) {
-            crate::promises::ip_text(format!("{address}/{length}").as_bytes());
+            crate::invariants::ip_text(format!("{address}/{length}").as_bytes());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Times in documents.
 #![no_main]
 
-use cowrie_enrich_engine::promises;
+use cowrie_enrich_engine::invariants;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| promises::document_time(bytes));
+fuzz_target!(|bytes: &[u8]| invariants::document_time(bytes));

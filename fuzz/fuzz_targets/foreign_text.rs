@@ -1,7 +1,7 @@
 //! Texts of documents that others wrote: AS numbers, countries, registries, names, and JSON that `jsonb` cannot keep.
 #![no_main]
 
-use cowrie_enrich_engine::promises;
+use cowrie_enrich_engine::invariants;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| promises::foreign_text(bytes));
+fuzz_target!(|bytes: &[u8]| invariants::foreign_text(bytes));

@@ -1,7 +1,7 @@
 //! Status, headers and body of an answer of GreyNoise.
 #![no_main]
 
-use cowrie_enrich_engine::promises;
+use cowrie_enrich_engine::invariants;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| promises::greynoise_answer(bytes));
+fuzz_target!(|bytes: &[u8]| invariants::greynoise_answer(bytes));

@@ -1,7 +1,7 @@
 //! What a scraper sends to the endpoint.
 #![no_main]
 
-use cowrie_enrich_engine::promises;
+use cowrie_enrich_engine::invariants;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| promises::scrape_request(bytes));
+fuzz_target!(|bytes: &[u8]| invariants::scrape_request(bytes));

@@ -1,7 +1,7 @@
 //! Team Cymru's bulk whois, whole and in pieces.
 #![no_main]
 
-use cowrie_enrich_engine::promises;
+use cowrie_enrich_engine::invariants;
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| promises::whois_answer(bytes));
+fuzz_target!(|bytes: &[u8]| invariants::whois_answer(bytes));

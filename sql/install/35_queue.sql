@@ -113,7 +113,7 @@ COMMENT ON TABLE dead_letter IS 'lookups that failed max_attempts times, with th
 
 CREATE TABLE block_answer (
     provider        text NOT NULL,
-    covers          cidr NOT NULL,
+    prefix          cidr NOT NULL,
     asn_number      bigint,
     network_country text,
     rir_registry    text,
@@ -121,13 +121,13 @@ CREATE TABLE block_answer (
     document        jsonb NOT NULL,
     is_absent       boolean NOT NULL,
     asked_at        timestamptz NOT NULL,
-    PRIMARY KEY (provider, covers)
+    PRIMARY KEY (provider, prefix)
 );
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
     'what a provider said of whole blocks: while it is fresh it serves further addresses of the block without a question';
-COMMENT ON COLUMN block_answer.covers IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
+COMMENT ON COLUMN block_answer.prefix IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
 COMMENT ON COLUMN block_answer.asn_number IS 'network that announces the block';
 COMMENT ON COLUMN block_answer.network_country IS 'country of the network''s registration';
 COMMENT ON COLUMN block_answer.is_absent IS 'the provider knows that there is nothing: nobody announces the block';

@@ -12,7 +12,7 @@ CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
 COMMENT ON VIEW worker_status IS 'worker_status(), beside queue_status';
 
 CREATE FUNCTION provider_status(
-    OUT provider text, OUT state text, OUT obstacle text, OUT failures bigint, OUT rests_until timestamptz,
+    OUT provider text, OUT state text, OUT blocked_reason text, OUT failures bigint, OUT backoff_until timestamptz,
     OUT in_flight bigint, OUT last_success timestamptz, OUT last_failure timestamptz, OUT last_error text,
     OUT notice text, OUT quota bigint, OUT quota_left bigint, OUT quota_resets_at timestamptz,
     OUT requests bigint, OUT questions bigint, OUT answers bigint, OUT absent bigint, OUT shared bigint,

@@ -2,7 +2,7 @@
 
 CREATE TABLE procedure_call (
     procedure        text NOT NULL,
-    about            oid NOT NULL,
+    relation         oid NOT NULL,
     lock_kind        smallint NOT NULL,
     pid              integer NOT NULL,
     phase            text NOT NULL,
@@ -14,13 +14,13 @@ CREATE TABLE procedure_call (
     ended_at         timestamptz,
     result           jsonb,
     resume_at        jsonb,
-    PRIMARY KEY (procedure, about)
+    PRIMARY KEY (procedure, relation)
 );
 -- A row of a running call is of its process, and regclass numbers are of one database.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
     'the last call of each procedure that works in batches, and for a table''s the table; see enrich_progress for those that run';
-COMMENT ON COLUMN procedure_call.about IS 'table that it works on, 0 where it works on the inventories';
+COMMENT ON COLUMN procedure_call.relation IS 'table that it works on, 0 where it works on the inventories';
 COMMENT ON COLUMN procedure_call.lock_kind IS 'objsubid in pg_locks of the lock that a running call holds';
 COMMENT ON COLUMN procedure_call.done IS 'of total in this phase, as of the last committed batch';
 COMMENT ON COLUMN procedure_call.ended_at IS 'null while it runs, and for ever where it failed or was killed';
@@ -28,7 +28,7 @@ COMMENT ON COLUMN procedure_call.result IS 'what it reported, by name';
 COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call goes on; null when the last one came to its end';
 
 CREATE VIEW enrich_progress AS
-    SELECT c.procedure, NULLIF(c.about, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
+    SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
            pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
            -- At most a century: a clock that jumped must not take the view out of range.
@@ -39,7 +39,7 @@ CREATE VIEW enrich_progress AS
     JOIN pg_catalog.pg_locks l
       ON l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.granted
      AND l.classid OPERATOR(pg_catalog.=) '@extschema@.procedure_call'::pg_catalog.regclass
-     AND l.objid OPERATOR(pg_catalog.=) c.about
+     AND l.objid OPERATOR(pg_catalog.=) c.relation
      AND l.objsubid OPERATOR(pg_catalog.=) c.lock_kind
     JOIN pg_catalog.pg_database d
       ON d.oid OPERATOR(pg_catalog.=) l.database AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()

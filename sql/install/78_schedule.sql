@@ -37,26 +37,26 @@ DECLARE
     job record;
     here CONSTANT text := current_database();
     home CONSTANT text := (SELECT s.setting FROM pg_settings s WHERE s.name = 'cron.database_name');
-    obstacle text;
+    problem text;
     way text;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
         IF NOT EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = 'pg_cron') THEN
-            obstacle := 'This server does not have it.';
+            problem := 'This server does not have it.';
             way := format('Install it (Debian: postgresql-%s-cron), or run the statements of the view default_schedule by another clock.',
                 current_setting('server_version_num')::integer / 10000);
         ELSIF home IS NULL THEN
-            obstacle := 'It is not in shared_preload_libraries.';
+            problem := 'It is not in shared_preload_libraries.';
             way := format('Set shared_preload_libraries = ''pg_cron,cowrie_enrich'' and cron.database_name = ''%s'', restart, and CREATE EXTENSION pg_cron.', here);
         ELSIF home = here THEN
-            obstacle := 'It is loaded, and nobody has created it.';
+            problem := 'It is loaded, and nobody has created it.';
             way := 'As superuser: CREATE EXTENSION pg_cron.';
         ELSE
-            obstacle := format('It keeps its jobs in database "%s".', home);
+            problem := format('It keeps its jobs in database "%s".', home);
             way := 'There, give the jobs of the view default_schedule to cron.schedule_in_database(); docs/scheduling.md has the statement.';
         END IF;
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = obstacle, HINT = way;
+            MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = problem, HINT = way;
     END IF;
     FOR job IN SELECT d.jobname, d.schedule, d.command FROM @extschema@.default_schedule d LOOP
         -- A job of the same name and role is replaced.

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::offline::{self, Kind};
+use crate::mmdb::{self, Kind};
 use crate::pg::call::Call;
 use crate::pg::{clock, text};
 use crate::telemetry::{self, Counter, Distribution, Operation, cells};
@@ -13,7 +13,7 @@ sql_function!(mmdb_file_wrapper, pg_finfo_mmdb_file_wrapper, mmdb_file);
 fn mmdb_file(call: &Call) -> Option<pg_sys::Datum> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
-    let status = offline::status(kind).unwrap_or_default();
+    let status = mmdb::status(kind).unwrap_or_default();
     let serving = status.serves() && kind.source_path().is_some();
     let number = |value: Option<i64>| value.filter(|_| serving).map(pg_sys::Datum::from);
     let build_time = status.build_epoch.map(clock::from_unix);
@@ -31,7 +31,7 @@ fn mmdb_file(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(reload_mmdb_wrapper, pg_finfo_reload_mmdb_wrapper, reload_mmdb);
 fn reload_mmdb(_: &Call) -> Option<pg_sys::Datum> {
-    if let Err(failure) = offline::reload() {
+    if let Err(failure) = mmdb::reload() {
         error::import_failed(&failure);
     }
     None

@@ -12,11 +12,11 @@ use cowrie_enrich_engine::net::{Finished, Pool};
 use cowrie_enrich_engine::providers::cymru::{self, Answer, Batch, Reply};
 use pgrx::pg_sys;
 
-use crate::enrichment::country_text;
+use crate::document::enrichment::country_text;
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::{background, clock, inet, latch, text};
-use crate::politeness::{self, Leave, Permit};
+use crate::provider::limiter::{self, Leave, Permit};
 use crate::provider::{Limits, Provider};
 use crate::sql_function;
 use crate::worker::judge;
@@ -74,7 +74,7 @@ fn exchange(addresses: &[Address]) -> Reply {
     let permit = wait_for_permit(&limits);
     let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
     let task = Batch { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
-    politeness::begins(provider, addresses.len());
+    limiter::begins(provider, addresses.len());
     if let Err(error) = background::without_signals(|| pool.start(0, task)) {
         error::no_network(&error);
     }
@@ -89,13 +89,13 @@ fn exchange(addresses: &[Address]) -> Reply {
 
 fn wait_for_permit(limits: &Limits) -> Permit {
     loop {
-        let pause = match politeness::ask(Provider::cymru(), limits) {
+        let pause = match limiter::ask(Provider::cymru(), limits) {
             Ok((permit, _)) => return permit,
             Err(Leave::NotBefore(until)) => {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
                 // The rate is waited for, a provider that is down is not.
                 if rest > limits.longest {
-                    error::provider_rests("Team Cymru", &politeness::health(Provider::cymru()));
+                    error::provider_rests("Team Cymru", &limiter::health(Provider::cymru()));
                 }
                 rest.clamp(Duration::from_millis(1), Duration::from_secs(1))
             }

@@ -5,9 +5,9 @@ use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::{bogon, classify};
 use pgrx::pg_sys;
 
-use crate::enrichment::Answer;
+use crate::document::enrichment::Answer;
 use crate::error;
-use crate::offline::{self, Kind, Patience};
+use crate::mmdb::{self, Kind, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::{inet, jsonb, text};
 use crate::sql_function;
@@ -24,21 +24,21 @@ fn host(call: &Call) -> Option<Address> {
 sql_function!(ip_country_wrapper, pg_finfo_ip_country_wrapper, ip_country);
 fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    let country = offline::with(Patience::Import, |databases| databases.country(address))?;
+    let country = mmdb::with(LoadPolicy::Import, |databases| databases.country(address))?;
     Some(text::two_capitals(country))
 }
 
 sql_function!(ip_registered_country_wrapper, pg_finfo_ip_registered_country_wrapper, ip_registered_country);
 fn ip_registered_country(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    let country = offline::with(Patience::Import, |databases| databases.registered_country(address))?;
+    let country = mmdb::with(LoadPolicy::Import, |databases| databases.registered_country(address))?;
     Some(text::two_capitals(country))
 }
 
 sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);
 fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    offline::with(Patience::Import, |databases| {
+    mmdb::with(LoadPolicy::Import, |databases| {
         databases.city(address).map(|city| text::write(&clean_name(city)))
     })
 }
@@ -46,14 +46,14 @@ fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
 sql_function!(ip_asn_wrapper, pg_finfo_ip_asn_wrapper, ip_asn);
 fn ip_asn(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    let asn = offline::with(Patience::Import, |databases| databases.asn(address))?;
+    let asn = mmdb::with(LoadPolicy::Import, |databases| databases.asn(address))?;
     Some(pg_sys::Datum::from(i64::from(asn)))
 }
 
 sql_function!(ip_asn_org_wrapper, pg_finfo_ip_asn_org_wrapper, ip_asn_org);
 fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    offline::with(Patience::Import, |databases| {
+    mmdb::with(LoadPolicy::Import, |databases| {
         databases.organization(address).map(|name| text::write(&clean_name(name)))
     })
 }
@@ -61,7 +61,7 @@ fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
 sql_function!(maxmind_lookup_wrapper, pg_finfo_maxmind_lookup_wrapper, maxmind_lookup);
 fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
     let address = host(call)?;
-    offline::with(Patience::Import, |databases| {
+    mmdb::with(LoadPolicy::Import, |databases| {
         let answer =
             Answer { bogon: None, place: databases.place(address), network: databases.network(address) };
         answer.is_hit().then(|| jsonb::object(|object| answer.write_maxmind(object, databases)))
@@ -72,7 +72,7 @@ sql_function!(mmdb_in_service_wrapper, pg_finfo_mmdb_in_service_wrapper, mmdb_in
 fn mmdb_in_service(call: &Call) -> Option<pg_sys::Datum> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
-    Some(pg_sys::Datum::from(offline::with(Patience::Import, |databases| databases.serves(kind))))
+    Some(pg_sys::Datum::from(mmdb::with(LoadPolicy::Import, |databases| databases.serves(kind))))
 }
 
 sql_function!(is_bogon_wrapper, pg_finfo_is_bogon_wrapper, is_bogon);

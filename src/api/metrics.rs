@@ -8,7 +8,8 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{jsonb, text};
 use crate::store::{Home, sizes};
-use crate::{error, exporter, metrics, sql_function};
+use crate::telemetry::families;
+use crate::{error, exporter, sql_function};
 
 sql_function!(enrich_metrics_wrapper, pg_finfo_enrich_metrics_wrapper, enrich_metrics);
 fn enrich_metrics(call: &Call) -> Option<pg_sys::Datum> {
@@ -47,5 +48,5 @@ fn status_json(call: &Call) -> Option<pg_sys::Datum> {
 fn now(call: &Call) -> Vec<Family> {
     let home = Home::of(call);
     let sizes = acting_as(home.owner, || Connection::with(home.schema, sizes::count));
-    metrics::families(Some(&sizes))
+    families::families(Some(&sizes))
 }

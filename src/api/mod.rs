@@ -3,11 +3,11 @@
 mod administration;
 mod analysis;
 mod cymru;
-mod enriching;
-mod generated;
+mod enrich;
+mod inventory_columns;
 mod lookup;
-mod maintenance;
 mod metrics;
+mod procedures;
 mod queue;
 mod sessions;
 mod worker;

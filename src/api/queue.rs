@@ -4,14 +4,16 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use pgrx::pg_sys;
 
-use crate::offline::{self, Patience};
+use crate::document::enrichment;
+use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::{inet, text};
+use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
-use crate::store::{Home, priorities, queue};
-use crate::{enrichment, error, politeness, sql_function};
+use crate::store::{Home, queue, session_priority};
+use crate::{error, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
 fn providers(call: &Call) -> Option<pg_sys::Datum> {
@@ -57,7 +59,7 @@ fn is_source_stale(call: &Call) -> Option<pg_sys::Datum> {
     let is_stale = match Provider::named(&source) {
         Some(provider) => enrichment::is_stale(document, call.bigint(1), provider),
         None if source == "maxmind" => {
-            offline::with(Patience::None, |files| files.is_due(enrichment::builds(document)))
+            mmdb::with(LoadPolicy::None, |files| files.is_due(enrichment::builds(document)))
         }
         None => error::unknown_source(&source),
     };
@@ -98,7 +100,7 @@ fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
 
 sql_function!(resume_provider_wrapper, pg_finfo_resume_provider_wrapper, resume_provider);
 fn resume_provider(call: &Call) -> Option<pg_sys::Datum> {
-    politeness::resume(named(call, 0));
+    limiter::resume(named(call, 0));
     None
 }
 
@@ -111,6 +113,6 @@ sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrappe
 fn set_session_priority(call: &Call) -> Option<pg_sys::Datum> {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    priorities::set(Home::of_caller(call), table, expression.as_deref());
+    session_priority::set(Home::of_caller(call), table, expression.as_deref());
     None
 }

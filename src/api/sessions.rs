@@ -8,12 +8,13 @@ use crate::pg::array::{self, Element};
 use crate::pg::call::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::{catalog, invalidation, role};
-use crate::store::{Home, addresses, fold, foreign_key, session_options};
-use crate::{error, session, sql_function};
+use crate::session::trigger;
+use crate::store::{Home, addresses, fold, session_foreign_key, session_options};
+use crate::{error, sql_function};
 
-sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, session::enrich_session);
+sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::enrich_session);
 
-sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, session::forget_sessions);
+sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, trigger::forget_sessions);
 
 sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
 /// Statement trigger on `ip_inventory`: answers in there changed or went away.
@@ -48,7 +49,7 @@ sql_function!(create_address_key_wrapper, pg_finfo_create_address_key_wrapper, c
 fn create_address_key(call: &Call) -> Option<pg_sys::Datum> {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     let Some(column) = call.name(1) else { error::null_argument("ip_column") };
-    foreign_key::create(Home::of_caller(call), rel, column);
+    session_foreign_key::create(Home::of_caller(call), rel, column);
     None
 }
 

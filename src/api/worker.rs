@@ -8,17 +8,17 @@ use pgrx::pg_sys;
 use crate::inbox;
 use crate::pg::call::Call;
 use crate::pg::owner_slot::{self, OwnerSlot};
-use crate::pg::shared::{self, Seat};
+use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{catalog, text};
-use crate::politeness::{self, COUNTS};
 use crate::provider::Provider;
-use crate::roster::{self, Doing, Lack};
+use crate::provider::limiter::{self, COUNTS};
 use crate::sql_function;
+use crate::worker::registry::{self, Doing, Lack};
 
 sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);
 /// Row trigger on `enrichment_request`.
 fn request_appended(_: &Call) -> Option<pg_sys::Datum> {
-    roster::work_was_queued();
+    registry::work_was_queued();
     Some(pg_sys::Datum::from(0))
 }
 
@@ -29,7 +29,7 @@ sql_function!(
 );
 /// Statement trigger on `network_reclassification`.
 fn reclassification_appended(_: &Call) -> Option<pg_sys::Datum> {
-    roster::networks_were_edited();
+    registry::networks_were_edited();
     Some(pg_sys::Datum::from(0))
 }
 
@@ -120,7 +120,7 @@ fn abandoned_processes(_: &Call) -> Option<pg_sys::Datum> {
     ))
 }
 
-fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Option<pg_sys::Datum>> {
+fn row(role: &str, database: Option<String>, seat: &WorkerSlot, says: &str) -> Vec<Option<pg_sys::Datum>> {
     let time = |time: i64| (time != 0).then(|| pg_sys::Datum::from(time));
     let pid = seat.pid.load(Ordering::Acquire);
     let says = if pid == 0 && role == "worker" { Doing::Starting.name() } else { says };
@@ -139,7 +139,7 @@ fn row(role: &str, database: Option<String>, seat: &Seat, says: &str) -> Vec<Opt
 sql_function!(provider_status_wrapper, pg_finfo_provider_status_wrapper, provider_status);
 fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
     call.set(Provider::all().map(|provider| {
-        let health = politeness::health(provider);
+        let health = limiter::health(provider);
         let time = |time: Option<i64>| time.map(pg_sys::Datum::from);
         let words = |words: Option<&str>| words.map(text::write);
         let (quota, left, resets_at) = match health.quota {
@@ -155,9 +155,9 @@ fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
                 State::Open => "open",
                 State::HalfOpen => "half-open",
             })),
-            words(health.obstacle.as_deref()),
+            words(health.blocked_reason.as_deref()),
             Some(pg_sys::Datum::from(i64::from(health.failures))),
-            time(health.rests_until),
+            time(health.backoff_until),
             Some(pg_sys::Datum::from(i64::from(health.in_use))),
             time(health.last_success),
             time(health.last_failure),
@@ -167,7 +167,7 @@ fn provider_status(call: &Call) -> Option<pg_sys::Datum> {
             left.map(pg_sys::Datum::from),
             time(resets_at),
         ];
-        row.extend(COUNTS.map(|count| Some(pg_sys::Datum::from(politeness::counted(provider, count)))));
+        row.extend(COUNTS.map(|count| Some(pg_sys::Datum::from(limiter::counted(provider, count)))));
         row
     }));
     None

@@ -8,8 +8,8 @@ use cowrie_enrich_engine::{backoff, random};
 use super::{PROGRAM, is_wanted, otlp};
 use crate::pg::background::{self, Presence, Process};
 use crate::pg::{clock, shared};
-use crate::roster::Ending;
 use crate::telemetry;
+use crate::worker::registry::Ending;
 
 /// Pause before a crashed exporter is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
@@ -24,16 +24,16 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// Sees to the exporter.
 #[derive(Default)]
-pub struct Keeper {
+pub struct Supervisor {
     process: Option<Process>,
     crashes: u32,
     /// Microseconds since 2000.
     started_at: i64,
     /// Not before.
-    rests_until: i64,
+    backoff_until: i64,
 }
 
-impl Keeper {
+impl Supervisor {
     /// Starts it if it is wanted and not there; answers when to look again. It ends by itself.
     pub fn see_to_it(&mut self) -> Duration {
         self.collect_ended();
@@ -48,7 +48,7 @@ impl Keeper {
             return NEVER;
         }
         let now = clock::now();
-        if now >= self.rests_until {
+        if now >= self.backoff_until {
             seat.ending.store(Ending::Crashed as u32, Ordering::Release);
             seat.started_at.store(now, Ordering::Relaxed);
             seat.since.store(now, Ordering::Relaxed);
@@ -61,9 +61,9 @@ impl Keeper {
                 "the exporter could not be started",
                 "no slot is free; raise max_worker_processes",
             );
-            self.rests_until = now + START_AGAIN_AFTER;
+            self.backoff_until = now + START_AGAIN_AFTER;
         }
-        Duration::from_micros(u64::try_from(self.rests_until - now).unwrap_or_default())
+        Duration::from_micros(u64::try_from(self.backoff_until - now).unwrap_or_default())
     }
 
     fn collect_ended(&mut self) {
@@ -73,11 +73,11 @@ impl Keeper {
         process.forget();
         let now = clock::now();
         if Ending::of(&shared::block().exporter) == Ending::Left {
-            (self.crashes, self.rests_until) = (0, 0);
+            (self.crashes, self.backoff_until) = (0, 0);
             return;
         }
         self.crashes = if now - self.started_at > LIVED { 1 } else { self.crashes.saturating_add(1) };
         let pause = backoff::delay(self.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-        self.rests_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+        self.backoff_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
     }
 }

@@ -24,12 +24,13 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::metrics::Family;
 use cowrie_enrich_engine::net::Bell;
 
-pub use keeper::Keeper;
+pub use keeper::Supervisor;
 
+use crate::guc;
 use crate::pg::background::{self, Needs, Program};
 use crate::pg::{shared, transaction};
-use crate::roster::Ending;
-use crate::{guc, metrics};
+use crate::telemetry::families;
+use crate::worker::registry::Ending;
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_exporter_main", kind: "cowrie_enrich exporter", needs: Needs::Reading };
@@ -74,7 +75,7 @@ fn run(_argument: i32) {
 
 /// What is measured, at this moment; `Err`: why it cannot be said.
 fn snapshot() -> Result<Vec<Family>, String> {
-    in_transaction(|| metrics::families(None))
+    in_transaction(|| families::families(None))
 }
 
 fn in_transaction<T>(work: impl FnOnce() -> T) -> Result<T, String> {

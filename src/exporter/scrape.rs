@@ -20,36 +20,36 @@ pub struct Scrape {
     bell: Arc<Bell>,
     server: Option<Server>,
     /// It is not tried to listen before.
-    rests_until: Option<Instant>,
+    backoff_until: Option<Instant>,
 }
 
 impl Scrape {
     pub fn new(bell: &Arc<Bell>) -> Scrape {
-        Scrape { bell: Arc::clone(bell), server: None, rests_until: None }
+        Scrape { bell: Arc::clone(bell), server: None, backoff_until: None }
     }
 
     /// Listens where the settings say, and answers those who ask.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let wanted = guc::metrics_listen();
         if self.server.as_ref().is_some_and(|server| Some(server.address()) != wanted) {
-            (self.server, self.rests_until) = (None, None);
+            (self.server, self.backoff_until) = (None, None);
         }
         if let (Some(address), None) = (wanted, &self.server) {
             self.listen(address, now);
         }
         self.serve(now);
-        wanted.and(self.rests_until)
+        wanted.and(self.backoff_until)
     }
 
     fn listen(&mut self, address: SocketAddr, now: Instant) {
-        if self.rests_until.is_some_and(|until| now < until) {
+        if self.backoff_until.is_some_and(|until| now < until) {
             return;
         }
         match background::without_signals(|| Server::start(address, Arc::clone(&self.bell))) {
-            Ok(server) => (self.server, self.rests_until) = (Some(server), None),
+            Ok(server) => (self.server, self.backoff_until) = (Some(server), None),
             Err(error) => {
                 exported(Exporter::Scrape, Err(&format!("could not listen on {address}: {error}")));
-                self.rests_until = Some(now + LISTENS_AGAIN_AFTER);
+                self.backoff_until = Some(now + LISTENS_AGAIN_AFTER);
             }
         }
     }
@@ -69,7 +69,7 @@ impl Scrape {
             server.answer(ticket, text.ok());
         }
         if !server.is_alive() {
-            (self.server, self.rests_until) = (None, Some(now + LISTENS_AGAIN_AFTER));
+            (self.server, self.backoff_until) = (None, Some(now + LISTENS_AGAIN_AFTER));
         }
     }
 }

@@ -11,11 +11,14 @@ use cowrie_enrich_engine::net::{Bell, Pool};
 use serde_json::{Map, Value};
 
 use super::in_transaction;
-use crate::maintenance::Procedure;
+use crate::guc;
 use crate::pg::shared::ProcedureCall;
 use crate::pg::{self, background, catalog, clock};
-use crate::telemetry::{Exporter, calls, exported};
-use crate::{guc, metrics, politeness};
+use crate::procedures::Procedure;
+use crate::procedures::progress;
+use crate::provider::limiter;
+use crate::telemetry::families;
+use crate::telemetry::{Exporter, exported};
 
 /// How often it is looked whether something changed. The monitor looks as often.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +30,7 @@ const WRITES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is said of each phase, by families of this moment. Inside a transaction: databases' names are looked up.
 fn phases(families: &[Family]) -> Vec<Phase> {
-    let last_failure = politeness::last_buried().map(|(provider, reason, at)| Failure {
+    let last_failure = limiter::last_buried().map(|(provider, reason, at)| Failure {
         provider: provider.name(),
         reason,
         at,
@@ -58,7 +61,7 @@ fn calls() -> Vec<Call> {
             updated: call.updated,
         })
     };
-    calls::all().into_iter().filter_map(call).collect()
+    progress::all().into_iter().filter_map(call).collect()
 }
 
 /// The aggregate, for whoever asks in a transaction.
@@ -101,7 +104,7 @@ impl StatusFile {
         self.collect(now);
         if self.under_way.is_none() && self.looks_at.is_none_or(|at| at <= now) {
             self.looks_at = Some(now + LOOKS_EVERY);
-            match in_transaction(|| phases(&metrics::families(None))) {
+            match in_transaction(|| phases(&families::families(None))) {
                 Ok(phases) => self.write_if_changed(path, phases, now),
                 Err(reason) => exported(Exporter::StatusFile, Err(&reason)),
             }

@@ -4,8 +4,8 @@ use cowrie_enrich_engine::address::Address;
 
 use super::{Step, Worker, transact};
 use crate::pg::{background, catalog};
+use crate::store::complete_sessions::{self, Finding, Known, MOST_SESSIONS, Problem};
 use crate::store::completions::{self, Leased, Outcome};
-use crate::store::snapshots::{self, Finding, Known, MOST_SESSIONS, Problem};
 use crate::telemetry;
 
 /// Longer than a step may take until it is abandoned.
@@ -21,7 +21,7 @@ pub fn step(worker: &Worker) -> Step {
     background::report_activity(Some(c"leasing pending completions"));
     let leased = transact(|_, connection| {
         let leased = completions::lease(connection, worker.owner, worker.holder, LEASE_SECONDS)?;
-        let known = snapshots::known(connection, &leased.addresses);
+        let known = complete_sessions::known(connection, &leased.addresses);
         Some((leased, known))
     });
     let (leased, known) = match leased {
@@ -35,7 +35,7 @@ pub fn step(worker: &Worker) -> Step {
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
     let visited = transact(|_, connection| {
-        let visited = snapshots::visit(
+        let visited = complete_sessions::visit(
             connection,
             (leased.table, worker.owner),
             &known,

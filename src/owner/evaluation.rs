@@ -12,7 +12,7 @@ use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
 use crate::pg::{background, clock};
 use crate::provider::Provider;
-use crate::store::priorities::{self, Table};
+use crate::store::session_priority::{self, Table};
 use crate::telemetry;
 
 const FAILED: &str = "a rule of which sessions matter could not be evaluated";
@@ -38,18 +38,18 @@ pub struct Evaluation {
 pub fn step(worker: &mut Worker) -> Step {
     let slot = worker.slot;
     let Some(evaluation) = &mut worker.evaluation else {
-        background::report_activity(Some(c"reading which addresses wait"));
+        background::report_activity(Some(c"reading addresses that wait"));
         let (next_table, page) =
             (slot.next_table.load(Ordering::Acquire), slot.next_page.load(Ordering::Acquire));
         let owner = worker.owner;
         worker.evaluation = transact(|_, connection| {
-            let providers = priorities::providers_with_quota();
-            let tables: VecDeque<Table> = priorities::tables(connection, owner)
+            let providers = session_priority::providers_with_quota();
+            let tables: VecDeque<Table> = session_priority::tables(connection, owner)
                 .into_iter()
                 .filter(|table| table.oid().to_u32() >= next_table)
                 .collect();
             let is_resumed = tables.front().is_some_and(|table| table.oid().to_u32() == next_table);
-            let waiting = priorities::waiting(connection, &providers);
+            let waiting = session_priority::waiting(connection, &providers);
             let page = if is_resumed { page } else { 0 };
             Evaluation { providers, waiting, tables, page, last: None, pages: FEWEST_PAGES }
         });
@@ -83,7 +83,7 @@ impl Evaluation {
     fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) {
         let Some(table) = self.tables.front() else { return };
         if self.last.is_none() {
-            self.last = priorities::pages(connection, table)
+            self.last = session_priority::pages(connection, table)
                 .map_err(|failure| telemetry::error(FAILED, &failure.message))
                 .ok();
         }
@@ -92,7 +92,7 @@ impl Evaluation {
         let started = clock::now();
         let pages = self.page..to;
         let ranked =
-            priorities::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit);
+            session_priority::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit);
         self.went(ranked.err(), to, clock::now() - started);
     }
 

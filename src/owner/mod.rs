@@ -23,7 +23,7 @@ use crate::guc;
 use crate::pg::background::{self, Needs, Process, Program};
 use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
 use crate::pg::role::acting_as;
-use crate::pg::shared::{self, Seat};
+use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
 use crate::pg::{catalog, clock, transaction};
@@ -67,7 +67,7 @@ enum Step {
 /// The process, connected.
 struct Worker {
     slot: &'static OwnerSlot,
-    seat: &'static Seat,
+    seat: &'static WorkerSlot,
     owner: pg_sys::Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
@@ -147,7 +147,7 @@ impl Worker {
 
     /// Makes the worker look at the slot.
     fn tell_worker(&self) {
-        self.seat.nudge();
+        self.seat.set_latch();
     }
 
     /// One step of the evaluation that the worker asked for, if it did.

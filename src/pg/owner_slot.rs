@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-use super::shared::Seat;
+use super::shared::WorkerSlot;
 use super::{background, clock, latch, shared};
 
 /// Slots of a database: for two running processes, or for two abandoned ones and one that runs.
@@ -75,7 +75,7 @@ pub struct OwnerSlot {
 
 thread_local! {
     /// The slot of this process, and the worker seat that it belongs to.
-    static OWN: Cell<Option<(&'static OwnerSlot, &'static Seat)>> = const { Cell::new(None) };
+    static OWN: Cell<Option<(&'static OwnerSlot, &'static WorkerSlot)>> = const { Cell::new(None) };
 }
 
 impl OwnerSlot {
@@ -84,7 +84,7 @@ impl OwnerSlot {
     }
 
     /// Wakes the process, so that it reads its slot.
-    pub fn nudge(&self) {
+    pub fn set_latch(&self) {
         latch::set(self.latch.load(Ordering::Acquire));
     }
 
@@ -132,7 +132,7 @@ impl OwnerSlot {
     }
 
     /// Makes this process the one of the slot until it exits. Returns whether the slot was waiting for a process.
-    pub fn take(&'static self, seat: &'static Seat) -> bool {
+    pub fn take(&'static self, seat: &'static WorkerSlot) -> bool {
         // SAFETY: reads the pid of this process.
         let pid = unsafe { pg_sys::MyProcPid };
         if self.is_free() || self.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -197,6 +197,6 @@ extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
         }
         slot.latch.store(0, Ordering::Release);
         slot.pid.store(0, Ordering::Release);
-        seat.nudge();
+        seat.set_latch();
     }
 }

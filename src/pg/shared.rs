@@ -1,6 +1,6 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`Seat`] are atomics: counters and cells
+//! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics: counters and cells
 //! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
@@ -48,8 +48,8 @@ pub struct Block {
     pub counters: [AtomicI64; SLOTS],
     pub cells: [AtomicI64; CELLS],
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
-    pub launcher: Seat,
-    pub exporter: Seat,
+    pub launcher: WorkerSlot,
+    pub exporter: WorkerSlot,
     /// What each exporter handed on, and how often it could not.
     pub exports: [[AtomicI64; 2]; EXPORTERS],
     /// When counters were zero, microseconds since 2000.
@@ -62,7 +62,7 @@ pub struct Block {
     /// when one that has not is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
-    pub seats: [Seat; SEATS],
+    pub seats: [WorkerSlot; SEATS],
     /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
     waiting_rows: [AtomicU64; ROWS],
     pub inbox_epoch: AtomicU64,
@@ -82,7 +82,7 @@ impl Block {
 
 /// One background process: where it is and what it has been told.
 #[repr(C)]
-pub struct Seat {
+pub struct WorkerSlot {
     /// OID of the database it works for; 0 while nobody does.
     pub database: AtomicU32,
     /// 0 while the process is not running.
@@ -310,7 +310,7 @@ thread_local! {
     static PREVIOUS_STARTUP: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
     static SHARED: Cell<Option<Shared>> = const { Cell::new(None) };
     /// The seat that this process sits in.
-    static OWN: Cell<Option<&'static Seat>> = const { Cell::new(None) };
+    static OWN: Cell<Option<&'static WorkerSlot>> = const { Cell::new(None) };
     /// What else is to be done when this process ends.
     static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
 }
@@ -380,7 +380,7 @@ impl Report {
     }
 }
 
-impl Seat {
+impl WorkerSlot {
     pub fn is_taken(&self) -> bool {
         self.pid.load(Ordering::Acquire) != 0
     }
@@ -388,7 +388,7 @@ impl Seat {
     /// Tells the process that there is work; once until it looks.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
-            self.nudge();
+            self.set_latch();
         }
     }
 
@@ -403,7 +403,7 @@ impl Seat {
     }
 
     /// Makes the process look at what it has been told.
-    pub fn nudge(&self) {
+    pub fn set_latch(&self) {
         latch::set(self.latch.load(Ordering::Acquire));
     }
 
@@ -437,7 +437,7 @@ extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) 
         seat.latch.store(0, Ordering::Release);
         seat.pid.store(0, Ordering::Release);
         // Also where the launcher is not the one that started this process.
-        block().launcher.nudge();
+        block().launcher.set_latch();
     }
 }
 

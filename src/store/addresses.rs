@@ -5,9 +5,9 @@ use cowrie_enrich_engine::providers::Purpose;
 use pgrx::pg_sys;
 
 use super::Home;
-use super::snapshots::Standing;
-use crate::enrichment;
-use crate::offline::Databases;
+use super::complete_sessions::CurrentAttribution;
+use crate::document::enrichment;
+use crate::mmdb::Databases;
 use crate::pg::array;
 use crate::pg::inet;
 use crate::pg::jsonb::Container;
@@ -24,9 +24,9 @@ const IS_BOGON: i16 = 15;
 
 thread_local! {
     static STANDING: Statement = const { Statement::new(
-        "addresses_standing", include_str!("../../sql/queries/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
+        "addresses_standing", include_str!("../../sql/queries/inventory/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
     static DELETE: Statement = const { Statement::new(
-        "addresses_delete", include_str!("../../sql/queries/addresses_delete.sql"), &[pg_sys::INETARRAYOID]) };
+        "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql"), &[pg_sys::INETARRAYOID]) };
 }
 
 /// What the inventory knows of an address, as far as its snapshot needs it.
@@ -128,12 +128,16 @@ pub fn delete(home: Home, addresses: &[Address]) -> i64 {
 }
 
 /// Hands over what is known now of some addresses.
-pub fn standing<T>(connection: &Connection, addresses: &[Address], read: impl FnOnce(&[Standing]) -> T) -> T {
+pub fn standing<T>(
+    connection: &Connection,
+    addresses: &[Address],
+    read: impl FnOnce(&[CurrentAttribution]) -> T,
+) -> T {
     STANDING.with(|statement| {
         connection.run(statement, &[Some(array::inets(addresses))], |rows| {
             let known = |row| {
                 let document = rows.jsonb(row, 3)?;
-                Some(Standing {
+                Some(CurrentAttribution {
                     address: rows.address(row, 1)?,
                     asn: rows.bigint(row, 2),
                     country: enrichment::country(document),

@@ -9,18 +9,18 @@ use crate::pg::{jsonb, text};
 
 thread_local! {
     static BEGIN: Statement = const { Statement::new(
-        "call_begin", include_str!("../../sql/queries/call_begin.sql"),
+        "call_begin", include_str!("../../sql/queries/procedures/call_begin.sql"),
         &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::INT8OID, pg_sys::TEXTOID]) };
     static ADVANCE: Statement = const { Statement::new(
-        "call_advance", include_str!("../../sql/queries/call_advance.sql"),
+        "call_advance", include_str!("../../sql/queries/procedures/call_advance.sql"),
         &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::JSONBOID]) };
     static END: Statement = const { Statement::new(
-        "call_end", include_str!("../../sql/queries/call_end.sql"),
+        "call_end", include_str!("../../sql/queries/procedures/call_end.sql"),
         &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::JSONBOID]) };
     static LOCKS: Statement = const { Statement::new(
-        "session_locks", include_str!("../../sql/queries/session_locks.sql"), &[]) };
+        "session_locks", include_str!("../../sql/queries/sessions/session_locks.sql"), &[]) };
     static REJECT: Statement = const { Statement::new(
-        "rejected_list", include_str!("../../sql/queries/rejected_list.sql"),
+        "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql"),
         &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID]) };
 }
 
@@ -28,12 +28,12 @@ thread_local! {
 #[derive(Clone, Copy)]
 pub struct Key {
     pub procedure: &'static str,
-    pub about: pg_sys::Oid,
+    pub relation: pg_sys::Oid,
 }
 
 impl Key {
     fn arguments(self) -> [Option<pg_sys::Datum>; 2] {
-        [Some(text::write(self.procedure)), Some(pg_sys::Datum::from(self.about))]
+        [Some(text::write(self.procedure)), Some(pg_sys::Datum::from(self.relation))]
     }
 }
 
@@ -44,9 +44,9 @@ pub fn locks_of_the_session(connection: &Connection) -> i64 {
 
 /// Notes that a call began; answers where an earlier one that did not come to its end would have gone on.
 pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<Kept> {
-    let [procedure, about] = key.arguments();
+    let [procedure, relation] = key.arguments();
     let kind = Some(pg_sys::Datum::from(i64::from(lock_kind)));
-    let arguments = [procedure, about, kind, Some(text::write(phase))];
+    let arguments = [procedure, relation, kind, Some(text::write(phase))];
     BEGIN.with(|statement| {
         connection.run(statement, &arguments, |rows| rows.jsonb_datum(0, 1).map(jsonb::keep))
     })
@@ -60,9 +60,9 @@ pub fn advance(
     (done, total): (i64, i64),
     resume_at: Option<pg_sys::Datum>,
 ) {
-    let [procedure, about] = key.arguments();
+    let [procedure, relation] = key.arguments();
     let number = |number: i64| Some(pg_sys::Datum::from(number));
-    let arguments = [procedure, about, Some(text::write(phase)), number(done), number(total), resume_at];
+    let arguments = [procedure, relation, Some(text::write(phase)), number(done), number(total), resume_at];
     ADVANCE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
@@ -73,8 +73,8 @@ pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
             object.number(name, *number);
         }
     });
-    let [procedure, about] = key.arguments();
-    END.with(|statement| connection.run(statement, &[procedure, about, Some(result)], |_| ()));
+    let [procedure, relation] = key.arguments();
+    END.with(|statement| connection.run(statement, &[procedure, relation, Some(result)], |_| ()));
 }
 
 /// A row that could not be used, or only in part.

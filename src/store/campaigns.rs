@@ -20,7 +20,7 @@ use crate::pg::{catalog, parser};
 
 thread_local! {
     static ATTACHED: Statement = const { Statement::new(
-        "campaign_attached", include_str!("../../sql/queries/campaign_attached.sql"),
+        "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql"),
         &[pg_sys::OIDOID, pg_sys::OIDOID]) };
 }
 
@@ -116,7 +116,7 @@ impl Campaign {
             self.parts.iter().map(|(name, part)| (*name, part.as_slice())).collect();
         work(&TableStatement {
             name: "campaign",
-            text: include_str!("../../sql/queries/campaign.sql"),
+            text: include_str!("../../sql/queries/analysis/campaign.sql"),
             parts: &[parts.as_slice(), &[("@condition@", condition)]].concat(),
             argument_types: &[],
             result_types: &[

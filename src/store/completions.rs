@@ -22,36 +22,36 @@ const ADDRESSES: pg_sys::Oid = pg_sys::INETARRAYOID;
 
 thread_local! {
     static TAKE_IN: Statement = const { Statement::new(
-        "completions_take_in", include_str!("../../sql/queries/completions_take_in.sql"), &[pg_sys::INT8OID]) };
+        "completions_take_in", include_str!("../../sql/queries/sessions/completions_take_in.sql"), &[pg_sys::INT8OID]) };
     static RENEW: Statement = const { Statement::new(
-        "completions_renew", include_str!("../../sql/queries/completions_renew.sql"), &[ADDRESSES]) };
+        "completions_renew", include_str!("../../sql/queries/sessions/completions_renew.sql"), &[ADDRESSES]) };
     static OWNERS: Statement = const { Statement::new(
         "completions_owners",
         concat!(
-            include_str!("../../sql/queries/completions_pending.sql"),
-            include_str!("../../sql/queries/completions_owners.sql"),
+            include_str!("../../sql/queries/sessions/completions_pending.sql"),
+            include_str!("../../sql/queries/sessions/completions_owners.sql"),
         ),
         &[pg_sys::OIDOID]) };
     static ROLE: Statement = const { Statement::new(
-        "owner_role", include_str!("../../sql/queries/owner_role.sql"), &[pg_sys::OIDOID, pg_sys::OIDOID]) };
+        "owner_role", include_str!("../../sql/queries/sessions/owner_role.sql"), &[pg_sys::OIDOID, pg_sys::OIDOID]) };
     static SUSPEND: Statement = const { Statement::new(
-        "owner_suspend", include_str!("../../sql/queries/owner_suspend.sql"), &[pg_sys::TEXTOID, pg_sys::TEXTOID]) };
+        "owner_suspend", include_str!("../../sql/queries/sessions/owner_suspend.sql"), &[pg_sys::TEXTOID, pg_sys::TEXTOID]) };
     static LEASE: Statement = const { Statement::new(
         "completions_lease",
         concat!(
-            include_str!("../../sql/queries/completions_pending.sql"),
-            include_str!("../../sql/queries/completions_lease.sql"),
+            include_str!("../../sql/queries/sessions/completions_pending.sql"),
+            include_str!("../../sql/queries/sessions/completions_lease.sql"),
         ),
         &[pg_sys::OIDOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID]) };
     static SETTLE: Statement = const { Statement::new(
-        "completions_settle", include_str!("../../sql/queries/completions_settle.sql"),
+        "completions_settle", include_str!("../../sql/queries/sessions/completions_settle.sql"),
         &[pg_sys::OIDOID, ADDRESSES, pg_sys::TEXTARRAYOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::TEXTOID]) };
     static RETRY: Statement = const { Statement::new(
-        "completions_retry", include_str!("../../sql/queries/completions_retry.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "completions_retry", include_str!("../../sql/queries/sessions/completions_retry.sql"), &[pg_sys::INT8ARRAYOID]) };
     static RELEASE: Statement = const { Statement::new(
-        "completions_release", include_str!("../../sql/queries/completions_release.sql"), &[pg_sys::INT8OID]) };
+        "completions_release", include_str!("../../sql/queries/sessions/completions_release.sql"), &[pg_sys::INT8OID]) };
     static SIZES: Statement = const { Statement::new(
-        "completions_sizes", include_str!("../../sql/queries/completions_sizes.sql"), &[]) };
+        "completions_sizes", include_str!("../../sql/queries/sessions/completions_sizes.sql"), &[]) };
 }
 
 /// The parts of a snapshot that an enabled provider may fill.

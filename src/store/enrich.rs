@@ -13,17 +13,17 @@ use pgrx::pg_sys;
 use super::Home;
 use super::addresses::Inventory;
 use super::networks::{self, Networks, Said};
-use crate::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
+use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
 use crate::inbox;
-use crate::offline::Databases;
+use crate::mmdb::Databases;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{check_for_interrupts, memory, text};
 use crate::provider::{Provider, Providers};
-use crate::roster;
 use crate::store::queue;
 use crate::telemetry::{self, Counter};
+use crate::worker::registry;
 
 /// Sessions of one address that are to be counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -82,18 +82,18 @@ const UPDATE_TYPES: [pg_sys::Oid; 5] =
 thread_local! {
     static CREATE: Statement = const { Statement::new(
         "addresses_create",
-        include_str!("../../sql/queries/addresses_create.sql"),
+        include_str!("../../sql/queries/inventory/addresses_create.sql"),
         &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::INT8ARRAYOID,
           pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID],
     ) };
     static UPDATE: Statement = const { Statement::new(
-        "addresses_update", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES) };
+        "addresses_update", include_str!("../../sql/queries/inventory/addresses_update.sql"), &UPDATE_TYPES) };
     static UPDATE_FREE: Statement = const {
-        Statement::new("addresses_update_free", include_str!("../../sql/queries/addresses_update.sql"), &UPDATE_TYPES)
+        Statement::new("addresses_update_free", include_str!("../../sql/queries/inventory/addresses_update.sql"), &UPDATE_TYPES)
             .skipping_locked()
     };
     static LOCK: Statement = const {
-        Statement::new("addresses_lock", include_str!("../../sql/queries/addresses_lock.sql"), &[pg_sys::INETARRAYOID])
+        Statement::new("addresses_lock", include_str!("../../sql/queries/inventory/addresses_lock.sql"), &[pg_sys::INETARRAYOID])
     };
 }
 
@@ -158,7 +158,7 @@ pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)
         |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.place()));
     let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
-        roster::work_was_queued();
+        registry::work_was_queued();
         queue::append_all(home, lookups);
     }
 }

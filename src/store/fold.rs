@@ -20,7 +20,7 @@ use pgrx::pg_sys;
 
 use super::enrich::{self, Plan, Tally};
 use super::{BOUNDED, Home, networks, unblocked};
-use crate::offline::{self, Databases, Patience};
+use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Place};
@@ -56,18 +56,18 @@ const ADDRESS: Column = Column { number: 1, type_oid: pg_sys::INETOID };
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
-        "fold_pending", include_str!("../../sql/queries/fold_pending.sql"), &[]) };
+        "fold_pending", include_str!("../../sql/queries/fold/fold_pending.sql"), &[]) };
     static TAKE: Statement = const { Statement::new(
-        "fold_take", include_str!("../../sql/queries/fold_take.sql"), &[pg_sys::TIDARRAYOID]) };
+        "fold_take", include_str!("../../sql/queries/fold/fold_take.sql"), &[pg_sys::TIDARRAYOID]) };
     static DROP: Statement = const { Statement::new(
-        "fold_drop", include_str!("../../sql/queries/fold_drop.sql"), &[pg_sys::INETARRAYOID]) };
+        "fold_drop", include_str!("../../sql/queries/fold/fold_drop.sql"), &[pg_sys::INETARRAYOID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
-        "fold_lock_networks", include_str!("../../sql/queries/fold_lock_networks.sql"), &[pg_sys::INETARRAYOID]) };
+        "fold_lock_networks", include_str!("../../sql/queries/fold/fold_lock_networks.sql"), &[pg_sys::INETARRAYOID]) };
     static ADDRESSES: Statement = const { Statement::new(
-        "fold_addresses", include_str!("../../sql/queries/fold_addresses.sql"),
+        "fold_addresses", include_str!("../../sql/queries/fold/fold_addresses.sql"),
         &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID]) };
     static NETWORKS: Statement = const { Statement::new(
-        "fold_networks", include_str!("../../sql/queries/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
 }
 
 /// How far a pass over the pending counts has come. Counts that arrive behind it are for the next pass: under load there
@@ -275,7 +275,7 @@ impl Batch {
 /// transaction stands in the way. Returns the addresses whose counts were dropped: they have no row, and their sessions
 /// were never counted.
 fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
-    offline::with(Patience::None, |databases| {
+    mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;
         for _ in 0..ATTEMPTS {
             let mut missing = missing(home, batch, databases);

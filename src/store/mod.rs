@@ -6,29 +6,29 @@
 //! rows of session_completion after them.
 
 pub mod addresses;
-pub mod answers;
-pub mod backfill;
+pub mod backfill_sessions;
+pub mod block_answer;
+pub mod build_asn_inventory;
 pub mod calls;
 pub mod campaigns;
+pub mod complete_sessions;
 pub mod completions;
 pub mod enrich;
 pub mod fill_register;
 pub mod fold;
-pub mod foreign_key;
-pub mod import;
-pub mod ledger;
-pub mod named_networks;
+pub mod import_inventory;
 pub mod networks;
-pub mod priorities;
+pub mod provider_quota;
 pub mod queue;
 pub mod reclassification;
-pub mod recount;
+pub mod refresh_session_counts;
+pub mod refresh_stale;
+pub mod requeue;
+pub mod session_delta;
+pub mod session_foreign_key;
 pub mod session_options;
-pub mod sessions;
+pub mod session_priority;
 pub mod sizes;
-pub mod snapshots;
-pub mod stale;
-pub mod sweep;
 pub mod unblocked;
 
 use std::ffi::CStr;

@@ -41,35 +41,35 @@ const ARRAYS: [pg_sys::Oid; 4] =
 thread_local! {
     static CREATE: Statement = const { Statement::new(
         "networks_create",
-        include_str!("../../sql/queries/networks_create.sql"),
+        include_str!("../../sql/queries/inventory/networks_create.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3],
           pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, ARRAYS[1], ARRAYS[1], ARRAYS[1]],
     ) };
     static REFINE: Statement = const { Statement::new(
         "networks_refine",
-        include_str!("../../sql/queries/networks_refine.sql"),
+        include_str!("../../sql/queries/inventory/networks_refine.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3], pg_sys::TEXTOID],
     ) };
     static SEEN: Statement = const { Statement::new(
         "networks_seen",
-        include_str!("../../sql/queries/networks_seen.sql"),
+        include_str!("../../sql/queries/inventory/networks_seen.sql"),
         &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
     ) };
     static EXISTING: Statement = const { Statement::new(
-        "networks_existing", include_str!("../../sql/queries/networks_existing.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "networks_existing", include_str!("../../sql/queries/inventory/networks_existing.sql"), &[pg_sys::INT8ARRAYOID]) };
     static COMPLETE: Statement = const { Statement::new(
         "networks_complete",
-        include_str!("../../sql/queries/networks_complete.sql"),
+        include_str!("../../sql/queries/inventory/networks_complete.sql"),
         &[ARRAYS[0], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1]],
     ) };
     static TOUCH: Statement = const { Statement::new(
         "network_touch",
-        include_str!("../../sql/queries/network_touch.sql"),
+        include_str!("../../sql/queries/inventory/network_touch.sql"),
         &[pg_sys::INT8OID],
     ) };
     static READ: Statement = const { Statement::new(
         "network_read",
-        include_str!("../../sql/queries/network_read.sql"),
+        include_str!("../../sql/queries/inventory/network_read.sql"),
         &[pg_sys::INT8OID],
     ) };
 }

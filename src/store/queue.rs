@@ -23,34 +23,34 @@ const CIDRS: pg_sys::Oid = pg_sys::CIDRARRAYOID;
 
 thread_local! {
     static APPEND: Statement = const { Statement::new(
-        "queue_append", include_str!("../../sql/queries/queue_append.sql"),
+        "queue_append", include_str!("../../sql/queries/queue/queue_append.sql"),
         &[pg_sys::INETOID, pg_sys::TEXTOID, pg_sys::INT4OID]) };
     static TAKE_IN: Statement = const { Statement::new(
-        "queue_take_in", include_str!("../../sql/queries/queue_take_in.sql"),
+        "queue_take_in", include_str!("../../sql/queries/queue/queue_take_in.sql"),
         &[pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID,
           pg_sys::INT4ARRAYOID, pg_sys::INT4ARRAYOID]) };
     static ANALYZE: Statement = const { Statement::new(
-        "queue_analyze", include_str!("../../sql/queries/queue_analyze.sql"), &[]) };
+        "queue_analyze", include_str!("../../sql/queries/queue/queue_analyze.sql"), &[]) };
     static CLAIM: Statement = const { Statement::new(
-        "jobs_claim", include_str!("../../sql/queries/jobs_claim.sql"),
+        "jobs_claim", include_str!("../../sql/queries/queue/jobs_claim.sql"),
         &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::FLOAT8OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::INT4OID,
           pg_sys::BOOLOID, pg_sys::BOOLOID]) };
     static RELEASE: Statement = const { Statement::new(
-        "jobs_release", include_str!("../../sql/queries/jobs_release.sql"), &[pg_sys::INT8OID]) };
+        "jobs_release", include_str!("../../sql/queries/queue/jobs_release.sql"), &[pg_sys::INT8OID]) };
     static GIVE_BACK: Statement = const { Statement::new(
-        "jobs_give_back", include_str!("../../sql/queries/jobs_give_back.sql"),
+        "jobs_give_back", include_str!("../../sql/queries/queue/jobs_give_back.sql"),
         &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
     static NEXT_DUE: Statement = const { Statement::new(
-        "jobs_next_due", include_str!("../../sql/queries/jobs_next_due.sql"), &[pg_sys::TEXTOID]) };
+        "jobs_next_due", include_str!("../../sql/queries/queue/jobs_next_due.sql"), &[pg_sys::TEXTOID]) };
     static HOLD: Statement = const { Statement::new(
-        "jobs_hold", include_str!("../../sql/queries/jobs_hold.sql"), &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
+        "jobs_hold", include_str!("../../sql/queries/queue/jobs_hold.sql"), &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
     static DONE: Statement = const { Statement::new(
-        "jobs_done", include_str!("../../sql/queries/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
+        "jobs_done", include_str!("../../sql/queries/queue/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
     static SETTLE: Statement = const { Statement::new(
-        "jobs_settle", include_str!("../../sql/queries/jobs_settle.sql"),
+        "jobs_settle", include_str!("../../sql/queries/queue/jobs_settle.sql"),
         &[pg_sys::TEXTOID, CIDRS, CIDRS]) };
     static FAIL: Statement = const { Statement::new(
-        "jobs_fail", include_str!("../../sql/queries/jobs_fail.sql"),
+        "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql"),
         &[pg_sys::TEXTOID, CIDRS, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
           pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID]) };
 }
@@ -222,7 +222,7 @@ pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix],
 }
 
 /// What jobs may fail how often.
-pub struct Patience {
+pub struct LoadPolicy {
     pub base_seconds: f64,
     pub max_attempts: i32,
     /// When the provider last answered anybody, microseconds since 2000.
@@ -236,7 +236,7 @@ pub fn fail(
     connection: &Connection,
     provider: Provider,
     failed: &[&Failed],
-    patience: &Patience,
+    patience: &LoadPolicy,
 ) -> Vec<(Address, String)> {
     if failed.is_empty() {
         return Vec::new();

@@ -25,15 +25,15 @@ const BATCH: i64 = 1_000;
 
 thread_local! {
     static PENDING: Statement = const { Statement::new(
-        "networks_pending", include_str!("../../sql/queries/networks_pending.sql"),
+        "networks_pending", include_str!("../../sql/queries/inventory/networks_pending.sql"),
         &[pg_sys::INT8OID, pg_sys::INT8OID]) };
     static PENDING_COUNT: Statement = const { Statement::new(
-        "networks_pending_count", include_str!("../../sql/queries/networks_pending_count.sql"), &[]) };
+        "networks_pending_count", include_str!("../../sql/queries/inventory/networks_pending_count.sql"), &[]) };
     static SETTLE: Statement = const { Statement::new(
-        "networks_settle", include_str!("../../sql/queries/networks_settle.sql"),
+        "networks_settle", include_str!("../../sql/queries/inventory/networks_settle.sql"),
         &[pg_sys::INT8ARRAYOID, pg_sys::XIDOID]) };
     static RECLASSIFY: Statement = const { Statement::new(
-        "networks_reclassify", include_str!("../../sql/queries/networks_reclassify.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "networks_reclassify", include_str!("../../sql/queries/inventory/networks_reclassify.sql"), &[pg_sys::INT8ARRAYOID]) };
 }
 
 /// The result of one step.

@@ -15,12 +15,12 @@ use crate::pg::{catalog, invalidation};
 
 thread_local! {
     static SET: Statement = const { Statement::new(
-        "session_options_set", include_str!("../../sql/queries/session_options_set.sql"),
+        "session_options_set", include_str!("../../sql/queries/sessions/session_options_set.sql"),
         &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::BOOLOID]) };
     static FORGET: Statement = const { Statement::new(
-        "session_options_forget", include_str!("../../sql/queries/session_options_forget.sql"), &[]) };
+        "session_options_forget", include_str!("../../sql/queries/sessions/session_options_forget.sql"), &[]) };
     static ATTACHED: Statement = const { Statement::new(
-        "backfill_attached", include_str!("../../sql/queries/backfill_attached.sql"), &[pg_sys::OIDOID]) };
+        "backfill_attached", include_str!("../../sql/queries/procedures/backfill_attached.sql"), &[pg_sys::OIDOID]) };
 }
 
 /// Sets options of an attached table; `None` keeps an option as it is.

@@ -8,13 +8,13 @@ use crate::provider::Provider;
 
 thread_local! {
     static NETWORKS: Statement = const { Statement::new(
-        "networks_count", include_str!("../../sql/queries/networks_count.sql"), &[]) };
+        "networks_count", include_str!("../../sql/queries/inventory/networks_count.sql"), &[]) };
     static OLDEST_COUNT: Statement = const { Statement::new(
-        "counts_oldest", include_str!("../../sql/queries/counts_oldest.sql"), &[]) };
+        "counts_oldest", include_str!("../../sql/queries/fold/counts_oldest.sql"), &[]) };
     static NOT_INTACT: Statement = const { Statement::new(
-        "tables_not_intact", include_str!("../../sql/queries/tables_not_intact.sql"), &[]) };
+        "tables_not_intact", include_str!("../../sql/queries/sessions/tables_not_intact.sql"), &[]) };
     static QUEUE: Statement = const { Statement::new(
-        "queue_sizes", include_str!("../../sql/queries/queue_sizes.sql"), &[]) };
+        "queue_sizes", include_str!("../../sql/queries/queue/queue_sizes.sql"), &[]) };
 }
 
 /// What is counted of a provider's queue: requests, three states of jobs, addresses that wait for these, dead letters.

@@ -16,11 +16,11 @@ const CHUNK: usize = 5_000;
 
 thread_local! {
     static LOCK_ADDRESSES: Statement = const { Statement::new(
-        "addresses_lock_free", include_str!("../../sql/queries/addresses_lock_free.sql"), &[pg_sys::INETARRAYOID]) };
+        "addresses_lock_free", include_str!("../../sql/queries/inventory/addresses_lock_free.sql"), &[pg_sys::INETARRAYOID]) };
     static LOCK_NETWORKS: Statement = const { Statement::new(
-        "networks_lock_free", include_str!("../../sql/queries/networks_lock_free.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "networks_lock_free", include_str!("../../sql/queries/inventory/networks_lock_free.sql"), &[pg_sys::INT8ARRAYOID]) };
     static SHARE_NETWORKS: Statement = const { Statement::new(
-        "networks_share_free", include_str!("../../sql/queries/networks_share_free.sql"), &[pg_sys::INT8ARRAYOID]) };
+        "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql"), &[pg_sys::INT8ARRAYOID]) };
 }
 
 /// Returns those of some addresses without a visible row that another transaction is creating.

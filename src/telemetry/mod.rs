@@ -7,16 +7,16 @@
 //!
 //! | module | answers |
 //! |---|---|
-//! | `calls` | how far a procedure is that works in batches |
 //! | `cells` | where in shared memory numbers with labels and histograms are |
 //! | `timing` | how long something took, and whether that is worth asking |
 //! | `spans` | what took how long, for whoever collects that |
+//! | `families` | the counters as families of metrics, for the exporters |
 //! | `exports` | how often numbers left the server, and how often they could not |
 //! | `log` | what is written to the server's log |
 
-pub mod calls;
 pub mod cells;
 mod exports;
+pub mod families;
 mod log;
 pub mod spans;
 mod timing;

@@ -125,7 +125,7 @@ pub fn hand_over(span: &Span) {
         dropped(1);
     } else if ring.len() == shared::SPANS / 2 {
         // It comes by itself, but perhaps not soon enough.
-        shared::block().exporter.nudge();
+        shared::block().exporter.set_latch();
     }
 }
 

@@ -17,14 +17,14 @@ use std::time::Duration;
 use cowrie_enrich_engine::{backoff, random};
 use pgrx::pg_sys;
 
-use crate::exporter::Keeper;
+use crate::exporter::Supervisor;
 use crate::guc;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
-use crate::pg::shared::{self, SEATS, Seat, Waiting};
+use crate::pg::shared::{self, SEATS, Waiting, WorkerSlot};
 use crate::pg::{clock, transaction};
-use crate::roster::{self, Announced, Ending, Lack};
 use crate::telemetry;
+use crate::worker::registry::{self, Announced, Ending, Lack};
 
 use super::seniority::{Rank, Seniority};
 
@@ -63,7 +63,7 @@ struct Place {
     crashes: u32,
     started_at: i64,
     /// Not before: microseconds since 2000.
-    rests_until: i64,
+    backoff_until: i64,
     /// Why it has no worker, and since when (microseconds since 2000).
     lacks: Option<(Lack, i64)>,
     /// It is to have a worker, and that worker has read what the database spent of the quotas.
@@ -109,7 +109,7 @@ fn run(_argument: i32) {
     }
     let mut places = adopt();
     let mut order = Order { seniority: Seniority::read(), room: None };
-    let mut exporter = Keeper::default();
+    let mut exporter = Supervisor::default();
     loop {
         background::reload_settings();
         own.woken.store(false, Ordering::Release);
@@ -142,9 +142,9 @@ fn heed_announcements(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniori
         seniority.announced(database);
         place.has_no_extension = false;
         place.is_news = true;
-        place.rests_until = 0;
+        place.backoff_until = 0;
     };
-    match roster::take_announced() {
+    match registry::take_announced() {
         Announced::All => places.iter_mut().for_each(|(database, place)| heed(*database, place)),
         Announced::These(databases) => {
             databases.into_iter().for_each(|database| heed(database, places.entry(database).or_default()));
@@ -178,7 +178,7 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
                 place.crashes =
                     if now - place.started_at > LIVED { 1 } else { place.crashes.saturating_add(1) };
                 let pause = backoff::delay(place.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-                place.rests_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+                place.backoff_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
             }
         }
         free(seat);
@@ -189,7 +189,7 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
     }
     if is_slot_free {
         let waits = |place: &&mut Place| matches!(place.lacks, Some((Lack::Slot | Lack::Room, _)));
-        places.values_mut().filter(waits).for_each(|place| place.rests_until = 0);
+        places.values_mut().filter(waits).for_each(|place| place.backoff_until = 0);
     }
 }
 
@@ -292,7 +292,7 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     let has_settled = |database: &Database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All at once, or the first one takes what there is.
-        block.seats.iter().for_each(Seat::nudge);
+        block.seats.iter().for_each(WorkerSlot::set_latch);
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
@@ -302,7 +302,7 @@ fn send_away(place: &Place) {
     if let Some((index, _)) = &place.worker {
         let seat = &shared::block().seats[*index];
         seat.leave.store(true, Ordering::Release);
-        seat.nudge();
+        seat.set_latch();
     }
 }
 
@@ -322,8 +322,8 @@ fn give_way(places: &BTreeMap<u32, Place>, seniority: &Seniority, rank: Rank, wa
 /// Starts a worker, in addition to `running` ones, if it may start now. Returns when to look again.
 fn start(database: &Database, place: &mut Place, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
-    let kept_out = roster::kept_out(database.oid).unwrap_or(0);
-    let not_before = kept_out.max(place.rests_until);
+    let kept_out = registry::kept_out(database.oid).unwrap_or(0);
+    let not_before = kept_out.max(place.backoff_until);
     if not_before > now {
         if place.lacks.is_none() && place.crashes > 0 && kept_out <= now {
             place.lacks(Lack::Pause);
@@ -348,22 +348,23 @@ fn start(database: &Database, place: &mut Place, order: &mut Order, running: usi
     order.room = Some(running);
     place.lacks(lack);
     telemetry::log_once_per_burst("a worker could not be started", &format!("{}: {problem}", database.name));
-    place.rests_until = now + START_AGAIN_AFTER;
-    place.rests_until
+    place.backoff_until = now + START_AGAIN_AFTER;
+    place.backoff_until
 }
 
 fn take_seat(database: pg_sys::Oid) -> Option<usize> {
-    let seats: &[Seat; SEATS] = &shared::block().seats;
+    let seats: &[WorkerSlot; SEATS] = &shared::block().seats;
     // An owner process of another database that does not end keeps the place of its worker.
-    let is_anothers = |seat: &Seat| {
+    let is_anothers = |seat: &WorkerSlot| {
         let mut running = seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
     };
-    let is_free =
-        |seat: &Seat| seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat);
-    let is_free = |(_, seat): &(usize, &Seat)| is_free(seat);
+    let is_free = |seat: &WorkerSlot| {
+        seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat)
+    };
+    let is_free = |(_, seat): &(usize, &WorkerSlot)| is_free(seat);
     // Where its last worker sat, or else where nobody's numbers would be lost.
-    let rank = |(_, seat): &(usize, &Seat)| match seat.report.database.load(Ordering::Acquire) {
+    let rank = |(_, seat): &(usize, &WorkerSlot)| match seat.report.database.load(Ordering::Acquire) {
         whose if whose == database.to_u32() => 0,
         0 => 1,
         _ => 2,
@@ -382,6 +383,6 @@ fn take_seat(database: pg_sys::Oid) -> Option<usize> {
     Some(index)
 }
 
-fn free(seat: &Seat) {
+fn free(seat: &WorkerSlot) {
     seat.database.store(0, Ordering::Release);
 }

@@ -4,37 +4,39 @@
 //! |---|---|
 //! | `launcher` | which databases need a worker, and is it there |
 //! | `seniority` | which databases get theirs first |
-//! | `database` | what a worker does in its database, round by round |
+//! | `main_loop` | what a worker does in its database, round by round |
 //! | `steps` | the short transactions that this is made of |
-//! | `lane` | one provider's jobs, from the claim to the answer |
-//! | `air` | the exchanges that are under way |
-//! | `flight` | an exchange with a provider, and what its reply says of the provider |
-//! | `landing` | what came back, from the reply to the inventories |
+//! | `provider_queue` | one provider's jobs, from the claim to the answer |
+//! | `in_flight` | the exchanges that are under way |
+//! | `request` | an exchange with a provider, and what its reply says of the provider |
+//! | `apply` | what came back, from the reply to the inventories |
 //! | `trace` | a batch as spans |
+//! | `registry` | which worker has which slot, and how it is woken |
 //! | `owners` | supervises the processes that run code of table owners |
-//! | `ranking` | when it is found out which sessions matter |
+//! | `session_priority` | when it is found out which sessions matter |
 
-mod air;
-mod database;
-mod flight;
-mod landing;
-mod lane;
+mod apply;
+mod in_flight;
 mod launcher;
+mod main_loop;
 mod owners;
-mod ranking;
+mod provider_queue;
+pub mod registry;
+mod request;
 mod seniority;
+mod session_priority;
 mod steps;
 mod trace;
 
-pub use flight::judge;
 pub use launcher::register;
+pub use request::judge;
 
 use crate::pg::background::{self, Needs, Process, Program};
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_worker_main", kind: "cowrie_enrich worker", needs: Needs::Writing };
 
-crate::background_process!(cowrie_enrich_worker_main, database::run);
+crate::background_process!(cowrie_enrich_worker_main, main_loop::run);
 
 /// Starts the worker that sits in this seat.
 fn start(database: &str, seat: usize) -> Option<Process> {

@@ -10,16 +10,16 @@ use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::{backoff, random};
 
-use super::ranking::Ranking;
+use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, settled};
 use crate::owner;
 use crate::pg::background::{self, Presence, Process};
 use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
 use crate::pg::shared::{self, SEATS};
 use crate::pg::{catalog, clock};
-use crate::roster::Doing;
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
+use crate::worker::registry::Doing;
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
@@ -134,7 +134,7 @@ impl Owners {
     }
 
     /// Watches the processes and starts new ones.
-    pub fn step(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
+    pub fn step(&mut self, steps: &Steps, ranking: &mut SessionPriorities) -> Result<(), Stop> {
         self.next = i64::MAX;
         for index in 0..OWNER_SLOTS {
             self.watch(steps, index, ranking);
@@ -156,7 +156,7 @@ impl Owners {
     }
 
     /// Watches one process: collects it after its end, terminates it or abandons it.
-    fn watch(&mut self, steps: &Steps, index: usize, ranking: &mut Ranking) {
+    fn watch(&mut self, steps: &Steps, index: usize, ranking: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         if slot.is_free() {
             return;
@@ -202,7 +202,7 @@ impl Owners {
     }
 
     /// A process has ended: its slot becomes free.
-    fn collect(&mut self, index: usize, ranking: &mut Ranking) {
+    fn collect(&mut self, index: usize, ranking: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         let owner = slot.owner.load(Ordering::Acquire);
         let was_abandoned = slot.is_abandoned.load(Ordering::Acquire);
@@ -285,7 +285,7 @@ impl Owners {
     }
 
     /// Starts processes for the owners that wait, while there are free slots.
-    fn start(&mut self, steps: &Steps, ranking: &mut Ranking) -> Result<(), Stop> {
+    fn start(&mut self, steps: &Steps, ranking: &mut SessionPriorities) -> Result<(), Stop> {
         let now = clock::now();
         let mut wanted: BTreeMap<u32, bool> = self
             .pending
@@ -301,7 +301,7 @@ impl Owners {
                     ranking.hand_over(owner, slot);
                 }
                 if slot.is_idle.load(Ordering::Acquire) {
-                    slot.nudge();
+                    slot.set_latch();
                 }
             }
         }
@@ -347,7 +347,7 @@ impl Owners {
         for slot in self.slots().iter().filter(|slot| !slot.is_free()) {
             slot.others_wait.store(others_wait, Ordering::Relaxed);
             if others_wait && slot.is_idle.load(Ordering::Acquire) {
-                slot.nudge();
+                slot.set_latch();
             }
         }
         Ok(())
@@ -359,7 +359,7 @@ impl Owners {
         steps: &Steps,
         role: u32,
         index: usize,
-        ranking: &mut Ranking,
+        ranking: &mut SessionPriorities,
     ) -> Result<bool, Stop> {
         let known =
             steps.step(Doing::Supervising, |home, connection| completions::role(home, connection, role))?;

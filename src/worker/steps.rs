@@ -8,15 +8,15 @@ use cowrie_enrich_engine::version::Fit;
 use crate::guc;
 use crate::pg::background;
 use crate::pg::role::acting_as;
-use crate::pg::shared::Seat;
+use crate::pg::shared::WorkerSlot;
 use crate::pg::spi::Connection;
 use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
-use crate::roster::Doing;
 use crate::store::queue::Lease;
-use crate::store::{Home, foreign_key};
+use crate::store::{Home, session_foreign_key};
 use crate::telemetry;
 use crate::versions;
+use crate::worker::registry::Doing;
 
 /// Pause after a step that failed, in microseconds.
 pub const FAILED_PAUSE: i64 = 1_000_000;
@@ -37,7 +37,7 @@ pub enum Stop {
 
 /// Makes steps in the name of the worker in a seat.
 pub struct Steps {
-    pub seat: &'static Seat,
+    pub seat: &'static WorkerSlot,
     /// Holder of leases: when this worker was started. There is one at a time per database, so no other has it.
     pub holder: i64,
     /// Version of the constraints when no foreign key was unsafe.
@@ -45,7 +45,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn of(seat: &'static Seat) -> Steps {
+    pub fn of(seat: &'static WorkerSlot) -> Steps {
         Steps { seat, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
     }
 
@@ -107,7 +107,7 @@ impl Steps {
         }
         let keys = acting_as(home.owner, || {
             Connection::with(home.schema, |connection| {
-                let keys = foreign_key::unsafe_keys(connection);
+                let keys = session_foreign_key::unsafe_keys(connection);
                 transaction::end_as_current_user();
                 keys
             })

@@ -13,7 +13,7 @@
 
 pub mod files;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod promises;
+pub(crate) mod invariants;
 mod request;
 pub mod scrape;
 pub mod settings;

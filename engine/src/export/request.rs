@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_can_be_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            crate::promises::scrape_request(&bytes);
+            crate::invariants::scrape_request(&bytes);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::metrics::families::{
     QUEUE_DEPTH, RECORDS_CREATED, RECORDS_UPDATED, TOTAL_COUNT, WORKER_BATCHES, WORKER_HEARTBEAT_AGE,
 };
 use crate::metrics::{Declared, Family, Sample};
-use crate::moment;
+use crate::timestamp;
 
 /// Phases that have a file of their own.
 pub const PHASES: &[&str] = &[
@@ -102,7 +102,7 @@ impl Phase {
         let fields = [
             ("phase", json!(self.name)),
             ("ingest_id", json!(INGEST_ID)),
-            ("last_updated", json!(moment::text(now))),
+            ("last_updated", json!(timestamp::text(now))),
             ("metrics", self.metrics.clone()),
             ("checkpoint", self.checkpoint.clone()),
             ("dead_letter", self.dead_letter.clone()),
@@ -121,7 +121,7 @@ pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
             (phase.name.to_owned(), Value::Object(entry))
         })
         .collect();
-    [("last_updated", json!(moment::text(now))), ("phases", Value::Object(entries))]
+    [("last_updated", json!(timestamp::text(now))), ("phases", Value::Object(entries))]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect()
@@ -188,7 +188,7 @@ pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase 
         metrics.set(&format!("{result}s"), lookups.by("result", result).sum());
     }
     let last = of(&PROVIDER_LAST_SUCCESS).numbers().fold(0.0, f64::max);
-    let last = (last > 0.0).then(|| moment::text(((last - UNIX_TO_2000) * 1e6) as i64));
+    let last = (last > 0.0).then(|| timestamp::text(((last - UNIX_TO_2000) * 1e6) as i64));
     metrics.0.insert("last_enrichment_time".to_owned(), json!(last));
     metrics.0.insert("ingest_id".to_owned(), json!(INGEST_ID));
     Phase {
@@ -285,7 +285,7 @@ fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
             "total": number(total),
             "last_reason": reason,
             "last_source": provider,
-            "last_updated": moment::text(*at),
+            "last_updated": timestamp::text(*at),
         }),
     }
 }

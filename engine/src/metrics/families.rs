@@ -103,7 +103,7 @@ families! {
         => "Requests that failed in a row";
     PROVIDER_STOPPED: Gauge "enrich.provider_stopped" as "enrich_provider_stopped" in "1" by ["provider"]
         => "1 while the provider is not asked because it refused the key, else 0";
-    PROVIDER_RESTS_UNTIL: Gauge "enrich.provider_rests_until" as "enrich_provider_rests_until_timestamp_seconds" in "s"
+    PROVIDER_BACKOFF_UNTIL: Gauge "enrich.provider_backoff_until" as "enrich_provider_backoff_until_timestamp_seconds" in "s"
         by ["provider"]
         => "Unix time before which the provider is not asked; 0 if it may be asked now";
     PROVIDER_LAST_SUCCESS: Gauge "enrich.provider_last_success" as "enrich_provider_last_success_timestamp_seconds" in "s"

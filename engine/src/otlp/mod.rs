@@ -13,9 +13,9 @@
 //! | `export` | one request and what came of it |
 
 mod export;
-mod metrics;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod promises;
+pub(crate) mod invariants;
+mod metrics;
 mod span;
 mod traces;
 

@@ -275,13 +275,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(body: Vec<u8>) {
-            http::promises::dshield_answer(&[&b"200\n"[..], &body].concat());
+            http::invariants::dshield_answer(&[&b"200\n"[..], &body].concat());
         }
 
         #[test]
         fn any_report_is_kept_under_one_key(report in http::tests::json(), error in http::tests::json()) {
             let body = json!({ "ip": report, "error": error });
-            http::promises::dshield_answer(format!("200\n{body}").as_bytes());
+            http::invariants::dshield_answer(format!("200\n{body}").as_bytes());
         }
     }
 }

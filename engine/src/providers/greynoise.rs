@@ -346,7 +346,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(body: Vec<u8>, status in prop_oneof![Just(200), Just(206), Just(404), Just(500)]) {
-            http::promises::greynoise_answer(&[format!("{status}\n").as_bytes(), &body].concat());
+            http::invariants::greynoise_answer(&[format!("{status}\n").as_bytes(), &body].concat());
         }
 
         #[test]
@@ -359,7 +359,7 @@ mod tests {
             if let Some(ip) = ip {
                 body["ip"] = ip;
             }
-            http::promises::greynoise_answer(format!("{status}\n{body}").as_bytes());
+            http::invariants::greynoise_answer(format!("{status}\n{body}").as_bytes());
         }
     }
 }

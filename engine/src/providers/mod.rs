@@ -59,7 +59,7 @@ pub trait Provider: Sync {
     fn lifetimes(&self, settings: &Settings) -> Lifetimes;
 
     /// Why it cannot be asked as things are set: a sentence that names the setting. Reads no file, asks nobody.
-    fn obstacle(&self, _settings: &Settings) -> Option<String> {
+    fn blocked_reason(&self, _settings: &Settings) -> Option<String> {
         None
     }
 

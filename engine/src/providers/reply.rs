@@ -29,7 +29,7 @@ pub struct Finding {
     pub said: JsonObject,
     pub network: Option<Network>,
     /// What the answer holds for, where that is less than the block that was asked about.
-    pub covers: Option<Prefix>,
+    pub prefix: Option<Prefix>,
 }
 
 /// What an answer says of the network that announces the address.

@@ -204,13 +204,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(body: Vec<u8>, status in prop_oneof![Just(200), Just(404)]) {
-            http::promises::spur_answer(&[format!("{status}\n").as_bytes(), &body].concat());
+            http::invariants::spur_answer(&[format!("{status}\n").as_bytes(), &body].concat());
         }
 
         #[test]
         fn any_object_is_about_the_address_or_nothing(ip in http::tests::json(), other in http::tests::json()) {
             let body = json!({ "ip": ip, "client": other });
-            http::promises::spur_answer(format!("200 4711\n{body}").as_bytes());
+            http::invariants::spur_answer(format!("200 4711\n{body}").as_bytes());
         }
 
         #[test]

@@ -163,8 +163,8 @@ pub fn state(session: &mut Session) -> String {
     parts.extend(session.rows("SELECT 'completion', c.* FROM enrich.completion_status c LIMIT 5"));
     parts.extend(session.rows("SELECT 'worker', w.* FROM enrich.worker_status() w"));
     parts.extend(session.rows(
-        "SELECT 'provider', provider, state, obstacle, failures, rests_until - now(), in_flight, last_error, quota_left
-         FROM enrich.provider_status() WHERE obstacle IS DISTINCT FROM 'not in cowrie_enrich.enabled_sources'",
+        "SELECT 'provider', provider, state, blocked_reason, failures, backoff_until - now(), in_flight, last_error, quota_left
+         FROM enrich.provider_status() WHERE blocked_reason IS DISTINCT FROM 'not in cowrie_enrich.enabled_sources'",
     ));
     parts.join("\n")
 }

@@ -598,7 +598,7 @@ fn a_table_that_was_filled_anew_is_read_anew_for_addresses_too() {
     db.run(&backfill(&COWRIE));
     db.run(
         r#"UPDATE enrich.procedure_call SET ended_at = NULL, result = NULL, resume_at = jsonb_build_object(
-               'pass', 'sessions', 'table', about::bigint, 'file', pg_relation_filenode('sessions')::bigint, 'page', 0);
+               'pass', 'sessions', 'table', relation::bigint, 'file', pg_relation_filenode('sessions')::bigint, 'page', 0);
            TRUNCATE sessions; SET session_replication_role = replica"#,
     );
     db.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));

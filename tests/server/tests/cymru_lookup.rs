@@ -159,7 +159,7 @@ fn a_provider_that_is_given_a_rest_is_not_asked() {
     assert_eq!(lab.whois.record().connections.len(), 0);
     assert_eq!(
         db.one(
-            "SELECT requests, failures, rests_until > now(), last_error IS NOT NULL
+            "SELECT requests, failures, backoff_until > now(), last_error IS NOT NULL
              FROM provider_status() WHERE provider = 'cymru'"
         ),
         "1|1|t|t"

@@ -263,8 +263,7 @@ fn a_dump_leaves_out_options_and_rules_of_dropped_tables() {
     let oid = db.one("SELECT 'dropped'::regclass::oid");
     db.run("DROP TABLE dropped");
     let text = std::fs::read_to_string(dump(&db, &["--format", "plain"], "dropped.sql")).expect("a dump");
-    let rows_of = |name: &str| {
-        text.lines().filter(|line| line.split('\t').any(|field| field == name)).count()
-    };
+    let rows_of =
+        |name: &str| text.lines().filter(|line| line.split('\t').any(|field| field == name)).count();
     assert_eq!((rows_of("public.kept"), rows_of(&oid)), (4, 0));
 }

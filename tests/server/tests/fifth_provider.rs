@@ -377,7 +377,7 @@ fn enabled_sources_switches_it() {
     let taken_in = "SELECT jobs FROM queue_status WHERE provider = 'toy'";
     wait_until("the request is taken in", || db.number(taken_in), |jobs| *jobs == 1);
     assert_eq!(
-        db.one("SELECT obstacle FROM provider_status WHERE provider = 'toy'"),
+        db.one("SELECT blocked_reason FROM provider_status WHERE provider = 'toy'"),
         "not in cowrie_enrich.enabled_sources"
     );
 

@@ -91,7 +91,7 @@ fn nothing_switches_to_another_user_than_the_owners() {
     for (name, planted) in [
         ("src/worker/steps.rs", "acting_as(extension.owner, || ())"),
         ("src/store/fold.rs", "acting_as(pg_sys::Oid::from(10), || ())"),
-        ("src/store/priorities.rs", "acting_as_stranger(superuser, || ())"),
+        ("src/store/session_priority.rs", "acting_as_stranger(superuser, || ())"),
         ("src/pg/background.rs", "pg_sys::SetUserIdAndSecContext(role, 0);"),
         ("src/pg/background.rs", "let role = pg_sys::BOOTSTRAP_SUPERUSERID;"),
         ("sql/install/70_backfill.sql", "SET ROLE postgres;"),
@@ -109,9 +109,9 @@ const OWNERS_CODE: [&str; 9] = [
     "run_on(",
     "UserTable::lock(",
     "FrozenTable::",
-    "snapshots::visit(",
-    "snapshots::fill(",
-    "priorities::rank(",
+    "complete_sessions::visit(",
+    "complete_sessions::fill(",
+    "session_priority::rank(",
     "contained_within(",
 ];
 
@@ -120,9 +120,9 @@ const OWNERS_CODE: [&str; 9] = [
 const MAY_NOT_RUN_IT: [&str; 6] = [
     "src/worker/",
     "src/exporter/",
-    "src/session.rs",
-    "src/at_commit.rs",
-    "src/attribution.rs",
+    "src/session/trigger.rs",
+    "src/session/pending.rs",
+    "src/session/attribution.rs",
     "src/store/fold.rs",
 ];
 
@@ -146,15 +146,20 @@ fn no_process_that_others_wait_for_runs_code_of_a_table_owner() {
     let files = sources("src", "rs");
     assert_eq!(owners_code(&files), [""; 0]);
     // The same calls are found where they belong: in the processes of owners and in procedures.
-    for place in ["src/owner/", "src/store/snapshots.rs", "src/store/priorities.rs", "src/pg/user_table.rs"] {
+    for place in [
+        "src/owner/",
+        "src/store/complete_sessions.rs",
+        "src/store/session_priority.rs",
+        "src/pg/user_table.rs",
+    ] {
         let of_place = files.iter().filter(|(name, _)| name.starts_with(place));
         let calls = of_place.filter(|(_, text)| OWNERS_CODE.iter().any(|call| text.contains(call)));
         assert!(calls.count() > 0, "{place} calls none of {OWNERS_CODE:?}");
     }
     for (name, planted) in [
-        ("src/worker/landing.rs", "let left = snapshots::visit(connection, table, &known);"),
-        ("src/worker/ranking.rs", "locked.as_owner(|| values(connection))"),
-        ("src/at_commit.rs", "let table = UserTable::lock(table, Lock::Write);"),
+        ("src/worker/apply.rs", "let left = complete_sessions::visit(connection, table, &known);"),
+        ("src/worker/session_priority.rs", "locked.as_owner(|| values(connection))"),
+        ("src/session/pending.rs", "let table = UserTable::lock(table, Lock::Write);"),
         ("src/store/fold.rs", "contained_within(TIME, || complete());"),
     ] {
         let found = owners_code(&[(name.to_owned(), planted.to_owned())]);

@@ -156,12 +156,16 @@ fn the_reason_of_a_failed_completion_is_shown_and_a_call_retries_at_once() {
     tenant(&mut db, &owner);
     let table = format!("{owner}.s");
     attach(&mut db, &owner, "s");
-    for (n, call) in
-        [format!("SELECT enrich.resume_owner('{owner}')"), format!("CALL enrich.backfill_sessions('{table}')")]
-            .iter()
-            .enumerate()
+    for (n, call) in [
+        format!("SELECT enrich.resume_owner('{owner}')"),
+        format!("CALL enrich.backfill_sessions('{table}')"),
+    ]
+    .iter()
+    .enumerate()
     {
-        db.run(&format!("ALTER TABLE {table} ADD CONSTRAINT nothing CHECK (id <> {n} OR snapshot_asn IS NULL)"));
+        db.run(&format!(
+            "ALTER TABLE {table} ADD CONSTRAINT nothing CHECK (id <> {n} OR snapshot_asn IS NULL)"
+        ));
         insert(&mut db, &table, n, member(n, 1));
         let reason = "SELECT blocked_reason FROM enrich.completion_status";
         wait_until(
@@ -205,7 +209,9 @@ fn a_trigger_of_a_third_role_is_the_reason_that_completion_status_shows() {
          ALTER FUNCTION {third}.noted() OWNER TO {third}"
     ));
     attach(&mut db, &owner, "s");
-    db.run(&format!("CREATE TRIGGER noted BEFORE UPDATE ON {owner}.s FOR EACH ROW EXECUTE FUNCTION {third}.noted()"));
+    db.run(&format!(
+        "CREATE TRIGGER noted BEFORE UPDATE ON {owner}.s FOR EACH ROW EXECUTE FUNCTION {third}.noted()"
+    ));
     insert(&mut db, &format!("{owner}.s"), 1, member(1, 1));
     let blocked = "SELECT s.blocked_reason = t.blocked_reason
                    FROM enrich.completion_status s JOIN enrich.attached_tables t USING (rel)";

@@ -595,7 +595,7 @@ fn sixty_thousand_sessions_of_an_address_get_their_type_some_at_a_time() {
 /// Nobody can be on the way with an answer for them.
 #[test]
 fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
-    let lab = Plan::of("hostile-obstacle", "maxmind,spur").start();
+    let lab = Plan::of("hostile-blocked_reason", "maxmind,spur").start();
     lab.reconfigure(&["spur_token_file = ''"]);
     let mut db = lab.database();
     SUMMARIES.create_attached(&mut db);
@@ -625,7 +625,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     };
     insert(&mut db, "first");
     wait_until_taken_in(&mut db);
-    assert_eq!(status(&mut db, "spur", "obstacle IS NOT NULL"), "t");
+    assert_eq!(status(&mut db, "spur", "blocked_reason IS NOT NULL"), "t");
     assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 21);
     holder.run(hold);
     insert(&mut db, "second");

@@ -151,7 +151,7 @@ fn with_nobody_there_sessions_are_stored_and_everything_is_found_out_later() {
 /// While a setting keeps a provider from being asked, nobody is; a reload is enough to change that.
 #[test]
 fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
-    let lab = Plan::of("settings-obstacles", ALL).start();
+    let lab = Plan::of("settings-blocked_reasons", ALL).start();
     let mut db = lab.database();
     let known = member(90_000, 7);
     cymru::queue(&mut db, &[known]);
@@ -241,9 +241,9 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
         lab.reconfigure(&[set]);
         request(&mut db, provider, &[address]);
         rounds(&mut db, known, 2);
-        let obstacle = status(&mut db, provider, "obstacle");
-        assert!(obstacle.starts_with(words), "{set}: {obstacle}");
-        assert!(!obstacle.contains("secret"), "{obstacle}");
+        let blocked_reason = status(&mut db, provider, "blocked_reason");
+        assert!(blocked_reason.starts_with(words), "{set}: {blocked_reason}");
+        assert!(!blocked_reason.contains("secret"), "{blocked_reason}");
         assert_eq!(server.requests().len(), 0, "{set}");
         assert_eq!(
             db.one(&format!(
@@ -256,7 +256,7 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
         lab.reconfigure(&[back]);
         wait_for_the_queue(&mut db);
         assert!(asked(server).contains(&address), "{set}");
-        assert_eq!(status(&mut db, provider, "obstacle, dead_letters"), "NULL|0");
+        assert_eq!(status(&mut db, provider, "blocked_reason, dead_letters"), "NULL|0");
     }
     lab.assert_nothing_crashed();
 }

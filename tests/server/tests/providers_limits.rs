@@ -180,11 +180,11 @@ fn an_answer_that_comes_during_a_rest_does_not_end_that_one_asks_whether_it_is_o
     for address in &under_way[1..] {
         lab.greynoise.behave_for(*address, after(3));
     }
-    wait_for_status(&mut db, "greynoise", "rests_until IS NOT NULL, in_flight", "t|1");
+    wait_for_status(&mut db, "greynoise", "backoff_until IS NOT NULL, in_flight", "t|1");
     lab.greynoise.behave_for(under_way[0], HttpBehaviour::normal());
     wait_until("the late answer is there", || documents(&mut db, "greynoise").len(), |stored| *stored == 1);
     assert_eq!(
-        status(&mut db, "greynoise", "rests_until IS NOT NULL, in_flight"),
+        status(&mut db, "greynoise", "backoff_until IS NOT NULL, in_flight"),
         "t|0",
         "still in the rest"
     );
@@ -212,14 +212,14 @@ fn a_new_key_ends_the_stop_and_not_a_rest() {
     let under_way = asked(&lab.greynoise);
     lab.greynoise.behave_for(under_way[0], after(7_000));
     lab.greynoise.behave_for(under_way[1], HttpFault::status(401));
-    wait_for_status(&mut db, "greynoise", "obstacle LIKE 'stopped: %', in_flight", "t|0");
+    wait_for_status(&mut db, "greynoise", "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
     lab.greynoise.behave(HttpBehaviour::normal());
     lab.greynoise.require("key", "quite-another-key");
     lab.write_key("greynoise", "quite-another-key");
-    wait_for_status(&mut db, "greynoise", "obstacle", "NULL");
+    wait_for_status(&mut db, "greynoise", "blocked_reason", "NULL");
     rounds(&mut db, known, 3);
     assert_eq!(
-        status(&mut db, "greynoise", "rests_until > now() + interval '1 hour', in_flight"),
+        status(&mut db, "greynoise", "backoff_until > now() + interval '1 hour', in_flight"),
         "t|0",
         "what it asked for holds for any key"
     );
@@ -363,22 +363,22 @@ fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() 
     let mut early = lab.cluster.session(&name);
     let mut late = lab.cluster.session(&late_name);
     // Who has no worker is not asked.
-    wait_for_status(&mut early, "greynoise", "obstacle, quota_left", "NULL|9");
+    wait_for_status(&mut early, "greynoise", "blocked_reason, quota_left", "NULL|9");
 
     late.run("BEGIN; LOCK TABLE enrich.provider_quota IN ACCESS EXCLUSIVE MODE");
     lab.reconfigure(&["databases = ''"]);
     let waits = "waiting for what all databases spent today";
-    wait_for_status(&mut early, "greynoise", "obstacle", waits);
+    wait_for_status(&mut early, "greynoise", "blocked_reason", waits);
     request(&mut early, "greynoise", &members(100..130));
     wait_until(
         "the requests are taken in",
         || early.number("SELECT count(*) FROM enrich.enrichment_request"),
         |left| *left == 0,
     );
-    assert_eq!(status(&mut early, "greynoise", "obstacle, quota_left"), format!("{waits}|9"));
+    assert_eq!(status(&mut early, "greynoise", "blocked_reason, quota_left"), format!("{waits}|9"));
     assert_eq!(asked(&lab.greynoise).len(), 7);
     late.run("ROLLBACK");
-    wait_for_status(&mut early, "greynoise", "obstacle, quota_left", "the daily quota is spent|0");
+    wait_for_status(&mut early, "greynoise", "blocked_reason, quota_left", "the daily quota is spent|0");
     wait_for_status(&mut early, "greynoise", "in_flight", "0");
     assert_eq!(asked(&lab.greynoise).len(), 10);
     lab.assert_nothing_crashed();

@@ -82,7 +82,7 @@ impl<'a> Patient<'a> {
         let last_error = status(&mut self.db, provider, "last_error");
         assert!(last_error.contains(error), "{what}: {last_error}");
         assert_eq!(
-            status(&mut self.db, provider, "state IN ('open', 'half-open'), obstacle"),
+            status(&mut self.db, provider, "state IN ('open', 'half-open'), blocked_reason"),
             "t|NULL",
             "{what}"
         );
@@ -110,7 +110,7 @@ impl<'a> Patient<'a> {
             assert!(stored.contains_key(address), "{what}: {address}");
         }
         assert_eq!(
-            status(&mut self.db, provider, "state, failures, rests_until, obstacle, in_flight"),
+            status(&mut self.db, provider, "state, failures, backoff_until, blocked_reason, in_flight"),
             "closed|0|NULL|NULL|0",
             "{what}"
         );
@@ -132,7 +132,7 @@ impl<'a> Patient<'a> {
         let before = count(&mut self.db, provider, moves);
         let addresses = self.addresses(12);
         request(&mut self.db, provider, &addresses);
-        let rests = "rests_until IS NOT NULL, in_flight";
+        let rests = "backoff_until IS NOT NULL, in_flight";
         wait_for_status(&mut self.db, provider, rests, "t|0");
         server.behave(HttpBehaviour::normal());
         self.rounds();
@@ -329,7 +329,7 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
         let what = format!("{provider} {code}");
         let addresses = patient.rests(provider, &what, HttpFault::status(code), "unauthorized");
         assert_eq!(
-            status(&mut patient.db, provider, "obstacle, state, failures, quota"),
+            status(&mut patient.db, provider, "blocked_reason, state, failures, quota"),
             format!("stopped: {words}|closed|0|NULL"),
             "{what}"
         );
@@ -340,7 +340,7 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
     lab.greynoise.behave(HttpFault::status(401));
     patient.db.run("SELECT enrich.resume_provider('greynoise')");
     wait_until("it is refused once more", || asked(&lab.greynoise).len(), |number| *number == 2);
-    wait_for_status(&mut patient.db, "greynoise", "obstacle LIKE 'stopped: %', in_flight", "t|0");
+    wait_for_status(&mut patient.db, "greynoise", "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
     patient.rounds();
     assert_eq!(asked(&lab.greynoise).len(), 2);
     lab.greynoise.behave(HttpBehaviour::normal());
@@ -351,7 +351,7 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
     request(&mut patient.db, "greynoise", &addresses);
     wait_until_held(&lab.greynoise, 10);
     lab.greynoise.behave(HttpFault::status(401));
-    wait_for_status(&mut patient.db, "greynoise", "obstacle LIKE 'stopped: %', in_flight", "t|0");
+    wait_for_status(&mut patient.db, "greynoise", "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
     patient.rounds();
     assert_eq!(asked(&lab.greynoise).len(), 10);
     lab.greynoise.behave(HttpBehaviour::normal());
@@ -368,7 +368,7 @@ fn a_new_key_is_tried_without_a_reload() {
         server.require(header, "quite-another-key");
         let addresses = patient.addresses(20);
         request(&mut patient.db, provider, &addresses);
-        wait_for_status(&mut patient.db, provider, "obstacle LIKE 'stopped: %', in_flight", "t|0");
+        wait_for_status(&mut patient.db, provider, "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
         let seen = server.requests().len();
         // The same once more is no news.
         lab.write_key(provider, &format!("  {old}\n"));
@@ -376,7 +376,7 @@ fn a_new_key_is_tried_without_a_reload() {
         assert_eq!(server.requests().len(), seen);
         lab.write_key(provider, "quite-another-key\n");
         wait_for_the_queue(&mut patient.db);
-        assert_eq!(status(&mut patient.db, provider, "obstacle, rests_until"), "NULL|NULL");
+        assert_eq!(status(&mut patient.db, provider, "blocked_reason, backoff_until"), "NULL|NULL");
         server.require(header, old);
         lab.write_key(provider, old);
         patient.recovers(provider, "another key", &addresses);
@@ -396,7 +396,7 @@ fn a_key_that_is_replaced_while_the_old_one_is_being_refused_is_tried() {
     lab.write_key("greynoise", "quite-another-key");
     lab.greynoise.behave(HttpBehaviour::normal());
     wait_for_the_queue(&mut patient.db);
-    assert_eq!(status(&mut patient.db, "greynoise", "obstacle, unauthorized"), "NULL|1");
+    assert_eq!(status(&mut patient.db, "greynoise", "blocked_reason, unauthorized"), "NULL|1");
     lab.assert_nothing_crashed();
 }
 
@@ -425,9 +425,9 @@ fn a_key_file_that_cannot_be_used_says_so_and_shows_nothing() {
             }
             let addresses = patient.addresses(3);
             request(&mut patient.db, provider, &addresses);
-            wait_for_status(&mut patient.db, provider, "obstacle LIKE 'stopped: %', in_flight", "t|0");
+            wait_for_status(&mut patient.db, provider, "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
             patient.rounds();
-            let told = status(&mut patient.db, provider, "obstacle, last_error");
+            let told = status(&mut patient.db, provider, "blocked_reason, last_error");
             assert_eq!(told.matches(words).count(), 2, "{what}: {told}");
             assert_eq!(told.matches(&format!("cowrie_enrich.{setting}")).count(), 2, "{what}: {told}");
             assert_eq!(server.requests().len(), 0, "{what}");
@@ -452,7 +452,7 @@ fn a_key_file_that_cannot_be_used_says_so_and_shows_nothing() {
         wait_for_status(
             &mut patient.db,
             provider,
-            "obstacle LIKE 'stopped: %is not a file', in_flight",
+            "blocked_reason LIKE 'stopped: %is not a file', in_flight",
             "t|0",
         );
         lab.write_key(provider, key);
@@ -467,7 +467,7 @@ fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
     let mut patient = Patient::of(&lab);
     for provider in ["greynoise", "spur"] {
         let addresses = patient.rests(provider, "echo", HttpFault::Echo, "unauthorized");
-        let told = status(&mut patient.db, provider, "obstacle, last_error");
+        let told = status(&mut patient.db, provider, "blocked_reason, last_error");
         assert!(told.contains("not allowed"), "{told}");
         patient.resumes(provider, "echo", &addresses);
     }
@@ -597,7 +597,7 @@ fn a_provider_that_asks_for_a_rest_gets_it() {
     let lab = plan("outcomes-rests").start();
     let mut patient = Patient::of(&lab);
     // In seconds: from the refusal on.
-    let lasts = "round(extract(epoch FROM rests_until - last_failure))";
+    let lasts = "round(extract(epoch FROM backoff_until - last_failure))";
     let after = |moment: &str| HttpFault::Status { code: 429, retry_after: Some(moment.to_owned()) };
     for (provider, what, fault, expected) in [
         ("greynoise", "429", HttpFault::status(429), 60),
@@ -613,7 +613,7 @@ fn a_provider_that_asks_for_a_rest_gets_it() {
     ] {
         let addresses = patient.rests(provider, what, fault, "throttled");
         assert_eq!(status(&mut patient.db, provider, lasts), expected.to_string(), "{provider} {what}");
-        let told = status(&mut patient.db, provider, "obstacle, failures, last_error");
+        let told = status(&mut patient.db, provider, "blocked_reason, failures, last_error");
         assert!(told.starts_with("NULL|0|429 Too Many Requests"), "{told}");
         patient.resumes(provider, what, &addresses);
     }
@@ -629,7 +629,7 @@ fn a_provider_that_asks_for_a_rest_gets_it() {
     );
     let addresses = patient.rests("greynoise", "429 until then", after(&date), "throttled");
     let same = format!(
-        "abs(extract(epoch FROM rests_until - to_timestamp('{}', 'DD Mon YYYY HH24:MI:SS'))) < 0.1",
+        "abs(extract(epoch FROM backoff_until - to_timestamp('{}', 'DD Mon YYYY HH24:MI:SS'))) < 0.1",
         &date[5..25]
     );
     assert_eq!(status(&mut patient.db, "greynoise", &same), "t", "{date}");
@@ -646,7 +646,7 @@ fn rests_grow_while_the_provider_asks_for_them() {
     lab.greynoise.behave(HttpFault::status(429));
     let addresses = patient.addresses(30);
     request(&mut patient.db, "greynoise", &addresses);
-    let lasts = "round(extract(epoch FROM rests_until - last_failure)), in_flight";
+    let lasts = "round(extract(epoch FROM backoff_until - last_failure)), in_flight";
     wait_for_status(&mut patient.db, "greynoise", lasts, "60|0");
     let first = asked(&lab.greynoise).len();
     assert!((1..=10).contains(&first), "{first} requests");
@@ -695,7 +695,7 @@ fn a_rest_ends_by_itself() {
         lab.greynoise.behave(busy(code));
         let addresses = patient.addresses(12);
         request(&mut patient.db, "greynoise", &addresses);
-        wait_for_status(&mut patient.db, "greynoise", "rests_until IS NOT NULL, in_flight", "t|0");
+        wait_for_status(&mut patient.db, "greynoise", "backoff_until IS NOT NULL, in_flight", "t|0");
         let seen = asked(&lab.greynoise).len();
         assert!((1..=10).contains(&seen), "{seen} requests");
         patient.recovers("greynoise", "a short rest", &addresses);

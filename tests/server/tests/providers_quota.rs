@@ -126,7 +126,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     }
     lab.greynoise.behave(HttpBehaviour::normal());
     let mut db = back(&lab, &name);
-    let spent = "obstacle, quota, quota_left, in_flight";
+    let spent = "blocked_reason, quota, quota_left, in_flight";
     wait_for_status(&mut db, "greynoise", spent, "the daily quota is spent|100|0|0");
     rounds(&mut db, known, 3);
     assert_eq!(asked(&lab.greynoise).len(), QUOTA, "what the server saw");
@@ -338,7 +338,7 @@ fn a_key_that_cannot_be_read_costs_nothing() {
     let known = known(&mut db);
     std::fs::remove_file(lab.key_file("greynoise")).expect("it is there");
     request(&mut db, "greynoise", &members(0..30));
-    wait_for_status(&mut db, "greynoise", "obstacle LIKE 'stopped: %', in_flight", "t|0");
+    wait_for_status(&mut db, "greynoise", "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
     rounds(&mut db, known, 3);
     assert_eq!(lab.greynoise.requests().len(), 0);
     lab.write_key("greynoise", GREYNOISE_KEY);
@@ -371,7 +371,7 @@ fn a_quota_is_a_setting_and_none_is_none() {
     wait_for_the_queue(&mut db);
     assert_eq!(asked(&lab.greynoise).len(), 40);
     assert_eq!(
-        status(&mut db, "greynoise", "quota, quota_left, quota_resets_at, obstacle"),
+        status(&mut db, "greynoise", "quota, quota_left, quota_resets_at, blocked_reason"),
         "NULL|NULL|NULL|NULL"
     );
     // Others have theirs.

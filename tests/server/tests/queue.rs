@@ -18,7 +18,7 @@ use server_tests::{Database, Options, Session, database, wait_until};
 
 /// The statement that the worker runs, prepared under its own name.
 fn prepare(session: &mut Session, name: &str, types: &str) {
-    let path = workspace().join(format!("sql/queries/{name}.sql"));
+    let path = workspace().join(format!("sql/queries/queue/{name}.sql"));
     let text = std::fs::read_to_string(&path).expect("the statement is there");
     session.run(&format!("PREPARE {name}({types}) AS {}", text.replace("@extschema@", "enrich")));
 }

@@ -29,14 +29,14 @@ struct Place {
 const PLACES: &[Place] = &[
     Place {
         name: "backfill_sessions",
-        statements: &["sql/queries/sessions_complete.sql", "src/store/snapshots.rs sessions_complete"],
+        statements: &["sql/queries/sessions/sessions_complete.sql", "src/store/complete_sessions.rs sessions_complete"],
         call: "CALL enrich.backfill_sessions('mine.s')",
         before: "",
         fills: true,
     },
     Place {
         name: "set_session_priority",
-        statements: &["sql/queries/priority_values.sql", "src/store/priorities.rs priority_values"],
+        statements: &["sql/queries/priority/priority_values.sql", "src/store/session_priority.rs priority_values"],
         call: "SELECT enrich.set_session_priority('mine.s', 's.id')",
         before: "",
         fills: false,
@@ -44,8 +44,8 @@ const PLACES: &[Place] = &[
     Place {
         name: "add_session_foreign_key",
         statements: &[
-            "sql/queries/foreign_key_validate.sql",
-            "src/store/foreign_key.rs run_utility",
+            "sql/queries/foreign_key/foreign_key_validate.sql",
+            "src/store/session_foreign_key.rs run_utility",
             "sql/install/40_sessions.sql reference_addresses",
         ],
         call: "CALL enrich.add_session_foreign_key('mine.s')",
@@ -54,7 +54,7 @@ const PLACES: &[Place] = &[
     },
     Place {
         name: "campaign_networks",
-        statements: &["sql/queries/campaign.sql", "src/store/campaigns.rs campaign"],
+        statements: &["sql/queries/analysis/campaign.sql", "src/store/campaigns.rs campaign"],
         call: "SELECT * FROM enrich.campaign_networks('mine.s')",
         before: "",
         fills: false,
@@ -97,13 +97,13 @@ const PLACES: &[Place] = &[
     Place {
         name: "import_inventory",
         statements: &[
-            "sql/queries/import_read.sql",
-            "src/store/import/source.rs import_read",
-            "sql/queries/import_count.sql",
-            "src/store/import/source.rs import_count",
-            "sql/queries/import_session_documents.sql",
-            "src/store/import/sessions.rs import_session_documents",
-            "src/store/import/sessions.rs run_utility",
+            "sql/queries/import/import_read.sql",
+            "src/store/import_inventory/source.rs import_read",
+            "sql/queries/import/import_count.sql",
+            "src/store/import_inventory/source.rs import_count",
+            "sql/queries/import/import_session_documents.sql",
+            "src/store/import_inventory/sessions.rs import_session_documents",
+            "src/store/import_inventory/sessions.rs run_utility",
         ],
         call: "CALL enrich.import_inventory('mine')",
         before: "SELECT enrich.detach_session_table('mine.s');
@@ -115,10 +115,10 @@ const PLACES: &[Place] = &[
 
 /// Statements that only a worker runs; they have a separate test.
 const WORKER: &[&str] = &[
-    "sql/queries/sessions_completed.sql",
-    "src/store/snapshots.rs sessions_completed",
-    "sql/queries/priority_addresses.sql",
-    "src/store/priorities.rs priority_addresses",
+    "sql/queries/sessions/sessions_completed.sql",
+    "src/store/complete_sessions.rs sessions_completed",
+    "sql/queries/priority/priority_addresses.sql",
+    "src/store/session_priority.rs priority_addresses",
 ];
 
 /// A command of our own whose text names no relation.
@@ -477,9 +477,15 @@ fn a_statement_that_goes_round_the_check_is_found() {
         ("src/store/fold.rs", "fn f() { pgrx::Spi::run(\"UPDATE t SET a = 1\"); }"),
         ("src/store/fold.rs", "fn f() { unsafe { pg_sys::SPI_execute(text, false, 0); } }"),
         ("src/pg/scan.rs", "fn f() { unsafe { pg_sys::SPI_prepare(text, 0, types); } }"),
-        ("src/store/stale.rs", "const S: TableStatement<'static> = TableStatement { name: \"planted\" };"),
-        ("src/store/stale.rs", "fn f() { frozen.run_utility(connection, \"ALTER TABLE @table@\", &[]); }"),
-        ("sql/queries/stale_queue.sql", "SELECT FROM @table@ s"),
+        (
+            "src/store/refresh_stale.rs",
+            "const S: TableStatement<'static> = TableStatement { name: \"planted\" };",
+        ),
+        (
+            "src/store/refresh_stale.rs",
+            "fn f() { frozen.run_utility(connection, \"ALTER TABLE @table@\", &[]); }",
+        ),
+        ("sql/queries/procedures/stale_queue.sql", "SELECT FROM @table@ s"),
         (
             "sql/install/72_refresh.sql",
             "CREATE FUNCTION planted(rel regclass) AS $$ BEGIN EXECUTE format('DROP TABLE %s', rel); END $$;",

@@ -33,7 +33,8 @@ fn any_history_of_failures_ends_as_the_model_has_it() {
              SELECT 'cymru', format('60.0.%s.%s', n, host)::inet, format('60.0.%s.0/24', n)::cidr
              FROM generate_series(0, 39) n, generate_series(1, 2) host;",
     );
-    let text = std::fs::read_to_string(workspace().join("sql/queries/jobs_fail.sql")).expect("it is there");
+    let text =
+        std::fs::read_to_string(workspace().join("sql/queries/queue/jobs_fail.sql")).expect("it is there");
     db.run(&format!(
         "PREPARE fail(text, cidr[], text[], boolean[], float8, integer, timestamptz, float8) AS {}",
         text.replace("@extschema@", "enrich")

@@ -192,7 +192,7 @@ fn an_outage_that_lasts_longer_than_all_attempts_kills_no_lookup() {
     patient.recovers("outage", &addresses);
     assert_eq!(
         patient.db.one(
-            "SELECT state, failures, rests_until FROM enrich.provider_status() WHERE provider = 'cymru'"
+            "SELECT state, failures, backoff_until FROM enrich.provider_status() WHERE provider = 'cymru'"
         ),
         "closed|0|NULL"
     );

@@ -15,7 +15,7 @@
 
 pub mod dns;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod promises;
+pub(crate) mod invariants;
 mod provider;
 mod route;
 #[cfg(test)]

@@ -211,7 +211,7 @@ fn finding(route: &Route) -> Finding {
             country: route.network_country().map(letters),
             registry: route.registry,
         }),
-        covers: route.prefix,
+        prefix: route.prefix,
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(Value::Object(whole.said), expected);
         let network = whole.network.unwrap();
         assert_eq!((network.asn, network.country.as_deref()), (24940, Some("FI")));
-        assert_eq!(whole.covers, Prefix::parse("78.46.0.0/15"));
+        assert_eq!(whole.prefix, Prefix::parse("78.46.0.0/15"));
 
         let Some(providers::Answer::Found(bare)) = take("78.46.1.2") else { panic!("a route") };
         assert_eq!(Value::Object(bare.said), json!({ "asn": 24940 }));

@@ -22,9 +22,9 @@
 mod bounded;
 mod exchange;
 #[cfg(any(test, fuzzing))]
-mod memory;
+pub(crate) mod invariants;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod promises;
+mod memory;
 mod secret;
 #[cfg(test)]
 mod servers;
@@ -174,7 +174,7 @@ impl<T: AskedByHttp> Provider for T {
         self.site().common.lifetimes(settings)
     }
 
-    fn obstacle(&self, settings: &Settings) -> Option<String> {
+    fn blocked_reason(&self, settings: &Settings) -> Option<String> {
         let site = self.site();
         site.target(settings).and_then(|_| site.user_agent(settings)).err()
     }

@@ -480,36 +480,36 @@ fn key_goes_over_no_open_line() {
     let proxied = |settings: Settings| settings.with(&HTTP_PROXY, text(&proxy.url("")));
     let settings = proxied(spur("http://provider.test/v2", &key));
     let why = "cowrie_enrich.spur_url is not an https URL, and cowrie_enrich.spur_token_file is set";
-    assert_eq!(Spur.obstacle(&settings).as_deref(), Some(why));
+    assert_eq!(Spur.blocked_reason(&settings).as_deref(), Some(why));
     assert_eq!(ask(&Spur, &settings).failure, Some(Failure::Io(why.into())));
     let settings = proxied(greynoise("http://192.0.2.99/")).with(&GREYNOISE_API_KEY_FILE, text(key.path()));
-    assert!(GreyNoise.obstacle(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
+    assert!(GreyNoise.blocked_reason(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
     assert_eq!(proxy.connections(), 0);
 
     // Without a key there is nothing to hide.
-    assert_eq!(GreyNoise.obstacle(&greynoise("http://192.0.2.99/")), None);
+    assert_eq!(GreyNoise.blocked_reason(&greynoise("http://192.0.2.99/")), None);
     for url in ["https://a.example", "http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/"] {
-        assert_eq!(Spur.obstacle(&spur(url, &key)), None, "{url}");
+        assert_eq!(Spur.blocked_reason(&spur(url, &key)), None, "{url}");
     }
 }
 
 #[test]
 fn obstacles_name_their_setting() {
-    let obstacle = |url: &str| GreyNoise.obstacle(&greynoise(url));
+    let blocked_reason = |url: &str| GreyNoise.blocked_reason(&greynoise(url));
     for url in
         ["example.org", "ftp://example.org", "http://", "http://a b", "https://:443", "http://a:x", "/x"]
     {
         let why = "cowrie_enrich.greynoise_url is not an http or https URL";
-        assert_eq!(obstacle(url).as_deref(), Some(why), "{url}");
+        assert_eq!(blocked_reason(url).as_deref(), Some(why), "{url}");
     }
     for url in ["http://a:99999", "http://a:0", "https://u:p@a/", "https://a/?x=1", "https://a/#x"] {
-        assert!(obstacle(url).unwrap().starts_with("cowrie_enrich.greynoise_url "), "{url}");
+        assert!(blocked_reason(url).unwrap().starts_with("cowrie_enrich.greynoise_url "), "{url}");
     }
-    assert!(obstacle(&format!("https://a/{}", "x".repeat(3000))).is_some());
+    assert!(blocked_reason(&format!("https://a/{}", "x".repeat(3000))).is_some());
     let unset = Settings::defaults(GreyNoise.settings()).with(&GREYNOISE_URL, setting::Value::Text(None));
-    assert_eq!(GreyNoise.obstacle(&unset).as_deref(), Some("cowrie_enrich.greynoise_url is not set"));
+    assert_eq!(GreyNoise.blocked_reason(&unset).as_deref(), Some("cowrie_enrich.greynoise_url is not set"));
     for proxy in ["socks5://127.0.0.1:1080", "ftp://a", "http://", "a b"] {
-        let why = GreyNoise.obstacle(&greynoise("https://a").with(&HTTP_PROXY, text(proxy)));
+        let why = GreyNoise.blocked_reason(&greynoise("https://a").with(&HTTP_PROXY, text(proxy)));
         assert_eq!(
             why.as_deref(),
             Some("cowrie_enrich.http_proxy is not the http or https URL of a proxy"),
@@ -517,18 +517,21 @@ fn obstacles_name_their_setting() {
         );
     }
     assert_eq!(
-        Spur.obstacle(&Settings::defaults(Spur.settings())).as_deref(),
+        Spur.blocked_reason(&Settings::defaults(Spur.settings())).as_deref(),
         Some("cowrie_enrich.spur_token_file is not set")
     );
-    let unset = Dshield.obstacle(&Settings::defaults(Dshield.settings())).unwrap();
+    let unset = Dshield.blocked_reason(&Settings::defaults(Dshield.settings())).unwrap();
     assert!(unset.starts_with("cowrie_enrich.dshield_contact is not set: "), "{unset}");
     for contact in ["jané@example.org", "a\tb", "a\nX-Injected: 1", &"x".repeat(201)] {
         let settings = dshield("https://a").with(&DSHIELD_CONTACT, text(contact));
         assert!(
-            Dshield.obstacle(&settings).unwrap().starts_with("cowrie_enrich.dshield_contact is not one line")
+            Dshield
+                .blocked_reason(&settings)
+                .unwrap()
+                .starts_with("cowrie_enrich.dshield_contact is not one line")
         );
     }
-    let unset = GreyNoise.obstacle(&Settings::defaults(GreyNoise.settings())).unwrap();
+    let unset = GreyNoise.blocked_reason(&Settings::defaults(GreyNoise.settings())).unwrap();
     assert!(unset.starts_with("cowrie_enrich.greynoise_api_key_file is not set: "), "{unset}");
 }
 
@@ -540,7 +543,7 @@ fn greynoise_is_asked_with_consent_alone() {
     assert!(ask(&GreyNoise, &silent).unsent);
     assert_eq!(server.connections(), 0);
     let community = greynoise(&server.url(""));
-    assert_eq!(GreyNoise.obstacle(&community), None);
+    assert_eq!(GreyNoise.blocked_reason(&community), None);
     assert!(ask(&GreyNoise, &community).failure.is_none());
     assert_eq!(server.connections(), 1);
 }

@@ -14,10 +14,10 @@
 //! | `server` | who is asked |
 //! | `resolver` | many questions at a time, repeated and bounded |
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod invariants;
 mod message;
 mod names;
-#[cfg(any(test, fuzzing))]
-pub(super) mod promises;
 mod resolver;
 mod server;
 #[cfg(test)]

@@ -53,7 +53,7 @@ fn nameserver<'a>(configuration: &'a str) -> &'a str {
 }
 
 #[cfg(any(test, fuzzing))]
-pub(super) mod promises {
+pub(super) mod invariants {
     /// As std reads what it can read too; a host is never empty, a port never 0.
     pub(in super::super) fn names_are_read(text: &str) {
         let named = super::split(text);

@@ -81,7 +81,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_as_promised(text in "[0-9 ]{1,12}\\|( NA |8.8.8.8/[0-9]{1,2}|.{0,12})\\|.{0,4}\\|.{0,8}\\|.{0,12}") {
-            crate::promises::dns_message(text.as_bytes());
+            crate::invariants::dns_message(text.as_bytes());
         }
     }
 }

@@ -468,12 +468,12 @@ mod tests {
 
         #[test]
         fn no_answer_is_about_what_was_not_asked(answer in any_answer()) {
-            crate::promises::whois_answer(&answer);
+            crate::invariants::whois_answer(&answer);
         }
 
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-            crate::promises::whois_answer(&bytes);
+            crate::invariants::whois_answer(&bytes);
         }
     }
 }

@@ -1,0 +1,162 @@
+//! Answers: what holds whatever bytes come?
+//!
+//! One function for each parser of foreign bytes. It panics where a promise is broken, and it is called by property tests
+//! here and by the targets of `fuzz/`, which bring better bytes. Of private parsers they stand beside the parser.
+//!
+//! The rule: a promise is about what callers rely on (every field valid and bounded, nothing about what was not asked),
+//! and says it in another way than the parser does: "does not panic" alone is a promise of few words.
+
+pub use crate::export::invariants::{collector_settings, scrape_request};
+pub use crate::otlp::invariants::collector_answer;
+pub use crate::providers::cymru::invariants::{dns_message, dns_server, whois_answer};
+pub use crate::providers::http::invariants::{
+    dshield_answer, greynoise_answer, http_answer, http_settings, spur_answer,
+};
+
+use crate::address::{self, Address, AddressError, LONGEST_TEXT};
+use crate::jsonb_text::{Escapes, keepable, quoted};
+use crate::prefix::Prefix;
+use crate::{classify, legacy, mmdb, timestamp};
+use serde_json::Value;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// A session's address, and a block as providers write it: as the standard library reads them, and never a network
+/// where a host was wanted.
+pub fn ip_text(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        assert_eq!(address::parse_bytes(bytes), Err(AddressError::NotAnAddress));
+        return;
+    };
+    let read = address::parse(text);
+    assert_eq!(address::parse_bytes(bytes), read);
+    assert_eq!(read, expected_address(text));
+    if let Ok(Some(read)) = read {
+        assert_eq!(address::parse(&read.to_string()), Ok(Some(read)));
+        assert_eq!(Prefix::host(read).network(), read);
+    }
+    let block = Prefix::parse(text);
+    assert_eq!(block, expected_block(text));
+    if let Some(block) = block {
+        assert_eq!(Prefix::parse(&block.to_string()), Some(block));
+        assert!(block.contains(block.network()));
+    }
+}
+
+/// The grammar in `address`, read from the end: what may stand behind a host, and the standard library's host.
+fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
+    let text = text.trim_matches(|char: char| char.is_ascii_whitespace());
+    match text.len() {
+        0 => return Ok(None),
+        length if length > LONGEST_TEXT => return Err(AddressError::TooLong { length }),
+        _ => {}
+    }
+    let host = |text: &str| text.parse::<IpAddr>().ok();
+    let zoned = |at: usize| {
+        let zone = &text[at + 1..];
+        let visible = !zone.is_empty() && zone.chars().all(|char| ('!'..='~').contains(&char));
+        host(&text[..at]).filter(|ip| visible && ip.is_ipv6())
+    };
+    let ip = match (text.find('%'), text.strip_suffix("/32"), text.strip_suffix("/128")) {
+        (Some(at), ..) => zoned(at),
+        (None, Some(v4), _) => host(v4).filter(IpAddr::is_ipv4),
+        (None, _, Some(v6)) => host(v6).filter(IpAddr::is_ipv6),
+        _ => host(text),
+    };
+    ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
+}
+
+/// By bits of the IPv6 form, which IPv4 blocks have too.
+fn expected_block(text: &str) -> Option<Prefix> {
+    let (host, length) = text.trim_matches(|char: char| char.is_ascii_whitespace()).rsplit_once('/')?;
+    let ip: IpAddr = host.parse().ok()?;
+    let length = length.parse::<u8>().ok().filter(|_| length.chars().all(|char| char.is_ascii_digit()))?;
+    let (bits, length) = match ip {
+        IpAddr::V4(ip) => (ip.to_ipv6_mapped().to_bits(), u32::from(length).checked_add(96)?),
+        IpAddr::V6(ip) => (ip.to_bits(), length.into()),
+    };
+    let mapped = Ipv6Addr::from_bits(bits).to_ipv4_mapped().is_some();
+    if length > 128 || (mapped && length < 96) {
+        return None;
+    }
+    let network = Ipv6Addr::from_bits(bits & u128::MAX.checked_shl(128 - length).unwrap_or(0));
+    let own = if mapped { length - 96 } else { length };
+    let block = Prefix::new(Address::new(network.into()), u8::try_from(own).ok()?)?;
+    assert_eq!(block.network(), Address::new(network.into()), "bits behind the length");
+    Some(block)
+}
+
+/// Texts in documents that others wrote.
+pub fn foreign_text(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return json(bytes);
+    };
+    if let Some(asn) = legacy::asn(text) {
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(digits.trim_start_matches('0'), asn.to_string());
+        assert!(
+            text.chars().all(|char| char.is_ascii_digit() || char.is_whitespace() || "AaSs".contains(char))
+        );
+    }
+    if let Some(country) = legacy::country(text) {
+        assert!(country.iter().all(u8::is_ascii_uppercase) && !matches!(&country, b"XX" | b"ZZ"));
+        assert!(text.trim().as_bytes().eq_ignore_ascii_case(&country));
+    }
+    if let Some(registry) = legacy::registry(text) {
+        assert!(["ARIN", "RIPE", "APNIC", "LACNIC", "AFRINIC"].contains(&registry));
+        assert!(text.len() >= 4);
+    }
+    if let Some(name) = legacy::name(text) {
+        stored_name(&name);
+        assert_eq!(legacy::name(&name), Some(name.clone()), "a name is a name again");
+        let _ = classify::by_name(&name);
+    }
+    json(bytes);
+}
+
+/// What `keepable` leaves can be kept: it holds no NUL, and what was JSON is JSON.
+fn json(bytes: &[u8]) {
+    for escapes in [Escapes::Unicode, Escapes::Ascii] {
+        let kept = keepable(bytes, escapes).into_owned();
+        assert_eq!(keepable(&kept, escapes), kept, "what is kept is kept again");
+        assert!(kept.len() <= bytes.len());
+        match serde_json::from_slice::<Value>(&kept) {
+            Ok(value) => no_nul(&value),
+            Err(_) => assert!(serde_json::from_slice::<Value>(bytes).is_err(), "JSON is JSON no more"),
+        }
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        assert_eq!(serde_json::from_slice::<String>(&quoted(bytes)).expect("a JSON string"), text);
+    }
+}
+
+fn no_nul(value: &Value) {
+    match value {
+        Value::String(text) => assert!(!text.contains('\0')),
+        Value::Array(values) => values.iter().for_each(no_nul),
+        Value::Object(members) => members.iter().for_each(|(name, value)| {
+            assert!(!name.contains('\0'));
+            no_nul(value);
+        }),
+        _ => {}
+    }
+}
+
+/// A name that goes into a text column and a terminal.
+pub(crate) fn stored_name(name: &str) {
+    assert!(!name.is_empty() && name == name.trim(), "{name:?}");
+    assert!(name.chars().count() <= mmdb::LONGEST_NAME, "{} characters", name.chars().count());
+    assert!(!name.contains(char::is_control), "{name:?}");
+    assert!(!name.eq_ignore_ascii_case("NA"), "{name:?}");
+}
+
+/// Times in documents.
+pub fn document_time(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(micros) = timestamp::parse(text) {
+        let written = timestamp::text(micros);
+        assert_eq!(written.len(), "2026-11-20T03:18:32.123456+00:00".len(), "{written}");
+        assert_eq!(timestamp::parse(&written), Some(micros), "{written}");
+        // The server refuses a year 0.
+        assert!(&written[..4] >= "0001", "{written}");
+    }
+}

@@ -1,0 +1,62 @@
+//! Answers: what holds of a DNS message whatever its bytes are?
+
+use super::super::invariants::{asked, sane_answer};
+use super::message::{self, Outcome};
+use super::{best_of, server, text};
+use crate::invariants::stored_name;
+use crate::providers::Anomalies;
+
+/// A message of a server's; bytes that are none are read as the text of one record.
+pub fn dns_message(bytes: &[u8]) {
+    match message::decode(bytes) {
+        Some(response) => {
+            let [_, _, flags, codes, ..] = bytes else { panic!("no header") };
+            let code = codes & 15;
+            assert!(flags & 0x80 != 0 && flags & 0x78 == 0, "not a response to a query");
+            assert_eq!(bytes[..2], response.id.to_be_bytes());
+            assert_eq!(response.truncated, flags & 2 != 0);
+            match response.outcome {
+                Outcome::Texts(texts) => {
+                    assert_eq!(code, 0, "an answer with an error");
+                    // Names may be written in short; texts stand there byte by byte.
+                    assert!(!texts.is_empty() && texts.concat().len() < bytes.len());
+                    assert!(!response.truncated, "a text of half a message");
+                    texts_are_read(&texts);
+                }
+                Outcome::Nothing => assert!(matches!(code, 0 | 3), "nothing, by an error"),
+                Outcome::Failed(why) => assert!(!why.is_empty() && !why.contains(char::is_control)),
+                Outcome::Unanswered => panic!("a response that is none"),
+            }
+        }
+        None => texts_are_read(&[bytes.to_vec()]),
+    }
+}
+
+fn texts_are_read(texts: &[Vec<u8>]) {
+    for address in asked() {
+        let mut anomalies = Anomalies::default();
+        let answer = best_of(texts, address, &mut anomalies);
+        assert!(anomalies.malformed <= texts.len() as u64);
+        assert!(answer.is_some() || anomalies.malformed == texts.len() as u64);
+        if let Some(answer) = answer {
+            sane_answer(address, &answer);
+            if let super::super::Answer::Route(route) = &answer {
+                assert!(route.prefix.is_some(), "no proof that the text is about {address}");
+                assert!(route.name.is_none());
+            }
+        }
+    }
+    for text in texts {
+        for asn in [1, 23028, u32::MAX] {
+            if let Some(Some(name)) = text::name(text, asn) {
+                stored_name(&name);
+            }
+        }
+    }
+}
+
+/// The setting that names a server, and the system's list of servers.
+pub fn dns_server(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    server::invariants::names_are_read(text);
+}

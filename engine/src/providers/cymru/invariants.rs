@@ -1,0 +1,87 @@
+//! Answers: what holds of Team Cymru's answers whatever somebody sent in its name?
+
+pub use super::dns::invariants::{dns_message, dns_server};
+
+use super::whois::{Parsed, Parser};
+use super::{Answer, Reply, Route, Transport, route};
+use crate::address::Address;
+use crate::invariants::stored_name;
+use crate::prefix::Prefix;
+use crate::providers;
+
+/// What every promise asks about, in the order of the request.
+pub(super) fn asked() -> Vec<Address> {
+    ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "192.0.2.1", "2a00::1"]
+        .map(|text| Address::new(text.parse().expect("an address")))
+        .into()
+}
+
+/// A bulk whois answer, or any part of one.
+pub fn whois_answer(bytes: &[u8]) {
+    let asked = asked();
+    let parsed = read_in_pieces(&asked, bytes, bytes.len().max(1));
+    for size in [1, 1 + bytes.len() % 61] {
+        assert_eq!(read_in_pieces(&asked, bytes, size), parsed, "in pieces of {size}");
+    }
+    let ends = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let anomalies = parsed.anomalies;
+    assert!(parsed.answers.len() as u64 + anomalies.foreign + anomalies.malformed <= ends);
+    assert!(anomalies.oversized <= ends + 1);
+    assert_eq!(parsed.incomplete, bytes.last().is_some_and(|byte| *byte != b'\n'));
+    for (address, answer) in &parsed.answers {
+        assert!(asked.contains(address), "{address} was not asked");
+        sane_answer(*address, answer);
+        if let Answer::Route(route) = answer {
+            assert!(stands_in(bytes, &route.asn.to_string()), "{} is nowhere in the answer", route.asn);
+        }
+    }
+    // As all providers' answers are handed on.
+    let mut reply = Reply::new(Transport::Whois, None);
+    reply.answers = parsed.answers;
+    let reply = providers::Reply::from(reply);
+    for answer in reply.answers.values() {
+        if let providers::Answer::Found(finding) = answer {
+            let network = finding.network.as_ref().expect("a route is of a network");
+            assert!(serde_json::to_string(&finding.said).expect("JSON").len() < 4096);
+            assert_eq!(finding.said["asn"], network.asn);
+            assert!(network.country.as_deref().is_none_or(|country| {
+                country.len() == 2 && country.bytes().all(|letter| letter.is_ascii_uppercase())
+            }));
+        }
+    }
+}
+
+fn read_in_pieces(asked: &[Address], bytes: &[u8], size: usize) -> Parsed {
+    let mut parser = Parser::new(asked);
+    bytes.chunks(size).for_each(|piece| parser.feed(piece));
+    parser.finish()
+}
+
+fn stands_in(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+pub(super) fn sane_answer(address: Address, answer: &Answer) {
+    match answer {
+        Answer::Route(route) => sane_route(address, route),
+        Answer::Absent => {}
+        Answer::Refused(words) => {
+            assert!(words.chars().count() <= crate::mmdb::LONGEST_NAME && !words.contains(char::is_control));
+        }
+    }
+}
+
+pub(super) fn sane_route(address: Address, route: &Route) {
+    assert!(route.asn > 0);
+    assert!(route.prefix.is_none_or(|prefix: Prefix| prefix.contains(address)), "{address}: {route:?}");
+    assert!(route.country.is_none_or(|country| country.iter().all(u8::is_ascii_uppercase)));
+    assert!(route.network_country().is_none_or(|country| country.iter().all(u8::is_ascii_uppercase)));
+    route.name.iter().for_each(|name| stored_name(name));
+    // As a column of type date takes it, and nothing else.
+    if let Some(date) = &route.allocated {
+        let at_midnight = format!("{date}T00:00:00");
+        assert!(date.len() == 10 && crate::timestamp::parse(&at_midnight).is_some(), "{date}");
+    }
+    assert!(route.origins.len() <= route::MOST_ORIGINS && !route.origins.contains(&route.asn));
+    assert!(route.origins.windows(2).all(|pair| pair[0] < pair[1]) && !route.origins.contains(&0));
+}

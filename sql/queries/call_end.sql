@@ -1,4 +1,0 @@
--- A call came to its end. $1 procedure text, $2 about oid, $3 result jsonb
-UPDATE @extschema@.procedure_call c
-SET updated_at = clock_timestamp(), ended_at = clock_timestamp(), result = $3, resume_at = NULL
-WHERE c.procedure = $1 AND c.about = $2

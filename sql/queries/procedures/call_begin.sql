@@ -1,0 +1,10 @@
+-- A call begins. What an earlier one did not finish says where to go on.
+-- $1 procedure text, $2 relation oid, $3 lock kind bigint, $4 phase text
+INSERT INTO @extschema@.procedure_call AS c (
+    procedure, relation, lock_kind, pid, phase, started_at, phase_started_at, updated_at)
+SELECT $1, $2, $3, pg_backend_pid(), $4, clock_timestamp(), clock_timestamp(), clock_timestamp()
+ON CONFLICT (procedure, relation) DO UPDATE
+SET lock_kind = excluded.lock_kind, pid = excluded.pid, phase = excluded.phase, done = 0, total = 0,
+    started_at = excluded.started_at, phase_started_at = excluded.phase_started_at, updated_at = excluded.updated_at,
+    ended_at = NULL, result = NULL, resume_at = CASE WHEN c.ended_at IS NULL THEN c.resume_at END
+RETURNING c.resume_at

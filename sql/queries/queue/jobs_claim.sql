@@ -1,0 +1,40 @@
+-- Leases the most urgent jobs that are due, and names an address to ask about for each: one that no earlier answer
+-- covers, another one after each failure. None: an answer came meanwhile.
+--
+-- Written as probes by key, for one job after the other: a join would be planned by statistics, which are seldom those
+-- of the moment in a queue. (The planner sees the values: of each CASE one arm is left.)
+--
+-- Who finds out whether a provider is back asks about what has waited longest: the most urgent question may be the very
+-- one that it cannot answer.
+-- $1 provider text, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint,
+-- $5 and $6 lifetimes in seconds integer, $7 whether answers are of blocks boolean, $8 whether it is a probe boolean
+WITH leased AS (
+    UPDATE @extschema@.enrichment_job j
+    SET due_at = now() + make_interval(secs => $3), leased_by = $4
+    WHERE j.ctid = ANY (ARRAY(
+        SELECT d.ctid
+        FROM @extschema@.enrichment_job d
+        WHERE d.provider = $1 AND d.due_at <= now()
+        ORDER BY CASE WHEN $8 THEN 0 ELSE d.priority END DESC, d.due_at
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED))
+    RETURNING j.question, j.attempts, j.priority
+)
+SELECT l.question, (
+    SELECT a.ip_address
+    FROM @extschema@.job_address a
+    WHERE a.provider = $1 AND a.question = l.question
+      AND CASE WHEN $7 THEN (
+        SELECT true
+        FROM @extschema@.block_answer c
+        WHERE c.provider = $1 AND c.prefix BETWEEN l.question AND a.ip_address AND c.prefix >>= a.ip_address
+          AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $6 ELSE $5 END)
+        LIMIT 1)
+      ELSE (
+        SELECT true
+        FROM @extschema@.ip_inventory i
+        WHERE i.ip_address = a.ip_address AND @extschema@.is_source_fresh(i.enrichment, $1, $5, $6)) END IS NULL
+    ORDER BY hashinetextended(a.ip_address, l.attempts)
+    LIMIT 1)
+FROM leased l
+ORDER BY l.priority DESC

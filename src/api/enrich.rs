@@ -1,0 +1,141 @@
+//! The cascade on demand.
+//!
+//! These functions write as the extension's owner: the right to EXECUTE them is the right to enrich.
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::mmdb::clean_name;
+use pgrx::pg_sys;
+
+use super::require_writable;
+use crate::error;
+use crate::mmdb::{self, LoadPolicy};
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
+use crate::pg::{snapshot, transaction};
+use crate::provider::Providers;
+use crate::sql_function;
+use crate::store::enrich::{self, Locked, Tally};
+use crate::store::networks::{self, Said};
+use crate::store::{Home, addresses};
+use crate::telemetry::{self, Counter};
+
+sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
+fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
+    let inet = call.inet(0)?;
+    if !inet.is_host {
+        error::not_a_host(inet.address);
+    }
+    let force = call.boolean(1).unwrap_or(false);
+    let home = Home::of_caller(call);
+    telemetry::add(Counter::TotalIps, 1);
+    mmdb::with(LoadPolicy::Import, |databases| {
+        let fresh = (!force).then(snapshot::of_statement).flatten().and_then(|snapshot| {
+            addresses::probe(home, inet.address, snapshot, |row| {
+                let is_fresh = !addresses::is_due(row, databases);
+                is_fresh.then(|| (row.composite(), addresses::due_providers(row, online())))
+            })
+        });
+        if let Some(Some((row, due))) = fresh {
+            telemetry::add(Counter::CacheHits, 1);
+            enrich::request(home, enrich::able(inet.address, due));
+            return Some(row);
+        }
+        write(home, databases, [inet.address], force, "enrich_ip()");
+        let latest = snapshot::Latest::take();
+        addresses::probe(home, inet.address, latest.raw(), |row| row.composite())
+    })
+}
+
+sql_function!(enrich_addresses_wrapper, pg_finfo_enrich_addresses_wrapper, enrich_addresses);
+fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
+    let mut wanted = Vec::new();
+    for inet in call.inets(0).into_iter().flatten() {
+        if !inet.is_host {
+            error::not_a_host(inet.address);
+        }
+        wanted.push(inet.address);
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    telemetry::add(Counter::TotalIps, wanted.len() as i64);
+    let force = call.boolean(1).unwrap_or(false);
+    mmdb::with(LoadPolicy::Import, |databases| {
+        write(Home::of_caller(call), databases, wanted, force, "enrich_ips()");
+    });
+    None
+}
+
+fn write(
+    home: Home,
+    databases: &mmdb::Databases,
+    addresses: impl IntoIterator<Item = Address>,
+    force: bool,
+    function: &str,
+) {
+    let latest = snapshot::Latest::take();
+    let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
+    let plan = enrich::plan(home, addresses, databases, latest.raw(), force, online());
+    drop(latest);
+    telemetry::add(Counter::CacheHits, plan.fresh);
+    if !(plan.missing.is_empty() && plan.due.is_empty()) {
+        require_writable(function);
+    }
+    acting_as(home.owner, || {
+        if plan.missing.is_empty() && plan.due.is_empty() {
+            enrich::request(home, plan.ask);
+            return;
+        }
+        Connection::with(home.schema, |connection| {
+            enrich::write(home, connection, databases, &plan, Locked::Wait);
+        });
+    });
+}
+
+/// Whom to ask about what the files do not say; nobody where nothing can be queued.
+fn online() -> Providers {
+    if transaction::may_write() { Providers::enabled() } else { Providers::NONE }
+}
+
+sql_function!(ensure_asn_inventory_wrapper, pg_finfo_ensure_asn_inventory_wrapper, ensure_asn_inventory);
+fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
+    let Some(asn) = call.bigint(0) else { error::null_argument("asn") };
+    if !(1..=i64::from(u32::MAX)).contains(&asn) {
+        error::asn_out_of_range(asn);
+    }
+    let said = Said {
+        name: given(call, 1).map(|name| clean_name(&name).into_owned()),
+        country: given(call, 2).map(|country| checked_country(&country)),
+        registry: given(call, 3).map(|registry| checked_registry(&registry)),
+        ..Said::default()
+    };
+    let home = Home::of_caller(call);
+    require_writable("ensure_asn_inventory()");
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            networks::ensure(connection, asn, said, |rows| rows.composite(0))
+        })
+    })
+}
+
+/// A text argument; empty counts as missing.
+fn given(call: &Call, n: usize) -> Option<String> {
+    call.text(n).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+fn checked_country(country: &str) -> String {
+    if country.len() != 2 || !country.bytes().all(|b| b.is_ascii_alphabetic()) {
+        error::invalid_country(country);
+    }
+    country.to_ascii_uppercase()
+}
+
+/// The registries' names, and RIPE's as Cymru writes it.
+fn checked_registry(registry: &str) -> String {
+    let upper = registry.to_ascii_uppercase();
+    match upper.as_str() {
+        "ARIN" | "RIPE" | "APNIC" | "LACNIC" | "AFRINIC" => upper,
+        "RIPENCC" => "RIPE".to_owned(),
+        _ => error::invalid_registry(registry),
+    }
+}

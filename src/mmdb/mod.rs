@@ -1,0 +1,309 @@
+//! What this server's mmdb files answer, per backend.
+//!
+//! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in service. It
+//! looks for one at most once a second and only between statements, so that one statement sees one build. The path
+//! of a session's insert never verifies and never copies: it takes the copy that is in service, and where a newer file
+//! waits, it has a background worker put that into service.
+
+mod import;
+mod private_copy;
+
+use std::cell::{Cell, RefCell};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Network, Place};
+use memmap2::Mmap;
+
+use crate::guc;
+use crate::pg::background::{self, Needs, Program};
+use crate::pg::clock;
+use crate::telemetry;
+
+pub use import::ImportError;
+pub use private_copy::Status;
+
+/// The two settings, each for one file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    City,
+    Asn,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::City, Kind::Asn];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::City => "city",
+            Kind::Asn => "asn",
+        }
+    }
+
+    pub fn setting(self) -> &'static str {
+        match self {
+            Kind::City => "cowrie_enrich.city_database",
+            Kind::Asn => "cowrie_enrich.asn_database",
+        }
+    }
+
+    pub fn source_path(self) -> Option<String> {
+        match self {
+            Kind::City => guc::city_database(),
+            Kind::Asn => guc::asn_database(),
+        }
+    }
+
+    /// Whether a file with this content can serve under this setting.
+    fn accepts(self, content: Content) -> bool {
+        matches!(
+            (self, content),
+            (_, Content::Both) | (Kind::City, Content::Place) | (Kind::Asn, Content::Network)
+        )
+    }
+}
+
+/// What the caller can afford.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LoadPolicy {
+    /// A session's insert: use what is in service.
+    None,
+    /// A call that may take a moment: put a new or changed file into service first.
+    Import,
+}
+
+struct Loaded {
+    database: Database<Mmap>,
+    version: private_copy::Version,
+}
+
+/// The maps of this backend.
+#[derive(Default)]
+pub struct Databases {
+    city: Option<Loaded>,
+    asn: Option<Loaded>,
+    /// Grows with every change of the maps.
+    version: u64,
+    /// Builds of both files, `<city epoch>/<ASN epoch>` with `-` for none: an answer is due again when this changes.
+    builds: String,
+}
+
+thread_local! {
+    static DATABASES: RefCell<Databases> = RefCell::default();
+    /// Statement start at which this backend last started an import worker.
+    static LAST_START: Cell<i64> = const { Cell::new(i64::MIN) };
+    /// Statement start, in microseconds, at which this backend last looked for newer copies.
+    static LAST_LOOK: Cell<i64> = const { Cell::new(i64::MIN) };
+}
+
+const LOOK_EVERY_MICROS: i64 = 1_000_000;
+const START_EVERY_MICROS: i64 = 10_000_000;
+
+/// Runs `work` with the databases in service.
+pub fn with<T>(patience: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
+    let now = clock::statement_start();
+    let due = now.saturating_sub(LAST_LOOK.get()) >= LOOK_EVERY_MICROS || now < LAST_LOOK.get();
+    if due {
+        look_for_newer(patience);
+        LAST_LOOK.set(now);
+    }
+    DATABASES.with_borrow(work)
+}
+
+/// Verifies the configured files now, whatever was refused before, and puts changed ones into service.
+pub fn reload() -> Result<(), ImportError> {
+    let mut failure = None;
+    for kind in Kind::ALL {
+        if let Err(error) = import::run(kind, import::Mode::Ask) {
+            failure.get_or_insert(error);
+        }
+    }
+    refresh_maps();
+    failure.map_or(Ok(()), Err)
+}
+
+/// What is in service under a setting, and what was refused.
+pub fn status(kind: Kind) -> Option<Status> {
+    private_copy::read_status(kind)
+}
+
+fn look_for_newer(patience: LoadPolicy) {
+    match patience {
+        LoadPolicy::Import => import_changed(),
+        LoadPolicy::None if may_start_import() && Kind::ALL.into_iter().any(import::is_due) => {
+            LAST_START.set(clock::statement_start());
+            match background::start(IMPORT, IMPORT.kind, 0) {
+                Some(process) => process.forget(),
+                None => telemetry::log_once_per_burst(
+                    "a newer mmdb file waits",
+                    "no background worker slot is free (max_worker_processes); reload_mmdb() puts it into service",
+                ),
+            }
+        }
+        LoadPolicy::None => {}
+    }
+    refresh_maps();
+}
+
+/// Whether this backend may start a worker: an import that fails for want of disk space is not tried every second.
+fn may_start_import() -> bool {
+    let since = clock::statement_start().saturating_sub(LAST_START.get());
+    !(0..START_EVERY_MICROS).contains(&since)
+}
+
+fn import_changed() {
+    for kind in Kind::ALL {
+        // Already recorded in the status, and logged by whoever refused the file.
+        let _ = import::run(kind, import::Mode::IfChanged);
+    }
+}
+
+/// What a session's insert found waiting is imported behind its back.
+const IMPORT: Program =
+    Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", needs: Needs::Nothing };
+
+crate::background_process!(cowrie_enrich_import_main, import_in_background);
+
+fn import_in_background(_argument: i32) {
+    background::accept_termination();
+    import_changed();
+}
+
+fn refresh_maps() {
+    DATABASES.with(|cell| {
+        // Borrowed means that a lookup is running further up the stack; it keeps its maps.
+        let Ok(mut databases) = cell.try_borrow_mut() else { return };
+        let mut changed = false;
+        for kind in Kind::ALL {
+            let slot = match kind {
+                Kind::City => &mut databases.city,
+                Kind::Asn => &mut databases.asn,
+            };
+            changed |= refresh_map(kind, slot);
+        }
+        if changed || databases.builds.is_empty() {
+            databases.builds = databases.describe_builds();
+            databases.version += 1;
+        }
+    });
+}
+
+fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
+    if kind.source_path().is_none() || !guc::names(&guc::enabled_sources(), "maxmind") {
+        return slot.take().is_some();
+    }
+    let Some(version) = private_copy::version(kind) else { return slot.take().is_some() };
+    if slot.as_ref().is_some_and(|loaded| loaded.version == version) {
+        return false;
+    }
+    match private_copy::map_current(kind) {
+        Some((map, version)) => match Database::open(map) {
+            Ok(database) => {
+                *slot = Some(Loaded { database, version });
+                true
+            }
+            Err(error) => {
+                telemetry::error(
+                    "the private copy of an mmdb file cannot be read",
+                    &format!("{}: {error}", kind.name()),
+                );
+                false
+            }
+        },
+        // The status names a file that is gone or names none; keep what is mapped.
+        None => false,
+    }
+}
+
+impl Databases {
+    pub fn is_empty(&self) -> bool {
+        self.city.is_none() && self.asn.is_none()
+    }
+
+    pub fn facts(&self, kind: Kind) -> Option<&Facts> {
+        self.loaded(kind).map(|loaded| loaded.database.facts())
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn builds(&self) -> &str {
+        &self.builds
+    }
+
+    /// Whether an answer that was given from `builds` would be given anew from these files. Files that are not
+    /// loaded here have no say: an answer does not expire because a file is missing.
+    pub fn is_due(&self, builds: Option<&str>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let Some((city, asn)) = builds.and_then(|b| b.split_once('/')) else { return true };
+        let (now_city, now_asn) = self.builds.split_once('/').unwrap_or(("-", "-"));
+        (now_city != "-" && now_city != city) || (now_asn != "-" && now_asn != asn)
+    }
+
+    pub fn country(&self, address: Address) -> Option<[u8; 2]> {
+        let loaded = self.city.as_ref()?;
+        answered(loaded.database.country(address))
+    }
+
+    /// Returns the country where the network of an address is registered.
+    pub fn registered_country(&self, address: Address) -> Option<[u8; 2]> {
+        answered(self.city.as_ref()?.database.registered_country(address))
+    }
+
+    pub fn city(&self, address: Address) -> Option<&str> {
+        answered(self.city.as_ref()?.database.city(address))
+    }
+
+    pub fn asn(&self, address: Address) -> Option<u32> {
+        answered(self.network_file()?.database.asn(address))
+    }
+
+    pub fn organization(&self, address: Address) -> Option<&str> {
+        answered(self.network_file()?.database.organization(address))
+    }
+
+    pub fn place(&self, address: Address) -> Option<Place<'_>> {
+        answered(self.city.as_ref()?.database.place(address))
+    }
+
+    pub fn network(&self, address: Address) -> Option<Network<'_>> {
+        answered(self.network_file()?.database.network(address))
+    }
+
+    /// The ASN file, or the city file where that knows networks too (Enterprise) and there is no other.
+    fn network_file(&self) -> Option<&Loaded> {
+        self.asn
+            .as_ref()
+            .or_else(|| self.city.as_ref().filter(|city| city.database.content() == Content::Both))
+    }
+
+    /// Returns whether a file answers what is asked of this kind of file.
+    pub fn serves(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::City => self.city.is_some(),
+            Kind::Asn => self.network_file().is_some(),
+        }
+    }
+
+    fn loaded(&self, kind: Kind) -> Option<&Loaded> {
+        match kind {
+            Kind::City => self.city.as_ref(),
+            Kind::Asn => self.asn.as_ref(),
+        }
+    }
+
+    fn describe_builds(&self) -> String {
+        let epoch = |kind| self.facts(kind).map_or_else(|| "-".to_owned(), |f| f.build_epoch.to_string());
+        format!("{}/{}", epoch(Kind::City), epoch(Kind::Asn))
+    }
+}
+
+/// A damaged record is counted and answers nothing; verification makes it all but impossible.
+fn answered<T>(result: Result<Option<T>, cowrie_enrich_engine::mmdb::MmdbError>) -> Option<T> {
+    result.unwrap_or_else(|error| {
+        telemetry::error("an mmdb lookup failed", &error.to_string());
+        None
+    })
+}

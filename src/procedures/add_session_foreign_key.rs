@@ -1,0 +1,135 @@
+//! Foreign keys of session tables, without locking writers out: added without a look at the rows that there are, which is a
+//! moment's lock; then the rows are looked at, with a lock that writers do not mind.
+//!
+//! That moment's lock is not waited for: behind whoever waits for it every writer would queue, as long as the longest
+//! transaction lasts. It is asked for and given up, time and again.
+
+use std::time::Duration;
+
+use pgrx::pg_sys;
+
+use super::backfill_sessions::{self, RejectedRows};
+use super::{Options, Procedure, Run, run};
+use crate::error;
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::pg::scan::Readable;
+use crate::pg::{self, catalog, latch};
+use crate::store::backfill_sessions::Table;
+use crate::store::calls::Rejected;
+use crate::store::{Home, session_foreign_key};
+
+/// Entry point of `add_session_foreign_key()`.
+pub fn add(call: &Call) {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    backfill_sessions::check(Home::of_caller(call), rel);
+    let options = Options {
+        procedure: Procedure::AddSessionForeignKey,
+        relation: rel,
+        progress: true,
+        needs_commits: true,
+    };
+    run(call, &options, |run| {
+        lock_and_add(run, rel, false);
+        let orphans = settle(run, rel, None);
+        if orphans == 0 {
+            // Of a partitioned table, its own.
+            lock_and_add(run, rel, true);
+        }
+        vec![("orphans", orphans), ("validated", i64::from(orphans == 0))]
+    });
+}
+
+const TRIES: u32 = 60;
+const BETWEEN: Duration = Duration::from_millis(500);
+
+fn lock_and_add(run: &mut Run, rel: pg_sys::Oid, whole: bool) {
+    run.begin("locking", 0);
+    for _ in 0..TRIES {
+        match session_foreign_key::add(run.connection, rel, whole) {
+            Ok(()) => return run.commit(),
+            Err(failure) if failure.was_lock => {}
+            Err(failure) => failure.raise(),
+        }
+        // With all that was locked.
+        run.commit();
+        latch::wait(BETWEEN, None);
+    }
+    error::table_is_busy(&catalog::table_name(rel), TRIES)
+}
+
+/// Orphans that are listed.
+const MOST_LISTED: usize = 1_000;
+
+/// Validates the foreign keys of a table and its partitions that are not yet; answers how many sessions are in the way of
+/// that. `rows`: how many sessions are expected, if somebody knows better than the server.
+pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
+    let home = run.home;
+    let open = acting_as(home.owner, || session_foreign_key::not_valid(run.connection, rel));
+    if open.is_empty() {
+        return 0;
+    }
+    // The server looks at all rows anyway, and only if one points nowhere somebody must say which.
+    run.begin("validating", open.len() as i64);
+    let mut invalid = Vec::new();
+    for table in open {
+        run.batch(|connection| {
+            if !session_foreign_key::validate(connection, table) {
+                invalid.push(table);
+            }
+            1
+        });
+    }
+    if invalid.is_empty() {
+        return 0;
+    }
+    let mut tables: Vec<Table> =
+        acting_as(home.owner, || crate::store::backfill_sessions::tables(run.connection, rel));
+    tables.retain(|table| invalid.contains(&table.oid));
+    if tables.iter().any(is_unreadable) {
+        let connection = run.connection;
+        let reason = acting_as(home.owner, || crate::store::backfill_sessions::not_intact_reason(connection, rel));
+        pg::warning(
+            &format!(
+                "sessions of {} were not compared with ip_inventory, the foreign key stays NOT VALID: {}",
+                catalog::table_name(rel),
+                reason.unwrap_or_default()
+            ),
+            "Attach the table again, then call backfill_sessions() on it.",
+        );
+        return 0;
+    }
+    let orphans = count_orphans(run, &tables, rows);
+    pg::warning(
+        &format!("{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"),
+        "The table rejected_row lists some of them. Addresses must be single hosts; correct them, then CALL \
+         backfill_sessions() or add_session_foreign_key() again.",
+    );
+    orphans
+}
+
+/// Whether the address column of a table is missing.
+fn is_unreadable(table: &Table) -> bool {
+    Readable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
+}
+
+fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
+    let home = run.home;
+    run.begin("orphans", rows.unwrap_or_else(|| backfill_sessions::rows_estimated(tables)));
+    let mut complaints = RejectedRows::new(run.procedure(), MOST_LISTED);
+    for table in tables {
+        run.batch(|connection| {
+            let sessions = session_foreign_key::orphans(home, table, |row_key, address| {
+                complaints.about([Rejected {
+                    relation: table.shown(),
+                    row_key,
+                    reason: "it points at no address of ip_inventory".to_owned(),
+                    content: Some(address),
+                }]);
+            });
+            complaints.write(connection);
+            sessions
+        });
+    }
+    complaints.rows
+}

@@ -1,0 +1,384 @@
+//! What is null in the snapshots of sessions, filled: from the session's own document, which is of the moment of attack, else
+//! from what the inventory knows now.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use pgrx::pg_sys;
+
+use super::gather::Layout;
+use super::{PageRange, RejectedRows};
+use crate::document::enrichment;
+use crate::document::legacy;
+use crate::mmdb::{self, LoadPolicy};
+use crate::pg::jsonb::Container;
+use crate::pg::relation::{Place, Row};
+use crate::pg::scan::Readable;
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::contained;
+use crate::pg::trigger::{Column, Length};
+use crate::pg::user_table::{Lock, UserTable};
+use crate::pg::{self, call, catalog, memory};
+use crate::store::Home;
+use crate::store::backfill_sessions::{self, Known, Table};
+use crate::store::calls::Rejected;
+use crate::store::complete_sessions::{self, Filling};
+use crate::store::completions::{self, MayBeFilled};
+use crate::worker::registry;
+
+/// What became of sessions.
+#[derive(Default)]
+pub struct Completed {
+    pub sessions: i64,
+    /// Somebody held them at the moment.
+    pub held: i64,
+    /// The table did not take them.
+    refused: usize,
+    has_warned: bool,
+    /// Tables of which row-level security may hide sessions from their owner, as far as that was said.
+    filtered: Vec<pg_sys::Oid>,
+}
+
+/// The columns of a snapshot, as far as a table has them of the right type.
+struct Snapshot {
+    asn: Column,
+    country: (Column, Length),
+    ip_type: (Column, Length),
+    document: Column,
+}
+
+impl Snapshot {
+    /// `None`: they were dropped, or changed; the table must be attached again.
+    fn of(readable: &Readable, table: &Table) -> Option<Snapshot> {
+        let of_type = |name, oid| readable.column(name).filter(|column| column.type_oid == oid);
+        let text = |name| {
+            let column = readable.column(name).filter(|column| column.is_text_like())?;
+            Some((column, column.length(table.oid)))
+        };
+        of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID)?;
+        Some(Snapshot {
+            asn: of_type(c"snapshot_asn", pg_sys::INT8OID)?,
+            country: text(c"snapshot_country")?,
+            ip_type: text(c"snapshot_ip_type")?,
+            document: of_type(c"enrichment", pg_sys::JSONBOID)?,
+        })
+    }
+}
+
+/// A session with gaps in its snapshot. Of what is lacking, what its own document says.
+struct Session {
+    place: Place,
+    key: String,
+    address: Address,
+    asn: Gap<i64>,
+    country: Gap<String>,
+    ip_type: Gap<String>,
+    lacks_document: bool,
+}
+
+/// A column of a snapshot.
+enum Gap<T> {
+    /// It has a value already.
+    None,
+    /// Null, and what fills it if the session's own document does.
+    Of(Option<T>),
+}
+
+impl<T> Gap<T> {
+    fn of(is_null: bool, own: impl FnOnce() -> Option<T>) -> Gap<T> {
+        if is_null { Gap::Of(own()) } else { Gap::None }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self, Gap::Of(None))
+    }
+
+    fn is_some(&self) -> bool {
+        matches!(self, Gap::Of(_))
+    }
+
+    fn own(&self) -> Option<&T> {
+        if let Gap::Of(own) = self { own.as_ref() } else { None }
+    }
+
+    /// What fills it.
+    fn filling<'a>(&'a self, known: Option<&'a T>) -> Option<&'a T> {
+        if self.is_some() { self.own().or(known) } else { None }
+    }
+}
+
+/// Sessions with gaps in some pages.
+pub struct Waiting {
+    sessions: Vec<Session>,
+    lengths: [Length; 2],
+    pub rows: i64,
+    /// The page after them.
+    pub page: u32,
+}
+
+/// Addresses whose sessions are written together at most: their documents are in memory.
+const MOST_ADDRESSES: usize = 50_000;
+
+/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
+pub fn read(
+    connection: &Connection,
+    stretch: &PageRange,
+    batch_size: usize,
+    snapshot: pg_sys::Snapshot,
+) -> Option<Waiting> {
+    let readable = stretch.open()?;
+    let nothing =
+        Waiting { sessions: Vec::new(), lengths: [Length::Any; 2], rows: 0, page: stretch.pages.end };
+    let (Some(layout), Some(columns)) =
+        (Layout::of(&readable, stretch.table), Snapshot::of(&readable, stretch.table))
+    else {
+        let reason = backfill_sessions::not_intact_reason(connection, stretch.table.oid);
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        pg::warning(
+            &format!("sessions of {} have no snapshot that could be filled{reason}", stretch.table.shown()),
+            "Attach the table again, which adds the columns.",
+        );
+        return Some(nothing);
+    };
+    if !stretch.table.is_of_one_owner {
+        pg::warning(
+            &format!("snapshots of {} are not filled", stretch.table.shown()),
+            "The partition belongs to somebody else than the table: make them one role's.",
+        );
+        return Some(nothing);
+    }
+    if let Some(reason) = complete_sessions::blocked_reason(connection, stretch.table.oid) {
+        let schema = call::quoted_schema(catalog::extension()?.schema)?;
+        let table = stretch.table.shown();
+        pg::warning(
+            &format!("snapshots of {table} are not filled: {reason}"),
+            &format!(
+                "Drop the trigger, or allow it as the owner of the table: \
+                 SELECT {schema}.set_session_table_options('{}', run_triggers => true, trust_input => NULL).",
+                table.replace('\'', "''")
+            ),
+        );
+        return Some(nothing);
+    }
+    let most = batch_size.min(10 * MOST_ADDRESSES);
+    let (mut rows, mut page, mut is_cut) = (0, stretch.pages.start, false);
+    let mut sessions = Vec::new();
+    readable.rows_of_pages(snapshot, stretch.pages.clone(), |row| {
+        let is_enough = rows >= most || sessions.len() >= MOST_ADDRESSES;
+        if row.place().page() != page && is_enough {
+            (is_cut, page) = (true, row.place().page());
+            return ControlFlow::Break(());
+        }
+        page = row.place().page();
+        rows += 1;
+        sessions.extend(session(row, &layout, &columns));
+        ControlFlow::Continue(())
+    });
+    Some(Waiting {
+        sessions,
+        lengths: [columns.country.1, columns.ip_type.1],
+        rows: rows as i64,
+        page: if is_cut { page } else { stretch.pages.end },
+    })
+}
+
+/// A row with a gap that may be filled.
+fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
+    let lacks = |column: Column| row.column(column.number).is_none();
+    let is_null = [columns.asn, columns.country.0, columns.ip_type.0, columns.document].map(lacks);
+    if !is_null.contains(&true) {
+        return None;
+    }
+    let address = layout.address(row).ok().flatten()?;
+    let own =
+        || layout.document(row).and_then(|document| legacy::of_address(document, address).ok().flatten());
+    let own: Option<Container<'_>> = if is_null[..3].contains(&true) { own() } else { None };
+    let asn = || legacy::read(own).network().map(|(asn, _)| asn);
+    let country = || own.and_then(enrichment::country);
+    let ip_type = || {
+        let types = own.map(enrichment::ip_types).unwrap_or_default();
+        enrichment::leading_type(&types).map(str::to_owned)
+    };
+    Some(Session {
+        place: row.place(),
+        key: layout.key(row),
+        address,
+        asn: Gap::of(is_null[0], asn),
+        country: Gap::of(is_null[1], country),
+        ip_type: Gap::of(is_null[2], ip_type),
+        lacks_document: is_null[3],
+    })
+}
+
+/// Sessions per statement: what their documents take in memory is bounded.
+const CHUNK: usize = 2_000;
+
+/// Fills the gaps as far as that can be done.
+pub fn write(
+    home: Home,
+    connection: &Connection,
+    table: &Table,
+    waiting: &Waiting,
+    completed: &mut Completed,
+    complaints: &mut RejectedRows,
+) {
+    let is_asked = |session: &&Session| {
+        session.asn.is_open()
+            || session.country.is_open()
+            || session.ip_type.is_open()
+            || session.lacks_document
+    };
+    let mut addresses: Vec<Address> =
+        waiting.sessions.iter().filter(is_asked).map(|session| session.address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let known =
+        mmdb::with(LoadPolicy::None, |databases| backfill_sessions::known(home, databases, &addresses));
+    let mut fillings: Vec<(&Session, Filling)> = Vec::new();
+    let mut left = Vec::new();
+    let may_be_filled = completions::may_be_filled();
+    for session in &waiting.sessions {
+        let filling = filling(session, &known, waiting.lengths);
+        if session.keeps_gap(filling.as_ref(), may_be_filled) {
+            left.push(session.address);
+        }
+        fillings.extend(filling.map(|filling| (session, filling)));
+    }
+    if !fillings.is_empty() {
+        // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
+        let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
+        let mut writer = Writer { connection, table, locked, completed, complaints, held: Vec::new() };
+        for chunk in fillings.chunks(CHUNK) {
+            writer.write(chunk);
+        }
+        // A later answer completes them, or the worker after their locks are released.
+        left.append(&mut writer.held);
+    }
+    left.sort_unstable();
+    left.dedup();
+    let left = left.into_iter().filter(|address| bogon::reason(*address).is_none());
+    if completions::append(home, left.map(|address| (address, table.oid, false)), true) {
+        registry::work_was_queued();
+    }
+}
+
+impl Session {
+    /// Returns whether a later answer may still fill a gap.
+    fn keeps_gap(&self, filling: Option<&Filling>, may_be_filled: MayBeFilled) -> bool {
+        let keeps = |is_gap: bool, is_filled: fn(&Filling) -> bool| is_gap && !filling.is_some_and(is_filled);
+        let network = keeps(self.asn.is_some(), |filling| filling.asn.is_some())
+            || keeps(self.country.is_some(), |filling| filling.country.is_some());
+        (may_be_filled.network && network)
+            || (may_be_filled.ip_type && keeps(self.ip_type.is_some(), |filling| filling.ip_type.is_some()))
+    }
+}
+
+/// What fills a session's gaps, if anything does; a text that its column would not take is left out.
+fn filling<'a>(
+    session: &'a Session,
+    known: &'a HashMap<Address, Known>,
+    [country, ip_type]: [Length; 2],
+) -> Option<Filling<'a>> {
+    let known = known.get(&session.address);
+    let fitting = |text: Option<&'a String>, length: Length| {
+        text.map(String::as_str).filter(|text| length.takes(text.chars().count()))
+    };
+    let filling = Filling {
+        place: session.place,
+        address: session.address,
+        asn: session.asn.filling(known.and_then(|known| known.asn.as_ref())).copied(),
+        country: fitting(session.country.filling(known.and_then(|known| known.country.as_ref())), country),
+        ip_type: fitting(session.ip_type.filling(known.and_then(|known| known.ip_type.as_ref())), ip_type),
+        document: known.filter(|_| session.lacks_document).map(|known| &known.document),
+    };
+    let fills = filling.asn.is_some()
+        || filling.country.is_some()
+        || filling.ip_type.is_some()
+        || filling.document.is_some();
+    fills.then_some(filling)
+}
+
+/// Sessions that a table refuses; past that it is the table, and not they.
+const MOST_REFUSED: usize = 1_000;
+
+struct Writer<'a> {
+    connection: &'a Connection,
+    table: &'a Table,
+    locked: UserTable,
+    completed: &'a mut Completed,
+    complaints: &'a mut RejectedRows,
+    /// Addresses among whose sessions some were held.
+    held: Vec<Address>,
+}
+
+impl Writer<'_> {
+    /// What fails is halved until it is single sessions that fail: a constraint of the table's that one does not satisfy
+    /// must not keep the others from being filled.
+    fn write(&mut self, sessions: &[(&Session, Filling)]) {
+        if self.completed.refused >= MOST_REFUSED {
+            return;
+        }
+        let written = contained(|| {
+            memory::scratch(|| {
+                let fillings: Vec<Filling> = sessions.iter().map(|(_, filling)| *filling).collect();
+                complete_sessions::fill(self.connection, &self.locked, &fillings)
+            })
+        });
+        match (written, sessions) {
+            (Ok(written), _) => {
+                self.completed.sessions += written as i64;
+                self.completed.held += (sessions.len() - written) as i64;
+                if written < sessions.len() {
+                    self.held.extend(sessions.iter().map(|(session, _)| session.address));
+                    self.explain_policies();
+                }
+            }
+            (Err(failure), _) if failure.was_lock => {
+                self.held.extend(sessions.iter().map(|(session, _)| session.address));
+                self.completed.held += sessions.len() as i64;
+            }
+            (Err(failure), [(session, _)]) => self.refuse(session, &failure.message),
+            (Err(_), _) => {
+                let (first, second) = sessions.split_at(sessions.len() / 2);
+                self.write(first);
+                self.write(second);
+            }
+        }
+    }
+
+    /// What the owner may not see looks like what somebody holds.
+    fn explain_policies(&mut self) {
+        let table = self.table.oid;
+        if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.locked.owner()) {
+            return;
+        }
+        self.completed.filtered.push(table);
+        pg::warning(
+            &format!(
+                "row-level security of {} is forced upon its owner, who fills the snapshots: sessions that no policy lets \
+                 the owner change stay as they are, and are reported as held",
+                self.table.shown()
+            ),
+            "Give the owner a policy, or call it again after ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.",
+        );
+    }
+
+    fn refuse(&mut self, session: &Session, why: &str) {
+        self.completed.refused += 1;
+        self.complaints.about([Rejected {
+            relation: self.table.shown(),
+            row_key: session.key.clone(),
+            reason: format!("its snapshot could not be filled: {why}"),
+            content: Some(session.address.to_string()),
+        }]);
+        if self.completed.refused >= MOST_REFUSED && !self.completed.has_warned {
+            self.completed.has_warned = true;
+            pg::warning(
+                &format!("{} refuses to have snapshots filled, which is given up", self.table.shown()),
+                "The table rejected_row says what is in the way.",
+            );
+        }
+    }
+}

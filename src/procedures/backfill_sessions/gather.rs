@@ -1,0 +1,215 @@
+//! Answers: what do the sessions in some pages of a table say of addresses?
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::session_time;
+use foldhash::fast::RandomState;
+use pgrx::pg_sys;
+
+use super::{PageRange, RejectedRows};
+use crate::document::enrichment;
+use crate::document::legacy::{self, SOURCES};
+use crate::pg::clock;
+use crate::pg::jsonb::Container;
+use crate::pg::relation::Row;
+use crate::pg::scan::{self, Readable, Value};
+use crate::pg::snapshot::Latest;
+use crate::pg::text::from_server;
+use crate::pg::trigger::{self, Column};
+use crate::store::backfill_sessions::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
+use crate::store::calls::Rejected;
+use crate::store::{Home, session_options};
+
+/// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
+const MOST_ADDRESSES: usize = 5_000;
+/// Sessions that are read for one batch, for each that it may be about: most tell nothing new.
+const ROWS_FOR_EACH: usize = 10;
+/// Bytes of documents that a batch keeps.
+const MOST_BYTES: usize = 32 << 20;
+
+/// Where things are in a table's rows.
+pub struct Layout {
+    pub ip: Column,
+    pub time: Option<Column>,
+    pub document: Option<Column>,
+    pub document_at: Option<Column>,
+    pub key: Option<Column>,
+    /// When the reading began, microseconds since 2000.
+    now: i64,
+}
+
+impl Layout {
+    pub fn of(readable: &Readable, table: &Table) -> Option<Layout> {
+        let named = |name: &Option<_>| name.as_deref().and_then(|name| readable.column(name));
+        let of_type = |name, oid| readable.column(name).filter(|column| column.type_oid == oid);
+        Some(Layout {
+            ip: readable.address_column(&table.ip_column)?,
+            time: named(&table.time_column),
+            document: of_type(c"enrichment", pg_sys::JSONBOID),
+            document_at: of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID),
+            key: named(&table.key_column),
+            now: clock::now(),
+        })
+    }
+
+    /// The address of a row; an error is the text that is none.
+    pub fn address(&self, row: &Row) -> Result<Option<Address>, String> {
+        match scan::value(row, self.ip) {
+            None => Ok(None),
+            Some(Value::Inet(inet)) => Ok(Some(inet.address)),
+            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
+        }
+    }
+
+    /// Returns the time of a row's session, if it is believed.
+    pub fn time(&self, row: &Row) -> Option<i64> {
+        let column = self.time?;
+        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid)?;
+        session_time::believed(time, self.enriched_at(row), self.now)
+    }
+
+    fn enriched_at(&self, row: &Row) -> Option<i64> {
+        self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64)
+    }
+
+    pub fn document<'a>(&self, row: &'a Row) -> Option<Container<'a>> {
+        self.document.and_then(|column| row.jsonb(column.number))
+    }
+
+    /// When a row's document was put together, as far as that is known.
+    fn documented_at(&self, row: &Row) -> Option<i64> {
+        self.enriched_at(row).filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
+    }
+
+    /// Who reads of a row finds it by this.
+    pub fn key(&self, row: &Row) -> String {
+        shown_key(row, self.key)
+    }
+}
+
+/// What some pages hold.
+pub struct Gathered {
+    pub addresses: Addresses,
+    pub named: Named,
+    pub rows: i64,
+    /// The page after them.
+    pub page: u32,
+}
+
+/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
+pub fn read(
+    home: Home,
+    stretch: &PageRange,
+    batch_size: usize,
+    complaints: &mut RejectedRows,
+) -> Option<Gathered> {
+    let readable = stretch.open()?;
+    let mut gathering = Gathering {
+        layout: Layout::of(&readable, stretch.table)?,
+        relation: stretch.table.shown(),
+        is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
+        addresses: HashMap::default(),
+        named: Named::default(),
+        bytes: 0,
+    };
+    let most = batch_size.min(MOST_ADDRESSES);
+    let (mut rows, mut page) = (0, stretch.pages.start);
+    let mut is_cut = false;
+    let latest = Latest::take();
+    readable.rows_of_pages(latest.raw(), stretch.pages.clone(), |row| {
+        let is_enough = gathering.addresses.len() >= most
+            || rows >= most.saturating_mul(ROWS_FOR_EACH)
+            || gathering.bytes >= MOST_BYTES;
+        if row.place().page() != page && is_enough {
+            (is_cut, page) = (true, row.place().page());
+            return ControlFlow::Break(());
+        }
+        page = row.place().page();
+        rows += 1;
+        gathering.row(row, complaints);
+        ControlFlow::Continue(())
+    });
+    Some(Gathered {
+        addresses: gathering.addresses.into_iter().collect(),
+        named: gathering.named,
+        rows: rows as i64,
+        page: if is_cut { page } else { stretch.pages.end },
+    })
+}
+
+struct Gathering {
+    layout: Layout,
+    relation: String,
+    /// True if documents reach the inventories and not only the snapshots of their rows.
+    is_input_trusted: bool,
+    addresses: HashMap<Address, Gleaned, RandomState>,
+    named: Named,
+    bytes: usize,
+}
+
+impl Gathering {
+    fn row(&mut self, row: &Row, complaints: &mut RejectedRows) {
+        let address = match self.layout.address(row) {
+            Ok(Some(address)) => address,
+            Ok(None) => return,
+            Err(text) => {
+                complaints.about([self.rejected(row, "the address is none".to_owned(), Some(text))]);
+                return;
+            }
+        };
+        let time = self.layout.time(row);
+        let gleaned = self.addresses.entry(address).or_default();
+        gleaned.tally.first_seen = [gleaned.tally.first_seen, time].into_iter().flatten().min();
+        gleaned.tally.last_seen = [gleaned.tally.last_seen, time].into_iter().flatten().max();
+        let Some(document) = self.layout.document(row) else { return };
+        let faults = match legacy::of_address(document, address) {
+            Ok(None) => return,
+            Ok(Some(own)) => self.document(row, address, own),
+            Err(fault) => vec![fault],
+        };
+        if !faults.is_empty() {
+            let content = || (document.size() <= legacy::LARGEST_PART).then(|| document.json());
+            complaints.about(faults.into_iter().map(|fault| self.rejected(row, fault, content())));
+        }
+    }
+
+    /// Returns the faults of a document, and takes the quotes out of a trusted one.
+    fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
+        let mut reading = legacy::read(Some(own));
+        let parts = legacy::parts(own, &mut reading.faults);
+        // A bogon has no network, whatever somebody was once told.
+        if !self.is_input_trusted || bogon::reason(address).is_some() {
+            return reading.faults;
+        }
+        // Sources may differ; the snapshot has the network of the first.
+        let leading = reading.network().map(|(asn, _)| asn);
+        let time_in = |asn: Option<i64>| if asn == leading { self.layout.time(row) } else { None };
+        self.named.add(MAXMIND, &reading.maxmind, time_in(reading.maxmind.asn));
+        self.named.add(CYMRU, &reading.cymru, time_in(reading.cymru.asn));
+        let Some(gleaned) = self.addresses.get_mut(&address) else { return reading.faults };
+        for (source, part) in parts.into_iter().enumerate() {
+            let Some(part) = part else { continue };
+            let at = enrichment::dated(part).or_else(|| self.layout.documented_at(row));
+            let asn = match source {
+                MAXMIND => reading.maxmind.asn,
+                CYMRU => reading.cymru.asn,
+                _ => None,
+            };
+            // Who is asked for the network and names none has not answered.
+            if !gleaned.lacks(source, at) || (source == CYMRU && asn.is_none()) {
+                continue;
+            }
+            self.bytes += part.size();
+            let words = legacy::keep_sensible(part, SOURCES[source], &reading.faulty);
+            gleaned.quotes[source] = Some(Box::new(Quote { at, words, asn }));
+        }
+        reading.faults
+    }
+
+    fn rejected(&self, row: &Row, reason: String, content: Option<String>) -> Rejected {
+        Rejected { relation: self.relation.clone(), row_key: self.layout.key(row), reason, content }
+    }
+}

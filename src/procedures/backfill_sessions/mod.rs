@@ -1,0 +1,392 @@
+//! Sessions that were there before their table was attached.
+//!
+//! Two passes over the table, in the order of its pages. The first reads what sessions say of addresses and writes the
+//! inventories; the second fills what is null in the sessions' snapshots, from their own documents and from inventories
+//! that by then are complete, so that it does not matter in which order sessions were met. A killed call goes on with the
+//! page where it stopped. Then everything is counted, and a foreign key validated if there is one.
+//!
+//! The table is only ever read below the executor: nothing that somebody put on it runs with our rights. It is written as
+//! its owner. Rows and versions of rows that arrive meanwhile are the triggers' business.
+
+mod complete;
+mod gather;
+
+use std::ops::Range;
+
+use pgrx::pg_sys;
+
+use super::add_session_foreign_key;
+use super::{Options, Procedure, Run, refresh_session_counts, run};
+use crate::error;
+use crate::mmdb::{self, LoadPolicy};
+use crate::pg::call::Call;
+use crate::pg::jsonb::{self, Value};
+use crate::pg::role::acting_as;
+use crate::pg::scan::Readable;
+use crate::pg::spi::Connection;
+use crate::pg::{self, catalog, snapshot};
+use crate::store::Home;
+use crate::store::backfill_sessions::{self, Addresses, Placed, Quoted, Settled, Table};
+use crate::store::calls::{self, Rejected};
+use crate::store::completions;
+use crate::store::fold;
+use complete::Completed;
+use gather::Gathered;
+
+const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
+/// Addresses written after which what they mean for their networks is folded: what is folded at once is held in memory.
+const FOLDED_TOGETHER: usize = 50_000;
+
+/// Entry point of `backfill_sessions()`.
+pub fn backfill(call: &Call) {
+    let Some(rel) = call.oid(0) else { error::null_argument("rel") };
+    let Some(batch_size) = call.integer(1) else { error::null_argument("batch_size") };
+    let Some(progress) = call.boolean(2) else { error::null_argument("progress") };
+    let batch_size = i64::from(batch_size);
+    if !(BATCH_SIZES.0..=BATCH_SIZES.1).contains(&batch_size) {
+        error::out_of_range("batch_size", batch_size, BATCH_SIZES);
+    }
+    check(Home::of_caller(call), rel);
+    let options =
+        Options { procedure: Procedure::BackfillSessions, relation: rel, progress, needs_commits: true };
+    run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());
+}
+
+/// The caller's mistakes.
+pub fn check(home: Home, rel: pg_sys::Oid) {
+    let name = catalog::table_name(rel);
+    if !catalog::owns_table(rel) {
+        error::not_owner(&name);
+    }
+    let is_attached = Connection::with(home.schema, |connection| {
+        acting_as(home.owner, || backfill_sessions::is_attached(connection, rel))
+    });
+    if !is_attached {
+        error::not_attached(&name);
+    }
+}
+
+/// Which pass, and how it is called in a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pass {
+    Addresses,
+    Sessions,
+}
+
+impl Pass {
+    const fn name(self) -> &'static str {
+        match self {
+            Pass::Addresses => "addresses",
+            Pass::Sessions => "sessions",
+        }
+    }
+}
+
+/// Where a killed call stopped.
+///
+/// ```json
+/// {"pass": "sessions", "table": 16412, "file": 16412, "page": 4711}
+/// ```
+#[derive(Clone, Copy)]
+struct Checkpoint {
+    pass: Pass,
+    table: u32,
+    file: u32,
+    page: u32,
+}
+
+impl Checkpoint {
+    fn of(run: &Run) -> Option<Checkpoint> {
+        let document = jsonb::of_kept(run.resume_at()?);
+        let number = |key| match document.get(key)? {
+            Value::Number(number) => number.text().parse().ok(),
+            _ => None,
+        };
+        let pass = [Pass::Addresses, Pass::Sessions]
+            .into_iter()
+            .find(|pass| document.text("pass") == Some(pass.name()))?;
+        Some(Checkpoint { pass, table: number("table")?, file: number("file")?, page: number("page")? })
+    }
+
+    /// Whether what the first pass read is still there: a table that was emptied and filled again must be read again.
+    fn stands(&self, tables: &[Table]) -> bool {
+        let is_file =
+            |table: &Table| Readable::open(table.oid).is_some_and(|readable| readable.file() == self.file);
+        self.pass == Pass::Addresses
+            || tables.iter().any(|table| table.oid.to_u32() == self.table && is_file(table))
+    }
+
+    fn datum(self) -> pg_sys::Datum {
+        jsonb::object(|object| {
+            object.text("pass", self.pass.name());
+            for (key, number) in [("table", self.table), ("file", self.file), ("page", self.page)] {
+                object.number(key, i64::from(number));
+            }
+        })
+    }
+}
+
+/// Pages of a table that are still to be read, in the file that they were seen in.
+struct PageRange<'a> {
+    table: &'a Table,
+    file: u32,
+    pages: Range<u32>,
+}
+
+impl PageRange<'_> {
+    /// The table, unless it is gone, or was rewritten since: then its pages mean nothing any more.
+    fn open(&self) -> Option<Readable> {
+        Readable::open(self.table.oid).filter(|readable| readable.file() == self.file)
+    }
+
+    fn checkpoint(&self, pass: Pass, page: u32) -> Checkpoint {
+        Checkpoint { pass, table: self.table.oid.to_u32(), file: self.file, page }
+    }
+}
+
+/// Rows that are listed by one call; more of them tell nobody anything new.
+const MOST_LISTED: usize = 10_000;
+
+/// What in the sessions makes no sense.
+pub struct RejectedRows {
+    procedure: &'static str,
+    pub rows: i64,
+    /// How many more are listed.
+    room: usize,
+    unlisted: Vec<Rejected>,
+}
+
+impl RejectedRows {
+    pub fn new(procedure: &'static str, most: usize) -> RejectedRows {
+        RejectedRows { procedure, rows: 0, room: most, unlisted: Vec::new() }
+    }
+
+    /// A row with faults; what there is to say of it is asked for only if it is listed.
+    pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
+        self.rows += 1;
+        let before = self.unlisted.len();
+        self.unlisted.extend(rejected.into_iter().take(self.room).map(Rejected::shortened));
+        self.room -= self.unlisted.len() - before;
+    }
+
+    /// Lists what came up since, with the batch that met it.
+    pub fn write(&mut self, connection: &Connection) {
+        calls::reject(connection, self.procedure, &self.unlisted);
+        self.unlisted.clear();
+    }
+}
+
+/// Rows that some tables may have.
+pub fn rows_estimated(tables: &[Table]) -> i64 {
+    tables.iter().filter_map(|table| Some(Readable::open(table.oid)?.rows_estimated())).sum()
+}
+
+struct Backfill<'a, 'r> {
+    run: &'a mut Run<'r>,
+    rel: pg_sys::Oid,
+    batch_size: usize,
+    tables: Vec<Table>,
+    /// Sessions in them, as expected.
+    rows: i64,
+    settled: Settled,
+    complaints: RejectedRows,
+    scanned: i64,
+    addresses_created: i64,
+    networks_created: i64,
+    /// Addresses written that are not folded yet.
+    unfolded: usize,
+    completed: Completed,
+}
+
+impl<'a, 'r> Backfill<'a, 'r> {
+    fn new(run: &'a mut Run<'r>, rel: pg_sys::Oid, batch_size: usize) -> Self {
+        let tables = acting_as(run.home.owner, || backfill_sessions::tables(run.connection, rel));
+        let complaints = RejectedRows::new(run.procedure(), MOST_LISTED);
+        Backfill {
+            run,
+            rel,
+            batch_size,
+            rows: rows_estimated(&tables),
+            tables,
+            settled: Settled::default(),
+            complaints,
+            scanned: 0,
+            addresses_created: 0,
+            networks_created: 0,
+            unfolded: 0,
+            completed: Completed::default(),
+        }
+    }
+
+    fn all(mut self) -> Vec<(&'static str, i64)> {
+        let checkpoint = Checkpoint::of(self.run).filter(|checkpoint| checkpoint.stands(&self.tables));
+        if checkpoint.is_none_or(|checkpoint| checkpoint.pass == Pass::Addresses) {
+            self.pass(Pass::Addresses, checkpoint);
+        }
+        self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
+        if self.completed.held > 0 {
+            // Whoever held them has moved them to other pages since.
+            self.completed.held = 0;
+            self.pass(Pass::Sessions, None);
+        }
+        let tables = &self.tables;
+        let of_these = |oid| tables.iter().any(|table| table.oid == oid);
+        let counted = refresh_session_counts::recount(self.run, self.rows, of_these);
+        let orphans = add_session_foreign_key::settle(self.run, self.rel, Some(self.rows));
+        self.run.batch(|connection| {
+            completions::retry(connection, tables.iter().map(|table| table.oid));
+            0
+        });
+        if self.complaints.rows > 0 {
+            pg::warning(
+                &format!("{} sessions could not be used, or only in part", self.complaints.rows),
+                "The table rejected_row says which and why.",
+            );
+        }
+        vec![
+            ("scanned", self.scanned),
+            ("sessions", counted.sessions),
+            ("addresses_created", self.addresses_created),
+            ("networks_created", self.networks_created),
+            ("sessions_completed", self.completed.sessions),
+            ("held", self.completed.held),
+            ("malformed", self.complaints.rows),
+            ("orphans", orphans),
+        ]
+    }
+
+    /// All pages of all tables, from the checkpoint on.
+    fn pass(&mut self, pass: Pass, checkpoint: Option<Checkpoint>) {
+        let tables = std::mem::take(&mut self.tables);
+        let stretches: Vec<(PageRange, i64)> =
+            tables.iter().filter_map(|table| stretch(table, checkpoint)).collect();
+        self.run.begin(pass.name(), stretches.iter().map(|(_, rows)| rows).sum());
+        for (stretch, _) in stretches {
+            self.table(pass, stretch);
+        }
+        self.tables = tables;
+    }
+
+    fn table(&mut self, pass: Pass, mut stretch: PageRange) {
+        while !stretch.pages.is_empty() {
+            let read_to = match pass {
+                Pass::Addresses => self.addresses(&stretch),
+                Pass::Sessions => self.sessions(&stretch),
+            };
+            match read_to {
+                Some(page) => stretch.pages.start = page,
+                // Written anew meanwhile: from the beginning.
+                None => match self::stretch(stretch.table, None) {
+                    Some((again, _)) if again.file != stretch.file => stretch = again,
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    /// A batch of the first pass; answers the page that it came to.
+    fn addresses(&mut self, stretch: &PageRange) -> Option<u32> {
+        let home = self.run.home;
+        let gathered = gather::read(home, stretch, self.batch_size, &mut self.complaints)?;
+        let Gathered { addresses, named, rows, page } = gathered;
+        self.scanned += rows;
+        let checkpoint = stretch.checkpoint(Pass::Addresses, page);
+
+        let networks = named.networks(&mut self.settled);
+        if !networks.is_empty() {
+            let created = &mut self.networks_created;
+            self.run.batch(|connection| {
+                *created += backfill_sessions::write_networks(connection, &networks, "document");
+                0
+            });
+        }
+        let mut placed = Placed::default();
+        let quotes_follow = [Quoted::Maxmind, Quoted::Others].map(|which| which.any(&addresses));
+        let (settled, complaints) = (&mut self.settled, &mut self.complaints);
+        self.run.batch_resumable(|connection| {
+            complaints.write(connection);
+            mmdb::with(LoadPolicy::Import, |databases| {
+                placed = backfill_sessions::place(home, connection, databases, (&addresses, &named), settled);
+                if quotes_follow.contains(&true) {
+                    return (0, None);
+                }
+                backfill_sessions::ask(home, &placed);
+                (rows, Some(checkpoint.datum()))
+            })
+        });
+        self.addresses_created += placed.created.len() as i64;
+        self.networks_created += placed.networks_created;
+        self.quotes(&addresses, quotes_follow, &placed, (rows, checkpoint));
+        self.unfolded += placed.created.len() + placed.renewed.len();
+        if self.unfolded >= FOLDED_TOGETHER {
+            fold::run(home, true);
+            self.unfolded = 0;
+        }
+        Some(page)
+    }
+
+    /// What sessions quote, a transaction for each kind; the last one makes the batch complete.
+    fn quotes(
+        &mut self,
+        addresses: &Addresses,
+        [of_maxmind, of_others]: [bool; 2],
+        placed: &Placed,
+        (rows, checkpoint): (i64, Checkpoint),
+    ) {
+        let home = self.run.home;
+        let mut write = |which: Quoted, is_last: bool| {
+            self.run.batch_resumable(|connection| {
+                mmdb::with(LoadPolicy::None, |databases| {
+                    backfill_sessions::write_quotes(home, connection, databases, addresses, which);
+                    if !is_last {
+                        return (0, None);
+                    }
+                    backfill_sessions::ask(home, placed);
+                    (rows, Some(checkpoint.datum()))
+                })
+            });
+        };
+        if of_maxmind {
+            write(Quoted::Maxmind, !of_others);
+        }
+        if of_others {
+            write(Quoted::Others, true);
+        }
+    }
+
+    /// A batch of the second pass; answers the page that it came to.
+    fn sessions(&mut self, stretch: &PageRange) -> Option<u32> {
+        let mut read_to = None;
+        let (home, batch_size) = (self.run.home, self.batch_size);
+        let (completed, complaints) = (&mut self.completed, &mut self.complaints);
+        self.run.batch_resumable(|connection| {
+            // Held until the rows that it sees are written: else their places could be other rows' by then.
+            let latest = snapshot::Latest::take();
+            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.raw()) else {
+                return (0, None);
+            };
+            complete::write(home, connection, stretch.table, &waiting, completed, complaints);
+            complaints.write(connection);
+            read_to = Some(waiting.page);
+            (waiting.rows, Some(stretch.checkpoint(Pass::Sessions, waiting.page).datum()))
+        });
+        read_to
+    }
+}
+
+/// What of a table is to be read, and how many rows that may be.
+fn stretch<'t>(table: &'t Table, checkpoint: Option<Checkpoint>) -> Option<(PageRange<'t>, i64)> {
+    let readable = Readable::open(table.oid)?;
+    let (file, pages) = (readable.file(), readable.pages());
+    let from = match checkpoint {
+        // Tables are read in the order of their numbers.
+        Some(checkpoint) if checkpoint.table > table.oid.to_u32() => return None,
+        Some(checkpoint) if checkpoint.table == table.oid.to_u32() && checkpoint.file == file => {
+            checkpoint.page
+        }
+        _ => 0,
+    };
+    let left = pages.saturating_sub(from);
+    let rows = readable.rows_estimated() as f64 * f64::from(left) / f64::from(pages.max(1));
+    Some((PageRange { table, file, pages: from..pages }, rows as i64))
+}

@@ -1,0 +1,225 @@
+//! Networks, from the addresses that are known.
+//!
+//! One pass over the inventory in key order, then edits of `known_networks`, then counts. Inside a transaction block the pass is one batch, networks
+//! before addresses, because the order of locks is a transaction's; and what it means for counts waits for the next fold,
+//! which locks networks.
+
+use std::collections::BTreeSet;
+
+use cowrie_enrich_engine::address::{self, Address};
+use pgrx::pg_sys;
+
+use super::{Options, Procedure, Run, run};
+use crate::error;
+use crate::pg::call::Call;
+use crate::pg::jsonb::{self, Value};
+use crate::pg::kept::Kept;
+use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
+use crate::pg::{self, check_for_interrupts};
+use crate::store::build_asn_inventory::{self, Found, Noted, Told};
+use crate::store::{calls, fold, reclassification, refresh_session_counts};
+
+const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
+const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
+/// Placed addresses after which their counts are folded: what is folded at once is partly in memory.
+const FOLDED_TOGETHER: usize = 100_000;
+/// Skipped addresses of a batch that a verbose call shows.
+const SHOWN: usize = 10;
+
+/// How a call is made.
+struct Way {
+    batch_size: i64,
+    is_verbose: bool,
+    /// Whether all is one transaction.
+    is_atomic: bool,
+}
+
+/// How far it is, and what it counted: kept with each batch, so that a call that goes on where another was killed reports
+/// all.
+#[derive(Default)]
+struct Tally {
+    last: Option<Address>,
+    scanned: i64,
+    created: i64,
+    updated: i64,
+    skipped: i64,
+    faulty: i64,
+    told: Told,
+    /// Addresses placed whose counts are not folded yet.
+    placed: usize,
+    /// Networks that this call created or changed: each counts once.
+    touched: BTreeSet<i64>,
+}
+
+/// Entry point of `build_asn_inventory()`.
+pub fn build(call: &Call) {
+    let Some(batch_size) = call.integer(0).map(i64::from) else { error::null_argument("batch_size") };
+    if !(BATCH_SIZES.0..=BATCH_SIZES.1).contains(&batch_size) {
+        error::out_of_range("batch_size", batch_size, BATCH_SIZES);
+    }
+    let Some(progress) = call.boolean(1) else { error::null_argument("progress") };
+    let Some(is_verbose) = call.boolean(2) else { error::null_argument("verbose") };
+    let way = Way { batch_size, is_verbose, is_atomic: call.is_atomic() };
+    let options =
+        Options { procedure: PROCEDURE, relation: pg_sys::InvalidOid, progress, needs_commits: false };
+    run(call, &options, |run| {
+        let mut tally = read_addresses(run, &way);
+        reclassify(run, &mut tally);
+        let (unique, corrected) = count(run, &way);
+        if tally.faulty > 0 {
+            let message = format!(
+                "{}: the enrichment of {} addresses makes no sense, wholly or in part",
+                PROCEDURE.name(),
+                tally.faulty
+            );
+            pg::warning(&message, "The table rejected_row lists them; what could be read was used.");
+        }
+        vec![
+            ("scanned", tally.scanned),
+            ("unique", unique),
+            ("created", tally.created),
+            ("updated", tally.updated),
+            ("skipped", tally.skipped),
+            ("corrected", corrected),
+        ]
+    });
+}
+
+fn read_addresses(run: &mut Run, way: &Way) -> Tally {
+    let mut tally = run.resume_at().map(Tally::resumed).unwrap_or_default();
+    if let Some(last) = tally.last {
+        pg::notice(&format!("{}: goes on behind {last}, where an earlier call stopped", PROCEDURE.name()));
+    }
+    let connection = run.connection;
+    let left = acting_as(run.home.owner, || build_asn_inventory::left(connection, tally.last));
+    run.begin("addresses", left);
+    let mut is_over = false;
+    while !is_over {
+        run.batch_resumable(|connection| {
+            let scanned = batch(connection, way, &mut tally);
+            is_over = way.is_atomic || scanned < way.batch_size;
+            (scanned, Some(tally.written()))
+        });
+        if tally.placed >= FOLDED_TOGETHER && !way.is_atomic {
+            fold::run(run.home, true);
+            tally.placed = 0;
+        }
+    }
+    tally
+}
+
+/// Applies edits of `known_networks`, as the worker does. It waits for no lock, so it may come after the addresses.
+fn reclassify(run: &mut Run, tally: &mut Tally) {
+    let (home, connection) = (run.home, run.connection);
+    let pending = acting_as(home.owner, || reclassification::pending(connection));
+    run.begin("known networks", pending);
+    let (mut after, mut blocked) = (Some(0), 0);
+    while let Some(last) = after {
+        run.batch(|connection| {
+            let batch = reclassification::step(home, connection, last);
+            tally.updated += batch.changed.iter().filter(|asn| tally.touched.insert(**asn)).count() as i64;
+            (after, blocked) = (batch.last, blocked + batch.blocked);
+            batch.pending as i64
+        });
+    }
+    if blocked > 0 {
+        pg::notice(&format!(
+            "{}: left {blocked} networks as they were classified, because other transactions hold these rows",
+            PROCEDURE.name()
+        ));
+    }
+}
+
+/// One transaction; answers how many addresses it read.
+fn batch(connection: &Connection, way: &Way, tally: &mut Tally) -> i64 {
+    let mut found = Found::behind(tally.last);
+    let most = if way.is_atomic { i64::MAX } else { way.batch_size };
+    let mut shown = 0;
+    while found.scanned < most
+        && let Some(noted) = found.read_on(connection, most - found.scanned)
+    {
+        calls::reject(connection, PROCEDURE.name(), &noted.faulty);
+        if way.is_verbose {
+            shown += show(&noted, SHOWN.saturating_sub(shown));
+        }
+        tally.faulty += noted.faulty.len() as i64;
+        tally.skipped += noted.skipped.len() as i64;
+        check_for_interrupts();
+    }
+    let scanned = found.scanned;
+    (tally.last, tally.scanned) = (found.last, tally.scanned + scanned);
+    if scanned > 0 {
+        let written = found.write(connection, &mut tally.told);
+        tally.placed += written.placed;
+        tally.created += written.created.len() as i64;
+        tally.touched.extend(written.created);
+        let updated = written.completed.into_iter().filter(|asn| tally.touched.insert(*asn)).count();
+        tally.updated += updated as i64;
+    }
+    scanned
+}
+
+/// Tells the caller of some skipped addresses; answers of how many.
+fn show(noted: &Noted, most: usize) -> usize {
+    for (address, why) in noted.skipped.iter().take(most) {
+        pg::notice(&format!("{}: skipped {address}: {why}", PROCEDURE.name()));
+    }
+    let more = noted.skipped.len().saturating_sub(most);
+    if more > 0 && most > 0 {
+        pg::notice(&format!("{}: skipped {more} more among these", PROCEDURE.name()));
+    }
+    noted.skipped.len().min(most)
+}
+
+/// Networks that addresses are in, and those among all whose counts were wrong.
+fn count(run: &mut Run, way: &Way) -> (i64, i64) {
+    run.begin("counts", 1);
+    let (mut unique, mut corrected) = (0, 0);
+    let home = run.home;
+    run.batch(|connection| {
+        corrected = refresh_session_counts::networks(home, connection);
+        unique = build_asn_inventory::in_use(connection);
+        1
+    });
+    if !way.is_atomic {
+        run.begin("folding", 0);
+        fold::run(home, true);
+    }
+    (unique, corrected)
+}
+
+impl Tally {
+    fn resumed(at: &Kept) -> Tally {
+        let at = jsonb::of_kept(at);
+        let number = |key| match at.get(key) {
+            Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
+            _ => 0,
+        };
+        let Some(last) = at.text("last").and_then(|last| address::parse(last).ok().flatten()) else {
+            return Tally::default();
+        };
+        Tally {
+            last: Some(last),
+            scanned: number("scanned"),
+            created: number("created"),
+            updated: number("updated"),
+            skipped: number("skipped"),
+            faulty: number("faulty"),
+            ..Tally::default()
+        }
+    }
+
+    fn written(&self) -> pg_sys::Datum {
+        jsonb::object(|object| {
+            if let Some(last) = self.last {
+                object.text("last", &last.to_string());
+            }
+            object.number("scanned", self.scanned);
+            object.number("created", self.created);
+            object.number("updated", self.updated);
+            object.number("skipped", self.skipped);
+            object.number("faulty", self.faulty);
+        })
+    }
+}

@@ -1,0 +1,282 @@
+//! Addresses of the Python system's `ip_inventory`.
+//!
+//! Its documents are those of ours but for `_meta`: what each source said has a time of its own there, so that nobody is
+//! asked again in vain and freshness is right. `_meta.import` is the row that an address was taken from: an address
+//! that several rows spell differently is one of ours, and each source's newest word stands.
+//!
+//! Its session_count counts enrichments, and is not taken over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cowrie_enrich_engine::address::{self, Address, AddressError};
+use cowrie_enrich_engine::{bogon, legacy, timestamp};
+
+use super::{Batch, Listed, Tally, document, shortened};
+use crate::document::enrichment;
+use crate::document::legacy as documents;
+use crate::pg::clock;
+use crate::pg::jsonb::{self, Container, Value};
+use crate::store::import_inventory::source::{Row, Wanted, text, time};
+use crate::store::import_inventory::{Decision, Known, Ours, create_addresses, merge_addresses, standing};
+use crate::store::networks::{self, Networks, Said};
+
+pub const COLUMNS: &[Wanted] = &[
+    text(&["current_asn"]),
+    time(&["asn_last_verified"]),
+    time(&["first_seen"]),
+    time(&["last_seen"]),
+    text(&["enrichment"]),
+    time(&["enrichment_updated_at"]),
+    text(&["enrichment_version"]),
+    time(&["created_at"]),
+];
+const ASN: usize = 0;
+const VERIFIED: usize = 1;
+const FIRST_SEEN: usize = 2;
+const LAST_SEEN: usize = 3;
+const DOCUMENT: usize = 4;
+const UPDATED: usize = 5;
+const VERSION: usize = 6;
+const CREATED: usize = 7;
+
+/// Sources whose answers we ask for.
+const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
+/// Where an address's `_meta` says what row it was taken from.
+const IMPORT: &str = "import";
+
+/// A row that makes sense.
+struct Taken<'a> {
+    row: &'a Row,
+    /// As the row spells it.
+    spelling: String,
+    /// Whether the row before spells the same.
+    is_repeated: bool,
+    known: Known,
+    /// The keys of its document, and when each was said.
+    said: BTreeMap<String, Option<i64>>,
+}
+
+pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+    // An address that several rows are of is written as often: each time once.
+    let mut rounds: Vec<BTreeMap<Address, Taken>> = Vec::new();
+    let mut networks = Networks::new();
+    let mut sources: BTreeMap<i64, &'static str> = BTreeMap::new();
+    for (row, is_repeated) in batch.repeated() {
+        let address = match address::parse_bytes(row.key.as_deref().unwrap_or_default()) {
+            Ok(Some(address)) => address,
+            Ok(None) => {
+                listed.reject(row, COLUMNS, "ip_address is empty");
+                continue;
+            }
+            Err(AddressError::TooLong { .. } | AddressError::NotAnAddress) => {
+                listed.reject(row, COLUMNS, "ip_address is not the address of one host");
+                continue;
+            }
+        };
+        let (taken, faults) = read(row, address, is_repeated, &mut networks, &mut sources);
+        listed.faults(row, faults);
+        match rounds.iter_mut().find(|round| !round.contains_key(&address)) {
+            Some(round) => {
+                round.insert(address, taken);
+            }
+            None => rounds.push(BTreeMap::from([(address, taken)])),
+        }
+    }
+    // All networks before the first address: the order of locks. Further rounds lock what the first has locked.
+    let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
+    networks::create_said(batch.connection, &networks, source);
+    for round in &rounds {
+        write(batch, round, listed, tally);
+    }
+}
+
+type Faults = Vec<(String, Option<String>)>;
+
+fn read<'a>(
+    row: &'a Row,
+    address: Address,
+    is_repeated: bool,
+    networks: &mut Networks,
+    sources: &mut BTreeMap<i64, &'static str>,
+) -> (Taken<'a>, Faults) {
+    let (mut document, mut faults) = document::object_of(row.bytes(DOCUMENT));
+    let asn = row.text(ASN).and_then(|text| {
+        let asn = legacy::asn(&text).map(i64::from);
+        if asn.is_none() {
+            faults.push((format!("current_asn is \"{}\", not an ASN", shortened(&text)), Some(text)));
+        }
+        asn
+    });
+    let reading = documents::read(Some(jsonb::view(document)));
+    faults.extend(reading.faults.iter().map(|fault| (fault.clone(), None)));
+    if let Some(asn) = asn {
+        let network = networks.entry(asn).or_default();
+        for (source, named) in reading.about(asn) {
+            let (name, country) = (named.name.clone(), named.country.clone());
+            let registry = named.registry.map(str::to_owned);
+            // One source's words, so that it is known whose they are.
+            if *sources.entry(asn).or_insert(source) == source {
+                network.merge(Said { name, country, registry, first_seen: None, last_seen: None });
+            }
+        }
+    }
+    if let Some(reason) = bogon::reason(address)
+        && jsonb::view(document).get("validation").is_none()
+    {
+        let validation = jsonb::object(|object| {
+            object.object("validation", |validation| {
+                validation.boolean("is_bogon", true);
+                validation.text("reason", reason);
+            });
+        });
+        document = jsonb::concat(document, validation);
+    }
+    let view = jsonb::view(document);
+    let updated = row.time(UPDATED);
+    let said: BTreeMap<String, Option<i64>> = view
+        .keys()
+        .into_iter()
+        .filter(|key| *key != META)
+        .map(|key| (key.to_owned(), said_at(view, key).or(updated)))
+        .collect();
+    let spelling = row.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    let (states, more) = states(view, &said, &spelling, row.text(VERSION));
+    faults.extend(more);
+    let known = Known {
+        address,
+        asn,
+        verified: row.time(VERIFIED).or(updated),
+        first_seen: row.session_time(FIRST_SEEN),
+        last_seen: row.session_time(LAST_SEEN),
+        document,
+        states,
+        updated,
+        created: row.time(CREATED),
+    };
+    (Taken { row, spelling, is_repeated, known, said }, faults)
+}
+
+const META: &str = "_meta";
+
+fn said_at(document: Container<'_>, key: &str) -> Option<i64> {
+    document.object(key).and_then(|own| own.text("cached_at")).and_then(timestamp::parse)
+}
+
+/// What `_meta` says of a row's sources, and what in them makes no sense. A source that said nothing that can be read may be
+/// asked again.
+fn states(
+    document: Container<'_>,
+    said: &BTreeMap<String, Option<i64>>,
+    spelling: &str,
+    version: Option<String>,
+) -> (pgrx::pg_sys::Datum, Faults) {
+    let mut faults = Faults::new();
+    let states = jsonb::object(|states| {
+        for source in SOURCES {
+            match document.get(source) {
+                Some(Value::Nested(own)) if own.is_object() => {
+                    let Some(at) = said.get(source).copied().flatten().filter(|_| !own.keys().is_empty())
+                    else {
+                        continue;
+                    };
+                    states.object(source, |state| {
+                        state.text("state", "value");
+                        state.text("asked_at", &clock::iso8601(at));
+                    });
+                }
+                None | Some(Value::Null) => {}
+                // Of the first two it is said already.
+                Some(_) if source == "maxmind" || source == "cymru" => {}
+                Some(_) => faults.push((format!("{source} is not an object"), None)),
+            }
+        }
+        states.object(IMPORT, |import| {
+            import.text("row", spelling);
+            if let Some(version) = &version {
+                import.text("version", version);
+            }
+        });
+    });
+    (states, faults)
+}
+
+fn write(batch: &Batch, round: &BTreeMap<Address, Taken>, listed: &mut Listed, tally: &mut Tally) {
+    let all: Vec<&Known> = round.values().map(|taken| &taken.known).collect();
+    let created: BTreeSet<Address> = create_addresses(batch.connection, &all).into_iter().collect();
+    let number = created.len() as i64;
+    tally.addresses += number;
+    tally.written += number;
+    let existing = round.keys().copied().filter(|address| !created.contains(address));
+    let decided = standing(batch.connection, existing, |ours| {
+        let decided = ours.into_iter().filter_map(|ours| {
+            let taken = round.get(&ours.address)?;
+            Some((&taken.known, decide(taken, &ours, listed, tally)))
+        });
+        decided.collect::<Vec<_>>()
+    });
+    tally.written += merge_addresses(batch.connection, &decided);
+}
+
+/// Ours stands, unless theirs is newer.
+fn decide(taken: &Taken, ours: &Ours, listed: &mut Listed, tally: &mut Tally) -> Decision {
+    let meta = ours.document.and_then(|document| document.object(META));
+    let stands: BTreeSet<&str> =
+        taken.said.iter().filter(|(key, at)| stands(ours, key, **at)).map(|(key, _)| key.as_str()).collect();
+    let is_our_row = keeps_our_row(taken, meta, listed, tally);
+    let own_states = jsonb::view(taken.known.document).object(META).map(Container::keys).unwrap_or_default();
+    let is_there = |key: &str| meta.is_some_and(|meta| meta.get(key).is_some());
+    let states: BTreeSet<&str> = SOURCES
+        .into_iter()
+        .filter(|source| stands.contains(source))
+        .chain(is_our_row.then_some(IMPORT))
+        .chain(own_states.into_iter().filter(|key| !SOURCES.contains(key) && *key != IMPORT && is_there(key)))
+        .collect();
+    let named = |keys: &BTreeSet<&str>| {
+        jsonb::object(|object| {
+            for key in keys {
+                object.boolean(key, true);
+            }
+        })
+    };
+    let their_asn_is_newer = ours.asn.is_none() || taken.known.verified > ours.verified;
+    Decision {
+        moves: taken.known.asn.is_some() && taken.known.asn != ours.asn && their_asn_is_newer,
+        stands: named(&stands),
+        states_stand: named(&states),
+    }
+}
+
+fn stands(ours: &Ours, key: &str, their_time: Option<i64>) -> bool {
+    let Some(document) = ours.document else { return false };
+    match enrichment::answer_of(document, key) {
+        enrichment::CurrentAttribution::None => false,
+        // Who says nothing of when is as old as the row.
+        enrichment::CurrentAttribution::Since(our_time) => our_time.or(ours.updated) >= their_time,
+    }
+}
+
+/// Whether `_meta.import` stays as it is. Lists a row that is of the same address as another one: the one whose spelling is
+/// ours keeps it, else the first in order.
+fn keeps_our_row(taken: &Taken, meta: Option<Container<'_>>, listed: &mut Listed, tally: &mut Tally) -> bool {
+    let Some(first) = meta.and_then(|meta| meta.object(IMPORT)).and_then(|import| import.text("row")) else {
+        tally.addresses += 1;
+        return false;
+    };
+    if first == taken.spelling && !taken.is_repeated {
+        tally.addresses += 1;
+        return true;
+    }
+    let address = taken.known.address;
+    let reason = format!("the same address as {address}");
+    let is_ours = |spelling: &str| {
+        let host = spelling.strip_suffix(if address.ip().is_ipv4() { "/32" } else { "/128" });
+        host.unwrap_or(spelling) == address.to_string()
+    };
+    if is_ours(&taken.spelling) && !is_ours(first) {
+        // The other one was counted when it was met.
+        listed.merge(first.to_owned(), &reason, None);
+        return false;
+    }
+    listed.merge(taken.row.shown_key(), &reason, Some(taken.row.shown(COLUMNS)));
+    true
+}

@@ -1,0 +1,65 @@
+//! Documents of another system's: whatever its column's type is, they come as texts.
+
+use cowrie_enrich_engine::jsonb_text::{Escapes, keepable, quoted};
+use pgrx::pg_sys;
+
+use crate::pg::jsonb;
+use crate::pg::text::from_server;
+
+/// A document as `jsonb`, or what is wrong with it.
+pub enum Read {
+    Whole(pg_sys::Datum),
+    /// Without what no text of the server's can hold; also as the text that it was read from.
+    Cleaned(pg_sys::Datum, Vec<u8>),
+    /// No JSON, or too much of it.
+    Unreadable,
+}
+
+/// Reads a text in the server's encoding.
+pub fn read(text: &[u8]) -> Read {
+    if let Some(document) = jsonb::parse(text) {
+        return Read::Whole(document);
+    }
+    // ASCII where the database's encoding lacks the character that an escape names.
+    for escapes in [Escapes::Unicode, Escapes::Ascii] {
+        let kept = keepable(text, escapes);
+        if let Some(document) = jsonb::parse(&kept) {
+            return Read::Cleaned(document, kept.into_owned());
+        }
+    }
+    Read::Unreadable
+}
+
+/// Bytes of an unreadable document that are kept as a text: a string of `jsonb` may have a quarter of a gigabyte.
+const LONGEST: usize = 64 << 20;
+
+/// The JSON text that stands for an unreadable document: it as a string.
+pub fn as_string(text: &[u8]) -> Vec<u8> {
+    let whole = quoted(text.get(..LONGEST).unwrap_or(text));
+    // Cut in the middle of a character it is no text of the server's.
+    if jsonb::parse(&whole).is_some() { whole } else { b"null".to_vec() }
+}
+
+pub const NOT_AN_OBJECT: &str = "the document is not an object";
+pub const CLEANED: &str = "enrichment holds characters that jsonb cannot: they are left out or replaced by ?";
+pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
+
+/// A document that is an object, and what was wrong with what there was.
+pub fn object_of(text: Option<&[u8]>) -> (pg_sys::Datum, Vec<(String, Option<String>)>) {
+    let Some(text) = text else { return (jsonb::empty(), Vec::new()) };
+    let shown = || Some(from_server(text).into_owned());
+    let (document, fault) = match read(text) {
+        Read::Whole(document) => (document, None),
+        Read::Cleaned(document, _) => (document, Some(CLEANED)),
+        Read::Unreadable => return (jsonb::empty(), vec![(UNREADABLE.to_owned(), shown())]),
+    };
+    let mut faults: Vec<_> = fault.map(|fault| (fault.to_owned(), shown())).into_iter().collect();
+    if jsonb::view(document).is_object() {
+        return (document, faults);
+    }
+    // JSON's null says nothing, as SQL's does.
+    if text.trim_ascii() != b"null" {
+        faults.push((NOT_AN_OBJECT.to_owned(), shown()));
+    }
+    (jsonb::empty(), faults)
+}

@@ -1,0 +1,360 @@
+//! Taking over an installation of the Python system.
+//!
+//! Its inventories and its history are copied into ours; its sessions stay where they are, and their table is attached.
+//! Rows are read in the order of their key, a transaction a batch, and what a batch did is committed with where it ended: a
+//! call that was killed goes on there, and one that is repeated changes nothing. What makes no sense is listed: every row
+//! of theirs is in ours, or is one of another row's address, or is in `rejected_row`.
+
+mod addresses;
+mod document;
+mod history;
+mod networks;
+mod sessions;
+
+use pgrx::pg_sys;
+
+use super::{Options, Procedure, Run, run};
+use crate::error;
+use crate::pg::call::Call;
+use crate::pg::jsonb::{self, Container, Value};
+use crate::pg::kept::Kept;
+use crate::pg::role::{self, acting_as};
+use crate::pg::spi::Connection;
+use crate::pg::{self, catalog, snapshot};
+use crate::store::calls::{self, Rejected};
+use crate::store::import_inventory::sessions as session_tables;
+use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, Wanted};
+use crate::store::{Home, fold};
+
+/// The tables, by the names that the Python system gives them.
+const NETWORKS: &str = "asn_inventory";
+const HISTORY: &str = "ip_asn_history";
+const ADDRESSES: &str = "ip_inventory";
+const SESSIONS: &str = "session_summaries";
+const TABLES: [&str; 4] = [NETWORKS, HISTORY, ADDRESSES, SESSIONS];
+
+pub fn take_over(call: &Call) {
+    let Some(name) = call.name(0) else { error::null_argument("source_schema") };
+    let home = Home::of_caller(call);
+    if !role::has_privileges_of(home.owner) {
+        error::may_not_import();
+    }
+    let shown = name.to_string_lossy().into_owned();
+    let schema = match catalog::schema(name) {
+        None => error::unknown_schema(&shown),
+        Some(schema) if schema == home.schema => error::own_schema(&shown),
+        Some(schema) => schema,
+    };
+    let tables = find(home, schema, &shown);
+    let relation = pg_sys::InvalidOid;
+    let options =
+        Options { procedure: Procedure::ImportInventory, relation, progress: true, needs_commits: true };
+    run(call, &options, |run| {
+        say_what_is_missing(&tables, &shown);
+        let resume = run.resume_at().map(|kept| Resume::read(kept, &shown)).unwrap_or_default();
+        let mut import = Import { run, schema: shown, tally: resume.tally, resume: resume.position };
+        // History before addresses: an address of which it says nothing gets a row of it.
+        for (phase, name) in TABLES.iter().enumerate() {
+            if let Some(table) = tables.iter().find(|table| table.name == *name) {
+                import.table(phase, table, &tables);
+            }
+        }
+        import.fold();
+        import.tally.report()
+    });
+}
+
+/// The tables, each checked: nothing is done before all can be.
+fn find(home: Home, schema: pg_sys::Oid, schema_name: &str) -> Vec<Table> {
+    let caller = role::current();
+    let tables = acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| {
+            let tables = source::tables(connection, schema, &TABLES);
+            if tables.iter().any(|table| table.name == SESSIONS) {
+                session_tables::check_may_attach(connection, caller);
+            }
+            tables
+        })
+    });
+    if tables.is_empty() {
+        error::nothing_to_import(schema_name, &TABLES);
+    }
+    for table in &tables {
+        if !table.is_plain {
+            error::not_a_plain_table(&table.name);
+        }
+        if !catalog::owns_table(table.oid) {
+            error::not_owner(&table.name);
+        }
+        // Raises where the key is none.
+        reader(table);
+        if table.name == SESSIONS {
+            session_tables::changes(table);
+        }
+    }
+    tables
+}
+
+fn reader(table: &Table) -> Reader<'_> {
+    match table.name.as_str() {
+        NETWORKS => Reader::new(table, "asn_number", networks::COLUMNS),
+        HISTORY => Reader::new(table, "ip_address", history::COLUMNS),
+        ADDRESSES => Reader::new(table, "ip_address", addresses::COLUMNS),
+        _ => Reader::new(table, session_tables::KEY, sessions::columns(table)),
+    }
+}
+
+fn say_what_is_missing(tables: &[Table], schema: &str) {
+    for name in TABLES.iter().filter(|name| tables.iter().all(|table| table.name != **name)) {
+        pg::notice(&format!("schema \"{schema}\" has no table {name}: nothing to import from it"));
+    }
+    for table in tables {
+        for column in reader(table).unreadable() {
+            let (name, type_name) = (&column.name, &column.type_name);
+            pg::notice(&format!(
+                "column {name} of {} is left out: its type {type_name} cannot be read",
+                table.name
+            ));
+        }
+    }
+}
+
+/// What is reported, over all calls that it took.
+#[derive(Default, Clone, Copy)]
+struct Tally {
+    networks: i64,
+    addresses: i64,
+    history: i64,
+    sessions: i64,
+    /// Rows of theirs that say more of what another row said.
+    merged: i64,
+    /// Rows of theirs that nothing could be made of.
+    rejected: i64,
+    /// Rows of theirs that are used except for what is listed.
+    partly_used: i64,
+    /// Rows of ours that are new or changed.
+    written: i64,
+}
+
+impl Tally {
+    fn report(&self) -> Vec<(&'static str, i64)> {
+        vec![
+            ("networks", self.networks),
+            ("addresses", self.addresses),
+            ("history", self.history),
+            ("sessions", self.sessions),
+            ("merged", self.merged),
+            ("rejected", self.rejected),
+            ("partly_used", self.partly_used),
+            ("written", self.written),
+        ]
+    }
+
+    fn read(document: Container<'_>) -> Tally {
+        let number = |key| match document.get(key) {
+            Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
+            _ => 0,
+        };
+        Tally {
+            networks: number("networks"),
+            addresses: number("addresses"),
+            history: number("history"),
+            sessions: number("sessions"),
+            merged: number("merged"),
+            rejected: number("rejected"),
+            partly_used: number("partly_used"),
+            written: number("written"),
+        }
+    }
+}
+
+/// Where a killed call was, if it imported from the same schema.
+#[derive(Default)]
+struct Resume {
+    tally: Tally,
+    position: Option<Place>,
+}
+
+/// In which table, and where in it: `None` is behind its last row.
+type Place = (usize, Option<Position>);
+
+impl Resume {
+    fn read(kept: &Kept, schema: &str) -> Resume {
+        let document = jsonb::view(kept.datum());
+        let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
+        match (phase, document.object("tally")) {
+            (Some(phase), Some(tally)) if document.text("schema") == Some(schema) => {
+                let position = document.object("position").map(Position::read);
+                Resume { tally: Tally::read(tally), position: Some((phase, position)) }
+            }
+            _ => Resume::default(),
+        }
+    }
+}
+
+/// An import that runs.
+struct Import<'run, 'call> {
+    run: &'run mut Run<'call>,
+    schema: String,
+    tally: Tally,
+    /// Where to begin, until it has begun there.
+    resume: Option<Place>,
+}
+
+impl Import<'_, '_> {
+    /// All rows of a table, or those that a killed call left.
+    fn table(&mut self, phase: usize, table: &Table, tables: &[Table]) {
+        let begin = match self.resume.take() {
+            Some((killed_in, position)) if killed_in > phase => {
+                self.resume = Some((killed_in, position));
+                return;
+            }
+            Some((killed_in, position)) if killed_in == phase => position,
+            _ => Some(Position::beginning()),
+        };
+        let total = self.estimate(table);
+        self.run.begin(TABLES[phase], total);
+        let mut next = begin;
+        while let Some(position) = next {
+            next = self.batch(phase, table, &position);
+        }
+        if table.name == SESSIONS {
+            let inventory = tables.iter().find(|table| table.name == ADDRESSES);
+            sessions::attach(self.run, table, inventory);
+        }
+    }
+
+    fn estimate(&self, table: &Table) -> i64 {
+        let schema = self.run.home.schema;
+        Connection::with(schema, |connection| table.estimate(connection))
+    }
+
+    fn batch(&mut self, phase: usize, table: &Table, position: &Position) -> Option<Position> {
+        let Import { run, schema, tally, .. } = self;
+        let home = run.home;
+        let mut next = None;
+        run.batch_resumable(|_| {
+            let mut listed = Listed::of(&format!("{schema}.{}", table.name));
+            // A connection of its own: what it allocates goes with it. A snapshot: long values are fetched after the
+            // statement that found them.
+            let work = |connection: &Connection| {
+                let reader = reader(table);
+                let (rows, then) = reader.next(connection, position);
+                let batch = Batch { connection, table, last_key: position.key.as_deref(), rows: &rows };
+                match table.name.as_str() {
+                    NETWORKS => networks::take(&batch, &mut listed, tally),
+                    HISTORY => history::take(&batch, &mut listed, tally),
+                    ADDRESSES => addresses::take(&batch, &mut listed, tally),
+                    _ => sessions::take(&batch, &mut listed, tally),
+                }
+                calls::reject(connection, Procedure::ImportInventory.name(), &listed.rows);
+                next = then;
+                rows.len() as i64
+            };
+            let read = snapshot::with_fresh(|| Connection::with(home.schema, work));
+            tally.rejected += listed.rejected;
+            tally.merged += listed.merged;
+            tally.partly_used += listed.partly_used;
+            // Also behind the last row: documents that were replaced are not counted as replaced again.
+            (read, Some(written_down(schema, phase, tally, next.as_ref())))
+        });
+        next
+    }
+
+    /// Adds what the batches left to be counted, so that the inventories are right when the call ends.
+    fn fold(&mut self) {
+        let home = self.run.home;
+        self.run.begin("counting", 0);
+        let mut pass = fold::Pass::default();
+        let mut more = true;
+        while more {
+            self.run.batch(|connection| {
+                more = fold::batch_if_free(home, connection, &mut pass) && !pass.is_over();
+                1
+            });
+        }
+    }
+}
+
+fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Position>) -> pg_sys::Datum {
+    jsonb::object(|object| {
+        object.text("schema", schema);
+        object.text("table", TABLES[phase]);
+        if let Some(position) = position {
+            object.object("position", |object| position.write(object));
+        }
+        object.object("tally", |object| {
+            for (name, number) in tally.report() {
+                object.number(name, number);
+            }
+        });
+    })
+}
+
+/// Some rows of a table, in the order of their key.
+struct Batch<'a> {
+    connection: &'a Connection,
+    table: &'a Table,
+    /// The key before the first row.
+    last_key: Option<&'a [u8]>,
+    rows: &'a [Row],
+}
+
+impl Batch<'_> {
+    /// The rows, each with whether its key is that of the row before.
+    fn repeated(&self) -> impl Iterator<Item = (&Row, bool)> {
+        let mut last = self.last_key;
+        self.rows.iter().map(move |row| {
+            let key = row.key.as_deref();
+            let is_repeated = key.is_some() && key == last;
+            last = key;
+            (row, is_repeated)
+        })
+    }
+}
+
+/// Rows that are listed in `rejected_row`.
+struct Listed {
+    relation: String,
+    rows: Vec<Rejected>,
+    rejected: i64,
+    merged: i64,
+    partly_used: i64,
+}
+
+impl Listed {
+    fn of(relation: &str) -> Listed {
+        let relation = relation.to_owned();
+        Listed { relation, rows: Vec::new(), rejected: 0, merged: 0, partly_used: 0 }
+    }
+
+    /// Nothing can be made of a row.
+    fn reject(&mut self, row: &Row, wanted: &[Wanted], reason: &str) {
+        self.rejected += 1;
+        self.add(row.shown_key(), reason, Some(row.shown(wanted)));
+    }
+
+    /// A row is of something that another row is of too.
+    fn merge(&mut self, row_key: String, reason: &str, content: Option<String>) {
+        self.merged += 1;
+        self.add(row_key, reason, content);
+    }
+
+    /// A row is used except for these parts: reasons, and what made no sense.
+    fn faults(&mut self, row: &Row, faults: Vec<(String, Option<String>)>) {
+        self.partly_used += i64::from(!faults.is_empty());
+        for (reason, content) in faults {
+            self.add(row.shown_key(), &reason, content);
+        }
+    }
+
+    fn add(&mut self, row_key: String, reason: &str, content: Option<String>) {
+        let (relation, reason) = (self.relation.clone(), reason.to_owned());
+        self.rows.push(Rejected { relation, row_key, reason, content });
+    }
+}
+
+/// Enough of a text to find it again.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(60).collect()
+}

@@ -1,0 +1,196 @@
+//! Networks of the Python system's `asn_inventory`.
+//!
+//! Its organization_country is where the first address sat that it saw there, so it ranks below whatever else names a
+//! country; except for what its document has from Team Cymru. Words that no column of ours takes are kept below the key
+//! `import` of the network's enrichment.
+
+use std::collections::BTreeMap;
+
+use cowrie_enrich_engine::legacy;
+use pgrx::pg_sys;
+
+use super::{Batch, Listed, Tally, document, shortened};
+use crate::document::enrichment::country_text;
+use crate::document::legacy as documents;
+use crate::pg::jsonb;
+use crate::store::import_inventory::source::{Row, Wanted, text, time};
+use crate::store::import_inventory::{Network, write_networks};
+
+pub const COLUMNS: &[Wanted] = &[
+    text(&["organization_name"]),
+    text(&["organization_country"]),
+    text(&["rir_registry", "registry"]),
+    text(&["asn_type"]),
+    text(&["is_known_hosting"]),
+    text(&["is_known_vpn"]),
+    time(&["first_seen"]),
+    time(&["last_seen"]),
+    text(&["enrichment"]),
+    time(&["enrichment_updated_at"]),
+    time(&["created_at"]),
+];
+const NAME: usize = 0;
+const COUNTRY: usize = 1;
+const REGISTRY: usize = 2;
+const TYPE: usize = 3;
+const HOSTING: usize = 4;
+const VPN: usize = 5;
+const FIRST_SEEN: usize = 6;
+const LAST_SEEN: usize = 7;
+const DOCUMENT: usize = 8;
+const UPDATED: usize = 9;
+const CREATED: usize = 10;
+
+/// Ranks below every source of ours: see `source_rank`.
+const SOURCE: &str = "import";
+
+pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+    // A number that is there several times is written as often: each time once.
+    let mut rounds: Vec<BTreeMap<i64, Network>> = Vec::new();
+    for (row, is_repeated) in batch.repeated() {
+        let number = row.key.as_deref().map(String::from_utf8_lossy);
+        let Some(asn) = number.as_deref().and_then(legacy::asn).map(i64::from) else {
+            listed.reject(row, COLUMNS, "asn_number is not an ASN");
+            continue;
+        };
+        let round = rounds.iter().position(|round| !round.contains_key(&asn));
+        if is_repeated || round != Some(0) && !rounds.is_empty() {
+            listed.merge(row.shown_key(), &format!("the same network as AS{asn}"), Some(row.shown(COLUMNS)));
+        } else {
+            tally.networks += 1;
+        }
+        let (network, faults) = read(row, asn);
+        listed.faults(row, faults);
+        match round {
+            Some(round) => rounds[round].insert(asn, network),
+            None => {
+                rounds.push(BTreeMap::from([(asn, network)]));
+                None
+            }
+        };
+    }
+    for round in rounds {
+        let networks: Vec<Network> = round.into_values().collect();
+        tally.written += write_networks(batch.connection, &networks);
+    }
+}
+
+type Faults = Vec<(String, Option<String>)>;
+
+fn read(row: &Row, asn: i64) -> (Network, Faults) {
+    let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
+    let cymru = documents::read(Some(jsonb::view(document))).cymru;
+    let mut words = Words::default();
+    let mut field = |field: &Field, cymru: Option<String>| {
+        let said = row.text(field.column).filter(|said| !documents::is_unknown(said));
+        let sense = said.as_deref().and_then(field.sense);
+        let chosen = cymru.map(|cymru| (cymru, "cymru")).or(sense.clone().map(|own| (own, SOURCE)));
+        if let Some(said) = said {
+            let is_stored = sense.is_some() && sense.as_ref() == chosen.as_ref().map(|(value, _)| value);
+            if !is_stored || (!field.is_code && sense.as_ref() != Some(&said)) {
+                words.keep(field.name, &said);
+            }
+            if sense.is_none() {
+                let reason = format!("{} is \"{}\", not {}", field.name, shortened(&said), field.wanted);
+                faults.push((reason, Some(said)));
+            }
+        }
+        chosen
+    };
+    let name = field(&NAME_FIELD, cymru.name);
+    let country = field(&COUNTRY_FIELD, cymru.country);
+    let registry = field(&REGISTRY_FIELD, cymru.registry.map(str::to_owned));
+    let asn_type = row.text(TYPE).and_then(|word| {
+        let known = type_of(&word);
+        if known.is_none_or(|known| known != word) && word != UNKNOWN {
+            words.keep("asn_type", &word);
+        }
+        if known.is_none() && word != UNKNOWN {
+            faults.push((format!("asn_type is \"{}\", not a type", shortened(&word)), Some(word)));
+        }
+        known
+    });
+    let network = Network {
+        asn,
+        name,
+        country,
+        registry,
+        asn_type,
+        is_hosting: is_true(row, HOSTING),
+        is_vpn: is_true(row, VPN),
+        first_seen: row.session_time(FIRST_SEEN),
+        last_seen: row.session_time(LAST_SEEN),
+        document: words.added_to(document),
+        updated: row.time(UPDATED),
+        created: row.time(CREATED),
+    };
+    (network, faults)
+}
+
+/// Words of theirs that no column of ours takes as they are.
+#[derive(Default)]
+struct Words(Vec<(&'static str, String)>);
+
+impl Words {
+    fn keep(&mut self, column: &'static str, word: &str) {
+        self.0.push((column, word.to_owned()));
+    }
+
+    fn added_to(&self, document: pg_sys::Datum) -> pg_sys::Datum {
+        if self.0.is_empty() {
+            return document;
+        }
+        let words = jsonb::object(|object| {
+            object.object(SOURCE, |own| {
+                for (column, word) in &self.0 {
+                    own.text(column, word);
+                }
+            });
+        });
+        jsonb::concat(document, words)
+    }
+}
+
+/// A column that a network's own words are in; Team Cymru's stand over them.
+struct Field {
+    column: usize,
+    name: &'static str,
+    sense: fn(&str) -> Option<String>,
+    wanted: &'static str,
+    /// Another spelling of a code says the same; a name that was cut does not.
+    is_code: bool,
+}
+
+const NAME_FIELD: Field =
+    Field { column: NAME, name: "organization_name", sense: legacy::name, wanted: "a name", is_code: false };
+const COUNTRY_FIELD: Field = Field {
+    column: COUNTRY,
+    name: "organization_country",
+    sense: |text| legacy::country(text).map(country_text),
+    wanted: "a country",
+    is_code: true,
+};
+const REGISTRY_FIELD: Field = Field {
+    column: REGISTRY,
+    name: "rir_registry",
+    sense: |text| legacy::registry(text).map(str::to_owned),
+    wanted: "a registry",
+    is_code: true,
+};
+
+const UNKNOWN: &str = "UNKNOWN";
+
+/// A type that says something; `UNKNOWN` is left to the network's name.
+fn type_of(word: &str) -> Option<&'static str> {
+    match word.to_ascii_uppercase().as_str() {
+        "HOSTING" | "CLOUD" => Some("HOSTING"),
+        "ISP" => Some("ISP"),
+        "EDUCATION" => Some("EDUCATION"),
+        "GOVERNMENT" => Some("GOVERNMENT"),
+        _ => None,
+    }
+}
+
+fn is_true(row: &Row, column: usize) -> bool {
+    row.text(column).is_some_and(|text| matches!(text.to_ascii_lowercase().as_str(), "true" | "t" | "1"))
+}

@@ -1,0 +1,127 @@
+//! Sessions of the Python system's `session_summaries`: they stay where they are, and their table is attached.
+//!
+//! Snapshots are of the moment of attack: none is changed, not even one that makes no sense. What is listed stays there.
+
+use cowrie_enrich_engine::{address, legacy};
+
+use super::document::{self, Read};
+use super::{Batch, Listed, Run, Tally, shortened};
+use crate::pg::role::acting_as;
+use crate::pg::spi::Connection;
+use crate::pg::text::from_server;
+use crate::pg::{self, catalog};
+use crate::store::import_inventory::sessions as tables;
+use crate::store::import_inventory::source::{Row, Table, Wanted, text};
+
+const WITH_DOCUMENT: &[Wanted] =
+    &[text(&[tables::ADDRESS]), text(&["snapshot_asn"]), text(&["snapshot_country"]), text(&["enrichment"])];
+/// Large documents that need no change are not read.
+const WITHOUT_DOCUMENT: &[Wanted] = WITH_DOCUMENT.split_at(3).0;
+const ADDRESS: usize = 0;
+const ASN: usize = 1;
+const COUNTRY: usize = 2;
+const DOCUMENT: usize = 3;
+
+/// What is read of the sessions.
+pub fn columns(table: &Table) -> &'static [Wanted] {
+    let becomes_jsonb = tables::changes(table).iter().any(|change| change.column == "enrichment");
+    if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
+}
+
+pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+    let mut documents = Vec::new();
+    for row in batch.rows {
+        let faults = faults(row, &mut documents);
+        if let Err(address::AddressError::NotAnAddress | address::AddressError::TooLong { .. }) =
+            address::parse_bytes(row.bytes(ADDRESS).unwrap_or_default())
+        {
+            listed.reject(row, WITH_DOCUMENT, "source_ip is not an address: the session is not counted");
+        } else {
+            tally.sessions += 1;
+        }
+        listed.faults(row, faults);
+    }
+    tables::replace_documents(batch.connection, batch.table, &documents);
+}
+
+fn faults<'a>(row: &'a Row, documents: &mut Vec<(&'a Row, Vec<u8>)>) -> Vec<(String, Option<String>)> {
+    let mut faults = Vec::new();
+    let mut check = |column, name, makes_sense: &dyn Fn(&str) -> bool, wanted| {
+        if let Some(text) = row.text(column).filter(|text| !makes_sense(text)) {
+            faults.push((format!("{name} is \"{}\", not {wanted}", shortened(&text)), Some(text)));
+        }
+    };
+    check(ASN, "snapshot_asn", &|text| legacy::asn(text).is_some(), "an ASN");
+    check(COUNTRY, "snapshot_country", &is_country, "a country");
+    if let Some(text) = row.bytes(DOCUMENT) {
+        let (reason, replacement) = match document::read(text) {
+            Read::Whole(_) => return faults,
+            Read::Cleaned(_, replacement) => (document::CLEANED, replacement),
+            Read::Unreadable => (document::UNREADABLE, document::as_string(text)),
+        };
+        faults.push((reason.to_owned(), Some(from_server(text).into_owned())));
+        documents.push((row, replacement));
+    }
+    faults
+}
+
+/// What the Python system's own check takes, `XX` with it.
+fn is_country(text: &str) -> bool {
+    text.len() == 2 && text.bytes().all(|letter| letter.is_ascii_uppercase())
+}
+
+/// Makes the table's columns fit, and attaches it.
+pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
+    let schema = run.home.schema;
+    let mut changes = tables::changes(table);
+    let name = String::from_utf8_lossy(&catalog::quoted_table_name(table.oid)).into_owned();
+    let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
+    let is_attached = acting_as(run.home.owner, is_attached);
+    if !is_attached {
+        take_types(table, &name, &mut changes);
+    }
+    let references = Connection::with(schema, |connection| {
+        inventory
+            .map(|inventory| tables::references(connection, table.oid, inventory.oid))
+            .unwrap_or_default()
+    });
+    if !changes.is_empty() {
+        let becomes: Vec<String> = changes.iter().map(tables::Change::description).collect();
+        pg::notice(&format!("{name} is rewritten, and locked meanwhile: {}", becomes.join(", ")));
+    }
+    run.begin("attaching session_summaries", 1);
+    run.batch(|_| {
+        Connection::with(schema, |connection| {
+            tables::make_fit(connection, table, &changes, &references);
+        });
+        i64::from(!changes.is_empty() || !references.is_empty())
+    });
+    for reference in &references {
+        pg::notice(&format!(
+            "foreign key {} of {name} to the imported ip_inventory is dropped",
+            String::from_utf8_lossy(reference)
+        ));
+    }
+    if is_attached {
+        return;
+    }
+    tables::attach(run.connection, table);
+    run.commit();
+    let by = tables::time_column(table).unwrap_or("no time column");
+    pg::notice(&format!(
+        "{name} is attached ({}, {by}); now CALL backfill_sessions('{name}') to count its sessions and to complete their snapshots",
+        tables::ADDRESS
+    ));
+}
+
+/// Has the first type of each session taken from the list that older versions of the Python system kept.
+fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
+    match tables::types(table) {
+        tables::Types::None => {}
+        tables::Types::First(change) => changes.push(change),
+        tables::Types::Unreadable => pg::notice(&format!(
+            "column snapshot_ip_types of {name} is not imported: it is neither an array of texts nor JSON; \
+             fill snapshot_ip_type before the import"
+        )),
+    }
+}

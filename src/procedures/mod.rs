@@ -1,0 +1,262 @@
+//! Procedures that work through whole tables: a batch is a transaction, and the next call goes on where a killed one
+//! stopped.
+//!
+//! A call holds a lock for as long as it runs, so there is one of each kind at a time (for a table, where it works on one),
+//! and anybody can see in pg_locks that it runs. How far it is stands in `procedure_call`, written in each batch's own
+//! transaction: what others see there has been committed.
+//!
+//! Batches run as the extension's owner, in the order of locks that `store` keeps.
+
+pub mod add_session_foreign_key;
+pub mod backfill_sessions;
+pub mod build_asn_inventory;
+pub mod import_inventory;
+pub mod progress;
+pub mod refresh_session_counts;
+pub mod refresh_stale;
+
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use crate::error;
+use crate::pg::call::Call;
+use crate::pg::exclusion::{Held, Released, kind_in_pg_locks};
+use crate::pg::kept::Kept;
+use crate::pg::role::acting_as;
+use crate::pg::shared::PROCEDURES;
+use crate::pg::spi::Connection;
+use crate::pg::transaction::{self, Isolation};
+use crate::pg::{self, check_for_interrupts, relation};
+use crate::procedures::progress::{self as report, Reporting};
+use crate::store::Home;
+use crate::store::calls::{self, Key};
+
+/// Those that there are. The number tells their locks apart: append only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Procedure {
+    BuildAsnInventory = 0,
+    BackfillSessions = 1,
+    RefreshSessionCounts = 2,
+    RefreshStale = 3,
+    ImportInventory = 4,
+    AddSessionForeignKey = 5,
+}
+
+impl Procedure {
+    pub const ALL: [Procedure; PROCEDURES] = [
+        Procedure::BuildAsnInventory,
+        Procedure::BackfillSessions,
+        Procedure::RefreshSessionCounts,
+        Procedure::RefreshStale,
+        Procedure::ImportInventory,
+        Procedure::AddSessionForeignKey,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Procedure::BuildAsnInventory => "build_asn_inventory",
+            Procedure::BackfillSessions => "backfill_sessions",
+            Procedure::RefreshSessionCounts => "refresh_session_counts",
+            Procedure::RefreshStale => "refresh_stale",
+            Procedure::ImportInventory => "import_inventory",
+            Procedure::AddSessionForeignKey => "add_session_foreign_key",
+        }
+    }
+}
+
+/// How a call is made.
+pub struct Options {
+    pub procedure: Procedure,
+    /// Table that it works on, or InvalidOid.
+    pub relation: pg_sys::Oid,
+    /// Whether the caller sees how far it is.
+    pub progress: bool,
+    /// Whether it cannot do without commits: inside a transaction block it is refused.
+    pub needs_commits: bool,
+}
+
+/// A call that runs.
+pub struct Run<'a> {
+    pub home: Home,
+    pub connection: &'a Connection,
+    key: Key,
+    may_commit: bool,
+    progress: Option<Bar>,
+    phase: &'static str,
+    done: i64,
+    total: i64,
+    resume_at: Option<Kept>,
+    /// Of a call that commits: nobody outside is told of batches that may be rolled back.
+    reporting: Option<Reporting>,
+}
+
+/// Runs a call from beginning to end. `work` answers what is reported, by name.
+pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&'static str, i64)>) {
+    let procedure = options.procedure;
+    let may_commit = !call.is_atomic();
+    if options.needs_commits && !may_commit {
+        error::in_transaction_block(procedure.name());
+    }
+    let home = Home::of_caller(call);
+    let kind = procedure as u16;
+    let calls_table = relation::find(home.schema, c"procedure_call");
+    // Dropped after the call's own lock.
+    let mut released = None;
+    let Some(_held) = Held::take(calls_table, options.relation.to_u32(), kind) else {
+        error::already_running(procedure.name());
+    };
+    let key = Key { procedure: procedure.name(), relation: options.relation };
+    let in_connection = |connection: &Connection| {
+        if acting_as(home.owner, || calls::locks_of_the_session(connection)) == 1 {
+            released = Some(Released::on_drop());
+        }
+        let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");
+        let resume_at = acting_as(home.owner, begin);
+        let progress = options.progress.then(Bar::new);
+        let (phase, done, total) = ("starting", 0, 0);
+        let reporting = may_commit.then(|| report::begin(procedure as usize));
+        let mut run =
+            Run { home, connection, key, may_commit, progress, phase, done, total, resume_at, reporting };
+        run.commit();
+        let report = work(&mut run);
+        run.end_phase();
+        acting_as(home.owner, || calls::end(connection, key, &report));
+        run.commit();
+        run.report(Reporting::complete);
+        let words: Vec<String> = report.iter().map(|(name, number)| format!("{name} {number}")).collect();
+        pg::notice(&format!("{}: {}", procedure.name(), words.join(", ")));
+    };
+    if may_commit {
+        Connection::with_commits(home.schema, in_connection);
+    } else {
+        Connection::with(home.schema, in_connection);
+    }
+}
+
+impl Run<'_> {
+    /// Whose call it is.
+    pub fn procedure(&self) -> &'static str {
+        self.key.procedure
+    }
+
+    /// Where a call that was killed would have gone on.
+    pub fn resume_at(&self) -> Option<&Kept> {
+        self.resume_at.as_ref()
+    }
+
+    /// Begins a phase of so many rows, or whatever it counts.
+    pub fn begin(&mut self, phase: &'static str, total: i64) {
+        self.end_phase();
+        (self.phase, self.done, self.total) = (phase, 0, total);
+        if let Some(bar) = &mut self.progress {
+            bar.restart();
+        }
+        self.note(None);
+        self.commit();
+        self.report(|reporting| reporting.phase(phase, total));
+    }
+
+    /// One batch, as the extension's owner, in a transaction of its own. `work` answers how much it did.
+    pub fn batch(&mut self, work: impl FnOnce(&Connection) -> i64) {
+        self.batch_resumable(|connection| (work(connection), None));
+    }
+
+    /// The same; `work` also answers where the next call goes on if this one is killed.
+    pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<pg_sys::Datum>)) {
+        // In a connection of its own: what a batch's statements allocate is gone when it ends.
+        Connection::with(self.home.schema, |connection| {
+            let (done, resume_at) = acting_as(self.home.owner, || work(connection));
+            self.done += done;
+            self.note(resume_at);
+        });
+        if self.may_commit {
+            // The call's last commit waits for the disk, and what a crash loses is done again.
+            transaction::commit_lazily();
+        }
+        self.commit();
+        self.report(|reporting| reporting.batch(self.done));
+        if let Some(bar) = &mut self.progress {
+            bar.show(self.key.procedure, self.phase, self.done, self.total, false);
+        }
+    }
+
+    /// Commits, where that is allowed, and lets a cancellation take effect. Batches see each other's work and that of
+    /// others, whatever default_transaction_isolation says: waiting for a row and then failing is no way to go on.
+    pub fn commit(&self) {
+        if self.may_commit {
+            self.connection.commit();
+            transaction::isolate(Isolation::ReadCommitted);
+        }
+        check_for_interrupts();
+    }
+
+    fn report(&self, report: impl FnOnce(&Reporting)) {
+        if let Some(reporting) = &self.reporting {
+            report(reporting);
+        }
+    }
+
+    /// Ends a phase: what it has done is what was due, because totals are estimates.
+    fn end_phase(&mut self) {
+        self.total = self.done;
+        self.note(None);
+        if let Some(bar) = &mut self.progress
+            && self.total > 0
+        {
+            bar.show(self.key.procedure, self.phase, self.done, self.total, true);
+        }
+    }
+
+    fn note(&self, resume_at: Option<pg_sys::Datum>) {
+        let (key, phase, progress) = (self.key, self.phase, (self.done, self.total));
+        acting_as(self.home.owner, || calls::advance(self.connection, key, phase, progress, resume_at));
+    }
+}
+
+/// What the caller sees: a line a second at most.
+///
+/// ```text
+/// NOTICE:  backfill_sessions: sessions [##########..........]  50 %, 840000 of 1680000, 31250 a second, 27 s left
+/// ```
+struct Bar {
+    began: Instant,
+    shown: Option<(Instant, i64)>,
+}
+
+const EVERY: Duration = Duration::from_secs(1);
+const WIDTH: i64 = 20;
+
+impl Bar {
+    fn new() -> Bar {
+        Bar { began: Instant::now(), shown: None }
+    }
+
+    fn restart(&mut self) {
+        *self = Bar { began: Instant::now(), shown: self.shown };
+    }
+
+    fn show(&mut self, procedure: &str, phase: &str, done: i64, total: i64, is_last: bool) {
+        let is_early = self.shown.is_some_and(|(at, _)| at.elapsed() < EVERY);
+        if is_early && !is_last {
+            return;
+        }
+        self.shown = Some((Instant::now(), done));
+        pg::notice(&line(procedure, phase, (done, total), self.began.elapsed()));
+    }
+}
+
+fn line(procedure: &str, phase: &str, (done, total): (i64, i64), took: Duration) -> String {
+    // What is estimated may be exceeded.
+    let total = total.max(done).max(1);
+    let filled = (done * WIDTH / total) as usize;
+    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));
+    let rate = done as f64 / took.as_secs_f64().max(0.001);
+    let left =
+        if rate > 0.0 { format!("{:.0} s left", (total - done) as f64 / rate) } else { "unknown".to_owned() };
+    format!(
+        "{procedure}: {phase} [{bar}] {:3} %, {done} of {total}, {rate:.0} a second, {left}",
+        done * 100 / total
+    )
+}

@@ -1,0 +1,112 @@
+//! Counts, from the sessions that there are.
+
+use pgrx::pg_sys;
+
+use super::{Options, Procedure, Run, run};
+use crate::pg;
+use crate::pg::call::Call;
+use crate::pg::role::acting_as;
+use crate::store::refresh_session_counts::NotIntact;
+use crate::store::{fold, refresh_session_counts};
+
+/// What a recount found.
+pub struct Recounted {
+    pub sessions: i64,
+    pub addresses: i64,
+    pub addresses_corrected: i64,
+    pub networks_corrected: i64,
+    pub malformed: i64,
+}
+
+/// Entry point of `refresh_session_counts()`.
+pub fn refresh(call: &Call) {
+    let options = Options {
+        procedure: Procedure::RefreshSessionCounts,
+        relation: pg_sys::InvalidOid,
+        progress: true,
+        needs_commits: true,
+    };
+    run(call, &options, |run| {
+        let found = recount(run, 0, |_| false);
+        vec![
+            ("sessions", found.sessions),
+            ("addresses", found.addresses),
+            ("addresses_corrected", found.addresses_corrected),
+            ("networks_corrected", found.networks_corrected),
+            ("malformed", found.malformed),
+        ]
+    });
+}
+
+/// All phases of it, for a call of any procedure, which may have `read` so many sessions of some tables just now.
+pub fn recount(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> Recounted {
+    fold(run);
+    let found = addresses(run, read, of);
+    fold(run);
+    run.begin("networks", 0);
+    let mut networks_corrected = 0;
+    let home = run.home;
+    run.batch(|connection| {
+        networks_corrected = refresh_session_counts::networks(home, connection);
+        networks_corrected
+    });
+    fold(run);
+    Recounted {
+        sessions: found.sessions,
+        addresses: found.addresses,
+        addresses_corrected: found.corrected,
+        networks_corrected,
+        malformed: found.malformed,
+    }
+}
+
+fn addresses(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> refresh_session_counts::Found {
+    let home = run.home;
+    let mut tables = acting_as(home.owner, || refresh_session_counts::tables(run.connection));
+    // Of tables that were just written the server has no good estimate.
+    run.begin("counting", read + refresh_session_counts::sessions_estimated(&tables, of));
+    loop {
+        let mut found = None;
+        run.batch(|connection| match refresh_session_counts::addresses(home, connection, &tables) {
+            Ok(all) => {
+                let sessions = all.sessions;
+                found = Some(all);
+                sessions
+            }
+            // A table was attached, or a partition, just then.
+            Err(others) => {
+                tables = others;
+                0
+            }
+        });
+        if let Some(found) = found {
+            found.not_intact.iter().for_each(|(table, not_intact)| warn(run.procedure(), table, not_intact));
+            return found;
+        }
+    }
+}
+
+fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
+    let reason = &not_intact.reason;
+    if not_intact.is_left_out {
+        pg::warning(
+            &format!("{procedure}: left out the sessions of {table}: {reason}"),
+            "No count was corrected downwards. Attach the table again, then call backfill_sessions() on it.",
+        );
+    } else {
+        pg::warning(
+            &format!("{procedure}: {table} is not intact: {reason}"),
+            "Attach the table again, then call backfill_sessions() on it.",
+        );
+    }
+}
+
+fn fold(run: &mut Run) {
+    let home = run.home;
+    let pending = acting_as(home.owner, || fold::pending(run.connection));
+    run.begin("folding", pending);
+    let mut pass = fold::Pass::default();
+    while !pass.is_over() {
+        run.batch(|connection| fold::step(home, connection, &mut pass));
+    }
+}

@@ -1,0 +1,98 @@
+//! Answers past their lifetime: the files' are redone here and now, for those of providers lookups are queued.
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::{Options, Procedure, Run, run};
+use crate::mmdb::{self, LoadPolicy};
+use crate::pg::call::Call;
+use crate::provider::{Provider, Providers};
+use crate::store::{enrich, refresh_stale};
+use crate::{error, guc};
+
+const MOST_IPS: (i64, i64) = (1, 1_000_000);
+/// Addresses redone by one transaction: a fraction of a second.
+const BATCH: usize = 1_000;
+
+/// Whose answers.
+#[derive(Clone, Copy)]
+enum Source {
+    Files,
+    Online(Provider),
+}
+
+/// Entry point of `refresh_stale()`.
+pub fn refresh(call: &Call) {
+    let sources = sources(call.text(0).as_deref());
+    let Some(most) = call.integer(1).map(i64::from) else { error::null_argument("max_ips") };
+    if !(MOST_IPS.0..=MOST_IPS.1).contains(&most) {
+        error::out_of_range("max_ips", most, MOST_IPS);
+    }
+    // The order of locks is a transaction's: inside a block all are one batch.
+    let batch = if call.is_atomic() { usize::MAX } else { BATCH };
+    let options = Options {
+        procedure: Procedure::RefreshStale,
+        relation: pg_sys::InvalidOid,
+        progress: true,
+        needs_commits: false,
+    };
+    run(call, &options, |run| {
+        let of = |source: &Source| match *source {
+            Source::Files => ("maxmind", redo(run, most, batch)),
+            Source::Online(provider) => (provider.name(), queue(run, provider, most)),
+        };
+        sources.iter().map(of).collect()
+    });
+}
+
+/// The one that was named, or all that are enabled. The files come first: whom they place no provider needs to.
+fn sources(named: Option<&str>) -> Vec<Source> {
+    let are_files_enabled = guc::names(&guc::enabled_sources(), "maxmind");
+    let Some(named) = named else {
+        let files = are_files_enabled.then_some(Source::Files);
+        return files.into_iter().chain(Providers::enabled().iter().map(Source::Online)).collect();
+    };
+    let (source, is_enabled) = match Provider::named(named) {
+        Some(provider) => (Source::Online(provider), provider.is_enabled()),
+        None if named == "maxmind" => (Source::Files, are_files_enabled),
+        None => error::unknown_source(named),
+    };
+    if !is_enabled {
+        error::source_disabled(named);
+    }
+    vec![source]
+}
+
+/// Redoes answers that are of older files than those in service; answers how many.
+fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
+    run.begin("maxmind", 0);
+    let home = run.home;
+    let mut due: Vec<Address> = Vec::new();
+    run.batch(|connection| {
+        // A newer file is put into service first.
+        mmdb::with(LoadPolicy::Import, |_| ());
+        due = refresh_stale::addresses(connection, "maxmind", most);
+        0
+    });
+    due.sort_unstable();
+    run.begin("maxmind", due.len() as i64);
+    for chunk in due.chunks(batch) {
+        run.batch(|connection| {
+            mmdb::with(LoadPolicy::None, |files| enrich::renew(home, connection, files, chunk.to_vec()));
+            chunk.len() as i64
+        });
+    }
+    due.len() as i64
+}
+
+/// Queues lookups for stale answers of a provider; answers how many.
+fn queue(run: &mut Run, provider: Provider, most: i64) -> i64 {
+    // How many are due is known once they are queued.
+    run.begin(provider.name(), 0);
+    let mut queued = 0;
+    run.batch(|connection| {
+        queued = refresh_stale::queue(connection, provider, most);
+        queued
+    });
+    queued
+}

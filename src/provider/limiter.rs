@@ -1,0 +1,544 @@
+//! What a provider is spared, across all processes of the cluster.
+//!
+//! Whoever wants to ask a provider takes a permit first: there are as many as the provider may be asked at the same
+//! time, they come no faster than its rate, and none while it is given a rest. The holder says how it went; that moves
+//! the breaker. A process that ends gives its permits back. The state is in shared memory; without preload every
+//! backend is polite for itself.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::breaker::{Breaker, OPENS_AFTER, Permission, State};
+use cowrie_enrich_engine::providers::Demand;
+use cowrie_enrich_engine::random;
+use cowrie_enrich_engine::rate::Admission;
+
+use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS, WorkerSlot};
+use crate::pg::{catalog, clock};
+use crate::provider::{Limits, Provider};
+use crate::telemetry::{self, Distribution};
+
+/// What is counted of a provider. Append only: the slots are laid out by these numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Count {
+    /// Exchanges begun, and questions in them.
+    Requests = 0,
+    Questions,
+    /// Answers that were applied: a value, and a valid "nobody announces it".
+    Values,
+    Absent,
+    /// Addresses that were served from an earlier answer for their block.
+    Shared,
+    /// Questions that an exchange left without an answer, and those that the provider refused.
+    Unanswered,
+    Refused,
+    /// Rows dropped: of addresses that were not asked, without sense, too long.
+    Foreign,
+    Malformed,
+    Oversized,
+    /// Exchanges that failed, by how.
+    Unreachable,
+    Silent,
+    TimedOut,
+    CutOff,
+    TooLarge,
+    Failed,
+    /// Lookups that became dead letters.
+    DeadLetters,
+    /// Exchanges that the provider refused: as too many (429), for the key (401, 403), with another status.
+    Throttled,
+    Unauthorized,
+    BadStatus,
+    /// Exchanges that ended well.
+    Completed,
+}
+
+/// The counts that `provider_status` shows, in its order.
+pub const COUNTS: [Count; 20] = [
+    Count::Requests,
+    Count::Questions,
+    Count::Values,
+    Count::Absent,
+    Count::Shared,
+    Count::Unanswered,
+    Count::Refused,
+    Count::Foreign,
+    Count::Malformed,
+    Count::Oversized,
+    Count::Unreachable,
+    Count::Silent,
+    Count::TimedOut,
+    Count::CutOff,
+    Count::TooLarge,
+    Count::Failed,
+    Count::DeadLetters,
+    Count::Throttled,
+    Count::Unauthorized,
+    Count::BadStatus,
+];
+
+const _: () = assert!((Count::Completed as usize) < PROVIDER_SLOTS);
+
+/// Adds to a count, at once: what is counted here happened on the network, whatever becomes of a transaction.
+pub fn count(provider: Provider, what: Count, amount: u64) {
+    if amount > 0 {
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        shared::block().provider_counters[provider.place()][what as usize]
+            .fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// A lookup became a dead letter, for this reason.
+pub fn buried(provider: Provider, reason: &str) {
+    let now = clock::now();
+    shared::locked(|guarded| {
+        let last = &mut guarded.last_buried;
+        (last.provider, last.at) = (provider.place() as u32, now);
+        last.reason.set(reason);
+    });
+}
+
+/// The last that did, since the server was started: whose, why and when (microseconds since 2000).
+pub fn last_buried() -> Option<(Provider, String, i64)> {
+    let last = shared::locked(|guarded| guarded.last_buried);
+    let provider = Provider::all().nth(last.provider as usize)?;
+    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
+}
+
+/// An exchange begins, about so many questions.
+pub fn begins(provider: Provider, questions: usize) {
+    count(provider, Count::Requests, 1);
+    count(provider, Count::Questions, questions as u64);
+    telemetry::happened(Distribution::Batch(provider), i64::try_from(questions).unwrap_or(i64::MAX));
+}
+
+/// An exchange took so long, from its beginning to its end.
+pub fn took(provider: Provider, time: Duration) {
+    let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    telemetry::happened(Distribution::Request(provider), nanoseconds);
+}
+
+pub fn counted(provider: Provider, what: Count) -> i64 {
+    shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
+}
+
+/// Whether a provider may be asked now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    Granted,
+    /// To find out whether the provider is back: a small question will do.
+    Probe,
+    /// Microseconds since 2000.
+    NotBefore(i64),
+    /// As many ask already as may; one that ends wakes those that wait.
+    Busy,
+}
+
+/// The right to ask a provider once, given back by saying how it went, or when it is dropped.
+pub struct Permit {
+    provider: Provider,
+    returned: bool,
+    /// Whether the rate counts the request already.
+    is_counted: bool,
+}
+
+/// Whether a request leaves at this moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Departure {
+    Now,
+    /// Others were faster, and the rate lets one go after the other; microseconds since 2000.
+    Waits(i64),
+    /// The provider may not be asked any more, not before this time.
+    Off(i64),
+}
+
+/// How an exchange went, as far as the provider is concerned.
+pub enum Verdict<'a> {
+    Answered,
+    Failed(&'a str),
+    /// It could not make sense of the question, which may be the question's fault or its own.
+    Refused(&'a str),
+    /// It was there, and put the client off.
+    Deferred(&'a str),
+    /// It was not asked in the end, or not long enough to say.
+    Unknown,
+}
+
+thread_local! {
+    /// Permits that this process holds, by provider.
+    static HELD: Cell<[u32; PROVIDERS]> = const { Cell::new([0; PROVIDERS]) };
+}
+
+/// What a permit would be answered now, and how many are to be had; takes nothing.
+pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
+    let mut copy = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let now = clock::now();
+    let left = copy.quota.left(now, limits.daily_quota);
+    if left == Some(0) {
+        return (Leave::NotBefore(copy.quota.resets_at(now)), 0);
+    }
+    if left.is_some() && !super::quota::is_known() {
+        return (Leave::NotBefore(now + LEDGERS_ARE_READ_WITHIN), 0);
+    }
+    let leave = take(&mut copy, limits, Rated::Now);
+    let mut permits = usize::from(matches!(leave, Leave::Granted | Leave::Probe));
+    while leave == Leave::Granted && take(&mut copy, limits, Rated::Now) == Leave::Granted {
+        permits += 1;
+    }
+    let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+    (leave, permits.min(left))
+}
+
+/// Takes a permit for a request that leaves now.
+pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
+    ask_rated(provider, limits, Rated::Now)
+}
+
+fn ask_rated(provider: Provider, limits: &Limits, rated: Rated) -> Result<(Permit, Leave), Leave> {
+    shared::at_exit(process_ends);
+    let (leave, more) = shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        (take(state, limits, rated), state.in_use < limits.parallel)
+    });
+    match leave {
+        Leave::Granted | Leave::Probe => {
+            if more {
+                hand_on(provider);
+            }
+            let mut held = HELD.get();
+            held[provider.place()] += 1;
+            HELD.set(held);
+            Ok((Permit { provider, returned: false, is_counted: rated == Rated::Now }, leave))
+        }
+        refused => Err(refused),
+    }
+}
+
+/// Takes as many permits as are to be had, at most so many, for requests that leave later: see [`Permit::departs`].
+pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
+    let grants = std::iter::from_fn(|| match ask_rated(provider, limits, Rated::Later) {
+        Ok((permit, Leave::Granted)) => Some(permit),
+        _ => None,
+    });
+    grants.take(most).collect()
+}
+
+/// When the rate counts a request: a second holds so many that are sent in it, not so many that were thought of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rated {
+    Now,
+    Later,
+}
+
+/// Takes a permit out of a provider's state, which is left alone where there is none to be had.
+fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
+    let now = clock::now();
+    forget_wrong_times(state, now);
+    if state.stop.until > now {
+        return Leave::NotBefore(state.stop.until);
+    }
+    // After a rest, one asks whether it is over.
+    let parallel = if state.rests > 0 { 1 } else { limits.parallel };
+    if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
+        return Leave::Busy;
+    }
+    let next = match limits.rate.admit(state.rate, now) {
+        _ if rated == Rated::Later => state.rate,
+        Admission::Granted { next } => next,
+        Admission::NotBefore(until) => return Leave::NotBefore(until),
+    };
+    // A probe whose process is killed is forgotten after a while.
+    let probe_lasts = 2 * i64::try_from(limits.longest.as_micros()).unwrap_or(i64::MAX / 4);
+    let leave = match state.breaker.permission(now, probe_lasts) {
+        Permission::NotBefore(until) => return Leave::NotBefore(until),
+        Permission::Probe => Leave::Probe,
+        Permission::Ask => Leave::Granted,
+    };
+    state.rate = next;
+    state.in_use += 1;
+    state.turn_ends = 0;
+    leave
+}
+
+/// A clock that was ahead has left times that nobody can have meant.
+fn forget_wrong_times(state: &mut shared::Provider, now: i64) {
+    let micros = |longest: Duration| i64::try_from(longest.as_micros()).unwrap_or(i64::MAX);
+    state.stop.until = state.stop.until.min(now + micros(STOPPED_FOR));
+    state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
+    state.breaker.until = state.breaker.until.min(now + micros(LONGEST_NAMED_REST));
+    state.breaker.backoff_until = state.breaker.backoff_until.min(now + micros(LONGEST_NAMED_REST));
+}
+
+fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
+    now < state.turn_ends && state.next_turn != own
+}
+
+impl Permit {
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Gives the permit back and says how it went.
+    pub fn give_back(mut self, verdict: &Verdict<'_>, limits: &Limits) {
+        self.release(verdict, limits.retry_base);
+    }
+
+    /// Whether what is asked with it leaves now. Whatever took its time since the permit was taken, the rate counts from
+    /// here on; and a rest that the provider asked for meanwhile is one.
+    pub fn departs(&mut self, limits: &Limits) -> Departure {
+        if self.is_counted {
+            return Departure::Now;
+        }
+        let now = clock::now();
+        let departure = shared::locked(|guarded| {
+            let state = &mut guarded.providers[self.provider.place()];
+            forget_wrong_times(state, now);
+            let backoff_until = state.stop.until.max(state.breaker.until);
+            if backoff_until > now {
+                return Departure::Off(backoff_until);
+            }
+            match limits.rate.admit(state.rate, now) {
+                Admission::Granted { next } => {
+                    state.rate = next;
+                    Departure::Now
+                }
+                Admission::NotBefore(until) => Departure::Waits(until),
+            }
+        });
+        self.is_counted = departure == Departure::Now;
+        departure
+    }
+
+    fn release(&mut self, verdict: &Verdict<'_>, base: Duration) {
+        if std::mem::replace(&mut self.returned, true) {
+            return;
+        }
+        let (now, random) = (clock::now(), random::unit());
+        shared::locked(|guarded| {
+            let state = &mut guarded.providers[self.provider.place()];
+            state.in_use = state.in_use.saturating_sub(1);
+            match verdict {
+                Verdict::Answered => {
+                    state.breaker.succeeded();
+                    state.refusals = 0;
+                    // What was sent before it asked for a rest does not say that the rest is over.
+                    if state.breaker.backoff_until <= now {
+                        state.rests = 0;
+                    }
+                    state.last_success = now;
+                }
+                Verdict::Refused(error) => {
+                    state.refusals = state.refusals.saturating_add(1);
+                    // So many in a row, or when it was down: it is not these questions that it cannot make sense of.
+                    if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
+                        fails(state, now, base, random, error);
+                    }
+                }
+                Verdict::Failed(error) => fails(state, now, base, random, error),
+                Verdict::Deferred(error) => {
+                    state.last_failure = now;
+                    state.last_error.set(error);
+                }
+                Verdict::Unknown => {}
+            }
+        });
+        let mut held = HELD.get();
+        held[self.provider.place()] = held[self.provider.place()].saturating_sub(1);
+        HELD.set(held);
+        hand_on(self.provider);
+    }
+}
+
+fn fails(state: &mut shared::Provider, now: i64, base: Duration, random: f64, error: &str) {
+    state.breaker.failed(now, base, random);
+    state.last_failure = now;
+    state.last_error.set(error);
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.release(&Verdict::Unknown, Duration::ZERO);
+    }
+}
+
+/// This process ends: what it holds goes back.
+fn process_ends() {
+    let held = HELD.replace([0; PROVIDERS]);
+    for (provider, permits) in Provider::all().zip(held) {
+        if permits > 0 {
+            shared::locked(|guarded| {
+                let state = &mut guarded.providers[provider.place()];
+                state.in_use = state.in_use.saturating_sub(permits);
+            });
+            hand_on(provider);
+        }
+    }
+}
+
+/// A provider that refused the key is asked again after this time, in case that it was the provider's own fault.
+const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
+/// A rest does not grow beyond this, unless the provider itself names a longer one.
+const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
+/// Nor longer than this, whoever names it.
+const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How soon a worker looks again whether all databases' spent quotas are known, in microseconds.
+const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
+
+/// How long a permit is kept for the worker whose turn it is, in microseconds.
+const TURN_LASTS: i64 = 200_000;
+
+/// Permits are free: it is the turn of a worker that waits, the next one in the order of seats, so that a database with a
+/// long queue does not keep the others from asking. One turn at a time: who takes it hands on what else is free.
+fn hand_on(provider: Provider) {
+    let (own, seats) = (catalog::own_database().to_u32(), &shared::block().seats);
+    let now = clock::now();
+    if shared::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
+        return;
+    }
+    let database = |seat: &WorkerSlot| seat.database.load(Ordering::Acquire);
+    let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
+    let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
+    let Some(next) = in_order.into_iter().find(|seat| seat.waits_no_more(provider.place())) else {
+        return;
+    };
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        (state.next_turn, state.turn_ends) = (database(next), now + TURN_LASTS);
+    });
+    next.set_latch();
+}
+
+/// What the provider asks of its clients. `credentials`: what it was asked with.
+pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
+    let now = clock::now();
+    let after = |pause: Duration| now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        match demand {
+            Demand::Rest(pause) => {
+                // Those that were under way together ask for one rest.
+                if state.breaker.backoff_until <= now {
+                    state.rests = state.rests.saturating_add(1);
+                }
+                state.breaker.rest_until(after(longer(*pause, state.rests)));
+            }
+            Demand::Stop(reason) => {
+                state.stop.until = after(STOPPED_FOR);
+                state.stop.credentials = credentials;
+                state.stop.reason.set(reason);
+            }
+        }
+    });
+}
+
+/// A rest that the provider asks for again and again, without an answer in between, doubles.
+fn longer(pause: Duration, times: u32) -> Duration {
+    let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+    pause.saturating_mul(factor).min(pause.max(LONGEST_REST))
+}
+
+/// What the provider said beside its answer.
+pub fn note(provider: Provider, notice: &str) {
+    shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
+}
+
+/// What the provider was asked with when it refused, while it is stopped.
+pub fn stopped_with(provider: Provider) -> Option<u64> {
+    let stop = shared::locked(|guarded| guarded.providers[provider.place()].stop);
+    (stop.until > clock::now()).then_some(stop.credentials)
+}
+
+/// Whatever kept a provider from being asked is over: a stop, a rest, a row of failures. The rate and the quota stay.
+pub fn resume(provider: Provider) {
+    shared::locked(|guarded| {
+        let state = &mut guarded.providers[provider.place()];
+        state.stop.until = 0;
+        (state.rests, state.refusals) = (0, 0);
+        state.breaker = Breaker::default();
+    });
+    wake_all();
+}
+
+/// What it was stopped for has changed. A rest that it asked for stays: that had another reason.
+pub fn lift_stop(provider: Provider) {
+    shared::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
+    wake_all();
+}
+
+/// Every worker looks again whether it may ask.
+fn wake_all() {
+    shared::block().seats.iter().filter(|seat| seat.is_taken()).for_each(WorkerSlot::wake);
+}
+
+/// How a provider is doing, as `provider_status` shows it.
+pub struct Health {
+    pub state: State,
+    /// Why it is not asked, other than by what the circuit breaker says.
+    pub blocked_reason: Option<String>,
+    /// Whether it refused the key, and is left alone for that.
+    pub is_stopped: bool,
+    pub failures: u32,
+    /// Microseconds since 2000.
+    pub backoff_until: Option<i64>,
+    pub in_use: u32,
+    pub last_success: Option<i64>,
+    pub last_failure: Option<i64>,
+    pub last_error: Option<String>,
+    pub notice: Option<String>,
+    /// Of a provider with a daily quota: how much, what of it is left, and when it begins anew.
+    pub quota: Option<(u32, u64, i64)>,
+}
+
+pub fn health(provider: Provider) -> Health {
+    let now = clock::now();
+    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let ever = |time: i64| (time != 0).then_some(time);
+    let limit = provider.limits().daily_quota;
+    let left = state.quota.left(now, limit);
+    Health {
+        state: state.breaker.state(now),
+        is_stopped: state.stop.until > now,
+        blocked_reason: blocked_reason(provider, &state, left),
+        failures: state.breaker.failures,
+        backoff_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
+        in_use: state.in_use,
+        last_success: ever(state.last_success),
+        last_failure: ever(state.last_failure),
+        last_error: state.last_error.text(),
+        notice: state.notice.text(),
+        quota: left.map(|left| (limit, left, state.quota.resets_at(now))),
+    }
+}
+
+fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64>) -> Option<String> {
+    if !provider.is_enabled() {
+        return Some("not in cowrie_enrich.enabled_sources".to_owned());
+    }
+    if let Some(blocked_reason) = provider.blocked_reason() {
+        return Some(blocked_reason);
+    }
+    if state.stop.until > clock::now() {
+        return Some(format!("stopped: {}", state.stop.reason.text().unwrap_or_default()));
+    }
+    match left {
+        Some(0) => Some("the daily quota is spent".to_owned()),
+        Some(_) if !super::quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
+        _ => None,
+    }
+}
+
+/// An answer that came so long ago is written down, in microseconds.
+const WRITTEN_WITHIN: i64 = 600_000_000;
+
+/// Whether an answer of the provider may be on its way: asked for, or here and not written down yet.
+pub fn is_speaking(provider: Provider) -> bool {
+    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
+}
+
+/// When the provider last gave an answer; 0 is never.
+pub fn last_success(provider: Provider) -> i64 {
+    shared::locked(|guarded| guarded.providers[provider.place()].last_success)
+}

@@ -1,0 +1,198 @@
+//! The providers, as this server's side sees them: by their place in shared memory, with their settings of the moment.
+
+pub mod limiter;
+pub mod quota;
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
+
+use crate::guc;
+use crate::pg::clock;
+
+/// Somebody who is asked over the network; the number is the place in [`providers::ALL`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Provider(usize);
+
+/// How much a provider may be asked, and how patiently.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    own: providers::Limits,
+    /// Pause after a first failure.
+    pub retry_base: Duration,
+}
+
+impl Deref for Limits {
+    type Target = providers::Limits;
+    fn deref(&self) -> &providers::Limits {
+        &self.own
+    }
+}
+
+/// What follows from the settings. They change by a reload alone, and are asked for in every transaction.
+#[derive(Default)]
+struct AsSet {
+    as_of: i64,
+    enabled: Providers,
+    /// By place.
+    each: Vec<One>,
+}
+
+struct One {
+    settings: Settings,
+    limits: Limits,
+    lifetimes: Lifetimes,
+    blocked_reason: Option<String>,
+}
+
+thread_local! {
+    static AS_SET: RefCell<AsSet> = RefCell::default();
+}
+
+impl AsSet {
+    fn read<T>(read: impl FnOnce(&AsSet) -> T) -> T {
+        let now = clock::settings_loaded_at();
+        AS_SET.with_borrow_mut(|known| {
+            if known.each.is_empty() || known.as_of != now {
+                *known = AsSet::of(now);
+            }
+            read(known)
+        })
+    }
+
+    fn of(as_of: i64) -> AsSet {
+        let enabled = guc::enabled_sources();
+        let is_enabled = |provider: &Provider| guc::names(&enabled, provider.name());
+        AsSet {
+            as_of,
+            enabled: Providers::of(Provider::all().filter(is_enabled)),
+            each: Provider::all().map(One::of).collect(),
+        }
+    }
+}
+
+impl One {
+    fn of(provider: Provider) -> One {
+        let (declared, settings) = (provider.declared(), guc::provider(provider));
+        One {
+            limits: Limits { own: declared.limits(&settings), retry_base: guc::retry_base() },
+            lifetimes: declared.lifetimes(&settings),
+            blocked_reason: declared.blocked_reason(&settings),
+            settings,
+        }
+    }
+}
+
+impl Provider {
+    pub fn all() -> impl DoubleEndedIterator<Item = Provider> {
+        (0..providers::ALL.len()).map(Provider)
+    }
+
+    pub fn named(name: &str) -> Option<Provider> {
+        Provider::all().find(|provider| provider.name() == name)
+    }
+
+    /// Team Cymru has SQL functions of its own.
+    pub fn cymru() -> Provider {
+        Provider(0)
+    }
+
+    pub fn declared(self) -> &'static dyn providers::Provider {
+        providers::ALL[self.0]
+    }
+
+    /// Where its state is in shared memory.
+    pub fn place(self) -> usize {
+        self.0
+    }
+
+    pub fn name(self) -> &'static str {
+        self.declared().name()
+    }
+
+    pub fn title(self) -> &'static str {
+        self.declared().title()
+    }
+
+    pub fn purpose(self) -> Purpose {
+        self.declared().purpose()
+    }
+
+    pub fn settings(self) -> Settings {
+        AsSet::read(|known| known.each[self.0].settings.clone())
+    }
+
+    pub fn limits(self) -> Limits {
+        AsSet::read(|known| known.each[self.0].limits)
+    }
+
+    pub fn lifetimes(self) -> Lifetimes {
+        AsSet::read(|known| known.each[self.0].lifetimes)
+    }
+
+    /// Why it cannot be asked as things are set.
+    pub fn blocked_reason(self) -> Option<String> {
+        AsSet::read(|known| known.each[self.0].blocked_reason.clone())
+    }
+
+    /// Something that changes when what it was refused for may have been mended; reads a small file.
+    pub fn credentials(self) -> u64 {
+        self.declared().credentials(&self.settings())
+    }
+
+    /// Whether the operator wants it asked.
+    pub fn is_enabled(self) -> bool {
+        !Providers::enabled().and(Providers::of([self])).is_empty()
+    }
+
+    /// Whether there is any sense in asking it about an address. Bogons never leave the machine.
+    pub fn takes(self, address: Address) -> bool {
+        bogon::reason(address).is_none() && self.declared().takes(address)
+    }
+}
+
+/// A few of the providers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Providers(u32);
+
+impl Providers {
+    pub const NONE: Providers = Providers(0);
+
+    pub fn of(some: impl IntoIterator<Item = Provider>) -> Providers {
+        Providers(some.into_iter().fold(0, |set, provider| set | 1 << provider.0))
+    }
+
+    /// Those that the operator wants to be asked.
+    pub fn enabled() -> Providers {
+        AsSet::read(|known| known.enabled)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    #[must_use]
+    pub fn with(self, others: Providers) -> Providers {
+        Providers(self.0 | others.0)
+    }
+
+    #[must_use]
+    pub fn and(self, others: Providers) -> Providers {
+        Providers(self.0 & others.0)
+    }
+
+    #[must_use]
+    pub fn without(self, others: Providers) -> Providers {
+        Providers(self.0 & !others.0)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Provider> {
+        Provider::all().filter(move |provider| self.0 & 1 << provider.0 != 0)
+    }
+}
+
+const _: () = assert!(providers::ALL.len() <= 32 && !providers::ALL.is_empty());

@@ -1,0 +1,436 @@
+//! Sessions that were stored before everything about their address was known: their snapshots are completed, from null
+//! to a value and never else.
+//!
+//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion does so in
+//! a process of the owner and for a limited time. The owner's triggers and constraints fire as for any UPDATE of the owner,
+//! deferred ones with the statement. A table with a trigger that runs code of a third role is left alone, until the owner
+//! allows it. So code on a table can do no more than an UPDATE by its owner can.
+//!
+//! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
+//! wrong order; who calls is told, and comes back.
+
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::fill_register::{self, Copies, Values};
+use super::{Home, addresses};
+use crate::pg::array::{self, Element};
+use crate::pg::kept::Kept;
+use crate::pg::relation::{Place, Prober, Row};
+use crate::pg::role::{acting_as, with_settings};
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::subtransaction::{Failure, contained_within};
+use crate::pg::trigger::Length;
+use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
+use crate::pg::{catalog, inet, jsonb, snapshot, text};
+use crate::telemetry;
+
+thread_local! {
+    static INDEXES: Statement = const { Statement::new(
+        "sessions_index", include_str!("../../sql/queries/sessions/sessions_index.sql"), &[pg_sys::OIDOID]) };
+    static INDEXED: Statement = const { Statement::new(
+        "sessions_indexed", include_str!("../../sql/queries/sessions/sessions_indexed.sql"), &[pg_sys::OIDOID]) };
+    static BLOCKED: Statement = const { Statement::new(
+        "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql"),
+        &[pg_sys::REGCLASSOID]) };
+}
+
+/// Sessions of a table that are written together; fewer where that takes too long.
+pub const MOST_SESSIONS: usize = 2_000;
+
+/// What is known now of an address. The document is what a session's snapshot holds when it holds nothing yet.
+pub struct CurrentAttribution {
+    pub address: Address,
+    pub asn: Option<i64>,
+    pub country: Option<String>,
+    pub ip_type: Option<String>,
+    pub document: pg_sys::Datum,
+}
+
+/// The same, for longer than the transaction that read it: no lock on the inventory is held while code of an owner runs.
+pub struct Known {
+    address: Address,
+    asn: Option<i64>,
+    country: Option<String>,
+    ip_type: Option<String>,
+    document: Option<Kept>,
+}
+
+impl Known {
+    pub fn address(&self) -> Address {
+        self.address
+    }
+}
+
+/// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is as SQL wants it,
+/// in the server's encoding.
+struct Table {
+    oid: pg_sys::Oid,
+    index: pg_sys::Oid,
+    name: Vec<u8>,
+}
+
+/// The result of a visit to the sessions of an address in a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// No session has a gap.
+    Complete,
+    /// Nothing that is known fills the gaps.
+    Waits,
+    /// One transaction completes no more.
+    More,
+    /// Somebody holds them at the moment.
+    Held,
+}
+
+/// Why sessions were not completed.
+pub enum Problem {
+    /// It took longer than code of an owner may.
+    TooSlow,
+    /// Somebody held the table, or the server was out of a resource.
+    Busy(Failure),
+    /// A constraint of the table, a column of another type.
+    Failed(Failure),
+}
+
+/// Reads some addresses from the inventory.
+pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<Known> {
+    let mut known: Vec<Known> = addresses::standing(connection, wanted, |standing| {
+        let keep = |standing: &CurrentAttribution| Known {
+            address: standing.address,
+            asn: standing.asn,
+            country: standing.country.clone(),
+            ip_type: standing.ip_type.clone(),
+            document: Some(jsonb::keep_without(jsonb::view(standing.document), "_meta")),
+        };
+        standing.iter().map(keep).collect()
+    });
+    let unknown: Vec<Address> = wanted
+        .iter()
+        .copied()
+        .filter(|address| known.binary_search_by_key(address, |known| known.address).is_err())
+        .collect();
+    let nothing = |address| Known { address, asn: None, country: None, ip_type: None, document: None };
+    known.extend(unknown.into_iter().map(nothing));
+    known
+}
+
+/// Completes sessions of these addresses in a table, as the role that owned it when the process was started. Only for owner
+/// processes.
+pub fn visit(
+    connection: &Connection,
+    (table, owner): (pg_sys::Oid, pg_sys::Oid),
+    known: &[Known],
+    (most, limit): (usize, Duration),
+    waits_for_types: bool,
+) -> Result<Vec<(Address, Finding)>, Problem> {
+    let started = Instant::now();
+    contained_within(limit, || {
+        let is_there = catalog::owner_of_table(table) == Some(owner);
+        let table = if is_there { found(connection, table) } else { None };
+        match table {
+            Some((table, has_types)) => {
+                if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
+                    telemetry::log_once_per_burst(
+                        "sessions of a table may lack their type: attach it again, then call backfill_sessions()",
+                        &String::from_utf8_lossy(&table.name),
+                    );
+                }
+                let found = complete_table(connection, &table, known, most, waits_for_types);
+                // Those that lack the type alone are not in the index.
+                let is_known = has_types || !waits_for_types;
+                let sure = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
+                found.into_iter().map(|(address, finding)| (address, sure(finding))).collect()
+            }
+            // The table was dropped, has another owner, or has no usable index. A later visit looks again.
+            None => all(known, Finding::Held),
+        }
+    })
+    .map_err(|failure| {
+        if started.elapsed() >= limit {
+            Problem::TooSlow
+        } else if failure.was_lock || failure.was_resource() {
+            Problem::Busy(failure)
+        } else {
+            Problem::Failed(failure)
+        }
+    })
+}
+
+/// Returns a table with the index of its incomplete sessions, and whether the index has sessions that lack the type alone.
+fn found(connection: &Connection, table: pg_sys::Oid) -> Option<(Table, bool)> {
+    let indexes: Vec<pg_sys::Oid> = INDEXES.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(table))], |rows| {
+            (0..rows.count)
+                .filter_map(|row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from))
+                .collect()
+        })
+    });
+    let approved = indexes.into_iter().filter_map(|index| Some((index, indexed(connection, index)?)));
+    let (index, has_types) = approved.max_by_key(|(_, has_types)| *has_types)?;
+    Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
+}
+
+/// Whether those that lack the type alone are among the sessions in an index; `None`: it is no index of waiting sessions.
+fn indexed(connection: &Connection, index: pg_sys::Oid) -> Option<bool> {
+    let index = [Some(pg_sys::Datum::from(index))];
+    INDEXED.with(|statement| connection.run(statement, &index, |rows| rows.boolean(0, 1)))
+}
+
+fn all(known: &[Known], finding: Finding) -> Vec<(Address, Finding)> {
+    known.iter().map(|known| (known.address, finding)).collect()
+}
+
+fn complete_table(
+    connection: &Connection,
+    table: &Table,
+    known: &[Known],
+    most: usize,
+    waits_for_types: bool,
+) -> Vec<(Address, Finding)> {
+    let Some((columns, waiting)) = waiting(table, known, most) else { return all(known, Finding::Complete) };
+    let is_cut = waiting.len() >= most;
+    let mut any_completed = false;
+    if !waiting.is_empty() {
+        let fillings: Vec<Filling> = waiting
+            .iter()
+            .map(|(known, place)| Filling {
+                place: *place,
+                address: known.address,
+                asn: known.asn,
+                country: columns.country(known),
+                ip_type: columns.ip_type(known),
+                document: known.document.as_ref(),
+            })
+            .collect();
+        let Some(locked) = UserTable::lock(table.oid, Lock::Write) else {
+            return all(known, Finding::Complete);
+        };
+        if blocks_completion(connection, table.oid) {
+            return all(known, Finding::Held);
+        }
+        any_completed = as_owner(&locked, || {
+            let written = update(connection, &locked, &fillings);
+            let completed: Vec<Place> = written
+                .into_iter()
+                .filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place))
+                .collect();
+            is_cut && are_any_there(connection, &locked, &completed)
+        });
+    }
+    let found = gaps(table, known, waits_for_types);
+    if found.iter().any(|(_, finding)| *finding == Finding::Held) {
+        let owner = catalog::owner_of_table(table.oid);
+        if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
+            telemetry::log_once_per_burst(
+                "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
+                &String::from_utf8_lossy(&table.name),
+            );
+        }
+        // Otherwise the next visit would complete none either.
+        if is_cut && any_completed {
+            let more = |finding| if finding == Finding::Held { Finding::More } else { finding };
+            return found.into_iter().map(|(address, finding)| (address, more(finding))).collect();
+        }
+    }
+    found
+}
+
+/// Looks for gaps that are left in the sessions of each address.
+fn gaps(table: &Table, known: &[Known], waits_for_types: bool) -> Vec<(Address, Finding)> {
+    let latest = snapshot::Latest::take();
+    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.raw()) else {
+        return all(known, Finding::Complete);
+    };
+    let columns = Columns::of(table, &sessions);
+    let finding = |known: &Known| {
+        let key = inet::write(known.address);
+        let is_lacking = |row: &Row| columns.are_lacking(row, known);
+        if !sessions.places(key, 1, is_lacking).is_empty() {
+            return (known.address, Finding::Held);
+        }
+        let has_gap = |row: &Row| columns.have_gap(row, waits_for_types);
+        let has_any = !sessions.places(key, 1, has_gap).is_empty();
+        (known.address, if has_any { Finding::Waits } else { Finding::Complete })
+    };
+    known.iter().map(finding).collect()
+}
+
+/// What is null in the snapshot of a session.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    pub place: Place,
+    pub address: Address,
+    pub asn: Option<i64>,
+    pub country: Option<&'a str>,
+    pub ip_type: Option<&'a str>,
+    pub document: Option<&'a Kept>,
+}
+
+/// Fills null columns of these sessions of a table, as its owner; returns how many sessions it filled. Rows that another
+/// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
+/// code fails the caller.
+pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
+    as_owner(table, || update(connection, table, sessions).len())
+}
+
+/// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
+pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
+    // The view is the extension's, and this process may act as another role at the moment.
+    let home = Home::of_extension(&catalog::extension()?);
+    let table = [Some(pg_sys::Datum::from(table))];
+    acting_as(home.owner, || {
+        BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
+    })
+}
+
+/// Returns true if a table is left alone for that reason, and logs the reason.
+fn blocks_completion(connection: &Connection, table: pg_sys::Oid) -> bool {
+    let Some(reason) = blocked_reason(connection, table) else { return false };
+    telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
+    true
+}
+
+/// The snapshot columns of a table; what a column does not take is not written there.
+struct Columns {
+    asn: Option<i16>,
+    country: Option<(i16, Length)>,
+    ip_type: Option<(i16, Length)>,
+}
+
+impl Columns {
+    fn of(table: &Table, sessions: &Prober) -> Columns {
+        let text = |name| sessions.column(name).map(|column| (column.number, column.length(table.oid)));
+        Columns {
+            asn: sessions.column(c"snapshot_asn").map(|column| column.number),
+            country: text(c"snapshot_country"),
+            ip_type: text(c"snapshot_ip_type"),
+        }
+    }
+
+    fn country<'a>(&self, known: &'a Known) -> Option<&'a str> {
+        fitting(self.country, known.country.as_deref())
+    }
+
+    fn ip_type<'a>(&self, known: &'a Known) -> Option<&'a str> {
+        fitting(self.ip_type, known.ip_type.as_deref())
+    }
+
+    /// Returns whether a row has a gap that a later answer may fill.
+    fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
+        let lacks = |number: i16| row.column(number).is_none();
+        self.asn.is_some_and(lacks)
+            || self.country.is_some_and(|(number, _)| lacks(number))
+            || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
+    }
+
+    /// Whether a session's row lacks something that is known now.
+    fn are_lacking(&self, row: &Row, known: &Known) -> bool {
+        let lacks = |number: i16| row.column(number).is_none();
+        (known.asn.is_some() && self.asn.is_some_and(lacks))
+            || (self.country(known).is_some() && self.country.is_some_and(|(number, _)| lacks(number)))
+            || (self.ip_type(known).is_some() && self.ip_type.is_some_and(|(number, _)| lacks(number)))
+    }
+}
+
+fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
+    let (_, length) = column?;
+    text.filter(|text| length.takes(text.chars().count()))
+}
+
+/// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
+/// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
+fn waiting<'a>(table: &Table, known: &'a [Known], most: usize) -> Option<(Columns, Vec<(&'a Known, Place)>)> {
+    let latest = snapshot::Latest::take();
+    let mut sessions = Prober::open(table.oid, table.index, latest.raw())?;
+    let columns = Columns::of(table, &sessions);
+    let mut waiting = Vec::new();
+    for known in known {
+        let left = most - waiting.len();
+        let is_lacking = |row: &Row| columns.are_lacking(row, known);
+        let places = sessions.places(inet::write(known.address), left, is_lacking);
+        waiting.extend(places.into_iter().map(|place| (known, place)));
+    }
+    Some((columns, waiting))
+}
+
+const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
+    // The rows are named; the table may be large.
+    (c"enable_seqscan", c"off"),
+    (c"jit", c"off"),
+];
+
+/// Runs `work` as the owner of a table.
+fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
+    with_settings(SETTINGS, || table.as_owner(work))
+}
+
+const COMPLETE: TableStatement<'static> = TableStatement {
+    name: "sessions_complete",
+    text: include_str!("../../sql/queries/sessions/sessions_complete.sql"),
+    parts: &[],
+    argument_types: &[
+        pg_sys::TIDARRAYOID,
+        pg_sys::INT8ARRAYOID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::JSONBARRAYOID,
+    ],
+    result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
+    others: Others::None,
+    is_read_only: false,
+};
+
+const COMPLETED: TableStatement<'static> = TableStatement {
+    name: "sessions_completed",
+    text: include_str!("../../sql/queries/sessions/sessions_completed.sql"),
+    parts: &[],
+    argument_types: &[pg_sys::TIDARRAYOID],
+    result_types: &[pg_sys::BOOLOID],
+    others: Others::None,
+    is_read_only: false,
+};
+
+/// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.
+fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
+    // The table is locked, so no trigger is created between this check and the statement.
+    if blocks_completion(connection, table.oid()) {
+        return Vec::new();
+    }
+    let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
+        array::write(Element::Text, sessions.iter().map(value))
+    };
+    let arguments = [
+        array::write(Element::Tid, sessions.iter().map(|session| Some(session.place.datum()))),
+        array::write(Element::Bigint, sessions.iter().map(|session| session.asn.map(pg_sys::Datum::from))),
+        texts(|session| session.country.map(text::write)),
+        texts(|session| session.ip_type.map(text::write)),
+        array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
+    ];
+    let mut copies = Copies::default();
+    let rows = sessions.iter().map(|session| {
+        let values = Values {
+            asn: session.asn,
+            country: session.country.map(|text| copies.text(text)),
+            ip_type: session.ip_type.map(|text| copies.text(text)),
+            document: session.document.map(|document| copies.document(document)),
+        };
+        (session.place, session.address, values)
+    });
+    let _registration = fill_register::register(table.oid(), rows);
+    connection.run_on(table, &COMPLETE, &arguments, |rows| {
+        let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
+        (0..rows.count).filter_map(written).collect()
+    })
+}
+
+/// Whether there is a session at any of these places.
+fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
+    if places.is_empty() {
+        return false;
+    }
+    let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
+    connection.run_on(table, &COMPLETED, &[places], |rows| rows.count > 0)
+}

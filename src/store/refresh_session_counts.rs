@@ -1,0 +1,235 @@
+//! Counts compared with the sessions that there are, and corrected by what they differ.
+//!
+//! Nothing is locked against anybody. At one moment of the database, which a transaction of repeatable reads sees, the
+//! sessions of each address are counted, and the difference from what is believed, stored and pending, is appended to
+//! the pending counts. Sessions that come and go meanwhile append theirs to it, before or after, and folding only moves
+//! what is pending to what is stored: the difference stays right however long it takes.
+//!
+//! Two corrections from one moment would be one too many, so there is one recount at a time. TRUNCATE is at all moments
+//! at once, so the tables are locked for reading before the moment is chosen.
+//!
+//! A table whose address column is missing cannot be read. Its sessions may be of any address, so no count is corrected
+//! downwards until the table is attached again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::CString;
+use std::ops::ControlFlow;
+
+use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::session_time;
+use foldhash::fast::RandomState;
+use pgrx::pg_sys;
+
+use super::enrich::Tally;
+use super::{BOUNDED, Home};
+use crate::pg::clock;
+use crate::pg::exclusion::{Wait, exclude_others};
+use crate::pg::inet;
+use crate::pg::relation::{self, Table};
+use crate::pg::role::with_settings;
+use crate::pg::scan::{self, Readable, Value};
+use crate::pg::snapshot::OfTransaction;
+use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::transaction::{self, Isolation};
+use crate::pg::trigger;
+
+thread_local! {
+    static TABLES: Statement = const { Statement::new(
+        "recount_tables", include_str!("../../sql/queries/procedures/recount_tables.sql"), &[]) };
+    static CREATE: Statement = const { Statement::new(
+        "recount_create", include_str!("../../sql/queries/procedures/recount_create.sql"), &[]) };
+    static CREATED: Statement = const { Statement::new(
+        "recount_created", include_str!("../../sql/queries/procedures/recount_created.sql"), &[]) };
+    static ADDRESSES: Statement = const { Statement::new(
+        "recount_addresses", include_str!("../../sql/queries/procedures/recount_addresses.sql"), &[pg_sys::BOOLOID]) };
+    static NETWORKS: Statement = const { Statement::new(
+        "recount_networks", include_str!("../../sql/queries/procedures/recount_networks.sql"), &[]) };
+}
+
+/// Addresses that are summed in memory, some 8 MB; then their sums are put away.
+const SUMMED: usize = 50_000;
+
+/// A table without partitions, and its columns.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Counted {
+    table: pg_sys::Oid,
+    ip_column: CString,
+    time_column: Option<CString>,
+    /// The attached table, for messages.
+    attached: String,
+    not_intact_reason: Option<String>,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Found {
+    pub sessions: i64,
+    pub addresses: i64,
+    pub corrected: i64,
+    /// Sessions whose address is none.
+    pub malformed: i64,
+    /// Attached tables that are not as they were attached, by name.
+    pub not_intact: BTreeMap<String, NotIntact>,
+}
+
+impl Found {
+    /// Whether sessions could not be read.
+    fn is_partial(&self) -> bool {
+        self.not_intact.values().any(|table| table.is_left_out)
+    }
+}
+
+/// An attached table that is not as it was attached.
+pub struct NotIntact {
+    pub reason: String,
+    /// Its sessions could not be read.
+    pub is_left_out: bool,
+}
+
+/// The tables whose sessions count.
+pub fn tables(connection: &Connection) -> Vec<Counted> {
+    let name = |rows: &Rows, row, column| CString::new(rows.bytes(row, column)?).ok();
+    TABLES.with(|statement| {
+        connection.run(statement, &[], |rows| {
+            let counted = |row| {
+                Some(Counted {
+                    table: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
+                    ip_column: name(rows, row, 2)?,
+                    time_column: name(rows, row, 3),
+                    attached: rows.text(row, 4)?,
+                    not_intact_reason: rows.text(row, 5),
+                })
+            };
+            (0..rows.count).filter_map(counted).collect()
+        })
+    })
+}
+
+/// Sessions that these tables may have, but for those that somebody has just read.
+pub fn sessions_estimated(tables: &[Counted], but: impl Fn(pg_sys::Oid) -> bool) -> i64 {
+    let others = tables.iter().filter(|counted| !but(counted.table));
+    others.filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
+}
+
+/// A whole transaction, which must not have looked at anything yet: counts the sessions of all tables and appends the
+/// corrections. `locked` are the tables as they were a moment ago; if there are others now, they are the answer.
+pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
+    transaction::isolate(Isolation::RepeatableRead);
+    alone(home);
+    locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
+    // The moment.
+    let moment = OfTransaction::take();
+    let tables = tables(connection);
+    if tables.iter().any(|counted| !locked.contains(counted)) {
+        return Err(tables);
+    }
+    CREATE.with(|statement| connection.run(statement, &[], |_| ()));
+    let sums = CREATED.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
+    let sums = sums.and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
+    let mut sums = Sums::new(Table::open(sums.unwrap_or_default(), pg_sys::RowExclusiveLock));
+    let mut found = Found::default();
+    for counted in &tables {
+        count(counted, moment.raw(), &mut found, &mut sums);
+    }
+    sums.put_away();
+    drop(sums);
+    let is_partial = [Some(pg_sys::Datum::from(found.is_partial()))];
+    with_settings(BOUNDED, || {
+        ADDRESSES.with(|statement| {
+            connection.run(statement, &is_partial, |rows| {
+                found.addresses = rows.bigint(0, 1).unwrap_or_default();
+                found.corrected = rows.bigint(0, 2).unwrap_or_default();
+            });
+        });
+    });
+    Ok(found)
+}
+
+/// Appends the corrections of networks; answers how many.
+pub fn networks(home: Home, connection: &Connection) -> i64 {
+    alone(home);
+    with_settings(BOUNDED, || {
+        NETWORKS
+            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
+            .unwrap_or_default()
+    })
+}
+
+/// One recount at a time, until its corrections are committed.
+fn alone(home: Home) {
+    exclude_others(home.inventory, Wait::Yes);
+}
+
+fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &mut Sums) {
+    let Some(table) = Readable::open(counted.table) else { return };
+    let ip = table.address_column(&counted.ip_column);
+    if ip.is_none() || counted.not_intact_reason.is_some() {
+        let reason = counted.not_intact_reason.as_deref().unwrap_or("its address column cannot be read");
+        let new = || NotIntact { reason: reason.to_owned(), is_left_out: false };
+        let entry = found.not_intact.entry(counted.attached.clone()).or_insert_with(new);
+        entry.is_left_out |= ip.is_none();
+    }
+    let Some(ip) = ip else { return };
+    let time = counted.time_column.as_deref().and_then(|name| table.column(name));
+    let enriched_at =
+        table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
+    let now = clock::now();
+    table.rows(moment, |row| {
+        let address = match scan::value(row, ip) {
+            Some(Value::Inet(inet)) => Some(inet.address),
+            Some(Value::Text(text)) => address::parse_bytes(text).unwrap_or_else(|_| {
+                found.malformed += 1;
+                None
+            }),
+            None => None,
+        };
+        if let Some(address) = address {
+            let time =
+                time.and_then(|column| trigger::timestamptz(row.column(column.number)?, column.type_oid));
+            let enriched_at = enriched_at.and_then(|column| row.column(column.number));
+            let enriched_at = enriched_at.map(|at| at.value() as i64);
+            let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
+            found.sessions += 1;
+            sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
+        }
+        ControlFlow::Continue(())
+    });
+}
+
+/// Columns of the table of sums.
+const SUMS: [pg_sys::Oid; 4] =
+    [pg_sys::INETOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID];
+
+/// Sums by address, of which only some are in memory.
+struct Sums {
+    table: Option<Table>,
+    in_memory: HashMap<Address, Tally, RandomState>,
+}
+
+impl Sums {
+    fn new(table: Option<Table>) -> Sums {
+        Sums { table, in_memory: HashMap::default() }
+    }
+
+    fn add(&mut self, address: Address, tally: Tally) {
+        if self.in_memory.len() >= SUMMED && !self.in_memory.contains_key(&address) {
+            self.put_away();
+        }
+        self.in_memory.entry(address).or_default().add(tally);
+    }
+
+    fn put_away(&mut self) {
+        let Some(table) = &self.table else { return };
+        table.append(
+            SUMS,
+            self.in_memory.drain().map(|(address, tally)| {
+                [
+                    Some(inet::write(address)),
+                    Some(pg_sys::Datum::from(tally.sessions)),
+                    tally.first_seen.map(pg_sys::Datum::from),
+                    tally.last_seen.map(pg_sys::Datum::from),
+                ]
+            }),
+        );
+    }
+}

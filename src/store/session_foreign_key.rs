@@ -1,0 +1,214 @@
+//! Foreign keys of session tables.
+
+use std::ffi::CStr;
+use std::ops::ControlFlow;
+
+use pgrx::pg_sys;
+
+use super::Home;
+use super::addresses::Inventory;
+use super::backfill_sessions::{self, Table, shown_key};
+use crate::error;
+use crate::pg::role::{self, acting_as, with_settings};
+use crate::pg::scan::{self, Readable, Value};
+use crate::pg::snapshot::Latest;
+use crate::pg::spi::{Connection, Statement};
+use crate::pg::subtransaction::{Failure, contained};
+use crate::pg::user_table::{FrozenTable, Lock};
+use crate::pg::{catalog, relation};
+
+thread_local! {
+    static ADD: Statement = const { Statement::new(
+        "foreign_key_add", include_str!("../../sql/queries/foreign_key/foreign_key_add.sql"), &[pg_sys::OIDOID, pg_sys::BOOLOID]) };
+    static STATE: Statement = const { Statement::new(
+        "foreign_key_state", include_str!("../../sql/queries/foreign_key/foreign_key_state.sql"), &[pg_sys::OIDOID]) };
+    static UNSAFE: Statement = const { Statement::new(
+        "foreign_keys_unsafe", include_str!("../../sql/queries/foreign_key/foreign_keys_unsafe.sql"), &[]) };
+    static READY: Statement = const { Statement::new(
+        "foreign_key_ready", include_str!("../../sql/queries/foreign_key/foreign_key_ready.sql"), &[pg_sys::OIDOID]) };
+}
+
+/// Name of the key of every session table.
+const KEY: &CStr = c"cowrie_enrich_address";
+
+/// Makes a table's address column reference `ip_inventory`, for the caller, who must own the table.
+///
+/// No role has the privilege REFERENCES. PostgreSQL checks a key as the owner of the referenced table, and converts the
+/// value by any implicit cast. So the owner of the column's type could run code as that owner. Here the type is exactly
+/// `pg_catalog.inet`. The extension's owner grants the privilege to the caller and revokes it in the same transaction, so
+/// no other session sees the grant. Code of the caller must not run in between. So the key is `NOT VALID`, and a
+/// partitioned table gets its key once all partitions have a valid one. Those are validated here, before the grant: the
+/// query that does so is planned with code of the table's owner.
+///
+/// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
+pub fn create(home: Home, rel: pg_sys::Oid, column: &CStr) {
+    require_address_column(rel, column);
+    if catalog::is_partitioned(rel) {
+        Connection::with(home.schema, |connection| {
+            for part in acting_as(home.owner, || not_valid(connection, rel)) {
+                validate_as_owner(connection, part);
+            }
+        });
+    }
+    relation::lock_against_writers(rel);
+    // Once more: from here on no session can change the column.
+    require_address_column(rel, column);
+    if catalog::has_constraint(rel, KEY) {
+        error::has_key_already(&catalog::table_name(rel));
+    }
+    relation::lock_against_writers(home.inventory);
+    Connection::with(home.schema, |connection| {
+        let is_partitioned = catalog::is_partitioned(rel);
+        if is_partitioned && !partitions_are_ready(home, connection, rel) {
+            error::partitions_lack_keys(&catalog::table_name(rel));
+        }
+        let caller = role::current();
+        let inventory = catalog::quoted_table_name(home.inventory);
+        let change_grant = |verb: &[u8], preposition: &[u8]| {
+            let role = catalog::quoted_role_name(caller);
+            acting_as(home.owner, || {
+                connection.run_utility(
+                    &[verb, b" REFERENCES (ip_address) ON ", &inventory, preposition, &role].concat(),
+                );
+            });
+        };
+        let needs_grant = !catalog::is_superuser(caller);
+        if needs_grant {
+            change_grant(b"GRANT", b" TO ");
+        }
+        with_settings(PINNED, || {
+            connection.run_utility(
+                &[
+                    b"ALTER TABLE ".as_slice(),
+                    &catalog::quoted_table_name(rel),
+                    b" ADD CONSTRAINT cowrie_enrich_address FOREIGN KEY (",
+                    &catalog::quoted_name(column),
+                    b") REFERENCES ",
+                    &inventory,
+                    b" (ip_address) DEFERRABLE INITIALLY DEFERRED",
+                    if is_partitioned { b"" } else { b" NOT VALID" },
+                ]
+                .concat(),
+            );
+        });
+        if needs_grant {
+            change_grant(b"REVOKE", b" FROM ");
+        }
+        // A schema that was renamed meanwhile may have led to another table.
+        if !catalog::has_constraint(rel, KEY) {
+            error::vanished(&catalog::table_name(rel));
+        }
+        if let Some(key) = acting_as(home.owner, || unsafe_keys(connection)).first {
+            error::unsafe_key(&key);
+        }
+    });
+}
+
+const PINNED: &[(&CStr, &CStr)] = &[(c"search_path", c"pg_catalog, pg_temp")];
+
+/// The caller's mistakes.
+fn require_address_column(rel: pg_sys::Oid, column: &CStr) {
+    let name = catalog::table_name(rel);
+    if !catalog::is_table(rel) {
+        error::not_a_table(&name);
+    }
+    if !catalog::owns_table(rel) {
+        error::not_owner(&name);
+    }
+    let shown = column.to_string_lossy();
+    match catalog::column_type(rel, column) {
+        None => error::no_such_column(&name, &shown),
+        Some(found) if found.oid != pg_sys::INETOID || found.is_generated => error::no_key_for(&name, &shown),
+        Some(_) => {}
+    }
+}
+
+/// Returns true if all partitions have a valid key. Then adding the key of their table reads no row.
+fn partitions_are_ready(home: Home, connection: &Connection, rel: pg_sys::Oid) -> bool {
+    let rel = [Some(pg_sys::Datum::from(rel))];
+    acting_as(home.owner, || {
+        READY.with(|statement| connection.run(statement, &rel, |rows| rows.boolean(0, 1) == Some(true)))
+    })
+}
+
+/// Keys that can run code as the extension's owner.
+pub struct UnsafeKeys {
+    pub count: i64,
+    /// One of them, for messages.
+    pub first: Option<String>,
+}
+
+/// Reads the view `unsafe_foreign_keys`.
+pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
+    UNSAFE.with(|statement| {
+        connection.run(statement, &[], |rows| UnsafeKeys {
+            count: rows.bigint(0, 1).unwrap_or_default(),
+            first: rows.text(0, 2),
+        })
+    })
+}
+
+/// Writers of a table queue behind whoever waits for a lock that they mind: not for long, then.
+const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path", c"pg_catalog, pg_temp")];
+
+/// Adds what a table lacks of its foreign key, not validated, with the rights of whoever calls; of a partitioned table as a
+/// `whole` once its partitions' are valid. Waits for locks a moment only.
+pub fn add(connection: &Connection, rel: pg_sys::Oid, whole: bool) -> Result<(), Failure> {
+    contained(|| {
+        with_settings(MOMENT, || {
+            let arguments = [Some(pg_sys::Datum::from(rel)), Some(pg_sys::Datum::from(whole))];
+            ADD.with(|statement| connection.run(statement, &arguments, |_| ()));
+        });
+    })
+}
+
+/// Those tables among a table and its partitions whose foreign key is not validated.
+pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    STATE.with(|statement| {
+        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| {
+            let table = |row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from);
+            (0..rows.count).filter_map(table).collect()
+        })
+    })
+}
+
+/// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
+pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
+    match contained(|| validate_as_owner(connection, table)) {
+        Ok(()) => true,
+        Err(failure) if failure.was_reference() => false,
+        Err(failure) => failure.raise(),
+    }
+}
+
+fn validate_as_owner(connection: &Connection, table: pg_sys::Oid) {
+    const STATEMENT: &str = include_str!("../../sql/queries/foreign_key/foreign_key_validate.sql");
+    if let Some(frozen) = FrozenTable::lock(table, Lock::Validate) {
+        frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
+    }
+}
+
+/// Hands over the sessions of a table that point at no address, each with what finds it there and its address; answers how
+/// many sessions there are.
+pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
+    let Some(readable) = Readable::open(table.oid) else { return 0 };
+    let Some(ip) = readable.column(&table.ip_column) else { return 0 };
+    if ip.type_oid != pg_sys::INETOID {
+        return 0;
+    }
+    let key = table.key_column.as_deref().and_then(|name| readable.column(name));
+    let latest = Latest::take();
+    let mut inventory = Inventory::open(home, latest.raw());
+    let mut sessions = 0;
+    readable.rows(latest.raw(), |row| {
+        sessions += 1;
+        if let Some(Value::Inet(inet)) = scan::value(row, ip)
+            // The column must hold the very key, not only what names the same host.
+            && !(inet.is_canonical && backfill_sessions::has(&mut inventory, inet.address))
+        {
+            read(shown_key(row, key), scan::shown(row, ip).unwrap_or_default());
+        }
+        ControlFlow::Continue(())
+    });
+    sessions
+}

@@ -1,0 +1,393 @@
+//! What this server measures, as the families that the engine declares: everything that is written out, in whatever
+//! format, is written from these values.
+//!
+//! Counters and histograms come from shared memory, and so does what other databases' workers last counted. Of its own
+//! database the caller may bring sizes of this moment.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use cowrie_enrich_engine::breaker::State;
+use cowrie_enrich_engine::metrics::families as declared;
+use cowrie_enrich_engine::metrics::{Family, Value};
+use cowrie_enrich_engine::otlp::Signal;
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::mmdb::{self, Kind};
+use crate::pg::catalog::{self, Database};
+use crate::pg::clock;
+use crate::pg::owner_slot;
+use crate::pg::shared::{self, Report, WorkerSlot};
+use crate::provider::Provider;
+use crate::provider::limiter::{self, Count};
+use crate::store::sizes::{QUEUES, Queue, Sizes};
+use crate::telemetry::cells::{self, Answered, Fate};
+use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
+
+/// Everything, at this moment. Inside a transaction: databases' names are looked up. `own`: sizes of the caller's
+/// database; without them its worker's are shown, as those of the others.
+pub fn families(own: Option<&Sizes>) -> Vec<Family> {
+    let databases = databases(own);
+    let mut families = networks(&databases);
+    families.push(pending_counts(&databases));
+    families.extend(cascade());
+    families.extend(providers());
+    families.extend(queues(&databases));
+    families.extend(files());
+    families.extend(server());
+    families.extend(exports());
+    families.extend(workers());
+    families.extend(completions(&databases));
+    families.push(tables_not_intact(&databases));
+    families
+}
+
+fn number(number: i64) -> f64 {
+    number as f64
+}
+
+fn truth(truth: bool) -> f64 {
+    if truth { 1.0 } else { 0.0 }
+}
+
+/// Microseconds as seconds.
+fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Databases by name with what is known of their sizes.
+fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
+    let mine = catalog::own_database();
+    let mut known = Vec::new();
+    if let (Some(sizes), Some(name)) = (own, catalog::database_name(mine)) {
+        known.push((name, sizes.clone()));
+    }
+    for (database, name, seat) in attended() {
+        if own.is_some() && database == mine {
+            continue;
+        }
+        if let Some(sizes) = reported(&seat.report) {
+            known.push((name, sizes));
+        }
+    }
+    known
+}
+
+/// Databases that are to have a worker and whose worker has found the extension.
+fn attended() -> Vec<(pg_sys::Oid, String, &'static WorkerSlot)> {
+    if !shared::is_shared() || !guc::worker_enabled() {
+        return Vec::new();
+    }
+    let databases = catalog::databases().into_iter().filter(|it| guc::database_is_wanted(&it.name));
+    let seats = &shared::block().seats;
+    let seat = |database: &Database| {
+        let reports =
+            |seat: &&WorkerSlot| seat.report.database.load(Ordering::Acquire) == database.oid.to_u32();
+        seats.iter().find(reports)
+    };
+    let attended = |database: Database| {
+        let seat = seat(&database)?;
+        Some((database.oid, catalog::database_name(database.oid)?, seat))
+    };
+    databases.filter_map(attended).collect()
+}
+
+/// What a worker last counted.
+fn reported(report: &Report) -> Option<Sizes> {
+    let counted_at = report.counted_at.load(Ordering::Acquire);
+    let queue = |provider: Provider| {
+        let queue = &report.queues[provider.place()];
+        let oldest = queue.oldest.load(Ordering::Relaxed);
+        Queue {
+            provider,
+            sizes: std::array::from_fn(|place| queue.sizes[place].load(Ordering::Relaxed)),
+            oldest: (oldest != 0).then_some(oldest),
+        }
+    };
+    (counted_at != 0).then(|| Sizes {
+        counted_at,
+        networks: report.networks.load(Ordering::Relaxed),
+        oldest_count: Some(report.oldest_count.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0),
+        queues: Provider::all().map(queue).collect(),
+        completions: report.completions.load(Ordering::Relaxed),
+        oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
+        suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
+        pending_networks: report.pending_networks.load(Ordering::Relaxed),
+        tables_not_intact: report.tables_not_intact.load(Ordering::Relaxed),
+    })
+}
+
+fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut created = Family::of(&declared::RECORDS_CREATED);
+    for (source, country, registry, networks) in cells::all_created() {
+        created = created.with([source.name(), &country, registry], number(networks));
+    }
+    let mut updated = Family::of(&declared::RECORDS_UPDATED);
+    for (source, update, networks) in cells::all_updated() {
+        updated = updated.with([source.name(), update.name()], number(networks));
+    }
+    let mut size = Family::of(&declared::TOTAL_COUNT);
+    for (database, sizes) in databases {
+        size = size.with([database], number(sizes.networks));
+    }
+    let mut pending = Family::of(&declared::PENDING_NETWORKS);
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.pending_networks));
+    }
+    let mut durations = Family::of(&declared::OPERATION_DURATION);
+    for operation in Operation::ALL {
+        durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
+    }
+    vec![created, updated, size, durations, pending]
+}
+
+fn pending_counts(databases: &[(String, Sizes)]) -> Family {
+    let mut ages = Family::of(&declared::PENDING_COUNTS_AGE);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        let age = sizes.oldest_count.map_or(0, |oldest| (now - oldest).max(0));
+        ages = ages.with([database], seconds(age));
+    }
+    ages
+}
+
+fn cascade() -> Vec<Family> {
+    let count = |counter| number(telemetry::read(counter));
+    let mut lookups = Family::of(&declared::LOOKUPS)
+        .with(["cache_hit"], count(Counter::CacheHits))
+        .with(["maxmind_hit"], count(Counter::MaxmindHits));
+    for provider in Provider::all() {
+        if let Some(hits) = Counter::hits_of(provider.name()) {
+            lookups = lookups.with([&format!("{}_hit", provider.name())], count(hits));
+        }
+    }
+    let mut trigger = Family::of(&declared::TRIGGER_DURATION);
+    for event in Event::ALL {
+        trigger.add([event.name()], Value::Histogram(Distribution::Trigger(event).read()));
+    }
+    vec![
+        Family::of(&declared::ADDRESSES).with([], count(Counter::TotalIps)),
+        lookups,
+        Family::of(&declared::ERRORS).with([], count(Counter::Errors)),
+        trigger,
+    ]
+}
+
+/// The word for how a request ended; none for counts of something else.
+pub fn outcome(count: Count) -> &'static str {
+    OUTCOMES.iter().find(|(_, other)| *other == count).map_or("", |(name, _)| name)
+}
+
+/// How requests end.
+const OUTCOMES: [(&str, Count); 10] = [
+    ("completed", Count::Completed),
+    ("unreachable", Count::Unreachable),
+    ("silent", Count::Silent),
+    ("timed_out", Count::TimedOut),
+    ("cut_off", Count::CutOff),
+    ("too_large", Count::TooLarge),
+    ("failed", Count::Failed),
+    ("throttled", Count::Throttled),
+    ("unauthorized", Count::Unauthorized),
+    ("bad_status", Count::BadStatus),
+];
+
+fn providers() -> Vec<Family> {
+    let counted = |provider, count| number(limiter::counted(provider, count));
+    let by = |declared, labelled: &[(&str, Count)]| {
+        let mut family = Family::of(declared);
+        for provider in Provider::all() {
+            for (label, count) in labelled {
+                family = family.with([provider.name(), label], counted(provider, *count));
+            }
+        }
+        family
+    };
+    let each = |declared, value: &dyn Fn(Provider) -> Option<Value>| {
+        let mut family = Family::of(declared);
+        for provider in Provider::all() {
+            if let Some(value) = value(provider) {
+                family.add([provider.name()], value);
+            }
+        }
+        family
+    };
+    let plain =
+        |declared, count: Count| each(declared, &|provider| Some(Value::Number(counted(provider, count))));
+    let health: Vec<_> = Provider::all().map(limiter::health).collect();
+    let gauge = |declared, value: &dyn Fn(&limiter::Health) -> Option<f64>| {
+        each(declared, &|provider| value(&health[provider.place()]).map(Value::Number))
+    };
+    let unix = |time: Option<i64>| Some(time.map_or(0.0, clock::to_unix));
+    vec![
+        by(&declared::PROVIDER_REQUESTS, &OUTCOMES),
+        plain(&declared::PROVIDER_QUESTIONS, Count::Questions),
+        by(&declared::PROVIDER_ANSWERS, &[("value", Count::Values), ("absent", Count::Absent)]),
+        plain(&declared::PROVIDER_SHARED, Count::Shared),
+        by(&declared::PROVIDER_UNANSWERED, &[("missing", Count::Unanswered), ("refused", Count::Refused)]),
+        by(
+            &declared::PROVIDER_DROPPED,
+            &[("foreign", Count::Foreign), ("malformed", Count::Malformed), ("oversized", Count::Oversized)],
+        ),
+        plain(&declared::PROVIDER_DEAD_LETTERS, Count::DeadLetters),
+        each(&declared::PROVIDER_DURATION, &|provider| {
+            Some(Value::Histogram(Distribution::Request(provider).read()))
+        }),
+        each(&declared::PROVIDER_BATCH, &|provider| {
+            Some(Value::Histogram(Distribution::Batch(provider).read()))
+        }),
+        gauge(&declared::PROVIDER_IN_FLIGHT, &|health| Some(f64::from(health.in_use))),
+        gauge(&declared::PROVIDER_QUOTA, &|health| health.quota.map(|(quota, ..)| f64::from(quota))),
+        gauge(&declared::PROVIDER_QUOTA_LEFT, &|health| health.quota.map(|(_, left, _)| left as f64)),
+        each(&declared::PROVIDER_ENABLED, &|provider| {
+            Some(Value::Number(truth(provider.is_enabled() && provider.blocked_reason().is_none())))
+        }),
+        gauge(&declared::PROVIDER_BREAKER, &|health| {
+            Some(match health.state {
+                State::Closed => 0.0,
+                State::HalfOpen => 1.0,
+                State::Open => 2.0,
+            })
+        }),
+        gauge(&declared::PROVIDER_FAILURES, &|health| Some(f64::from(health.failures))),
+        gauge(&declared::PROVIDER_STOPPED, &|health| Some(truth(health.is_stopped))),
+        gauge(&declared::PROVIDER_BACKOFF_UNTIL, &|health| unix(health.backoff_until)),
+        gauge(&declared::PROVIDER_LAST_SUCCESS, &|health| unix(health.last_success)),
+    ]
+}
+
+fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut depth = Family::of(&declared::QUEUE_DEPTH);
+    let mut addresses = Family::of(&declared::QUEUE_ADDRESSES);
+    let mut ages = Family::of(&declared::QUEUE_OLDEST_AGE);
+    let mut dead = Family::of(&declared::QUEUE_DEAD_LETTERS);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        for queue in &sizes.queues {
+            let provider = queue.provider.name();
+            for (what, size) in QUEUES.into_iter().zip(queue.sizes.map(number)) {
+                match what {
+                    "addresses" => addresses = addresses.with([database, provider], size),
+                    "dead" => dead = dead.with([database, provider], size),
+                    state => depth = depth.with([database, provider, state], size),
+                }
+            }
+            let age = queue.oldest.map_or(0, |oldest| (now - oldest).max(0));
+            ages = ages.with([database, provider], seconds(age));
+        }
+    }
+    vec![depth, addresses, ages, dead]
+}
+
+/// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
+fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
+    let mut pending = Family::of(&declared::COMPLETIONS_PENDING);
+    let mut ages = Family::of(&declared::COMPLETION_OLDEST_AGE);
+    let mut suspended = Family::of(&declared::SUSPENDED_OWNERS);
+    let now = clock::now();
+    for (database, sizes) in databases {
+        pending = pending.with([database], number(sizes.completions));
+        let age = sizes.oldest_completion.map_or(0, |oldest| (now - oldest).max(0));
+        ages = ages.with([database], seconds(age));
+        suspended = suspended.with([database], number(sizes.suspended_owners));
+    }
+    let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
+    let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
+    for (database, name, seat) in attended() {
+        abandoned = abandoned.with([&name], owner_slot::abandoned(database) as f64);
+        let failures = seat.report.launch_failures.load(Ordering::Relaxed);
+        launch_failures = launch_failures.with([&name], number(failures));
+    }
+    vec![pending, ages, suspended, abandoned, launch_failures]
+}
+
+fn tables_not_intact(databases: &[(String, Sizes)]) -> Family {
+    let mut tables = Family::of(&declared::TABLES_NOT_INTACT);
+    for (database, sizes) in databases {
+        tables = tables.with([database], number(sizes.tables_not_intact));
+    }
+    tables
+}
+
+fn files() -> Vec<Family> {
+    let mut ages = Family::of(&declared::MMDB_BUILD_AGE);
+    let mut loaded = Family::of(&declared::MMDB_LOADED);
+    let now = clock::now();
+    for kind in Kind::ALL {
+        let status = mmdb::status(kind).unwrap_or_default();
+        if status.file.is_none() || kind.source_path().is_none() {
+            continue;
+        }
+        if let Some(built) = status.build_epoch {
+            ages = ages.with([kind.name()], seconds((now - clock::from_unix(built)).max(0)));
+        }
+        if let Some(at) = status.loaded_at {
+            loaded = loaded.with([kind.name()], clock::to_unix(at));
+        }
+    }
+    vec![ages, loaded]
+}
+
+fn server() -> Vec<Family> {
+    let is_up = shared::is_shared() && shared::block().launcher.is_taken();
+    vec![
+        Family::of(&declared::LAUNCHER_UP).with([], truth(is_up)),
+        Family::of(&declared::STANDBY).with([], truth(catalog::is_standby())),
+    ]
+}
+
+fn exports() -> Vec<Family> {
+    let exporter = shared::is_shared() && shared::block().exporter.is_taken();
+    let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
+    let (mut exports, mut export_failures) =
+        (Family::of(&declared::EXPORTS), Family::of(&declared::EXPORT_FAILURES));
+    for by in Exporter::ALL {
+        exports = exports.with([by.name()], number(by.done()));
+        export_failures = export_failures.with([by.name()], number(by.failed()));
+    }
+    let (mut requests, mut items) = (Family::of(&declared::OTLP_REQUESTS), Family::of(&declared::OTLP_ITEMS));
+    for signal in Signal::ALL {
+        for answered in Answered::ALL {
+            let count = number(cells::requests(signal, answered).read());
+            requests = requests.with([signal.name(), answered.name()], count);
+        }
+        for fate in Fate::ALL {
+            let count = number(cells::items(signal, fate).read());
+            items = items.with([signal.name(), fate.name()], count);
+        }
+    }
+    vec![exporter, exports, export_failures, requests, items]
+}
+
+fn workers() -> Vec<Family> {
+    let mut up = Family::of(&declared::WORKER_UP);
+    let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
+    let mut batches = Family::of(&declared::WORKER_BATCHES);
+    let mut errors = Family::of(&declared::WORKER_ERRORS);
+    let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
+    let now = clock::now();
+    let mut shown = Vec::new();
+    for (database, name, seat) in attended() {
+        let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
+        let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
+        up = up.with([&name], truth(sits));
+        let heartbeat = read(&seat.report.heartbeat);
+        if heartbeat != 0 {
+            ages = ages.with([&name], seconds((now - heartbeat).max(0)));
+        }
+        batches = batches.with([&name], number(read(&seat.report.batches)));
+        errors = errors.with([&name], number(read(&seat.report.errors)));
+        unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
+        shown.push(database);
+    }
+    // Those that never had a worker have reported nothing.
+    for waiting in shared::waiting() {
+        let database = pg_sys::Oid::from(waiting.database);
+        if !shown.contains(&database)
+            && let Some(name) = catalog::database_name(database)
+        {
+            up = up.with([&name], 0.0);
+        }
+    }
+    vec![up, ages, batches, errors, unsafe_keys]
+}

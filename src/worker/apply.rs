@@ -1,0 +1,452 @@
+//! What came back: from replies to the inventories, one transaction at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::{Answer, Finding};
+use cowrie_enrich_engine::random;
+
+use super::steps::FAILED_PAUSE;
+use super::trace::Batch;
+use crate::document::enrichment;
+use crate::guc;
+use crate::mmdb::{self, Databases, LoadPolicy};
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::contained;
+use crate::pg::{clock, snapshot};
+use crate::provider::limiter::{self, Count};
+use crate::provider::{Provider, Providers};
+use crate::store::block_answer::{self, Kept, Waiting};
+use crate::store::enrich::{self, Plan, Tally};
+use crate::store::networks::{self, Networks, Said};
+use crate::store::queue::{self, Failed, Lease};
+use crate::store::{Home, completions, provider_quota, unblocked};
+use crate::telemetry::spans::Whole;
+use crate::telemetry::{self, Counter};
+
+/// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
+/// what it remembers of the inventory.
+const GATHERED_FOR: i64 = 500_000;
+/// Jobs that are written down together, of providers that are asked about single addresses.
+pub const MOST_TOGETHER: usize = 500;
+
+/// Jobs that came back, and with what.
+pub struct CompletedBatch {
+    pub provider: Provider,
+    outcomes: BTreeMap<Prefix, Outcome>,
+    /// When the first landed, microseconds since 2000.
+    pub since: i64,
+    pub not_before: i64,
+    /// Whether more may be put to it: nothing has been tried to write yet.
+    is_gathering: bool,
+    /// Earlier transactions wrote the addresses up to this one.
+    written_to: Option<Address>,
+    /// Whether all that is left is of rows that another transaction held.
+    is_blocked: bool,
+    /// Requests that were paid for, by the day, and not sent.
+    unspent: BTreeMap<i32, usize>,
+    /// The batches that brought it, where somebody collects spans.
+    traces: Vec<Batch>,
+}
+
+/// What became of a question.
+pub enum Outcome {
+    /// An earlier answer serves.
+    Known,
+    /// Asked about this address.
+    Answered(Address, Answer),
+    Failed(Failed),
+}
+
+/// What one transaction wrote.
+pub struct Written {
+    /// Whether the jobs were ended, but for blocked ones; else another transaction writes more.
+    is_last: bool,
+    /// Questions of single addresses that could not be written, because another transaction holds the address or its
+    /// network.
+    blocked: BTreeSet<Prefix>,
+    last: Option<Address>,
+    values: u64,
+    absent: u64,
+    shared: u64,
+    dead: u64,
+    /// Why the last of these is dead.
+    died_of: Option<String>,
+}
+
+impl CompletedBatch {
+    pub fn of(provider: Provider, outcomes: BTreeMap<Prefix, Outcome>) -> CompletedBatch {
+        let now = clock::now();
+        CompletedBatch {
+            provider,
+            outcomes,
+            since: now,
+            not_before: if provider.declared().shares_answers() { now } else { now + GATHERED_FOR },
+            is_gathering: true,
+            written_to: None,
+            is_blocked: false,
+            unspent: BTreeMap::new(),
+            traces: Vec::new(),
+        }
+    }
+
+    /// What is known of the batch that brought it.
+    pub fn traced(mut self, trace: Option<Batch>) -> CompletedBatch {
+        self.traces.extend(trace);
+        self
+    }
+
+    /// It is being written down; answers what is made of that belongs to.
+    pub fn is_applied(&mut self) -> Option<Whole> {
+        self.traces.iter_mut().rev().map(Batch::is_applied).last()
+    }
+
+    /// It is written down, or not to be, and why.
+    pub fn ended(self, error: Option<&str>) {
+        self.traces.into_iter().for_each(|trace| trace.ended(error));
+    }
+
+    /// The same of an exchange for which nothing was sent.
+    pub fn not_spent(mut self, day: i32) -> CompletedBatch {
+        *self.unspent.entry(day).or_default() += 1;
+        self
+    }
+
+    /// Jobs that earlier answers serve.
+    pub fn of_known(provider: Provider, questions: impl IntoIterator<Item = Prefix>) -> CompletedBatch {
+        let outcomes = questions.into_iter().map(|question| (question, Outcome::Known)).collect();
+        CompletedBatch { not_before: clock::now(), ..CompletedBatch::of(provider, outcomes) }
+    }
+
+    /// Puts another landing to this one, if they may be written together; else gives it back. Those that share answers
+    /// are large already.
+    pub fn absorb(&mut self, other: CompletedBatch) -> Option<CompletedBatch> {
+        let shares = self.provider.declared().shares_answers();
+        if shares || !self.is_gathering || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER {
+            return Some(other);
+        }
+        self.not_before = self.not_before.min(other.not_before);
+        self.outcomes.extend(other.outcomes);
+        self.traces.extend(other.traces);
+        for (day, requests) in other.unspent {
+            *self.unspent.entry(day).or_default() += requests;
+        }
+        if self.outcomes.len() == MOST_TOGETHER {
+            self.not_before = clock::now();
+        }
+        None
+    }
+
+    /// When it is to be written down if nothing more is to come.
+    pub fn alone_at(&self) -> i64 {
+        if self.is_gathering { self.since.min(self.not_before) } else { self.not_before }
+    }
+
+    /// Whether all that is left of it is of rows that another transaction held.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Writing it has been tried, and is tried again then, in microseconds since 2000.
+    pub fn postpone(&mut self, until: i64) {
+        (self.is_gathering, self.not_before) = (false, until);
+    }
+
+    /// What a transaction wrote that has committed now. Answers whether the landing is done with.
+    pub fn advance(&mut self, written: Written) -> bool {
+        let count = |what, amount| limiter::count(self.provider, what, amount);
+        count(Count::Values, written.values);
+        count(Count::Absent, written.absent);
+        count(Count::Shared, written.shared);
+        count(Count::DeadLetters, written.dead);
+        if let Some(reason) = written.died_of {
+            limiter::buried(self.provider, &reason);
+        }
+        self.written_to = written.last;
+        self.unspent.clear();
+        if !self.provider.declared().shares_answers() {
+            // In the inventory now.
+            let is_written = |(question, outcome): &(&Prefix, &mut Outcome)| {
+                matches!(outcome, Outcome::Answered(..)) && !written.blocked.contains(question)
+            };
+            self.outcomes.iter_mut().filter(is_written).for_each(|(_, outcome)| *outcome = Outcome::Known);
+        }
+        if written.is_last && !written.blocked.is_empty() {
+            // The others are ended.
+            self.outcomes.retain(|question, _| written.blocked.contains(question));
+            self.is_blocked = true;
+            self.postpone(clock::now() + FAILED_PAUSE);
+            return false;
+        }
+        self.postpone(clock::now());
+        written.is_last
+    }
+}
+
+/// One transaction: the answers are kept, the inventories written in the order of locks, jobs ended. Sessions of the addresses
+/// are due to be completed then.
+///
+/// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
+/// are locked already.
+pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch, lease: Lease) -> Written {
+    let provider = landing.provider;
+    let all: Vec<Prefix> = landing.outcomes.keys().copied().collect();
+    let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
+    for (day, requests) in &landing.unspent {
+        provider_quota::unspend(connection, provider, *day, *requests);
+    }
+    let failed: Vec<&Failed> = landing
+        .outcomes
+        .iter()
+        .filter(|(question, _)| mine.contains(question))
+        .filter_map(|(_, outcome)| if let Outcome::Failed(failed) = outcome { Some(failed) } else { None })
+        .collect();
+    let failed_questions: BTreeSet<Prefix> = failed.iter().map(|failed| failed.question).collect();
+    let answered: Vec<Prefix> = mine.difference(&failed_questions).copied().collect();
+
+    let mut written = if provider.declared().shares_answers() {
+        if landing.written_to.is_none() {
+            keep_answers(connection, landing, &answered);
+        }
+        let after = landing.written_to;
+        block_answer::waited_for(connection, provider, &answered, after, |waiting| {
+            write_waiting(home, connection, landing, &answered, waiting)
+        })
+    } else {
+        let waiting: Vec<Waiting> = answered.iter().filter_map(|question| own(landing, *question)).collect();
+        write_waiting(home, connection, landing, &answered, &waiting)
+    };
+    if written.is_last {
+        let mut dead = move_to_dead_letters(connection, provider, &failed);
+        written.dead = dead.len() as u64;
+        written.died_of = dead.pop().map(|(_, error)| error);
+    }
+    written
+}
+
+/// What an answer means for an address, as jsonb.
+fn document(landing: &CompletedBatch, answer: &Answer) -> Option<pgrx::pg_sys::Datum> {
+    let said = match answer {
+        Answer::Found(finding) => enrichment::Said::Value(&finding.said),
+        Answer::Absent(words) => {
+            let lifetime = i64::from(landing.provider.lifetimes().absent) * 1_000_000;
+            enrichment::Said::Absent { words: words.as_ref(), until: landing.since + lifetime }
+        }
+        Answer::Refused(_) => return None,
+    };
+    Some(enrichment::answered(landing.provider.name(), &said, landing.since))
+}
+
+/// What an answer says of a network.
+fn network(answer: &Answer) -> (Option<i64>, Said) {
+    let Answer::Found(Finding { network: Some(network), .. }) = answer else {
+        return (None, Said::default());
+    };
+    let said = Said {
+        name: network.name.clone(),
+        country: network.country.clone(),
+        registry: network.registry.map(|registry| registry.name().to_owned()),
+        ..Said::default()
+    };
+    (Some(i64::from(network.asn)), said)
+}
+
+/// Keeps what was said of blocks, which serves further addresses of theirs.
+fn keep_answers(connection: &Connection, landing: &CompletedBatch, questions: &[Prefix]) {
+    let mut kept = BTreeMap::new();
+    for question in questions {
+        let Some(Outcome::Answered(_, answer)) = landing.outcomes.get(question) else { continue };
+        let Some(document) = document(landing, answer) else { continue };
+        let smaller = match answer {
+            Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > question.length()),
+            _ => None,
+        };
+        let prefix = smaller.unwrap_or(*question);
+        let (asn, network) = network(answer);
+        let is_absent = matches!(answer, Answer::Absent(_));
+        kept.insert(prefix, Kept { prefix, asn, network, is_absent, document });
+    }
+    let kept: Vec<Kept> = kept.into_values().collect();
+    block_answer::keep(connection, landing.provider, &kept, landing.since);
+}
+
+/// An address that was asked about for itself.
+fn own(landing: &CompletedBatch, question: Prefix) -> Option<Waiting> {
+    let address = question.network();
+    let none =
+        Waiting { address, question, asn: None, network: Said::default(), is_absent: false, document: None };
+    match landing.outcomes.get(&question)? {
+        Outcome::Known => Some(none),
+        Outcome::Failed(_) => None,
+        Outcome::Answered(_, answer) => {
+            let (asn, network) = network(answer);
+            let is_absent = matches!(answer, Answer::Absent(_));
+            Some(Waiting { asn, network, is_absent, document: Some(document(landing, answer)?), ..none })
+        }
+    }
+}
+
+/// Writes what is known now of addresses that waited: some at a time, the jobs are ended with the last.
+fn write_waiting(
+    home: Home,
+    connection: &Connection,
+    landing: &CompletedBatch,
+    answered: &[Prefix],
+    waiting: &[Waiting],
+) -> Written {
+    let provider = landing.provider;
+    // Addresses of blocks are handed over some at a time, others are all here.
+    let shares = provider.declared().shares_answers();
+    let blocked = write_unblocked(home, connection, landing, waiting);
+    let is_done = |w: &&Waiting| !blocked.contains(&w.address);
+    let addresses: Vec<Address> = waiting.iter().filter(is_done).map(|w| w.address).collect();
+    completions::renew(connection, &addresses);
+    queue::done(connection, provider, &addresses);
+    let is_last = !shares || waiting.len() < block_answer::MOST_AT_ONCE;
+    let blocked_questions: BTreeSet<Prefix> =
+        waiting.iter().filter(|w| !is_done(w)).map(|w| w.question).collect();
+    if is_last {
+        // The answer of a block is kept, so its job goes on without this landing. The answer of a single address is not.
+        let blocked: Vec<Prefix> = blocked_questions.iter().copied().collect();
+        let ended: Vec<Prefix> = answered
+            .iter()
+            .filter(|question| shares || !blocked_questions.contains(question))
+            .copied()
+            .collect();
+        queue::settle(connection, provider, &ended, &blocked);
+    }
+    let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
+    let absent = new().filter(|w| w.is_absent).count();
+    let values = new().count() - absent;
+    if let Some(hits) = Counter::hits_of(provider.name()) {
+        telemetry::add(hits, values as i64);
+    }
+    let is_asked =
+        |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
+    let was_asked =
+        |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
+    let shared = new().filter(|w| !was_asked(w)).count() as u64;
+    Written {
+        is_last,
+        blocked: if shares { BTreeSet::new() } else { blocked_questions },
+        last: waiting.last().map(|w| w.address),
+        values: values as u64,
+        absent: absent as u64,
+        shared,
+        dead: 0,
+        died_of: None,
+    }
+}
+
+/// Writes the inventories, but for addresses that another transaction holds or whose network it holds. Returns these.
+fn write_unblocked(
+    home: Home,
+    connection: &Connection,
+    landing: &CompletedBatch,
+    waiting: &[Waiting],
+) -> BTreeSet<Address> {
+    let provider = landing.provider;
+    let all: Vec<&Waiting> = waiting.iter().collect();
+    if !landing.is_blocked {
+        match contained(|| write_inventories(home, connection, provider, &all)) {
+            Ok(()) => return BTreeSet::new(),
+            Err(failure) if failure.was_lock => {}
+            Err(failure) => failure.raise(),
+        }
+    }
+    let blocked = blocked(home, connection, &all);
+    let rest: Vec<&Waiting> = all.into_iter().filter(|w| !blocked.contains(&w.address)).collect();
+    write_inventories(home, connection, provider, &rest);
+    blocked
+}
+
+/// Locks networks and addresses that no other transaction holds. Returns the addresses that cannot be written without
+/// waiting.
+fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSet<Address> {
+    mmdb::with(LoadPolicy::None, |databases| {
+        let plan = planned(home, databases, waiting);
+        let of_files = |address: Address| {
+            let missing = BTreeMap::from([(address, Tally::default())]);
+            enrich::networks_of(&Plan { missing, ..Plan::default() }, databases)
+        };
+        let networks = |w: &Waiting| -> BTreeSet<i64> {
+            let of_file = plan.missing.contains_key(&w.address).then(|| of_files(w.address));
+            w.asn.into_iter().chain(of_file.into_iter().flat_map(Networks::into_keys)).collect()
+        };
+        let all: BTreeSet<i64> = waiting.iter().flat_map(|w| networks(w)).collect();
+        let there = networks::existing(connection, all.iter());
+        let mut held = unblocked::networks_being_created(home, all.iter());
+        let locked = unblocked::lock_networks(connection, there.iter());
+        held.extend(there.difference(&locked));
+        let being_created = unblocked::addresses_being_created(home, plan.missing.keys());
+        let existing = waiting.iter().map(|w| &w.address).filter(|a| !plan.missing.contains_key(a));
+        let free = unblocked::lock_addresses(connection, existing);
+        let is_blocked = |w: &&&Waiting| {
+            let is_held = !free.contains(&w.address) && !plan.missing.contains_key(&w.address);
+            is_held || being_created.contains(&w.address) || networks(w).iter().any(|asn| held.contains(asn))
+        };
+        waiting.iter().filter(is_blocked).map(|w| w.address).collect()
+    })
+}
+
+/// Which of the addresses have no row: a lookup may have been requested for one.
+fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
+    let latest = snapshot::Latest::take();
+    let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
+    let mut plan = enrich::plan(home, addresses, databases, latest.raw(), false, Providers::NONE);
+    plan.due.clear();
+    plan
+}
+
+/// Networks, then new addresses, then existing ones, each in key order.
+fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
+    if waiting.is_empty() {
+        return;
+    }
+    let mut said = Networks::new();
+    for waiting in waiting {
+        let Some(asn) = waiting.asn else { continue };
+        said.entry(asn).or_default().merge(waiting.network.clone());
+    }
+    mmdb::with(LoadPolicy::None, |databases| {
+        let plan = planned(home, databases, waiting);
+        let mut all = said.clone();
+        for (asn, of_file) in enrich::networks_of(&plan, databases) {
+            all.entry(asn).or_insert(of_file);
+        }
+        let source = |asn| if said.contains_key(&asn) { provider.name() } else { "maxmind" };
+        networks::create_said(connection, &all, source);
+        networks::refine(connection, &said, provider.name());
+        // This provider's answer is at hand.
+        let others = Providers::enabled().without(Providers::of([provider]));
+        enrich::create_addresses(home, connection, databases, &plan.missing, others);
+    });
+    let answers: Vec<_> = waiting
+        .iter()
+        .filter_map(|waiting| Some((waiting.address, waiting.asn, waiting.document?)))
+        .collect();
+    enrich::write_answers(connection, provider.name(), &answers);
+}
+
+/// Jobs without an answer; answers which addresses became dead letters, and why.
+fn move_to_dead_letters(
+    connection: &Connection,
+    provider: Provider,
+    failed: &[&Failed],
+) -> Vec<(Address, String)> {
+    let patience = queue::LoadPolicy {
+        base_seconds: guc::retry_base().as_secs_f64(),
+        max_attempts: guc::max_attempts(),
+        last_success: limiter::last_success(provider),
+        random: random::unit(),
+    };
+    let dead = queue::fail(connection, provider, failed, &patience);
+    let now = clock::now();
+    let documents: Vec<_> = dead
+        .iter()
+        .map(|(address, error)| (*address, None, enrichment::failed(provider.name(), now, error)))
+        .collect();
+    enrich::write_answers(connection, provider.name(), &documents);
+    dead
+}

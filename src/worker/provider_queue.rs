@@ -1,0 +1,343 @@
+//! One provider's jobs, from the claim to the answer written down. Providers share nothing but the process, so that none
+//! waits for another.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use cowrie_enrich_engine::prefix::Prefix;
+
+use super::apply::{self, CompletedBatch};
+use super::in_flight::InFlight;
+use super::request::ProviderRequest;
+use super::session_priority::SessionPriorities;
+use super::steps::{FAILED_PAUSE, Steps, Stop};
+use crate::pg::clock;
+use crate::provider::limiter::{self, Departure, Leave};
+use crate::provider::quota;
+use crate::provider::{Limits, Provider};
+use crate::store::provider_quota;
+use crate::store::queue::{self, Claimed, Lease};
+use crate::telemetry::spans;
+use crate::worker::registry::Doing;
+
+/// Pause while others ask the provider, in microseconds.
+pub const BUSY_PAUSE: i64 = 250_000;
+/// How long jobs that were claimed may wait until they are asked, in microseconds: it is somebody else's turn, or the
+/// worker was kept by something.
+const LONGEST_WAIT: i64 = 2_000_000;
+/// How often it is looked whether a refused key was replaced, in microseconds.
+const CREDENTIALS_EVERY: i64 = 1_000_000;
+/// Questions of a probe: enough to see whether the provider is back.
+const PROBE_SIZE: usize = 10;
+
+pub struct ProviderQueue {
+    pub provider: Provider,
+    /// When there are jobs to claim, and until when the provider may not be asked; microseconds since 2000.
+    pub next_due: i64,
+    blocked_until: i64,
+    /// When it is looked at again whether a stopped provider may be asked.
+    next_credentials: i64,
+    /// Claimed, paid for, and not asked yet: the rate lets one leave after the other. And since when.
+    ready: VecDeque<ProviderRequest>,
+    ready_since: i64,
+    /// The most urgent jobs need no asking: many of them are looked at together.
+    is_behind_known: bool,
+    /// Answers that wait to be written down.
+    landings: Vec<CompletedBatch>,
+}
+
+/// Jobs to ask, and the day whose quota paid for it.
+pub struct Ask {
+    pub jobs: Vec<Claimed>,
+    pub day: Option<i32>,
+}
+
+impl ProviderQueue {
+    pub fn of(provider: Provider) -> ProviderQueue {
+        ProviderQueue {
+            provider,
+            next_due: 0,
+            blocked_until: 0,
+            next_credentials: 0,
+            ready: VecDeque::new(),
+            ready_since: 0,
+            is_behind_known: false,
+            landings: Vec::new(),
+        }
+    }
+
+    /// When there is something to do without being told, microseconds since 2000.
+    pub fn next(&self, air: &InFlight) -> i64 {
+        let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
+        let blocked_until =
+            if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
+        let next_due = if self.ready.is_empty() { self.next_due } else { 0 };
+        next_due.max(blocked_until).min(self.lands_at(air))
+    }
+
+    /// Takes something that came back.
+    pub fn take(&mut self, landing: CompletedBatch) {
+        (self.next_due, self.blocked_until) = (0, 0);
+        self.add(landing);
+    }
+
+    /// Jobs that earlier answers serve. Blocks go together, however many: their addresses are read some at a time.
+    pub fn serve(&mut self, questions: impl IntoIterator<Item = Prefix>) {
+        let shares = self.provider.declared().shares_answers();
+        let together = if shares { usize::MAX } else { apply::MOST_TOGETHER };
+        let mut questions = questions.into_iter().peekable();
+        while questions.peek().is_some() {
+            self.add(CompletedBatch::of_known(self.provider, questions.by_ref().take(together)));
+        }
+    }
+
+    fn add(&mut self, landing: CompletedBatch) {
+        let landing = match self.landings.last_mut() {
+            Some(last) => last.absorb(landing),
+            None => Some(landing),
+        };
+        self.landings.extend(landing);
+    }
+
+    /// Sends jobs off as long as there are some to ask and the provider may be asked. Those that need no asking are for
+    /// the rest of the round: however many there are, what came back is not to wait for them.
+    pub fn dispatch(
+        &mut self,
+        steps: &Steps,
+        air: &mut InFlight,
+        ranking: &SessionPriorities,
+    ) -> Result<(), Stop> {
+        let provider = self.provider;
+        self.blocked_until = 0;
+        steps.seat.waits_no_more(provider.place());
+        if !provider.is_enabled() || provider.blocked_reason().is_some() {
+            let ready = std::mem::take(&mut self.ready);
+            self.blocked_until = i64::MAX;
+            return self.release_jobs(steps, ready);
+        }
+        self.see_to_credentials();
+        let limits = provider.limits();
+        while self.depart(steps, air, &limits)? && self.next_due <= clock::now() {
+            // Before a quota is spent, it is found out on what.
+            if ranking.holds(provider) {
+                return Ok(());
+            }
+            let (leave, permits) = self.may_ask(steps, &limits);
+            let (permits, most) = match (leave, permits) {
+                (Leave::Granted, permits) => {
+                    // Before anything is taken out of a quota: what is given back to that may have been counted elsewhere.
+                    let permits = limiter::ask_for(provider, permits, &limits);
+                    let most = permits.len().saturating_mul(limits.batch);
+                    (permits, most)
+                }
+                // This one is taken once there is something to ask.
+                (Leave::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
+                (Leave::NotBefore(until), _) => {
+                    self.blocked_until = until;
+                    return Ok(());
+                }
+                (Leave::Busy, _) => (Vec::new(), 0),
+            };
+            if most == 0 {
+                // Whoever ends wakes this process; this is for the case that nobody does.
+                self.blocked_until = clock::now() + BUSY_PAUSE;
+                return Ok(());
+            }
+            let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
+            self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.question));
+            self.ready = ProviderRequest::of(provider, &ask, limits.batch, permits).into();
+            self.ready_since = clock::now();
+            self.is_behind_known = self.ready.is_empty() && !ask.jobs.is_empty();
+            if self.ready.is_empty() {
+                if ask.jobs.is_empty() && self.next_due <= clock::now() {
+                    // Due, and somebody holds them.
+                    self.blocked_until = clock::now() + BUSY_PAUSE;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A provider that refused a key is asked again when there is another.
+    fn see_to_credentials(&mut self) {
+        let now = clock::now();
+        if self.next_credentials > now {
+            return;
+        }
+        self.next_credentials = now + CREDENTIALS_EVERY;
+        let refused = limiter::stopped_with(self.provider);
+        if refused.is_some_and(|refused| self.provider.credentials() != refused) {
+            limiter::lift_stop(self.provider);
+        }
+    }
+
+    fn may_ask(&self, steps: &Steps, limits: &Limits) -> (Leave, usize) {
+        let (leave, permits) = limiter::look(self.provider, limits);
+        if leave != Leave::Busy {
+            return (leave, permits);
+        }
+        steps.seat.waits_for(self.provider.place());
+        // Somebody may have given way before the note was there.
+        let (leave, permits) = limiter::look(self.provider, limits);
+        if leave != Leave::Busy {
+            steps.seat.waits_no_more(self.provider.place());
+        }
+        (leave, permits)
+    }
+
+    /// Leases jobs, at most so many that are to be asked, and takes what that costs out of the day's quota; when there are
+    /// fewer than looked for, finds out when the next ones fall due.
+    fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits, probe: bool) -> Result<Ask, Stop> {
+        let (provider, lease) = (self.provider, steps.lease([self.provider]));
+        let look_at = if self.is_behind_known { most.max(apply::MOST_TOGETHER) } else { most };
+        let mut reserved = None;
+        let claimed = steps.step(Doing::Claiming, |_, connection| {
+            let jobs = queue::claim(connection, provider, look_at, lease, probe);
+            let mut next = (jobs.len() < look_at).then(|| queue::next_due(connection, provider));
+            let mut asked = jobs.iter().filter(|job| job.ask.is_some()).count().min(most);
+            if asked > 0 {
+                reserved = quota::reserve(provider, asked.div_ceil(limits.batch), limits);
+            }
+            if let Some(reserved) = &reserved {
+                asked = asked.min(reserved.requests as usize * limits.batch);
+                provider_quota::spend(connection, provider, reserved);
+            }
+            let (jobs, excess) = within(jobs, asked);
+            let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
+            if !excess.is_empty() {
+                queue::give_back(connection, provider, &excess, lease);
+                next = Some(Some(0));
+            }
+            (jobs, next)
+        });
+        if let (Err(_), Some(reserved)) = (&claimed, reserved) {
+            quota::give_back(provider, reserved.day, reserved.requests as usize);
+        }
+        let (jobs, next) = claimed?;
+        if let Some(next) = next {
+            self.next_due = next.unwrap_or(i64::MAX);
+        }
+        Ok(Ask { jobs, day: reserved.map(|reserved| reserved.day) })
+    }
+
+    /// Sends what is ready; answers whether all of it is on its way.
+    fn depart(&mut self, steps: &Steps, air: &mut InFlight, limits: &Limits) -> Result<bool, Stop> {
+        while let Some(mut flight) = self.ready.pop_front() {
+            let now = clock::now();
+            let is_late = now - self.ready_since > LONGEST_WAIT;
+            let departure = if is_late { Departure::Off(now) } else { flight.departs(limits) };
+            let not_before = match departure {
+                Departure::Now => match air.start(flight) {
+                    None => continue,
+                    Some(left) => {
+                        flight = left;
+                        now + FAILED_PAUSE
+                    }
+                },
+                Departure::Waits(until) if until - now <= LONGEST_WAIT => {
+                    self.ready.push_front(flight);
+                    self.blocked_until = until;
+                    return Ok(false);
+                }
+                Departure::Waits(until) | Departure::Off(until) => until,
+            };
+            let mut left = std::mem::take(&mut self.ready);
+            left.push_front(flight);
+            (self.next_due, self.blocked_until) = (0, not_before);
+            self.release_jobs(steps, left)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
+    fn release_jobs(&self, steps: &Steps, flights: VecDeque<ProviderRequest>) -> Result<(), Stop> {
+        let Some(first) = flights.front() else { return Ok(()) };
+        // They were claimed together.
+        let day = first.day;
+        let questions: Vec<Prefix> = flights.iter().flat_map(ProviderRequest::questions).collect();
+        let (provider, lease) = (self.provider, steps.lease([self.provider]));
+        steps.step(Doing::Claiming, |_, connection| {
+            queue::give_back(connection, provider, &questions, lease);
+            if let Some(day) = day {
+                provider_quota::unspend(connection, provider, day, flights.len());
+            }
+        })?;
+        if let Some(day) = day {
+            quota::give_back(provider, day, flights.len());
+        }
+        Ok(())
+    }
+
+    /// When an answer is to be written down: there is nothing to gather once nothing is under way.
+    fn lands_at(&self, air: &InFlight) -> i64 {
+        let is_alone = !air.has_any_of(self.provider);
+        let of = |landing: &CompletedBatch| if is_alone { landing.alone_at() } else { landing.not_before };
+        self.landings.iter().map(of).min().unwrap_or(i64::MAX)
+    }
+
+    /// Keeps a landing for a later transaction, unless its lease has run out: then the jobs are claimed anew.
+    fn keep(&mut self, landing: CompletedBatch, lease: Lease) {
+        if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
+            self.landings.push(landing);
+        } else {
+            landing.ended(Some("it could not be written down in time"));
+        }
+    }
+
+    /// Writes down what came back, one transaction for each landing a round; answers how many were done with. What could
+    /// not be written is kept and tried again; what needs more than one transaction goes on in the next round.
+    pub fn land(&mut self, steps: &Steps, air: &mut InFlight) -> Result<bool, Stop> {
+        if self.lands_at(air) > clock::now() {
+            return Ok(false);
+        }
+        let lease = steps.lease([self.provider]);
+        let is_alone = !air.has_any_of(self.provider);
+        let mut landed = Ok(true);
+        for mut landing in std::mem::take(&mut self.landings) {
+            // What came back meanwhile makes room at the provider.
+            air.collect();
+            if (if is_alone { landing.alone_at() } else { landing.not_before }) > clock::now() {
+                self.landings.push(landing);
+                continue;
+            }
+            let whole = landing.is_applied();
+            let written = spans::within(whole, || {
+                steps.step(Doing::Applying, |home, connection| {
+                    apply::write_down(home, connection, &landing, lease)
+                })
+            });
+            match written {
+                Ok(written) => {
+                    self.next_due = 0;
+                    if landing.advance(written) {
+                        steps.seat.batches.fetch_add(1, Ordering::Relaxed);
+                        steps.seat.report.batches.fetch_add(1, Ordering::Relaxed);
+                        landing.ended(None);
+                    } else if landing.is_blocked() {
+                        self.keep(landing, lease);
+                    } else {
+                        self.landings.push(landing);
+                    }
+                }
+                Err(stop) => {
+                    landing.postpone(clock::now() + FAILED_PAUSE);
+                    self.keep(landing, lease);
+                    landed = Err(stop);
+                }
+            }
+        }
+        landed
+    }
+}
+
+/// As many jobs as may be asked, with those that need no asking, and the rest.
+fn within(jobs: Vec<Claimed>, affordable: usize) -> (Vec<Claimed>, Vec<Claimed>) {
+    let mut left = affordable;
+    jobs.into_iter().partition(|job| {
+        let is_affordable = job.ask.is_none() || left > 0;
+        left -= usize::from(job.ask.is_some() && left > 0);
+        is_affordable
+    })
+}

@@ -1,0 +1,287 @@
+//! Who works where, and how they are told that there is something to do.
+//!
+//! The launcher gives each database a seat in shared memory. Backends find the seat of their own database there: they
+//! wake its worker when they commit queued work, once however much it was, and ask it to go when somebody needs the
+//! database to themselves. What has no seat yet is announced to the launcher.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use crate::guc;
+use crate::pg::hooks::{self, Listener};
+use crate::pg::owner_slot::OwnerSlot;
+use crate::pg::shared::{self, KeptOut, WorkerSlot};
+use crate::pg::transaction::Outcome;
+use crate::pg::{catalog, clock};
+
+thread_local! {
+    /// What this transaction has to tell when it commits.
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, networks: false, extension: false }) };
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tells {
+    work: bool,
+    rules: bool,
+    networks: bool,
+    extension: bool,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Doing {
+    Starting = 0,
+    Sleeping,
+    CreatingJobs,
+    Claiming,
+    Applying,
+    Folding,
+    Requeueing,
+    Waiting,
+    EvaluatingPriorities,
+    CollectingMetrics,
+    WaitingForUpdate,
+    Supervising,
+    StoppedByKeys,
+    Reclassifying,
+}
+
+impl Doing {
+    /// As `worker_status` shows it.
+    pub fn name(self) -> &'static str {
+        self.activity().to_str().unwrap_or_default()
+    }
+
+    /// As pg_stat_activity shows it.
+    pub fn activity(self) -> &'static CStr {
+        match self {
+            Doing::Starting => c"starting",
+            Doing::Sleeping => c"sleeping",
+            Doing::CreatingJobs => c"creating jobs",
+            Doing::Claiming => c"claiming jobs",
+            Doing::Applying => c"applying answers",
+            Doing::Folding => c"folding statistics",
+            Doing::Requeueing => c"queueing missed lookups",
+            Doing::Waiting => c"waiting for a provider",
+            Doing::EvaluatingPriorities => c"evaluating session priorities",
+            Doing::CollectingMetrics => c"collecting queue metrics",
+            Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
+            Doing::Supervising => c"supervising owner processes",
+            Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
+            Doing::Reclassifying => c"reclassifying networks",
+        }
+    }
+
+    fn of(code: u32) -> Doing {
+        const ALL: [Doing; 14] = [
+            Doing::Starting,
+            Doing::Sleeping,
+            Doing::CreatingJobs,
+            Doing::Claiming,
+            Doing::Applying,
+            Doing::Folding,
+            Doing::Requeueing,
+            Doing::Waiting,
+            Doing::EvaluatingPriorities,
+            Doing::CollectingMetrics,
+            Doing::WaitingForUpdate,
+            Doing::Supervising,
+            Doing::StoppedByKeys,
+            Doing::Reclassifying,
+        ];
+        ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
+    }
+
+    /// What the worker in a seat is doing.
+    pub fn in_seat(seat: &WorkerSlot) -> Doing {
+        Doing::of(seat.state.load(Ordering::Relaxed))
+    }
+}
+
+/// How a worker ended, left in its seat for the launcher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Ending {
+    /// Without a word: it failed.
+    Crashed = 0,
+    /// The database does not have the extension.
+    NoExtension,
+    /// It was asked to.
+    Left,
+}
+
+impl Ending {
+    pub fn of(seat: &WorkerSlot) -> Ending {
+        match seat.ending.load(Ordering::Acquire) {
+            1 => Ending::NoExtension,
+            2 => Ending::Left,
+            _ => Ending::Crashed,
+        }
+    }
+}
+
+/// Why a database that is to have a worker has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Lack {
+    /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
+    Slot = 1,
+    /// The limit of workers is reached.
+    Room,
+    /// The last one failed, and the pause before the next one is not over.
+    Pause,
+}
+
+impl Lack {
+    /// As `worker_status` shows it.
+    pub fn name(code: u32) -> &'static str {
+        match code {
+            1 => "waiting for a slot of max_worker_processes",
+            2 => "waiting because 64 databases have a worker",
+            _ => "waiting to be restarted after an error",
+        }
+    }
+}
+
+/// For how long a database is left alone once somebody needs it to themselves: the server itself waits five seconds
+/// for others to go.
+const KEPT_OUT_MICROS: i64 = 6_000_000;
+
+/// Begins to listen for extensions that come or go and for databases that are needed.
+pub fn listen() {
+    hooks::listen(Listener { extension_changes, database_is_needed });
+}
+
+/// The worker is to be woken when this transaction commits.
+pub fn work_was_queued() {
+    TELLS.set(Tells { work: true, ..TELLS.get() });
+}
+
+/// This transaction changes which sessions matter.
+pub fn rules_changed() {
+    TELLS.set(Tells { work: true, rules: true, ..TELLS.get() });
+}
+
+/// This transaction edits `known_networks`.
+pub fn networks_were_edited() {
+    TELLS.set(Tells { work: true, networks: true, ..TELLS.get() });
+}
+
+fn extension_changes() {
+    TELLS.set(Tells { extension: true, ..TELLS.get() });
+}
+
+/// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
+pub fn transaction_ended(outcome: Outcome) {
+    let tells = TELLS.take();
+    if outcome != Outcome::Committed || !(tells.work || tells.extension) || !shared::is_shared() {
+        return;
+    }
+    let database = catalog::own_database();
+    let seat = seat_of(database);
+    if let Some(seat) = seat {
+        if tells.rules {
+            seat.rules_changed.store(true, Ordering::Release);
+        }
+        if tells.networks {
+            seat.networks_edited.store(true, Ordering::Release);
+        }
+        if tells.work || tells.extension {
+            seat.wake();
+        }
+    }
+    // An extension that comes is always announced: the worker that sits there may be one that has just found none.
+    if tells.extension || (seat.is_none() && tells.work && guc::worker_enabled()) {
+        announce(database);
+    }
+}
+
+/// Whether this database has a worker, or may have one soon.
+pub fn is_attended() -> bool {
+    shared::is_shared() && guc::worker_enabled()
+}
+
+/// The seat in which a database's worker sits.
+pub fn seat_of(database: pg_sys::Oid) -> Option<&'static WorkerSlot> {
+    let wanted = database.to_u32();
+    shared::block()
+        .seats
+        .iter()
+        .find(|seat| seat.database.load(Ordering::Acquire) == wanted && seat.is_taken())
+}
+
+/// Has the launcher look at a database.
+fn announce(database: pg_sys::Oid) {
+    let wanted = database.to_u32();
+    let is_news = shared::locked(|guarded| {
+        if guarded.announced_all || guarded.announced.contains(&wanted) {
+            return false;
+        }
+        match guarded.announced.iter_mut().find(|entry| **entry == 0) {
+            Some(entry) => *entry = wanted,
+            None => guarded.announced_all = true,
+        }
+        true
+    });
+    if is_news {
+        shared::block().launcher.wake();
+    }
+}
+
+/// What was announced since the launcher last asked: databases, or all of them.
+pub enum Announced {
+    These(Vec<u32>),
+    All,
+}
+
+pub fn take_announced() -> Announced {
+    shared::locked(|guarded| {
+        let databases = std::mem::take(&mut guarded.announced);
+        if std::mem::take(&mut guarded.announced_all) {
+            Announced::All
+        } else {
+            Announced::These(databases.into_iter().filter(|database| *database != 0).collect())
+        }
+    })
+}
+
+/// Somebody needs a database to themselves: its worker goes, and none comes for a while. Does not wait; the server does.
+fn database_is_needed(database: pg_sys::Oid) {
+    if !shared::is_shared() {
+        return;
+    }
+    let (wanted, now) = (database.to_u32(), clock::now());
+    let entry = KeptOut { database: wanted, until: now + KEPT_OUT_MICROS };
+    shared::locked(|guarded| {
+        let mine = guarded.kept_out.iter().position(|kept| kept.database == wanted);
+        let free = || guarded.kept_out.iter().position(|kept| kept.until <= now);
+        if let Some(place) = mine.or_else(free) {
+            guarded.kept_out[place] = entry;
+        }
+    });
+    let block = shared::block();
+    // Also one that is being started and has not sat down yet.
+    for seat in block.seats.iter().filter(|seat| seat.database.load(Ordering::Acquire) == wanted) {
+        seat.leave.store(true, Ordering::Release);
+        seat.set_latch();
+    }
+    let slots = block.seats.iter().flat_map(|seat| &seat.owner_slots);
+    slots.filter(|slot| slot.database.load(Ordering::Acquire) == wanted).for_each(OwnerSlot::end);
+    block.launcher.set_latch();
+}
+
+/// Until when a database is to be left alone, if it is.
+pub fn kept_out(database: pg_sys::Oid) -> Option<i64> {
+    let (wanted, now) = (database.to_u32(), clock::now());
+    shared::locked(|guarded| {
+        guarded
+            .kept_out
+            .iter()
+            .find(|kept| kept.database == wanted && kept.until > now)
+            .map(|kept| kept.until)
+    })
+}

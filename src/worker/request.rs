@@ -1,0 +1,217 @@
+//! Exchanges with a provider: from claimed jobs to a task for the network, and what its reply says of the provider.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
+
+use super::apply::{CompletedBatch, Outcome};
+use super::provider_queue::{Ask, BUSY_PAUSE};
+use super::trace::Batch;
+use crate::pg::clock;
+use crate::provider::limiter::{self, Count, Departure, Leave, Permit, Verdict};
+use crate::provider::quota;
+use crate::provider::{Limits, Provider};
+use crate::store::queue::{Blame, Failed};
+use crate::telemetry;
+use crate::telemetry::families;
+
+/// Jobs on their way to the provider, each with the address that is asked about.
+pub struct ProviderRequest {
+    pub provider: Provider,
+    questions: Vec<(Prefix, Address)>,
+    /// Whose quota paid for it.
+    pub day: Option<i32>,
+    /// A probe takes its own when it leaves.
+    permit: Option<Permit>,
+    /// When it left, nanoseconds since 1970.
+    began: u64,
+}
+
+impl ProviderRequest {
+    /// One flight for each exchange, and for each a permit as far as there are some.
+    pub fn of(provider: Provider, ask: &Ask, batch: usize, permits: Vec<Permit>) -> Vec<ProviderRequest> {
+        let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
+        // The queue has none; the last door all the same.
+        let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
+        let batches = public.chunks(batch.max(1));
+        let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        batches
+            .zip(permits)
+            .map(|(batch, permit)| ProviderRequest {
+                provider,
+                questions: batch.to_vec(),
+                day: ask.day,
+                permit,
+                began: 0,
+            })
+            .collect()
+    }
+
+    /// Whether it leaves now: the last word before something is sent.
+    pub fn departs(&mut self, limits: &Limits) -> Departure {
+        if self.day.is_some_and(quota::is_over) {
+            return Departure::Off(0);
+        }
+        if let Some(permit) = &mut self.permit {
+            return permit.departs(limits);
+        }
+        match limiter::ask(self.provider, limits) {
+            Ok((permit, _)) => {
+                self.permit = Some(permit);
+                Departure::Now
+            }
+            Err(Leave::NotBefore(until)) => Departure::Off(until),
+            Err(_) => Departure::Off(clock::now() + BUSY_PAUSE),
+        }
+    }
+
+    pub fn questions(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.questions.iter().map(|(question, _)| *question)
+    }
+
+    /// What the network is to do, from now on.
+    pub fn task(&mut self) -> Exchange {
+        limiter::begins(self.provider, self.questions.len());
+        self.began = clock::unix_nanoseconds();
+        Exchange {
+            provider: self.provider.declared(),
+            settings: self.provider.settings(),
+            addresses: self.questions.iter().map(|(_, address)| *address).collect(),
+        }
+    }
+
+    /// The reply is there: the provider is judged by it, and what it did wrong is counted.
+    pub fn landed(mut self, reply: Reply, took: Duration, limits: &Limits) -> CompletedBatch {
+        if let Some(permit) = self.permit.take() {
+            judge(permit, &reply, took, self.questions.len(), limits);
+        }
+        let said = (self.questions.len(), outcome(&reply));
+        let trace = Batch::of(self.provider, self.began, said, &reply, took);
+        let blame = blame(&reply);
+        let Reply { mut answers, failure, unsent, .. } = reply;
+        let mut outcomes = BTreeMap::new();
+        for (question, address) in self.questions {
+            let outcome = match answers.remove(&address) {
+                Some(Answer::Refused(words)) => {
+                    Outcome::Failed(Failed { question, error: format!("refused: {words}"), blame })
+                }
+                Some(answer) => Outcome::Answered(address, answer),
+                None => Outcome::Failed(unanswered(question, failure.as_ref(), blame)),
+            };
+            outcomes.insert(question, outcome);
+        }
+        let landing = CompletedBatch::of(self.provider, outcomes).traced(trace);
+        match self.day.filter(|_| unsent) {
+            Some(day) => {
+                quota::give_back(self.provider, day, 1);
+                landing.not_spent(day)
+            }
+            None => landing,
+        }
+    }
+}
+
+/// Whose fault it is that a question of this exchange has no answer.
+fn blame(reply: &Reply) -> Blame {
+    if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
+        Blame::Never
+    } else if reply.blames_question {
+        Blame::Always
+    } else {
+        Blame::UnlessDown
+    }
+}
+
+fn unanswered(question: Prefix, failure: Option<&Failure>, blame: Blame) -> Failed {
+    match failure {
+        Some(failure) => Failed { question, error: failure.to_string(), blame },
+        None => Failed { question, error: "the answer has no row for it".to_owned(), blame: Blame::Always },
+    }
+}
+
+/// Counts a reply, judges the provider by it, one that answered anything is up, and heeds what it demands.
+pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
+    let provider = permit.provider();
+    count(provider, reply, asked);
+    if !reply.unsent {
+        limiter::took(provider, took);
+    }
+    if let Some(demand) = &reply.demand {
+        // A key that was replaced meanwhile says nothing about the one that is there now.
+        let is_current =
+            !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
+        if is_current {
+            limiter::heed(provider, demand, reply.credentials.unwrap_or_default());
+        }
+    }
+    if let Some(notice) = &reply.notice {
+        limiter::note(provider, notice);
+    }
+    match &reply.failure {
+        _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
+            permit.give_back(&Verdict::Answered, limits);
+        }
+        // Words for these very questions say nothing of the provider.
+        _ if !reply.answers.is_empty() && reply.blames_question => {
+            permit.give_back(&Verdict::Unknown, limits);
+        }
+        _ if !reply.answers.is_empty() => {
+            let words = reply.answers.values().find_map(|answer| match answer {
+                Answer::Refused(words) => Some(format!("refused: {words}")),
+                _ => None,
+            });
+            permit.give_back(&Verdict::Refused(&words.unwrap_or_default()), limits);
+        }
+        Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
+        Some(failure) => {
+            telemetry::error_about(
+                provider.title(),
+                "a provider gave no complete answer",
+                &failure.to_string(),
+            );
+            let error = failure.to_string();
+            // One that says what it wants is up.
+            let verdict =
+                if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
+            permit.give_back(&verdict, limits);
+        }
+        None => permit.give_back(&Verdict::Failed("an answer without a row that makes sense"), limits),
+    }
+}
+
+fn count(provider: Provider, reply: &Reply, asked: usize) {
+    limiter::count(provider, Count::Foreign, reply.anomalies.foreign);
+    limiter::count(provider, Count::Malformed, reply.anomalies.malformed);
+    limiter::count(provider, Count::Oversized, reply.anomalies.oversized);
+    limiter::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
+    let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
+    limiter::count(provider, Count::Refused, refused as u64);
+    limiter::count(provider, ending(reply), 1);
+}
+
+fn ending(reply: &Reply) -> Count {
+    reply.failure.as_ref().map_or(Count::Completed, kind_of)
+}
+
+/// How it ended, in the word of the metrics.
+fn outcome(reply: &Reply) -> &'static str {
+    families::outcome(ending(reply))
+}
+
+fn kind_of(failure: &Failure) -> Count {
+    match failure {
+        Failure::Resolve(_) | Failure::Connect(_) | Failure::ConnectTimeout => Count::Unreachable,
+        Failure::Silent => Count::Silent,
+        Failure::Stalled | Failure::TooSlow => Count::TimedOut,
+        Failure::Cut => Count::CutOff,
+        Failure::TooLarge => Count::TooLarge,
+        Failure::Status { code: 429, .. } => Count::Throttled,
+        Failure::Status { code: 401 | 403, .. } => Count::Unauthorized,
+        Failure::Status { .. } => Count::BadStatus,
+        Failure::Io(_) | Failure::Malformed(_) | Failure::Cancelled => Count::Failed,
+    }
+}
