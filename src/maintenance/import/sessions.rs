@@ -10,6 +10,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::text::from_server;
 use crate::pg::{self, catalog};
+use crate::store::backfill;
 use crate::store::import::sessions as tables;
 use crate::store::import::source::{Row, Table, Wanted, text};
 
@@ -100,6 +101,13 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     }
     let is_attached = || Connection::with(schema, |connection| tables::is_attached(connection, table));
     if acting_as(run.home.owner, is_attached) {
+        let reason = |connection: &Connection| backfill::not_intact_reason(connection, table.oid);
+        if let Some(reason) = acting_as(run.home.owner, || Connection::with(schema, reason)) {
+            pg::warning(
+                &format!("{name} is attached already, but is not intact: {reason}"),
+                "Attach the table again, then call backfill_sessions() on it.",
+            );
+        }
         return;
     }
     tables::attach(run.connection, table);
