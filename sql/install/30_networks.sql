@@ -149,7 +149,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_networks_changed() IS
-    'trigger: notes the networks that an edit of known_networks concerns in network_reclassification';
+    'trigger: appends the networks that an edit of known_networks concerns to network_reclassification';
 CREATE TRIGGER known_networks_inserted AFTER INSERT ON known_networks
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
 CREATE TRIGGER known_networks_updated AFTER UPDATE ON known_networks

@@ -78,7 +78,7 @@ impl Table {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// Returns a transaction such that all snapshots in use see what older transactions did. VACUUM goes by the same one.
+    /// Returns the horizon of VACUUM: all snapshots in use see the changes of older transactions.
     pub fn oldest_visible_to_all(&self) -> pg_sys::TransactionId {
         // SAFETY: the table is open. The function reads shared memory and raises nothing.
         unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }

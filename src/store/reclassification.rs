@@ -1,10 +1,10 @@
 //! Edits of `known_networks`, applied to networks that exist already.
 //!
-//! A trigger notes the networks that an edit concerns in `network_reclassification`. A step reads some of them, gives these
-//! networks the type and the flags that the list has now, and deletes the notes.
+//! A trigger appends the networks that an edit concerns to `network_reclassification`. A step reads some of these pending
+//! networks, gives them the type and the flags that the list has now, and deletes the pending rows.
 //!
-//! Another transaction may still write a network as the list was before, because its snapshot is older than the edit or
-//! because it has not committed yet. So a note stays until three things hold: all snapshots see the edit, no transaction is
+//! Another transaction may still write a network by the list before the edit, because its snapshot is older or because it
+//! has not committed yet. So a pending row stays until three things hold: all snapshots see the edit, no transaction is
 //! creating the network, and the network was free to be locked. Until then each pass reclassifies the network again. A step
 //! waits for no other transaction.
 
@@ -66,14 +66,13 @@ fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
     if pending.is_empty() {
         return Batch { pending: 0, changed: Vec::new(), blocked: 0, last };
     }
-    // In this order: whatever wrote by an older list is found by one of these looks, or holds the horizon back.
-    let notes =
-        Table::open(relation::find(home.schema, c"network_reclassification"), pg_sys::AccessShareLock);
-    let horizon = notes.map(|notes| notes.oldest_visible_to_all());
+    // In this order: a transaction that writes by an older list is found by one of these looks, or holds the horizon back.
+    let table = relation::find(home.schema, c"network_reclassification");
+    let horizon = Table::open(table, pg_sys::AccessShareLock).map(|table| table.oldest_visible_to_all());
     let mut blocked = unblocked::networks_being_created(home, pending.iter());
     let locked = unblocked::lock_networks(connection, pending.iter());
     blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
-    // Before the list is read: a later edit is in another note.
+    // Before the list is read: a later edit has another pending row.
     if let Some(horizon) = horizon {
         let settled = numbers(pending.difference(&blocked));
         let arguments = [Some(settled), Some(pg_sys::Datum::from(horizon))];

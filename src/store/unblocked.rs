@@ -45,7 +45,7 @@ pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a
     networks.copied().filter(|asn| is_being_created(*asn)).collect()
 }
 
-/// Returns those of some networks that exist at this moment, whatever the snapshot of the transaction sees.
+/// Returns those of some networks that exist at this moment, even if the snapshot of the transaction does not see them.
 pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = home.networks();
     let latest = snapshot::Latest::take();

@@ -1,4 +1,4 @@
-//! Edits of `known_networks` reach networks that exist already: type and both flags, whoever edits and however.
+//! Edits of `known_networks` reach networks that exist already: type and both flags, by every kind of statement.
 
 use std::process::Output;
 use std::sync::OnceLock;

@@ -111,7 +111,11 @@ const CHANGES: [(&str, &str, bool); 10] = [
     ("ALTER TABLE s RENAME ip TO \"The ip\"", "column ip does not exist", false),
     ("ALTER TABLE s DROP ip", "column ip does not exist", false),
     ("ALTER TABLE s ALTER ip TYPE jsonb USING to_jsonb(ip)", "column ip has type jsonb", false),
-    ("CREATE DOMAIN d AS inet; ALTER TABLE s ALTER ip TYPE d", "column ip has type public.d", false),
+    (
+        "CREATE SCHEMA other; CREATE DOMAIN other.d AS inet; ALTER TABLE s ALTER ip TYPE other.d",
+        "column ip has type other.d",
+        false,
+    ),
     ("ALTER TABLE s RENAME t TO u", "column t does not exist", true),
     ("ALTER TABLE s ALTER t TYPE text", "column t has type text", true),
     ("ALTER TABLE s DROP snapshot_asn", "column snapshot_asn does not exist", true),
@@ -260,7 +264,23 @@ fn a_foreign_key_of_a_table_that_cannot_be_read_is_not_said_to_have_no_orphans()
     );
     db.run("ALTER TABLE s RENAME ip TO src");
     let said = psql(&db, "CALL enrich.backfill_sessions('s', progress => false)");
-    let expected = "sessions of s were not compared with ip_inventory, the foreign key stays NOT VALID: column ip does not exist";
+    let expected = "sessions of \"s\" were not compared with ip_inventory, the foreign key stays NOT VALID: column ip does not exist";
     assert!(warnings(&said).contains(&expected), "{said}");
     assert!(!said.contains("0 sessions point at no address"), "{said}");
+}
+
+#[test]
+fn an_import_warns_of_a_table_that_was_attached_before() {
+    let mut db = database();
+    db.run("CREATE SCHEMA old; SET search_path = old");
+    SUMMARIES.create_attached(&mut db);
+    db.run("ALTER TABLE session_summaries RENAME snapshot_ip_type TO former; SET search_path = public");
+    let said = psql(&db, "CALL enrich.import_inventory('old')");
+    assert_eq!(
+        warnings(&said),
+        [
+            "old.session_summaries is attached already, but is not intact: column snapshot_ip_type does not exist"
+        ],
+        "{said}"
+    );
 }
