@@ -247,6 +247,9 @@ fn after(site: &Site, firing: &Firing, event: Event) {
     let address = |row| source_address(site, row, Complain::No).map(|source| source.address);
     let went = if event == Event::Insert { None } else { address(firing.old_row()) };
     let came = if event == Event::Delete { None } else { address(firing.new_row()) };
+    if event == Event::Insert && came.is_none() {
+        telemetry::add(telemetry::Counter::WithoutAddress, 1);
+    }
     if went == came {
         return;
     }

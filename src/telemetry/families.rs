@@ -168,6 +168,7 @@ fn cascade() -> Vec<Family> {
     vec![
         Family::of(&declared::ADDRESSES).with([], count(Counter::TotalIps)),
         lookups,
+        Family::of(&declared::WITHOUT_ADDRESS).with([], count(Counter::WithoutAddress)),
         Family::of(&declared::ERRORS).with([], count(Counter::Errors)),
         trigger,
     ]

@@ -49,6 +49,7 @@ pub enum Counter {
     DshieldHits,
     SpurHits,
     Errors,
+    WithoutAddress,
 }
 
 impl Counter {
@@ -64,7 +65,7 @@ impl Counter {
     }
 }
 
-const COUNTERS: usize = Counter::Errors as usize + 1;
+const COUNTERS: usize = Counter::WithoutAddress as usize + 1;
 const _: () = assert!(COUNTERS <= shared::SLOTS);
 
 /// What a level counted.

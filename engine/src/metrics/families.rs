@@ -58,6 +58,8 @@ families! {
         => "Addresses that sessions and calls asked the cascade about";
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
         => "Answers by where they came from: the inventory, the mmdb files, a provider";
+    WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []
+        => "Sessions stored without a valid address: they have no snapshot and are not counted";
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
         => "Errors that were no caller's fault and failed no caller; the server's log has them";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]

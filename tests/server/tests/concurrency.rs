@@ -187,6 +187,31 @@ fn two_callers_enrich_the_same_new_addresses_in_opposite_order() {
     assert_counts_are_exact(&mut db, &[]);
 }
 
+/// As docs/reference.md says of calls in an order of the caller's own.
+#[test]
+fn of_two_transactions_that_name_networks_in_opposite_order_one_is_ended_and_can_be_repeated() {
+    let mut db = database();
+    let ensure = |asn: i32| format!("SELECT enrich.ensure_asn_inventory({asn})");
+    let (mut a, mut b) = (db.another(), db.another());
+    for session in [&mut a, &mut b] {
+        session.run("SET deadlock_timeout = '100ms'");
+    }
+    a.run(&format!("BEGIN; {}", ensure(64500)));
+    b.run(&format!("BEGIN; {}", ensure(64501)));
+    let ends = std::thread::scope(|scope| {
+        let (to_a, to_b) = (ensure(64501), ensure(64500));
+        let one =
+            scope.spawn(move || (a.try_run(&to_a).map_err(|refusal| refusal.code), a.try_run("COMMIT")).0);
+        let two =
+            scope.spawn(move || (b.try_run(&to_b).map_err(|refusal| refusal.code), b.try_run("COMMIT")).0);
+        [one, two].map(|running| running.join().expect("the transaction ends"))
+    });
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1, "{ends:?}");
+    assert!(ends.contains(&Err("40P01".to_owned())), "{ends:?}");
+    db.run(&format!("BEGIN; {}; {}; COMMIT", ensure(64501), ensure(64500)));
+    assert_eq!(db.number("SELECT count(*) FROM enrich.asn_inventory"), 2);
+}
+
 #[test]
 fn an_enrichment_and_a_session_meet_at_one_new_address() {
     for first_commits in [true, false] {

@@ -131,8 +131,7 @@ fn statements_of(name: &str) -> Vec<String> {
     let blocks = blocks_of(&page(name)).into_iter().filter(|block| block.skipped.is_none());
     blocks
         .flat_map(|block| {
-            let statements = block.sql.split(";\n").map(str::trim).map(str::to_owned).collect::<Vec<_>>();
-            statements
+            block.sql.split(";\n").map(|statement| statement.trim().to_owned()).collect::<Vec<_>>()
         })
         .filter(|statement| statement.starts_with("SELECT") || statement.starts_with("CALL"))
         .filter(|statement| !statement.contains("\\gexec"))

@@ -247,3 +247,19 @@ fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_forei
     );
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
+
+/// At commit the server runs no statement_timeout any more.
+#[test]
+fn a_commit_that_waits_for_its_address_is_ended_by_lock_timeout_and_not_by_statement_timeout() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    let mut other = db.another();
+    other.run("BEGIN; SELECT enrich.enrich_ip('8.8.8.8')");
+    db.run("SET statement_timeout = '300ms'; SET lock_timeout = '1s'");
+    let refusal = db.refused(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    assert_eq!(refusal.code, "23503", "{refusal:?}");
+    other.run("COMMIT");
+    db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+}

@@ -2,6 +2,7 @@
 //! rights but their own.
 
 use server_tests::database::{cluster_with_world, copy_from};
+use server_tests::documentation::sql_with;
 use server_tests::python_system::{self, Flavour, Size, checksums, sessions_checksum};
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
@@ -831,4 +832,48 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     assert_eq!(db.one("SELECT rolsuper FROM pg_roles WHERE rolname = 'import_mallory'"), "f");
     drop(mallory);
     db.run("DROP OWNED BY import_mallory CASCADE; DROP ROLE import_mallory");
+}
+
+/// The Python system's own loader stores null where its inventory, which grows no more, lacks the address.
+#[test]
+fn sessions_that_the_python_systems_loader_stores_after_an_import_are_attributed_by_the_documented_trigger() {
+    let mut db = database();
+    python_system::create(&mut db, "old", Flavour::Migrations);
+    db.run(
+        "CREATE TABLE old.raw_events (id bigserial PRIMARY KEY, session_id varchar(64), payload jsonb NOT NULL);
+         CREATE INDEX ON old.raw_events (session_id)",
+    );
+    db.run(IMPORT);
+    let load = |session: &str, address: &str, known: &str| {
+        format!(
+            "BEGIN;
+             INSERT INTO old.raw_events (session_id, payload) VALUES
+                 ('{session}', '{{\"eventid\": \"cowrie.client.version\"}}'),
+                 ('{session}', '{{\"eventid\": \"cowrie.session.connect\", \"src_ip\": \"{address}\"}}');
+             INSERT INTO old.session_summaries AS s (session_id, source_ip, first_event_at, event_count)
+             VALUES ('{session}', {known}, '2025-11-01 12:00:00+00', 2)
+             ON CONFLICT (session_id) DO UPDATE SET event_count = s.event_count + excluded.event_count,
+                 source_ip = COALESCE(s.source_ip, excluded.source_ip);
+             COMMIT"
+        )
+    };
+    let snapshots =
+        "SELECT session_id, source_ip, snapshot_asn, snapshot_country FROM old.session_summaries ORDER BY 1";
+    db.run(&load("a", "8.8.8.8", "NULL"));
+    assert_eq!(db.rows(snapshots), ["a|NULL|NULL|NULL"], "without the trigger");
+
+    let documented = |text: &str| sql_with("docs/import.md", text).replace("python_system", "old");
+    db.run(&documented("CREATE FUNCTION python_system.address_from_events()"));
+    db.run(&load("b", "1.1.1.1", "NULL"));
+    db.run(&load("c", "no address", "NULL"));
+    db.run(&load("d", "89.160.20.1", "'89.160.20.1'"));
+    assert_eq!(
+        db.rows(snapshots),
+        ["a|NULL|NULL|NULL", "b|1.1.1.1|13335|AU", "c|no address|NULL|NULL", "d|89.160.20.1|29518|SE"]
+    );
+    // A later batch of events of a session that is there already.
+    db.run(&load("b", "1.1.1.1", "NULL"));
+    db.run(&documented("SET source_ip = NULL WHERE source_ip IS NULL"));
+    assert_eq!(db.rows(snapshots)[..2], ["a|8.8.8.8|15169|US", "b|1.1.1.1|13335|AU"]);
+    assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use cowrie_enrich_upstreams::Behaviour;
 use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid, worker_pid_now};
 use server_tests::database::cluster_with_world;
-use server_tests::hosts::{COWRIE, NOON};
+use server_tests::hosts::{COWRIE, NOON, SUMMARIES};
 use server_tests::prometheus;
 use server_tests::random::Random;
 use server_tests::world::{crowd_address, crowd_asn, crowd_member};
@@ -137,6 +137,24 @@ fn a_contained_failure_at_commit_counts_as_an_error_and_nothing_else() {
     assert_eq!(value(&mut db, "enrich_errors_total", "{}"), 1.0);
     // The look at the inventory happened, in the transaction that committed.
     assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 10.0);
+}
+
+#[test]
+fn sessions_that_are_inserted_without_a_valid_address_are_counted() {
+    let cluster = server("metrics-without-address");
+    let mut db = fresh_database(&cluster);
+    COWRIE.create_attached(&mut db);
+    SUMMARIES.create_attached(&mut db);
+    let without = || value(&mut cluster.session(&db.name), "enrich_sessions_without_address_total", "{}");
+    let mut session = cluster.session(&db.name);
+    session.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", None), ("c", Some("sensor.example"))]));
+    session.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8")), ("b", None)]));
+    assert_eq!(without(), 3.0);
+    session.run(&format!("BEGIN; {}; ROLLBACK", COWRIE.insert(&[("d", None)])));
+    session
+        .run("UPDATE sessions SET ip = '1.1.1.1' WHERE id = 'b'; UPDATE sessions SET ip = '' WHERE id = 'a'");
+    session.run("DELETE FROM sessions");
+    assert_eq!(without(), 3.0);
 }
 
 /// Or more would be hit than was asked about.
