@@ -44,8 +44,8 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::shared::request() {
         worker::register();
-        roster::listen();
     }
+    roster::listen();
     at_commit::observe();
 }
 

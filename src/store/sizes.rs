@@ -1,6 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
-use super::completions;
+use super::{completions, recount_requests};
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -32,6 +32,8 @@ pub struct Sizes {
     /// When the oldest of them became so, microseconds since 2000.
     pub oldest_completion: Option<i64>,
     pub suspended_owners: i64,
+    /// When the oldest recount was asked for that is still to be made, microseconds since 2000.
+    pub oldest_recount: Option<i64>,
 }
 
 #[derive(Clone)]
@@ -45,7 +47,9 @@ pub struct Queue {
 
 impl Sizes {
     pub fn is_queue_empty(&self) -> bool {
-        self.completions == 0 && self.queues.iter().all(|queue| queue.oldest.is_none())
+        self.completions == 0
+            && self.oldest_recount.is_none()
+            && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 }
 
@@ -77,5 +81,6 @@ pub fn count(connection: &Connection) -> Sizes {
         completions: completions.pending,
         oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
         suspended_owners: completions.suspended,
+        oldest_recount: recount_requests::oldest(connection),
     }
 }

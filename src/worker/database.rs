@@ -15,17 +15,22 @@ use super::air::Air;
 use super::lane::Lane;
 use super::owners::Owners;
 use super::ranking::Ranking;
+use super::recounter::Recounter;
 use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
 use crate::guc;
 use crate::inbox;
 use crate::pg::background;
+use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, clock};
 use crate::provider::{Provider, Providers};
-use crate::roster::{Doing, Ending};
+use crate::roster::{self, Doing, Ending};
 use crate::store::queue;
+use crate::store::recount_requests::Missing;
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, completions, fold, ledger, session_options, sizes};
+use crate::store::{
+    answers, completions, counter_deltas, fold, ledger, recount_requests, session_options, sizes,
+};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -41,6 +46,9 @@ const COUNTED_EVERY: i64 = 1_000_000;
 const COUNTED_ANYWAY: i64 = 10_000_000;
 const COUNTING_SHARE: i64 = 50;
 
+/// Marks of prepared transactions whose end the worker notices by itself. The others announce what every round looks for.
+const LOOKED_FOR: [Mark; 2] = [Mark::Rules, Mark::Recount];
+
 pub struct Worker {
     steps: Steps,
     air: Air,
@@ -48,6 +56,9 @@ pub struct Worker {
     lanes: Vec<Lane>,
     ranking: Ranking,
     owners: Owners,
+    recounter: Recounter,
+    /// Whether transactions with these marks were prepared when last looked.
+    prepared: [bool; LOOKED_FOR.len()],
     released: bool,
     /// When a step has something to do without being woken, microseconds since 2000.
     next_take_in: i64,
@@ -119,6 +130,8 @@ impl Worker {
             air: Air::new()?,
             lanes: Provider::all().map(Lane::of).collect(),
             ranking: Ranking::new(),
+            recounter: Recounter::default(),
+            prepared: [false; LOOKED_FOR.len()],
             released: false,
             next_take_in: 0,
             next_fold: 0,
@@ -163,6 +176,9 @@ impl Worker {
             }
         }
         made.push(settled(self.fold())?.is_some());
+        if self.recounter.step(&self.steps) {
+            (self.next_fold, self.next_count) = (0, 0);
+        }
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // For the metrics alone: nothing waits for it.
         settled(self.count())?;
@@ -178,7 +194,7 @@ impl Worker {
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
             next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
-        let next = next.min(self.owners.next());
+        let next = next.min(self.owners.next()).min(self.recounter.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -282,10 +298,13 @@ impl Worker {
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
+            counter_deltas::take(home, connection);
             // After the requests, because sessions of an address with a job wait for its answer.
-            (taken, completions::take_in(connection))
+            let sessions = completions::take_in(connection);
+            (taken, sessions, LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark)))
         })?;
-        let (taken, sessions) = taken;
+        let (taken, sessions, prepared) = taken;
+        self.heed_prepared(prepared);
         let is_full = taken.requests >= queue::MOST_TAKEN_IN || sessions >= completions::MOST_TAKEN_IN;
         self.next_take_in = if is_full { 0 } else { clock::now().saturating_add(naptime()) };
         if sessions > 0 {
@@ -302,6 +321,19 @@ impl Worker {
             lane.serve(answered.iter().copied());
         }
         Ok(())
+    }
+
+    /// Acts on prepared transactions that have ended since the last look. The statement that ended them has said so, unless
+    /// its process was terminated before it could.
+    fn heed_prepared(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
+        let before = std::mem::replace(&mut self.prepared, prepared);
+        let [rules, recount] = std::array::from_fn(|n| before[n] && !prepared[n]);
+        if rules {
+            self.ranking.changed();
+        }
+        if recount {
+            roster::ask_for_recount();
+        }
     }
 
     /// Begins to evaluate the rules of which sessions matter, when it is time.
@@ -325,6 +357,26 @@ impl Worker {
         }
         // Also where the step fails.
         self.next_fold = now + naptime();
+        let is_needed = roster::is_recount_needed();
+        let oldest = self.steps.step(Doing::Folding, |home, connection| {
+            if is_needed {
+                // Who could append no row told no more than that.
+                recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
+            }
+            let may_exist = recount_requests::may_exist(home);
+            may_exist.then(|| recount_requests::oldest(connection)).flatten()
+        });
+        if let Some(oldest) = settled(oldest)? {
+            if is_needed {
+                roster::recount_is_requested();
+            }
+            self.recounter.wanted(oldest.is_some());
+            // At once: while session_delta is locked, nothing can be counted.
+            self.steps.seat.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
+            if oldest.is_some() {
+                self.next_count = 0;
+            }
+        }
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
@@ -363,6 +415,7 @@ impl Worker {
         report.completions.store(sizes.completions, Ordering::Relaxed);
         report.oldest_completion.store(sizes.oldest_completion.unwrap_or(0), Ordering::Relaxed);
         report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
+        report.oldest_recount.store(sizes.oldest_recount.unwrap_or(0), Ordering::Relaxed);
         report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }

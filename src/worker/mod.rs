@@ -12,6 +12,7 @@
 //! | `landing` | what came back, from the reply to the inventories |
 //! | `trace` | a batch as spans |
 //! | `owners` | supervises the processes that run code of table owners |
+//! | `recounter` | the recount after a commit could not append its counts |
 //! | `ranking` | when it is found out which sessions matter |
 
 mod air;
@@ -22,6 +23,7 @@ mod lane;
 mod launcher;
 mod owners;
 mod ranking;
+mod recounter;
 mod seniority;
 mod steps;
 mod trace;
