@@ -189,6 +189,7 @@ CREATE TABLE counter_delta (
     amount  bigint NOT NULL
 );
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
     'what prepared transactions have counted, for the worker to add to the counters of enrich_metrics; append-only';
 COMMENT ON COLUMN counter_delta.library IS 'version of the library that counted; another version drops the row';

@@ -320,11 +320,6 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
 /// Our part of a session's transaction is contained, so a deadlock in there fails no client: it shows
 /// in the server's statistics and in our errors.
 #[track_caller]
-fn assert_nothing_went_wrong_quietly(db: &mut Session) {
-    assert_no_deadlock(db);
-    assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0, "contained errors");
-}
-
 fn assert_no_deadlock(db: &mut Session) {
     wait_until(
         "all other sessions have ended and reported",
@@ -344,8 +339,11 @@ fn assert_no_deadlock(db: &mut Session) {
     );
 }
 
-/// Contained errors are those of commits that waited as long as they may. How many there are depends on the machine.
-fn assert_only_waits_were_given_up(cluster: &Cluster) {
+/// There was no deadlock, and contained errors are those of commits that waited as long as they may. How many of these there
+/// are depends on the machine.
+#[track_caller]
+fn assert_nothing_went_wrong_quietly(cluster: &Cluster, db: &mut Session) {
+    assert_no_deadlock(db);
     let log = cluster.whole_log();
     let errors: Vec<&str> = log.lines().filter(|line| line.contains("LOG:  cowrie_enrich: ")).collect();
     let others: Vec<_> =
@@ -379,7 +377,7 @@ impl Race<'_> {
 }
 
 #[test]
-fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
+fn sixteen_clients_insert_skewed_addresses_without_deadlock() {
     let options =
         Options::named("concurrency-race").conf("log_lock_waits = on").conf("deadlock_timeout = 200ms");
     let cluster = cluster_with_world(&options);
@@ -398,7 +396,7 @@ fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
         let transactions = race.transactions.load(Ordering::Relaxed);
         eprintln!("{}: {transactions} transactions of ten", host.table);
         assert!(transactions > CLIENTS, "hardly anything ran");
-        assert_nothing_went_wrong_quietly(&mut db);
+        assert_nothing_went_wrong_quietly(&cluster, &mut db);
         assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
     }
 }
@@ -450,7 +448,7 @@ fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 25 * EACH as i64);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 25 * EACH as i64);
-    assert_nothing_went_wrong_quietly(&mut db);
+    assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
 #[test]
@@ -535,8 +533,7 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     });
     assert!(cowrie.transactions.load(Ordering::Relaxed) > 8);
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
-    assert_no_deadlock(&mut db);
-    assert_only_waits_were_given_up(&cluster);
+    assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
 /// While a session's foreign key holds on to an address, its old version keeps those who wait for it, also when a newer one

@@ -45,6 +45,7 @@ fn still_lines(text: &str) -> Vec<&str> {
         "enrich_pending_counts_",
         "enrich_completion",
         "enrich_suspended_owners",
+        "enrich_recount_",
     ];
     let is_still = |line: &&str| !moves.iter().any(|name| line.contains(name));
     text.lines().filter(is_still).collect()
