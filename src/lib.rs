@@ -38,8 +38,8 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::shared::request() {
         worker::register();
-        worker::registry::listen();
     }
+    worker::registry::listen();
     session::pending::observe();
 }
 

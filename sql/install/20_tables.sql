@@ -183,6 +183,32 @@ ALTER TABLE session_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
 COMMENT ON TABLE session_delta IS 'sessions per address that fold_statistics() has not yet added to ip_inventory';
 
+CREATE TABLE counter_delta (
+    library text NOT NULL,
+    place   bigint NOT NULL,
+    amount  bigint NOT NULL
+);
+ALTER TABLE counter_delta REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
+COMMENT ON TABLE counter_delta IS
+    'what prepared transactions have counted, for the worker to add to the counters of enrich_metrics; append-only';
+COMMENT ON COLUMN counter_delta.library IS 'version of the library that counted; another version drops the row';
+COMMENT ON COLUMN counter_delta.place IS 'number of the counter in that version';
+
+CREATE TABLE recount_request (
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    sessions     bigint NOT NULL DEFAULT 0,
+    has_gaps     boolean NOT NULL DEFAULT false
+);
+ALTER TABLE recount_request REPLICA IDENTITY FULL;
+SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
+COMMENT ON TABLE recount_request IS
+    'transactions that could not count their sessions, or not note those with gaps; the worker starts a recount, which deletes these rows';
+COMMENT ON COLUMN recount_request.requested_at IS 'when the transaction committed';
+COMMENT ON COLUMN recount_request.sessions IS 'sessions that were not counted, or 0';
+COMMENT ON COLUMN recount_request.has_gaps IS
+    'sessions with gaps in their snapshots may be missing in incomplete_session, so that the recount appends all of these';
+
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,
     addresses  bigint NOT NULL,

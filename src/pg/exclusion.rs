@@ -79,3 +79,46 @@ impl Drop for Held {
         unsafe { pg_sys::LockRelease(&self.0, MODE, true) };
     }
 }
+
+/// What a transaction that is being prepared has to announce when it commits. Other processes see the marks for as long as
+/// it is prepared, after a restart of the server too, because the server keeps the locks of prepared transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Mark {
+    /// It queued work for the worker.
+    Work = 0,
+    /// It changed which sessions matter.
+    Rules,
+    /// It created, altered or dropped an extension.
+    Extension,
+    /// It could not append its counts, nor ask for a recount.
+    Recount,
+}
+
+/// `objsubid` of the first mark in pg_locks: above those of the procedures.
+const FIRST_MARK: u16 = 0xE0;
+
+fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: database.to_u32(),
+        ..tag(pg_sys::InvalidOid, 0, FIRST_MARK + mark as u16)
+    }
+}
+
+/// Marks this transaction until it ends. Marks do not wait for each other.
+pub fn mark(mark: Mark) {
+    let tag = mark_tag(super::catalog::own_database(), mark);
+    // SAFETY: a complete tag; the lock is the transaction's, and nobody takes a lock that conflicts with it.
+    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
+}
+
+/// Returns whether another transaction in a database has this mark. Looks into the lock table alone. Inside a transaction.
+pub fn is_marked(database: pg_sys::Oid, mark: Mark) -> bool {
+    let mut count = 0;
+    // SAFETY: a complete tag; the list is allocated in the current memory context and freed once.
+    unsafe {
+        let holders = pg_sys::GetLockConflicts(&mark_tag(database, mark), MODE, &mut count);
+        pg_sys::pfree(holders.cast());
+    }
+    count > 0
+}

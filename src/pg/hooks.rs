@@ -1,8 +1,11 @@
-//! Learning that an extension came or went, and that somebody needs a database to themselves.
+//! Learning that an extension came or went, that a prepared transaction commits, and that somebody needs a database to
+//! themselves.
 //!
 //! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE refuse to work while anybody
 //! is connected to the database, a background process included, after waiting five seconds for it to go. So whoever
 //! runs one of them is overheard, and our process goes.
+//!
+//! No callback runs for a transaction that COMMIT PREPARED commits. So the statement itself is overheard.
 //!
 //! The hooks are plain functions that call the next hook without pgrx's guard in between: an ERROR of a utility statement
 //! must reach the client with all its fields, which a way through Rust would take from it. So a hook itself runs no Rust
@@ -23,6 +26,8 @@ pub struct Listener {
     pub extension_changes: fn(),
     /// The statement about to run needs this database to itself. The user may run it.
     pub database_is_needed: fn(pg_sys::Oid),
+    /// COMMIT PREPARED is about to run in this database.
+    pub prepared_commits: fn(),
 }
 
 thread_local! {
@@ -41,6 +46,12 @@ pub fn listen(listener: Listener) {
         PREVIOUS_UTILITY.set(pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(on_utility);
     }
+}
+
+/// Returns whether the script of an extension runs at the moment.
+pub fn is_extension_being_changed() -> bool {
+    // SAFETY: reads a static.
+    unsafe { pg_sys::creating_extension }
 }
 
 unsafe extern "C-unwind" fn on_access(
@@ -87,6 +98,12 @@ unsafe extern "C-unwind" fn on_utility(
     // SAFETY: the server passes a planned statement around a utility node; the arguments are handed on as they came.
     unsafe {
         let node = (*statement).utilityStmt;
+        if (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
+            && (*node.cast::<pg_sys::TransactionStmt>()).kind
+                == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
+        {
+            cowrie_enrich_overhear_commit();
+        }
         if matches!(
             (*node).type_,
             pg_sys::NodeTag::T_RenameStmt
@@ -135,6 +152,16 @@ unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
     let database = unsafe { needed_database(node).and_then(catalog::owned_database) };
     if let Some(database) = database {
         (listener.database_is_needed)(database);
+    }
+}
+
+/// Calls the listener. What it leaves for the end of the transaction is dropped if the statement fails.
+#[unsafe(no_mangle)]
+#[doc(hidden)]
+#[pgrx::pg_guard]
+extern "C-unwind" fn cowrie_enrich_overhear_commit() {
+    if let Some(listener) = LISTENER.get() {
+        (listener.prepared_commits)();
     }
 }
 

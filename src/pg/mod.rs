@@ -29,6 +29,7 @@ pub mod snapshot;
 pub mod spi;
 pub mod subtransaction;
 pub mod text;
+pub mod timeouts;
 pub mod transaction;
 pub mod trigger;
 pub mod user_table;
@@ -74,12 +75,16 @@ pub fn notice(message: &str) {
     pgrx::notice!("{message}");
 }
 
-/// Warns the caller.
+/// Warns the caller. As with [`log`], interrupts wait until that is done.
 pub fn warning(message: &str, hint: &str) {
+    // SAFETY: the count is put back; a WARNING does not unwind.
+    unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };
     let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;
     pgrx::pg_sys::panic::ErrorReport::new(code, message.to_owned(), "warning")
         .set_hint(hint.to_owned())
         .report(pgrx::prelude::PgLogLevel::WARNING);
+    // SAFETY: see above.
+    unsafe { pgrx::pg_sys::InterruptHoldoffCount -= 1 };
 }
 
 /// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to

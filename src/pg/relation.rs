@@ -4,6 +4,7 @@
 //! rights are not checked here: only the extension's own tables are opened, on behalf of its owner.
 
 use std::ffi::{CStr, c_int};
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
@@ -11,7 +12,7 @@ use pgrx::pg_sys;
 use super::jsonb::Container;
 use super::snapshot::Dirty;
 use super::trigger::Column;
-use super::{inet, text};
+use super::{inet, role, text};
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
@@ -44,6 +45,33 @@ pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
 pub fn lock_for_reading(table: pg_sys::Oid) {
     // SAFETY: locks a number, whether or not there is such a table.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}
+
+/// Takes the lock for reading on a table or an index of ours, if no other session stands in the way. Returns whether it
+/// did. The transaction keeps the lock, so that opening the relation waits for nobody.
+pub fn lock_for_reading_if_free(relation: pg_sys::Oid) -> bool {
+    // SAFETY: locks a number, whether or not there is such a relation.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
+}
+
+/// Returns whether a table of ours may have rows: it has pages. `false` while another session keeps it from being read.
+pub fn may_have_rows(table: pg_sys::Oid) -> bool {
+    lock_for_reading_if_free(table)
+        && Table::open(table, pg_sys::AccessShareLock).is_some_and(|table| table.pages() > 0)
+}
+
+/// Takes the lock for appending to a table of ours, until the transaction ends. Raises an error if another session keeps it
+/// for longer than this. The session's own `lock_timeout` does not matter.
+pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
+    let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: locks a number, whether or not there is such a table.
+    if unsafe { pg_sys::ConditionalLockRelationOid(table, mode) } {
+        return;
+    }
+    // 0 would be no limit.
+    let limit = role::setting_text(format!("{}ms", longest.as_millis().max(1)).as_bytes());
+    // SAFETY: as above.
+    role::with_settings(&[(c"lock_timeout", &limit)], || unsafe { pg_sys::LockRelationOid(table, mode) });
 }
 
 /// Keeps other sessions from writing a table and from altering it, until the transaction ends. Adding a foreign key takes

@@ -19,7 +19,7 @@ use cowrie_enrich_engine::ring::Ring;
 use pgrx::pg_sys;
 
 use super::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
-use super::{clock, latch};
+use super::{background, clock, latch};
 
 /// Room for counters; one more costs eight bytes.
 pub const SLOTS: usize = 32;
@@ -109,6 +109,7 @@ pub struct WorkerSlot {
     pub batches: AtomicI64,
     pub errors: AtomicI64,
     pub report: Report,
+    pub recounter: Recounter,
     /// Processes that run code of table owners for this worker, and that may outlive it.
     pub owner_slots: [OwnerSlot; OWNER_SLOTS],
     /// When one of them last logged a message, microseconds since 2000: each lives too short to remember it.
@@ -141,6 +142,8 @@ pub struct Report {
     pub pending_networks: AtomicI64,
     /// Attached tables that are not intact.
     pub tables_not_intact: AtomicI64,
+    /// When the oldest recount that is still to be made was asked for, microseconds since 2000; 0 is none.
+    pub oldest_recount: AtomicI64,
     /// Owner processes that could not be started, of all workers that this database has had.
     pub launch_failures: AtomicI64,
 }
@@ -165,12 +168,62 @@ pub struct Guarded {
     pub announced_all: bool,
     /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
     waiting: [Waiting; WAITING],
+    /// Databases that need a recount which no row of `recount_request` asks for; 0 is no entry.
+    pub recounts: [u32; SEATS],
     /// Databases that must be left alone for a moment.
     pub kept_out: [KeptOut; 16],
     pub providers: [Provider; PROVIDERS],
     pub last_buried: Buried,
     /// The last call of each procedure that works in batches, in whichever database that was.
     pub calls: [ProcedureCall; PROCEDURES],
+}
+
+impl Guarded {
+    /// Notes that a database needs a recount, if there is room.
+    pub fn ask_for_recount(&mut self, database: u32) {
+        if !self.recounts.contains(&database)
+            && let Some(entry) = self.recounts.iter_mut().find(|entry| **entry == 0)
+        {
+            *entry = database;
+        }
+    }
+}
+
+/// The process that counts the sessions of a database again. It may outlive the worker that started it.
+#[repr(C)]
+pub struct Recounter {
+    /// 0 while there is none.
+    pid: AtomicI32,
+    database: AtomicU32,
+}
+
+thread_local! {
+    static OWN_RECOUNTER: Cell<Option<&'static Recounter>> = const { Cell::new(None) };
+}
+
+impl Recounter {
+    /// Makes this process the one for a database until it exits. Returns whether there was none.
+    pub fn take(&'static self, database: u32) -> bool {
+        if self.pid.compare_exchange(0, background::own_pid(), Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return false;
+        }
+        self.database.store(database, Ordering::Release);
+        OWN_RECOUNTER.set(Some(self));
+        at_exit(|| {
+            if let Some(own) = OWN_RECOUNTER.take() {
+                own.database.store(0, Ordering::Release);
+                own.pid.store(0, Ordering::Release);
+            }
+        });
+        true
+    }
+
+    /// Makes the process end, if it works for this database.
+    pub fn end(&self, database: u32) {
+        if self.database.load(Ordering::Acquire) == database {
+            background::terminate(self.pid.load(Ordering::Acquire));
+        }
+    }
 }
 
 #[repr(C)]
@@ -373,6 +426,7 @@ impl Report {
             &self.suspended_owners,
             &self.pending_networks,
             &self.tables_not_intact,
+            &self.oldest_recount,
             &self.launch_failures,
         ];
         own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));

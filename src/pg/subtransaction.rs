@@ -157,7 +157,7 @@ impl Drop for Timer {
 }
 
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
-const STATEMENT_TIMEOUT: c_int = 3;
+pub(super) const STATEMENT_TIMEOUT: c_int = 3;
 
 /// In the same file: the first number that is free for others.
 const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };

@@ -64,13 +64,23 @@ pub fn observe(observer: Observer) {
 /// ERROR, wherever in there it is raised, rolls back and comes out as a value; so does a cancellation, because nobody
 /// but an operator sends a background process one. A shutdown ends the process.
 pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    // SAFETY: inside the transaction; the snapshot is popped before it ends.
+    run_after(|| unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }, work)
+}
+
+/// The same for work that chooses its isolation, and the time at which it takes its snapshot.
+pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    run_after(|| (), work)
+}
+
+fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, Failure> {
     let attempt = AssertUnwindSafe(|| {
         // SAFETY: the process is in no transaction; what is begun here is ended here, or aborted below.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         }
+        prepare();
         let result = work();
         // SAFETY: as above.
         unsafe {

@@ -88,7 +88,8 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
     tables.retain(|table| invalid.contains(&table.oid));
     if tables.iter().any(is_unreadable) {
         let connection = run.connection;
-        let reason = acting_as(home.owner, || crate::store::backfill_sessions::not_intact_reason(connection, rel));
+        let reason =
+            acting_as(home.owner, || crate::store::backfill_sessions::not_intact_reason(connection, rel));
         pg::warning(
             &format!(
                 "sessions of {} were not compared with ip_inventory, the foreign key stays NOT VALID: {}",

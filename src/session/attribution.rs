@@ -19,7 +19,7 @@ use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
 use crate::pg::trigger::Length;
-use crate::pg::{clock, invalidation, snapshot, text};
+use crate::pg::{clock, invalidation, relation, snapshot, text};
 use crate::provider::Providers;
 use crate::session::pending::Inventory;
 use crate::store::{Home, addresses};
@@ -174,6 +174,12 @@ impl Attribution {
 }
 
 fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
+    // The session's own statement_timeout would end a wait together with the session.
+    let is_free = [home.inventory, home.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
+    if !is_free {
+        telemetry::error("the inventory could not be read", "another session holds a lock on ip_inventory");
+        return None;
+    }
     let as_of = SETTLED_AS_OF.get();
     let own = snapshot::for_probe().is_none().then(snapshot::Latest::take);
     let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::for_probe)?;

@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
@@ -19,17 +20,18 @@ use pgrx::pg_sys;
 
 use crate::inbox;
 use crate::mmdb::{self, Databases, LoadPolicy};
-use crate::pg::role::{self, acting_as};
+use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
-use crate::pg::subtransaction::contained;
+use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::transaction::{self, Level, Observer, Outcome};
-use crate::pg::{snapshot, transaction::current_level};
+use crate::pg::{self, catalog, relation, snapshot, timeouts, transaction::current_level};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::attribution;
 use crate::store::enrich::{self, Locked, Tally};
-use crate::store::{Home, completions, fill_register, session_delta};
-use crate::telemetry::{self, Event, Firing};
+use crate::store::recount_requests::Missing;
+use crate::store::{Home, completions, counter_deltas, fill_register, recount_requests, session_delta};
+use crate::telemetry::{self, Counter, Event, Firing};
 use crate::worker::registry;
 
 /// What the transaction knows of a seen address's inventory row.
@@ -139,25 +141,33 @@ pub fn addresses_are_referenced() {
 
 /// Appends the counts of the current level, in the subtransaction that they are of.
 fn append_early(home: Home) {
+    let waiting = Waiting::begin();
+    let lock_all = || {
+        [c"session_delta", c"enrichment_request", c"incomplete_session"]
+            .into_iter()
+            .for_each(|table| waiting.lock(home, table));
+    };
+    if let Err(failure) = contained(lock_all) {
+        // They stay for the commit, however many become of them.
+        telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
+        PENDING.with_borrow_mut(|pending| pending.referenced = true);
+        return;
+    }
     let take =
         |pending: &mut Pending| pending.levels.last_mut().map(|(_, addresses)| std::mem::take(addresses));
     let Some(seen) = PENDING.with_borrow_mut(take) else { return };
-    queue_awaited(home, &seen);
-    note_incomplete(home, &seen, &Further::default());
+    queue_awaited(home, &seen, &waiting);
+    note_incomplete(home, &seen, &Further::default(), &waiting);
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
-    match contained(|| session_delta::append(home, counts)) {
-        Ok(()) => {}
-        // They stay for the commit, however many become of them.
-        Err(failure) => {
-            telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
-            PENDING.with_borrow_mut(|pending| {
-                pending.referenced = true;
-                if let Some((_, addresses)) = pending.levels.last_mut() {
-                    *addresses = seen;
-                }
-            });
-        }
+    if let Err(failure) = waiting.append(home, c"session_delta", || session_delta::append(home, counts)) {
+        telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
+        PENDING.with_borrow_mut(|pending| {
+            pending.referenced = true;
+            if let Some((_, addresses)) = pending.levels.last_mut() {
+                *addresses = seen;
+            }
+        });
     }
 }
 
@@ -176,7 +186,10 @@ pub fn create_now(home: Home) {
     if wanted.is_empty() {
         return;
     }
-    let is_created = create(home, wanted.iter().copied(), Moment::Reference).is_some();
+    let is_created = {
+        let _suspended = timeouts::Suspended::begin();
+        create(home, wanted.iter().copied(), Moment::Reference).is_ok()
+    };
     if !is_created && !create_bare(home, wanted.iter().copied().collect()) {
         return;
     }
@@ -219,19 +232,91 @@ impl Seen {
 }
 
 fn before_commit() {
-    let Some((home, seen, further)) = take() else { return };
-    let firing = Firing::begin(Event::Commit);
-    write(home, seen, &further);
-    firing.end();
+    if let Some((home, seen, further)) = take() {
+        // Waits are bounded by `Waiting`, and not cut short: what the client limits is its own work.
+        let _suspended = timeouts::Suspended::begin();
+        let firing = Firing::begin(Event::Commit);
+        write(home, seen, &further);
+        firing.end();
+    }
+    if transaction::is_being_prepared() {
+        leave_counters();
+        if let Err(failure) = contained(registry::transaction_is_prepared) {
+            telemetry::error("a prepared transaction will be noticed late", &failure.message);
+        }
+    }
+}
+
+/// Leaves what this transaction has counted in a table, as rows of the transaction that is being prepared. Where no worker
+/// runs, nobody would read them.
+fn leave_counters() {
+    let counted = telemetry::take_counted();
+    if counted.is_empty() || !registry::is_attended() {
+        return;
+    }
+    let left = contained(|| {
+        let Some(extension) = catalog::extension() else { return };
+        let home = Home::of_extension(&extension);
+        relation::lock_for_appending(counter_deltas::table(home), WAITS_AT_LEAST);
+        counter_deltas::append(home, &counted);
+        registry::work_was_queued();
+    });
+    if let Err(failure) = left {
+        telemetry::error("the counters of a prepared transaction are not counted", &failure.message);
+    }
+}
+
+/// What is left of the time that a commit may wait for locks, all steps together.
+struct Waiting(Cell<Duration>);
+
+impl Waiting {
+    fn begin() -> Waiting {
+        Waiting(Cell::new(WAITS))
+    }
+
+    fn spend(&self, waited: Duration) {
+        self.0.set(self.0.get().saturating_sub(waited));
+    }
+
+    /// Takes the lock for appending to a table of ours; raises an error where that takes too long.
+    fn lock(&self, home: Home, table: &CStr) {
+        let began = Instant::now();
+        let longest = self.0.get().max(WAITS_AT_LEAST);
+        relation::lock_for_appending(relation::find(home.schema, table), longest);
+        self.spend(began.elapsed());
+    }
+
+    /// Runs a step that appends to a table of ours, contained, once it has the table's lock.
+    fn append<T>(&self, home: Home, table: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        let began = Instant::now();
+        let appended = contained(|| {
+            self.lock(home, table);
+            work()
+        });
+        if let Err(failure) = &appended
+            && failure.was_lock
+        {
+            self.spend(began.elapsed());
+        }
+        appended
+    }
 }
 
 fn write(home: Home, mut seen: Addresses, further: &Further) {
+    let waiting = Waiting::begin();
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, Tally)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
-        for address in create(home, unsure.into_iter(), Moment::Commit).unwrap_or_default() {
+        let began = Instant::now();
+        let created = create(home, unsure.into_iter(), Moment::Commit);
+        if let Err(failure) = &created
+            && failure.was_lock
+        {
+            waiting.spend(began.elapsed());
+        }
+        for address in created.unwrap_or_default() {
             // What was created has its sessions counted in already, and its questions queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
@@ -239,22 +324,57 @@ fn write(home: Home, mut seen: Addresses, further: &Further) {
             }
         }
     }
-    queue_awaited(home, &seen);
-    note_incomplete(home, &seen, further);
+    // First what no other step makes up for.
+    append_counts(home, &seen, &waiting);
+    queue_awaited(home, &seen, &waiting);
+    note_incomplete(home, &seen, further, &waiting);
+}
+
+fn append_counts(home: Home, seen: &Addresses, waiting: &Waiting) {
     let counts =
-        seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
-    let counts: Vec<(Address, Tally)> = counts.collect();
-    if counts.is_empty() {
+        || seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
+    if counts().next().is_none() {
         return;
     }
-    if let Err(failure) = contained(|| session_delta::append(home, counts.into_iter())) {
-        telemetry::error("session counts of a transaction were lost", &failure.message);
+    if let Err(failure) = waiting.append(home, c"session_delta", || session_delta::append(home, counts())) {
+        let sessions = counts().map(|(_, tally)| tally.sessions.abs()).sum();
+        counts_are_lost(home, sessions, &failure);
+    }
+}
+
+fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
+    telemetry::add(Counter::CountsLost, sessions);
+    let headline = "could not append the session counts of a transaction";
+    let is_logged = telemetry::error_is_logged(headline, &failure.message);
+    request_recount(home, Missing { sessions, has_gaps: false });
+    if !is_logged {
+        return;
+    }
+    let hint = if registry::is_attended() {
+        "A recount follows by itself. The table recount_request has a row until then."
+    } else {
+        "No worker runs, so call refresh_session_counts()."
+    };
+    pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
+}
+
+/// Has the sessions of all tables counted again. The request is a row that commits with the sessions. Where it cannot be
+/// appended either, shared memory keeps it until the worker has written a row.
+fn request_recount(home: Home, missing: Missing) {
+    registry::work_was_queued();
+    let requested = contained(|| {
+        relation::lock_for_appending(relation::find(home.schema, c"recount_request"), WAITS_AT_LEAST);
+        recount_requests::append(home, missing);
+    });
+    if let Err(failure) = requested {
+        telemetry::error("could not append the request for a recount", &failure.message);
+        registry::recount_is_needed();
     }
 }
 
 /// Sessions of existing addresses whose network or type is not known yet: the answer may be on its way, and be written
 /// down before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
-fn queue_awaited(home: Home, seen: &Addresses) {
+fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
     let some = seen.values().any(|seen| seen.came && !seen.awaits.is_empty());
     // Where no worker is at work, nothing is on its way.
     if !some || !registry::is_attended() {
@@ -270,13 +390,14 @@ fn queue_awaited(home: Home, seen: &Addresses) {
     if awaited.is_empty() {
         return;
     }
-    if let Err(failure) = contained(|| enrich::request(home, awaited)) {
+    let table = c"enrichment_request";
+    if let Err(failure) = waiting.append(home, table, || enrich::request(home, awaited)) {
         telemetry::error("lookups of a transaction were not queued, the sweep will", &failure.message);
     }
 }
 
 /// Notes which tables have sessions with gaps that an enabled provider may fill.
-fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
+fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Waiting) {
     if further.is_empty() && seen.values().all(|seen| seen.incomplete.is_none()) {
         return;
     }
@@ -302,13 +423,14 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further) {
         return;
     }
     let is_attended = registry::is_attended();
-    match contained(|| completions::append(home, incomplete.into_iter(), is_attended)) {
+    let append = || completions::append(home, incomplete.into_iter(), is_attended);
+    match waiting.append(home, c"incomplete_session", append) {
         Ok(true) => registry::work_was_queued(),
         Ok(false) => {}
-        Err(failure) => telemetry::error(
-            "incomplete sessions of a transaction could not be noted, and stay incomplete until the next backfill",
-            &failure.message,
-        ),
+        Err(failure) => {
+            telemetry::error("could not note the incomplete sessions of a transaction", &failure.message);
+            request_recount(home, Missing { sessions: 0, has_gaps: true });
+        }
     }
 }
 
@@ -335,9 +457,13 @@ enum Moment {
     Commit,
 }
 
-/// How long a session waits for a lock that it needs to create an address or a network. Commits of other sessions take
-/// milliseconds; a long enrichment, an idle transaction or a lock on known_networks must not hold up a honeypot.
-const WAITS: &CStr = c"300ms";
+/// How long a commit waits for locks. Commits of other sessions take milliseconds; a long enrichment, an idle transaction or a
+/// lock on one of our tables must not hold up a honeypot.
+const WAITS: Duration = Duration::from_millis(300);
+/// The same as a setting.
+const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
+/// How long a step waits for the lock of a table when earlier steps have spent all that.
+const WAITS_AT_LEAST: Duration = Duration::from_millis(20);
 
 /// Creates addresses for a foreign key without their networks, which a lock or a fault keeps from being created. Only the
 /// address itself is needed now. Returns whether they are there.
@@ -366,41 +492,52 @@ fn create_bare(home: Home, wanted: BTreeMap<Address, Tally>) -> bool {
     written.is_ok()
 }
 
-/// Creates missing rows and renews due ones; answers what it created, or `None` when that failed.
-fn create(home: Home, seen: impl Iterator<Item = (Address, Tally)>, moment: Moment) -> Option<Vec<Address>> {
+/// Creates missing rows and renews due ones; returns what it created.
+fn create(
+    home: Home,
+    seen: impl Iterator<Item = (Address, Tally)>,
+    moment: Moment,
+) -> Result<Vec<Address>, Failure> {
     let tallies: BTreeMap<Address, Tally> = seen.collect();
+    // Also opening the tables waits for no longer.
     let written = contained(|| {
-        mmdb::with(LoadPolicy::None, |databases| {
-            let latest = snapshot::Latest::take();
-            let plan = enrich::plan(home, tallies, databases, latest.raw(), false, Providers::NONE);
-            drop(latest);
-            if plan.missing.is_empty() && plan.due.is_empty() {
-                return Vec::new();
-            }
-            snapshot::with_fresh(|| {
-                acting_as(home.owner, || {
-                    role::set_locally(c"lock_timeout", WAITS);
-                    let created = Connection::with(home.schema, |connection| {
-                        enrich::write(home, connection, databases, &plan, Locked::Skip)
-                    });
-                    if moment == Moment::Commit {
-                        // Deferred triggers on the inventories: the server has fired those of this commit already.
-                        transaction::end_as_current_user();
-                    }
-                    created
-                })
-            })
+        with_settings(LOCK_TIMEOUT, || {
+            mmdb::with(LoadPolicy::None, |databases| create_missing(home, tallies, databases, moment))
         })
     });
-    written
-        .map_err(|failure| {
-            let what = match moment {
-                Moment::Commit => "inventory rows of a transaction could not be created, folding will",
-                Moment::Reference => "addresses for a foreign key are created without their networks",
-            };
-            telemetry::error(what, &failure.message);
+    written.inspect_err(|failure| {
+        let what = match moment {
+            Moment::Commit => "inventory rows of a transaction could not be created, folding will",
+            Moment::Reference => "addresses for a foreign key are created without their networks",
+        };
+        telemetry::error(what, &failure.message);
+    })
+}
+
+fn create_missing(
+    home: Home,
+    tallies: BTreeMap<Address, Tally>,
+    databases: &Databases,
+    moment: Moment,
+) -> Vec<Address> {
+    let latest = snapshot::Latest::take();
+    let plan = enrich::plan(home, tallies, databases, latest.raw(), false, Providers::NONE);
+    drop(latest);
+    if plan.missing.is_empty() && plan.due.is_empty() {
+        return Vec::new();
+    }
+    snapshot::with_fresh(|| {
+        acting_as(home.owner, || {
+            let created = Connection::with(home.schema, |connection| {
+                enrich::write(home, connection, databases, &plan, Locked::Skip)
+            });
+            if moment == Moment::Commit {
+                // Deferred triggers on the inventories: the server has fired those of this commit already.
+                transaction::end_as_current_user();
+            }
+            created
         })
-        .ok()
+    })
 }
 
 /// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else

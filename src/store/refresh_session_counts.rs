@@ -11,27 +11,30 @@
 //! A table whose address column is missing cannot be read. Its sessions may be of any address, so no count is corrected
 //! downwards until the table is attached again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use cowrie_enrich_engine::address::{self, Address};
+use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use super::enrich::Tally;
-use super::{BOUNDED, Home};
+use super::{BOUNDED, Home, completions, recount_requests};
 use crate::pg::clock;
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::inet;
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
 use crate::pg::scan::{self, Readable, Value};
-use crate::pg::snapshot::OfTransaction;
+use crate::pg::snapshot::{self, OfTransaction};
 use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::trigger;
+use crate::worker::registry;
 
 thread_local! {
     static TABLES: Statement = const { Statement::new(
@@ -48,6 +51,9 @@ thread_local! {
 
 /// Addresses that are summed in memory, some 8 MB; then their sums are put away.
 const SUMMED: usize = 50_000;
+
+/// How long a recount waits for the lock of `session_delta`, before it begins.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]
@@ -116,8 +122,14 @@ pub fn sessions_estimated(tables: &[Counted], but: impl Fn(pg_sys::Oid) -> bool)
 pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
     transaction::isolate(Isolation::RepeatableRead);
     alone(home);
+    // Before the tables are read, because that takes long: the corrections are appended to it.
+    relation::lock_for_appending(relation::find(home.schema, c"session_delta"), LONGEST_WAIT);
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
-    // The moment.
+    // The moment. It is the active snapshot, too, because a background process has no portal with one.
+    snapshot::with_fresh(|| corrections(home, connection, locked))
+}
+
+fn corrections(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
     let moment = OfTransaction::take();
     let tables = tables(connection);
     if tables.iter().any(|counted| !locked.contains(counted)) {
@@ -128,12 +140,16 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
     let sums = sums.and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
     let mut sums = Sums::new(Table::open(sums.unwrap_or_default(), pg_sys::RowExclusiveLock));
     let mut found = Found::default();
+    let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(home));
     for counted in &tables {
-        count(counted, moment.raw(), &mut found, &mut sums);
+        count(counted, moment.raw(), &mut found, &mut sums, gaps.as_mut());
     }
     sums.put_away();
     drop(sums);
     let is_partial = [Some(pg_sys::Datum::from(found.is_partial()))];
+    if let Some(gaps) = &mut gaps {
+        gaps.append();
+    }
     with_settings(BOUNDED, || {
         ADDRESSES.with(|statement| {
             connection.run(statement, &is_partial, |rows| {
@@ -142,6 +158,7 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
             });
         });
     });
+    recount_requests::done(connection);
     Ok(found)
 }
 
@@ -160,7 +177,13 @@ fn alone(home: Home) {
     exclude_others(home.inventory, Wait::Yes);
 }
 
-fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &mut Sums) {
+fn count(
+    counted: &Counted,
+    moment: pg_sys::Snapshot,
+    found: &mut Found,
+    sums: &mut Sums,
+    mut gaps: Option<&mut Gaps>,
+) {
     let Some(table) = Readable::open(counted.table) else { return };
     let ip = table.address_column(&counted.ip_column);
     if ip.is_none() || counted.not_intact_reason.is_some() {
@@ -174,6 +197,7 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
     let enriched_at =
         table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
     let now = clock::now();
+    let fillable = gaps.as_ref().map_or_else(Vec::new, |gaps| gaps.columns(&table));
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {
             Some(Value::Inet(inet)) => Some(inet.address),
@@ -190,10 +214,55 @@ fn count(counted: &Counted, moment: pg_sys::Snapshot, found: &mut Found, sums: &
             let enriched_at = enriched_at.map(|at| at.value() as i64);
             let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
             found.sessions += 1;
+            if let Some(gaps) = &mut gaps
+                && fillable.iter().any(|column| row.column(*column).is_none())
+            {
+                gaps.note(address, counted.table);
+            }
             sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
         }
         ControlFlow::Continue(())
     });
+}
+
+/// Sessions with gaps that an enabled provider may fill, which are appended to `incomplete_session` once more.
+struct Gaps {
+    home: Home,
+    noted: HashSet<(Address, pg_sys::Oid), RandomState>,
+}
+
+impl Gaps {
+    fn new(home: Home) -> Gaps {
+        Gaps { home, noted: HashSet::default() }
+    }
+
+    /// Snapshot columns of a table that are null in a session with a gap.
+    fn columns(&self, table: &Readable) -> Vec<i16> {
+        let may_be_filled = completions::may_be_filled();
+        let columns = [
+            (c"snapshot_asn", may_be_filled.network),
+            (c"snapshot_country", may_be_filled.network),
+            (c"snapshot_ip_type", may_be_filled.ip_type),
+        ];
+        let wanted = columns.into_iter().filter(|(_, is_wanted)| *is_wanted);
+        wanted.filter_map(|(name, _)| Some(table.column(name)?.number)).collect()
+    }
+
+    fn note(&mut self, address: Address, table: pg_sys::Oid) {
+        if bogon::reason(address).is_none()
+            && self.noted.insert((address, table))
+            && self.noted.len() >= SUMMED
+        {
+            self.append();
+        }
+    }
+
+    fn append(&mut self) {
+        let sessions = self.noted.drain().map(|(address, table)| (address, table, true));
+        if completions::append(self.home, sessions, true) {
+            registry::work_was_queued();
+        }
+    }
 }
 
 /// Columns of the table of sums.

@@ -20,7 +20,9 @@ const DELTA: [pg_sys::Oid; 5] = [
 /// Appends one delta per address, counted now.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
     let deltas = relation::find(home.schema, c"session_delta");
-    let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else { return };
+    let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else {
+        pgrx::error!("table \"session_delta\" does not exist")
+    };
     let now = clock::now();
     table.append(
         DELTA,

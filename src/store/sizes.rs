@@ -1,6 +1,6 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
-use super::{completions, reclassification};
+use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Statement};
@@ -38,6 +38,8 @@ pub struct Sizes {
     pub pending_networks: i64,
     /// Attached tables that are not intact.
     pub tables_not_intact: i64,
+    /// When the oldest recount was asked for that is still to be made, microseconds since 2000.
+    pub oldest_recount: Option<i64>,
 }
 
 #[derive(Clone)]
@@ -51,7 +53,9 @@ pub struct Queue {
 
 impl Sizes {
     pub fn is_queue_empty(&self) -> bool {
-        self.completions == 0 && self.queues.iter().all(|queue| queue.oldest.is_none())
+        self.completions == 0
+            && self.oldest_recount.is_none()
+            && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 }
 
@@ -86,5 +90,6 @@ pub fn count(connection: &Connection) -> Sizes {
         pending_networks: reclassification::pending(connection),
         tables_not_intact: NOT_INTACT
             .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default())),
+        oldest_recount: recount_requests::oldest(connection),
     }
 }

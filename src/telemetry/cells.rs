@@ -147,6 +147,11 @@ impl Cell {
         Cell(place as u16)
     }
 
+    /// The cell with this number, if there is one.
+    pub fn numbered(number: i64) -> Option<Cell> {
+        usize::try_from(number).ok().filter(|place| *place < END).map(Cell::at)
+    }
+
     pub fn place(self) -> usize {
         usize::from(self.0)
     }

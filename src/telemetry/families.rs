@@ -29,7 +29,7 @@ use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     let databases = databases(own);
     let mut families = networks(&databases);
-    families.push(pending_counts(&databases));
+    families.extend(pending_counts(&databases));
     families.extend(cascade());
     families.extend(providers());
     families.extend(queues(&databases));
@@ -114,6 +114,7 @@ fn reported(report: &Report) -> Option<Sizes> {
         suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
         pending_networks: report.pending_networks.load(Ordering::Relaxed),
         tables_not_intact: report.tables_not_intact.load(Ordering::Relaxed),
+        oldest_recount: Some(report.oldest_recount.load(Ordering::Relaxed)).filter(|time| *time != 0),
     })
 }
 
@@ -141,14 +142,18 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![created, updated, size, durations, pending]
 }
 
-fn pending_counts(databases: &[(String, Sizes)]) -> Family {
+/// Counts that are not folded yet, and those that were lost until a recount.
+fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
     let mut ages = Family::of(&declared::PENDING_COUNTS_AGE);
+    let mut recounts = Family::of(&declared::RECOUNT_OLDEST_AGE);
     let now = clock::now();
+    let age = |oldest: Option<i64>| seconds(oldest.map_or(0, |oldest| (now - oldest).max(0)));
     for (database, sizes) in databases {
-        let age = sizes.oldest_count.map_or(0, |oldest| (now - oldest).max(0));
-        ages = ages.with([database], seconds(age));
+        ages = ages.with([database], age(sizes.oldest_count));
+        recounts = recounts.with([database], age(sizes.oldest_recount));
     }
-    ages
+    let lost = Family::of(&declared::COUNTS_LOST).with([], number(telemetry::read(Counter::CountsLost)));
+    vec![ages, lost, recounts]
 }
 
 fn cascade() -> Vec<Family> {

@@ -13,8 +13,13 @@ thread_local! {
 
 /// Counts an error that was no caller's fault, and logs it once per burst.
 pub fn error(headline: &'static str, detail: &str) {
+    error_is_logged(headline, detail);
+}
+
+/// The same. Returns whether it was logged.
+pub fn error_is_logged(headline: &'static str, detail: &str) -> bool {
     add(Counter::Errors, 1);
-    log_once_per_burst(headline, detail);
+    log_burst((headline, ""), detail)
 }
 
 /// The same where several may be the cause, each with bursts of its own.
@@ -34,7 +39,7 @@ pub fn log_once_per_burst(headline: &'static str, detail: &str) {
     log_burst((headline, ""), detail);
 }
 
-fn log_burst(message: Message, detail: &str) {
+fn log_burst(message: Message, detail: &str) -> bool {
     let (headline, _) = message;
     let now = clock::now();
     // FNV-1a: the same in every process.
@@ -42,7 +47,7 @@ fn log_burst(message: Message, detail: &str) {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     if owner_slot::may_log(number, now, BURST_MICROS) == Some(false) {
-        return;
+        return false;
     }
     let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&message) {
         Some((last, swallowed)) if now.saturating_sub(*last) < BURST_MICROS => {
@@ -62,4 +67,5 @@ fn log_burst(message: Message, detail: &str) {
             pg::log(&format!("cowrie_enrich: {headline}: {detail} ({n} more since the last message)"));
         }
     }
+    swallowed.is_some()
 }

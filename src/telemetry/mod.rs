@@ -34,7 +34,7 @@ use crate::pg::{clock, shared};
 
 pub use cells::{Distribution, Event, Operation, Source, Update};
 pub use exports::{Exporter, exported};
-pub use log::{error, error_about, log_once_per_burst};
+pub use log::{error, error_about, error_is_logged, log_once_per_burst};
 pub use timing::{Firing, Work};
 
 /// Slot of a counter in the shared block. The block is laid out by these numbers.
@@ -50,6 +50,8 @@ pub enum Counter {
     SpurHits,
     Errors,
     WithoutAddress,
+    /// Sessions that a commit could not count, so that a recount is needed.
+    CountsLost,
 }
 
 impl Counter {
@@ -65,7 +67,7 @@ impl Counter {
     }
 }
 
-const COUNTERS: usize = Counter::WithoutAddress as usize + 1;
+const COUNTERS: usize = Counter::CountsLost as usize + 1;
 const _: () = assert!(COUNTERS <= shared::SLOTS);
 
 /// What a level counted.
@@ -158,19 +160,60 @@ pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.sum(), value);
 }
 
-/// The transaction ended: what it counted becomes visible, or never happened. A prepared transaction counts now: nobody
-/// here learns when it commits.
+/// An amount at the place of a counter: `Counter`s first, then cells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    pub place: i64,
+    pub amount: i64,
+}
+
+/// Takes all that this transaction has counted, for a prepared transaction to leave in a table.
+pub fn take_counted() -> Vec<Counted> {
+    PENDING.with_borrow_mut(|levels| {
+        let mut all = BTreeMap::<i64, i64>::new();
+        for (_, tally) in levels {
+            let counters = std::mem::take(&mut tally.counters).into_iter().enumerate();
+            let counters = counters.map(|(slot, amount)| (slot as i64, amount));
+            let cells = std::mem::take(&mut tally.cells).into_iter();
+            let cells = cells.map(|(cell, amount)| (FIRST_CELL + cell.place() as i64, amount));
+            counters.chain(cells).for_each(|(place, amount)| *all.entry(place).or_default() += amount);
+        }
+        all.into_iter()
+            .filter(|(_, amount)| *amount != 0)
+            .map(|(place, amount)| Counted { place, amount })
+            .collect()
+    })
+}
+
+/// Counts what another transaction has left, when this one commits.
+pub fn count(Counted { place, amount }: Counted) {
+    if let Some(cell) = place.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
+        pending(|tally| *tally.cells.entry(cell).or_default() += amount);
+    } else if let Some(slot) = usize::try_from(place).ok().filter(|slot| *slot < COUNTERS) {
+        pending(|tally| tally.counters[slot] += amount);
+    }
+}
+
+/// Place of the first cell, behind the counters.
+const FIRST_CELL: i64 = shared::SLOTS as i64;
+
+/// The transaction ended: what it counted becomes visible, or never happened. Of a prepared transaction only the spans are
+/// handed over; what it has counted is in a table since [`take_counted`].
 pub fn transaction_ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|levels| {
         for (_, tally) in levels.drain(..) {
             if outcome == Outcome::Aborted {
                 continue;
             }
-            for (slot, amount) in tally.counters.into_iter().enumerate().filter(|(_, amount)| *amount != 0) {
-                publish(slot, amount);
-            }
-            for (cell, amount) in tally.cells {
-                publish_cell(cell, amount);
+            if outcome == Outcome::Committed {
+                for (slot, amount) in
+                    tally.counters.into_iter().enumerate().filter(|(_, amount)| *amount != 0)
+                {
+                    publish(slot, amount);
+                }
+                for (cell, amount) in tally.cells {
+                    publish_cell(cell, amount);
+                }
             }
             tally.spans.iter().for_each(spans::hand_over);
             spans::dropped(tally.spans_dropped);

@@ -21,6 +21,7 @@ use crate::exporter::Supervisor;
 use crate::guc;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
+use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, SEATS, Waiting, WorkerSlot};
 use crate::pg::{clock, transaction};
 use crate::telemetry;
@@ -58,6 +59,8 @@ struct Place {
     /// Index of its seat, and the process that was started for it, unless that was done by an earlier launcher.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
+    /// A transaction that changes an extension was prepared there when last looked.
+    change_is_prepared: bool,
     /// Something was announced since the worker was started, which may have looked before.
     is_news: bool,
     crashes: u32,
@@ -138,18 +141,34 @@ fn adopt() -> BTreeMap<u32, Place> {
 }
 
 fn heed_announcements(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
-    let mut heed = |database: u32, place: &mut Place| {
-        seniority.announced(database);
-        place.has_no_extension = false;
-        place.is_news = true;
-        place.backoff_until = 0;
-    };
     match registry::take_announced() {
-        Announced::All => places.iter_mut().for_each(|(database, place)| heed(*database, place)),
+        Announced::All => places.iter_mut().for_each(|(database, place)| heed(*database, place, seniority)),
         Announced::These(databases) => {
-            databases.into_iter().for_each(|database| heed(database, places.entry(database).or_default()));
+            databases
+                .into_iter()
+                .for_each(|database| heed(database, places.entry(database).or_default(), seniority));
         }
     }
+}
+
+/// An extension may have come to a database.
+fn heed(database: u32, place: &mut Place, seniority: &mut Seniority) {
+    seniority.announced(database);
+    place.has_no_extension = false;
+    place.is_news = true;
+    place.backoff_until = 0;
+}
+
+/// Looks for transactions that change an extension and are prepared, in databases without the extension. Once such a one has
+/// ended, the extension may be there: the statement that ended it may not have said so. Returns whether there is one.
+fn heed_prepared(places: &mut BTreeMap<u32, Place>, marked: &[u32], seniority: &mut Seniority) -> bool {
+    for (database, place) in places.iter_mut().filter(|(_, place)| place.has_no_extension) {
+        let is_prepared = marked.contains(database);
+        if std::mem::replace(&mut place.change_is_prepared, is_prepared) && !is_prepared {
+            heed(*database, place, seniority);
+        }
+    }
+    places.values().any(|place| place.has_no_extension && place.change_is_prepared)
 }
 
 fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
@@ -216,11 +235,18 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         let unlisted = order.seniority.databases();
         let unlisted = unlisted.filter(|oid| !databases.iter().any(|database| database.oid.to_u32() == *oid));
         let gone: Vec<u32> = unlisted.filter(is_gone).collect();
-        (databases, gone)
+        let is_marked = |database: &&Database| exclusion::is_marked(database.oid, Mark::Extension);
+        let marked: Vec<u32> =
+            databases.iter().filter(is_marked).map(|database| database.oid.to_u32()).collect();
+        (databases, gone, marked)
     };
+    let mut next = clock::now() + micros(LOOK_EVERY);
     let mut databases = match transaction::run(listed) {
-        Ok((databases, gone)) => {
+        Ok((databases, gone, marked)) => {
             gone.into_iter().for_each(|database| order.seniority.remove(database));
+            if heed_prepared(places, &marked, &mut order.seniority) {
+                next = next.min(clock::now() + micros(guc::worker_naptime()));
+            }
             databases
         }
         Err(failure) => {
@@ -233,7 +259,6 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     for place in places.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, place)| place) {
         send_away(place);
     }
-    let mut next = clock::now() + i64::try_from(LOOK_EVERY.as_micros()).unwrap_or(i64::MAX);
     let block = shared::block();
     databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
     // Databases so far that had a worker before and have none.
@@ -296,6 +321,10 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 fn send_away(place: &Place) {

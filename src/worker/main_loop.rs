@@ -14,20 +14,24 @@ use pgrx::pg_sys;
 use super::in_flight::InFlight;
 use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
+use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
 use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
 use crate::guc;
 use crate::inbox;
 use crate::pg::background;
+use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{catalog, clock};
 use crate::provider::{Provider, Providers};
 use crate::store::queue;
+use crate::store::recount_requests::Missing;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
-    block_answer, completions, fold, provider_quota, reclassification, session_options, sizes,
+    block_answer, completions, counter_deltas, fold, provider_quota, reclassification, recount_requests,
+    session_options, sizes,
 };
-use crate::worker::registry::{Doing, Ending};
+use crate::worker::registry::{self, Doing, Ending};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -45,6 +49,9 @@ const COUNTED_ANYWAY: i64 = 10_000_000;
 const COUNTED_WHEN_IDLE: i64 = 60_000_000;
 const COUNTING_SHARE: i64 = 50;
 
+/// Marks of prepared transactions whose end the worker notices by itself. The others announce what every round looks for.
+const LOOKED_FOR: [Mark; 2] = [Mark::Rules, Mark::Recount];
+
 pub struct Worker {
     steps: Steps,
     air: InFlight,
@@ -52,6 +59,9 @@ pub struct Worker {
     lanes: Vec<ProviderQueue>,
     ranking: SessionPriorities,
     owners: Owners,
+    recounter: Recounter,
+    /// Whether transactions with these marks were prepared when last looked.
+    prepared: [bool; LOOKED_FOR.len()],
     released: bool,
     /// When a step has something to do without being woken, microseconds since 2000.
     next_take_in: i64,
@@ -129,6 +139,8 @@ impl Worker {
             air: InFlight::new()?,
             lanes: Provider::all().map(ProviderQueue::of).collect(),
             ranking: SessionPriorities::new(),
+            recounter: Recounter::default(),
+            prepared: [false; LOOKED_FOR.len()],
             released: false,
             next_take_in: 0,
             next_fold: 0,
@@ -176,6 +188,9 @@ impl Worker {
         }
         made.push(settled(self.reclassify())?.is_some());
         made.push(settled(self.fold())?.is_some());
+        if self.recounter.step(&self.steps) {
+            (self.next_fold, self.next_count) = (0, 0);
+        }
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // For the metrics alone: nothing waits for it.
         settled(self.count())?;
@@ -191,7 +206,7 @@ impl Worker {
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
             next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
-        let next = next.min(self.owners.next()).min(self.next_reclassification);
+        let next = next.min(self.owners.next()).min(self.next_reclassification).min(self.recounter.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -295,10 +310,13 @@ impl Worker {
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
+            counter_deltas::take(home, connection);
             // After the requests, because sessions of an address with a job wait for its answer.
-            (taken, completions::take_in(connection))
+            let sessions = completions::take_in(connection);
+            (taken, sessions, LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark)))
         })?;
-        let (taken, sessions) = taken;
+        let (taken, sessions, prepared) = taken;
+        self.heed_prepared(prepared);
         let is_full = taken.requests >= queue::MOST_TAKEN_IN || sessions >= completions::MOST_TAKEN_IN;
         self.next_take_in = if is_full { 0 } else { clock::now().saturating_add(naptime()) };
         if sessions > 0 {
@@ -315,6 +333,19 @@ impl Worker {
             lane.serve(answered.iter().copied());
         }
         Ok(())
+    }
+
+    /// Acts on prepared transactions that have ended since the last look. The statement that ended them has said so, unless
+    /// its process was terminated before it could.
+    fn heed_prepared(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
+        let before = std::mem::replace(&mut self.prepared, prepared);
+        let [rules, recount] = std::array::from_fn(|n| before[n] && !prepared[n]);
+        if rules {
+            self.ranking.changed();
+        }
+        if recount {
+            registry::ask_for_recount();
+        }
     }
 
     /// Begins to evaluate the rules of which sessions matter, when it is time.
@@ -339,6 +370,26 @@ impl Worker {
         }
         // Also where the step fails.
         self.next_fold = now + naptime();
+        let is_needed = registry::is_recount_needed();
+        let oldest = self.steps.step(Doing::Folding, |home, connection| {
+            if is_needed {
+                // Who could append no row told no more than that.
+                recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
+            }
+            let may_exist = recount_requests::may_exist(home);
+            may_exist.then(|| recount_requests::oldest(connection)).flatten()
+        });
+        if let Some(oldest) = settled(oldest)? {
+            if is_needed {
+                registry::recount_is_requested();
+            }
+            self.recounter.wanted(oldest.is_some());
+            // At once: while session_delta is locked, nothing can be counted.
+            self.steps.seat.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
+            if oldest.is_some() {
+                self.next_count = 0;
+            }
+        }
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
@@ -402,6 +453,7 @@ impl Worker {
         report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
         report.pending_networks.store(sizes.pending_networks, Ordering::Relaxed);
         report.tables_not_intact.store(sizes.tables_not_intact, Ordering::Relaxed);
+        report.oldest_recount.store(sizes.oldest_recount.unwrap_or(0), Ordering::Relaxed);
         report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }

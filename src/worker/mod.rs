@@ -13,6 +13,7 @@
 //! | `trace` | a batch as spans |
 //! | `registry` | which worker has which slot, and how it is woken |
 //! | `owners` | supervises the processes that run code of table owners |
+//! | `recounter` | the recount after a commit could not append its counts |
 //! | `session_priority` | when it is found out which sessions matter |
 
 mod apply;
@@ -21,6 +22,7 @@ mod launcher;
 mod main_loop;
 mod owners;
 mod provider_queue;
+mod recounter;
 pub mod registry;
 mod request;
 mod seniority;

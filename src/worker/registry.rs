@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 use crate::guc;
+use crate::pg::exclusion::{self, Mark};
 use crate::pg::hooks::{self, Listener};
 use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::shared::{self, KeptOut, WorkerSlot};
@@ -19,7 +20,7 @@ use crate::pg::{catalog, clock};
 
 thread_local! {
     /// What this transaction has to tell when it commits.
-    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, networks: false, extension: false }) };
+    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, networks: false, extension: false, recount: false }) };
 }
 
 #[derive(Clone, Copy, Default)]
@@ -28,6 +29,7 @@ struct Tells {
     rules: bool,
     networks: bool,
     extension: bool,
+    recount: bool,
 }
 
 /// What a worker is doing.
@@ -152,8 +154,14 @@ impl Lack {
 const KEPT_OUT_MICROS: i64 = 6_000_000;
 
 /// Begins to listen for extensions that come or go and for databases that are needed.
+///
+/// Where the library is not preloaded, a transaction may be prepared all the same, and committed after it is. The library may
+/// be loaded by the very CREATE EXTENSION that is under way.
 pub fn listen() {
-    hooks::listen(Listener { extension_changes, database_is_needed });
+    if hooks::is_extension_being_changed() {
+        extension_changes();
+    }
+    hooks::listen(Listener { extension_changes, database_is_needed, prepared_commits });
 }
 
 /// The worker is to be woken when this transaction commits.
@@ -175,13 +183,54 @@ fn extension_changes() {
     TELLS.set(Tells { extension: true, ..TELLS.get() });
 }
 
-/// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
-pub fn transaction_ended(outcome: Outcome) {
-    let tells = TELLS.take();
-    if outcome != Outcome::Committed || !(tells.work || tells.extension) || !shared::is_shared() {
+/// Counts of this transaction are lost, and the request for a recount could not be appended.
+pub fn recount_is_needed() {
+    TELLS.set(Tells { work: true, recount: true, ..TELLS.get() });
+}
+
+/// The last thing before PREPARE TRANSACTION. Whatever commits the transaction is to learn what it has to tell, and so is a
+/// launcher or a worker that runs by then. The server keeps no more of a prepared transaction than its locks and rows.
+pub fn transaction_is_prepared() {
+    let tells = TELLS.get();
+    let marks = [
+        (tells.work, Mark::Work),
+        (tells.rules, Mark::Rules),
+        (tells.extension, Mark::Extension),
+        (tells.recount, Mark::Recount),
+    ];
+    marks.into_iter().filter(|(is_told, _)| *is_told).for_each(|(_, mark)| exclusion::mark(mark));
+}
+
+/// COMMIT PREPARED is about to run. Of several prepared transactions it may be another one that has the marks, but to be woken
+/// in vain costs little.
+fn prepared_commits() {
+    if !shared::is_shared() {
         return;
     }
     let database = catalog::own_database();
+    let is_marked = |mark| exclusion::is_marked(database, mark);
+    let tells = TELLS.get();
+    TELLS.set(Tells {
+        work: tells.work || is_marked(Mark::Work),
+        rules: tells.rules || is_marked(Mark::Rules),
+        // Without a mark, because the worker looks for edits each naptime.
+        networks: tells.networks,
+        extension: tells.extension || is_marked(Mark::Extension),
+        recount: tells.recount || is_marked(Mark::Recount),
+    });
+}
+
+/// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
+pub fn transaction_ended(outcome: Outcome) {
+    let tells = TELLS.take();
+    let tells_some = tells.work || tells.rules || tells.networks || tells.extension || tells.recount;
+    if outcome != Outcome::Committed || !tells_some || !shared::is_shared() {
+        return;
+    }
+    let database = catalog::own_database();
+    if tells.recount {
+        ask_for_recount();
+    }
     let seat = seat_of(database);
     if let Some(seat) = seat {
         if tells.rules {
@@ -190,14 +239,32 @@ pub fn transaction_ended(outcome: Outcome) {
         if tells.networks {
             seat.networks_edited.store(true, Ordering::Release);
         }
-        if tells.work || tells.extension {
-            seat.wake();
-        }
+        seat.wake();
     }
     // An extension that comes is always announced: the worker that sits there may be one that has just found none.
     if tells.extension || (seat.is_none() && tells.work && guc::worker_enabled()) {
         announce(database);
     }
+}
+
+/// Has the worker of this database ask for a recount.
+pub fn ask_for_recount() {
+    let database = catalog::own_database().to_u32();
+    shared::locked(|guarded| guarded.ask_for_recount(database));
+}
+
+/// Returns whether this database needs a recount that its tables do not show.
+pub fn is_recount_needed() -> bool {
+    let database = catalog::own_database().to_u32();
+    shared::locked(|guarded| guarded.recounts.contains(&database))
+}
+
+/// The table of requests shows it now.
+pub fn recount_is_requested() {
+    let database = catalog::own_database().to_u32();
+    shared::locked(|guarded| {
+        guarded.recounts.iter_mut().filter(|entry| **entry == database).for_each(|entry| *entry = 0);
+    });
 }
 
 /// Whether this database has a worker, or may have one soon.
@@ -269,6 +336,7 @@ fn database_is_needed(database: pg_sys::Oid) {
         seat.leave.store(true, Ordering::Release);
         seat.set_latch();
     }
+    block.seats.iter().for_each(|seat| seat.recounter.end(wanted));
     let slots = block.seats.iter().flat_map(|seat| &seat.owner_slots);
     slots.filter(|slot| slot.database.load(Ordering::Acquire) == wanted).for_each(OwnerSlot::end);
     block.launcher.set_latch();

@@ -53,6 +53,10 @@ families! {
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
         => "Age of the oldest count of sessions or addresses that is not folded yet; 0 if there is none";
+    COUNTS_LOST: Counter "enrich.session_counts_lost" as "enrich_session_counts_lost_total" in "{session}" by []
+        => "Sessions that their commit could not count, so that a recount follows";
+    RECOUNT_OLDEST_AGE: Gauge "enrich.recount_oldest_age" as "enrich_recount_oldest_age_seconds" in "s" by ["database"]
+        => "Age of the oldest request for a recount; 0 if there is none";
 
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
         => "Addresses that sessions and calls asked the cascade about";

@@ -9,7 +9,7 @@ use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{crowd_address, crowd_member};
-use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
 
 /// How long the brute-force tests go on; `make race` or a night may ask for more.
 fn race_duration() -> Duration {
@@ -345,7 +345,7 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
 /// Our part of a session's transaction is contained, so a deadlock in there fails no client: it shows
 /// in the server's statistics and in our errors.
 #[track_caller]
-fn assert_nothing_went_wrong_quietly(db: &mut Session) {
+fn assert_no_deadlock(db: &mut Session) {
     wait_until(
         "all other sessions have ended and reported",
         || {
@@ -362,7 +362,18 @@ fn assert_nothing_went_wrong_quietly(db: &mut Session) {
         0,
         "deadlocks"
     );
-    assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0, "contained errors");
+}
+
+/// There was no deadlock, and contained errors are those of commits that waited as long as they may. How many of these there
+/// are depends on the machine.
+#[track_caller]
+fn assert_nothing_went_wrong_quietly(cluster: &Cluster, db: &mut Session) {
+    assert_no_deadlock(db);
+    let log = cluster.whole_log();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("LOG:  cowrie_enrich: ")).collect();
+    let others: Vec<_> =
+        errors.iter().filter(|line| !line.contains("canceling statement due to lock timeout")).collect();
+    assert!(others.is_empty(), "{others:?}");
 }
 
 struct Race<'a> {
@@ -391,7 +402,7 @@ impl Race<'_> {
 }
 
 #[test]
-fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
+fn sixteen_clients_insert_skewed_addresses_without_deadlock() {
     let options =
         Options::named("concurrency-race").conf("log_lock_waits = on").conf("deadlock_timeout = 200ms");
     let cluster = cluster_with_world(&options);
@@ -410,7 +421,7 @@ fn sixteen_clients_insert_skewed_addresses_without_deadlock_or_error() {
         let transactions = race.transactions.load(Ordering::Relaxed);
         eprintln!("{}: {transactions} transactions of ten", host.table);
         assert!(transactions > CLIENTS, "hardly anything ran");
-        assert_nothing_went_wrong_quietly(&mut db);
+        assert_nothing_went_wrong_quietly(&cluster, &mut db);
         assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
     }
 }
@@ -462,7 +473,7 @@ fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 25 * EACH as i64);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), 25 * EACH as i64);
-    assert_nothing_went_wrong_quietly(&mut db);
+    assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
 #[test]
@@ -477,6 +488,19 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     let cowrie = Race { host: &COWRIE, until, transactions: AtomicU64::new(0) };
     let summaries = Race { host: &SUMMARIES, until, transactions: AtomicU64::new(0) };
     std::thread::scope(|scope| {
+        // Commits meet the bound of their waits, also on a fast machine: these networks are there once one has.
+        let mut creator = db.another();
+        let addresses: Vec<String> = (0..50).map(|n| crowd_member(n * 5_000)).collect();
+        creator.run(&format!("BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", addresses.join(",")));
+        let mut watcher = db.another();
+        scope.spawn(move || {
+            wait_until(
+                "a commit has given up waiting",
+                || watcher.number("SELECT errors FROM enrich.enrich_stats()"),
+                |errors| *errors > 0,
+            );
+            creator.run("COMMIT");
+        });
         for client in 0..8 {
             let (cowrie, summaries, door) = (&cowrie, &summaries, &door);
             scope.spawn(move || {
@@ -534,7 +558,7 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     });
     assert!(cowrie.transactions.load(Ordering::Relaxed) > 8);
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
-    assert_nothing_went_wrong_quietly(&mut db);
+    assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
 /// While a session's foreign key holds on to an address, its old version keeps those who wait for it, also when a newer one

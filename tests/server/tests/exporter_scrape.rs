@@ -47,6 +47,7 @@ fn still_lines(text: &str) -> Vec<&str> {
         "enrich_suspended_owners",
         "enrich_reclassifications_pending",
         "enrich_attached_tables_not_intact",
+        "enrich_recount_",
     ];
     let is_still = |line: &&str| !moves.iter().any(|name| line.contains(name));
     text.lines().filter(is_still).collect()

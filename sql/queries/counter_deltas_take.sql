@@ -1,0 +1,12 @@
+-- Takes what prepared transactions have counted. Rows of another version of the library are dropped, because their numbers
+-- name other counters.
+-- $1 library text, $2 most bigint
+WITH taken AS (
+    DELETE FROM @extschema@.counter_delta
+    WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM @extschema@.counter_delta d LIMIT $2))
+    RETURNING library, place, amount
+)
+SELECT t.place, sum(t.amount)::bigint
+FROM taken t
+WHERE t.library = $1
+GROUP BY t.place

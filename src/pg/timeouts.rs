@@ -1,0 +1,54 @@
+//! Timeouts that a client has set, and work of ours that they must not end.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys;
+
+use super::subtransaction::STATEMENT_TIMEOUT;
+
+/// Timeouts that end a statement or a session in the middle of a commit. `transaction_timeout` is the ninth in
+/// src/include/utils/timeout.h, from PostgreSQL 17 on.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const ENDING: [c_int; 1] = [STATEMENT_TIMEOUT];
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+const ENDING: [c_int; 2] = [STATEMENT_TIMEOUT, 8];
+
+unsafe extern "C-unwind" {
+    /// src/backend/utils/misc/timeout.c; pgrx has no bindings.
+    fn get_timeout_active(timeout: c_int) -> bool;
+    fn get_timeout_finish_time(timeout: c_int) -> pg_sys::TimestampTz;
+    fn enable_timeout_at(timeout: c_int, at: pg_sys::TimestampTz);
+    fn disable_timeout(timeout: c_int, keep_indicator: bool);
+}
+
+/// The client's timeouts do not end anything until this is dropped. One that would have ended something meanwhile fires
+/// then. Only for work that waits no longer than a bound of its own.
+pub struct Suspended([Option<pg_sys::TimestampTz>; ENDING.len()]);
+
+impl Suspended {
+    pub fn begin() -> Suspended {
+        Suspended(ENDING.map(|timeout| {
+            // SAFETY: numbers of timeouts that the server registers in every session. It keeps the time at which an active
+            // one would fire.
+            unsafe {
+                if !get_timeout_active(timeout) {
+                    return None;
+                }
+                let at = get_timeout_finish_time(timeout);
+                disable_timeout(timeout, false);
+                Some(at)
+            }
+        }))
+    }
+}
+
+impl Drop for Suspended {
+    fn drop(&mut self) {
+        for (timeout, at) in ENDING.into_iter().zip(self.0) {
+            if let Some(at) = at {
+                // SAFETY: as above; a time that has passed fires at once.
+                unsafe { enable_timeout_at(timeout, at) };
+            }
+        }
+    }
+}

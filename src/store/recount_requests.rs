@@ -1,0 +1,61 @@
+//! Requests for a recount, in `recount_request`: a commit could not append the counts of its sessions.
+
+use pgrx::pg_sys;
+
+use super::Home;
+use crate::pg::clock;
+use crate::pg::relation::{self, Table};
+use crate::pg::spi::{Connection, Statement};
+
+thread_local! {
+    static OLDEST: Statement = const { Statement::new(
+        "recount_requests_oldest", include_str!("../../sql/queries/procedures/recount_requests_oldest.sql"), &[]) };
+    static HAVE_GAPS: Statement = const { Statement::new(
+        "recount_requests_gaps", include_str!("../../sql/queries/procedures/recount_requests_gaps.sql"), &[]) };
+    static DONE: Statement = const { Statement::new(
+        "recount_requests_done", include_str!("../../sql/queries/procedures/recount_requests_done.sql"), &[]) };
+}
+
+/// What a transaction could not leave for the worker.
+#[derive(Clone, Copy)]
+pub struct Missing {
+    /// Sessions that were not counted, as far as their number is known.
+    pub sessions: i64,
+    /// Sessions with gaps in their snapshots were not noted.
+    pub has_gaps: bool,
+}
+
+/// Appends a request. Below the executor, because a session's commit does it.
+pub fn append(home: Home, missing: Missing) {
+    let requests = relation::find(home.schema, c"recount_request");
+    let Some(table) = Table::open(requests, pg_sys::RowExclusiveLock) else {
+        pgrx::error!("table \"recount_request\" does not exist")
+    };
+    let row = [
+        pg_sys::Datum::from(clock::now()),
+        pg_sys::Datum::from(missing.sessions),
+        pg_sys::Datum::from(missing.has_gaps),
+    ];
+    let types = [pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID, pg_sys::BOOLOID];
+    table.append(types, std::iter::once(row.map(Some)));
+}
+
+/// Returns whether there may be a request. Waits for no lock.
+pub fn may_exist(home: Home) -> bool {
+    relation::may_have_rows(relation::find(home.schema, c"recount_request"))
+}
+
+/// Returns when the oldest request was made, microseconds since 2000.
+pub fn oldest(connection: &Connection) -> Option<i64> {
+    OLDEST.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
+}
+
+/// Returns whether a request says that sessions with gaps were not noted.
+pub fn have_gaps(connection: &Connection) -> bool {
+    HAVE_GAPS.with(|statement| connection.run(statement, &[], |rows| rows.boolean(0, 1))) == Some(true)
+}
+
+/// Deletes the requests that the transaction sees, because it has counted all sessions that it sees.
+pub fn done(connection: &Connection) {
+    DONE.with(|statement| connection.run(statement, &[], |_| ()));
+}

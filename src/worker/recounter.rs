@@ -1,0 +1,144 @@
+//! The recount that a worker starts by itself, after a commit could not append its counts.
+//!
+//! A recount reads all attached tables at one moment, because the inventory does not know which table a count came from. That
+//! takes as long as the tables are large, so a process of its own does it, in one transaction. It reads below the executor,
+//! where no code of a table owner runs, and appends corrections as the extension's owner. The same transaction deletes the
+//! requests that it has seen. A request that it has not seen came with sessions that it has not counted.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::version::Fit;
+use cowrie_enrich_engine::{backoff, random};
+use pgrx::pg_sys;
+
+use super::steps::Steps;
+use crate::guc;
+use crate::pg::background::{self, Needs, Presence, Process, Program};
+use crate::pg::role::acting_as;
+use crate::pg::shared::{self, WorkerSlot};
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::Failure;
+use crate::pg::{catalog, clock, transaction};
+use crate::store::{Home, refresh_session_counts};
+use crate::{telemetry, versions};
+
+const PROGRAM: Program =
+    Program { symbol: "cowrie_enrich_recount_main", kind: "cowrie_enrich recount", needs: Needs::Writing };
+
+crate::background_process!(cowrie_enrich_recount_main, run);
+
+/// Pause before a recount that failed is tried again, doubling: it may have read all tables.
+const AGAIN_BASE: Duration = Duration::from_secs(5);
+const AGAIN_CAP: Duration = Duration::from_secs(300);
+/// How often one process begins, while tables are being attached or another session has a lock that it needs.
+const ATTEMPTS: u32 = 100;
+
+/// The recount of a worker's database, as the worker sees it.
+#[derive(Default)]
+pub struct Recounter {
+    /// There is a request.
+    is_wanted: bool,
+    process: Option<Process>,
+    /// Processes in a row after which a request was left.
+    attempts: u32,
+    /// Not before, microseconds since 2000.
+    not_before: i64,
+}
+
+impl Recounter {
+    /// A look has found a request, or none.
+    pub fn wanted(&mut self, is_wanted: bool) {
+        self.is_wanted = is_wanted;
+        if !is_wanted {
+            (self.attempts, self.not_before) = (0, 0);
+        }
+    }
+
+    /// When there is something to do without being told, microseconds since 2000.
+    pub fn next(&self) -> i64 {
+        if self.is_wanted && self.process.is_none() { self.not_before } else { i64::MAX }
+    }
+
+    /// Starts a process if one is wanted and none runs. Returns true if one has ended since the last call: then it is time
+    /// for a look at the requests.
+    pub fn step(&mut self, steps: &Steps) -> bool {
+        let has_ended = self.process.as_ref().is_some_and(|process| process.presence() == Presence::Gone);
+        if has_ended && let Some(process) = self.process.take() {
+            process.forget();
+            return true;
+        }
+        let now = clock::now();
+        if self.next() > now {
+            return false;
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        let pause = backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit());
+        self.not_before = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+        let seats = &shared::block().seats;
+        let seat = seats.iter().position(|seat| std::ptr::eq(seat, steps.seat)).unwrap_or_default();
+        self.process = background::start(PROGRAM, "cowrie_enrich recount", seat as i32);
+        if self.process.is_none() {
+            telemetry::error("a recount could not be started", "no slot is free; raise max_worker_processes");
+        }
+        false
+    }
+}
+
+fn run(seat: i32) {
+    background::accept_signals();
+    let seat: &'static WorkerSlot =
+        &shared::block().seats[usize::try_from(seat).unwrap_or_default() % shared::SEATS];
+    let database = seat.database.load(Ordering::Acquire);
+    // One that an earlier worker started may run still.
+    if database == 0 || !seat.recounter.take(database) {
+        return;
+    }
+    background::connect(Some(pg_sys::Oid::from(database)), PROGRAM);
+    background::report_activity(Some(c"counting the sessions again"));
+    let mut tables = Vec::new();
+    for _ in 0..ATTEMPTS {
+        match transact(|home, connection| refresh_session_counts::addresses(home, connection, &tables)) {
+            Ok(Some(Err(others))) => tables = others,
+            Ok(Some(Ok(found))) => {
+                let detail = format!(
+                    "{} sessions of {} addresses, {} addresses corrected",
+                    found.sessions, found.addresses, found.corrected
+                );
+                telemetry::log_once_per_burst("counted the sessions again", &detail);
+                break;
+            }
+            // Locks are taken before anything is read.
+            Err(failure) if failure.was_lock => {
+                telemetry::log_once_per_burst("a recount waits for a lock", &failure.message);
+            }
+            Err(failure) => {
+                telemetry::error("a recount failed and will be tried again", &failure.message);
+                break;
+            }
+            Ok(None) => break,
+        }
+    }
+    seat.wake();
+    background::exit()
+}
+
+/// One transaction as the extension's owner, or `worker_role`. `None`: there is nothing to work on.
+fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Result<Option<T>, Failure> {
+    transaction::run_without_snapshot(|| {
+        let extension = catalog::extension()?;
+        if versions::fit(&extension.version) != Fit::Fits {
+            return None;
+        }
+        let mut home = Home::of_extension(&extension);
+        if let Some(name) = guc::worker_role() {
+            home.owner =
+                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
+        }
+        Some(acting_as(home.owner, || {
+            let result = Connection::with(home.schema, |connection| work(home, connection));
+            transaction::end_as_current_user();
+            result
+        }))
+    })
+}

@@ -1,0 +1,280 @@
+//! Locks on tables of the extension: no commit of a session waits for them beyond a bound, whatever timeouts the session has,
+//! no session is lost, and counts that could not be appended are counted again.
+
+use std::sync::OnceLock;
+
+use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid};
+use server_tests::database::cluster_with_world;
+use server_tests::hosts::COWRIE;
+use server_tests::recount::assert_counts_are_exact;
+use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
+
+/// A server whose worker looks often and asks no provider.
+fn server() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    extern "C" fn stop() {
+        if let Some(cluster) = CLUSTER.get() {
+            cluster.remove();
+        }
+    }
+    CLUSTER.get_or_init(|| {
+        // SAFETY: as in `server_tests::database::shared`.
+        unsafe { libc::atexit(stop) };
+        cluster_with_world(
+            &Options::named("commit-locks")
+                .with_worker()
+                .conf("cowrie_enrich.worker_naptime = 200ms")
+                .conf("cowrie_enrich.enabled_sources = 'maxmind'")
+                .conf("max_worker_processes = 40"),
+        )
+    })
+}
+
+/// A database with a worker and a folded session of 8.8.8.8.
+fn prepared() -> Database<'static> {
+    let mut db = fresh_database(server());
+    COWRIE.create_attached(&mut db);
+    // A request that is gone again makes the launcher start the worker.
+    db.run(
+        "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
+         DELETE FROM enrich.enrichment_request",
+    );
+    worker_pid(&mut db);
+    db.run(&COWRIE.insert(&[("first", Some("8.8.8.8"))]));
+    wait_for_count(&mut db, "8.8.8.8", 1);
+    db
+}
+
+fn count(db: &mut Session, address: &str) -> String {
+    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
+        .join(",")
+}
+
+/// Waits until this many sessions of an address are folded, with nothing but the worker at work.
+#[track_caller]
+fn wait_for_count(db: &mut Session, address: &str, expected: i64) {
+    let expected = expected.to_string();
+    wait_until("the count is right", || count(db, address), |count| *count == expected);
+}
+
+#[track_caller]
+fn wait_for_the_recount(db: &mut Session) {
+    wait_until(
+        "no recount is to be made",
+        || db.number("SELECT count(*) FROM enrich.recount_request"),
+        |requests| *requests == 0,
+    );
+}
+
+fn lost(db: &mut Session) -> i64 {
+    db.number(
+        "SELECT value::bigint FROM enrich.enrich_metrics WHERE name = 'enrich_session_counts_lost_total'",
+    )
+}
+
+/// Runs statements in another connection while `tables` are locked, and returns what became of them once they have ended.
+/// They must end while the lock is still held.
+#[track_caller]
+fn while_locked(db: &Database<'_>, tables: &str, settings: &str, sql: &str) -> Result<(), String> {
+    let (locker, mut session) = (db.another(), db.another());
+    session.run(settings);
+    std::thread::scope(|scope| {
+        // Dropped when this gives up: then the statements end, and the test with them.
+        let mut locker = locker;
+        locker.run(&format!("BEGIN; LOCK TABLE {tables}"));
+        let running = scope.spawn(move || session.try_run(sql).map_err(|refusal| refusal.code));
+        wait_until(
+            "the statements end while the tables are locked",
+            || running.is_finished(),
+            |ended| *ended,
+        );
+        locker.run("COMMIT");
+        running.join().expect("the connection lives")
+    })
+}
+
+/// Tables that a session's commit reads or writes.
+const TABLES: [&str; 8] = [
+    "enrich.session_delta",
+    "enrich.network_delta",
+    "enrich.enrichment_request",
+    "enrich.incomplete_session",
+    "enrich.session_completion",
+    "enrich.ip_inventory",
+    "enrich.asn_inventory",
+    "enrich.known_networks",
+];
+
+/// What a session may have set.
+const SETTINGS: [&str; 3] = [
+    "SET lock_timeout = 0; SET statement_timeout = 0",
+    "SET lock_timeout = '1ms'; SET statement_timeout = '20ms'",
+    "SET lock_timeout = '1h'; SET statement_timeout = '1h'; SET idle_in_transaction_session_timeout = '20ms'",
+];
+
+#[test]
+fn no_lock_holds_a_commit_and_counts_are_exact_afterwards() {
+    let mut db = prepared();
+    let mut sessions = 1;
+    for table in TABLES.into_iter().chain([TABLES.join(", ").as_str()]) {
+        for settings in SETTINGS {
+            let (known, new) = (format!("k{sessions}"), format!("n{sessions}"));
+            let insert = [
+                COWRIE.insert(&[(&known, Some("8.8.8.8"))]),
+                COWRIE.insert(&[(&new, Some(&format!("89.160.20.{sessions}")))]),
+            ];
+            for insert in insert {
+                let ended = while_locked(&db, table, settings, &insert);
+                assert_eq!(ended, Ok(()), "{table}, {settings}");
+            }
+            sessions += 1;
+        }
+    }
+    assert_eq!(db.number("SELECT count(*) FROM sessions"), 2 * sessions - 1);
+    wait_for_the_recount(&mut db);
+    wait_for_count(&mut db, "8.8.8.8", sessions);
+    wait_until(
+        "all addresses are there",
+        || db.number("SELECT count(*) FROM enrich.ip_inventory WHERE ip_address << '89.160.20.0/24'"),
+        |addresses| *addresses == sessions - 1,
+    );
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// A procedure commits while its statement_timeout runs: what it inserted before is not lost to a lock of ours.
+#[test]
+fn a_timeout_that_runs_during_a_commit_does_not_undo_it() {
+    let mut db = prepared();
+    let settings = "SET statement_timeout = '100ms'";
+    for (n, table) in
+        ["enrich.session_delta", "enrich.ip_inventory", "enrich.asn_inventory"].into_iter().enumerate()
+    {
+        let insert = COWRIE.insert(&[
+            (&format!("k{n}"), Some("8.8.8.8")),
+            (&format!("n{n}"), Some(&format!("89.160.20.{}", n + 1))),
+        ]);
+        let ended = while_locked(&db, table, settings, &format!("DO $do$ BEGIN {insert}; COMMIT; END $do$"));
+        // The timeout is late, but not forgotten.
+        assert!(ended.is_ok() || ended == Err("57014".to_owned()), "{table}: {ended:?}");
+        assert_eq!(
+            db.number(&format!("SELECT count(*) FROM sessions WHERE id IN ('k{n}', 'n{n}')")),
+            2,
+            "{table}"
+        );
+    }
+    wait_for_the_recount(&mut db);
+    wait_for_count(&mut db, "8.8.8.8", 4);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// The inventory is locked, so the snapshot is that of the files.
+#[test]
+fn a_locked_inventory_leaves_the_snapshot_to_the_files() {
+    let mut db = prepared();
+    let insert = COWRIE.insert(&[("a", Some("8.8.8.8"))]);
+    assert_eq!(while_locked(&db, "enrich.ip_inventory", "SET statement_timeout = '5s'", &insert), Ok(()));
+    assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
+}
+
+#[test]
+fn a_lost_count_is_seen_and_counted_again() {
+    let mut db = prepared();
+    let before = lost(&mut db);
+    let mut locker = db.another();
+    locker.run("BEGIN; LOCK TABLE enrich.session_delta");
+    let mut psql = db.cluster.program("psql");
+    let insert = COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8"))]);
+    let output = psql.args(["-X", "-q", "-d", &db.name, "-c", &insert]).output().expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("WARNING:  cowrie_enrich could not count the sessions"), "{said}");
+    assert!(said.contains("recount_request"), "{said}");
+    // As long as the table is locked, nobody can correct it.
+    assert_eq!(db.one("SELECT sessions, has_gaps FROM enrich.recount_request"), "2|f");
+    // Another database has not got the lock, so that its view shows what the worker of this one has seen.
+    let mut elsewhere = fresh_database(server());
+    let age = format!(
+        "SELECT count(*) FROM enrich.enrich_metrics
+         WHERE name = 'enrich_recount_oldest_age_seconds' AND value > 0 AND labels ->> 'database' = '{}'",
+        db.name
+    );
+    wait_until("the metric shows the request", || elsewhere.number(&age), |shown| *shown == 1);
+    assert!(lost(&mut elsewhere) >= before + 2);
+    locker.run("COMMIT");
+    wait_for_the_recount(&mut db);
+    wait_for_count(&mut db, "8.8.8.8", 3);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// Where the request cannot be appended either, shared memory has it.
+#[test]
+fn a_request_that_cannot_be_appended_is_not_lost() {
+    let mut db = prepared();
+    let insert = COWRIE.insert(&[("a", Some("8.8.8.8"))]);
+    let tables = "enrich.session_delta, enrich.recount_request";
+    assert_eq!(while_locked(&db, tables, "SET lock_timeout = 0", &insert), Ok(()));
+    wait_for_count(&mut db, "8.8.8.8", 2);
+    wait_for_the_recount(&mut db);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// A count that a prepared transaction could not append is missing only once that commits.
+#[test]
+fn a_prepared_transaction_is_recounted_when_it_commits() {
+    for (n, tables) in
+        ["enrich.session_delta", "enrich.session_delta, enrich.recount_request"].into_iter().enumerate()
+    {
+        let mut db = prepared();
+        let gid = format!("{}-{n}", db.name);
+        let insert = COWRIE.insert(&[("a", Some("8.8.8.8"))]);
+        let prepare = format!("BEGIN; {insert}; PREPARE TRANSACTION '{gid}'");
+        assert_eq!(while_locked(&db, tables, "SET lock_timeout = 0", &prepare), Ok(()));
+        db.run(&format!("ROLLBACK PREPARED '{gid}'"));
+        assert_eq!(db.number("SELECT count(*) FROM enrich.recount_request"), 0);
+        assert_eq!(while_locked(&db, tables, "SET lock_timeout = 0", &prepare), Ok(()));
+        db.run(&format!("COMMIT PREPARED '{gid}'"));
+        wait_for_count(&mut db, "8.8.8.8", 2);
+        wait_for_the_recount(&mut db);
+        assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+    }
+}
+
+/// A load of many addresses appends in the middle of its statement, and leaves what it cannot append to its commit.
+#[test]
+fn a_large_load_keeps_its_counts_until_the_lock_is_gone() {
+    let mut db = prepared();
+    let mut locker = db.another();
+    locker.run("BEGIN; LOCK TABLE enrich.session_delta");
+    let mut load = db.another();
+    load.run(
+        "BEGIN;
+         INSERT INTO sessions (id, starttime, sensor, ip)
+         SELECT n, now(), 1, '60.' || n / 65536 || '.' || n / 256 % 256 || '.' || n % 256 FROM generate_series(1, 50100) n",
+    );
+    locker.run("COMMIT");
+    load.run("COMMIT");
+    assert_eq!(db.number("SELECT count(*) FROM enrich.recount_request"), 0);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// A session whose gap could not be noted is completed all the same.
+#[test]
+fn a_gap_that_could_not_be_noted_is_found_again() {
+    let lab = Lab::start(
+        Options::named("commit-locks-gaps").with_worker().conf("cowrie_enrich.worker_naptime = 200ms"),
+    );
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    queue(&mut db, &members(50..51));
+    wait_for_the_queue(&mut db);
+    let unknown = members(1..2)[0].to_string();
+    let insert = COWRIE.insert(&[("a", Some(&unknown))]);
+    assert_eq!(while_locked(&db, "enrich.incomplete_session", "SET lock_timeout = 0", &insert), Ok(()));
+    wait_until(
+        "the session is complete",
+        || db.one("SELECT snapshot_asn IS NOT NULL FROM sessions WHERE id = 'a'"),
+        |is_complete| is_complete == "t",
+    );
+    wait_for_the_recount(&mut db);
+    assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
