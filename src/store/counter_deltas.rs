@@ -17,7 +17,7 @@ const MOST_TAKEN: i64 = 10_000;
 
 thread_local! {
     static TAKE: Statement = const { Statement::new(
-        "counter_deltas_take", include_str!("../../sql/queries/counter_deltas_take.sql"),
+        "counter_deltas_take", include_str!("../../sql/queries/fold/counter_deltas_take.sql"),
         &[pg_sys::TEXTOID, pg_sys::INT8OID]) };
 }
 
