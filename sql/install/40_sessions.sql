@@ -601,12 +601,14 @@ BEGIN
         END IF;
     END LOOP;
 
-    SELECT string_agg(f.finding, E'\n'), string_agg(DISTINCT f.remedy, E'\n') INTO findings, remedies
-    FROM (SELECT format('Columns were added: %s.', added) AS finding,
+    SELECT string_agg(f.finding, E'\n' ORDER BY f.place), string_agg(DISTINCT f.remedy, E'\n') INTO findings, remedies
+    FROM (SELECT 0 AS place, format('Columns were added: %s.', added) AS finding,
                  'Name the columns in COPY and INSERT statements.' AS remedy
           WHERE added IS NOT NULL
           UNION ALL
-          SELECT f.finding, f.remedy FROM @extschema@.session_table_findings(rel, ip_column, time_column) f) f;
+          SELECT t.place, t.finding, t.remedy
+          FROM @extschema@.session_table_findings(rel, ip_column, time_column)
+               WITH ORDINALITY AS t(finding, remedy, place)) f;
     IF findings IS NOT NULL THEN
         RAISE NOTICE USING MESSAGE = format('%s is attached', rel), DETAIL = findings, HINT = remedies;
     END IF;

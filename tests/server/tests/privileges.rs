@@ -80,6 +80,8 @@ const HARDEN: &str = "
             FROM pg_type y
             JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = y.oid AND d.deptype = 'e'
             JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'cowrie_enrich'
+            -- Array types and row types are members in newer versions. They have no privileges of their own.
+            WHERE y.typelem = 0 AND y.typrelid = 0
         LOOP
             EXECUTE format('REVOKE ALL ON TYPE %s FROM PUBLIC', member.name);
         END LOOP;
