@@ -216,7 +216,9 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, CONNECTION_FLAGS);
         // What somebody set for the database or for all superusers must not change how we work.
-        for (name, value) in OWN_SETTINGS.iter().chain(LATER_SETTINGS) {
+        let exists = |name: &CStr| !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
+        let later = LATER_SETTINGS.iter().filter(|(name, _)| exists(name));
+        for (name, value) in OWN_SETTINGS.iter().chain(later) {
             pg_sys::SetConfigOption(
                 name.as_ptr(),
                 value.as_ptr(),
@@ -257,11 +259,9 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that later versions have.
-#[cfg(any(feature = "pg15", feature = "pg16"))]
-const LATER_SETTINGS: &[(&CStr, &CStr)] = &[];
-#[cfg(not(any(feature = "pg15", feature = "pg16")))]
-const LATER_SETTINGS: &[(&CStr, &CStr)] = &[(c"transaction_timeout", c"0")];
+/// Settings that later versions have. The second one came with minor releases.
+const LATER_SETTINGS: [(&CStr, &CStr); 2] =
+    [(c"transaction_timeout", c"0"), (c"restrict_nonsystem_relation_kind", c"")];
 
 /// Reads the settings again if somebody asked for that.
 pub fn reload_settings() {

@@ -75,8 +75,17 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -
 /// Runs `work` as `role` with `search_path = pg_catalog, pg_temp`.
 ///
 /// On ERROR the abort of the surrounding (sub)transaction restores both, as it does for SECURITY DEFINER functions.
+///
+/// Names in results are quoted only where they need it, whatever the session's `quote_all_identifiers` says, because the
+/// statements store and compare names.
 pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work)
+    switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, || {
+        // SAFETY: reads a setting of this process.
+        if unsafe { pg_sys::quote_all_identifiers } {
+            set_locally(c"quote_all_identifiers", c"off");
+        }
+        work()
+    })
 }
 
 /// The same as the owner of a table that is not ours: what they put on their table (triggers, defaults, policies) runs

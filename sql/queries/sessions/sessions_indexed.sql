@@ -1,11 +1,13 @@
--- Whether an index has the sessions that wait, and those among them that wait for a type alone. Locks the table.
+-- Whether an index has the sessions that wait, and those among them that wait for a type alone. Locks the table. format()
+-- quotes names when pg_get_expr() does, see quote_all_identifiers.
 -- $1 index oid
 SELECT waits.for_types
 FROM pg_index i
 JOIN (VALUES
-        ('((snapshot_asn IS NULL) OR (snapshot_country IS NULL))', false),
-        ('((snapshot_asn IS NULL) OR (snapshot_country IS NULL) OR (snapshot_ip_type IS NULL))', true),
-        ('(snapshot_asn IS NULL)', false),
+        (format('((%I IS NULL) OR (%I IS NULL))', 'snapshot_asn', 'snapshot_country'), false),
+        (format('((%I IS NULL) OR (%I IS NULL) OR (%I IS NULL))', 'snapshot_asn', 'snapshot_country', 'snapshot_ip_type'),
+         true),
+        (format('(%I IS NULL)', 'snapshot_asn'), false),
         ('', true)) waits(predicate, for_types)
     ON waits.predicate = COALESCE(pg_get_expr(i.indpred, i.indrelid), '')
 WHERE i.indexrelid = $1

@@ -281,12 +281,24 @@ impl Cluster {
         role: &str,
         search_path: &str,
     ) -> Result<Session, postgres::Error> {
+        self.try_session_set(database, role, &[("search_path", &search_path.replace(' ', ""))])
+    }
+
+    /// Connects with settings of the session, whose values hold no blank.
+    pub fn try_session_set(
+        &self,
+        database: &str,
+        role: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Session, postgres::Error> {
+        let options: Vec<String> =
+            settings.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
         postgres::Config::new()
             .host_path(&self.socket_dir)
             .port(PORT)
             .user(role)
             .dbname(database)
-            .options(&format!("-c search_path={}", search_path.replace(' ', "")))
+            .options(&options.join(" "))
             .connect(NoTls)
             .map(|client| Session { client })
     }
