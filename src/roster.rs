@@ -13,9 +13,10 @@ use pgrx::pg_sys;
 use crate::guc;
 use crate::pg::hooks::{self, Listener};
 use crate::pg::owner_slot::OwnerSlot;
-use crate::pg::shared::{self, KeptOut, Seat};
+use crate::pg::shared::{self, KeptOut, Report, Seat};
 use crate::pg::transaction::Outcome;
 use crate::pg::{catalog, clock};
+use crate::telemetry;
 
 thread_local! {
     /// What this transaction has to tell when it commits.
@@ -46,6 +47,7 @@ pub enum Doing {
     WaitingForUpdate,
     Supervising,
     StoppedByKeys,
+    TakingOver,
 }
 
 impl Doing {
@@ -70,11 +72,12 @@ impl Doing {
             Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
             Doing::Supervising => c"supervising owner processes",
             Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
+            Doing::TakingOver => c"taking over from an earlier worker",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 13] = [
+        const ALL: [Doing; 14] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::TakingIn,
@@ -88,6 +91,7 @@ impl Doing {
             Doing::WaitingForUpdate,
             Doing::Supervising,
             Doing::StoppedByKeys,
+            Doing::TakingOver,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
@@ -95,6 +99,95 @@ impl Doing {
     /// What the worker in a seat is doing.
     pub fn in_seat(seat: &Seat) -> Doing {
         Doing::of(seat.state.load(Ordering::Relaxed))
+    }
+}
+
+/// A kind of transaction that a worker or an owner process makes, and repeats after a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum StepKind {
+    LookForRestore = 0,
+    TakeOver,
+    TakeIn,
+    Sweep,
+    Rank,
+    Claim,
+    GiveBack,
+    Apply,
+    Fold,
+    Supervise,
+    Count,
+    Lease,
+    Complete,
+    Settle,
+    Evaluate,
+}
+
+impl StepKind {
+    pub const ALL: [StepKind; shared::STEP_KINDS] = [
+        StepKind::LookForRestore,
+        StepKind::TakeOver,
+        StepKind::TakeIn,
+        StepKind::Sweep,
+        StepKind::Rank,
+        StepKind::Claim,
+        StepKind::GiveBack,
+        StepKind::Apply,
+        StepKind::Fold,
+        StepKind::Supervise,
+        StepKind::Count,
+        StepKind::Lease,
+        StepKind::Complete,
+        StepKind::Settle,
+        StepKind::Evaluate,
+    ];
+
+    /// As the metrics and the log show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepKind::LookForRestore => "look_for_restore",
+            StepKind::TakeOver => "take_over",
+            StepKind::TakeIn => "take_in",
+            StepKind::Sweep => "sweep",
+            StepKind::Rank => "rank",
+            StepKind::Claim => "claim",
+            StepKind::GiveBack => "give_back",
+            StepKind::Apply => "apply",
+            StepKind::Fold => "fold",
+            StepKind::Supervise => "supervise",
+            StepKind::Count => "count",
+            StepKind::Lease => "lease",
+            StepKind::Complete => "complete",
+            StepKind::Settle => "settle",
+            StepKind::Evaluate => "evaluate",
+        }
+    }
+
+    /// What a worker says that it is doing in such a step.
+    pub fn doing(self) -> Doing {
+        match self {
+            StepKind::LookForRestore => Doing::Waiting,
+            StepKind::TakeOver => Doing::TakingOver,
+            StepKind::TakeIn => Doing::TakingIn,
+            StepKind::Sweep => Doing::Sweeping,
+            StepKind::Rank => Doing::Ranking,
+            StepKind::Claim | StepKind::GiveBack => Doing::Claiming,
+            StepKind::Apply => Doing::Applying,
+            StepKind::Fold => Doing::Folding,
+            StepKind::Count => Doing::Counting,
+            // Owner processes make the last four.
+            StepKind::Supervise
+            | StepKind::Lease
+            | StepKind::Complete
+            | StepKind::Settle
+            | StepKind::Evaluate => Doing::Supervising,
+        }
+    }
+
+    /// Counts a failure in the report of a database, and logs it.
+    pub fn failed(self, report: &Report, headline: &'static str, reason: &str) {
+        report.step_errors[self as usize].fetch_add(1, Ordering::Relaxed);
+        telemetry::error_about(self.name(), headline, reason);
     }
 }
 

@@ -47,7 +47,8 @@ thread_local! {
         "completions_settle", include_str!("../../sql/queries/completions_settle.sql"),
         &[pg_sys::OIDOID, ADDRESSES, pg_sys::TEXTARRAYOID, pg_sys::INT8OID, pg_sys::FLOAT8OID]) };
     static RELEASE: Statement = const { Statement::new(
-        "completions_release", include_str!("../../sql/queries/completions_release.sql"), &[pg_sys::INT8OID]) };
+        "completions_release", include_str!("../../sql/queries/completions_release.sql"),
+        &[pg_sys::INT8ARRAYOID, pg_sys::BOOLOID, pg_sys::FLOAT8OID]) };
     static SIZES: Statement = const { Statement::new(
         "completions_sizes", include_str!("../../sql/queries/completions_sizes.sql"), &[]) };
 }
@@ -133,6 +134,9 @@ pub struct Owner {
 
 /// Owners with pending rows that may be completed.
 pub fn owners(home: Home, connection: &Connection) -> Vec<Owner> {
+    if super::has_rows(home, c"session_completion") == Some(false) {
+        return Vec::new();
+    }
     OWNERS.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(home.owner))], |rows| {
             let owner = |row| {
@@ -246,9 +250,24 @@ pub fn settle(
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Ends the leases of a process that has ended.
-pub fn release(connection: &Connection, holder: i64) {
-    RELEASE.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(holder))], |_| ()));
+/// Ends the leases of a process that has ended. `longest`: the longest backoff in seconds.
+pub fn release(connection: &Connection, holder: i64, longest: f64) {
+    end_leases(connection, &[holder], false, longest);
+}
+
+/// Ends the leases of all processes but `holders`, which are running.
+pub fn release_others(connection: &Connection, holders: &[i64], longest: f64) {
+    end_leases(connection, holders, true, longest);
+}
+
+fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest: f64) {
+    let holders = holders.iter().map(|holder| Some(pg_sys::Datum::from(*holder)));
+    let arguments = [
+        Some(array::write(Element::Bigint, holders)),
+        Some(pg_sys::Datum::from(are_kept)),
+        pgrx::IntoDatum::into_datum(longest),
+    ];
+    RELEASE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
 /// How many rows there are.

@@ -12,20 +12,21 @@ use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
 use super::air::Air;
+use super::due::{Due, after_naptime, naptime, retry_pause, seconds};
 use super::lane::Lane;
 use super::owners::Owners;
 use super::ranking::Ranking;
-use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
+use super::steps::{Steps, Stop, settled};
 use crate::guc;
 use crate::inbox;
 use crate::pg::background;
 use crate::pg::shared::{self, Seat};
 use crate::pg::{catalog, clock};
 use crate::provider::{Provider, Providers};
-use crate::roster::{Doing, Ending};
-use crate::store::queue;
+use crate::roster::{Doing, Ending, StepKind};
+use crate::store::queue::{self, TakenIn};
 use crate::store::sweep::{self, Progress};
-use crate::store::{answers, completions, fold, ledger, session_options, sizes};
+use crate::store::{self, answers, completions, fold, ledger, session_options, sizes};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -48,15 +49,14 @@ pub struct Worker {
     lanes: Vec<Lane>,
     ranking: Ranking,
     owners: Owners,
-    released: bool,
-    /// When a step has something to do without being woken, microseconds since 2000.
-    next_take_in: i64,
-    next_fold: i64,
-    next_sweep: i64,
-    next_count: i64,
-    /// Not before, however much was done.
+    take_over: Due,
+    take_in: Due,
+    fold: Due,
+    sweep: Due,
+    count: Due,
+    /// Not before, however much was done, microseconds since 2000.
     counted_until: i64,
-    /// How far a sweep under way has come.
+    /// How far a sweep under way has come. A step that fails is repeated from there.
     sweeping: Option<Progress>,
     /// How far a pass over the pending counts has come.
     folding: Option<fold::Pass>,
@@ -67,6 +67,8 @@ pub struct Worker {
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
     stopped_by_keys: bool,
+    /// Time slept with nothing under way that is not in the report yet, in microseconds times 1000.
+    slept: i64,
 }
 
 /// Entry point of the process.
@@ -93,7 +95,7 @@ pub fn run(seat: i32) {
     loop {
         background::reload_settings();
         if seat.woken.swap(false, Ordering::AcqRel) {
-            worker.next_take_in = 0;
+            worker.take_in.request();
         }
         if seat.rules_changed.swap(false, Ordering::AcqRel) {
             worker.ranking.changed();
@@ -104,7 +106,7 @@ pub fn run(seat: i32) {
             Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
             Err(Stop::Leave) => worker.end(Ending::Left),
-            Err(Stop::Failed) => FAILED_PAUSE,
+            Err(Stop::Failed) => retry_pause(),
         };
         worker.sleep(pause);
     }
@@ -119,11 +121,11 @@ impl Worker {
             air: Air::new()?,
             lanes: Provider::all().map(Lane::of).collect(),
             ranking: Ranking::new(),
-            released: false,
-            next_take_in: 0,
-            next_fold: 0,
-            next_sweep: 0,
-            next_count: 0,
+            take_over: Due::now(),
+            take_in: Due::now(),
+            fold: Due::now(),
+            sweep: Due::now(),
+            count: Due::now(),
             counted_until: 0,
             sweeping: None,
             folding: None,
@@ -131,6 +133,7 @@ impl Worker {
             restored_at: 0,
             outdated: false,
             stopped_by_keys: false,
+            slept: 0,
         })
     }
 
@@ -155,8 +158,8 @@ impl Worker {
             let landed = settled(lane.land(&self.steps, &mut self.air))?;
             made.push(landed.is_some());
             if landed == Some(true) {
-                self.next_count = 0;
-                self.next_fold = 0;
+                self.count.request();
+                self.fold.request();
             }
             if landed != Some(false) {
                 self.owners.look();
@@ -170,15 +173,15 @@ impl Worker {
         background::report_statistics();
 
         if made.contains(&false) {
-            return Ok(FAILED_PAUSE);
+            return Ok(retry_pause());
         }
         if self.sweeping.is_some() {
             return Ok(0);
         }
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
-            next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
-        let next = next.min(self.owners.next());
+            next.min(self.take_in.at()).min(self.fold.at()).min(self.ranking.next()).min(self.counts_at());
+        let next = next.min(self.take_over.at()).min(self.owners.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -221,8 +224,17 @@ impl Worker {
             false => Doing::Waiting,
         });
         background::report_activity(None);
+        let is_idle = self.air.is_empty() && !self.owners.are_working();
+        let from = clock::now();
         // Also when there is more to do at once: interrupts are accepted in there.
         background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.air.ready()));
+        if is_idle {
+            // Not the time for which the system did not put the process back to work.
+            self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
+            let naptime = naptime().max(1);
+            self.steps.seat.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
+            self.slept %= naptime;
+        }
     }
 
     fn end(&mut self, ending: Ending) -> ! {
@@ -239,10 +251,13 @@ impl Worker {
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
-            if self.steps.step(Doing::Waiting, |_, _| catalog::has_superusers_client(c"pg_restore"))? {
+            if self
+                .steps
+                .step(StepKind::LookForRestore, |_, _| catalog::has_superusers_client(c"pg_restore"))?
+            {
                 self.restored_at = now;
                 // What came may be anything.
-                self.next_sweep = 0;
+                self.sweep.request();
             }
             self.restore_checked_at = now;
         }
@@ -252,48 +267,59 @@ impl Worker {
     /// The first thing: what a predecessor was doing when it ended is done again, and what this database spent of the
     /// quotas is made known.
     fn take_over(&mut self) -> Result<(), Stop> {
-        if !self.released {
-            let holder = self.steps.holder;
-            self.steps.step(Doing::Sweeping, |_, connection| {
-                queue::release_others(connection, holder);
-                ledger::exchange(connection);
-            })?;
-            self.released = true;
-            let report = &self.steps.seat.report;
-            if report.database.load(Ordering::Acquire) == 0 {
-                report.begin(catalog::own_database().to_u32());
-            }
-            if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
-                // It waits for all of them to say so.
-                shared::block().launcher.nudge();
-            }
+        if !self.take_over.is_now() {
+            return Ok(());
+        }
+        let holder = self.steps.holder;
+        let holders = self.owners.holders();
+        let taken = self.steps.step(StepKind::TakeOver, |_, connection| {
+            queue::release_others(connection, holder);
+            completions::release_others(connection, &holders, seconds(naptime()));
+            ledger::exchange(connection);
+        });
+        self.take_over.attempted(&taken, |()| i64::MAX);
+        taken?;
+        self.owners.look();
+        let report = &self.steps.seat.report;
+        if report.database.load(Ordering::Acquire) == 0 {
+            report.begin(catalog::own_database().to_u32());
+        }
+        if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
+            // It waits for all of them to say so.
+            shared::block().launcher.nudge();
         }
         Ok(())
     }
 
     /// Requests become jobs.
     fn take_in(&mut self) -> Result<(), Stop> {
-        if self.next_take_in > clock::now() {
+        if !self.take_in.is_now() {
             return Ok(());
         }
         let lease = self.steps.lease(self.lanes.iter().map(|lane| lane.provider));
-        let taken = self.steps.step(Doing::TakingIn, |home, connection| {
+        let taken = self.steps.step(StepKind::TakeIn, |home, connection| {
+            let is_empty = |inbox| store::has_rows(home, inbox) == Some(false);
+            if is_empty(c"enrichment_request") && is_empty(c"incomplete_session") {
+                return (TakenIn::default(), 0);
+            }
             let taken = queue::take_in(connection, lease);
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
             // After the requests, because sessions of an address with a job wait for its answer.
             (taken, completions::take_in(connection))
-        })?;
-        let (taken, sessions) = taken;
-        let is_full = taken.requests >= queue::MOST_TAKEN_IN || sessions >= completions::MOST_TAKEN_IN;
-        self.next_take_in = if is_full { 0 } else { clock::now().saturating_add(naptime()) };
+        });
+        self.take_in.attempted(&taken, |(taken, sessions)| {
+            let is_full = taken.requests >= queue::MOST_TAKEN_IN || *sessions >= completions::MOST_TAKEN_IN;
+            if is_full { 0 } else { after_naptime() }
+        });
+        let (taken, sessions) = taken?;
         if sessions > 0 {
             self.owners.look();
-            self.next_count = 0;
+            self.count.request();
         }
         if taken.requests > 0 {
-            self.next_count = 0;
+            self.count.request();
         }
         self.ranking.came_in(taken.jobs.keys().copied());
         for lane in &mut self.lanes {
@@ -309,31 +335,34 @@ impl Worker {
         if !self.ranking.is_due() {
             return Ok(());
         }
-        let mut ranking = std::mem::replace(&mut self.ranking, Ranking::new());
-        let ranked = self.steps.step(Doing::Ranking, |home, connection| ranking.begin(home, connection));
-        // A step that failed as a whole is no reason to try it again at once.
-        self.ranking = if ranked.is_ok() { ranking } else { ranking.given_up() };
-        ranked
+        let begun = self.steps.step(StepKind::Rank, Ranking::begin);
+        match begun {
+            Ok(begun) => self.ranking.begun(begun),
+            Err(stop) => {
+                self.ranking.could_not_begin();
+                return Err(stop);
+            }
+        }
+        Ok(())
     }
 
     /// Looks for pending counts every naptime and adds them to the inventories; one transaction a round. A look that
     /// finds none reads the tables' few pages. So counts are found again that an earlier step could not fold.
     fn fold(&mut self) -> Result<(), Stop> {
-        let now = clock::now();
-        if self.next_fold > now {
+        if !self.fold.is_now() {
             return Ok(());
         }
-        // Also where the step fails.
-        self.next_fold = now + naptime();
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
-            .step(Doing::Folding, |home, connection| fold::batch_if_free(home, connection, &mut pass))?;
-        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
-            self.next_count = 0;
+            .step(StepKind::Fold, |home, connection| fold::batch_if_free(home, connection, &mut pass));
+        self.fold
+            .attempted(&is_free, |is_free| if *is_free && !pass.is_over() { 0 } else { after_naptime() });
+        if is_free? && !pass.is_over() {
+            self.folding = Some(pass);
         }
-        if is_free && !pass.is_over() {
-            (self.folding, self.next_fold) = (Some(pass), 0);
+        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
+            self.count.request();
         }
         Ok(())
     }
@@ -344,12 +373,14 @@ impl Worker {
         if self.counts_at() > now {
             return Ok(());
         }
-        // Also where it fails, for want of a right.
-        (self.next_count, self.counted_until) = (now + COUNTED_ANYWAY, now + COUNTED_EVERY);
-        let sizes = self.steps.step(Doing::Counting, |_, connection| sizes::count(connection))?;
+        let sizes = self.steps.step(StepKind::Count, |_, connection| sizes::count(connection));
+        self.count.attempted(&sizes, |sizes| match sizes.is_queue_empty() {
+            true => i64::MAX,
+            false => clock::now() + COUNTED_ANYWAY,
+        });
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
-        self.next_count = if sizes.is_queue_empty() { i64::MAX } else { clock::now() + COUNTED_ANYWAY };
+        let sizes = sizes?;
         let report = &self.steps.seat.report;
         report.networks.store(sizes.networks, Ordering::Relaxed);
         report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
@@ -368,34 +399,32 @@ impl Worker {
     }
 
     fn counts_at(&self) -> i64 {
-        if guc::metrics() { self.next_count.max(self.counted_until) } else { i64::MAX }
+        if guc::metrics() { self.count.at().max(self.counted_until) } else { i64::MAX }
     }
 
     /// Looks for work that nobody announced; one transaction a round.
     fn sweep(&mut self) -> Result<(), Stop> {
-        let now = clock::now();
-        let progress = match self.sweeping.take() {
-            Some(progress) => progress,
-            None if self.next_sweep > now => return Ok(()),
-            None => Progress::start(),
-        };
-        self.next_sweep = now + SWEEP_EVERY;
-        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
-        (self.next_fold, self.next_count, self.released) = (0, 0, false);
-        self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
-        self.sweeping = self.steps.step(Doing::Sweeping, |_, connection| {
+        if !self.sweep.is_now() {
+            return Ok(());
+        }
+        let progress = *self.sweeping.get_or_insert_with(Progress::start);
+        let swept = self.steps.step(StepKind::Sweep, |_, connection| {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {
                 answers::forget_stale(connection, provider);
             });
             session_options::forget(connection);
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| sweep::queue_unasked(connection, enabled, progress)).flatten()
-        })?;
+        });
+        self.sweep.attempted(&swept, |left| if left.is_some() { 0 } else { clock::now() + SWEEP_EVERY });
+        self.sweeping = swept?;
+        if self.sweeping.is_none() {
+            self.take_over.request();
+        }
+        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
+        self.fold.request();
+        self.count.request();
+        self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
         Ok(())
     }
-}
-
-/// In microseconds.
-fn naptime() -> i64 {
-    i64::try_from(guc::worker_naptime().as_micros()).unwrap_or(i64::MAX / 2)
 }

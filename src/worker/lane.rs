@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::prefix::Prefix;
 
 use super::air::Air;
+use super::due::retry_pause;
 use super::flight::Flight;
 use super::landing::{self, Landing};
 use super::ranking::Ranking;
-use super::steps::{FAILED_PAUSE, Steps, Stop};
+use super::steps::{Steps, Stop};
 use crate::pg::clock;
 use crate::politeness::{self, Departure, Leave, quota};
 use crate::provider::{Limits, Provider};
-use crate::roster::Doing;
+use crate::roster::StepKind;
 use crate::store::ledger;
 use crate::store::queue::{self, Claimed, Lease};
 use crate::telemetry::spans;
@@ -43,6 +44,17 @@ pub struct Lane {
     is_behind_known: bool,
     /// Answers that wait to be written down.
     landings: Vec<Landing>,
+    /// What the queue and the ledger have to get back before anything is claimed again.
+    to_give_back: Vec<Unused>,
+}
+
+/// Jobs that are not asked after all, and requests that were paid for and not sent.
+struct Unused {
+    questions: Vec<Prefix>,
+    day: Option<i32>,
+    requests: usize,
+    /// Shared memory has the requests of the quota back.
+    is_returned: bool,
 }
 
 /// Jobs to ask, and the day whose quota paid for it.
@@ -62,6 +74,7 @@ impl Lane {
             ready_since: 0,
             is_behind_known: false,
             landings: Vec::new(),
+            to_give_back: Vec::new(),
         }
     }
 
@@ -105,6 +118,7 @@ impl Lane {
         let provider = self.provider;
         self.blocked_until = 0;
         steps.seat.waits_no_more(provider.place());
+        self.give_back(steps)?;
         if !provider.is_enabled() || provider.obstacle().is_some() {
             let ready = std::mem::take(&mut self.ready);
             self.blocked_until = i64::MAX;
@@ -135,7 +149,7 @@ impl Lane {
             };
             if most == 0 {
                 // Whoever ends wakes this process; this is for the case that nobody does.
-                self.blocked_until = clock::now() + BUSY_PAUSE;
+                self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 return Ok(());
             }
             let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
@@ -146,7 +160,7 @@ impl Lane {
             if self.ready.is_empty() {
                 if ask.jobs.is_empty() && self.next_due <= clock::now() {
                     // Due, and somebody holds them.
-                    self.blocked_until = clock::now() + BUSY_PAUSE;
+                    self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 }
                 return Ok(());
             }
@@ -187,7 +201,7 @@ impl Lane {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         let look_at = if self.is_behind_known { most.max(landing::MOST_TOGETHER) } else { most };
         let mut reserved = None;
-        let claimed = steps.step(Doing::Claiming, |_, connection| {
+        let claimed = steps.step(StepKind::Claim, |_, connection| {
             let jobs = queue::claim(connection, provider, look_at, lease, probe);
             let mut next = (jobs.len() < look_at).then(|| queue::next_due(connection, provider));
             let mut asked = jobs.iter().filter(|job| job.ask.is_some()).count().min(most);
@@ -227,7 +241,7 @@ impl Lane {
                     None => continue,
                     Some(left) => {
                         flight = left;
-                        now + FAILED_PAUSE
+                        now + retry_pause()
                     }
                 },
                 Departure::Waits(until) if until - now <= LONGEST_WAIT => {
@@ -247,20 +261,30 @@ impl Lane {
     }
 
     /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
-    fn call_off(&self, steps: &Steps, flights: VecDeque<Flight>) -> Result<(), Stop> {
+    fn call_off(&mut self, steps: &Steps, flights: VecDeque<Flight>) -> Result<(), Stop> {
         let Some(first) = flights.front() else { return Ok(()) };
         // They were claimed together.
         let day = first.day;
         let questions: Vec<Prefix> = flights.iter().flat_map(Flight::questions).collect();
+        self.to_give_back.push(Unused { questions, day, requests: flights.len(), is_returned: false });
+        self.give_back(steps)
+    }
+
+    /// Gives back what is unused. What a step could not give back stays for the next round.
+    fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
-        steps.step(Doing::Claiming, |_, connection| {
-            queue::give_back(connection, provider, &questions, lease);
-            if let Some(day) = day {
-                ledger::unspend(connection, provider, day, flights.len());
+        while let Some(unused) = self.to_give_back.last() {
+            steps.step(StepKind::GiveBack, |_, connection| {
+                queue::give_back(connection, provider, &unused.questions, lease);
+                if let Some(day) = unused.day {
+                    ledger::unspend(connection, provider, day, unused.requests);
+                }
+            })?;
+            if let (Some(day), false) = (unused.day, unused.is_returned) {
+                quota::give_back(provider, day, unused.requests);
             }
-        })?;
-        if let Some(day) = day {
-            quota::give_back(provider, day, flights.len());
+            self.to_give_back.pop();
+            self.next_due = 0;
         }
         Ok(())
     }
@@ -277,6 +301,13 @@ impl Lane {
         if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
             self.landings.push(landing);
         } else {
+            self.to_give_back.extend(landing.unspent().map(|(day, requests)| Unused {
+                questions: Vec::new(),
+                day: Some(day),
+                requests,
+                is_returned: true,
+            }));
+            self.next_due = 0;
             landing.ended(Some("it could not be written down in time"));
         }
     }
@@ -299,7 +330,7 @@ impl Lane {
             }
             let whole = landing.is_applied();
             let written = spans::within(whole, || {
-                steps.step(Doing::Applying, |home, connection| {
+                steps.step(StepKind::Apply, |home, connection| {
                     landing::write_down(home, connection, &landing, lease)
                 })
             });
@@ -317,7 +348,7 @@ impl Lane {
                     }
                 }
                 Err(stop) => {
-                    landing.put_off(clock::now() + FAILED_PAUSE);
+                    landing.put_off(clock::now() + retry_pause());
                     self.keep(landing, lease);
                     landed = Err(stop);
                 }

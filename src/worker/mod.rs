@@ -6,6 +6,7 @@
 //! | `seniority` | which databases get theirs first |
 //! | `database` | what a worker does in its database, round by round |
 //! | `steps` | the short transactions that this is made of |
+//! | `due` | when a step is made, and when again after a failure |
 //! | `lane` | one provider's jobs, from the claim to the answer |
 //! | `air` | the exchanges that are under way |
 //! | `flight` | an exchange with a provider, and what its reply says of the provider |
@@ -16,6 +17,7 @@
 
 mod air;
 mod database;
+mod due;
 mod flight;
 mod landing;
 mod lane;
