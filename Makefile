@@ -4,9 +4,10 @@
 # PG_CONFIG=path    a PostgreSQL of your own instead
 
 export PG_MAJOR PG_CONFIG TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
+export SEED SEEDS ROUNDS
 export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 
-.PHONY: help demo demo-stop real-log test fuzz bench regress lint install package dist clean
+.PHONY: help demo demo-stop real-log test torture fuzz bench regress lint install package dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +27,9 @@ real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check 
 
 test: ## all tests, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
 	@scripts/test
+
+torture: ## random blocked_reasons, kills and a failover, then a recount of every count; SEED= repeats a run, SEEDS= and ROUNDS= its length
+	@scripts/torture
 
 bench: ## benchmarks, as ratios measured in one run
 	@bench/run

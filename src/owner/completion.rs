@@ -1,40 +1,59 @@
 //! Completing the sessions of one table: lease rows, write the sessions as the owner, settle the rows.
 
 use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
 
 use super::{Step, Worker, transact};
+use crate::guc;
 use crate::pg::{background, catalog};
-use crate::store::complete_sessions::{self, Finding, Known, MOST_SESSIONS, Problem};
+use crate::store::complete_sessions::{self, Finding, MOST_SESSIONS, Problem};
 use crate::store::completions::{self, Leased, Outcome};
 use crate::telemetry;
+use crate::worker::registry::StepKind;
 
 /// Longer than a step may take until it is abandoned.
 const LEASE_SECONDS: f64 = 60.0;
-/// The longest backoff in seconds, of locked sessions and of a table whose UPDATE fails.
-const LONGEST_WAIT: f64 = 300.0;
+/// The longest backoff in seconds, of sessions whose code takes too long and of a table whose UPDATE fails.
+const LONGEST_AFTER_CODE: f64 = 300.0;
 const LONGEST_AFTER_ERROR: f64 = 3_600.0;
+/// Why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code on the table took too long and was cancelled";
-/// Why a visit without an error left gaps. Users read this and the other errors in `completion_status`.
 const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
+const FAILED: &str = "the transaction failed; the server log has the error";
 
-pub fn step(worker: &Worker) -> Step {
+/// A visit whose rows are leased still, because the step that settles them failed. Nothing of it is done.
+pub struct Unsettled {
+    table: pg_sys::Oid,
+    addresses: Vec<Address>,
+}
+
+/// The longest backoff in seconds after a lock, whose end is not announced. The supervisor
+/// looks for due rows once in a naptime, so with half of one the sessions are visited within two.
+fn after_lock() -> f64 {
+    guc::worker_naptime().as_secs_f64() / 2.0
+}
+
+pub fn step(worker: &mut Worker) -> Step {
+    if worker.unsettled.is_some() {
+        return settle(worker);
+    }
     background::report_activity(Some(c"leasing pending completions"));
-    let leased = transact(|_, connection| {
+    let leased = transact(StepKind::Lease, |_, connection| {
         let leased = completions::lease(connection, worker.owner, worker.holder, LEASE_SECONDS)?;
         let known = complete_sessions::known(connection, &leased.addresses);
         Some((leased, known))
     });
     let (leased, known) = match leased {
-        None => return Step::Failed,
-        Some(None) => return Step::NothingToDo,
-        Some(Some(leased)) => leased,
+        Err(_) => return Step::Failed,
+        Ok(None) => return Step::NothingToDo,
+        Ok(Some(leased)) => leased,
     };
     background::report_activity(Some(c"completing sessions"));
     // Fewer after each visit that took too long.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, 11)).max(1);
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
-    let visited = transact(|_, connection| {
+    let visited = transact(StepKind::Complete, |_, connection| {
         let visited = complete_sessions::visit(
             connection,
             (leased.table, worker.owner),
@@ -44,28 +63,32 @@ pub fn step(worker: &Worker) -> Step {
         );
         let (outcomes, (longest, error)) = match visited {
             Ok(findings) => {
-                (findings.into_iter().map(outcome).collect(), (LONGEST_WAIT, UNCHANGED.to_owned()))
+                (findings.into_iter().map(outcome).collect(), (after_lock(), UNCHANGED.to_owned()))
             }
-            Err(problem) => (later(&known), report(&leased, problem, most)),
+            Err(problem) => (later(&leased.addresses), report(&leased, problem, most)),
         };
         completions::settle(connection, leased.table, &outcomes, worker.holder, longest, &error);
     });
-    if visited.is_some() {
+    if visited.is_ok() {
         return Step::Worked;
     }
-    // The transaction failed as a whole, and the rows are leased still.
-    let settled = transact(|_, connection| {
-        let error = "the transaction failed; the server log has the error";
-        completions::settle(
-            connection,
-            leased.table,
-            &later(&known),
-            worker.holder,
-            LONGEST_AFTER_ERROR,
-            error,
-        );
+    // The transaction failed as a whole, because a statement on a table of the extension failed. The rows are leased still.
+    worker.unsettled = Some(Unsettled { table: leased.table, addresses: leased.addresses });
+    settle(worker)
+}
+
+/// Ends the lease of a visit that failed. It is tried again until it succeeds.
+fn settle(worker: &mut Worker) -> Step {
+    let Some(unsettled) = &worker.unsettled else { return Step::NothingToDo };
+    let settled = transact(StepKind::Settle, |_, connection| {
+        let outcomes = later(&unsettled.addresses);
+        completions::settle(connection, unsettled.table, &outcomes, worker.holder, after_lock(), FAILED);
     });
-    if settled.is_some() { Step::Worked } else { Step::Failed }
+    if settled.is_err() {
+        return Step::Failed;
+    }
+    worker.unsettled = None;
+    Step::Worked
 }
 
 fn outcome((address, finding): (Address, Finding)) -> (Address, Outcome) {
@@ -78,8 +101,8 @@ fn outcome((address, finding): (Address, Finding)) -> (Address, Outcome) {
     (address, outcome)
 }
 
-fn later(known: &[Known]) -> Vec<(Address, Outcome)> {
-    known.iter().map(|known| (known.address(), Outcome::Later)).collect()
+fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
+    addresses.iter().map(|address| (*address, Outcome::Later)).collect()
 }
 
 /// Logs why a table was not completed; returns the longest backoff and the reason.
@@ -87,10 +110,10 @@ fn report(leased: &Leased, problem: Problem, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {
         // A smaller batch may be fast enough.
-        Problem::TooSlow if most > 1 => return (1.0, TOO_SLOW.to_owned()),
-        Problem::TooSlow => (TOO_SLOW.to_owned(), LONGEST_WAIT),
-        Problem::Busy(failure) if failure.was_lock => return (LONGEST_WAIT, failure.message),
-        Problem::Busy(failure) => (failure.message, LONGEST_WAIT),
+        Problem::TooSlow if most > 1 => return (after_lock().min(1.0), TOO_SLOW.to_owned()),
+        Problem::TooSlow => (TOO_SLOW.to_owned(), LONGEST_AFTER_CODE),
+        Problem::Busy(failure) if failure.was_lock => return (after_lock(), failure.message),
+        Problem::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
         Problem::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
     };
     telemetry::error("sessions of a table could not be completed", &format!("{table}: {message}"));

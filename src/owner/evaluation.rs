@@ -14,6 +14,7 @@ use crate::pg::{background, clock};
 use crate::provider::Provider;
 use crate::store::session_priority::{self, Table};
 use crate::telemetry;
+use crate::worker::registry::StepKind;
 
 const FAILED: &str = "a rule of which sessions matter could not be evaluated";
 /// A step should last between these two, in microseconds.
@@ -42,7 +43,7 @@ pub fn step(worker: &mut Worker) -> Step {
         let (next_table, page) =
             (slot.next_table.load(Ordering::Acquire), slot.next_page.load(Ordering::Acquire));
         let owner = worker.owner;
-        worker.evaluation = transact(|_, connection| {
+        let evaluation = transact(StepKind::Evaluate, |_, connection| {
             let providers = session_priority::providers_with_quota();
             let tables: VecDeque<Table> = session_priority::tables(connection, owner)
                 .into_iter()
@@ -53,6 +54,7 @@ pub fn step(worker: &mut Worker) -> Step {
             let page = if is_resumed { page } else { 0 };
             Evaluation { providers, waiting, tables, page, last: None, pages: FEWEST_PAGES }
         });
+        worker.evaluation = evaluation.ok();
         return if worker.evaluation.is_some() { Step::Worked } else { Step::Failed };
     };
     let Some(table) = evaluation.tables.front().filter(|_| !evaluation.waiting.is_empty()) else {
@@ -63,10 +65,19 @@ pub fn step(worker: &mut Worker) -> Step {
     };
     let oid = table.oid();
     background::report_activity(Some(c"evaluating session priorities"));
-    let stepped = transact(|_, connection| evaluation.evaluate(connection, worker.owner, slot.code_limit()));
-    if stepped.is_none() {
-        // The transaction would fail again. Continue with the next pages.
-        evaluation.page = evaluation.page.saturating_add(evaluation.pages);
+    let stepped = transact(StepKind::Evaluate, |_, connection| {
+        evaluation.evaluate(connection, worker.owner, slot.code_limit())
+    });
+    match &stepped {
+        // The lock is on a table of the extension: no other pages could be evaluated now.
+        Err(failed) if failed.was_lock => return Step::Failed,
+        // The transaction would fail again now. Continue with the next pages, and let the worker repeat the evaluation.
+        Err(_) => {
+            slot.has_gaps.store(true, Ordering::Release);
+            evaluation.page = evaluation.page.saturating_add(evaluation.pages);
+        }
+        Ok(true) => slot.has_gaps.store(true, Ordering::Release),
+        Ok(false) => {}
     }
     if evaluation.last.is_none_or(|last| evaluation.page >= last) {
         evaluation.tables.pop_front();
@@ -76,24 +87,36 @@ pub fn step(worker: &mut Worker) -> Step {
         slot.next_table.store(oid.to_u32(), Ordering::Release);
     }
     slot.next_page.store(evaluation.page, Ordering::Release);
-    if stepped.is_some() { Step::Worked } else { Step::Failed }
+    if stepped.is_ok() { Step::Worked } else { Step::Failed }
 }
 
 impl Evaluation {
-    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) {
-        let Some(table) = self.tables.front() else { return };
+    /// Evaluates the next pages. Returns whether the rest of the table is left out, because another transaction
+    /// has a lock.
+    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) -> bool {
+        let Some(table) = self.tables.front() else { return false };
         if self.last.is_none() {
-            self.last = session_priority::pages(connection, table)
-                .map_err(|failure| telemetry::error(FAILED, &failure.message))
-                .ok();
+            match session_priority::pages(connection, table) {
+                Ok(last) => self.last = Some(last),
+                Err(failure) => {
+                    telemetry::error(FAILED, &failure.message);
+                    return failure.was_lock;
+                }
+            }
         }
-        let Some(last) = self.last else { return };
+        let Some(last) = self.last else { return false };
         let to = self.page.saturating_add(self.pages).min(last);
         let started = clock::now();
         let pages = self.page..to;
-        let ranked =
-            session_priority::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit);
-        self.went(ranked.err(), to, clock::now() - started);
+        let failure =
+            session_priority::rank(connection, (table, owner), pages, &self.waiting, &self.providers, limit)
+                .err();
+        if failure.as_ref().is_some_and(|failure| failure.was_lock) {
+            self.page = last;
+            return true;
+        }
+        self.went(failure, to, clock::now() - started);
+        false
     }
 
     /// Notes the result of a step over the pages up to `to`, and how many microseconds it lasted.

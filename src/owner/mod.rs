@@ -21,14 +21,16 @@ use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::background::{self, Needs, Process, Program};
-use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
+use crate::pg::owner_slot::{self, OWNER_SLOTS, OwnerSlot};
 use crate::pg::role::acting_as;
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
 use crate::pg::{catalog, clock, transaction};
 use crate::store::Home;
+use crate::worker::registry::StepKind;
 use crate::{telemetry, versions};
+use completion::Unsettled;
 use evaluation::Evaluation;
 
 const PROGRAM: Program = Program {
@@ -45,8 +47,8 @@ const SHARE: i64 = 1_000_000;
 const IDLE: i64 = 2_000_000;
 /// How often an idle process looks whether its worker is still there.
 const IDLE_STEP: Duration = Duration::from_millis(500);
-/// Pause after a step that failed.
-const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause after a step that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts a process for the owner in a slot of a worker's seat; `None` where the server has no free process slot.
 pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
@@ -71,6 +73,8 @@ struct Worker {
     owner: pg_sys::Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
+    /// A visit whose rows are leased still, because the step that settles them failed.
+    unsettled: Option<Unsettled>,
 }
 
 fn run(argument: i32) {
@@ -91,9 +95,10 @@ fn run(argument: i32) {
     slot.is_connected.store(true, Ordering::Release);
     let holder = clock::now();
     slot.holder.store(holder, Ordering::Release);
-    let mut worker = Worker { slot, seat, owner, holder, evaluation: None };
+    let mut worker = Worker { slot, seat, owner, holder, evaluation: None, unsettled: None };
     worker.work();
-    slot.has_finished.store(true, Ordering::Release);
+    // Otherwise the supervisor ends the lease.
+    slot.has_finished.store(worker.unsettled.is_none(), Ordering::Release);
     background::exit()
 }
 
@@ -120,7 +125,7 @@ impl Worker {
                 (Step::Failed, _) | (_, Step::Failed) => {
                     self.slot.batches.fetch_add(1, Ordering::Relaxed);
                     self.slot.errors.fetch_add(1, Ordering::Relaxed);
-                    background::sleep(FAILED_PAUSE, None);
+                    background::sleep(LONGEST_PAUSE.min(guc::worker_naptime()), None);
                 }
                 (Step::NothingToDo, Step::NothingToDo) => {
                     let since = *idle_since.get_or_insert_with(clock::now);
@@ -160,8 +165,14 @@ impl Worker {
     }
 }
 
-/// One transaction as the extension's owner, or `worker_role`. `None`: it failed, and was logged.
-fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
+/// Why a transaction has no result.
+struct Failed {
+    /// Another transaction held a lock for too long, so that the next attempt may succeed.
+    was_lock: bool,
+}
+
+/// One transaction as the extension's owner, or `worker_role`. A failure is logged and counted.
+fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Failed> {
     let done: Result<Option<T>, Failure> = transaction::run(|| {
         let extension = catalog::extension()?;
         if versions::fit(&extension.version) != Fit::Fits {
@@ -178,8 +189,15 @@ fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
             result
         }))
     });
-    done.unwrap_or_else(|failure| {
-        telemetry::error("a step of an owner process failed and will be tried again", &failure.message);
-        None
-    })
+    match done {
+        Ok(result) => result.ok_or(Failed { was_lock: false }),
+        Err(failure) => {
+            let headline = "a step of an owner process failed and will be tried again";
+            match owner_slot::own_seat() {
+                Some(seat) => kind.failed(&seat.report, headline, &failure.message),
+                None => telemetry::error(headline, &failure.message),
+            }
+            Err(Failed { was_lock: failure.was_lock })
+        }
+    }
 }

@@ -45,8 +45,12 @@ pub struct OwnerSlot {
     pub is_abandoned: AtomicBool,
     /// The process evaluates the rules of the owner, from this table and page on.
     pub evaluates: AtomicBool,
+    /// The evaluation left out a table or pages because of a lock or a failed transaction.
+    pub has_gaps: AtomicBool,
     pub next_table: AtomicU32,
     pub next_page: AtomicU32,
+    /// A process has taken the slot since it was reserved.
+    pub has_begun: AtomicBool,
     /// The process is connected.
     pub is_connected: AtomicBool,
     /// The process waits for work.
@@ -108,6 +112,8 @@ impl OwnerSlot {
             &self.is_trial,
             &self.is_abandoned,
             &self.evaluates,
+            &self.has_gaps,
+            &self.has_begun,
             &self.is_connected,
             &self.is_idle,
             &self.is_terminated,
@@ -138,6 +144,7 @@ impl OwnerSlot {
         if self.is_free() || self.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
         }
+        self.has_begun.store(true, Ordering::Release);
         self.latch.store(latch::own(), Ordering::Release);
         OWN.set(Some((self, seat)));
         // SAFETY: a static function, called once while the process still has access to shared memory.
@@ -167,6 +174,11 @@ pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
         return Some(false);
     }
     Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+}
+
+/// Returns the worker seat that this owner process belongs to; `None` in every other process.
+pub fn own_seat() -> Option<&'static WorkerSlot> {
+    OWN.get().map(|(_, seat)| seat)
 }
 
 /// Notes that code of the owner begins in this process, or ends.

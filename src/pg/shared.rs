@@ -40,6 +40,8 @@ pub const PROCEDURES: usize = 6;
 pub const SEATS: usize = 64;
 /// Databases without a worker that are shown with the reason.
 const WAITING: usize = 128;
+/// Kinds of steps of a worker and of its owner processes.
+pub const STEP_KINDS: usize = 17;
 /// Rows of inboxes that are remembered while no worker reads them; 64 kB.
 const ROWS: usize = 8192;
 
@@ -126,6 +128,10 @@ pub struct Report {
     /// Like those of the seat, but of all workers that this database has had.
     pub batches: AtomicI64,
     pub errors: AtomicI64,
+    /// The same by kind of step, with those of owner processes; the index is the owner's own code.
+    pub step_errors: [AtomicI64; STEP_KINDS],
+    /// How long the worker slept with nothing under way, in thousandths of `worker_naptime`.
+    pub slept: AtomicI64,
     /// When what follows was counted, microseconds since 2000; 0 is never.
     pub counted_at: AtomicI64,
     pub networks: AtomicI64,
@@ -417,6 +423,7 @@ impl Report {
             &self.heartbeat,
             &self.batches,
             &self.errors,
+            &self.slept,
             &self.counted_at,
             &self.networks,
             &self.unsafe_keys,
@@ -429,7 +436,10 @@ impl Report {
             &self.oldest_recount,
             &self.launch_failures,
         ];
-        own.into_iter().chain(queues).for_each(|number| number.store(0, Ordering::Relaxed));
+        own.into_iter()
+            .chain(&self.step_errors)
+            .chain(queues)
+            .for_each(|number| number.store(0, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }
 }

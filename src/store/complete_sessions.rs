@@ -58,12 +58,6 @@ pub struct Known {
     document: Option<Kept>,
 }
 
-impl Known {
-    pub fn address(&self) -> Address {
-        self.address
-    }
-}
-
 /// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is as SQL wants it,
 /// in the server's encoding.
 struct Table {

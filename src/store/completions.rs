@@ -49,7 +49,8 @@ thread_local! {
     static RETRY: Statement = const { Statement::new(
         "completions_retry", include_str!("../../sql/queries/sessions/completions_retry.sql"), &[pg_sys::INT8ARRAYOID]) };
     static RELEASE: Statement = const { Statement::new(
-        "completions_release", include_str!("../../sql/queries/sessions/completions_release.sql"), &[pg_sys::INT8OID]) };
+        "completions_release", include_str!("../../sql/queries/sessions/completions_release.sql"),
+        &[pg_sys::INT8ARRAYOID, pg_sys::BOOLOID, pg_sys::FLOAT8OID]) };
     static SIZES: Statement = const { Statement::new(
         "completions_sizes", include_str!("../../sql/queries/sessions/completions_sizes.sql"), &[]) };
 }
@@ -137,6 +138,9 @@ pub struct Owner {
 
 /// Owners with pending rows that may be completed.
 pub fn owners(home: Home, connection: &Connection) -> Vec<Owner> {
+    if super::has_rows(home, c"session_completion") == Some(false) {
+        return Vec::new();
+    }
     OWNERS.with(|statement| {
         connection.run(statement, &[Some(pg_sys::Datum::from(home.owner))], |rows| {
             let owner = |row| {
@@ -261,9 +265,24 @@ pub fn retry(connection: &Connection, tables: impl Iterator<Item = pg_sys::Oid>)
     RETRY.with(|statement| connection.run(statement, &[Some(tables)], |_| ()));
 }
 
-/// Ends the leases of a process that has ended.
-pub fn release(connection: &Connection, holder: i64) {
-    RELEASE.with(|statement| connection.run(statement, &[Some(pg_sys::Datum::from(holder))], |_| ()));
+/// Ends the leases of a process that has ended. `longest`: the longest backoff in seconds.
+pub fn release(connection: &Connection, holder: i64, longest: f64) {
+    end_leases(connection, &[holder], false, longest);
+}
+
+/// Ends the leases of all processes but `holders`, which are running.
+pub fn release_others(connection: &Connection, holders: &[i64], longest: f64) {
+    end_leases(connection, holders, true, longest);
+}
+
+fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest: f64) {
+    let holders = holders.iter().map(|holder| Some(pg_sys::Datum::from(*holder)));
+    let arguments = [
+        Some(array::write(Element::Bigint, holders)),
+        Some(pg_sys::Datum::from(are_kept)),
+        pgrx::IntoDatum::into_datum(longest),
+    ];
+    RELEASE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
 /// How many rows there are.

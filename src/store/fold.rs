@@ -189,7 +189,7 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
     let batch = Batch::read(home, pass);
     let is_networks_turn = pass.is_over || pass.without_networks + 1 >= BATCHES_FOR_NETWORKS;
     pass.without_networks = if is_networks_turn { 0 } else { pass.without_networks + 1 };
-    let has_networks = is_networks_turn && has_rows(relation::find(home.schema, c"network_delta"));
+    let has_networks = is_networks_turn && super::has_rows(home, c"network_delta") == Some(true);
     pass.found_some |= !batch.counts.is_empty() || has_networks;
     if batch.counts.is_empty() && !has_networks {
         return;
@@ -209,18 +209,6 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
     let left = batch.counts.iter().filter(|(address, _)| !done(address)).map(|(_, count)| count.places.len());
     pass.left += left.sum::<usize>() as i64;
     pass.folded += taken;
-}
-
-/// Returns true if a table has a row that is visible now.
-fn has_rows(table: pg_sys::Oid) -> bool {
-    let Some(readable) = Readable::open(table) else { return false };
-    let latest = snapshot::Latest::take();
-    let mut has_some = false;
-    readable.rows(latest.raw(), |_| {
-        has_some = true;
-        ControlFlow::Break(())
-    });
-    has_some
 }
 
 /// The pending counts of one transaction.

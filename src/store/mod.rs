@@ -34,12 +34,14 @@ pub mod sizes;
 pub mod unblocked;
 
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 
 use pgrx::pg_sys;
 
 use crate::pg::call::{self, Call};
 use crate::pg::catalog::{self, Extension};
-use crate::pg::relation;
+use crate::pg::scan::Readable;
+use crate::pg::{relation, snapshot};
 use crate::versions;
 
 /// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
@@ -90,4 +92,17 @@ impl Home {
             inventory_key: relation::find(schema, c"ip_inventory_pkey"),
         }
     }
+}
+
+/// Returns whether a table of the extension has a row that is visible now; `None` if it cannot be read below the executor.
+/// Plans nothing, because an idle worker asks every naptime.
+pub fn has_rows(home: Home, table: &CStr) -> Option<bool> {
+    let readable = Readable::open(relation::find(home.schema, table))?;
+    let latest = snapshot::Latest::take();
+    let mut has_some = false;
+    readable.rows(latest.raw(), |_| {
+        has_some = true;
+        ControlFlow::Break(())
+    });
+    Some(has_some)
 }

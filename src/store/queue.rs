@@ -48,7 +48,7 @@ thread_local! {
         "jobs_done", include_str!("../../sql/queries/queue/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
     static SETTLE: Statement = const { Statement::new(
         "jobs_settle", include_str!("../../sql/queries/queue/jobs_settle.sql"),
-        &[pg_sys::TEXTOID, CIDRS, CIDRS]) };
+        &[pg_sys::TEXTOID, CIDRS, CIDRS, pg_sys::FLOAT8OID]) };
     static FAIL: Statement = const { Statement::new(
         "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql"),
         &[pg_sys::TEXTOID, CIDRS, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
@@ -70,6 +70,7 @@ pub struct Claimed {
 }
 
 /// Requests that were taken in.
+#[derive(Default)]
 pub struct TakenIn {
     pub requests: i64,
     /// Whose jobs came of them, each with those of its jobs that an earlier answer serves, leased.
@@ -215,9 +216,16 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
     DONE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Ends jobs that were answered. Where an address is `blocked` by another transaction, the job falls due a moment later.
-pub fn settle(connection: &Connection, provider: Provider, questions: &[Prefix], blocked: &[Prefix]) {
-    let arguments = [name(provider), cidrs(questions), cidrs(blocked)];
+/// Ends jobs that were answered. Where an address is `blocked` by another transaction, the job falls due after `pause`
+/// seconds.
+pub fn settle(
+    connection: &Connection,
+    provider: Provider,
+    questions: &[Prefix],
+    blocked: &[Prefix],
+    pause: f64,
+) {
+    let arguments = [name(provider), cidrs(questions), cidrs(blocked), float(pause)];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 

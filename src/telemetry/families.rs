@@ -23,6 +23,7 @@ use crate::provider::limiter::{self, Count};
 use crate::store::sizes::{QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, Answered, Fate};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
+use crate::worker::registry::StepKind;
 
 /// Everything, at this moment. Inside a transaction: databases' names are looked up. `own`: sizes of the caller's
 /// database; without them its worker's are shown, as those of the others.
@@ -370,6 +371,8 @@ fn workers() -> Vec<Family> {
     let mut ages = Family::of(&declared::WORKER_HEARTBEAT_AGE);
     let mut batches = Family::of(&declared::WORKER_BATCHES);
     let mut errors = Family::of(&declared::WORKER_ERRORS);
+    let mut step_errors = Family::of(&declared::WORKER_STEP_ERRORS);
+    let mut naptimes = Family::of(&declared::WORKER_NAPTIMES);
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let now = clock::now();
     let mut shown = Vec::new();
@@ -383,6 +386,11 @@ fn workers() -> Vec<Family> {
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));
+        for kind in StepKind::ALL {
+            let count = read(&seat.report.step_errors[kind as usize]);
+            step_errors = step_errors.with([name.as_str(), kind.name()], number(count));
+        }
+        naptimes = naptimes.with([&name], read(&seat.report.slept) as f64 / 1_000.0);
         unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
         shown.push(database);
     }
@@ -395,5 +403,5 @@ fn workers() -> Vec<Family> {
             up = up.with([&name], 0.0);
         }
     }
-    vec![up, ages, batches, errors, unsafe_keys]
+    vec![up, ages, batches, errors, step_errors, naptimes, unsafe_keys]
 }

@@ -263,7 +263,10 @@ pub fn reset() {
     let block = shared::block();
     let of_providers = block.provider_counters.iter().flatten();
     let of_exporters = block.exports.iter().flatten();
-    let of_workers = block.seats.iter().flat_map(|seat| [&seat.report.batches, &seat.report.errors]);
+    let of_workers = block.seats.iter().flat_map(|seat| {
+        let report = &seat.report;
+        [&report.batches, &report.errors, &report.slept].into_iter().chain(&report.step_errors)
+    });
     for number in
         block.counters.iter().chain(&block.cells).chain(of_providers).chain(of_exporters).chain(of_workers)
     {

@@ -7,7 +7,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
-use super::steps::FAILED_PAUSE;
+use super::due::{retry_pause, seconds};
 use super::trace::Batch;
 use crate::document::enrichment;
 use crate::guc;
@@ -113,6 +113,11 @@ impl CompletedBatch {
         self
     }
 
+    /// Requests that were paid for and not sent, by the day.
+    pub fn unspent(&self) -> impl Iterator<Item = (i32, usize)> + '_ {
+        self.unspent.iter().map(|(day, requests)| (*day, *requests))
+    }
+
     /// Jobs that earlier answers serve.
     pub fn of_known(provider: Provider, questions: impl IntoIterator<Item = Prefix>) -> CompletedBatch {
         let outcomes = questions.into_iter().map(|question| (question, Outcome::Known)).collect();
@@ -176,7 +181,7 @@ impl CompletedBatch {
             // The others are ended.
             self.outcomes.retain(|question, _| written.blocked.contains(question));
             self.is_blocked = true;
-            self.postpone(clock::now() + FAILED_PAUSE);
+            self.postpone(clock::now() + retry_pause());
             return false;
         }
         self.postpone(clock::now());
@@ -314,7 +319,7 @@ fn write_waiting(
             .filter(|question| shares || !blocked_questions.contains(question))
             .copied()
             .collect();
-        queue::settle(connection, provider, &ended, &blocked);
+        queue::settle(connection, provider, &ended, &blocked, seconds(retry_pause()));
     }
     let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
     let absent = new().filter(|w| w.is_absent).count();

@@ -11,12 +11,13 @@ use std::time::Duration;
 use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
+use super::due::{Due, after_naptime, naptime, retry_pause, seconds};
 use super::in_flight::InFlight;
 use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
 use super::recounter::Recounter;
 use super::session_priority::SessionPriorities;
-use super::steps::{FAILED_PAUSE, Steps, Stop, settled};
+use super::steps::{Steps, Stop, settled};
 use crate::guc;
 use crate::inbox;
 use crate::pg::background;
@@ -24,14 +25,14 @@ use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{catalog, clock};
 use crate::provider::{Provider, Providers};
-use crate::store::queue;
+use crate::store::queue::{self, TakenIn};
 use crate::store::recount_requests::Missing;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
-    block_answer, completions, counter_deltas, fold, provider_quota, reclassification, recount_requests,
-    session_options, sizes,
+    self, block_answer, completions, counter_deltas, fold, provider_quota, reclassification,
+    recount_requests, session_options, sizes,
 };
-use crate::worker::registry::{self, Doing, Ending};
+use crate::worker::registry::{self, Doing, Ending, StepKind};
 use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
@@ -62,16 +63,15 @@ pub struct Worker {
     recounter: Recounter,
     /// Whether transactions with these marks were prepared when last looked.
     prepared: [bool; LOOKED_FOR.len()],
-    released: bool,
-    /// When a step has something to do without being woken, microseconds since 2000.
-    next_take_in: i64,
-    next_fold: i64,
-    next_reclassification: i64,
-    next_sweep: i64,
-    next_count: i64,
-    /// Not before, however much was done.
+    take_over: Due,
+    take_in: Due,
+    fold: Due,
+    reclassification: Due,
+    sweep: Due,
+    count: Due,
+    /// Not before, however much was done, microseconds since 2000.
     counted_until: i64,
-    /// How far a sweep under way has come.
+    /// How far a sweep under way has come. A step that fails is repeated from there.
     sweeping: Option<Progress>,
     /// How far a pass over the pending counts has come.
     folding: Option<fold::Pass>,
@@ -84,6 +84,8 @@ pub struct Worker {
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
     stopped_by_keys: bool,
+    /// Time slept with nothing under way that is not in the report yet, in microseconds times 1000.
+    slept: i64,
 }
 
 /// Entry point of the process.
@@ -110,13 +112,13 @@ pub fn run(seat: i32) {
     loop {
         background::reload_settings();
         if seat.woken.swap(false, Ordering::AcqRel) {
-            worker.next_take_in = 0;
+            worker.take_in.request();
         }
         if seat.rules_changed.swap(false, Ordering::AcqRel) {
             worker.ranking.changed();
         }
         if seat.networks_edited.swap(false, Ordering::AcqRel) {
-            worker.next_reclassification = 0;
+            worker.reclassification.request();
         }
         let pause = match worker.round() {
             Ok(pause) => pause,
@@ -124,7 +126,7 @@ pub fn run(seat: i32) {
             Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
             Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
             Err(Stop::Leave) => worker.end(Ending::Left),
-            Err(Stop::Failed) => FAILED_PAUSE,
+            Err(Stop::Failed) => retry_pause(),
         };
         worker.sleep(pause);
     }
@@ -141,12 +143,12 @@ impl Worker {
             ranking: SessionPriorities::new(),
             recounter: Recounter::default(),
             prepared: [false; LOOKED_FOR.len()],
-            released: false,
-            next_take_in: 0,
-            next_fold: 0,
-            next_reclassification: 0,
-            next_sweep: 0,
-            next_count: 0,
+            take_over: Due::now(),
+            take_in: Due::now(),
+            fold: Due::now(),
+            reclassification: Due::now(),
+            sweep: Due::now(),
+            count: Due::now(),
             counted_until: 0,
             sweeping: None,
             folding: None,
@@ -155,6 +157,7 @@ impl Worker {
             restored_at: 0,
             outdated: false,
             stopped_by_keys: false,
+            slept: 0,
         })
     }
 
@@ -179,8 +182,8 @@ impl Worker {
             let landed = settled(lane.land(&self.steps, &mut self.air))?;
             made.push(landed.is_some());
             if landed == Some(true) {
-                self.next_count = 0;
-                self.next_fold = 0;
+                self.count.request();
+                self.fold.request();
             }
             if landed != Some(false) {
                 self.owners.look();
@@ -189,7 +192,8 @@ impl Worker {
         made.push(settled(self.reclassify())?.is_some());
         made.push(settled(self.fold())?.is_some());
         if self.recounter.step(&self.steps) {
-            (self.next_fold, self.next_count) = (0, 0);
+            self.fold.request();
+            self.count.request();
         }
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // For the metrics alone: nothing waits for it.
@@ -198,15 +202,16 @@ impl Worker {
         background::report_statistics();
 
         if made.contains(&false) {
-            return Ok(FAILED_PAUSE);
+            return Ok(retry_pause());
         }
         if self.sweeping.is_some() {
             return Ok(0);
         }
         let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
         let next =
-            next.min(self.next_take_in).min(self.next_fold).min(self.ranking.next()).min(self.counts_at());
-        let next = next.min(self.owners.next()).min(self.next_reclassification).min(self.recounter.next());
+            next.min(self.take_in.at()).min(self.fold.at()).min(self.ranking.next()).min(self.counts_at());
+        let next = next.min(self.reclassification.at()).min(self.recounter.next());
+        let next = next.min(self.take_over.at()).min(self.owners.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
@@ -249,8 +254,17 @@ impl Worker {
             false => Doing::Waiting,
         });
         background::report_activity(None);
+        let is_idle = self.air.is_empty() && !self.owners.are_working();
+        let from = clock::now();
         // Also when there is more to do at once: interrupts are accepted in there.
         background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.air.ready()));
+        if is_idle {
+            // Not the time for which the system did not put the process back to work.
+            self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
+            let naptime = naptime().max(1);
+            self.steps.seat.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
+            self.slept %= naptime;
+        }
     }
 
     fn end(&mut self, ending: Ending) -> ! {
@@ -267,10 +281,13 @@ impl Worker {
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
-            if self.steps.step(Doing::Waiting, |_, _| catalog::has_superusers_client(c"pg_restore"))? {
+            if self
+                .steps
+                .step(StepKind::LookForRestore, |_, _| catalog::has_superusers_client(c"pg_restore"))?
+            {
                 self.restored_at = now;
                 // What came may be anything.
-                self.next_sweep = 0;
+                self.sweep.request();
             }
             self.restore_checked_at = now;
         }
@@ -280,51 +297,62 @@ impl Worker {
     /// The first thing: what a predecessor was doing when it ended is done again, and what this database spent of the
     /// quotas is made known.
     fn take_over(&mut self) -> Result<(), Stop> {
-        if !self.released {
-            let holder = self.steps.holder;
-            self.steps.step(Doing::Requeueing, |_, connection| {
-                queue::release_others(connection, holder);
-                provider_quota::exchange(connection);
-            })?;
-            self.released = true;
-            let report = &self.steps.seat.report;
-            if report.database.load(Ordering::Acquire) == 0 {
-                report.begin(catalog::own_database().to_u32());
-            }
-            if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
-                // It waits for all of them to say so.
-                shared::block().launcher.set_latch();
-            }
+        if !self.take_over.is_now() {
+            return Ok(());
+        }
+        let holder = self.steps.holder;
+        let holders = self.owners.holders();
+        let taken = self.steps.step(StepKind::TakeOver, |_, connection| {
+            queue::release_others(connection, holder);
+            completions::release_others(connection, &holders, seconds(naptime()));
+            provider_quota::exchange(connection);
+        });
+        self.take_over.attempted(&taken, |()| i64::MAX);
+        taken?;
+        self.owners.look();
+        let report = &self.steps.seat.report;
+        if report.database.load(Ordering::Acquire) == 0 {
+            report.begin(catalog::own_database().to_u32());
+        }
+        if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
+            // It waits for all of them to say so.
+            shared::block().launcher.set_latch();
         }
         Ok(())
     }
 
     /// Requests become jobs.
     fn take_in(&mut self) -> Result<(), Stop> {
-        if self.next_take_in > clock::now() {
+        if !self.take_in.is_now() {
             return Ok(());
         }
         let lease = self.steps.lease(self.lanes.iter().map(|lane| lane.provider));
-        let taken = self.steps.step(Doing::CreatingJobs, |home, connection| {
+        let taken = self.steps.step(StepKind::TakeIn, |home, connection| {
+            let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
+            counter_deltas::take(home, connection);
+            let is_empty = |inbox| store::has_rows(home, inbox) == Some(false);
+            if is_empty(c"enrichment_request") && is_empty(c"incomplete_session") {
+                return (TakenIn::default(), 0, prepared);
+            }
             let taken = queue::take_in(connection, lease);
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
-            counter_deltas::take(home, connection);
             // After the requests, because sessions of an address with a job wait for its answer.
-            let sessions = completions::take_in(connection);
-            (taken, sessions, LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark)))
-        })?;
-        let (taken, sessions, prepared) = taken;
+            (taken, completions::take_in(connection), prepared)
+        });
+        self.take_in.attempted(&taken, |(taken, sessions, _)| {
+            let is_full = taken.requests >= queue::MOST_TAKEN_IN || *sessions >= completions::MOST_TAKEN_IN;
+            if is_full { 0 } else { after_naptime() }
+        });
+        let (taken, sessions, prepared) = taken?;
         self.heed_prepared(prepared);
-        let is_full = taken.requests >= queue::MOST_TAKEN_IN || sessions >= completions::MOST_TAKEN_IN;
-        self.next_take_in = if is_full { 0 } else { clock::now().saturating_add(naptime()) };
         if sessions > 0 {
             self.owners.look();
-            self.next_count = 0;
+            self.count.request();
         }
         if taken.requests > 0 {
-            self.next_count = 0;
+            self.count.request();
         }
         self.ranking.came_in(taken.jobs.keys().copied());
         for lane in &mut self.lanes {
@@ -353,52 +381,35 @@ impl Worker {
         if !self.ranking.is_due() {
             return Ok(());
         }
-        let mut ranking = std::mem::replace(&mut self.ranking, SessionPriorities::new());
-        let ranked =
-            self.steps.step(Doing::EvaluatingPriorities, |home, connection| ranking.begin(home, connection));
-        // A step that failed as a whole is no reason to try it again at once.
-        self.ranking = if ranked.is_ok() { ranking } else { ranking.given_up() };
-        ranked
+        let begun = self.steps.step(StepKind::Rank, SessionPriorities::begin);
+        match begun {
+            Ok(begun) => self.ranking.begun(begun),
+            Err(stop) => {
+                self.ranking.could_not_begin();
+                return Err(stop);
+            }
+        }
+        Ok(())
     }
 
     /// Looks for pending counts every naptime and adds them to the inventories; one transaction a round. A look that
     /// finds none reads the tables' few pages. So counts are found again that an earlier step could not fold.
     fn fold(&mut self) -> Result<(), Stop> {
-        let now = clock::now();
-        if self.next_fold > now {
+        if !self.fold.is_now() {
             return Ok(());
         }
-        // Also where the step fails.
-        self.next_fold = now + naptime();
-        let is_needed = registry::is_recount_needed();
-        let oldest = self.steps.step(Doing::Folding, |home, connection| {
-            if is_needed {
-                // Who could append no row told no more than that.
-                recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
-            }
-            let may_exist = recount_requests::may_exist(home);
-            may_exist.then(|| recount_requests::oldest(connection)).flatten()
-        });
-        if let Some(oldest) = settled(oldest)? {
-            if is_needed {
-                registry::recount_is_requested();
-            }
-            self.recounter.wanted(oldest.is_some());
-            // At once: while session_delta is locked, nothing can be counted.
-            self.steps.seat.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
-            if oldest.is_some() {
-                self.next_count = 0;
-            }
-        }
+        settled(self.look_for_recounts())?;
         let mut pass = self.folding.take().unwrap_or_default();
         let is_free = self
             .steps
-            .step(Doing::Folding, |home, connection| fold::batch_if_free(home, connection, &mut pass))?;
-        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
-            self.next_count = 0;
+            .step(StepKind::Fold, |home, connection| fold::batch_if_free(home, connection, &mut pass));
+        self.fold
+            .attempted(&is_free, |is_free| if *is_free && !pass.is_over() { 0 } else { after_naptime() });
+        if is_free? && !pass.is_over() {
+            self.folding = Some(pass);
         }
-        if is_free && !pass.is_over() {
-            (self.folding, self.next_fold) = (Some(pass), 0);
+        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
+            self.count.request();
         }
         Ok(())
     }
@@ -406,21 +417,42 @@ impl Worker {
     /// Applies edits of `known_networks` to existing networks every naptime, and when a commit announces one; one transaction a
     /// round. A look that finds none reads an index. So edits are found again that an earlier step could not apply.
     fn reclassify(&mut self) -> Result<(), Stop> {
-        let now = clock::now();
-        if self.next_reclassification > now {
+        if !self.reclassification.is_now() {
             return Ok(());
         }
-        // Also where the step fails.
-        self.next_reclassification = now + naptime();
         let after = self.reclassified.take().unwrap_or(0);
         let batch = self
             .steps
-            .step(Doing::Reclassifying, |home, connection| reclassification::step(home, connection, after))?;
+            .step(StepKind::Reclassify, |home, connection| reclassification::step(home, connection, after));
+        self.reclassification
+            .attempted(&batch, |batch| if batch.last.is_some() { 0 } else { after_naptime() });
+        let batch = batch?;
         if batch.pending > 0 {
-            self.next_count = 0;
+            self.count.request();
         }
-        if batch.last.is_some() {
-            (self.reclassified, self.next_reclassification) = (batch.last, 0);
+        self.reclassified = batch.last;
+        Ok(())
+    }
+
+    /// Looks for requests of a recount, and adds one where a commit could append none.
+    fn look_for_recounts(&mut self) -> Result<(), Stop> {
+        let is_needed = registry::is_recount_needed();
+        let oldest = self.steps.step(StepKind::LookForRecounts, |home, connection| {
+            if is_needed {
+                // Who could append no row told no more than that.
+                recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
+            }
+            let may_exist = recount_requests::may_exist(home);
+            may_exist.then(|| recount_requests::oldest(connection)).flatten()
+        })?;
+        if is_needed {
+            registry::recount_is_requested();
+        }
+        self.recounter.wanted(oldest.is_some());
+        // At once: while session_delta is locked, nothing can be counted.
+        self.steps.seat.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
+        if oldest.is_some() {
+            self.count.request();
         }
         Ok(())
     }
@@ -431,13 +463,14 @@ impl Worker {
         if self.counts_at() > now {
             return Ok(());
         }
-        // Also where it fails, for want of a right.
-        (self.next_count, self.counted_until) = (now + COUNTED_ANYWAY, now + COUNTED_EVERY);
-        let sizes = self.steps.step(Doing::CollectingMetrics, |_, connection| sizes::count(connection))?;
+        let sizes = self.steps.step(StepKind::Count, |_, connection| sizes::count(connection));
+        self.count.attempted(&sizes, |sizes| match sizes.is_queue_empty() {
+            true => clock::now() + COUNTED_WHEN_IDLE,
+            false => clock::now() + COUNTED_ANYWAY,
+        });
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
-        let pause = if sizes.is_queue_empty() { COUNTED_WHEN_IDLE } else { COUNTED_ANYWAY };
-        self.next_count = clock::now() + pause;
+        let sizes = sizes?;
         let report = &self.steps.seat.report;
         report.networks.store(sizes.networks, Ordering::Relaxed);
         report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
@@ -459,34 +492,32 @@ impl Worker {
     }
 
     fn counts_at(&self) -> i64 {
-        if guc::metrics() { self.next_count.max(self.counted_until) } else { i64::MAX }
+        if guc::metrics() { self.count.at().max(self.counted_until) } else { i64::MAX }
     }
 
     /// Looks for work that nobody announced; one transaction a round.
     fn sweep(&mut self) -> Result<(), Stop> {
-        let now = clock::now();
-        let progress = match self.sweeping.take() {
-            Some(progress) => progress,
-            None if self.next_sweep > now => return Ok(()),
-            None => Progress::start(),
-        };
-        self.next_sweep = now + SWEEP_EVERY;
-        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
-        (self.next_fold, self.next_count, self.released) = (0, 0, false);
-        self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
-        self.sweeping = self.steps.step(Doing::Requeueing, |_, connection| {
+        if !self.sweep.is_now() {
+            return Ok(());
+        }
+        let progress = *self.sweeping.get_or_insert_with(Progress::start);
+        let swept = self.steps.step(StepKind::Sweep, |_, connection| {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {
                 block_answer::forget_stale(connection, provider);
             });
             session_options::forget(connection);
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| requeue::queue_unasked(connection, enabled, progress)).flatten()
-        })?;
+        });
+        self.sweep.attempted(&swept, |left| if left.is_some() { 0 } else { clock::now() + SWEEP_EVERY });
+        self.sweeping = swept?;
+        if self.sweeping.is_none() {
+            self.take_over.request();
+        }
+        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
+        self.fold.request();
+        self.count.request();
+        self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
         Ok(())
     }
-}
-
-/// In microseconds.
-fn naptime() -> i64 {
-    i64::try_from(guc::worker_naptime().as_micros()).unwrap_or(i64::MAX / 2)
 }

@@ -6,6 +6,7 @@
 //! | `seniority` | which databases get theirs first |
 //! | `main_loop` | what a worker does in its database, round by round |
 //! | `steps` | the short transactions that this is made of |
+//! | `due` | when a step is made, and when again after a failure |
 //! | `provider_queue` | one provider's jobs, from the claim to the answer |
 //! | `in_flight` | the exchanges that are under way |
 //! | `request` | an exchange with a provider, and what its reply says of the provider |
@@ -17,6 +18,7 @@
 //! | `session_priority` | when it is found out which sessions matter |
 
 mod apply;
+mod due;
 mod in_flight;
 mod launcher;
 mod main_loop;

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::{backoff, random};
 
+use super::due::{Due, naptime, retry_pause, seconds};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, settled};
 use crate::owner;
@@ -19,7 +20,7 @@ use crate::pg::shared::{self, SEATS};
 use crate::pg::{catalog, clock};
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
-use crate::worker::registry::Doing;
+use crate::worker::registry::{Doing, StepKind};
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
@@ -29,10 +30,10 @@ const TERMINATED_AFTER: i64 = 400_000;
 const ABANDONED_AFTER: i64 = 5_000_000;
 /// Processes in a row that the code of an owner ended, after which the owner is suspended.
 const MOST_DEATHS: u32 = 3;
-/// Pause between two reads of the pending rows, unless new rows arrive; in microseconds.
+/// The longest pause between two reads of the pending rows, unless new rows arrive; in microseconds.
 const LOOK_EVERY: i64 = 10_000_000;
-/// Pause after a process could not be started, in microseconds.
-const START_AGAIN_AFTER: i64 = 1_000_000;
+/// The longest backoff of sessions whose code ended its process, in microseconds.
+const LONGEST_AFTER_CODE: i64 = 300_000_000;
 /// Microseconds within which a process that an earlier worker asked for takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
 
@@ -95,12 +96,12 @@ pub struct Owners {
     histories: HashMap<u32, History>,
     /// Owners to be suspended, and why.
     to_suspend: BTreeMap<u32, String>,
-    /// Holders of leases that are to be ended.
-    to_release: Vec<i64>,
+    /// Holders of leases that are to be ended, with the longest backoff of their sessions in microseconds.
+    to_release: Vec<(i64, i64)>,
     /// The next process is for an owner that behaves, if one waits.
     behaved_is_next: bool,
-    /// Time of the next read of the pending rows, microseconds since 2000.
-    next_look: i64,
+    /// The next read of the pending rows.
+    look: Due,
     /// Time of the next deadline.
     next: i64,
 }
@@ -118,19 +119,19 @@ impl Owners {
             to_suspend: BTreeMap::new(),
             to_release: Vec::new(),
             behaved_is_next: true,
-            next_look: 0,
+            look: Due::now(),
             next: 0,
         }
     }
 
     /// Rows became pending.
     pub fn look(&mut self) {
-        self.next_look = 0;
+        self.look.request();
     }
 
     /// When there is something to do without being told, microseconds since 2000.
     pub fn next(&self) -> i64 {
-        self.next.min(self.next_look)
+        self.next.min(self.look.at())
     }
 
     /// Watches the processes and starts new ones.
@@ -140,15 +141,32 @@ impl Owners {
             self.watch(steps, index, ranking);
         }
         self.write_down(steps)?;
-        if self.next_look <= clock::now() {
-            // Also where it fails.
-            self.next_look = clock::now() + START_AGAIN_AFTER;
-            self.pending = steps.step(Doing::Supervising, completions::owners)?;
-            let now = clock::now();
-            let next = self.pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
-            self.next_look = next.clamp(now + 100_000, now + LOOK_EVERY);
+        if self.look.is_now() {
+            let pending = steps.step(StepKind::Supervise, completions::owners);
+            self.look.attempted(&pending, |pending| {
+                let now = clock::now();
+                let next = pending.iter().filter_map(|owner| owner.next).min().unwrap_or(i64::MAX);
+                let latest = LOOK_EVERY.min(naptime());
+                next.clamp(now + latest.min(100_000), now + latest)
+            });
+            self.pending = pending?;
         }
         self.start(steps, ranking)
+    }
+
+    /// Holders of the leases of processes that are running.
+    pub fn holders(&self) -> Vec<i64> {
+        let running = self.slots().iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
+        running.map(|slot| slot.holder.load(Ordering::Acquire)).collect()
+    }
+
+    /// Returns whether a process is starting or works.
+    pub fn are_working(&self) -> bool {
+        self.slots().iter().any(|slot| {
+            !slot.is_free()
+                && !slot.is_idle.load(Ordering::Acquire)
+                && !slot.is_abandoned.load(Ordering::Acquire)
+        })
     }
 
     fn slots(&self) -> &'static [OwnerSlot; OWNER_SLOTS] {
@@ -168,9 +186,12 @@ impl Owners {
             Some(process) => process.presence() == Presence::Gone,
             // An earlier worker asked for it: it may not have taken its slot yet.
             None => {
+                let has_begun = slot.has_begun.load(Ordering::Acquire);
                 let starts_until = slot.started_at.load(Ordering::Relaxed) + STARTS_WITHIN;
-                self.next = self.next.min(starts_until);
-                slot.pid.load(Ordering::Acquire) == 0 && now > starts_until
+                if !has_begun {
+                    self.next = self.next.min(starts_until);
+                }
+                slot.pid.load(Ordering::Acquire) == 0 && (has_begun || now > starts_until)
             }
         };
         if is_gone {
@@ -218,7 +239,7 @@ impl Owners {
             history.deaths = 0;
         } else if !slot.is_connected.load(Ordering::Acquire) {
             history.cannot_connect = !history.cannot_connect;
-            history.not_before = now + START_AGAIN_AFTER;
+            history.not_before = now + retry_pause();
             telemetry::error("an owner process could not connect", "the server log has the error");
         } else if slot.ended_in_code.load(Ordering::Acquire) && !was_abandoned {
             history.deaths += 1;
@@ -238,12 +259,13 @@ impl Owners {
             if batches > 0 {
                 history.deaths = 0;
             }
-            history.not_before = now + START_AGAIN_AFTER;
+            history.not_before = now + retry_pause();
         }
         self.next = self.next.min(history.not_before.max(now));
         let holder = slot.holder.load(Ordering::Acquire);
         if holder != 0 && !has_finished {
-            self.to_release.push(holder);
+            let by_code = slot.ended_in_code.load(Ordering::Acquire) || was_abandoned;
+            self.to_release.push((holder, if by_code { LONGEST_AFTER_CODE } else { naptime() }));
         }
         slot.free();
         if let Some(process) = self.processes[index].take() {
@@ -255,7 +277,7 @@ impl Owners {
     /// Suspends owners and ends leases. The next round retries a step that failed.
     fn write_down(&mut self, steps: &Steps) -> Result<(), Stop> {
         for (role, reason) in self.to_suspend.clone() {
-            let suspended = steps.step(Doing::Supervising, |home, connection| {
+            let suspended = steps.step(StepKind::Supervise, |home, connection| {
                 let role = completions::role(home, connection, role)?;
                 completions::suspend(connection, &role.name, &reason);
                 Some(role.name)
@@ -269,9 +291,10 @@ impl Owners {
                 );
             }
         }
-        while let Some(holder) = self.to_release.last().copied() {
-            let released =
-                steps.step(Doing::Supervising, |_, connection| completions::release(connection, holder));
+        while let Some((holder, longest)) = self.to_release.last().copied() {
+            let released = steps.step(StepKind::Supervise, |_, connection| {
+                completions::release(connection, holder, seconds(longest));
+            });
             if settled(released)?.is_none() {
                 break;
             }
@@ -279,7 +302,7 @@ impl Owners {
             self.look();
         }
         if !self.to_suspend.is_empty() || !self.to_release.is_empty() {
-            self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
+            self.next = self.next.min(clock::now() + retry_pause());
         }
         Ok(())
     }
@@ -362,7 +385,7 @@ impl Owners {
         ranking: &mut SessionPriorities,
     ) -> Result<bool, Stop> {
         let known =
-            steps.step(Doing::Supervising, |home, connection| completions::role(home, connection, role))?;
+            steps.step(StepKind::Supervise, |home, connection| completions::role(home, connection, role))?;
         let Some(known) = known.filter(|known| !known.is_suspended) else {
             ranking.leave_out(role);
             self.look();
@@ -387,7 +410,7 @@ impl Owners {
             "an owner process could not be started",
             "no slot is free; raise max_worker_processes",
         );
-        self.next = self.next.min(clock::now() + START_AGAIN_AFTER);
+        self.next = self.next.min(clock::now() + retry_pause());
         Ok(false)
     }
 }

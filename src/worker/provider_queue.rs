@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::prefix::Prefix;
 
 use super::apply::{self, CompletedBatch};
+use super::due::retry_pause;
 use super::in_flight::InFlight;
 use super::request::ProviderRequest;
 use super::session_priority::SessionPriorities;
-use super::steps::{FAILED_PAUSE, Steps, Stop};
+use super::steps::{Steps, Stop};
 use crate::pg::clock;
 use crate::provider::limiter::{self, Departure, Leave};
 use crate::provider::quota;
@@ -18,7 +19,7 @@ use crate::provider::{Limits, Provider};
 use crate::store::provider_quota;
 use crate::store::queue::{self, Claimed, Lease};
 use crate::telemetry::spans;
-use crate::worker::registry::Doing;
+use crate::worker::registry::StepKind;
 
 /// Pause while others ask the provider, in microseconds.
 pub const BUSY_PAUSE: i64 = 250_000;
@@ -44,6 +45,17 @@ pub struct ProviderQueue {
     is_behind_known: bool,
     /// Answers that wait to be written down.
     landings: Vec<CompletedBatch>,
+    /// What the queue and the ledger have to get back before anything is claimed again.
+    to_give_back: Vec<Unused>,
+}
+
+/// Jobs that are not asked after all, and requests that were paid for and not sent.
+struct Unused {
+    questions: Vec<Prefix>,
+    day: Option<i32>,
+    requests: usize,
+    /// Shared memory has the requests of the quota back.
+    is_returned: bool,
 }
 
 /// Jobs to ask, and the day whose quota paid for it.
@@ -63,6 +75,7 @@ impl ProviderQueue {
             ready_since: 0,
             is_behind_known: false,
             landings: Vec::new(),
+            to_give_back: Vec::new(),
         }
     }
 
@@ -110,6 +123,7 @@ impl ProviderQueue {
         let provider = self.provider;
         self.blocked_until = 0;
         steps.seat.waits_no_more(provider.place());
+        self.give_back(steps)?;
         if !provider.is_enabled() || provider.blocked_reason().is_some() {
             let ready = std::mem::take(&mut self.ready);
             self.blocked_until = i64::MAX;
@@ -140,7 +154,7 @@ impl ProviderQueue {
             };
             if most == 0 {
                 // Whoever ends wakes this process; this is for the case that nobody does.
-                self.blocked_until = clock::now() + BUSY_PAUSE;
+                self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 return Ok(());
             }
             let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
@@ -151,7 +165,7 @@ impl ProviderQueue {
             if self.ready.is_empty() {
                 if ask.jobs.is_empty() && self.next_due <= clock::now() {
                     // Due, and somebody holds them.
-                    self.blocked_until = clock::now() + BUSY_PAUSE;
+                    self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 }
                 return Ok(());
             }
@@ -192,7 +206,7 @@ impl ProviderQueue {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         let look_at = if self.is_behind_known { most.max(apply::MOST_TOGETHER) } else { most };
         let mut reserved = None;
-        let claimed = steps.step(Doing::Claiming, |_, connection| {
+        let claimed = steps.step(StepKind::Claim, |_, connection| {
             let jobs = queue::claim(connection, provider, look_at, lease, probe);
             let mut next = (jobs.len() < look_at).then(|| queue::next_due(connection, provider));
             let mut asked = jobs.iter().filter(|job| job.ask.is_some()).count().min(most);
@@ -232,7 +246,7 @@ impl ProviderQueue {
                     None => continue,
                     Some(left) => {
                         flight = left;
-                        now + FAILED_PAUSE
+                        now + retry_pause()
                     }
                 },
                 Departure::Waits(until) if until - now <= LONGEST_WAIT => {
@@ -252,20 +266,30 @@ impl ProviderQueue {
     }
 
     /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
-    fn release_jobs(&self, steps: &Steps, flights: VecDeque<ProviderRequest>) -> Result<(), Stop> {
+    fn release_jobs(&mut self, steps: &Steps, flights: VecDeque<ProviderRequest>) -> Result<(), Stop> {
         let Some(first) = flights.front() else { return Ok(()) };
         // They were claimed together.
         let day = first.day;
         let questions: Vec<Prefix> = flights.iter().flat_map(ProviderRequest::questions).collect();
+        self.to_give_back.push(Unused { questions, day, requests: flights.len(), is_returned: false });
+        self.give_back(steps)
+    }
+
+    /// Gives back what is unused. What a step could not give back stays for the next round.
+    fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
-        steps.step(Doing::Claiming, |_, connection| {
-            queue::give_back(connection, provider, &questions, lease);
-            if let Some(day) = day {
-                provider_quota::unspend(connection, provider, day, flights.len());
+        while let Some(unused) = self.to_give_back.last() {
+            steps.step(StepKind::GiveBack, |_, connection| {
+                queue::give_back(connection, provider, &unused.questions, lease);
+                if let Some(day) = unused.day {
+                    provider_quota::unspend(connection, provider, day, unused.requests);
+                }
+            })?;
+            if let (Some(day), false) = (unused.day, unused.is_returned) {
+                quota::give_back(provider, day, unused.requests);
             }
-        })?;
-        if let Some(day) = day {
-            quota::give_back(provider, day, flights.len());
+            self.to_give_back.pop();
+            self.next_due = 0;
         }
         Ok(())
     }
@@ -282,6 +306,13 @@ impl ProviderQueue {
         if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
             self.landings.push(landing);
         } else {
+            self.to_give_back.extend(landing.unspent().map(|(day, requests)| Unused {
+                questions: Vec::new(),
+                day: Some(day),
+                requests,
+                is_returned: true,
+            }));
+            self.next_due = 0;
             landing.ended(Some("it could not be written down in time"));
         }
     }
@@ -304,7 +335,7 @@ impl ProviderQueue {
             }
             let whole = landing.is_applied();
             let written = spans::within(whole, || {
-                steps.step(Doing::Applying, |home, connection| {
+                steps.step(StepKind::Apply, |home, connection| {
                     apply::write_down(home, connection, &landing, lease)
                 })
             });
@@ -322,7 +353,7 @@ impl ProviderQueue {
                     }
                 }
                 Err(stop) => {
-                    landing.postpone(clock::now() + FAILED_PAUSE);
+                    landing.postpone(clock::now() + retry_pause());
                     self.keep(landing, lease);
                     landed = Err(stop);
                 }

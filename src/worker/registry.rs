@@ -14,9 +14,10 @@ use crate::guc;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::hooks::{self, Listener};
 use crate::pg::owner_slot::OwnerSlot;
-use crate::pg::shared::{self, KeptOut, WorkerSlot};
+use crate::pg::shared::{self, KeptOut, Report, WorkerSlot};
 use crate::pg::transaction::Outcome;
 use crate::pg::{catalog, clock};
+use crate::telemetry;
 
 thread_local! {
     /// What this transaction has to tell when it commits.
@@ -50,6 +51,7 @@ pub enum Doing {
     Supervising,
     StoppedByKeys,
     Reclassifying,
+    TakingOver,
 }
 
 impl Doing {
@@ -75,11 +77,12 @@ impl Doing {
             Doing::Supervising => c"supervising owner processes",
             Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
             Doing::Reclassifying => c"reclassifying networks",
+            Doing::TakingOver => c"taking over from an earlier worker",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 14] = [
+        const ALL: [Doing; 15] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::CreatingJobs,
@@ -94,6 +97,7 @@ impl Doing {
             Doing::Supervising,
             Doing::StoppedByKeys,
             Doing::Reclassifying,
+            Doing::TakingOver,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
@@ -101,6 +105,102 @@ impl Doing {
     /// What the worker in a seat is doing.
     pub fn in_seat(seat: &WorkerSlot) -> Doing {
         Doing::of(seat.state.load(Ordering::Relaxed))
+    }
+}
+
+/// A kind of transaction that a worker or an owner process makes, and repeats after a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum StepKind {
+    LookForRestore = 0,
+    TakeOver,
+    TakeIn,
+    Sweep,
+    Rank,
+    Claim,
+    GiveBack,
+    Apply,
+    LookForRecounts,
+    Fold,
+    Reclassify,
+    Supervise,
+    Count,
+    Lease,
+    Complete,
+    Settle,
+    Evaluate,
+}
+
+impl StepKind {
+    pub const ALL: [StepKind; shared::STEP_KINDS] = [
+        StepKind::LookForRestore,
+        StepKind::TakeOver,
+        StepKind::TakeIn,
+        StepKind::Sweep,
+        StepKind::Rank,
+        StepKind::Claim,
+        StepKind::GiveBack,
+        StepKind::Apply,
+        StepKind::LookForRecounts,
+        StepKind::Fold,
+        StepKind::Reclassify,
+        StepKind::Supervise,
+        StepKind::Count,
+        StepKind::Lease,
+        StepKind::Complete,
+        StepKind::Settle,
+        StepKind::Evaluate,
+    ];
+
+    /// As the metrics and the log show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            StepKind::LookForRestore => "look_for_restore",
+            StepKind::TakeOver => "take_over",
+            StepKind::TakeIn => "take_in",
+            StepKind::Sweep => "sweep",
+            StepKind::Rank => "rank",
+            StepKind::Claim => "claim",
+            StepKind::GiveBack => "give_back",
+            StepKind::Apply => "apply",
+            StepKind::LookForRecounts => "look_for_recounts",
+            StepKind::Fold => "fold",
+            StepKind::Reclassify => "reclassify",
+            StepKind::Supervise => "supervise",
+            StepKind::Count => "count",
+            StepKind::Lease => "lease",
+            StepKind::Complete => "complete",
+            StepKind::Settle => "settle",
+            StepKind::Evaluate => "evaluate",
+        }
+    }
+
+    /// What a worker says that it is doing in such a step.
+    pub fn doing(self) -> Doing {
+        match self {
+            StepKind::LookForRestore => Doing::Waiting,
+            StepKind::TakeOver => Doing::TakingOver,
+            StepKind::TakeIn => Doing::CreatingJobs,
+            StepKind::Sweep => Doing::Requeueing,
+            StepKind::Rank => Doing::EvaluatingPriorities,
+            StepKind::Claim | StepKind::GiveBack => Doing::Claiming,
+            StepKind::Apply => Doing::Applying,
+            StepKind::LookForRecounts | StepKind::Fold => Doing::Folding,
+            StepKind::Reclassify => Doing::Reclassifying,
+            StepKind::Count => Doing::CollectingMetrics,
+            // Owner processes make the last four.
+            StepKind::Supervise
+            | StepKind::Lease
+            | StepKind::Complete
+            | StepKind::Settle
+            | StepKind::Evaluate => Doing::Supervising,
+        }
+    }
+
+    /// Counts a failure in the report of a database, and logs it.
+    pub fn failed(self, report: &Report, headline: &'static str, reason: &str) {
+        report.step_errors[self as usize].fetch_add(1, Ordering::Relaxed);
+        telemetry::error_about(self.name(), headline, reason);
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use super::due::{naptime, retry_pause};
 use crate::pg::clock;
 use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::spi::Connection;
@@ -16,8 +17,6 @@ use crate::store::session_priority::{self, has_quota};
 
 /// How often the rules are evaluated while lookups wait, in microseconds.
 const AGAIN_AFTER: i64 = 600_000_000;
-/// After a step that could not be made.
-const PAUSE: i64 = 60_000_000;
 /// How long a quota waits for an evaluation to end, in microseconds.
 const HOLDS_FOR: i64 = 5_000_000;
 /// At most one part in so many of a worker's time.
@@ -36,6 +35,18 @@ pub struct SessionPriorities {
 struct Sweep {
     owners: BTreeMap<u32, Progress>,
     began: i64,
+    /// Time that the rules took, in microseconds.
+    used: i64,
+    /// A process left out a table or pages because of a lock or a failed transaction.
+    has_gaps: bool,
+}
+
+/// An evaluation that a transaction has begun.
+pub struct Begun {
+    owners: BTreeMap<u32, Progress>,
+    at: i64,
+    /// Whether a provider has a quota.
+    again: bool,
 }
 
 /// How far the evaluation of an owner's rules is.
@@ -43,6 +54,8 @@ struct Progress {
     comes_first: bool,
     /// A process evaluates them at the moment.
     is_running: bool,
+    /// Time that code of the owner had taken before, in microseconds.
+    used_before: i64,
     /// The next table and page.
     table: u32,
     page: u32,
@@ -87,28 +100,34 @@ impl SessionPriorities {
         }
     }
 
-    /// Without what was under way, which could not be done; later again.
-    pub fn given_up(self) -> SessionPriorities {
-        let now = clock::now();
-        SessionPriorities { sweep: None, not_before: now + PAUSE, again_at: now + AGAIN_AFTER, ..self }
+    /// The step that begins an evaluation failed. Whatever asked for the evaluation still does.
+    pub fn could_not_begin(&mut self) {
+        (self.is_wanted, self.not_before) = (true, clock::now() + retry_pause());
     }
 
-    /// Begins an evaluation, inside a transaction.
-    pub fn begin(&mut self, home: Home, connection: &Connection) {
+    /// Finds out which rules are to be evaluated, inside a transaction.
+    pub fn begin(home: Home, connection: &Connection) -> Begun {
         let providers = session_priority::providers_with_quota();
-        let began = clock::now();
-        (self.is_wanted, self.again_at) =
-            (false, if providers.is_empty() { i64::MAX } else { began + AGAIN_AFTER });
-        if providers.is_empty() || session_priority::waiting(connection, &providers).is_empty() {
-            return;
+        let at = clock::now();
+        let again = !providers.is_empty();
+        if !again || session_priority::waiting(connection, &providers).is_empty() {
+            return Begun { owners: BTreeMap::new(), at, again };
         }
-        let progress = |comes_first| Progress { comes_first, is_running: false, table: 0, page: 0 };
-        let owners: BTreeMap<u32, Progress> = session_priority::owners(home, connection)
+        let progress =
+            |comes_first| Progress { comes_first, is_running: false, used_before: 0, table: 0, page: 0 };
+        let owners = session_priority::owners(home, connection)
             .into_iter()
             .map(|(owner, comes_first)| (owner, progress(comes_first)))
             .collect();
-        if !owners.is_empty() {
-            self.sweep = Some(Sweep { owners, began });
+        Begun { owners, at, again }
+    }
+
+    /// The transaction has committed.
+    pub fn begun(&mut self, begun: Begun) {
+        self.is_wanted = false;
+        self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { i64::MAX };
+        if !begun.owners.is_empty() {
+            self.sweep = Some(Sweep { owners: begun.owners, began: begun.at, used: 0, has_gaps: false });
         }
     }
 
@@ -129,6 +148,7 @@ impl SessionPriorities {
         let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
         if let Some(progress) = progress {
             progress.is_running = true;
+            progress.used_before = slot.used.load(Ordering::Relaxed);
             slot.next_table.store(progress.table, Ordering::Relaxed);
             slot.next_page.store(progress.page, Ordering::Relaxed);
             slot.evaluates.store(true, Ordering::Release);
@@ -137,17 +157,21 @@ impl SessionPriorities {
 
     /// Looks whether a process has come to the end.
     pub fn evaluated(&mut self, owner: u32, slot: &OwnerSlot) {
-        let progress = self.sweep.as_ref().and_then(|sweep| sweep.owners.get(&owner));
-        if progress.is_some_and(|progress| progress.is_running) && !slot.evaluates.load(Ordering::Acquire) {
+        let Some(sweep) = &mut self.sweep else { return };
+        let Some(progress) = sweep.owners.get(&owner).filter(|progress| progress.is_running) else { return };
+        sweep.has_gaps |= slot.has_gaps.swap(false, Ordering::AcqRel);
+        if !slot.evaluates.load(Ordering::Acquire) {
+            sweep.used += slot.used.load(Ordering::Relaxed) - progress.used_before;
             self.leave_out(owner);
         }
     }
 
     /// Keeps the progress of a process that has ended. Leaves out a page whose code ended it.
     pub fn process_ended(&mut self, owner: u32, slot: &OwnerSlot) {
-        let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
-        if let Some(progress) = progress.filter(|progress| progress.is_running) {
+        let Some(sweep) = &mut self.sweep else { return };
+        if let Some(progress) = sweep.owners.get_mut(&owner).filter(|progress| progress.is_running) {
             progress.is_running = false;
+            sweep.used += slot.used.load(Ordering::Relaxed) - progress.used_before;
             progress.table = slot.next_table.load(Ordering::Acquire);
             progress.page = slot.next_page.load(Ordering::Acquire);
             if slot.ended_in_code.load(Ordering::Acquire) {
@@ -162,9 +186,14 @@ impl SessionPriorities {
         sweep.owners.remove(&owner);
         if sweep.owners.is_empty() {
             let now = clock::now();
-            self.not_before = now + SHARE * (now - sweep.began);
+            // Not of the time for which it waited for locks or for a process.
+            self.not_before = now + SHARE * sweep.used;
             // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);
+            if sweep.has_gaps {
+                self.is_wanted = true;
+                self.not_before = self.not_before.max(now + naptime());
+            }
             self.sweep = None;
         }
     }

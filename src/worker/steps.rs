@@ -16,10 +16,7 @@ use crate::store::queue::Lease;
 use crate::store::{Home, session_foreign_key};
 use crate::telemetry;
 use crate::versions;
-use crate::worker::registry::Doing;
-
-/// Pause after a step that failed, in microseconds.
-pub const FAILED_PAUSE: i64 = 1_000_000;
+use crate::worker::registry::{Doing, StepKind};
 
 /// Why a round ended before its time.
 pub enum Stop {
@@ -63,10 +60,10 @@ impl Steps {
 
     /// One transaction as the extension's owner, or `worker_role`. Deferred triggers that somebody put on our tables fire
     /// within it, not as whom the process began as.
-    pub fn step<T>(&self, doing: Doing, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
+    pub fn step<T>(&self, kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
         self.check()?;
-        self.says(doing);
-        background::report_activity(Some(doing.activity()));
+        self.says(kind.doing());
+        background::report_activity(Some(kind.doing().activity()));
         let done = transaction::run(|| {
             let Some(extension) = catalog::extension() else { return Err(Stop::NoExtension) };
             match versions::fit(&extension.version) {
@@ -92,7 +89,11 @@ impl Steps {
             Err(failure) => {
                 self.seat.errors.fetch_add(1, Ordering::Relaxed);
                 self.seat.report.errors.fetch_add(1, Ordering::Relaxed);
-                telemetry::error("a worker's step failed and will be tried again", &failure.message);
+                kind.failed(
+                    &self.seat.report,
+                    "a worker's step failed and will be tried again",
+                    &failure.message,
+                );
                 Err(Stop::Failed)
             }
         }

@@ -155,6 +155,11 @@ families! {
         => "Batches of answers that the worker has written down";
     WORKER_ERRORS: Counter "enrich.worker_errors" as "enrich_worker_errors_total" in "{error}" by ["database"]
         => "Steps of the worker that failed and were rolled back";
+    WORKER_STEP_ERRORS: Counter "enrich.worker_step_errors" as "enrich_worker_step_errors_total" in "{error}"
+        by ["database", "step"]
+        => "Steps of the worker and of its owner processes that failed and were rolled back, by kind of step";
+    WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
+        => "Time that the worker slept with nothing under way, in units of worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
         => "Pairs of address and table whose sessions can be completed and are not yet";
     COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"

@@ -1,14 +1,15 @@
--- Leases of a process that has ended. Code that ended its process is tried again after a backoff.
--- $1 leased by bigint
+-- Ends the leases of a process that has ended: of $1, or of every process but those of $1 if $2 is true. Its sessions are
+-- visited again after a backoff, because its code may have ended the process.
+-- $1 leased by bigint[], $2 boolean, $3 backoff cap in seconds float8
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c
-    WHERE c.due_at IS NOT NULL AND c.leased_by = $1
+    WHERE c.due_at IS NOT NULL AND c.leased_by IS NOT NULL AND (c.leased_by = ANY ($1)) <> $2
     ORDER BY c.ip_address, c.rel
     FOR NO KEY UPDATE
 )
 UPDATE @extschema@.session_completion c
 SET leased_by = NULL, is_renewed = false, attempts = c.attempts + 1,
-    due_at = now() + make_interval(secs => LEAST(2 ^ LEAST(c.attempts, 20), 300))
+    due_at = now() + make_interval(secs => LEAST(2 ^ LEAST(c.attempts, 20), $3))
 FROM mine m
 WHERE c.ip_address = m.ip_address AND c.rel = m.rel

@@ -5,6 +5,7 @@
 //! | `documentation` | which pages there are, and their sections, tables and SQL blocks |
 //! | `invariants` | what holds at any moment, whatever was killed |
 //! | `traffic` | clients that know what the server acknowledged |
+//! | `torture` | obstacles in the way of a worker's steps |
 //! | `installation` | which PostgreSQL, under which user, and where may clusters live |
 //! | `cluster` | how a server starts, dies, comes back and is cleaned away |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
@@ -44,6 +45,7 @@ pub mod recount;
 pub mod releases;
 pub mod scrape;
 pub mod session;
+pub mod torture;
 pub mod traffic;
 pub mod wait;
 pub mod world;

@@ -14,6 +14,7 @@ use server_tests::invariants::{
 };
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
+use server_tests::torture::kill;
 use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, is_connection_lost, prepare};
 use server_tests::world::crowd_address;
 use server_tests::{Session, wait_until};
@@ -185,23 +186,4 @@ impl std::fmt::Debug for Alive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("connected")
     }
-}
-
-/// Kills one of a kind, if there is one, and waits until the server has recovered.
-fn kill(cluster: &server_tests::Cluster, victim: &str, database: &str, random: &mut Random) -> bool {
-    if victim == "postmaster" {
-        cluster.kill_postmaster();
-        cluster.start_again();
-        return true;
-    }
-    let Ok(mut session) = cluster.try_session(database) else { return false };
-    let pids = session.rows(&format!(
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = '{victim}' AND pid <> pg_backend_pid() ORDER BY pid"
-    ));
-    drop(session);
-    if pids.is_empty() {
-        return false;
-    }
-    let pid = random.pick(&pids).parse().expect("a process number");
-    cluster.kill_unless_ended(pid)
 }

@@ -151,7 +151,7 @@ fn with_nobody_there_sessions_are_stored_and_everything_is_found_out_later() {
 /// While a setting keeps a provider from being asked, nobody is; a reload is enough to change that.
 #[test]
 fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
-    let lab = Plan::of("settings-blocked_reasons", ALL).start();
+    let lab = Plan::of("settings-obstacles", ALL).start();
     let mut db = lab.database();
     let known = member(90_000, 7);
     cymru::queue(&mut db, &[known]);

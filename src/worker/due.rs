@@ -1,0 +1,63 @@
+//! When a step is due.
+//!
+//! Only the success of a step puts the step off. After a failure it is due again when a short pause has ended. So
+//! whatever blocks a step only delays it, and its end needs no announcement. Requests for a step are state of this process and not flags
+//! in shared memory. A worker that starts has everything to do, because whatever waits is in tables.
+
+use super::steps::Stop;
+use crate::guc;
+use crate::pg::clock;
+
+/// The longest pause after a step that failed, in microseconds.
+const LONGEST_PAUSE: i64 = 1_000_000;
+
+/// The time of the next attempt of a step, microseconds since 2000.
+#[derive(Clone, Copy)]
+pub struct Due(i64);
+
+impl Due {
+    pub fn now() -> Due {
+        Due(0)
+    }
+
+    pub fn at(self) -> i64 {
+        self.0
+    }
+
+    pub fn is_now(self) -> bool {
+        self.0 <= clock::now()
+    }
+
+    /// Makes the step due at once.
+    pub fn request(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Puts the step off after an attempt: after a success to the time that `next` returns, after a failure by a pause.
+    pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> i64) {
+        self.0 = match attempt {
+            Ok(result) => next(result),
+            Err(_) => clock::now() + retry_pause(),
+        };
+    }
+}
+
+/// The longest time between two looks at a table, in microseconds.
+pub fn naptime() -> i64 {
+    i64::try_from(guc::worker_naptime().as_micros()).unwrap_or(i64::MAX / 2)
+}
+
+/// The pause after a step that failed or met a lock, in microseconds.
+pub fn retry_pause() -> i64 {
+    LONGEST_PAUSE.min(naptime())
+}
+
+/// Returns when the next look at a table is due, microseconds since 2000.
+pub fn after_naptime() -> i64 {
+    clock::now().saturating_add(naptime())
+}
+
+/// Returns microseconds as SQL takes them.
+pub fn seconds(microseconds: i64) -> f64 {
+    microseconds as f64 / 1e6
+}
