@@ -124,7 +124,7 @@ pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
 }
 
 /// Waits until nothing waits and every session was visited whose address has an answer; dead letters may be left, and
-/// sessions that back off. Gives up with the reasons.
+/// sessions that back off. A first visit may find the machine too busy, so it is not the last. Gives up with the reasons.
 #[track_caller]
 pub fn wait_for_the_queue(session: &mut Session) {
     let mut busy = false;
@@ -137,7 +137,8 @@ pub fn wait_for_the_queue(session: &mut Session) {
                       + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)
                       + (SELECT count(*) FROM (SELECT FROM enrich.incomplete_session LIMIT 1) i)
                       + (SELECT count(*) FROM (SELECT FROM enrich.session_completion
-                         WHERE due_at IS NOT NULL AND attempts = 0 LIMIT 1) c)",
+                         WHERE due_at IS NOT NULL AND (attempts = 0 OR attempts < 4 AND last_error ~ '(too long|lock)')
+                         LIMIT 1) c)",
             );
             if left == 0 {
                 return String::new();

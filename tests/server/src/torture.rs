@@ -324,9 +324,7 @@ impl Torture<'_> {
                 "BEGIN; LOCK TABLE enrich.{table} IN {mode} MODE; PREPARE TRANSACTION '{prepared}'"
             )),
             Obstacle::Failing(trigger) => {
-                other.run(&format!(
-                    "CREATE TRIGGER obstacle {trigger} EXECUTE FUNCTION public.obstruct()"
-                ));
+                other.run(&format!("CREATE TRIGGER obstacle {trigger} EXECUTE FUNCTION public.obstruct()"));
             }
             Obstacle::FoldByHand => other.run("BEGIN; CALL enrich.fold_statistics()"),
             // A foreign key does not wait for this.
