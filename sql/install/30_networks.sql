@@ -172,7 +172,7 @@ COMMENT ON FUNCTION classify_asn(bigint, text) IS
 -- Flags of a network that is not listed may come from an import, so they are kept. While an edit of the list is pending,
 -- they may come from a row that was deleted from it.
 CREATE FUNCTION classify_network(
-    asn bigint, organization_name text, was_hosting boolean, was_vpn boolean,
+    asn bigint, organization_name text, was_datacenter boolean, was_vpn boolean,
     OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$

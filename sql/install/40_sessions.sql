@@ -635,8 +635,10 @@ BEGIN
                        WHERE c.conrelid = rel AND c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
                          AND c.conparentid = 0)
     THEN
-        RAISE NOTICE 'table % is not attached by itself', rel
-            USING HINT = 'A partition is attached and detached with its partitioned table.';
+        IF EXISTS (SELECT FROM pg_class c WHERE c.oid = rel AND c.relispartition) THEN
+            RAISE NOTICE 'partition % is not attached by itself', rel
+                USING HINT = 'Detach its partitioned table.';
+        END IF;
         RETURN;
     END IF;
     members := @extschema@.lock_session_table(rel, true);

@@ -34,6 +34,24 @@ pub fn workspace() -> PathBuf {
         .expect("the workspace is two levels above this crate")
 }
 
+/// Files with this extension in a directory and below it, sorted.
+pub fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// A script of a checkout, which learns nothing of this test process.
 pub fn script(checkout: &Path, name: &str) -> Command {
     let mut command = Command::new(checkout.join(name));

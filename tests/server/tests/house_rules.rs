@@ -1,11 +1,11 @@
 //! Rules of the house that a machine can check.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cowrie_enrich_engine::metrics;
 use server_tests::database;
-use server_tests::installation::workspace;
+use server_tests::installation::{files_below, workspace};
 
 #[test]
 fn unsafe_code_stays_in_src_pg() {
@@ -190,21 +190,4 @@ fn install_scripts_are_ascii_so_that_every_encoding_takes_them() {
 
 fn read(file: &Path) -> String {
     std::fs::read_to_string(file).unwrap_or_else(|e| panic!("could not read {}: {e}", file.display()))
-}
-
-fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![directory.to_owned()];
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|e| e == extension) {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
 }

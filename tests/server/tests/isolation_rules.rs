@@ -6,24 +6,16 @@ use std::path::Path;
 
 use server_tests::documentation::{blocks_of, grants, page, pages};
 use server_tests::hosts::COWRIE;
-use server_tests::installation::workspace;
+use server_tests::installation::{files_below, workspace};
 use server_tests::{Database, Session, database};
 
 /// Files below a directory of the checkout with their text, by their names from the root.
 fn sources(directory: &str, extension: &str) -> Vec<(String, String)> {
-    fn walk(directory: &Path, extension: &str, found: &mut Vec<(String, String)>) {
-        for entry in std::fs::read_dir(directory).expect("the directory can be read").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                walk(&path, extension, found);
-            } else if path.extension().is_some_and(|it| it == extension) {
-                let name = path.strip_prefix(workspace()).unwrap_or(&path).to_string_lossy().into_owned();
-                found.push((name, std::fs::read_to_string(&path).expect("a text")));
-            }
-        }
-    }
-    let mut found = Vec::new();
-    walk(&workspace().join(directory), extension, &mut found);
+    let name = |path: &Path| path.strip_prefix(workspace()).unwrap_or(path).to_string_lossy().into_owned();
+    let mut found: Vec<(String, String)> = files_below(&workspace().join(directory), extension)
+        .iter()
+        .map(|path| (name(path), std::fs::read_to_string(path).expect("a text")))
+        .collect();
     assert!(!found.is_empty(), "no {extension} below {directory}");
     found.sort();
     found

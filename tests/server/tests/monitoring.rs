@@ -471,7 +471,9 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
 /// What may well have nothing to show: what went wrong in a run where nothing did.
 fn may_be_empty(expression: &str) -> bool {
     expression.ends_with("> 0")
-        && ["unanswered", "dropped_rows", "export_failures"].iter().any(|it| expression.contains(it))
+        && ["unanswered", "dropped_rows", "export_failures", "step_errors"]
+            .iter()
+            .any(|it| expression.contains(it))
 }
 
 fn legend_labels(legend: &str) -> Vec<&str> {

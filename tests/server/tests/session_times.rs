@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use server_tests::database::restored_from;
 use server_tests::documentation::sql_with;
 use server_tests::hosts::COWRIE;
-use server_tests::installation::{Installation, installation, workspace};
+use server_tests::installation::{Installation, files_below, installation, workspace};
 use server_tests::python_system::{self, Flavour};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, database};
@@ -274,8 +274,7 @@ fn a_dump_with_such_times_is_restored_into_newer_versions() {
 fn nothing_else_subtracts_the_times_of_sessions() {
     let mut places = Vec::new();
     for folder in ["sql/install", "sql/queries"] {
-        for entry in std::fs::read_dir(workspace().join(folder)).expect("the folder is there") {
-            let path = entry.expect("an entry").path();
+        for path in files_below(&workspace().join(folder), "sql") {
             let text = std::fs::read_to_string(&path).expect("SQL is text");
             for line in text.lines().map(|line| line.replace("OPERATOR(pg_catalog.-)", "-")) {
                 let code = line.split("--").next().unwrap_or_default();
