@@ -24,15 +24,13 @@ use crate::traffic::{self, TABLES, Traffic, assert_sessions_are};
 use crate::wait::wait_until;
 use crate::world::crowd_address;
 
-/// Sessions arrive by two-phase commit, too. The worker is not told of such a commit.
-const WITH_PREPARED_SESSIONS: bool = true;
-
 /// How many naptimes the worker may sleep after an obstacle has ended.
 const NAPTIMES: f64 = 2.0;
 
-/// The steps that obstacles strike. Two are left out. `give_back` depends on the rate of the whole server and has a test of
-/// its own. `look_for_restore` reads nothing that somebody could lock or change.
-pub const STEPS: [&str; 13] = [
+/// The steps that obstacles strike. Three are left out. `give_back` depends on the rate of the whole server and has a test of
+/// its own. `look_for_restore` reads nothing that somebody could lock or change. The suite `commit_locks` strikes
+/// `look_for_recounts`.
+pub const STEPS: [&str; 14] = [
     "take_over",
     "take_in",
     "sweep",
@@ -40,6 +38,7 @@ pub const STEPS: [&str; 13] = [
     "claim",
     "apply",
     "fold",
+    "reclassify",
     "supervise",
     "count",
     "lease",
@@ -137,6 +136,10 @@ fn obstacles(step: &str) -> Vec<Obstacle> {
             WorkerKilled("ip_inventory"),
             FoldByHand,
             AddressesHeld,
+        ],
+        "reclassify" => vec![
+            Failing("BEFORE DELETE ON enrich.network_reclassification FOR EACH STATEMENT"),
+            Failing("BEFORE DELETE ON enrich.network_reclassification FOR EACH ROW"),
         ],
         "supervise" => vec![
             Locked("session_completion", CHANGES),
@@ -255,7 +258,7 @@ impl Torture<'_> {
             let host = if with_keys && random.one_in(2) { &SUMMARIES } else { &COWRIE };
             let key = format!("k{}", self.serial);
             let insert = host.insert(&[(&key, address.as_deref())]);
-            if WITH_PREPARED_SESSIONS && random.one_in(3) {
+            if random.one_in(3) {
                 let name = format!("{} {key}", self.db.name);
                 self.db.run(&format!("BEGIN; {insert}; PREPARE TRANSACTION '{name}'"));
                 self.db.run(&format!("COMMIT PREPARED '{name}'"));
@@ -348,6 +351,12 @@ impl Torture<'_> {
         }
         if step == "fold" {
             self.store_sessions_of_known_addresses();
+        }
+        if step == "reclassify" {
+            self.db.run(
+                "INSERT INTO enrich.known_networks AS k (asn_number, label, asn_type) VALUES (64500, 'Edited', 'ISP')
+                 ON CONFLICT (asn_number) DO UPDATE SET asn_type = CASE k.asn_type WHEN 'ISP' THEN 'HOSTING' ELSE 'ISP' END",
+            );
         }
         if !matches!(obstacle, Obstacle::SessionsHeld | Obstacle::OwnerKilled) {
             self.store_sessions(!obstacle.locks("ip_inventory"));
@@ -460,6 +469,8 @@ impl Torture<'_> {
                  UNION ALL SELECT 'completions', count(*) FROM enrich.session_completion WHERE due_at IS NOT NULL
                  UNION ALL SELECT 'counts', count(*) FROM enrich.session_delta
                  UNION ALL SELECT 'counts of networks', count(*) FROM enrich.network_delta
+                 UNION ALL SELECT 'edits of known networks', count(*) FROM enrich.network_reclassification
+                 UNION ALL SELECT 'recounts', count(*) FROM enrich.recount_request
                  UNION ALL SELECT 'addresses without a network', count(*) FROM enrich.ip_inventory
                            WHERE current_asn IS NULL AND NOT is_bogon
                  UNION ALL SELECT 'snapshots of sessions', count(*) FROM sessions s

@@ -753,6 +753,14 @@ fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     }
     create_extension(&cluster, "shop");
     wait_until("it has a worker", || at_work(&mut owner), |at_work| at_work == &["shop"]);
+    // A worker that ends before the launcher has noted it leaves no claim to the place.
+    let list = cluster.data_dir().join("cowrie_enrich/workers.json");
+    let shop = owner.one("SELECT oid FROM pg_database WHERE datname = 'shop'");
+    wait_until(
+        "the launcher has noted it",
+        || std::fs::read_to_string(&list).unwrap_or_default(),
+        |list| list.split(|c: char| !c.is_ascii_digit()).any(|word| word == shop),
+    );
     cluster.reconfigure(&["cowrie_enrich.databases = 'copy'".to_owned()]);
     let mut copy = create_extension(&cluster, "copy");
     wait_until("the copy has one", || at_work(&mut owner), |at_work| at_work == &["copy"]);
