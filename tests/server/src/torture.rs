@@ -354,7 +354,8 @@ impl Torture<'_> {
         }
         if step == "reclassify" {
             self.db.run(
-                "INSERT INTO enrich.known_networks AS k (asn_number, label, asn_type) VALUES (64500, 'Edited', 'ISP')
+                "INSERT INTO enrich.known_networks AS k (asn_number, label, asn_type)
+                 SELECT COALESCE(max(n.asn_number), 64500), 'Edited', 'ISP' FROM enrich.asn_inventory n
                  ON CONFLICT (asn_number) DO UPDATE SET asn_type = CASE k.asn_type WHEN 'ISP' THEN 'HOSTING' ELSE 'ISP' END",
             );
         }
@@ -469,7 +470,8 @@ impl Torture<'_> {
                  UNION ALL SELECT 'completions', count(*) FROM enrich.session_completion WHERE due_at IS NOT NULL
                  UNION ALL SELECT 'counts', count(*) FROM enrich.session_delta
                  UNION ALL SELECT 'counts of networks', count(*) FROM enrich.network_delta
-                 UNION ALL SELECT 'edits of known networks', count(*) FROM enrich.network_reclassification
+                 UNION ALL SELECT 'edits of known networks', count(*) FROM enrich.asn_inventory n
+                           JOIN enrich.known_networks k USING (asn_number) WHERE n.asn_type <> k.asn_type
                  UNION ALL SELECT 'recounts', count(*) FROM enrich.recount_request
                  UNION ALL SELECT 'addresses without a network', count(*) FROM enrich.ip_inventory
                            WHERE current_asn IS NULL AND NOT is_bogon

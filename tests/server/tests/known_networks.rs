@@ -213,7 +213,7 @@ fn the_commit_of_an_edit_wakes_the_worker() {
     wait_until("the list is applied", || network(&mut db, 64777), |now| now == "HOSTING|t|f");
     let state =
         "SELECT state FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
-    wait_until("the worker sleeps", || db.one(state), |state| state == "sleeping");
+    wait_until("the worker sleeps", || db.rows(state), |states| states == &["sleeping"]);
     db.run("DELETE FROM enrich.known_networks WHERE asn_number = 64777");
     wait_until("the edit is applied", || network(&mut db, 64777), |now| now == "EDUCATION|f|f");
 }
