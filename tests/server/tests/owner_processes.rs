@@ -41,7 +41,12 @@ fn uninterruptible(db: &mut Session, seconds: f64) -> String {
         })
         .fold(f64::INFINITY, f64::min);
     let products = (seconds / one).ceil() as usize;
-    format!("PERFORM {};", vec!["n * n"; products].join(" + "))
+    // Added pair by pair: a sum from left to right is nested as deeply as it is long.
+    let mut terms = vec!["n * n".to_owned(); products];
+    while terms.len() > 1 {
+        terms = terms.chunks(2).map(|pair| format!("({})", pair.join(" + "))).collect();
+    }
+    format!("PERFORM {};", terms.remove(0))
 }
 
 fn insert(db: &mut Session, table: &str, id: usize, address: IpAddr) {
