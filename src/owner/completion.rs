@@ -16,6 +16,8 @@ const LEASE_SECONDS: f64 = 60.0;
 /// The longest backoff in seconds, of sessions whose code takes too long and of a table whose UPDATE fails.
 const LONGEST_AFTER_CODE: f64 = 300.0;
 const LONGEST_AFTER_ERROR: f64 = 3_600.0;
+/// Visits in a row that took too long after which one session is tried at a time: 2,000 is less than 2 to this power.
+const SMALLEST_AFTER: i64 = 11;
 /// Why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code on the table took too long and was cancelled";
 const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
@@ -31,6 +33,16 @@ pub struct Unsettled {
 /// looks for due rows once in a naptime, so with half of one the sessions are visited within two.
 fn after_lock() -> f64 {
     guc::worker_naptime().as_secs_f64() / 2.0
+}
+
+/// The pause in seconds before a smaller batch is tried. A busy machine needs a longer one after each attempt.
+fn after_slow_visit(attempts: i64) -> f64 {
+    (after_lock() * 2_f64.powi(attempts.clamp(0, 20) as i32)).min(1.0)
+}
+
+/// The pause in seconds after a visit of one session took too long. It doubles with each further attempt.
+fn after_slow_session(attempts: i64) -> f64 {
+    2_f64.powi((attempts - SMALLEST_AFTER).clamp(1, 20) as i32).min(LONGEST_AFTER_CODE)
 }
 
 pub fn step(worker: &mut Worker) -> Step {
@@ -50,7 +62,7 @@ pub fn step(worker: &mut Worker) -> Step {
     };
     background::report_activity(Some(c"completing sessions"));
     // Fewer after each visit that took too long.
-    let most = (MOST_SESSIONS >> leased.attempts.clamp(0, 11)).max(1);
+    let most = (MOST_SESSIONS >> leased.attempts.clamp(0, SMALLEST_AFTER)).max(1);
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
     let visited = transact(StepKind::Complete, |_, connection| {
@@ -110,8 +122,8 @@ fn report(leased: &Leased, problem: Problem, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {
         // A smaller batch may be fast enough.
-        Problem::TooSlow if most > 1 => return (after_lock().min(1.0), TOO_SLOW.to_owned()),
-        Problem::TooSlow => (TOO_SLOW.to_owned(), LONGEST_AFTER_CODE),
+        Problem::TooSlow if most > 1 => return (after_slow_visit(leased.attempts), TOO_SLOW.to_owned()),
+        Problem::TooSlow => (TOO_SLOW.to_owned(), after_slow_session(leased.attempts)),
         Problem::Busy(failure) if failure.was_lock => return (after_lock(), failure.message),
         Problem::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
         Problem::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),

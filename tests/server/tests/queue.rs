@@ -682,7 +682,9 @@ fn jobs_that_came_without_requests_are_worked_off() {
     let mut all = members(0..3);
     all.extend([member(2, 8), member(50, 7)]);
     assert_placed(&mut db, &all);
-    assert_eq!(lab.whois.record().questions_total(), 4);
+    // The worker before may have asked about one of them when it ended.
+    let asked = lab.whois.record().questions_total();
+    assert!((4..=5).contains(&asked), "{asked} questions");
 }
 
 /// The worker of the new database starts with CREATE EXTENSION, before there are any rows.
