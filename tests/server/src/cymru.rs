@@ -137,7 +137,7 @@ pub fn wait_for_the_queue(session: &mut Session) {
                       + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)
                       + (SELECT count(*) FROM (SELECT FROM enrich.incomplete_session LIMIT 1) i)
                       + (SELECT count(*) FROM (SELECT FROM enrich.session_completion
-                         WHERE due_at IS NOT NULL AND (attempts = 0 OR attempts < 4 AND last_error ~ '(too long|lock)')
+                         WHERE due_at IS NOT NULL AND (attempts = 0 OR attempts < 12 AND last_error ~ '(too long|lock)')
                          LIMIT 1) c)",
             );
             if left == 0 {

@@ -649,12 +649,12 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     let addresses = (1..=20).map(|n| format!("89.160.20.{n}").parse::<IpAddr>().expect("an address"));
     for address in addresses {
         let kind = synthetic_ip_type(address).unwrap_or("NULL");
-        assert_eq!(
-            db.rows(&format!(
-                "SELECT DISTINCT snapshot_ip_type FROM session_summaries WHERE source_ip = '{address}'"
-            )),
-            [kind],
-            "{address}"
+        let types =
+            format!("SELECT DISTINCT snapshot_ip_type FROM session_summaries WHERE source_ip = '{address}'");
+        wait_until(
+            &format!("the sessions of {address} have their type"),
+            || (db.rows(&types), state(&mut db)),
+            |(types, _)| *types == [kind],
         );
     }
     lab.assert_nothing_crashed();
