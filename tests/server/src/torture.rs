@@ -485,6 +485,14 @@ impl Torture<'_> {
         )
     }
 
+    /// Whether this waits because the machine is too busy for a visit of an owner process, which has a tenth of a second. Such a
+    /// visit is retried, and its time depends on the machine.
+    fn is_too_slow_for(&mut self, what: &str) -> bool {
+        (what.starts_with("completions") || what.starts_with("snapshots"))
+            && self.db.number("SELECT count(*) FROM enrich.session_completion WHERE last_error ~ 'too long'")
+                > 0
+    }
+
     /// Waits until everything is done, which is to be so before the worker has slept two naptimes.
     #[track_caller]
     fn wait_until_done(&mut self, what: &str) {
@@ -495,7 +503,7 @@ impl Torture<'_> {
                 let slept = self.naptimes() - from;
                 let left = self.left();
                 assert!(
-                    left.is_empty() || slept <= NAPTIMES,
+                    slept <= NAPTIMES || left.iter().all(|what| self.is_too_slow_for(what)),
                     "{what}: after {slept} naptimes there are left: {left:?}\n{}",
                     cymru::state(&mut self.db)
                 );
