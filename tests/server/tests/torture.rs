@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use cowrie_enrich_upstreams::{Behaviour, Fault};
 use server_tests::cymru::{Lab, assert_nothing_crashed, member, queue, wait_for_the_queue, worker_pid};
 use server_tests::documentation::{page, section};
-use server_tests::torture::{self, STEPS, Strikes};
+use server_tests::torture::{self, STEPS, Strikes, naptimes_allowed};
 use server_tests::{Options, Session, wait_until};
 
 /// Obstacles of a seed.
@@ -137,7 +137,7 @@ fn jobs_are_given_back_once_the_obstacle_has_ended() {
         || {
             let slept = naptimes(&mut db) - from;
             let leased = db.number("SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL");
-            assert!(leased == 0 || slept <= 2.0, "it is leased after {slept} naptimes");
+            assert!(leased == 0 || slept <= naptimes_allowed(), "it is leased after {slept} naptimes");
             leased
         },
         |leased| *leased == 0,
@@ -201,10 +201,17 @@ fn an_idle_worker_uses_less_than_a_millisecond_for_each_naptime() {
     };
     // The first naptimes plan statements and fill caches.
     let first = naptimes();
-    let first = wait_until("the worker has begun to sleep", &mut naptimes, |now| *now >= first + 10.0);
-    let before = processor_time(pid);
-    let last = wait_until("the worker has slept", &mut naptimes, |now| *now >= first + 30.0);
-    let each = (processor_time(pid) - before) as f64 / (last - first) / 1e6;
+    wait_until("the worker has begun to sleep", &mut naptimes, |now| *now >= first + 10.0);
+    // Whatever else a machine does only adds to it, so the least of some measurements counts.
+    let mut each = f64::INFINITY;
+    for _ in 0..5 {
+        let (first, before) = (naptimes(), processor_time(pid));
+        let last = wait_until("the worker has slept", &mut naptimes, |now| *now >= first + 20.0);
+        each = each.min((processor_time(pid) - before) as f64 / (last - first) / 1e6);
+        if each < 1.0 {
+            break;
+        }
+    }
     eprintln!("{each:.3} ms for each naptime");
     assert!(each < 1.0, "{each:.3} ms for each naptime");
 }
