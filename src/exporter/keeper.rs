@@ -78,6 +78,6 @@ impl Supervisor {
         }
         self.crashes = if now - self.started_at > LIVED { 1 } else { self.crashes.saturating_add(1) };
         let pause = backoff::delay(self.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-        self.backoff_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+        self.backoff_until = now + clock::micros(pause);
     }
 }

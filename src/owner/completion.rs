@@ -29,8 +29,8 @@ pub struct Unsettled {
     addresses: Vec<Address>,
 }
 
-/// The longest backoff in seconds after a lock, whose end is not announced. The supervisor
-/// looks for due rows once in a naptime, so with half of one the sessions are visited within two.
+/// The longest backoff in seconds after a lock, whose end is not announced. The supervisor looks for due rows once in a
+/// naptime, so with half of one the sessions are visited within two.
 fn after_lock() -> f64 {
     guc::worker_naptime().as_secs_f64() / 2.0
 }

@@ -16,20 +16,17 @@ mod evaluation;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
-use crate::guc;
 use crate::pg::background::{self, Needs, Process, Program};
 use crate::pg::owner_slot::{self, OWNER_SLOTS, OwnerSlot};
-use crate::pg::role::acting_as;
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
-use crate::pg::subtransaction::Failure;
-use crate::pg::{catalog, clock, transaction};
-use crate::store::Home;
+use crate::pg::{clock, transaction};
+use crate::store::{self, Home};
+use crate::telemetry;
+use crate::worker::due::retry_pause;
 use crate::worker::registry::StepKind;
-use crate::{telemetry, versions};
 use completion::Unsettled;
 use evaluation::Evaluation;
 
@@ -47,8 +44,6 @@ const SHARE: i64 = 1_000_000;
 const IDLE: i64 = 2_000_000;
 /// How often an idle process looks whether its worker is still there.
 const IDLE_STEP: Duration = Duration::from_millis(500);
-/// The longest pause after a step that failed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts a process for the owner in a slot of a worker's seat; `None` where the server has no free process slot.
 pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
@@ -125,7 +120,7 @@ impl Worker {
                 (Step::Failed, _) | (_, Step::Failed) => {
                     self.slot.batches.fetch_add(1, Ordering::Relaxed);
                     self.slot.errors.fetch_add(1, Ordering::Relaxed);
-                    background::sleep(LONGEST_PAUSE.min(guc::worker_naptime()), None);
+                    background::sleep(Duration::from_micros(retry_pause().unsigned_abs()), None);
                 }
                 (Step::NothingToDo, Step::NothingToDo) => {
                     let since = *idle_since.get_or_insert_with(clock::now);
@@ -173,23 +168,7 @@ struct Failed {
 
 /// One transaction as the extension's owner, or `worker_role`. A failure is logged and counted.
 fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Failed> {
-    let done: Result<Option<T>, Failure> = transaction::run(|| {
-        let extension = catalog::extension()?;
-        if versions::fit(&extension.version) != Fit::Fits {
-            return None;
-        }
-        let mut home = Home::of_extension(&extension);
-        if let Some(name) = guc::worker_role() {
-            home.owner =
-                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
-        }
-        Some(acting_as(home.owner, || {
-            let result = Connection::with(home.schema, |connection| work(home, connection));
-            transaction::end_as_current_user();
-            result
-        }))
-    });
-    match done {
+    match transaction::run(|| store::run_for_worker(work)) {
         Ok(result) => result.ok_or(Failed { was_lock: false }),
         Err(failure) => {
             let headline = "a step of an owner process failed and will be tried again";

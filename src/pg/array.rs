@@ -45,6 +45,11 @@ pub fn inets(addresses: impl IntoIterator<Item = impl Borrow<Address>>) -> pg_sy
     write(Element::Inet, addresses.into_iter().map(|address| Some(inet::write(*address.borrow()))))
 }
 
+/// A `bigint[]` in the current memory context.
+pub fn bigints(numbers: impl IntoIterator<Item = impl Borrow<i64>>) -> pg_sys::Datum {
+    write(Element::Bigint, numbers.into_iter().map(|number| Some(pg_sys::Datum::from(*number.borrow()))))
+}
+
 /// An array in the current memory context.
 pub fn write(element: Element, values: impl IntoIterator<Item = Option<pg_sys::Datum>>) -> pg_sys::Datum {
     let (mut datums, mut nulls) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
 //! Times as PostgreSQL counts them: microseconds since 2000-01-01 UTC.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrx::pg_sys;
 
@@ -37,7 +37,20 @@ pub fn from_unix(seconds: i64) -> i64 {
 
 /// Seconds since 1970 of such a time.
 pub fn to_unix(micros: i64) -> f64 {
-    micros as f64 / 1e6 + UNIX_TO_POSTGRES as f64
+    seconds(micros) + UNIX_TO_POSTGRES as f64
+}
+
+/// Microseconds of a duration. A very long one is cut, so that a sum with a time is one.
+pub fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).map_or(LONGEST, |micros| micros.min(LONGEST))
+}
+
+/// 73,000 years.
+const LONGEST: i64 = i64::MAX / 4;
+
+/// Seconds of a number of microseconds.
+pub fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// The wall clock.

@@ -77,23 +77,23 @@ pub fn notice(message: &str) {
 
 /// Warns the caller. As with [`log`], interrupts wait until that is done.
 pub fn warning(message: &str, hint: &str) {
-    // SAFETY: the count is put back; a WARNING does not unwind.
-    unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };
     let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;
-    pgrx::pg_sys::panic::ErrorReport::new(code, message.to_owned(), "warning")
-        .set_hint(hint.to_owned())
-        .report(pgrx::prelude::PgLogLevel::WARNING);
-    // SAFETY: see above.
-    unsafe { pgrx::pg_sys::InterruptHoldoffCount -= 1 };
+    let report =
+        pgrx::pg_sys::panic::ErrorReport::new(code, message.to_owned(), "warning").set_hint(hint.to_owned());
+    holding_interrupts(|| report.report(pgrx::prelude::PgLogLevel::WARNING));
 }
 
 /// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to
 /// be raised: they wait until it is written.
 pub fn log(message: &str) {
-    // SAFETY: the count is put back; LOG does not unwind.
-    unsafe {
-        pgrx::pg_sys::InterruptHoldoffCount += 1;
-        pgrx::log!("{message}");
-        pgrx::pg_sys::InterruptHoldoffCount -= 1;
-    }
+    holding_interrupts(|| pgrx::log!("{message}"));
+}
+
+/// For a message below ERROR, which does not unwind.
+fn holding_interrupts(report: impl FnOnce()) {
+    // SAFETY: the count of this process is put back below.
+    unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };
+    report();
+    // SAFETY: as above.
+    unsafe { pgrx::pg_sys::InterruptHoldoffCount -= 1 };
 }

@@ -106,6 +106,12 @@ impl Table {
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
+    /// Opens a table of ours in order to append to it. Raises an error if there is none.
+    pub fn open_for_appending(schema: pg_sys::Oid, name: &CStr) -> Table {
+        Table::open(find(schema, name), pg_sys::RowExclusiveLock)
+            .unwrap_or_else(|| pgrx::error!("table \"{}\" does not exist", name.to_string_lossy()))
+    }
+
     /// Returns the horizon of VACUUM: all snapshots in use see the changes of older transactions.
     pub fn oldest_visible_to_all(&self) -> pg_sys::TransactionId {
         // SAFETY: the table is open. The function reads shared memory and raises nothing.

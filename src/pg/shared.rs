@@ -184,6 +184,16 @@ pub struct Guarded {
     pub calls: [ProcedureCall; PROCEDURES],
 }
 
+/// The seat with the number that a process was started with.
+pub fn seat(number: i32) -> &'static WorkerSlot {
+    &block().seats[usize::try_from(number).unwrap_or_default() % SEATS]
+}
+
+/// The number of a seat. Other slots have none, and get that of the last seat.
+pub fn number_of(slot: &WorkerSlot) -> usize {
+    block().seats.iter().position(|seat| std::ptr::eq(seat, slot)).unwrap_or(SEATS - 1)
+}
+
 impl Guarded {
     /// Notes that a database needs a recount, if there is room.
     pub fn ask_for_recount(&mut self, database: u32) {

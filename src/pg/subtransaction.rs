@@ -166,7 +166,7 @@ unsafe extern "C-unwind" {
     /// src/backend/utils/misc/timeout.c; pgrx has no bindings.
     fn RegisterTimeout(number: c_int, handler: extern "C-unwind" fn()) -> c_int;
     fn enable_timeout_after(timeout: c_int, milliseconds: c_int);
-    fn disable_timeout(timeout: c_int, keep_indicator: bool);
+    pub(super) fn disable_timeout(timeout: c_int, keep_indicator: bool);
 }
 
 fn contained_unless<T>(

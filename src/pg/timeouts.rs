@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use super::subtransaction::STATEMENT_TIMEOUT;
+use super::subtransaction::{STATEMENT_TIMEOUT, disable_timeout};
 
 /// Timeouts that end a statement or a session in the middle of a commit. `transaction_timeout` is the ninth in
 /// src/include/utils/timeout.h, from PostgreSQL 17 on.
@@ -18,7 +18,6 @@ unsafe extern "C-unwind" {
     fn get_timeout_active(timeout: c_int) -> bool;
     fn get_timeout_finish_time(timeout: c_int) -> pg_sys::TimestampTz;
     fn enable_timeout_at(timeout: c_int, at: pg_sys::TimestampTz);
-    fn disable_timeout(timeout: c_int, keep_indicator: bool);
 }
 
 /// The client's timeouts do not end anything until this is dropped. One that would have ended something meanwhile fires

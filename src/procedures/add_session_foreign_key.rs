@@ -9,7 +9,7 @@ use std::time::Duration;
 use pgrx::pg_sys;
 
 use super::backfill_sessions::{self, RejectedRows};
-use super::{Options, Procedure, Run, run};
+use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
@@ -17,7 +17,7 @@ use crate::pg::scan::Readable;
 use crate::pg::{self, catalog, latch};
 use crate::store::backfill_sessions::Table;
 use crate::store::calls::Rejected;
-use crate::store::{Home, session_foreign_key};
+use crate::store::{self, Home, session_foreign_key};
 
 /// Entry point of `add_session_foreign_key()`.
 pub fn add(call: &Call) {
@@ -84,19 +84,18 @@ pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
         return 0;
     }
     let mut tables: Vec<Table> =
-        acting_as(home.owner, || crate::store::backfill_sessions::tables(run.connection, rel));
+        acting_as(home.owner, || store::backfill_sessions::tables(run.connection, rel));
     tables.retain(|table| invalid.contains(&table.oid));
     if tables.iter().any(is_unreadable) {
         let connection = run.connection;
-        let reason =
-            acting_as(home.owner, || crate::store::backfill_sessions::not_intact_reason(connection, rel));
+        let reason = acting_as(home.owner, || store::backfill_sessions::not_intact_reason(connection, rel));
         pg::warning(
             &format!(
                 "sessions of {} were not compared with ip_inventory, the foreign key stays NOT VALID: {}",
                 catalog::table_name(rel),
                 reason.unwrap_or_default()
             ),
-            "Attach the table again, then call backfill_sessions() on it.",
+            ATTACH_AGAIN,
         );
         return 0;
     }

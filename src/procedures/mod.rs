@@ -32,6 +32,9 @@ use crate::procedures::progress::{self as report, Reporting};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
 
+/// The hint where an attached table is not intact.
+const ATTACH_AGAIN: &str = "Attach the table again, then call backfill_sessions() on it.";
+
 /// Those that there are. The number tells their locks apart: append only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::{Options, Procedure, Run, run};
+use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::pg;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
@@ -94,10 +94,7 @@ fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
             "No count was corrected downwards. Attach the table again, then call backfill_sessions() on it.",
         );
     } else {
-        pg::warning(
-            &format!("{procedure}: {table} is not intact: {reason}"),
-            "Attach the table again, then call backfill_sessions() on it.",
-        );
+        pg::warning(&format!("{procedure}: {table} is not intact: {reason}"), ATTACH_AGAIN);
     }
 }
 

@@ -250,7 +250,7 @@ fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
         Admission::NotBefore(until) => return Leave::NotBefore(until),
     };
     // A probe whose process is killed is forgotten after a while.
-    let probe_lasts = 2 * i64::try_from(limits.longest.as_micros()).unwrap_or(i64::MAX / 4);
+    let probe_lasts = 2 * clock::micros(limits.longest);
     let leave = match state.breaker.permission(now, probe_lasts) {
         Permission::NotBefore(until) => return Leave::NotBefore(until),
         Permission::Probe => Leave::Probe,
@@ -264,11 +264,10 @@ fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
 
 /// A clock that was ahead has left times that nobody can have meant.
 fn forget_wrong_times(state: &mut shared::Provider, now: i64) {
-    let micros = |longest: Duration| i64::try_from(longest.as_micros()).unwrap_or(i64::MAX);
-    state.stop.until = state.stop.until.min(now + micros(STOPPED_FOR));
+    state.stop.until = state.stop.until.min(now + clock::micros(STOPPED_FOR));
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
-    state.breaker.until = state.breaker.until.min(now + micros(LONGEST_NAMED_REST));
-    state.breaker.backoff_until = state.breaker.backoff_until.min(now + micros(LONGEST_NAMED_REST));
+    state.breaker.until = state.breaker.until.min(now + clock::micros(LONGEST_NAMED_REST));
+    state.breaker.backoff_until = state.breaker.backoff_until.min(now + clock::micros(LONGEST_NAMED_REST));
 }
 
 fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
@@ -413,7 +412,7 @@ fn hand_on(provider: Provider) {
 /// What the provider asks of its clients. `credentials`: what it was asked with.
 pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
-    let after = |pause: Duration| now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
+    let after = |pause: Duration| now.saturating_add(clock::micros(pause));
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         match demand {

@@ -305,10 +305,7 @@ fn was_asked(document: Option<Container<'_>>) -> bool {
 fn place(connection: &Connection, unplaced: &[(Address, i64, &'static str)]) {
     let arguments = [
         Some(array::inets(unplaced.iter().map(|(address, ..)| address))),
-        Some(array::write(
-            Element::Bigint,
-            unplaced.iter().map(|(_, asn, _)| Some(pg_sys::Datum::from(*asn))),
-        )),
+        Some(array::bigints(unplaced.iter().map(|(_, asn, _)| asn))),
         Some(array::write(Element::Text, unplaced.iter().map(|(.., source)| Some(text::write(source))))),
     ];
     with_settings(IN_ORDER, || PLACE.with(|statement| connection.run(statement, &arguments, |_| ())));

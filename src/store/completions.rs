@@ -258,10 +258,7 @@ pub fn settle(
 
 /// Makes delayed rows of these tables due, because what kept them from being completed may be gone.
 pub fn retry(connection: &Connection, tables: impl Iterator<Item = pg_sys::Oid>) {
-    let tables = array::write(
-        Element::Bigint,
-        tables.map(|table| Some(pg_sys::Datum::from(i64::from(table.to_u32())))),
-    );
+    let tables = array::bigints(tables.map(|table| i64::from(table.to_u32())));
     RETRY.with(|statement| connection.run(statement, &[Some(tables)], |_| ()));
 }
 
@@ -276,9 +273,8 @@ pub fn release_others(connection: &Connection, holders: &[i64], longest: f64) {
 }
 
 fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest: f64) {
-    let holders = holders.iter().map(|holder| Some(pg_sys::Datum::from(*holder)));
     let arguments = [
-        Some(array::write(Element::Bigint, holders)),
+        Some(array::bigints(holders)),
         Some(pg_sys::Datum::from(are_kept)),
         pgrx::IntoDatum::into_datum(longest),
     ];

@@ -26,9 +26,7 @@ const MOST_PAGES: u32 = 128;
 
 /// Appends what this transaction has counted. Below the executor, because a session's commit does it.
 pub fn append(home: Home, counted: &[Counted]) {
-    let Some(table) = Table::open(table(home), pg_sys::RowExclusiveLock) else {
-        pgrx::error!("table \"counter_delta\" does not exist")
-    };
+    let table = Table::open_for_appending(home.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {
         return;
     }

@@ -376,7 +376,7 @@ fn take(
 }
 
 fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
-    let locked = array::write(Element::Bigint, locked.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
+    let locked = array::bigints(locked);
     let work = Work::begin();
     let (networks, moved) = NETWORKS.with(|statement| {
         connection.run(statement, &[Some(locked)], |rows| {

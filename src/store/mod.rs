@@ -36,12 +36,16 @@ pub mod unblocked;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
+use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
+use crate::guc;
 use crate::pg::call::{self, Call};
 use crate::pg::catalog::{self, Extension};
+use crate::pg::role::acting_as;
 use crate::pg::scan::Readable;
-use crate::pg::{relation, snapshot};
+use crate::pg::spi::Connection;
+use crate::pg::{relation, snapshot, transaction};
 use crate::versions;
 
 /// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
@@ -81,6 +85,26 @@ impl Home {
         Home::at(extension.schema, extension.owner)
     }
 
+    /// The same for the worker and the processes that it starts: `worker_role` stands for the owner where it is set.
+    pub fn with_worker_role(mut self) -> Home {
+        if let Some(name) = guc::worker_role() {
+            self.owner =
+                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
+        }
+        self
+    }
+
+    /// Runs `work` as the owner. Deferred triggers that somebody put on our tables fire within it, not as whom the process
+    /// began as.
+    pub fn run_by_owner<T>(self, work: impl FnOnce(Home, &Connection) -> T) -> T {
+        let home = self;
+        acting_as(home.owner, || {
+            let result = Connection::with(home.schema, |connection| work(home, connection));
+            transaction::end_as_current_user();
+            result
+        })
+    }
+
     /// The owner is that of `ip_inventory`. `pg_upgrade` makes the superuser who runs it the owner of the extension, and a
     /// superuser who updates the extension becomes the owner of new functions. Neither may bring more rights.
     fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {
@@ -92,6 +116,14 @@ impl Home {
             inventory_key: relation::find(schema, c"ip_inventory_pkey"),
         }
     }
+}
+
+/// Runs `work` in the current transaction of a process that the worker has started, as the extension's owner or `worker_role`.
+/// `None`: the extension is not there, or does not fit the library.
+pub fn run_for_worker<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
+    let extension = catalog::extension()?;
+    let fits = versions::fit(&extension.version) == Fit::Fits;
+    fits.then(|| Home::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
 /// Returns whether a table of the extension has a row that is visible now; `None` if it cannot be read below the executor.

@@ -160,7 +160,7 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
 
 /// Returns those of some networks, given in order, that have a row.
 pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    let numbers = array::write(Element::Bigint, networks.map(|asn| Some(pg_sys::Datum::from(*asn))));
+    let numbers = array::bigints(networks);
     EXISTING.with(|statement| {
         connection.run(statement, &[Some(numbers)], |rows| {
             (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
@@ -272,7 +272,7 @@ fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {
 }
 
 fn numbers(networks: &Networks) -> pg_sys::Datum {
-    array::write(Element::Bigint, networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn))))
+    array::bigints(networks.keys())
 }
 
 fn times(networks: &Networks, field: fn(&Said) -> Option<i64>) -> pg_sys::Datum {

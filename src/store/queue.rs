@@ -230,7 +230,7 @@ pub fn settle(
 }
 
 /// What jobs may fail how often.
-pub struct LoadPolicy {
+pub struct RetryPolicy {
     pub base_seconds: f64,
     pub max_attempts: i32,
     /// When the provider last answered anybody, microseconds since 2000.
@@ -244,7 +244,7 @@ pub fn fail(
     connection: &Connection,
     provider: Provider,
     failed: &[&Failed],
-    patience: &LoadPolicy,
+    policy: &RetryPolicy,
 ) -> Vec<(Address, String)> {
     if failed.is_empty() {
         return Vec::new();
@@ -262,10 +262,10 @@ pub fn fail(
                 Blame::Never => None,
             }),
         )),
-        float(patience.base_seconds),
-        Some(pg_sys::Datum::from(patience.max_attempts)),
-        Some(pg_sys::Datum::from(patience.last_success)),
-        float(patience.random),
+        float(policy.base_seconds),
+        Some(pg_sys::Datum::from(policy.max_attempts)),
+        Some(pg_sys::Datum::from(policy.last_success)),
+        float(policy.random),
     ];
     FAIL.with(|statement| {
         connection.run(statement, &arguments, |rows| {

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use pgrx::pg_sys;
 
 use super::{BOUNDED, Home, unblocked};
-use crate::pg::array::{self, Element};
+use crate::pg::array;
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Statement};
@@ -74,7 +74,7 @@ fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
     blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
     // Before the list is read: a later edit has another pending row.
     if let Some(horizon) = horizon {
-        let settled = numbers(pending.difference(&blocked));
+        let settled = array::bigints(pending.difference(&blocked));
         let arguments = [Some(settled), Some(pg_sys::Datum::from(horizon))];
         SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
     }
@@ -97,7 +97,7 @@ fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
     }
     let (work, writing) = (Work::begin(), Writing::begin(locked.len()));
     let changed: Vec<i64> = RECLASSIFY.with(|statement| {
-        connection.run(statement, &[Some(numbers(locked.iter()))], |rows| {
+        connection.run(statement, &[Some(array::bigints(locked))], |rows| {
             writing.wrote(Operation::Update, rows, |_| Source::Manual.name());
             (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
         })
@@ -105,8 +105,4 @@ fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
     telemetry::networks_updated(Source::Manual, Update::Metadata, changed.len());
     work.end(Operation::Update, locked.len(), changed.len());
     changed
-}
-
-fn numbers<'a>(networks: impl Iterator<Item = &'a i64>) -> pg_sys::Datum {
-    array::write(Element::Bigint, networks.map(|asn| Some(pg_sys::Datum::from(*asn))))
 }

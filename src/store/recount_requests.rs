@@ -27,10 +27,7 @@ pub struct Missing {
 
 /// Appends a request. Below the executor, because a session's commit does it.
 pub fn append(home: Home, missing: Missing) {
-    let requests = relation::find(home.schema, c"recount_request");
-    let Some(table) = Table::open(requests, pg_sys::RowExclusiveLock) else {
-        pgrx::error!("table \"recount_request\" does not exist")
-    };
+    let table = Table::open_for_appending(home.schema, c"recount_request");
     let row = [
         pg_sys::Datum::from(clock::now()),
         pg_sys::Datum::from(missing.sessions),

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use super::Home;
 use super::enrich::Tally;
-use crate::pg::relation::{self, Table};
+use crate::pg::relation::Table;
 use crate::pg::{clock, inet};
 
 /// Columns of `session_delta`.
@@ -19,10 +19,7 @@ const DELTA: [pg_sys::Oid; 5] = [
 
 /// Appends one delta per address, counted now.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
-    let deltas = relation::find(home.schema, c"session_delta");
-    let Some(table) = Table::open(deltas, pg_sys::RowExclusiveLock) else {
-        pgrx::error!("table \"session_delta\" does not exist")
-    };
+    let table = Table::open_for_appending(home.schema, c"session_delta");
     let now = clock::now();
     table.append(
         DELTA,

@@ -206,11 +206,8 @@ pub fn rank(
     if urgent.is_empty() {
         return Ok(());
     }
-    let arguments = [
-        Some(names(providers)),
-        Some(array::inets(urgent.keys())),
-        Some(array::write(Element::Bigint, urgent.values().map(|rank| Some(pg_sys::Datum::from(*rank))))),
-    ];
+    let arguments =
+        [Some(names(providers)), Some(array::inets(urgent.keys())), Some(array::bigints(urgent.values()))];
     RANK.with(|statement| connection.run(statement, &arguments, |_| ()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::Home;
-use crate::pg::array::{self, Element};
+use crate::pg::array;
 use crate::pg::relation::{InsertionProber, Key, KeyType, Prober};
 use crate::pg::spi::{Connection, Statement};
 use crate::pg::{memory, snapshot};
@@ -96,8 +96,7 @@ fn numbered<'a>(
     if numbers.is_empty() {
         return BTreeSet::new();
     }
-    let numbers =
-        array::write(Element::Bigint, numbers.into_iter().map(|asn| Some(pg_sys::Datum::from(asn))));
+    let numbers = array::bigints(numbers);
     connection.run(statement, &[Some(numbers)], |rows| {
         (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
     })

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use cowrie_enrich_engine::breaker::State;
 use cowrie_enrich_engine::metrics::families as declared;
-use cowrie_enrich_engine::metrics::{Family, Value};
+use cowrie_enrich_engine::metrics::{Declared, Family, Value};
 use cowrie_enrich_engine::otlp::Signal;
 use pgrx::pg_sys;
 
@@ -39,7 +39,8 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(exports());
     families.extend(workers());
     families.extend(completions(&databases));
-    families.push(tables_not_intact(&databases));
+    families
+        .push(by_database(&declared::TABLES_NOT_INTACT, &databases, |sizes| number(sizes.tables_not_intact)));
     families
 }
 
@@ -51,9 +52,19 @@ fn truth(truth: bool) -> f64 {
     if truth { 1.0 } else { 0.0 }
 }
 
-/// Microseconds as seconds.
-fn seconds(micros: i64) -> f64 {
-    micros as f64 / 1e6
+/// Seconds since a time; 0 where there is none.
+fn age(since: Option<i64>) -> f64 {
+    since.map_or(0.0, |since| clock::seconds((clock::now() - since).max(0)))
+}
+
+/// One number of each database.
+fn by_database(
+    declared: &'static Declared,
+    databases: &[(String, Sizes)],
+    value: impl Fn(&Sizes) -> f64,
+) -> Family {
+    let with = |family: Family, (database, sizes): &(String, Sizes)| family.with([database], value(sizes));
+    databases.iter().fold(Family::of(declared), with)
 }
 
 /// Databases by name with what is known of their sizes.
@@ -128,14 +139,8 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     for (source, update, networks) in cells::all_updated() {
         updated = updated.with([source.name(), update.name()], number(networks));
     }
-    let mut size = Family::of(&declared::TOTAL_COUNT);
-    for (database, sizes) in databases {
-        size = size.with([database], number(sizes.networks));
-    }
-    let mut pending = Family::of(&declared::PENDING_NETWORKS);
-    for (database, sizes) in databases {
-        pending = pending.with([database], number(sizes.pending_networks));
-    }
+    let size = by_database(&declared::TOTAL_COUNT, databases, |sizes| number(sizes.networks));
+    let pending = by_database(&declared::PENDING_NETWORKS, databases, |sizes| number(sizes.pending_networks));
     let mut durations = Family::of(&declared::OPERATION_DURATION);
     for operation in Operation::ALL {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
@@ -145,14 +150,8 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
 
 /// Counts that are not folded yet, and those that were lost until a recount.
 fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
-    let mut ages = Family::of(&declared::PENDING_COUNTS_AGE);
-    let mut recounts = Family::of(&declared::RECOUNT_OLDEST_AGE);
-    let now = clock::now();
-    let age = |oldest: Option<i64>| seconds(oldest.map_or(0, |oldest| (now - oldest).max(0)));
-    for (database, sizes) in databases {
-        ages = ages.with([database], age(sizes.oldest_count));
-        recounts = recounts.with([database], age(sizes.oldest_recount));
-    }
+    let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| age(sizes.oldest_count));
+    let recounts = by_database(&declared::RECOUNT_OLDEST_AGE, databases, |sizes| age(sizes.oldest_recount));
     let lost = Family::of(&declared::COUNTS_LOST).with([], number(telemetry::read(Counter::CountsLost)));
     vec![ages, lost, recounts]
 }
@@ -268,7 +267,6 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
     let mut addresses = Family::of(&declared::QUEUE_ADDRESSES);
     let mut ages = Family::of(&declared::QUEUE_OLDEST_AGE);
     let mut dead = Family::of(&declared::QUEUE_DEAD_LETTERS);
-    let now = clock::now();
     for (database, sizes) in databases {
         for queue in &sizes.queues {
             let provider = queue.provider.name();
@@ -279,8 +277,7 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
                     state => depth = depth.with([database, provider, state], size),
                 }
             }
-            let age = queue.oldest.map_or(0, |oldest| (now - oldest).max(0));
-            ages = ages.with([database, provider], seconds(age));
+            ages = ages.with([database, provider], age(queue.oldest));
         }
     }
     vec![depth, addresses, ages, dead]
@@ -288,16 +285,10 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
 
 /// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
 fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
-    let mut pending = Family::of(&declared::COMPLETIONS_PENDING);
-    let mut ages = Family::of(&declared::COMPLETION_OLDEST_AGE);
-    let mut suspended = Family::of(&declared::SUSPENDED_OWNERS);
-    let now = clock::now();
-    for (database, sizes) in databases {
-        pending = pending.with([database], number(sizes.completions));
-        let age = sizes.oldest_completion.map_or(0, |oldest| (now - oldest).max(0));
-        ages = ages.with([database], seconds(age));
-        suspended = suspended.with([database], number(sizes.suspended_owners));
-    }
+    let pending = by_database(&declared::COMPLETIONS_PENDING, databases, |sizes| number(sizes.completions));
+    let ages = by_database(&declared::COMPLETION_OLDEST_AGE, databases, |sizes| age(sizes.oldest_completion));
+    let suspended =
+        by_database(&declared::SUSPENDED_OWNERS, databases, |sizes| number(sizes.suspended_owners));
     let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
     let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
     for (database, name, seat) in attended() {
@@ -308,25 +299,16 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![pending, ages, suspended, abandoned, launch_failures]
 }
 
-fn tables_not_intact(databases: &[(String, Sizes)]) -> Family {
-    let mut tables = Family::of(&declared::TABLES_NOT_INTACT);
-    for (database, sizes) in databases {
-        tables = tables.with([database], number(sizes.tables_not_intact));
-    }
-    tables
-}
-
 fn files() -> Vec<Family> {
     let mut ages = Family::of(&declared::MMDB_BUILD_AGE);
     let mut loaded = Family::of(&declared::MMDB_LOADED);
-    let now = clock::now();
     for kind in Kind::ALL {
         let status = mmdb::status(kind).unwrap_or_default();
         if status.file.is_none() || kind.source_path().is_none() {
             continue;
         }
         if let Some(built) = status.build_epoch {
-            ages = ages.with([kind.name()], seconds((now - clock::from_unix(built)).max(0)));
+            ages = ages.with([kind.name()], age(Some(clock::from_unix(built))));
         }
         if let Some(at) = status.loaded_at {
             loaded = loaded.with([kind.name()], clock::to_unix(at));
@@ -374,7 +356,6 @@ fn workers() -> Vec<Family> {
     let mut step_errors = Family::of(&declared::WORKER_STEP_ERRORS);
     let mut naptimes = Family::of(&declared::WORKER_NAPTIMES);
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
-    let now = clock::now();
     let mut shown = Vec::new();
     for (database, name, seat) in attended() {
         let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
@@ -382,7 +363,7 @@ fn workers() -> Vec<Family> {
         up = up.with([&name], truth(sits));
         let heartbeat = read(&seat.report.heartbeat);
         if heartbeat != 0 {
-            ages = ages.with([&name], seconds((now - heartbeat).max(0)));
+            ages = ages.with([&name], age(Some(heartbeat)));
         }
         batches = batches.with([&name], number(read(&seat.report.batches)));
         errors = errors.with([&name], number(read(&seat.report.errors)));

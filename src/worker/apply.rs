@@ -7,7 +7,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Finding};
 use cowrie_enrich_engine::random;
 
-use super::due::{retry_pause, seconds};
+use super::due::retry_pause;
 use super::trace::Batch;
 use crate::document::enrichment;
 use crate::guc;
@@ -319,7 +319,7 @@ fn write_waiting(
             .filter(|question| shares || !blocked_questions.contains(question))
             .copied()
             .collect();
-        queue::settle(connection, provider, &ended, &blocked, seconds(retry_pause()));
+        queue::settle(connection, provider, &ended, &blocked, clock::seconds(retry_pause()));
     }
     let new = || waiting.iter().filter(|w| w.document.is_some() && is_done(w));
     let absent = new().filter(|w| w.is_absent).count();
@@ -440,13 +440,13 @@ fn move_to_dead_letters(
     provider: Provider,
     failed: &[&Failed],
 ) -> Vec<(Address, String)> {
-    let patience = queue::LoadPolicy {
+    let policy = queue::RetryPolicy {
         base_seconds: guc::retry_base().as_secs_f64(),
         max_attempts: guc::max_attempts(),
         last_success: limiter::last_success(provider),
         random: random::unit(),
     };
-    let dead = queue::fail(connection, provider, failed, &patience);
+    let dead = queue::fail(connection, provider, failed, &policy);
     let now = clock::now();
     let documents: Vec<_> = dead
         .iter()

@@ -1,8 +1,8 @@
 //! When a step is due.
 //!
 //! Only the success of a step puts the step off. After a failure it is due again when a short pause has ended. So
-//! whatever blocks a step only delays it, and its end needs no announcement. Requests for a step are state of this process and not flags
-//! in shared memory. A worker that starts has everything to do, because whatever waits is in tables.
+//! whatever blocks a step only delays it, and its end needs no announcement. Requests for a step are state of this process
+//! and not flags in shared memory. A worker that starts has everything to do, because whatever waits is in tables.
 
 use super::steps::Stop;
 use crate::guc;
@@ -44,7 +44,7 @@ impl Due {
 
 /// The longest time between two looks at a table, in microseconds.
 pub fn naptime() -> i64 {
-    i64::try_from(guc::worker_naptime().as_micros()).unwrap_or(i64::MAX / 2)
+    clock::micros(guc::worker_naptime())
 }
 
 /// The pause after a step that failed or met a lock, in microseconds.
@@ -55,9 +55,4 @@ pub fn retry_pause() -> i64 {
 /// Returns when the next look at a table is due, microseconds since 2000.
 pub fn after_naptime() -> i64 {
     clock::now().saturating_add(naptime())
-}
-
-/// Returns microseconds as SQL takes them.
-pub fn seconds(microseconds: i64) -> f64 {
-    microseconds as f64 / 1e6
 }

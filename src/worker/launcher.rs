@@ -197,7 +197,7 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
                 place.crashes =
                     if now - place.started_at > LIVED { 1 } else { place.crashes.saturating_add(1) };
                 let pause = backoff::delay(place.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-                place.backoff_until = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
+                place.backoff_until = now + clock::micros(pause);
             }
         }
         free(seat);
@@ -240,12 +240,12 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
             databases.iter().filter(is_marked).map(|database| database.oid.to_u32()).collect();
         (databases, gone, marked)
     };
-    let mut next = clock::now() + micros(LOOK_EVERY);
+    let mut next = clock::now() + clock::micros(LOOK_EVERY);
     let mut databases = match transaction::run(listed) {
         Ok((databases, gone, marked)) => {
             gone.into_iter().for_each(|database| order.seniority.remove(database));
             if heed_prepared(places, &marked, &mut order.seniority) {
-                next = next.min(clock::now() + micros(guc::worker_naptime()));
+                next = next.min(clock::now() + clock::micros(guc::worker_naptime()));
             }
             databases
         }
@@ -321,10 +321,6 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 fn send_away(place: &Place) {

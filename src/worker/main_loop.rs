@@ -11,7 +11,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::version::Fit;
 use pgrx::pg_sys;
 
-use super::due::{Due, after_naptime, naptime, retry_pause, seconds};
+use super::due::{Due, after_naptime, naptime, retry_pause};
 use super::in_flight::InFlight;
 use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
@@ -91,7 +91,7 @@ pub struct Worker {
 /// Entry point of the process.
 pub fn run(seat: i32) {
     background::accept_signals();
-    let seat = &shared::block().seats[usize::try_from(seat).unwrap_or_default() % shared::SEATS];
+    let seat = shared::seat(seat);
     if seat.database.load(Ordering::Acquire) == 0 {
         // The launcher that started this worker is gone, and nobody knows of it.
         return;
@@ -304,7 +304,7 @@ impl Worker {
         let holders = self.owners.holders();
         let taken = self.steps.step(StepKind::TakeOver, |_, connection| {
             queue::release_others(connection, holder);
-            completions::release_others(connection, &holders, seconds(naptime()));
+            completions::release_others(connection, &holders, clock::seconds(naptime()));
             provider_quota::exchange(connection);
         });
         self.take_over.attempted(&taken, |()| i64::MAX);

@@ -18,7 +18,7 @@
 //! | `session_priority` | when it is found out which sessions matter |
 
 mod apply;
-mod due;
+pub mod due;
 mod in_flight;
 mod launcher;
 mod main_loop;

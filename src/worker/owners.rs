@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::{backoff, random};
 
-use super::due::{Due, naptime, retry_pause, seconds};
+use super::due::{Due, naptime, retry_pause};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, settled};
 use crate::owner;
 use crate::pg::background::{self, Presence, Process};
 use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
-use crate::pg::shared::{self, SEATS};
+use crate::pg::shared;
 use crate::pg::{catalog, clock};
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
@@ -108,10 +108,8 @@ pub struct Owners {
 
 impl Owners {
     pub fn new(steps: &Steps) -> Owners {
-        let block = shared::block();
-        let seat = block.seats.iter().position(|seat| std::ptr::eq(seat, steps.seat)).unwrap_or(SEATS - 1);
         Owners {
-            seat,
+            seat: shared::number_of(steps.seat),
             database: catalog::own_database().to_u32(),
             processes: std::array::from_fn(|_| None),
             pending: Vec::new(),
@@ -249,7 +247,7 @@ impl Owners {
                 std::time::Duration::from_secs(60),
                 random::unit(),
             );
-            history.not_before = now + i64::try_from(pause.as_micros()).unwrap_or(LOOK_EVERY);
+            history.not_before = now + clock::micros(pause);
             if history.deaths >= MOST_DEATHS {
                 history.deaths = 0;
                 let reason = format!("code on a table ended {MOST_DEATHS} processes in a row");
@@ -293,7 +291,7 @@ impl Owners {
         }
         while let Some((holder, longest)) = self.to_release.last().copied() {
             let released = steps.step(StepKind::Supervise, |_, connection| {
-                completions::release(connection, holder, seconds(longest));
+                completions::release(connection, holder, clock::seconds(longest));
             });
             if settled(released)?.is_none() {
                 break;
@@ -417,7 +415,7 @@ impl Owners {
 
 /// Returns after how many microseconds of code the process in a slot should have ended, and after how many it is abandoned.
 fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
-    let limit = i64::try_from(slot.code_limit().as_micros()).unwrap_or_default();
+    let limit = clock::micros(slot.code_limit());
     (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
 }
 

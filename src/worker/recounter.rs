@@ -8,20 +8,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cowrie_enrich_engine::version::Fit;
 use cowrie_enrich_engine::{backoff, random};
 use pgrx::pg_sys;
 
 use super::steps::Steps;
-use crate::guc;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
-use crate::pg::role::acting_as;
-use crate::pg::shared::{self, WorkerSlot};
-use crate::pg::spi::Connection;
-use crate::pg::subtransaction::Failure;
-use crate::pg::{catalog, clock, transaction};
-use crate::store::{Home, refresh_session_counts};
-use crate::{telemetry, versions};
+use crate::pg::shared;
+use crate::pg::{clock, transaction};
+use crate::store::{self, refresh_session_counts};
+use crate::telemetry;
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_recount_main", kind: "cowrie_enrich recount", needs: Needs::Writing };
@@ -74,10 +69,9 @@ impl Recounter {
         }
         self.attempts = self.attempts.saturating_add(1);
         let pause = backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit());
-        self.not_before = now + i64::try_from(pause.as_micros()).unwrap_or(i64::MAX / 2);
-        let seats = &shared::block().seats;
-        let seat = seats.iter().position(|seat| std::ptr::eq(seat, steps.seat)).unwrap_or_default();
-        self.process = background::start(PROGRAM, "cowrie_enrich recount", seat as i32);
+        self.not_before = now + clock::micros(pause);
+        self.process =
+            background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.seat) as i32);
         if self.process.is_none() {
             telemetry::error("a recount could not be started", "no slot is free; raise max_worker_processes");
         }
@@ -87,8 +81,7 @@ impl Recounter {
 
 fn run(seat: i32) {
     background::accept_signals();
-    let seat: &'static WorkerSlot =
-        &shared::block().seats[usize::try_from(seat).unwrap_or_default() % shared::SEATS];
+    let seat = shared::seat(seat);
     let database = seat.database.load(Ordering::Acquire);
     // One that an earlier worker started may run still.
     if database == 0 || !seat.recounter.take(database) {
@@ -98,7 +91,12 @@ fn run(seat: i32) {
     background::report_activity(Some(c"counting the sessions again"));
     let mut tables = Vec::new();
     for _ in 0..ATTEMPTS {
-        match transact(|home, connection| refresh_session_counts::addresses(home, connection, &tables)) {
+        let counted = transaction::run_without_snapshot(|| {
+            store::run_for_worker(|home, connection| {
+                refresh_session_counts::addresses(home, connection, &tables)
+            })
+        });
+        match counted {
             Ok(Some(Err(others))) => tables = others,
             Ok(Some(Ok(found))) => {
                 let detail = format!(
@@ -121,24 +119,4 @@ fn run(seat: i32) {
     }
     seat.wake();
     background::exit()
-}
-
-/// One transaction as the extension's owner, or `worker_role`. `None`: there is nothing to work on.
-fn transact<T>(work: impl FnOnce(Home, &Connection) -> T) -> Result<Option<T>, Failure> {
-    transaction::run_without_snapshot(|| {
-        let extension = catalog::extension()?;
-        if versions::fit(&extension.version) != Fit::Fits {
-            return None;
-        }
-        let mut home = Home::of_extension(&extension);
-        if let Some(name) = guc::worker_role() {
-            home.owner =
-                catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
-        }
-        Some(acting_as(home.owner, || {
-            let result = Connection::with(home.schema, |connection| work(home, connection));
-            transaction::end_as_current_user();
-            result
-        }))
-    })
 }

@@ -188,7 +188,7 @@ impl StepKind {
             StepKind::LookForRecounts | StepKind::Fold => Doing::Folding,
             StepKind::Reclassify => Doing::Reclassifying,
             StepKind::Count => Doing::CollectingMetrics,
-            // Owner processes make the last four.
+            // All but the first are made by owner processes.
             StepKind::Supervise
             | StepKind::Lease
             | StepKind::Complete

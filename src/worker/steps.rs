@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::version::Fit;
 
-use crate::guc;
 use crate::pg::background;
-use crate::pg::role::acting_as;
 use crate::pg::shared::WorkerSlot;
 use crate::pg::spi::Connection;
 use crate::pg::{catalog, clock, invalidation, transaction};
@@ -58,8 +56,7 @@ impl Steps {
         }
     }
 
-    /// One transaction as the extension's owner, or `worker_role`. Deferred triggers that somebody put on our tables fire
-    /// within it, not as whom the process began as.
+    /// One transaction as the extension's owner, or `worker_role`.
     pub fn step<T>(&self, kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
         self.check()?;
         self.says(kind.doing());
@@ -70,19 +67,11 @@ impl Steps {
                 Fit::Fits => {}
                 misfit => return Err(Stop::Misfit(misfit)),
             }
-            let mut home = Home::of_extension(&extension);
+            let home = Home::of_extension(&extension);
             if !self.keys_are_safe(home) {
                 return Err(Stop::UnsafeKeys);
             }
-            if let Some(name) = guc::worker_role() {
-                home.owner =
-                    catalog::role(&name).unwrap_or_else(|| pgrx::error!("role \"{name}\" does not exist"));
-            }
-            Ok(acting_as(home.owner, || {
-                let result = Connection::with(home.schema, |connection| work(home, connection));
-                transaction::end_as_current_user();
-                result
-            }))
+            Ok(home.with_worker_role().run_by_owner(work))
         });
         match done {
             Ok(result) => result,
@@ -106,13 +95,7 @@ impl Steps {
         if self.keys_were_safe_at.get() == Some(version) {
             return true;
         }
-        let keys = acting_as(home.owner, || {
-            Connection::with(home.schema, |connection| {
-                let keys = session_foreign_key::unsafe_keys(connection);
-                transaction::end_as_current_user();
-                keys
-            })
-        });
+        let keys = home.run_by_owner(|_, connection| session_foreign_key::unsafe_keys(connection));
         self.seat.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {

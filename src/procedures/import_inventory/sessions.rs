@@ -10,6 +10,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::text::from_server;
 use crate::pg::{self, catalog};
+use crate::procedures::ATTACH_AGAIN;
 use crate::store::backfill_sessions;
 use crate::store::import_inventory::sessions as tables;
 use crate::store::import_inventory::source::{Row, Table, Wanted, text};
@@ -106,10 +107,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     if is_attached {
         let reason = |connection: &Connection| backfill_sessions::not_intact_reason(connection, table.oid);
         if let Some(reason) = acting_as(run.home.owner, || Connection::with(schema, reason)) {
-            pg::warning(
-                &format!("{name} is attached already, but is not intact: {reason}"),
-                "Attach the table again, then call backfill_sessions() on it.",
-            );
+            pg::warning(&format!("{name} is attached already, but is not intact: {reason}"), ATTACH_AGAIN);
         }
         return;
     }
