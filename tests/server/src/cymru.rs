@@ -181,6 +181,15 @@ pub fn worker_pid(session: &mut Session) -> i64 {
     wait_until("the database has a worker", || worker_pid_now(session), Option::is_some).expect("it has one")
 }
 
+/// Has the launcher start the worker of a database, by a request that is gone again; waits until it is there.
+pub fn start_worker(session: &mut Session) {
+    session.run(
+        "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
+         DELETE FROM enrich.enrichment_request",
+    );
+    worker_pid(session);
+}
+
 pub fn worker_pid_now(session: &mut Session) -> Option<i64> {
     let pids = session.rows(
         "SELECT pid FROM enrich.worker_status()

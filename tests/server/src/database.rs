@@ -3,8 +3,8 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::cluster::{Cluster, Options, SUPERUSER};
 use crate::documentation;
@@ -109,16 +109,36 @@ impl DerefMut for Database<'_> {
 /// The server that the tests of this binary share.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
+    kept_until_exit(&SHARED, || cluster_with_world(&Options::named(&binary_name())))
+}
+
+/// A server of this binary whose worker looks often and asks no provider.
+pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) -> &'static Cluster {
+    let options = Options::named(name)
+        .with_worker()
+        .conf("cowrie_enrich.worker_naptime = 200ms")
+        .conf("cowrie_enrich.enabled_sources = 'maxmind'")
+        .conf("max_worker_processes = 40");
+    kept_until_exit(server, || cluster_with_world(&options))
+}
+
+/// The server in a static, made by the first test that asks for it and removed when the process exits.
+fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cluster) -> &'static Cluster {
+    static KEPT: Mutex<Vec<&'static OnceLock<Cluster>>> = Mutex::new(Vec::new());
     extern "C" fn stop() {
-        if let Some(cluster) = SHARED.get() {
-            cluster.remove();
-        }
+        let kept = KEPT.lock().map(|kept| kept.clone()).unwrap_or_default();
+        kept.into_iter().filter_map(OnceLock::get).for_each(Cluster::remove);
     }
-    SHARED.get_or_init(|| {
-        // SAFETY: `stop` is a plain function that needs nothing but the static above; the
-        // watchdog does the same work where this is never called.
-        unsafe { libc::atexit(stop) };
-        cluster_with_world(&Options::named(&binary_name()))
+    server.get_or_init(|| {
+        let mut kept = KEPT.lock().expect("no test panics here");
+        if kept.is_empty() {
+            // SAFETY: `stop` is a plain function that needs nothing but the static above; the
+            // watchdog does the same work where this is never called.
+            unsafe { libc::atexit(stop) };
+        }
+        kept.push(server);
+        drop(kept);
+        make()
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::session::Session;
+use crate::wait::wait_until;
 
 /// Sessions per address of the tables, `(table, address column)`.
 pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> BTreeMap<IpAddr, i64> {
@@ -82,4 +83,18 @@ pub fn assert_counts_are_exact(session: &mut Session, tables: &[(&str, &str)]) {
         })
         .collect();
     assert_eq!(folded, networks, "addresses and sessions of networks: folded (left), recounted (right)");
+}
+
+/// Sessions of an address in the inventory; empty if it is not there.
+pub fn count(session: &mut Session, address: &str) -> String {
+    session
+        .rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
+        .join(",")
+}
+
+/// Waits until this many sessions of an address are folded.
+#[track_caller]
+pub fn wait_for_count(session: &mut Session, address: &str, expected: i64) {
+    let expected = expected.to_string();
+    wait_until("the count is folded", || count(session, address), |count| *count == expected);
 }

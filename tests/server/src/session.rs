@@ -30,6 +30,19 @@ impl Session {
         self.client.batch_execute(sql).map_err(|e| refusal(&e))
     }
 
+    /// Returns how a statement ends: `ok`, or the SQLSTATE. Nothing of it is left, but what a procedure does.
+    pub fn end_of(&mut self, statement: &str) -> String {
+        let is_procedure = statement.starts_with("CALL");
+        if !is_procedure {
+            self.run("BEGIN");
+        }
+        let end = self.try_run(statement).map_or_else(|refusal| refusal.code, |()| "ok".to_owned());
+        if !is_procedure {
+            self.run("ROLLBACK");
+        }
+        end
+    }
+
     /// Runs statements that must be refused.
     #[track_caller]
     pub fn refused(&mut self, sql: &str) -> Refusal {

@@ -1,12 +1,11 @@
 //! CALL build_asn_inventory(): networks from the addresses that are known, whoever wrote these down.
 
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+use server_tests::{Options, Session, database, fresh_database, wait_until};
 
 const BUILD: &str = "CALL build_asn_inventory(progress => false)";
 
@@ -63,19 +62,6 @@ fn result(db: &mut Session) -> serde_json::Value {
     db.one("SELECT result FROM enrich.procedure_call WHERE procedure = 'build_asn_inventory'")
         .parse()
         .expect("the result is JSON")
-}
-
-/// What a user of psql sees.
-fn psql(db: &Database<'_>, sql: &str) -> String {
-    let output: Output = db
-        .cluster
-        .program("psql")
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &db.name])
-        .output()
-        .expect("psql runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    said
 }
 
 #[test]
@@ -311,7 +297,7 @@ fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_on
     let mut db = database();
     load_many(&mut db, 19_000);
     load_malformed(&mut db, 1_000);
-    let said = psql(&db, "CALL enrich.build_asn_inventory(progress => false)");
+    let said = db.notices("CALL enrich.build_asn_inventory(progress => false)");
     let expected =
         "WARNING:  build_asn_inventory: the enrichment of 1000 addresses makes no sense, wholly or in part";
     assert_eq!(said.matches("WARNING").count(), 1, "{said}");
@@ -336,15 +322,15 @@ fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_on
 fn a_verbose_call_shows_some_of_those_that_it_skips() {
     let mut db = database();
     load_malformed(&mut db, 100);
-    let said = psql(&db, "CALL enrich.build_asn_inventory(50, false, true)");
+    let said = db.notices("CALL enrich.build_asn_inventory(50, false, true)");
     let shown = said.lines().filter(|line| line.contains("skipped 70.0.0.")).count();
     assert_eq!(shown, 20, "ten of each batch: {said}");
     assert!(said.contains("skipped 70.0.0.0: the document is not an object"), "{said}");
     assert_eq!(said.lines().filter(|line| line.contains("more among these")).count(), 2, "{said}");
-    let quiet = psql(&db, "CALL enrich.build_asn_inventory(50, false, false)");
+    let quiet = db.notices("CALL enrich.build_asn_inventory(50, false, false)");
     assert!(!quiet.contains("skipped 70."), "{quiet}");
     assert!(!quiet.contains("[#"), "{quiet}");
-    let with_bar = psql(&db, "CALL enrich.build_asn_inventory(50)");
+    let with_bar = db.notices("CALL enrich.build_asn_inventory(50)");
     assert!(
         with_bar.contains("build_asn_inventory: addresses [####################] 100 %, 100 of 100"),
         "{with_bar}"

@@ -3,58 +3,26 @@
 
 use std::sync::OnceLock;
 
-use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid};
-use server_tests::database::cluster_with_world;
+use server_tests::cymru::{Lab, members, queue, start_worker, wait_for_the_queue};
+use server_tests::database::server_without_providers;
 use server_tests::hosts::COWRIE;
-use server_tests::recount::assert_counts_are_exact;
+use server_tests::recount::{assert_counts_are_exact, wait_for_count};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
 
 /// A server whose worker looks often and asks no provider.
 fn server() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    extern "C" fn stop() {
-        if let Some(cluster) = CLUSTER.get() {
-            cluster.remove();
-        }
-    }
-    CLUSTER.get_or_init(|| {
-        // SAFETY: as in `server_tests::database::shared`.
-        unsafe { libc::atexit(stop) };
-        cluster_with_world(
-            &Options::named("commit-locks")
-                .with_worker()
-                .conf("cowrie_enrich.worker_naptime = 200ms")
-                .conf("cowrie_enrich.enabled_sources = 'maxmind'")
-                .conf("max_worker_processes = 40"),
-        )
-    })
+    server_without_providers(&CLUSTER, "commit-locks")
 }
 
 /// A database with a worker and a folded session of 8.8.8.8.
 fn prepared() -> Database<'static> {
     let mut db = fresh_database(server());
     COWRIE.create_attached(&mut db);
-    // A request that is gone again makes the launcher start the worker.
-    db.run(
-        "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
-         DELETE FROM enrich.enrichment_request",
-    );
-    worker_pid(&mut db);
+    start_worker(&mut db);
     db.run(&COWRIE.insert(&[("first", Some("8.8.8.8"))]));
     wait_for_count(&mut db, "8.8.8.8", 1);
     db
-}
-
-fn count(db: &mut Session, address: &str) -> String {
-    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
-        .join(",")
-}
-
-/// Waits until this many sessions of an address are folded, with nothing but the worker at work.
-#[track_caller]
-fn wait_for_count(db: &mut Session, address: &str, expected: i64) {
-    let expected = expected.to_string();
-    wait_until("the count is right", || count(db, address), |count| *count == expected);
 }
 
 #[track_caller]
@@ -182,11 +150,7 @@ fn a_lost_count_is_seen_and_counted_again() {
     let before = lost(&mut db);
     let mut locker = db.another();
     locker.run("BEGIN; LOCK TABLE enrich.session_delta");
-    let mut psql = db.cluster.program("psql");
-    let insert = COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8"))]);
-    let output = psql.args(["-X", "-q", "-d", &db.name, "-c", &insert]).output().expect("psql runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    let said = db.notices(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8"))]));
     assert!(said.contains("WARNING:  cowrie_enrich could not count the sessions"), "{said}");
     assert!(said.contains("recount_request"), "{said}");
     // As long as the table is locked, nobody can correct it.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use server_tests::database::{bare_database, create_extension_as};
 use server_tests::documentation::{blocks_of, code_spans, grants, page, section};
 use server_tests::hosts::COWRIE;
-use server_tests::{Database, Session, shared};
+use server_tests::{Database, shared};
 
 /// Page and role. The block that creates the role has its grants.
 const ROLES: [(&str, &str); 6] = [
@@ -40,19 +40,6 @@ fn create_granted(db: &mut Database<'_>, page: &str, role: &str) -> String {
     let name = db.create_role(role);
     db.run(&grants(page, role, &name));
     name
-}
-
-/// How a statement ends: `ok`, or the SQLSTATE. Nothing of it is left, but what a procedure did.
-fn end_of(session: &mut Session, statement: &str) -> String {
-    let is_procedure = statement.starts_with("CALL");
-    if !is_procedure {
-        session.run("BEGIN");
-    }
-    let end = session.try_run(statement).map_or_else(|refusal| refusal.code, |()| "ok".to_owned());
-    if !is_procedure {
-        session.run("ROLLBACK");
-    }
-    end
 }
 
 /// Signature and call of each function and procedure, from the table of the suite `privilege_matrix`.
@@ -100,7 +87,7 @@ fn each_documented_role_can_use_what_it_is_granted_and_nothing_else() {
             let is_granted = db
                 .one(&format!("SELECT has_table_privilege('{name}', 'enrich.{relation}', 'SELECT')"))
                 == "t";
-            let end = end_of(&mut session, &format!("SELECT * FROM enrich.{relation} LIMIT 1"));
+            let end = session.end_of(&format!("SELECT * FROM enrich.{relation} LIMIT 1"));
             if end != if is_granted { "ok" } else { REFUSED } {
                 wrong.push(format!("{role} reads {relation}: {end}, granted: {is_granted}"));
             }
@@ -109,7 +96,7 @@ fn each_documented_role_can_use_what_it_is_granted_and_nothing_else() {
             let is_granted = db
                 .one(&format!("SELECT has_function_privilege('{name}', 'enrich.{signature}', 'EXECUTE')"))
                 == "t";
-            let is_refused = end_of(&mut session, &call) == REFUSED;
+            let is_refused = session.end_of(&call) == REFUSED;
             let function = signature.split('(').next().unwrap_or_default();
             match (is_granted, is_refused) {
                 (true, true) if documented_checks.contains(function) => {
@@ -158,7 +145,7 @@ fn what_the_pages_for_a_role_show_works_for_that_role() {
         let statements = statements_of(shown_on);
         assert!(!statements.is_empty(), "{shown_on}");
         for statement in statements {
-            let end = end_of(&mut session, &statement);
+            let end = session.end_of(&statement);
             if end == REFUSED {
                 wrong.push(format!("{role} on {shown_on}: {statement}"));
             }

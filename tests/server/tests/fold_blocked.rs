@@ -2,11 +2,11 @@
 
 use std::sync::OnceLock;
 
-use server_tests::cymru::worker_pid;
-use server_tests::database::cluster_with_world;
+use server_tests::cymru::start_worker;
+use server_tests::database::server_without_providers;
 use server_tests::hosts::{COWRIE, SUMMARIES};
-use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
+use server_tests::recount::{assert_counts_are_exact, count, wait_for_count};
+use server_tests::{Cluster, Database, Session, database, fresh_database, wait_until};
 
 const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "source_ip")];
 
@@ -16,22 +16,7 @@ const NO_END: &str = "SET statement_timeout = '40s'";
 /// A server whose worker folds often and asks no provider: folding is all its work.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    extern "C" fn stop() {
-        if let Some(cluster) = CLUSTER.get() {
-            cluster.remove();
-        }
-    }
-    CLUSTER.get_or_init(|| {
-        // SAFETY: as in `server_tests::database::shared`.
-        unsafe { libc::atexit(stop) };
-        cluster_with_world(
-            &Options::named("fold-blocked-worker")
-                .with_worker()
-                .conf("cowrie_enrich.worker_naptime = 200ms")
-                .conf("cowrie_enrich.enabled_sources = 'maxmind'")
-                .conf("max_worker_processes = 40"),
-        )
-    })
+    server_without_providers(&CLUSTER, "fold-blocked-worker")
 }
 
 /// Both hosts' tables. Only the second has a foreign key.
@@ -41,14 +26,10 @@ fn prepare(db: &mut Session) {
     db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
 }
 
-/// The same in a database whose worker runs: a request that is gone again makes the launcher start it.
+/// The same in a database whose worker runs.
 fn prepare_with_worker(db: &mut Session) {
     prepare(db);
-    db.run(
-        "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
-         DELETE FROM enrich.enrichment_request",
-    );
-    worker_pid(db);
+    start_worker(db);
 }
 
 /// A database whose worker has folded a session of an address.
@@ -75,18 +56,6 @@ fn fold(db: &Database<'_>) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     said
-}
-
-fn count(db: &mut Session, address: &str) -> String {
-    db.rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))
-        .join(",")
-}
-
-/// Waits until this many sessions of an address are folded.
-#[track_caller]
-fn wait_for_count(db: &mut Session, address: &str, expected: i64) {
-    let expected = expected.to_string();
-    wait_until("the count is folded", || count(db, address), |count| *count == expected);
 }
 
 fn pending(db: &mut Session) -> Vec<String> {

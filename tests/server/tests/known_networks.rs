@@ -4,28 +4,13 @@ use std::process::Output;
 use std::sync::OnceLock;
 
 use server_tests::cymru::worker_pid;
-use server_tests::database::cluster_with_world;
+use server_tests::database::{cluster_with_world, server_without_providers};
 use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
 
 /// A server whose worker works often and asks no provider.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    extern "C" fn stop() {
-        if let Some(cluster) = CLUSTER.get() {
-            cluster.remove();
-        }
-    }
-    CLUSTER.get_or_init(|| {
-        // SAFETY: as in `server_tests::database::shared`.
-        unsafe { libc::atexit(stop) };
-        cluster_with_world(
-            &Options::named("known-networks-worker")
-                .with_worker()
-                .conf("cowrie_enrich.worker_naptime = 200ms")
-                .conf("cowrie_enrich.enabled_sources = 'maxmind'")
-                .conf("max_worker_processes = 40"),
-        )
-    })
+    server_without_providers(&CLUSTER, "known-networks-worker")
 }
 
 /// Four networks with names of different types, and a list with one of them.

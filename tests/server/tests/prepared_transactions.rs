@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid};
 use server_tests::database::{bare_database, cluster_with_world};
-use server_tests::hosts::{COWRIE, SUMMARIES};
+use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, wait_until};
 
@@ -18,6 +18,15 @@ fn long_naptime(name: &str) -> Options {
 
 fn short_naptime(name: &str) -> Options {
     Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 200ms")
+}
+
+/// A database with an attached table, whose worker has done something.
+fn at_work<'a>(lab: &'a Lab, host: &Host) -> Database<'a> {
+    let mut db = lab.database();
+    host.create_attached(&mut db);
+    queue(&mut db, &members(50..51));
+    wait_for_the_queue(&mut db);
+    db
 }
 
 /// A name for a prepared transaction. They are the cluster's.
@@ -137,10 +146,7 @@ fn a_rolled_back_extension_leaves_nothing() {
 #[test]
 fn a_worker_survives_the_rollback_of_a_prepared_drop() {
     let lab = Lab::start(short_naptime("prepared-drop"));
-    let mut db = lab.database();
-    COWRIE.create_attached(&mut db);
-    queue(&mut db, &members(50..51));
-    wait_for_the_queue(&mut db);
+    let mut db = at_work(&lab, &COWRIE);
     let gid = gid(&db, "drop");
     let before = worker_pid(&mut db);
     db.run(&format!("BEGIN; DROP EXTENSION cowrie_enrich CASCADE; PREPARE TRANSACTION '{gid}'"));
@@ -160,10 +166,7 @@ fn a_worker_survives_the_rollback_of_a_prepared_drop() {
 #[test]
 fn work_of_a_prepared_transaction_wakes_the_worker() {
     let lab = Lab::start(long_naptime("prepared-wake"));
-    let mut db = lab.database();
-    SUMMARIES.create_attached(&mut db);
-    queue(&mut db, &members(50..51));
-    wait_for_the_queue(&mut db);
+    let mut db = at_work(&lab, &SUMMARIES);
     let gid = gid(&db, "wake");
     let addresses = members(0..3);
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -186,10 +189,7 @@ fn work_of_a_prepared_transaction_wakes_the_worker() {
 #[test]
 fn sessions_of_a_prepared_transaction_are_counted_without_further_sessions() {
     let lab = Lab::start(short_naptime("prepared-counts"));
-    let mut db = lab.database();
-    COWRIE.create_attached(&mut db);
-    queue(&mut db, &members(50..51));
-    wait_for_the_queue(&mut db);
+    let mut db = at_work(&lab, &COWRIE);
     let gid = gid(&db, "counts");
     let unknown = members(1..2)[0].to_string();
     let rows = [("a", Some("8.8.8.8")), ("b", Some("8.8.8.8")), ("c", Some(unknown.as_str()))];
@@ -218,10 +218,7 @@ fn metric(db: &mut Session, name: &str) -> i64 {
 #[test]
 fn counters_move_when_a_prepared_transaction_commits() {
     let lab = Lab::start(short_naptime("prepared-metrics"));
-    let mut db = lab.database();
-    COWRIE.create_attached(&mut db);
-    queue(&mut db, &members(50..51));
-    wait_for_the_queue(&mut db);
+    let mut db = at_work(&lab, &COWRIE);
     let gid = gid(&db, "metrics");
     let counted = ["enrich_addresses_total", "asn_inventory_records_created_total", "enrich_lookups_total"];
     let before = counted.map(|name| metric(&mut db, name));
@@ -244,10 +241,7 @@ fn counters_move_when_a_prepared_transaction_commits() {
 #[test]
 fn rollback_prepared_leaves_nothing() {
     let lab = Lab::start(short_naptime("prepared-rollback"));
-    let mut db = lab.database();
-    COWRIE.create_attached(&mut db);
-    queue(&mut db, &members(50..51));
-    wait_for_the_queue(&mut db);
+    let mut db = at_work(&lab, &COWRIE);
     let tables = [
         "sessions",
         "enrich.session_delta",

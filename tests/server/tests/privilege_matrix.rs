@@ -121,19 +121,6 @@ fn actions(object: &str, relation: &str, column: &str) -> Vec<(char, String)> {
     all
 }
 
-/// How a statement ended: `ok`, or the SQLSTATE. Nothing of it is left, but what a procedure does.
-fn end_of(session: &mut Session, statement: &str) -> String {
-    let is_procedure = statement.starts_with("CALL");
-    if !is_procedure {
-        session.run("BEGIN");
-    }
-    let end = session.try_run(statement).map_or_else(|refusal| refusal.code, |()| "ok".to_owned());
-    if !is_procedure {
-        session.run("ROLLBACK");
-    }
-    end
-}
-
 const REFUSED: &str = "42501";
 
 /// Kinds of objects that are used by a statement of the table; the others are relations.
@@ -184,7 +171,7 @@ fn compare_with_the_table(owner: Owner) {
                     continue;
                 }
                 calls += 1;
-                match end_of(session, statement).as_str() {
+                match session.end_of(statement).as_str() {
                     REFUSED => {}
                     other => {
                         may.push(*letter);

@@ -4,24 +4,10 @@ use server_tests::cymru::worker_pid;
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Database, Options, Session, database, fresh_database, wait_until};
+use server_tests::{Options, Session, database, fresh_database, wait_until};
 
 const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
 const RECOUNT: &str = "CALL enrich.refresh_session_counts()";
-
-/// What a user of psql sees.
-#[track_caller]
-fn psql(db: &Database<'_>, sql: &str) -> String {
-    let output = db
-        .cluster
-        .program("psql")
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, "-d", &db.name])
-        .output()
-        .expect("psql runs");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
-    said
-}
 
 fn warnings(said: &str) -> Vec<&str> {
     said.lines().filter_map(|line| line.strip_prefix("WARNING:  ")).collect()
@@ -53,7 +39,7 @@ fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
         db.run("CALL enrich.fold_statistics()");
         assert_eq!(metric(&mut db), "0");
         db.run(&format!("ALTER TABLE {} RENAME COLUMN {} TO src", host.table, host.address));
-        let said = psql(&db, RECOUNT);
+        let said = db.notices(RECOUNT);
         assert_eq!(
             warnings(&said),
             [format!(
@@ -76,7 +62,7 @@ fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
             host.table, host.key, host.time
         ));
         assert_eq!(metric(&mut db), "0");
-        let said = psql(&db, RECOUNT);
+        let said = db.notices(RECOUNT);
         assert_eq!(warnings(&said), [""; 0], "{said}");
         assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
         assert_counts_are_exact(&mut db, &[(host.table, "src")]);
@@ -155,10 +141,10 @@ fn every_change_is_named_by_the_view_the_recount_and_the_backfill() {
             let warning =
                 if is_readable { "public.s is not intact" } else { "left out the sessions of public.s" };
             let expected = format!("refresh_session_counts: {warning}: {reason}");
-            let said = psql(&db, RECOUNT);
+            let said = db.notices(RECOUNT);
             assert_eq!(warnings(&said), [expected], "{change}: {said}");
             assert_eq!(counts(&mut db), before, "{change}");
-            let said = psql(&db, "CALL enrich.backfill_sessions('s', progress => false)");
+            let said = db.notices("CALL enrich.backfill_sessions('s', progress => false)");
             let expected = format!("backfill_sessions: {warning}: {reason}");
             assert!(warnings(&said).contains(&expected.as_str()), "{change}: {said}");
             assert_eq!(counts(&mut db), before, "{change}");
@@ -182,7 +168,7 @@ fn a_virtual_address_column_is_left_out() {
         "DROP INDEX s_cowrie_enrich_waiting;
          ALTER TABLE s RENAME ip TO raw; ALTER TABLE s ADD ip inet GENERATED ALWAYS AS (raw) VIRTUAL",
     );
-    let said = psql(&db, RECOUNT);
+    let said = db.notices(RECOUNT);
     assert_eq!(
         warnings(&said),
         ["refresh_session_counts: left out the sessions of public.s: column ip is generated"],
@@ -199,7 +185,7 @@ fn an_inheritance_child_that_is_not_attached_is_named() {
          CREATE TABLE child () INHERITS (s); INSERT INTO s VALUES ('8.8.8.8')",
     );
     db.run("CALL enrich.fold_statistics()");
-    let said = psql(&db, RECOUNT);
+    let said = db.notices(RECOUNT);
     assert_eq!(
         warnings(&said),
         ["refresh_session_counts: public.s is not intact: public.child inherits from it and is not attached"],
@@ -263,7 +249,7 @@ fn a_foreign_key_of_a_table_that_cannot_be_read_is_not_said_to_have_no_orphans()
          SELECT enrich.attach_session_table('s', 'ip', NULL, true)",
     );
     db.run("ALTER TABLE s RENAME ip TO src");
-    let said = psql(&db, "CALL enrich.backfill_sessions('s', progress => false)");
+    let said = db.notices("CALL enrich.backfill_sessions('s', progress => false)");
     let expected = "sessions of \"s\" were not compared with ip_inventory, the foreign key stays NOT VALID: column ip does not exist";
     assert!(warnings(&said).contains(&expected), "{said}");
     assert!(!said.contains("0 sessions point at no address"), "{said}");
@@ -275,7 +261,7 @@ fn an_import_warns_of_a_table_that_was_attached_before() {
     db.run("CREATE SCHEMA old; SET search_path = old");
     SUMMARIES.create_attached(&mut db);
     db.run("ALTER TABLE session_summaries RENAME snapshot_ip_type TO former; SET search_path = public");
-    let said = psql(&db, "CALL enrich.import_inventory('old')");
+    let said = db.notices("CALL enrich.import_inventory('old')");
     assert_eq!(
         warnings(&said),
         [
