@@ -80,6 +80,8 @@ pub struct Worker {
     /// When pg_restore was last looked for and last seen in this database.
     restore_checked_at: i64,
     restored_at: i64,
+    /// The last round did nothing because the database is being restored.
+    waits_for_restore: bool,
     /// Library and SQL objects did not fit in the last round.
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
@@ -155,6 +157,7 @@ impl Worker {
             reclassified: None,
             restore_checked_at: 0,
             restored_at: 0,
+            waits_for_restore: false,
             outdated: false,
             stopped_by_keys: false,
             slept: 0,
@@ -165,7 +168,8 @@ impl Worker {
     /// from being made.
     fn round(&mut self) -> Result<i64, Stop> {
         self.steps.check()?;
-        if self.is_being_restored()? {
+        self.waits_for_restore = self.is_being_restored()?;
+        if self.waits_for_restore {
             return Ok(RESTORE_PAUSE);
         }
         let mut made = vec![
@@ -250,6 +254,7 @@ impl Worker {
         self.steps.says(match self.air.is_empty() {
             _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
+            _ if std::mem::take(&mut self.waits_for_restore) => Doing::WaitingForRestore,
             true => Doing::Sleeping,
             false => Doing::Waiting,
         });

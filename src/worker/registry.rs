@@ -52,6 +52,8 @@ pub enum Doing {
     StoppedByKeys,
     Reclassifying,
     TakingOver,
+    LookingForRestore,
+    WaitingForRestore,
 }
 
 impl Doing {
@@ -78,11 +80,13 @@ impl Doing {
             Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
             Doing::Reclassifying => c"reclassifying networks",
             Doing::TakingOver => c"taking over from an earlier worker",
+            Doing::LookingForRestore => c"looking for pg_restore",
+            Doing::WaitingForRestore => c"waiting for pg_restore to end",
         }
     }
 
     fn of(code: u32) -> Doing {
-        const ALL: [Doing; 15] = [
+        const ALL: [Doing; 17] = [
             Doing::Starting,
             Doing::Sleeping,
             Doing::CreatingJobs,
@@ -98,6 +102,8 @@ impl Doing {
             Doing::StoppedByKeys,
             Doing::Reclassifying,
             Doing::TakingOver,
+            Doing::LookingForRestore,
+            Doing::WaitingForRestore,
         ];
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
@@ -178,7 +184,7 @@ impl StepKind {
     /// What a worker says that it is doing in such a step.
     pub fn doing(self) -> Doing {
         match self {
-            StepKind::LookForRestore => Doing::Waiting,
+            StepKind::LookForRestore => Doing::LookingForRestore,
             StepKind::TakeOver => Doing::TakingOver,
             StepKind::TakeIn => Doing::CreatingJobs,
             StepKind::Sweep => Doing::Requeueing,

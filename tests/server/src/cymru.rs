@@ -176,6 +176,16 @@ pub fn provider(session: &mut Session, column: &str) -> i64 {
     session.number(&format!("SELECT {column} FROM enrich.provider_status() WHERE provider = 'cymru'"))
 }
 
+/// Waits until no request is in flight to a provider. A worker gives a request's permit back after it has stored the answers,
+/// so the queue is empty a moment before.
+pub fn wait_for_permits(session: &mut Session) {
+    wait_until(
+        "all permits are back",
+        || session.number("SELECT sum(in_flight) FROM enrich.provider_status()"),
+        |in_flight| *in_flight == 0,
+    );
+}
+
 /// The process that works for the session's database, once there is one.
 pub fn worker_pid(session: &mut Session) -> i64 {
     wait_until("the database has a worker", || worker_pid_now(session), Option::is_some).expect("it has one")

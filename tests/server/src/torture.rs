@@ -402,23 +402,19 @@ impl Torture<'_> {
         self.db.run("UPDATE enrich.enrichment_job SET leased_by = 1, due_at = now() + interval '1 hour' WHERE provider = 'spur'");
     }
 
-    /// Since when the worker has been doing what it does.
-    fn worker_since(&mut self) -> Vec<String> {
-        let database = &self.db.name;
-        self.watch.rows(&format!(
-            "SELECT since FROM enrich.worker_status() WHERE role = 'worker' AND database = '{database}'"
-        ))
-    }
-
     /// Has the worker sweep, which it does after it has seen a restore, and then take over.
     fn pretend_restore(&mut self) {
         let mut restore = self.db.another();
         restore.run("SET application_name = 'pg_restore'");
-        // While it sees one, a round of the worker is to look for it and to sleep.
-        for _ in 0..6 {
-            let before = self.worker_since();
-            wait_until("the worker has seen the restore", || self.worker_since(), |now| *now != before);
-        }
+        let state = format!(
+            "SELECT state FROM enrich.worker_status() WHERE role = 'worker' AND database = '{}'",
+            self.db.name
+        );
+        wait_until(
+            "the worker has seen the restore",
+            || self.watch.rows(&state),
+            |states| states == &["waiting for pg_restore to end"],
+        );
     }
 
     /// Waits until the obstacle was seen to strike the step: an error of it, or work that waits over a naptime.

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cowrie_enrich_upstreams::Behaviour;
-use server_tests::cymru::{Lab, members, queue, wait_for_the_queue, worker_pid, worker_pid_now};
+use server_tests::cymru::{
+    Lab, members, queue, wait_for_permits, wait_for_the_queue, worker_pid, worker_pid_now,
+};
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, NOON, SUMMARIES};
 use server_tests::prometheus;
@@ -451,6 +453,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     assert!(took >= 0.03 * asked && took < 10.0 * asked, "{took} s for {asked} requests");
     assert_eq!(value(&mut db, "enrich_provider_batch_size_sum", cymru), 700.0);
     assert_eq!(value(&mut db, "enrich_provider_batch_size_count", cymru), asked);
+    wait_for_permits(&mut db);
     assert_eq!(value(&mut db, "enrich_provider_in_flight", "{}"), 0.0);
     assert_eq!(value(&mut db, "enrich_provider_breaker_state", "{}"), 0.0);
     assert_eq!(value(&mut db, "enrich_launcher_up", "{}"), 1.0);
