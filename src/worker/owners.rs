@@ -58,6 +58,8 @@ struct History {
     waits_since: Option<i64>,
     /// Processes in a row that ended while they ran the code.
     deaths: u32,
+    /// The last process was terminated from outside, and another one was started at once.
+    was_restarted: bool,
     /// Not before, microseconds since 2000.
     not_before: i64,
     /// The owner could not connect as itself.
@@ -233,6 +235,9 @@ impl Owners {
         let (overruns, batches) =
             (slot.overruns.load(Ordering::Relaxed), slot.batches.load(Ordering::Relaxed));
         history.behaves = has_finished && overruns * 5 <= batches;
+        if has_finished || batches > 0 {
+            history.was_restarted = false;
+        }
         if has_finished {
             history.deaths = 0;
         } else if !slot.is_connected.load(Ordering::Acquire) {
@@ -257,7 +262,10 @@ impl Owners {
             if batches > 0 {
                 history.deaths = 0;
             }
-            history.not_before = now + retry_pause();
+            // Who terminates a process once delays nothing. Who does it again and again does not make the worker start
+            // processes without a pause.
+            let was_restarted = std::mem::replace(&mut history.was_restarted, true);
+            history.not_before = if was_restarted { now + retry_pause() } else { now };
         }
         self.next = self.next.min(history.not_before.max(now));
         let holder = slot.holder.load(Ordering::Acquire);

@@ -2,6 +2,7 @@
 //! waits for another.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::prefix::Prefix;
@@ -13,6 +14,7 @@ use super::request::ProviderRequest;
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop};
 use crate::pg::clock;
+use crate::pg::role::with_settings;
 use crate::provider::limiter::{self, Departure, Leave};
 use crate::provider::quota;
 use crate::provider::{Limits, Provider};
@@ -28,6 +30,8 @@ pub const BUSY_PAUSE: i64 = 250_000;
 const LONGEST_WAIT: i64 = 2_000_000;
 /// How often it is looked whether a refused key was replaced, in microseconds.
 const CREDENTIALS_EVERY: i64 = 1_000_000;
+/// How long a claim waits for a lock. The worker holds permits meanwhile, which other databases wait for.
+const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
 /// Questions of a probe: enough to see whether the provider is back.
 const PROBE_SIZE: usize = 10;
 
@@ -207,7 +211,8 @@ impl ProviderQueue {
         let look_at = if self.is_behind_known { most.max(apply::MOST_TOGETHER) } else { most };
         let mut reserved = None;
         let claimed = steps.step(StepKind::Claim, |_, connection| {
-            let jobs = queue::claim(connection, provider, look_at, lease, probe);
+            let jobs =
+                with_settings(CLAIM_WAITS, || queue::claim(connection, provider, look_at, lease, probe));
             let mut next = (jobs.len() < look_at).then(|| queue::next_due(connection, provider));
             let mut asked = jobs.iter().filter(|job| job.ask.is_some()).count().min(most);
             if asked > 0 {

@@ -16,7 +16,7 @@ use server_tests::{Options, Session, wait_until};
 /// Obstacles of a seed.
 const OBSTACLES: usize = 3;
 /// Seeds at the same time.
-const THREADS: usize = 4;
+const THREADS: usize = 6;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
