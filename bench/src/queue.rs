@@ -31,10 +31,10 @@ const STATEMENTS: [(&str, &str, &str); 7] = [
     ),
     (
         "claim",
-        "text, bigint, float8, bigint, int, int, bool",
+        "text, bigint, float8, bigint, int, int, bool, bool",
         include_str!("../../sql/queries/queue/jobs_claim.sql"),
     ),
-    ("hold", "text, cidr[], bigint", include_str!("../../sql/queries/queue/jobs_hold.sql")),
+    ("hold", "text, text[], bigint", include_str!("../../sql/queries/queue/jobs_hold.sql")),
     (
         "keep",
         "text, cidr[], bigint[], text[], text[], text[], jsonb[], bool[], timestamptz",
@@ -42,11 +42,11 @@ const STATEMENTS: [(&str, &str, &str); 7] = [
     ),
     (
         "waited_for",
-        "text, cidr[], int, int, inet, bigint",
+        "text, text[], int, int, inet, bigint",
         include_str!("../../sql/queries/queue/answers_waited_for.sql"),
     ),
     ("done", "text, inet[]", include_str!("../../sql/queries/queue/jobs_done.sql")),
-    ("settle", "text, cidr[]", include_str!("../../sql/queries/queue/jobs_settle.sql")),
+    ("settle", "text, text[], text[], float8", include_str!("../../sql/queries/queue/jobs_settle.sql")),
 ];
 
 pub fn measure(report: &mut Report) {
@@ -69,7 +69,7 @@ pub fn measure(report: &mut Report) {
         "EXECUTE take_in ({TAKE_IN}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}')",
         LIFETIMES.0, LIFETIMES.1
     );
-    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true)");
+    let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true, false)");
 
     for day in 0..DAYS_BEFORE {
         request(&mut db, "200.0.0.0", day * FEW, FEW);
@@ -178,19 +178,19 @@ fn request(db: &mut Session, first: &str, skip: usize, count: usize) {
 
 /// What ends a batch: what the worker does, without the inventories.
 fn finish(claimed: &[String]) -> Vec<String> {
-    let (mut questions, mut addresses) = (Vec::new(), Vec::new());
+    let (mut lookup_keys, mut addresses) = (Vec::new(), Vec::new());
     for row in claimed {
-        let (question, address) = row.split_once('|').expect("two columns");
+        let (lookup_key, address) = row.split_once('|').expect("two columns");
         assert_ne!(address, "NULL", "an address to ask about");
-        questions.push(question);
+        lookup_keys.push(lookup_key);
         addresses.push(address);
     }
-    let (questions, addresses) = (questions.join(","), addresses.join(","));
+    let (lookup_keys, addresses) = (lookup_keys.join(","), addresses.join(","));
     let of_each = |value: &str| format!("array_fill({value}, ARRAY[{}])", claimed.len());
     vec![
-        format!("EXECUTE hold ('cymru', '{{{questions}}}', {})", LEASE.1),
+        format!("EXECUTE hold ('cymru', '{{{lookup_keys}}}', {})", LEASE.1),
         format!(
-            "EXECUTE keep ('cymru', '{{{questions}}}', {}, {}, {}, {}, {}, {}, now())",
+            "EXECUTE keep ('cymru', '{{{lookup_keys}}}', {}, {}, {}, {}, {}, {}, now())",
             of_each("64500::bigint"),
             of_each("'EXAMPLE, DE'::text"),
             of_each("'DE'::text"),
@@ -199,11 +199,11 @@ fn finish(claimed: &[String]) -> Vec<String> {
             of_each("false"),
         ),
         format!(
-            "EXECUTE waited_for ('cymru', '{{{questions}}}', {}, {}, NULL, 5000)",
+            "EXECUTE waited_for ('cymru', '{{{lookup_keys}}}', {}, {}, NULL, 5000)",
             LIFETIMES.0, LIFETIMES.1
         ),
         format!("EXECUTE done ('cymru', '{{{addresses}}}')"),
-        format!("EXECUTE settle ('cymru', '{{{questions}}}')"),
+        format!("EXECUTE settle ('cymru', '{{{lookup_keys}}}', '{{}}', 1)"),
     ]
 }
 

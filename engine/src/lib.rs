@@ -15,6 +15,7 @@ pub mod export;
 pub mod invariants;
 pub mod jsonb_text;
 pub mod legacy;
+pub mod lookup_key;
 pub mod metrics;
 pub mod mmdb;
 pub mod net;

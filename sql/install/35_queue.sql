@@ -1,10 +1,14 @@
 -- The queue: lookups that need the network, from the request to the answer or the dead letter.
 --
 -- A request is appended, by any transaction, and waits for nobody. The worker takes requests in, many at a time, and
--- turns them into jobs: a job is one question to one provider, and the addresses that wait for its answer. Claiming a
+-- turns them into jobs: a job is one lookup at one provider, and the addresses that wait for its answer. Claiming a
 -- job sets its due time to the end of a lease; a worker that dies leaves it, and it falls due again.
 --
--- Order of locks in here: jobs in key order, then whatever the inventories' order says.
+-- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written differently: a
+-- host has no mask, a prefix always has one. Lookups of networks will add the kind asn, whose keys are numbers.
+--
+-- Order of locks in here: jobs in key order, then whatever the inventories' order says. Keys are compared by their bytes
+-- (COLLATE "C"), so that the order is the same in every database.
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
@@ -19,10 +23,15 @@ CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
 COMMENT ON FUNCTION may_be_asked(text, inet) IS
     'whether a provider can say anything about an address: never about a bogon, and some know IPv4 alone';
 
-CREATE FUNCTION question_of(provider text, ip inet) RETURNS cidr
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'question_of_wrapper';
-COMMENT ON FUNCTION question_of(text, inet) IS
-    'what a provider is asked on behalf of an address: cymru its /24 or /48, because no route more specific is carried globally; others the address';
+CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
+COMMENT ON FUNCTION lookup_key_of(text, inet) IS
+    'kind and key of the lookup that serves an address: cymru looks up prefixes, its /24 or /48, because no route more specific is carried globally; others look up the host';
+
+CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
+COMMENT ON FUNCTION is_lookup_key(text, text) IS
+    'whether the worker can look up a key of this kind: a host as host(inet) writes it, without a mask; a prefix as cidr writes it, shorter than a host';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
@@ -65,7 +74,8 @@ CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
 
 CREATE TABLE enrichment_job (
     provider     text NOT NULL,
-    question     cidr NOT NULL,
+    lookup_kind  text NOT NULL,
+    lookup_key   text COLLATE "C" NOT NULL,
     priority     integer NOT NULL,
     due_at       timestamptz NOT NULL DEFAULT now(),
     leased_by    bigint,
@@ -73,43 +83,56 @@ CREATE TABLE enrichment_job (
     failed_at    timestamptz,
     last_error   text,
     requested_at timestamptz NOT NULL,
-    PRIMARY KEY (provider, question)
+    PRIMARY KEY (provider, lookup_key),
+    CONSTRAINT enrichment_job_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
 );
 CREATE INDEX enrichment_job_due_idx ON enrichment_job (provider, priority DESC, due_at);
 CREATE INDEX enrichment_job_leased_idx ON enrichment_job (leased_by) WHERE leased_by IS NOT NULL;
 -- A job is rewritten when it is claimed and deleted when it is done: vacuum should not wait for a fifth of the table.
 ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
-COMMENT ON TABLE enrichment_job IS 'one question to one provider that has no answer yet';
-COMMENT ON COLUMN enrichment_job.question IS 'for cymru a block that shares one answer, for others a host; see question_of()';
+COMMENT ON TABLE enrichment_job IS 'one lookup at one provider that has no answer yet';
+COMMENT ON COLUMN enrichment_job.lookup_kind IS
+    'what is looked up: prefix for cymru, because one answer serves a whole prefix; host for others; see lookup_key_of()';
+COMMENT ON COLUMN enrichment_job.lookup_key IS
+    'a host as host(inet) writes it, such as 203.0.113.7 or 2001:db8::7; a prefix as cidr writes it, such as 203.0.113.0/24 or 2001:db8:1::/48';
 COMMENT ON COLUMN enrichment_job.due_at IS 'not before: end of the backoff, or of the lease while leased_by is set';
 COMMENT ON COLUMN enrichment_job.leased_by IS 'the worker process that asks at the moment, by the number that it gave itself when it started';
-COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this question; a provider that is down for everybody, or puts everybody off, does not count';
+COMMENT ON COLUMN enrichment_job.attempts IS 'failures of this lookup; a provider that is down for everybody, or puts everybody off, does not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS 'when it last came back without an answer, other than put off or unsent';
 
 CREATE TABLE job_address (
-    provider   text NOT NULL,
-    ip_address inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
-    question   cidr NOT NULL,
-    PRIMARY KEY (provider, ip_address)
+    provider    text NOT NULL,
+    ip_address  inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
+    lookup_kind text NOT NULL,
+    lookup_key  text COLLATE "C" NOT NULL,
+    PRIMARY KEY (provider, ip_address),
+    CONSTRAINT job_address_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
 );
-CREATE INDEX job_address_question_idx ON job_address (provider, question, ip_address);
+CREATE INDEX job_address_lookup_key_idx ON job_address (provider, lookup_key, ip_address);
 ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
-COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job''s question';
+COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job';
+COMMENT ON COLUMN job_address.lookup_kind IS 'as in the job';
+COMMENT ON COLUMN job_address.lookup_key IS 'as in the job';
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
     ip_address   inet NOT NULL,
+    lookup_kind  text NOT NULL,
+    lookup_key   text COLLATE "C" NOT NULL,
     priority     integer NOT NULL,
     attempts     integer NOT NULL,
     last_error   text NOT NULL,
     requested_at timestamptz NOT NULL,
     died_at      timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (provider, ip_address)
+    PRIMARY KEY (provider, ip_address),
+    CONSTRAINT dead_letter_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
 );
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
 COMMENT ON TABLE dead_letter IS 'lookups that failed max_attempts times, with the last error; see retry_dead_letters()';
+COMMENT ON COLUMN dead_letter.lookup_kind IS 'as in the job that failed';
+COMMENT ON COLUMN dead_letter.lookup_key IS 'as in the job that failed; addresses that waited for the same job have the same key';
 
 CREATE TABLE block_answer (
     provider        text NOT NULL,
@@ -126,7 +149,7 @@ CREATE TABLE block_answer (
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
-    'what a provider said of whole blocks: while it is fresh it serves further addresses of the block without a question';
+    'what a provider said of whole blocks: while it is fresh it serves further addresses of the block without a request';
 COMMENT ON COLUMN block_answer.prefix IS 'the /24 or /48 that was asked for, or the announced prefix where that is smaller';
 COMMENT ON COLUMN block_answer.asn_number IS 'network that announces the block';
 COMMENT ON COLUMN block_answer.network_country IS 'country of the network''s registration';

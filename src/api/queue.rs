@@ -1,7 +1,7 @@
 //! The queue's own functions: who can be asked what, and what is answered already.
 
-use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
+use cowrie_enrich_engine::{bogon, lookup_key};
 use pgrx::pg_sys;
 
 use crate::document::enrichment;
@@ -9,7 +9,7 @@ use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
-use crate::pg::{inet, text};
+use crate::pg::text;
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::store::{Home, queue, session_priority};
@@ -35,11 +35,18 @@ fn may_be_asked(call: &Call) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(provider.is_some_and(|provider| provider.takes(address))))
 }
 
-sql_function!(question_of_wrapper, pg_finfo_question_of_wrapper, question_of);
-fn question_of(call: &Call) -> Option<pg_sys::Datum> {
+sql_function!(lookup_key_of_wrapper, pg_finfo_lookup_key_of_wrapper, lookup_key_of);
+fn lookup_key_of(call: &Call) -> Option<pg_sys::Datum> {
     let (name, address) = (call.text(0)?, call.address(1)?);
     let Some(provider) = Provider::named(&name) else { error::unknown_provider(&name) };
-    Some(inet::write_prefix(provider.declared().question(address)))
+    let key = provider.declared().lookup_key(address);
+    call.record(&[Some(text::write(lookup_key::kind(key))), Some(text::write(&lookup_key::text(key)))])
+}
+
+sql_function!(is_lookup_key_wrapper, pg_finfo_is_lookup_key_wrapper, is_lookup_key);
+fn is_lookup_key(call: &Call) -> Option<pg_sys::Datum> {
+    let (kind, key) = (call.text(0)?, lookup_key::parse(&call.text(1)?));
+    Some(pg_sys::Datum::from(key.is_some_and(|key| lookup_key::kind(key) == kind)))
 }
 
 sql_function!(is_source_fresh_wrapper, pg_finfo_is_source_fresh_wrapper, is_source_fresh);

@@ -321,7 +321,7 @@ pub struct Provider {
     pub in_use: u32,
     /// How often in a row it asked for a rest.
     pub rests: u32,
-    /// Requests in a row whose question it could not make sense of.
+    /// Requests in a row whose lookup it could not make sense of.
     pub refusals: u32,
     /// Database whose worker is next, because it waits while others ask one request after another; until when it is
     /// waited for (microseconds since 2000).

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::call::quoted_schema;
@@ -231,12 +230,6 @@ impl Rows {
         self.typed(row, column, &[pg_sys::INETOID])
             .and_then(|datum| unsafe { inet::read(datum) })
             .map(|inet| inet.address)
-    }
-
-    /// A column of type cidr.
-    pub fn prefix(&self, row: usize, column: i32) -> Option<Prefix> {
-        // SAFETY: the column is a cidr.
-        self.typed(row, column, &[pg_sys::CIDROID]).and_then(|datum| unsafe { inet::read_prefix(datum) })
     }
 
     /// A column of type text, varchar or char, in the server's encoding.

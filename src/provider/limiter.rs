@@ -128,7 +128,7 @@ pub fn counted(provider: Provider, what: Count) -> i64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
     Granted,
-    /// To find out whether the provider is back: a small question will do.
+    /// To find out whether the provider is back: a small request will do.
     Probe,
     /// Microseconds since 2000.
     NotBefore(i64),
@@ -158,7 +158,7 @@ pub enum Departure {
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
-    /// It could not make sense of the question, which may be the question's fault or its own.
+    /// It could not make sense of the lookup, which may be the fault of the lookup or its own.
     Refused(&'a str),
     /// It was there, and put the client off.
     Deferred(&'a str),
@@ -330,7 +330,7 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // So many in a row, or when it was down: it is not these questions that it cannot make sense of.
+                    // So many in a row, or when it was down: it is not these lookups that it cannot make sense of.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }

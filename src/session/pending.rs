@@ -317,7 +317,7 @@ fn write(home: Home, mut seen: Addresses, further: &Further) {
             waiting.spend(began.elapsed());
         }
         for address in created.unwrap_or_default() {
-            // What was created has its sessions counted in already, and its questions queued.
+            // What was created has its sessions counted in already, and its lookups queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
                 created.awaits = Providers::NONE;

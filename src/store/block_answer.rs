@@ -10,6 +10,7 @@ use crate::pg::spi::{Connection, Statement};
 use crate::pg::{inet, text};
 use crate::provider::Provider;
 use crate::store::networks::Said;
+use crate::store::queue;
 
 /// Addresses written by one transaction: well below a second of work.
 pub const MOST_AT_ONCE: usize = 5_000;
@@ -21,7 +22,7 @@ thread_local! {
           pg_sys::TEXTARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::TIMESTAMPTZOID]) };
     static WAITED_FOR: Statement = const { Statement::new(
         "answers_waited_for", include_str!("../../sql/queries/queue/answers_waited_for.sql"),
-        &[pg_sys::TEXTOID, pg_sys::CIDRARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID,
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID,
           pg_sys::INT8OID]) };
     static FORGET: Statement = const { Statement::new(
         "answers_forget", include_str!("../../sql/queries/queue/answers_forget.sql"),
@@ -42,7 +43,7 @@ pub struct Kept {
 /// An address that waited, with its answer. The document is valid inside the closure that it is handed to.
 pub struct Waiting {
     pub address: Address,
-    pub question: Prefix,
+    pub lookup_key: Prefix,
     pub asn: Option<i64>,
     pub network: Said,
     pub is_absent: bool,
@@ -73,19 +74,19 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
     KEEP.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
-/// Hands over the addresses that wait for these questions and are answered, in key order, from behind `after` on, at
+/// Hands over the addresses that wait for these lookups and are answered, in key order, from behind `after` on, at
 /// most [`MOST_AT_ONCE`].
 pub fn waited_for<T>(
     connection: &Connection,
     provider: Provider,
-    questions: &[Prefix],
+    lookup_keys: &[Prefix],
     after: Option<Address>,
     read: impl FnOnce(&[Waiting]) -> T,
 ) -> T {
     let lifetimes = provider.lifetimes();
     let arguments = [
         Some(text::write(provider.name())),
-        Some(array::write(Element::Cidr, questions.iter().map(|q| Some(inet::write_prefix(*q))))),
+        queue::write_keys(lookup_keys),
         Some(pg_sys::Datum::from(lifetimes.value)),
         Some(pg_sys::Datum::from(lifetimes.absent)),
         after.map(inet::write),
@@ -97,7 +98,7 @@ pub fn waited_for<T>(
                 .filter_map(|row| {
                     Some(Waiting {
                         address: rows.address(row, 1)?,
-                        question: rows.prefix(row, 2)?,
+                        lookup_key: queue::read_key(rows, row, 2)?,
                         asn: rows.bigint(row, 3),
                         network: Said {
                             name: rows.text(row, 4),

@@ -6,20 +6,19 @@
 use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::lookup_key;
 use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::Home;
 use crate::pg::array::{self, Element};
 use crate::pg::relation::{self, Table};
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Rows, Statement};
 use crate::pg::{catalog, clock, inet, text};
 use crate::provider::Provider;
 
 /// Requests taken in by one transaction: a fraction of a second.
 pub const MOST_TAKEN_IN: i64 = 10_000;
-
-const CIDRS: pg_sys::Oid = pg_sys::CIDRARRAYOID;
 
 thread_local! {
     static APPEND: Statement = const { Statement::new(
@@ -39,19 +38,20 @@ thread_local! {
         "jobs_release", include_str!("../../sql/queries/queue/jobs_release.sql"), &[pg_sys::INT8OID]) };
     static GIVE_BACK: Statement = const { Statement::new(
         "jobs_give_back", include_str!("../../sql/queries/queue/jobs_give_back.sql"),
-        &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::INT8OID]) };
     static NEXT_DUE: Statement = const { Statement::new(
         "jobs_next_due", include_str!("../../sql/queries/queue/jobs_next_due.sql"), &[pg_sys::TEXTOID]) };
     static HOLD: Statement = const { Statement::new(
-        "jobs_hold", include_str!("../../sql/queries/queue/jobs_hold.sql"), &[pg_sys::TEXTOID, CIDRS, pg_sys::INT8OID]) };
+        "jobs_hold", include_str!("../../sql/queries/queue/jobs_hold.sql"),
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::INT8OID]) };
     static DONE: Statement = const { Statement::new(
         "jobs_done", include_str!("../../sql/queries/queue/jobs_done.sql"), &[pg_sys::TEXTOID, pg_sys::INETARRAYOID]) };
     static SETTLE: Statement = const { Statement::new(
         "jobs_settle", include_str!("../../sql/queries/queue/jobs_settle.sql"),
-        &[pg_sys::TEXTOID, CIDRS, CIDRS, pg_sys::FLOAT8OID]) };
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::FLOAT8OID]) };
     static FAIL: Statement = const { Statement::new(
         "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql"),
-        &[pg_sys::TEXTOID, CIDRS, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::FLOAT8OID,
           pg_sys::INT4OID, pg_sys::TIMESTAMPTZOID, pg_sys::FLOAT8OID]) };
 }
 
@@ -65,7 +65,7 @@ pub struct Lease {
 /// A job that was leased, and the address to ask about; none where an earlier answer serves it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claimed {
-    pub question: Prefix,
+    pub lookup_key: Prefix,
     pub ask: Option<Address>,
 }
 
@@ -79,18 +79,18 @@ pub struct TakenIn {
 
 /// Why a job has no answer.
 pub struct Failed {
-    pub question: Prefix,
+    pub lookup_key: Prefix,
     pub error: String,
     pub blame: Blame,
 }
 
-/// Whether a failure is held against the question.
+/// Whether a failure is held against the lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// Only if the provider has answered somebody since the question's last failure: else it is down for everybody.
+    /// Only if the provider has answered somebody since the lookup's last failure: else it is down for everybody.
     UnlessDown,
-    /// The provider put everybody off, or nothing was sent: that says nothing of the question, whoever was answered.
+    /// The provider put everybody off, or nothing was sent: that says nothing of the lookup, whoever was answered.
     Never,
 }
 
@@ -140,7 +140,7 @@ pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
             for row in 0..rows.count {
                 let provider = rows.text(row, 2).and_then(|name| Provider::named(&name));
                 let Some(provider) = provider else { continue };
-                jobs.entry(provider).or_default().extend(rows.prefix(row, 3));
+                jobs.entry(provider).or_default().extend(read_key(rows, row, 3));
             }
             TakenIn { requests: rows.bigint(0, 1).unwrap_or_default(), jobs }
         })
@@ -177,8 +177,9 @@ pub fn claim(
     ];
     CLAIM.with(|statement| {
         connection.run(statement, &arguments, |rows| {
-            let claimed =
-                |row| rows.prefix(row, 1).map(|question| Claimed { question, ask: rows.address(row, 2) });
+            let claimed = |row| {
+                read_key(rows, row, 1).map(|lookup_key| Claimed { lookup_key, ask: rows.address(row, 2) })
+            };
             (0..rows.count).filter_map(claimed).collect()
         })
     })
@@ -190,8 +191,8 @@ pub fn release_others(connection: &Connection, holder: i64) {
 }
 
 /// Jobs that were leased in vain.
-pub fn give_back(connection: &Connection, provider: Provider, questions: &[Prefix], lease: Lease) {
-    let arguments = [name(provider), cidrs(questions), Some(pg_sys::Datum::from(lease.holder))];
+pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[Prefix], lease: Lease) {
+    let arguments = [name(provider), write_keys(lookup_keys), Some(pg_sys::Datum::from(lease.holder))];
     GIVE_BACK.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
@@ -201,11 +202,16 @@ pub fn next_due(connection: &Connection, provider: Provider) -> Option<i64> {
 }
 
 /// Those of the jobs whose lease is still the caller's, locked until the transaction ends.
-pub fn hold(connection: &Connection, provider: Provider, questions: &[Prefix], lease: Lease) -> Vec<Prefix> {
-    let arguments = [name(provider), cidrs(questions), Some(pg_sys::Datum::from(lease.holder))];
+pub fn hold(
+    connection: &Connection,
+    provider: Provider,
+    lookup_keys: &[Prefix],
+    lease: Lease,
+) -> Vec<Prefix> {
+    let arguments = [name(provider), write_keys(lookup_keys), Some(pg_sys::Datum::from(lease.holder))];
     HOLD.with(|statement| {
         connection.run(statement, &arguments, |rows| {
-            (0..rows.count).filter_map(|row| rows.prefix(row, 1)).collect()
+            (0..rows.count).filter_map(|row| read_key(rows, row, 1)).collect()
         })
     })
 }
@@ -221,11 +227,11 @@ pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) 
 pub fn settle(
     connection: &Connection,
     provider: Provider,
-    questions: &[Prefix],
+    lookup_keys: &[Prefix],
     blocked: &[Prefix],
     pause: f64,
 ) {
-    let arguments = [name(provider), cidrs(questions), cidrs(blocked), float(pause)];
+    let arguments = [name(provider), write_keys(lookup_keys), write_keys(blocked), float(pause)];
     SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
 }
 
@@ -249,10 +255,10 @@ pub fn fail(
     if failed.is_empty() {
         return Vec::new();
     }
-    let questions: Vec<Prefix> = failed.iter().map(|failed| failed.question).collect();
+    let lookup_keys: Vec<Prefix> = failed.iter().map(|failed| failed.lookup_key).collect();
     let arguments = [
         name(provider),
-        cidrs(&questions),
+        write_keys(&lookup_keys),
         Some(array::write(Element::Text, failed.iter().map(|failed| Some(text::write(&failed.error))))),
         Some(array::write(
             Element::Boolean,
@@ -284,6 +290,13 @@ fn float(value: f64) -> Option<pg_sys::Datum> {
     pgrx::IntoDatum::into_datum(value)
 }
 
-fn cidrs(questions: &[Prefix]) -> Option<pg_sys::Datum> {
-    Some(array::write(Element::Cidr, questions.iter().map(|question| Some(inet::write_prefix(*question)))))
+/// Writes lookup keys as the tables of the queue have them.
+pub(super) fn write_keys(lookup_keys: &[Prefix]) -> Option<pg_sys::Datum> {
+    let texts = lookup_keys.iter().map(|key| Some(text::write(&lookup_key::text(*key))));
+    Some(array::write(Element::Text, texts))
+}
+
+/// Reads a column that holds a lookup key.
+pub(super) fn read_key(rows: &Rows, row: usize, column: i32) -> Option<Prefix> {
+    lookup_key::parse(&rows.text(row, column)?)
 }

@@ -50,7 +50,7 @@ pub struct CompletedBatch {
     traces: Vec<Batch>,
 }
 
-/// What became of a question.
+/// What became of a lookup.
 pub enum Outcome {
     /// An earlier answer serves.
     Known,
@@ -63,7 +63,7 @@ pub enum Outcome {
 pub struct Written {
     /// Whether the jobs were ended, but for blocked ones; else another transaction writes more.
     is_last: bool,
-    /// Questions of single addresses that could not be written, because another transaction holds the address or its
+    /// Lookups of single addresses that could not be written, because another transaction holds the address or its
     /// network.
     blocked: BTreeSet<Prefix>,
     last: Option<Address>,
@@ -119,8 +119,8 @@ impl CompletedBatch {
     }
 
     /// Jobs that earlier answers serve.
-    pub fn of_known(provider: Provider, questions: impl IntoIterator<Item = Prefix>) -> CompletedBatch {
-        let outcomes = questions.into_iter().map(|question| (question, Outcome::Known)).collect();
+    pub fn of_known(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> CompletedBatch {
+        let outcomes = lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::Known)).collect();
         CompletedBatch { not_before: clock::now(), ..CompletedBatch::of(provider, outcomes) }
     }
 
@@ -172,14 +172,14 @@ impl CompletedBatch {
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
             // In the inventory now.
-            let is_written = |(question, outcome): &(&Prefix, &mut Outcome)| {
-                matches!(outcome, Outcome::Answered(..)) && !written.blocked.contains(question)
+            let is_written = |(lookup_key, outcome): &(&Prefix, &mut Outcome)| {
+                matches!(outcome, Outcome::Answered(..)) && !written.blocked.contains(lookup_key)
             };
             self.outcomes.iter_mut().filter(is_written).for_each(|(_, outcome)| *outcome = Outcome::Known);
         }
         if written.is_last && !written.blocked.is_empty() {
             // The others are ended.
-            self.outcomes.retain(|question, _| written.blocked.contains(question));
+            self.outcomes.retain(|lookup_key, _| written.blocked.contains(lookup_key));
             self.is_blocked = true;
             self.postpone(clock::now() + retry_pause());
             return false;
@@ -204,11 +204,11 @@ pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch,
     let failed: Vec<&Failed> = landing
         .outcomes
         .iter()
-        .filter(|(question, _)| mine.contains(question))
+        .filter(|(lookup_key, _)| mine.contains(lookup_key))
         .filter_map(|(_, outcome)| if let Outcome::Failed(failed) = outcome { Some(failed) } else { None })
         .collect();
-    let failed_questions: BTreeSet<Prefix> = failed.iter().map(|failed| failed.question).collect();
-    let answered: Vec<Prefix> = mine.difference(&failed_questions).copied().collect();
+    let failed_keys: BTreeSet<Prefix> = failed.iter().map(|failed| failed.lookup_key).collect();
+    let answered: Vec<Prefix> = mine.difference(&failed_keys).copied().collect();
 
     let mut written = if provider.declared().shares_answers() {
         if landing.written_to.is_none() {
@@ -219,7 +219,8 @@ pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch,
             write_waiting(home, connection, landing, &answered, waiting)
         })
     } else {
-        let waiting: Vec<Waiting> = answered.iter().filter_map(|question| own(landing, *question)).collect();
+        let waiting: Vec<Waiting> =
+            answered.iter().filter_map(|lookup_key| own(landing, *lookup_key)).collect();
         write_waiting(home, connection, landing, &answered, &waiting)
     };
     if written.is_last {
@@ -258,16 +259,16 @@ fn network(answer: &Answer) -> (Option<i64>, Said) {
 }
 
 /// Keeps what was said of blocks, which serves further addresses of theirs.
-fn keep_answers(connection: &Connection, landing: &CompletedBatch, questions: &[Prefix]) {
+fn keep_answers(connection: &Connection, landing: &CompletedBatch, lookup_keys: &[Prefix]) {
     let mut kept = BTreeMap::new();
-    for question in questions {
-        let Some(Outcome::Answered(_, answer)) = landing.outcomes.get(question) else { continue };
+    for lookup_key in lookup_keys {
+        let Some(Outcome::Answered(_, answer)) = landing.outcomes.get(lookup_key) else { continue };
         let Some(document) = document(landing, answer) else { continue };
         let smaller = match answer {
-            Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > question.length()),
+            Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > lookup_key.length()),
             _ => None,
         };
-        let prefix = smaller.unwrap_or(*question);
+        let prefix = smaller.unwrap_or(*lookup_key);
         let (asn, network) = network(answer);
         let is_absent = matches!(answer, Answer::Absent(_));
         kept.insert(prefix, Kept { prefix, asn, network, is_absent, document });
@@ -277,11 +278,17 @@ fn keep_answers(connection: &Connection, landing: &CompletedBatch, questions: &[
 }
 
 /// An address that was asked about for itself.
-fn own(landing: &CompletedBatch, question: Prefix) -> Option<Waiting> {
-    let address = question.network();
-    let none =
-        Waiting { address, question, asn: None, network: Said::default(), is_absent: false, document: None };
-    match landing.outcomes.get(&question)? {
+fn own(landing: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
+    let address = lookup_key.network();
+    let none = Waiting {
+        address,
+        lookup_key,
+        asn: None,
+        network: Said::default(),
+        is_absent: false,
+        document: None,
+    };
+    match landing.outcomes.get(&lookup_key)? {
         Outcome::Known => Some(none),
         Outcome::Failed(_) => None,
         Outcome::Answered(_, answer) => {
@@ -309,14 +316,14 @@ fn write_waiting(
     completions::renew(connection, &addresses);
     queue::done(connection, provider, &addresses);
     let is_last = !shares || waiting.len() < block_answer::MOST_AT_ONCE;
-    let blocked_questions: BTreeSet<Prefix> =
-        waiting.iter().filter(|w| !is_done(w)).map(|w| w.question).collect();
+    let blocked_keys: BTreeSet<Prefix> =
+        waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
         // The answer of a block is kept, so its job goes on without this landing. The answer of a single address is not.
-        let blocked: Vec<Prefix> = blocked_questions.iter().copied().collect();
+        let blocked: Vec<Prefix> = blocked_keys.iter().copied().collect();
         let ended: Vec<Prefix> = answered
             .iter()
-            .filter(|question| shares || !blocked_questions.contains(question))
+            .filter(|lookup_key| shares || !blocked_keys.contains(lookup_key))
             .copied()
             .collect();
         queue::settle(connection, provider, &ended, &blocked, clock::seconds(retry_pause()));
@@ -330,11 +337,11 @@ fn write_waiting(
     let is_asked =
         |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
     let was_asked =
-        |w: &&Waiting| landing.outcomes.get(&w.question).is_some_and(|outcome| is_asked(outcome, w));
+        |w: &&Waiting| landing.outcomes.get(&w.lookup_key).is_some_and(|outcome| is_asked(outcome, w));
     let shared = new().filter(|w| !was_asked(w)).count() as u64;
     Written {
         is_last,
-        blocked: if shares { BTreeSet::new() } else { blocked_questions },
+        blocked: if shares { BTreeSet::new() } else { blocked_keys },
         last: waiting.last().map(|w| w.address),
         values: values as u64,
         absent: absent as u64,

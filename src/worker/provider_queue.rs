@@ -32,7 +32,7 @@ const LONGEST_WAIT: i64 = 2_000_000;
 const CREDENTIALS_EVERY: i64 = 1_000_000;
 /// How long a claim waits for a lock. The worker holds permits meanwhile, which other databases wait for.
 const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
-/// Questions of a probe: enough to see whether the provider is back.
+/// Lookups of a probe: enough to see whether the provider is back.
 const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
@@ -55,7 +55,7 @@ pub struct ProviderQueue {
 
 /// Jobs that are not asked after all, and requests that were paid for and not sent.
 struct Unused {
-    questions: Vec<Prefix>,
+    lookup_keys: Vec<Prefix>,
     day: Option<i32>,
     requests: usize,
     /// Shared memory has the requests of the quota back.
@@ -99,12 +99,12 @@ impl ProviderQueue {
     }
 
     /// Jobs that earlier answers serve. Blocks go together, however many: their addresses are read some at a time.
-    pub fn serve(&mut self, questions: impl IntoIterator<Item = Prefix>) {
+    pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = Prefix>) {
         let shares = self.provider.declared().shares_answers();
         let together = if shares { usize::MAX } else { apply::MOST_TOGETHER };
-        let mut questions = questions.into_iter().peekable();
-        while questions.peek().is_some() {
-            self.add(CompletedBatch::of_known(self.provider, questions.by_ref().take(together)));
+        let mut lookup_keys = lookup_keys.into_iter().peekable();
+        while lookup_keys.peek().is_some() {
+            self.add(CompletedBatch::of_known(self.provider, lookup_keys.by_ref().take(together)));
         }
     }
 
@@ -162,7 +162,7 @@ impl ProviderQueue {
                 return Ok(());
             }
             let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
-            self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.question));
+            self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.lookup_key));
             self.ready = ProviderRequest::of(provider, &ask, limits.batch, permits).into();
             self.ready_since = clock::now();
             self.is_behind_known = self.ready.is_empty() && !ask.jobs.is_empty();
@@ -223,7 +223,7 @@ impl ProviderQueue {
                 provider_quota::spend(connection, provider, reserved);
             }
             let (jobs, excess) = within(jobs, asked);
-            let excess: Vec<Prefix> = excess.iter().map(|job| job.question).collect();
+            let excess: Vec<Prefix> = excess.iter().map(|job| job.lookup_key).collect();
             if !excess.is_empty() {
                 queue::give_back(connection, provider, &excess, lease);
                 next = Some(Some(0));
@@ -275,8 +275,8 @@ impl ProviderQueue {
         let Some(first) = flights.front() else { return Ok(()) };
         // They were claimed together.
         let day = first.day;
-        let questions: Vec<Prefix> = flights.iter().flat_map(ProviderRequest::questions).collect();
-        self.to_give_back.push(Unused { questions, day, requests: flights.len(), is_returned: false });
+        let lookup_keys: Vec<Prefix> = flights.iter().flat_map(ProviderRequest::lookup_keys).collect();
+        self.to_give_back.push(Unused { lookup_keys, day, requests: flights.len(), is_returned: false });
         self.give_back(steps)
     }
 
@@ -285,7 +285,7 @@ impl ProviderQueue {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         while let Some(unused) = self.to_give_back.last() {
             steps.step(StepKind::GiveBack, |_, connection| {
-                queue::give_back(connection, provider, &unused.questions, lease);
+                queue::give_back(connection, provider, &unused.lookup_keys, lease);
                 if let Some(day) = unused.day {
                     provider_quota::unspend(connection, provider, day, unused.requests);
                 }
@@ -312,7 +312,7 @@ impl ProviderQueue {
             self.landings.push(landing);
         } else {
             self.to_give_back.extend(landing.unspent().map(|(day, requests)| Unused {
-                questions: Vec::new(),
+                lookup_keys: Vec::new(),
                 day: Some(day),
                 requests,
                 is_returned: true,

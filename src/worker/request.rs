@@ -22,7 +22,7 @@ use crate::telemetry::families;
 /// Jobs on their way to the provider, each with the address that is asked about.
 pub struct ProviderRequest {
     pub provider: Provider,
-    questions: Vec<(Prefix, Address)>,
+    lookups: Vec<(Prefix, Address)>,
     /// Whose quota paid for it.
     pub day: Option<i32>,
     /// A probe takes its own when it leaves.
@@ -34,7 +34,7 @@ pub struct ProviderRequest {
 impl ProviderRequest {
     /// One flight for each exchange, and for each a permit as far as there are some.
     pub fn of(provider: Provider, ask: &Ask, batch: usize, permits: Vec<Permit>) -> Vec<ProviderRequest> {
-        let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.question, ask)));
+        let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.lookup_key, ask)));
         // The queue has none; the last door all the same.
         let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
         let batches = public.chunks(batch.max(1));
@@ -43,7 +43,7 @@ impl ProviderRequest {
             .zip(permits)
             .map(|(batch, permit)| ProviderRequest {
                 provider,
-                questions: batch.to_vec(),
+                lookups: batch.to_vec(),
                 day: ask.day,
                 permit,
                 began: 0,
@@ -69,40 +69,40 @@ impl ProviderRequest {
         }
     }
 
-    pub fn questions(&self) -> impl Iterator<Item = Prefix> + '_ {
-        self.questions.iter().map(|(question, _)| *question)
+    pub fn lookup_keys(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.lookups.iter().map(|(lookup_key, _)| *lookup_key)
     }
 
     /// What the network is to do, from now on.
     pub fn task(&mut self) -> Exchange {
-        limiter::begins(self.provider, self.questions.len());
+        limiter::begins(self.provider, self.lookups.len());
         self.began = clock::unix_nanoseconds();
         Exchange {
             provider: self.provider.declared(),
             settings: self.provider.settings(),
-            addresses: self.questions.iter().map(|(_, address)| *address).collect(),
+            addresses: self.lookups.iter().map(|(_, address)| *address).collect(),
         }
     }
 
     /// The reply is there: the provider is judged by it, and what it did wrong is counted.
     pub fn landed(mut self, reply: Reply, took: Duration, limits: &Limits) -> CompletedBatch {
         if let Some(permit) = self.permit.take() {
-            judge(permit, &reply, took, self.questions.len(), limits);
+            judge(permit, &reply, took, self.lookups.len(), limits);
         }
-        let said = (self.questions.len(), outcome(&reply));
+        let said = (self.lookups.len(), outcome(&reply));
         let trace = Batch::of(self.provider, self.began, said, &reply, took);
         let blame = blame(&reply);
         let Reply { mut answers, failure, unsent, .. } = reply;
         let mut outcomes = BTreeMap::new();
-        for (question, address) in self.questions {
+        for (lookup_key, address) in self.lookups {
             let outcome = match answers.remove(&address) {
                 Some(Answer::Refused(words)) => {
-                    Outcome::Failed(Failed { question, error: format!("refused: {words}"), blame })
+                    Outcome::Failed(Failed { lookup_key, error: format!("refused: {words}"), blame })
                 }
                 Some(answer) => Outcome::Answered(address, answer),
-                None => Outcome::Failed(unanswered(question, failure.as_ref(), blame)),
+                None => Outcome::Failed(unanswered(lookup_key, failure.as_ref(), blame)),
             };
-            outcomes.insert(question, outcome);
+            outcomes.insert(lookup_key, outcome);
         }
         let landing = CompletedBatch::of(self.provider, outcomes).traced(trace);
         match self.day.filter(|_| unsent) {
@@ -115,21 +115,21 @@ impl ProviderRequest {
     }
 }
 
-/// Whose fault it is that a question of this exchange has no answer.
+/// Whose fault it is that a lookup of this exchange has no answer.
 fn blame(reply: &Reply) -> Blame {
     if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
         Blame::Never
-    } else if reply.blames_question {
+    } else if reply.blames_lookup {
         Blame::Always
     } else {
         Blame::UnlessDown
     }
 }
 
-fn unanswered(question: Prefix, failure: Option<&Failure>, blame: Blame) -> Failed {
+fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> Failed {
     match failure {
-        Some(failure) => Failed { question, error: failure.to_string(), blame },
-        None => Failed { question, error: "the answer has no row for it".to_owned(), blame: Blame::Always },
+        Some(failure) => Failed { lookup_key, error: failure.to_string(), blame },
+        None => Failed { lookup_key, error: "the answer has no row for it".to_owned(), blame: Blame::Always },
     }
 }
 
@@ -155,8 +155,8 @@ pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits
         _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
-        // Words for these very questions say nothing of the provider.
-        _ if !reply.answers.is_empty() && reply.blames_question => {
+        // Words for these very lookups say nothing of the provider.
+        _ if !reply.answers.is_empty() && reply.blames_lookup => {
             permit.give_back(&Verdict::Unknown, limits);
         }
         _ if !reply.answers.is_empty() => {

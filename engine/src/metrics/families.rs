@@ -116,7 +116,7 @@ families! {
         by ["provider"]
         => "Unix time of the last request that was answered; 0 if none was";
 
-    QUEUE_DEPTH: Gauge "enrich.queue_depth" as "enrich_queue_depth" in "{question}" by ["database", "provider", "state"]
+    QUEUE_DEPTH: Gauge "enrich.queue_depth" as "enrich_queue_depth" in "{lookup}" by ["database", "provider", "state"]
         => "The queue: requests that were not taken in yet, and jobs that are due, leased to the worker, or delayed";
     QUEUE_ADDRESSES: Gauge "enrich.queue_addresses" as "enrich_queue_addresses" in "{address}" by ["database", "provider"]
         => "Addresses that wait for the answers to jobs";

@@ -8,7 +8,7 @@
 //!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
 //! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…,"as":64500,"asname":"EXAMPLE","network":"…"}}
 //!                                 ; never reported: the fields of the network are there for every routed address
-//! 200 {"error":"bad IP address"}  ; of the question; any other error is the provider's own
+//! 200 {"error":"bad IP address"}  ; of the lookup; any other error is the provider's own
 //! ```
 //!
 //! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers come as numbers or as texts.

@@ -1,7 +1,7 @@
 //! Answers: whom can be asked about an address, and in which words?
 //!
 //! The rule: a provider is one file below here and one entry of [`ALL`]. It says what can be set, how much it may be
-//! asked, and turns questions into a [`Reply`]; whoever drives it knows nothing else of it. Settings come in as data.
+//! asked, and turns lookups into a [`Reply`]; whoever drives it knows nothing else of it. Settings come in as data.
 //!
 //! | file | answers for |
 //! |---|---|
@@ -74,12 +74,12 @@ pub trait Provider: Sync {
         true
     }
 
-    /// What is asked on behalf of an address: itself, or a block whose addresses share one answer.
-    fn question(&self, address: Address) -> Prefix {
+    /// Returns what is looked up on behalf of an address: the address, or a block whose addresses share one answer.
+    fn lookup_key(&self, address: Address) -> Prefix {
         Prefix::host(address)
     }
 
-    /// Whether `question` is a block.
+    /// Whether `lookup_key` is a block.
     fn shares_answers(&self) -> bool {
         false
     }

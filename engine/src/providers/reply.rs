@@ -18,7 +18,7 @@ pub enum Answer {
     /// The provider knows for certain that it knows nothing, and has said so in these words; none: it said nothing that
     /// is kept. True for a while, and worth remembering.
     Absent(Option<JsonObject>),
-    /// The provider could not make sense of the question; its words.
+    /// The provider could not make sense of the lookup; its words.
     Refused(String),
 }
 
@@ -68,9 +68,9 @@ pub struct Reply {
     pub answers: BTreeMap<Address, Answer>,
     /// Why addresses are missing, when it was the exchange's fault.
     pub failure: Option<Failure>,
-    /// Whether a failure or a refusal is held against the questions of this exchange in any case. Not where the provider
+    /// Whether a failure or a refusal is held against the lookups of this exchange in any case. Not where the provider
     /// may be the cause: then it depends on whether others are answered.
-    pub blames_question: bool,
+    pub blames_lookup: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,
     /// What the provider said beside the answer that an operator may want to know: one line, such as a balance.

@@ -1,31 +1,31 @@
 -- Addresses of jobs that are answered, each with its answer: of the smallest block that covers it. In key order, from
 -- behind $5 on. Probes by key, as in jobs_claim.sql.
--- $1 provider text, $2 question cidr[], $3 and $4 lifetimes in seconds integer, $5 inet or null, $6 most bigint
+-- $1 provider text, $2 lookup key text[], $3 and $4 lifetimes in seconds integer, $5 inet or null, $6 most bigint
 WITH waiting AS MATERIALIZED (
-    SELECT a.ip_address, q.question
-    FROM unnest($2) AS q(question)
+    SELECT a.ip_address, l.lookup_key
+    FROM unnest($2) AS l(lookup_key)
     CROSS JOIN LATERAL (
         SELECT w.ip_address
         FROM @extschema@.job_address w
-        WHERE w.provider = $1 AND w.question = q.question AND ($5 IS NULL OR w.ip_address > $5)
+        WHERE w.provider = $1 AND w.lookup_key = l.lookup_key AND ($5 IS NULL OR w.ip_address > $5)
         OFFSET 0) a
 ), answered AS MATERIALIZED (
-    SELECT w.ip_address, w.question, (
+    SELECT w.ip_address, w.lookup_key, (
         SELECT c.prefix
         FROM @extschema@.block_answer c
-        WHERE c.provider = $1 AND c.prefix BETWEEN w.question AND w.ip_address AND c.prefix >>= w.ip_address
+        WHERE c.provider = $1 AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip_address AND c.prefix >>= w.ip_address
           AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $4 ELSE $3 END)
         ORDER BY c.prefix DESC
         LIMIT 1) AS prefix
     FROM waiting w
 ), chunk AS MATERIALIZED (
-    SELECT a.ip_address, a.question, a.prefix
+    SELECT a.ip_address, a.lookup_key, a.prefix
     FROM answered a
     WHERE a.prefix IS NOT NULL
     ORDER BY a.ip_address
     LIMIT $6
 )
-SELECT k.ip_address, k.question, c.asn_number, c.network_name, c.network_country, c.rir_registry, c.document, c.is_absent
+SELECT k.ip_address, k.lookup_key, c.asn_number, c.network_name, c.network_country, c.rir_registry, c.document, c.is_absent
 FROM chunk k
 CROSS JOIN LATERAL (
     SELECT * FROM @extschema@.block_answer a WHERE a.provider = $1 AND a.prefix = k.prefix OFFSET 0) c

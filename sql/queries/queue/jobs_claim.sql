@@ -4,7 +4,7 @@
 -- Written as probes by key, for one job after the other: a join would be planned by statistics, which are seldom those
 -- of the moment in a queue. (The planner sees the values: of each CASE one arm is left.)
 --
--- Who finds out whether a provider is back asks about what has waited longest: the most urgent question may be the very
+-- Who finds out whether a provider is back asks about what has waited longest: the most urgent lookup may be the very
 -- one that it cannot answer.
 -- $1 provider text, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint,
 -- $5 and $6 lifetimes in seconds integer, $7 whether answers are of blocks boolean, $8 whether it is a probe boolean
@@ -18,16 +18,16 @@ WITH leased AS (
         ORDER BY CASE WHEN $8 THEN 0 ELSE d.priority END DESC, d.due_at
         LIMIT $2
         FOR UPDATE SKIP LOCKED))
-    RETURNING j.question, j.attempts, j.priority
+    RETURNING j.lookup_key, j.attempts, j.priority
 )
-SELECT l.question, (
+SELECT l.lookup_key, (
     SELECT a.ip_address
     FROM @extschema@.job_address a
-    WHERE a.provider = $1 AND a.question = l.question
+    WHERE a.provider = $1 AND a.lookup_key = l.lookup_key
       AND CASE WHEN $7 THEN (
         SELECT true
         FROM @extschema@.block_answer c
-        WHERE c.provider = $1 AND c.prefix BETWEEN l.question AND a.ip_address AND c.prefix >>= a.ip_address
+        WHERE c.provider = $1 AND c.prefix BETWEEN l.lookup_key::cidr AND a.ip_address AND c.prefix >>= a.ip_address
           AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN $6 ELSE $5 END)
         LIMIT 1)
       ELSE (

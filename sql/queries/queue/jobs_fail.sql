@@ -1,14 +1,14 @@
 -- Jobs without an answer: tried again after a pause that doubles, or dead. A failure counts against the job in any case
 -- (true), or if the provider answered others since the job's last failure and so was not down for everybody (false), or
 -- never (null): the provider put everybody off, or was not asked.
--- $1 provider text, $2 question cidr[], $3 error text[], $4 counts boolean[], $5 pause in seconds float8,
+-- $1 provider text, $2 lookup key text[], $3 error text[], $4 counts boolean[], $5 pause in seconds float8,
 -- $6 max_attempts integer, $7 the provider's last success timestamptz, $8 random float8
 WITH failed AS (
-    SELECT j.question, j.priority, j.requested_at, g.error, j.attempts + c.counts::integer AS attempts,
+    SELECT j.lookup_kind, j.lookup_key, j.priority, j.requested_at, g.error, j.attempts + c.counts::integer AS attempts,
            c.counts AND j.attempts + 1 >= $6 AS is_dead,
            CASE WHEN g.counts IS NULL THEN j.failed_at ELSE now() END AS failed_at
-    FROM unnest($2, $3, $4) AS g(question, error, counts)
-    JOIN @extschema@.enrichment_job j ON j.provider = $1 AND j.question = g.question
+    FROM unnest($2, $3, $4) AS g(lookup_key, error, counts)
+    JOIN @extschema@.enrichment_job j ON j.provider = $1 AND j.lookup_key = g.lookup_key
     CROSS JOIN LATERAL (
         SELECT g.counts IS NOT NULL AND (g.counts OR COALESCE(j.failed_at < $7, false)) AS counts) c
 ), retried AS (
@@ -17,22 +17,24 @@ WITH failed AS (
         due_at = now() + make_interval(
             secs => LEAST($5 * 2 ^ LEAST(GREATEST(f.attempts - 1, 0), 20), 3600) * (0.75 + 0.5 * $8))
     FROM failed f
-    WHERE j.provider = $1 AND j.question = f.question AND NOT f.is_dead
+    WHERE j.provider = $1 AND j.lookup_key = f.lookup_key AND NOT f.is_dead
 ), dead AS (
     DELETE FROM @extschema@.job_address a
     USING failed f
-    WHERE a.provider = $1 AND a.question = f.question AND f.is_dead
-    RETURNING a.ip_address, f.priority, f.attempts, f.error, f.requested_at
+    WHERE a.provider = $1 AND a.lookup_key = f.lookup_key AND f.is_dead
+    RETURNING a.ip_address, f.lookup_kind, f.lookup_key, f.priority, f.attempts, f.error, f.requested_at
 ), buried AS (
     DELETE FROM @extschema@.enrichment_job j
     USING failed f
-    WHERE j.provider = $1 AND j.question = f.question AND f.is_dead
+    WHERE j.provider = $1 AND j.lookup_key = f.lookup_key AND f.is_dead
 ), letters AS (
-    INSERT INTO @extschema@.dead_letter (provider, ip_address, priority, attempts, last_error, requested_at)
-    SELECT $1, d.ip_address, d.priority, d.attempts, d.error, d.requested_at
+    INSERT INTO @extschema@.dead_letter (
+        provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+    SELECT $1, d.ip_address, d.lookup_kind, d.lookup_key, d.priority, d.attempts, d.error, d.requested_at
     FROM dead d
     ORDER BY d.ip_address
     ON CONFLICT (provider, ip_address) DO UPDATE
-    SET attempts = excluded.attempts, last_error = excluded.last_error, died_at = now()
+    SET lookup_kind = excluded.lookup_kind, lookup_key = excluded.lookup_key,
+        attempts = excluded.attempts, last_error = excluded.last_error, died_at = now()
 )
 SELECT d.ip_address, d.error FROM dead d ORDER BY d.ip_address

@@ -1,7 +1,7 @@
 -- Locks the jobs that are still leased by the caller: what comes too late for a lease is somebody else's business now.
--- $1 provider text, $2 question cidr[], $3 leased by bigint
-SELECT j.question
+-- $1 provider text, $2 lookup key text[], $3 leased by bigint
+SELECT j.lookup_key
 FROM @extschema@.enrichment_job j
-WHERE j.provider = $1 AND j.question = ANY ($2) AND j.leased_by = $3
-ORDER BY j.question
+WHERE j.provider = $1 AND j.lookup_key = ANY ($2) AND j.leased_by = $3
+ORDER BY j.lookup_key
 FOR UPDATE

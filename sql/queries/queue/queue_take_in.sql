@@ -1,4 +1,4 @@
--- At most $1 requests become jobs, each question and each address once. A question that an earlier answer covers is
+-- At most $1 requests become jobs, each lookup and each address once. A lookup that an earlier answer covers is
 -- leased at once: it needs no asking.
 -- $1 most bigint, $2 lease in seconds float8, $3 leased by bigint; of each provider: $4 name text[], $5 whether answers
 -- are of blocks boolean[], $6 and $7 lifetimes in seconds integer[]
@@ -7,23 +7,24 @@ WITH taken AS (
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.enrichment_request r LIMIT $1 FOR UPDATE SKIP LOCKED))
     RETURNING ip_address, provider, priority, requested_at
 ), wanted AS (
-    SELECT t.provider, t.ip_address, @extschema@.question_of(t.provider, t.ip_address) AS question,
+    SELECT t.provider, t.ip_address, l.lookup_kind, l.lookup_key COLLATE "C" AS lookup_key,
            max(t.priority) AS priority, min(t.requested_at) AS requested_at
     FROM taken t
+    CROSS JOIN LATERAL @extschema@.lookup_key_of(t.provider, t.ip_address) l
     -- Whatever somebody inserted by hand: bogons never leave this machine.
     WHERE @extschema@.may_be_asked(t.provider, t.ip_address)
-    GROUP BY t.provider, t.ip_address
+    GROUP BY t.provider, t.ip_address, l.lookup_kind, l.lookup_key
 ), addresses AS (
-    INSERT INTO @extschema@.job_address (provider, ip_address, question)
-    SELECT w.provider, w.ip_address, w.question
+    INSERT INTO @extschema@.job_address (provider, ip_address, lookup_kind, lookup_key)
+    SELECT w.provider, w.ip_address, w.lookup_kind, w.lookup_key
     FROM wanted w
     ORDER BY w.provider, w.ip_address
     ON CONFLICT DO NOTHING
-), questions AS (
-    SELECT w.provider, w.question, max(w.priority) AS priority, min(w.requested_at) AS requested_at,
+), lookups AS (
+    SELECT w.provider, w.lookup_kind, w.lookup_key, max(w.priority) AS priority, min(w.requested_at) AS requested_at,
            bool_or(CASE WHEN p.shares THEN EXISTS (
                SELECT FROM @extschema@.block_answer c
-               WHERE c.provider = w.provider AND c.prefix BETWEEN w.question AND w.ip_address AND c.prefix >>= w.ip_address
+               WHERE c.provider = w.provider AND c.prefix BETWEEN w.lookup_key::cidr AND w.ip_address AND c.prefix >>= w.ip_address
                  AND c.asked_at > now() - make_interval(secs => CASE WHEN c.is_absent THEN p.absent ELSE p.value END))
            ELSE EXISTS (
                SELECT FROM @extschema@.ip_inventory i
@@ -31,22 +32,24 @@ WITH taken AS (
                  AND @extschema@.is_source_fresh(i.enrichment, w.provider, p.value, p.absent)) END) AS is_answered
     FROM wanted w
     JOIN unnest($4, $5, $6, $7) AS p(provider, shares, value, absent) ON p.provider = w.provider
-    GROUP BY w.provider, w.question
+    GROUP BY w.provider, w.lookup_key, w.lookup_kind
 ), jobs AS (
-    INSERT INTO @extschema@.enrichment_job AS j (provider, question, priority, requested_at, due_at, leased_by)
-    SELECT q.provider, q.question, q.priority, q.requested_at,
-           now() + CASE WHEN q.is_answered THEN make_interval(secs => $2) ELSE '0' END,
-           CASE WHEN q.is_answered THEN $3 END
-    FROM questions q
-    ORDER BY q.provider, q.question
+    INSERT INTO @extschema@.enrichment_job AS j (
+        provider, lookup_kind, lookup_key, priority, requested_at, due_at, leased_by)
+    SELECT l.provider, l.lookup_kind, l.lookup_key, l.priority, l.requested_at,
+           now() + CASE WHEN l.is_answered THEN make_interval(secs => $2) ELSE '0' END,
+           CASE WHEN l.is_answered THEN $3 END
+    FROM lookups l
+    -- In the order in which jobs_hold.sql locks.
+    ORDER BY l.provider, l.lookup_key
     -- Where nothing changes the row is locked all the same, which keeps the job from being finished without the new address.
-    ON CONFLICT (provider, question) DO UPDATE
+    ON CONFLICT (provider, lookup_key) DO UPDATE
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
     WHERE j.priority < excluded.priority OR j.requested_at > excluded.requested_at
-    RETURNING j.provider, j.question, j.leased_by = $3 AND j.due_at = now() + make_interval(secs => $2) AS is_answered
+    RETURNING j.provider, j.lookup_key, j.leased_by = $3 AND j.due_at = now() + make_interval(secs => $2) AS is_answered
 )
-SELECT (SELECT count(*) FROM taken), q.provider, j.question
+SELECT (SELECT count(*) FROM taken), l.provider, j.lookup_key
 FROM (SELECT) one
--- One row for each answered question, and at least one for each provider.
-LEFT JOIN (SELECT DISTINCT q.provider FROM questions q) q ON true
-LEFT JOIN jobs j ON j.provider = q.provider AND j.is_answered
+-- One row for each answered lookup, and at least one for each provider.
+LEFT JOIN (SELECT DISTINCT l.provider FROM lookups l) l ON true
+LEFT JOIN jobs j ON j.provider = l.provider AND j.is_answered

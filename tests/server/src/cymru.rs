@@ -115,7 +115,7 @@ pub fn array(addresses: &[IpAddr]) -> String {
     format!("'{{{}}}'::inet[]", texts.join(","))
 }
 
-/// Queues a question for each address, in one transaction.
+/// Queues a lookup for each address, in one transaction.
 pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
     session.run(&format!(
         "INSERT INTO enrich.enrichment_request (ip_address, provider) SELECT unnest({}), 'cymru'",
@@ -157,7 +157,7 @@ pub fn state(session: &mut Session) -> String {
     let mut parts =
         session.rows("SELECT 'queue', q.* FROM enrich.queue_status q WHERE jobs + requested + dead > 0");
     parts.extend(session.rows(
-        "SELECT 'job', provider, question, due_at - now(), leased_by, attempts, last_error
+        "SELECT 'job', provider, lookup_key, due_at - now(), leased_by, attempts, last_error
          FROM enrich.enrichment_job ORDER BY due_at LIMIT 3",
     ));
     parts.extend(session.rows("SELECT 'inbox', count(*) FROM enrich.incomplete_session HAVING count(*) > 0"));

@@ -200,7 +200,7 @@ impl Lab {
     }
 }
 
-/// Queues a question to a provider for each address, in one transaction.
+/// Queues a lookup at a provider for each address, in one transaction.
 pub fn request(session: &mut Session, provider: &str, addresses: &[IpAddr]) {
     session.run(&format!(
         "SELECT enrich.request_enrichment(a, '{provider}') FROM unnest({}) a",
@@ -231,7 +231,7 @@ pub fn wait_for_status(session: &mut Session, provider: &str, columns: &str, exp
 }
 
 /// Has the database's worker make a number of whole rounds, each of which looks at every provider: what could be sent
-/// is sent. `known` is an address that Team Cymru has answered; requests for it are served without a question.
+/// is sent. `known` is an address that Team Cymru has answered; requests for it are served without a request to it.
 #[track_caller]
 pub fn rounds(session: &mut Session, known: IpAddr, number: usize) {
     for _ in 0..number {

@@ -123,10 +123,10 @@ fn no_lookup_is_lost(session: &mut Session) {
            AND NOT EXISTS (SELECT FROM enrich.dead_letter d WHERE (d.provider, d.ip_address) = (p.provider, i.ip_address))
          UNION ALL
          SELECT 'without a job', a.ip_address, a.provider FROM enrich.job_address a
-         WHERE NOT EXISTS (SELECT FROM enrich.enrichment_job j WHERE (j.provider, j.question) = (a.provider, a.question))
+         WHERE NOT EXISTS (SELECT FROM enrich.enrichment_job j WHERE (j.provider, j.lookup_kind, j.lookup_key) = (a.provider, a.lookup_kind, a.lookup_key))
          UNION ALL
-         SELECT 'without an address', j.question, j.provider FROM enrich.enrichment_job j
-         WHERE NOT EXISTS (SELECT FROM enrich.job_address a WHERE (a.provider, a.question) = (j.provider, j.question))
+         SELECT 'without an address', j.lookup_key::inet, j.provider FROM enrich.enrichment_job j
+         WHERE NOT EXISTS (SELECT FROM enrich.job_address a WHERE (a.provider, a.lookup_key) = (j.provider, j.lookup_key))
          UNION ALL
          SELECT 'buried without a reason', d.ip_address, d.provider FROM enrich.dead_letter d WHERE d.last_error = ''
          LIMIT 5",

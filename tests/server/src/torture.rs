@@ -533,8 +533,8 @@ impl Torture<'_> {
             "lookups are as urgent as the rule says",
             || {
                 self.db.rows(
-                    "SELECT j.question, j.priority FROM enrich.enrichment_job j
-                     JOIN sessions s ON enrich.session_address(s.ip) = host(j.question)::inet
+                    "SELECT j.lookup_key, j.priority FROM enrich.enrichment_job j
+                     JOIN sessions s ON enrich.session_address(s.ip) = j.lookup_key::inet
                      WHERE j.provider = 'spur' AND j.priority <> s.sensor AND s.ip LIKE '%.250' LIMIT 3",
                 )
             },

@@ -40,7 +40,9 @@ fn busy_database(lab: &Lab) -> Database<'_> {
         traffic.step(0);
     }
     drop(traffic.hold());
-    db.run("INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 0, 3, 'tried', now())");
+    db.run(
+        "INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 'prefix', '60.0.9.0/24', 0, 3, 'tried', now())",
+    );
     let leased = "SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL";
     wait_until("a batch is under way", || db.number(leased), |jobs| *jobs > 0);
     lab.reconfigure(&["worker_enabled = off"]);

@@ -46,11 +46,13 @@ fn traces(db: &mut Database<'_>) {
          WHERE ip_address = '8.8.8.8';
          INSERT INTO sessions (id, starttime, ip) VALUES ('f', '2024-05-02', '8.8.8.8');
          SELECT enrich.request_enrichment('8.8.8.8', 'greynoise'), enrich.request_enrichment('8.8.8.8', 'cymru');
-         INSERT INTO enrich.enrichment_job (provider, question, priority, requested_at)
-             VALUES ('greynoise', '8.8.8.8', 0, now()), ('cymru', '8.8.8.0/24', 0, now());
-         INSERT INTO enrich.job_address VALUES ('greynoise', '8.8.8.8', '8.8.8.8'), ('cymru', '8.8.8.8', '8.8.8.0/24');
-         INSERT INTO enrich.dead_letter (provider, ip_address, priority, attempts, last_error, requested_at)
-             VALUES ('spur', '8.8.8.8', 0, 3, 'timed out', now());
+         INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+             VALUES ('greynoise', 'host', '8.8.8.8', 0, now()), ('cymru', 'prefix', '8.8.8.0/24', 0, now());
+         INSERT INTO enrich.job_address (provider, ip_address, lookup_kind, lookup_key)
+             VALUES ('greynoise', '8.8.8.8', 'host', '8.8.8.8'), ('cymru', '8.8.8.8', 'prefix', '8.8.8.0/24');
+         INSERT INTO enrich.dead_letter
+             (provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+             VALUES ('spur', '8.8.8.8', 'host', '8.8.8.8', 0, 3, 'timed out', now());
          INSERT INTO enrich.rejected_row (procedure, relation, row_key, reason, content)
              VALUES ('backfill_sessions', 'sessions', 'a', 'a document', '{\"8.8.8.8\": 7}')",
     );
@@ -91,7 +93,7 @@ fn an_address_is_erased_with_its_sessions() {
     assert_eq!(
         db.rows("SELECT provider FROM enrich.enrichment_job"),
         ["cymru"],
-        "a block's question is no address's"
+        "a lookup of a prefix is no address's"
     );
 }
 

@@ -261,8 +261,8 @@ fn it_is_known_wherever_providers_are() {
         ]
     );
     assert_eq!(
-        db.one("SELECT may_be_asked('toy', '48.0.0.1'), may_be_asked('toy', '2a00::1'), question_of('toy', '48.0.0.1')"),
-        "t|f|48.0.0.1/32"
+        db.one("SELECT may_be_asked('toy', '48.0.0.1'), may_be_asked('toy', '2a00::1'), lookup_key_of('toy', '48.0.0.1')"),
+        "t|f|(host,48.0.0.1)"
     );
     db.refused("SELECT request_enrichment('2a00::1', 'toy')");
     db.run("CREATE ROLE stranger");

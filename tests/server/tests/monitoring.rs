@@ -268,7 +268,7 @@ fn strangers(expression: &str, known: &Known, recorded: &BTreeSet<String>) -> Ve
 }
 
 /// A server with something of everything: networks by hand, by sessions and by a worker; hits, updates, answers that
-/// serve others, and a question that is refused for good.
+/// serve others, and a lookup that is refused for good.
 fn work(lab: &Lab, db: &mut Database<'_>) {
     lab.whois.behave(Behaviour::normal());
     COWRIE.create_attached(db);

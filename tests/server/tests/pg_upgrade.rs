@@ -157,7 +157,9 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
     for _ in 0..60 {
         traffic.step(0);
     }
-    db.run("INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 0, 3, 'tried', now())");
+    db.run(
+        "INSERT INTO enrich.dead_letter VALUES ('cymru', '60.0.9.9', 'prefix', '60.0.9.0/24', 0, 3, 'tried', now())",
+    );
     let leased = "SELECT count(*) FROM enrich.enrichment_job WHERE leased_by IS NOT NULL";
     wait_until("a batch is under way", || db.number(leased), |jobs| *jobs > 0);
     let held = traffic.hold();

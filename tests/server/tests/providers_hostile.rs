@@ -586,7 +586,7 @@ fn sixty_thousand_sessions_of_an_address_get_their_type_some_at_a_time() {
     let transactions = db.number("SELECT count(DISTINCT xmin::text) FROM session_summaries");
     assert!(transactions >= 10, "{transactions} transactions");
     assert!(longest < 5_000, "a transaction lasted {longest} ms");
-    assert_eq!(lab.spur.requests().len(), 21, "one question for each address");
+    assert_eq!(lab.spur.requests().len(), 21, "one request for each address");
     assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
     lab.assert_nothing_crashed();
@@ -784,7 +784,7 @@ fn a_rule_that_is_set_while_lookups_wait_is_evaluated_without_a_new_one() {
     wait_for_answers(&mut db, 5);
     let done: BTreeSet<IpAddr> = asked(&lab.greynoise).into_iter().collect();
     let waiting = by_rank(sessions.iter().copied().filter(|(address, _)| !done.contains(address)).collect());
-    let order = "SELECT host(question) FROM enrich.enrichment_job ORDER BY priority DESC, question";
+    let order = "SELECT lookup_key FROM enrich.enrichment_job ORDER BY priority DESC, lookup_key::inet";
     let in_order = |db: &mut Session| {
         db.rows(order).iter().map(|row| row.parse().expect("an address")).collect::<Vec<IpAddr>>()
     };

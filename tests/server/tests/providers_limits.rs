@@ -443,12 +443,12 @@ fn due_jobs_that_are_answered_already_are_served_many_at_a_time_and_the_others_a
     answer_in_the_inventory(&mut db, MANY);
     // Among them some that are to be asked about.
     db.run(&format!(
-        "INSERT INTO enrich.enrichment_job (provider, question, priority, requested_at)
-         SELECT 'greynoise', ip_address::cidr, 1000, now() FROM enrich.ip_inventory;
-         INSERT INTO enrich.enrichment_job (provider, question, priority, requested_at)
-         SELECT 'greynoise', a::cidr, n, now() FROM unnest({}) WITH ORDINALITY u(a, n);
-         INSERT INTO enrich.job_address (provider, ip_address, question)
-         SELECT provider, question::inet, question FROM enrich.enrichment_job",
+        "INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+         SELECT 'greynoise', 'host', host(ip_address), 1000, now() FROM enrich.ip_inventory;
+         INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+         SELECT 'greynoise', 'host', host(a), n, now() FROM unnest({}) WITH ORDINALITY u(a, n);
+         INSERT INTO enrich.job_address (provider, ip_address, lookup_kind, lookup_key)
+         SELECT provider, lookup_key::inet, lookup_kind, lookup_key FROM enrich.enrichment_job",
         array(&members(1000..1020))
     ));
     let transactions = |db: &mut Session| db.number("SELECT pg_current_xact_id()::text");

@@ -38,16 +38,16 @@ impl Hand {
             "text, bigint, float8, bigint, integer, integer, boolean, boolean",
         );
         prepare(&mut session, "jobs_release", "bigint");
-        prepare(&mut session, "jobs_hold", "text, cidr[], bigint");
+        prepare(&mut session, "jobs_hold", "text, text[], bigint");
         prepare(
             &mut session,
             "jobs_fail",
-            "text, cidr[], text[], boolean[], float8, integer, timestamptz, float8",
+            "text, text[], text[], boolean[], float8, integer, timestamptz, float8",
         );
         Self { session, number }
     }
 
-    /// The number of requests and the questions that earlier answers serve.
+    /// The number of requests and the lookups that earlier answers serve.
     fn takes_in(&mut self) -> Vec<String> {
         let rows = self.session.rows(&format!(
             "EXECUTE queue_take_in(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
@@ -63,7 +63,7 @@ impl Hand {
         if served.is_empty() { vec![format!("{}|NULL", fields[0][0])] } else { served }
     }
 
-    /// `question|address` of each job.
+    /// `lookup_key|address` of each job.
     fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
         self.claims_as(most, seconds, false)
     }
@@ -76,10 +76,15 @@ impl Hand {
     }
 
     /// `counts`: `None` is never.
-    fn fails(&mut self, question: &str, counts: impl Into<Option<bool>>, last_success: &str) -> Vec<String> {
+    fn fails(
+        &mut self,
+        lookup_key: &str,
+        counts: impl Into<Option<bool>>,
+        last_success: &str,
+    ) -> Vec<String> {
         let counts = counts.into().map_or("NULL".to_owned(), |counts| counts.to_string());
         self.session.rows(&format!(
-            "EXECUTE jobs_fail('cymru', '{{{question}}}', '{{it broke}}', '{{{counts}}}', 60, 3, {last_success}, 0.5)"
+            "EXECUTE jobs_fail('cymru', '{{{lookup_key}}}', '{{it broke}}', '{{{counts}}}', 60, 3, {last_success}, 0.5)"
         ))
     }
 }
@@ -104,8 +109,10 @@ fn requests_are_taken_in_once_and_an_address_waits_once() {
     assert_eq!(hand.takes_in(), ["9|NULL"]);
     assert_eq!(status(&mut db), "0|4|4|0|0|6|0");
     assert_eq!(
-        db.rows("SELECT question, priority, attempts FROM enrichment_job ORDER BY priority DESC, question"),
-        ["60.0.0.0/24|5|0", "2a10::/48|0|0", "2a10:0:1::/48|0|0", "60.0.1.0/24|-1|0"]
+        db.rows(
+            "SELECT lookup_key, priority, attempts FROM enrichment_job ORDER BY priority DESC, lookup_key"
+        ),
+        ["60.0.0.0/24|5|0", "2a10:0:1::/48|0|0", "2a10::/48|0|0", "60.0.1.0/24|-1|0"]
     );
     // Once more, while they wait, and while one is leased.
     db.run("SELECT request_enrichment('60.0.0.1', 'cymru', 1), request_enrichment('60.0.1.1', 'cymru', 9)");
@@ -113,7 +120,7 @@ fn requests_are_taken_in_once_and_an_address_waits_once() {
     assert_eq!(hand.takes_in(), ["2|NULL"]);
     assert_eq!(status(&mut db), "0|4|3|1|0|6|0");
     assert_eq!(
-        db.rows("SELECT question, priority FROM enrichment_job ORDER BY priority DESC, question LIMIT 2"),
+        db.rows("SELECT lookup_key, priority FROM enrichment_job ORDER BY priority DESC, lookup_key LIMIT 2"),
         ["60.0.1.0/24|9", "60.0.0.0/24|5"]
     );
     assert_eq!(hand.takes_in(), ["0|NULL"]);
@@ -156,9 +163,79 @@ fn other_providers_are_asked_by_address() {
     db.run("SELECT request_enrichment('60.0.0.1', 'greynoise'), request_enrichment('60.0.0.2', 'greynoise')");
     Hand::of(db.another(), 1).takes_in();
     assert_eq!(
-        db.rows("SELECT provider, question FROM enrichment_job ORDER BY 2"),
-        ["greynoise|60.0.0.1/32", "greynoise|60.0.0.2/32"]
+        db.rows("SELECT provider, lookup_kind, lookup_key FROM enrichment_job ORDER BY 3"),
+        ["greynoise|host|60.0.0.1", "greynoise|host|60.0.0.2"]
     );
+}
+
+/// The server writes the same texts, for addresses of every shape.
+#[test]
+fn a_lookup_key_is_written_as_the_server_writes_the_address() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE shapes AS
+             SELECT '0.0.0.0'::inet + n AS ip FROM generate_series(0, 4294967295, 65537 * 13) n
+             UNION ALL
+             -- Each of the eight groups is zero or not.
+             SELECT format('%s:%s:%s:%s:%s:%s:%s:%s',
+                 g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8])::inet
+             FROM generate_series(0, 255) n, unnest('{1,ab,c0de,ffff}'::text[]) AS value,
+                 LATERAL (SELECT array_agg(CASE n >> i & 1 WHEN 1 THEN value ELSE '0' END) AS g
+                          FROM generate_series(0, 7) i) groups;
+         DELETE FROM shapes WHERE ip <> canonical_address(ip)",
+    );
+    assert!(db.number("SELECT count(*) FROM shapes WHERE family(ip) = 6") > 1_000);
+    assert_eq!(
+        db.rows(
+            "SELECT ip, k FROM shapes, lookup_key_of('spur', ip) k WHERE (k.lookup_kind, k.lookup_key) <> ('host', host(ip)) LIMIT 3"
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        db.rows(
+            "SELECT ip, k FROM shapes, lookup_key_of('cymru', ip) k,
+                 network(set_masklen(ip, CASE family(ip) WHEN 4 THEN 24 ELSE 48 END)) AS block
+             WHERE (k.lookup_kind, k.lookup_key) <> ('prefix', block::text) LIMIT 3"
+        ),
+        [""; 0]
+    );
+    let refused =
+        "SELECT length, block FROM shapes, unnest('{0,8,24,31,48,64,95,96,97,112,127}'::int[]) AS length,
+             network(set_masklen(ip, LEAST(length, CASE family(ip) WHEN 4 THEN 31 ELSE 127 END))) AS block
+         WHERE NOT is_lookup_key('prefix', block::text) LIMIT 3";
+    assert_eq!(db.rows(refused), [""; 0]);
+}
+
+/// Otherwise the worker would fail with each claim of such a job.
+#[test]
+fn a_lookup_that_cannot_be_made_is_refused() {
+    let mut db = database();
+    for (kind, key) in [
+        ("host", "60.0.0.1/32"),
+        ("host", "60.0.0.0/24"),
+        ("host", "2A10::1"),
+        ("host", "::ffff:60.0.0.1"),
+        ("prefix", "60.0.0.1"),
+        ("prefix", "60.0.0.1/32"),
+        ("prefix", "60.0.0.1/24"),
+        ("prefix", "60.0.0/24"),
+        ("asn", "15169"),
+        ("host", "15169"),
+        ("", ""),
+        ("host", "no address"),
+    ] {
+        for insert in [
+            "enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at) VALUES ('cymru', $, 0, now())",
+            "job_address (provider, ip_address, lookup_kind, lookup_key) VALUES ('cymru', '60.0.0.1', $)",
+            "dead_letter (provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+             VALUES ('cymru', '60.0.0.1', $, 0, 3, 'tried', now())",
+        ] {
+            let insert = format!("INSERT INTO {}", insert.replace('$', &format!("'{kind}', '{key}'")));
+            let refusal = db.refused(&insert);
+            assert_eq!(refusal.code, "23514", "{insert}");
+            assert!(refusal.message.contains("lookup_key_check"), "{}", refusal.message);
+        }
+    }
 }
 
 #[test]
@@ -217,10 +294,10 @@ fn expired_lease_is_claimed_again_and_a_late_holder_is_told() {
     let again = wait_until("the lease expires", || second.claims(10, 3600.0), |jobs| !jobs.is_empty());
     assert_eq!(again.iter().collect::<BTreeSet<_>>(), claimed.iter().collect::<BTreeSet<_>>());
     let held = |hand: &mut Hand| {
-        let questions: Vec<&str> =
-            claimed.iter().map(|row| row.split('|').next().expect("a question")).collect();
-        let (questions, number) = (questions.join(","), hand.number);
-        hand.session.rows(&format!("EXECUTE jobs_hold('cymru', '{{{questions}}}', {number})")).len()
+        let keys: Vec<&str> =
+            claimed.iter().map(|row| row.split('|').next().expect("a lookup key")).collect();
+        let (keys, number) = (keys.join(","), hand.number);
+        hand.session.rows(&format!("EXECUTE jobs_hold('cymru', '{{{keys}}}', {number})")).len()
     };
     assert_eq!((held(&mut first), held(&mut second)), (0, 3));
     // A third one that takes over needs not wait.
@@ -260,15 +337,17 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
     hand.claims(1, 60.0);
     assert_eq!(hand.fails("60.0.0.0/24", false, &down), [""; 0]);
     assert_eq!(db.one("SELECT attempts FROM enrichment_job"), "2");
-    // It answered others meanwhile: it is the question's fault after all.
+    // It answered others meanwhile: it is the lookup's fault after all.
     let up = db.one("SELECT quote_literal(failed_at + interval '1 ms') FROM enrichment_job");
     hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
     hand.claims(1, 60.0);
     assert_eq!(hand.fails("60.0.0.0/24", false, &up), ["60.0.0.1|it broke", "60.0.0.2|it broke"]);
     assert_eq!(status(&mut db), "0|0|0|0|0|0|2");
     assert_eq!(
-        db.rows("SELECT ip_address, priority, attempts, last_error FROM dead_letter ORDER BY 1"),
-        ["60.0.0.1|4|3|it broke", "60.0.0.2|4|3|it broke"]
+        db.rows(
+            "SELECT ip_address, lookup_kind, lookup_key, priority, attempts, last_error FROM dead_letter ORDER BY 1"
+        ),
+        ["60.0.0.1|prefix|60.0.0.0/24|4|3|it broke", "60.0.0.2|prefix|60.0.0.0/24|4|3|it broke"]
     );
     assert_eq!(db.number("SELECT retry_dead_letters('spur')"), 0);
     assert_eq!(db.number("SELECT retry_dead_letters('cymru')"), 2);
@@ -285,11 +364,10 @@ fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
     queue(&mut db, &members(0..1));
     let mut hand = Hand::of(db.another(), 1);
     hand.takes_in();
-    let question = "60.0.0.0/24";
     let fails = |hand: &mut Hand, counts: Option<bool>, last_success: &str| {
         hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
         assert_eq!(hand.claims(1, 60.0).len(), 1);
-        hand.fails(question, counts, last_success)
+        hand.fails("60.0.0.0/24", counts, last_success)
     };
     fails(&mut hand, Some(true), "NULL");
     let row = "SELECT attempts, leased_by, last_error FROM enrichment_job";
@@ -319,10 +397,10 @@ fn a_probe_asks_about_what_has_waited_longest() {
     hand.takes_in();
     db.run(
         "UPDATE enrichment_job SET priority = x.n, due_at = now() - interval '1 h' + x.n * interval '1 min'
-         FROM (SELECT question AS q, row_number() OVER (ORDER BY question) AS n FROM enrichment_job) x
-         WHERE q = question",
+         FROM (SELECT lookup_key AS key, row_number() OVER (ORDER BY lookup_key) AS n FROM enrichment_job) x
+         WHERE lookup_key = key",
     );
-    let mut by_age = db.rows("SELECT question FROM enrichment_job ORDER BY due_at");
+    let mut by_age = db.rows("SELECT lookup_key FROM enrichment_job ORDER BY due_at");
     let mut claims = |probe| hand.claims_as(1, 60.0, probe)[0].split('|').next().map(str::to_owned);
     assert_eq!(claims(true).as_ref(), by_age.first());
     assert_eq!(claims(false), by_age.pop());
@@ -332,7 +410,7 @@ fn a_probe_asks_about_what_has_waited_longest() {
     let both: Vec<String> = hand
         .claims(2, 60.0)
         .iter()
-        .map(|row| row.split('|').next().expect("a question").to_owned())
+        .map(|row| row.split('|').next().expect("a lookup key").to_owned())
         .collect();
     by_age.reverse();
     assert_eq!(both, by_age[..2]);
@@ -359,11 +437,11 @@ fn after_a_failure_another_address_of_the_block_is_asked_about() {
 fn a_claim_costs_the_same_however_long_the_queue_is() {
     let mut db = database();
     db.run(
-        "INSERT INTO enrichment_job (provider, question, priority, requested_at)
-         SELECT 'cymru', network(set_masklen('60.0.0.0'::inet + n * 256, 24)), n % 3, now()
+        "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+         SELECT 'cymru', 'prefix', network(set_masklen('60.0.0.0'::inet + n * 256, 24)), n % 3, now()
          FROM generate_series(0, 49999) n;
-         INSERT INTO job_address (provider, ip_address, question)
-         SELECT provider, set_masklen(question::inet + 7, 32), question FROM enrichment_job;
+         INSERT INTO job_address (provider, ip_address, lookup_kind, lookup_key)
+         SELECT provider, set_masklen(lookup_key::inet + 7, 32), lookup_kind, lookup_key FROM enrichment_job;
          ANALYZE enrichment_job; ANALYZE job_address",
     );
     let mut hand = Hand::of(db.another(), 1);
@@ -444,10 +522,10 @@ fn bogons_that_somebody_inserts_never_leave_the_machine() {
     assert_eq!(db.refused(spelling).code, "23514");
     // Past the door of the requests.
     db.run(
-        "INSERT INTO enrichment_job (provider, question, priority, requested_at)
-         VALUES ('cymru', '10.1.2.0/24', 99, now()), ('cymru', '60.0.0.0/24', 1, now());
-         INSERT INTO job_address (provider, ip_address, question)
-         VALUES ('cymru', '10.1.2.3', '10.1.2.0/24'), ('cymru', '60.0.0.1', '60.0.0.0/24')",
+        "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
+         VALUES ('cymru', 'prefix', '10.1.2.0/24', 99, now()), ('cymru', 'prefix', '60.0.0.0/24', 1, now());
+         INSERT INTO job_address (provider, ip_address, lookup_kind, lookup_key)
+         VALUES ('cymru', '10.1.2.3', 'prefix', '10.1.2.0/24'), ('cymru', '60.0.0.1', 'prefix', '60.0.0.0/24')",
     );
     queue(&mut db, &members(50..51));
     wait_until("the public ones are answered", || asked(&lab).len(), |n| *n >= 2);
@@ -599,7 +677,7 @@ fn what_a_prepared_transaction_queued_is_found() {
 }
 
 #[test]
-fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_questions() {
+fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_lookups() {
     let lab = lab("queue-many");
     let mut db = lab.database();
     // More than one transaction takes in, and more than one writes down.
@@ -669,13 +747,13 @@ fn jobs_that_came_without_requests_are_worked_off() {
     wait_for_the_queue(&mut db);
     // One is leased for a day to somebody who never was here, one waits, one is due.
     db.run(
-        "INSERT INTO enrichment_job (provider, question, priority, requested_at, due_at, leased_by)
-         VALUES ('cymru', '60.0.0.0/24', 0, now(), now() + interval '1 day', 4711),
-                ('cymru', '61.0.0.0/24', 1, now(), now() + interval '1 s', NULL),
-                ('cymru', '62.0.0.0/24', 2, now() - interval '1 day', now() - interval '1 day', NULL);
-         INSERT INTO job_address (provider, ip_address, question)
-         VALUES ('cymru', '60.0.0.7', '60.0.0.0/24'), ('cymru', '61.0.0.7', '61.0.0.0/24'),
-                ('cymru', '62.0.0.7', '62.0.0.0/24'), ('cymru', '62.0.0.8', '62.0.0.0/24')",
+        "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at, due_at, leased_by)
+         VALUES ('cymru', 'prefix', '60.0.0.0/24', 0, now(), now() + interval '1 day', 4711),
+                ('cymru', 'prefix', '61.0.0.0/24', 1, now(), now() + interval '1 s', NULL),
+                ('cymru', 'prefix', '62.0.0.0/24', 2, now() - interval '1 day', now() - interval '1 day', NULL);
+         INSERT INTO job_address (provider, ip_address, lookup_kind, lookup_key)
+         VALUES ('cymru', '60.0.0.7', 'prefix', '60.0.0.0/24'), ('cymru', '61.0.0.7', 'prefix', '61.0.0.0/24'),
+                ('cymru', '62.0.0.7', 'prefix', '62.0.0.0/24'), ('cymru', '62.0.0.8', 'prefix', '62.0.0.0/24')",
     );
     restart_worker(&mut db);
     wait_for_the_queue(&mut db);
@@ -708,8 +786,8 @@ fn a_restored_queue_is_worked_off() {
     let dead = hand.claims(5, 36_000.0);
     hand.session.run("UPDATE enrich.enrichment_job SET attempts = 2 WHERE leased_by = 1");
     for job in &dead {
-        let (question, address) = job.split_once('|').expect("two columns");
-        assert_eq!(hand.fails(question, true, "NULL"), [format!("{address}|it broke")]);
+        let (lookup_key, address) = job.split_once('|').expect("two columns");
+        assert_eq!(hand.fails(lookup_key, true, "NULL"), [format!("{address}|it broke")]);
     }
     db.run(&sessions(20..30));
     assert_eq!(status(&mut db), "10|15|10|5|0|15|5");

@@ -104,10 +104,11 @@ fn what_waits_as_a_job_or_is_dead_is_left_out() {
         ],
     );
     db.run(
-        "INSERT INTO job_address (provider, ip_address, question) VALUES ('cymru', '60.0.0.1', '60.0.0.0/24'),
-             ('greynoise', '60.0.0.2', '60.0.0.2/32');
-         INSERT INTO dead_letter (provider, ip_address, priority, attempts, last_error, requested_at)
-         VALUES ('cymru', '60.0.0.2', 0, 3, 'refused', now())",
+        "INSERT INTO job_address (provider, ip_address, lookup_kind, lookup_key)
+         VALUES ('cymru', '60.0.0.1', 'prefix', '60.0.0.0/24'), ('greynoise', '60.0.0.2', 'host', '60.0.0.2');
+         INSERT INTO dead_letter
+             (provider, ip_address, lookup_kind, lookup_key, priority, attempts, last_error, requested_at)
+         VALUES ('cymru', '60.0.0.2', 'prefix', '60.0.0.0/24', 0, 3, 'refused', now())",
     );
     db.run("CALL refresh_stale()");
     assert_eq!(queued(&mut db, "cymru"), ["60.0.0.3"]);

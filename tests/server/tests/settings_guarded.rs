@@ -184,7 +184,7 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
         "SELECT enrich.request_enrichment('8.8.8.8', '{}')",
         "SELECT enrich.retry_dead_letters('{}')",
         "SELECT enrich.resume_provider('{}')",
-        "SELECT enrich.question_of('{}', '8.8.8.8')",
+        "SELECT enrich.lookup_key_of('{}', '8.8.8.8')",
         "SELECT enrich.may_be_asked('{}', '8.8.8.8')",
         "SELECT enrich.mmdb_file('{}')",
         "CALL enrich.refresh_stale('{}')",

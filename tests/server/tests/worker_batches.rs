@@ -49,7 +49,7 @@ fn every_address_gets_its_network_in_batches_of_500_over_four_connections() {
 }
 
 #[test]
-fn addresses_of_one_block_share_one_question_and_later_ones_need_none() {
+fn addresses_of_one_block_share_one_lookup_and_later_ones_need_none() {
     let lab = lab("batches-blocks");
     let mut db = lab.database();
     let addresses: Vec<IpAddr> = (0..2_300).map(|n| member(n % 230, (n / 230 + 1) as u8)).collect();
@@ -66,7 +66,7 @@ fn addresses_of_one_block_share_one_question_and_later_ones_need_none() {
     assert_eq!(lab.whois.record().questions_total(), 230, "the answers are fresh");
     assert_eq!(provider(&mut db, "shared"), 2_300 - 230 + 500);
 
-    // And when they are not fresh any more, one question serves the block again.
+    // And when they are not fresh any more, one lookup serves the block again.
     db.run("UPDATE enrich.block_answer SET asked_at = asked_at - interval '91 days'");
     let last: Vec<IpAddr> = (0..460).map(|n| member(n % 230, (n / 230 + 200) as u8)).collect();
     queue(&mut db, &last);

@@ -132,7 +132,7 @@ fn a_short_queue_does_not_wait_for_a_long_one() {
     queue(&mut short, &members(1_000..1_005));
     wait_for_the_queue(&mut short);
     let left = long.number("SELECT count(*) FROM enrich.enrichment_job");
-    assert!(left > 150, "of 300 questions of the other database {left} were left");
+    assert!(left > 150, "of 300 lookups of the other database {left} were left");
     wait_for_the_queue(&mut long);
     assert_eq!(lab.whois.record().most_at_once(), 1);
 }
@@ -535,7 +535,7 @@ fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() 
 
 /// Turns: all connections are taken at each moment, and yet a newcomer waits for as many as there are, not for the end.
 #[test]
-fn a_single_question_is_among_the_next_requests_whatever_another_database_has_to_ask() {
+fn a_single_lookup_is_among_the_next_requests_whatever_another_database_has_to_ask() {
     const CONNECTIONS: usize = 4;
     let lab = lab("databases-single");
     let (mut long, mut short) = (lab.database(), lab.database());
@@ -553,18 +553,18 @@ fn a_single_question_is_among_the_next_requests_whatever_another_database_has_to
             || lab.whois.record().open_now(),
             |open| *open == CONNECTIONS,
         );
-        let question = members(block..block + 1);
+        let lookup = members(block..block + 1);
         let before = lab.whois.record().connections.len();
-        queue(&mut short, &question);
+        queue(&mut short, &lookup);
         wait_for_the_queue(&mut short);
         let record = lab.whois.record();
-        let at = record.connections.iter().position(|c| c.questions == question).expect("it was asked alone");
+        let at = record.connections.iter().position(|c| c.questions == lookup).expect("it was asked alone");
         // Its own worker takes it in while the others go on; then it is next.
         let waited = at - before;
         assert!(waited <= 3 * CONNECTIONS, "{waited} requests came before it");
     }
     let left = long.number("SELECT count(*) FROM enrich.enrichment_job");
-    assert!(left > 500, "of the other database's questions {left} were left");
+    assert!(left > 500, "of the lookups of the other database {left} were left");
     assert!(lab.whois.record().most_at_once() <= CONNECTIONS);
     wait_for_the_queue(&mut long);
     lab.assert_nothing_crashed();
@@ -585,14 +585,14 @@ fn of_four_permits_that_come_back_at_once_one_goes_to_the_database_that_has_none
         lab.whois.behave(Fault::Held);
         queue(&mut long, &members(round * 200..round * 200 + 200));
         wait_until("the one has all connections", || held(&lab), |held| *held == CONNECTIONS);
-        let question = members(5_000 + round..5_001 + round);
-        queue(&mut short, &question);
+        let lookup = members(5_000 + round..5_001 + round);
+        queue(&mut short, &lookup);
         wait_until(
             "the other waits for one",
             || {
                 let mut rows = short
                     .rows("SELECT state FROM enrich.worker_status() WHERE database = current_database()");
-                rows.extend(short.rows("SELECT question FROM enrich.enrichment_job"));
+                rows.extend(short.rows("SELECT lookup_key FROM enrich.enrichment_job"));
                 rows
             },
             |rows| rows.len() == 2 && rows[0] == "sleeping",
@@ -601,7 +601,7 @@ fn of_four_permits_that_come_back_at_once_one_goes_to_the_database_that_has_none
         lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(20)));
         wait_for_the_queue(&mut short);
         let record = lab.whois.record();
-        let at = record.connections.iter().position(|c| c.questions == question).expect("it was asked alone");
+        let at = record.connections.iter().position(|c| c.questions == lookup).expect("it was asked alone");
         assert!(at - before < CONNECTIONS, "round {round}: {} requests came before it", at - before);
         wait_for_the_queue(&mut long);
     }

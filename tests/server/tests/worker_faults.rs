@@ -173,7 +173,7 @@ fn a_provider_that_is_down_for_everybody_kills_no_lookup() {
     patient.suffers("dropped", Fault::DropAfter { questions: 2 }, &["unanswered"], Course::Waits);
 }
 
-/// However often it fails: attempts of a question are spent on answers that lack it, not on a provider that is away.
+/// However often it fails: attempts of a lookup are spent on answers that lack it, not on a provider that is away.
 #[test]
 fn an_outage_that_lasts_longer_than_all_attempts_kills_no_lookup() {
     let lab = lab("faults-outage");
@@ -317,12 +317,12 @@ fn rows_that_are_others_missing_or_in_another_order_do_no_harm() {
 }
 
 #[test]
-fn error_lines_are_refusals_of_single_questions() {
+fn error_lines_are_refusals_of_single_lookups() {
     let lab = lab("faults-errors");
     let mut patient = Patient::of(&lab);
-    patient.suffers("every question refused", Fault::ErrorLines { every: 1 }, &["refused"], Course::Dies);
+    patient.suffers("every lookup refused", Fault::ErrorLines { every: 1 }, &["refused"], Course::Dies);
     lab.whois.behave(Fault::ErrorLines { every: 5 });
-    patient.goes_through("some questions refused", &["refused"], Course::Gradually);
+    patient.goes_through("some lookups refused", &["refused"], Course::Gradually);
     lab.whois.behave(Fault::ErrorLines { every: 1 });
     let addresses = patient.ten_addresses();
     queue(&mut patient.db, &addresses);

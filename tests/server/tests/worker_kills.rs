@@ -123,7 +123,7 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     let mut db = lab.cluster.session(&name);
     wait_for_the_queue(&mut db);
 
-    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "nothing here is a question's fault");
+    assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "nothing here is a lookup's fault");
     assert_placed(&mut db, &members(0..stored));
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_asn_history"), stored as i64);
     assert_snapshots_are_complete(&mut db);

@@ -69,7 +69,7 @@ fn a_session_that_commits_after_the_answer_was_written_is_completed() {
             );
             let mut late = db.another();
             late.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {}", insert(host, "late", address)));
-            // Another address of the block, too: its answer is there before its question.
+            // Another address of the block, too: its answer is there before its lookup.
             late.run(&insert(host, "neighbour", member(0, 2)));
             lab.whois.behave(Behaviour::normal());
             wait_until_placed(&mut db, address);
@@ -86,7 +86,7 @@ fn a_session_that_commits_after_the_answer_was_written_is_completed() {
             wait_for_the_queue(&mut db);
             assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
             let asked: Vec<IpAddr> = lab.whois.record().questions().collect();
-            assert_eq!(asked, [address], "one question for all of them");
+            assert_eq!(asked, [address], "one lookup for all of them");
             lab.whois.forget();
         }
     }

@@ -45,7 +45,7 @@ pub enum Answer {
     Route(Route),
     /// No network announces the address. True for a while, and worth remembering.
     Absent,
-    /// The provider could not make sense of the question; its words.
+    /// The provider could not make sense of the lookup; its words.
     Refused(String),
 }
 

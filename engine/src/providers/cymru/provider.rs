@@ -151,7 +151,7 @@ impl Provider for TeamCymru {
         Lifetimes { value: settings.number(&TTL), absent: settings.number(&ABSENT_TTL) }
     }
 
-    fn question(&self, address: Address) -> Prefix {
+    fn lookup_key(&self, address: Address) -> Prefix {
         Prefix::block_of(address)
     }
 
@@ -170,8 +170,8 @@ impl Provider for TeamCymru {
 
 impl From<Reply> for providers::Reply {
     fn from(reply: Reply) -> Self {
-        // An exchange that said nothing for any question says nothing about any of them.
-        let blames_question = reply.spoke && reply.failure != Some(Failure::Cancelled);
+        // An exchange that said nothing for any lookup says nothing about any of them.
+        let blames_lookup = reply.spoke && reply.failure != Some(Failure::Cancelled);
         let of = |answer| match answer {
             Answer::Route(route) => providers::Answer::Found(finding(&route)),
             Answer::Absent => providers::Answer::Absent(None),
@@ -180,7 +180,7 @@ impl From<Reply> for providers::Reply {
         Self {
             answers: reply.answers.into_iter().map(|(address, answer)| (address, of(answer))).collect(),
             failure: reply.failure,
-            blames_question,
+            blames_lookup,
             anomalies: reply.anomalies,
             connected: reply.connected,
             ..Self::default()
@@ -290,24 +290,24 @@ mod tests {
     }
 
     #[test]
-    fn questions_are_blamed_when_the_provider_spoke() {
+    fn lookups_are_blamed_when_the_provider_spoke() {
         for (spoke, failure, blamed) in [
             (false, Some(Failure::Silent), false),
             (true, Some(Failure::Cut), true),
             (true, Some(Failure::Cancelled), false),
         ] {
             let reply = Reply { spoke, ..Reply::new(Transport::Whois, failure) };
-            assert_eq!(providers::Reply::from(reply).blames_question, blamed);
+            assert_eq!(providers::Reply::from(reply).blames_lookup, blamed);
         }
     }
 
     #[test]
-    fn one_question_serves_a_block() {
-        let block = TeamCymru.question(address("78.46.1.77"));
+    fn one_lookup_serves_a_block() {
+        let block = TeamCymru.lookup_key(address("78.46.1.77"));
         assert_eq!(block, Prefix::parse("78.46.1.0/24").unwrap());
         assert!(TeamCymru.shares_answers());
         assert_eq!(
-            crate::providers::greynoise::GreyNoise.question(address("78.46.1.77")).to_string(),
+            crate::providers::greynoise::GreyNoise.lookup_key(address("78.46.1.77")).to_string(),
             "78.46.1.77/32"
         );
     }

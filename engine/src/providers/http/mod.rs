@@ -6,7 +6,7 @@
 //! | status | means |
 //! |---|---|
 //! | 200 | an answer, for the site to read |
-//! | 400 | the question makes no sense to the provider |
+//! | 400 | the lookup makes no sense to the provider |
 //! | 401, 403 | it does not want to be asked with this key: stop |
 //! | 429, and 503 with a time | not now: rest |
 //! | others, redirects among them | failure |
@@ -331,13 +331,13 @@ impl Site {
                     reply.failure = Some(Failure::TooLarge);
                     reply.anomalies.oversized = 1;
                     // It will be as long the next time.
-                    reply.blames_question = true;
+                    reply.blames_lookup = true;
                 }
             },
             Some(Reading::Foreign) => {
                 reply.failure = Some(Failure::Malformed("the answer is about another address".to_owned()));
                 reply.anomalies.foreign = 1;
-                reply.blames_question = true;
+                reply.blames_lookup = true;
             }
             Some(Reading::Malformed(why)) => {
                 reply.failure = Some(Failure::Malformed(why.to_owned()));

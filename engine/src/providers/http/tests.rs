@@ -146,7 +146,7 @@ fn each_status_means_what_the_table_says() {
             )
         );
         assert_eq!(reply.failure.unwrap().to_string(), format!("{status}: the words"));
-        assert!(reply.answers.is_empty() && !reply.blames_question);
+        assert!(reply.answers.is_empty() && !reply.blames_lookup);
     }
     let refused = reply_to(spoken("400 Bad Request"));
     assert_eq!(refused.answers[&address()], Answer::Refused("the words".into()));
@@ -394,7 +394,7 @@ fn answer_cut_short_is_no_answer() {
 }
 
 #[test]
-fn answer_about_another_address_is_held_against_the_question() {
+fn answer_about_another_address_is_held_against_the_lookup() {
     let key = TempFile::new(KEY);
     let greynoise_says = r#"{"ip":"192.0.2.2","noise":true,"riot":false}"#;
     for (provider, status, body) in [
@@ -413,7 +413,7 @@ fn answer_about_another_address_is_held_against_the_question() {
         };
         let reply = ask(provider, &settings);
         assert!(matches!(reply.failure, Some(Failure::Malformed(_))), "{reply:?}");
-        assert_eq!((reply.anomalies.foreign, reply.blames_question, reply.answers.len()), (1, true, 0));
+        assert_eq!((reply.anomalies.foreign, reply.blames_lookup, reply.answers.len()), (1, true, 0));
     }
 }
 
@@ -425,7 +425,7 @@ fn answer_too_long_to_be_kept_is_none() {
     for (size, fits) in [(65_536 - rest, true), (65_537 - rest, false)] {
         let server = Server::answering(answer("200 OK", "", long(size)));
         let reply = ask(&Spur, &spur(&server.url(""), &key));
-        let seen = (reply.answers.len() == 1, reply.anomalies.oversized == 0, reply.blames_question);
+        let seen = (reply.answers.len() == 1, reply.anomalies.oversized == 0, reply.blames_lookup);
         assert_eq!(seen, (fits, fits, !fits));
         assert_eq!(reply.failure, (!fits).then_some(Failure::TooLarge));
     }
@@ -702,7 +702,7 @@ fn reply_says_whether_anything_was_sent() {
 }
 
 #[test]
-fn error_of_the_provider_is_not_held_against_the_question() {
+fn error_of_the_provider_is_not_held_against_the_lookup() {
     let ask_dshield = |error: &str| {
         let body = serde_json::json!({ "error": error }).to_string();
         ask(&Dshield, &dshield(&Server::answering(answer("200 OK", "", body)).url("")))
@@ -710,10 +710,10 @@ fn error_of_the_provider_is_not_held_against_the_question() {
     let failed = ask_dshield(&format!(" data\u{7}base is down {}", "x".repeat(500)));
     let words = format!("the answer is an error: database is down {}", "x".repeat(100 - 17));
     assert_eq!(failed.failure, Some(Failure::Malformed(words)));
-    assert!(failed.answers.is_empty() && !failed.blames_question && failed.demand.is_none());
+    assert!(failed.answers.is_empty() && !failed.blames_lookup && failed.demand.is_none());
     let refused = ask_dshield("Bad IP address");
     assert_eq!(refused.answers[&address()], Answer::Refused("Bad IP address".into()));
-    assert_eq!((refused.failure, refused.blames_question), (None, false));
+    assert_eq!((refused.failure, refused.blames_lookup), (None, false));
 }
 
 #[test]
@@ -732,7 +732,7 @@ fn mistyped_url_makes_nothing_unknown() {
     ] {
         let reply = reply(body);
         assert_eq!(reply.failure, Some(Failure::Status { code: 404, text: text.into() }));
-        assert!(reply.answers.is_empty() && !reply.blames_question);
+        assert!(reply.answers.is_empty() && !reply.blames_lookup);
     }
     for body in ["", r#"{"ip":"192.0.2.1"}"#] {
         assert_eq!(reply(body).answers[&address()], Answer::Absent(None));
