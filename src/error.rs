@@ -5,11 +5,12 @@ use cowrie_enrich_engine::version::Fit;
 use pgrx::prelude::*;
 
 use crate::mmdb::ImportError;
+use crate::pg::ErrorReport;
 use crate::provider::Provider;
 use crate::provider::limiter::Health;
 
 fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
-    let mut report = pgrx::pg_sys::panic::ErrorReport::new(code, message, function_name!());
+    let mut report = ErrorReport::new(code, message, function_name!());
     if let Some(detail) = detail {
         report = report.set_detail(detail);
     }

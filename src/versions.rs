@@ -7,10 +7,10 @@
 use std::cell::Cell;
 
 use cowrie_enrich_engine::version::{Fit, Version};
-use pgrx::pg_sys;
 
 use crate::pg::call::Call;
-use crate::pg::{catalog, text};
+use crate::pg::catalog;
+use crate::pg::value::{Text, ToSql, Typed};
 use crate::{error, sql_function};
 
 /// This library's own version.
@@ -53,16 +53,15 @@ pub fn require_fitting_objects() {
 }
 
 sql_function!(library_version_wrapper, pg_finfo_library_version_wrapper, library_version);
-fn library_version(_: &Call) -> Option<pg_sys::Datum> {
-    Some(text::write(LIBRARY))
+fn library_version(_: &Call) -> Typed<Text> {
+    LIBRARY.to_sql()
 }
 
 sql_function!(require_library_wrapper, pg_finfo_require_library_wrapper, require_library);
 /// First statement of every update script: the objects that it makes are bound to functions of its own library.
-fn require_library(call: &Call) -> Option<pg_sys::Datum> {
+fn require_library(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     if Version::of(LIBRARY) < Version::of(&wanted) {
         error::version_misfit(Fit::LibraryTooOld, &wanted, LIBRARY);
     }
-    None
 }

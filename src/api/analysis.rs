@@ -1,36 +1,34 @@
 //! Questions of analysts.
 
-use pgrx::pg_sys;
-
+use crate::pg::Oid;
 use crate::pg::call::Call;
 use crate::pg::spi::Connection;
-use crate::pg::text;
+use crate::pg::value::{Text, ToSql, Typed};
 use crate::store::Home;
 use crate::store::campaigns::Campaign;
 use crate::{error, sql_function};
 
 sql_function!(campaign_query_wrapper, pg_finfo_campaign_query_wrapper, campaign_query);
-fn campaign_query(call: &Call) -> Option<pg_sys::Datum> {
+fn campaign_query(call: &Call) -> Typed<Text> {
     let home = Home::of_caller(call);
     let (rel, condition) = arguments(call);
     let query =
         Connection::with(home.schema, |connection| Campaign::of(home, connection, rel).text(condition));
-    Some(text::write_bytes(&query))
+    (&query).to_sql()
 }
 
 sql_function!(campaign_networks_wrapper, pg_finfo_campaign_networks_wrapper, campaign_networks);
-fn campaign_networks(call: &Call) -> Option<pg_sys::Datum> {
+fn campaign_networks(call: &Call) {
     let home = Home::of_caller(call);
     let (rel, condition) = arguments(call);
     Connection::with(home.schema, |connection| {
         Campaign::of(home, connection, rel).run(connection, condition, |rows| {
-            call.set((0..rows.count).map(|row| (1..=9).map(|column| rows.datum(row, column)).collect()));
+            call.set(rows.values());
         });
     });
-    Some(pg_sys::Datum::from(0))
 }
 
-fn arguments(call: &Call) -> (pg_sys::Oid, &[u8]) {
+fn arguments(call: &Call) -> (Oid, &[u8]) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
     let Some(condition) = call.text_bytes(1) else { error::null_argument("condition") };
     (rel, condition)

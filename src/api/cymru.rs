@@ -10,22 +10,22 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::net::{Finished, Pool};
 use cowrie_enrich_engine::providers::cymru::{self, Answer, Batch, Reply};
-use pgrx::pg_sys;
 
 use crate::document::enrichment::country_text;
 use crate::error;
 use crate::pg::call::Call;
-use crate::pg::{background, clock, inet, latch, text};
+use crate::pg::value::Value;
+use crate::pg::{background, clock, latch};
 use crate::provider::limiter::{self, Leave, Permit};
 use crate::provider::{Limits, Provider};
-use crate::sql_function;
 use crate::worker::judge;
+use crate::{row, sql_function};
 
 /// How often a permit that others hold is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
-fn cymru_lookup(call: &Call) -> Option<pg_sys::Datum> {
+fn cymru_lookup(call: &Call) {
     let wanted = wanted(call);
     let provider = Provider::cymru();
     if !provider.is_enabled() {
@@ -51,7 +51,6 @@ fn cymru_lookup(call: &Call) -> Option<pg_sys::Datum> {
     // a row of nulls.
     let answered = wanted.iter().filter(|a| answers.contains_key(a) || bogon::reason(**a).is_some());
     call.set(answered.map(|address| row(*address, answers.get(address))));
-    None
 }
 
 fn wanted(call: &Call) -> BTreeSet<Address> {
@@ -105,19 +104,18 @@ fn wait_for_permit(limits: &Limits) -> Permit {
     }
 }
 
-fn row(address: Address, answer: Option<&Answer>) -> Vec<Option<pg_sys::Datum>> {
+fn row(address: Address, answer: Option<&Answer>) -> Vec<Value> {
     let route = match answer {
         Some(Answer::Route(route)) => Some(route),
         _ => None,
     };
-    let written = |value: Option<&str>| value.map(text::write);
-    vec![
-        Some(inet::write(address)),
-        route.map(|route| pg_sys::Datum::from(i64::from(route.asn))),
-        route.and_then(|route| route.prefix).map(inet::write_prefix),
-        route.and_then(|route| route.country).map(|country| text::write(&country_text(country))),
-        written(route.and_then(|route| route.registry).map(|registry| registry.name())),
-        route.and_then(|route| route.allocated.as_deref()).and_then(clock::date).map(pg_sys::Datum::from),
-        written(route.and_then(|route| route.name.as_deref())),
+    row![
+        Inet: address,
+        Bigint: route.map(|route| i64::from(route.asn)),
+        Cidr: route.and_then(|route| route.prefix),
+        Text: route.and_then(|route| route.country).map(country_text),
+        Text: route.and_then(|route| route.registry).map(|registry| registry.name()),
+        Date: route.and_then(|route| route.allocated.as_deref()).and_then(clock::date),
+        Text: route.and_then(|route| route.name.as_deref()),
     ]
 }

@@ -4,7 +4,6 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
-use pgrx::pg_sys;
 
 use super::require_writable;
 use crate::error;
@@ -12,6 +11,7 @@ use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
+use crate::pg::value::Value;
 use crate::pg::{snapshot, transaction};
 use crate::provider::Providers;
 use crate::sql_function;
@@ -21,7 +21,7 @@ use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
 sql_function!(enrich_ip_wrapper, pg_finfo_enrich_ip_wrapper, enrich_ip);
-fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
+fn enrich_ip(call: &Call) -> Option<Value> {
     let inet = call.inet(0)?;
     if !inet.is_host {
         error::not_a_host(inet.address);
@@ -43,12 +43,12 @@ fn enrich_ip(call: &Call) -> Option<pg_sys::Datum> {
         }
         write(home, databases, [inet.address], force, "enrich_ip()");
         let latest = snapshot::Latest::take();
-        addresses::probe(home, inet.address, latest.raw(), |row| row.composite())
+        addresses::probe(home, inet.address, latest.view(), |row| row.composite())
     })
 }
 
 sql_function!(enrich_addresses_wrapper, pg_finfo_enrich_addresses_wrapper, enrich_addresses);
-fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
+fn enrich_addresses(call: &Call) {
     let mut wanted = Vec::new();
     for inet in call.inets(0).into_iter().flatten() {
         if !inet.is_host {
@@ -63,7 +63,6 @@ fn enrich_addresses(call: &Call) -> Option<pg_sys::Datum> {
     mmdb::with(LoadPolicy::Import, |databases| {
         write(Home::of_caller(call), databases, wanted, force, "enrich_ips()");
     });
-    None
 }
 
 fn write(
@@ -75,7 +74,7 @@ fn write(
 ) {
     let latest = snapshot::Latest::take();
     let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
-    let plan = enrich::plan(home, addresses, databases, latest.raw(), force, online());
+    let plan = enrich::plan(home, addresses, databases, latest.view(), force, online());
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
     if !(plan.missing.is_empty() && plan.due.is_empty()) {
@@ -98,7 +97,7 @@ fn online() -> Providers {
 }
 
 sql_function!(ensure_asn_inventory_wrapper, pg_finfo_ensure_asn_inventory_wrapper, ensure_asn_inventory);
-fn ensure_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
+fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     let Some(asn) = call.bigint(0) else { error::null_argument("asn") };
     if !(1..=i64::from(u32::MAX)).contains(&asn) {
         error::asn_out_of_range(asn);

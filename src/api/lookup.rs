@@ -3,13 +3,13 @@
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::{bogon, classify};
-use pgrx::pg_sys;
 
 use crate::document::enrichment::Answer;
 use crate::error;
 use crate::mmdb::{self, Kind, LoadPolicy};
 use crate::pg::call::Call;
-use crate::pg::{inet, jsonb, text};
+use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
+use crate::pg::{inet, jsonb};
 use crate::sql_function;
 
 /// The argument of a lookup: one host. A network is in many places at once.
@@ -22,44 +22,44 @@ fn host(call: &Call) -> Option<Address> {
 }
 
 sql_function!(ip_country_wrapper, pg_finfo_ip_country_wrapper, ip_country);
-fn ip_country(call: &Call) -> Option<pg_sys::Datum> {
+fn ip_country(call: &Call) -> Option<Typed<Text>> {
     let address = host(call)?;
     let country = mmdb::with(LoadPolicy::Import, |databases| databases.country(address))?;
-    Some(text::two_capitals(country))
+    Some(country.to_sql())
 }
 
 sql_function!(ip_registered_country_wrapper, pg_finfo_ip_registered_country_wrapper, ip_registered_country);
-fn ip_registered_country(call: &Call) -> Option<pg_sys::Datum> {
+fn ip_registered_country(call: &Call) -> Option<Typed<Text>> {
     let address = host(call)?;
     let country = mmdb::with(LoadPolicy::Import, |databases| databases.registered_country(address))?;
-    Some(text::two_capitals(country))
+    Some(country.to_sql())
 }
 
 sql_function!(ip_city_wrapper, pg_finfo_ip_city_wrapper, ip_city);
-fn ip_city(call: &Call) -> Option<pg_sys::Datum> {
+fn ip_city(call: &Call) -> Option<Typed<Text>> {
     let address = host(call)?;
     mmdb::with(LoadPolicy::Import, |databases| {
-        databases.city(address).map(|city| text::write(&clean_name(city)))
+        databases.city(address).map(|city| (&*clean_name(city)).to_sql())
     })
 }
 
 sql_function!(ip_asn_wrapper, pg_finfo_ip_asn_wrapper, ip_asn);
-fn ip_asn(call: &Call) -> Option<pg_sys::Datum> {
+fn ip_asn(call: &Call) -> Option<Typed<Bigint>> {
     let address = host(call)?;
     let asn = mmdb::with(LoadPolicy::Import, |databases| databases.asn(address))?;
-    Some(pg_sys::Datum::from(i64::from(asn)))
+    Some(i64::from(asn).to_sql())
 }
 
 sql_function!(ip_asn_org_wrapper, pg_finfo_ip_asn_org_wrapper, ip_asn_org);
-fn ip_asn_org(call: &Call) -> Option<pg_sys::Datum> {
+fn ip_asn_org(call: &Call) -> Option<Typed<Text>> {
     let address = host(call)?;
     mmdb::with(LoadPolicy::Import, |databases| {
-        databases.organization(address).map(|name| text::write(&clean_name(name)))
+        databases.organization(address).map(|name| (&*clean_name(name)).to_sql())
     })
 }
 
 sql_function!(maxmind_lookup_wrapper, pg_finfo_maxmind_lookup_wrapper, maxmind_lookup);
-fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
+fn maxmind_lookup(call: &Call) -> Option<Typed<Jsonb>> {
     let address = host(call)?;
     mmdb::with(LoadPolicy::Import, |databases| {
         let answer =
@@ -69,36 +69,36 @@ fn maxmind_lookup(call: &Call) -> Option<pg_sys::Datum> {
 }
 
 sql_function!(mmdb_in_service_wrapper, pg_finfo_mmdb_in_service_wrapper, mmdb_in_service);
-fn mmdb_in_service(call: &Call) -> Option<pg_sys::Datum> {
+fn mmdb_in_service(call: &Call) -> Option<Typed<Boolean>> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
-    Some(pg_sys::Datum::from(mmdb::with(LoadPolicy::Import, |databases| databases.serves(kind))))
+    Some(mmdb::with(LoadPolicy::Import, |databases| databases.serves(kind)).to_sql())
 }
 
 sql_function!(is_bogon_wrapper, pg_finfo_is_bogon_wrapper, is_bogon);
-fn is_bogon(call: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(bogon::reason(host(call)?).is_some()))
+fn is_bogon(call: &Call) -> Option<Typed<Boolean>> {
+    Some(bogon::reason(host(call)?).is_some().to_sql())
 }
 
 sql_function!(bogon_reason_wrapper, pg_finfo_bogon_reason_wrapper, bogon_reason);
-fn bogon_reason(call: &Call) -> Option<pg_sys::Datum> {
-    bogon::reason(host(call)?).map(text::write)
+fn bogon_reason(call: &Call) -> Option<Typed<Text>> {
+    bogon::reason(host(call)?).map(ToSql::to_sql)
 }
 
 sql_function!(classify_name_wrapper, pg_finfo_classify_name_wrapper, classify_name);
-fn classify_name(call: &Call) -> Option<pg_sys::Datum> {
+fn classify_name(call: &Call) -> Typed<Text> {
     let name = call.text(0).unwrap_or_default();
-    Some(text::write(classify::by_name(&name).as_str()))
+    classify::by_name(&name).as_str().to_sql()
 }
 
 sql_function!(canonical_address_wrapper, pg_finfo_canonical_address_wrapper, canonical_address);
-fn canonical_address(call: &Call) -> Option<pg_sys::Datum> {
-    call.address(0).map(inet::write)
+fn canonical_address(call: &Call) -> Typed<Inet> {
+    call.address(0).to_sql()
 }
 
 sql_function!(parsed_address_in_wrapper, pg_finfo_parsed_address_in_wrapper, parsed_address_in);
 /// Input function of the type `parsed_address`. A cast must not return null, so a text that is no address has a value too.
-fn parsed_address_in(call: &Call) -> Option<pg_sys::Datum> {
+fn parsed_address_in(call: &Call) -> Option<Typed<Inet>> {
     let address = address::parse_bytes(call.cstring(0)?.to_bytes()).ok().flatten();
-    Some(address.map_or_else(inet::write_everything, inet::write))
+    Some(address.map_or_else(inet::everything, Address::to_sql))
 }

@@ -1,18 +1,18 @@
 //! What is measured, for those who may read it: as rows, as Prometheus reads it, and as the status files have it.
 
 use cowrie_enrich_engine::metrics::{Family, prometheus};
-use pgrx::pg_sys;
 
 use crate::pg::call::Call;
+use crate::pg::jsonb;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
-use crate::pg::{jsonb, text};
+use crate::pg::value::{Jsonb, Text, ToSql, Typed};
 use crate::store::{Home, sizes};
 use crate::telemetry::families;
-use crate::{error, exporter, sql_function};
+use crate::{error, exporter, row, sql_function};
 
 sql_function!(enrich_metrics_wrapper, pg_finfo_enrich_metrics_wrapper, enrich_metrics);
-fn enrich_metrics(call: &Call) -> Option<pg_sys::Datum> {
+fn enrich_metrics(call: &Call) {
     let rows = prometheus::rows(&now(call));
     call.set(rows.into_iter().map(|row| {
         let labels = jsonb::object(|object| {
@@ -20,28 +20,22 @@ fn enrich_metrics(call: &Call) -> Option<pg_sys::Datum> {
                 object.text(name, value);
             }
         });
-        vec![
-            Some(text::write(&row.name)),
-            Some(text::write(row.kind.name())),
-            Some(labels),
-            pgrx::IntoDatum::into_datum(row.value),
-        ]
+        row![Text: &row.name, Text: row.kind.name(), Jsonb: labels, Float: row.value]
     }));
-    None
 }
 
 sql_function!(prometheus_metrics_wrapper, pg_finfo_prometheus_metrics_wrapper, prometheus_metrics);
-fn prometheus_metrics(call: &Call) -> Option<pg_sys::Datum> {
+fn prometheus_metrics(call: &Call) -> Typed<Text> {
     match prometheus::text(&now(call)) {
-        Ok(written) => Some(text::write(&written)),
+        Ok(written) => written.to_sql(),
         Err(failure) => error::not_encoded(&failure.to_string()),
     }
 }
 
 sql_function!(status_json_wrapper, pg_finfo_status_json_wrapper, status_json);
-fn status_json(call: &Call) -> Option<pg_sys::Datum> {
+fn status_json(call: &Call) -> Typed<Jsonb> {
     let document = exporter::status::document(&now(call));
-    Some(jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value))))
+    jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value)))
 }
 
 /// Everything, with sizes of this moment for the database that it is called in.

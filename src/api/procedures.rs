@@ -1,7 +1,5 @@
 //! Procedures that work through whole tables.
 
-use pgrx::pg_sys;
-
 use crate::pg::call::Call;
 use crate::procedures::{
     add_session_foreign_key, backfill_sessions, build_asn_inventory, import_inventory,
@@ -10,9 +8,8 @@ use crate::procedures::{
 use crate::sql_function;
 
 sql_function!(backfill_sessions_wrapper, pg_finfo_backfill_sessions_wrapper, backfill_sessions);
-fn backfill_sessions(call: &Call) -> Option<pg_sys::Datum> {
+fn backfill_sessions(call: &Call) {
     backfill_sessions::backfill(call);
-    None
 }
 
 sql_function!(
@@ -20,9 +17,8 @@ sql_function!(
     pg_finfo_add_session_foreign_key_wrapper,
     add_session_foreign_key
 );
-fn add_session_foreign_key(call: &Call) -> Option<pg_sys::Datum> {
+fn add_session_foreign_key(call: &Call) {
     add_session_foreign_key::add(call);
-    None
 }
 
 sql_function!(
@@ -30,25 +26,21 @@ sql_function!(
     pg_finfo_refresh_session_counts_wrapper,
     refresh_session_counts
 );
-fn refresh_session_counts(call: &Call) -> Option<pg_sys::Datum> {
+fn refresh_session_counts(call: &Call) {
     refresh_session_counts::refresh(call);
-    None
 }
 
 sql_function!(build_asn_inventory_wrapper, pg_finfo_build_asn_inventory_wrapper, build_asn_inventory);
-fn build_asn_inventory(call: &Call) -> Option<pg_sys::Datum> {
+fn build_asn_inventory(call: &Call) {
     build_asn_inventory::build(call);
-    None
 }
 
 sql_function!(refresh_stale_wrapper, pg_finfo_refresh_stale_wrapper, refresh_stale);
-fn refresh_stale(call: &Call) -> Option<pg_sys::Datum> {
+fn refresh_stale(call: &Call) {
     refresh_stale::refresh(call);
-    None
 }
 
 sql_function!(import_inventory_wrapper, pg_finfo_import_inventory_wrapper, import_inventory);
-fn import_inventory(call: &Call) -> Option<pg_sys::Datum> {
+fn import_inventory(call: &Call) {
     import_inventory::take_over(call);
-    None
 }

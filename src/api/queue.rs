@@ -2,66 +2,61 @@
 
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use cowrie_enrich_engine::{bogon, lookup_key};
-use pgrx::pg_sys;
 
 use crate::document::enrichment;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
-use crate::pg::text;
+use crate::pg::value::{Boolean, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::store::{Home, queue, session_priority};
-use crate::{error, sql_function};
+use crate::{error, row, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
-fn providers(call: &Call) -> Option<pg_sys::Datum> {
-    call.set(
-        Provider::all()
-            .map(|provider| vec![Some(text::write(provider.name())), Some(text::write(provider.title()))]),
-    );
-    None
+fn providers(call: &Call) {
+    call.set(Provider::all().map(|provider| row![Text: provider.name(), Text: provider.title()]));
 }
 
 sql_function!(is_provider_wrapper, pg_finfo_is_provider_wrapper, is_provider);
-fn is_provider(call: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(Provider::named(&call.text(0)?).is_some()))
+fn is_provider(call: &Call) -> Option<Typed<Boolean>> {
+    Some(Provider::named(&call.text(0)?).is_some().to_sql())
 }
 
 sql_function!(may_be_asked_wrapper, pg_finfo_may_be_asked_wrapper, may_be_asked);
-fn may_be_asked(call: &Call) -> Option<pg_sys::Datum> {
+fn may_be_asked(call: &Call) -> Option<Typed<Boolean>> {
     let (provider, address) = (Provider::named(&call.text(0)?), call.address(1)?);
-    Some(pg_sys::Datum::from(provider.is_some_and(|provider| provider.takes(address))))
+    Some(provider.is_some_and(|provider| provider.takes(address)).to_sql())
 }
 
 sql_function!(lookup_key_of_wrapper, pg_finfo_lookup_key_of_wrapper, lookup_key_of);
-fn lookup_key_of(call: &Call) -> Option<pg_sys::Datum> {
+fn lookup_key_of(call: &Call) -> Option<Value> {
     let (name, address) = (call.text(0)?, call.address(1)?);
     let Some(provider) = Provider::named(&name) else { error::unknown_provider(&name) };
     let key = provider.declared().lookup_key(address);
-    call.record(&[Some(text::write(lookup_key::kind(key))), Some(text::write(&lookup_key::text(key)))])
+    Some(call.record(row![Text: lookup_key::kind(key), Text: lookup_key::text(key)]))
 }
 
 sql_function!(is_lookup_key_wrapper, pg_finfo_is_lookup_key_wrapper, is_lookup_key);
-fn is_lookup_key(call: &Call) -> Option<pg_sys::Datum> {
+fn is_lookup_key(call: &Call) -> Option<Typed<Boolean>> {
     let (kind, key) = (call.text(0)?, lookup_key::parse(&call.text(1)?));
-    Some(pg_sys::Datum::from(key.is_some_and(|key| lookup_key::kind(key) == kind)))
+    Some(key.is_some_and(|key| lookup_key::kind(key) == kind).to_sql())
 }
 
 sql_function!(is_source_fresh_wrapper, pg_finfo_is_source_fresh_wrapper, is_source_fresh);
-fn is_source_fresh(call: &Call) -> Option<pg_sys::Datum> {
+fn is_source_fresh(call: &Call) -> Option<Typed<Boolean>> {
     let lifetimes = Lifetimes { value: call.integer(2)?, absent: call.integer(3)? };
-    Some(pg_sys::Datum::from(enrichment::is_fresh(call.jsonb(0)?, &call.text(1)?, lifetimes)))
+    Some(enrichment::is_fresh(call.jsonb(0)?, &call.text(1)?, lifetimes).to_sql())
 }
 
 sql_function!(is_source_open_wrapper, pg_finfo_is_source_open_wrapper, is_source_open);
-fn is_source_open(call: &Call) -> Option<pg_sys::Datum> {
-    Some(pg_sys::Datum::from(enrichment::is_open(call.jsonb(0)?, &call.text(1)?, call.boolean(2)?)))
+fn is_source_open(call: &Call) -> Option<Typed<Boolean>> {
+    Some(enrichment::is_open(call.jsonb(0)?, &call.text(1)?, call.boolean(2)?).to_sql())
 }
 
 sql_function!(is_source_stale_wrapper, pg_finfo_is_source_stale_wrapper, is_source_stale);
-fn is_source_stale(call: &Call) -> Option<pg_sys::Datum> {
+fn is_source_stale(call: &Call) -> Option<Typed<Boolean>> {
     let (document, source) = (call.jsonb(0)?, call.text(2)?);
     let is_stale = match Provider::named(&source) {
         Some(provider) => enrichment::is_stale(document, call.bigint(1), provider),
@@ -70,7 +65,7 @@ fn is_source_stale(call: &Call) -> Option<pg_sys::Datum> {
         }
         None => error::unknown_source(&source),
     };
-    Some(pg_sys::Datum::from(is_stale))
+    Some(is_stale.to_sql())
 }
 
 sql_function!(
@@ -78,13 +73,13 @@ sql_function!(
     pg_finfo_sessions_wait_for_types_wrapper,
     sessions_wait_for_types
 );
-fn sessions_wait_for_types(_: &Call) -> Option<pg_sys::Datum> {
+fn sessions_wait_for_types(_: &Call) -> Typed<Boolean> {
     let knows_types = |provider: Provider| provider.purpose() == Purpose::IpType;
-    Some(pg_sys::Datum::from(Providers::enabled().iter().any(knows_types)))
+    Providers::enabled().iter().any(knows_types).to_sql()
 }
 
 sql_function!(request_enrichment_wrapper, pg_finfo_request_enrichment_wrapper, request_enrichment);
-fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
+fn request_enrichment(call: &Call) {
     let Some(inet) = call.inet(0) else { error::null_argument("ip") };
     let provider = named(call, 1);
     if !inet.is_host {
@@ -102,13 +97,11 @@ fn request_enrichment(call: &Call) -> Option<pg_sys::Datum> {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
     });
-    None
 }
 
 sql_function!(resume_provider_wrapper, pg_finfo_resume_provider_wrapper, resume_provider);
-fn resume_provider(call: &Call) -> Option<pg_sys::Datum> {
+fn resume_provider(call: &Call) {
     limiter::resume(named(call, 0));
-    None
 }
 
 fn named(call: &Call, n: usize) -> Provider {
@@ -117,9 +110,8 @@ fn named(call: &Call, n: usize) -> Provider {
 }
 
 sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrapper, set_session_priority);
-fn set_session_priority(call: &Call) -> Option<pg_sys::Datum> {
+fn set_session_priority(call: &Call) {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     session_priority::set(Home::of_caller(call), table, expression.as_deref());
-    None
 }

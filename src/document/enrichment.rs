@@ -23,11 +23,11 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::mmdb::{Network, Place, clean_name};
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp;
-use pgrx::pg_sys;
 
 use crate::mmdb::{Databases, Kind};
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Object, Value};
+use crate::pg::value::{Jsonb, Typed};
 use crate::provider::{Provider, Providers};
 
 /// Version of the layout, in `ip_inventory.enrichment_version`; the Python system wrote "2.2".
@@ -86,7 +86,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The document for a new address; without `_meta` it is what a session's snapshot holds.
-    pub fn document(&self, databases: &Databases, with_meta: bool) -> pg_sys::Datum {
+    pub fn document(&self, databases: &Databases, with_meta: bool) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
                 document.object("validation", |validation| {
@@ -137,7 +137,7 @@ fn write_place(object: &mut Object, place: &Place<'_>) {
 
 /// What a source's answer means for an address; `asked_at` in microseconds since 2000. A value lasts as long as its
 /// lifetime says at the time of asking again; of an absence it is written down, as it was when it came.
-pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> pg_sys::Datum {
+pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> Typed<Jsonb> {
     let (words, absent_until) = match said {
         Said::Value(words) => (Some(*words), None),
         Said::Absent { words, until } => (*words, Some(*until)),
@@ -170,7 +170,7 @@ pub enum Said<'a> {
 }
 
 /// A source gave no answer, time and again.
-pub fn failed(source: &str, at: i64, error: &str) -> pg_sys::Datum {
+pub fn failed(source: &str, at: i64, error: &str) -> Typed<Jsonb> {
     jsonb::object(|document| {
         state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))
     })
@@ -258,7 +258,7 @@ pub fn dated(part: Container<'_>) -> Option<i64> {
 
 /// What somebody kept of sources' answers: source, its own words, when it was asked. `builds` are those of the files in
 /// service, which have had their say.
-pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Option<&str>) -> pg_sys::Datum {
+pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Option<&str>) -> Typed<Jsonb> {
     jsonb::object(|document| {
         for (source, own, _) in parts {
             document.nested_container(source, *own);

@@ -1,13 +1,12 @@
 //! Completing the sessions of one table: lease rows, write the sessions as the owner, settle the rows.
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::{Step, Worker, transact};
 use crate::guc;
-use crate::pg::{background, catalog};
+use crate::pg::{Oid, background, catalog};
 use crate::store::complete_sessions::{self, Finding, MOST_SESSIONS, Problem};
-use crate::store::completions::{self, Leased, Outcome};
+use crate::store::completions::{self, Outcome, SessionLease};
 use crate::telemetry;
 use crate::worker::registry::StepKind;
 
@@ -24,8 +23,8 @@ const UNCHANGED: &str = "the sessions were locked, or code on the table left the
 const FAILED: &str = "the transaction failed; the server log has the error";
 
 /// A visit whose rows are leased still, because the step that settles them failed. Nothing of it is done.
-pub struct Unsettled {
-    table: pg_sys::Oid,
+pub struct UnsettledLease {
+    table: Oid,
     addresses: Vec<Address>,
 }
 
@@ -85,7 +84,7 @@ pub fn step(worker: &mut Worker) -> Step {
         return Step::Worked;
     }
     // The transaction failed as a whole, because a statement on a table of the extension failed. The rows are leased still.
-    worker.unsettled = Some(Unsettled { table: leased.table, addresses: leased.addresses });
+    worker.unsettled = Some(UnsettledLease { table: leased.table, addresses: leased.addresses });
     settle(worker)
 }
 
@@ -118,7 +117,7 @@ fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
 }
 
 /// Logs why a table was not completed; returns the longest backoff and the reason.
-fn report(leased: &Leased, problem: Problem, most: usize) -> (f64, String) {
+fn report(leased: &SessionLease, problem: Problem, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {
         // A smaller batch may be fast enough.

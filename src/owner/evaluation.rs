@@ -5,12 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::{Step, Worker, transact};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
-use crate::pg::{background, clock};
+use crate::pg::{Oid, background, clock};
 use crate::provider::Provider;
 use crate::store::session_priority::{self, Table};
 use crate::telemetry;
@@ -93,7 +92,7 @@ pub fn step(worker: &mut Worker) -> Step {
 impl Evaluation {
     /// Evaluates the next pages. Returns whether the rest of the table is left out, because another transaction
     /// has a lock.
-    fn evaluate(&mut self, connection: &Connection, owner: pg_sys::Oid, limit: Duration) -> bool {
+    fn evaluate(&mut self, connection: &Connection, owner: Oid, limit: Duration) -> bool {
         let Some(table) = self.tables.front() else { return false };
         if self.last.is_none() {
             match session_priority::pages(connection, table) {

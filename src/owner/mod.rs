@@ -16,18 +16,16 @@ mod evaluation;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pgrx::pg_sys;
-
 use crate::pg::background::{self, Needs, Process, Program};
 use crate::pg::owner_slot::{self, OWNER_SLOTS, OwnerSlot};
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
-use crate::pg::{clock, transaction};
+use crate::pg::{Oid, clock, transaction};
 use crate::store::{self, Home};
 use crate::telemetry;
 use crate::worker::due::retry_pause;
 use crate::worker::registry::StepKind;
-use completion::Unsettled;
+use completion::UnsettledLease;
 use evaluation::Evaluation;
 
 const PROGRAM: Program = Program {
@@ -65,11 +63,11 @@ enum Step {
 struct Worker {
     slot: &'static OwnerSlot,
     seat: &'static WorkerSlot,
-    owner: pg_sys::Oid,
+    owner: Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
     /// A visit whose rows are leased still, because the step that settles them failed.
-    unsettled: Option<Unsettled>,
+    unsettled: Option<UnsettledLease>,
 }
 
 fn run(argument: i32) {
@@ -80,8 +78,8 @@ fn run(argument: i32) {
     if !slot.take(seat) {
         return;
     }
-    let owner = pg_sys::Oid::from(slot.owner.load(Ordering::Acquire));
-    let database = pg_sys::Oid::from(slot.database.load(Ordering::Acquire));
+    let owner = Oid::from(slot.owner.load(Ordering::Acquire));
+    let database = Oid::from(slot.database.load(Ordering::Acquire));
     if slot.connects_as_superuser.load(Ordering::Relaxed) {
         background::connect_and_become(database, owner, PROGRAM);
     } else {
@@ -161,22 +159,22 @@ impl Worker {
 }
 
 /// Why a transaction has no result.
-struct Failed {
+struct TransactionFailure {
     /// Another transaction held a lock for too long, so that the next attempt may succeed.
     was_lock: bool,
 }
 
 /// One transaction as the extension's owner, or `worker_role`. A failure is logged and counted.
-fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Failed> {
+fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, TransactionFailure> {
     match transaction::run(|| store::run_for_worker(work)) {
-        Ok(result) => result.ok_or(Failed { was_lock: false }),
+        Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {
             let headline = "a step of an owner process failed and will be tried again";
             match owner_slot::own_seat() {
                 Some(seat) => kind.failed(&seat.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),
             }
-            Err(Failed { was_lock: failure.was_lock })
+            Err(TransactionFailure { was_lock: failure.was_lock })
         }
     }
 }

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 
 use super::inet::Inet;
 use super::jsonb::Container;
+use super::value::{SqlType, Typed, Value};
 use super::{array, inet, text};
 
 /// One call of an SQL function.
@@ -14,7 +15,37 @@ pub struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
 }
 
-/// Makes `$body: fn(&Call) -> Option<Datum>` callable from SQL as `$symbol`. `None` is SQL's null.
+/// What a body of an SQL function returns. The install script declares the function's type.
+pub trait Returned {
+    fn value(self) -> Value;
+}
+
+impl Returned for Value {
+    fn value(self) -> Value {
+        self
+    }
+}
+
+impl<T: SqlType> Returned for Typed<T> {
+    fn value(self) -> Value {
+        self.into()
+    }
+}
+
+impl<R: Returned> Returned for Option<R> {
+    fn value(self) -> Value {
+        self.map_or(Value::NULL, R::value)
+    }
+}
+
+/// The result of a function without one, and of a trigger whose result the server ignores.
+impl Returned for () {
+    fn value(self) -> Value {
+        Value { datum: Some(pg_sys::Datum::from(0)), type_oid: pg_sys::VOIDOID }
+    }
+}
+
+/// Makes `$body: fn(&Call) -> impl Returned` callable from SQL as `$symbol`.
 #[macro_export]
 macro_rules! sql_function {
     ($symbol:ident, $finfo:ident, $body:path) => {
@@ -36,28 +67,29 @@ macro_rules! sql_function {
 
 impl Call {
     /// Entry point of [`sql_function!`]; `fcinfo` comes from the server.
-    pub fn enter(
-        fcinfo: pg_sys::FunctionCallInfo,
-        body: fn(&Call) -> Option<pg_sys::Datum>,
-    ) -> pg_sys::Datum {
+    pub fn enter<R: Returned>(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call) -> R) -> pg_sys::Datum {
         let call = Call { fcinfo };
-        let result = body(&call);
+        let result = body(&call).value().datum;
         // SAFETY: the server passes a valid fcinfo for the duration of the call.
         unsafe { (*fcinfo).isnull = result.is_none() };
         result.unwrap_or(pg_sys::Datum::from(0))
     }
 
-    pub fn raw(&self) -> pg_sys::FunctionCallInfo {
+    pub(super) fn raw(&self) -> pg_sys::FunctionCallInfo {
         self.fcinfo
     }
 
     /// Argument `n`, from 0, or `None` when it is null.
-    pub fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
+    fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
         // SAFETY: SQL declares the number of arguments, and each body asks only for those.
         unsafe {
             let argument = (*self.fcinfo).args.as_ptr().add(n);
             (!(*argument).isnull).then(|| (*argument).value)
         }
+    }
+
+    pub fn is_null(&self, n: usize) -> bool {
+        self.datum(n).is_none()
     }
 
     pub fn inet(&self, n: usize) -> Option<Inet> {
@@ -140,19 +172,15 @@ impl Call {
     }
 
     /// The whole result of a set-returning function; each row has as many values as the function has OUT parameters.
-    pub fn set(&self, rows: impl IntoIterator<Item = Vec<Option<pg_sys::Datum>>>) {
+    pub fn set(&self, rows: impl IntoIterator<Item = Vec<Value>>) {
         // SAFETY: the server passes a ReturnSetInfo to a function that returns a set, InitMaterializedSRF raises if it
         // cannot take one, and fills in store and descriptor. Rows are copied into the store.
         unsafe {
             pg_sys::InitMaterializedSRF(self.fcinfo, 0);
             let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
-            let columns = (*(*result).setDesc).natts as usize;
             for row in rows {
-                if row.len() != columns {
-                    pgrx::error!("a row of {} values for {columns} columns", row.len());
-                }
-                let mut nulls: Vec<bool> = row.iter().map(Option::is_none).collect();
-                let mut values: Vec<_> = row.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
+                require_fitting((*result).setDesc, &row);
+                let (mut values, mut nulls) = parts(&row);
                 pg_sys::tuplestore_putvalues(
                     (*result).setResult,
                     (*result).setDesc,
@@ -164,24 +192,46 @@ impl Call {
     }
 
     /// A row of the function's own result type.
-    pub fn record(&self, values: &[Option<pg_sys::Datum>]) -> Option<pg_sys::Datum> {
+    pub fn record(&self, values: Vec<Value>) -> Value {
         let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();
-        // SAFETY: OUT parameters make the result type composite; `values` has one entry per column by construction,
-        // which is checked before the tuple is formed.
+        // SAFETY: OUT parameters make the result type composite; the values are compared with the descriptor before the tuple
+        // is formed.
         unsafe {
             let class = pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut descriptor);
-            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
-                || (*descriptor).natts as usize != values.len()
-            {
-                return None;
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
+                return Value::NULL;
             }
+            require_fitting(descriptor, &values);
             let descriptor = pg_sys::BlessTupleDesc(descriptor);
-            let mut nulls: Vec<bool> = values.iter().map(Option::is_none).collect();
-            let mut datums: Vec<_> = values.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
+            let (mut datums, mut nulls) = parts(&values);
             let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
-            Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+            Value::composite(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
         }
     }
+}
+
+/// Raises an error if a row of these values is no row of the descriptor.
+///
+/// # Safety
+/// The descriptor is valid.
+unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
+    // SAFETY: as the caller promises; SPI_gettypeid is called for columns that there are.
+    unsafe {
+        let columns = (*descriptor).natts as usize;
+        if row.len() != columns {
+            pgrx::error!("a row of {} values for {columns} columns", row.len());
+        }
+        for (number, value) in (1..).zip(row) {
+            if !value.fits(pg_sys::SPI_gettypeid(descriptor, number)) {
+                pgrx::error!("column {number} of a result has another type than its value");
+            }
+        }
+    }
+}
+
+/// Datums and nulls, as the server takes them.
+fn parts(row: &[Value]) -> (Vec<pg_sys::Datum>, Vec<bool>) {
+    row.iter().map(|value| (value.datum.unwrap_or(pg_sys::Datum::from(0)), value.is_null())).unzip()
 }
 
 /// Schema that a function of ours lives in: where all our other objects are.

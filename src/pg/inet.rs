@@ -9,6 +9,8 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
+use super::value::Typed;
+
 /// PGSQL_AF_INET: AF_INET + 0.
 const FAMILY_V4: u8 = 2;
 /// PGSQL_AF_INET6: AF_INET + 1, whatever the platform's AF_INET6 is.
@@ -28,7 +30,7 @@ pub struct Inet {
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena.
-pub unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
+pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
     // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
     // line, so the payload starts behind a one- or four-byte header.
     let payload = unsafe {
@@ -58,7 +60,7 @@ pub unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
 }
 
 /// A host `inet` in the current memory context.
-pub fn write(address: Address) -> pg_sys::Datum {
+pub(super) fn write(address: Address) -> pg_sys::Datum {
     match address.ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, 32, &ip.octets()),
         IpAddr::V6(ip) => allocate(FAMILY_V6, 128, &ip.octets()),
@@ -66,15 +68,29 @@ pub fn write(address: Address) -> pg_sys::Datum {
 }
 
 /// The `inet` 0.0.0.0/0, which is no host, in the current memory context.
-pub fn write_everything() -> pg_sys::Datum {
-    allocate(FAMILY_V4, 0, &[0; 4])
+pub fn everything() -> Typed<super::value::Inet> {
+    Typed::made(allocate(FAMILY_V4, 0, &[0; 4]))
 }
 
 /// A `cidr` in the current memory context; its layout is that of `inet`.
-pub fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
+pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     match prefix.network().ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, prefix.length(), &ip.octets()),
         IpAddr::V6(ip) => allocate(FAMILY_V6, prefix.length(), &ip.octets()),
+    }
+}
+
+/// Reads a non-null `cidr` datum; `None` if its bytes are not those of a `cidr`.
+///
+/// # Safety
+/// As for [`read`].
+pub(super) unsafe fn read_prefix(datum: pg_sys::Datum) -> Option<Prefix> {
+    // SAFETY: as the caller promises; `read` has looked at the payload's length.
+    unsafe {
+        let address = read(datum)?.address;
+        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let bits = *pgrx::varlena::vardata_any(varlena).cast::<u8>().add(1);
+        Prefix::new(address, bits)
     }
 }
 

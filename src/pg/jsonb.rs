@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use super::kept::Kept;
 use super::subtransaction::contained;
 use super::text;
+use super::value::{Jsonb, Typed};
 
 /// A jsonb object under construction.
 pub struct Object {
@@ -16,13 +17,13 @@ pub struct Object {
 }
 
 /// Builds an object in the current memory context.
-pub fn object(fill: impl FnOnce(&mut Object)) -> pg_sys::Datum {
+pub fn object(fill: impl FnOnce(&mut Object)) -> Typed<Jsonb> {
     let mut object = Object { state: std::ptr::null_mut() };
     object.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
     fill(&mut object);
     let whole = object.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
     // SAFETY: closing the outermost object returns the finished value.
-    unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(whole)) }
+    Typed::made(unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(whole)) })
 }
 
 impl Object {
@@ -227,7 +228,7 @@ const COUNT: u32 = pg_sys::JB_CMASK;
 impl<'a> Container<'a> {
     /// # Safety
     /// `datum` must be a non-null jsonb datum that outlives `'a`; a detoasted copy lives in the current context.
-    pub unsafe fn read(datum: pg_sys::Datum) -> Self {
+    pub(super) unsafe fn read(datum: pg_sys::Datum) -> Self {
         // SAFETY: detoasting returns a plain varlena, whose payload (after a four-byte header, since jsonb is
         // int-aligned and `pg_detoast_datum` expands short headers) is the root container.
         unsafe {
@@ -293,6 +294,19 @@ impl<'a> Container<'a> {
     /// Bytes that it takes.
     pub fn size(self) -> usize {
         self.size
+    }
+
+    /// Writes a jsonb into the current memory context.
+    pub(super) fn write(self) -> pg_sys::Datum {
+        let bytes = self.bytes();
+        let size = pg_sys::VARHDRSZ + bytes.len();
+        // SAFETY: palloc returns `size` writable bytes or raises; every byte is written.
+        unsafe {
+            let start = pg_sys::palloc(size).cast::<u8>();
+            pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.add(pg_sys::VARHDRSZ), bytes.len());
+            pg_sys::Datum::from(start)
+        }
     }
 
     /// A copy that outlives its memory context.
@@ -440,35 +454,27 @@ fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
 }
 
 /// A text, in the server's encoding, as the server reads it; `None` where it cannot, for whatever reason.
-pub fn parse(text: &[u8]) -> Option<pg_sys::Datum> {
+pub fn parse(text: &[u8]) -> Option<Typed<Jsonb>> {
     let text = std::ffi::CString::new(text).ok()?;
     // SAFETY: jsonb_in takes a NUL-terminated text, which outlives the call.
     let parsed = contained(|| unsafe {
         pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(text.as_ptr()))])
     });
-    parsed.ok().flatten()
+    parsed.ok().flatten().map(Typed::made)
 }
 
 /// An object without keys.
-pub fn empty() -> pg_sys::Datum {
+pub fn empty() -> Typed<Jsonb> {
     object(|_| ())
 }
 
-/// A datum of this module's making, or one that a statement returned as jsonb, read; valid as long as the datum.
-pub fn view<'a>(datum: pg_sys::Datum) -> Container<'a> {
-    // SAFETY: as the caller knows where it comes from.
-    unsafe { Container::read(datum) }
-}
-
-/// `left || right`, as the SQL operator does it for two objects.
-pub fn concat(left: pg_sys::Datum, right: pg_sys::Datum) -> pg_sys::Datum {
+/// `left || right`, as the SQL operator does it for two objects; null if both are.
+pub fn concat(left: Typed<Jsonb>, right: Typed<Jsonb>) -> Typed<Jsonb> {
+    let (Some(first), Some(second)) = (left.datum(), right.datum()) else {
+        return if left.is_null() { right } else { left };
+    };
     // SAFETY: both are jsonb datums; jsonb_concat takes any two.
-    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(left), Some(right)]) }
-        .unwrap_or(left)
-}
-
-/// A copy of a jsonb datum that outlives its memory context.
-pub fn keep(datum: pg_sys::Datum) -> Kept {
-    // SAFETY: the datum is a jsonb that this module or a jsonb column handed out.
-    unsafe { Kept::copy(datum) }
+    let both =
+        unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(first), Some(second)]) };
+    both.map_or(left, Typed::made)
 }

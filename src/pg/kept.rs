@@ -1,31 +1,47 @@
-//! Datums that outlive the memory context they were made in.
+//! Values that outlive the memory context they were made in.
+
+use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-/// A copy of a variable-length datum in Rust's memory, aligned as PostgreSQL wants its varlenas.
-#[derive(Clone)]
-pub struct Kept {
+use super::value::{Jsonb, SqlType, Text};
+
+/// A copy of a value of variable length in Rust's memory, aligned as PostgreSQL wants its varlenas.
+pub struct Kept<T = Jsonb> {
     words: Box<[u64]>,
+    of: PhantomData<T>,
 }
 
-impl Kept {
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Kept { words: self.words.clone(), of: PhantomData }
+    }
+}
+
+/// Types whose values are varlenas.
+pub trait Varlena: SqlType {}
+
+impl Varlena for Jsonb {}
+impl Varlena for Text {}
+
+impl<T: Varlena> Kept<T> {
     /// Copies a plain or toasted varlena.
     ///
     /// # Safety
-    /// `datum` must be a valid pointer to a varlena.
-    pub unsafe fn copy(datum: pg_sys::Datum) -> Kept {
+    /// `datum` must be a valid pointer to a varlena of the type `T`.
+    pub(super) unsafe fn copy(datum: pg_sys::Datum) -> Kept<T> {
         // SAFETY: detoasting yields a varlena whose four-byte header holds its size; the box is at least as large.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let size = pgrx::varlena::varsize_any(plain);
             let mut words = vec![0u64; size.div_ceil(8)].into_boxed_slice();
             std::ptr::copy_nonoverlapping(plain.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), size);
-            Kept { words }
+            Kept { words, of: PhantomData }
         }
     }
 
-    /// A varlena with this payload.
-    pub fn from_payload(payload: &[u8]) -> Kept {
+    /// A varlena with this payload, which must be one of the type `T`.
+    pub(super) fn from_payload(payload: &[u8]) -> Kept<T> {
         let size = pg_sys::VARHDRSZ + payload.len();
         let mut words = vec![0u64; size.div_ceil(8)].into_boxed_slice();
         // SAFETY: the box holds at least `size` bytes.
@@ -34,16 +50,27 @@ impl Kept {
             pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
             std::ptr::copy_nonoverlapping(payload.as_ptr(), start.add(pg_sys::VARHDRSZ), payload.len());
         }
-        Kept { words }
+        Kept { words, of: PhantomData }
     }
 
     /// The datum, valid as long as `self`.
-    pub fn datum(&self) -> pg_sys::Datum {
+    pub(super) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.words.as_ptr())
     }
 
     /// Bytes held.
     pub fn size(&self) -> usize {
         self.words.len() * 8
+    }
+
+    /// Writes the value into the current memory context.
+    pub(super) fn write(&self) -> pg_sys::Datum {
+        // SAFETY: the words hold a plain varlena; palloc returns as many bytes or raises.
+        unsafe {
+            let size = pgrx::varlena::varsize_any(self.words.as_ptr().cast());
+            let copy = pg_sys::palloc(size).cast::<u8>();
+            std::ptr::copy_nonoverlapping(self.words.as_ptr().cast::<u8>(), copy, size);
+            pg_sys::Datum::from(copy)
+        }
     }
 }

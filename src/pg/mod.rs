@@ -33,6 +33,10 @@ pub mod timeouts;
 pub mod transaction;
 pub mod trigger;
 pub mod user_table;
+pub mod value;
+
+pub use pgrx::pg_sys::Oid;
+pub use pgrx::pg_sys::panic::ErrorReport;
 
 /// Makes unknown settings under a prefix an error instead of a placeholder.
 pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {

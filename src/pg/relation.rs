@@ -10,8 +10,9 @@ use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
-use super::snapshot::Dirty;
+use super::snapshot::{Dirty, View};
 use super::trigger::Column;
+use super::value::{Arguments, Parameters, Value, Written};
 use super::{inet, role, text};
 
 /// An open table; its lock is kept until the transaction ends.
@@ -29,7 +30,7 @@ unsafe extern "C-unwind" {
 ///
 /// # Safety
 /// The descriptor is valid.
-unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
+pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
     // SAFETY: as the caller promises; numbers of system columns, which raise for some, are not passed on.
     if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
@@ -83,7 +84,7 @@ pub fn lock_against_writers(table: pg_sys::Oid) {
 
 impl Table {
     /// Opens a table, or answers `None` when it is not there (any more).
-    pub fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
+    fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
         if table == pg_sys::InvalidOid {
             return None;
         }
@@ -125,14 +126,20 @@ impl Table {
         pgrx::error!("table \"{}\" is not as cowrie_enrich needs it: {how}", name.unwrap_or_default())
     }
 
-    /// Appends rows whose columns have these types; the table must have no index, and its triggers do not fire. Several
+    /// Opens a table of ours in order to look at it, if it is there.
+    pub fn open_for_reading(table: pg_sys::Oid) -> Option<Table> {
+        Table::open(table, pg_sys::AccessShareLock)
+    }
+
+    /// Opens a table of ours in order to append to it, if it is there.
+    pub fn open_if_there_for_appending(table: pg_sys::Oid) -> Option<Table> {
+        Table::open(table, pg_sys::RowExclusiveLock)
+    }
+
+    /// Appends rows whose columns have the types `P`; the table must have no index, and its triggers do not fire. Several
     /// rows of a page are one WAL record.
-    pub fn append<const N: usize>(
-        &self,
-        types: [pg_sys::Oid; N],
-        rows: impl Iterator<Item = [Option<pg_sys::Datum>; N]>,
-    ) {
-        for (number, wanted) in (1..).zip(types) {
+    pub fn append<P: Parameters>(&self, rows: impl Iterator<Item = impl Arguments<P>>) {
+        for (number, wanted) in (1..).zip(P::OIDS.iter().copied()) {
             // SAFETY: the relation is open, and so is its descriptor.
             if unsafe { type_of((*self.relation).rd_att, number) } != wanted {
                 self.is_altered(&format!("column {number} has another type"));
@@ -145,7 +152,7 @@ impl Table {
                 // SAFETY: a slot for this table, dropped below.
                 slots.push(unsafe { pg_sys::table_slot_create(self.relation, std::ptr::null_mut()) });
             }
-            self.fill(slots[filled], &row);
+            self.fill(slots[filled], &row.write());
             filled += 1;
             if filled == APPEND_BATCH {
                 self.flush(&mut slots[..filled]);
@@ -161,14 +168,14 @@ impl Table {
 
     /// Puts a row into a slot of this table, whose first columns are those of the row; others, should an upgrade have
     /// added some, become null.
-    fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &[Option<pg_sys::Datum>]) {
+    fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &Written) {
         // SAFETY: the slot has as many columns as the table's descriptor.
         unsafe {
             pg_sys::ExecClearTuple(slot);
             for column in 0..(*(*self.relation).rd_att).natts as usize {
-                let value = row.get(column).copied().flatten();
-                *(*slot).tts_isnull.add(column) = value.is_none();
-                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0));
+                *(*slot).tts_isnull.add(column) = row.is_null(column);
+                *(*slot).tts_values.add(column) =
+                    row.datums.get(column).copied().unwrap_or(pg_sys::Datum::from(0));
             }
             pg_sys::ExecStoreVirtualTuple(slot);
         }
@@ -275,7 +282,7 @@ impl InsertionProber {
     /// Opens a table and an index on it with one column of this type; `None` when either is not there (any more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
         let snapshot = Dirty::new();
-        let prober = Prober::open_by(table, index, key_type, snapshot.raw())?;
+        let prober = Prober::open_raw(table, index, key_type, snapshot.raw())?;
         Some(InsertionProber { prober, snapshot })
     }
 
@@ -309,12 +316,21 @@ impl Scan {
 
 impl Prober {
     /// Opens a table and an index on it whose first column is inet; `None` when either is not there (any more).
-    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Prober> {
-        Prober::open_by(table, index, KeyType::Inet, snapshot)
+    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, view: View<'_>) -> Option<Prober> {
+        Prober::open_by(table, index, KeyType::Inet, view)
     }
 
     /// The same for a key of some type.
     pub fn open_by(
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        key_type: KeyType,
+        view: View<'_>,
+    ) -> Option<Prober> {
+        Prober::open_raw(table, index, key_type, view.raw())
+    }
+
+    fn open_raw(
         table: pg_sys::Oid,
         index: pg_sys::Oid,
         key_type: KeyType,
@@ -349,26 +365,22 @@ impl Prober {
 
     /// Whether there is a row with this key. A key of another type is not there.
     pub fn holds(&mut self, key: Key) -> bool {
-        let key = match (self.key_type, key) {
-            (KeyType::Inet, Key::Address(address)) => inet::write(address),
-            (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
-            _ => return false,
-        };
-        self.seek(key);
-        self.next().is_some()
+        self.seek(key) && self.next().is_some()
     }
 
     /// The row with this key, handed to `read` while its buffer is pinned.
-    pub fn probe<T>(&mut self, key: pg_sys::Datum, read: impl FnOnce(&Row) -> T) -> Option<T> {
-        self.seek(key);
+    pub fn probe<T>(&mut self, key: Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        if !self.seek(key) {
+            return None;
+        }
         self.next().map(|row| read(&row))
     }
 
     /// Where those rows with this key are that are `wanted`, at most so many.
-    pub fn places(&mut self, key: pg_sys::Datum, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
+    pub fn places(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
         let mut places = Vec::new();
-        if most > 0 {
-            self.seek(key);
+        if most == 0 || !self.seek(key) {
+            return places;
         }
         while places.len() < most {
             super::check_for_interrupts();
@@ -393,7 +405,13 @@ impl Prober {
         }
     }
 
-    fn seek(&mut self, key: pg_sys::Datum) {
+    /// Begins to look for a key. Returns false for a key of another type.
+    fn seek(&mut self, key: Key) -> bool {
+        let key = match (self.key_type, key) {
+            (KeyType::Inet, Key::Address(address)) => inet::write(address),
+            (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
+            _ => return false,
+        };
         let mut scan_key = pg_sys::ScanKeyData::default();
         // SAFETY: the index's first column is of the key's type with the default operator class; the scan is open and copies
         // the key.
@@ -409,6 +427,7 @@ impl Prober {
                 pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
             });
         }
+        true
     }
 
     fn next(&mut self) -> Option<Row> {
@@ -442,7 +461,7 @@ impl std::hash::Hash for Place {
 impl Place {
     /// # Safety
     /// `datum` must be a non-null tid.
-    pub unsafe fn read(datum: pg_sys::Datum) -> Place {
+    pub(super) unsafe fn read(datum: pg_sys::Datum) -> Place {
         // SAFETY: as the caller promises.
         Place(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
@@ -490,9 +509,14 @@ impl Place {
         &raw mut self.0
     }
 
-    /// As a datum of type tid, valid while `self` is.
-    pub fn datum(&self) -> pg_sys::Datum {
-        pg_sys::Datum::from(&raw const self.0)
+    /// Writes a tid into the current memory context.
+    pub(super) fn write(self) -> pg_sys::Datum {
+        // SAFETY: palloc returns memory for a whole tid, or raises.
+        unsafe {
+            let tid = pg_sys::palloc(size_of::<pg_sys::ItemPointerData>()).cast::<pg_sys::ItemPointerData>();
+            tid.write(self.0);
+            pg_sys::Datum::from(tid)
+        }
     }
 }
 
@@ -520,7 +544,7 @@ impl Row {
     }
 
     /// Column `number`, from 1. By-reference datums are valid while the row is.
-    pub fn column(&self, number: i16) -> Option<pg_sys::Datum> {
+    pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the slot holds a row and column numbers are those of the table's definition.
         let datum = unsafe { pg_sys::slot_getattr(self.slot, i32::from(number), &mut is_null) };
@@ -529,7 +553,7 @@ impl Row {
 
     /// The same for a column that must be of this type. The table's owner may have changed the type: then it is an error,
     /// because the datum would be read as something else.
-    pub fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
+    fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
         // SAFETY: the slot holds a row, and so has a descriptor.
         if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {
             pgrx::error!("column {number} of a table has another type than cowrie_enrich needs");
@@ -540,6 +564,28 @@ impl Row {
     /// A column of type bigint.
     pub fn bigint(&self, number: i16) -> Option<i64> {
         self.typed(number, pg_sys::INT8OID).map(|datum| datum.value() as i64)
+    }
+
+    pub fn is_null(&self, number: i16) -> bool {
+        self.column(number).is_none()
+    }
+
+    /// The address of a column of type inet.
+    pub fn address(&self, number: i16) -> Option<Address> {
+        // SAFETY: the column is an inet and lives as long as the row.
+        self.typed(number, pg_sys::INETOID)
+            .and_then(|datum| unsafe { inet::read(datum) })
+            .map(|inet| inet.address)
+    }
+
+    /// A column of type regclass.
+    pub fn regclass(&self, number: i16) -> Option<pg_sys::Oid> {
+        self.typed(number, pg_sys::REGCLASSOID).map(|datum| pg_sys::Oid::from(datum.value() as u32))
+    }
+
+    /// A column of type timestamptz, in microseconds since 2000.
+    pub fn timestamptz(&self, number: i16) -> Option<i64> {
+        self.typed(number, pg_sys::TIMESTAMPTZOID).map(|datum| datum.value() as i64)
     }
 
     /// A column of type boolean.
@@ -560,8 +606,8 @@ impl Row {
     }
 
     /// The whole row as a composite value, copied to the current memory context.
-    pub fn composite(&self) -> pg_sys::Datum {
+    pub fn composite(&self) -> Value {
         // SAFETY: the slot holds a row of a table, whose descriptor has a registered row type.
-        unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) }
+        Value::composite(unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) })
     }
 }

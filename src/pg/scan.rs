@@ -9,18 +9,19 @@ use std::ops::{ControlFlow, Range};
 use pgrx::pg_sys;
 
 use super::relation::{Place, Row};
+use super::snapshot::View;
 use super::trigger::{Column, Generated};
-use super::{catalog, inet, snapshot, text};
+use super::{catalog, inet, snapshot, text, trigger};
 
 /// A value of an address column.
-pub enum Value<'a> {
+pub enum AddressValue<'a> {
     Inet(inet::Inet),
     Text(&'a [u8]),
 }
 
 /// Hands every non-null value of a column to `read`: of a table itself, or of all partitions of a partitioned one.
 /// Partitions that are not tables are passed over. Returns whether every table had such a column.
-pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) -> bool {
+pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
     let latest = snapshot::Latest::take();
     let mut is_whole = true;
     for part in parts(table) {
@@ -29,7 +30,7 @@ pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(Value<'_>)) 
             is_whole = false;
             continue;
         };
-        part.rows(latest.raw(), |row| {
+        part.rows(latest.view(), |row| {
             if let Some(value) = value(row, column) {
                 read(value);
             }
@@ -48,16 +49,22 @@ fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 }
 
 /// The value of an address column in a row, valid as long as the row.
-pub fn value(row: &Row, column: Column) -> Option<Value<'_>> {
+pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     let datum = row.column(column.number)?;
     // SAFETY: the column's type decides how its datum is read.
     unsafe {
         if column.is_text_like() {
-            Some(Value::Text(text::bytes(datum)))
+            Some(AddressValue::Text(text::bytes(datum)))
         } else {
-            inet::read(datum).map(Value::Inet)
+            inet::read(datum).map(AddressValue::Inet)
         }
     }
+}
+
+/// The value of a time column in a row as timestamptz; times without zone are read in the session's TimeZone. `None` for a time
+/// that timestamptz cannot hold.
+pub fn time(row: &Row, column: Column) -> Option<i64> {
+    trigger::timestamptz(row.column(column.number)?, column.type_oid)
 }
 
 /// A column's value as the server writes it, for types of the server's own.
@@ -156,16 +163,16 @@ impl Readable {
     }
 
     /// Hands all rows that a snapshot sees to `read`, until it has enough.
-    pub fn rows(&self, snapshot: pg_sys::Snapshot, read: impl FnMut(&Row) -> ControlFlow<()>) {
+    pub fn rows(&self, view: View<'_>, read: impl FnMut(&Row) -> ControlFlow<()>) {
         // SAFETY: the table is open during the scan.
-        let scan = unsafe { pg_sys::table_beginscan(self.relation, snapshot, 0, std::ptr::null_mut()) };
+        let scan = unsafe { pg_sys::table_beginscan(self.relation, view.raw(), 0, std::ptr::null_mut()) };
         self.scan(scan, pg_sys::table_scan_getnextslot, read);
     }
 
     /// The same for some of its pages, in their order.
     pub fn rows_of_pages(
         &self,
-        snapshot: pg_sys::Snapshot,
+        view: View<'_>,
         pages: Range<u32>,
         read: impl FnMut(&Row) -> ControlFlow<()>,
     ) {
@@ -178,7 +185,7 @@ impl Readable {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
                 pgrx::error!("the access method of a session table cannot read it page by page");
             }
-            pg_sys::table_beginscan_tidrange(self.relation, snapshot, first.pointer(), last.pointer())
+            pg_sys::table_beginscan_tidrange(self.relation, view.raw(), first.pointer(), last.pointer())
         };
         self.scan(scan, pg_sys::table_scan_getnextslot_tidrange, read);
     }

@@ -1,6 +1,18 @@
 //! Snapshots for reads that we make ourselves.
 
+use std::marker::PhantomData;
+
 use pgrx::pg_sys;
+
+/// What a snapshot sees, for reads while it is valid.
+#[derive(Clone, Copy)]
+pub struct View<'a>(pg_sys::Snapshot, PhantomData<&'a ()>);
+
+impl View<'_> {
+    pub(super) fn raw(self) -> pg_sys::Snapshot {
+        self.0
+    }
+}
 
 /// A registered snapshot of this instant that sees everything this transaction has done so far.
 pub struct Latest(pg_sys::Snapshot);
@@ -11,8 +23,8 @@ impl Latest {
         Latest(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
 
-    pub fn raw(&self) -> pg_sys::Snapshot {
-        self.0
+    pub fn view(&self) -> View<'_> {
+        View(self.0, PhantomData)
     }
 }
 
@@ -32,8 +44,8 @@ impl OfTransaction {
         OfTransaction(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
     }
 
-    pub fn raw(&self) -> pg_sys::Snapshot {
-        self.0
+    pub fn view(&self) -> View<'_> {
+        View(self.0, PhantomData)
     }
 }
 
@@ -56,7 +68,7 @@ impl Dirty {
         Dirty(Box::into_raw(Box::new(snapshot)))
     }
 
-    pub fn raw(&self) -> pg_sys::Snapshot {
+    pub(super) fn raw(&self) -> pg_sys::Snapshot {
         self.0
     }
 
@@ -74,10 +86,10 @@ impl Drop for Dirty {
     }
 }
 
-/// The snapshot of the running statement, if one is active.
-pub fn of_statement() -> Option<pg_sys::Snapshot> {
+/// The snapshot of the running statement, if one is active. It is valid until the statement ends.
+pub fn of_statement() -> Option<View<'static>> {
     // SAFETY: GetActiveSnapshot is valid whenever one is set.
-    unsafe { pg_sys::ActiveSnapshotSet().then(|| pg_sys::GetActiveSnapshot()) }
+    unsafe { pg_sys::ActiveSnapshotSet().then(|| View(pg_sys::GetActiveSnapshot(), PhantomData)) }
 }
 
 /// Whether reads of this transaction are watched for serialization conflicts.
@@ -90,9 +102,9 @@ pub fn is_serializable() -> bool {
 /// transaction it is "whatever is committed", which takes no predicate locks: two sessions must not fail each other
 /// because of reads that their users did not ask for. Such a read may miss a row that is being updated; then the
 /// snapshot comes from the files.
-pub fn for_probe() -> Option<pg_sys::Snapshot> {
+pub fn for_probe() -> Option<View<'static>> {
     if is_serializable() {
-        return Some(&raw mut pg_sys::SnapshotSelfData);
+        return Some(View(&raw mut pg_sys::SnapshotSelfData, PhantomData));
     }
     of_statement()
 }

@@ -7,12 +7,13 @@ use std::ffi::{CStr, c_int};
 use pgrx::pg_sys;
 
 use super::kept::Kept;
+use super::value::Text;
 
 /// The bytes of a text-like datum (text, varchar, bpchar), copied only when they were compressed or out of line.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena that outlives the returned slice.
-pub unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
+pub(super) unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     // SAFETY: the caller vouches for the varlena; a detoasted copy lives in the current memory context.
     unsafe {
         let plain = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
@@ -24,12 +25,12 @@ pub unsafe fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
 }
 
 /// Writes a text datum into the current memory context, in the database's encoding.
-pub fn write(text: &str) -> pg_sys::Datum {
+pub(super) fn write(text: &str) -> pg_sys::Datum {
     write_bytes(&to_server(text))
 }
 
 /// A name of the server's, cut at its length, in the current memory context.
-pub fn name(text: &str) -> pg_sys::Datum {
+pub(super) fn name(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();
     // SAFETY: palloc returns a whole NameData or raises; namestrcpy fills and terminates it.
     unsafe {
@@ -40,7 +41,7 @@ pub fn name(text: &str) -> pg_sys::Datum {
 }
 
 /// A text of bytes that are in the server's encoding.
-pub fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
+pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: as in `write`.
     unsafe {
         pg_sys::Datum::from(pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32))
@@ -61,7 +62,7 @@ static CAPITALS: [u64; 676] = {
 };
 
 /// A text of two letters A to Z, which every lookup of a country returns: made once, never freed.
-pub fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
+pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     match letters.map(|letter| usize::from(letter.wrapping_sub(b'A'))) {
         [first @ 0..26, second @ 0..26] => pg_sys::Datum::from(&raw const CAPITALS[first * 26 + second]),
         _ => write(&String::from_utf8_lossy(&letters)),
@@ -69,7 +70,7 @@ pub fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
 }
 
 /// A text that outlives its memory context.
-pub fn keep(text: &str) -> Kept {
+pub fn keep(text: &str) -> Kept<Text> {
     // SAFETY: `write` makes a plain varlena.
     unsafe { Kept::copy(write(text)) }
 }
@@ -232,7 +233,7 @@ pub fn setting(value: Option<std::ffi::CString>) -> Option<String> {
 ///
 /// # Safety
 /// `pointer` must be null or point to a NUL-terminated string that outlives the returned reference.
-pub unsafe fn from_c<'a>(pointer: *const std::ffi::c_char) -> Option<Cow<'a, str>> {
+pub(super) unsafe fn from_c<'a>(pointer: *const std::ffi::c_char) -> Option<Cow<'a, str>> {
     // SAFETY: as the caller promises.
     (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy())
 }

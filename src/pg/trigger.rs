@@ -4,8 +4,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::call::Call;
-use super::relation::{Place, Row};
+use super::call::{Call, Returned};
+use super::relation::{Place, Row, type_of};
+use super::value::{SqlType, Value};
 
 /// What a row trigger fires for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub enum Event {
     Delete,
 }
 
-/// One firing of a row trigger.
-pub struct Firing {
+/// One call of a row trigger.
+pub struct TriggerCall {
     data: *mut pg_sys::TriggerData,
 }
 
@@ -27,27 +28,27 @@ pub struct Tuple {
     descriptor: pg_sys::TupleDesc,
 }
 
-impl Firing {
+impl TriggerCall {
     /// `None` when the function was not called as a row trigger.
-    pub fn of(call: &Call) -> Option<Firing> {
-        let firing = Firing::any(call)?;
+    pub fn of(call: &Call) -> Option<TriggerCall> {
+        let firing = TriggerCall::any(call)?;
         let instead = firing.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
         (firing.is_for_row() && !instead).then_some(firing)
     }
 
     /// The firing for a whole statement before TRUNCATE; `None` when it is anything else.
-    pub fn of_truncate(call: &Call) -> Option<Firing> {
-        let firing = Firing::any(call)?;
+    pub fn of_truncate(call: &Call) -> Option<TriggerCall> {
+        let firing = TriggerCall::any(call)?;
         let truncates = firing.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
         (truncates && !firing.is_for_row()).then_some(firing)
     }
 
-    fn any(call: &Call) -> Option<Firing> {
+    fn any(call: &Call) -> Option<TriggerCall> {
         // SAFETY: the context of a trigger call is a TriggerData node.
         unsafe {
             let context = (*call.raw()).context;
             let is_trigger = !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData;
-            is_trigger.then(|| Firing { data: context.cast() })
+            is_trigger.then(|| TriggerCall { data: context.cast() })
         }
     }
 
@@ -141,7 +142,7 @@ impl Tuple {
 
     /// Whether two rows of one table hold the same bytes in a column.
     pub fn same(&self, other: &Tuple, column: Column) -> bool {
-        match (self.value(column.number), other.value(column.number)) {
+        match (self.datum(column), other.datum(column)) {
             (None, None) => true,
             (Some(left), Some(right))
                 if matches!(column.type_oid, pg_sys::INT8OID | pg_sys::TIMESTAMPTZOID) =>
@@ -160,21 +161,69 @@ impl Tuple {
         }
     }
 
-    /// The value of a column, or `None` when it is null. Valid as long as the tuple.
-    pub fn value(&self, number: i16) -> Option<pg_sys::Datum> {
+    /// The datum of a column, or `None` when it is null. Valid as long as the tuple.
+    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let mut is_null = false;
-        // SAFETY: `number` came from `column` for the same descriptor.
-        let datum =
-            unsafe { pg_sys::heap_getattr(self.tuple, i32::from(number), self.descriptor, &mut is_null) };
-        (!is_null).then_some(datum)
+        // SAFETY: the column is one of a table, and heap_getattr returns null for a number beyond the descriptor.
+        let datum = unsafe {
+            pg_sys::heap_getattr(self.tuple, i32::from(column.number), self.descriptor, &mut is_null)
+        };
+        if is_null {
+            return None;
+        }
+        // SAFETY: there is such a column, because it has a value.
+        let type_oid = unsafe { type_of(self.descriptor, column.number) };
+        if type_oid != column.type_oid {
+            pgrx::error!("column {} of a row has another type than expected", column.number);
+        }
+        Some(datum)
     }
 
-    /// This row with some columns replaced, as a new tuple in the current memory context.
-    pub fn with(&self, changes: &[(i16, Option<pg_sys::Datum>)]) -> Tuple {
-        let mut numbers: Vec<i32> = changes.iter().map(|(n, _)| i32::from(*n)).collect();
-        let mut values: Vec<_> = changes.iter().map(|(_, v)| v.unwrap_or(pg_sys::Datum::from(0))).collect();
-        let mut nulls: Vec<bool> = changes.iter().map(|(_, v)| v.is_none()).collect();
-        // SAFETY: three parallel arrays of the same length, numbers from `column`.
+    pub fn is_null(&self, column: Column) -> bool {
+        self.datum(column).is_none()
+    }
+
+    /// The value of a column as it is.
+    pub fn value(&self, column: Column) -> Value {
+        Value { datum: self.datum(column), type_oid: column.type_oid }
+    }
+
+    /// An address column of type inet.
+    pub fn inet(&self, column: Column) -> Option<super::inet::Inet> {
+        let datum = self.datum(column).filter(|_| column.type_oid == pg_sys::INETOID)?;
+        // SAFETY: the type of the column was compared.
+        unsafe { super::inet::read(datum) }
+    }
+
+    /// The bytes of a text-like column.
+    pub fn text(&self, column: Column) -> Option<&[u8]> {
+        let datum = self.datum(column).filter(|_| column.is_text_like())?;
+        // SAFETY: the type of the column was compared, and the tuple outlives `self`.
+        Some(unsafe { super::text::bytes(datum) })
+    }
+
+    /// A session's time as timestamptz; times without zone are read in the inserting connection's TimeZone. `Err` for a
+    /// time that timestamptz cannot hold, `Ok(None)` for none.
+    pub fn time(&self, column: Column) -> Result<Option<i64>, OutOfRange> {
+        match self.datum(column) {
+            Some(value) => timestamptz(value, column.type_oid).map(Some).ok_or(OutOfRange),
+            None => Ok(None),
+        }
+    }
+
+    /// This row with some columns replaced, as a new tuple in the current memory context. Raises an error if a column does not
+    /// take its value.
+    pub fn with(&self, changes: &[(Column, Value)]) -> Tuple {
+        for (column, value) in changes {
+            if !value.fits(column.type_oid) {
+                pgrx::error!("column {} of a row has another type than its new value", column.number);
+            }
+        }
+        let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();
+        let mut values: Vec<_> =
+            changes.iter().map(|(_, v)| v.datum.unwrap_or(pg_sys::Datum::from(0))).collect();
+        let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_null()).collect();
+        // SAFETY: three parallel arrays of the same length, numbers of columns that have these types.
         let tuple = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 self.tuple,
@@ -187,18 +236,41 @@ impl Tuple {
         };
         Tuple { tuple, descriptor: self.descriptor }
     }
+}
 
-    /// What a BEFORE trigger returns.
-    pub fn datum(&self) -> pg_sys::Datum {
-        pg_sys::Datum::from(self.tuple)
+/// A BEFORE trigger returns its row.
+impl Returned for Tuple {
+    fn value(self) -> Value {
+        Value { datum: Some(pg_sys::Datum::from(self.tuple)), type_oid: pg_sys::TRIGGEROID }
     }
 }
+
+/// A value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz cannot hold.
+pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
+    let mut overflow = 0;
+    // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.
+    let converted = unsafe {
+        match type_oid {
+            pg_sys::TIMESTAMPTZOID => value.value() as i64,
+            pg_sys::TIMESTAMPOID => {
+                pg_sys::timestamp2timestamptz_opt_overflow(value.value() as i64, &mut overflow)
+            }
+            pg_sys::DATEOID => pg_sys::date2timestamptz_opt_overflow(value.value() as i32, &mut overflow),
+            _ => return None,
+        }
+    };
+    (overflow == 0).then_some(converted)
+}
+
+/// A time that timestamptz cannot hold.
+#[derive(Debug)]
+pub struct OutOfRange;
 
 /// A column: its number, from 1, and its type.
 #[derive(Clone, Copy)]
 pub struct Column {
     pub number: i16,
-    pub type_oid: pg_sys::Oid,
+    pub(super) type_oid: pg_sys::Oid,
 }
 
 impl Column {
@@ -207,12 +279,17 @@ impl Column {
         matches!(self.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
     }
 
+    /// Whether its type is `T`.
+    pub fn is<T: SqlType>(self) -> bool {
+        self.type_oid == T::OID
+    }
+
     /// Whether its values can be read as addresses.
     pub fn holds_addresses(self) -> bool {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
     }
 
-    /// Whether [`timestamptz`] reads its values.
+    /// Whether [`Tuple::time`] reads its values.
     pub fn holds_times(self) -> bool {
         matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
@@ -269,34 +346,4 @@ impl Length {
             Length::Exactly(limit) => characters == limit,
         }
     }
-}
-
-/// A session's time as timestamptz; times without zone are read in the inserting connection's TimeZone. `None` for a
-/// time that timestamptz cannot hold.
-pub fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
-    let mut overflow = 0;
-    // SAFETY: each conversion takes a value of the type matched, and reports instead of raising.
-    let converted = unsafe {
-        match type_oid {
-            pg_sys::TIMESTAMPTZOID => value.value() as i64,
-            pg_sys::TIMESTAMPOID => {
-                pg_sys::timestamp2timestamptz_opt_overflow(value.value() as i64, &mut overflow)
-            }
-            pg_sys::DATEOID => pg_sys::date2timestamptz_opt_overflow(value.value() as i32, &mut overflow),
-            _ => return None,
-        }
-    };
-    (overflow == 0).then_some(converted)
-}
-
-/// An address column of type inet.
-pub fn inet(value: pg_sys::Datum) -> Option<super::inet::Inet> {
-    // SAFETY: the caller read the value from a column of this type.
-    unsafe { super::inet::read(value) }
-}
-
-/// The bytes of a text-like column.
-pub fn text<'a>(value: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the caller read the value from a column of such a type; the tuple outlives the trigger's call.
-    unsafe { super::text::bytes(value) }
 }

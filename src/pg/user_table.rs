@@ -16,6 +16,7 @@
 //! the transaction ends, so the name cannot come to mean another table.
 
 use std::ffi::{CStr, CString, c_int};
+use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -24,6 +25,7 @@ use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
 use super::trigger::{Column, Generated};
+use super::value::{self, Arguments, Columns, Parameters};
 use super::{catalog, memory, transaction};
 
 /// Which lock a table gets, until the transaction ends.
@@ -61,21 +63,43 @@ pub struct UserTable {
     reaches_children: bool,
 }
 
-/// A statement on one user's table.
-pub struct TableStatement<'a> {
+/// A statement from `sql/queries/` on one user's table. `@table@` stands for the table: with ONLY, unless the statement
+/// reaches its children. Lines that begin with `--` are left out. The parameters and columns have types, and the header of
+/// the file declares the parameters.
+pub struct TableStatement<'a, P, C> {
     /// For messages.
-    pub name: &'static str,
-    /// `@table@` stands for the table: with ONLY, unless the statement reaches its children. Lines that begin with `--` are
-    /// left out.
-    pub text: &'a str,
-    /// Further placeholders, and the text that replaces each, in the server's encoding.
-    pub parts: &'a [(&'static str, &'a [u8])],
-    pub argument_types: &'a [pg_sys::Oid],
-    pub result_types: &'a [pg_sys::Oid],
-    /// Which other relations the statement may name.
-    pub others: Others<'a>,
-    /// True if the statement must not write. It then uses the snapshot of the calling statement.
-    pub is_read_only: bool,
+    name: &'static str,
+    text: &'static str,
+    parts: &'a [(&'static str, &'a [u8])],
+    others: Others<'a>,
+    is_read_only: bool,
+    of: PhantomData<fn(P) -> C>,
+}
+
+impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
+    /// In a constant: does not compile if the header of `text` declares other parameters.
+    pub const fn new(name: &'static str, text: &'static str) -> Self {
+        assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
+        TableStatement { name, text, parts: &[], others: Others::None, is_read_only: false, of: PhantomData }
+    }
+
+    /// Adds further placeholders, and the text that replaces each, in the server's encoding.
+    pub fn with_parts(mut self, parts: &'a [(&'static str, &'a [u8])]) -> Self {
+        self.parts = parts;
+        self
+    }
+
+    /// Says which other relations the statement may name.
+    pub fn naming(mut self, others: Others<'a>) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// The statement must not write. It then uses the snapshot of the calling statement.
+    pub fn read_only(mut self) -> Self {
+        self.is_read_only = true;
+        self
+    }
 }
 
 /// Relations that a statement may name besides the table.
@@ -162,7 +186,7 @@ impl UserTable {
     }
 
     /// Returns the text of a statement, in the server's encoding.
-    pub fn text(&self, statement: &TableStatement<'_>) -> Vec<u8> {
+    pub fn text<P, C>(&self, statement: &TableStatement<'_, P, C>) -> Vec<u8> {
         filled(statement.text, statement.parts, &self.reference())
     }
 
@@ -243,16 +267,18 @@ impl FrozenTable {
 impl Connection {
     /// Runs a statement on a locked table, and passes its rows to `read`. No argument is null. The statement must return
     /// rows of the declared types, because the owner or the caller may have written part of its text.
-    pub fn run_on<T>(
+    pub fn run_on<P: Parameters, C: Columns, T>(
         &self,
         table: &UserTable,
-        statement: &TableStatement<'_>,
-        arguments: &[pg_sys::Datum],
-        read: impl FnOnce(&Rows) -> T,
+        statement: &TableStatement<'_, P, C>,
+        arguments: impl Arguments<P>,
+        read: impl FnOnce(&Rows<C>) -> T,
     ) -> T {
-        if arguments.len() != statement.argument_types.len() {
-            pgrx::error!("statement \"{}\" has another number of arguments", statement.name);
+        let arguments = arguments.write();
+        if (0..P::OIDS.len()).any(|n| arguments.is_null(n)) {
+            pgrx::error!("an argument of statement \"{}\" is null", statement.name);
         }
+        let arguments = arguments.datums.as_slice();
         let text = terminated(table.text(statement));
         // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
         // The query tree was compared with the locked table, and is executed as it is.
@@ -261,7 +287,7 @@ impl Connection {
             (*portal).visible = false;
             memory::returning(|| {
                 pg_sys::MemoryContextSwitchTo((*portal).portalContext);
-                let parameters = parameters(statement.argument_types, arguments);
+                let parameters = parameters(P::OIDS, arguments);
                 let source = pg_sys::pstrdup(text.as_ptr());
                 let plan = planned(table, statement, source, parameters);
                 let tag = pg_sys::CreateCommandTag(plan.cast());
@@ -279,9 +305,9 @@ impl Connection {
                 pg_sys::PortalStart(portal, parameters, 0, snapshot);
             });
             memory::returning(|| pg_sys::SPI_cursor_fetch(portal, true, std::ffi::c_long::MAX));
-            let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows| {
-                if !rows.are_of(statement.result_types) {
-                    pgrx::error!("statement \"{}\" returns other columns than it should", statement.name);
+            let result = Self::hand_over(pg_sys::SPI_OK_FETCH as i32, statement.name, |rows: &Rows<C>| {
+                if rows.columns().is_some_and(|columns| columns != C::TYPES.len()) {
+                    pgrx::error!("statement \"{}\" returns another number of columns", statement.name);
                 }
                 read(rows)
             });
@@ -298,13 +324,13 @@ impl Connection {
 ///
 /// # Safety
 /// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
-unsafe fn planned(
+unsafe fn planned<P: Parameters, C>(
     table: &UserTable,
-    statement: &TableStatement<'_>,
+    statement: &TableStatement<'_, P, C>,
     source: *const std::ffi::c_char,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    let types = statement.argument_types;
+    let types = P::OIDS;
     // SAFETY: as the caller promises. The trees live in the current memory context, and the snapshot is popped below.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());

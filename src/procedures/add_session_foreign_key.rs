@@ -6,15 +6,13 @@
 
 use std::time::Duration;
 
-use pgrx::pg_sys;
-
 use super::backfill_sessions::{self, RejectedRows};
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::scan::Readable;
-use crate::pg::{self, catalog, latch};
+use crate::pg::{self, Oid, catalog, latch};
 use crate::store::backfill_sessions::Table;
 use crate::store::calls::Rejected;
 use crate::store::{self, Home, session_foreign_key};
@@ -43,7 +41,7 @@ pub fn add(call: &Call) {
 const TRIES: u32 = 60;
 const BETWEEN: Duration = Duration::from_millis(500);
 
-fn lock_and_add(run: &mut Run, rel: pg_sys::Oid, whole: bool) {
+fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
     run.begin("locking", 0);
     for _ in 0..TRIES {
         match session_foreign_key::add(run.connection, rel, whole) {
@@ -63,7 +61,7 @@ const MOST_LISTED: usize = 1_000;
 
 /// Validates the foreign keys of a table and its partitions that are not yet; answers how many sessions are in the way of
 /// that. `rows`: how many sessions are expected, if somebody knows better than the server.
-pub fn settle(run: &mut Run, rel: pg_sys::Oid, rows: Option<i64>) -> i64 {
+pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let home = run.home;
     let open = acting_as(home.owner, || session_foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {

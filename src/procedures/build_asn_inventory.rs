@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 
 use cowrie_enrich_engine::address::{self, Address};
-use pgrx::pg_sys;
 
 use super::{Options, Procedure, Run, run};
 use crate::error;
@@ -16,7 +15,8 @@ use crate::pg::jsonb::{self, Value};
 use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
-use crate::pg::{self, check_for_interrupts};
+use crate::pg::value::{Jsonb, Typed};
+use crate::pg::{self, Oid, check_for_interrupts};
 use crate::store::build_asn_inventory::{self, Found, Noted, Told};
 use crate::store::{calls, fold, reclassification, refresh_session_counts};
 
@@ -61,8 +61,7 @@ pub fn build(call: &Call) {
     let Some(progress) = call.boolean(1) else { error::null_argument("progress") };
     let Some(is_verbose) = call.boolean(2) else { error::null_argument("verbose") };
     let way = Way { batch_size, is_verbose, is_atomic: call.is_atomic() };
-    let options =
-        Options { procedure: PROCEDURE, relation: pg_sys::InvalidOid, progress, needs_commits: false };
+    let options = Options { procedure: PROCEDURE, relation: Oid::INVALID, progress, needs_commits: false };
     run(call, &options, |run| {
         let mut tally = read_addresses(run, &way);
         reclassify(run, &mut tally);
@@ -210,7 +209,7 @@ impl Tally {
         }
     }
 
-    fn written(&self) -> pg_sys::Datum {
+    fn written(&self) -> Typed<Jsonb> {
         jsonb::object(|object| {
             if let Some(last) = self.last {
                 object.text("last", &last.to_string());

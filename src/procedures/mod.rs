@@ -17,8 +17,6 @@ pub mod refresh_stale;
 
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
-
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::exclusion::{Held, Released, kind_in_pg_locks};
@@ -27,7 +25,8 @@ use crate::pg::role::acting_as;
 use crate::pg::shared::PROCEDURES;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::{self, check_for_interrupts, relation};
+use crate::pg::value::{Jsonb, Typed};
+use crate::pg::{self, Oid, check_for_interrupts, relation};
 use crate::procedures::progress::{self as report, Reporting};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
@@ -72,8 +71,8 @@ impl Procedure {
 /// How a call is made.
 pub struct Options {
     pub procedure: Procedure,
-    /// Table that it works on, or InvalidOid.
-    pub relation: pg_sys::Oid,
+    /// Table that it works on, or `Oid::INVALID`.
+    pub relation: Oid,
     /// Whether the caller sees how far it is.
     pub progress: bool,
     /// Whether it cannot do without commits: inside a transaction block it is refused.
@@ -167,7 +166,7 @@ impl Run<'_> {
     }
 
     /// The same; `work` also answers where the next call goes on if this one is killed.
-    pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<pg_sys::Datum>)) {
+    pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<Typed<Jsonb>>)) {
         // In a connection of its own: what a batch's statements allocate is gone when it ends.
         Connection::with(self.home.schema, |connection| {
             let (done, resume_at) = acting_as(self.home.owner, || work(connection));
@@ -212,7 +211,7 @@ impl Run<'_> {
         }
     }
 
-    fn note(&self, resume_at: Option<pg_sys::Datum>) {
+    fn note(&self, resume_at: Option<Typed<Jsonb>>) {
         let (key, phase, progress) = (self.key, self.phase, (self.done, self.total));
         acting_as(self.home.owner, || calls::advance(self.connection, key, phase, progress, resume_at));
     }

@@ -1,11 +1,9 @@
 //! Counts, from the sessions that there are.
 
-use pgrx::pg_sys;
-
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
-use crate::pg;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
+use crate::pg::{self, Oid};
 use crate::store::refresh_session_counts::NotIntact;
 use crate::store::{fold, refresh_session_counts};
 
@@ -22,7 +20,7 @@ pub struct Recounted {
 pub fn refresh(call: &Call) {
     let options = Options {
         procedure: Procedure::RefreshSessionCounts,
-        relation: pg_sys::InvalidOid,
+        relation: Oid::INVALID,
         progress: true,
         needs_commits: true,
     };
@@ -39,7 +37,7 @@ pub fn refresh(call: &Call) {
 }
 
 /// All phases of it, for a call of any procedure, which may have `read` so many sessions of some tables just now.
-pub fn recount(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> Recounted {
+pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> Recounted {
     fold(run);
     let found = addresses(run, read, of);
     fold(run);
@@ -60,7 +58,7 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> Re
     }
 }
 
-fn addresses(run: &mut Run, read: i64, of: impl Fn(pg_sys::Oid) -> bool) -> refresh_session_counts::Found {
+fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::Found {
     let home = run.home;
     let mut tables = acting_as(home.owner, || refresh_session_counts::tables(run.connection));
     // Of tables that were just written the server has no good estimate.

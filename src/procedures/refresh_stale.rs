@@ -1,10 +1,10 @@
 //! Answers past their lifetime: the files' are redone here and now, for those of providers lookups are queued.
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::{Options, Procedure, Run, run};
 use crate::mmdb::{self, LoadPolicy};
+use crate::pg::Oid;
 use crate::pg::call::Call;
 use crate::provider::{Provider, Providers};
 use crate::store::{enrich, refresh_stale};
@@ -32,7 +32,7 @@ pub fn refresh(call: &Call) {
     let batch = if call.is_atomic() { usize::MAX } else { BATCH };
     let options = Options {
         procedure: Procedure::RefreshStale,
-        relation: pg_sys::InvalidOid,
+        relation: Oid::INVALID,
         progress: true,
         needs_commits: false,
     };

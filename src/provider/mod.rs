@@ -35,14 +35,14 @@ impl Deref for Limits {
 
 /// What follows from the settings. They change by a reload alone, and are asked for in every transaction.
 #[derive(Default)]
-struct AsSet {
+struct Configuration {
     as_of: i64,
     enabled: Providers,
     /// By place.
-    each: Vec<One>,
+    each: Vec<ProviderConfiguration>,
 }
 
-struct One {
+struct ProviderConfiguration {
     settings: Settings,
     limits: Limits,
     lifetimes: Lifetimes,
@@ -50,35 +50,35 @@ struct One {
 }
 
 thread_local! {
-    static AS_SET: RefCell<AsSet> = RefCell::default();
+    static CONFIGURATION: RefCell<Configuration> = RefCell::default();
 }
 
-impl AsSet {
-    fn read<T>(read: impl FnOnce(&AsSet) -> T) -> T {
+impl Configuration {
+    fn read<T>(read: impl FnOnce(&Configuration) -> T) -> T {
         let now = clock::settings_loaded_at();
-        AS_SET.with_borrow_mut(|known| {
+        CONFIGURATION.with_borrow_mut(|known| {
             if known.each.is_empty() || known.as_of != now {
-                *known = AsSet::of(now);
+                *known = Configuration::of(now);
             }
             read(known)
         })
     }
 
-    fn of(as_of: i64) -> AsSet {
+    fn of(as_of: i64) -> Configuration {
         let enabled = guc::enabled_sources();
         let is_enabled = |provider: &Provider| guc::names(&enabled, provider.name());
-        AsSet {
+        Configuration {
             as_of,
             enabled: Providers::of(Provider::all().filter(is_enabled)),
-            each: Provider::all().map(One::of).collect(),
+            each: Provider::all().map(ProviderConfiguration::of).collect(),
         }
     }
 }
 
-impl One {
-    fn of(provider: Provider) -> One {
+impl ProviderConfiguration {
+    fn of(provider: Provider) -> ProviderConfiguration {
         let (declared, settings) = (provider.declared(), guc::provider(provider));
-        One {
+        ProviderConfiguration {
             limits: Limits { own: declared.limits(&settings), retry_base: guc::retry_base() },
             lifetimes: declared.lifetimes(&settings),
             blocked_reason: declared.blocked_reason(&settings),
@@ -123,20 +123,20 @@ impl Provider {
     }
 
     pub fn settings(self) -> Settings {
-        AsSet::read(|known| known.each[self.0].settings.clone())
+        Configuration::read(|configuration| configuration.each[self.0].settings.clone())
     }
 
     pub fn limits(self) -> Limits {
-        AsSet::read(|known| known.each[self.0].limits)
+        Configuration::read(|configuration| configuration.each[self.0].limits)
     }
 
     pub fn lifetimes(self) -> Lifetimes {
-        AsSet::read(|known| known.each[self.0].lifetimes)
+        Configuration::read(|configuration| configuration.each[self.0].lifetimes)
     }
 
     /// Why it cannot be asked as things are set.
     pub fn blocked_reason(self) -> Option<String> {
-        AsSet::read(|known| known.each[self.0].blocked_reason.clone())
+        Configuration::read(|configuration| configuration.each[self.0].blocked_reason.clone())
     }
 
     /// Something that changes when what it was refused for may have been mended; reads a small file.
@@ -168,7 +168,7 @@ impl Providers {
 
     /// Those that the operator wants to be asked.
     pub fn enabled() -> Providers {
-        AsSet::read(|known| known.enabled)
+        Configuration::read(|configuration| configuration.enabled)
     }
 
     pub fn is_empty(self) -> bool {

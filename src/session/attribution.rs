@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
 use foldhash::fast::RandomState;
-use pgrx::pg_sys;
 
 use crate::document::enrichment::{self, Answer};
 use crate::mmdb::{self, Databases, LoadPolicy};
@@ -19,6 +18,7 @@ use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
 use crate::pg::trigger::Length;
+use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, value};
 use crate::pg::{clock, invalidation, relation, snapshot, text};
 use crate::provider::Providers;
 use crate::session::pending::Inventory;
@@ -30,7 +30,7 @@ pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
     /// With its length in characters.
-    ip_type: Option<(Kept, usize)>,
+    ip_type: Option<(Kept<Text>, usize)>,
     /// The document without `_meta`, or none when nothing is known.
     enrichment: Option<Kept>,
     inventory: Inventory,
@@ -153,16 +153,16 @@ fn forget_if_stale(home: Home, databases: &Databases) {
 }
 
 impl Attribution {
-    /// The snapshot columns' values, valid as long as `self`; a text that its column would not take is left out.
-    pub fn values(&self, [country, ip_type]: [Length; 2]) -> [Option<pg_sys::Datum>; 5] {
+    /// The snapshot columns' values; a text that its column would not take is left out.
+    pub fn values(&self, [country, ip_type]: [Length; 2]) -> [Value; 5] {
         let filled = self.enrichment.is_some();
         let ip_type = self.ip_type.as_ref().filter(|(_, characters)| ip_type.takes(*characters));
         [
-            self.asn.map(pg_sys::Datum::from),
-            self.country.filter(|_| country.takes(2)).map(text::two_capitals),
-            ip_type.map(|(kept, _)| kept.datum()),
-            self.enrichment.as_ref().map(Kept::datum),
-            filled.then(|| pg_sys::Datum::from(clock::transaction_start())),
+            value::<Bigint>(self.asn),
+            value::<Text>(self.country.filter(|_| country.takes(2))),
+            value::<Text>(ip_type.map(|(kept, _)| kept)),
+            value::<Jsonb>(self.enrichment.as_ref()),
+            value::<Timestamptz>(filled.then(clock::transaction_start)),
         ]
     }
 
@@ -182,7 +182,10 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
     }
     let as_of = SETTLED_AS_OF.get();
     let own = snapshot::for_probe().is_none().then(snapshot::Latest::take);
-    let snapshot = own.as_ref().map(snapshot::Latest::raw).or_else(snapshot::for_probe)?;
+    let snapshot = match &own {
+        Some(own) => own.view(),
+        None => snapshot::for_probe()?,
+    };
     addresses::probe(home, address, snapshot, |row| {
         let known = addresses::read_known(row, databases);
         let document = addresses::document(row);
@@ -200,7 +203,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
                 asn,
                 country: answer.country().or(known.country),
                 ip_type,
-                enrichment: kept.map(|old| jsonb::keep(jsonb::concat(old.datum(), newer))),
+                enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).keep()),
                 // Not "present": the row wants renewing at commit.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
@@ -227,7 +230,7 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         asn: answer.asn(),
         country: answer.country(),
         ip_type: None,
-        enrichment: known.then(|| jsonb::keep(answer.document(databases, false))),
+        enrichment: known.then(|| answer.document(databases, false)).and_then(Typed::keep),
         inventory: Inventory::Unknown,
         awaits: match answer.bogon {
             Some(_) => Providers::NONE,

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use foldhash::fast::RandomState;
-use pgrx::pg_sys;
 
 use crate::inbox;
 use crate::mmdb::{self, Databases, LoadPolicy};
@@ -24,7 +23,7 @@ use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::transaction::{self, Level, Observer, Outcome};
-use crate::pg::{self, catalog, relation, snapshot, timeouts, transaction::current_level};
+use crate::pg::{self, Oid, catalog, relation, snapshot, timeouts, transaction::current_level};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::attribution;
@@ -53,10 +52,10 @@ pub enum Gap {
 }
 
 /// A table with sessions of an address that have gaps.
-type Incomplete = Option<(pg_sys::Oid, Gap)>;
+type Incomplete = Option<(Oid, Gap)>;
 
 /// Further ones, of several addresses.
-type Further = HashSet<(Address, pg_sys::Oid, Gap)>;
+type Further = HashSet<(Address, Oid, Gap)>;
 
 #[derive(Clone, Copy)]
 struct Seen {
@@ -406,7 +405,7 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Wa
         let (table, gap) = seen.incomplete?;
         Some((*address, table, gap))
     });
-    let incomplete: Vec<(Address, pg_sys::Oid, bool)> = own
+    let incomplete: Vec<(Address, Oid, bool)> = own
         .chain(further.iter().copied())
         .filter(|(_, _, gap)| match gap {
             Gap::TypeOnly => may_be_filled.ip_type,
@@ -521,7 +520,7 @@ fn create_missing(
     moment: Moment,
 ) -> Vec<Address> {
     let latest = snapshot::Latest::take();
-    let plan = enrich::plan(home, tallies, databases, latest.raw(), false, Providers::NONE);
+    let plan = enrich::plan(home, tallies, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     if plan.missing.is_empty() && plan.due.is_empty() {
         return Vec::new();

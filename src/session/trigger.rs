@@ -13,14 +13,14 @@ use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::session_time;
-use pgrx::pg_sys;
 
 use crate::error;
-use crate::pg::call::Call;
-use crate::pg::scan::{self, Value};
+use crate::pg::call::{Call, Returned};
+use crate::pg::scan::{self, AddressValue};
 use crate::pg::subtransaction::contained;
-use crate::pg::trigger::{self, Column, Event, Firing, Generated, Length, Tuple};
-use crate::pg::{catalog, clock, inet, invalidation, jsonb};
+use crate::pg::trigger::{Column, Event, Generated, Length, TriggerCall, Tuple};
+use crate::pg::value::{Bigint, Inet, Jsonb, Timestamptz, Value, value};
+use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::session::attribution;
 use crate::session::pending::{self, Gap, Inventory};
@@ -30,7 +30,7 @@ use crate::telemetry;
 
 /// What is the same for every row of a statement: where things are in the table and in the database.
 #[derive(Clone, Copy)]
-struct Site {
+struct TriggerLayout {
     home: Home,
     ip: Option<Column>,
     time: Option<Column>,
@@ -48,20 +48,20 @@ struct Site {
 
 thread_local! {
     /// By trigger, as of one version of the catalogs. A table does not change while a trigger fires on it.
-    static SITES: RefCell<(u64, HashMap<pg_sys::Oid, Site>)> = RefCell::default();
+    static SITES: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
 const NOT_INTACT: &str = "a session table lacks columns of the right type";
 const NOT_INTACT_DETAIL: &str =
     "a column was renamed, dropped, changed or generated since; attach the table again";
 
-impl Site {
-    fn of(call: &Call, firing: &Firing) -> Site {
+impl TriggerLayout {
+    fn of(call: &Call, firing: &TriggerCall) -> TriggerLayout {
         let (trigger, version) = (firing.trigger(), invalidation::catalog_version());
         let known =
             SITES.with_borrow(|(as_of, sites)| sites.get(&trigger).copied().filter(|_| *as_of == version));
         known.unwrap_or_else(|| {
-            let site = Site::look_up(call, firing);
+            let site = TriggerLayout::look_up(call, firing);
             SITES.with_borrow_mut(|(as_of, sites)| {
                 if *as_of != version {
                     (*as_of, *sites) = (version, HashMap::new());
@@ -72,7 +72,7 @@ impl Site {
         })
     }
 
-    fn look_up(call: &Call, firing: &Firing) -> Site {
+    fn look_up(call: &Call, firing: &TriggerCall) -> TriggerLayout {
         let row = firing.old_row();
         let column = |n| firing.argument(n).filter(|name| !name.is_empty()).and_then(|name| row.column(name));
         let is_ordinary = |c: &Column| c.generated(firing.table()) == Generated::Never;
@@ -89,7 +89,7 @@ impl Site {
         let home = Home::of(call);
         let accepts_null = |column: Column| catalog::accepts_null(firing.table(), column.number);
         let is_input_trusted = contained(|| session_options::is_input_trusted(home, firing.table()));
-        Site {
+        TriggerLayout {
             home,
             ip,
             time: time.filter(|c| c.holds_times()),
@@ -106,10 +106,10 @@ impl Site {
 }
 
 /// Entry point of `enrich_session()`.
-pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
-    let Some(firing) = Firing::of(call) else { error::not_a_trigger_call() };
+pub fn enrich_session(call: &Call) -> Value {
+    let Some(firing) = TriggerCall::of(call) else { error::not_a_trigger_call() };
     let Some(event) = firing.event() else { error::not_a_trigger_call() };
-    let site = Site::of(call, &firing);
+    let site = TriggerLayout::of(call, &firing);
     if site.respell {
         pending::addresses_are_referenced();
     }
@@ -117,7 +117,7 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
         let timed = telemetry::Firing::begin(telemetry::Event::Before);
         let row = before(&site, &firing, event);
         timed.end();
-        return Some(row.datum());
+        return row.value();
     }
     if firing.is_constraint() {
         pending::create_now(site.home);
@@ -126,7 +126,7 @@ pub fn enrich_session(call: &Call) -> Option<pg_sys::Datum> {
         after(&site, &firing, event);
         timed.end();
     }
-    Some(pg_sys::Datum::from(0))
+    ().value()
 }
 
 /// Whether a column's type is one that we can fill.
@@ -135,22 +135,22 @@ type IsFit = fn(Column) -> bool;
 /// The position of the document among the snapshot columns.
 const DOCUMENT: usize = 3;
 
-/// The snapshot columns, and which types they may have: a datum of another type in there would be followed as a pointer.
+/// The snapshot columns, and which types they may have: others stay as they are.
 const SNAPSHOT: [(&CStr, IsFit); 5] = [
-    (c"snapshot_asn", |c| c.type_oid == pg_sys::INT8OID),
+    (c"snapshot_asn", Column::is::<Bigint>),
     (c"snapshot_country", Column::is_text_like),
     (c"snapshot_ip_type", Column::is_text_like),
-    (c"enrichment", |c| c.type_oid == pg_sys::JSONBOID),
-    (c"enrichment_at", |c| c.type_oid == pg_sys::TIMESTAMPTZOID),
+    (c"enrichment", Column::is::<Jsonb>),
+    (c"enrichment_at", Column::is::<Timestamptz>),
 ];
 
-fn before(site: &Site, firing: &Firing, event: Event) -> Tuple {
+fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
     match event {
         Event::Insert => {
             let row = firing.new_row();
             let given = if site.is_input_trusted { Given::Kept } else { Given::Replaced };
             let Some(source) = source_address(site, row, Complain::Yes) else {
-                return replaced(site, row, given, [None; 5]);
+                return replaced(site, row, given, [Value::NULL; 5]);
             };
             fill(site, source.respelled(row), source.address, given)
         }
@@ -180,8 +180,8 @@ enum Given {
 }
 
 /// Returns the row with its snapshot filled by the attribution of its address.
-fn fill(site: &Site, row: Tuple, address: Address, given: Given) -> Tuple {
-    let is_complete = site.snapshot.iter().flatten().all(|column| row.value(column.number).is_some());
+fn fill(site: &TriggerLayout, row: Tuple, address: Address, given: Given) -> Tuple {
+    let is_complete = site.snapshot.iter().flatten().all(|column| !row.is_null(*column));
     if given == Given::Kept && is_complete {
         return row;
     }
@@ -193,34 +193,35 @@ fn fill(site: &Site, row: Tuple, address: Address, given: Given) -> Tuple {
 ///
 /// An insert never fails because of this: a column that must not be null keeps its value where none is known. The document
 /// becomes an empty one.
-fn replaced(site: &Site, row: Tuple, given: Given, mut values: [Option<pg_sys::Datum>; 5]) -> Tuple {
+fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 5]) -> Tuple {
     if given == Given::Replaced {
         for (n, value) in
-            values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_none())
+            values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_null())
         {
             *value = match site.snapshot[n] {
-                Some(_) if n == DOCUMENT => Some(jsonb::empty()),
-                Some(column) => row.value(column.number),
-                None => None,
+                Some(_) if n == DOCUMENT => jsonb::empty().into(),
+                Some(column) => Tuple::value(&row, column),
+                None => Value::NULL,
             };
         }
     }
-    let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
+    let changes: Vec<(Column, Value)> = site
         .snapshot
         .into_iter()
         .zip(values)
-        .filter_map(|(column, value)| column.map(|column| (column.number, value)))
-        .filter(|(number, value)| match row.value(*number) {
-            Some(_) => given == Given::Replaced,
-            None => value.is_some(),
-        })
+        .filter_map(|(column, value)| column.map(|column| (column, value)))
+        .filter(
+            |(column, value)| {
+                if row.is_null(*column) { !value.is_null() } else { given == Given::Replaced }
+            },
+        )
         .collect();
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
 /// The updated row with every snapshot column as it was. A null column takes the value that the extension has registered
 /// for the row, and on a trusted table the value that the UPDATE gives it. Also whether the extension has registered any.
-fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> (Tuple, bool) {
+fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (firing.old_row(), firing.new_row());
     let registered = if fill_register::is_empty() {
         None
@@ -228,22 +229,22 @@ fn protect(site: &Site, firing: &Firing, address: Option<Address>) -> (Tuple, bo
         fill_register::values_for(firing.table(), firing.old_place(), address)
     };
     let is_filled = registered.is_some();
-    let registered = registered.as_ref().map_or([None; 5], |values| values.datums());
-    let changes: Vec<(i16, Option<pg_sys::Datum>)> = site
+    let registered = registered.as_ref().map_or([Value::NULL; 5], |values| values.values());
+    let changes: Vec<(Column, Value)> = site
         .snapshot
         .into_iter()
         .zip(registered)
         .filter_map(|(column, registered)| column.map(|column| (column, registered)))
-        .filter_map(|(column, registered)| match (old.value(column.number), registered) {
-            (None, None) if site.is_input_trusted => None,
-            (None, Some(value)) => Some((column.number, Some(value))),
-            (kept, _) => (!old.same(&new, column)).then_some((column.number, kept)),
+        .filter_map(|(column, registered)| match (old.is_null(column), registered.is_null()) {
+            (true, true) if site.is_input_trusted => None,
+            (true, false) => Some((column, registered)),
+            _ => (!old.same(&new, column)).then(|| (column, Tuple::value(&old, column))),
         })
         .collect();
     (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)
 }
 
-fn after(site: &Site, firing: &Firing, event: Event) {
+fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
     let address = |row| source_address(site, row, Complain::No).map(|source| source.address);
     let went = if event == Event::Insert { None } else { address(firing.old_row()) };
     let came = if event == Event::Delete { None } else { address(firing.new_row()) };
@@ -265,32 +266,32 @@ fn after(site: &Site, firing: &Firing, event: Event) {
 }
 
 /// Returns the gap in the snapshot of a stored session.
-fn gap(site: &Site, row: Tuple) -> Option<Gap> {
-    let lacks = |column: Option<Column>| column.is_some_and(|column| row.value(column.number).is_none());
+fn gap(site: &TriggerLayout, row: Tuple) -> Option<Gap> {
+    let lacks = |column: Option<Column>| column.is_some_and(|column| row.is_null(column));
     let [asn, country, ip_type, ..] = site.snapshot;
     if lacks(asn) || lacks(country) { Some(Gap::Network) } else { lacks(ip_type).then_some(Gap::TypeOnly) }
 }
 
 /// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
 /// believed.
-fn session_time(site: &Site, row: Tuple) -> Option<i64> {
-    let own = site.time.and_then(|column| Some((row.value(column.number)?, column.type_oid)));
-    let Some((value, type_oid)) = own else { return Some(clock::transaction_start()) };
+fn session_time(site: &TriggerLayout, row: Tuple) -> Option<i64> {
+    let own = site.time.map_or(Ok(None), |column| row.time(column)).ok()?;
+    let Some(time) = own else { return Some(clock::transaction_start()) };
     let [.., enriched_at] = site.snapshot;
-    let enriched_at = enriched_at.and_then(|column| row.value(column.number)).map(|at| at.value() as i64);
-    session_time::believed(trigger::timestamptz(value, type_oid)?, enriched_at, clock::now())
+    let enriched_at = enriched_at.and_then(|column| row.time(column).ok().flatten());
+    session_time::believed(time, enriched_at, clock::now())
 }
 
 /// A row's address, and the value to store in its place where a foreign key needs the inventory's own spelling.
 struct Source {
     address: Address,
-    canonical: Option<(i16, pg_sys::Datum)>,
+    canonical: Option<(Column, Address)>,
 }
 
 impl Source {
     fn respelled(&self, row: Tuple) -> Tuple {
         match self.canonical {
-            Some((number, datum)) => row.with(&[(number, Some(datum))]),
+            Some((column, address)) => row.with(&[(column, value::<Inet>(address))]),
             None => row,
         }
     }
@@ -303,16 +304,14 @@ enum Complain {
     No,
 }
 
-fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source> {
+fn source_address(site: &TriggerLayout, row: Tuple, complain: Complain) -> Option<Source> {
     let column = site.ip?;
-    let value = row.value(column.number)?;
     if !column.is_text_like() {
-        let found = trigger::inet(value)?;
-        let canonical =
-            (site.respell && !found.is_canonical).then(|| (column.number, inet::write(found.address)));
+        let found = row.inet(column)?;
+        let canonical = (site.respell && !found.is_canonical).then_some((column, found.address));
         return Some(Source { address: found.address, canonical });
     }
-    match address::parse_bytes(trigger::text(value)) {
+    match address::parse_bytes(row.text(column)?) {
         Ok(found) => found.map(|address| Source { address, canonical: None }),
         Err(error) => {
             if complain == Complain::Yes {
@@ -327,16 +326,16 @@ fn source_address(site: &Site, row: Tuple, complain: Complain) -> Option<Source>
 ///
 /// The table is its owner's, and the owner may have put anything into it. So it is read below the executor, where
 /// nothing of theirs runs.
-pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
-    let Some(firing) = Firing::of_truncate(call) else { error::not_a_trigger_call() };
+pub fn forget_sessions(call: &Call) {
+    let Some(firing) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
     let home = Home::of(call);
-    let name = firing.argument(0)?;
+    let Some(name) = firing.argument(0) else { return };
     let counted = contained(|| {
         let mut gone: HashMap<Address, i64> = HashMap::new();
         let is_whole = scan::column(firing.table(), name, |value| {
             let address = match value {
-                Value::Inet(inet) => Some(inet.address),
-                Value::Text(text) => address::parse_bytes(text).ok().flatten(),
+                AddressValue::Inet(inet) => Some(inet.address),
+                AddressValue::Text(text) => address::parse_bytes(text).ok().flatten(),
             };
             if let Some(address) = address {
                 *gone.entry(address).or_default() += 1;
@@ -363,5 +362,4 @@ pub fn forget_sessions(call: &Call) -> Option<pg_sys::Datum> {
             telemetry::error("sessions that TRUNCATE removes were not counted", &failure.message);
         }
     }
-    Some(pg_sys::Datum::from(0))
 }

@@ -1,19 +1,17 @@
-//! Rows of `ip_inventory`: one at a time below the executor, or what is known now of several.
+//! Rows of `ip_inventory`, read one at a time below the executor, and their deletion.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
-use pgrx::pg_sys;
 
 use super::Home;
-use super::complete_sessions::CurrentAttribution;
 use crate::document::enrichment;
 use crate::mmdb::Databases;
-use crate::pg::array;
-use crate::pg::inet;
 use crate::pg::jsonb::Container;
-use crate::pg::relation::{Prober, Row};
+use crate::pg::relation::{Key, Prober, Row};
 use crate::pg::role::acting_as_stranger;
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::snapshot::View;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Inet, array};
 use crate::provider::Providers;
 
 /// Columns of ip_inventory by position; upgrades may only append. A server test compares them with the catalog.
@@ -23,14 +21,12 @@ const GEO_COUNTRY: i16 = 12;
 const IS_BOGON: i16 = 15;
 
 thread_local! {
-    static STANDING: Statement = const { Statement::new(
-        "addresses_standing", include_str!("../../sql/queries/inventory/addresses_standing.sql"), &[pg_sys::INETARRAYOID]) };
-    static DELETE: Statement = const { Statement::new(
-        "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql"), &[pg_sys::INETARRAYOID]) };
+    static DELETE: Statement<(Array<Inet>,), (Bigint,)> = const { Statement::new(
+        "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql")) };
 }
 
-/// What the inventory knows of an address, as far as its snapshot needs it.
-pub struct Known {
+/// The part of an address's row that a session's snapshot needs.
+pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
     pub ip_type: Option<String>,
@@ -42,24 +38,19 @@ pub struct Known {
 pub struct Inventory(Option<Prober>);
 
 impl Inventory {
-    pub fn open(home: Home, snapshot: pg_sys::Snapshot) -> Inventory {
-        Inventory(Prober::open(home.inventory, home.inventory_key, snapshot))
+    pub fn open(home: Home, view: View<'_>) -> Inventory {
+        Inventory(Prober::open(home.inventory, home.inventory_key, view))
     }
 
-    /// Hands the address's row to `read`, or answers `None` when there is none.
+    /// Passes the address's row to `read`. Returns `None` if there is no row.
     pub fn probe<T>(&mut self, address: Address, read: impl FnOnce(&Row) -> T) -> Option<T> {
-        self.0.as_mut()?.probe(inet::write(address), read)
+        self.0.as_mut()?.probe(Key::Address(address), read)
     }
 }
 
 /// One look-up.
-pub fn probe<T>(
-    home: Home,
-    address: Address,
-    snapshot: pg_sys::Snapshot,
-    read: impl FnOnce(&Row) -> T,
-) -> Option<T> {
-    Inventory::open(home, snapshot).probe(address, read)
+pub fn probe<T>(home: Home, address: Address, view: View<'_>, read: impl FnOnce(&Row) -> T) -> Option<T> {
+    Inventory::open(home, view).probe(address, read)
 }
 
 /// The document of a row.
@@ -68,9 +59,9 @@ pub fn document(row: &Row) -> Option<Container<'_>> {
 }
 
 /// Reads what a snapshot needs.
-pub fn read_known(row: &Row, databases: &Databases) -> Known {
+pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     let document = row.jsonb(ENRICHMENT);
-    Known {
+    AddressFacts {
         asn: row.bigint(CURRENT_ASN),
         country: row.text(GEO_COUNTRY).and_then(|text| <[u8; 2]>::try_from(text).ok()).filter(|c| c != b"XX"),
         ip_type: document.and_then(|d| enrichment::leading_type(&enrichment::ip_types(d)).map(str::to_owned)),
@@ -119,33 +110,8 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
 pub fn delete(home: Home, addresses: &[Address]) -> i64 {
     Connection::with(home.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");
-        acting_as_stranger(home.owner, || {
-            let addresses = [Some(array::inets(addresses))];
-            DELETE.with(|statement| connection.run(statement, &addresses, |rows| rows.bigint(0, 1)))
-        })
+        acting_as_stranger(home.owner, || DELETE.first(connection, (array(addresses),), |(deleted,)| deleted))
     })
+    .flatten()
     .unwrap_or_default()
-}
-
-/// Hands over what is known now of some addresses.
-pub fn standing<T>(
-    connection: &Connection,
-    addresses: &[Address],
-    read: impl FnOnce(&[CurrentAttribution]) -> T,
-) -> T {
-    STANDING.with(|statement| {
-        connection.run(statement, &[Some(array::inets(addresses))], |rows| {
-            let known = |row| {
-                let document = rows.jsonb(row, 3)?;
-                Some(CurrentAttribution {
-                    address: rows.address(row, 1)?,
-                    asn: rows.bigint(row, 2),
-                    country: enrichment::country(document),
-                    ip_type: enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned),
-                    document: rows.jsonb_datum(row, 3)?,
-                })
-            };
-            read(&(0..rows.count).filter_map(known).collect::<Vec<_>>())
-        })
-    })
 }

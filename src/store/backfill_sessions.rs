@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::Home;
 use super::addresses::{self, Inventory};
@@ -24,24 +23,28 @@ use crate::pg::jsonb;
 use crate::pg::kept::Kept;
 use crate::pg::relation::Row;
 use crate::pg::scan;
-use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::snapshot::Latest;
+use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::trigger::Column;
-use crate::pg::{memory, snapshot};
+use crate::pg::value::{self, Bigint, Boolean, Bytes, Jsonb, Text, Typed};
+use crate::pg::{Oid, memory};
 use crate::provider::Providers;
 
+type TableColumns = (value::Oid, Bytes, Bytes, Bytes, Bytes, Boolean);
+
 thread_local! {
-    static TABLES: Statement = const { Statement::new(
-        "backfill_tables", include_str!("../../sql/queries/procedures/backfill_tables.sql"), &[pg_sys::OIDOID]) };
-    static ATTACHED: Statement = const { Statement::new(
-        "backfill_attached", include_str!("../../sql/queries/procedures/backfill_attached.sql"), &[pg_sys::OIDOID]) };
-    static NOT_INTACT: Statement = const { Statement::new(
-        "table_not_intact", include_str!("../../sql/queries/sessions/table_not_intact.sql"), &[pg_sys::OIDOID]) };
+    static TABLES: Statement<(value::Oid,), TableColumns> = const { Statement::new(
+        "backfill_tables", include_str!("../../sql/queries/procedures/backfill_tables.sql")) };
+    static ATTACHED: Statement<(value::Oid,), (Bigint,)> = const { Statement::new(
+        "backfill_attached", include_str!("../../sql/queries/procedures/backfill_attached.sql")) };
+    static NOT_INTACT: Statement<(value::Oid,), (Text,)> = const { Statement::new(
+        "table_not_intact", include_str!("../../sql/queries/sessions/table_not_intact.sql")) };
 }
 
 /// A table without partitions. The names of columns are as they are, that of the table as SQL wants it, all in the
 /// server's encoding.
 pub struct Table {
-    pub oid: pg_sys::Oid,
+    pub oid: Oid,
     pub name: Vec<u8>,
     pub ip_column: CString,
     pub time_column: Option<CString>,
@@ -63,36 +66,30 @@ pub fn shown_key(row: &Row, key: Option<Column>) -> String {
     key.unwrap_or_else(|| row.place().text())
 }
 
-pub fn is_attached(connection: &Connection, rel: pg_sys::Oid) -> bool {
-    ATTACHED.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| rows.bigint(0, 1)) > Some(0)
-    })
+pub fn is_attached(connection: &Connection, rel: Oid) -> bool {
+    ATTACHED.first(connection, (rel,), |(count,)| count > Some(0)) == Some(true)
 }
 
 /// Why a table, or the attached table that it is a partition of, is not as it was attached.
-pub fn not_intact_reason(connection: &Connection, rel: pg_sys::Oid) -> Option<String> {
-    NOT_INTACT.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| rows.text(0, 1))
-    })
+pub fn not_intact_reason(connection: &Connection, rel: Oid) -> Option<String> {
+    NOT_INTACT.first(connection, (rel,), |(reason,)| reason).flatten()
 }
 
 /// The tables that an attached table's sessions are in.
-pub fn tables(connection: &Connection, rel: pg_sys::Oid) -> Vec<Table> {
-    let column = |rows: &Rows, row, column| CString::new(rows.bytes(row, column)?).ok();
-    TABLES.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| {
-            let table = |row| {
-                Some(Table {
-                    oid: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
-                    name: rows.bytes(row, 2)?,
-                    ip_column: column(rows, row, 3)?,
-                    time_column: column(rows, row, 4),
-                    key_column: column(rows, row, 5),
-                    is_of_one_owner: rows.boolean(row, 6)?,
-                })
-            };
-            (0..rows.count).filter_map(table).collect()
-        })
+pub fn tables(connection: &Connection, rel: Oid) -> Vec<Table> {
+    let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
+    TABLES.run(connection, (rel,), |rows| {
+        let tables = rows.iter().filter_map(|(oid, name, ip, time, key, is_of_one_owner)| {
+            Some(Table {
+                oid: oid?,
+                name: name?,
+                ip_column: column(ip)?,
+                time_column: column(time),
+                key_column: column(key),
+                is_of_one_owner: is_of_one_owner?,
+            })
+        });
+        tables.collect()
     })
 }
 
@@ -218,9 +215,9 @@ pub fn place(
     (addresses, named): (&Addresses, &Named),
     settled: &mut Settled,
 ) -> Placed {
-    let latest = snapshot::Latest::take();
+    let latest = Latest::take();
     let seen = addresses.iter().map(|(address, gleaned)| (*address, gleaned.tally));
-    let plan = enrich::plan(home, seen, databases, latest.raw(), false, Providers::NONE);
+    let plan = enrich::plan(home, seen, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
     networks.retain(|asn, _| settled.is_new(Settler::Files, *asn));
@@ -283,9 +280,9 @@ pub fn write_quotes(
         addresses.iter().filter(|(_, gleaned)| which.is_in(gleaned)).collect();
     for chunk in quoted.chunks(CHUNK) {
         memory::scratch(|| {
-            let latest = snapshot::Latest::take();
-            let mut inventory = Inventory::open(home, latest.raw());
-            let answers: Vec<(Address, Option<i64>, pg_sys::Datum)> = chunk
+            let latest = Latest::take();
+            let mut inventory = Inventory::open(home, latest.view());
+            let answers: Vec<(Address, Option<i64>, Typed<Jsonb>)> = chunk
                 .iter()
                 .filter_map(|(address, gleaned)| {
                     let news = inventory.probe(**address, |row| news(row, gleaned, which))?;
@@ -327,7 +324,7 @@ fn answer(
     news: &[usize],
     which: Quoted,
     databases: &Databases,
-) -> Option<(Option<i64>, pg_sys::Datum)> {
+) -> Option<(Option<i64>, Typed<Jsonb>)> {
     let quotes: Vec<(usize, &Quote)> =
         news.iter().filter_map(|source| Some((*source, gleaned.quotes[*source].as_deref()?))).collect();
     if quotes.is_empty() {
@@ -350,8 +347,8 @@ pub fn ask(home: Home, placed: &Placed) {
     if online.is_empty() {
         return;
     }
-    let latest = snapshot::Latest::take();
-    let mut inventory = Inventory::open(home, latest.raw());
+    let latest = Latest::take();
+    let mut inventory = Inventory::open(home, latest.view());
     let mut lookups = Vec::new();
     for chunk in [&placed.created, &placed.renewed].into_iter().flat_map(|addresses| addresses.chunks(CHUNK))
     {
@@ -380,7 +377,7 @@ pub struct Known {
 
 /// What is known of these addresses; of bogons and unknown ones nothing.
 pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, Known> {
-    let latest = snapshot::Latest::take();
+    let latest = Latest::take();
     let read = |row: &Row| {
         let document = addresses::document(row).filter(|document| !enrichment::is_bogon(*document))?;
         let known = addresses::read_known(row, databases);
@@ -398,7 +395,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
             // Opened in here: the scan allocates as it goes, and frees that when it ends.
-            let mut inventory = Inventory::open(home, latest.raw());
+            let mut inventory = Inventory::open(home, latest.view());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {
                     all.insert(*address, known);

@@ -1,13 +1,14 @@
 //! What providers said of whole blocks.
 
 use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::lookup_key;
 use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::Lifetimes;
-use pgrx::pg_sys;
 
-use crate::pg::array::{self, Element};
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{
+    Array, Bigint, Boolean, Cidr, Inet, Integer, Jsonb, Text, Timestamptz, ToSql, Typed, array,
+};
 use crate::provider::Provider;
 use crate::store::networks::Said;
 use crate::store::queue;
@@ -16,17 +17,17 @@ use crate::store::queue;
 pub const MOST_AT_ONCE: usize = 5_000;
 
 thread_local! {
-    static KEEP: Statement = const { Statement::new(
-        "answers_keep", include_str!("../../sql/queries/queue/answers_keep.sql"),
-        &[pg_sys::TEXTOID, pg_sys::CIDRARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID,
-          pg_sys::TEXTARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::BOOLARRAYOID, pg_sys::TIMESTAMPTZOID]) };
-    static WAITED_FOR: Statement = const { Statement::new(
-        "answers_waited_for", include_str!("../../sql/queries/queue/answers_waited_for.sql"),
-        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INETOID,
-          pg_sys::INT8OID]) };
-    static FORGET: Statement = const { Statement::new(
-        "answers_forget", include_str!("../../sql/queries/queue/answers_forget.sql"),
-        &[pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::INT4OID]) };
+    static KEEP: Statement<(
+        Text, Array<Cidr>, Array<Bigint>, Array<Text>, Array<Text>, Array<Text>, Array<Jsonb>, Array<Boolean>, Timestamptz,
+    )> = const { Statement::new(
+        "answers_keep", include_str!("../../sql/queries/queue/answers_keep.sql")) };
+    static WAITED_FOR: Statement<
+        (Text, Array<Text>, Integer, Integer, Inet, Bigint),
+        (Inet, Text, Bigint, Text, Text, Text, Jsonb, Boolean),
+    > = const { Statement::new(
+        "answers_waited_for", include_str!("../../sql/queries/queue/answers_waited_for.sql")) };
+    static FORGET: Statement<(Text, Integer, Integer)> = const { Statement::new(
+        "answers_forget", include_str!("../../sql/queries/queue/answers_forget.sql")) };
 }
 
 /// An answer and the block that it holds for.
@@ -37,7 +38,7 @@ pub struct Kept {
     pub network: Said,
     pub is_absent: bool,
     /// What it means for an address: parts of its enrichment.
-    pub document: pg_sys::Datum,
+    pub document: Typed<Jsonb>,
 }
 
 /// An address that waited, with its answer. The document is valid inside the closure that it is handed to.
@@ -48,7 +49,7 @@ pub struct Waiting {
     pub network: Said,
     pub is_absent: bool,
     /// None where the inventory has it already.
-    pub document: Option<pg_sys::Datum>,
+    pub document: Option<Typed<Jsonb>>,
 }
 
 /// Keeps answers, over earlier ones for the same blocks. Each block once; `asked_at` in microseconds since 2000.
@@ -57,21 +58,20 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
         return;
     }
     let texts = |field: fn(&Said) -> &Option<String>| {
-        let values = answers.iter().map(|a| field(&a.network).as_deref().map(text::write));
-        Some(array::write(Element::Text, values))
+        array(answers.iter().map(move |answer| field(&answer.network).as_deref()))
     };
-    let arguments = [
-        Some(text::write(provider.name())),
-        Some(array::write(Element::Cidr, answers.iter().map(|a| Some(inet::write_prefix(a.prefix))))),
-        Some(array::write(Element::Bigint, answers.iter().map(|a| a.asn.map(pg_sys::Datum::from)))),
+    let arguments = (
+        provider.name(),
+        array(answers.iter().map(|answer| answer.prefix)),
+        array(answers.iter().map(|answer| answer.asn)),
         texts(|said| &said.name),
         texts(|said| &said.country),
         texts(|said| &said.registry),
-        Some(array::write(Element::Jsonb, answers.iter().map(|a| Some(a.document)))),
-        Some(array::write(Element::Boolean, answers.iter().map(|a| Some(pg_sys::Datum::from(a.is_absent))))),
-        Some(pg_sys::Datum::from(asked_at)),
-    ];
-    KEEP.with(|statement| connection.run(statement, &arguments, |_| ()));
+        array(answers.iter().map(|answer| answer.document)),
+        array(answers.iter().map(|answer| answer.is_absent)),
+        asked_at,
+    );
+    KEEP.execute(connection, arguments);
 }
 
 /// Hands over the addresses that wait for these lookups and are answered, in key order, from behind `after` on, at
@@ -84,45 +84,34 @@ pub fn waited_for<T>(
     read: impl FnOnce(&[Waiting]) -> T,
 ) -> T {
     let lifetimes = provider.lifetimes();
-    let arguments = [
-        Some(text::write(provider.name())),
-        queue::write_keys(lookup_keys),
-        Some(pg_sys::Datum::from(lifetimes.value)),
-        Some(pg_sys::Datum::from(lifetimes.absent)),
-        after.map(inet::write),
-        Some(pg_sys::Datum::from(MOST_AT_ONCE as i64)),
-    ];
-    WAITED_FOR.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            let waiting: Vec<Waiting> = (0..rows.count)
-                .filter_map(|row| {
-                    Some(Waiting {
-                        address: rows.address(row, 1)?,
-                        lookup_key: queue::read_key(rows, row, 2)?,
-                        asn: rows.bigint(row, 3),
-                        network: Said {
-                            name: rows.text(row, 4),
-                            country: rows.text(row, 5),
-                            registry: rows.text(row, 6),
-                            ..Said::default()
-                        },
-                        document: Some(rows.jsonb_datum(row, 7)?),
-                        is_absent: rows.boolean(row, 8).unwrap_or_default(),
-                    })
+    let arguments = (
+        provider.name(),
+        queue::keys(lookup_keys),
+        lifetimes.value,
+        lifetimes.absent,
+        after,
+        MOST_AT_ONCE as i64,
+    );
+    WAITED_FOR.run(connection, arguments, |rows| {
+        let waiting: Vec<Waiting> = rows
+            .iter()
+            .filter_map(|(address, key, asn, name, country, registry, document, is_absent)| {
+                Some(Waiting {
+                    address: address?,
+                    lookup_key: lookup_key::parse(&key?)?,
+                    asn,
+                    network: Said { name, country, registry, ..Said::default() },
+                    document: Some(document?.to_sql()),
+                    is_absent: is_absent.unwrap_or_default(),
                 })
-                .collect();
-            read(&waiting)
-        })
+            })
+            .collect();
+        read(&waiting)
     })
 }
 
 /// Drops answers that are past every lifetime.
 pub fn forget_stale(connection: &Connection, provider: Provider) {
     let Lifetimes { value, absent } = provider.lifetimes();
-    let arguments = [
-        Some(text::write(provider.name())),
-        Some(pg_sys::Datum::from(value)),
-        Some(pg_sys::Datum::from(absent)),
-    ];
-    FORGET.with(|statement| connection.run(statement, &arguments, |_| ()));
+    FORGET.execute(connection, (provider.name(), value, absent));
 }

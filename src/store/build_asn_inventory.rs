@@ -7,33 +7,33 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::calls::Rejected;
 use super::networks::{self, Best, Filled, Networks, Origin, Said};
 use crate::document::legacy::{self, Named, Reading};
-use crate::pg::array::{self, Element};
 use crate::pg::jsonb::{Container, Value};
+use crate::pg::memory;
 use crate::pg::role::with_settings;
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, memory, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, array};
 
 /// Addresses read, or placed, by one statement, whatever a transaction comprises.
 const PAGE: i64 = 10_000;
 /// Characters of a document that are shown to whoever repairs it.
 const SHOWN: usize = 500;
 
+/// An address, its network, its document, and when it was first and last seen.
+type Documents = (Inet, Bigint, Jsonb, Timestamptz, Timestamptz);
+
 thread_local! {
-    static DOCUMENTS: Statement = const { Statement::new(
-        "documents_page", include_str!("../../sql/queries/import/documents_page.sql"),
-        &[pg_sys::INETOID, pg_sys::INT8OID]) };
-    static LEFT: Statement = const { Statement::new(
-        "documents_left", include_str!("../../sql/queries/import/documents_left.sql"), &[pg_sys::INETOID]) };
-    static PLACE: Statement = const { Statement::new(
-        "addresses_place", include_str!("../../sql/queries/inventory/addresses_place.sql"),
-        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID]) };
-    static IN_USE: Statement = const { Statement::new(
-        "networks_in_use", include_str!("../../sql/queries/inventory/networks_in_use.sql"), &[]) };
+    static DOCUMENTS: Statement<(Inet, Bigint), Documents> = const { Statement::new(
+        "documents_page", include_str!("../../sql/queries/import/documents_page.sql")) };
+    static LEFT: Statement<(Inet,), (Bigint,)> = const { Statement::new(
+        "documents_left", include_str!("../../sql/queries/import/documents_left.sql")) };
+    static PLACE: Statement<(Array<Inet>, Array<Bigint>, Array<Text>)> = const { Statement::new(
+        "addresses_place", include_str!("../../sql/queries/inventory/addresses_place.sql")) };
+    static IN_USE: Statement<(), (Bigint,)> = const { Statement::new(
+        "networks_in_use", include_str!("../../sql/queries/inventory/networks_in_use.sql")) };
 }
 
 /// How many rows are asked for decides how they are read.
@@ -91,15 +91,14 @@ pub struct Written {
 
 /// Addresses from behind `after` on.
 pub fn left(connection: &Connection, after: Option<Address>) -> i64 {
-    let arguments = [after.map(inet::write)];
-    let count = || LEFT.with(|statement| connection.run(statement, &arguments, |rows| rows.bigint(0, 1)));
-    with_settings(READING, count).unwrap_or_default()
+    let count = || LEFT.first(connection, (after,), |(count,)| count);
+    with_settings(READING, count).flatten().unwrap_or_default()
 }
 
 /// Networks that addresses are in.
 pub fn in_use(connection: &Connection) -> i64 {
-    let count = || IN_USE.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
-    with_settings(READING, count).unwrap_or_default()
+    let count = || IN_USE.first(connection, (), |(count,)| count);
+    with_settings(READING, count).flatten().unwrap_or_default()
 }
 
 impl Found {
@@ -111,24 +110,23 @@ impl Found {
     /// Reads the documents of the next addresses, `most` at most and no more than one statement should; `None` when there
     /// are none.
     pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<Noted> {
-        let arguments = [self.last.map(inet::write), Some(pg_sys::Datum::from(most.min(PAGE)))];
         let read = || {
-            DOCUMENTS.with(|statement| {
-                connection.run(statement, &arguments, |rows| {
-                    let mut noted = Noted::default();
-                    for row in 0..rows.count {
-                        let Some(address) = rows.address(row, 1) else { continue };
-                        let times = (rows.bigint(row, 4), rows.bigint(row, 5));
-                        // A document is taken out of TOAST here: one at a time.
-                        memory::scratch(|| {
-                            let document = rows.jsonb(row, 3);
-                            self.add(&mut noted, address, rows.bigint(row, 2), document, times);
-                        });
+            DOCUMENTS.run(connection, (self.last, most.min(PAGE)), |rows| {
+                let mut noted = Noted::default();
+                let mut documents = rows.iter();
+                for _ in 0..rows.count() {
+                    // Reading a row detoasts its document: one at a time.
+                    memory::scratch(|| {
+                        let Some((Some(address), asn, document, first_seen, last_seen)) = documents.next()
+                        else {
+                            return;
+                        };
+                        self.add(&mut noted, address, asn, document, (first_seen, last_seen));
                         self.last = Some(address);
-                    }
-                    self.scanned += rows.count as i64;
-                    (rows.count > 0).then_some(noted)
-                })
+                    });
+                }
+                self.scanned += rows.count() as i64;
+                (rows.count() > 0).then_some(noted)
             })
         };
         with_settings(READING, read)
@@ -303,10 +301,10 @@ fn was_asked(document: Option<Container<'_>>) -> bool {
 }
 
 fn place(connection: &Connection, unplaced: &[(Address, i64, &'static str)]) {
-    let arguments = [
-        Some(array::inets(unplaced.iter().map(|(address, ..)| address))),
-        Some(array::bigints(unplaced.iter().map(|(_, asn, _)| asn))),
-        Some(array::write(Element::Text, unplaced.iter().map(|(.., source)| Some(text::write(source))))),
-    ];
-    with_settings(IN_ORDER, || PLACE.with(|statement| connection.run(statement, &arguments, |_| ())));
+    let arguments = (
+        array(unplaced.iter().map(|(address, ..)| address)),
+        array(unplaced.iter().map(|(_, asn, _)| asn)),
+        array(unplaced.iter().map(|(.., source)| *source)),
+    );
+    with_settings(IN_ORDER, || PLACE.execute(connection, arguments));
 }

@@ -1,55 +1,41 @@
 //! Calls of procedures that work in batches, and the rows that they could not use.
 
-use pgrx::pg_sys;
-
-use crate::pg::array::{self, Element};
 use crate::pg::kept::Kept;
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{jsonb, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{self, Array, Bigint, Jsonb, Text, Typed, array};
+use crate::pg::{Oid, jsonb};
+
+type Rejections = (Text, Array<Text>, Array<Text>, Array<Text>, Array<Text>);
 
 thread_local! {
-    static BEGIN: Statement = const { Statement::new(
-        "call_begin", include_str!("../../sql/queries/procedures/call_begin.sql"),
-        &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::INT8OID, pg_sys::TEXTOID]) };
-    static ADVANCE: Statement = const { Statement::new(
-        "call_advance", include_str!("../../sql/queries/procedures/call_advance.sql"),
-        &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::JSONBOID]) };
-    static END: Statement = const { Statement::new(
-        "call_end", include_str!("../../sql/queries/procedures/call_end.sql"),
-        &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::JSONBOID]) };
-    static LOCKS: Statement = const { Statement::new(
-        "session_locks", include_str!("../../sql/queries/sessions/session_locks.sql"), &[]) };
-    static REJECT: Statement = const { Statement::new(
-        "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql"),
-        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID]) };
+    static BEGIN: Statement<(Text, value::Oid, Bigint, Text), (Jsonb,)> = const { Statement::new(
+        "call_begin", include_str!("../../sql/queries/procedures/call_begin.sql")) };
+    static ADVANCE: Statement<(Text, value::Oid, Text, Bigint, Bigint, Jsonb)> = const { Statement::new(
+        "call_advance", include_str!("../../sql/queries/procedures/call_advance.sql")) };
+    static END: Statement<(Text, value::Oid, Jsonb)> = const { Statement::new(
+        "call_end", include_str!("../../sql/queries/procedures/call_end.sql")) };
+    static LOCKS: Statement<(), (Bigint,)> = const { Statement::new(
+        "session_locks", include_str!("../../sql/queries/sessions/session_locks.sql")) };
+    static REJECT: Statement<Rejections> = const { Statement::new(
+        "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql")) };
 }
 
-/// Which call: of which procedure, and of which table, or InvalidOid.
+/// Which call: of which procedure, and of which table, or `Oid::INVALID`.
 #[derive(Clone, Copy)]
 pub struct Key {
     pub procedure: &'static str,
-    pub relation: pg_sys::Oid,
-}
-
-impl Key {
-    fn arguments(self) -> [Option<pg_sys::Datum>; 2] {
-        [Some(text::write(self.procedure)), Some(pg_sys::Datum::from(self.relation))]
-    }
+    pub relation: Oid,
 }
 
 /// How many advisory locks this session has, those of the call itself included.
 pub fn locks_of_the_session(connection: &Connection) -> i64 {
-    LOCKS.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default()))
+    LOCKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
 /// Notes that a call began; answers where an earlier one that did not come to its end would have gone on.
 pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<Kept> {
-    let [procedure, relation] = key.arguments();
-    let kind = Some(pg_sys::Datum::from(i64::from(lock_kind)));
-    let arguments = [procedure, relation, kind, Some(text::write(phase))];
-    BEGIN.with(|statement| {
-        connection.run(statement, &arguments, |rows| rows.jsonb_datum(0, 1).map(jsonb::keep))
-    })
+    let arguments = (key.procedure, key.relation, i64::from(lock_kind), phase);
+    BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.keep())).flatten()
 }
 
 /// Notes how far it is. `resume_at`: where the next call goes on if this one is killed; `None` leaves it.
@@ -58,12 +44,9 @@ pub fn advance(
     key: Key,
     phase: &str,
     (done, total): (i64, i64),
-    resume_at: Option<pg_sys::Datum>,
+    resume_at: Option<Typed<Jsonb>>,
 ) {
-    let [procedure, relation] = key.arguments();
-    let number = |number: i64| Some(pg_sys::Datum::from(number));
-    let arguments = [procedure, relation, Some(text::write(phase)), number(done), number(total), resume_at];
-    ADVANCE.with(|statement| connection.run(statement, &arguments, |_| ()));
+    ADVANCE.execute(connection, (key.procedure, key.relation, phase, done, total, resume_at));
 }
 
 /// Notes that it came to its end, and what it reports.
@@ -73,8 +56,7 @@ pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
             object.number(name, *number);
         }
     });
-    let [procedure, relation] = key.arguments();
-    END.with(|statement| connection.run(statement, &[procedure, relation, Some(result)], |_| ()));
+    END.execute(connection, (key.procedure, key.relation, result));
 }
 
 /// A row that could not be used, or only in part.
@@ -104,20 +86,19 @@ pub fn reject(connection: &Connection, procedure: &str, rows: &[Rejected]) {
     if rows.is_empty() {
         return;
     }
-    let shortened = |text: &str, longest: usize| {
-        let shown: String = text.chars().filter(|letter| *letter != '\0').take(longest).collect();
-        Some(text::write(&shown))
+    let shortened = |text: &str, longest: usize| -> String {
+        text.chars().filter(|letter| *letter != '\0').take(longest).collect()
     };
-    let key = |text: &str| shortened(text, LONGEST_OF_KEY);
-    let texts = |field: &dyn Fn(&Rejected) -> Option<pg_sys::Datum>| {
-        Some(array::write(Element::Text, rows.iter().map(field)))
+    let keys = |field: fn(&Rejected) -> &String| {
+        array(rows.iter().map(move |row| shortened(field(row), LONGEST_OF_KEY)))
     };
-    let arguments = [
-        Some(text::write(procedure)),
-        texts(&|row| key(&row.relation)),
-        texts(&|row| key(&row.row_key)),
-        texts(&|row| key(&row.reason)),
-        texts(&|row| row.content.as_deref().and_then(|content| shortened(content, LONGEST))),
-    ];
-    REJECT.with(|statement| connection.run(statement, &arguments, |_| ()));
+    let contents = rows.iter().map(|row| row.content.as_deref().map(|content| shortened(content, LONGEST)));
+    let arguments = (
+        procedure,
+        keys(|row| &row.relation),
+        keys(|row| &row.row_key),
+        keys(|row| &row.reason),
+        array(contents),
+    );
+    REJECT.execute(connection, arguments);
 }

@@ -6,22 +6,26 @@
 
 use std::ffi::CString;
 
-use pgrx::pg_sys;
-
 use super::Home;
 use crate::error;
 use crate::pg::call::quoted_schema;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
-use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::spi::{Connection, Rows, Run, Statement};
 use crate::pg::trigger::Generated;
 use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
-use crate::pg::{catalog, parser};
+use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
+use crate::pg::{Oid, catalog, parser};
+
+/// The statement that analyses a table, with the condition of the caller.
+type Analysis<'a> = TableStatement<'a, (), Networks>;
+/// A network, its name and type, country and type at the moment of attack, sessions, addresses, first and last seen.
+pub type Networks = (Bigint, Text, Text, Text, Text, Bigint, Bigint, Timestamptz, Timestamptz);
+type AttachedColumns = (Bytes, Bytes, Bytes, Bytes, Boolean, Boolean);
 
 thread_local! {
-    static ATTACHED: Statement = const { Statement::new(
-        "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql"),
-        &[pg_sys::OIDOID, pg_sys::OIDOID]) };
+    static ATTACHED: Statement<(value::Oid, value::Oid), AttachedColumns> = const { Statement::new(
+        "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql")) };
 }
 
 /// A table whose sessions can be read, and what of it the statement names.
@@ -43,7 +47,7 @@ struct Attached {
 
 impl Campaign {
     /// Locks the table for reading. Raises where it is not attached, or is not as it was attached.
-    pub fn of(home: Home, connection: &Connection, rel: pg_sys::Oid) -> Campaign {
+    pub fn of(home: Home, connection: &Connection, rel: Oid) -> Campaign {
         let name = catalog::table_name(rel);
         let Some(table) = UserTable::lock(rel, Lock::Read) else { error::not_attached(&name) };
         let Some(attached) = attached(home, connection, rel) else { error::not_attached(&name) };
@@ -93,9 +97,14 @@ impl Campaign {
     }
 
     /// Passes the networks to `read`.
-    pub fn run<T>(&self, connection: &Connection, condition: &[u8], read: impl FnOnce(&Rows) -> T) -> T {
+    pub fn run<T>(
+        &self,
+        connection: &Connection,
+        condition: &[u8],
+        read: impl FnOnce(&Rows<Networks>) -> T,
+    ) -> T {
         let names = [relation::find(self.home.schema, c"asn_inventory")];
-        self.statement(condition, &names, |statement| connection.run_on(&self.table, statement, &[], read))
+        self.statement(condition, &names, |statement| connection.run_on(&self.table, statement, (), read))
     }
 
     /// Returns the statement, in the server's encoding.
@@ -103,63 +112,46 @@ impl Campaign {
         self.statement(condition, &[], |statement| self.table.text(statement))
     }
 
-    fn statement<T>(
-        &self,
-        condition: &[u8],
-        others: &[pg_sys::Oid],
-        work: impl FnOnce(&TableStatement<'_>) -> T,
-    ) -> T {
+    fn statement<T>(&self, condition: &[u8], others: &[Oid], work: impl FnOnce(&Analysis<'_>) -> T) -> T {
         if !parser::is_expression(condition) {
             error::not_an_expression();
         }
+        const STATEMENT: Analysis<'static> =
+            TableStatement::new("campaign", include_str!("../../sql/queries/analysis/campaign.sql"));
         let parts: Vec<(&'static str, &[u8])> =
             self.parts.iter().map(|(name, part)| (*name, part.as_slice())).collect();
-        work(&TableStatement {
-            name: "campaign",
-            text: include_str!("../../sql/queries/analysis/campaign.sql"),
-            parts: &[parts.as_slice(), &[("@condition@", condition)]].concat(),
-            argument_types: &[],
-            result_types: &[
-                pg_sys::INT8OID,
-                pg_sys::TEXTOID,
-                pg_sys::TEXTOID,
-                pg_sys::TEXTOID,
-                pg_sys::TEXTOID,
-                pg_sys::INT8OID,
-                pg_sys::INT8OID,
-                pg_sys::TIMESTAMPTZOID,
-                pg_sys::TIMESTAMPTZOID,
-            ],
-            others: Others::InExpression(others),
-            is_read_only: true,
-        })
+        let parts = [parts.as_slice(), &[("@condition@", condition)]].concat();
+        work(&STATEMENT.with_parts(&parts).naming(Others::InExpression(others)).read_only())
     }
 }
 
-fn attached(home: Home, connection: &Connection, rel: pg_sys::Oid) -> Option<Attached> {
-    let arguments = [Some(pg_sys::Datum::from(rel)), Some(pg_sys::Datum::from(role::current()))];
-    let name = |rows: &Rows, column| CString::new(rows.bytes(0, column)?).ok();
+fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<Attached> {
+    let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
+    let caller = role::current();
     acting_as(home.owner, || {
-        ATTACHED.with(|statement| {
-            connection.run(statement, &arguments, |rows| {
+        ATTACHED.first(
+            connection,
+            (rel, caller),
+            |(ip, time, quoted_ip, quoted_time, is_intact, shows_names)| {
                 Some(Attached {
-                    ip_column: name(rows, 1)?,
-                    time_column: name(rows, 2),
-                    quoted_ip: rows.bytes(0, 3)?,
-                    quoted_time: rows.bytes(0, 4),
-                    is_intact: rows.boolean(0, 5)?,
-                    shows_names: rows.boolean(0, 6)?,
+                    ip_column: column(ip)?,
+                    time_column: column(time),
+                    quoted_ip: quoted_ip?,
+                    quoted_time,
+                    is_intact: is_intact?,
+                    shows_names: shows_names?,
                 })
-            })
-        })
+            },
+        )
     })
+    .flatten()
 }
 
 /// The type that addresses are read as; `None` where a column is missing or has a type that is not the server's own.
 fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> {
     let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
     let text = |name| column(name).filter(|(column, _)| column.is_text_like());
-    column(c"snapshot_asn").filter(|(column, _)| column.type_oid == pg_sys::INT8OID)?;
+    column(c"snapshot_asn").filter(|(column, _)| column.is::<Bigint>())?;
     text(c"snapshot_country")?;
     text(c"snapshot_ip_type")?;
     if let Some(time) = &attached.time_column {
@@ -168,5 +160,5 @@ fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> 
             .filter(|(column, generated)| *generated != Generated::Virtual && column.holds_times())?;
     }
     let (address, _) = column(&attached.ip_column).filter(|(column, _)| column.holds_addresses())?;
-    Some(if address.type_oid == pg_sys::INETOID { "inet" } else { "text" })
+    Some(if address.is::<Inet>() { "inet" } else { "text" })
 }

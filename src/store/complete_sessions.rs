@@ -12,45 +12,39 @@
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
+use super::Home;
 use super::fill_register::{self, Copies, Values};
-use super::{Home, addresses};
-use crate::pg::array::{self, Element};
+use crate::document::enrichment;
+use crate::pg::jsonb::Container;
 use crate::pg::kept::Kept;
-use crate::pg::relation::{Place, Prober, Row};
+use crate::pg::relation::{Key, Place, Prober, Row};
 use crate::pg::role::{acting_as, with_settings};
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained_within};
 use crate::pg::trigger::Length;
-use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
-use crate::pg::{catalog, inet, jsonb, snapshot, text};
+use crate::pg::user_table::{Lock, TableStatement, UserTable};
+use crate::pg::value::{self, Array, Bigint, Boolean, Inet, Jsonb, Regclass, Text, Tid, array};
+use crate::pg::{Oid, catalog, jsonb, snapshot};
 use crate::telemetry;
 
 thread_local! {
-    static INDEXES: Statement = const { Statement::new(
-        "sessions_index", include_str!("../../sql/queries/sessions/sessions_index.sql"), &[pg_sys::OIDOID]) };
-    static INDEXED: Statement = const { Statement::new(
-        "sessions_indexed", include_str!("../../sql/queries/sessions/sessions_indexed.sql"), &[pg_sys::OIDOID]) };
-    static BLOCKED: Statement = const { Statement::new(
-        "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql"),
-        &[pg_sys::REGCLASSOID]) };
+    static CURRENT: Statement<(Array<Inet>,), (Inet, Bigint, Jsonb)> = const { Statement::new(
+        "addresses_standing", include_str!("../../sql/queries/inventory/addresses_standing.sql")) };
+    static INDEXES: Statement<(value::Oid,), (value::Oid,)> = const { Statement::new(
+        "sessions_index", include_str!("../../sql/queries/sessions/sessions_index.sql")) };
+    static INDEXED: Statement<(value::Oid,), (Boolean,)> = const { Statement::new(
+        "sessions_indexed", include_str!("../../sql/queries/sessions/sessions_indexed.sql")) };
+    static BLOCKED: Statement<(Regclass,), (Text,)> = const { Statement::new(
+        "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql")) };
 }
 
 /// Sessions of a table that are written together; fewer where that takes too long.
 pub const MOST_SESSIONS: usize = 2_000;
 
-/// What is known now of an address. The document is what a session's snapshot holds when it holds nothing yet.
+/// What is known now of an address. It outlives the transaction that read it: no lock on the inventory is held while code of
+/// an owner runs. The document is for sessions that have none yet.
 pub struct CurrentAttribution {
-    pub address: Address,
-    pub asn: Option<i64>,
-    pub country: Option<String>,
-    pub ip_type: Option<String>,
-    pub document: pg_sys::Datum,
-}
-
-/// The same, for longer than the transaction that read it: no lock on the inventory is held while code of an owner runs.
-pub struct Known {
     address: Address,
     asn: Option<i64>,
     country: Option<String>,
@@ -61,8 +55,8 @@ pub struct Known {
 /// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is as SQL wants it,
 /// in the server's encoding.
 struct Table {
-    oid: pg_sys::Oid,
-    index: pg_sys::Oid,
+    oid: Oid,
+    index: Oid,
     name: Vec<u8>,
 }
 
@@ -90,23 +84,24 @@ pub enum Problem {
 }
 
 /// Reads some addresses from the inventory.
-pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<Known> {
-    let mut known: Vec<Known> = addresses::standing(connection, wanted, |standing| {
-        let keep = |standing: &CurrentAttribution| Known {
-            address: standing.address,
-            asn: standing.asn,
-            country: standing.country.clone(),
-            ip_type: standing.ip_type.clone(),
-            document: Some(jsonb::keep_without(jsonb::view(standing.document), "_meta")),
+pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribution> {
+    let mut known: Vec<CurrentAttribution> = CURRENT.run(connection, (array(wanted),), |rows| {
+        let read = |(address, asn, document): (Option<Address>, _, Option<Container<'_>>)| {
+            let (address, document) = address.zip(document)?;
+            let country = enrichment::country(document);
+            let ip_type = enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned);
+            let document = Some(jsonb::keep_without(document, "_meta"));
+            Some(CurrentAttribution { address, asn, country, ip_type, document })
         };
-        standing.iter().map(keep).collect()
+        rows.iter().filter_map(read).collect()
     });
     let unknown: Vec<Address> = wanted
         .iter()
         .copied()
         .filter(|address| known.binary_search_by_key(address, |known| known.address).is_err())
         .collect();
-    let nothing = |address| Known { address, asn: None, country: None, ip_type: None, document: None };
+    let nothing =
+        |address| CurrentAttribution { address, asn: None, country: None, ip_type: None, document: None };
     known.extend(unknown.into_iter().map(nothing));
     known
 }
@@ -115,8 +110,8 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<Known> {
 /// processes.
 pub fn visit(
     connection: &Connection,
-    (table, owner): (pg_sys::Oid, pg_sys::Oid),
-    known: &[Known],
+    (table, owner): (Oid, Oid),
+    known: &[CurrentAttribution],
     (most, limit): (usize, Duration),
     waits_for_types: bool,
 ) -> Result<Vec<(Address, Finding)>, Problem> {
@@ -154,33 +149,27 @@ pub fn visit(
 }
 
 /// Returns a table with the index of its incomplete sessions, and whether the index has sessions that lack the type alone.
-fn found(connection: &Connection, table: pg_sys::Oid) -> Option<(Table, bool)> {
-    let indexes: Vec<pg_sys::Oid> = INDEXES.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(table))], |rows| {
-            (0..rows.count)
-                .filter_map(|row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from))
-                .collect()
-        })
-    });
+fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
+    let indexes: Vec<Oid> =
+        INDEXES.run(connection, (table,), |rows| rows.iter().filter_map(|(index,)| index).collect());
     let approved = indexes.into_iter().filter_map(|index| Some((index, indexed(connection, index)?)));
     let (index, has_types) = approved.max_by_key(|(_, has_types)| *has_types)?;
     Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
 /// Whether those that lack the type alone are among the sessions in an index; `None`: it is no index of waiting sessions.
-fn indexed(connection: &Connection, index: pg_sys::Oid) -> Option<bool> {
-    let index = [Some(pg_sys::Datum::from(index))];
-    INDEXED.with(|statement| connection.run(statement, &index, |rows| rows.boolean(0, 1)))
+fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
+    INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }
 
-fn all(known: &[Known], finding: Finding) -> Vec<(Address, Finding)> {
+fn all(known: &[CurrentAttribution], finding: Finding) -> Vec<(Address, Finding)> {
     known.iter().map(|known| (known.address, finding)).collect()
 }
 
 fn complete_table(
     connection: &Connection,
     table: &Table,
-    known: &[Known],
+    known: &[CurrentAttribution],
     most: usize,
     waits_for_types: bool,
 ) -> Vec<(Address, Finding)> {
@@ -233,14 +222,14 @@ fn complete_table(
 }
 
 /// Looks for gaps that are left in the sessions of each address.
-fn gaps(table: &Table, known: &[Known], waits_for_types: bool) -> Vec<(Address, Finding)> {
+fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, Finding)> {
     let latest = snapshot::Latest::take();
-    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.raw()) else {
+    let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
         return all(known, Finding::Complete);
     };
     let columns = Columns::of(table, &sessions);
-    let finding = |known: &Known| {
-        let key = inet::write(known.address);
+    let finding = |known: &CurrentAttribution| {
+        let key = Key::Address(known.address);
         let is_lacking = |row: &Row| columns.are_lacking(row, known);
         if !sessions.places(key, 1, is_lacking).is_empty() {
             return (known.address, Finding::Held);
@@ -271,17 +260,14 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]
 }
 
 /// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
-pub fn blocked_reason(connection: &Connection, table: pg_sys::Oid) -> Option<String> {
+pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
     // The view is the extension's, and this process may act as another role at the moment.
     let home = Home::of_extension(&catalog::extension()?);
-    let table = [Some(pg_sys::Datum::from(table))];
-    acting_as(home.owner, || {
-        BLOCKED.with(|statement| connection.run(statement, &table, |rows| rows.text(0, 1)))
-    })
+    acting_as(home.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }
 
 /// Returns true if a table is left alone for that reason, and logs the reason.
-fn blocks_completion(connection: &Connection, table: pg_sys::Oid) -> bool {
+fn blocks_completion(connection: &Connection, table: Oid) -> bool {
     let Some(reason) = blocked_reason(connection, table) else { return false };
     telemetry::log_once_per_burst("sessions of a table are not completed", &reason);
     true
@@ -304,25 +290,25 @@ impl Columns {
         }
     }
 
-    fn country<'a>(&self, known: &'a Known) -> Option<&'a str> {
+    fn country<'a>(&self, known: &'a CurrentAttribution) -> Option<&'a str> {
         fitting(self.country, known.country.as_deref())
     }
 
-    fn ip_type<'a>(&self, known: &'a Known) -> Option<&'a str> {
+    fn ip_type<'a>(&self, known: &'a CurrentAttribution) -> Option<&'a str> {
         fitting(self.ip_type, known.ip_type.as_deref())
     }
 
     /// Returns whether a row has a gap that a later answer may fill.
     fn have_gap(&self, row: &Row, waits_for_types: bool) -> bool {
-        let lacks = |number: i16| row.column(number).is_none();
+        let lacks = |number: i16| row.is_null(number);
         self.asn.is_some_and(lacks)
             || self.country.is_some_and(|(number, _)| lacks(number))
             || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
     }
 
     /// Whether a session's row lacks something that is known now.
-    fn are_lacking(&self, row: &Row, known: &Known) -> bool {
-        let lacks = |number: i16| row.column(number).is_none();
+    fn are_lacking(&self, row: &Row, known: &CurrentAttribution) -> bool {
+        let lacks = |number: i16| row.is_null(number);
         (known.asn.is_some() && self.asn.is_some_and(lacks))
             || (self.country(known).is_some() && self.country.is_some_and(|(number, _)| lacks(number)))
             || (self.ip_type(known).is_some() && self.ip_type.is_some_and(|(number, _)| lacks(number)))
@@ -336,15 +322,19 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
 
 /// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
 /// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
-fn waiting<'a>(table: &Table, known: &'a [Known], most: usize) -> Option<(Columns, Vec<(&'a Known, Place)>)> {
+fn waiting<'a>(
+    table: &Table,
+    known: &'a [CurrentAttribution],
+    most: usize,
+) -> Option<(Columns, Vec<(&'a CurrentAttribution, Place)>)> {
     let latest = snapshot::Latest::take();
-    let mut sessions = Prober::open(table.oid, table.index, latest.raw())?;
+    let mut sessions = Prober::open(table.oid, table.index, latest.view())?;
     let columns = Columns::of(table, &sessions);
     let mut waiting = Vec::new();
     for known in known {
         let left = most - waiting.len();
         let is_lacking = |row: &Row| columns.are_lacking(row, known);
-        let places = sessions.places(inet::write(known.address), left, is_lacking);
+        let places = sessions.places(Key::Address(known.address), left, is_lacking);
         waiting.extend(places.into_iter().map(|place| (known, place)));
     }
     Some((columns, waiting))
@@ -361,31 +351,17 @@ fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
     with_settings(SETTINGS, || table.as_owner(work))
 }
 
-const COMPLETE: TableStatement<'static> = TableStatement {
-    name: "sessions_complete",
-    text: include_str!("../../sql/queries/sessions/sessions_complete.sql"),
-    parts: &[],
-    argument_types: &[
-        pg_sys::TIDARRAYOID,
-        pg_sys::INT8ARRAYOID,
-        pg_sys::TEXTARRAYOID,
-        pg_sys::TEXTARRAYOID,
-        pg_sys::JSONBARRAYOID,
-    ],
-    result_types: &[pg_sys::TIDOID, pg_sys::BOOLOID],
-    others: Others::None,
-    is_read_only: false,
-};
+type Complete = (Array<Tid>, Array<Bigint>, Array<Text>, Array<Text>, Array<Jsonb>);
 
-const COMPLETED: TableStatement<'static> = TableStatement {
-    name: "sessions_completed",
-    text: include_str!("../../sql/queries/sessions/sessions_completed.sql"),
-    parts: &[],
-    argument_types: &[pg_sys::TIDARRAYOID],
-    result_types: &[pg_sys::BOOLOID],
-    others: Others::None,
-    is_read_only: false,
-};
+const COMPLETE: TableStatement<'static, Complete, (Tid, Boolean)> = TableStatement::new(
+    "sessions_complete",
+    include_str!("../../sql/queries/sessions/sessions_complete.sql"),
+);
+
+const COMPLETED: TableStatement<'static, (Array<Tid>,), (Boolean,)> = TableStatement::new(
+    "sessions_completed",
+    include_str!("../../sql/queries/sessions/sessions_completed.sql"),
+);
 
 /// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.
 fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
@@ -393,16 +369,13 @@ fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) 
     if blocks_completion(connection, table.oid()) {
         return Vec::new();
     }
-    let texts = |value: fn(&Filling<'_>) -> Option<pg_sys::Datum>| {
-        array::write(Element::Text, sessions.iter().map(value))
-    };
-    let arguments = [
-        array::write(Element::Tid, sessions.iter().map(|session| Some(session.place.datum()))),
-        array::write(Element::Bigint, sessions.iter().map(|session| session.asn.map(pg_sys::Datum::from))),
-        texts(|session| session.country.map(text::write)),
-        texts(|session| session.ip_type.map(text::write)),
-        array::write(Element::Jsonb, sessions.iter().map(|session| session.document.map(Kept::datum))),
-    ];
+    let arguments = (
+        array(sessions.iter().map(|session| session.place)),
+        array(sessions.iter().map(|session| session.asn)),
+        array(sessions.iter().map(|session| session.country)),
+        array(sessions.iter().map(|session| session.ip_type)),
+        array(sessions.iter().map(|session| session.document)),
+    );
     let mut copies = Copies::default();
     let rows = sessions.iter().map(|session| {
         let values = Values {
@@ -414,9 +387,8 @@ fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) 
         (session.place, session.address, values)
     });
     let _registration = fill_register::register(table.oid(), rows);
-    connection.run_on(table, &COMPLETE, &arguments, |rows| {
-        let written = |row| Some((rows.place(row, 1)?, rows.boolean(row, 2) == Some(true)));
-        (0..rows.count).filter_map(written).collect()
+    connection.run_on(table, &COMPLETE, arguments, |rows| {
+        rows.iter().filter_map(|(place, is_complete)| Some((place?, is_complete == Some(true)))).collect()
     })
 }
 
@@ -425,6 +397,5 @@ fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -
     if places.is_empty() {
         return false;
     }
-    let places = array::write(Element::Tid, places.iter().map(|place| Some(place.datum())));
-    connection.run_on(table, &COMPLETED, &[places], |rows| rows.count > 0)
+    connection.run_on(table, &COMPLETED, (array(places),), |rows| rows.count() > 0)
 }

@@ -1,12 +1,11 @@
 //! What prepared transactions have counted, in `counter_delta`: rows that come into being when the transaction commits, and
 //! that the worker adds to the counters in shared memory.
 
-use pgrx::pg_sys;
-
 use super::Home;
+use crate::pg::Oid;
 use crate::pg::relation::{self, Table};
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::text;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Bigint, Text};
 use crate::telemetry::{self, Counted};
 
 /// The places of counters are those of this version of the library.
@@ -16,9 +15,8 @@ const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 const MOST_TAKEN: i64 = 10_000;
 
 thread_local! {
-    static TAKE: Statement = const { Statement::new(
-        "counter_deltas_take", include_str!("../../sql/queries/fold/counter_deltas_take.sql"),
-        &[pg_sys::TEXTOID, pg_sys::INT8OID]) };
+    static TAKE: Statement<(Text, Bigint), (Bigint, Bigint)> = const { Statement::new(
+        "counter_deltas_take", include_str!("../../sql/queries/fold/counter_deltas_take.sql")) };
 }
 
 /// Pages of the table above which nothing is appended, because no worker takes its rows: 1 MB.
@@ -30,19 +28,11 @@ pub fn append(home: Home, counted: &[Counted]) {
     if table.pages() > MOST_PAGES {
         return;
     }
-    table.append(
-        [pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID],
-        counted.iter().map(|Counted { place, amount }| {
-            [
-                Some(text::write(LIBRARY)),
-                Some(pg_sys::Datum::from(*place)),
-                Some(pg_sys::Datum::from(*amount)),
-            ]
-        }),
-    );
+    let rows = counted.iter().map(|Counted { place, amount }| (LIBRARY, *place, *amount));
+    table.append::<(Text, Bigint, Bigint)>(rows);
 }
 
-pub fn table(home: Home) -> pg_sys::Oid {
+pub fn table(home: Home) -> Oid {
     relation::find(home.schema, c"counter_delta")
 }
 
@@ -51,14 +41,11 @@ pub fn take(home: Home, connection: &Connection) {
     if !relation::may_have_rows(table(home)) {
         return;
     }
-    let arguments = [Some(text::write(LIBRARY)), Some(pg_sys::Datum::from(MOST_TAKEN))];
-    TAKE.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            for row in 0..rows.count {
-                if let (Some(place), Some(amount)) = (rows.bigint(row, 1), rows.bigint(row, 2)) {
-                    telemetry::count(Counted { place, amount });
-                }
+    TAKE.run(connection, (LIBRARY, MOST_TAKEN), |rows| {
+        for (place, amount) in rows.iter() {
+            if let (Some(place), Some(amount)) = (place, amount) {
+                telemetry::count(Counted { place, amount });
             }
-        });
+        }
     });
 }

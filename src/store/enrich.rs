@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 use cowrie_enrich_engine::providers::Purpose;
-use pgrx::pg_sys;
 
 use super::Home;
 use super::addresses::Inventory;
@@ -16,10 +15,11 @@ use super::networks::{self, Networks, Said};
 use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
 use crate::inbox;
 use crate::mmdb::Databases;
-use crate::pg::array::{self, Element};
 use crate::pg::relation::Row;
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{check_for_interrupts, memory, text};
+use crate::pg::snapshot::View;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, ToSql, Typed, array};
+use crate::pg::{check_for_interrupts, memory};
 use crate::provider::{Provider, Providers};
 use crate::store::queue;
 use crate::telemetry::{self, Counter};
@@ -76,30 +76,30 @@ pub enum Locked {
 /// Addresses per statement: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
 const CHUNK: usize = 2_000;
 
-const UPDATE_TYPES: [pg_sys::Oid; 5] =
-    [pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::TEXTOID, pg_sys::TEXTOID];
+type Inets = Array<Inet>;
+type Bigints = Array<Bigint>;
+type Documents = Array<Jsonb>;
+type Times = Array<Timestamptz>;
+/// Returns the addresses that it changed, with network and document.
+type Update = Statement<(Inets, Bigints, Documents, Text, Text), (Inet, Bigint, Jsonb)>;
 
 thread_local! {
-    static CREATE: Statement = const { Statement::new(
-        "addresses_create",
-        include_str!("../../sql/queries/inventory/addresses_create.sql"),
-        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::INT8ARRAYOID,
-          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTOID],
-    ) };
-    static UPDATE: Statement = const { Statement::new(
-        "addresses_update", include_str!("../../sql/queries/inventory/addresses_update.sql"), &UPDATE_TYPES) };
-    static UPDATE_FREE: Statement = const {
-        Statement::new("addresses_update_free", include_str!("../../sql/queries/inventory/addresses_update.sql"), &UPDATE_TYPES)
+    static CREATE: Statement<(Inets, Bigints, Documents, Bigints, Times, Times, Text), (Inet, Bigint)> = const {
+        Statement::new("addresses_create", include_str!("../../sql/queries/inventory/addresses_create.sql"))
+    };
+    static UPDATE: Update = const { Statement::new(
+        "addresses_update", include_str!("../../sql/queries/inventory/addresses_update.sql")) };
+    static UPDATE_FREE: Update = const {
+        Statement::new("addresses_update_free", include_str!("../../sql/queries/inventory/addresses_update.sql"))
             .skipping_locked()
     };
-    static LOCK: Statement = const {
-        Statement::new("addresses_lock", include_str!("../../sql/queries/inventory/addresses_lock.sql"), &[pg_sys::INETARRAYOID])
-    };
+    static LOCK: Statement<(Inets,)> = const { Statement::new(
+        "addresses_lock", include_str!("../../sql/queries/inventory/addresses_lock.sql")) };
 }
 
-/// Locks existing addresses, an inet[] in key order, for a statement that comes next.
-pub fn lock_addresses(connection: &Connection, addresses: Option<pg_sys::Datum>) {
-    LOCK.with(|statement| connection.run(statement, &[addresses], |_| ()));
+/// Locks existing addresses, given in key order, for a statement that comes next.
+fn lock_addresses(connection: &Connection, addresses: Typed<Inets>) {
+    LOCK.execute(connection, (addresses,));
 }
 
 /// The networks that the files name for these addresses.
@@ -187,30 +187,21 @@ pub fn create_addresses(
     for chunk in all.chunks(CHUNK) {
         memory::scratch(|| {
             let addresses: Vec<Address> = chunk.iter().map(|(address, _)| *address).collect();
-            let times = |field: fn(&Tally) -> Option<i64>| {
-                Some(array::write(
-                    Element::Timestamptz,
-                    chunk.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from)),
-                ))
-            };
-            let mut arguments = answers(databases, &addresses);
-            arguments.extend([
-                Some(array::write(
-                    Element::Bigint,
-                    chunk.iter().map(|(_, tally)| Some(pg_sys::Datum::from(tally.sessions))),
-                )),
-                times(|tally| tally.first_seen),
-                times(|tally| tally.last_seen),
-                Some(text::write(LAYOUT_VERSION)),
-            ]);
-            CREATE.with(|statement| {
-                connection.run(statement, &arguments, |rows| {
-                    let new = || {
-                        (0..rows.count).filter_map(|row| Some((rows.address(row, 1)?, rows.bigint(row, 2))))
-                    };
-                    created.extend(new().map(|(address, _)| address));
-                    request(home, new().flat_map(|(address, asn)| wanted(address, asn, online)));
-                });
+            let (asns, documents) = answers(databases, &addresses);
+            let tallies = || chunk.iter().map(|(_, tally)| tally);
+            let arguments = (
+                array(&addresses),
+                array(asns),
+                array(documents),
+                array(tallies().map(|tally| tally.sessions)),
+                array(tallies().map(|tally| tally.first_seen)),
+                array(tallies().map(|tally| tally.last_seen)),
+                LAYOUT_VERSION,
+            );
+            CREATE.run(connection, arguments, |rows| {
+                let new = || rows.iter().filter_map(|(address, asn)| Some((address?, asn)));
+                created.extend(new().map(|(address, _)| address));
+                request(home, new().flat_map(|(address, asn)| wanted(address, asn, online)));
             });
         });
     }
@@ -228,24 +219,21 @@ pub fn update_addresses(
 ) {
     for chunk in due.chunks(CHUNK) {
         memory::scratch(|| {
-            let mut arguments = answers(databases, chunk);
-            arguments.push(Some(text::write(LAYOUT_VERSION)));
-            arguments.push(Some(text::write("maxmind")));
+            let (asns, documents) = answers(databases, chunk);
+            let addresses = array(chunk).to_sql();
             let statement = match locked {
                 Locked::Wait => {
-                    lock_addresses(connection, arguments[0]);
+                    lock_addresses(connection, addresses);
                     &UPDATE
                 }
                 Locked::Skip => &UPDATE_FREE,
             };
-            statement.with(|statement| {
-                connection.run(statement, &arguments, |rows| {
-                    let updated = (0..rows.count).filter_map(|row| {
-                        let (address, document) = (rows.address(row, 1)?, rows.jsonb(row, 3)?);
-                        Some((address, enrichment::due(document, rows.bigint(row, 2), online)))
-                    });
-                    request(home, updated.flat_map(|(address, due)| able(address, due)));
+            let arguments = (addresses, array(asns), array(documents), LAYOUT_VERSION, "maxmind");
+            statement.run(connection, arguments, |rows| {
+                let updated = rows.iter().filter_map(|(address, asn, document)| {
+                    Some((address?, enrichment::due(document?, asn, online)))
                 });
+                request(home, updated.flat_map(|(address, due)| able(address, due)));
             });
         });
     }
@@ -260,39 +248,31 @@ pub fn able(address: Address, some: Providers) -> impl Iterator<Item = (Address,
 pub fn write_answers(
     connection: &Connection,
     source: &str,
-    answers: &[(Address, Option<i64>, pg_sys::Datum)],
+    answers: &[(Address, Option<i64>, Typed<Jsonb>)],
 ) {
     if answers.is_empty() {
         return;
     }
-    let arguments = [
-        Some(array::inets(answers.iter().map(|(address, ..)| address))),
-        Some(array::write(Element::Bigint, answers.iter().map(|(_, asn, _)| asn.map(pg_sys::Datum::from)))),
-        Some(array::write(Element::Jsonb, answers.iter().map(|(.., document)| Some(*document)))),
-        Some(text::write(LAYOUT_VERSION)),
-        Some(text::write(source)),
-    ];
-    lock_addresses(connection, arguments[0]);
-    UPDATE.with(|statement| connection.run(statement, &arguments, |_| ()));
+    let addresses = array(answers.iter().map(|(address, ..)| address)).to_sql();
+    let asns = array(answers.iter().map(|(_, asn, _)| *asn));
+    let documents = array(answers.iter().map(|(.., document)| *document));
+    lock_addresses(connection, addresses);
+    UPDATE.execute(connection, (addresses, asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Three arrays: addresses, their networks, their documents.
-fn answers(databases: &Databases, addresses: &[Address]) -> Vec<Option<pg_sys::Datum>> {
+/// Returns what the files say of some addresses: their networks, and their documents.
+fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, Vec<Typed<Jsonb>>) {
     let (mut asns, mut documents) =
         (Vec::with_capacity(addresses.len()), Vec::with_capacity(addresses.len()));
     let mut hits = 0;
     for address in addresses {
         let answer = Answer::for_address(*address, databases);
         hits += i64::from(answer.is_hit());
-        asns.push(answer.asn().map(pg_sys::Datum::from));
-        documents.push(Some(answer.document(databases, true)));
+        asns.push(answer.asn());
+        documents.push(answer.document(databases, true));
     }
     telemetry::add(Counter::MaxmindHits, hits);
-    vec![
-        Some(array::inets(addresses)),
-        Some(array::write(Element::Bigint, asns)),
-        Some(array::write(Element::Jsonb, documents)),
-    ]
+    (asns, documents)
 }
 
 /// Sorts addresses, given in key order, into those without a row, those due, and those that need nothing from the files;
@@ -301,12 +281,12 @@ pub fn plan(
     home: Home,
     addresses: impl IntoIterator<Item = (Address, Tally)>,
     databases: &Databases,
-    snapshot: pg_sys::Snapshot,
+    view: View<'_>,
     force: bool,
     online: Providers,
 ) -> Plan {
     let mut plan = Plan::default();
-    let mut inventory = Inventory::open(home, snapshot);
+    let mut inventory = Inventory::open(home, view);
     for (address, tally) in addresses {
         check_for_interrupts();
         let is_due = |row: &Row| force || super::addresses::is_due(row, databases);

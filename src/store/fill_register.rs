@@ -12,31 +12,30 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use crate::pg::kept::Kept;
 use crate::pg::relation::Place;
-use crate::pg::{clock, text};
+use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, Value, value};
+use crate::pg::{Oid, clock, text};
 
 /// Values for the null columns of a snapshot.
 #[derive(Clone, Default)]
 pub struct Values {
     pub asn: Option<i64>,
-    pub country: Option<Rc<Kept>>,
-    pub ip_type: Option<Rc<Kept>>,
+    pub country: Option<Rc<Kept<Text>>>,
+    pub ip_type: Option<Rc<Kept<Text>>>,
     pub document: Option<Rc<Kept>>,
 }
 
 impl Values {
-    /// In the order of the snapshot columns; valid as long as `self`.
-    pub fn datums(&self) -> [Option<pg_sys::Datum>; 5] {
-        let kept = |value: &Option<Rc<Kept>>| value.as_ref().map(|kept| kept.datum());
+    /// In the order of the snapshot columns, written into the current memory context.
+    pub fn values(&self) -> [Value; 5] {
         [
-            self.asn.map(pg_sys::Datum::from),
-            kept(&self.country),
-            kept(&self.ip_type),
-            kept(&self.document),
-            Some(pg_sys::Datum::from(clock::transaction_start())),
+            value::<Bigint>(self.asn),
+            value::<Text>(self.country.as_deref()),
+            value::<Text>(self.ip_type.as_deref()),
+            value::<Jsonb>(self.document.as_deref()),
+            value::<Timestamptz>(clock::transaction_start()),
         ]
     }
 }
@@ -45,7 +44,7 @@ impl Values {
 type Key = (Place, Address);
 
 struct Statement {
-    table: pg_sys::Oid,
+    table: Oid,
     values: HashMap<Key, Values>,
 }
 
@@ -68,7 +67,7 @@ impl Drop for Registration {
 
 /// Registers values for rows of a table, by their places and addresses.
 #[must_use]
-pub fn register(table: pg_sys::Oid, rows: impl Iterator<Item = (Place, Address, Values)>) -> Registration {
+pub fn register(table: Oid, rows: impl Iterator<Item = (Place, Address, Values)>) -> Registration {
     let values = rows.map(|(place, address, values)| ((place, address), values)).collect();
     RUNNING.with_borrow_mut(|running| {
         running.push(Statement { table, values });
@@ -77,7 +76,7 @@ pub fn register(table: pg_sys::Oid, rows: impl Iterator<Item = (Place, Address, 
 }
 
 /// The values for a row, if the extension is filling it.
-pub fn values_for(table: pg_sys::Oid, place: Option<Place>, address: Option<Address>) -> Option<Values> {
+pub fn values_for(table: Oid, place: Option<Place>, address: Option<Address>) -> Option<Values> {
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;
         statement.values.get(&(place?, address?)).cloned()
@@ -97,12 +96,12 @@ pub fn clear() {
 /// Copies of texts and documents that many rows share, made once each.
 #[derive(Default)]
 pub struct Copies<'a> {
-    texts: HashMap<&'a str, Rc<Kept>>,
+    texts: HashMap<&'a str, Rc<Kept<Text>>>,
     documents: HashMap<*const Kept, Rc<Kept>>,
 }
 
 impl<'a> Copies<'a> {
-    pub fn text(&mut self, value: &'a str) -> Rc<Kept> {
+    pub fn text(&mut self, value: &'a str) -> Rc<Kept<Text>> {
         Rc::clone(self.texts.entry(value).or_insert_with(|| Rc::new(text::keep(value))))
     }
 

@@ -16,21 +16,19 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::enrich::{self, Plan, Tally};
 use super::{BOUNDED, Home, networks, unblocked};
 use crate::mmdb::{self, Databases, LoadPolicy};
-use crate::pg::array::{self, Element};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Place};
 use crate::pg::role::{acting_as, with_settings};
-use crate::pg::scan::{self, Readable, Value};
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::scan::Readable;
+use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::trigger::Column;
-use crate::pg::{self, check_for_interrupts, memory, settings, snapshot};
+use crate::pg::value::{Array, Bigint, Boolean, Inet, Tid, Timestamptz, array};
+use crate::pg::{self, Oid, check_for_interrupts, memory, settings, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
@@ -51,23 +49,27 @@ const ATTEMPTS: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const AT_MOST: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"30s")];
 
-/// The address of a pending count.
-const ADDRESS: Column = Column { number: 1, type_oid: pg_sys::INETOID };
+/// Columns of `session_delta`.
+const ADDRESS: i16 = 1;
+const SESSIONS: i16 = 2;
+
+/// Address, sessions, first seen, last seen, pending counts.
+type Sums = (Inet, Bigint, Timestamptz, Timestamptz, Bigint);
 
 thread_local! {
-    static PENDING: Statement = const { Statement::new(
-        "fold_pending", include_str!("../../sql/queries/fold/fold_pending.sql"), &[]) };
-    static TAKE: Statement = const { Statement::new(
-        "fold_take", include_str!("../../sql/queries/fold/fold_take.sql"), &[pg_sys::TIDARRAYOID]) };
-    static DROP: Statement = const { Statement::new(
-        "fold_drop", include_str!("../../sql/queries/fold/fold_drop.sql"), &[pg_sys::INETARRAYOID]) };
-    static LOCK_NETWORKS: Statement = const { Statement::new(
-        "fold_lock_networks", include_str!("../../sql/queries/fold/fold_lock_networks.sql"), &[pg_sys::INETARRAYOID]) };
-    static ADDRESSES: Statement = const { Statement::new(
-        "fold_addresses", include_str!("../../sql/queries/fold/fold_addresses.sql"),
-        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID]) };
-    static NETWORKS: Statement = const { Statement::new(
-        "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql"), &[pg_sys::INT8ARRAYOID]) };
+    static PENDING: Statement<(), (Bigint,)> = const { Statement::new(
+        "fold_pending", include_str!("../../sql/queries/fold/fold_pending.sql")) };
+    static TAKE: Statement<(Array<Tid>,), Sums> = const { Statement::new(
+        "fold_take", include_str!("../../sql/queries/fold/fold_take.sql")) };
+    static DROP: Statement<(Array<Inet>,), (Inet,)> = const { Statement::new(
+        "fold_drop", include_str!("../../sql/queries/fold/fold_drop.sql")) };
+    static LOCK_NETWORKS: Statement<(Array<Inet>,), (Bigint, Boolean)> = const { Statement::new(
+        "fold_lock_networks", include_str!("../../sql/queries/fold/fold_lock_networks.sql")) };
+    static ADDRESSES: Statement<(Array<Inet>, Array<Bigint>, Array<Timestamptz>, Array<Timestamptz>)> = const {
+        Statement::new("fold_addresses", include_str!("../../sql/queries/fold/fold_addresses.sql"))
+    };
+    static NETWORKS: Statement<(Array<Bigint>,), (Bigint, Bigint)> = const { Statement::new(
+        "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql")) };
 }
 
 /// How far a pass over the pending counts has come. Counts that arrive behind it are for the next pass: under load there
@@ -174,10 +176,10 @@ pub fn step(home: Home, connection: &Connection, pass: &mut Pass) -> i64 {
 
 /// Returns how many pending counts there are.
 pub fn pending(connection: &Connection) -> i64 {
-    PENDING.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1))).unwrap_or_default()
+    PENDING.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-fn deltas(home: Home) -> pg_sys::Oid {
+fn deltas(home: Home) -> Oid {
     relation::find(home.schema, c"session_delta")
 }
 
@@ -238,7 +240,7 @@ impl Batch {
         let end = *pass.pages.get_or_insert_with(|| readable.pages());
         let (mut rows, mut page) = (0, pass.page);
         let mut is_cut = false;
-        readable.rows_of_pages(seen_with.raw(), pass.page..end, |row| {
+        readable.rows_of_pages(seen_with.view(), pass.page..end, |row| {
             let place = row.place();
             if rows >= BATCH && place.page() != page {
                 (is_cut, page) = (true, place.page());
@@ -246,10 +248,9 @@ impl Batch {
             }
             page = place.page();
             rows += 1;
-            if let Some(Value::Inet(inet)) = scan::value(row, ADDRESS) {
-                let count = counts.entry(inet.address).or_default();
-                // The second column: bigint, by value.
-                count.sessions += row.column(2).map_or(0, |sessions| sessions.value() as i64);
+            if let Some(address) = row.address(ADDRESS) {
+                let count = counts.entry(address).or_default();
+                count.sessions += row.bigint(SESSIONS).unwrap_or_default();
                 count.places.push(place);
             }
             ControlFlow::Continue(())
@@ -288,7 +289,7 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
 fn missing(home: Home, batch: &Batch, databases: &Databases) -> BTreeMap<Address, Tally> {
     let latest = snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, Tally::default()));
-    let plan = enrich::plan(home, uncounted, databases, latest.raw(), false, Providers::NONE);
+    let plan = enrich::plan(home, uncounted, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut missing = plan.missing;
     let blocked = unblocked::addresses_being_created(home, missing.keys());
@@ -307,10 +308,8 @@ fn drop_uncounted(
     if candidates.is_empty() {
         return BTreeSet::new();
     }
-    let dropped: BTreeSet<Address> = DROP.with(|statement| {
-        connection.run(statement, &[Some(array::inets(&candidates))], |rows| {
-            (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
-        })
+    let dropped: BTreeSet<Address> = DROP.run(connection, (array(&candidates),), |rows| {
+        rows.iter().filter_map(|(address,)| address).collect()
     });
     missing.retain(|address, _| !dropped.contains(address));
     dropped
@@ -337,14 +336,14 @@ fn create(home: Home, connection: &Connection, databases: &Databases, missing: B
 /// Locks the networks of these addresses and those with pending counts, in order, unless another transaction has locked
 /// them. Returns those that are locked now.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut Pass) -> Vec<i64> {
-    LOCK_NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(array::inets(addresses))], |rows| {
-            let is_locked = |row: &usize| rows.boolean(*row, 2) == Some(true);
-            let locked: Vec<i64> =
-                (0..rows.count).filter(is_locked).filter_map(|row| rows.bigint(row, 1)).collect();
-            pass.networks_left = (rows.count - locked.len()) as i64;
-            locked
-        })
+    LOCK_NETWORKS.run(connection, (array(addresses),), |rows| {
+        let locked: Vec<i64> = rows
+            .iter()
+            .filter(|(_, is_locked)| *is_locked == Some(true))
+            .filter_map(|(network, _)| network)
+            .collect();
+        pass.networks_left = (rows.count() - locked.len()) as i64;
+        locked
     })
 }
 
@@ -355,49 +354,36 @@ fn take(
     locked: &BTreeSet<Address>,
 ) -> (BTreeMap<Address, Tally>, i64) {
     let counts = batch.counts.iter().filter(|(address, _)| locked.contains(address));
-    let places = counts.flat_map(|(_, count)| count.places.iter().map(|place| Some(place.datum())));
-    let places = array::write(Element::Tid, places);
-    TAKE.with(|statement| {
-        connection.run(statement, &[Some(places)], |rows| {
-            let taken = (0..rows.count).filter_map(|row| rows.bigint(row, 5)).sum();
-            let tallies = (0..rows.count)
-                .filter_map(|row| {
-                    let tally = Tally {
-                        sessions: rows.bigint(row, 2).unwrap_or_default(),
-                        first_seen: rows.bigint(row, 3),
-                        last_seen: rows.bigint(row, 4),
-                    };
-                    rows.address(row, 1).map(|address| (address, tally))
-                })
-                .collect();
-            (tallies, taken)
-        })
+    let places = counts.flat_map(|(_, count)| &count.places);
+    TAKE.run(connection, (array(places),), |rows| {
+        let (mut sums, mut taken) = (BTreeMap::new(), 0);
+        for (address, sessions, first_seen, last_seen, counts) in rows.iter() {
+            taken += counts.unwrap_or_default();
+            let tally = Tally { sessions: sessions.unwrap_or_default(), first_seen, last_seen };
+            sums.extend(address.map(|address| (address, tally)));
+        }
+        (sums, taken)
     })
 }
 
 fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
-    let locked = array::bigints(locked);
     let work = Work::begin();
-    let (networks, moved) = NETWORKS.with(|statement| {
-        connection.run(statement, &[Some(locked)], |rows| {
-            let count = |column| rows.bigint(0, column).and_then(|count| usize::try_from(count).ok());
-            (count(1).unwrap_or_default(), count(2).unwrap_or_default())
-        })
-    });
+    let count = |count: Option<i64>| count.and_then(|count| usize::try_from(count).ok()).unwrap_or_default();
+    let (networks, moved) = NETWORKS
+        .first(connection, (array(locked),), |(networks, moved)| (count(networks), count(moved)))
+        .unwrap_or_default();
     telemetry::networks_updated(Source::Sessions, Update::Timestamps, moved);
     work.end(Operation::Update, networks, moved);
 }
 
 /// Adds sums to addresses, which are locked.
 fn add_to_addresses(connection: &Connection, sums: &[(&Address, &Tally)]) {
-    let column = |field: fn(&Tally) -> Option<i64>, element| {
-        Some(array::write(element, sums.iter().map(|(_, tally)| field(tally).map(pg_sys::Datum::from))))
-    };
-    let arguments = [
-        Some(array::inets(sums.iter().map(|(address, _)| *address))),
-        column(|tally| Some(tally.sessions), Element::Bigint),
-        column(|tally| tally.first_seen, Element::Timestamptz),
-        column(|tally| tally.last_seen, Element::Timestamptz),
-    ];
-    ADDRESSES.with(|statement| connection.run(statement, &arguments, |_| ()));
+    let tallies = || sums.iter().map(|(_, tally)| tally);
+    let arguments = (
+        array(sums.iter().map(|(address, _)| *address)),
+        array(tallies().map(|tally| tally.sessions)),
+        array(tallies().map(|tally| tally.first_seen)),
+        array(tallies().map(|tally| tally.last_seen)),
+    );
+    ADDRESSES.execute(connection, arguments);
 }

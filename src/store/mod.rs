@@ -37,7 +37,6 @@ use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::version::Fit;
-use pgrx::pg_sys;
 
 use crate::guc;
 use crate::pg::call::{self, Call};
@@ -45,7 +44,7 @@ use crate::pg::catalog::{self, Extension};
 use crate::pg::role::acting_as;
 use crate::pg::scan::Readable;
 use crate::pg::spi::Connection;
-use crate::pg::{relation, snapshot, transaction};
+use crate::pg::{Oid, relation, snapshot, transaction};
 use crate::versions;
 
 /// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
@@ -55,11 +54,11 @@ const BOUNDED: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 /// Where the extension's objects are, and who owns them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Home {
-    pub schema: pg_sys::Oid,
-    pub owner: pg_sys::Oid,
+    pub schema: Oid,
+    pub owner: Oid,
     /// `ip_inventory` and its primary key's index.
-    pub inventory: pg_sys::Oid,
-    pub inventory_key: pg_sys::Oid,
+    pub inventory: Oid,
+    pub inventory_key: Oid,
 }
 
 impl Home {
@@ -76,7 +75,7 @@ impl Home {
     }
 
     /// Returns `asn_inventory` and its primary key's index.
-    pub fn networks(self) -> (pg_sys::Oid, pg_sys::Oid) {
+    pub fn networks(self) -> (Oid, Oid) {
         (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
@@ -107,7 +106,7 @@ impl Home {
 
     /// The owner is that of `ip_inventory`. `pg_upgrade` makes the superuser who runs it the owner of the extension, and a
     /// superuser who updates the extension becomes the owner of new functions. Neither may bring more rights.
-    fn at(schema: pg_sys::Oid, owner: pg_sys::Oid) -> Home {
+    fn at(schema: Oid, owner: Oid) -> Home {
         let inventory = relation::find(schema, c"ip_inventory");
         Home {
             schema,
@@ -132,7 +131,7 @@ pub fn has_rows(home: Home, table: &CStr) -> Option<bool> {
     let readable = Readable::open(relation::find(home.schema, table))?;
     let latest = snapshot::Latest::take();
     let mut has_some = false;
-    readable.rows(latest.raw(), |_| {
+    readable.rows(latest.view(), |_| {
         has_some = true;
         ControlFlow::Break(())
     });

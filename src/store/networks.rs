@@ -2,12 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgrx::pg_sys;
-
-use crate::pg::array::{self, Element};
-use crate::pg::spi::{Connection, Rows, Statement};
-use crate::pg::text;
-use crate::telemetry::spans::Writing;
+use crate::pg::spi::{Connection, Rows, Run, Statement};
+use crate::pg::value::{Array, Bigint, Boolean, Text, Timestamptz, array};
+use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// What a source says of a network.
@@ -35,43 +32,31 @@ impl Said {
 /// By ASN, hence in the order of locks.
 pub type Networks = BTreeMap<i64, Said>;
 
-const ARRAYS: [pg_sys::Oid; 4] =
-    [pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID];
+type Asns = Array<Bigint>;
+type Texts = Array<Text>;
+type Times = Array<Timestamptz>;
+type Create = (Asns, Texts, Texts, Texts, Times, Times, Texts, Texts, Texts);
+/// Number, country, registry and name of a network that a statement wrote.
+type NetworkColumns = (Bigint, Text, Text, Text);
 
 thread_local! {
-    static CREATE: Statement = const { Statement::new(
-        "networks_create",
-        include_str!("../../sql/queries/inventory/networks_create.sql"),
-        &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3],
-          pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, ARRAYS[1], ARRAYS[1], ARRAYS[1]],
-    ) };
-    static REFINE: Statement = const { Statement::new(
-        "networks_refine",
-        include_str!("../../sql/queries/inventory/networks_refine.sql"),
-        &[ARRAYS[0], ARRAYS[1], ARRAYS[2], ARRAYS[3], pg_sys::TEXTOID],
-    ) };
-    static SEEN: Statement = const { Statement::new(
-        "networks_seen",
-        include_str!("../../sql/queries/inventory/networks_seen.sql"),
-        &[pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
-    ) };
-    static EXISTING: Statement = const { Statement::new(
-        "networks_existing", include_str!("../../sql/queries/inventory/networks_existing.sql"), &[pg_sys::INT8ARRAYOID]) };
-    static COMPLETE: Statement = const { Statement::new(
-        "networks_complete",
-        include_str!("../../sql/queries/inventory/networks_complete.sql"),
-        &[ARRAYS[0], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1], ARRAYS[1]],
-    ) };
-    static TOUCH: Statement = const { Statement::new(
-        "network_touch",
-        include_str!("../../sql/queries/inventory/network_touch.sql"),
-        &[pg_sys::INT8OID],
-    ) };
-    static READ: Statement = const { Statement::new(
-        "network_read",
-        include_str!("../../sql/queries/inventory/network_read.sql"),
-        &[pg_sys::INT8OID],
-    ) };
+    static CREATE: Statement<Create, NetworkColumns> = const {
+        Statement::new("networks_create", include_str!("../../sql/queries/inventory/networks_create.sql"))
+    };
+    static REFINE: Statement<(Asns, Texts, Texts, Texts, Text), (Bigint, Text, Text, Text, Boolean)> = const {
+        Statement::new("networks_refine", include_str!("../../sql/queries/inventory/networks_refine.sql"))
+    };
+    static SEEN: Statement<(Asns, Times, Times)> = const { Statement::new(
+        "networks_seen", include_str!("../../sql/queries/inventory/networks_seen.sql")) };
+    static EXISTING: Statement<(Asns,), (Bigint,)> = const { Statement::new(
+        "networks_existing", include_str!("../../sql/queries/inventory/networks_existing.sql")) };
+    static COMPLETE: Statement<(Asns, Texts, Texts, Texts, Texts, Texts, Texts), NetworkColumns> = const {
+        Statement::new("networks_complete", include_str!("../../sql/queries/inventory/networks_complete.sql"))
+    };
+    static TOUCH: Statement<(Bigint,), NetworkColumns> = const { Statement::new(
+        "network_touch", include_str!("../../sql/queries/inventory/network_touch.sql")) };
+    static READ: Statement<(Bigint,)> = const { Statement::new(
+        "network_read", include_str!("../../sql/queries/inventory/network_read.sql")) };
 }
 
 /// Creates the networks that are not there yet, all as one source says; answers how many.
@@ -113,26 +98,26 @@ pub fn create_known<'a>(
     if networks.is_empty() {
         return Vec::new();
     }
-    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
-    let mut arguments = columns(networks);
-    arguments.push(Some(times(networks, |said| said.first_seen)));
-    arguments.push(Some(times(networks, |said| said.last_seen)));
-    let fields: [fn(Origin<'a>) -> &'a str; 3] = [|it| it.name, |it| it.country, |it| it.registry];
-    for field in fields {
-        let sources = networks.keys().map(|asn| Some(text::write(field(origin(*asn)))));
-        arguments.push(Some(array::write(Element::Text, sources)));
-    }
-    let created = CREATE.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            let created = returned(rows);
-            for (row, asn) in created.iter().enumerate() {
-                let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
-                let source = Source::named(origin(*asn).network);
-                telemetry::network_created(source, country.as_deref(), registry.as_deref());
-            }
-            writing.wrote(Operation::Create, rows, |asn| origin(asn).network);
-            created
-        })
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(networks.len()));
+    let origins = || networks.keys().map(|asn| origin(*asn));
+    let arguments = (
+        array(networks.keys()),
+        array(networks.values().map(|said| said.name.as_deref())),
+        array(networks.values().map(|said| said.country.as_deref())),
+        array(networks.values().map(|said| said.registry.as_deref())),
+        array(networks.values().map(|said| said.first_seen)),
+        array(networks.values().map(|said| said.last_seen)),
+        array(origins().map(|origin| origin.name)),
+        array(origins().map(|origin| origin.country)),
+        array(origins().map(|origin| origin.registry)),
+    );
+    let created = CREATE.run(connection, arguments, |rows| {
+        for (asn, country, registry, _) in rows.iter() {
+            let source = asn.map(|asn| origin(asn).network).unwrap_or_default();
+            telemetry::network_created(Source::named(source), country.as_deref(), registry.as_deref());
+        }
+        spans.record(Operation::Create, rows.iter(), |asn| origin(asn).network);
+        numbers(rows)
     });
     work.end(Operation::Create, networks.len(), created.len());
     created
@@ -144,14 +129,18 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     if networks.is_empty() {
         return 0;
     }
-    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
-    let mut arguments = columns(networks);
-    arguments.push(Some(text::write(source)));
-    let updated = REFINE.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            writing.wrote(Operation::Update, rows, |_| source);
-            (0..rows.count).filter(|row| rows.boolean(*row, 5) == Some(true)).count()
-        })
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(networks.len()));
+    let arguments = (
+        array(networks.keys()),
+        array(networks.values().map(|said| said.name.as_deref())),
+        array(networks.values().map(|said| said.country.as_deref())),
+        array(networks.values().map(|said| said.registry.as_deref())),
+        source,
+    );
+    let updated = REFINE.run(connection, arguments, |rows| {
+        let written = rows.iter().map(|(asn, country, registry, name, _)| (asn, country, registry, name));
+        spans.record(Operation::Update, written, |_| source);
+        rows.iter().filter(|(.., was_there)| *was_there == Some(true)).count()
     });
     telemetry::networks_updated(Source::named(source), Update::Metadata, updated);
     work.end(Operation::Update, networks.len(), updated);
@@ -160,12 +149,7 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
 
 /// Returns those of some networks, given in order, that have a row.
 pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    let numbers = array::bigints(networks);
-    EXISTING.with(|statement| {
-        connection.run(statement, &[Some(numbers)], |rows| {
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
-    })
+    EXISTING.run(connection, (array(networks),), |rows| rows.iter().filter_map(|(asn,)| asn).collect())
 }
 
 /// Appends to the pending counts when networks were seen, as far as that is not known yet.
@@ -173,12 +157,9 @@ pub fn append_times(connection: &Connection, networks: &Networks) {
     if networks.is_empty() {
         return;
     }
-    let arguments = [
-        Some(numbers(networks)),
-        Some(times(networks, |said| said.first_seen)),
-        Some(times(networks, |said| said.last_seen)),
-    ];
-    SEEN.with(|statement| connection.run(statement, &arguments, |_| ()));
+    let first_seen = array(networks.values().map(|said| said.first_seen));
+    let last_seen = array(networks.values().map(|said| said.last_seen));
+    SEEN.execute(connection, (array(networks.keys()), first_seen, last_seen));
 }
 
 /// A field of a network, and who fills it.
@@ -205,22 +186,26 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
     if networks.is_empty() {
         return Vec::new();
     }
-    let (work, writing) = (Work::begin(), Writing::begin(networks.len()));
-    let asns = networks.keys().map(|asn| Some(pg_sys::Datum::from(*asn)));
-    let mut arguments = vec![Some(array::write(Element::Bigint, asns))];
-    let fields: [fn(&Best) -> &Filled; 3] = [|best| &best.name, |best| &best.country, |best| &best.registry];
-    for field in fields {
-        let texts = |part: fn(&(String, &'static str)) -> pg_sys::Datum| {
-            Some(array::write(Element::Text, networks.values().map(|best| field(best).as_ref().map(part))))
-        };
-        arguments.extend([texts(|(value, _)| text::write(value)), texts(|(_, source)| text::write(source))]);
-    }
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(networks.len()));
+    let values = |field: fn(&Best) -> &Filled| {
+        array(networks.values().map(move |best| field(best).as_ref().map(|(value, _)| value)))
+    };
+    let sources = |field: fn(&Best) -> &Filled| {
+        array(networks.values().map(move |best| field(best).as_ref().map(|(_, source)| *source)))
+    };
+    let arguments = (
+        array(networks.keys()),
+        values(|best| &best.name),
+        sources(|best| &best.name),
+        values(|best| &best.country),
+        sources(|best| &best.country),
+        values(|best| &best.registry),
+        sources(|best| &best.registry),
+    );
     let source = |asn| networks.get(&asn).and_then(Best::source);
-    let completed = COMPLETE.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            writing.wrote(Operation::Update, rows, |asn| source(asn).unwrap_or_default());
-            returned(rows)
-        })
+    let completed = COMPLETE.run(connection, arguments, |rows| {
+        spans.record(Operation::Update, rows.iter(), |asn| source(asn).unwrap_or_default());
+        numbers(rows)
     });
     for source in completed.iter().filter_map(|asn| source(*asn)) {
         telemetry::networks_updated(Source::named(source), Update::Metadata, 1);
@@ -229,52 +214,26 @@ pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<
     completed
 }
 
-fn returned(rows: &Rows) -> Vec<i64> {
-    (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
+fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
+    rows.iter().filter_map(|(asn, ..)| asn).collect()
 }
 
-/// Creates one network as a caller says, or corrects it and moves `last_seen` to now; hands over the row. However much
+/// Creates one network as a caller says, or corrects it and moves `last_seen` to now. Passes its row to `read`. However much
 /// that is, it is counted as one thing.
-pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnce(&Rows) -> T) -> T {
+pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnce(&Rows<()>) -> T) -> T {
     let networks = Networks::from([(asn, said)]);
     let is_counted =
         create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;
-    let (work, writing) = (Work::begin(), Writing::begin(1));
-    let argument = [Some(pg_sys::Datum::from(asn))];
-    let moved = TOUCH.with(|statement| {
-        connection.run(statement, &argument, |rows| {
-            if !is_counted {
-                writing.wrote(Operation::Update, rows, |_| "manual");
-            }
-            rows.count
-        })
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(1));
+    let moved = TOUCH.run(connection, (asn,), |rows| {
+        if !is_counted {
+            spans.record(Operation::Update, rows.iter(), |_| "manual");
+        }
+        rows.count()
     });
     if !is_counted {
         telemetry::networks_updated(Source::Manual, Update::Timestamps, moved);
         work.end(Operation::Update, 1, moved);
     }
-    READ.with(|statement| connection.run(statement, &argument, read))
-}
-
-fn columns(networks: &Networks) -> Vec<Option<pg_sys::Datum>> {
-    let texts = |field: fn(&Said) -> &Option<String>| {
-        Some(array::write(
-            Element::Text,
-            networks.values().map(|said| field(said).as_deref().map(text::write)),
-        ))
-    };
-    vec![
-        Some(numbers(networks)),
-        texts(|said| &said.name),
-        texts(|said| &said.country),
-        texts(|said| &said.registry),
-    ]
-}
-
-fn numbers(networks: &Networks) -> pg_sys::Datum {
-    array::bigints(networks.keys())
-}
-
-fn times(networks: &Networks, field: fn(&Said) -> Option<i64>) -> pg_sys::Datum {
-    array::write(Element::Timestamptz, networks.values().map(|said| field(said).map(pg_sys::Datum::from)))
+    READ.run(connection, (asn,), read)
 }

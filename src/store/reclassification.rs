@@ -10,30 +10,26 @@
 
 use std::collections::BTreeSet;
 
-use pgrx::pg_sys;
-
 use super::{BOUNDED, Home, unblocked};
-use crate::pg::array;
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
-use crate::pg::spi::{Connection, Statement};
-use crate::telemetry::spans::Writing;
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Text, Xid, array};
+use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// Networks per transaction.
 const BATCH: i64 = 1_000;
 
 thread_local! {
-    static PENDING: Statement = const { Statement::new(
-        "networks_pending", include_str!("../../sql/queries/inventory/networks_pending.sql"),
-        &[pg_sys::INT8OID, pg_sys::INT8OID]) };
-    static PENDING_COUNT: Statement = const { Statement::new(
-        "networks_pending_count", include_str!("../../sql/queries/inventory/networks_pending_count.sql"), &[]) };
-    static SETTLE: Statement = const { Statement::new(
-        "networks_settle", include_str!("../../sql/queries/inventory/networks_settle.sql"),
-        &[pg_sys::INT8ARRAYOID, pg_sys::XIDOID]) };
-    static RECLASSIFY: Statement = const { Statement::new(
-        "networks_reclassify", include_str!("../../sql/queries/inventory/networks_reclassify.sql"), &[pg_sys::INT8ARRAYOID]) };
+    static PENDING: Statement<(Bigint, Bigint), (Bigint,)> = const { Statement::new(
+        "networks_pending", include_str!("../../sql/queries/inventory/networks_pending.sql")) };
+    static PENDING_COUNT: Statement<(), (Bigint,)> = const { Statement::new(
+        "networks_pending_count", include_str!("../../sql/queries/inventory/networks_pending_count.sql")) };
+    static SETTLE: Statement<(Array<Bigint>, Xid)> = const { Statement::new(
+        "networks_settle", include_str!("../../sql/queries/inventory/networks_settle.sql")) };
+    static RECLASSIFY: Statement<(Array<Bigint>,), (Bigint, Text, Text, Text)> = const { Statement::new(
+        "networks_reclassify", include_str!("../../sql/queries/inventory/networks_reclassify.sql")) };
 }
 
 /// The result of one step.
@@ -50,9 +46,7 @@ pub struct Batch {
 
 /// Returns how many networks are pending.
 pub fn pending(connection: &Connection) -> i64 {
-    PENDING_COUNT
-        .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
-        .unwrap_or_default()
+    PENDING_COUNT.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
 /// Reclassifies the next pending networks after a number, in the current transaction. A pass begins after 0.
@@ -68,26 +62,19 @@ fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
     }
     // In this order: a transaction that writes by an older list is found by one of these looks, or holds the horizon back.
     let table = relation::find(home.schema, c"network_reclassification");
-    let horizon = Table::open(table, pg_sys::AccessShareLock).map(|table| table.oldest_visible_to_all());
+    let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
     let mut blocked = unblocked::networks_being_created(home, pending.iter());
     let locked = unblocked::lock_networks(connection, pending.iter());
     blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
     // Before the list is read: a later edit has another pending row.
     if let Some(horizon) = horizon {
-        let settled = array::bigints(pending.difference(&blocked));
-        let arguments = [Some(settled), Some(pg_sys::Datum::from(horizon))];
-        SETTLE.with(|statement| connection.run(statement, &arguments, |_| ()));
+        SETTLE.execute(connection, (array(pending.difference(&blocked)), horizon));
     }
     Batch { pending: pending.len(), changed: write(connection, &locked), blocked: blocked.len(), last }
 }
 
 fn read_pending(connection: &Connection, after: i64) -> BTreeSet<i64> {
-    let arguments = [Some(pg_sys::Datum::from(after)), Some(pg_sys::Datum::from(BATCH))];
-    PENDING.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
-    })
+    PENDING.run(connection, (after, BATCH), |rows| rows.iter().filter_map(|(network,)| network).collect())
 }
 
 /// Writes the type and the flags of networks that are locked; returns those that this changed.
@@ -95,12 +82,10 @@ fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
     if locked.is_empty() {
         return Vec::new();
     }
-    let (work, writing) = (Work::begin(), Writing::begin(locked.len()));
-    let changed: Vec<i64> = RECLASSIFY.with(|statement| {
-        connection.run(statement, &[Some(array::bigints(locked))], |rows| {
-            writing.wrote(Operation::Update, rows, |_| Source::Manual.name());
-            (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-        })
+    let (work, spans) = (Work::begin(), NetworkSpans::begin(locked.len()));
+    let changed: Vec<i64> = RECLASSIFY.run(connection, (array(locked),), |rows| {
+        spans.record(Operation::Update, rows.iter(), |_| Source::Manual.name());
+        rows.iter().filter_map(|(network, ..)| network).collect()
     });
     telemetry::networks_updated(Source::Manual, Update::Metadata, changed.len());
     work.end(Operation::Update, locked.len(), changed.len());

@@ -1,19 +1,18 @@
 //! Requests for a recount, in `recount_request`: a commit could not append the counts of its sessions.
 
-use pgrx::pg_sys;
-
 use super::Home;
 use crate::pg::clock;
 use crate::pg::relation::{self, Table};
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Bigint, Boolean, Timestamptz};
 
 thread_local! {
-    static OLDEST: Statement = const { Statement::new(
-        "recount_requests_oldest", include_str!("../../sql/queries/procedures/recount_requests_oldest.sql"), &[]) };
-    static HAVE_GAPS: Statement = const { Statement::new(
-        "recount_requests_gaps", include_str!("../../sql/queries/procedures/recount_requests_gaps.sql"), &[]) };
-    static DONE: Statement = const { Statement::new(
-        "recount_requests_done", include_str!("../../sql/queries/procedures/recount_requests_done.sql"), &[]) };
+    static OLDEST: Statement<(), (Bigint,)> = const { Statement::new(
+        "recount_requests_oldest", include_str!("../../sql/queries/procedures/recount_requests_oldest.sql")) };
+    static HAVE_GAPS: Statement<(), (Boolean,)> = const { Statement::new(
+        "recount_requests_gaps", include_str!("../../sql/queries/procedures/recount_requests_gaps.sql")) };
+    static DONE: Statement<()> = const { Statement::new(
+        "recount_requests_done", include_str!("../../sql/queries/procedures/recount_requests_done.sql")) };
 }
 
 /// What a transaction could not leave for the worker.
@@ -28,13 +27,8 @@ pub struct Missing {
 /// Appends a request. Below the executor, because a session's commit does it.
 pub fn append(home: Home, missing: Missing) {
     let table = Table::open_for_appending(home.schema, c"recount_request");
-    let row = [
-        pg_sys::Datum::from(clock::now()),
-        pg_sys::Datum::from(missing.sessions),
-        pg_sys::Datum::from(missing.has_gaps),
-    ];
-    let types = [pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID, pg_sys::BOOLOID];
-    table.append(types, std::iter::once(row.map(Some)));
+    let row = (clock::now(), missing.sessions, missing.has_gaps);
+    table.append::<(Timestamptz, Bigint, Boolean)>(std::iter::once(row));
 }
 
 /// Returns whether there may be a request. Waits for no lock.
@@ -44,15 +38,15 @@ pub fn may_exist(home: Home) -> bool {
 
 /// Returns when the oldest request was made, microseconds since 2000.
 pub fn oldest(connection: &Connection) -> Option<i64> {
-    OLDEST.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
+    OLDEST.first(connection, (), |(oldest,)| oldest).flatten()
 }
 
 /// Returns whether a request says that sessions with gaps were not noted.
 pub fn have_gaps(connection: &Connection) -> bool {
-    HAVE_GAPS.with(|statement| connection.run(statement, &[], |rows| rows.boolean(0, 1))) == Some(true)
+    HAVE_GAPS.first(connection, (), |(have_gaps,)| have_gaps).flatten() == Some(true)
 }
 
 /// Deletes the requests that the transaction sees, because it has counted all sessions that it sees.
 pub fn done(connection: &Connection) {
-    DONE.with(|statement| connection.run(statement, &[], |_| ()));
+    DONE.execute(connection, ());
 }

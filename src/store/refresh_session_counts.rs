@@ -20,33 +20,31 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
-use pgrx::pg_sys;
 
 use super::enrich::Tally;
 use super::{BOUNDED, Home, completions, recount_requests};
-use crate::pg::clock;
 use crate::pg::exclusion::{Wait, exclude_others};
-use crate::pg::inet;
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
-use crate::pg::scan::{self, Readable, Value};
-use crate::pg::snapshot::{self, OfTransaction};
-use crate::pg::spi::{Connection, Rows, Statement};
+use crate::pg::scan::{self, AddressValue, Readable};
+use crate::pg::snapshot::{self, OfTransaction, View};
+use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::transaction::{self, Isolation};
-use crate::pg::trigger;
+use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
+use crate::pg::{Oid, clock};
 use crate::worker::registry;
 
 thread_local! {
-    static TABLES: Statement = const { Statement::new(
-        "recount_tables", include_str!("../../sql/queries/procedures/recount_tables.sql"), &[]) };
-    static CREATE: Statement = const { Statement::new(
-        "recount_create", include_str!("../../sql/queries/procedures/recount_create.sql"), &[]) };
-    static CREATED: Statement = const { Statement::new(
-        "recount_created", include_str!("../../sql/queries/procedures/recount_created.sql"), &[]) };
-    static ADDRESSES: Statement = const { Statement::new(
-        "recount_addresses", include_str!("../../sql/queries/procedures/recount_addresses.sql"), &[pg_sys::BOOLOID]) };
-    static NETWORKS: Statement = const { Statement::new(
-        "recount_networks", include_str!("../../sql/queries/procedures/recount_networks.sql"), &[]) };
+    static TABLES: Statement<(), (value::Oid, Bytes, Bytes, Text, Text)> = const { Statement::new(
+        "recount_tables", include_str!("../../sql/queries/procedures/recount_tables.sql")) };
+    static CREATE: Statement<()> = const { Statement::new(
+        "recount_create", include_str!("../../sql/queries/procedures/recount_create.sql")) };
+    static CREATED: Statement<(), (value::Oid,)> = const { Statement::new(
+        "recount_created", include_str!("../../sql/queries/procedures/recount_created.sql")) };
+    static ADDRESSES: Statement<(Boolean,), (Bigint, Bigint)> = const { Statement::new(
+        "recount_addresses", include_str!("../../sql/queries/procedures/recount_addresses.sql")) };
+    static NETWORKS: Statement<(), (Bigint,)> = const { Statement::new(
+        "recount_networks", include_str!("../../sql/queries/procedures/recount_networks.sql")) };
 }
 
 /// Addresses that are summed in memory, some 8 MB; then their sums are put away.
@@ -58,7 +56,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Counted {
-    table: pg_sys::Oid,
+    table: Oid,
     ip_column: CString,
     time_column: Option<CString>,
     /// The attached table, for messages.
@@ -94,25 +92,23 @@ pub struct NotIntact {
 
 /// The tables whose sessions count.
 pub fn tables(connection: &Connection) -> Vec<Counted> {
-    let name = |rows: &Rows, row, column| CString::new(rows.bytes(row, column)?).ok();
-    TABLES.with(|statement| {
-        connection.run(statement, &[], |rows| {
-            let counted = |row| {
-                Some(Counted {
-                    table: u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from)?,
-                    ip_column: name(rows, row, 2)?,
-                    time_column: name(rows, row, 3),
-                    attached: rows.text(row, 4)?,
-                    not_intact_reason: rows.text(row, 5),
-                })
-            };
-            (0..rows.count).filter_map(counted).collect()
-        })
+    let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
+    TABLES.run(connection, (), |rows| {
+        let counted = rows.iter().filter_map(|(table, ip, time, attached, not_intact_reason)| {
+            Some(Counted {
+                table: table?,
+                ip_column: column(ip)?,
+                time_column: column(time),
+                attached: attached?,
+                not_intact_reason,
+            })
+        });
+        counted.collect()
     })
 }
 
 /// Sessions that these tables may have, but for those that somebody has just read.
-pub fn sessions_estimated(tables: &[Counted], but: impl Fn(pg_sys::Oid) -> bool) -> i64 {
+pub fn sessions_estimated(tables: &[Counted], but: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !but(counted.table));
     others.filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
 }
@@ -135,27 +131,23 @@ fn corrections(home: Home, connection: &Connection, locked: &[Counted]) -> Resul
     if tables.iter().any(|counted| !locked.contains(counted)) {
         return Err(tables);
     }
-    CREATE.with(|statement| connection.run(statement, &[], |_| ()));
-    let sums = CREATED.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
-    let sums = sums.and_then(|oid| u32::try_from(oid).ok()).map(pg_sys::Oid::from);
-    let mut sums = Sums::new(Table::open(sums.unwrap_or_default(), pg_sys::RowExclusiveLock));
+    CREATE.execute(connection, ());
+    let sums = CREATED.first(connection, (), |(table,)| table).flatten();
+    let mut sums = Sums::new(Table::open_if_there_for_appending(sums.unwrap_or(Oid::INVALID)));
     let mut found = Found::default();
     let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(home));
     for counted in &tables {
-        count(counted, moment.raw(), &mut found, &mut sums, gaps.as_mut());
+        count(counted, moment.view(), &mut found, &mut sums, gaps.as_mut());
     }
     sums.put_away();
     drop(sums);
-    let is_partial = [Some(pg_sys::Datum::from(found.is_partial()))];
     if let Some(gaps) = &mut gaps {
         gaps.append();
     }
     with_settings(BOUNDED, || {
-        ADDRESSES.with(|statement| {
-            connection.run(statement, &is_partial, |rows| {
-                found.addresses = rows.bigint(0, 1).unwrap_or_default();
-                found.corrected = rows.bigint(0, 2).unwrap_or_default();
-            });
+        ADDRESSES.first(connection, (found.is_partial(),), |(addresses, corrected)| {
+            found.addresses = addresses.unwrap_or_default();
+            found.corrected = corrected.unwrap_or_default();
         });
     });
     recount_requests::done(connection);
@@ -166,9 +158,7 @@ fn corrections(home: Home, connection: &Connection, locked: &[Counted]) -> Resul
 pub fn networks(home: Home, connection: &Connection) -> i64 {
     alone(home);
     with_settings(BOUNDED, || {
-        NETWORKS
-            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)))
-            .unwrap_or_default()
+        NETWORKS.first(connection, (), |(corrected,)| corrected).flatten().unwrap_or_default()
     })
 }
 
@@ -179,7 +169,7 @@ fn alone(home: Home) {
 
 fn count(
     counted: &Counted,
-    moment: pg_sys::Snapshot,
+    moment: View<'_>,
     found: &mut Found,
     sums: &mut Sums,
     mut gaps: Option<&mut Gaps>,
@@ -194,28 +184,25 @@ fn count(
     }
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
-    let enriched_at =
-        table.column(c"enrichment_at").filter(|column| column.type_oid == pg_sys::TIMESTAMPTZOID);
+    let enriched_at = table.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
     let now = clock::now();
     let fillable = gaps.as_ref().map_or_else(Vec::new, |gaps| gaps.columns(&table));
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {
-            Some(Value::Inet(inet)) => Some(inet.address),
-            Some(Value::Text(text)) => address::parse_bytes(text).unwrap_or_else(|_| {
+            Some(AddressValue::Inet(inet)) => Some(inet.address),
+            Some(AddressValue::Text(text)) => address::parse_bytes(text).unwrap_or_else(|_| {
                 found.malformed += 1;
                 None
             }),
             None => None,
         };
         if let Some(address) = address {
-            let time =
-                time.and_then(|column| trigger::timestamptz(row.column(column.number)?, column.type_oid));
-            let enriched_at = enriched_at.and_then(|column| row.column(column.number));
-            let enriched_at = enriched_at.map(|at| at.value() as i64);
+            let enriched_at = enriched_at.and_then(|column| row.timestamptz(column.number));
+            let time = time.and_then(|column| scan::time(row, column));
             let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
             found.sessions += 1;
             if let Some(gaps) = &mut gaps
-                && fillable.iter().any(|column| row.column(*column).is_none())
+                && fillable.iter().any(|column| row.is_null(*column))
             {
                 gaps.note(address, counted.table);
             }
@@ -228,7 +215,7 @@ fn count(
 /// Sessions with gaps that an enabled provider may fill, which are appended to `incomplete_session` once more.
 struct Gaps {
     home: Home,
-    noted: HashSet<(Address, pg_sys::Oid), RandomState>,
+    noted: HashSet<(Address, Oid), RandomState>,
 }
 
 impl Gaps {
@@ -248,7 +235,7 @@ impl Gaps {
         wanted.filter_map(|(name, _)| Some(table.column(name)?.number)).collect()
     }
 
-    fn note(&mut self, address: Address, table: pg_sys::Oid) {
+    fn note(&mut self, address: Address, table: Oid) {
         if bogon::reason(address).is_none()
             && self.noted.insert((address, table))
             && self.noted.len() >= SUMMED
@@ -264,10 +251,6 @@ impl Gaps {
         }
     }
 }
-
-/// Columns of the table of sums.
-const SUMS: [pg_sys::Oid; 4] =
-    [pg_sys::INETOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID];
 
 /// Sums by address, of which only some are in memory.
 struct Sums {
@@ -289,16 +272,9 @@ impl Sums {
 
     fn put_away(&mut self) {
         let Some(table) = &self.table else { return };
-        table.append(
-            SUMS,
-            self.in_memory.drain().map(|(address, tally)| {
-                [
-                    Some(inet::write(address)),
-                    Some(pg_sys::Datum::from(tally.sessions)),
-                    tally.first_seen.map(pg_sys::Datum::from),
-                    tally.last_seen.map(pg_sys::Datum::from),
-                ]
-            }),
+        let sums = self.in_memory.drain();
+        table.append::<(Inet, Bigint, Timestamptz, Timestamptz)>(
+            sums.map(|(address, tally)| (address, tally.sessions, tally.first_seen, tally.last_seen)),
         );
     }
 }

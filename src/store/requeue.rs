@@ -5,11 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
-use pgrx::pg_sys;
 
-use crate::pg::array::{self, Element};
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, array};
 use crate::provider::Providers;
 
 /// Addresses looked at by one transaction.
@@ -27,28 +25,17 @@ impl Progress {
 }
 
 thread_local! {
-    static UNASKED: Statement = const { Statement::new(
-        "sweep_unasked", include_str!("../../sql/queries/queue/sweep_unasked.sql"),
-        &[pg_sys::INT8OID, pg_sys::INETOID, pg_sys::TEXTARRAYOID, pg_sys::BOOLARRAYOID]) };
+    static UNASKED: Statement<(Bigint, Inet, Array<Text>, Array<Boolean>), (Inet, Bigint)> = const {
+        Statement::new("sweep_unasked", include_str!("../../sql/queries/queue/sweep_unasked.sql"))
+    };
 }
 
-/// Queues what these providers have not been asked, some addresses at a time; answers how far it came, or none when it
+/// Queues what these providers have not been asked, some addresses at a time; returns how far it came, or none when it
 /// has seen all.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
-    let for_unplaced = providers.iter().map(|provider| provider.purpose() == Purpose::Network);
-    let arguments = [
-        Some(pg_sys::Datum::from(MOST_AT_ONCE)),
-        progress.0.map(inet::write),
-        Some(array::write(
-            Element::Text,
-            providers.iter().map(|provider| Some(text::write(provider.name()))),
-        )),
-        Some(array::write(Element::Boolean, for_unplaced.map(|wanted| Some(pg_sys::Datum::from(wanted))))),
-    ];
-    UNASKED.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            let is_full = rows.bigint(0, 2).is_some_and(|seen| seen >= MOST_AT_ONCE);
-            is_full.then(|| Progress(rows.address(0, 1)))
-        })
-    })
+    let names = array(providers.iter().map(|provider| provider.name()));
+    let for_unplaced = array(providers.iter().map(|provider| provider.purpose() == Purpose::Network));
+    let (last, seen) =
+        UNASKED.first(connection, (MOST_AT_ONCE, progress.0, names, for_unplaced), |row| row)?;
+    (seen >= Some(MOST_AT_ONCE)).then_some(Progress(last))
 }

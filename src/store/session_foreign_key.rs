@@ -3,29 +3,28 @@
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
-use pgrx::pg_sys;
-
 use super::Home;
 use super::addresses::Inventory;
 use super::backfill_sessions::{self, Table, shown_key};
 use crate::error;
 use crate::pg::role::{self, acting_as, with_settings};
-use crate::pg::scan::{self, Readable, Value};
+use crate::pg::scan::{self, AddressValue, Readable};
 use crate::pg::snapshot::Latest;
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::user_table::{FrozenTable, Lock};
-use crate::pg::{catalog, relation};
+use crate::pg::value::{self, Bigint, Boolean, Inet, SqlType, Text};
+use crate::pg::{Oid, catalog, relation};
 
 thread_local! {
-    static ADD: Statement = const { Statement::new(
-        "foreign_key_add", include_str!("../../sql/queries/foreign_key/foreign_key_add.sql"), &[pg_sys::OIDOID, pg_sys::BOOLOID]) };
-    static STATE: Statement = const { Statement::new(
-        "foreign_key_state", include_str!("../../sql/queries/foreign_key/foreign_key_state.sql"), &[pg_sys::OIDOID]) };
-    static UNSAFE: Statement = const { Statement::new(
-        "foreign_keys_unsafe", include_str!("../../sql/queries/foreign_key/foreign_keys_unsafe.sql"), &[]) };
-    static READY: Statement = const { Statement::new(
-        "foreign_key_ready", include_str!("../../sql/queries/foreign_key/foreign_key_ready.sql"), &[pg_sys::OIDOID]) };
+    static ADD: Statement<(value::Oid, Boolean)> = const { Statement::new(
+        "foreign_key_add", include_str!("../../sql/queries/foreign_key/foreign_key_add.sql")) };
+    static STATE: Statement<(value::Oid,), (value::Oid,)> = const { Statement::new(
+        "foreign_key_state", include_str!("../../sql/queries/foreign_key/foreign_key_state.sql")) };
+    static UNSAFE: Statement<(), (Bigint, Text)> = const { Statement::new(
+        "foreign_keys_unsafe", include_str!("../../sql/queries/foreign_key/foreign_keys_unsafe.sql")) };
+    static READY: Statement<(value::Oid,), (Boolean,)> = const { Statement::new(
+        "foreign_key_ready", include_str!("../../sql/queries/foreign_key/foreign_key_ready.sql")) };
 }
 
 /// Name of the key of every session table.
@@ -41,7 +40,7 @@ const KEY: &CStr = c"cowrie_enrich_address";
 /// query that does so is planned with code of the table's owner.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
-pub fn create(home: Home, rel: pg_sys::Oid, column: &CStr) {
+pub fn create(home: Home, rel: Oid, column: &CStr) {
     require_address_column(rel, column);
     if catalog::is_partitioned(rel) {
         Connection::with(home.schema, |connection| {
@@ -107,7 +106,7 @@ pub fn create(home: Home, rel: pg_sys::Oid, column: &CStr) {
 const PINNED: &[(&CStr, &CStr)] = &[(c"search_path", c"pg_catalog, pg_temp")];
 
 /// The caller's mistakes.
-fn require_address_column(rel: pg_sys::Oid, column: &CStr) {
+fn require_address_column(rel: Oid, column: &CStr) {
     let name = catalog::table_name(rel);
     if !catalog::is_table(rel) {
         error::not_a_table(&name);
@@ -118,17 +117,14 @@ fn require_address_column(rel: pg_sys::Oid, column: &CStr) {
     let shown = column.to_string_lossy();
     match catalog::column_type(rel, column) {
         None => error::no_such_column(&name, &shown),
-        Some(found) if found.oid != pg_sys::INETOID || found.is_generated => error::no_key_for(&name, &shown),
+        Some(found) if found.oid != Inet::OID || found.is_generated => error::no_key_for(&name, &shown),
         Some(_) => {}
     }
 }
 
 /// Returns true if all partitions have a valid key. Then adding the key of their table reads no row.
-fn partitions_are_ready(home: Home, connection: &Connection, rel: pg_sys::Oid) -> bool {
-    let rel = [Some(pg_sys::Datum::from(rel))];
-    acting_as(home.owner, || {
-        READY.with(|statement| connection.run(statement, &rel, |rows| rows.boolean(0, 1) == Some(true)))
-    })
+fn partitions_are_ready(home: Home, connection: &Connection, rel: Oid) -> bool {
+    acting_as(home.owner, || READY.first(connection, (rel,), |(is_ready,)| is_ready)).flatten() == Some(true)
 }
 
 /// Keys that can run code as the extension's owner.
@@ -140,12 +136,8 @@ pub struct UnsafeKeys {
 
 /// Reads the view `unsafe_foreign_keys`.
 pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
-    UNSAFE.with(|statement| {
-        connection.run(statement, &[], |rows| UnsafeKeys {
-            count: rows.bigint(0, 1).unwrap_or_default(),
-            first: rows.text(0, 2),
-        })
-    })
+    let (count, first) = UNSAFE.first(connection, (), |keys| keys).unwrap_or_default();
+    UnsafeKeys { count: count.unwrap_or_default(), first }
 }
 
 /// Writers of a table queue behind whoever waits for a lock that they mind: not for long, then.
@@ -153,27 +145,19 @@ const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path"
 
 /// Adds what a table lacks of its foreign key, not validated, with the rights of whoever calls; of a partitioned table as a
 /// `whole` once its partitions' are valid. Waits for locks a moment only.
-pub fn add(connection: &Connection, rel: pg_sys::Oid, whole: bool) -> Result<(), Failure> {
+pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure> {
     contained(|| {
-        with_settings(MOMENT, || {
-            let arguments = [Some(pg_sys::Datum::from(rel)), Some(pg_sys::Datum::from(whole))];
-            ADD.with(|statement| connection.run(statement, &arguments, |_| ()));
-        });
+        with_settings(MOMENT, || ADD.execute(connection, (rel, whole)));
     })
 }
 
 /// Those tables among a table and its partitions whose foreign key is not validated.
-pub fn not_valid(connection: &Connection, rel: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    STATE.with(|statement| {
-        connection.run(statement, &[Some(pg_sys::Datum::from(rel))], |rows| {
-            let table = |row| u32::try_from(rows.bigint(row, 1)?).ok().map(pg_sys::Oid::from);
-            (0..rows.count).filter_map(table).collect()
-        })
-    })
+pub fn not_valid(connection: &Connection, rel: Oid) -> Vec<Oid> {
+    STATE.run(connection, (rel,), |rows| rows.iter().filter_map(|(table,)| table).collect())
 }
 
 /// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
-pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
+pub fn validate(connection: &Connection, table: Oid) -> bool {
     match contained(|| validate_as_owner(connection, table)) {
         Ok(()) => true,
         Err(failure) if failure.was_reference() => false,
@@ -181,7 +165,7 @@ pub fn validate(connection: &Connection, table: pg_sys::Oid) -> bool {
     }
 }
 
-fn validate_as_owner(connection: &Connection, table: pg_sys::Oid) {
+fn validate_as_owner(connection: &Connection, table: Oid) {
     const STATEMENT: &str = include_str!("../../sql/queries/foreign_key/foreign_key_validate.sql");
     if let Some(frozen) = FrozenTable::lock(table, Lock::Validate) {
         frozen.table().as_owner(|| frozen.run_utility(connection, STATEMENT, &[]));
@@ -193,16 +177,16 @@ fn validate_as_owner(connection: &Connection, table: pg_sys::Oid) {
 pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = Readable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };
-    if ip.type_oid != pg_sys::INETOID {
+    if !ip.is::<Inet>() {
         return 0;
     }
     let key = table.key_column.as_deref().and_then(|name| readable.column(name));
     let latest = Latest::take();
-    let mut inventory = Inventory::open(home, latest.raw());
+    let mut inventory = Inventory::open(home, latest.view());
     let mut sessions = 0;
-    readable.rows(latest.raw(), |row| {
+    readable.rows(latest.view(), |row| {
         sessions += 1;
-        if let Some(Value::Inet(inet)) = scan::value(row, ip)
+        if let Some(AddressValue::Inet(inet)) = scan::value(row, ip)
             // The column must hold the very key, not only what names the same host.
             && !(inet.is_canonical && backfill_sessions::has(&mut inventory, inet.address))
         {

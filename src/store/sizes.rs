@@ -3,18 +3,20 @@
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::shared::QUEUE_SIZES;
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::provider::Provider;
 
 thread_local! {
-    static NETWORKS: Statement = const { Statement::new(
-        "networks_count", include_str!("../../sql/queries/inventory/networks_count.sql"), &[]) };
-    static OLDEST_COUNT: Statement = const { Statement::new(
-        "counts_oldest", include_str!("../../sql/queries/fold/counts_oldest.sql"), &[]) };
-    static NOT_INTACT: Statement = const { Statement::new(
-        "tables_not_intact", include_str!("../../sql/queries/sessions/tables_not_intact.sql"), &[]) };
-    static QUEUE: Statement = const { Statement::new(
-        "queue_sizes", include_str!("../../sql/queries/queue/queue_sizes.sql"), &[]) };
+    static NETWORKS: Statement<(), (Bigint,)> = const { Statement::new(
+        "networks_count", include_str!("../../sql/queries/inventory/networks_count.sql")) };
+    static OLDEST_COUNT: Statement<(), (Timestamptz,)> = const { Statement::new(
+        "counts_oldest", include_str!("../../sql/queries/fold/counts_oldest.sql")) };
+    static NOT_INTACT: Statement<(), (Bigint,)> = const { Statement::new(
+        "tables_not_intact", include_str!("../../sql/queries/sessions/tables_not_intact.sql")) };
+    static QUEUE: Statement<(), (Text, Bigint, Bigint, Bigint, Bigint, Bigint, Bigint, Bigint)> = const {
+        Statement::new("queue_sizes", include_str!("../../sql/queries/queue/queue_sizes.sql"))
+    };
 }
 
 /// What is counted of a provider's queue: requests, three states of jobs, addresses that wait for these, dead letters.
@@ -60,23 +62,20 @@ impl Sizes {
 }
 
 pub fn count(connection: &Connection) -> Sizes {
-    let networks = NETWORKS
-        .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default()));
-    let oldest_count =
-        OLDEST_COUNT.with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1)));
+    let networks = NETWORKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default();
+    let oldest_count = OLDEST_COUNT.first(connection, (), |(counted_at,)| counted_at).flatten();
     let counted_at = clock::now();
-    let queues = QUEUE.with(|statement| {
-        connection.run(statement, &[], |rows| {
-            let size = |row, place| rows.bigint(row, place as i32 + 2).unwrap_or_default();
-            let queue = |row| {
+    let queues = QUEUE.run(connection, (), |rows| {
+        rows.iter()
+            .filter_map(|(provider, requested, due, leased, delayed, addresses, dead, oldest_age)| {
+                let sizes = [requested, due, leased, delayed, addresses, dead];
                 Some(Queue {
-                    provider: Provider::named(&rows.text(row, 1)?)?,
-                    sizes: std::array::from_fn(|place| size(row, place)),
-                    oldest: rows.bigint(row, QUEUE_SIZES as i32 + 2).map(|age| counted_at - age.max(0)),
+                    provider: Provider::named(&provider?)?,
+                    sizes: sizes.map(Option::unwrap_or_default),
+                    oldest: oldest_age.map(|age| counted_at - age.max(0)),
                 })
-            };
-            (0..rows.count).filter_map(queue).collect()
-        })
+            })
+            .collect()
     });
     let completions = completions::sizes(connection);
     Sizes {
@@ -88,8 +87,7 @@ pub fn count(connection: &Connection) -> Sizes {
         oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
         suspended_owners: completions.suspended,
         pending_networks: reclassification::pending(connection),
-        tables_not_intact: NOT_INTACT
-            .with(|statement| connection.run(statement, &[], |rows| rows.bigint(0, 1).unwrap_or_default())),
+        tables_not_intact: NOT_INTACT.first(connection, (), |(count,)| count).flatten().unwrap_or_default(),
         oldest_recount: recount_requests::oldest(connection),
     }
 }

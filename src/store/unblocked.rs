@@ -1,26 +1,29 @@
 //! Rows that can be written without waiting for another transaction: not locked by one, and not being created by one.
 
 use std::collections::BTreeSet;
+use std::thread::LocalKey;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use super::Home;
-use crate::pg::array;
 use crate::pg::relation::{InsertionProber, Key, KeyType, Prober};
-use crate::pg::spi::{Connection, Statement};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Array, Bigint, Inet, array};
 use crate::pg::{memory, snapshot};
 
 /// Addresses per statement.
 const CHUNK: usize = 5_000;
 
+/// Locks networks by their numbers and returns those that it locked.
+type NetworkLock = Statement<(Array<Bigint>,), (Bigint,)>;
+
 thread_local! {
-    static LOCK_ADDRESSES: Statement = const { Statement::new(
-        "addresses_lock_free", include_str!("../../sql/queries/inventory/addresses_lock_free.sql"), &[pg_sys::INETARRAYOID]) };
-    static LOCK_NETWORKS: Statement = const { Statement::new(
-        "networks_lock_free", include_str!("../../sql/queries/inventory/networks_lock_free.sql"), &[pg_sys::INT8ARRAYOID]) };
-    static SHARE_NETWORKS: Statement = const { Statement::new(
-        "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql"), &[pg_sys::INT8ARRAYOID]) };
+    static LOCK_ADDRESSES: Statement<(Array<Inet>,), (Inet,)> = const { Statement::new(
+        "addresses_lock_free", include_str!("../../sql/queries/inventory/addresses_lock_free.sql")) };
+    static LOCK_NETWORKS: NetworkLock = const { Statement::new(
+        "networks_lock_free", include_str!("../../sql/queries/inventory/networks_lock_free.sql")) };
+    static SHARE_NETWORKS: NetworkLock = const { Statement::new(
+        "networks_share_free", include_str!("../../sql/queries/inventory/networks_share_free.sql")) };
 }
 
 /// Returns those of some addresses without a visible row that another transaction is creating.
@@ -37,7 +40,7 @@ pub fn addresses_being_created<'a>(
 pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = home.networks();
     let latest = snapshot::Latest::take();
-    let there = Prober::open_by(table, index, KeyType::Bigint, latest.raw());
+    let there = Prober::open_by(table, index, KeyType::Bigint, latest.view());
     let others = InsertionProber::open(table, index, KeyType::Bigint);
     let Some((mut there, mut others)) = there.zip(others) else { return BTreeSet::new() };
     let mut is_being_created =
@@ -49,7 +52,7 @@ pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a
 pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = home.networks();
     let latest = snapshot::Latest::take();
-    let Some(mut there) = Prober::open_by(table, index, KeyType::Bigint, latest.raw()) else {
+    let Some(mut there) = Prober::open_by(table, index, KeyType::Bigint, latest.view()) else {
         return BTreeSet::new();
     };
     networks.copied().filter(|asn| there.holds(Key::Number(*asn))).collect()
@@ -64,11 +67,8 @@ pub fn lock_addresses<'a>(
     let mut locked = BTreeSet::new();
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
-            let chunk = array::inets(chunk.iter().copied());
-            LOCK_ADDRESSES.with(|statement| {
-                connection.run(statement, &[Some(chunk)], |rows| {
-                    locked.extend((0..rows.count).filter_map(|row| rows.address(row, 1)));
-                });
+            LOCK_ADDRESSES.run(connection, (array(chunk.iter().copied()),), |rows| {
+                locked.extend(rows.iter().filter_map(|(address,)| address));
             });
         });
     }
@@ -78,26 +78,24 @@ pub fn lock_addresses<'a>(
 /// Locks existing networks, given in order, unless another transaction has locked them. Returns those that are locked
 /// now.
 pub fn lock_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    LOCK_NETWORKS.with(|statement| numbered(connection, statement, networks))
+    lock(connection, &LOCK_NETWORKS, networks)
 }
 
 /// Shares the keys of existing networks, given in order, as a foreign key does. Returns those for which that took no
 /// waiting.
 pub fn share_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
-    SHARE_NETWORKS.with(|statement| numbered(connection, statement, networks))
+    lock(connection, &SHARE_NETWORKS, networks)
 }
 
-fn numbered<'a>(
+fn lock<'a>(
     connection: &Connection,
-    statement: &Statement,
+    statement: &'static LocalKey<NetworkLock>,
     networks: impl Iterator<Item = &'a i64>,
 ) -> BTreeSet<i64> {
-    let numbers: Vec<i64> = networks.copied().collect();
-    if numbers.is_empty() {
+    let mut networks = networks.peekable();
+    if networks.peek().is_none() {
         return BTreeSet::new();
     }
-    let numbers = array::bigints(numbers);
-    connection.run(statement, &[Some(numbers)], |rows| {
-        (0..rows.count).filter_map(|row| rows.bigint(row, 1)).collect()
-    })
+    statement
+        .run(connection, (array(networks),), |rows| rows.iter().filter_map(|(network,)| network).collect())
 }

@@ -10,14 +10,12 @@ use cowrie_enrich_engine::breaker::State;
 use cowrie_enrich_engine::metrics::families as declared;
 use cowrie_enrich_engine::metrics::{Declared, Family, Value};
 use cowrie_enrich_engine::otlp::Signal;
-use pgrx::pg_sys;
 
 use crate::guc;
 use crate::mmdb::{self, Kind};
 use crate::pg::catalog::{self, Database};
-use crate::pg::clock;
-use crate::pg::owner_slot;
 use crate::pg::shared::{self, Report, WorkerSlot};
+use crate::pg::{Oid, clock, owner_slot};
 use crate::provider::Provider;
 use crate::provider::limiter::{self, Count};
 use crate::store::sizes::{QUEUES, Queue, Sizes};
@@ -86,7 +84,7 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
 }
 
 /// Databases that are to have a worker and whose worker has found the extension.
-fn attended() -> Vec<(pg_sys::Oid, String, &'static WorkerSlot)> {
+fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
     if !shared::is_shared() || !guc::worker_enabled() {
         return Vec::new();
     }
@@ -358,7 +356,7 @@ fn workers() -> Vec<Family> {
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let mut shown = Vec::new();
     for (database, name, seat) in attended() {
-        let sits = pg_sys::Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
+        let sits = Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
         up = up.with([&name], truth(sits));
         let heartbeat = read(&seat.report.heartbeat);
@@ -377,7 +375,7 @@ fn workers() -> Vec<Family> {
     }
     // Those that never had a worker have reported nothing.
     for waiting in shared::waiting() {
-        let database = pg_sys::Oid::from(waiting.database);
+        let database = Oid::from(waiting.database);
         if !shown.contains(&database)
             && let Some(name) = catalog::database_name(database)
         {

@@ -1,7 +1,8 @@
 //! Counters that tell the truth, and messages that do not flood the log.
 //!
 //! A counter of work moves when the transaction that did the work commits: until then what it counted is in this
-//! backend's own memory, one tally per level of subtransactions, added to the parent's on release and dropped on rollback.
+//! backend's own memory, one set of counts per level of subtransactions, added to the parent's on release and dropped on
+//! rollback.
 //! Errors are counted at once: the transaction that met one is often rolled back, and the error happened all the same.
 //! So is what happens on the network. Shared numbers are atomics, added to and never locked.
 //!
@@ -72,7 +73,7 @@ const _: () = assert!(COUNTERS <= shared::SLOTS);
 
 /// What a level counted.
 #[derive(Default)]
-struct Tally {
+struct PendingCounts {
     counters: [i64; COUNTERS],
     /// Seldom any: a session of a known address has none but a sampled time.
     cells: BTreeMap<Cell, i64>,
@@ -81,7 +82,7 @@ struct Tally {
     spans_dropped: i64,
 }
 
-impl Tally {
+impl PendingCounts {
     fn keep_span(&mut self, span: impl FnOnce() -> Span) {
         if self.spans.len() < spans::MOST_KEPT {
             self.spans.push(span());
@@ -90,7 +91,7 @@ impl Tally {
         }
     }
 
-    fn absorb(&mut self, other: Tally) {
+    fn absorb(&mut self, other: PendingCounts) {
         for (into, from) in self.counters.iter_mut().zip(other.counters) {
             *into += from;
         }
@@ -105,18 +106,18 @@ impl Tally {
 
 thread_local! {
     /// Innermost last; levels ascend.
-    static PENDING: RefCell<Vec<(Level, Tally)>> = const { RefCell::new(Vec::new()) };
+    static PENDING: RefCell<Vec<(Level, PendingCounts)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The tally of the current level.
-fn pending(count: impl FnOnce(&mut Tally)) {
+/// Passes the counts of the current level to `count`.
+fn pending(count: impl FnOnce(&mut PendingCounts)) {
     let level = current_level();
     PENDING.with_borrow_mut(|levels| {
         if levels.last().is_none_or(|(top, _)| *top != level) {
-            levels.push((level, Tally::default()));
+            levels.push((level, PendingCounts::default()));
         }
-        if let Some((_, tally)) = levels.last_mut() {
-            count(tally);
+        if let Some((_, counts)) = levels.last_mut() {
+            count(counts);
         }
     });
 }
@@ -126,7 +127,7 @@ pub fn add(counter: Counter, amount: i64) {
     if matches!(counter, Counter::Errors) {
         publish(counter as usize, amount);
     } else if guc::metrics() {
-        pending(|tally| tally.counters[counter as usize] += amount);
+        pending(|counts| counts.counters[counter as usize] += amount);
     }
 }
 
@@ -134,7 +135,7 @@ pub fn add(counter: Counter, amount: i64) {
 pub fn network_created(source: Source, country: Option<&str>, registry: Option<&str>) {
     if guc::metrics() {
         let cell = cells::created(source, country, registry);
-        pending(|tally| *tally.cells.entry(cell).or_default() += 1);
+        pending(|counts| *counts.cells.entry(cell).or_default() += 1);
     }
 }
 
@@ -142,15 +143,15 @@ pub fn network_created(source: Source, country: Option<&str>, registry: Option<&
 pub fn networks_updated(source: Source, update: Update, networks: usize) {
     if guc::metrics() && networks > 0 {
         let cell = cells::updated(source, update);
-        pending(|tally| *tally.cells.entry(cell).or_default() += networks as i64);
+        pending(|counts| *counts.cells.entry(cell).or_default() += networks as i64);
     }
 }
 
 /// The same value, in nanoseconds or whole numbers, so many times; counted when the transaction commits.
 fn observe(what: Distribution, value: i64, times: i64) {
-    pending(|tally| {
-        *tally.cells.entry(what.bucket(value)).or_default() += times;
-        *tally.cells.entry(what.sum()).or_default() += value.saturating_mul(times);
+    pending(|counts| {
+        *counts.cells.entry(what.bucket(value)).or_default() += times;
+        *counts.cells.entry(what.sum()).or_default() += value.saturating_mul(times);
     });
 }
 
@@ -171,10 +172,10 @@ pub struct Counted {
 pub fn take_counted() -> Vec<Counted> {
     PENDING.with_borrow_mut(|levels| {
         let mut all = BTreeMap::<i64, i64>::new();
-        for (_, tally) in levels {
-            let counters = std::mem::take(&mut tally.counters).into_iter().enumerate();
+        for (_, counts) in levels {
+            let counters = std::mem::take(&mut counts.counters).into_iter().enumerate();
             let counters = counters.map(|(slot, amount)| (slot as i64, amount));
-            let cells = std::mem::take(&mut tally.cells).into_iter();
+            let cells = std::mem::take(&mut counts.cells).into_iter();
             let cells = cells.map(|(cell, amount)| (FIRST_CELL + cell.place() as i64, amount));
             counters.chain(cells).for_each(|(place, amount)| *all.entry(place).or_default() += amount);
         }
@@ -188,9 +189,9 @@ pub fn take_counted() -> Vec<Counted> {
 /// Counts what another transaction has left, when this one commits.
 pub fn count(Counted { place, amount }: Counted) {
     if let Some(cell) = place.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
-        pending(|tally| *tally.cells.entry(cell).or_default() += amount);
+        pending(|counts| *counts.cells.entry(cell).or_default() += amount);
     } else if let Some(slot) = usize::try_from(place).ok().filter(|slot| *slot < COUNTERS) {
-        pending(|tally| tally.counters[slot] += amount);
+        pending(|counts| counts.counters[slot] += amount);
     }
 }
 
@@ -201,22 +202,22 @@ const FIRST_CELL: i64 = shared::SLOTS as i64;
 /// handed over; what it has counted is in a table since [`take_counted`].
 pub fn transaction_ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|levels| {
-        for (_, tally) in levels.drain(..) {
+        for (_, counts) in levels.drain(..) {
             if outcome == Outcome::Aborted {
                 continue;
             }
             if outcome == Outcome::Committed {
                 for (slot, amount) in
-                    tally.counters.into_iter().enumerate().filter(|(_, amount)| *amount != 0)
+                    counts.counters.into_iter().enumerate().filter(|(_, amount)| *amount != 0)
                 {
                     publish(slot, amount);
                 }
-                for (cell, amount) in tally.cells {
+                for (cell, amount) in counts.cells {
                     publish_cell(cell, amount);
                 }
             }
-            tally.spans.iter().for_each(spans::hand_over);
-            spans::dropped(tally.spans_dropped);
+            counts.spans.iter().for_each(spans::hand_over);
+            spans::dropped(counts.spans_dropped);
         }
     });
 }
@@ -224,10 +225,10 @@ pub fn transaction_ended(outcome: Outcome) {
 /// A subtransaction was released into its parent.
 pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|levels| {
-        let Some((_, tally)) = levels.pop_if(|(top, _)| *top == level) else { return };
+        let Some((_, counts)) = levels.pop_if(|(top, _)| *top == level) else { return };
         match levels.last_mut() {
-            Some((top, into)) if *top == parent => into.absorb(tally),
-            _ => levels.push((parent, tally)),
+            Some((top, into)) if *top == parent => into.absorb(counts),
+            _ => levels.push((parent, counts)),
         }
     });
 }

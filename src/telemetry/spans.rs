@@ -15,7 +15,6 @@ use super::{Operation, cells, pending, publish_cell};
 use crate::pg::catalog;
 use crate::pg::clock;
 use crate::pg::shared;
-use crate::pg::spi::Rows;
 
 /// Spans that a transaction keeps, in this backend's memory: 16 kB.
 pub const MOST_KEPT: usize = 64;
@@ -43,65 +42,69 @@ pub fn collect(share: Option<f64>) {
 
 /// What is made within `work` is part of this.
 pub fn within<T>(whole: Option<Whole>, work: impl FnOnce() -> T) -> T {
-    struct Back(Option<Whole>);
-    impl Drop for Back {
+    struct Restore(Option<Whole>);
+    impl Drop for Restore {
         fn drop(&mut self) {
             WITHIN.set(self.0);
         }
     }
-    let _back = Back(WITHIN.replace(whole));
+    let _restore = Restore(WITHIN.replace(whole));
     work()
 }
 
-/// A statement on networks under way.
-pub struct Writing {
+/// Number, country, registry and name of a network that a statement wrote.
+pub type NetworkRow = (Option<i64>, Option<String>, Option<String>, Option<String>);
+
+/// Makes spans of the networks that a statement writes.
+pub struct NetworkSpans {
     /// Nanoseconds since 1970; none where nobody collects.
     began: Option<u64>,
     together: usize,
 }
 
-impl Writing {
-    /// It is about so many networks.
-    pub fn begin(together: usize) -> Writing {
-        Writing { began: are_collected().then(clock::unix_nanoseconds), together }
+impl NetworkSpans {
+    /// Begins before the statement. `together`: networks that it is about.
+    pub fn begin(together: usize) -> NetworkSpans {
+        NetworkSpans { began: are_collected().then(clock::unix_nanoseconds), together }
     }
 
-    /// It wrote these: number, country, registry, name in its first columns. Handed over when the transaction commits.
-    pub fn wrote<'a>(&self, operation: Operation, rows: &Rows, source: impl Fn(i64) -> &'a str) {
+    /// Makes spans of a share of the networks that the statement wrote. They are handed over when the transaction commits.
+    pub fn record<'a>(
+        &self,
+        operation: Operation,
+        networks: impl Iterator<Item = NetworkRow>,
+        source: impl Fn(i64) -> &'a str,
+    ) {
         let Some(began) = self.began else { return };
         let threshold = shared::block().networks_sampled.load(Ordering::Relaxed);
         if threshold == 0 {
             return;
         }
         let mut ended = None;
-        for row in (0..rows.count).filter(|_| random::bits() < threshold) {
-            let Some(asn) = rows.bigint(row, 1) else { continue };
+        for network in networks.filter(|_| random::bits() < threshold) {
+            let source = network.0.map(&source).unwrap_or_default();
             let ended = *ended.get_or_insert_with(clock::unix_nanoseconds);
-            pending(|tally| {
-                tally.keep_span(|| self.span(operation, rows, row, (asn, source(asn)), (began, ended)))
-            });
+            pending(|counts| counts.keep_span(|| self.span(operation, network, source, (began, ended))));
         }
     }
 
     fn span(
         &self,
         operation: Operation,
-        rows: &Rows,
-        row: usize,
-        (asn, source): (i64, &str),
+        (number, country, registry, name): NetworkRow,
+        source: &str,
         (began, ended): (u64, u64),
     ) -> Span {
         let (trace, parent) = WITHIN.get().unwrap_or_else(|| (new_trace(), 0));
-        let country = rows.text(row, 2).unwrap_or_default();
         let network = Network {
-            number: u32::try_from(asn).unwrap_or_default(),
+            number: number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default(),
             operation: match operation {
                 Operation::Create => otlp::Operation::Create,
                 Operation::Update => otlp::Operation::Update,
             },
-            name: Text::new(&rows.text(row, 4).unwrap_or_default()),
-            country: country.as_bytes().try_into().unwrap_or_default(),
-            registry: Text::new(&rows.text(row, 3).unwrap_or_default()),
+            name: Text::new(&name.unwrap_or_default()),
+            country: country.unwrap_or_default().as_bytes().try_into().unwrap_or_default(),
+            registry: Text::new(&registry.unwrap_or_default()),
             source: Text::new(source),
             together: u32::try_from(self.together).unwrap_or(u32::MAX),
         };

@@ -14,6 +14,7 @@ use crate::guc;
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
+use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{clock, snapshot};
 use crate::provider::limiter::{self, Count};
 use crate::provider::{Provider, Providers};
@@ -232,7 +233,7 @@ pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch,
 }
 
 /// What an answer means for an address, as jsonb.
-fn document(landing: &CompletedBatch, answer: &Answer) -> Option<pgrx::pg_sys::Datum> {
+fn document(landing: &CompletedBatch, answer: &Answer) -> Option<Typed<Jsonb>> {
     let said = match answer {
         Answer::Found(finding) => enrichment::Said::Value(&finding.said),
         Answer::Absent(words) => {
@@ -406,7 +407,7 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
 fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
-    let mut plan = enrich::plan(home, addresses, databases, latest.raw(), false, Providers::NONE);
+    let mut plan = enrich::plan(home, addresses, databases, latest.view(), false, Providers::NONE);
     plan.due.clear();
     plan
 }

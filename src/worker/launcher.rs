@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cowrie_enrich_engine::{backoff, random};
-use pgrx::pg_sys;
 
 use crate::exporter::Supervisor;
 use crate::guc;
@@ -23,7 +22,7 @@ use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, SEATS, Waiting, WorkerSlot};
-use crate::pg::{clock, transaction};
+use crate::pg::{Oid, clock, transaction};
 use crate::telemetry;
 use crate::worker::registry::{self, Announced, Ending, Lack};
 
@@ -55,7 +54,7 @@ crate::background_process!(cowrie_enrich_launcher_main, run);
 
 /// What is known of a database.
 #[derive(Default)]
-struct Place {
+struct DatabaseState {
     /// Index of its seat, and the process that was started for it, unless that was done by an earlier launcher.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
@@ -76,7 +75,7 @@ struct Place {
     is_awaited: bool,
 }
 
-impl Place {
+impl DatabaseState {
     fn lacks(&mut self, what: Lack) {
         match &mut self.lacks {
             Some((lack, _)) => *lack = what,
@@ -110,7 +109,7 @@ fn run(_argument: i32) {
         // An old one is still ending. Whoever ends with an error is started again.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
-    let mut places = adopt();
+    let mut states = adopt();
     let mut order = Order { seniority: Seniority::read(), room: None };
     let mut exporter = Supervisor::default();
     loop {
@@ -119,9 +118,9 @@ fn run(_argument: i32) {
         let pause = exporter.see_to_it().min(if catalog::is_standby() {
             PROMOTED_WITHIN
         } else {
-            heed_announcements(&mut places, &mut order.seniority);
-            collect_ended(&mut places, &mut order.seniority);
-            see_to_databases(&mut places, &mut order)
+            heed_announcements(&mut states, &mut order.seniority);
+            collect_ended(&mut states, &mut order.seniority);
+            see_to_databases(&mut states, &mut order)
         });
         background::report_activity(None);
         background::sleep(pause, None);
@@ -129,53 +128,58 @@ fn run(_argument: i32) {
 }
 
 /// Workers that an earlier launcher started and that outlived it.
-fn adopt() -> BTreeMap<u32, Place> {
-    let mut places = BTreeMap::new();
+fn adopt() -> BTreeMap<u32, DatabaseState> {
+    let mut states = BTreeMap::new();
     for (index, seat) in shared::block().seats.iter().enumerate() {
         let database = seat.database.load(Ordering::Acquire);
         if database != 0 {
-            places.insert(database, Place { worker: Some((index, None)), ..Place::default() });
+            states
+                .insert(database, DatabaseState { worker: Some((index, None)), ..DatabaseState::default() });
         }
     }
-    places
+    states
 }
 
-fn heed_announcements(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
+fn heed_announcements(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seniority) {
     match registry::take_announced() {
-        Announced::All => places.iter_mut().for_each(|(database, place)| heed(*database, place, seniority)),
+        Announced::All => states.iter_mut().for_each(|(database, state)| heed(*database, state, seniority)),
         Announced::These(databases) => {
             databases
                 .into_iter()
-                .for_each(|database| heed(database, places.entry(database).or_default(), seniority));
+                .for_each(|database| heed(database, states.entry(database).or_default(), seniority));
         }
     }
 }
 
 /// An extension may have come to a database.
-fn heed(database: u32, place: &mut Place, seniority: &mut Seniority) {
+fn heed(database: u32, state: &mut DatabaseState, seniority: &mut Seniority) {
     seniority.announced(database);
-    place.has_no_extension = false;
-    place.is_news = true;
-    place.backoff_until = 0;
+    state.has_no_extension = false;
+    state.is_news = true;
+    state.backoff_until = 0;
 }
 
 /// Looks for transactions that change an extension and are prepared, in databases without the extension. Once such a one has
 /// ended, the extension may be there: the statement that ended it may not have said so. Returns whether there is one.
-fn heed_prepared(places: &mut BTreeMap<u32, Place>, marked: &[u32], seniority: &mut Seniority) -> bool {
-    for (database, place) in places.iter_mut().filter(|(_, place)| place.has_no_extension) {
+fn heed_prepared(
+    states: &mut BTreeMap<u32, DatabaseState>,
+    marked: &[u32],
+    seniority: &mut Seniority,
+) -> bool {
+    for (database, state) in states.iter_mut().filter(|(_, state)| state.has_no_extension) {
         let is_prepared = marked.contains(database);
-        if std::mem::replace(&mut place.change_is_prepared, is_prepared) && !is_prepared {
-            heed(*database, place, seniority);
+        if std::mem::replace(&mut state.change_is_prepared, is_prepared) && !is_prepared {
+            heed(*database, state, seniority);
         }
     }
-    places.values().any(|place| place.has_no_extension && place.change_is_prepared)
+    states.values().any(|state| state.has_no_extension && state.change_is_prepared)
 }
 
-fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
+fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seniority) {
     let now = clock::now();
     let mut is_slot_free = false;
-    for (database, place) in places.iter_mut() {
-        let Some((index, process)) = &place.worker else { continue };
+    for (database, state) in states.iter_mut() {
+        let Some((index, process)) = &state.worker else { continue };
         let seat = &shared::block().seats[*index];
         let gone = match process {
             Some(process) => process.presence() == Presence::Gone,
@@ -187,28 +191,28 @@ fn collect_ended(places: &mut BTreeMap<u32, Place>, seniority: &mut Seniority) {
         }
         match Ending::of(seat) {
             Ending::NoExtension => {
-                place.has_no_extension = !place.is_news;
-                if place.has_no_extension {
+                state.has_no_extension = !state.is_news;
+                if state.has_no_extension {
                     seniority.has_no_extension(*database);
                 }
             }
             Ending::Left => {}
             Ending::Crashed => {
-                place.crashes =
-                    if now - place.started_at > LIVED { 1 } else { place.crashes.saturating_add(1) };
-                let pause = backoff::delay(place.crashes, RESTART_BASE, RESTART_CAP, random::unit());
-                place.backoff_until = now + clock::micros(pause);
+                state.crashes =
+                    if now - state.started_at > LIVED { 1 } else { state.crashes.saturating_add(1) };
+                let pause = backoff::delay(state.crashes, RESTART_BASE, RESTART_CAP, random::unit());
+                state.backoff_until = now + clock::micros(pause);
             }
         }
         free(seat);
         is_slot_free = true;
-        if let Some((_, Some(process))) = place.worker.take() {
+        if let Some((_, Some(process))) = state.worker.take() {
             process.forget();
         }
     }
     if is_slot_free {
-        let waits = |place: &&mut Place| matches!(place.lacks, Some((Lack::Slot | Lack::Room, _)));
-        places.values_mut().filter(waits).for_each(|place| place.backoff_until = 0);
+        let waits = |state: &&mut DatabaseState| matches!(state.lacks, Some((Lack::Slot | Lack::Room, _)));
+        states.values_mut().filter(waits).for_each(|state| state.backoff_until = 0);
     }
 }
 
@@ -227,11 +231,11 @@ impl Order {
 }
 
 /// Starts what is missing and stops what is not wanted; answers how long there is nothing to do.
-fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Duration {
+fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();
         // A database that refuses connections for a while keeps its place.
-        let is_gone = |oid: &u32| catalog::database_name(pg_sys::Oid::from(*oid)).is_none();
+        let is_gone = |oid: &u32| catalog::database_name(Oid::from(*oid)).is_none();
         let unlisted = order.seniority.databases();
         let unlisted = unlisted.filter(|oid| !databases.iter().any(|database| database.oid.to_u32() == *oid));
         let gone: Vec<u32> = unlisted.filter(is_gone).collect();
@@ -244,7 +248,7 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     let mut databases = match transaction::run(listed) {
         Ok((databases, gone, marked)) => {
             gone.into_iter().for_each(|database| order.seniority.remove(database));
-            if heed_prepared(places, &marked, &mut order.seniority) {
+            if heed_prepared(states, &marked, &mut order.seniority) {
                 next = next.min(clock::now() + clock::micros(guc::worker_naptime()));
             }
             databases
@@ -255,9 +259,9 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         }
     };
     let known: Vec<u32> = databases.iter().map(|database| database.oid.to_u32()).collect();
-    places.retain(|oid, place| place.worker.is_some() || known.contains(oid));
-    for place in places.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, place)| place) {
-        send_away(place);
+    states.retain(|oid, state| state.worker.is_some() || known.contains(oid));
+    for state in states.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, state)| state) {
+        send_away(state);
     }
     let block = shared::block();
     databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
@@ -266,47 +270,47 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
     let mut waiting = Vec::new();
     for database in &databases {
         let oid = database.oid.to_u32();
-        let running = places.values().filter(|place| place.worker.is_some()).count();
+        let running = states.values().filter(|state| state.worker.is_some()).count();
         let is_known = order.seniority.is_known(oid);
-        let place = places.entry(oid).or_default();
+        let state = states.entry(oid).or_default();
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
-        place.is_wanted = is_wanted;
-        if let Some((index, _)) = &place.worker
+        state.is_wanted = is_wanted;
+        if let Some((index, _)) = &state.worker
             && block.seats[*index].ledger_read.load(Ordering::Acquire)
         {
-            place.has_told = true;
+            state.has_told = true;
             order.seniority.add(oid);
         }
-        if place.becomes_awaited() {
+        if state.becomes_awaited() {
             // Before it has a worker; and the others' wait begins anew.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }
-        match &place.worker {
-            Some(_) if !is_wanted => send_away(place),
-            None if is_wanted && !place.has_no_extension => {
+        match &state.worker {
+            Some(_) if !is_wanted => send_away(state),
+            None if is_wanted && !state.has_no_extension => {
                 next = next.min(match order.is_room(running, older) {
-                    true => start(database, place, order, running),
+                    true => start(database, state, order, running),
                     false => {
-                        place.lacks(Lack::Slot);
+                        state.lacks(Lack::Slot);
                         clock::now() + START_AGAIN_AFTER
                     }
                 });
             }
             _ => {}
         }
-        let is_missing = is_wanted && !place.has_no_extension && place.worker.is_none();
+        let is_missing = is_wanted && !state.has_no_extension && state.worker.is_none();
         if !is_missing {
-            place.lacks = None;
-        } else if let Some((lack, since)) = place.lacks.filter(|_| !order.seniority.is_without_extension(oid))
+            state.lacks = None;
+        } else if let Some((lack, since)) = state.lacks.filter(|_| !order.seniority.is_without_extension(oid))
         {
             waiting.push(Waiting { database: oid, reason: lack as u32, since });
         }
         if is_missing && is_known {
             older += 1;
-            if place.lacks.is_some_and(|(lack, _)| lack != Lack::Pause) {
+            if state.lacks.is_some_and(|(lack, _)| lack != Lack::Pause) {
                 let rank = order.seniority.rank(oid);
-                give_way(places, &order.seniority, rank, older);
+                give_way(states, &order.seniority, rank, older);
             }
         }
     }
@@ -314,7 +318,8 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         shared::publish_waiting(&waiting);
     }
     order.seniority.write_if_changed();
-    let has_settled = |database: &Database| places.get(&database.oid.to_u32()).is_none_or(Place::has_settled);
+    let has_settled =
+        |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All at once, or the first one takes what there is.
         block.seats.iter().for_each(WorkerSlot::set_latch);
@@ -323,8 +328,8 @@ fn see_to_databases(places: &mut BTreeMap<u32, Place>, order: &mut Order) -> Dur
         .max(Duration::from_millis(10))
 }
 
-fn send_away(place: &Place) {
-    if let Some((index, _)) = &place.worker {
+fn send_away(state: &DatabaseState) {
+    if let Some((index, _)) = &state.worker {
         let seat = &shared::block().seats[*index];
         seat.leave.store(true, Ordering::Release);
         seat.set_latch();
@@ -332,35 +337,35 @@ fn send_away(place: &Place) {
 }
 
 /// Has the worker of the database that came last leave, for one that came before and has none. As many leave as wait.
-fn give_way(places: &BTreeMap<u32, Place>, seniority: &Seniority, rank: Rank, waiting: usize) {
-    let running = places.iter().filter(|(_, place)| place.worker.is_some());
-    let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, place)| place.is_leaving());
+fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, rank: Rank, waiting: usize) {
+    let running = states.iter().filter(|(_, state)| state.worker.is_some());
+    let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, state)| state.is_leaving());
     if leaving.len() >= waiting {
         return;
     }
     let last = staying.into_iter().max_by_key(|(oid, _)| seniority.rank(**oid));
-    if let Some((_, place)) = last.filter(|(oid, _)| seniority.rank(**oid) > rank) {
-        send_away(place);
+    if let Some((_, state)) = last.filter(|(oid, _)| seniority.rank(**oid) > rank) {
+        send_away(state);
     }
 }
 
 /// Starts a worker, in addition to `running` ones, if it may start now. Returns when to look again.
-fn start(database: &Database, place: &mut Place, order: &mut Order, running: usize) -> i64 {
+fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
     let kept_out = registry::kept_out(database.oid).unwrap_or(0);
-    let not_before = kept_out.max(place.backoff_until);
+    let not_before = kept_out.max(state.backoff_until);
     if not_before > now {
-        if place.lacks.is_none() && place.crashes > 0 && kept_out <= now {
-            place.lacks(Lack::Pause);
+        if state.lacks.is_none() && state.crashes > 0 && kept_out <= now {
+            state.lacks(Lack::Pause);
         }
         return not_before;
     }
-    (place.started_at, place.is_news) = (now, false);
+    (state.started_at, state.is_news) = (now, false);
     let (lack, problem) = match take_seat(database.oid) {
         None => (Lack::Room, "more than 64 databases have a worker already"),
         Some(index) => match super::start(&database.name, index) {
             Some(process) => {
-                place.worker = Some((index, Some(process)));
+                state.worker = Some((index, Some(process)));
                 order.room = order.room.map(|room| room.max(running + 1));
                 return i64::MAX;
             }
@@ -371,13 +376,13 @@ fn start(database: &Database, place: &mut Place, order: &mut Order, running: usi
         },
     };
     order.room = Some(running);
-    place.lacks(lack);
+    state.lacks(lack);
     telemetry::log_once_per_burst("a worker could not be started", &format!("{}: {problem}", database.name));
-    place.backoff_until = now + START_AGAIN_AFTER;
-    place.backoff_until
+    state.backoff_until = now + START_AGAIN_AFTER;
+    state.backoff_until
 }
 
-fn take_seat(database: pg_sys::Oid) -> Option<usize> {
+fn take_seat(database: Oid) -> Option<usize> {
     let seats: &[WorkerSlot; SEATS] = &shared::block().seats;
     // An owner process of another database that does not end keeps the place of its worker.
     let is_anothers = |seat: &WorkerSlot| {

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cowrie_enrich_engine::version::Fit;
-use pgrx::pg_sys;
 
 use super::due::{Due, after_naptime, naptime, retry_pause};
 use super::in_flight::InFlight;
@@ -23,7 +22,7 @@ use crate::inbox;
 use crate::pg::background;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::shared::{self, WorkerSlot};
-use crate::pg::{catalog, clock};
+use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
 use crate::store::queue::{self, TakenIn};
 use crate::store::recount_requests::Missing;
@@ -98,7 +97,7 @@ pub fn run(seat: i32) {
         // The launcher that started this worker is gone, and nobody knows of it.
         return;
     }
-    background::connect(Some(pg_sys::Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
+    background::connect(Some(Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
     if !seat.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }

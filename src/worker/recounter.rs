@@ -9,12 +9,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cowrie_enrich_engine::{backoff, random};
-use pgrx::pg_sys;
 
 use super::steps::Steps;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::shared;
-use crate::pg::{clock, transaction};
+use crate::pg::{Oid, clock, transaction};
 use crate::store::{self, refresh_session_counts};
 use crate::telemetry;
 
@@ -87,7 +86,7 @@ fn run(seat: i32) {
     if database == 0 || !seat.recounter.take(database) {
         return;
     }
-    background::connect(Some(pg_sys::Oid::from(database)), PROGRAM);
+    background::connect(Some(Oid::from(database)), PROGRAM);
     background::report_activity(Some(c"counting the sessions again"));
     let mut tables = Vec::new();
     for _ in 0..ATTEMPTS {

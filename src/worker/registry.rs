@@ -8,24 +8,24 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
-use pgrx::pg_sys;
-
 use crate::guc;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::hooks::{self, Listener};
 use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::shared::{self, KeptOut, Report, WorkerSlot};
 use crate::pg::transaction::Outcome;
-use crate::pg::{catalog, clock};
+use crate::pg::{Oid, catalog, clock};
 use crate::telemetry;
 
 thread_local! {
-    /// What this transaction has to tell when it commits.
-    static TELLS: Cell<Tells> = const { Cell::new(Tells { work: false, rules: false, networks: false, extension: false, recount: false }) };
+    /// Wake-ups that this transaction sends when it commits.
+    static WAKEUPS: Cell<Wakeups> = const {
+        Cell::new(Wakeups { work: false, rules: false, networks: false, extension: false, recount: false })
+    };
 }
 
 #[derive(Clone, Copy, Default)]
-struct Tells {
+struct Wakeups {
     work: bool,
     rules: bool,
     networks: bool,
@@ -272,37 +272,37 @@ pub fn listen() {
 
 /// The worker is to be woken when this transaction commits.
 pub fn work_was_queued() {
-    TELLS.set(Tells { work: true, ..TELLS.get() });
+    WAKEUPS.set(Wakeups { work: true, ..WAKEUPS.get() });
 }
 
 /// This transaction changes which sessions matter.
 pub fn rules_changed() {
-    TELLS.set(Tells { work: true, rules: true, ..TELLS.get() });
+    WAKEUPS.set(Wakeups { work: true, rules: true, ..WAKEUPS.get() });
 }
 
 /// This transaction edits `known_networks`.
 pub fn networks_were_edited() {
-    TELLS.set(Tells { work: true, networks: true, ..TELLS.get() });
+    WAKEUPS.set(Wakeups { work: true, networks: true, ..WAKEUPS.get() });
 }
 
 fn extension_changes() {
-    TELLS.set(Tells { extension: true, ..TELLS.get() });
+    WAKEUPS.set(Wakeups { extension: true, ..WAKEUPS.get() });
 }
 
 /// Counts of this transaction are lost, and the request for a recount could not be appended.
 pub fn recount_is_needed() {
-    TELLS.set(Tells { work: true, recount: true, ..TELLS.get() });
+    WAKEUPS.set(Wakeups { work: true, recount: true, ..WAKEUPS.get() });
 }
 
 /// The last thing before PREPARE TRANSACTION. Whatever commits the transaction is to learn what it has to tell, and so is a
 /// launcher or a worker that runs by then. The server keeps no more of a prepared transaction than its locks and rows.
 pub fn transaction_is_prepared() {
-    let tells = TELLS.get();
+    let wakeups = WAKEUPS.get();
     let marks = [
-        (tells.work, Mark::Work),
-        (tells.rules, Mark::Rules),
-        (tells.extension, Mark::Extension),
-        (tells.recount, Mark::Recount),
+        (wakeups.work, Mark::Work),
+        (wakeups.rules, Mark::Rules),
+        (wakeups.extension, Mark::Extension),
+        (wakeups.recount, Mark::Recount),
     ];
     marks.into_iter().filter(|(is_told, _)| *is_told).for_each(|(_, mark)| exclusion::mark(mark));
 }
@@ -315,40 +315,41 @@ fn prepared_commits() {
     }
     let database = catalog::own_database();
     let is_marked = |mark| exclusion::is_marked(database, mark);
-    let tells = TELLS.get();
-    TELLS.set(Tells {
-        work: tells.work || is_marked(Mark::Work),
-        rules: tells.rules || is_marked(Mark::Rules),
+    let wakeups = WAKEUPS.get();
+    WAKEUPS.set(Wakeups {
+        work: wakeups.work || is_marked(Mark::Work),
+        rules: wakeups.rules || is_marked(Mark::Rules),
         // Without a mark, because the worker looks for edits each naptime.
-        networks: tells.networks,
-        extension: tells.extension || is_marked(Mark::Extension),
-        recount: tells.recount || is_marked(Mark::Recount),
+        networks: wakeups.networks,
+        extension: wakeups.extension || is_marked(Mark::Extension),
+        recount: wakeups.recount || is_marked(Mark::Recount),
     });
 }
 
 /// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
-    let tells = TELLS.take();
-    let tells_some = tells.work || tells.rules || tells.networks || tells.extension || tells.recount;
+    let wakeups = WAKEUPS.take();
+    let tells_some =
+        wakeups.work || wakeups.rules || wakeups.networks || wakeups.extension || wakeups.recount;
     if outcome != Outcome::Committed || !tells_some || !shared::is_shared() {
         return;
     }
     let database = catalog::own_database();
-    if tells.recount {
+    if wakeups.recount {
         ask_for_recount();
     }
     let seat = seat_of(database);
     if let Some(seat) = seat {
-        if tells.rules {
+        if wakeups.rules {
             seat.rules_changed.store(true, Ordering::Release);
         }
-        if tells.networks {
+        if wakeups.networks {
             seat.networks_edited.store(true, Ordering::Release);
         }
         seat.wake();
     }
     // An extension that comes is always announced: the worker that sits there may be one that has just found none.
-    if tells.extension || (seat.is_none() && tells.work && guc::worker_enabled()) {
+    if wakeups.extension || (seat.is_none() && wakeups.work && guc::worker_enabled()) {
         announce(database);
     }
 }
@@ -379,7 +380,7 @@ pub fn is_attended() -> bool {
 }
 
 /// The seat in which a database's worker sits.
-pub fn seat_of(database: pg_sys::Oid) -> Option<&'static WorkerSlot> {
+pub fn seat_of(database: Oid) -> Option<&'static WorkerSlot> {
     let wanted = database.to_u32();
     shared::block()
         .seats
@@ -388,7 +389,7 @@ pub fn seat_of(database: pg_sys::Oid) -> Option<&'static WorkerSlot> {
 }
 
 /// Has the launcher look at a database.
-fn announce(database: pg_sys::Oid) {
+fn announce(database: Oid) {
     let wanted = database.to_u32();
     let is_news = shared::locked(|guarded| {
         if guarded.announced_all || guarded.announced.contains(&wanted) {
@@ -423,7 +424,7 @@ pub fn take_announced() -> Announced {
 }
 
 /// Somebody needs a database to themselves: its worker goes, and none comes for a while. Does not wait; the server does.
-fn database_is_needed(database: pg_sys::Oid) {
+fn database_is_needed(database: Oid) {
     if !shared::is_shared() {
         return;
     }
@@ -449,7 +450,7 @@ fn database_is_needed(database: pg_sys::Oid) {
 }
 
 /// Until when a database is to be left alone, if it is.
-pub fn kept_out(database: pg_sys::Oid) -> Option<i64> {
+pub fn kept_out(database: Oid) -> Option<i64> {
     let (wanted, now) = (database.to_u32(), clock::now());
     shared::locked(|guarded| {
         guarded

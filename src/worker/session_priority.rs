@@ -42,7 +42,7 @@ struct Sweep {
 }
 
 /// An evaluation that a transaction has begun.
-pub struct Begun {
+pub struct NewSweep {
     owners: BTreeMap<u32, Progress>,
     at: i64,
     /// Whether a provider has a quota.
@@ -106,12 +106,12 @@ impl SessionPriorities {
     }
 
     /// Finds out which rules are to be evaluated, inside a transaction.
-    pub fn begin(home: Home, connection: &Connection) -> Begun {
+    pub fn begin(home: Home, connection: &Connection) -> NewSweep {
         let providers = session_priority::providers_with_quota();
         let at = clock::now();
         let again = !providers.is_empty();
         if !again || session_priority::waiting(connection, &providers).is_empty() {
-            return Begun { owners: BTreeMap::new(), at, again };
+            return NewSweep { owners: BTreeMap::new(), at, again };
         }
         let progress =
             |comes_first| Progress { comes_first, is_running: false, used_before: 0, table: 0, page: 0 };
@@ -119,11 +119,11 @@ impl SessionPriorities {
             .into_iter()
             .map(|(owner, comes_first)| (owner, progress(comes_first)))
             .collect();
-        Begun { owners, at, again }
+        NewSweep { owners, at, again }
     }
 
     /// The transaction has committed.
-    pub fn begun(&mut self, begun: Begun) {
+    pub fn begun(&mut self, begun: NewSweep) {
         self.is_wanted = false;
         self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { i64::MAX };
         if !begun.owners.is_empty() {

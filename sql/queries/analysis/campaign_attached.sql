@@ -1,6 +1,7 @@
 -- How a table, or a partitioned table that it is a partition of, is attached: names of its columns, and as SQL wants them;
 -- whether the table is intact; whether a role may read the names of networks.
--- $1 rel oid, $2 role oid
+-- $1 oid: rel
+-- $2 oid: role
 SELECT a.ip_column, a.time_column, quote_ident(a.ip_column), quote_ident(a.time_column), a.is_intact,
        has_table_privilege($2, '@extschema@.asn_inventory'::regclass, 'SELECT')
 FROM @extschema@.attached_tables a

@@ -1,6 +1,7 @@
 -- Takes what prepared transactions have counted. Rows of another version of the library are dropped, because their numbers
 -- name other counters.
--- $1 library text, $2 most bigint
+-- $1 text: library
+-- $2 bigint: most
 WITH taken AS (
     DELETE FROM @extschema@.counter_delta
     WHERE ctid = ANY (ARRAY(SELECT d.ctid FROM @extschema@.counter_delta d LIMIT $2))

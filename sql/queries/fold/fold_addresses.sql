@@ -1,5 +1,8 @@
 -- Adds the counts to the addresses, which are locked. Appends a pending count for each of their networks.
--- $1 ip inet[], $2 sessions bigint[], $3 first_seen timestamptz[], $4 last_seen timestamptz[]
+-- $1 inet[]: ip
+-- $2 bigint[]: sessions
+-- $3 timestamptz[]: first_seen
+-- $4 timestamptz[]: last_seen
 WITH updated AS (
     UPDATE @extschema@.ip_inventory i
     SET session_count = i.session_count + g.sessions,

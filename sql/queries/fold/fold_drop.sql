@@ -1,6 +1,6 @@
 -- Drops the pending session counts of addresses without a row whose sum is not above zero: their sessions were never counted.
 -- The sum is that of all pending counts, because a batch may hold only some of them.
--- $1 ip inet[]
+-- $1 inet[]: ip
 WITH summed AS MATERIALIZED (
     SELECT d.ip_address
     FROM @extschema@.session_delta d

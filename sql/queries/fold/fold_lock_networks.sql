@@ -1,6 +1,6 @@
 -- Locks the networks that a fold adds to, in order, unless another transaction has locked them. Returns all of them, and
 -- whether each is locked now.
--- $1 ip inet[]
+-- $1 inet[]: ip
 WITH wanted AS MATERIALIZED (
     SELECT a.asn_number
     FROM @extschema@.asn_inventory a

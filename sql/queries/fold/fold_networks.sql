@@ -1,6 +1,6 @@
 -- Adds pending counts to the networks that are locked; deltas of networks that are gone go with them. Answers of how many
 -- networks, and of how many that were there before it moved the times when they were seen.
--- $1 asn bigint[]
+-- $1 bigint[]: asn
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d
     WHERE d.asn_number IN (SELECT l.asn_number FROM unnest($1) AS l(asn_number))

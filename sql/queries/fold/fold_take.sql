@@ -1,6 +1,6 @@
 -- Takes these pending session counts, summed by address. Deleted here, added in the same transaction. A time that is not
 -- believed is unknown.
--- $1 places tid[]
+-- $1 tid[]: places
 WITH taken AS (
     DELETE FROM @extschema@.session_delta d
     WHERE d.ctid = ANY ($1)

@@ -1,5 +1,5 @@
 -- Returns true if all partitions that hold rows have a valid key.
--- $1 rel oid
+-- $1 oid: rel
 SELECT NOT EXISTS (
     SELECT
     FROM pg_partition_tree($1::regclass) t

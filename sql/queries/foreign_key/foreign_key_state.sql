@@ -1,6 +1,6 @@
 -- Tables, among a table and its partitions, whose foreign key has not been validated.
--- $1 rel oid
-SELECT c.conrelid::bigint
+-- $1 oid: rel
+SELECT c.conrelid
 FROM pg_constraint c
 WHERE c.conname = 'cowrie_enrich_address' AND c.contype = 'f' AND NOT c.convalidated
   AND c.confrelid = '@extschema@.ip_inventory'::regclass

@@ -1,5 +1,6 @@
 -- Addresses with their documents, in order, from behind $1 on.
--- $1 inet or null, $2 most bigint
+-- $1 inet: the last address that was read, or null
+-- $2 bigint: most
 SELECT i.ip_address, i.current_asn, i.enrichment, @extschema@.session_time(i.first_seen), @extschema@.session_time(i.last_seen)
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address > COALESCE($1, '0.0.0.0/0')

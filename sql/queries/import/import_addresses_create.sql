@@ -1,8 +1,15 @@
 -- Addresses that somebody else's inventory knows and ours does not, in order, with what follows from their being there: the
 -- network's count, and history where none was imported.
--- $1 ip inet[], $2 asn bigint[], $3 verified timestamptz[], $4 first_seen timestamptz[], $5 last_seen timestamptz[],
--- $6 document jsonb[], $7 states of its sources jsonb[], $8 updated timestamptz[], $9 created timestamptz[],
--- $10 layout version text
+-- $1 inet[]: ip
+-- $2 bigint[]: asn
+-- $3 timestamptz[]: verified
+-- $4 timestamptz[]: first_seen
+-- $5 timestamptz[]: last_seen
+-- $6 jsonb[]: document
+-- $7 jsonb[]: states of its sources
+-- $8 timestamptz[]: updated
+-- $9 timestamptz[]: created
+-- $10 text: layout version
 WITH created AS (
     INSERT INTO @extschema@.ip_inventory AS i (
         ip_address, current_asn, asn_last_verified, first_seen, last_seen,

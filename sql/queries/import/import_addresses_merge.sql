@@ -1,8 +1,18 @@
 -- What somebody else's inventory says of addresses of ours, which are locked: times widen, of their document what ours has
 -- not or has older. What stands is named: of the document, and of the states of its sources, as objects with such keys.
--- $1 ip inet[], $2 asn bigint[], $3 verified timestamptz[], $4 first_seen timestamptz[], $5 last_seen timestamptz[],
--- $6 document jsonb[], $7 states of its sources jsonb[], $8 updated timestamptz[], $9 created timestamptz[],
--- $10 layout version text, $11 whether their network replaces ours boolean[], $12 and $13 what stands jsonb[]
+-- $1 inet[]: ip
+-- $2 bigint[]: asn
+-- $3 timestamptz[]: verified
+-- $4 timestamptz[]: first_seen
+-- $5 timestamptz[]: last_seen
+-- $6 jsonb[]: document
+-- $7 jsonb[]: states of its sources
+-- $8 timestamptz[]: updated
+-- $9 timestamptz[]: created
+-- $10 text: layout version
+-- $11 boolean[]: whether their network replaces ours
+-- $12 jsonb[]: keys of the document that stay
+-- $13 jsonb[]: sources whose states stay
 WITH given AS (
     SELECT *
     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $11, $12, $13) AS g(

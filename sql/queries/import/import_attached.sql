@@ -1,3 +1,4 @@
 -- Whether a table is attached by this address column already.
--- $1 rel oid, $2 address column text
+-- $1 oid: rel
+-- $2 text: address column
 SELECT FROM @extschema@.attached_tables a WHERE a.rel = $1 AND a.ip_column = $2

@@ -1,6 +1,10 @@
 -- Observations of addresses in networks, as somebody else wrote them down. Answers how many were new, and of those that are
 -- there already with another source, their number in the arguments and that source; at least one row.
--- $1 ip inet[], $2 asn bigint[], $3 observed_at timestamptz[], $4 source text[], $5 number bigint[]
+-- $1 inet[]: ip
+-- $2 bigint[]: asn
+-- $3 timestamptz[]: observed_at
+-- $4 text[]: source
+-- $5 bigint[]: number
 WITH given AS MATERIALIZED (
     SELECT g.ip, g.asn, g.observed_at, g.source, g.number
     FROM unnest($1, $2, $3, $4, $5) AS g(ip, asn, observed_at, source, number)

@@ -1,7 +1,19 @@
 -- Networks that somebody else's inventory knows and ours does not, in order.
--- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 to $7 the sources of these three text[],
--- $8 type text[], $9 hosting boolean[], $10 vpn boolean[], $11 first_seen timestamptz[], $12 last_seen timestamptz[],
--- $13 document jsonb[], $14 updated timestamptz[], $15 created timestamptz[]
+-- $1 bigint[]: asn
+-- $2 text[]: name
+-- $3 text[]: country
+-- $4 text[]: registry
+-- $5 text[]: source of the name
+-- $6 text[]: source of the country
+-- $7 text[]: source of the registry
+-- $8 text[]: type
+-- $9 boolean[]: hosting
+-- $10 boolean[]: vpn
+-- $11 timestamptz[]: first_seen
+-- $12 timestamptz[]: last_seen
+-- $13 jsonb[]: document
+-- $14 timestamptz[]: updated
+-- $15 timestamptz[]: created
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at, created_at)

@@ -1,6 +1,20 @@
 -- Networks of ours that somebody else's inventory knows too, in order: what ours lacks is filled, or what a lesser source
 -- filled replaced; times widen; of their document what ours has not.
--- Arguments as of import_networks_create.sql.
+-- $1 bigint[]: asn
+-- $2 text[]: name
+-- $3 text[]: country
+-- $4 text[]: registry
+-- $5 text[]: source of the name
+-- $6 text[]: source of the country
+-- $7 text[]: source of the registry
+-- $8 text[]: type
+-- $9 boolean[]: hosting
+-- $10 boolean[]: vpn
+-- $11 timestamptz[]: first_seen
+-- $12 timestamptz[]: last_seen
+-- $13 jsonb[]: document
+-- $14 timestamptz[]: updated
+-- $15 timestamptz[]: created
 WITH given AS (
     SELECT *
     FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS g(

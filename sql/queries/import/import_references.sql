@@ -1,5 +1,6 @@
 -- Foreign keys of a table to another, as SQL wants their names.
--- $1 referencing oid, $2 referenced oid
+-- $1 oid: referencing
+-- $2 oid: referenced
 SELECT quote_ident(c.conname)
 FROM pg_constraint c
 WHERE c.conrelid = $1 AND c.confrelid = $2 AND c.contype = 'f' AND c.conparentid = 0

@@ -1,8 +1,10 @@
 -- Documents of a table that jsonb cannot hold, replaced. Runs as the table's owner, who need not have rights on anything of
 -- ours.
--- $1 place tid[], $2 part bigint[], $3 document text[]
+-- $1 tid[]: place
+-- $2 oid[]: part
+-- $3 text[]: document
 UPDATE @table@ t
 SET enrichment = g.document::@type@
 FROM unnest($1, $2, $3) AS g(place, part, document)
-WHERE t.ctid = ANY ($1) AND t.ctid = g.place AND t.tableoid = g.part::pg_catalog.oid
+WHERE t.ctid = ANY ($1) AND t.ctid = g.place AND t.tableoid = g.part
 RETURNING t.ctid

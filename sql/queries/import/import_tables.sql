@@ -1,10 +1,12 @@
 -- Tables of these names in a schema, a row for each of their columns: whether it can be imported at all, about how many rows
--- it has, and of the column whether it is never null, whether its type is the server's own, and the type's name. Takes no
--- lock on them.
--- $1 schema oid, $2 names text[]
-SELECT c.relname::text, c.oid::bigint, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,
-       a.attname::text, a.atttypid::bigint, a.attnotnull,
-       t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype = 'b', format_type(a.atttypid, a.atttypmod)
+-- it has, and of the column whether it is never null, the name of its type if that is a base type of the server's own, and
+-- how SQL writes the type. Takes no lock on them.
+-- $1 oid: schema
+-- $2 text[]: names
+SELECT c.relname::text, c.oid, c.relkind IN ('r', 'p') AND c.relpersistence <> 't', c.reltuples::bigint,
+       a.attname::text, a.attnotnull,
+       CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typtype = 'b' THEN t.typname::text END,
+       format_type(a.atttypid, a.atttypmod)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid

@@ -1,6 +1,11 @@
 -- New addresses, in order, with what follows from their being there: history, the network's count. An address that somebody else creates at the same time is waited for and left alone.
--- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 sessions bigint[],
--- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 layout version text
+-- $1 inet[]: ip
+-- $2 bigint[]: asn
+-- $3 jsonb[]: document
+-- $4 bigint[]: sessions
+-- $5 timestamptz[]: first_seen
+-- $6 timestamptz[]: last_seen
+-- $7 text: layout version
 WITH created AS (
     INSERT INTO @extschema@.ip_inventory AS i (
         ip_address, current_asn, asn_last_verified, first_seen, last_seen, session_count,

@@ -1,5 +1,5 @@
 -- Deletes addresses and returns how many.
--- $1 addresses inet[]
+-- $1 inet[]: addresses
 WITH deleted AS (
     DELETE FROM @extschema@.ip_inventory i
     WHERE i.ip_address = ANY ($1)

@@ -1,6 +1,6 @@
 -- Locks addresses in order, before another statement changes them. That one sees the rows as they are then: one that came
 -- back to an older version could meet who waits there for the newer one.
--- $1 ip inet[]
+-- $1 inet[]: ip
 SELECT
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

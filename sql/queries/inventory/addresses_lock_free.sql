@@ -1,5 +1,5 @@
 -- Locks those addresses, in order, that no other transaction has locked. Returns them.
--- $1 ip inet[]
+-- $1 inet[]: ip
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

@@ -2,7 +2,9 @@
 -- history, the network's count. One that got a network meanwhile is left alone.
 -- Rows are locked as they are come to, in the order of $1: by their key, one by one. An index of networks must not be what
 -- finds them, hence no IS NULL.
--- $1 ip inet[], in order, $2 asn bigint[], $3 source text[]
+-- $1 inet[]: ip, in order
+-- $2 bigint[]: asn
+-- $3 text[]: source
 WITH placed AS (
     UPDATE @extschema@.ip_inventory i
     SET current_asn = g.asn, updated_at = now()

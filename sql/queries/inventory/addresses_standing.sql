@@ -1,5 +1,5 @@
 -- What is known now of addresses, in order.
--- $1 ip inet[]
+-- $1 inet[]: ip
 SELECT i.ip_address, i.current_asn, i.enrichment
 FROM @extschema@.ip_inventory i
 WHERE i.ip_address = ANY ($1)

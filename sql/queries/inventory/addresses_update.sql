@@ -1,6 +1,10 @@
 -- What a source says of existing addresses, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
 -- enrichment. MaxMind's network stands over another source's, which fills in where MaxMind names none.
--- $1 ip inet[], $2 asn bigint[], $3 document jsonb[], $4 layout version text, $5 source text
+-- $1 inet[]: ip
+-- $2 bigint[]: asn
+-- $3 jsonb[]: document
+-- $4 text: layout version
+-- $5 text: source
 WITH given AS (
     SELECT g.ip, g.asn, g.document
     FROM unnest($1, $2, $3) AS g(ip, asn, document)

@@ -1,5 +1,5 @@
 -- ensure_asn_inventory: the network was seen now. No row where that is known already.
--- $1 asn bigint
+-- $1 bigint: asn
 UPDATE @extschema@.asn_inventory
 SET first_seen = LEAST(@extschema@.session_time(first_seen), now()), last_seen = GREATEST(@extschema@.session_time(last_seen), now()),
     updated_at = now()

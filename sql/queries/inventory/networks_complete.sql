@@ -1,6 +1,12 @@
 -- Metadata of existing networks, each field with the source that says so: filled where null, replaced only where a lesser
 -- source said it. A source does not correct itself here. Answers which networks changed.
--- $1 asn bigint[], $2 name text[] and $3 its source text[], $4 country and $5 its source, $6 registry and $7 its source
+-- $1 bigint[]: asn
+-- $2 text[]: name
+-- $3 text[]: its source
+-- $4 text[]: country
+-- $5 text[]: its source
+-- $6 text[]: registry
+-- $7 text[]: its source
 WITH given AS (
     SELECT g.asn, g.name, g.name_source, g.country, g.country_source, g.registry, g.registry_source
     FROM unnest($1, $2, $3, $4, $5, $6, $7)

@@ -1,7 +1,14 @@
 -- New networks, in order; a network that somebody else creates at the same time is waited for and left alone. Answers
 -- which it created.
--- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[],
--- $5 first_seen timestamptz[], $6 last_seen timestamptz[], $7 to $9 the sources of name, country and registry text[]
+-- $1 bigint[]: asn
+-- $2 text[]: name
+-- $3 text[]: country
+-- $4 text[]: registry
+-- $5 timestamptz[]: first_seen
+-- $6 timestamptz[]: last_seen
+-- $7 text[]: source of the name
+-- $8 text[]: source of the country
+-- $9 text[]: source of the registry
 INSERT INTO @extschema@.asn_inventory (
     asn_number, organization_name, organization_country, rir_registry, asn_type, is_known_hosting, is_known_vpn,
     first_seen, last_seen, enrichment, enrichment_updated_at)

@@ -1,5 +1,5 @@
 -- Locks those networks, in order, that no other transaction has locked. Returns them.
--- $1 asn bigint[]
+-- $1 bigint[]: asn
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a
 WHERE a.asn_number = ANY ($1)

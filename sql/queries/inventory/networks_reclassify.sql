@@ -1,6 +1,6 @@
 -- Type and flags of networks that are locked, as known_networks has them, else by their name. Returns the networks that this
 -- changed.
--- $1 asn bigint[]
+-- $1 bigint[]: asn
 WITH classified AS MATERIALIZED (
     SELECT n.asn_number, c.asn_type, c.is_known_hosting, c.is_known_vpn
     FROM @extschema@.asn_inventory n

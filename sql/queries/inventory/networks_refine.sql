@@ -1,7 +1,11 @@
 -- Metadata of existing networks: filled where null, replaced only by a better source. A source that speaks for the
 -- network itself (manual; cymru in the name) may also correct what it said before; a country that belongs to one address
 -- or prefix may not. Answers which networks changed, and whether they were there before this transaction.
--- $1 asn bigint[], $2 name text[], $3 country text[], $4 registry text[], $5 source text
+-- $1 bigint[]: asn
+-- $2 text[]: name
+-- $3 text[]: country
+-- $4 text[]: registry
+-- $5 text: source
 WITH given AS (
     SELECT g.asn, g.name, g.country, g.registry
     FROM unnest($1, $2, $3, $4) AS g(asn, name, country, registry)

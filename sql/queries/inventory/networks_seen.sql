@@ -1,5 +1,7 @@
 -- Appends to the pending counts when networks were seen, as far as that is not known.
--- $1 asn bigint[], $2 first_seen timestamptz[], $3 last_seen timestamptz[]
+-- $1 bigint[]: asn
+-- $2 timestamptz[]: first_seen
+-- $3 timestamptz[]: last_seen
 INSERT INTO @extschema@.network_delta (asn_number, addresses, sessions, first_seen, last_seen)
 SELECT a.asn_number, 0, 0, g.first_seen, g.last_seen
 FROM unnest($1, $2, $3) AS g(asn, first_seen, last_seen)

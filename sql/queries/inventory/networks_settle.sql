@@ -1,5 +1,6 @@
 -- Deletes the edits of these networks that all transactions see. Passes over rows that another transaction is deleting.
--- $1 asn bigint[], $2 the oldest transaction that a snapshot may not see xid
+-- $1 bigint[]: asn
+-- $2 xid: the oldest transaction that a snapshot may not see
 DELETE FROM @extschema@.network_reclassification r
 WHERE r.ctid = ANY (ARRAY(
     SELECT p.ctid

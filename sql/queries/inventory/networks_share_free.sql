@@ -1,6 +1,6 @@
 -- Shares the keys of networks, in order, as the foreign key of a new address does. Returns the networks for which that takes
 -- no waiting.
--- $1 asn bigint[]
+-- $1 bigint[]: asn
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a
 WHERE a.asn_number = ANY ($1)

@@ -1,2 +1,2 @@
--- $1 rel oid
+-- $1 oid: rel
 SELECT FROM @extschema@.attached_tables a WHERE a.rel = $1

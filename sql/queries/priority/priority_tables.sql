@@ -1,7 +1,7 @@
 -- Session tables with a rule of which sessions matter, whether both belong to whom the rule is of, and whose they are. Each
 -- partition has a row, and so has each attached inheritance child for which no rule is set. Names of tables are for messages.
 -- Takes no lock on any of the tables.
--- $1 owner of the extension oid
+-- $1 oid: owner of the extension
 WITH RECURSIVE part (root, oid) AS (
     SELECT r.rel::oid, r.rel::oid FROM @extschema@.session_priority r
     UNION
@@ -13,9 +13,9 @@ WITH RECURSIVE part (root, oid) AS (
        OR (EXISTS (SELECT FROM @extschema@.attached_tables a WHERE a.rel = child.oid)
            AND NOT EXISTS (SELECT FROM @extschema@.session_priority own WHERE own.rel = child.oid))
 )
-SELECT c.oid::bigint, c.oid::regclass::text, quote_ident(t.ip_column), r.expression, r.search_path,
+SELECT c.oid, c.oid::regclass::text, quote_ident(t.ip_column), r.expression, r.search_path,
        a.atttypid = 'inet'::regtype, c.relowner = root.relowner AND pg_get_userbyid(root.relowner) = r.set_by,
-       c.relowner::bigint, o.rolsuper OR o.oid = $1,
+       c.relowner, o.rolsuper OR o.oid = $1,
        EXISTS (SELECT FROM @extschema@.suspended_owner s WHERE s.owner = o.rolname)
 FROM part p
 JOIN @extschema@.session_priority r ON r.rel = p.root

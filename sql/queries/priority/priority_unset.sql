@@ -1,2 +1,2 @@
--- $1 rel oid
+-- $1 oid: rel
 DELETE FROM @extschema@.session_priority WHERE rel = $1

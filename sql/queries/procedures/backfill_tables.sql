@@ -1,7 +1,7 @@
 -- The tables that an attached table's sessions are in; where in them address, time and key are, and whether a partition's
 -- owner is that of its table. Each partition has a row, and so has each attached inheritance child of the same owner.
 -- Names of tables are for messages. Takes no lock on any of them.
--- $1 rel oid
+-- $1 oid: rel
 WITH RECURSIVE part (oid) AS (
     SELECT $1
     UNION
@@ -19,7 +19,7 @@ WITH RECURSIVE part (oid) AS (
     ORDER BY t.ip_column, t.time_column
     LIMIT 1
 )
-SELECT c.oid::bigint, c.oid::regclass::text, a.ip_column::text, a.time_column::text,
+SELECT c.oid, c.oid::regclass::text, a.ip_column::text, a.time_column::text,
        (SELECT key.attname::text
         FROM pg_index i
         JOIN pg_attribute key ON key.attrelid = i.indrelid AND key.attnum = i.indkey[0]

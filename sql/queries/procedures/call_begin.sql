@@ -1,5 +1,8 @@
 -- A call begins. What an earlier one did not finish says where to go on.
--- $1 procedure text, $2 relation oid, $3 lock kind bigint, $4 phase text
+-- $1 text: procedure
+-- $2 oid: relation
+-- $3 bigint: lock kind
+-- $4 text: phase
 INSERT INTO @extschema@.procedure_call AS c (
     procedure, relation, lock_kind, pid, phase, started_at, phase_started_at, updated_at)
 SELECT $1, $2, $3, pg_backend_pid(), $4, clock_timestamp(), clock_timestamp(), clock_timestamp()

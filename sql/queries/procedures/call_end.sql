@@ -1,4 +1,7 @@
--- A call came to its end. $1 procedure text, $2 relation oid, $3 result jsonb
+-- A call came to its end.
+-- $1 text: procedure
+-- $2 oid: relation
+-- $3 jsonb: result
 UPDATE @extschema@.procedure_call c
 SET updated_at = clock_timestamp(), ended_at = clock_timestamp(), result = $3, resume_at = NULL
 WHERE c.procedure = $1 AND c.relation = $2

@@ -2,7 +2,7 @@
 -- Folding adds pending counts to the inventory, so their sum is what it was however much is folded meanwhile; of an
 -- address without a row it drops what is below zero. A stored time that is not believed differs too: folding replaces it.
 -- Returns how many addresses there are, and how many differed.
--- $1 whether sessions could not be read boolean: they may be of any address, so no count is corrected downwards
+-- $1 boolean: whether sessions could not be read: they may be of any address, so no count is corrected downwards
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c

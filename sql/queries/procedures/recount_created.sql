@@ -1,2 +1,2 @@
 -- That table. Not a constant: there is another one in each transaction.
-SELECT to_regclass('pg_temp.cowrie_enrich_counted')::oid::bigint
+SELECT to_regclass('pg_temp.cowrie_enrich_counted')::oid

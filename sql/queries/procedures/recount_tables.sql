@@ -10,7 +10,7 @@ WITH RECURSIVE part (oid, ip_column, time_column, root, not_intact_reason) AS (
     JOIN pg_inherits i ON i.inhparent = p.oid
     JOIN pg_class child ON child.oid = i.inhrelid AND child.relispartition
 )
-SELECT DISTINCT ON (c.oid, p.ip_column) c.oid::bigint, p.ip_column::text, p.time_column::text, p.root, p.not_intact_reason
+SELECT DISTINCT ON (c.oid, p.ip_column) c.oid, p.ip_column::text, p.time_column::text, p.root, p.not_intact_reason
 FROM part p
 JOIN pg_class c ON c.oid = p.oid AND c.relkind = 'r' AND c.relpersistence <> 't'
 ORDER BY c.oid, p.ip_column, p.time_column

@@ -1,6 +1,7 @@
 -- Queues lookups with a provider whose answers are past their lifetime, those of the most active addresses. What waits
 -- already, or is dead, is left out.
--- $1 provider text, $2 most bigint
+-- $1 text: provider
+-- $2 bigint: most
 INSERT INTO @extschema@.enrichment_request (ip_address, provider)
 SELECT i.ip_address, $1
 FROM @extschema@.ip_inventory i

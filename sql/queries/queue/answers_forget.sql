@@ -1,4 +1,6 @@
 -- Answers past every lifetime.
--- $1 provider text, $2 and $3 lifetimes in seconds integer
+-- $1 text: provider
+-- $2 integer: lifetime of a value in seconds
+-- $3 integer: lifetime of an absence in seconds
 DELETE FROM @extschema@.block_answer
 WHERE provider = $1 AND asked_at < now() - make_interval(secs => GREATEST($2, $3))

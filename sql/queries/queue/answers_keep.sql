@@ -1,5 +1,12 @@
--- $1 provider text, $2 prefix cidr[], $3 asn bigint[], $4 name text[], $5 country text[], $6 registry text[],
--- $7 document jsonb[], $8 is absent boolean[], $9 asked at timestamptz
+-- $1 text: provider
+-- $2 cidr[]: prefix
+-- $3 bigint[]: asn
+-- $4 text[]: name
+-- $5 text[]: country
+-- $6 text[]: registry
+-- $7 jsonb[]: document
+-- $8 boolean[]: is absent
+-- $9 timestamptz: asked at
 INSERT INTO @extschema@.block_answer (
     provider, prefix, asn_number, network_name, network_country, rir_registry, document, is_absent, asked_at)
 SELECT $1, g.prefix, g.asn, g.name, g.country, g.registry, g.document, g.is_absent, $9

@@ -1,6 +1,11 @@
 -- Addresses of jobs that are answered, each with its answer: of the smallest block that covers it. In key order, from
 -- behind $5 on. Probes by key, as in jobs_claim.sql.
--- $1 provider text, $2 lookup key text[], $3 and $4 lifetimes in seconds integer, $5 inet or null, $6 most bigint
+-- $1 text: provider
+-- $2 text[]: lookup key
+-- $3 integer: lifetime of a value in seconds
+-- $4 integer: lifetime of an absence in seconds
+-- $5 inet: the last address that was written, or null
+-- $6 bigint: most
 WITH waiting AS MATERIALIZED (
     SELECT a.ip_address, l.lookup_key
     FROM unnest($2) AS l(lookup_key)

@@ -6,8 +6,14 @@
 --
 -- Who finds out whether a provider is back asks about what has waited longest: the most urgent lookup may be the very
 -- one that it cannot answer.
--- $1 provider text, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint,
--- $5 and $6 lifetimes in seconds integer, $7 whether answers are of blocks boolean, $8 whether it is a probe boolean
+-- $1 text: provider
+-- $2 bigint: most
+-- $3 float8: lease in seconds
+-- $4 bigint: leased by
+-- $5 integer: lifetime of a value in seconds
+-- $6 integer: lifetime of an absence in seconds
+-- $7 boolean: whether answers are of blocks
+-- $8 boolean: whether it is a probe
 WITH leased AS (
     UPDATE @extschema@.enrichment_job j
     SET due_at = now() + make_interval(secs => $3), leased_by = $4

@@ -1,8 +1,14 @@
 -- Jobs without an answer: tried again after a pause that doubles, or dead. A failure counts against the job in any case
 -- (true), or if the provider answered others since the job's last failure and so was not down for everybody (false), or
 -- never (null): the provider put everybody off, or was not asked.
--- $1 provider text, $2 lookup key text[], $3 error text[], $4 counts boolean[], $5 pause in seconds float8,
--- $6 max_attempts integer, $7 the provider's last success timestamptz, $8 random float8
+-- $1 text: provider
+-- $2 text[]: lookup key
+-- $3 text[]: error
+-- $4 boolean[]: counts
+-- $5 float8: pause in seconds
+-- $6 integer: max_attempts
+-- $7 timestamptz: the provider's last success
+-- $8 float8: random
 WITH failed AS (
     SELECT j.lookup_kind, j.lookup_key, j.priority, j.requested_at, g.error, j.attempts + c.counts::integer AS attempts,
            c.counts AND j.attempts + 1 >= $6 AS is_dead,

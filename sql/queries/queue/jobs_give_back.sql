@@ -1,5 +1,7 @@
 -- Jobs that were leased and then not asked about.
--- $1 provider text, $2 lookup key text[], $3 leased by bigint
+-- $1 text: provider
+-- $2 text[]: lookup key
+-- $3 bigint: leased by
 UPDATE @extschema@.enrichment_job j
 SET due_at = now(), leased_by = NULL
 WHERE j.provider = $1 AND j.lookup_key = ANY ($2) AND j.leased_by = $3

@@ -1,5 +1,7 @@
 -- Locks the jobs that are still leased by the caller: what comes too late for a lease is somebody else's business now.
--- $1 provider text, $2 lookup key text[], $3 leased by bigint
+-- $1 text: provider
+-- $2 text[]: lookup key
+-- $3 bigint: leased by
 SELECT j.lookup_key
 FROM @extschema@.enrichment_job j
 WHERE j.provider = $1 AND j.lookup_key = ANY ($2) AND j.leased_by = $3

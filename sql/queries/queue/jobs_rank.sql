@@ -1,6 +1,8 @@
 -- Jobs of these providers on behalf of addresses with active sessions become more urgent. A job that somebody has locked is
 -- being asked or answered.
--- $1 provider text[], $2 ip inet[], $3 priority bigint[]
+-- $1 text[]: provider
+-- $2 inet[]: ip
+-- $3 bigint[]: priority
 WITH ranked AS MATERIALIZED (
     SELECT p.provider, l.lookup_key, max(g.priority)::integer AS priority
     FROM unnest($2, $3) AS g(ip, priority)

@@ -1,5 +1,5 @@
 -- Leases of workers that are gone: there is one worker per database, and it is this one.
--- $1 leased by bigint
+-- $1 bigint: leased by
 UPDATE @extschema@.enrichment_job
 SET due_at = now(), leased_by = NULL
 WHERE leased_by <> $1

@@ -1,6 +1,9 @@
 -- Jobs that were answered. A job without a waiting address is done. Another one falls due again: at once where a network
 -- smaller than the block answered for some of its addresses, after a pause where another transaction holds an address.
--- $1 provider text, $2 lookup key text[], $3 those among them with such an address text[], $4 pause in seconds float8
+-- $1 text: provider
+-- $2 text[]: lookup key
+-- $3 text[]: lookup keys among them with such an address
+-- $4 float8: pause in seconds
 WITH waiting AS MATERIALIZED (
     SELECT j.lookup_key
     FROM @extschema@.enrichment_job j

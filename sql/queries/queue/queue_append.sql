@@ -1,2 +1,4 @@
--- $1 ip inet, $2 provider text, $3 priority integer
+-- $1 inet: ip
+-- $2 text: provider
+-- $3 integer: priority
 INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority) VALUES ($1, $2, $3)

@@ -1,7 +1,12 @@
 -- At most $1 requests become jobs, each lookup and each address once. A lookup that an earlier answer covers is
 -- leased at once: it needs no asking.
--- $1 most bigint, $2 lease in seconds float8, $3 leased by bigint; of each provider: $4 name text[], $5 whether answers
--- are of blocks boolean[], $6 and $7 lifetimes in seconds integer[]
+-- $1 bigint: most
+-- $2 float8: lease in seconds
+-- $3 bigint: leased by
+-- $4 text[]: names of the providers
+-- $5 boolean[]: of each provider, whether answers are of blocks
+-- $6 integer[]: of each provider, the lifetime of a value in seconds
+-- $7 integer[]: of each provider, the lifetime of an absence in seconds
 WITH taken AS (
     DELETE FROM @extschema@.enrichment_request
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.enrichment_request r LIMIT $1 FOR UPDATE SKIP LOCKED))

@@ -1,7 +1,10 @@
 -- Queues what nobody queued, or what got lost: addresses that a provider was never asked about, and those without a
 -- network of which it said long enough ago that nobody announces them. Looks at $1 of them, from behind $2 on; what is
 -- queued already or dead is left out. Answers how many it looked at, and the last one.
--- $1 most bigint, $2 inet, of each provider $3 name text[] and $4 whether it is for addresses without a network boolean[]
+-- $1 bigint: most
+-- $2 inet: the last address that was looked at, or null
+-- $3 text[]: names of the providers
+-- $4 boolean[]: of each provider, whether it is for addresses without a network
 WITH seen AS MATERIALIZED (
     SELECT i.ip_address, i.current_asn IS NULL AS is_unplaced, i.is_bogon, i.enrichment
     FROM @extschema@.ip_inventory i

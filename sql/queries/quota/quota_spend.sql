@@ -1,5 +1,8 @@
 -- Requests of a day that are about to be sent.
--- $1 provider text, $2 day as days since 2000 integer, $3 requests bigint, $4 spent by the whole cluster bigint
+-- $1 text: provider
+-- $2 integer: day as days since 2000
+-- $3 bigint: requests
+-- $4 bigint: spent by the whole cluster
 INSERT INTO @extschema@.provider_quota AS q (provider, day, requests, cluster_spent)
 VALUES ($1, date '2000-01-01' + $2, $3, $4)
 ON CONFLICT (provider, day) DO UPDATE

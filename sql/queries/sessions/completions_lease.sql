@@ -1,6 +1,9 @@
 -- Leases due rows of one table of an owner: of the table whose row has been due for longest.
 -- Continues completions_pending.sql.
--- $1 owner oid, $2 most bigint, $3 lease in seconds float8, $4 leased by bigint
+-- $1 oid: owner
+-- $2 bigint: most
+-- $3 float8: lease in seconds
+-- $4 bigint: leased by
 , chosen AS MATERIALIZED (
     SELECT p.rel
     FROM pending p
@@ -21,4 +24,4 @@ WHERE c.ctid = ANY (ARRAY(
     ORDER BY d.due_at
     LIMIT $2
     FOR UPDATE SKIP LOCKED))
-RETURNING c.rel::oid::bigint, c.ip_address, c.attempts::bigint
+RETURNING c.rel, c.ip_address, c.attempts::bigint

@@ -1,7 +1,7 @@
 -- Owners with pending rows that a process may complete, and when the next row of each falls due. Rows of tables that do not
 -- exist or are not attached any more are deleted. Takes no lock on any session table.
 -- Continues completions_pending.sql.
--- $1 owner of the extension oid
+-- $1 oid: owner of the extension
 , tables AS MATERIALIZED (
     SELECT p.rel, p.due_at, k.relowner AS owner, root.relowner = k.relowner AS is_of_one_owner,
            EXISTS (SELECT FROM pg_trigger t
@@ -17,7 +17,7 @@
         LIMIT 10000
         FOR UPDATE SKIP LOCKED))
 )
-SELECT t.owner::bigint, bool_or(r.rolsuper OR r.oid = $1), bool_or(t.due_at <= now()),
+SELECT t.owner, bool_or(r.rolsuper OR r.oid = $1), bool_or(t.due_at <= now()),
        min(t.due_at) FILTER (WHERE t.due_at > now())
 FROM tables t
 JOIN pg_roles r ON r.oid = t.owner

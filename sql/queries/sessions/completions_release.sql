@@ -1,6 +1,8 @@
 -- Ends the leases of a process that has ended: of $1, or of every process but those of $1 if $2 is true. Its sessions are
 -- visited again after a backoff, because its code may have ended the process.
--- $1 leased by bigint[], $2 boolean, $3 backoff cap in seconds float8
+-- $1 bigint[]: leased by
+-- $2 boolean: whether these are the leases to keep
+-- $3 float8: backoff cap in seconds
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c

@@ -1,5 +1,5 @@
 -- Addresses have an answer: their rows are due.
--- $1 ip inet[]
+-- $1 inet[]: ip
 WITH locked AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c

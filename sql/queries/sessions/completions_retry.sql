@@ -1,9 +1,9 @@
 -- Delayed rows of these tables are due now.
--- $1 rel bigint[]
+-- $1 oid[]: rel
 WITH delayed AS MATERIALIZED (
     SELECT c.ip_address, c.rel
     FROM @extschema@.session_completion c
-    WHERE c.rel = ANY ($1::oid[]) AND c.due_at > now() AND c.leased_by IS NULL
+    WHERE c.rel = ANY ($1) AND c.due_at > now() AND c.leased_by IS NULL
     ORDER BY c.ip_address, c.rel
     FOR UPDATE
 )

@@ -1,7 +1,11 @@
 -- Settles rows after a visit. A row without a gap is deleted. A row whose gaps nothing fills waits for an answer. A row with
 -- more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at once, unless it failed.
--- $1 rel oid, $2 ip inet[], $3 outcome text[]: done, waits, more, later; $4 leased by bigint, $5 backoff cap in seconds float8,
--- $6 error of rows that are done later text
+-- $1 oid: rel
+-- $2 inet[]: ip
+-- $3 text[]: outcome: done, waits, more, later
+-- $4 bigint: leased by
+-- $5 float8: backoff cap in seconds
+-- $6 text: error of rows that are done later
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel, c.attempts, c.is_renewed, g.outcome
     FROM @extschema@.session_completion c

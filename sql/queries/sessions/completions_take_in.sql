@@ -1,6 +1,6 @@
 -- Moves at most $1 rows of the inbox, each pair of address and table once. A pair is due at once unless a job will answer for
 -- its address: the answer makes it due. A row that is leased is due again after the lease.
--- $1 most bigint
+-- $1 bigint: most
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.incomplete_session r LIMIT $1 FOR UPDATE SKIP LOCKED))

@@ -1,6 +1,7 @@
 -- How a process becomes this role: whether its code comes first, and whether the role may connect as itself. A role that
 -- may not log in can do so from version 17 on.
--- $1 owner oid, $2 owner of the extension oid
+-- $1 oid: owner
+-- $2 oid: owner of the extension
 SELECT r.rolname::text, r.rolsuper OR r.oid = $2,
        (r.rolcanlogin OR current_setting('server_version_num')::integer >= 170000)
        AND r.rolconnlimit < 0 AND d.datconnlimit < 0

@@ -1,4 +1,5 @@
--- $1 owner text, $2 reason text
+-- $1 text: owner
+-- $2 text: reason
 INSERT INTO @extschema@.suspended_owner (owner, reason)
 VALUES ($1::name, $2)
 ON CONFLICT (owner) DO UPDATE SET suspended_at = now(), reason = excluded.reason

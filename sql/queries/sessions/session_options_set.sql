@@ -1,5 +1,7 @@
 -- Options of an attached table. Null keeps an option as it is, unless another role has owned the table since: then it is off.
--- $1 rel oid, $2 run_triggers boolean, $3 trust_input boolean
+-- $1 oid: rel
+-- $2 boolean: run_triggers
+-- $3 boolean: trust_input
 INSERT INTO @extschema@.session_table_option AS o (rel, run_triggers, trust_input, table_owner)
 SELECT c.oid, COALESCE($2, false), COALESCE($3, false), pg_get_userbyid(c.relowner) FROM pg_class c WHERE c.oid = $1
 ON CONFLICT (rel) DO UPDATE

@@ -1,7 +1,11 @@
 -- Sessions of a table at these places, whose snapshot lacks something: what is null is filled. Rows that somebody holds
 -- are passed over. Runs as the table's owner, who need not have rights on anything of ours. Answers where each is now,
 -- and whether it has what is known: a trigger of the owner's may have put it back.
--- $1 place tid[], $2 asn bigint[], $3 country text[], $4 type text[], $5 document jsonb[]
+-- $1 tid[]: place
+-- $2 bigint[]: asn
+-- $3 text[]: country
+-- $4 text[]: type
+-- $5 jsonb[]: document
 WITH waiting AS (
     SELECT s.ctid AS place, g.asn, g.country, g.type, g.document
     FROM @table@ s

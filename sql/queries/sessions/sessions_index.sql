@@ -1,6 +1,6 @@
 -- Indexes that the incomplete sessions of a table may be found by: btrees of addresses. Takes no lock on the table.
--- $1 rel oid
-SELECT i.indexrelid::bigint
+-- $1 oid: rel
+SELECT i.indexrelid
 FROM pg_class c
 JOIN pg_index i ON i.indrelid = c.oid AND i.indisvalid AND i.indnatts = 1 AND i.indkey[0] = 0
 JOIN pg_attribute key ON key.attrelid = i.indexrelid AND key.attnum = 1 AND key.atttypid = 'inet'::regtype

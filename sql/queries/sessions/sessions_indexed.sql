@@ -1,6 +1,6 @@
 -- Whether an index has the sessions that wait, and those among them that wait for a type alone. Locks the table. format()
 -- quotes names when pg_get_expr() does, see quote_all_identifiers.
--- $1 index oid
+-- $1 oid: index
 SELECT waits.for_types
 FROM pg_index i
 JOIN (VALUES

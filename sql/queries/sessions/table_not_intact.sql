@@ -1,5 +1,5 @@
 -- Why an attached table, or the attached table that it is a partition of, is not intact.
--- $1 rel oid
+-- $1 oid: rel
 SELECT t.not_intact_reason
 FROM @extschema@.attached_tables t
 WHERE t.rel IN (SELECT p.relid FROM pg_partition_ancestors($1::regclass) p UNION ALL SELECT $1)

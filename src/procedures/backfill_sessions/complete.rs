@@ -2,11 +2,11 @@
 //! from what the inventory knows now.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
-use pgrx::pg_sys;
 
 use super::gather::Layout;
 use super::{PageRange, RejectedRows};
@@ -16,11 +16,13 @@ use crate::mmdb::{self, LoadPolicy};
 use crate::pg::jsonb::Container;
 use crate::pg::relation::{Place, Row};
 use crate::pg::scan::Readable;
+use crate::pg::snapshot::View;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
 use crate::pg::trigger::{Column, Length};
 use crate::pg::user_table::{Lock, UserTable};
-use crate::pg::{self, call, catalog, memory};
+use crate::pg::value::{Bigint, Jsonb, SqlType, Timestamptz};
+use crate::pg::{self, Oid, call, catalog, memory};
 use crate::store::Home;
 use crate::store::backfill_sessions::{self, Known, Table};
 use crate::store::calls::Rejected;
@@ -38,7 +40,7 @@ pub struct Completed {
     refused: usize,
     has_warned: bool,
     /// Tables of which row-level security may hide sessions from their owner, as far as that was said.
-    filtered: Vec<pg_sys::Oid>,
+    filtered: Vec<Oid>,
 }
 
 /// The columns of a snapshot, as far as a table has them of the right type.
@@ -52,17 +54,19 @@ struct Snapshot {
 impl Snapshot {
     /// `None`: they were dropped, or changed; the table must be attached again.
     fn of(readable: &Readable, table: &Table) -> Option<Snapshot> {
-        let of_type = |name, oid| readable.column(name).filter(|column| column.type_oid == oid);
+        fn typed<T: SqlType>(readable: &Readable, name: &CStr) -> Option<Column> {
+            readable.column(name).filter(|column| column.is::<T>())
+        }
         let text = |name| {
             let column = readable.column(name).filter(|column| column.is_text_like())?;
             Some((column, column.length(table.oid)))
         };
-        of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID)?;
+        typed::<Timestamptz>(readable, c"enrichment_at")?;
         Some(Snapshot {
-            asn: of_type(c"snapshot_asn", pg_sys::INT8OID)?,
+            asn: typed::<Bigint>(readable, c"snapshot_asn")?,
             country: text(c"snapshot_country")?,
             ip_type: text(c"snapshot_ip_type")?,
-            document: of_type(c"enrichment", pg_sys::JSONBOID)?,
+            document: typed::<Jsonb>(readable, c"enrichment")?,
         })
     }
 }
@@ -126,7 +130,7 @@ pub fn read(
     connection: &Connection,
     stretch: &PageRange,
     batch_size: usize,
-    snapshot: pg_sys::Snapshot,
+    view: View<'_>,
 ) -> Option<Waiting> {
     let readable = stretch.open()?;
     let nothing =
@@ -165,7 +169,7 @@ pub fn read(
     let most = batch_size.min(10 * MOST_ADDRESSES);
     let (mut rows, mut page, mut is_cut) = (0, stretch.pages.start, false);
     let mut sessions = Vec::new();
-    readable.rows_of_pages(snapshot, stretch.pages.clone(), |row| {
+    readable.rows_of_pages(view, stretch.pages.clone(), |row| {
         let is_enough = rows >= most || sessions.len() >= MOST_ADDRESSES;
         if row.place().page() != page && is_enough {
             (is_cut, page) = (true, row.place().page());
@@ -186,7 +190,7 @@ pub fn read(
 
 /// A row with a gap that may be filled.
 fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
-    let lacks = |column: Column| row.column(column.number).is_none();
+    let lacks = |column: Column| row.is_null(column.number);
     let is_null = [columns.asn, columns.country.0, columns.ip_type.0, columns.document].map(lacks);
     if !is_null.contains(&true) {
         return None;

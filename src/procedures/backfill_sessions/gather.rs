@@ -7,7 +7,6 @@ use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
-use pgrx::pg_sys;
 
 use super::{PageRange, RejectedRows};
 use crate::document::enrichment;
@@ -15,10 +14,11 @@ use crate::document::legacy::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
-use crate::pg::scan::{self, Readable, Value};
+use crate::pg::scan::{self, AddressValue, Readable};
 use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;
-use crate::pg::trigger::{self, Column};
+use crate::pg::trigger::Column;
+use crate::pg::value::{Jsonb, Timestamptz};
 use crate::store::backfill_sessions::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
 use crate::store::calls::Rejected;
 use crate::store::{Home, session_options};
@@ -44,12 +44,11 @@ pub struct Layout {
 impl Layout {
     pub fn of(readable: &Readable, table: &Table) -> Option<Layout> {
         let named = |name: &Option<_>| name.as_deref().and_then(|name| readable.column(name));
-        let of_type = |name, oid| readable.column(name).filter(|column| column.type_oid == oid);
         Some(Layout {
             ip: readable.address_column(&table.ip_column)?,
             time: named(&table.time_column),
-            document: of_type(c"enrichment", pg_sys::JSONBOID),
-            document_at: of_type(c"enrichment_at", pg_sys::TIMESTAMPTZOID),
+            document: readable.column(c"enrichment").filter(|column| column.is::<Jsonb>()),
+            document_at: readable.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>()),
             key: named(&table.key_column),
             now: clock::now(),
         })
@@ -59,20 +58,21 @@ impl Layout {
     pub fn address(&self, row: &Row) -> Result<Option<Address>, String> {
         match scan::value(row, self.ip) {
             None => Ok(None),
-            Some(Value::Inet(inet)) => Ok(Some(inet.address)),
-            Some(Value::Text(text)) => address::parse_bytes(text).map_err(|_| from_server(text).into_owned()),
+            Some(AddressValue::Inet(inet)) => Ok(Some(inet.address)),
+            Some(AddressValue::Text(text)) => {
+                address::parse_bytes(text).map_err(|_| from_server(text).into_owned())
+            }
         }
     }
 
     /// Returns the time of a row's session, if it is believed.
     pub fn time(&self, row: &Row) -> Option<i64> {
-        let column = self.time?;
-        let time = trigger::timestamptz(row.column(column.number)?, column.type_oid)?;
+        let time = scan::time(row, self.time?)?;
         session_time::believed(time, self.enriched_at(row), self.now)
     }
 
     fn enriched_at(&self, row: &Row) -> Option<i64> {
-        self.document_at.and_then(|column| row.column(column.number)).map(|at| at.value() as i64)
+        row.timestamptz(self.document_at?.number)
     }
 
     pub fn document<'a>(&self, row: &'a Row) -> Option<Container<'a>> {
@@ -119,7 +119,7 @@ pub fn read(
     let (mut rows, mut page) = (0, stretch.pages.start);
     let mut is_cut = false;
     let latest = Latest::take();
-    readable.rows_of_pages(latest.raw(), stretch.pages.clone(), |row| {
+    readable.rows_of_pages(latest.view(), stretch.pages.clone(), |row| {
         let is_enough = gathering.addresses.len() >= most
             || rows >= most.saturating_mul(ROWS_FOR_EACH)
             || gathering.bytes >= MOST_BYTES;

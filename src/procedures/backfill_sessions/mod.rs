@@ -13,8 +13,6 @@ mod gather;
 
 use std::ops::Range;
 
-use pgrx::pg_sys;
-
 use super::add_session_foreign_key;
 use super::{Options, Procedure, Run, refresh_session_counts, run};
 use crate::error;
@@ -24,7 +22,8 @@ use crate::pg::jsonb::{self, Value};
 use crate::pg::role::acting_as;
 use crate::pg::scan::Readable;
 use crate::pg::spi::Connection;
-use crate::pg::{self, catalog, snapshot};
+use crate::pg::value::{Jsonb, Typed};
+use crate::pg::{self, Oid, catalog, snapshot};
 use crate::store::Home;
 use crate::store::backfill_sessions::{self, Addresses, Placed, Quoted, Settled, Table};
 use crate::store::calls::{self, Rejected};
@@ -53,7 +52,7 @@ pub fn backfill(call: &Call) {
 }
 
 /// The caller's mistakes.
-pub fn check(home: Home, rel: pg_sys::Oid) {
+pub fn check(home: Home, rel: Oid) {
     let name = catalog::table_name(rel);
     if !catalog::owns_table(rel) {
         error::not_owner(&name);
@@ -116,7 +115,7 @@ impl Checkpoint {
             || tables.iter().any(|table| table.oid.to_u32() == self.table && is_file(table))
     }
 
-    fn datum(self) -> pg_sys::Datum {
+    fn document(self) -> Typed<Jsonb> {
         jsonb::object(|object| {
             object.text("pass", self.pass.name());
             for (key, number) in [("table", self.table), ("file", self.file), ("page", self.page)] {
@@ -183,7 +182,7 @@ pub fn rows_estimated(tables: &[Table]) -> i64 {
 
 struct Backfill<'a, 'r> {
     run: &'a mut Run<'r>,
-    rel: pg_sys::Oid,
+    rel: Oid,
     batch_size: usize,
     tables: Vec<Table>,
     /// Sessions in them, as expected.
@@ -199,7 +198,7 @@ struct Backfill<'a, 'r> {
 }
 
 impl<'a, 'r> Backfill<'a, 'r> {
-    fn new(run: &'a mut Run<'r>, rel: pg_sys::Oid, batch_size: usize) -> Self {
+    fn new(run: &'a mut Run<'r>, rel: Oid, batch_size: usize) -> Self {
         let tables = acting_as(run.home.owner, || backfill_sessions::tables(run.connection, rel));
         let complaints = RejectedRows::new(run.procedure(), MOST_LISTED);
         Backfill {
@@ -311,7 +310,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
                     return (0, None);
                 }
                 backfill_sessions::ask(home, &placed);
-                (rows, Some(checkpoint.datum()))
+                (rows, Some(checkpoint.document()))
             })
         });
         self.addresses_created += placed.created.len() as i64;
@@ -342,7 +341,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
                         return (0, None);
                     }
                     backfill_sessions::ask(home, placed);
-                    (rows, Some(checkpoint.datum()))
+                    (rows, Some(checkpoint.document()))
                 })
             });
         };
@@ -362,13 +361,13 @@ impl<'a, 'r> Backfill<'a, 'r> {
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written: else their places could be other rows' by then.
             let latest = snapshot::Latest::take();
-            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.raw()) else {
+            let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
             };
             complete::write(home, connection, stretch.table, &waiting, completed, complaints);
             complaints.write(connection);
             read_to = Some(waiting.page);
-            (waiting.rows, Some(stretch.checkpoint(Pass::Sessions, waiting.page).datum()))
+            (waiting.rows, Some(stretch.checkpoint(Pass::Sessions, waiting.page).document()))
         });
         read_to
     }

@@ -16,11 +16,12 @@ use crate::document::enrichment;
 use crate::document::legacy as documents;
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Value};
-use crate::store::import_inventory::source::{Row, Wanted, text, time};
-use crate::store::import_inventory::{Decision, Known, Ours, create_addresses, merge_addresses, standing};
+use crate::pg::value::{Jsonb, Typed};
+use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
+use crate::store::import_inventory::{Decision, Known, Ours, create_addresses, existing, merge_addresses};
 use crate::store::networks::{self, Networks, Said};
 
-pub const COLUMNS: &[Wanted] = &[
+pub const COLUMNS: &[Wanted] = wanted(&[
     text(&["current_asn"]),
     time(&["asn_last_verified"]),
     time(&["first_seen"]),
@@ -29,7 +30,7 @@ pub const COLUMNS: &[Wanted] = &[
     time(&["enrichment_updated_at"]),
     text(&["enrichment_version"]),
     time(&["created_at"]),
-];
+]);
 const ASN: usize = 0;
 const VERIFIED: usize = 1;
 const FIRST_SEEN: usize = 2;
@@ -107,7 +108,7 @@ fn read<'a>(
         }
         asn
     });
-    let reading = documents::read(Some(jsonb::view(document)));
+    let reading = documents::read(document.container());
     faults.extend(reading.faults.iter().map(|fault| (fault.clone(), None)));
     if let Some(asn) = asn {
         let network = networks.entry(asn).or_default();
@@ -121,7 +122,7 @@ fn read<'a>(
         }
     }
     if let Some(reason) = bogon::reason(address)
-        && jsonb::view(document).get("validation").is_none()
+        && document.container().is_none_or(|document| document.get("validation").is_none())
     {
         let validation = jsonb::object(|object| {
             object.object("validation", |validation| {
@@ -131,16 +132,16 @@ fn read<'a>(
         });
         document = jsonb::concat(document, validation);
     }
-    let view = jsonb::view(document);
     let updated = row.time(UPDATED);
-    let said: BTreeMap<String, Option<i64>> = view
-        .keys()
+    let container = document.container();
+    let said_at = |container: Container<'_>, key: &str| (key.to_owned(), said_at(container, key).or(updated));
+    let said: BTreeMap<String, Option<i64>> = container
         .into_iter()
-        .filter(|key| *key != META)
-        .map(|key| (key.to_owned(), said_at(view, key).or(updated)))
+        .flat_map(|container| container.keys().into_iter().map(move |key| said_at(container, key)))
+        .filter(|(key, _)| key != META)
         .collect();
     let spelling = row.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-    let (states, more) = states(view, &said, &spelling, row.text(VERSION));
+    let (states, more) = states(container, &said, &spelling, row.text(VERSION));
     faults.extend(more);
     let known = Known {
         address,
@@ -165,15 +166,15 @@ fn said_at(document: Container<'_>, key: &str) -> Option<i64> {
 /// What `_meta` says of a row's sources, and what in them makes no sense. A source that said nothing that can be read may be
 /// asked again.
 fn states(
-    document: Container<'_>,
+    document: Option<Container<'_>>,
     said: &BTreeMap<String, Option<i64>>,
     spelling: &str,
     version: Option<String>,
-) -> (pgrx::pg_sys::Datum, Faults) {
+) -> (Typed<Jsonb>, Faults) {
     let mut faults = Faults::new();
     let states = jsonb::object(|states| {
         for source in SOURCES {
-            match document.get(source) {
+            match document.and_then(|document| document.get(source)) {
                 Some(Value::Nested(own)) if own.is_object() => {
                     let Some(at) = said.get(source).copied().flatten().filter(|_| !own.keys().is_empty())
                     else {
@@ -206,8 +207,8 @@ fn write(batch: &Batch, round: &BTreeMap<Address, Taken>, listed: &mut Listed, t
     let number = created.len() as i64;
     tally.addresses += number;
     tally.written += number;
-    let existing = round.keys().copied().filter(|address| !created.contains(address));
-    let decided = standing(batch.connection, existing, |ours| {
+    let others = round.keys().copied().filter(|address| !created.contains(address));
+    let decided = existing(batch.connection, others, |ours| {
         let decided = ours.into_iter().filter_map(|ours| {
             let taken = round.get(&ours.address)?;
             Some((&taken.known, decide(taken, &ours, listed, tally)))
@@ -223,7 +224,8 @@ fn decide(taken: &Taken, ours: &Ours, listed: &mut Listed, tally: &mut Tally) ->
     let stands: BTreeSet<&str> =
         taken.said.iter().filter(|(key, at)| stands(ours, key, **at)).map(|(key, _)| key.as_str()).collect();
     let is_our_row = keeps_our_row(taken, meta, listed, tally);
-    let own_states = jsonb::view(taken.known.document).object(META).map(Container::keys).unwrap_or_default();
+    let own_states = taken.known.document.container().and_then(|document| document.object(META));
+    let own_states = own_states.map(Container::keys).unwrap_or_default();
     let is_there = |key: &str| meta.is_some_and(|meta| meta.get(key).is_some());
     let states: BTreeSet<&str> = SOURCES
         .into_iter()

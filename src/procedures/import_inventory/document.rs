@@ -1,16 +1,16 @@
 //! Documents of another system's: whatever its column's type is, they come as texts.
 
 use cowrie_enrich_engine::jsonb_text::{Escapes, keepable, quoted};
-use pgrx::pg_sys;
 
-use crate::pg::jsonb;
+use crate::pg::jsonb::{self, Container};
 use crate::pg::text::from_server;
+use crate::pg::value::{Jsonb, Typed};
 
 /// A document as `jsonb`, or what is wrong with it.
 pub enum Read {
-    Whole(pg_sys::Datum),
+    Whole(Typed<Jsonb>),
     /// Without what no text of the server's can hold; also as the text that it was read from.
-    Cleaned(pg_sys::Datum, Vec<u8>),
+    Cleaned(Typed<Jsonb>, Vec<u8>),
     /// No JSON, or too much of it.
     Unreadable,
 }
@@ -45,7 +45,7 @@ pub const CLEANED: &str = "enrichment holds characters that jsonb cannot: they a
 pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
 
 /// A document that is an object, and what was wrong with what there was.
-pub fn object_of(text: Option<&[u8]>) -> (pg_sys::Datum, Vec<(String, Option<String>)>) {
+pub fn object_of(text: Option<&[u8]>) -> (Typed<Jsonb>, Vec<(String, Option<String>)>) {
     let Some(text) = text else { return (jsonb::empty(), Vec::new()) };
     let shown = || Some(from_server(text).into_owned());
     let (document, fault) = match read(text) {
@@ -54,7 +54,7 @@ pub fn object_of(text: Option<&[u8]>) -> (pg_sys::Datum, Vec<(String, Option<Str
         Read::Unreadable => return (jsonb::empty(), vec![(UNREADABLE.to_owned(), shown())]),
     };
     let mut faults: Vec<_> = fault.map(|fault| (fault.to_owned(), shown())).into_iter().collect();
-    if jsonb::view(document).is_object() {
+    if document.container().is_some_and(Container::is_object) {
         return (document, faults);
     }
     // JSON's null says nothing, as SQL's does.

@@ -3,11 +3,15 @@
 use cowrie_enrich_engine::{address, legacy};
 
 use super::{Batch, Listed, Tally};
-use crate::store::import_inventory::source::{Row, Wanted, text, time};
+use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
 use crate::store::import_inventory::{Observation, write_history};
 
-pub const COLUMNS: &[Wanted] =
-    &[text(&["asn_number"]), time(&["observed_at"]), text(&["verification_source"]), text(&["ip_address"])];
+pub const COLUMNS: &[Wanted] = wanted(&[
+    text(&["asn_number"]),
+    time(&["observed_at"]),
+    text(&["verification_source"]),
+    text(&["ip_address"]),
+]);
 const ASN: usize = 0;
 const OBSERVED_AT: usize = 1;
 const SOURCE: usize = 2;

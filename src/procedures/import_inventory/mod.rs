@@ -11,8 +11,6 @@ mod history;
 mod networks;
 mod sessions;
 
-use pgrx::pg_sys;
-
 use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
@@ -20,7 +18,8 @@ use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::kept::Kept;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
-use crate::pg::{self, catalog, snapshot};
+use crate::pg::value::{Jsonb, Typed};
+use crate::pg::{self, Oid, catalog, snapshot};
 use crate::store::calls::{self, Rejected};
 use crate::store::import_inventory::sessions as session_tables;
 use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, Wanted};
@@ -46,7 +45,7 @@ pub fn take_over(call: &Call) {
         Some(schema) => schema,
     };
     let tables = find(home, schema, &shown);
-    let relation = pg_sys::InvalidOid;
+    let relation = Oid::INVALID;
     let options =
         Options { procedure: Procedure::ImportInventory, relation, progress: true, needs_commits: true };
     run(call, &options, |run| {
@@ -65,7 +64,7 @@ pub fn take_over(call: &Call) {
 }
 
 /// The tables, each checked: nothing is done before all can be.
-fn find(home: Home, schema: pg_sys::Oid, schema_name: &str) -> Vec<Table> {
+fn find(home: Home, schema: Oid, schema_name: &str) -> Vec<Table> {
     let caller = role::current();
     let tables = acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
@@ -180,7 +179,7 @@ type Place = (usize, Option<Position>);
 
 impl Resume {
     fn read(kept: &Kept, schema: &str) -> Resume {
-        let document = jsonb::view(kept.datum());
+        let document = jsonb::of_kept(kept);
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
         match (phase, document.object("tally")) {
             (Some(phase), Some(tally)) if document.text("schema") == Some(schema) => {
@@ -276,7 +275,7 @@ impl Import<'_, '_> {
     }
 }
 
-fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Position>) -> pg_sys::Datum {
+fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Position>) -> Typed<Jsonb> {
     jsonb::object(|object| {
         object.text("schema", schema);
         object.text("table", TABLES[phase]);

@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::legacy;
-use pgrx::pg_sys;
 
 use super::{Batch, Listed, Tally, document, shortened};
 use crate::document::enrichment::country_text;
 use crate::document::legacy as documents;
 use crate::pg::jsonb;
-use crate::store::import_inventory::source::{Row, Wanted, text, time};
+use crate::pg::value::{Jsonb, Typed};
+use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
 use crate::store::import_inventory::{Network, write_networks};
 
-pub const COLUMNS: &[Wanted] = &[
+pub const COLUMNS: &[Wanted] = wanted(&[
     text(&["organization_name"]),
     text(&["organization_country"]),
     text(&["rir_registry", "registry"]),
@@ -28,7 +28,7 @@ pub const COLUMNS: &[Wanted] = &[
     text(&["enrichment"]),
     time(&["enrichment_updated_at"]),
     time(&["created_at"]),
-];
+]);
 const NAME: usize = 0;
 const COUNTRY: usize = 1;
 const REGISTRY: usize = 2;
@@ -79,7 +79,7 @@ type Faults = Vec<(String, Option<String>)>;
 
 fn read(row: &Row, asn: i64) -> (Network, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
-    let cymru = documents::read(Some(jsonb::view(document))).cymru;
+    let cymru = documents::read(document.container()).cymru;
     let mut words = Words::default();
     let mut field = |field: &Field, cymru: Option<String>| {
         let said = row.text(field.column).filter(|said| !documents::is_unknown(said));
@@ -136,7 +136,7 @@ impl Words {
         self.0.push((column, word.to_owned()));
     }
 
-    fn added_to(&self, document: pg_sys::Datum) -> pg_sys::Datum {
+    fn added_to(&self, document: Typed<Jsonb>) -> Typed<Jsonb> {
         if self.0.is_empty() {
             return document;
         }

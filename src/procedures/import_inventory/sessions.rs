@@ -13,10 +13,14 @@ use crate::pg::{self, catalog};
 use crate::procedures::ATTACH_AGAIN;
 use crate::store::backfill_sessions;
 use crate::store::import_inventory::sessions as tables;
-use crate::store::import_inventory::source::{Row, Table, Wanted, text};
+use crate::store::import_inventory::source::{Row, Table, Wanted, text, wanted};
 
-const WITH_DOCUMENT: &[Wanted] =
-    &[text(&[tables::ADDRESS]), text(&["snapshot_asn"]), text(&["snapshot_country"]), text(&["enrichment"])];
+const WITH_DOCUMENT: &[Wanted] = wanted(&[
+    text(&[tables::ADDRESS]),
+    text(&["snapshot_asn"]),
+    text(&["snapshot_country"]),
+    text(&["enrichment"]),
+]);
 /// Large documents that need no change are not read.
 const WITHOUT_DOCUMENT: &[Wanted] = WITH_DOCUMENT.split_at(3).0;
 const ADDRESS: usize = 0;

@@ -7,66 +7,46 @@ pub mod sessions;
 pub mod source;
 
 use cowrie_enrich_engine::address::Address;
-use pgrx::pg_sys;
 
 use crate::document::enrichment::LAYOUT_VERSION;
-use crate::pg::array::{self, Element};
 use crate::pg::jsonb::Container;
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::{inet, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::value::{Arguments, Array, Bigint, Boolean, Inet, Jsonb, Text, Timestamptz, Typed, array};
 use crate::telemetry::{self, Source, Update};
 
-const NETWORK_TYPES: [pg_sys::Oid; 15] = [
-    pg_sys::INT8ARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::BOOLARRAYOID,
-    pg_sys::BOOLARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::JSONBARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-];
+type Texts = Array<Text>;
+type Times = Array<Timestamptz>;
+#[rustfmt::skip]
+type NetworkParameters = (
+    Array<Bigint>, Texts, Texts, Texts, Texts, Texts, Texts, Texts, Array<Boolean>, Array<Boolean>, Times, Times,
+    Array<Jsonb>, Times, Times,
+);
+#[rustfmt::skip]
+type AddressParameters = (
+    Array<Inet>, Array<Bigint>, Times, Times, Times, Array<Jsonb>, Array<Jsonb>, Times, Times, Text,
+);
+#[rustfmt::skip]
+type MergeParameters = (
+    Array<Inet>, Array<Bigint>, Times, Times, Times, Array<Jsonb>, Array<Jsonb>, Times, Times, Text, Array<Boolean>,
+    Array<Jsonb>, Array<Jsonb>,
+);
 
-const ADDRESS_TYPES: [pg_sys::Oid; 13] = [
-    pg_sys::INETARRAYOID,
-    pg_sys::INT8ARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::JSONBARRAYOID,
-    pg_sys::JSONBARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TIMESTAMPTZARRAYOID,
-    pg_sys::TEXTOID,
-    pg_sys::BOOLARRAYOID,
-    pg_sys::JSONBARRAYOID,
-    pg_sys::JSONBARRAYOID,
-];
+type Observations = (Array<Inet>, Array<Bigint>, Times, Texts, Array<Bigint>);
+type Existing = (Inet, Bigint, Timestamptz, Jsonb, Timestamptz);
 
 thread_local! {
-    static CREATE_NETWORKS: Statement = const { Statement::new(
-        "import_networks_create", include_str!("../../../sql/queries/import/import_networks_create.sql"), &NETWORK_TYPES) };
-    static FILL_NETWORKS: Statement = const { Statement::new(
-        "import_networks_fill", include_str!("../../../sql/queries/import/import_networks_fill.sql"), &NETWORK_TYPES) };
-    static CREATE_ADDRESSES: Statement = const { Statement::new(
-        "import_addresses_create", include_str!("../../../sql/queries/import/import_addresses_create.sql"),
-        ADDRESS_TYPES.split_at(10).0) };
-    static STANDING: Statement = const { Statement::new(
-        "import_addresses_standing", include_str!("../../../sql/queries/import/import_addresses_standing.sql"),
-        &[pg_sys::INETARRAYOID]) };
-    static MERGE_ADDRESSES: Statement = const { Statement::new(
-        "import_addresses_merge", include_str!("../../../sql/queries/import/import_addresses_merge.sql"), &ADDRESS_TYPES) };
-    static HISTORY: Statement = const { Statement::new(
-        "import_history", include_str!("../../../sql/queries/import/import_history.sql"),
-        &[pg_sys::INETARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TIMESTAMPTZARRAYOID, pg_sys::TEXTARRAYOID,
-          pg_sys::INT8ARRAYOID]) };
+    static CREATE_NETWORKS: Statement<NetworkParameters, (Bigint, Text, Text)> = const { Statement::new(
+        "import_networks_create", include_str!("../../../sql/queries/import/import_networks_create.sql")) };
+    static FILL_NETWORKS: Statement<NetworkParameters> = const { Statement::new(
+        "import_networks_fill", include_str!("../../../sql/queries/import/import_networks_fill.sql")) };
+    static CREATE_ADDRESSES: Statement<AddressParameters, (Inet,)> = const { Statement::new(
+        "import_addresses_create", include_str!("../../../sql/queries/import/import_addresses_create.sql")) };
+    static EXISTING: Statement<(Array<Inet>,), Existing> = const { Statement::new(
+        "import_addresses_existing", include_str!("../../../sql/queries/import/import_addresses_existing.sql")) };
+    static MERGE_ADDRESSES: Statement<MergeParameters> = const { Statement::new(
+        "import_addresses_merge", include_str!("../../../sql/queries/import/import_addresses_merge.sql")) };
+    static HISTORY: Statement<Observations, (Bigint, Bigint, Text)> = const { Statement::new(
+        "import_history", include_str!("../../../sql/queries/import/import_history.sql")) };
 }
 
 /// A value of a network's metadata, and the source that says so.
@@ -84,7 +64,7 @@ pub struct Network {
     pub first_seen: Option<i64>,
     pub last_seen: Option<i64>,
     /// A jsonb object.
-    pub document: pg_sys::Datum,
+    pub document: Typed<Jsonb>,
     pub updated: Option<i64>,
     pub created: Option<i64>,
 }
@@ -94,44 +74,42 @@ pub fn write_networks(connection: &Connection, networks: &[Network]) -> i64 {
     if networks.is_empty() {
         return 0;
     }
-    let arguments = network_arguments(networks);
-    let created = CREATE_NETWORKS.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            for row in 0..rows.count {
-                let (country, registry) = (rows.text(row, 2), rows.text(row, 3));
-                telemetry::network_created(Source::Import, country.as_deref(), registry.as_deref());
-            }
-            rows.count
-        })
+    let created = CREATE_NETWORKS.run(connection, network_arguments(networks), |rows| {
+        for (_, country, registry) in rows.iter() {
+            telemetry::network_created(Source::Import, country.as_deref(), registry.as_deref());
+        }
+        rows.count()
     });
-    let filled = FILL_NETWORKS.with(|statement| connection.run(statement, &arguments, |rows| rows.count));
+    let filled = FILL_NETWORKS.run(connection, network_arguments(networks), |rows| rows.count());
     telemetry::networks_updated(Source::Import, Update::Metadata, filled);
     (created + filled) as i64
 }
 
-fn network_arguments(networks: &[Network]) -> Vec<Option<pg_sys::Datum>> {
-    let of = |element, field: &dyn Fn(&Network) -> Option<pg_sys::Datum>| {
-        Some(array::write(element, networks.iter().map(field)))
+fn network_arguments(networks: &[Network]) -> impl Arguments<NetworkParameters> {
+    let values = |field: fn(&Network) -> &Sourced| {
+        array(networks.iter().map(move |network| field(network).as_ref().map(|(value, _)| value)))
     };
-    let value = |sourced: &Sourced| sourced.as_ref().map(|(value, _)| text::write(value));
-    let source = |sourced: &Sourced| sourced.as_ref().map(|(_, source)| text::write(source));
-    vec![
-        of(Element::Bigint, &|network| Some(network.asn.into())),
-        of(Element::Text, &|network| value(&network.name)),
-        of(Element::Text, &|network| value(&network.country)),
-        of(Element::Text, &|network| value(&network.registry)),
-        of(Element::Text, &|network| source(&network.name)),
-        of(Element::Text, &|network| source(&network.country)),
-        of(Element::Text, &|network| source(&network.registry)),
-        of(Element::Text, &|network| network.asn_type.map(text::write)),
-        of(Element::Boolean, &|network| Some(network.is_hosting.into())),
-        of(Element::Boolean, &|network| Some(network.is_vpn.into())),
-        of(Element::Timestamptz, &|network| network.first_seen.map(pg_sys::Datum::from)),
-        of(Element::Timestamptz, &|network| network.last_seen.map(pg_sys::Datum::from)),
-        of(Element::Jsonb, &|network| Some(network.document)),
-        of(Element::Timestamptz, &|network| network.updated.map(pg_sys::Datum::from)),
-        of(Element::Timestamptz, &|network| network.created.map(pg_sys::Datum::from)),
-    ]
+    let sources = |field: fn(&Network) -> &Sourced| {
+        array(networks.iter().map(move |network| field(network).as_ref().map(|(_, source)| *source)))
+    };
+    let times = |field: fn(&Network) -> Option<i64>| array(networks.iter().map(field));
+    (
+        array(networks.iter().map(|network| network.asn)),
+        values(|network| &network.name),
+        values(|network| &network.country),
+        values(|network| &network.registry),
+        sources(|network| &network.name),
+        sources(|network| &network.country),
+        sources(|network| &network.registry),
+        array(networks.iter().map(|network| network.asn_type)),
+        array(networks.iter().map(|network| network.is_hosting)),
+        array(networks.iter().map(|network| network.is_vpn)),
+        times(|network| network.first_seen),
+        times(|network| network.last_seen),
+        array(networks.iter().map(|network| network.document)),
+        times(|network| network.updated),
+        times(|network| network.created),
+    )
 }
 
 /// What another inventory says of an address.
@@ -142,9 +120,9 @@ pub struct Known {
     pub first_seen: Option<i64>,
     pub last_seen: Option<i64>,
     /// A jsonb object.
-    pub document: pg_sys::Datum,
+    pub document: Typed<Jsonb>,
     /// What belongs into its `_meta`.
-    pub states: pg_sys::Datum,
+    pub states: Typed<Jsonb>,
     pub updated: Option<i64>,
     pub created: Option<i64>,
 }
@@ -162,40 +140,39 @@ pub struct Ours<'a> {
 pub struct Decision {
     pub moves: bool,
     /// jsonb objects whose keys stand as we have them: of the document, and of its `_meta`.
-    pub stands: pg_sys::Datum,
-    pub states_stand: pg_sys::Datum,
+    pub stands: Typed<Jsonb>,
+    pub states_stand: Typed<Jsonb>,
 }
 
 /// Creates those addresses that we have not, given in order and each once; answers which. Their networks must be there.
 pub fn create_addresses(connection: &Connection, known: &[&Known]) -> Vec<Address> {
-    let arguments = address_arguments(known);
-    CREATE_ADDRESSES.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            (0..rows.count).filter_map(|row| rows.address(row, 1)).collect()
-        })
-    })
+    let times = |field: fn(&Known) -> Option<i64>| array(known.iter().map(move |known| field(known)));
+    let arguments = (
+        array(known.iter().map(|known| known.address)),
+        array(known.iter().map(|known| known.asn)),
+        times(|known| known.verified),
+        times(|known| known.first_seen),
+        times(|known| known.last_seen),
+        array(known.iter().map(|known| known.document)),
+        array(known.iter().map(|known| known.states)),
+        times(|known| known.updated),
+        times(|known| known.created),
+        LAYOUT_VERSION,
+    );
+    CREATE_ADDRESSES.run(connection, arguments, |rows| rows.iter().filter_map(|(address,)| address).collect())
 }
 
-/// Hands over what we know of addresses, in order; their rows are locked.
-pub fn standing<T>(
+/// Passes what we know of addresses to `read`, in order; their rows are locked.
+pub fn existing<T>(
     connection: &Connection,
     addresses: impl Iterator<Item = Address>,
     read: impl FnOnce(Vec<Ours<'_>>) -> T,
 ) -> T {
-    let addresses = array::inets(addresses);
-    STANDING.with(|statement| {
-        connection.run(statement, &[Some(addresses)], |rows| {
-            let ours = |row| {
-                Some(Ours {
-                    address: rows.address(row, 1)?,
-                    asn: rows.bigint(row, 2),
-                    verified: rows.bigint(row, 3),
-                    document: rows.jsonb(row, 4),
-                    updated: rows.bigint(row, 5),
-                })
-            };
-            read((0..rows.count).filter_map(ours).collect())
-        })
+    EXISTING.run(connection, (array(addresses),), |rows| {
+        let ours = rows.iter().filter_map(|(address, asn, verified, document, updated)| {
+            Some(Ours { address: address?, asn, verified, document, updated })
+        });
+        read(ours.collect())
     })
 }
 
@@ -204,37 +181,23 @@ pub fn merge_addresses(connection: &Connection, known: &[(&Known, Decision)]) ->
     if known.is_empty() {
         return 0;
     }
-    let of = |element, field: &dyn Fn(&Decision) -> pg_sys::Datum| {
-        Some(array::write(element, known.iter().map(|(_, decision)| Some(field(decision)))))
-    };
-    let mut arguments = address_arguments(&known.iter().map(|(known, _)| *known).collect::<Vec<_>>());
-    arguments.extend([
-        of(Element::Boolean, &|decision| decision.moves.into()),
-        of(Element::Jsonb, &|decision| decision.stands),
-        of(Element::Jsonb, &|decision| decision.states_stand),
-    ]);
-    MERGE_ADDRESSES.with(|statement| connection.run(statement, &arguments, |rows| rows.count)) as i64
-}
-
-fn address_arguments(known: &[&Known]) -> Vec<Option<pg_sys::Datum>> {
-    let of = |element, field: &dyn Fn(&Known) -> Option<pg_sys::Datum>| {
-        Some(array::write(element, known.iter().map(|known| field(known))))
-    };
-    let time = |field: fn(&Known) -> Option<i64>| {
-        of(Element::Timestamptz, &move |known| field(known).map(pg_sys::Datum::from))
-    };
-    vec![
-        of(Element::Inet, &|known| Some(inet::write(known.address))),
-        of(Element::Bigint, &|known| known.asn.map(pg_sys::Datum::from)),
-        time(|known| known.verified),
-        time(|known| known.first_seen),
-        time(|known| known.last_seen),
-        of(Element::Jsonb, &|known| Some(known.document)),
-        of(Element::Jsonb, &|known| Some(known.states)),
-        time(|known| known.updated),
-        time(|known| known.created),
-        Some(text::write(LAYOUT_VERSION)),
-    ]
+    let times = |field: fn(&Known) -> Option<i64>| array(known.iter().map(move |(known, _)| field(known)));
+    let arguments = (
+        array(known.iter().map(|(known, _)| known.address)),
+        array(known.iter().map(|(known, _)| known.asn)),
+        times(|known| known.verified),
+        times(|known| known.first_seen),
+        times(|known| known.last_seen),
+        array(known.iter().map(|(known, _)| known.document)),
+        array(known.iter().map(|(known, _)| known.states)),
+        times(|known| known.updated),
+        times(|known| known.created),
+        LAYOUT_VERSION,
+        array(known.iter().map(|(_, decision)| decision.moves)),
+        array(known.iter().map(|(_, decision)| decision.stands)),
+        array(known.iter().map(|(_, decision)| decision.states_stand)),
+    );
+    MERGE_ADDRESSES.run(connection, arguments, |rows| rows.count()) as i64
 }
 
 /// That an address was in a network.
@@ -250,21 +213,17 @@ pub fn write_history(connection: &Connection, observations: &[Observation]) -> (
     if observations.is_empty() {
         return (0, Vec::new());
     }
-    let of = |element, field: &dyn Fn(&Observation) -> pg_sys::Datum| {
-        Some(array::write(element, observations.iter().map(|seen| Some(field(seen)))))
-    };
-    let numbers = array::write(Element::Bigint, (0..observations.len()).map(|n| Some((n as i64).into())));
-    let arguments = [
-        of(Element::Inet, &|seen| inet::write(seen.address)),
-        of(Element::Bigint, &|seen| seen.asn.into()),
-        of(Element::Timestamptz, &|seen| seen.at.into()),
-        of(Element::Text, &|seen| text::write(&seen.source)),
-        Some(numbers),
-    ];
-    HISTORY.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            let other = |row| Some((usize::try_from(rows.bigint(row, 2)?).ok()?, rows.text(row, 3)?));
-            (rows.bigint(0, 1).unwrap_or_default(), (0..rows.count).filter_map(other).collect())
-        })
+    let arguments = (
+        array(observations.iter().map(|seen| seen.address)),
+        array(observations.iter().map(|seen| seen.asn)),
+        array(observations.iter().map(|seen| seen.at)),
+        array(observations.iter().map(|seen| &seen.source)),
+        array((0..).take(observations.len())),
+    );
+    HISTORY.run(connection, arguments, |rows| {
+        let written = rows.first().and_then(|(written, ..)| written);
+        let others =
+            rows.iter().filter_map(|(_, number, source)| Some((usize::try_from(number?).ok()?, source?)));
+        (written.unwrap_or_default(), others.collect())
     })
 }

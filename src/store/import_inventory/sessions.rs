@@ -5,30 +5,31 @@
 
 use std::collections::HashSet;
 
-use pgrx::pg_sys;
-
 use super::source::{Row, Table, as_owner};
 use crate::error;
-use crate::pg::array::{self, Element};
+use crate::pg::Oid;
 use crate::pg::role::with_settings;
-use crate::pg::spi::{Connection, Statement};
-use crate::pg::text;
-use crate::pg::user_table::{Lock, Others, TableStatement};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::user_table::{Lock, TableStatement};
+use crate::pg::value::{self, Array, Boolean, Bytes, Name, Regclass, Text, Tid, array};
 use crate::store::complete_sessions::blocked_reason;
 
 thread_local! {
-    static REFERENCES: Statement = const { Statement::new(
-        "import_references", include_str!("../../../sql/queries/import/import_references.sql"),
-        &[pg_sys::OIDOID, pg_sys::OIDOID]) };
-    static ATTACHED: Statement = const { Statement::new(
-        "import_attached", include_str!("../../../sql/queries/import/import_attached.sql"),
-        &[pg_sys::OIDOID, pg_sys::TEXTOID]) };
-    static MAY_ATTACH: Statement = const { Statement::new(
-        "import_may_attach", include_str!("../../../sql/queries/import/import_may_attach.sql"), &[pg_sys::OIDOID]) };
-    static ATTACH: Statement = const { Statement::new(
-        "import_attach", include_str!("../../../sql/queries/import/import_attach.sql"),
-        &[pg_sys::REGCLASSOID, pg_sys::NAMEOID, pg_sys::NAMEOID]) };
+    static REFERENCES: Statement<(value::Oid, value::Oid), (Bytes,)> = const { Statement::new(
+        "import_references", include_str!("../../../sql/queries/import/import_references.sql")) };
+    static ATTACHED: Statement<(value::Oid, Text)> = const { Statement::new(
+        "import_attached", include_str!("../../../sql/queries/import/import_attached.sql")) };
+    static MAY_ATTACH: Statement<(value::Oid,), (Boolean,)> = const { Statement::new(
+        "import_may_attach", include_str!("../../../sql/queries/import/import_may_attach.sql")) };
+    static ATTACH: Statement<(Regclass, Name, Name)> = const { Statement::new(
+        "import_attach", include_str!("../../../sql/queries/import/import_attach.sql")) };
 }
+
+type Replacements = (Array<Tid>, Array<value::Oid>, Array<Text>);
+const REPLACE_DOCUMENTS: TableStatement<'static, Replacements, (Tid,)> = TableStatement::new(
+    "import_session_documents",
+    include_str!("../../../sql/queries/import/import_session_documents.sql"),
+);
 
 pub const ADDRESS: &str = "source_ip";
 pub const TIME: &str = "first_event_at";
@@ -55,40 +56,31 @@ impl Change {
 
 /// Types that sessions' columns may have, and what they become; raises where nothing can be made of one.
 pub fn changes(table: &Table) -> Vec<Change> {
-    const TEXTS: &[pg_sys::Oid] = &[pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
+    const TEXTS: &[&str] = &["text", "varchar", "bpchar"];
     if table.column(ADDRESS).is_none() {
         error::no_such_column(&table.name, ADDRESS);
     }
     let mut changes = Vec::new();
     // Whether a column's type is one of `fit`, or is missing; else it is changed if it is one of `others`.
-    let mut check = |column, fit: &[pg_sys::Oid], becomes, others: &[(pg_sys::Oid, Option<&'static str>)]| {
+    let mut check = |column, fit: &[&str], becomes, others: &[(&str, Option<&'static str>)]| {
         let Some(present) = table.column(column) else { return };
-        if fit.contains(&present.type_oid) {
+        let builtin_type = present.builtin_type().unwrap_or_default();
+        if fit.contains(&builtin_type) {
             return;
         }
-        match others.iter().find(|(other, _)| *other == present.type_oid) {
+        match others.iter().find(|(other, _)| *other == builtin_type) {
             Some((_, using)) => changes.push(Change { column, becomes, using: *using }),
             None => error::wrong_column_type(&table.name, column, &present.type_name, becomes),
         }
     };
-    check(ADDRESS, &[TEXTS, &[pg_sys::INETOID]].concat(), "inet", &[]);
-    check("snapshot_asn", &[pg_sys::INT8OID], "bigint", &[(pg_sys::INT2OID, None), (pg_sys::INT4OID, None)]);
+    check(ADDRESS, &["text", "varchar", "bpchar", "inet"], "inet", &[]);
+    check("snapshot_asn", &["int8"], "bigint", &[("int2", None), ("int4", None)]);
     check("snapshot_country", TEXTS, "text", &[]);
     check("snapshot_ip_type", TEXTS, "text", &[]);
     let by_text = Some("enrichment::pg_catalog.text::pg_catalog.jsonb");
-    check(
-        "enrichment",
-        &[pg_sys::JSONBOID],
-        "jsonb",
-        &[(pg_sys::JSONOID, by_text), (pg_sys::TEXTOID, by_text), (pg_sys::VARCHAROID, by_text)],
-    );
+    check("enrichment", &["jsonb"], "jsonb", &[("json", by_text), ("text", by_text), ("varchar", by_text)]);
     let of_utc = Some("pg_catalog.timezone('UTC', enrichment_at)");
-    check(
-        "enrichment_at",
-        &[pg_sys::TIMESTAMPTZOID],
-        "timestamp with time zone",
-        &[(pg_sys::TIMESTAMPOID, of_utc)],
-    );
+    check("enrichment_at", &["timestamptz"], "timestamp with time zone", &[("timestamp", of_utc)]);
     changes
 }
 
@@ -106,11 +98,11 @@ pub enum Types {
 
 pub fn types(table: &Table) -> Types {
     let Some(list) = table.column(TYPES) else { return Types::None };
-    let using = match list.type_oid {
-        pg_sys::TEXTARRAYOID | pg_sys::VARCHARARRAYOID => {
+    let using = match list.builtin_type() {
+        Some("_text" | "_varchar") => {
             "COALESCE(snapshot_ip_type::pg_catalog.text, snapshot_ip_types[1]::pg_catalog.text)"
         }
-        pg_sys::JSONOID | pg_sys::JSONBOID => {
+        Some("json" | "jsonb") => {
             "COALESCE(snapshot_ip_type::pg_catalog.text, snapshot_ip_types OPERATOR(pg_catalog.->>) 0)"
         }
         _ => return Types::Unreadable,
@@ -120,17 +112,13 @@ pub fn types(table: &Table) -> Types {
 
 /// The column with a session's time, if there is one that can be used.
 pub fn time_column(table: &Table) -> Option<&'static str> {
-    let usable = [pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPOID, pg_sys::DATEOID];
-    table.column(TIME).is_some_and(|column| usable.contains(&column.type_oid)).then_some(TIME)
+    let column = table.column(TIME)?;
+    matches!(column.builtin_type(), Some("timestamptz" | "timestamp" | "date")).then_some(TIME)
 }
 
 /// Foreign keys of a table to another, as SQL wants their names, in the server's encoding.
-pub fn references(connection: &Connection, from: pg_sys::Oid, to: pg_sys::Oid) -> Vec<Vec<u8>> {
-    let arguments = [Some(pg_sys::Datum::from(from)), Some(pg_sys::Datum::from(to))];
-    REFERENCES.with(|statement| {
-        connection
-            .run(statement, &arguments, |rows| (0..rows.count).filter_map(|row| rows.bytes(row, 1)).collect())
-    })
+pub fn references(connection: &Connection, from: Oid, to: Oid) -> Vec<Vec<u8>> {
+    REFERENCES.run(connection, (from, to), |rows| rows.iter().filter_map(|(name,)| name).collect())
 }
 
 /// Changes types and drops foreign keys, in one pass over the table.
@@ -159,53 +147,40 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
 /// Replaces the documents of some rows by others that `jsonb` can hold. The owner's triggers fire as for any UPDATE.
 pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
     let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
-    let type_name: &[u8] = match column.type_oid {
-        pg_sys::JSONOID => b"pg_catalog.json",
-        pg_sys::VARCHAROID => b"pg_catalog.varchar",
+    let type_name: &[u8] = match column.builtin_type() {
+        Some("json") => b"pg_catalog.json",
+        Some("varchar") => b"pg_catalog.varchar",
         _ => b"pg_catalog.text",
     };
-    let part = |row: &Row| i64::from(row.part.to_u32()).into();
-    let arguments = [
-        array::write(Element::Tid, documents.iter().map(|(row, _)| Some(row.place.datum()))),
-        array::write(Element::Bigint, documents.iter().map(|(row, _)| Some(part(row)))),
-        array::write(Element::Text, documents.iter().map(|(_, text)| Some(text::write_bytes(text)))),
-    ];
-    let statement = TableStatement {
-        name: "import_session_documents",
-        text: include_str!("../../../sql/queries/import/import_session_documents.sql"),
-        parts: &[("@type@", type_name)],
-        argument_types: &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
-        result_types: &[pg_sys::TIDOID],
-        others: Others::None,
-        is_read_only: false,
-    };
+    let parts: [(&str, &[u8]); 1] = [("@type@", type_name)];
+    let statement = REPLACE_DOCUMENTS.with_parts(&parts);
+    let arguments = (
+        array(documents.iter().map(|(row, _)| row.place)),
+        array(documents.iter().map(|(row, _)| row.part)),
+        array(documents.iter().map(|(_, text)| text)),
+    );
     let locked = table.lock(Lock::Write);
-    let parts: HashSet<pg_sys::Oid> = documents.iter().map(|(row, _)| row.part).collect();
+    let parts: HashSet<Oid> = documents.iter().map(|(row, _)| row.part).collect();
     if let Some(reason) = parts.into_iter().find_map(|part| blocked_reason(connection, part)) {
         error::blocked_by_trigger(&table.name, &reason);
     }
     with_settings(&[(c"enable_seqscan", c"off")], || {
-        as_owner(&locked, || connection.run_on(&locked, &statement, &arguments, |_| ()));
+        as_owner(&locked, || connection.run_on(&locked, &statement, arguments, |_| ()));
     });
 }
 
 /// Raises where the caller may not attach tables.
-pub fn check_may_attach(connection: &Connection, caller: pg_sys::Oid) {
-    let caller = [Some(pg_sys::Datum::from(caller))];
-    let may = MAY_ATTACH.with(|statement| connection.run(statement, &caller, |rows| rows.boolean(0, 1)));
-    if may != Some(true) {
+pub fn check_may_attach(connection: &Connection, caller: Oid) {
+    if MAY_ATTACH.first(connection, (caller,), |(may,)| may).flatten() != Some(true) {
         error::may_not_attach();
     }
 }
 
 pub fn is_attached(connection: &Connection, table: &Table) -> bool {
-    let arguments = [Some(pg_sys::Datum::from(table.oid)), Some(text::write(ADDRESS))];
-    ATTACHED.with(|statement| connection.run(statement, &arguments, |rows| rows.count > 0))
+    ATTACHED.run(connection, (table.oid, ADDRESS), |rows| rows.count() > 0)
 }
 
 /// Attaches it, with the rights of whoever calls.
 pub fn attach(connection: &Connection, table: &Table) {
-    let name = |name: &str| text::name(name);
-    let arguments = [Some(pg_sys::Datum::from(table.oid)), Some(name(ADDRESS)), time_column(table).map(name)];
-    ATTACH.with(|statement| connection.run(statement, &arguments, |_| ()));
+    ATTACH.execute(connection, (table.oid, ADDRESS, time_column(table)));
 }

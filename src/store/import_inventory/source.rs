@@ -7,20 +7,21 @@
 //! Rows come in the order of their key, some at a time. Neither a key that is there twice nor a missing one gets lost
 //! between two batches: rows of one key are told apart by their place.
 
-use pgrx::pg_sys;
-
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::relation::Place;
 use crate::pg::role::with_settings;
-use crate::pg::spi::{Connection, Rows, Statement};
-use crate::pg::user_table::{FrozenTable, Lock, Others, TableStatement, UserTable};
-use crate::pg::{array, catalog, text};
+use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::user_table::{FrozenTable, Lock, TableStatement, UserTable};
+use crate::pg::value::{self, Array, Bigint, Boolean, Bytes, Columns, Text, Tid, Timestamptz, array};
+use crate::pg::{Oid, catalog, text};
+
+/// A table and one of its columns.
+type TableColumns = (Text, value::Oid, Boolean, Bigint, Text, Boolean, Text, Text);
 
 thread_local! {
-    static TABLES: Statement = const { Statement::new(
-        "import_tables", include_str!("../../../sql/queries/import/import_tables.sql"),
-        &[pg_sys::OIDOID, pg_sys::TEXTARRAYOID]) };
+    static TABLES: Statement<(value::Oid, Array<Text>), TableColumns> = const { Statement::new(
+        "import_tables", include_str!("../../../sql/queries/import/import_tables.sql")) };
 }
 
 /// Rows of a batch: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
@@ -28,21 +29,21 @@ pub const BATCH: usize = 2_000;
 
 /// A table of somebody's.
 pub struct Table {
-    pub oid: pg_sys::Oid,
+    pub oid: Oid,
     pub name: String,
     /// Whether it is a permanent table.
     pub is_plain: bool,
     pub columns: Vec<Column>,
-    owner: pg_sys::Oid,
+    owner: Oid,
     rows: i64,
 }
 
 pub struct Column {
     pub name: String,
-    pub type_oid: pg_sys::Oid,
+    /// The type as SQL writes it, for messages.
     pub type_name: String,
-    /// Whether no code but the server's is in its type.
-    pub is_builtin: bool,
+    /// The name of the type in the catalog `pg_type`, if no code but the server's is in it.
+    builtin_type: Option<String>,
     is_never_null: bool,
 }
 
@@ -61,6 +62,35 @@ pub enum Kind {
     Time,
 }
 
+/// Columns of each kind that the statement returns.
+const TEXTS: usize = 7;
+const TIMES: usize = 5;
+
+/// Key, part, place, texts and times.
+#[rustfmt::skip]
+type RowColumns = (
+    Bytes, value::Oid, Tid,
+    Bytes, Bytes, Bytes, Bytes, Bytes, Bytes, Bytes,
+    Timestamptz, Timestamptz, Timestamptz, Timestamptz, Timestamptz,
+);
+
+const READ: TableStatement<'static, (Text, value::Oid, Tid), RowColumns> =
+    TableStatement::new("import_read", include_str!("../../../sql/queries/import/import_read.sql"));
+
+/// Does not compile if more is wanted than the statement returns.
+pub const fn wanted(columns: &'static [Wanted]) -> &'static [Wanted] {
+    let (mut n, mut texts, mut times) = (0, 0, 0);
+    while n < columns.len() {
+        match columns[n].kind {
+            Kind::Text => texts += 1,
+            Kind::Time => times += 1,
+        }
+        n += 1;
+    }
+    assert!(texts <= TEXTS && times <= TIMES, "more columns than import_read returns");
+    columns
+}
+
 pub const fn text(names: &'static [&'static str]) -> Wanted {
     Wanted { names, kind: Kind::Text }
 }
@@ -70,45 +100,42 @@ pub const fn time(names: &'static [&'static str]) -> Wanted {
 }
 
 /// The tables of these names in a schema.
-pub fn tables(connection: &Connection, schema: pg_sys::Oid, names: &[&str]) -> Vec<Table> {
-    let names = array::write(array::Element::Text, names.iter().map(|name| Some(text::write(name))));
-    let arguments = [Some(pg_sys::Datum::from(schema)), Some(names)];
-    TABLES.with(|statement| {
-        connection.run(statement, &arguments, |rows| {
-            let mut tables: Vec<Table> = Vec::new();
-            for row in 0..rows.count {
-                let (Some(name), Some(oid)) = (rows.text(row, 1), oid(rows, row, 2)) else { continue };
-                if tables.last().is_none_or(|last| last.oid != oid) {
-                    tables.push(Table {
-                        oid,
-                        name,
-                        is_plain: rows.boolean(row, 3).unwrap_or_default(),
-                        columns: Vec::new(),
-                        owner: catalog::owner_of_table(oid).unwrap_or(pg_sys::InvalidOid),
-                        rows: rows.bigint(row, 4).unwrap_or_default(),
-                    });
-                }
-                if let Some((table, column)) = tables.last_mut().zip(column(rows, row)) {
-                    table.columns.push(column);
-                }
+pub fn tables(connection: &Connection, schema: Oid, names: &[&str]) -> Vec<Table> {
+    TABLES.run(connection, (schema, array(names.iter().copied())), |rows| {
+        let mut tables: Vec<Table> = Vec::new();
+        for (name, oid, is_plain, rows, column, is_never_null, builtin_type, type_name) in rows.iter() {
+            let (Some(name), Some(oid)) = (name, oid) else { continue };
+            if tables.last().is_none_or(|last| last.oid != oid) {
+                tables.push(Table {
+                    oid,
+                    name,
+                    is_plain: is_plain.unwrap_or_default(),
+                    columns: Vec::new(),
+                    owner: catalog::owner_of_table(oid).unwrap_or(Oid::INVALID),
+                    rows: rows.unwrap_or_default(),
+                });
             }
-            tables
-        })
+            let column = || {
+                Some(Column {
+                    name: column?,
+                    type_name: type_name?,
+                    builtin_type,
+                    is_never_null: is_never_null?,
+                })
+            };
+            if let Some(table) = tables.last_mut() {
+                table.columns.extend(column());
+            }
+        }
+        tables
     })
 }
 
-fn oid(rows: &Rows, row: usize, column: i32) -> Option<pg_sys::Oid> {
-    u32::try_from(rows.bigint(row, column)?).ok().map(pg_sys::Oid::from)
-}
-
-fn column(rows: &Rows, row: usize) -> Option<Column> {
-    Some(Column {
-        name: rows.text(row, 5)?,
-        type_oid: oid(rows, row, 6)?,
-        type_name: rows.text(row, 9)?,
-        is_builtin: rows.boolean(row, 8)?,
-        is_never_null: rows.boolean(row, 7)?,
-    })
+impl Column {
+    /// The name of its type in `pg_type`, if it is the server's own: an array's begins with `_`.
+    pub fn builtin_type(&self) -> Option<&str> {
+        self.builtin_type.as_deref()
+    }
 }
 
 impl Table {
@@ -121,19 +148,11 @@ impl Table {
         if self.rows > 0 {
             return self.rows;
         }
-        const COUNT: TableStatement<'static> = TableStatement {
-            name: "import_count",
-            text: include_str!("../../../sql/queries/import/import_count.sql"),
-            parts: &[],
-            argument_types: &[],
-            result_types: &[pg_sys::INT8OID],
-            others: Others::None,
-            is_read_only: false,
-        };
+        const COUNT: TableStatement<'static, (), (Bigint,)> =
+            TableStatement::new("import_count", include_str!("../../../sql/queries/import/import_count.sql"));
         let table = self.lock(Lock::Read);
-        as_owner(&table, || {
-            connection.run_on(&table, &COUNT, &[], |rows| rows.bigint(0, 1)).unwrap_or_default()
-        })
+        let count = || connection.run_on(&table, &COUNT, (), |rows| rows.first());
+        as_owner(&table, count).and_then(|(count,)| count).unwrap_or_default()
     }
 
     /// Locks the table, as far as it is still the one that was found.
@@ -174,11 +193,10 @@ pub fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
 /// How a column is read; `None` where it cannot be.
 fn expression(column: &Column, kind: Kind) -> Option<String> {
     let name = &column.name;
-    match (kind, column.type_oid) {
-        _ if !column.is_builtin => None,
+    match (kind, column.builtin_type()?) {
         (Kind::Text, _) => Some(format!("t.{name}::pg_catalog.text")),
-        (Kind::Time, pg_sys::TIMESTAMPTZOID) => Some(format!("t.{name}")),
-        (Kind::Time, pg_sys::TIMESTAMPOID) => Some(format!("pg_catalog.timezone('UTC', t.{name})")),
+        (Kind::Time, "timestamptz") => Some(format!("t.{name}")),
+        (Kind::Time, "timestamp") => Some(format!("pg_catalog.timezone('UTC', t.{name})")),
         (Kind::Time, _) => None,
     }
 }
@@ -190,13 +208,13 @@ pub struct Position {
     is_in_nulls: bool,
     /// The last key, in the server's encoding.
     pub key: Option<Vec<u8>>,
-    part: pg_sys::Oid,
+    part: Oid,
     place: Place,
 }
 
 impl Position {
     pub fn beginning() -> Position {
-        Position { is_in_nulls: true, key: None, part: pg_sys::InvalidOid, place: Place::beginning_of(0) }
+        Position { is_in_nulls: true, key: None, part: Oid::INVALID, place: Place::beginning_of(0) }
     }
 
     /// Writes it down; [`Position::read`] reads it.
@@ -225,7 +243,7 @@ impl Position {
         let place = || Some(Place::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), place()) {
             (Some(part), Some(place)) if is_told => {
-                Position { is_in_nulls, key: bytes, part: pg_sys::Oid::from(part), place }
+                Position { is_in_nulls, key: bytes, part: Oid::from(part), place }
             }
             _ => Position::beginning(),
         }
@@ -237,7 +255,7 @@ pub struct Row {
     /// Its key, in the server's encoding.
     pub key: Option<Vec<u8>>,
     pub place: Place,
-    pub part: pg_sys::Oid,
+    pub part: Oid,
     values: Vec<Read>,
 }
 
@@ -316,7 +334,7 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Raises where the key cannot be read.
     pub fn new(table: &'a Table, key: &str, wanted: &'static [Wanted]) -> Reader<'a> {
-        match table.column(key).filter(|column| column.is_builtin) {
+        match table.column(key).filter(|column| column.builtin_type.is_some()) {
             Some(key) => Reader { table, key, wanted },
             None => error::no_such_column(&table.name, key),
         }
@@ -352,57 +370,37 @@ impl<'a> Reader<'a> {
     }
 
     fn read(&self, connection: &Connection, position: &Position) -> Vec<Row> {
-        let types: Vec<pg_sys::Oid> = [pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID]
-            .into_iter()
-            .chain(self.wanted.iter().map(|wanted| match wanted.kind {
-                Kind::Text => pg_sys::TEXTOID,
-                Kind::Time => pg_sys::TIMESTAMPTZOID,
-            }))
-            .collect();
-        let arguments = [
-            text::write_bytes(position.key.as_deref().unwrap_or_default()),
-            pg_sys::Datum::from(position.part),
-            position.place.datum(),
-        ];
         let parts = self.parts(position);
         let parts: Vec<(&'static str, &[u8])> =
             parts.iter().map(|(name, part)| (*name, part.as_bytes())).collect();
-        let statement = TableStatement {
-            name: "import_read",
-            text: include_str!("../../../sql/queries/import/import_read.sql"),
-            parts: &parts,
-            argument_types: &[pg_sys::TEXTOID, pg_sys::OIDOID, pg_sys::TIDOID],
-            result_types: &types,
-            others: Others::None,
-            is_read_only: false,
-        };
+        let statement = READ.with_parts(&parts);
+        let arguments = (position.key.as_deref().unwrap_or_default(), position.part, position.place);
         let table = self.table.lock(Lock::Read);
         as_owner(&table, || {
-            connection.run_on(&table, &statement, &arguments, |rows| {
-                (0..rows.count).filter_map(|row| self.row(rows, row)).collect()
+            connection.run_on(&table, &statement, arguments, |rows| {
+                rows.iter().filter_map(|row| self.row(row)).collect()
             })
         })
     }
 
-    fn row(&self, rows: &Rows, row: usize) -> Option<Row> {
-        let value = |(column, wanted): (i32, &Wanted)| match wanted.kind {
-            Kind::Text => Read::Text(rows.bytes(row, column)),
-            Kind::Time => Read::Time(rows.bigint(row, column)),
+    #[rustfmt::skip]
+    fn row(&self, columns: <RowColumns as Columns>::Row<'_>) -> Option<Row> {
+        let (key, part, place, a, b, c, d, e, f, g, v, w, x, y, z) = columns;
+        let (mut texts, mut times) = ([a, b, c, d, e, f, g].into_iter(), [v, w, x, y, z].into_iter());
+        let value = |wanted: &Wanted| match wanted.kind {
+            Kind::Text => Read::Text(texts.next().flatten()),
+            Kind::Time => Read::Time(times.next().flatten()),
         };
-        Some(Row {
-            key: rows.bytes(row, 1),
-            part: rows.datum(row, 2).map(|datum| pg_sys::Oid::from(datum.value() as u32))?,
-            place: rows.place(row, 3)?,
-            values: (4..).zip(self.wanted).map(value).collect(),
-        })
+        Some(Row { key, part: part?, place: place?, values: self.wanted.iter().map(value).collect() })
     }
 
     /// Returns the replacements of the placeholders.
     fn parts(&self, position: &Position) -> [(&'static str, String); 5] {
         let key = &self.key.name;
-        let columns: Vec<String> = self.wanted.iter().map(|wanted| self.expression(wanted)).collect();
+        let columns = self.columns(Kind::Text, TEXTS).chain(self.columns(Kind::Time, TIMES));
+        let columns: Vec<String> = columns.collect();
         // By the type's own order, which an index has; where the server has none for it, by that of its text.
-        let (order, last) = match native(self.key.type_oid) {
+        let (order, last) = match self.key.builtin_type().filter(|name| ORDERED.contains(name)) {
             Some(type_name) => (format!("t.{key}"), format!("$1::pg_catalog.{type_name}")),
             None => {
                 let bytewise = "COLLATE pg_catalog.\"C\"";
@@ -427,33 +425,28 @@ impl<'a> Reader<'a> {
         ]
     }
 
-    fn expression(&self, wanted: &Wanted) -> String {
-        let columns = wanted.names.iter().filter_map(|name| self.table.column(name));
-        let expressions: Vec<String> = columns.filter_map(|column| expression(column, wanted.kind)).collect();
-        let missing = match wanted.kind {
+    /// Expressions for the columns of a kind, as many as the statement returns.
+    fn columns(&self, kind: Kind, number: usize) -> impl Iterator<Item = String> {
+        let missing = match kind {
             Kind::Text => "NULL::pg_catalog.text",
             Kind::Time => "NULL::pg_catalog.timestamptz",
         };
+        let wanted = self.wanted.iter().filter(move |wanted| wanted.kind == kind);
+        let expressions =
+            wanted.map(move |wanted| self.expression(wanted).unwrap_or_else(|| missing.to_owned()));
+        expressions.chain(std::iter::repeat_with(|| missing.to_owned())).take(number)
+    }
+
+    fn expression(&self, wanted: &Wanted) -> Option<String> {
+        let columns = wanted.names.iter().filter_map(|name| self.table.column(name));
+        let expressions: Vec<String> = columns.filter_map(|column| expression(column, wanted.kind)).collect();
         match expressions.as_slice() {
-            [] => missing.to_owned(),
-            [one] => one.clone(),
-            several => format!("COALESCE({})", several.join(", ")),
+            [] => None,
+            [one] => Some(one.clone()),
+            several => Some(format!("COALESCE({})", several.join(", "))),
         }
     }
 }
 
 /// Types that a key is likely to have, with the server's own order.
-fn native(type_oid: pg_sys::Oid) -> Option<&'static str> {
-    Some(match type_oid {
-        pg_sys::TEXTOID => "text",
-        pg_sys::VARCHAROID => "varchar",
-        pg_sys::BPCHAROID => "bpchar",
-        pg_sys::INETOID => "inet",
-        pg_sys::INT2OID => "int2",
-        pg_sys::INT4OID => "int4",
-        pg_sys::INT8OID => "int8",
-        pg_sys::NUMERICOID => "numeric",
-        pg_sys::UUIDOID => "uuid",
-        _ => return None,
-    })
-}
+const ORDERED: [&str; 9] = ["text", "varchar", "bpchar", "inet", "int2", "int4", "int8", "numeric", "uuid"];

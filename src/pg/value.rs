@@ -1,0 +1,451 @@
+//! SQL types, and values of them in server memory.
+//!
+//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type, so that a datum of one type cannot be passed
+//! as another. A value that is stored by reference is in the memory context that was current when it was made, and is valid
+//! as long as that context.
+
+use std::ffi::c_char;
+use std::marker::PhantomData;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use pgrx::pg_sys;
+
+use super::jsonb::Container;
+use super::kept::{Kept, Varlena};
+use super::relation::Place;
+use super::{inet, text};
+
+/// A type of the server.
+pub trait SqlType: 'static {
+    /// The name in the headers of `sql/queries/`.
+    const NAME: &'static str;
+    #[doc(hidden)]
+    const OID: pg_sys::Oid;
+}
+
+/// A type of which there are arrays.
+pub trait Element: SqlType {
+    /// The name of the array type.
+    const ARRAY: &'static str;
+    #[doc(hidden)]
+    const ARRAY_OID: pg_sys::Oid;
+    /// `typlen`, `typbyval` and `typalign` of pg_type.
+    #[doc(hidden)]
+    const LAYOUT: (i32, bool, u8);
+}
+
+/// A one-dimensional array.
+pub struct Array<T>(PhantomData<T>);
+
+impl<T: Element> SqlType for Array<T> {
+    const NAME: &'static str = T::ARRAY;
+    const OID: pg_sys::Oid = T::ARRAY_OID;
+}
+
+macro_rules! sql_types {
+    ($($(#[$doc:meta])* $type:ident = $name:literal, $oid:ident, $array:ident, $layout:expr;)*) => {$(
+        $(#[$doc])*
+        pub struct $type;
+
+        impl SqlType for $type {
+            const NAME: &'static str = $name;
+            const OID: pg_sys::Oid = pg_sys::$oid;
+        }
+
+        impl Element for $type {
+            const ARRAY: &'static str = concat!($name, "[]");
+            const ARRAY_OID: pg_sys::Oid = pg_sys::$array;
+            const LAYOUT: (i32, bool, u8) = $layout;
+        }
+    )*};
+}
+
+sql_types! {
+    Text = "text", TEXTOID, TEXTARRAYOID, (-1, false, b'i');
+    Name = "name", NAMEOID, NAMEARRAYOID, (64, false, b'c');
+    Boolean = "boolean", BOOLOID, BOOLARRAYOID, (1, true, b'c');
+    Integer = "integer", INT4OID, INT4ARRAYOID, (4, true, b'i');
+    Bigint = "bigint", INT8OID, INT8ARRAYOID, (8, true, b'd');
+    Float = "float8", FLOAT8OID, FLOAT8ARRAYOID, (8, true, b'd');
+    /// Microseconds since 2000-01-01.
+    Timestamptz = "timestamptz", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, (8, true, b'd');
+    /// Days since 2000-01-01.
+    Date = "date", DATEOID, DATEARRAYOID, (4, true, b'i');
+    Inet = "inet", INETOID, INETARRAYOID, (-1, false, b'i');
+    Cidr = "cidr", CIDROID, CIDRARRAYOID, (-1, false, b'i');
+    Tid = "tid", TIDOID, TIDARRAYOID, (6, false, b's');
+    Jsonb = "jsonb", JSONBOID, JSONBARRAYOID, (-1, false, b'i');
+    Oid = "oid", OIDOID, OIDARRAYOID, (4, true, b'i');
+    Regclass = "regclass", REGCLASSOID, REGCLASSARRAYOID, (4, true, b'i');
+    Xid = "xid", XIDOID, XIDARRAYOID, (4, true, b'i');
+}
+
+/// A value of the SQL type `T`, or null.
+pub struct Typed<T> {
+    datum: Option<pg_sys::Datum>,
+    of: PhantomData<T>,
+}
+
+impl<T> Clone for Typed<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Typed<T> {}
+
+impl<T: SqlType> Typed<T> {
+    pub const NULL: Typed<T> = Typed { datum: None, of: PhantomData };
+
+    pub fn is_null(self) -> bool {
+        self.datum.is_none()
+    }
+
+    pub(super) fn datum(self) -> Option<pg_sys::Datum> {
+        self.datum
+    }
+
+    pub(super) fn made(datum: pg_sys::Datum) -> Typed<T> {
+        Typed { datum: Some(datum), of: PhantomData }
+    }
+}
+
+impl Typed<Jsonb> {
+    /// Reads the document. It is valid as long as the memory context that the value was made in.
+    pub fn container(&self) -> Option<Container<'_>> {
+        // SAFETY: the type says that this is a jsonb.
+        self.datum.map(|datum| unsafe { Container::read(datum) })
+    }
+}
+
+impl<T: Varlena> Typed<T> {
+    /// A copy that outlives its memory context.
+    pub fn keep(self) -> Option<Kept<T>> {
+        // SAFETY: the type says that this is a varlena.
+        self.datum.map(|datum| unsafe { Kept::copy(datum) })
+    }
+}
+
+/// A value of any type, for rows and results of functions.
+#[derive(Clone, Copy)]
+pub struct Value {
+    pub(super) datum: Option<pg_sys::Datum>,
+    pub(super) type_oid: pg_sys::Oid,
+}
+
+impl Value {
+    pub const NULL: Value = Value { datum: None, type_oid: pg_sys::InvalidOid };
+
+    pub(super) fn composite(row: pg_sys::Datum) -> Value {
+        Value { datum: Some(row), type_oid: pg_sys::RECORDOID }
+    }
+
+    pub fn is_null(self) -> bool {
+        self.datum.is_none()
+    }
+
+    /// Whether a column of this type takes the value.
+    pub(super) fn fits(self, type_oid: pg_sys::Oid) -> bool {
+        const TEXTS: [pg_sys::Oid; 3] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
+        self.is_null()
+            || self.type_oid == type_oid
+            || TEXTS.contains(&self.type_oid) && TEXTS.contains(&type_oid)
+    }
+}
+
+impl<T: SqlType> From<Typed<T>> for Value {
+    fn from(typed: Typed<T>) -> Value {
+        Value { datum: typed.datum, type_oid: T::OID }
+    }
+}
+
+/// A value of the type `T` as a [`Value`].
+pub fn value<T: SqlType>(value: impl ToSql<T>) -> Value {
+    value.to_sql().into()
+}
+
+/// What can be written as a value of the type `T`, into the current memory context.
+pub trait ToSql<T: SqlType> {
+    fn to_sql(self) -> Typed<T>;
+}
+
+impl<T: SqlType> ToSql<T> for Typed<T> {
+    fn to_sql(self) -> Typed<T> {
+        self
+    }
+}
+
+impl<T: SqlType, V: ToSql<T>> ToSql<T> for Option<V> {
+    fn to_sql(self) -> Typed<T> {
+        self.map_or(Typed::NULL, V::to_sql)
+    }
+}
+
+macro_rules! to_sql {
+    ($($rust:ty => $type:ident, |$value:ident| $datum:expr;)*) => {$(
+        impl ToSql<$type> for $rust {
+            fn to_sql(self) -> Typed<$type> {
+                let $value = self;
+                Typed::made($datum)
+            }
+        }
+    )*};
+}
+
+to_sql! {
+    &str => Text, |text| text::write(text);
+    &String => Text, |text| text::write(text);
+    String => Text, |text| text::write(&text);
+    // In the server's encoding.
+    &[u8] => Text, |bytes| text::write_bytes(bytes);
+    &Vec<u8> => Text, |bytes| text::write_bytes(bytes);
+    &str => Name, |name| text::name(name);
+    bool => Boolean, |is_so| pg_sys::Datum::from(is_so);
+    i32 => Integer, |number| pg_sys::Datum::from(number);
+    i64 => Bigint, |number| pg_sys::Datum::from(number);
+    &i64 => Bigint, |number| pg_sys::Datum::from(*number);
+    f64 => Float, |number| float(number);
+    i64 => Timestamptz, |micros| pg_sys::Datum::from(micros);
+    i32 => Date, |days| pg_sys::Datum::from(days);
+    Address => Inet, |address| inet::write(address);
+    &Address => Inet, |address| inet::write(*address);
+    Prefix => Cidr, |prefix| inet::write_prefix(prefix);
+    &Prefix => Cidr, |prefix| inet::write_prefix(*prefix);
+    Place => Tid, |place| place.write();
+    &Place => Tid, |place| place.write();
+    Container<'_> => Jsonb, |container| container.write();
+    [u8; 2] => Text, |letters| text::two_capitals(letters);
+    pg_sys::Oid => Oid, |oid| pg_sys::Datum::from(oid);
+    pg_sys::Oid => Regclass, |oid| pg_sys::Datum::from(oid);
+    pg_sys::TransactionId => Xid, |xid| pg_sys::Datum::from(xid);
+}
+
+impl<T: Varlena> ToSql<T> for &Kept<T> {
+    fn to_sql(self) -> Typed<T> {
+        Typed::made(self.write())
+    }
+}
+
+fn float(number: f64) -> pg_sys::Datum {
+    pg_sys::Datum::from(number.to_bits())
+}
+
+/// Values of a row: `row![Text: name, Bigint: asn]`, each of the SQL type before it.
+#[macro_export]
+macro_rules! row {
+    ($($type:ident: $value:expr),* $(,)?) => {
+        vec![$($crate::pg::value::value::<$crate::pg::value::$type>($value)),*]
+    };
+}
+
+/// The elements of an array.
+pub struct Elements<I>(I);
+
+/// An array of these elements; `None` elements are null.
+pub fn array<I: IntoIterator>(elements: I) -> Elements<I> {
+    Elements(elements)
+}
+
+impl<T: Element, I: IntoIterator> ToSql<Array<T>> for Elements<I>
+where
+    I::Item: ToSql<T>,
+{
+    fn to_sql(self) -> Typed<Array<T>> {
+        let (mut datums, mut nulls) = (Vec::new(), Vec::new());
+        for element in self.0 {
+            let datum = element.to_sql().datum;
+            nulls.push(datum.is_none());
+            datums.push(datum.unwrap_or(pg_sys::Datum::from(0)));
+        }
+        let (length, by_value, align) = T::LAYOUT;
+        let (mut count, mut lower) = (datums.len() as i32, 1);
+        // SAFETY: both vectors hold `count` entries of the element type; the result is a copy.
+        Typed::made(unsafe {
+            pg_sys::Datum::from(pg_sys::construct_md_array(
+                datums.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+                1,
+                &mut count,
+                &mut lower,
+                T::OID,
+                length,
+                by_value,
+                align as c_char,
+            ))
+        })
+    }
+}
+
+/// The types of a statement's parameters, in order.
+pub trait Parameters: 'static {
+    const NAMES: &'static [&'static str];
+    #[doc(hidden)]
+    const OIDS: &'static [pg_sys::Oid];
+}
+
+/// Values for a statement's parameters.
+pub trait Arguments<P: Parameters> {
+    #[doc(hidden)]
+    fn write(self) -> Written;
+}
+
+/// Arguments in server memory.
+pub struct Written {
+    pub(super) datums: Vec<pg_sys::Datum>,
+    /// `n` for null and a space otherwise, as SPI has it.
+    pub(super) nulls: Vec<c_char>,
+}
+
+impl Written {
+    /// Whether an argument is null or missing.
+    pub(super) fn is_null(&self, n: usize) -> bool {
+        self.nulls.get(n).is_none_or(|null| *null == b'n' as c_char)
+    }
+}
+
+/// What a column of a result is read as.
+pub trait ColumnType: 'static {
+    type Value<'r>;
+    /// Types that are stored as this one is.
+    #[doc(hidden)]
+    const TYPES: &'static [pg_sys::Oid];
+    /// # Safety
+    /// The datum is of one of the types, and outlives `'r`.
+    #[doc(hidden)]
+    unsafe fn read<'r>(datum: pg_sys::Datum) -> Option<Self::Value<'r>>;
+}
+
+/// The columns of a statement's result, in order.
+pub trait Columns: 'static {
+    type Row<'r>;
+    #[doc(hidden)]
+    const TYPES: &'static [&'static [pg_sys::Oid]];
+    /// # Safety
+    /// `column` returns the datum of a column by its number, from 1: of one of its types, and valid for `'r`.
+    #[doc(hidden)]
+    unsafe fn read<'r>(column: impl Fn(i32) -> Option<pg_sys::Datum>) -> Self::Row<'r>;
+}
+
+/// A column of type text, varchar or char, in the server's encoding.
+pub struct Bytes;
+
+macro_rules! column_types {
+    ($($type:ty as $value:ty, [$($oid:ident),*], |$datum:ident| $read:expr;)*) => {$(
+        impl ColumnType for $type {
+            type Value<'r> = $value;
+            const TYPES: &'static [pg_sys::Oid] = &[$(pg_sys::$oid),*];
+            unsafe fn read<'r>($datum: pg_sys::Datum) -> Option<Self::Value<'r>> {
+                // SAFETY: as the caller promises.
+                #[allow(unused_unsafe)]
+                unsafe { $read }
+            }
+        }
+    )*};
+}
+
+column_types! {
+    Text as String, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::from_server(text::bytes(datum)).into_owned());
+    Bytes as Vec<u8>, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::bytes(datum).to_vec());
+    Boolean as bool, [BOOLOID], |datum| Some(datum.value() != 0);
+    Integer as i32, [INT4OID], |datum| Some(datum.value() as i32);
+    Bigint as i64, [INT8OID], |datum| Some(datum.value() as i64);
+    Float as f64, [FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
+    Timestamptz as i64, [TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
+    Inet as Address, [INETOID], |datum| inet::read(datum).map(|inet| inet.address);
+    Cidr as Prefix, [CIDROID], |datum| inet::read_prefix(datum);
+    Tid as Place, [TIDOID], |datum| Some(Place::read(datum));
+    Jsonb as Container<'r>, [JSONBOID], |datum| Some(Container::read(datum));
+    Oid as pg_sys::Oid, [OIDOID, REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));
+}
+
+macro_rules! tuples {
+    ($(($($type:ident $argument:ident $number:literal),*);)*) => {$(
+        impl<$($type: SqlType),*> Parameters for ($($type,)*) {
+            const NAMES: &'static [&'static str] = &[$($type::NAME),*];
+            const OIDS: &'static [pg_sys::Oid] = &[$($type::OID),*];
+        }
+
+        #[allow(non_camel_case_types, reason = "the macro needs a second name for each type")]
+        impl<$($type: SqlType, $argument: ToSql<$type>),*> Arguments<($($type,)*)> for ($($argument,)*) {
+            fn write(self) -> Written {
+                let ($($argument,)*) = self;
+                let values: [Option<pg_sys::Datum>; _] = [$(ToSql::<$type>::to_sql($argument).datum()),*];
+                Written {
+                    datums: values.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0))).collect(),
+                    nulls: values.iter().map(|v| if v.is_none() { b'n' } else { b' ' } as c_char).collect(),
+                }
+            }
+        }
+
+        impl<$($type: ColumnType),*> Columns for ($($type,)*) {
+            type Row<'r> = ($(Option<$type::Value<'r>>,)*);
+            const TYPES: &'static [&'static [pg_sys::Oid]] = &[$($type::TYPES),*];
+            #[allow(unused_variables, clippy::unused_unit)]
+            unsafe fn read<'r>(column: impl Fn(i32) -> Option<pg_sys::Datum>) -> Self::Row<'r> {
+                // SAFETY: as the caller promises.
+                ($(column($number).and_then(|datum| unsafe { $type::read(datum) }),)*)
+            }
+        }
+    )*};
+}
+
+tuples! {
+    ();
+    (A a 1);
+    (A a 1, B b 2);
+    (A a 1, B b 2, C c 3);
+    (A a 1, B b 2, C c 3, D d 4);
+    (A a 1, B b 2, C c 3, D d 4, E e 5);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12, M m 13);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12, M m 13, N n 14);
+    (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12, M m 13, N n 14, O o 15);
+}
+
+/// Returns whether a statement's header declares these parameters: a line `-- $1 text: what it is` for each, in order.
+pub(super) const fn declares(statement: &str, parameters: &[&str]) -> bool {
+    let text = statement.as_bytes();
+    let (mut at, mut found) = (0, 0);
+    while at < text.len() {
+        let is_parameter = begins_with(text, at, b"-- $");
+        if is_parameter {
+            let mut number = 0;
+            at += 4;
+            while at < text.len() && text[at].is_ascii_digit() {
+                number = 10 * number + (text[at] - b'0') as usize;
+                at += 1;
+            }
+            if number != found + 1 || found >= parameters.len() || !begins_with(text, at, b" ") {
+                return false;
+            }
+            let name = parameters[found].as_bytes();
+            if !begins_with(text, at + 1, name) || !begins_with(text, at + 1 + name.len(), b":") {
+                return false;
+            }
+            found += 1;
+        }
+        while at < text.len() && text[at] != b'\n' {
+            at += 1;
+        }
+        at += 1;
+    }
+    found == parameters.len()
+}
+
+const fn begins_with(text: &[u8], at: usize, wanted: &[u8]) -> bool {
+    let mut n = 0;
+    while n < wanted.len() {
+        if at + n >= text.len() || text[at + n] != wanted[n] {
+            return false;
+        }
+        n += 1;
+    }
+    true
+}
