@@ -1,11 +1,14 @@
 //! What is measured, for those who may read it: as rows, as Prometheus reads it, and as the status files have it.
 
+use std::ffi::CStr;
+
 use cowrie_enrich_engine::metrics::{Family, prometheus};
 
 use crate::pg::call::Call;
 use crate::pg::jsonb;
-use crate::pg::role::acting_as;
+use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
+use crate::pg::subtransaction::contained;
 use crate::pg::value::{Jsonb, Text, ToSql, Typed};
 use crate::store::{Home, sizes};
 use crate::telemetry::families;
@@ -38,9 +41,19 @@ fn status_json(call: &Call) -> Typed<Jsonb> {
     jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value)))
 }
 
-/// Everything, with sizes of this moment for the database that it is called in.
+/// How long a look at metrics waits for a lock.
+const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1s")];
+
+/// All metrics, with sizes of this moment for the database that the function is called in. If a lock keeps them from being
+/// counted, they are those that the worker has reported last.
 fn now(call: &Call) -> Vec<Family> {
     let home = Home::of(call);
-    let sizes = acting_as(home.owner, || Connection::with(home.schema, sizes::count));
-    families::families(Some(&sizes))
+    let counted = contained(|| {
+        acting_as(home.owner, || with_settings(WAITS, || Connection::with(home.schema, sizes::count)))
+    });
+    match counted {
+        Ok(sizes) => families::families(Some(&sizes)),
+        Err(failure) if failure.was_lock => families::families(None),
+        Err(failure) => failure.raise(),
+    }
 }

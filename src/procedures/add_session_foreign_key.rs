@@ -114,20 +114,20 @@ fn is_unreadable(table: &Table) -> bool {
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
     let home = run.home;
     run.begin("orphans", rows.unwrap_or_else(|| backfill_sessions::rows_estimated(tables)));
-    let mut complaints = RejectedRows::new(run.procedure(), MOST_LISTED);
+    let mut rejected = RejectedRows::new(run.procedure(), MOST_LISTED);
     for table in tables {
         run.batch(|connection| {
             let sessions = session_foreign_key::orphans(home, table, |row_key, address| {
-                complaints.about([Rejected {
+                rejected.about([Rejected {
                     relation: table.shown(),
                     row_key,
                     reason: "it points at no address of ip_inventory".to_owned(),
                     content: Some(address),
                 }]);
             });
-            complaints.write(connection);
+            rejected.write(connection);
             sessions
         });
     }
-    complaints.rows
+    rejected.rows
 }

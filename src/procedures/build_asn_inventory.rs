@@ -17,7 +17,7 @@ use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{self, Oid, check_for_interrupts};
-use crate::store::build_asn_inventory::{self, Found, Noted, Told};
+use crate::store::build_asn_inventory::{self, DocumentBatch, PageRejections, WrittenRanks};
 use crate::store::{calls, fold, reclassification, refresh_session_counts};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
@@ -28,7 +28,7 @@ const FOLDED_TOGETHER: usize = 100_000;
 const SHOWN: usize = 10;
 
 /// How a call is made.
-struct Way {
+struct BuildOptions {
     batch_size: i64,
     is_verbose: bool,
     /// Whether all is one transaction.
@@ -38,14 +38,14 @@ struct Way {
 /// How far it is, and what it counted: kept with each batch, so that a call that goes on where another was killed reports
 /// all.
 #[derive(Default)]
-struct Tally {
+struct BuildProgress {
     last: Option<Address>,
     scanned: i64,
     created: i64,
     updated: i64,
     skipped: i64,
     faulty: i64,
-    told: Told,
+    ranks: WrittenRanks,
     /// Addresses placed whose counts are not folded yet.
     placed: usize,
     /// Networks that this call created or changed: each counts once.
@@ -60,56 +60,56 @@ pub fn build(call: &Call) {
     }
     let Some(progress) = call.boolean(1) else { error::null_argument("progress") };
     let Some(is_verbose) = call.boolean(2) else { error::null_argument("verbose") };
-    let way = Way { batch_size, is_verbose, is_atomic: call.is_atomic() };
+    let build_options = BuildOptions { batch_size, is_verbose, is_atomic: call.is_atomic() };
     let options = Options { procedure: PROCEDURE, relation: Oid::INVALID, progress, needs_commits: false };
     run(call, &options, |run| {
-        let mut tally = read_addresses(run, &way);
-        reclassify(run, &mut tally);
-        let (unique, corrected) = count(run, &way);
-        if tally.faulty > 0 {
+        let mut state = read_addresses(run, &build_options);
+        reclassify(run, &mut state);
+        let (unique, corrected) = count(run, &build_options);
+        if state.faulty > 0 {
             let message = format!(
                 "{}: the enrichment of {} addresses makes no sense, wholly or in part",
                 PROCEDURE.name(),
-                tally.faulty
+                state.faulty
             );
             pg::warning(&message, "The table rejected_row lists them; what could be read was used.");
         }
         vec![
-            ("scanned", tally.scanned),
+            ("scanned", state.scanned),
             ("unique", unique),
-            ("created", tally.created),
-            ("updated", tally.updated),
-            ("skipped", tally.skipped),
+            ("created", state.created),
+            ("updated", state.updated),
+            ("skipped", state.skipped),
             ("corrected", corrected),
         ]
     });
 }
 
-fn read_addresses(run: &mut Run, way: &Way) -> Tally {
-    let mut tally = run.resume_at().map(Tally::resumed).unwrap_or_default();
-    if let Some(last) = tally.last {
+fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress {
+    let mut state = run.resume_at().map(BuildProgress::resumed).unwrap_or_default();
+    if let Some(last) = state.last {
         pg::notice(&format!("{}: goes on behind {last}, where an earlier call stopped", PROCEDURE.name()));
     }
     let connection = run.connection;
-    let left = acting_as(run.home.owner, || build_asn_inventory::left(connection, tally.last));
+    let left = acting_as(run.home.owner, || build_asn_inventory::left(connection, state.last));
     run.begin("addresses", left);
     let mut is_over = false;
     while !is_over {
         run.batch_resumable(|connection| {
-            let scanned = batch(connection, way, &mut tally);
-            is_over = way.is_atomic || scanned < way.batch_size;
-            (scanned, Some(tally.written()))
+            let scanned = batch(connection, build_options, &mut state);
+            is_over = build_options.is_atomic || scanned < build_options.batch_size;
+            (scanned, Some(state.written()))
         });
-        if tally.placed >= FOLDED_TOGETHER && !way.is_atomic {
+        if state.placed >= FOLDED_TOGETHER && !build_options.is_atomic {
             fold::run(run.home, true);
-            tally.placed = 0;
+            state.placed = 0;
         }
     }
-    tally
+    state
 }
 
 /// Applies edits of `known_networks`, as the worker does. It waits for no lock, so it may come after the addresses.
-fn reclassify(run: &mut Run, tally: &mut Tally) {
+fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     let (home, connection) = (run.home, run.connection);
     let pending = acting_as(home.owner, || reclassification::pending(connection));
     run.begin("known networks", pending);
@@ -117,7 +117,7 @@ fn reclassify(run: &mut Run, tally: &mut Tally) {
     while let Some(last) = after {
         run.batch(|connection| {
             let batch = reclassification::step(home, connection, last);
-            tally.updated += batch.changed.iter().filter(|asn| tally.touched.insert(**asn)).count() as i64;
+            state.updated += batch.changed.iter().filter(|asn| state.touched.insert(**asn)).count() as i64;
             (after, blocked) = (batch.last, blocked + batch.blocked);
             batch.pending as i64
         });
@@ -131,48 +131,48 @@ fn reclassify(run: &mut Run, tally: &mut Tally) {
 }
 
 /// One transaction; answers how many addresses it read.
-fn batch(connection: &Connection, way: &Way, tally: &mut Tally) -> i64 {
-    let mut found = Found::behind(tally.last);
-    let most = if way.is_atomic { i64::MAX } else { way.batch_size };
+fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut BuildProgress) -> i64 {
+    let mut found = DocumentBatch::behind(state.last);
+    let most = if build_options.is_atomic { i64::MAX } else { build_options.batch_size };
     let mut shown = 0;
     while found.scanned < most
-        && let Some(noted) = found.read_on(connection, most - found.scanned)
+        && let Some(rejections) = found.read_on(connection, most - found.scanned)
     {
-        calls::reject(connection, PROCEDURE.name(), &noted.faulty);
-        if way.is_verbose {
-            shown += show(&noted, SHOWN.saturating_sub(shown));
+        calls::reject(connection, PROCEDURE.name(), &rejections.faulty);
+        if build_options.is_verbose {
+            shown += show(&rejections, SHOWN.saturating_sub(shown));
         }
-        tally.faulty += noted.faulty.len() as i64;
-        tally.skipped += noted.skipped.len() as i64;
+        state.faulty += rejections.faulty.len() as i64;
+        state.skipped += rejections.skipped.len() as i64;
         check_for_interrupts();
     }
     let scanned = found.scanned;
-    (tally.last, tally.scanned) = (found.last, tally.scanned + scanned);
+    (state.last, state.scanned) = (found.last, state.scanned + scanned);
     if scanned > 0 {
-        let written = found.write(connection, &mut tally.told);
-        tally.placed += written.placed;
-        tally.created += written.created.len() as i64;
-        tally.touched.extend(written.created);
-        let updated = written.completed.into_iter().filter(|asn| tally.touched.insert(*asn)).count();
-        tally.updated += updated as i64;
+        let written = found.write(connection, &mut state.ranks);
+        state.placed += written.placed;
+        state.created += written.created.len() as i64;
+        state.touched.extend(written.created);
+        let updated = written.completed.into_iter().filter(|asn| state.touched.insert(*asn)).count();
+        state.updated += updated as i64;
     }
     scanned
 }
 
 /// Tells the caller of some skipped addresses; answers of how many.
-fn show(noted: &Noted, most: usize) -> usize {
-    for (address, why) in noted.skipped.iter().take(most) {
+fn show(rejections: &PageRejections, most: usize) -> usize {
+    for (address, why) in rejections.skipped.iter().take(most) {
         pg::notice(&format!("{}: skipped {address}: {why}", PROCEDURE.name()));
     }
-    let more = noted.skipped.len().saturating_sub(most);
+    let more = rejections.skipped.len().saturating_sub(most);
     if more > 0 && most > 0 {
         pg::notice(&format!("{}: skipped {more} more among these", PROCEDURE.name()));
     }
-    noted.skipped.len().min(most)
+    rejections.skipped.len().min(most)
 }
 
 /// Networks that addresses are in, and those among all whose counts were wrong.
-fn count(run: &mut Run, way: &Way) -> (i64, i64) {
+fn count(run: &mut Run, build_options: &BuildOptions) -> (i64, i64) {
     run.begin("counts", 1);
     let (mut unique, mut corrected) = (0, 0);
     let home = run.home;
@@ -181,31 +181,31 @@ fn count(run: &mut Run, way: &Way) -> (i64, i64) {
         unique = build_asn_inventory::in_use(connection);
         1
     });
-    if !way.is_atomic {
+    if !build_options.is_atomic {
         run.begin("folding", 0);
         fold::run(home, true);
     }
     (unique, corrected)
 }
 
-impl Tally {
-    fn resumed(at: &Kept) -> Tally {
+impl BuildProgress {
+    fn resumed(at: &Kept) -> BuildProgress {
         let at = jsonb::of_kept(at);
         let number = |key| match at.get(key) {
             Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
             _ => 0,
         };
         let Some(last) = at.text("last").and_then(|last| address::parse(last).ok().flatten()) else {
-            return Tally::default();
+            return BuildProgress::default();
         };
-        Tally {
+        BuildProgress {
             last: Some(last),
             scanned: number("scanned"),
             created: number("created"),
             updated: number("updated"),
             skipped: number("skipped"),
             faulty: number("faulty"),
-            ..Tally::default()
+            ..BuildProgress::default()
         }
     }
 

@@ -8,7 +8,7 @@ use crate::store::refresh_session_counts::NotIntact;
 use crate::store::{fold, refresh_session_counts};
 
 /// What a recount found.
-pub struct Recounted {
+pub struct RecountReport {
     pub sessions: i64,
     pub addresses: i64,
     pub addresses_corrected: i64,
@@ -37,7 +37,7 @@ pub fn refresh(call: &Call) {
 }
 
 /// All phases of it, for a call of any procedure, which may have `read` so many sessions of some tables just now.
-pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> Recounted {
+pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountReport {
     fold(run);
     let found = addresses(run, read, of);
     fold(run);
@@ -49,7 +49,7 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> Recounted 
         networks_corrected
     });
     fold(run);
-    Recounted {
+    RecountReport {
         sessions: found.sessions,
         addresses: found.addresses,
         addresses_corrected: found.corrected,
@@ -58,7 +58,7 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> Recounted 
     }
 }
 
-fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::Found {
+fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::RecountResult {
     let home = run.home;
     let mut tables = acting_as(home.owner, || refresh_session_counts::tables(run.connection));
     // Of tables that were just written the server has no good estimate.

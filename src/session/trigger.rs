@@ -52,8 +52,12 @@ thread_local! {
 }
 
 const NOT_INTACT: &str = "a session table lacks columns of the right type";
-const NOT_INTACT_DETAIL: &str =
-    "a column was renamed, dropped, changed or generated since; attach the table again";
+
+/// Logs that a session table is not as it was when it was attached.
+fn report_not_intact(table: Oid) {
+    let reason = "a column was renamed, dropped, changed or generated since; see attached_tables";
+    telemetry::error(NOT_INTACT, &format!("table {}: {reason}", catalog::table_name(table)));
+}
 
 impl TriggerLayout {
     fn of(call: &Call, firing: &TriggerCall) -> TriggerLayout {
@@ -83,7 +87,7 @@ impl TriggerLayout {
         // Generated columns have no value before the row is stored, virtual ones never in a trigger's row.
         let is_time_virtual = time.is_some_and(|c| c.generated(firing.table()) == Generated::Virtual);
         if ip.filter(is_ordinary).is_none() || snapshot.iter().any(Option::is_none) || is_time_virtual {
-            telemetry::error(NOT_INTACT, NOT_INTACT_DETAIL);
+            report_not_intact(firing.table());
         }
         let length = |c: Option<Column>| c.map_or(Length::Any, |c| c.length(firing.table()));
         let home = Home::of(call);
@@ -346,7 +350,7 @@ pub fn forget_sessions(call: &Call) {
     match counted {
         Ok((gone, is_whole)) => {
             if !is_whole {
-                telemetry::error(NOT_INTACT, NOT_INTACT_DETAIL);
+                report_not_intact(firing.table());
             }
             for (address, sessions) in gone {
                 pending::remember(

@@ -108,12 +108,12 @@ pub struct Quote {
 
 /// What sessions say of one address: when it was seen, and the newest quote of each source.
 #[derive(Default)]
-pub struct Gleaned {
+pub struct SessionEvidence {
     pub tally: Tally,
     pub quotes: [Option<Box<Quote>>; SOURCES.len()],
 }
 
-impl Gleaned {
+impl SessionEvidence {
     /// Whether a quote of that time is news.
     pub fn lacks(&self, source: usize, at: Option<i64>) -> bool {
         self.quotes[source].as_ref().is_none_or(|known| known.at < at)
@@ -125,15 +125,15 @@ impl Gleaned {
 }
 
 /// In the order of locks.
-pub type Addresses = BTreeMap<Address, Gleaned>;
+pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
 /// Networks that this call has seen to, by source: what is said of them again and again is looked at once.
 #[derive(Default)]
-pub struct Settled(HashSet<(Settler, i64)>);
+pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);
 
 /// The origin of a network's name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Settler {
+enum NetworkSource {
     Files,
     /// A document that quotes the source at this position.
     Document(usize),
@@ -142,8 +142,8 @@ enum Settler {
 /// Networks that are remembered; there are some hundred thousand in the world.
 const MOST_SETTLED: usize = 200_000;
 
-impl Settled {
-    fn is_new(&mut self, source: Settler, asn: i64) -> bool {
+impl HandledNetworks {
+    fn is_new(&mut self, source: NetworkSource, asn: i64) -> bool {
         if self.0.len() >= MOST_SETTLED {
             self.0.clear();
         }
@@ -153,11 +153,11 @@ impl Settled {
 
 /// Networks that sessions name, by source: also those that their addresses have left since, for the snapshots point there.
 #[derive(Default)]
-pub struct Named {
+pub struct NamedNetworks {
     by_source: [Networks; 2],
 }
 
-impl Named {
+impl NamedNetworks {
     /// What a session says of a network, and when it was, if it was there that it came from.
     pub fn add(&mut self, source: usize, named: &legacy::Named, time: Option<i64>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
@@ -177,11 +177,11 @@ impl Named {
     }
 
     /// Those that are to be written. Team Cymru's words come before MaxMind's.
-    pub fn networks(&self, settled: &mut Settled) -> Networks {
+    pub fn networks(&self, settled: &mut HandledNetworks) -> Networks {
         let mut networks = Networks::new();
         for source in [CYMRU, MAXMIND] {
             for (asn, said) in &self.by_source[source] {
-                if settled.is_new(Settler::Document(source), *asn) {
+                if settled.is_new(NetworkSource::Document(source), *asn) {
                     networks.entry(*asn).or_default().merge(said.clone());
                 }
             }
@@ -199,7 +199,7 @@ pub fn write_networks(connection: &Connection, networks: &Networks, source: &str
 
 /// What was written.
 #[derive(Default)]
-pub struct Placed {
+pub struct InventoryChanges {
     pub networks_created: i64,
     /// In key order.
     pub created: Vec<Address>,
@@ -212,55 +212,55 @@ pub fn place(
     home: Home,
     connection: &Connection,
     databases: &Databases,
-    (addresses, named): (&Addresses, &Named),
-    settled: &mut Settled,
-) -> Placed {
+    (addresses, named): (&Addresses, &NamedNetworks),
+    settled: &mut HandledNetworks,
+) -> InventoryChanges {
     let latest = Latest::take();
-    let seen = addresses.iter().map(|(address, gleaned)| (*address, gleaned.tally));
+    let seen = addresses.iter().map(|(address, evidence)| (*address, evidence.tally));
     let plan = enrich::plan(home, seen, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
-    networks.retain(|asn, _| settled.is_new(Settler::Files, *asn));
+    networks.retain(|asn, _| settled.is_new(NetworkSource::Files, *asn));
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
     // That they were seen is not news of the first session alone.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
-    Placed { networks_created, created, renewed: plan.due }
+    InventoryChanges { networks_created, created, renewed: plan.due }
 }
 
 /// Which quotes a transaction writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Quoted {
+pub enum QuoteSelection {
     Maxmind,
     /// Whatever is there beside: their words never concern the same part of a document.
     Others,
 }
 
-impl Quoted {
+impl QuoteSelection {
     pub fn any(self, addresses: &Addresses) -> bool {
-        addresses.values().any(|gleaned| self.is_in(gleaned))
+        addresses.values().any(|evidence| self.is_in(evidence))
     }
 
-    fn is_in(self, gleaned: &Gleaned) -> bool {
+    fn is_in(self, evidence: &SessionEvidence) -> bool {
         match self {
-            Quoted::Maxmind => gleaned.quotes[MAXMIND].is_some(),
-            Quoted::Others => gleaned.has_other_than_maxmind(),
+            QuoteSelection::Maxmind => evidence.quotes[MAXMIND].is_some(),
+            QuoteSelection::Others => evidence.has_other_than_maxmind(),
         }
     }
 
     fn sources(self) -> std::ops::Range<usize> {
         match self {
-            Quoted::Maxmind => MAXMIND..MAXMIND + 1,
-            Quoted::Others => CYMRU..SOURCES.len(),
+            QuoteSelection::Maxmind => MAXMIND..MAXMIND + 1,
+            QuoteSelection::Others => CYMRU..SOURCES.len(),
         }
     }
 
     /// Who may say where an address belongs.
     fn leader(self) -> usize {
         match self {
-            Quoted::Maxmind => MAXMIND,
-            Quoted::Others => CYMRU,
+            QuoteSelection::Maxmind => MAXMIND,
+            QuoteSelection::Others => CYMRU,
         }
     }
 }
@@ -274,19 +274,19 @@ pub fn write_quotes(
     connection: &Connection,
     databases: &Databases,
     addresses: &Addresses,
-    which: Quoted,
+    which: QuoteSelection,
 ) {
-    let quoted: Vec<(&Address, &Gleaned)> =
-        addresses.iter().filter(|(_, gleaned)| which.is_in(gleaned)).collect();
+    let quoted: Vec<(&Address, &SessionEvidence)> =
+        addresses.iter().filter(|(_, evidence)| which.is_in(evidence)).collect();
     for chunk in quoted.chunks(CHUNK) {
         memory::scratch(|| {
             let latest = Latest::take();
             let mut inventory = Inventory::open(home, latest.view());
             let answers: Vec<(Address, Option<i64>, Typed<Jsonb>)> = chunk
                 .iter()
-                .filter_map(|(address, gleaned)| {
-                    let news = inventory.probe(**address, |row| news(row, gleaned, which))?;
-                    let (asn, document) = answer(gleaned, &news, which, databases)?;
+                .filter_map(|(address, evidence)| {
+                    let news = inventory.probe(**address, |row| news(row, evidence, which))?;
+                    let (asn, document) = answer(evidence, &news, which, databases)?;
                     Some((**address, asn, document))
                 })
                 .collect();
@@ -298,14 +298,14 @@ pub fn write_quotes(
 }
 
 /// The sources whose quotes are news to a row.
-fn news(row: &Row, gleaned: &Gleaned, which: Quoted) -> Vec<usize> {
+fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usize> {
     let Some(document) = addresses::document(row) else { return Vec::new() };
     // A bogon has no network, whatever somebody was once told.
     if enrichment::is_bogon(document) {
         return Vec::new();
     }
     let is_news = |source: &usize| {
-        gleaned.quotes[*source].as_ref().is_some_and(|quote| match *source {
+        evidence.quotes[*source].as_ref().is_some_and(|quote| match *source {
             // This server's own files know better.
             MAXMIND => {
                 let has_none = document.object(SOURCES[MAXMIND]).is_none();
@@ -320,13 +320,13 @@ fn news(row: &Row, gleaned: &Gleaned, which: Quoted) -> Vec<usize> {
 }
 
 fn answer(
-    gleaned: &Gleaned,
+    evidence: &SessionEvidence,
     news: &[usize],
-    which: Quoted,
+    which: QuoteSelection,
     databases: &Databases,
 ) -> Option<(Option<i64>, Typed<Jsonb>)> {
     let quotes: Vec<(usize, &Quote)> =
-        news.iter().filter_map(|source| Some((*source, gleaned.quotes[*source].as_deref()?))).collect();
+        news.iter().filter_map(|source| Some((*source, evidence.quotes[*source].as_deref()?))).collect();
     if quotes.is_empty() {
         return None;
     }
@@ -342,7 +342,7 @@ fn answer(
 
 /// Has those sources asked about new and renewed addresses that never had their say. What is past its lifetime is not
 /// asked for here: most old addresses never come back.
-pub fn ask(home: Home, placed: &Placed) {
+pub fn ask(home: Home, placed: &InventoryChanges) {
     let online = Providers::enabled();
     if online.is_empty() {
         return;
@@ -367,7 +367,7 @@ pub fn ask(home: Home, placed: &Placed) {
 }
 
 /// What the inventory knows now of an address, for its sessions.
-pub struct Known {
+pub struct InventoryValues {
     pub asn: Option<i64>,
     pub country: Option<String>,
     pub ip_type: Option<String>,
@@ -376,7 +376,7 @@ pub struct Known {
 }
 
 /// What is known of these addresses; of bogons and unknown ones nothing.
-pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, Known> {
+pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, InventoryValues> {
     let latest = Latest::take();
     let read = |row: &Row| {
         let document = addresses::document(row).filter(|document| !enrichment::is_bogon(*document))?;
@@ -384,7 +384,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
         if known.asn.is_none() && known.country.is_none() && known.ip_type.is_none() {
             return None;
         }
-        Some(Known {
+        Some(InventoryValues {
             asn: known.asn,
             country: known.country.map(enrichment::country_text),
             ip_type: known.ip_type,

@@ -54,8 +54,8 @@ const IN_ORDER: &[(&CStr, &CStr)] = &[
 
 /// What the documents of some addresses say.
 #[derive(Default)]
-pub struct Found {
-    networks: BTreeMap<i64, Words>,
+pub struct DocumentBatch {
+    networks: BTreeMap<i64, NetworkSources>,
     /// Addresses without a network, each with the one that its document names, and who says so.
     unplaced: Vec<(Address, i64, &'static str)>,
     pub scanned: i64,
@@ -64,7 +64,7 @@ pub struct Found {
 
 /// What one page of them is noted for.
 #[derive(Default)]
-pub struct Noted {
+pub struct PageRejections {
     pub faulty: Vec<Rejected>,
     /// Addresses that gave no network, or whose document is of no use, and why.
     pub skipped: Vec<(Address, String)>,
@@ -72,7 +72,7 @@ pub struct Noted {
 
 /// What each source says of a network.
 #[derive(Default)]
-struct Words {
+struct NetworkSources {
     maxmind: Said,
     cymru: Said,
 }
@@ -80,10 +80,10 @@ struct Words {
 /// How good a word on a network's name, country and registry has been written down so far. A network is in many batches,
 /// and few of them know better.
 #[derive(Default)]
-pub struct Told(BTreeMap<i64, [u8; 3]>);
+pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 
 /// Which networks were written, and how many addresses placed.
-pub struct Written {
+pub struct NetworkChanges {
     pub created: Vec<i64>,
     pub completed: Vec<i64>,
     pub placed: usize,
@@ -101,18 +101,18 @@ pub fn in_use(connection: &Connection) -> i64 {
     with_settings(READING, count).flatten().unwrap_or_default()
 }
 
-impl Found {
+impl DocumentBatch {
     /// Nothing yet, from behind `after` on.
-    pub fn behind(after: Option<Address>) -> Found {
-        Found { last: after, ..Found::default() }
+    pub fn behind(after: Option<Address>) -> DocumentBatch {
+        DocumentBatch { last: after, ..DocumentBatch::default() }
     }
 
     /// Reads the documents of the next addresses, `most` at most and no more than one statement should; `None` when there
     /// are none.
-    pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<Noted> {
+    pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<PageRejections> {
         let read = || {
             DOCUMENTS.run(connection, (self.last, most.min(PAGE)), |rows| {
-                let mut noted = Noted::default();
+                let mut rejections = PageRejections::default();
                 let mut documents = rows.iter();
                 for _ in 0..rows.count() {
                     // Reading a row detoasts its document: one at a time.
@@ -121,12 +121,12 @@ impl Found {
                         else {
                             return;
                         };
-                        self.add(&mut noted, address, asn, document, (first_seen, last_seen));
+                        self.add(&mut rejections, address, asn, document, (first_seen, last_seen));
                         self.last = Some(address);
                     });
                 }
                 self.scanned += rows.count() as i64;
-                (rows.count() > 0).then_some(noted)
+                (rows.count() > 0).then_some(rejections)
             })
         };
         with_settings(READING, read)
@@ -134,7 +134,7 @@ impl Found {
 
     fn add(
         &mut self,
-        noted: &mut Noted,
+        rejections: &mut PageRejections,
         address: Address,
         current_asn: Option<i64>,
         document: Option<Container<'_>>,
@@ -168,10 +168,10 @@ impl Found {
             } else {
                 reading.faults.join("; ")
             };
-            noted.skipped.push((address, why));
+            rejections.skipped.push((address, why));
         }
         if !reading.faults.is_empty() {
-            noted.faulty.push(Rejected {
+            rejections.faulty.push(Rejected {
                 relation: "ip_inventory".to_owned(),
                 row_key: address.to_string(),
                 reason: reading.faults.join("; "),
@@ -181,14 +181,14 @@ impl Found {
     }
 
     /// Networks that are missing, networks that lack something, addresses without a network: in this order.
-    pub fn write(self, connection: &Connection, told: &mut Told) -> Written {
+    pub fn write(self, connection: &Connection, written_ranks: &mut WrittenRanks) -> NetworkChanges {
         let (mut new, mut better) = (Networks::new(), BTreeMap::new());
         for (asn, words) in &self.networks {
             let best = words.best();
-            if told.is_new(*asn) {
+            if written_ranks.is_new(*asn) {
                 new.insert(*asn, words.seen(&best));
             }
-            if told.note(*asn, &best) {
+            if written_ranks.note(*asn, &best) {
                 better.insert(*asn, best);
             }
         }
@@ -200,13 +200,13 @@ impl Found {
             for chunk in self.unplaced.chunks(PAGE as usize) {
                 memory::scratch(|| place(connection, chunk));
             }
-            Written { created, completed, placed: self.unplaced.len() }
+            NetworkChanges { created, completed, placed: self.unplaced.len() }
         })
     }
 
     /// Who a new network is known from, and who each of its fields.
     fn origin(&self, asn: i64, better: &BTreeMap<i64, Best>) -> Origin<'static> {
-        let network = self.networks.get(&asn).map_or("maxmind", Words::better);
+        let network = self.networks.get(&asn).map_or("maxmind", NetworkSources::better);
         let of = |field: fn(&Best) -> &Filled| {
             better.get(&asn).and_then(|best| field(best).as_ref()).map_or(network, |(_, source)| source)
         };
@@ -219,7 +219,7 @@ impl Found {
     }
 }
 
-impl Told {
+impl WrittenRanks {
     fn is_new(&self, asn: i64) -> bool {
         !self.0.contains_key(&asn)
     }
@@ -241,7 +241,7 @@ impl Told {
     }
 }
 
-impl Words {
+impl NetworkSources {
     /// The source that a network is created with: the one that knows its name, Team Cymru first.
     fn better(&self) -> &'static str {
         let of_maxmind = self.cymru.name.is_none() && self.maxmind.name.is_some();

@@ -55,7 +55,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A table without partitions, and its columns.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Counted {
+pub struct CountedTable {
     table: Oid,
     ip_column: CString,
     time_column: Option<CString>,
@@ -66,7 +66,7 @@ pub struct Counted {
 
 /// What was found.
 #[derive(Default)]
-pub struct Found {
+pub struct RecountResult {
     pub sessions: i64,
     pub addresses: i64,
     pub corrected: i64,
@@ -76,7 +76,7 @@ pub struct Found {
     pub not_intact: BTreeMap<String, NotIntact>,
 }
 
-impl Found {
+impl RecountResult {
     /// Whether sessions could not be read.
     fn is_partial(&self) -> bool {
         self.not_intact.values().any(|table| table.is_left_out)
@@ -91,11 +91,11 @@ pub struct NotIntact {
 }
 
 /// The tables whose sessions count.
-pub fn tables(connection: &Connection) -> Vec<Counted> {
+pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     TABLES.run(connection, (), |rows| {
         let counted = rows.iter().filter_map(|(table, ip, time, attached, not_intact_reason)| {
-            Some(Counted {
+            Some(CountedTable {
                 table: table?,
                 ip_column: column(ip)?,
                 time_column: column(time),
@@ -108,14 +108,18 @@ pub fn tables(connection: &Connection) -> Vec<Counted> {
 }
 
 /// Sessions that these tables may have, but for those that somebody has just read.
-pub fn sessions_estimated(tables: &[Counted], but: impl Fn(Oid) -> bool) -> i64 {
+pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !but(counted.table));
     others.filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
 }
 
 /// A whole transaction, which must not have looked at anything yet: counts the sessions of all tables and appends the
 /// corrections. `locked` are the tables as they were a moment ago; if there are others now, they are the answer.
-pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
+pub fn addresses(
+    home: Home,
+    connection: &Connection,
+    locked: &[CountedTable],
+) -> Result<RecountResult, Vec<CountedTable>> {
     transaction::isolate(Isolation::RepeatableRead);
     alone(home);
     // Before the tables are read, because that takes long: the corrections are appended to it.
@@ -125,7 +129,11 @@ pub fn addresses(home: Home, connection: &Connection, locked: &[Counted]) -> Res
     snapshot::with_fresh(|| corrections(home, connection, locked))
 }
 
-fn corrections(home: Home, connection: &Connection, locked: &[Counted]) -> Result<Found, Vec<Counted>> {
+fn corrections(
+    home: Home,
+    connection: &Connection,
+    locked: &[CountedTable],
+) -> Result<RecountResult, Vec<CountedTable>> {
     let moment = OfTransaction::take();
     let tables = tables(connection);
     if tables.iter().any(|counted| !locked.contains(counted)) {
@@ -134,7 +142,7 @@ fn corrections(home: Home, connection: &Connection, locked: &[Counted]) -> Resul
     CREATE.execute(connection, ());
     let sums = CREATED.first(connection, (), |(table,)| table).flatten();
     let mut sums = Sums::new(Table::open_if_there_for_appending(sums.unwrap_or(Oid::INVALID)));
-    let mut found = Found::default();
+    let mut found = RecountResult::default();
     let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(home));
     for counted in &tables {
         count(counted, moment.view(), &mut found, &mut sums, gaps.as_mut());
@@ -168,9 +176,9 @@ fn alone(home: Home) {
 }
 
 fn count(
-    counted: &Counted,
+    counted: &CountedTable,
     moment: View<'_>,
-    found: &mut Found,
+    found: &mut RecountResult,
     sums: &mut Sums,
     mut gaps: Option<&mut Gaps>,
 ) {

@@ -24,7 +24,7 @@ use crate::pg::user_table::{Lock, UserTable};
 use crate::pg::value::{Bigint, Jsonb, SqlType, Timestamptz};
 use crate::pg::{self, Oid, call, catalog, memory};
 use crate::store::Home;
-use crate::store::backfill_sessions::{self, Known, Table};
+use crate::store::backfill_sessions::{self, InventoryValues, Table};
 use crate::store::calls::Rejected;
 use crate::store::complete_sessions::{self, Filling};
 use crate::store::completions::{self, MayBeFilled};
@@ -32,7 +32,7 @@ use crate::worker::registry;
 
 /// What became of sessions.
 #[derive(Default)]
-pub struct Completed {
+pub struct CompletionCounts {
     pub sessions: i64,
     /// Somebody held them at the moment.
     pub held: i64,
@@ -114,7 +114,7 @@ impl<T> Gap<T> {
 }
 
 /// Sessions with gaps in some pages.
-pub struct Waiting {
+pub struct IncompleteSessions {
     sessions: Vec<Session>,
     lengths: [Length; 2],
     pub rows: i64,
@@ -131,10 +131,14 @@ pub fn read(
     stretch: &PageRange,
     batch_size: usize,
     view: View<'_>,
-) -> Option<Waiting> {
+) -> Option<IncompleteSessions> {
     let readable = stretch.open()?;
-    let nothing =
-        Waiting { sessions: Vec::new(), lengths: [Length::Any; 2], rows: 0, page: stretch.pages.end };
+    let nothing = IncompleteSessions {
+        sessions: Vec::new(),
+        lengths: [Length::Any; 2],
+        rows: 0,
+        page: stretch.pages.end,
+    };
     let (Some(layout), Some(columns)) =
         (Layout::of(&readable, stretch.table), Snapshot::of(&readable, stretch.table))
     else {
@@ -180,7 +184,7 @@ pub fn read(
         sessions.extend(session(row, &layout, &columns));
         ControlFlow::Continue(())
     });
-    Some(Waiting {
+    Some(IncompleteSessions {
         sessions,
         lengths: [columns.country.1, columns.ip_type.1],
         rows: rows as i64,
@@ -224,9 +228,9 @@ pub fn write(
     home: Home,
     connection: &Connection,
     table: &Table,
-    waiting: &Waiting,
-    completed: &mut Completed,
-    complaints: &mut RejectedRows,
+    waiting: &IncompleteSessions,
+    completed: &mut CompletionCounts,
+    rejected: &mut RejectedRows,
 ) {
     let is_asked = |session: &&Session| {
         session.asn.is_open()
@@ -253,7 +257,7 @@ pub fn write(
     if !fillings.is_empty() {
         // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
-        let mut writer = Writer { connection, table, locked, completed, complaints, held: Vec::new() };
+        let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {
             writer.write(chunk);
         }
@@ -282,7 +286,7 @@ impl Session {
 /// What fills a session's gaps, if anything does; a text that its column would not take is left out.
 fn filling<'a>(
     session: &'a Session,
-    known: &'a HashMap<Address, Known>,
+    known: &'a HashMap<Address, InventoryValues>,
     [country, ip_type]: [Length; 2],
 ) -> Option<Filling<'a>> {
     let known = known.get(&session.address);
@@ -311,8 +315,8 @@ struct Writer<'a> {
     connection: &'a Connection,
     table: &'a Table,
     locked: UserTable,
-    completed: &'a mut Completed,
-    complaints: &'a mut RejectedRows,
+    completed: &'a mut CompletionCounts,
+    rejected: &'a mut RejectedRows,
     /// Addresses among whose sessions some were held.
     held: Vec<Address>,
 }
@@ -371,7 +375,7 @@ impl Writer<'_> {
 
     fn refuse(&mut self, session: &Session, why: &str) {
         self.completed.refused += 1;
-        self.complaints.about([Rejected {
+        self.rejected.about([Rejected {
             relation: self.table.shown(),
             row_key: session.key.clone(),
             reason: format!("its snapshot could not be filled: {why}"),

@@ -19,7 +19,9 @@ use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;
 use crate::pg::trigger::Column;
 use crate::pg::value::{Jsonb, Timestamptz};
-use crate::store::backfill_sessions::{Addresses, CYMRU, Gleaned, MAXMIND, Named, Quote, Table, shown_key};
+use crate::store::backfill_sessions::{
+    Addresses, CYMRU, MAXMIND, NamedNetworks, Quote, SessionEvidence, Table, shown_key,
+};
 use crate::store::calls::Rejected;
 use crate::store::{Home, session_options};
 
@@ -91,9 +93,9 @@ impl Layout {
 }
 
 /// What some pages hold.
-pub struct Gathered {
+pub struct PageContents {
     pub addresses: Addresses,
-    pub named: Named,
+    pub named: NamedNetworks,
     pub rows: i64,
     /// The page after them.
     pub page: u32,
@@ -104,15 +106,15 @@ pub fn read(
     home: Home,
     stretch: &PageRange,
     batch_size: usize,
-    complaints: &mut RejectedRows,
-) -> Option<Gathered> {
+    rejected: &mut RejectedRows,
+) -> Option<PageContents> {
     let readable = stretch.open()?;
-    let mut gathering = Gathering {
+    let mut collector = Collector {
         layout: Layout::of(&readable, stretch.table)?,
         relation: stretch.table.shown(),
         is_input_trusted: session_options::is_input_trusted(home, stretch.table.oid),
         addresses: HashMap::default(),
-        named: Named::default(),
+        named: NamedNetworks::default(),
         bytes: 0,
     };
     let most = batch_size.min(MOST_ADDRESSES);
@@ -120,50 +122,50 @@ pub fn read(
     let mut is_cut = false;
     let latest = Latest::take();
     readable.rows_of_pages(latest.view(), stretch.pages.clone(), |row| {
-        let is_enough = gathering.addresses.len() >= most
+        let is_enough = collector.addresses.len() >= most
             || rows >= most.saturating_mul(ROWS_FOR_EACH)
-            || gathering.bytes >= MOST_BYTES;
+            || collector.bytes >= MOST_BYTES;
         if row.place().page() != page && is_enough {
             (is_cut, page) = (true, row.place().page());
             return ControlFlow::Break(());
         }
         page = row.place().page();
         rows += 1;
-        gathering.row(row, complaints);
+        collector.row(row, rejected);
         ControlFlow::Continue(())
     });
-    Some(Gathered {
-        addresses: gathering.addresses.into_iter().collect(),
-        named: gathering.named,
+    Some(PageContents {
+        addresses: collector.addresses.into_iter().collect(),
+        named: collector.named,
         rows: rows as i64,
         page: if is_cut { page } else { stretch.pages.end },
     })
 }
 
-struct Gathering {
+struct Collector {
     layout: Layout,
     relation: String,
     /// True if documents reach the inventories and not only the snapshots of their rows.
     is_input_trusted: bool,
-    addresses: HashMap<Address, Gleaned, RandomState>,
-    named: Named,
+    addresses: HashMap<Address, SessionEvidence, RandomState>,
+    named: NamedNetworks,
     bytes: usize,
 }
 
-impl Gathering {
-    fn row(&mut self, row: &Row, complaints: &mut RejectedRows) {
+impl Collector {
+    fn row(&mut self, row: &Row, rejected: &mut RejectedRows) {
         let address = match self.layout.address(row) {
             Ok(Some(address)) => address,
             Ok(None) => return,
             Err(text) => {
-                complaints.about([self.rejected(row, "the address is none".to_owned(), Some(text))]);
+                rejected.about([self.rejected(row, "the address is none".to_owned(), Some(text))]);
                 return;
             }
         };
         let time = self.layout.time(row);
-        let gleaned = self.addresses.entry(address).or_default();
-        gleaned.tally.first_seen = [gleaned.tally.first_seen, time].into_iter().flatten().min();
-        gleaned.tally.last_seen = [gleaned.tally.last_seen, time].into_iter().flatten().max();
+        let evidence = self.addresses.entry(address).or_default();
+        evidence.tally.first_seen = [evidence.tally.first_seen, time].into_iter().flatten().min();
+        evidence.tally.last_seen = [evidence.tally.last_seen, time].into_iter().flatten().max();
         let Some(document) = self.layout.document(row) else { return };
         let faults = match legacy::of_address(document, address) {
             Ok(None) => return,
@@ -172,7 +174,7 @@ impl Gathering {
         };
         if !faults.is_empty() {
             let content = || (document.size() <= legacy::LARGEST_PART).then(|| document.json());
-            complaints.about(faults.into_iter().map(|fault| self.rejected(row, fault, content())));
+            rejected.about(faults.into_iter().map(|fault| self.rejected(row, fault, content())));
         }
     }
 
@@ -189,7 +191,7 @@ impl Gathering {
         let time_in = |asn: Option<i64>| if asn == leading { self.layout.time(row) } else { None };
         self.named.add(MAXMIND, &reading.maxmind, time_in(reading.maxmind.asn));
         self.named.add(CYMRU, &reading.cymru, time_in(reading.cymru.asn));
-        let Some(gleaned) = self.addresses.get_mut(&address) else { return reading.faults };
+        let Some(evidence) = self.addresses.get_mut(&address) else { return reading.faults };
         for (source, part) in parts.into_iter().enumerate() {
             let Some(part) = part else { continue };
             let at = enrichment::dated(part).or_else(|| self.layout.documented_at(row));
@@ -199,12 +201,12 @@ impl Gathering {
                 _ => None,
             };
             // Who is asked for the network and names none has not answered.
-            if !gleaned.lacks(source, at) || (source == CYMRU && asn.is_none()) {
+            if !evidence.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }
             self.bytes += part.size();
             let words = legacy::keep_sensible(part, SOURCES[source], &reading.faulty);
-            gleaned.quotes[source] = Some(Box::new(Quote { at, words, asn }));
+            evidence.quotes[source] = Some(Box::new(Quote { at, words, asn }));
         }
         reading.faults
     }

@@ -25,12 +25,14 @@ use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{self, Oid, catalog, snapshot};
 use crate::store::Home;
-use crate::store::backfill_sessions::{self, Addresses, Placed, Quoted, Settled, Table};
+use crate::store::backfill_sessions::{
+    self, Addresses, HandledNetworks, InventoryChanges, QuoteSelection, Table,
+};
 use crate::store::calls::{self, Rejected};
 use crate::store::completions;
 use crate::store::fold;
-use complete::Completed;
-use gather::Gathered;
+use complete::CompletionCounts;
+use gather::PageContents;
 
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
 /// Addresses written after which what they mean for their networks is folded: what is folded at once is held in memory.
@@ -187,33 +189,33 @@ struct Backfill<'a, 'r> {
     tables: Vec<Table>,
     /// Sessions in them, as expected.
     rows: i64,
-    settled: Settled,
-    complaints: RejectedRows,
+    settled: HandledNetworks,
+    rejected: RejectedRows,
     scanned: i64,
     addresses_created: i64,
     networks_created: i64,
     /// Addresses written that are not folded yet.
     unfolded: usize,
-    completed: Completed,
+    completed: CompletionCounts,
 }
 
 impl<'a, 'r> Backfill<'a, 'r> {
     fn new(run: &'a mut Run<'r>, rel: Oid, batch_size: usize) -> Self {
         let tables = acting_as(run.home.owner, || backfill_sessions::tables(run.connection, rel));
-        let complaints = RejectedRows::new(run.procedure(), MOST_LISTED);
+        let rejected = RejectedRows::new(run.procedure(), MOST_LISTED);
         Backfill {
             run,
             rel,
             batch_size,
             rows: rows_estimated(&tables),
             tables,
-            settled: Settled::default(),
-            complaints,
+            settled: HandledNetworks::default(),
+            rejected,
             scanned: 0,
             addresses_created: 0,
             networks_created: 0,
             unfolded: 0,
-            completed: Completed::default(),
+            completed: CompletionCounts::default(),
         }
     }
 
@@ -236,9 +238,9 @@ impl<'a, 'r> Backfill<'a, 'r> {
             completions::retry(connection, tables.iter().map(|table| table.oid));
             0
         });
-        if self.complaints.rows > 0 {
+        if self.rejected.rows > 0 {
             pg::warning(
-                &format!("{} sessions could not be used, or only in part", self.complaints.rows),
+                &format!("{} sessions could not be used, or only in part", self.rejected.rows),
                 "The table rejected_row says which and why.",
             );
         }
@@ -249,7 +251,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             ("networks_created", self.networks_created),
             ("sessions_completed", self.completed.sessions),
             ("held", self.completed.held),
-            ("malformed", self.complaints.rows),
+            ("malformed", self.rejected.rows),
             ("orphans", orphans),
         ]
     }
@@ -286,8 +288,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
     /// A batch of the first pass; answers the page that it came to.
     fn addresses(&mut self, stretch: &PageRange) -> Option<u32> {
         let home = self.run.home;
-        let gathered = gather::read(home, stretch, self.batch_size, &mut self.complaints)?;
-        let Gathered { addresses, named, rows, page } = gathered;
+        let gathered = gather::read(home, stretch, self.batch_size, &mut self.rejected)?;
+        let PageContents { addresses, named, rows, page } = gathered;
         self.scanned += rows;
         let checkpoint = stretch.checkpoint(Pass::Addresses, page);
 
@@ -299,11 +301,12 @@ impl<'a, 'r> Backfill<'a, 'r> {
                 0
             });
         }
-        let mut placed = Placed::default();
-        let quotes_follow = [Quoted::Maxmind, Quoted::Others].map(|which| which.any(&addresses));
-        let (settled, complaints) = (&mut self.settled, &mut self.complaints);
+        let mut placed = InventoryChanges::default();
+        let quotes_follow =
+            [QuoteSelection::Maxmind, QuoteSelection::Others].map(|which| which.any(&addresses));
+        let (settled, rejected) = (&mut self.settled, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            complaints.write(connection);
+            rejected.write(connection);
             mmdb::with(LoadPolicy::Import, |databases| {
                 placed = backfill_sessions::place(home, connection, databases, (&addresses, &named), settled);
                 if quotes_follow.contains(&true) {
@@ -329,11 +332,11 @@ impl<'a, 'r> Backfill<'a, 'r> {
         &mut self,
         addresses: &Addresses,
         [of_maxmind, of_others]: [bool; 2],
-        placed: &Placed,
+        placed: &InventoryChanges,
         (rows, checkpoint): (i64, Checkpoint),
     ) {
         let home = self.run.home;
-        let mut write = |which: Quoted, is_last: bool| {
+        let mut write = |which: QuoteSelection, is_last: bool| {
             self.run.batch_resumable(|connection| {
                 mmdb::with(LoadPolicy::None, |databases| {
                     backfill_sessions::write_quotes(home, connection, databases, addresses, which);
@@ -346,10 +349,10 @@ impl<'a, 'r> Backfill<'a, 'r> {
             });
         };
         if of_maxmind {
-            write(Quoted::Maxmind, !of_others);
+            write(QuoteSelection::Maxmind, !of_others);
         }
         if of_others {
-            write(Quoted::Others, true);
+            write(QuoteSelection::Others, true);
         }
     }
 
@@ -357,15 +360,15 @@ impl<'a, 'r> Backfill<'a, 'r> {
     fn sessions(&mut self, stretch: &PageRange) -> Option<u32> {
         let mut read_to = None;
         let (home, batch_size) = (self.run.home, self.batch_size);
-        let (completed, complaints) = (&mut self.completed, &mut self.complaints);
+        let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
             // Held until the rows that it sees are written: else their places could be other rows' by then.
             let latest = snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
             };
-            complete::write(home, connection, stretch.table, &waiting, completed, complaints);
-            complaints.write(connection);
+            complete::write(home, connection, stretch.table, &waiting, completed, rejected);
+            rejected.write(connection);
             read_to = Some(waiting.page);
             (waiting.rows, Some(stretch.checkpoint(Pass::Sessions, waiting.page).document()))
         });

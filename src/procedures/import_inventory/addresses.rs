@@ -11,14 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use cowrie_enrich_engine::address::{self, Address, AddressError};
 use cowrie_enrich_engine::{bogon, legacy, timestamp};
 
-use super::{Batch, Listed, Tally, document, shortened};
+use super::{Batch, ImportCounts, Listed, document, shortened};
 use crate::document::enrichment;
 use crate::document::legacy as documents;
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::value::{Jsonb, Typed};
 use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
-use crate::store::import_inventory::{Decision, Known, Ours, create_addresses, existing, merge_addresses};
+use crate::store::import_inventory::{
+    Decision, ImportedAddress, StoredAddress, create_addresses, existing, merge_addresses,
+};
 use crate::store::networks::{self, Networks, Said};
 
 pub const COLUMNS: &[Wanted] = wanted(&[
@@ -46,20 +48,20 @@ const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
 const IMPORT: &str = "import";
 
 /// A row that makes sense.
-struct Taken<'a> {
+struct ImportedRow<'a> {
     row: &'a Row,
     /// As the row spells it.
     spelling: String,
     /// Whether the row before spells the same.
     is_repeated: bool,
-    known: Known,
+    known: ImportedAddress,
     /// The keys of its document, and when each was said.
     said: BTreeMap<String, Option<i64>>,
 }
 
-pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     // An address that several rows are of is written as often: each time once.
-    let mut rounds: Vec<BTreeMap<Address, Taken>> = Vec::new();
+    let mut rounds: Vec<BTreeMap<Address, ImportedRow>> = Vec::new();
     let mut networks = Networks::new();
     let mut sources: BTreeMap<i64, &'static str> = BTreeMap::new();
     for (row, is_repeated) in batch.repeated() {
@@ -74,20 +76,20 @@ pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
                 continue;
             }
         };
-        let (taken, faults) = read(row, address, is_repeated, &mut networks, &mut sources);
+        let (imported, faults) = read(row, address, is_repeated, &mut networks, &mut sources);
         listed.faults(row, faults);
         match rounds.iter_mut().find(|round| !round.contains_key(&address)) {
             Some(round) => {
-                round.insert(address, taken);
+                round.insert(address, imported);
             }
-            None => rounds.push(BTreeMap::from([(address, taken)])),
+            None => rounds.push(BTreeMap::from([(address, imported)])),
         }
     }
     // All networks before the first address: the order of locks. Further rounds lock what the first has locked.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_said(batch.connection, &networks, source);
     for round in &rounds {
-        write(batch, round, listed, tally);
+        write(batch, round, listed, counts);
     }
 }
 
@@ -99,7 +101,7 @@ fn read<'a>(
     is_repeated: bool,
     networks: &mut Networks,
     sources: &mut BTreeMap<i64, &'static str>,
-) -> (Taken<'a>, Faults) {
+) -> (ImportedRow<'a>, Faults) {
     let (mut document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let asn = row.text(ASN).and_then(|text| {
         let asn = legacy::asn(&text).map(i64::from);
@@ -143,7 +145,7 @@ fn read<'a>(
     let spelling = row.key.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
     let (states, more) = states(container, &said, &spelling, row.text(VERSION));
     faults.extend(more);
-    let known = Known {
+    let known = ImportedAddress {
         address,
         asn,
         verified: row.time(VERIFIED).or(updated),
@@ -154,7 +156,7 @@ fn read<'a>(
         updated,
         created: row.time(CREATED),
     };
-    (Taken { row, spelling, is_repeated, known, said }, faults)
+    (ImportedRow { row, spelling, is_repeated, known, said }, faults)
 }
 
 const META: &str = "_meta";
@@ -201,30 +203,44 @@ fn states(
     (states, faults)
 }
 
-fn write(batch: &Batch, round: &BTreeMap<Address, Taken>, listed: &mut Listed, tally: &mut Tally) {
-    let all: Vec<&Known> = round.values().map(|taken| &taken.known).collect();
+fn write(
+    batch: &Batch,
+    round: &BTreeMap<Address, ImportedRow>,
+    listed: &mut Listed,
+    counts: &mut ImportCounts,
+) {
+    let all: Vec<&ImportedAddress> = round.values().map(|imported| &imported.known).collect();
     let created: BTreeSet<Address> = create_addresses(batch.connection, &all).into_iter().collect();
     let number = created.len() as i64;
-    tally.addresses += number;
-    tally.written += number;
+    counts.addresses += number;
+    counts.written += number;
     let others = round.keys().copied().filter(|address| !created.contains(address));
-    let decided = existing(batch.connection, others, |ours| {
-        let decided = ours.into_iter().filter_map(|ours| {
-            let taken = round.get(&ours.address)?;
-            Some((&taken.known, decide(taken, &ours, listed, tally)))
+    let decided = existing(batch.connection, others, |stored| {
+        let decided = stored.into_iter().filter_map(|stored| {
+            let imported = round.get(&stored.address)?;
+            Some((&imported.known, decide(imported, &stored, listed, counts)))
         });
         decided.collect::<Vec<_>>()
     });
-    tally.written += merge_addresses(batch.connection, &decided);
+    counts.written += merge_addresses(batch.connection, &decided);
 }
 
 /// Ours stands, unless theirs is newer.
-fn decide(taken: &Taken, ours: &Ours, listed: &mut Listed, tally: &mut Tally) -> Decision {
-    let meta = ours.document.and_then(|document| document.object(META));
-    let stands: BTreeSet<&str> =
-        taken.said.iter().filter(|(key, at)| stands(ours, key, **at)).map(|(key, _)| key.as_str()).collect();
-    let is_our_row = keeps_our_row(taken, meta, listed, tally);
-    let own_states = taken.known.document.container().and_then(|document| document.object(META));
+fn decide(
+    imported: &ImportedRow,
+    stored: &StoredAddress,
+    listed: &mut Listed,
+    counts: &mut ImportCounts,
+) -> Decision {
+    let meta = stored.document.and_then(|document| document.object(META));
+    let stands: BTreeSet<&str> = imported
+        .said
+        .iter()
+        .filter(|(key, at)| stands(stored, key, **at))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let is_our_row = keeps_our_row(imported, meta, listed, counts);
+    let own_states = imported.known.document.container().and_then(|document| document.object(META));
     let own_states = own_states.map(Container::keys).unwrap_or_default();
     let is_there = |key: &str| meta.is_some_and(|meta| meta.get(key).is_some());
     let states: BTreeSet<&str> = SOURCES
@@ -240,45 +256,50 @@ fn decide(taken: &Taken, ours: &Ours, listed: &mut Listed, tally: &mut Tally) ->
             }
         })
     };
-    let their_asn_is_newer = ours.asn.is_none() || taken.known.verified > ours.verified;
+    let their_asn_is_newer = stored.asn.is_none() || imported.known.verified > stored.verified;
     Decision {
-        moves: taken.known.asn.is_some() && taken.known.asn != ours.asn && their_asn_is_newer,
+        moves: imported.known.asn.is_some() && imported.known.asn != stored.asn && their_asn_is_newer,
         stands: named(&stands),
         states_stand: named(&states),
     }
 }
 
-fn stands(ours: &Ours, key: &str, their_time: Option<i64>) -> bool {
-    let Some(document) = ours.document else { return false };
+fn stands(stored: &StoredAddress, key: &str, their_time: Option<i64>) -> bool {
+    let Some(document) = stored.document else { return false };
     match enrichment::answer_of(document, key) {
         enrichment::CurrentAttribution::None => false,
         // Who says nothing of when is as old as the row.
-        enrichment::CurrentAttribution::Since(our_time) => our_time.or(ours.updated) >= their_time,
+        enrichment::CurrentAttribution::Since(our_time) => our_time.or(stored.updated) >= their_time,
     }
 }
 
 /// Whether `_meta.import` stays as it is. Lists a row that is of the same address as another one: the one whose spelling is
 /// ours keeps it, else the first in order.
-fn keeps_our_row(taken: &Taken, meta: Option<Container<'_>>, listed: &mut Listed, tally: &mut Tally) -> bool {
+fn keeps_our_row(
+    imported: &ImportedRow,
+    meta: Option<Container<'_>>,
+    listed: &mut Listed,
+    counts: &mut ImportCounts,
+) -> bool {
     let Some(first) = meta.and_then(|meta| meta.object(IMPORT)).and_then(|import| import.text("row")) else {
-        tally.addresses += 1;
+        counts.addresses += 1;
         return false;
     };
-    if first == taken.spelling && !taken.is_repeated {
-        tally.addresses += 1;
+    if first == imported.spelling && !imported.is_repeated {
+        counts.addresses += 1;
         return true;
     }
-    let address = taken.known.address;
+    let address = imported.known.address;
     let reason = format!("the same address as {address}");
     let is_ours = |spelling: &str| {
         let host = spelling.strip_suffix(if address.ip().is_ipv4() { "/32" } else { "/128" });
         host.unwrap_or(spelling) == address.to_string()
     };
-    if is_ours(&taken.spelling) && !is_ours(first) {
+    if is_ours(&imported.spelling) && !is_ours(first) {
         // The other one was counted when it was met.
         listed.merge(first.to_owned(), &reason, None);
         return false;
     }
-    listed.merge(taken.row.shown_key(), &reason, Some(taken.row.shown(COLUMNS)));
+    listed.merge(imported.row.shown_key(), &reason, Some(imported.row.shown(COLUMNS)));
     true
 }

@@ -7,7 +7,7 @@ use crate::pg::text::from_server;
 use crate::pg::value::{Jsonb, Typed};
 
 /// A document as `jsonb`, or what is wrong with it.
-pub enum Read {
+pub enum ParsedDocument {
     Whole(Typed<Jsonb>),
     /// Without what no text of the server's can hold; also as the text that it was read from.
     Cleaned(Typed<Jsonb>, Vec<u8>),
@@ -16,18 +16,18 @@ pub enum Read {
 }
 
 /// Reads a text in the server's encoding.
-pub fn read(text: &[u8]) -> Read {
+pub fn read(text: &[u8]) -> ParsedDocument {
     if let Some(document) = jsonb::parse(text) {
-        return Read::Whole(document);
+        return ParsedDocument::Whole(document);
     }
     // ASCII where the database's encoding lacks the character that an escape names.
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(text, escapes);
         if let Some(document) = jsonb::parse(&kept) {
-            return Read::Cleaned(document, kept.into_owned());
+            return ParsedDocument::Cleaned(document, kept.into_owned());
         }
     }
-    Read::Unreadable
+    ParsedDocument::Unreadable
 }
 
 /// Bytes of an unreadable document that are kept as a text: a string of `jsonb` may have a quarter of a gigabyte.
@@ -49,9 +49,9 @@ pub fn object_of(text: Option<&[u8]>) -> (Typed<Jsonb>, Vec<(String, Option<Stri
     let Some(text) = text else { return (jsonb::empty(), Vec::new()) };
     let shown = || Some(from_server(text).into_owned());
     let (document, fault) = match read(text) {
-        Read::Whole(document) => (document, None),
-        Read::Cleaned(document, _) => (document, Some(CLEANED)),
-        Read::Unreadable => return (jsonb::empty(), vec![(UNREADABLE.to_owned(), shown())]),
+        ParsedDocument::Whole(document) => (document, None),
+        ParsedDocument::Cleaned(document, _) => (document, Some(CLEANED)),
+        ParsedDocument::Unreadable => return (jsonb::empty(), vec![(UNREADABLE.to_owned(), shown())]),
     };
     let mut faults: Vec<_> = fault.map(|fault| (fault.to_owned(), shown())).into_iter().collect();
     if document.container().is_some_and(Container::is_object) {

@@ -2,7 +2,7 @@
 
 use cowrie_enrich_engine::{address, legacy};
 
-use super::{Batch, Listed, Tally};
+use super::{Batch, ImportCounts, Listed};
 use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
 use crate::store::import_inventory::{Observation, write_history};
 
@@ -16,7 +16,7 @@ const ASN: usize = 0;
 const OBSERVED_AT: usize = 1;
 const SOURCE: usize = 2;
 
-pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     let mut observations = Vec::new();
     let mut rows: Vec<&Row> = Vec::new();
     for row in batch.rows {
@@ -34,8 +34,8 @@ pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
         }
     }
     let (written, others) = write_history(batch.connection, &observations);
-    tally.written += written;
-    tally.history += (observations.len() - others.len()) as i64;
+    counts.written += written;
+    counts.history += (observations.len() - others.len()) as i64;
     for (number, source) in others {
         if let Some(row) = rows.get(number) {
             let reason = format!("the same observation is there, of source {source}");

@@ -51,7 +51,7 @@ pub fn take_over(call: &Call) {
     run(call, &options, |run| {
         say_what_is_missing(&tables, &shown);
         let resume = run.resume_at().map(|kept| Resume::read(kept, &shown)).unwrap_or_default();
-        let mut import = Import { run, schema: shown, tally: resume.tally, resume: resume.position };
+        let mut import = Import { run, schema: shown, counts: resume.counts, resume: resume.position };
         // History before addresses: an address of which it says nothing gets a row of it.
         for (phase, name) in TABLES.iter().enumerate() {
             if let Some(table) = tables.iter().find(|table| table.name == *name) {
@@ -59,7 +59,7 @@ pub fn take_over(call: &Call) {
             }
         }
         import.fold();
-        import.tally.report()
+        import.counts.report()
     });
 }
 
@@ -120,7 +120,7 @@ fn say_what_is_missing(tables: &[Table], schema: &str) {
 
 /// What is reported, over all calls that it took.
 #[derive(Default, Clone, Copy)]
-struct Tally {
+struct ImportCounts {
     networks: i64,
     addresses: i64,
     history: i64,
@@ -135,7 +135,7 @@ struct Tally {
     written: i64,
 }
 
-impl Tally {
+impl ImportCounts {
     fn report(&self) -> Vec<(&'static str, i64)> {
         vec![
             ("networks", self.networks),
@@ -149,12 +149,12 @@ impl Tally {
         ]
     }
 
-    fn read(document: Container<'_>) -> Tally {
+    fn read(document: Container<'_>) -> ImportCounts {
         let number = |key| match document.get(key) {
             Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
             _ => 0,
         };
-        Tally {
+        ImportCounts {
             networks: number("networks"),
             addresses: number("addresses"),
             history: number("history"),
@@ -170,7 +170,7 @@ impl Tally {
 /// Where a killed call was, if it imported from the same schema.
 #[derive(Default)]
 struct Resume {
-    tally: Tally,
+    counts: ImportCounts,
     position: Option<Place>,
 }
 
@@ -182,9 +182,9 @@ impl Resume {
         let document = jsonb::of_kept(kept);
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
         match (phase, document.object("tally")) {
-            (Some(phase), Some(tally)) if document.text("schema") == Some(schema) => {
+            (Some(phase), Some(counts)) if document.text("schema") == Some(schema) => {
                 let position = document.object("position").map(Position::read);
-                Resume { tally: Tally::read(tally), position: Some((phase, position)) }
+                Resume { counts: ImportCounts::read(counts), position: Some((phase, position)) }
             }
             _ => Resume::default(),
         }
@@ -195,7 +195,7 @@ impl Resume {
 struct Import<'run, 'call> {
     run: &'run mut Run<'call>,
     schema: String,
-    tally: Tally,
+    counts: ImportCounts,
     /// Where to begin, until it has begun there.
     resume: Option<Place>,
 }
@@ -229,7 +229,7 @@ impl Import<'_, '_> {
     }
 
     fn batch(&mut self, phase: usize, table: &Table, position: &Position) -> Option<Position> {
-        let Import { run, schema, tally, .. } = self;
+        let Import { run, schema, counts, .. } = self;
         let home = run.home;
         let mut next = None;
         run.batch_resumable(|_| {
@@ -241,21 +241,21 @@ impl Import<'_, '_> {
                 let (rows, then) = reader.next(connection, position);
                 let batch = Batch { connection, table, last_key: position.key.as_deref(), rows: &rows };
                 match table.name.as_str() {
-                    NETWORKS => networks::take(&batch, &mut listed, tally),
-                    HISTORY => history::take(&batch, &mut listed, tally),
-                    ADDRESSES => addresses::take(&batch, &mut listed, tally),
-                    _ => sessions::take(&batch, &mut listed, tally),
+                    NETWORKS => networks::take(&batch, &mut listed, counts),
+                    HISTORY => history::take(&batch, &mut listed, counts),
+                    ADDRESSES => addresses::take(&batch, &mut listed, counts),
+                    _ => sessions::take(&batch, &mut listed, counts),
                 }
                 calls::reject(connection, Procedure::ImportInventory.name(), &listed.rows);
                 next = then;
                 rows.len() as i64
             };
             let read = snapshot::with_fresh(|| Connection::with(home.schema, work));
-            tally.rejected += listed.rejected;
-            tally.merged += listed.merged;
-            tally.partly_used += listed.partly_used;
+            counts.rejected += listed.rejected;
+            counts.merged += listed.merged;
+            counts.partly_used += listed.partly_used;
             // Also behind the last row: documents that were replaced are not counted as replaced again.
-            (read, Some(written_down(schema, phase, tally, next.as_ref())))
+            (read, Some(written_down(schema, phase, counts, next.as_ref())))
         });
         next
     }
@@ -275,7 +275,12 @@ impl Import<'_, '_> {
     }
 }
 
-fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Position>) -> Typed<Jsonb> {
+fn written_down(
+    schema: &str,
+    phase: usize,
+    counts: &ImportCounts,
+    position: Option<&Position>,
+) -> Typed<Jsonb> {
     jsonb::object(|object| {
         object.text("schema", schema);
         object.text("table", TABLES[phase]);
@@ -283,7 +288,7 @@ fn written_down(schema: &str, phase: usize, tally: &Tally, position: Option<&Pos
             object.object("position", |object| position.write(object));
         }
         object.object("tally", |object| {
-            for (name, number) in tally.report() {
+            for (name, number) in counts.report() {
                 object.number(name, number);
             }
         });

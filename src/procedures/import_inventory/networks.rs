@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::legacy;
 
-use super::{Batch, Listed, Tally, document, shortened};
+use super::{Batch, ImportCounts, Listed, document, shortened};
 use crate::document::enrichment::country_text;
 use crate::document::legacy as documents;
 use crate::pg::jsonb;
 use crate::pg::value::{Jsonb, Typed};
 use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
-use crate::store::import_inventory::{Network, write_networks};
+use crate::store::import_inventory::{ImportedNetwork, write_networks};
 
 pub const COLUMNS: &[Wanted] = wanted(&[
     text(&["organization_name"]),
@@ -44,9 +44,9 @@ const CREATED: usize = 10;
 /// Ranks below every source of ours: see `source_rank`.
 const SOURCE: &str = "import";
 
-pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     // A number that is there several times is written as often: each time once.
-    let mut rounds: Vec<BTreeMap<i64, Network>> = Vec::new();
+    let mut rounds: Vec<BTreeMap<i64, ImportedNetwork>> = Vec::new();
     for (row, is_repeated) in batch.repeated() {
         let number = row.key.as_deref().map(String::from_utf8_lossy);
         let Some(asn) = number.as_deref().and_then(legacy::asn).map(i64::from) else {
@@ -57,7 +57,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
         if is_repeated || round != Some(0) && !rounds.is_empty() {
             listed.merge(row.shown_key(), &format!("the same network as AS{asn}"), Some(row.shown(COLUMNS)));
         } else {
-            tally.networks += 1;
+            counts.networks += 1;
         }
         let (network, faults) = read(row, asn);
         listed.faults(row, faults);
@@ -70,17 +70,17 @@ pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
         };
     }
     for round in rounds {
-        let networks: Vec<Network> = round.into_values().collect();
-        tally.written += write_networks(batch.connection, &networks);
+        let networks: Vec<ImportedNetwork> = round.into_values().collect();
+        counts.written += write_networks(batch.connection, &networks);
     }
 }
 
 type Faults = Vec<(String, Option<String>)>;
 
-fn read(row: &Row, asn: i64) -> (Network, Faults) {
+fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     let (document, mut faults) = document::object_of(row.bytes(DOCUMENT));
     let cymru = documents::read(document.container()).cymru;
-    let mut words = Words::default();
+    let mut words = UnmappedValues::default();
     let mut field = |field: &Field, cymru: Option<String>| {
         let said = row.text(field.column).filter(|said| !documents::is_unknown(said));
         let sense = said.as_deref().and_then(field.sense);
@@ -110,7 +110,7 @@ fn read(row: &Row, asn: i64) -> (Network, Faults) {
         }
         known
     });
-    let network = Network {
+    let network = ImportedNetwork {
         asn,
         name,
         country,
@@ -129,9 +129,9 @@ fn read(row: &Row, asn: i64) -> (Network, Faults) {
 
 /// Words of theirs that no column of ours takes as they are.
 #[derive(Default)]
-struct Words(Vec<(&'static str, String)>);
+struct UnmappedValues(Vec<(&'static str, String)>);
 
-impl Words {
+impl UnmappedValues {
     fn keep(&mut self, column: &'static str, word: &str) {
         self.0.push((column, word.to_owned()));
     }

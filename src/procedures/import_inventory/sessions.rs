@@ -4,8 +4,8 @@
 
 use cowrie_enrich_engine::{address, legacy};
 
-use super::document::{self, Read};
-use super::{Batch, Listed, Run, Tally, shortened};
+use super::document::{self, ParsedDocument};
+use super::{Batch, ImportCounts, Listed, Run, shortened};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::text::from_server;
@@ -34,7 +34,7 @@ pub fn columns(table: &Table) -> &'static [Wanted] {
     if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
 }
 
-pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
+pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     let mut documents = Vec::new();
     for row in batch.rows {
         let faults = faults(row, &mut documents);
@@ -43,7 +43,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, tally: &mut Tally) {
         {
             listed.reject(row, WITH_DOCUMENT, "source_ip is not an address: the session is not counted");
         } else {
-            tally.sessions += 1;
+            counts.sessions += 1;
         }
         listed.faults(row, faults);
     }
@@ -61,9 +61,9 @@ fn faults<'a>(row: &'a Row, documents: &mut Vec<(&'a Row, Vec<u8>)>) -> Vec<(Str
     check(COUNTRY, "snapshot_country", &is_country, "a country");
     if let Some(text) = row.bytes(DOCUMENT) {
         let (reason, replacement) = match document::read(text) {
-            Read::Whole(_) => return faults,
-            Read::Cleaned(_, replacement) => (document::CLEANED, replacement),
-            Read::Unreadable => (document::UNREADABLE, document::as_string(text)),
+            ParsedDocument::Whole(_) => return faults,
+            ParsedDocument::Cleaned(_, replacement) => (document::CLEANED, replacement),
+            ParsedDocument::Unreadable => (document::UNREADABLE, document::as_string(text)),
         };
         faults.push((reason.to_owned(), Some(from_server(text).into_owned())));
         documents.push((row, replacement));

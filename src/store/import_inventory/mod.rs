@@ -53,7 +53,7 @@ thread_local! {
 pub type Sourced = Option<(String, &'static str)>;
 
 /// What another inventory says of a network.
-pub struct Network {
+pub struct ImportedNetwork {
     pub asn: i64,
     pub name: Sourced,
     pub country: Sourced,
@@ -70,7 +70,7 @@ pub struct Network {
 }
 
 /// Writes networks, given in order and each once; answers how many rows changed.
-pub fn write_networks(connection: &Connection, networks: &[Network]) -> i64 {
+pub fn write_networks(connection: &Connection, networks: &[ImportedNetwork]) -> i64 {
     if networks.is_empty() {
         return 0;
     }
@@ -85,14 +85,14 @@ pub fn write_networks(connection: &Connection, networks: &[Network]) -> i64 {
     (created + filled) as i64
 }
 
-fn network_arguments(networks: &[Network]) -> impl Arguments<NetworkParameters> {
-    let values = |field: fn(&Network) -> &Sourced| {
+fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkParameters> {
+    let values = |field: fn(&ImportedNetwork) -> &Sourced| {
         array(networks.iter().map(move |network| field(network).as_ref().map(|(value, _)| value)))
     };
-    let sources = |field: fn(&Network) -> &Sourced| {
+    let sources = |field: fn(&ImportedNetwork) -> &Sourced| {
         array(networks.iter().map(move |network| field(network).as_ref().map(|(_, source)| *source)))
     };
-    let times = |field: fn(&Network) -> Option<i64>| array(networks.iter().map(field));
+    let times = |field: fn(&ImportedNetwork) -> Option<i64>| array(networks.iter().map(field));
     (
         array(networks.iter().map(|network| network.asn)),
         values(|network| &network.name),
@@ -113,7 +113,7 @@ fn network_arguments(networks: &[Network]) -> impl Arguments<NetworkParameters> 
 }
 
 /// What another inventory says of an address.
-pub struct Known {
+pub struct ImportedAddress {
     pub address: Address,
     pub asn: Option<i64>,
     pub verified: Option<i64>,
@@ -128,7 +128,7 @@ pub struct Known {
 }
 
 /// What we know of an address, valid inside the closure that it is handed to.
-pub struct Ours<'a> {
+pub struct StoredAddress<'a> {
     pub address: Address,
     pub asn: Option<i64>,
     pub verified: Option<i64>,
@@ -145,8 +145,9 @@ pub struct Decision {
 }
 
 /// Creates those addresses that we have not, given in order and each once; answers which. Their networks must be there.
-pub fn create_addresses(connection: &Connection, known: &[&Known]) -> Vec<Address> {
-    let times = |field: fn(&Known) -> Option<i64>| array(known.iter().map(move |known| field(known)));
+pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> Vec<Address> {
+    let times =
+        |field: fn(&ImportedAddress) -> Option<i64>| array(known.iter().map(move |known| field(known)));
     let arguments = (
         array(known.iter().map(|known| known.address)),
         array(known.iter().map(|known| known.asn)),
@@ -166,22 +167,23 @@ pub fn create_addresses(connection: &Connection, known: &[&Known]) -> Vec<Addres
 pub fn existing<T>(
     connection: &Connection,
     addresses: impl Iterator<Item = Address>,
-    read: impl FnOnce(Vec<Ours<'_>>) -> T,
+    read: impl FnOnce(Vec<StoredAddress<'_>>) -> T,
 ) -> T {
     EXISTING.run(connection, (array(addresses),), |rows| {
         let ours = rows.iter().filter_map(|(address, asn, verified, document, updated)| {
-            Some(Ours { address: address?, asn, verified, document, updated })
+            Some(StoredAddress { address: address?, asn, verified, document, updated })
         });
         read(ours.collect())
     })
 }
 
 /// Merges what is known elsewhere into addresses of ours, whose rows are locked; answers how many changed.
-pub fn merge_addresses(connection: &Connection, known: &[(&Known, Decision)]) -> i64 {
+pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Decision)]) -> i64 {
     if known.is_empty() {
         return 0;
     }
-    let times = |field: fn(&Known) -> Option<i64>| array(known.iter().map(move |(known, _)| field(known)));
+    let times =
+        |field: fn(&ImportedAddress) -> Option<i64>| array(known.iter().map(move |(known, _)| field(known)));
     let arguments = (
         array(known.iter().map(|(known, _)| known.address)),
         array(known.iter().map(|(known, _)| known.asn)),

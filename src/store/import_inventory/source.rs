@@ -256,10 +256,10 @@ pub struct Row {
     pub key: Option<Vec<u8>>,
     pub place: Place,
     pub part: Oid,
-    values: Vec<Read>,
+    values: Vec<Cell>,
 }
 
-enum Read {
+enum Cell {
     Text(Option<Vec<u8>>),
     Time(Option<i64>),
 }
@@ -268,7 +268,7 @@ impl Row {
     /// A column that is read as a text, in the server's encoding.
     pub fn bytes(&self, number: usize) -> Option<&[u8]> {
         match self.values.get(number) {
-            Some(Read::Text(text)) => text.as_deref(),
+            Some(Cell::Text(text)) => text.as_deref(),
             _ => None,
         }
     }
@@ -282,7 +282,7 @@ impl Row {
     /// A column that is read as a time. Infinity says nothing.
     pub fn time(&self, number: usize) -> Option<i64> {
         match self.values.get(number) {
-            Some(Read::Time(time)) => time.filter(|time| crate::pg::clock::is_finite(*time)),
+            Some(Cell::Time(time)) => time.filter(|time| crate::pg::clock::is_finite(*time)),
             _ => None,
         }
     }
@@ -312,11 +312,11 @@ impl Row {
     pub fn shown(&self, wanted: &[Wanted]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
-                Read::Text(text) => text::from_server(text.as_deref()?).into_owned(),
-                Read::Time(time) if time.is_some_and(crate::pg::clock::is_finite) => {
+                Cell::Text(text) => text::from_server(text.as_deref()?).into_owned(),
+                Cell::Time(time) if time.is_some_and(crate::pg::clock::is_finite) => {
                     crate::pg::clock::iso8601((*time)?)
                 }
-                Read::Time(_) => return None,
+                Cell::Time(_) => return None,
             };
             Some(format!("{}: {value}", wanted.names.first()?))
         });
@@ -388,8 +388,8 @@ impl<'a> Reader<'a> {
         let (key, part, place, a, b, c, d, e, f, g, v, w, x, y, z) = columns;
         let (mut texts, mut times) = ([a, b, c, d, e, f, g].into_iter(), [v, w, x, y, z].into_iter());
         let value = |wanted: &Wanted| match wanted.kind {
-            Kind::Text => Read::Text(texts.next().flatten()),
-            Kind::Time => Read::Time(times.next().flatten()),
+            Kind::Text => Cell::Text(texts.next().flatten()),
+            Kind::Time => Cell::Time(times.next().flatten()),
         };
         Some(Row { key, part: part?, place: place?, values: self.wanted.iter().map(value).collect() })
     }

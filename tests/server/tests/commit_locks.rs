@@ -178,6 +178,17 @@ fn a_lost_count_is_seen_and_counted_again() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
+/// Sizes are counted in tables. Under a lock they are those that the worker has reported.
+#[test]
+fn metrics_are_shown_while_tables_are_locked() {
+    let db = prepared();
+    for read in ["enrich.enrich_metrics", "enrich.prometheus_metrics()", "enrich.status_json()"] {
+        let ended =
+            while_locked(&db, &TABLES.join(", "), "SET lock_timeout = 0", &format!("SELECT * FROM {read}"));
+        assert_eq!(ended, Ok(()), "{read}");
+    }
+}
+
 /// Where the request cannot be appended either, shared memory has it.
 #[test]
 fn a_request_that_cannot_be_appended_is_not_lost() {

@@ -26,6 +26,23 @@ fn unsafe_code_stays_in_src_pg() {
     assert!(strays.is_empty(), "{}", strays.join("\n"));
 }
 
+/// The server's own types and functions have sound faces in src/pg.
+#[test]
+fn nothing_outside_src_pg_names_the_server() {
+    let mut strays = Vec::new();
+    for file in files_below(&workspace().join("src"), "rs") {
+        if file.starts_with(workspace().join("src/pg")) {
+            continue;
+        }
+        for (number, line) in read(&file).lines().enumerate() {
+            if line.contains("pg_sys") {
+                strays.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(strays.is_empty(), "{}", strays.join("\n"));
+}
+
 /// Functions that the server calls without pgrx's guard. Each gives its reason where it is.
 const UNGUARDED: [&str; 5] = ["on_access", "on_utility", "end_process", "on_termination", "check_text"];
 

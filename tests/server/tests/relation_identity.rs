@@ -479,7 +479,7 @@ fn a_statement_that_goes_round_the_check_is_found() {
         ("src/pg/scan.rs", "fn f() { unsafe { pg_sys::SPI_prepare(text, 0, types); } }"),
         (
             "src/store/refresh_stale.rs",
-            "const S: TableStatement<'static> = TableStatement { name: \"planted\" };",
+            "const S: TableStatement<'static, (), ()> = TableStatement::new(\"planted\", \"\");",
         ),
         (
             "src/store/refresh_stale.rs",
