@@ -14,7 +14,6 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg;
 use crate::pg::settings::{self, Check, Defined};
-use crate::provider::Provider;
 
 type Text = GucSetting<Option<CString>>;
 
@@ -273,9 +272,9 @@ pub fn names(enabled_sources: &str, source: &str) -> bool {
 }
 
 /// What is set for a provider.
-pub fn provider(provider: Provider) -> Settings {
+pub fn provider(declared: &dyn providers::Provider) -> Settings {
     let defined = PROVIDERS.get().map(Vec::as_slice).unwrap_or_default();
-    let values = provider.declared().settings().iter().filter_map(|setting| {
+    let values = declared.settings().iter().filter_map(|setting| {
         let own = defined.iter().find(|defined| defined.declared.name == setting.name)?;
         Some((setting.name, own.value()))
     });

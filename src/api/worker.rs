@@ -6,10 +6,10 @@ use cowrie_enrich_engine::breaker::State;
 
 use crate::inbox;
 use crate::pg::call::Call;
-use crate::pg::owner_slot::{self, OwnerSlot};
+use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::value::{Bigint, Integer, ToSql, Typed, Value, value};
-use crate::pg::{Oid, catalog, text};
+use crate::pg::{Oid, catalog, owner_process, text};
 use crate::provider::Provider;
 use crate::provider::limiter::{self, COUNTS};
 use crate::worker::registry::{self, Doing, Lack};
@@ -111,7 +111,7 @@ fn owner_row(slot: &OwnerSlot) -> Vec<Value> {
 
 sql_function!(abandoned_processes_wrapper, pg_finfo_abandoned_processes_wrapper, abandoned_processes);
 fn abandoned_processes(_: &Call) -> Typed<Integer> {
-    i32::try_from(owner_slot::abandoned(catalog::own_database())).unwrap_or(i32::MAX).to_sql()
+    i32::try_from(owner_process::abandoned(catalog::own_database())).unwrap_or(i32::MAX).to_sql()
 }
 
 fn row(role: &str, database: Option<String>, seat: &WorkerSlot, says: &str) -> Vec<Value> {

@@ -17,10 +17,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::pg::background::{self, Needs, Process, Program};
-use crate::pg::owner_slot::{self, OWNER_SLOTS, OwnerSlot};
+use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
-use crate::pg::{Oid, clock, transaction};
+use crate::pg::{Oid, clock, owner_process, transaction};
 use crate::store::{self, Home};
 use crate::telemetry;
 use crate::worker::due::retry_pause;
@@ -75,7 +75,7 @@ fn run(argument: i32) {
     let argument = usize::try_from(argument).unwrap_or_default();
     let seat = &shared::block().seats[argument / OWNER_SLOTS % shared::SEATS];
     let slot = &seat.owner_slots[argument % OWNER_SLOTS];
-    if !slot.take(seat) {
+    if !owner_process::take(slot, seat) {
         return;
     }
     let owner = Oid::from(slot.owner.load(Ordering::Acquire));
@@ -170,7 +170,7 @@ fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Res
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {
             let headline = "a step of an owner process failed and will be tried again";
-            match owner_slot::own_seat() {
+            match owner_process::own_seat() {
                 Some(seat) => kind.failed(&seat.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),
             }

@@ -235,7 +235,7 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
 /// A role without LOGIN may be the session user of a background process.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const CONNECTION_FLAGS: u32 = 0;
-#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+#[cfg(any(feature = "pg17", feature = "pg18"))]
 const CONNECTION_FLAGS: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
 
 /// Sleeps as [`latch::wait`] does. A cancellation that comes while there is nothing to cancel is over with that.

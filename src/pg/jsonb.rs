@@ -377,6 +377,14 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
     }
 }
 
+impl Typed<Jsonb> {
+    /// Reads the document. It is valid as long as the memory context that the value was made in.
+    pub fn container(&self) -> Option<Container<'_>> {
+        // SAFETY: the type says that this is a jsonb.
+        self.datum().map(|datum| unsafe { Container::read(datum) })
+    }
+}
+
 /// A kept document, to be read.
 pub fn of_kept(document: &Kept) -> Container<'_> {
     // SAFETY: the kept bytes are a jsonb datum, and plain: the container points into them.

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-use super::value::{Jsonb, SqlType, Text};
+use super::value::{Jsonb, SqlType, Text, ToSql, Typed};
 
 /// A copy of a value of variable length in Rust's memory, aligned as PostgreSQL wants its varlenas.
 pub struct Kept<T = Jsonb> {
@@ -72,5 +72,19 @@ impl<T: Varlena> Kept<T> {
             std::ptr::copy_nonoverlapping(self.words.as_ptr().cast::<u8>(), copy, size);
             pg_sys::Datum::from(copy)
         }
+    }
+}
+
+impl<T: Varlena> Typed<T> {
+    /// A copy that outlives its memory context.
+    pub fn keep(self) -> Option<Kept<T>> {
+        // SAFETY: the type says that this is a varlena.
+        self.datum().map(|datum| unsafe { Kept::copy(datum) })
+    }
+}
+
+impl<T: Varlena> ToSql<T> for &Kept<T> {
+    fn to_sql(self) -> Typed<T> {
+        Typed::made(self.write())
     }
 }

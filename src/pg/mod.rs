@@ -3,11 +3,18 @@
 //! `unsafe` stays in here. Version differences stay in here. Everything is called on the backend's only thread,
 //! inside a transaction, and lets a PostgreSQL ERROR travel as the Rust panic that pgrx makes of it.
 
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
+compile_error!(
+    "this folder is written for PostgreSQL 15 to 18; review each `cfg(feature)` in it for another version"
+);
+
 pub mod array;
 pub mod background;
 pub mod call;
 pub mod catalog;
 pub mod clock;
+pub mod column;
+mod conversion;
 pub mod exclusion;
 pub mod hooks;
 pub mod inet;
@@ -18,6 +25,7 @@ pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
+pub mod owner_process;
 pub mod owner_slot;
 pub mod parser;
 pub mod relation;

@@ -4,14 +4,10 @@
 //! its end. So a process that does not end keeps its slot, also under the next worker. All fields are atomics. The worker
 //! writes the owner and the requests. The process writes its pid and its progress.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use pgrx::pg_sys;
-
-use super::shared::WorkerSlot;
-use super::{background, clock, latch, shared};
+use super::{background, clock, latch};
 
 /// Slots of a database: for two running processes, or for two abandoned ones and one that runs.
 pub const OWNER_SLOTS: usize = 3;
@@ -30,7 +26,7 @@ pub struct OwnerSlot {
     pub owner: AtomicU32,
     /// 0 while no process is running.
     pub pid: AtomicI32,
-    latch: AtomicUsize,
+    pub(super) latch: AtomicUsize,
     /// The pid of the worker that started the process. The process ends when that worker has ended.
     pub supervisor: AtomicI32,
     /// The process connects as the bootstrap superuser first, because the owner may not connect.
@@ -75,11 +71,6 @@ pub struct OwnerSlot {
     /// Microseconds since 2000.
     pub started_at: AtomicI64,
     pub since: AtomicI64,
-}
-
-thread_local! {
-    /// The slot of this process, and the worker seat that it belongs to.
-    static OWN: Cell<Option<(&'static OwnerSlot, &'static WorkerSlot)>> = const { Cell::new(None) };
 }
 
 impl OwnerSlot {
@@ -135,80 +126,5 @@ impl OwnerSlot {
     pub fn free(&self) {
         self.owner.store(0, Ordering::Release);
         self.is_abandoned.store(false, Ordering::Release);
-    }
-
-    /// Makes this process the one of the slot until it exits. Returns whether the slot was waiting for a process.
-    pub fn take(&'static self, seat: &'static WorkerSlot) -> bool {
-        // SAFETY: reads the pid of this process.
-        let pid = unsafe { pg_sys::MyProcPid };
-        if self.is_free() || self.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            return false;
-        }
-        self.has_begun.store(true, Ordering::Release);
-        self.latch.store(latch::own(), Ordering::Release);
-        OWN.set(Some((self, seat)));
-        // SAFETY: a static function, called once while the process still has access to shared memory.
-        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
-        true
-    }
-}
-
-/// Abandoned processes of a database.
-pub fn abandoned(database: pg_sys::Oid) -> usize {
-    let slots = shared::block().seats.iter().flat_map(|seat| &seat.owner_slots);
-    let is_abandoned = |slot: &&OwnerSlot| {
-        slot.database.load(Ordering::Acquire) == database.to_u32()
-            && slot.pid.load(Ordering::Acquire) != 0
-            && slot.is_abandoned.load(Ordering::Acquire)
-    };
-    slots.filter(is_abandoned).count()
-}
-
-/// Returns whether an owner process may log a message: no owner process of its database has logged it within `pause`
-/// microseconds. `message` is a hash, and two messages may share a place. Returns `None` in every other process.
-pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
-    let (_, seat) = OWN.get()?;
-    let at = &seat.logged_at[(message % LOGGED as u64) as usize];
-    let last = at.load(Ordering::Relaxed);
-    if last != 0 && now.saturating_sub(last) < pause {
-        return Some(false);
-    }
-    Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
-}
-
-/// Returns the worker seat that this owner process belongs to; `None` in every other process.
-pub fn own_seat() -> Option<&'static WorkerSlot> {
-    OWN.get().map(|(_, seat)| seat)
-}
-
-/// Notes that code of the owner begins in this process, or ends.
-pub fn code_runs(runs: bool) {
-    let Some((slot, _)) = OWN.get() else { return };
-    let now = clock::now();
-    let since = slot.code_since.swap(if runs { now } else { 0 }, Ordering::AcqRel);
-    if !runs && since != 0 {
-        slot.used.fetch_add((now - since).max(0), Ordering::Relaxed);
-    }
-}
-
-/// Notes that code of the owner took longer than it may.
-pub fn code_overran() {
-    if let Some((slot, _)) = OWN.get() {
-        slot.overruns.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-#[pgrx::pg_guard]
-extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    if let Some((slot, seat)) = OWN.take() {
-        let since = slot.code_since.swap(0, Ordering::AcqRel);
-        if since != 0 {
-            let by_others = background::was_terminated() && !slot.is_terminated.load(Ordering::Acquire);
-            slot.ended_in_code.store(!by_others, Ordering::Release);
-            slot.used.fetch_add((clock::now() - since).max(0), Ordering::Relaxed);
-        }
-        slot.latch.store(0, Ordering::Release);
-        slot.pid.store(0, Ordering::Release);
-        seat.set_latch();
     }
 }

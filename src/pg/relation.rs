@@ -3,36 +3,21 @@
 //! A session's insert may cost microseconds only; a statement through SPI costs more than the whole budget. Access
 //! rights are not checked here: only the extension's own tables are opened, on behalf of its owner.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
+use super::column::{Column, type_of};
 use super::jsonb::Container;
 use super::snapshot::{Dirty, View};
-use super::trigger::Column;
 use super::value::{Arguments, Parameters, Value, Written};
 use super::{inet, role, text};
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
     relation: pg_sys::Relation,
-}
-
-unsafe extern "C-unwind" {
-    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
-    /// the function, which raises nothing for a positive number.
-    fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
-}
-
-/// Type of a column by its number, from 1; InvalidOid where there is none.
-///
-/// # Safety
-/// The descriptor is valid.
-pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
-    // SAFETY: as the caller promises; numbers of system columns, which raise for some, are not passed on.
-    if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
 
 /// OID of a relation of ours, or InvalidOid.

@@ -8,10 +8,10 @@ use std::ops::{ControlFlow, Range};
 
 use pgrx::pg_sys;
 
+use super::column::{Column, Generated};
 use super::relation::{Place, Row};
 use super::snapshot::View;
-use super::trigger::{Column, Generated};
-use super::{catalog, inet, snapshot, text, trigger};
+use super::{catalog, column, inet, snapshot, text};
 
 /// A value of an address column.
 pub enum AddressValue<'a> {
@@ -64,7 +64,7 @@ pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
 /// The value of a time column in a row as timestamptz; times without zone are read in the session's TimeZone. `None` for a time
 /// that timestamptz cannot hold.
 pub fn time(row: &Row, column: Column) -> Option<i64> {
-    trigger::timestamptz(row.column(column.number)?, column.type_oid)
+    column::timestamptz(row.column(column.number)?, column.type_oid)
 }
 
 /// A column's value as the server writes it, for types of the server's own.

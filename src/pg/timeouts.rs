@@ -4,13 +4,11 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use super::subtransaction::{STATEMENT_TIMEOUT, disable_timeout};
-
 /// Timeouts that end a statement or a session in the middle of a commit. `transaction_timeout` is the ninth in
 /// src/include/utils/timeout.h, from PostgreSQL 17 on.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const ENDING: [c_int; 1] = [STATEMENT_TIMEOUT];
-#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+#[cfg(any(feature = "pg17", feature = "pg18"))]
 const ENDING: [c_int; 2] = [STATEMENT_TIMEOUT, 8];
 
 unsafe extern "C-unwind" {
@@ -50,4 +48,20 @@ impl Drop for Suspended {
             }
         }
     }
+}
+
+/// src/include/utils/timeout.h: the fourth in all versions since 9.3.
+pub(super) const STATEMENT_TIMEOUT: c_int = 3;
+
+/// In the same file: the first number that is free for others.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub(super) const USER_TIMEOUT: c_int = 12;
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub(super) const USER_TIMEOUT: c_int = 13;
+
+unsafe extern "C-unwind" {
+    /// src/backend/utils/misc/timeout.c; pgrx has no bindings.
+    pub(super) fn RegisterTimeout(number: c_int, handler: extern "C-unwind" fn()) -> c_int;
+    pub(super) fn enable_timeout_after(timeout: c_int, milliseconds: c_int);
+    pub(super) fn disable_timeout(timeout: c_int, keep_indicator: bool);
 }

@@ -5,8 +5,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::call::{Call, Returned};
-use super::relation::{Place, Row, type_of};
-use super::value::{SqlType, Value};
+use super::column::{Column, timestamptz, type_of};
+use super::relation::{Place, Row};
+use super::value::Value;
 
 /// What a row trigger fires for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -245,105 +246,6 @@ impl Returned for Tuple {
     }
 }
 
-/// A value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz cannot hold.
-pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
-    let mut overflow = 0;
-    // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.
-    let converted = unsafe {
-        match type_oid {
-            pg_sys::TIMESTAMPTZOID => value.value() as i64,
-            pg_sys::TIMESTAMPOID => {
-                pg_sys::timestamp2timestamptz_opt_overflow(value.value() as i64, &mut overflow)
-            }
-            pg_sys::DATEOID => pg_sys::date2timestamptz_opt_overflow(value.value() as i32, &mut overflow),
-            _ => return None,
-        }
-    };
-    (overflow == 0).then_some(converted)
-}
-
 /// A time that timestamptz cannot hold.
 #[derive(Debug)]
 pub struct OutOfRange;
-
-/// A column: its number, from 1, and its type.
-#[derive(Clone, Copy)]
-pub struct Column {
-    pub number: i16,
-    pub(super) type_oid: pg_sys::Oid,
-}
-
-impl Column {
-    /// Whether its values are stored as a plain text.
-    pub fn is_text_like(self) -> bool {
-        matches!(self.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
-    }
-
-    /// Whether its type is `T`.
-    pub fn is<T: SqlType>(self) -> bool {
-        self.type_oid == T::OID
-    }
-
-    /// Whether its values can be read as addresses.
-    pub fn holds_addresses(self) -> bool {
-        self.type_oid == pg_sys::INETOID || self.is_text_like()
-    }
-
-    /// Whether [`Tuple::time`] reads its values.
-    pub fn holds_times(self) -> bool {
-        matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
-    }
-
-    /// Returns how a column of this table gets its values.
-    pub fn generated(self, table: pg_sys::Oid) -> Generated {
-        // SAFETY: a system cache lookup of an existing column.
-        match unsafe { pg_sys::get_attgenerated(table, self.number) } as u8 {
-            0 => Generated::Never,
-            b's' => Generated::Stored,
-            _ => Generated::Virtual,
-        }
-    }
-
-    /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
-    pub fn length(self, table: pg_sys::Oid) -> Length {
-        let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
-        // SAFETY: a system cache lookup of an existing column.
-        unsafe {
-            pg_sys::get_atttypetypmodcoll(table, self.number, &mut type_oid, &mut modifier, &mut collation);
-        }
-        let limit = usize::try_from(modifier - pg_sys::VARHDRSZ as i32);
-        match (self.type_oid, limit) {
-            (pg_sys::BPCHAROID, Ok(limit)) => Length::Exactly(limit),
-            (_, Ok(limit)) => Length::AtMost(limit),
-            (_, Err(_)) => Length::Any,
-        }
-    }
-}
-
-/// How a column gets its values.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Generated {
-    Never,
-    /// After all BEFORE triggers.
-    Stored,
-    /// By each query that reads it. No trigger sees the value.
-    Virtual,
-}
-
-/// What a text-like column takes, in characters.
-#[derive(Clone, Copy)]
-pub enum Length {
-    Any,
-    AtMost(usize),
-    Exactly(usize),
-}
-
-impl Length {
-    pub fn takes(self, characters: usize) -> bool {
-        match self {
-            Length::Any => true,
-            Length::AtMost(limit) => characters <= limit,
-            Length::Exactly(limit) => characters == limit,
-        }
-    }
-}

@@ -22,9 +22,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
+use super::column::{Column, Generated};
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
-use super::trigger::{Column, Generated};
 use super::value::{self, Arguments, Columns, Parameters};
 use super::{catalog, memory, transaction};
 

@@ -1,20 +1,13 @@
 //! SQL types, and values of them in server memory.
 //!
-//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type, so that a datum of one type cannot be passed
+//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type ([`super::conversion`]), so that a datum of one type cannot be passed
 //! as another. A value that is stored by reference is in the memory context that was current when it was made, and is valid
 //! as long as that context.
 
 use std::ffi::c_char;
 use std::marker::PhantomData;
 
-use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
-
-use super::jsonb::Container;
-use super::kept::{Kept, Varlena};
-use super::relation::Place;
-use super::{inet, text};
 
 /// A type of the server.
 pub trait SqlType: 'static {
@@ -111,22 +104,6 @@ impl<T: SqlType> Typed<T> {
     }
 }
 
-impl Typed<Jsonb> {
-    /// Reads the document. It is valid as long as the memory context that the value was made in.
-    pub fn container(&self) -> Option<Container<'_>> {
-        // SAFETY: the type says that this is a jsonb.
-        self.datum.map(|datum| unsafe { Container::read(datum) })
-    }
-}
-
-impl<T: Varlena> Typed<T> {
-    /// A copy that outlives its memory context.
-    pub fn keep(self) -> Option<Kept<T>> {
-        // SAFETY: the type says that this is a varlena.
-        self.datum.map(|datum| unsafe { Kept::copy(datum) })
-    }
-}
-
 /// A value of any type, for rows and results of functions.
 #[derive(Clone, Copy)]
 pub struct Value {
@@ -180,55 +157,6 @@ impl<T: SqlType, V: ToSql<T>> ToSql<T> for Option<V> {
     fn to_sql(self) -> Typed<T> {
         self.map_or(Typed::NULL, V::to_sql)
     }
-}
-
-macro_rules! to_sql {
-    ($($rust:ty => $type:ident, |$value:ident| $datum:expr;)*) => {$(
-        impl ToSql<$type> for $rust {
-            fn to_sql(self) -> Typed<$type> {
-                let $value = self;
-                Typed::made($datum)
-            }
-        }
-    )*};
-}
-
-to_sql! {
-    &str => Text, |text| text::write(text);
-    &String => Text, |text| text::write(text);
-    String => Text, |text| text::write(&text);
-    // In the server's encoding.
-    &[u8] => Text, |bytes| text::write_bytes(bytes);
-    &Vec<u8> => Text, |bytes| text::write_bytes(bytes);
-    &str => Name, |name| text::name(name);
-    bool => Boolean, |is_so| pg_sys::Datum::from(is_so);
-    i32 => Integer, |number| pg_sys::Datum::from(number);
-    i64 => Bigint, |number| pg_sys::Datum::from(number);
-    &i64 => Bigint, |number| pg_sys::Datum::from(*number);
-    f64 => Float, |number| float(number);
-    i64 => Timestamptz, |micros| pg_sys::Datum::from(micros);
-    i32 => Date, |days| pg_sys::Datum::from(days);
-    Address => Inet, |address| inet::write(address);
-    &Address => Inet, |address| inet::write(*address);
-    Prefix => Cidr, |prefix| inet::write_prefix(prefix);
-    &Prefix => Cidr, |prefix| inet::write_prefix(*prefix);
-    Place => Tid, |place| place.write();
-    &Place => Tid, |place| place.write();
-    Container<'_> => Jsonb, |container| container.write();
-    [u8; 2] => Text, |letters| text::two_capitals(letters);
-    pg_sys::Oid => Oid, |oid| pg_sys::Datum::from(oid);
-    pg_sys::Oid => Regclass, |oid| pg_sys::Datum::from(oid);
-    pg_sys::TransactionId => Xid, |xid| pg_sys::Datum::from(xid);
-}
-
-impl<T: Varlena> ToSql<T> for &Kept<T> {
-    fn to_sql(self) -> Typed<T> {
-        Typed::made(self.write())
-    }
-}
-
-fn float(number: f64) -> pg_sys::Datum {
-    pg_sys::Datum::from(number.to_bits())
 }
 
 /// Values of a row: `row![Text: name, Bigint: asn]`, each of the SQL type before it.
@@ -329,35 +257,6 @@ pub trait Columns: 'static {
 
 /// A column of type text, varchar or char, in the server's encoding.
 pub struct Bytes;
-
-macro_rules! column_types {
-    ($($type:ty as $value:ty, [$($oid:ident),*], |$datum:ident| $read:expr;)*) => {$(
-        impl ColumnType for $type {
-            type Value<'r> = $value;
-            const TYPES: &'static [pg_sys::Oid] = &[$(pg_sys::$oid),*];
-            unsafe fn read<'r>($datum: pg_sys::Datum) -> Option<Self::Value<'r>> {
-                // SAFETY: as the caller promises.
-                #[allow(unused_unsafe)]
-                unsafe { $read }
-            }
-        }
-    )*};
-}
-
-column_types! {
-    Text as String, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::from_server(text::bytes(datum)).into_owned());
-    Bytes as Vec<u8>, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::bytes(datum).to_vec());
-    Boolean as bool, [BOOLOID], |datum| Some(datum.value() != 0);
-    Integer as i32, [INT4OID], |datum| Some(datum.value() as i32);
-    Bigint as i64, [INT8OID], |datum| Some(datum.value() as i64);
-    Float as f64, [FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
-    Timestamptz as i64, [TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
-    Inet as Address, [INETOID], |datum| inet::read(datum).map(|inet| inet.address);
-    Cidr as Prefix, [CIDROID], |datum| inet::read_prefix(datum);
-    Tid as Place, [TIDOID], |datum| Some(Place::read(datum));
-    Jsonb as Container<'r>, [JSONBOID], |datum| Some(Container::read(datum));
-    Oid as pg_sys::Oid, [OIDOID, REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));
-}
 
 macro_rules! tuples {
     ($(($($type:ident $argument:ident $number:literal),*);)*) => {$(

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::backfill_sessions::{self, RejectedRows};
+use super::session_tables::{RejectedRows, require_own_attached, rows_estimated};
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
@@ -20,7 +20,7 @@ use crate::store::{self, Home, session_foreign_key};
 /// Entry point of `add_session_foreign_key()`.
 pub fn add(call: &Call) {
     let Some(rel) = call.oid(0) else { error::null_argument("rel") };
-    backfill_sessions::check(Home::of_caller(call), rel);
+    require_own_attached(Home::of_caller(call), rel);
     let options = Options {
         procedure: Procedure::AddSessionForeignKey,
         relation: rel,
@@ -113,7 +113,7 @@ fn is_unreadable(table: &Table) -> bool {
 
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
     let home = run.home;
-    run.begin("orphans", rows.unwrap_or_else(|| backfill_sessions::rows_estimated(tables)));
+    run.begin("orphans", rows.unwrap_or_else(|| rows_estimated(tables)));
     let mut rejected = RejectedRows::new(run.procedure(), MOST_LISTED);
     for table in tables {
         run.batch(|connection| {

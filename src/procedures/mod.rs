@@ -14,6 +14,7 @@ pub mod import_inventory;
 pub mod progress;
 pub mod refresh_session_counts;
 pub mod refresh_stale;
+mod session_tables;
 
 use std::time::{Duration, Instant};
 

@@ -77,7 +77,8 @@ impl Configuration {
 
 impl ProviderConfiguration {
     fn of(provider: Provider) -> ProviderConfiguration {
-        let (declared, settings) = (provider.declared(), guc::provider(provider));
+        let declared = provider.declared();
+        let settings = guc::provider(declared);
         ProviderConfiguration {
             limits: Limits { own: declared.limits(&settings), retry_base: guc::retry_base() },
             lifetimes: declared.lifetimes(&settings),

@@ -13,17 +13,25 @@ use foldhash::fast::RandomState;
 
 use crate::document::enrichment::{self, Answer};
 use crate::mmdb::{self, Databases, LoadPolicy};
+use crate::pg::column::Length;
 use crate::pg::jsonb;
 use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
-use crate::pg::trigger::Length;
 use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, value};
 use crate::pg::{clock, invalidation, relation, snapshot, text};
 use crate::provider::Providers;
-use crate::session::pending::Inventory;
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
+
+/// What the transaction knows of a seen address's inventory row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Inventory {
+    /// Nobody looked yet.
+    Unknown,
+    /// There is a row, and its answer is not due.
+    Present,
+}
 
 /// What a snapshot is made of.
 pub struct Attribution {

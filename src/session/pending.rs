@@ -26,21 +26,12 @@ use crate::pg::transaction::{self, Level, Observer, Outcome};
 use crate::pg::{self, Oid, catalog, relation, snapshot, timeouts, transaction::current_level};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
-use crate::session::attribution;
+use crate::session::attribution::{self, Inventory};
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::recount_requests::Missing;
 use crate::store::{Home, completions, counter_deltas, fill_register, recount_requests, session_delta};
 use crate::telemetry::{self, Counter, Event, Firing};
 use crate::worker::registry;
-
-/// What the transaction knows of a seen address's inventory row.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Inventory {
-    /// Nobody looked yet.
-    Unknown,
-    /// There is a row, and its answer is not due.
-    Present,
-}
 
 /// A gap in the snapshot of a session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -16,14 +16,15 @@ use cowrie_enrich_engine::session_time;
 
 use crate::error;
 use crate::pg::call::{Call, Returned};
+use crate::pg::column::{Column, Generated, Length};
 use crate::pg::scan::{self, AddressValue};
 use crate::pg::subtransaction::contained;
-use crate::pg::trigger::{Column, Event, Generated, Length, TriggerCall, Tuple};
+use crate::pg::trigger::{Event, TriggerCall, Tuple};
 use crate::pg::value::{Bigint, Inet, Jsonb, Timestamptz, Value, value};
 use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
-use crate::session::attribution;
-use crate::session::pending::{self, Gap, Inventory};
+use crate::session::attribution::{self, Inventory};
+use crate::session::pending::{self, Gap};
 use crate::store::enrich::Tally;
 use crate::store::{Home, fill_register, session_options};
 use crate::telemetry;

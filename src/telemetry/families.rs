@@ -15,7 +15,7 @@ use crate::guc;
 use crate::mmdb::{self, Kind};
 use crate::pg::catalog::{self, Database};
 use crate::pg::shared::{self, Report, WorkerSlot};
-use crate::pg::{Oid, clock, owner_slot};
+use crate::pg::{Oid, clock, owner_process};
 use crate::provider::Provider;
 use crate::provider::limiter::{self, Count};
 use crate::store::sizes::{QUEUES, Queue, Sizes};
@@ -290,7 +290,7 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
     let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
     for (database, name, seat) in attended() {
-        abandoned = abandoned.with([&name], owner_slot::abandoned(database) as f64);
+        abandoned = abandoned.with([&name], owner_process::abandoned(database) as f64);
         let failures = seat.report.launch_failures.load(Ordering::Relaxed);
         launch_failures = launch_failures.with([&name], number(failures));
     }

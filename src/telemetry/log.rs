@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::{Counter, add};
-use crate::pg::{self, clock, owner_slot};
+use crate::pg::{self, clock, owner_process};
 
 thread_local! {
     /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
@@ -46,7 +46,7 @@ fn log_burst(message: Message, detail: &str) -> bool {
     let number = headline.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    if owner_slot::may_log(number, now, BURST_MICROS) == Some(false) {
+    if owner_process::may_log(number, now, BURST_MICROS) == Some(false) {
         return false;
     }
     let swallowed = LOGGED.with_borrow_mut(|logged| match logged.get_mut(&message) {

@@ -10,7 +10,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use super::apply::{self, CompletedBatch};
 use super::due::retry_pause;
 use super::in_flight::InFlight;
-use super::request::ProviderRequest;
+use super::request::{Ask, BUSY_PAUSE, ProviderRequest};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop};
 use crate::pg::clock;
@@ -23,8 +23,6 @@ use crate::store::queue::{self, Claimed, Lease};
 use crate::telemetry::spans;
 use crate::worker::registry::StepKind;
 
-/// Pause while others ask the provider, in microseconds.
-pub const BUSY_PAUSE: i64 = 250_000;
 /// How long jobs that were claimed may wait until they are asked, in microseconds: it is somebody else's turn, or the
 /// worker was kept by something.
 const LONGEST_WAIT: i64 = 2_000_000;
@@ -60,12 +58,6 @@ struct Unused {
     requests: usize,
     /// Shared memory has the requests of the quota back.
     is_returned: bool,
-}
-
-/// Jobs to ask, and the day whose quota paid for it.
-pub struct Ask {
-    pub jobs: Vec<Claimed>,
-    pub day: Option<i32>,
 }
 
 impl ProviderQueue {

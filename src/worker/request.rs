@@ -9,15 +9,23 @@ use cowrie_enrich_engine::prefix::Prefix;
 use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
 
 use super::apply::{CompletedBatch, Outcome};
-use super::provider_queue::{Ask, BUSY_PAUSE};
 use super::trace::Batch;
 use crate::pg::clock;
 use crate::provider::limiter::{self, Count, Departure, Leave, Permit, Verdict};
 use crate::provider::quota;
 use crate::provider::{Limits, Provider};
-use crate::store::queue::{Blame, Failed};
+use crate::store::queue::{Blame, Claimed, Failed};
 use crate::telemetry;
 use crate::telemetry::families;
+
+/// Pause while others ask the provider, in microseconds.
+pub const BUSY_PAUSE: i64 = 250_000;
+
+/// Jobs to ask, and the day whose quota paid for it.
+pub struct Ask {
+    pub jobs: Vec<Claimed>,
+    pub day: Option<i32>,
+}
 
 /// Jobs on their way to the provider, each with the address that is asked about.
 pub struct ProviderRequest {

@@ -8,17 +8,18 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 
-use super::{PageRange, RejectedRows};
+use super::PageRange;
 use crate::document::enrichment;
 use crate::document::legacy::{self, SOURCES};
 use crate::pg::clock;
+use crate::pg::column::Column;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
 use crate::pg::scan::{self, AddressValue, Readable};
 use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;
-use crate::pg::trigger::Column;
 use crate::pg::value::{Jsonb, Timestamptz};
+use crate::procedures::session_tables::RejectedRows;
 use crate::store::backfill_sessions::{
     Addresses, CYMRU, MAXMIND, NamedNetworks, Quote, SessionEvidence, Table, shown_key,
 };

@@ -14,6 +14,7 @@ mod gather;
 use std::ops::Range;
 
 use super::add_session_foreign_key;
+use super::session_tables::{RejectedRows, require_own_attached, rows_estimated};
 use super::{Options, Procedure, Run, refresh_session_counts, run};
 use crate::error;
 use crate::mmdb::{self, LoadPolicy};
@@ -21,14 +22,12 @@ use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Value};
 use crate::pg::role::acting_as;
 use crate::pg::scan::Readable;
-use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Typed};
-use crate::pg::{self, Oid, catalog, snapshot};
+use crate::pg::{self, Oid, snapshot};
 use crate::store::Home;
 use crate::store::backfill_sessions::{
     self, Addresses, HandledNetworks, InventoryChanges, QuoteSelection, Table,
 };
-use crate::store::calls::{self, Rejected};
 use crate::store::completions;
 use crate::store::fold;
 use complete::CompletionCounts;
@@ -47,24 +46,10 @@ pub fn backfill(call: &Call) {
     if !(BATCH_SIZES.0..=BATCH_SIZES.1).contains(&batch_size) {
         error::out_of_range("batch_size", batch_size, BATCH_SIZES);
     }
-    check(Home::of_caller(call), rel);
+    require_own_attached(Home::of_caller(call), rel);
     let options =
         Options { procedure: Procedure::BackfillSessions, relation: rel, progress, needs_commits: true };
     run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());
-}
-
-/// The caller's mistakes.
-pub fn check(home: Home, rel: Oid) {
-    let name = catalog::table_name(rel);
-    if !catalog::owns_table(rel) {
-        error::not_owner(&name);
-    }
-    let is_attached = Connection::with(home.schema, |connection| {
-        acting_as(home.owner, || backfill_sessions::is_attached(connection, rel))
-    });
-    if !is_attached {
-        error::not_attached(&name);
-    }
 }
 
 /// Which pass, and how it is called in a checkpoint.
@@ -147,40 +132,6 @@ impl PageRange<'_> {
 
 /// Rows that are listed by one call; more of them tell nobody anything new.
 const MOST_LISTED: usize = 10_000;
-
-/// What in the sessions makes no sense.
-pub struct RejectedRows {
-    procedure: &'static str,
-    pub rows: i64,
-    /// How many more are listed.
-    room: usize,
-    unlisted: Vec<Rejected>,
-}
-
-impl RejectedRows {
-    pub fn new(procedure: &'static str, most: usize) -> RejectedRows {
-        RejectedRows { procedure, rows: 0, room: most, unlisted: Vec::new() }
-    }
-
-    /// A row with faults; what there is to say of it is asked for only if it is listed.
-    pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
-        self.rows += 1;
-        let before = self.unlisted.len();
-        self.unlisted.extend(rejected.into_iter().take(self.room).map(Rejected::shortened));
-        self.room -= self.unlisted.len() - before;
-    }
-
-    /// Lists what came up since, with the batch that met it.
-    pub fn write(&mut self, connection: &Connection) {
-        calls::reject(connection, self.procedure, &self.unlisted);
-        self.unlisted.clear();
-    }
-}
-
-/// Rows that some tables may have.
-pub fn rows_estimated(tables: &[Table]) -> i64 {
-    tables.iter().filter_map(|table| Some(Readable::open(table.oid)?.rows_estimated())).sum()
-}
 
 struct Backfill<'a, 'r> {
     run: &'a mut Run<'r>,

@@ -1,7 +1,0 @@
--- What we know of addresses that somebody else's inventory knows too, in order, and locked.
--- $1 ip inet[]
-SELECT i.ip_address, i.current_asn, i.asn_last_verified, i.enrichment, i.enrichment_updated_at
-FROM @extschema@.ip_inventory i
-WHERE i.ip_address = ANY ($1)
-ORDER BY i.ip_address
-FOR NO KEY UPDATE

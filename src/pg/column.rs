@@ -1,0 +1,121 @@
+//! Columns of tables: their types, how they get their values, and what they take.
+
+use std::ffi::c_int;
+
+use pgrx::pg_sys;
+
+use super::value::SqlType;
+
+unsafe extern "C-unwind" {
+    /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
+    /// the function, which raises nothing for a positive number.
+    fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
+}
+
+/// Type of a column by its number, from 1; InvalidOid where there is none.
+///
+/// # Safety
+/// The descriptor is valid.
+pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
+    // SAFETY: as the caller promises; numbers of system columns, which raise for some, are not passed on.
+    if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
+}
+
+/// A column: its number, from 1, and its type.
+#[derive(Clone, Copy)]
+pub struct Column {
+    pub number: i16,
+    pub(super) type_oid: pg_sys::Oid,
+}
+
+impl Column {
+    /// Whether its values are stored as a plain text.
+    pub fn is_text_like(self) -> bool {
+        matches!(self.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
+    }
+
+    /// Whether its type is `T`.
+    pub fn is<T: SqlType>(self) -> bool {
+        self.type_oid == T::OID
+    }
+
+    /// Whether its values can be read as addresses.
+    pub fn holds_addresses(self) -> bool {
+        self.type_oid == pg_sys::INETOID || self.is_text_like()
+    }
+
+    /// Whether its values can be read as times.
+    pub fn holds_times(self) -> bool {
+        matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
+    }
+
+    /// Returns how a column of this table gets its values.
+    pub fn generated(self, table: pg_sys::Oid) -> Generated {
+        // SAFETY: a system cache lookup of an existing column.
+        match unsafe { pg_sys::get_attgenerated(table, self.number) } as u8 {
+            0 => Generated::Never,
+            b's' => Generated::Stored,
+            _ => Generated::Virtual,
+        }
+    }
+
+    /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
+    pub fn length(self, table: pg_sys::Oid) -> Length {
+        let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+        // SAFETY: a system cache lookup of an existing column.
+        unsafe {
+            pg_sys::get_atttypetypmodcoll(table, self.number, &mut type_oid, &mut modifier, &mut collation);
+        }
+        let limit = usize::try_from(modifier - pg_sys::VARHDRSZ as i32);
+        match (self.type_oid, limit) {
+            (pg_sys::BPCHAROID, Ok(limit)) => Length::Exactly(limit),
+            (_, Ok(limit)) => Length::AtMost(limit),
+            (_, Err(_)) => Length::Any,
+        }
+    }
+}
+
+/// How a column gets its values.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Generated {
+    Never,
+    /// After all BEFORE triggers.
+    Stored,
+    /// By each query that reads it. No trigger sees the value.
+    Virtual,
+}
+
+/// What a text-like column takes, in characters.
+#[derive(Clone, Copy)]
+pub enum Length {
+    Any,
+    AtMost(usize),
+    Exactly(usize),
+}
+
+impl Length {
+    pub fn takes(self, characters: usize) -> bool {
+        match self {
+            Length::Any => true,
+            Length::AtMost(limit) => characters <= limit,
+            Length::Exactly(limit) => characters == limit,
+        }
+    }
+}
+
+/// A value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz cannot hold.
+pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
+    let mut overflow = 0;
+    // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.
+    let converted = unsafe {
+        match type_oid {
+            pg_sys::TIMESTAMPTZOID => value.value() as i64,
+            pg_sys::TIMESTAMPOID => {
+                pg_sys::timestamp2timestamptz_opt_overflow(value.value() as i64, &mut overflow)
+            }
+            pg_sys::DATEOID => pg_sys::date2timestamptz_opt_overflow(value.value() as i32, &mut overflow),
+            _ => return None,
+        }
+    };
+    (overflow == 0).then_some(converted)
+}

@@ -1,0 +1,58 @@
+//! What procedures that work through session tables share.
+
+use crate::error;
+use crate::pg::role::acting_as;
+use crate::pg::scan::Readable;
+use crate::pg::spi::Connection;
+use crate::pg::{Oid, catalog};
+use crate::store::Home;
+use crate::store::backfill_sessions::{self, Table};
+use crate::store::calls::{self, Rejected};
+
+/// Raises an error if the caller does not own the table, or if it is not attached.
+pub fn require_own_attached(home: Home, rel: Oid) {
+    let name = catalog::table_name(rel);
+    if !catalog::owns_table(rel) {
+        error::not_owner(&name);
+    }
+    let is_attached = Connection::with(home.schema, |connection| {
+        acting_as(home.owner, || backfill_sessions::is_attached(connection, rel))
+    });
+    if !is_attached {
+        error::not_attached(&name);
+    }
+}
+
+/// What in the sessions makes no sense.
+pub struct RejectedRows {
+    procedure: &'static str,
+    pub rows: i64,
+    /// How many more are listed.
+    room: usize,
+    unlisted: Vec<Rejected>,
+}
+
+impl RejectedRows {
+    pub fn new(procedure: &'static str, most: usize) -> RejectedRows {
+        RejectedRows { procedure, rows: 0, room: most, unlisted: Vec::new() }
+    }
+
+    /// A row with faults; what there is to say of it is asked for only if it is listed.
+    pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
+        self.rows += 1;
+        let before = self.unlisted.len();
+        self.unlisted.extend(rejected.into_iter().take(self.room).map(Rejected::shortened));
+        self.room -= self.unlisted.len() - before;
+    }
+
+    /// Lists what came up since, with the batch that met it.
+    pub fn write(&mut self, connection: &Connection) {
+        calls::reject(connection, self.procedure, &self.unlisted);
+        self.unlisted.clear();
+    }
+}
+
+/// Rows that some tables may have.
+pub fn rows_estimated(tables: &[Table]) -> i64 {
+    tables.iter().filter_map(|table| Some(Readable::open(table.oid)?.rows_estimated())).sum()
+}
