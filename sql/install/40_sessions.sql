@@ -615,7 +615,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable';
+    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable: repeat all arguments, because without add_foreign_key => true another call drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
