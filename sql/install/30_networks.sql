@@ -14,7 +14,8 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'networks whose type is known better than by name; yours to edit: rows you add or change are dumped';
+    'networks whose type is known better than by name; yours to edit: rows you add or change are dumped, the deletion of a seed row is not';
+COMMENT ON COLUMN known_networks.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS 'came with the extension and is unchanged, so dumps leave it out';
 
 INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed) VALUES

@@ -351,7 +351,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE NOT @extschema@.mmdb_in_service(k.kind)
         UNION ALL
         SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
-               'Name the time column in the third argument of attach_session_table().'
+               'Attach the table again with the time column as the third argument, and repeat all other arguments.'
         WHERE $3 IS NULL
         UNION ALL
         SELECT 4, format('Column %I of %s takes %s %s characters, so other values stay null.',
@@ -615,7 +615,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable';
+    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable: repeat all arguments, because without add_foreign_key => true another call drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$

@@ -110,7 +110,7 @@ CREATE VIEW completion_status AS
                     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
                     AND d.refobjid OPERATOR(pg_catalog.=) '@extschema@.parsed_address'::pg_catalog.regtype::pg_catalog.oid
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
-                   THEN 'the table has no valid index of its incomplete sessions; attach it again'
+                   THEN 'the table has no valid index of its incomplete sessions; attach it again with the same arguments'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
                WHEN b.reason IS NOT NULL THEN b.reason
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2

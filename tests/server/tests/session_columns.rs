@@ -366,7 +366,7 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP NOT NULL;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_country TYPE text;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_ip_type TYPE text;\n\
-         Name the time column in the third argument of attach_session_table().\n\
+         Attach the table again with the time column as the third argument, and repeat all other arguments.\n\
          Rename trigger \"zzz last\" on public.s, to a name that sorts before zz_cowrie_enrich_snapshot.\n"
     );
     // The hints can be followed.
