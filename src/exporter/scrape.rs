@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_engine::export::scrape::{Said, Server};
+use cowrie_enrich_engine::export::scrape::{Event, Server};
 use cowrie_enrich_engine::metrics::prometheus;
 use cowrie_enrich_engine::net::Bell;
 
@@ -57,11 +57,11 @@ impl Scrape {
     fn serve(&mut self, now: Instant) {
         let Some(server) = &self.server else { return };
         let mut newest = None;
-        for said in server.said() {
-            match said {
-                Said::Asked(ticket) => newest = newest.max(Some(ticket)),
-                Said::Served => exported(Exporter::Scrape, Ok(())),
-                Said::Failed(reason) => exported(Exporter::Scrape, Err(&reason)),
+        for event in server.take_events() {
+            match event {
+                Event::Requested(ticket) => newest = newest.max(Some(ticket)),
+                Event::Served => exported(Exporter::Scrape, Ok(())),
+                Event::Failed(reason) => exported(Exporter::Scrape, Err(&reason)),
             }
         }
         if let Some(ticket) = newest {
