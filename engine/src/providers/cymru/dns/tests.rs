@@ -1,7 +1,7 @@
 //! Whole exchanges with a DNS server that answers, loses, truncates, fails or makes things up.
 
 use super::super::Registry;
-use super::super::servers::{Dns, Nobody, Way, name_of, reply, response};
+use super::super::servers::{ClosedPort, Dns, Protocol, name_of, reply, response};
 use super::*;
 use crate::prefix::Prefix;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -92,9 +92,9 @@ fn questions_are_reversed_absolute_and_asked_once() {
         "4.4.8.8.origin.asn.cymru.com.",
         "8.8.8.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.8.4.0.6.8.4.1.0.0.2.origin6.asn.cymru.com.",
         "8.8.8.8.origin.asn.cymru.com.",
-        "AS15169.asn.cymru.com.",
+        "as15169.asn.cymru.com.",
     ];
-    assert_eq!(asked, expected.map(|name| (Way::Udp, name.to_owned())));
+    assert_eq!(asked, expected.map(|name| (Protocol::Udp, name.to_owned())));
 }
 
 #[test]
@@ -277,11 +277,11 @@ fn whole_time_ends_it() {
 
 #[test]
 fn truncated_answer_is_asked_for_over_tcp() {
-    let server = Dns::new(|way, question| {
+    let server = Dns::new(|protocol, question| {
         let whole = reply(question, known(&name_of(question)));
-        match way {
-            Way::Tcp => vec![whole],
-            Way::Udp => {
+        match protocol {
+            Protocol::Tcp => vec![whole],
+            Protocol::Udp => {
                 let mut cut = whole;
                 cut[2] |= 0b10;
                 // As some servers do it: in the middle of a record.
@@ -293,17 +293,17 @@ fn truncated_answer_is_asked_for_over_tcp() {
     let reply = ask(&server, &["8.8.8.8"]);
     assert_eq!((&reply.failure, reply.anomalies), (&None, Anomalies::default()));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    let ways: Vec<Way> = server.asked().into_iter().map(|(way, _)| way).collect();
-    assert_eq!(ways, [Way::Udp, Way::Tcp, Way::Udp, Way::Tcp]);
+    let protocols: Vec<Protocol> = server.asked().into_iter().map(|(protocol, _)| protocol).collect();
+    assert_eq!(protocols, [Protocol::Udp, Protocol::Tcp, Protocol::Udp, Protocol::Tcp]);
 }
 
 #[test]
 fn message_over_tcp_is_bounded() {
-    let server = Dns::new(|way, question| {
+    let server = Dns::new(|protocol, question| {
         let mut message = reply(question, known(&name_of(question)));
-        match way {
-            Way::Tcp => message.resize(LONGEST_MESSAGE + 1, 0),
-            Way::Udp => message[2] |= 0b10,
+        match protocol {
+            Protocol::Tcp => message.resize(LONGEST_MESSAGE + 1, 0),
+            Protocol::Udp => message[2] |= 0b10,
         }
         vec![message]
     });
@@ -371,9 +371,9 @@ fn no_more_than_sixteen_are_in_flight() {
 }
 
 #[test]
-fn nobody_listening_is_unreachable() {
-    let nobody = Nobody::new();
-    let server = format!("127.0.0.1:{}", nobody.port());
+fn closed_port_is_unreachable() {
+    let closed = ClosedPort::new();
+    let server = format!("127.0.0.1:{}", closed.port());
     let reply = run(Some(&server), &[host("8.8.8.8")], &pace(), &Cancel::new());
     let failure = reply.failure.unwrap();
     assert!(failure.is_unreachable(), "{failure:?}");
