@@ -131,7 +131,7 @@ impl Table {
 
 /// What became of the sessions and rows handed to [`Loader::store`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct LoadCounts {
     pub sessions: u64,
     /// Of those, the ones whose connect event the log lacks: start and address are from their first event.
     pub without_connect: u64,
@@ -150,8 +150,8 @@ pub struct Stored {
     pub without_table: u64,
 }
 
-impl AddAssign for Stored {
-    fn add_assign(&mut self, other: Stored) {
+impl AddAssign for LoadCounts {
+    fn add_assign(&mut self, other: LoadCounts) {
         self.sessions += other.sessions;
         self.without_connect += other.without_connect;
         self.without_end += other.without_end;
@@ -186,9 +186,9 @@ impl Loader {
     }
 
     /// Stores a batch, all of it or, on error, nothing.
-    pub fn store(&mut self, batch: &[Session]) -> Result<Stored, Error> {
-        let mut stored = Stored::default();
-        let staged = Staged::of(batch, &mut stored);
+    pub fn store(&mut self, batch: &[Session]) -> Result<LoadCounts, Error> {
+        let mut stored = LoadCounts::default();
+        let staged = StagedBatch::of(batch, &mut stored);
         let mut filled = [false; 8];
         let mut transaction = self.client.transaction()?;
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
@@ -253,14 +253,14 @@ type Row = Vec<Value>;
 
 /// A batch as rows of the staging tables.
 #[derive(Default)]
-struct Staged {
+struct StagedBatch {
     sessions: Vec<Row>,
     rows: [Vec<Row>; 8],
 }
 
-impl Staged {
-    fn of(batch: &[Session], stored: &mut Stored) -> Staged {
-        let mut staged = Staged::default();
+impl StagedBatch {
+    fn of(batch: &[Session], stored: &mut LoadCounts) -> StagedBatch {
+        let mut staged = StagedBatch::default();
         // A batch holds an id once; two parts of a session never come in the same one.
         let mut seen = HashSet::with_capacity(batch.len());
         for (nth, session) in (0..).zip(batch) {
@@ -291,7 +291,7 @@ impl Staged {
 }
 
 /// Returns the table of an event, and the values of [`Table::columns`].
-fn event_row(time: Timestamp, event: &Event, stored: &mut Stored) -> Option<(Table, Row)> {
+fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<(Table, Row)> {
     let time = Box::new(time);
     Some(match event {
         Event::Login { success, username, password } => (
@@ -335,17 +335,17 @@ fn event_row(time: Timestamp, event: &Event, stored: &mut Stored) -> Option<(Tab
 }
 
 /// Keeps at most `limit` characters, and none that is zero: PostgreSQL's text cannot hold it.
-fn cut(text: &str, limit: usize, stored: &mut Stored) -> String {
+fn cut(text: &str, limit: usize, stored: &mut LoadCounts) -> String {
     let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
     stored.cut += u64::from(clean.len() != text.len());
     clean
 }
 
-fn text(text: &str, limit: usize, stored: &mut Stored) -> Value {
+fn text(text: &str, limit: usize, stored: &mut LoadCounts) -> Value {
     Box::new(cut(text, limit, stored))
 }
 
-fn optional(text: Option<&str>, limit: usize, stored: &mut Stored) -> Value {
+fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts) -> Value {
     Box::new(text.map(|text| cut(text, limit, stored)))
 }
 
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn values_are_cut_by_characters_and_counted() {
-        let mut stored = Stored::default();
+        let mut stored = LoadCounts::default();
         assert_eq!(cut("a\tb\\N\nc\r", 100, &mut stored), "a\tb\\N\nc\r");
         assert_eq!(stored.cut, 0);
         assert_eq!(cut(&"ä".repeat(101), 100, &mut stored), "ä".repeat(100));
