@@ -1,7 +1,7 @@
 //! Answers: are all vendors' layouts understood, and odd values in them survived?
 
 use cowrie_enrich_engine::address::{self, Address};
-use cowrie_enrich_engine::mmdb::{Content, Database, MmdbError, Network, Place};
+use cowrie_enrich_engine::mmdb::{Content, Database, Location, MmdbError, Network};
 use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 
 fn ip(text: &str) -> Address {
@@ -14,7 +14,7 @@ fn open(writer: &Writer) -> Database<Vec<u8>> {
     database
 }
 
-const NOWHERE: Place<'static> = Place {
+const NOWHERE: Location<'static> = Location {
     country: None,
     registered_country: None,
     country_name: None,
@@ -44,12 +44,12 @@ fn maxmind_city_is_read() {
         ("registered_country", map([("iso_code", text("US")), ("names", named("United States"))])),
     ]);
     let database = open(&Writer::new("GeoLite2-City", 6).with("81.2.69.0/24", record));
-    assert_eq!(database.content(), Content::Place);
+    assert_eq!(database.content(), Content::Location);
     assert_eq!(database.country(ip("81.2.69.1")), Ok(Some(*b"GB")));
     assert_eq!(database.city(ip("81.2.69.1")), Ok(Some("London")));
     assert_eq!(
-        database.place(ip("81.2.69.1")),
-        Ok(Some(Place {
+        database.location(ip("81.2.69.1")),
+        Ok(Some(Location {
             country: Some(*b"GB"),
             registered_country: Some(*b"US"),
             country_name: Some("United Kingdom"),
@@ -62,7 +62,7 @@ fn maxmind_city_is_read() {
     assert_eq!(database.asn(ip("81.2.69.1")), Ok(None));
     assert_eq!(database.organization(ip("81.2.69.1")), Ok(None));
     assert_eq!(database.network(ip("81.2.69.1")), Ok(None));
-    assert_eq!(database.place(ip("81.2.70.1")), Ok(None));
+    assert_eq!(database.location(ip("81.2.70.1")), Ok(None));
     assert_eq!(database.country(ip("2001:db8::1")), Ok(None));
 }
 
@@ -71,8 +71,8 @@ fn a_place_may_be_a_point_and_nothing_else() {
     let location = map([("latitude", Value::Double(1.5)), ("longitude", Value::Double(-2.5))]);
     let database = open(&Writer::new("points", 4).with("1.0.0.0/8", map([("location", location)])));
     assert_eq!(
-        database.place(ip("1.0.0.1")),
-        Ok(Some(Place { latitude: Some(1.5), longitude: Some(-2.5), ..NOWHERE }))
+        database.location(ip("1.0.0.1")),
+        Ok(Some(Location { latitude: Some(1.5), longitude: Some(-2.5), ..NOWHERE }))
     );
 }
 
@@ -105,12 +105,12 @@ fn registered_country_never_stands_in_for_the_country() {
         .with("11.0.0.0/8", map([("country", map([("iso_code", text("GB"))])), ("registered_country", us())]))
         .with("12.0.0.0/8", map([("country", map([("iso_code", text(""))])), ("registered_country", us())]));
     let database = open(&writer);
-    let registered = Place { registered_country: Some(*b"US"), ..NOWHERE };
+    let registered = Location { registered_country: Some(*b"US"), ..NOWHERE };
     assert_eq!(database.country(ip("10.0.0.1")), Ok(None));
     assert_eq!(database.registered_country(ip("10.0.0.1")), Ok(Some(*b"US")));
-    assert_eq!(database.place(ip("10.0.0.1")), Ok(Some(registered)));
-    assert_eq!(database.place(ip("11.0.0.1")), Ok(Some(Place { country: Some(*b"GB"), ..registered })));
-    assert_eq!(database.place(ip("12.0.0.1")), Ok(Some(registered)));
+    assert_eq!(database.location(ip("10.0.0.1")), Ok(Some(registered)));
+    assert_eq!(database.location(ip("11.0.0.1")), Ok(Some(Location { country: Some(*b"GB"), ..registered })));
+    assert_eq!(database.location(ip("12.0.0.1")), Ok(Some(registered)));
 }
 
 /// Source: IP2Location's files, which hold `-` and 0/0 where nothing is known.
@@ -129,9 +129,9 @@ fn a_dash_is_no_name_and_its_coordinates_are_unknown() {
         .with("10.0.0.0/8", record("-", "-"))
         .with("11.0.0.0/8", record("GH", "Tema"));
     let database = open(&writer);
-    assert_eq!(database.place(ip("10.0.0.1")), Ok(None));
+    assert_eq!(database.location(ip("10.0.0.1")), Ok(None));
     assert_eq!(database.city(ip("10.0.0.1")), Ok(None));
-    let tema = database.place(ip("11.0.0.1")).expect("the record is read").expect("the place is known");
+    let tema = database.location(ip("11.0.0.1")).expect("the record is read").expect("the place is known");
     assert_eq!((tema.city, tema.latitude), (Some("Tema"), Some(0.0)));
 }
 
@@ -186,7 +186,7 @@ fn an_asn_without_organization_is_a_network() {
     assert_eq!(database.asn(ip("1.0.0.1")), Ok(Some(u32::MAX)));
     assert_eq!(database.asn(ip("2.0.0.1")), Ok(None));
     assert_eq!(database.network(ip("3.0.0.1")), Ok(None));
-    assert_eq!(database.place(ip("1.0.0.1")), Ok(None));
+    assert_eq!(database.location(ip("1.0.0.1")), Ok(None));
 }
 
 #[test]
@@ -204,8 +204,8 @@ fn ipinfo_lite_is_read() {
     assert_eq!(database.content(), Content::Both);
     assert_eq!(database.country(ip("8.8.8.8")), Ok(Some(*b"US")));
     assert_eq!(
-        database.place(ip("8.8.8.8")),
-        Ok(Some(Place { country: Some(*b"US"), country_name: Some("United States"), ..NOWHERE }))
+        database.location(ip("8.8.8.8")),
+        Ok(Some(Location { country: Some(*b"US"), country_name: Some("United States"), ..NOWHERE }))
     );
     assert_eq!(database.asn(ip("8.8.8.8")), Ok(Some(15169)));
     assert_eq!(database.organization(ip("8.8.8.8")), Ok(Some("Google LLC")));
@@ -225,7 +225,7 @@ fn older_ipinfo_files_are_read() {
         database.network(ip("8.8.8.8")),
         Ok(Some(Network { asn: 15169, organization: Some("Google LLC") }))
     );
-    assert_eq!(database.place(ip("8.8.8.8")), Ok(Some(Place { country: Some(*b"US"), ..NOWHERE })));
+    assert_eq!(database.location(ip("8.8.8.8")), Ok(Some(Location { country: Some(*b"US"), ..NOWHERE })));
 
     let location = map([
         ("city", text("Mountain View")),
@@ -236,8 +236,8 @@ fn older_ipinfo_files_are_read() {
     ]);
     let database = open(&Writer::new("ipinfo standard_location.mmdb", 6).with("8.8.8.0/24", location));
     assert_eq!(
-        database.place(ip("8.8.8.8")),
-        Ok(Some(Place {
+        database.location(ip("8.8.8.8")),
+        Ok(Some(Location {
             country: Some(*b"US"),
             registered_country: None,
             country_name: None,
@@ -261,8 +261,8 @@ fn ip_location_db_files_are_read() {
     ]);
     let database = open(&Writer::new("ip-location-db dbip-city", 4).record_size(28).with("8.8.8.0/24", city));
     assert_eq!(
-        database.place(ip("8.8.8.8")),
-        Ok(Some(Place {
+        database.location(ip("8.8.8.8")),
+        Ok(Some(Location {
             country: Some(*b"US"),
             city: Some("Mountain View"),
             latitude: Some(37.386),
@@ -329,10 +329,10 @@ fn values_that_do_not_fit_are_absent() {
         .with("9.0.0.0/8", map([]))
         .with("10.0.0.0/8", map([("country", map([("iso_code", text("GBR"))]))]));
     let database = open(&writer);
-    let origin = database.place(ip("1.0.0.1")).unwrap().unwrap();
+    let origin = database.location(ip("1.0.0.1")).unwrap().unwrap();
     assert_eq!((origin.latitude, origin.longitude), (Some(0.0), Some(0.0)), "0 is a place");
     for address in ["2.0.0.1", "3.0.0.1", "4.0.0.1", "5.0.0.1", "6.0.0.1", "7.0.0.1", "9.0.0.1", "10.0.0.1"] {
-        assert_eq!(database.place(ip(address)), Ok(None), "{address}");
+        assert_eq!(database.location(ip(address)), Ok(None), "{address}");
         assert_eq!(database.country(ip(address)), Ok(None), "{address}");
         assert_eq!(database.city(ip(address)), Ok(None), "{address}");
     }
@@ -391,7 +391,7 @@ fn a_name_beside_a_place_is_no_network() {
     let record =
         map([("country_code", text("US")), ("name", text("Joe's Diner")), ("organization", text("Joe"))]);
     let database = open(&Writer::new("venues", 4).with("1.0.0.0/8", record));
-    assert_eq!(database.content(), Content::Place);
+    assert_eq!(database.content(), Content::Location);
     assert_eq!(database.organization(ip("1.0.0.1")), Ok(None));
 }
 
@@ -401,16 +401,19 @@ fn a_country_that_is_a_code_here_and_a_name_there_is_told_apart() {
         .with("1.0.0.0/8", map([("country", text("us"))]))
         .with("2.0.0.0/8", map([("country", text("Sweden"))]));
     let database = open(&writer);
-    assert_eq!(database.place(ip("1.0.0.1")), Ok(Some(Place { country: Some(*b"US"), ..NOWHERE })));
-    assert_eq!(database.place(ip("2.0.0.1")), Ok(Some(Place { country_name: Some("Sweden"), ..NOWHERE })));
+    assert_eq!(database.location(ip("1.0.0.1")), Ok(Some(Location { country: Some(*b"US"), ..NOWHERE })));
+    assert_eq!(
+        database.location(ip("2.0.0.1")),
+        Ok(Some(Location { country_name: Some("Sweden"), ..NOWHERE }))
+    );
     assert_eq!(database.country(ip("2.0.0.1")), Ok(None));
 }
 
 #[test]
 fn the_type_decides_when_records_say_nothing() {
     for (database_type, content) in [
-        ("GeoLite2-City", Some(Content::Place)),
-        ("GeoLite2-Country", Some(Content::Place)),
+        ("GeoLite2-City", Some(Content::Location)),
+        ("GeoLite2-Country", Some(Content::Location)),
         ("GeoIP2-Enterprise", Some(Content::Both)),
         ("GeoLite2-ASN", Some(Content::Network)),
         ("GeoIP2-ISP", Some(Content::Network)),

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use cowrie_enrich_engine::otlp::{self, Network, Span, Text, What, new_id, new_trace};
+use cowrie_enrich_engine::otlp::{self, NetworkSpan, Span, SpanDetails, Text, new_id, new_trace};
 use cowrie_enrich_engine::random;
 
 use super::{Operation, cells, pending, publish_cell};
@@ -93,7 +93,7 @@ impl Writing {
     ) -> Span {
         let (trace, parent) = WITHIN.get().unwrap_or_else(|| (new_trace(), 0));
         let country = rows.text(row, 2).unwrap_or_default();
-        let network = Network {
+        let network = NetworkSpan {
             number: u32::try_from(asn).unwrap_or_default(),
             operation: match operation {
                 Operation::Create => otlp::Operation::Create,
@@ -112,7 +112,7 @@ impl Writing {
             began,
             ended,
             database: catalog::own_database().to_u32(),
-            what: What::Network(network),
+            details: SpanDetails::Network(network),
             error: Text::EMPTY,
         }
     }

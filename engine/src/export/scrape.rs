@@ -22,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::request::{self, LONGEST, Request, Status};
-use crate::net::Bell;
+use crate::net::Notifier;
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -70,7 +70,7 @@ pub struct Server {
 impl Server {
     /// Listens at an address and serves on threads, which inherit the caller's signal mask: block all signals around
     /// this call. `owner` is notified of each event.
-    pub fn start(address: SocketAddr, owner: Arc<Bell>) -> io::Result<Server> {
+    pub fn start(address: SocketAddr, owner: Arc<Notifier>) -> io::Result<Server> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let (sender, events) = mpsc::channel();
@@ -80,7 +80,7 @@ impl Server {
             changed: Condvar::new(),
             events: sender,
             owner,
-            stop: Bell::new()?,
+            stop: Notifier::new()?,
         });
         let of_thread = Arc::clone(&shared);
         let thread = spawn(move || {
@@ -125,7 +125,7 @@ impl Drop for Server {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
         self.shared.changed.notify_all();
-        self.shared.stop.ring();
+        self.shared.stop.notify();
     }
 }
 
@@ -136,8 +136,8 @@ struct Shared {
     /// An answer came, a connection made room, or the server stops.
     changed: Condvar,
     events: Sender<Event>,
-    owner: Arc<Bell>,
-    stop: Arc<Bell>,
+    owner: Arc<Notifier>,
+    stop: Arc<Notifier>,
 }
 
 #[derive(Default)]
@@ -204,7 +204,7 @@ impl Shared {
 
     fn report(&self, event: Event) {
         let _ = self.events.send(event);
-        self.owner.ring();
+        self.owner.notify();
     }
 
     fn enter(&self, number: u64, step: Step) -> bool {
@@ -214,7 +214,7 @@ impl Shared {
     }
 
     fn accept_connections(self: &Arc<Self>, listener: &TcpListener) -> io::Result<()> {
-        let stop = self.stop.ear();
+        let stop = self.stop.fd();
         while !self.lock().is_stopped {
             let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(&stop, PollFlags::IN)];
             match poll(&mut ready, None) {
@@ -401,7 +401,8 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         // A port that is free now is free still.
         let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-        Server::start(free.expect("a port is free"), Bell::new().expect("a socket pair")).expect("it listens")
+        Server::start(free.expect("a port is free"), Notifier::new().expect("a socket pair"))
+            .expect("it listens")
     }
 
     fn connect(server: &Server) -> TcpStream {

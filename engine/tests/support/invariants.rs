@@ -87,7 +87,7 @@ pub fn addresses() -> Vec<Address> {
 pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), MmdbError> {
     let (country, city) = (database.country(address), database.city(address));
     let (asn, organization) = (database.asn(address), database.organization(address));
-    let (place, network) = (database.place(address), database.network(address));
+    let (place, network) = (database.location(address), database.network(address));
     for country in [
         country.as_ref().ok().copied().flatten(),
         place.as_ref().ok().copied().flatten().and_then(|p| p.country),

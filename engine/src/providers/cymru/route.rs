@@ -14,7 +14,7 @@
 //! The rule: a row that is wrong anywhere it matters (number, address, prefix) is dropped whole; what only decorates
 //! it (country, registry, date, name) is dropped alone.
 
-use super::{Answer, Registry};
+use super::{Registry, RouteAnswer};
 use crate::address::Address;
 use crate::mmdb::clean_name;
 use crate::prefix::Prefix;
@@ -94,13 +94,13 @@ impl Candidates {
         self.refused.get_or_insert(words);
     }
 
-    pub(super) fn answer(self) -> Option<Answer> {
+    pub(super) fn answer(self) -> Option<RouteAnswer> {
         if let Some(mut route) = self.best {
             route.origins =
                 self.numbers.into_iter().filter(|asn| *asn != route.asn).take(MOST_ORIGINS).collect();
-            return Some(Answer::Route(route));
+            return Some(RouteAnswer::Route(route));
         }
-        if self.absent { Some(Answer::Absent) } else { self.refused.map(Answer::Refused) }
+        if self.absent { Some(RouteAnswer::Absent) } else { self.refused.map(RouteAnswer::Refused) }
     }
 }
 
@@ -319,15 +319,15 @@ mod tests {
                 .map(|(numbers, length)| (*length, std::cmp::Reverse(*numbers.iter().min().unwrap())))
                 .max();
             match (candidates.answer(), winner) {
-                (Some(Answer::Route(route)), Some((length, std::cmp::Reverse(asn)))) => {
+                (Some(RouteAnswer::Route(route)), Some((length, std::cmp::Reverse(asn)))) => {
                     prop_assert_eq!((route.prefix.unwrap().length(), route.asn), (length, asn));
                     let all: BTreeSet<u32> = rows.iter().flat_map(|(numbers, _)| numbers.clone()).collect();
                     let others: Vec<u32> =
                         all.into_iter().filter(|other| *other != asn).take(MOST_ORIGINS).collect();
                     prop_assert_eq!(route.origins, others);
                 }
-                (Some(Answer::Absent), None) => prop_assert!(absent > 0),
-                (Some(Answer::Refused(_)), None) => prop_assert_eq!(absent, 0),
+                (Some(RouteAnswer::Absent), None) => prop_assert!(absent > 0),
+                (Some(RouteAnswer::Refused(_)), None) => prop_assert_eq!(absent, 0),
                 other => prop_assert!(false, "{:?}", other),
             }
         }

@@ -9,15 +9,15 @@ use std::time::Instant;
 
 const ROW: &str = "15169 | 8.8.8.8 | 8.8.8.0/24 | US | arin | 2023-12-28 | GOOGLE, US\n";
 
-fn batch(transport: Transport, whois_port: u16, dns_server: &str) -> Batch {
-    let settings = Settings {
+fn batch(transport: Transport, whois_port: u16, dns_server: &str) -> RouteRequest {
+    let settings = CymruSettings {
         transport,
         whois_host: "127.0.0.1".into(),
         whois_port,
         dns_server: Some(dns_server.into()),
         timeout: Duration::from_secs(60),
     };
-    Batch { settings, addresses: vec![Address::new("8.8.8.8".parse().unwrap())] }
+    RouteRequest { settings, addresses: vec![Address::new("8.8.8.8".parse().unwrap())] }
 }
 
 fn dns() -> Dns {
@@ -30,7 +30,7 @@ fn dns() -> Dns {
     })
 }
 
-fn run(batch: Batch) -> Reply {
+fn run(batch: RouteRequest) -> RouteReply {
     batch.run(&Cancel::new())
 }
 
@@ -109,7 +109,7 @@ fn no_more_than_five_hundred_are_asked() {
 }
 
 /// Collects one result; `None` after a time in which it would have come.
-fn collect(pool: &mut Pool<Batch>) -> Option<(u64, Reply)> {
+fn collect(pool: &mut Pool<RouteRequest>) -> Option<(u64, RouteReply)> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {
         if let Some(finished) = pool.finished().pop() {

@@ -32,32 +32,32 @@ fn known(name: &str) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-fn pace() -> Pace {
-    Pace::new(Duration::from_secs(600))
+fn timing() -> Timing {
+    Timing::new(Duration::from_secs(600))
 }
 
 /// For questions that have to be repeated: a tenth of the usual waits.
-fn hurried() -> Pace {
-    let usual = pace();
-    Pace { waits: usual.waits.map(|wait| wait / 10), ..usual }
+fn hurried() -> Timing {
+    let usual = timing();
+    Timing { waits: usual.waits.map(|wait| wait / 10), ..usual }
 }
 
-fn ask_with(pace: &Pace, server: &Dns, addresses: &[&str]) -> Reply {
+fn ask_with(timing: &Timing, server: &Dns, addresses: &[&str]) -> RouteReply {
     let addresses: Vec<Address> = addresses.iter().map(|text| host(text)).collect();
     let begun = Instant::now();
-    let reply = run(Some(&server.server()), &addresses, pace, &Cancel::new());
+    let reply = run(Some(&server.server()), &addresses, timing, &Cancel::new());
     assert!(begun.elapsed() < Duration::from_secs(60));
     assert_eq!(reply.used, Transport::Dns);
     reply
 }
 
-fn ask(server: &Dns, addresses: &[&str]) -> Reply {
-    ask_with(&pace(), server, addresses)
+fn ask(server: &Dns, addresses: &[&str]) -> RouteReply {
+    ask_with(&timing(), server, addresses)
 }
 
-fn route(reply: &Reply, address: &str) -> super::super::Route {
+fn route(reply: &RouteReply, address: &str) -> super::super::Route {
     match reply.answers.get(&host(address)) {
-        Some(Answer::Route(route)) => route.clone(),
+        Some(RouteAnswer::Route(route)) => route.clone(),
         other => panic!("{other:?} of {reply:?}"),
     }
 }
@@ -141,7 +141,7 @@ fn what_does_not_exist_is_absent() {
     });
     let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.failure, None);
-    assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [Answer::Absent, Answer::Absent]);
+    assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [RouteAnswer::Absent, RouteAnswer::Absent]);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn referral_is_not_absence() {
         let root = Name::root();
         RData::SOA(SOA::new(root.clone(), root, 1, 2, 3, 4, 5))
     });
-    assert_eq!(ask(&denying, &["8.8.8.8"]).answers[&host("8.8.8.8")], Answer::Absent);
+    assert_eq!(ask(&denying, &["8.8.8.8"]).answers[&host("8.8.8.8")], RouteAnswer::Absent);
 }
 
 #[test]
@@ -240,8 +240,8 @@ fn silence_is_given_up_after_four_sendings() {
     let server = Dns::new(|_, _| vec![]);
     let addresses: Vec<String> = (0..40).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let pace = Pace { waits: [Duration::from_millis(50); 4], ..pace() };
-    let reply = ask_with(&pace, &server, &addresses);
+    let timing = Timing { waits: [Duration::from_millis(50); 4], ..timing() };
+    let reply = ask_with(&timing, &server, &addresses);
     assert_eq!((reply.failure, reply.spoke), (Some(Failure::Silent), false));
     let mut asked = server.asked();
     let all = asked.len();
@@ -268,11 +268,11 @@ fn whole_time_ends_it() {
         CLOUDFLARE => vec![reply(question, known(CLOUDFLARE))],
         _ => vec![],
     });
-    let pace = Pace { waits: [Duration::from_secs(600); 4], whole: Duration::from_secs(1), ..pace() };
-    let reply = ask_with(&pace, &server, &["8.8.8.8", "1.2.3.4"]);
+    let timing = Timing { waits: [Duration::from_secs(600); 4], whole: Duration::from_secs(1), ..timing() };
+    let reply = ask_with(&timing, &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.failure, Some(Failure::TooSlow));
     assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);
-    assert_eq!(ask_with(&pace, &server, &["8.8.8.8"]).failure, Some(Failure::Silent));
+    assert_eq!(ask_with(&timing, &server, &["8.8.8.8"]).failure, Some(Failure::Silent));
 }
 
 #[test]
@@ -363,8 +363,8 @@ fn no_more_than_sixteen_are_in_flight() {
     });
     let addresses: Vec<String> = (0..100).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let pace = Pace { waits: [Duration::from_secs(600); 4], ..pace() };
-    let reply = ask_with(&pace, &server, &addresses);
+    let timing = Timing { waits: [Duration::from_secs(600); 4], ..timing() };
+    let reply = ask_with(&timing, &server, &addresses);
     assert_eq!((reply.failure, reply.answers.len()), (None, 100));
     assert_eq!(most.load(Ordering::Relaxed), 16);
     assert_eq!(server.asked().len(), 100);
@@ -374,7 +374,7 @@ fn no_more_than_sixteen_are_in_flight() {
 fn closed_port_is_unreachable() {
     let closed = ClosedPort::new();
     let server = format!("127.0.0.1:{}", closed.port());
-    let reply = run(Some(&server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+    let reply = run(Some(&server), &[host("8.8.8.8")], &timing(), &Cancel::new());
     let failure = reply.failure.unwrap();
     assert!(failure.is_unreachable(), "{failure:?}");
     assert!(!reply.spoke);
@@ -383,7 +383,7 @@ fn closed_port_is_unreachable() {
 #[test]
 fn nonsense_for_a_server_is_unreachable() {
     for server in ["", "[::1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:dns"] {
-        let reply = run(Some(server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+        let reply = run(Some(server), &[host("8.8.8.8")], &timing(), &Cancel::new());
         assert!(matches!(reply.failure, Some(Failure::Resolve(_))), "{server}: {reply:?}");
     }
 }
@@ -399,14 +399,14 @@ fn cancel_ends_it_and_keeps_what_came() {
         }
         name => vec![reply(question, known(name))],
     });
-    let pace = Pace {
+    let timing = Timing {
         waits: [Duration::from_secs(600); 4],
         in_flight: 1,
         whole: Duration::from_secs(600),
-        ..pace()
+        ..timing()
     };
     let begun = Instant::now();
-    let reply = run(Some(&server.server()), &[host("1.2.3.4"), host("8.8.8.8")], &pace, &cancel);
+    let reply = run(Some(&server.server()), &[host("1.2.3.4"), host("8.8.8.8")], &timing, &cancel);
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(reply.failure, Some(Failure::Cancelled));
     assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);

@@ -1,7 +1,7 @@
 //! Whole exchanges with servers that answer, and with servers that do not.
 
 use super::super::servers::{ClosedPort, Whois};
-use super::super::{Anomalies, Answer};
+use super::super::{Anomalies, RouteAnswer};
 use super::*;
 use cowrie_enrich_upstreams::{Behaviour, Fault};
 use std::thread;
@@ -29,23 +29,23 @@ fn short() -> Limits {
     Limits { whole: Duration::from_secs(2), ..limits() }
 }
 
-fn ask(server: &Whois) -> Reply {
+fn ask(server: &Whois) -> RouteReply {
     ask_within(&limits(), server)
 }
 
-fn ask_within(limits: &Limits, server: &Whois) -> Reply {
+fn ask_within(limits: &Limits, server: &Whois) -> RouteReply {
     run("127.0.0.1", server.port(), &asked(), limits, &Cancel::new())
 }
 
 /// Generous: it is to tell "ended" from "hangs", not to measure.
-fn ends_soon(ask: impl FnOnce() -> Reply) -> Reply {
+fn ends_soon(ask: impl FnOnce() -> RouteReply) -> RouteReply {
     let begun = Instant::now();
     let reply = ask();
     assert!(begun.elapsed() < Duration::from_secs(60));
     reply
 }
 
-fn answered(reply: &Reply) -> Vec<String> {
+fn answered(reply: &RouteReply) -> Vec<String> {
     reply.answers.keys().map(ToString::to_string).collect()
 }
 
@@ -197,7 +197,7 @@ fn garbage_and_nul_bytes_are_counted_and_the_rest_is_read() {
     answer.extend(b"13335 | 1.1.1.1 | 1.1.1.0/24 | AU | apnic | 2011-08-11 | CLOUD\0FLARE\xe9, US\n");
     let reply = ask(&Whois::answering(answer));
     assert_eq!((reply.failure, reply.anomalies.malformed), (None, 3));
-    let Some(Answer::Route(route)) = reply.answers.values().next() else { panic!() };
+    let Some(RouteAnswer::Route(route)) = reply.answers.values().next() else { panic!() };
     assert_eq!(route.name.as_deref(), Some("CLOUDFLARE\u{fffd}, US"));
 }
 
