@@ -79,7 +79,7 @@ fn main() {
             );
             whole = better(
                 whole,
-                nanoseconds(|ip| black_box(database.place(Address::new(ip)).unwrap()).is_some()),
+                nanoseconds(|ip| black_box(database.location(Address::new(ip)).unwrap()).is_some()),
             );
         }
     }

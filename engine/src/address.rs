@@ -254,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_as_promised(text in ".{0,200}|[0-9a-f:./% ]{1,45}") {
+        fn invariants_hold_for_any_text(text in ".{0,200}|[0-9a-f:./% ]{1,45}") {
             crate::invariants::ip_text(text.as_bytes());
         }
     }

@@ -238,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_history_keeps_the_promises(steps in steps()) {
+        fn invariants_hold_for_any_history(steps in steps()) {
             let mut breaker = Breaker::default();
             let (mut now, mut asking, mut probe_ends) = (1_000_000 * SECOND, 0_u32, None);
             for step in steps {

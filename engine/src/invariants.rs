@@ -1,10 +1,10 @@
-//! Answers: what holds whatever bytes come?
+//! Invariants of the parsers of foreign bytes: they hold for all bytes.
 //!
-//! One function for each parser of foreign bytes. It panics where a promise is broken, and it is called by property tests
-//! here and by the targets of `fuzz/`, which bring better bytes. Of private parsers they stand beside the parser.
+//! Each parser has one function, which panics when an invariant is broken. Property tests here and the targets of `fuzz/`
+//! call it. Those of private parsers are beside the parser.
 //!
-//! The rule: a promise is about what callers rely on (every field valid and bounded, nothing about what was not asked),
-//! and says it in another way than the parser does: "does not panic" alone is a promise of few words.
+//! The rule: an invariant covers what callers rely on: every field is valid and bounded, and nothing is about an address
+//! that was not asked. It computes that in another way than the parser. "Does not panic" alone is not enough.
 
 pub use crate::export::invariants::{collector_settings, scrape_request};
 pub use crate::otlp::invariants::collector_answer;

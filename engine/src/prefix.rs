@@ -1,65 +1,58 @@
-//! Answers: which addresses does this block hold?
+//! Prefixes: blocks of addresses in canonical form.
 //!
 //! The rule: one block has one `Prefix`. Host bits are zero, and a block of IPv4-mapped IPv6 addresses is its IPv4
-//! block, as `Address` has it.
+//! block, as in `Address`.
 
 use crate::address::Address;
+use ipnet::IpNet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// A block of addresses. `Ord` is PostgreSQL's btree order of `cidr` values: IPv4 before IPv6, then the network
 /// address, then the shorter block.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Prefix {
-    network: Address,
-    length: u8,
-}
+pub struct Prefix(IpNet);
 
 /// Bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a /48, so the
 /// addresses of such a block have one origin.
 const BLOCK_V4: u8 = 24;
 const BLOCK_V6: u8 = 48;
 
-/// Bits that an IPv4-mapped IPv6 address has in front of its IPv4 address.
+/// Bits of an IPv4-mapped IPv6 address before its IPv4 address.
 const MAPPED: u8 = 96;
 
 impl Prefix {
-    /// The block of `length` bits around an address; `None` if its family has no such length.
+    /// Returns the block of `length` bits around an address, or `None` if its family has no such length.
     pub fn new(address: Address, length: u8) -> Option<Self> {
-        let network = match address.ip() {
-            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & v4_mask(length)?)),
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & v6_mask(length)?)),
-        };
-        Some(Self { network: Address::new(network), length })
+        IpNet::new(address.ip(), length).ok().map(|net| Self(net.trunc()))
     }
 
-    /// The block that is asked about when a provider is asked about an address: /24 for IPv4, /48 for IPv6. No more
-    /// specific route is carried globally, so one answer serves all of it.
+    /// Returns the block that a lookup of this address covers: /24 for IPv4, /48 for IPv6. No more specific route is
+    /// carried globally, so one answer serves all of it.
     pub fn block_of(address: Address) -> Self {
         let length = if address.ip().is_ipv4() { BLOCK_V4 } else { BLOCK_V6 };
-        Self::new(address, length).unwrap_or(Self { network: address, length })
+        Self::new(address, length).unwrap_or(Self::host(address))
     }
 
-    /// The address alone.
+    /// Returns the block of this address alone.
     pub fn host(address: Address) -> Self {
-        let length = if address.ip().is_ipv4() { 32 } else { 128 };
-        Self { network: address, length }
+        Self(address.ip().into())
     }
 
     pub fn network(self) -> Address {
-        self.network
+        self.0.addr().into()
     }
 
     /// Bits that all addresses of the block share: 0 to 32 for IPv4, 0 to 128 for IPv6.
     pub fn length(self) -> u8 {
-        self.length
+        self.0.prefix_len()
     }
 
     pub fn contains(self, address: Address) -> bool {
-        Self::new(address, self.length) == Some(self)
+        self.0.contains(&address.ip())
     }
 
-    /// Reads `192.0.2.0/24` or `2001:db8::/32`, blanks around it allowed; bits behind the length are dropped.
+    /// Reads `192.0.2.0/24` or `2001:db8::/32`, with or without blanks around it. Clears the bits after the length.
     pub fn parse(text: &str) -> Option<Self> {
         let (ip, length) = text.trim_ascii().split_once('/')?;
         let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
@@ -67,31 +60,22 @@ impl Prefix {
         let ip: IpAddr = ip.parse().ok()?;
         let address = Address::new(ip);
         // Without this `::ffff:192.0.2.0/24` would be read as 192.0.2.0/24, a block of other addresses.
-        let mapped = ip.is_ipv6() && address.ip().is_ipv4();
-        Self::new(address, if mapped { length.checked_sub(MAPPED)? } else { length })
+        let is_mapped = ip.is_ipv6() && address.ip().is_ipv4();
+        Self::new(address, if is_mapped { length.checked_sub(MAPPED)? } else { length })
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.length)
+        self.0.fmt(f)
     }
-}
-
-fn v4_mask(length: u8) -> Option<u32> {
-    let host = 32_u32.checked_sub(length.into())?;
-    Some(u32::MAX.checked_shl(host).unwrap_or(0))
-}
-
-fn v6_mask(length: u8) -> Option<u128> {
-    let host = 128_u32.checked_sub(length.into())?;
-    Some(u128::MAX.checked_shl(host).unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn host(text: &str) -> Address {
         Address::new(text.parse().unwrap())
@@ -134,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_is_refused() {
+    fn other_texts_are_refused() {
         for text in [
             "",
             "/",
@@ -181,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn block_holds_what_shares_its_bits(a in any_address(), noise in any::<u128>(), length in 0..=128_u8) {
+        fn block_contains_addresses_that_share_its_bits(a in any_address(), noise in any::<u128>(), length in 0..=128_u8) {
             let (of_a, width) = bits(a);
             let length = length % (width + 1);
             let block = Prefix::new(a, length).unwrap();
@@ -210,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn any_block_is_read_as_promised(address in any_address(), length in 0..=130_u8) {
+        fn invariants_hold_for_any_block(address in any_address(), length in 0..=130_u8) {
             crate::invariants::ip_text(format!("{address}/{length}").as_bytes());
         }
     }

@@ -1,42 +1,42 @@
-//! Answers: how do many processes hand records to one that reads them, and none ever waits?
+//! A ring buffer in shared memory: many processes write records, one reads them, and none waits.
 //!
-//! The rule: a record is as many words, each an atomic, in a place of a ring that belongs to one round after the other.
-//! `turn` says whose a place is: twice the round while it is free, one more while it holds a record. A writer takes the
-//! next place by moving `head`, writes, and hands the place over by its turn; a reader takes it by `tail`, and gives it to
-//! the next round. A full ring takes nothing. Whoever stops between the two holds the reader up at that place, and nobody
-//! else until the ring is full.
+//! The rule: a record has a fixed number of words, each an atomic, in one slot. Each pass over the slots is a round. A
+//! slot's `turn` is twice the round while the slot is free, and one more while it holds a record. A writer claims the next
+//! slot by moving `head`, writes, and then sets the turn. A reader claims the slot by moving `tail`, reads, and sets the
+//! turn of the next round. A full ring accepts no record. A writer that stops in between blocks the reader at that slot,
+//! and blocks other writers only when the ring is full.
 //!
-//! Zeroed memory is an empty ring, and all of it may be shared between processes.
+//! Zeroed memory is an empty ring. All of it may be shared between processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[repr(C)]
-pub struct Ring<const WORDS: usize, const PLACES: usize> {
-    /// Records ever taken in, and ever given out.
+pub struct Ring<const WORDS: usize, const SLOTS: usize> {
+    /// Records written and read so far.
     head: AtomicU64,
     tail: AtomicU64,
-    places: [Place<WORDS>; PLACES],
+    slots: [Slot<WORDS>; SLOTS],
 }
 
 #[repr(C)]
-struct Place<const WORDS: usize> {
+struct Slot<const WORDS: usize> {
     turn: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
-impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
+impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
     /// An empty one.
     pub fn new() -> Self {
-        let place = || Place { turn: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) };
-        Self { head: AtomicU64::new(0), tail: AtomicU64::new(0), places: std::array::from_fn(|_| place()) }
+        let slot = || Slot { turn: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) };
+        Self { head: AtomicU64::new(0), tail: AtomicU64::new(0), slots: std::array::from_fn(|_| slot()) }
     }
 
-    /// Takes a record in; answers whether there was room.
+    /// Appends a record. Returns whether there was room.
     pub fn push(&self, record: &[u64; WORDS]) -> bool {
         let mut position = self.head.load(Ordering::Relaxed);
         loop {
-            let (place, free) = self.place(position);
-            let turn = place.turn.load(Ordering::Acquire);
+            let (slot, free) = self.slot(position);
+            let turn = slot.turn.load(Ordering::Acquire);
             if turn < free {
                 // Of an earlier round, and not read yet.
                 return false;
@@ -50,10 +50,10 @@ impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
             let taken = self.head.compare_exchange_weak(position, next, Ordering::Relaxed, Ordering::Relaxed);
             match taken {
                 Ok(_) => {
-                    for (word, value) in place.words.iter().zip(record) {
+                    for (word, value) in slot.words.iter().zip(record) {
                         word.store(*value, Ordering::Relaxed);
                     }
-                    place.turn.store(free + 1, Ordering::Release);
+                    slot.turn.store(free + 1, Ordering::Release);
                     return true;
                 }
                 Err(current) => position = current,
@@ -61,12 +61,12 @@ impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
         }
     }
 
-    /// Gives the oldest record out; `None`: there is none, or it is still being written.
+    /// Removes the oldest record. Returns `None` if there is none, or if it is still being written.
     pub fn pop(&self) -> Option<[u64; WORDS]> {
         let mut position = self.tail.load(Ordering::Relaxed);
         loop {
-            let (place, free) = self.place(position);
-            let turn = place.turn.load(Ordering::Acquire);
+            let (slot, free) = self.slot(position);
+            let turn = slot.turn.load(Ordering::Acquire);
             if turn < free + 1 {
                 return None;
             }
@@ -78,8 +78,8 @@ impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
             let taken = self.tail.compare_exchange_weak(position, next, Ordering::Relaxed, Ordering::Relaxed);
             match taken {
                 Ok(_) => {
-                    let record = std::array::from_fn(|word| place.words[word].load(Ordering::Relaxed));
-                    place.turn.store(free + 2, Ordering::Release);
+                    let record = std::array::from_fn(|word| slot.words[word].load(Ordering::Relaxed));
+                    slot.turn.store(free + 2, Ordering::Release);
                     return Some(record);
                 }
                 Err(current) => position = current,
@@ -90,21 +90,21 @@ impl<const WORDS: usize, const PLACES: usize> Ring<WORDS, PLACES> {
     /// Records in it, as far as anybody can say while others write.
     pub fn len(&self) -> usize {
         let (tail, head) = (self.tail.load(Ordering::Relaxed), self.head.load(Ordering::Relaxed));
-        usize::try_from(head.saturating_sub(tail)).unwrap_or(usize::MAX).min(PLACES)
+        usize::try_from(head.saturating_sub(tail)).unwrap_or(usize::MAX).min(SLOTS)
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Where a record goes, and the turn at which that place is free for it.
-    fn place(&self, position: u64) -> (&Place<WORDS>, u64) {
-        let places = PLACES as u64;
-        (&self.places[(position % places) as usize], position / places * 2)
+    /// Returns the slot of a record, and the turn at which the slot is free for it.
+    fn slot(&self, position: u64) -> (&Slot<WORDS>, u64) {
+        let slots = SLOTS as u64;
+        (&self.slots[(position % slots) as usize], position / slots * 2)
     }
 }
 
-impl<const WORDS: usize, const PLACES: usize> Default for Ring<WORDS, PLACES> {
+impl<const WORDS: usize, const SLOTS: usize> Default for Ring<WORDS, SLOTS> {
     fn default() -> Self {
         Self::new()
     }

@@ -1,36 +1,49 @@
-//! Answers: when is that?
+//! Timestamps of documents: reads and writes ISO 8601 texts.
 //!
-//! Documents hold times as ISO 8601 texts; ours are in UTC with microseconds, those of other writers in any of its
-//! usual spellings.
+//! The extension writes UTC with microseconds. Other writers use any of the usual spellings.
 
-/// Microseconds since 2000-01-01 UTC of `2026-11-20T03:18:32.123456+00:00`, of the same with a blank for the `T`, with
-/// `Z` or without an offset (UTC), with fewer digits of a second or none. `None`: it is no time of the years 1 to 9999.
+use jiff::SignedDuration;
+use jiff::civil::{Date, DateTime, Time};
+
+/// PostgreSQL counts microseconds from here.
+const EPOCH: DateTime = jiff::civil::datetime(2000, 1, 1, 0, 0, 0, 0);
+
+/// Returns microseconds since 2000-01-01 UTC of `2026-11-20T03:18:32.123456+00:00`.
+///
+/// A blank may replace the `T`. The offset may be `Z` or absent, which means UTC. Further digits of a second are cut.
+/// Returns `None` for a text of another form and for a time outside the years 1 to 9999.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.trim_ascii().as_bytes();
     let (date, rest) = (bytes.get(..10)?, bytes.get(11..)?);
     if date[4] != b'-' || date[7] != b'-' || !matches!(bytes[10], b'T' | b't' | b' ') {
         return None;
     }
-    let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?);
     let (clock, after) = (rest.get(..8)?, rest.get(8..)?);
     let (hour, minute, second) = (number(&clock[..2])?, number(&clock[3..5])?, number(&clock[6..])?);
-    let is_clock = clock[2] == b':' && clock[5] == b':' && hour < 24 && minute < 60 && second < 61;
-    if !is_clock || year < 1 || !(1..=12).contains(&month) || day < 1 || day > days_in(year, month) {
+    if clock[2] != b':' || clock[5] != b':' || hour >= 24 || minute >= 60 || second > 60 {
         return None;
     }
     let (micros, zone) = fraction(after);
-    let seconds = days_since_2000(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    // Its offset may move a time over the edge of the years that there are.
-    let (first, end) = (days_since_2000(1, 1, 1) * 86_400, days_since_2000(10_000, 1, 1) * 86_400);
-    let seconds = Some(seconds - offset(zone)?).filter(|seconds| (first..end).contains(seconds))?;
-    Some(seconds * 1_000_000 + micros)
+    let since_midnight = (hour * 3600 + minute * 60 + second - offset(zone)?) * 1_000_000 + micros;
+    let midnight = parse_date(date)?.to_datetime(Time::midnight());
+    // An offset may move the time out of the years that exist.
+    let time = midnight.checked_add(SignedDuration::from_micros(since_midnight)).ok()?;
+    i64::try_from(time.duration_since(EPOCH).as_micros()).ok().filter(|_| time.year() >= 1)
 }
 
+/// Reads `2026-11-20`, a date of the years 1 to 9999.
+pub(crate) fn parse_date(text: &[u8]) -> Option<Date> {
+    let &[y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = text else { return None };
+    let (year, month, day) = (number(&[y0, y1, y2, y3])?, number(&[m0, m1])?, number(&[d0, d1])?);
+    Date::new(year as i16, month as i8, day as i8).ok().filter(|_| year >= 1)
+}
+
+/// Returns the value of at most six digits.
 fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
 }
 
-/// Microseconds behind a dot or comma, and what follows them. Further digits are cut.
+/// Returns the microseconds after a dot or comma, and the text after them.
 fn fraction(text: &[u8]) -> (i64, &[u8]) {
     let Some(b'.' | b',') = text.first() else { return (0, text) };
     let digits = text[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -39,7 +52,7 @@ fn fraction(text: &[u8]) -> (i64, &[u8]) {
     (micros, &text[1 + digits..])
 }
 
-/// Seconds east of UTC.
+/// Returns seconds east of UTC.
 fn offset(zone: &[u8]) -> Option<i64> {
     let (sign, digits) = match zone {
         [] | [b'Z' | b'z'] => return Some(0),
@@ -56,43 +69,11 @@ fn offset(zone: &[u8]) -> Option<i64> {
     (hours < 16 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// By counting years from March, so that the day that leap years add is the last.
-fn days_since_2000(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = |year: i64| 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    // 2000-01-01 is the 307th day of the year that began in March 1999.
-    days(year) - days(1999) + (153 * month + 2) / 5 + day - 307
-}
-
-/// A time in microseconds since 2000-01-01 UTC as `2026-11-20T03:18:32.123456+00:00`.
+/// Writes microseconds since 2000-01-01 UTC as `2026-11-20T03:18:32.123456+00:00`.
+///
+/// A time outside the years -9999 to 9999 is written as the nearest one inside.
 pub fn text(micros: i64) -> String {
-    const DAY: i64 = 86_400_000_000;
-    let (year, month, day) = date(micros.div_euclid(DAY));
-    let rest = micros.rem_euclid(DAY);
-    let (seconds, micros) = (rest / 1_000_000, rest % 1_000_000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}+00:00")
-}
-
-/// The date so many days after 2000-01-01, as [`days_since_2000`] counts: years begin in March.
-fn date(days: i64) -> (i64, i64, i64) {
-    // Days since 2000-03-01, by whole cycles of 400 years, which have 146,097.
-    let (cycle, day) = ((days - 60).div_euclid(146_097), (days - 60).rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let year = 2000 + 400 * cycle + year;
-    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+    format!("{:.6}+00:00", EPOCH.saturating_add(SignedDuration::from_micros(micros)))
 }
 
 #[cfg(test)]
@@ -138,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_time() {
+    fn other_texts_are_no_time() {
         for text in [
             "",
             "now",
@@ -156,24 +137,66 @@ mod tests {
             "2026-11-20T00:00:00+",
             "0001-01-01T00:00:00+00:01",
             "9999-12-31T23:59:59-00:01",
+            "0000-12-31T23:59:00-00:01",
+            "2026-00-01T00:00:00",
+            "2026-11-00T00:00:00",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
 
     #[test]
-    fn times_are_written_as_they_are_read() {
+    fn written_times_have_six_digits_of_a_second() {
         assert_eq!(text(9_820 * DAY + 11_912_000_007), "2026-11-20T03:18:32.000007+00:00");
-        for days in -800_000..2_900_000 {
-            let (year, month, day) = date(days);
-            assert!((1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day), "{days}");
-            assert_eq!(days_since_2000(year, month, day), days);
+        assert_eq!(text(0), "2000-01-01T00:00:00.000000+00:00");
+        assert_eq!(text(-1), "1999-12-31T23:59:59.999999+00:00");
+        assert_eq!(text(i64::MAX), "9999-12-31T23:59:59.999999+00:00");
+    }
+
+    #[test]
+    fn a_leap_second_is_the_next_second() {
+        assert_eq!(parse("2016-12-31T23:59:60Z"), parse("2017-01-01T00:00:00Z"));
+        assert_eq!(parse("9999-12-31T23:59:60Z"), None);
+        assert_eq!(parse("2016-12-31T23:59:61Z"), None);
+    }
+
+    /// Days from 2000-01-01 to a date, counted without the calendar of a library. Years begin in March here, so the
+    /// leap day is the last day of a year.
+    fn days_since_2000(year: i64, month: i64, day: i64) -> i64 {
+        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let days = |year: i64| 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+        days(year) - days(1999) + (153 * month + 2) / 5 + day - 307
+    }
+
+    fn days_in(year: i64, month: i64) -> i64 {
+        match month {
+            2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        }
+    }
+
+    #[test]
+    fn every_date_is_as_many_days_away_as_arithmetic_says() {
+        let mut expected = days_since_2000(1, 1, 1);
+        for year in 1..10_000 {
+            for month in 1..=12 {
+                for day in 1..=31 {
+                    let date = parse_date(format!("{year:04}-{month:02}-{day:02}").as_bytes());
+                    assert_eq!(date.is_some(), day <= days_in(year, month), "{year}-{month}-{day}");
+                    let Some(date) = date else { continue };
+                    let since = date.to_datetime(Time::midnight()).duration_since(EPOCH).as_secs() / 86_400;
+                    assert_eq!((since, days_since_2000(year, month, day)), (expected, expected), "{date}");
+                    expected += 1;
+                }
+            }
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_read_as_promised(
+        fn invariants_hold_for_any_text(
             text in ".{0,40}|[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{0,9})?([+-][01][0-9]:?[0-5][0-9]|Z)?",
         ) {
             crate::invariants::document_time(text.as_bytes());
@@ -183,6 +206,29 @@ mod tests {
         fn later_dates_are_later(year in 1..9_999_i64, month in 1..13_i64, day in 1..28_i64) {
             let at = |y: i64, m: i64, d: i64| parse(&format!("{y:04}-{m:02}-{d:02}T00:00:00")).unwrap();
             prop_assert_eq!(at(year, month, day + 1) - at(year, month, day), DAY);
+        }
+
+        #[test]
+        fn parsed_times_follow_from_days_and_seconds(
+            date in (1..=9999_i64, 1..=12_i64, 1..=28_i64),
+            clock in (0..24_i64, 0..60_i64, 0..=60_i64, 0..1_000_000_i64),
+            (sign, hours, minutes) in (prop::sample::select(vec![1, -1]), 0..16_i64, 0..60_i64),
+        ) {
+            let ((year, month, day), (hour, minute, second, micros)) = (date, clock);
+            let text = format!(
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}{}{hours:02}:{minutes:02}",
+                if sign > 0 { '+' } else { '-' },
+            );
+            let seconds = days_since_2000(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
+                - sign * (hours * 3600 + minutes * 60);
+            let years = days_since_2000(1, 1, 1) * 86_400..days_since_2000(10_000, 1, 1) * 86_400;
+            let expected = years.contains(&seconds).then_some(seconds * 1_000_000 + micros);
+            prop_assert_eq!(parse(&text), expected, "{}", text);
+        }
+
+        #[test]
+        fn written_times_are_read_as_they_were(micros in -63_082_281_600_000_000..=252_455_615_999_999_999_i64) {
+            prop_assert_eq!(parse(&text(micros)), Some(micros));
         }
     }
 }

@@ -3,13 +3,14 @@
 mod support;
 
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use cowrie_enrich_test_mmdb::{Record, Value, Writer, map, text};
 use proptest::prelude::*;
-use support::promise::{addresses, file_with_records, holds, ip, look_up, sound};
-use support::{Record, Value, Writer, in_bounded_time, map, text};
+use support::in_bounded_time;
+use support::invariants::{addresses, file_with_records, holds, ip, look_up, sound};
 
 /// A sound file that also has `hostile` at 9.0.0.0/8.
 fn with_record(hostile: Value) -> Writer {
-    sound().swap_remove(0).say("9.0.0.0/8", hostile)
+    sound().swap_remove(0).with("9.0.0.0/8", hostile)
 }
 
 /// Verify's complaint about the file; lookups must come back as well.
@@ -55,9 +56,9 @@ fn other_files_are_named() {
 #[test]
 fn metadata_that_cannot_be_right_is_refused() {
     let writer = &sound()[0];
-    let refused = |field: &'static str, value: Option<Value>| {
+    let refused = |field: &str, value: Option<Value>| {
         let mut metadata: Vec<_> = writer.metadata().into_iter().filter(|(name, _)| *name != field).collect();
-        metadata.extend(value.map(|value| (field, value)));
+        metadata.extend(value.map(|value| (field.to_owned(), value)));
         Database::open(writer.bytes_with(metadata)).err().map(|error| error.to_string())
     };
     for (field, value, expected) in [
@@ -95,7 +96,7 @@ fn a_tree_that_would_reach_into_the_metadata_is_refused() {
     for (count, cut) in [(fitting, false), (fitting + 1, true)] {
         let mut metadata = writer.metadata();
         metadata.retain(|(name, _)| *name != "node_count");
-        metadata.push(("node_count", Value::U32(count)));
+        metadata.push(("node_count".to_owned(), Value::U32(count)));
         let refused = Database::open(writer.bytes_with(metadata)).err();
         assert_eq!(matches!(refused, Some(MmdbError::Truncated { .. })), cut, "{count}: {refused:?}");
     }
@@ -174,7 +175,7 @@ fn many_pointers_to_one_long_key_are_refused() {
         Value::Pointer(key).encode(&mut pairs);
         Value::Bool(true).encode(&mut pairs);
     }
-    let writer = writer.say("9.0.0.0/8", Value::Raw(pairs));
+    let writer = writer.with("9.0.0.0/8", Value::Raw(pairs));
     match complaint("long keys", &writer) {
         Some(MmdbError::Record { reason, .. }) => assert_eq!(reason, "record has too much text"),
         other => panic!("{other:?}"),
@@ -187,7 +188,7 @@ fn overlapping_values_are_bounded() {
     let mut writer = sound().swap_remove(0);
     let run = writer.value(&Value::Raw([0x5F, 0, 0, 0].repeat(50_000)));
     let pointers = (0..10_000).map(|index| Value::Pointer(run + index * 4)).collect();
-    match complaint("overlaps", &writer.say("9.0.0.0/8", Value::Array(pointers))) {
+    match complaint("overlaps", &writer.with("9.0.0.0/8", Value::Array(pointers))) {
         Some(MmdbError::Record { reason, .. }) => assert_eq!(reason, "values overlap too often"),
         other => panic!("{other:?}"),
     }
@@ -200,10 +201,10 @@ fn many_pointers_to_one_long_text_do_not_hold_up_who_opens_the_file() {
     let mut writer = sound().swap_remove(0).record_size(32);
     let long = writer.value(&text(&"x".repeat(16 << 20)));
     for network in 0..1024_u32 {
-        let members = (0..200).map(|_| ("country", Value::Pointer(long))).collect();
+        let members = (0..200).map(|_| ("country".to_owned(), Value::Pointer(long))).collect();
         let record = writer.value(&Value::Map(members));
         let prefix = format!("20.{}.{}.0/24", network / 256, network % 256);
-        writer = writer.say(&prefix, Value::Pointer(record));
+        writer = writer.with(&prefix, Value::Pointer(record));
     }
     let bytes = writer.bytes();
     let refused = in_bounded_time("opening", move || Database::open(bytes).map(|database| database.verify()));
@@ -274,8 +275,8 @@ fn the_damaged_network_is_found_in_both_families() {
         [("9.9.9.0/24", 6), ("9.9.9.0/24", 4), ("2001:db8:7::/48", 6), ("fe00::/9", 6), ("128.0.0.0/1", 4)]
     {
         let writer = Writer::new("test", version)
-            .say("1.0.0.0/8", map([("asn", Value::U32(1))]))
-            .say(prefix, damaged());
+            .with("1.0.0.0/8", map([("asn", Value::U32(1))]))
+            .with(prefix, damaged());
         match complaint(prefix, &writer) {
             Some(MmdbError::Record { network, .. }) => assert_eq!(network, prefix),
             other => panic!("{prefix}: {other:?}"),
@@ -289,7 +290,7 @@ fn shared_records_and_text_are_sound() {
     let sweden = writer.value(&map([("iso_code", text("SE"))]));
     let record = writer.value(&map([("country", Value::Pointer(sweden))]));
     // A record that is itself a pointer, and several networks of one record.
-    let writer = writer.say("9.0.0.0/8", Value::Pointer(record)).say("12.0.0.0/8", Value::Pointer(record));
+    let writer = writer.with("9.0.0.0/8", Value::Pointer(record)).with("12.0.0.0/8", Value::Pointer(record));
     assert_eq!(complaint("shared", &writer), None);
     let database = Database::open(writer.bytes()).unwrap();
     assert_eq!(database.country(ip("9.0.0.1")), Ok(Some(*b"SE")));

@@ -41,7 +41,7 @@ fn every_file_is_opened_or_refused_for_the_right_reason() {
         let kind = kind.trim_start_matches("Precision-").trim_end_matches("-Shield");
         match kind {
             "City" | "Country" => {
-                assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Place), "{name}")
+                assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Location), "{name}")
             }
             "ASN" | "ISP" => {
                 assert_eq!(opened.as_ref().map(Database::content), Ok(Content::Network), "{name}")
@@ -80,7 +80,7 @@ fn places_are_those_that_maxmind_gives() {
             ("89.160.20.112", b"SE", "Sweden", Some("Linköping")),
             ("2001:218::1", b"JP", "Japan", None),
         ] {
-            let place = database.place(ip(address)).unwrap().unwrap();
+            let place = database.location(ip(address)).unwrap().unwrap();
             assert_eq!(
                 (place.country, place.country_name, place.city),
                 (Some(*country), Some(country_name), city),
@@ -90,11 +90,11 @@ fn places_are_those_that_maxmind_gives() {
             assert_eq!(database.city(ip(address)), Ok(city), "{name} {address}");
         }
         for address in ["8.8.8.8", "10.0.0.1", "::1"] {
-            assert_eq!(database.place(ip(address)), Ok(None), "{name} {address}");
+            assert_eq!(database.location(ip(address)), Ok(None), "{name} {address}");
         }
     }
     if let Some(database) = open("GeoIP2-City-Test.mmdb") {
-        let london = database.place(ip("81.2.69.142")).unwrap().unwrap();
+        let london = database.location(ip("81.2.69.142")).unwrap().unwrap();
         assert_eq!(
             (london.latitude, london.longitude, london.accuracy_radius),
             (Some(51.5142), Some(-0.0931), Some(10))

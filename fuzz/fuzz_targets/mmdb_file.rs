@@ -6,4 +6,4 @@ mod support;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| support::promise::holds(bytes.to_vec()));
+fuzz_target!(|bytes: &[u8]| support::invariants::holds(bytes.to_vec()));

@@ -8,5 +8,5 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, record)) = bytes.split_first() else { return };
-    support::promise::holds(support::promise::file_with_records(*kind, record));
+    support::invariants::holds(support::invariants::file_with_records(*kind, record));
 });

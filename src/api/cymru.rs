@@ -9,7 +9,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::net::{Finished, Pool};
-use cowrie_enrich_engine::providers::cymru::{self, Answer, Batch, Reply};
+use cowrie_enrich_engine::providers::cymru::{self, RouteAnswer, RouteReply, RouteRequest};
 
 use crate::document::enrichment::country_text;
 use crate::error;
@@ -67,12 +67,13 @@ fn wanted(call: &Call) -> BTreeSet<Address> {
 
 /// One request, from the permit to the reply. A cancellation takes effect at once: the permit is given back, and the
 /// thread that is left behind sends nothing more.
-fn exchange(addresses: &[Address]) -> Reply {
+fn exchange(addresses: &[Address]) -> RouteReply {
     let provider = Provider::cymru();
     let limits = provider.limits();
     let permit = wait_for_permit(&limits);
     let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
-    let task = Batch { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
+    let task =
+        RouteRequest { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
     limiter::begins(provider, addresses.len());
     if let Err(error) = background::without_signals(|| pool.start(0, task)) {
         error::no_network(&error);
@@ -104,9 +105,9 @@ fn wait_for_permit(limits: &Limits) -> Permit {
     }
 }
 
-fn row(address: Address, answer: Option<&Answer>) -> Vec<Value> {
+fn row(address: Address, answer: Option<&RouteAnswer>) -> Vec<Value> {
     let route = match answer {
-        Some(Answer::Route(route)) => Some(route),
+        Some(RouteAnswer::Route(route)) => Some(route),
         _ => None,
     };
     row![

@@ -20,7 +20,7 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
-use cowrie_enrich_engine::mmdb::{Network, Place, clean_name};
+use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp;
 
@@ -36,7 +36,7 @@ pub const LAYOUT_VERSION: &str = "3.0";
 /// What this server alone can say of an address.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
-    pub place: Option<Place<'a>>,
+    pub place: Option<Location<'a>>,
     pub network: Option<Network<'a>>,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn write_place(object: &mut Object, place: &Place<'_>) {
+fn write_place(object: &mut Object, place: &Location<'_>) {
     if let Some(country) = place.country {
         object.text("country", &country_text(country));
     }

@@ -1,7 +1,7 @@
 //! The exporter: one process per cluster that hands on what is measured, while a setting says where to.
 //!
 //! Its main thread is the only one that reaches PostgreSQL: it copies the numbers and writes them down as bytes. Threads
-//! of the engine's bring these to whoever is to have them, and ring when they are done or want more. So nobody waits for
+//! of the engine's bring these to whoever is to have them, and notify it when they are done or want more. So nobody waits for
 //! a slow scraper, a dead collector or a full disk, and what they cost is a counter and a line in the log.
 //!
 //! It connects to no database and writes to none, so it runs on a standby too.
@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_engine::metrics::Family;
-use cowrie_enrich_engine::net::Bell;
+use cowrie_enrich_engine::net::Notifier;
 
 pub use keeper::Supervisor;
 
@@ -53,22 +53,23 @@ fn run(_argument: i32) {
         // That of an earlier launcher.
         return;
     }
-    let bell = Bell::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
-    let mut scrape = scrape::Scrape::new(&bell);
-    let mut status = status::StatusFile::new(&bell);
-    let mut otlp = otlp::Otlp::new(&bell);
+    let notifier =
+        Notifier::new().unwrap_or_else(|error| pgrx::error!("could not make a socket pair: {error}"));
+    let mut scrape = scrape::Scrape::new(&notifier);
+    let mut status = status::StatusFile::new(&notifier);
+    let mut otlp = otlp::Otlp::new(&notifier);
     loop {
         background::reload_settings();
         if !is_wanted() {
             break;
         }
-        // Before any of them looks at what has come: see `Bell`.
-        bell.silence();
+        // Before any of them looks at what has come: see `Notifier`.
+        notifier.drain();
         let now = Instant::now();
         let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();
         let pause = due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(Instant::now()));
         background::report_activity(None);
-        background::sleep(pause.min(LONGEST_SLEEP), Some(bell.ear()));
+        background::sleep(pause.min(LONGEST_SLEEP), Some(notifier.fd()));
     }
     own.ending.store(Ending::Left as u32, Ordering::Release);
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_engine::net::{Bell, Pool};
+use cowrie_enrich_engine::net::{Notifier, Pool};
 use cowrie_enrich_engine::otlp::{self, Export, Outcome, Request, Resource, Signal, Span};
 use cowrie_enrich_engine::{backoff, random};
 
@@ -54,10 +54,10 @@ struct Line {
 }
 
 impl Otlp {
-    /// `bell` is rung by its threads; the exporter listens and silences.
-    pub fn new(bell: &Arc<Bell>) -> Otlp {
+    /// The threads use `notifier`; the exporter polls and drains it.
+    pub fn new(notifier: &Arc<Notifier>) -> Otlp {
         Otlp {
-            pool: Pool::ringing(Arc::clone(bell)),
+            pool: Pool::with_notifier(Arc::clone(notifier)),
             tickets: 0,
             resource: Resource { instance: pg::server_identity() },
             endpoint: None,

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_engine::export::scrape::{Said, Server};
+use cowrie_enrich_engine::export::scrape::{Event, Server};
 use cowrie_enrich_engine::metrics::prometheus;
-use cowrie_enrich_engine::net::Bell;
+use cowrie_enrich_engine::net::Notifier;
 
 use super::snapshot;
 use crate::guc;
@@ -17,15 +17,15 @@ use crate::telemetry::{Exporter, exported};
 const LISTENS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 pub struct Scrape {
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
     server: Option<Server>,
     /// It is not tried to listen before.
     backoff_until: Option<Instant>,
 }
 
 impl Scrape {
-    pub fn new(bell: &Arc<Bell>) -> Scrape {
-        Scrape { bell: Arc::clone(bell), server: None, backoff_until: None }
+    pub fn new(notifier: &Arc<Notifier>) -> Scrape {
+        Scrape { notifier: Arc::clone(notifier), server: None, backoff_until: None }
     }
 
     /// Listens where the settings say, and answers those who ask.
@@ -45,7 +45,7 @@ impl Scrape {
         if self.backoff_until.is_some_and(|until| now < until) {
             return;
         }
-        match background::without_signals(|| Server::start(address, Arc::clone(&self.bell))) {
+        match background::without_signals(|| Server::start(address, Arc::clone(&self.notifier))) {
             Ok(server) => (self.server, self.backoff_until) = (Some(server), None),
             Err(error) => {
                 exported(Exporter::Scrape, Err(&format!("could not listen on {address}: {error}")));
@@ -57,11 +57,11 @@ impl Scrape {
     fn serve(&mut self, now: Instant) {
         let Some(server) = &self.server else { return };
         let mut newest = None;
-        for said in server.said() {
-            match said {
-                Said::Asked(ticket) => newest = newest.max(Some(ticket)),
-                Said::Served => exported(Exporter::Scrape, Ok(())),
-                Said::Failed(reason) => exported(Exporter::Scrape, Err(&reason)),
+        for event in server.take_events() {
+            match event {
+                Event::Requested(ticket) => newest = newest.max(Some(ticket)),
+                Event::Served => exported(Exporter::Scrape, Ok(())),
+                Event::Failed(reason) => exported(Exporter::Scrape, Err(&reason)),
             }
         }
         if let Some(ticket) = newest {

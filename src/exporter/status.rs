@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_engine::export::files::Writing;
+use cowrie_enrich_engine::export::files::FileWrites;
 use cowrie_enrich_engine::export::status::{self, Call, Failure, Phase, State};
 use cowrie_enrich_engine::metrics::Family;
-use cowrie_enrich_engine::net::{Bell, Pool};
+use cowrie_enrich_engine::net::{Notifier, Pool};
 use serde_json::{Map, Value};
 
 use super::in_transaction;
@@ -70,9 +70,9 @@ pub fn document(families: &[Family]) -> Map<String, Value> {
 }
 
 pub struct StatusFile {
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
     /// Writes to where the setting says.
-    pool: Pool<Writing>,
+    pool: Pool<FileWrites>,
     path: Option<PathBuf>,
     /// When the writing that is under way began, and whether it was said that it takes too long.
     under_way: Option<(Instant, bool)>,
@@ -82,10 +82,10 @@ pub struct StatusFile {
 }
 
 impl StatusFile {
-    pub fn new(bell: &Arc<Bell>) -> StatusFile {
+    pub fn new(notifier: &Arc<Notifier>) -> StatusFile {
         StatusFile {
-            bell: Arc::clone(bell),
-            pool: Pool::ringing(Arc::clone(bell)),
+            notifier: Arc::clone(notifier),
+            pool: Pool::with_notifier(Arc::clone(notifier)),
             path: None,
             under_way: None,
             looks_at: None,
@@ -98,7 +98,7 @@ impl StatusFile {
         let path = guc::status_file();
         if path != self.path {
             // Another disk may answer where the old one does not.
-            *self = StatusFile { path, ..StatusFile::new(&self.bell) };
+            *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;
         self.collect(now);
@@ -150,7 +150,7 @@ impl StatusFile {
 }
 
 /// The phases' files, and last the aggregate, which names them.
-fn writing(path: PathBuf, phases: &[Phase]) -> Result<Writing, String> {
+fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err("the path names no file".to_owned());
@@ -163,5 +163,5 @@ fn writing(path: PathBuf, phases: &[Phase]) -> Result<Writing, String> {
         files.push((phase.file(), bytes(phase.document(now))?));
     }
     files.push((name.to_string_lossy().into_owned(), bytes(status::aggregate(phases, now))?));
-    Ok(Writing { directory: directory.to_owned(), files, forbidden: pg::data_directory() })
+    Ok(FileWrites { directory: directory.to_owned(), files, forbidden: pg::data_directory() })
 }

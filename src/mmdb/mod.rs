@@ -11,7 +11,7 @@ mod private_copy;
 use std::cell::{Cell, RefCell};
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Network, Place};
+use cowrie_enrich_engine::mmdb::{Content, Database, Facts, Location, Network};
 use memmap2::Mmap;
 
 use crate::guc;
@@ -57,7 +57,7 @@ impl Kind {
     fn accepts(self, content: Content) -> bool {
         matches!(
             (self, content),
-            (_, Content::Both) | (Kind::City, Content::Place) | (Kind::Asn, Content::Network)
+            (_, Content::Both) | (Kind::City, Content::Location) | (Kind::Asn, Content::Network)
         )
     }
 }
@@ -264,8 +264,8 @@ impl Databases {
         answered(self.network_file()?.database.organization(address))
     }
 
-    pub fn place(&self, address: Address) -> Option<Place<'_>> {
-        answered(self.city.as_ref()?.database.place(address))
+    pub fn place(&self, address: Address) -> Option<Location<'_>> {
+        answered(self.city.as_ref()?.database.location(address))
     }
 
     pub fn network(&self, address: Address) -> Option<Network<'_>> {

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use cowrie_enrich_engine::otlp::{self, Network, Span, Text, What, new_id, new_trace};
+use cowrie_enrich_engine::otlp::{self, NetworkSpan, Span, SpanDetails, Text, new_id, new_trace};
 use cowrie_enrich_engine::random;
 
 use super::{Operation, cells, pending, publish_cell};
@@ -96,7 +96,7 @@ impl NetworkSpans {
         (began, ended): (u64, u64),
     ) -> Span {
         let (trace, parent) = WITHIN.get().unwrap_or_else(|| (new_trace(), 0));
-        let network = Network {
+        let network = NetworkSpan {
             number: number.and_then(|number| u32::try_from(number).ok()).unwrap_or_default(),
             operation: match operation {
                 Operation::Create => otlp::Operation::Create,
@@ -115,7 +115,7 @@ impl NetworkSpans {
             began,
             ended,
             database: catalog::own_database().to_u32(),
-            what: What::Network(network),
+            details: SpanDetails::Network(network),
             error: Text::EMPTY,
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::{backoff, random};
 
+use super::due::retry_pause;
 use super::steps::Steps;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::shared;
@@ -72,6 +73,9 @@ impl Recounter {
         self.process =
             background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.seat) as i32);
         if self.process.is_none() {
+            // Nothing was read, and a slot may be free a moment later.
+            self.attempts -= 1;
+            self.not_before = now + retry_pause();
             telemetry::error("a recount could not be started", "no slot is free; raise max_worker_processes");
         }
         false

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use cowrie_enrich_engine::otlp::{self, Span, Text, What, new_id, new_trace};
+use cowrie_enrich_engine::otlp::{self, Span, SpanDetails, Text, new_id, new_trace};
 use cowrie_enrich_engine::providers::Reply;
 
 use crate::pg::{catalog, clock};
@@ -26,7 +26,7 @@ pub struct Batch {
     apply: u64,
     began: u64,
     exchange: Exchange,
-    what: otlp::Batch,
+    what: otlp::BatchSpan,
     /// When writing it down was begun first.
     applied_from: Option<u64>,
 }
@@ -61,7 +61,7 @@ impl Batch {
                 is_unsent: reply.unsent,
                 failure: reply.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
             },
-            what: otlp::Batch {
+            what: otlp::BatchSpan {
                 provider: u8::try_from(provider.place()).unwrap_or(u8::MAX),
                 questions: count(questions),
                 answers: count(reply.answers.len()),
@@ -82,31 +82,31 @@ impl Batch {
         let now = clock::unix_nanoseconds();
         let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();
         let failure = self.exchange.failure.as_str();
-        let span = |id, what, (began, ended), error: &str| Span {
+        let span = |id, details, (began, ended), error: &str| Span {
             trace: self.trace,
             id,
             parent: if id == self.id { 0 } else { self.id },
             began,
             ended,
             database: catalog::own_database().to_u32(),
-            what,
+            details,
             error: Text::new(error),
         };
-        let child = |what, times, error: &str| spans::hand_over(&span(new_id(), what, times, error));
+        let child = |details, times, error: &str| spans::hand_over(&span(new_id(), details, times, error));
         let of_all = if failure.is_empty() { error.unwrap_or_default() } else { failure };
-        spans::hand_over(&span(self.id, What::Batch(self.what), (self.began, now), of_all));
+        spans::hand_over(&span(self.id, SpanDetails::Batch(self.what), (self.began, now), of_all));
         let ended = after(self.exchange.took);
         match self.exchange.connected {
             _ if self.exchange.is_unsent => {}
             Some(connected) => {
                 let connected = after(connected.min(self.exchange.took));
-                child(What::Connect, (self.began, connected), "");
-                child(What::Query, (connected, ended), failure);
+                child(SpanDetails::Connect, (self.began, connected), "");
+                child(SpanDetails::Query, (connected, ended), failure);
             }
-            None => child(What::Connect, (self.began, ended), failure),
+            None => child(SpanDetails::Connect, (self.began, ended), failure),
         }
         if let Some(from) = self.applied_from {
-            spans::hand_over(&span(self.apply, What::Apply, (from, now), error.unwrap_or_default()));
+            spans::hand_over(&span(self.apply, SpanDetails::Apply, (from, now), error.unwrap_or_default()));
         }
     }
 }

@@ -13,7 +13,7 @@
 //! The rule: kept as it was sent, the address apart.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
-use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Reading, Rest, Said, Site};
+use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};
 use super::{Answer, Finding, Purpose, Setting};
 use crate::address::Address;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub static TOY_ABSENT_TTL: Setting = absent_ttl(
     c"Time for which it is fresh that the toy shop knows nothing of an address.",
 );
 
-static SITE: Site = Site {
+static SERVICE: HttpService = HttpService {
     name: "toy",
     title: "The toy shop",
     purpose: Purpose::Facts,
@@ -64,34 +64,34 @@ static SITE: Site = Site {
     suffix: "",
     key: None,
     contact: None,
-    rest: Rest { unnamed: Duration::from_secs(60), least: Duration::ZERO },
+    backoff: Backoff { default: Duration::from_secs(60), minimum: Duration::ZERO },
     read,
     notice: |_| None,
 };
 
-impl AskedByHttp for Toy {
-    fn site(&self) -> &'static Site {
-        &SITE
+impl HttpProvider for Toy {
+    fn service(&self) -> &'static HttpService {
+        &SERVICE
     }
 }
 
-fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
-    if !matches!(said.status, 200 | 404) {
+fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
+    if !matches!(response.status, 200 | 404) {
         return None;
     }
-    let Some(mut object) = http::object(said.body) else {
-        return Some(Reading::Malformed("the answer is not a JSON object"));
+    let Some(mut object) = http::object(response.body) else {
+        return Some(ReadResult::Malformed("the answer is not a JSON object"));
     };
     match http::names(&object, "ip", address) {
         Some(true) => {}
-        Some(false) => return Some(Reading::Foreign),
-        None => return Some(Reading::Malformed("the answer does not say whom it is about")),
+        Some(false) => return Some(ReadResult::Foreign),
+        None => return Some(ReadResult::Malformed("the answer does not say whom it is about")),
     }
     object.remove("ip");
-    let answer = if said.status == 404 {
+    let answer = if response.status == 404 {
         Answer::Absent(None)
     } else {
         Answer::Found(Finding { said: object, ..Finding::default() })
     };
-    Some(Reading::Answer(answer))
+    Some(ReadResult::Answer(answer))
 }

@@ -3,11 +3,11 @@
 //! - [`networks`] reads lists of networks, [`mmdb`] writes them as MaxMind databases: `mmdb-build`.
 //! - [`log`] reads Cowrie's JSON logs, [`session`] gathers events into sessions, [`load`] stores them in Cowrie's
 //!   PostgreSQL schema: `cowrie-load`.
-//! - [`invented`] makes the log that the demo comes with: `demo-log`.
+//! - [`synthetic`] makes the log that the demo comes with: `demo-log`.
 
-pub mod invented;
 pub mod load;
 pub mod log;
 pub mod mmdb;
 pub mod networks;
 pub mod session;
+pub mod synthetic;

@@ -10,12 +10,13 @@
 //! The one thing a repeated load cannot tell: of a session that came in two parts, two rows of a table without times
 //! (`params`, `ttylog`, `keyfingerprints`) that are equal in all columns count as one.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::ops::AddAssign;
 
 use jiff::Timestamp;
+use postgres::binary_copy::BinaryCopyInWriter;
+use postgres::types::{ToSql, Type};
 use postgres::{Client, Error, Transaction};
 
 use crate::log::Event;
@@ -130,7 +131,7 @@ impl Table {
 
 /// What became of the sessions and rows handed to [`Loader::store`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct LoadCounts {
     pub sessions: u64,
     /// Of those, the ones whose connect event the log lacks: start and address are from their first event.
     pub without_connect: u64,
@@ -149,8 +150,8 @@ pub struct Stored {
     pub without_table: u64,
 }
 
-impl AddAssign for Stored {
-    fn add_assign(&mut self, other: Stored) {
+impl AddAssign for LoadCounts {
+    fn add_assign(&mut self, other: LoadCounts) {
         self.sessions += other.sessions;
         self.without_connect += other.without_connect;
         self.without_end += other.without_end;
@@ -185,23 +186,21 @@ impl Loader {
     }
 
     /// Stores a batch, all of it or, on error, nothing.
-    pub fn store(&mut self, batch: &[Session]) -> Result<Stored, Error> {
-        let mut stored = Stored::default();
-        let staged = Staged::of(batch, &mut stored);
+    pub fn store(&mut self, batch: &[Session]) -> Result<LoadCounts, Error> {
+        let mut stored = LoadCounts::default();
+        let staged = StagedBatch::of(batch, &mut stored);
+        let mut filled = [false; 8];
         let mut transaction = self.client.transaction()?;
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK])?;
-        copy(
-            &mut transaction,
-            "loading_sessions (nth, id, starttime, endtime, sensor, ip, termsize, client, connected)",
-            &staged.sessions,
-        )?;
-        for table in TABLES {
-            let rows = &staged.rows[table as usize];
-            if self.present[table as usize] {
-                let columns = table.columns().join(", ");
-                copy(&mut transaction, &format!("loading_{} (nth, session, {columns})", table.name()), rows)?;
-            } else {
-                stored.without_table += rows.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let columns = "nth, id, starttime, endtime, sensor, ip, termsize, client, connected";
+        copy(&mut transaction, "loading_sessions", columns, staged.sessions)?;
+        for (table, rows) in TABLES.into_iter().zip(staged.rows) {
+            if !self.present[table as usize] {
+                stored.without_table += rows.len() as u64;
+            } else if !rows.is_empty() {
+                filled[table as usize] = true;
+                let columns = format!("nth, session, {}", table.columns().join(", "));
+                copy(&mut transaction, &format!("loading_{}", table.name()), &columns, rows)?;
             }
         }
         transaction.execute(SENSORS, &[])?;
@@ -219,7 +218,7 @@ impl Loader {
         }
         for table in TABLES {
             let index = table as usize;
-            if !self.present[index] || staged.rows[index].is_empty() {
+            if !filled[index] {
                 continue;
             }
             stored.rows[index] = transaction.execute(&table.insert_fresh(), &[])?;
@@ -232,170 +231,122 @@ impl Loader {
     }
 }
 
-fn copy(transaction: &mut Transaction<'_>, target: &str, rows: &[u8]) -> Result<(), Error> {
-    if rows.is_empty() {
-        return Ok(());
+/// Copies rows in binary format. The staging table says which types the values have.
+fn copy(transaction: &mut Transaction<'_>, table: &str, columns: &str, rows: Vec<Row>) -> Result<(), Error> {
+    let described = transaction.prepare(&format!("SELECT {columns} FROM {table}"))?;
+    let types: Vec<Type> = described.columns().iter().map(|column| column.type_().clone()).collect();
+    let target = transaction.copy_in(&format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)"))?;
+    let mut writer = BinaryCopyInWriter::new(target, &types);
+    for row in rows {
+        match writer.write_raw(row) {
+            Ok(()) => {}
+            // The server ended the copy, and `finish` returns its error.
+            Err(error) if error.is_closed() => break,
+            Err(error) => return Err(error),
+        }
     }
-    let mut writer = transaction.copy_in(&format!("COPY {target} FROM STDIN"))?;
-    // An error of the server comes out of finish(); a write only fails when the connection is gone.
-    let _ = writer.write_all(rows);
-    writer.finish().map(|_| ())
+    writer.finish().map(drop)
 }
 
-/// A batch in COPY's text format.
+type Value = Box<dyn ToSql + Sync>;
+type Row = Vec<Value>;
+
+/// A batch as rows of the staging tables.
 #[derive(Default)]
-struct Staged {
-    sessions: Vec<u8>,
-    rows: [Vec<u8>; 8],
+struct StagedBatch {
+    sessions: Vec<Row>,
+    rows: [Vec<Row>; 8],
 }
 
-impl Staged {
-    fn of(batch: &[Session], stored: &mut Stored) -> Staged {
-        let mut staged = Staged::default();
+impl StagedBatch {
+    fn of(batch: &[Session], stored: &mut LoadCounts) -> StagedBatch {
+        let mut staged = StagedBatch::default();
         // A batch holds an id once; two parts of a session never come in the same one.
-        let mut seen = HashMap::with_capacity(batch.len());
-        for (nth, session) in batch.iter().enumerate() {
-            let id = Line::cut(&session.id, 32, stored);
-            if seen.insert(id.clone(), nth).is_none() {
-                Line::start(&mut staged.sessions, nth)
-                    .text(&id)
-                    .time(session.start)
-                    .optional(session.end.map(|end| end.to_string()).as_deref())
-                    .text(&Line::cut(&session.sensor, 255, stored))
-                    .text(&Line::cut(&session.address, 61, stored))
-                    .optional(
-                        session.terminal_size.as_deref().map(|size| Line::cut(size, 7, stored)).as_deref(),
-                    )
-                    .optional(
-                        session.client.as_deref().map(|client| Line::cut(client, 50, stored)).as_deref(),
-                    )
-                    .boolean(session.connected)
-                    .end();
+        let mut seen = HashSet::with_capacity(batch.len());
+        for (nth, session) in (0..).zip(batch) {
+            let id = cut(&session.id, 32, stored);
+            if seen.insert(id.clone()) {
+                staged.sessions.push(vec![
+                    Box::new(nth),
+                    Box::new(id.clone()),
+                    Box::new(session.start),
+                    Box::new(session.end),
+                    text(&session.sensor, 255, stored),
+                    text(&session.address, 61, stored),
+                    optional(session.terminal_size.as_deref(), 7, stored),
+                    optional(session.client.as_deref(), 50, stored),
+                    Box::new(session.connected),
+                ]);
             }
-            for (nth, (time, event)) in session.events.iter().enumerate() {
-                staged.event(nth, &id, *time, event, stored);
+            for (nth, (time, event)) in (0..).zip(&session.events) {
+                if let Some((table, values)) = event_row(*time, event, stored) {
+                    let mut row: Row = vec![Box::new(nth), Box::new(id.clone())];
+                    row.extend(values);
+                    staged.rows[table as usize].push(row);
+                }
             }
         }
         staged
     }
-
-    fn line(&mut self, table: Table, (nth, session): (usize, &str)) -> Line<'_> {
-        Line::start(&mut self.rows[table as usize], nth).text(session)
-    }
-
-    fn event(&mut self, nth: usize, session: &str, time: Timestamp, event: &Event, stored: &mut Stored) {
-        let at = (nth, session);
-        match event {
-            Event::Login { success, username, password } => self
-                .line(Table::Auth, at)
-                .boolean(*success)
-                .text(&Line::cut(username, 100, stored))
-                .text(&Line::cut(password, 100, stored))
-                .time(time)
-                .end(),
-            Event::Input { success, realm, input } => self
-                .line(Table::Input, at)
-                .time(time)
-                .optional(realm.as_deref().map(|realm| Line::cut(realm, 50, stored)).as_deref())
-                .optional(success.map(|success| if success { "t" } else { "f" }))
-                .text(&Line::cut(input, usize::MAX, stored))
-                .end(),
-            Event::Download { url, outfile, shasum } => self
-                .line(Table::Downloads, at)
-                .time(time)
-                .text(&Line::cut(url, usize::MAX, stored))
-                .optional(outfile.as_deref().map(|file| Line::cut(file, usize::MAX, stored)).as_deref())
-                .optional(shasum.as_deref().map(|sum| Line::cut(sum, 64, stored)).as_deref())
-                .end(),
-            Event::Terminal { ttylog, size } => {
-                self.line(Table::Ttylog, at).text(&Line::cut(ttylog, 100, stored)).number(*size).end();
-            }
-            Event::Parameters { arch } => {
-                self.line(Table::Params, at).text(&Line::cut(arch, 32, stored)).end()
-            }
-            Event::Fingerprint { username, fingerprint } => self
-                .line(Table::Keyfingerprints, at)
-                .text(&Line::cut(username, 100, stored))
-                .text(&Line::cut(fingerprint, 100, stored))
-                .end(),
-            Event::Forward { host, port } => {
-                self.line(Table::Ipforwards, at)
-                    .time(time)
-                    .text(&Line::cut(host, 255, stored))
-                    .number(*port)
-                    .end();
-            }
-            Event::ForwardedData { host, port, data } => self
-                .line(Table::Ipforwardsdata, at)
-                .time(time)
-                .text(&Line::cut(host, 255, stored))
-                .number(*port)
-                .text(&Line::cut(data, usize::MAX, stored))
-                .end(),
-            Event::Connect
-            | Event::Closed
-            | Event::ClientVersion(_)
-            | Event::TerminalSize(_)
-            | Event::Other => {}
-        }
-    }
 }
 
-/// One line of COPY's text format: tabs between, `\N` for null, backslash escapes.
-struct Line<'a>(&'a mut Vec<u8>);
-
-impl<'a> Line<'a> {
-    fn start(out: &'a mut Vec<u8>, nth: usize) -> Line<'a> {
-        out.extend_from_slice(nth.to_string().as_bytes());
-        Line(out)
-    }
-
-    /// At most `limit` characters, and none that is zero: PostgreSQL's text cannot hold it.
-    fn cut(text: &str, limit: usize, stored: &mut Stored) -> String {
-        let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
-        stored.cut += u64::from(clean.len() != text.len());
-        clean
-    }
-
-    fn text(self, text: &str) -> Line<'a> {
-        self.0.push(b'\t');
-        for byte in text.bytes() {
-            match byte {
-                b'\\' => self.0.extend_from_slice(b"\\\\"),
-                b'\n' => self.0.extend_from_slice(b"\\n"),
-                b'\r' => self.0.extend_from_slice(b"\\r"),
-                b'\t' => self.0.extend_from_slice(b"\\t"),
-                byte => self.0.push(byte),
-            }
+/// Returns the table of an event, and the values of [`Table::columns`].
+fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<(Table, Row)> {
+    let time = Box::new(time);
+    Some(match event {
+        Event::Login { success, username, password } => (
+            Table::Auth,
+            vec![Box::new(*success), text(username, 100, stored), text(password, 100, stored), time],
+        ),
+        Event::Input { success, realm, input } => (
+            Table::Input,
+            vec![
+                time,
+                optional(realm.as_deref(), 50, stored),
+                Box::new(*success),
+                text(input, usize::MAX, stored),
+            ],
+        ),
+        Event::Download { url, outfile, shasum } => (
+            Table::Downloads,
+            vec![
+                time,
+                text(url, usize::MAX, stored),
+                optional(outfile.as_deref(), usize::MAX, stored),
+                optional(shasum.as_deref(), 64, stored),
+            ],
+        ),
+        Event::Terminal { ttylog, size } => (Table::Ttylog, vec![text(ttylog, 100, stored), Box::new(*size)]),
+        Event::Parameters { arch } => (Table::Params, vec![text(arch, 32, stored)]),
+        Event::Fingerprint { username, fingerprint } => {
+            (Table::Keyfingerprints, vec![text(username, 100, stored), text(fingerprint, 100, stored)])
         }
-        self
-    }
-
-    fn optional(self, text: Option<&str>) -> Line<'a> {
-        match text {
-            Some(text) => self.text(text),
-            None => {
-                self.0.extend_from_slice(b"\t\\N");
-                self
-            }
+        Event::Forward { host, port } => {
+            (Table::Ipforwards, vec![time, text(host, 255, stored), Box::new(*port)])
         }
-    }
+        Event::ForwardedData { host, port, data } => (
+            Table::Ipforwardsdata,
+            vec![time, text(host, 255, stored), Box::new(*port), text(data, usize::MAX, stored)],
+        ),
+        Event::Connect | Event::Closed | Event::ClientVersion(_) | Event::TerminalSize(_) | Event::Other => {
+            return None;
+        }
+    })
+}
 
-    fn time(self, time: Timestamp) -> Line<'a> {
-        self.text(&time.to_string())
-    }
+/// Keeps at most `limit` characters, and none that is zero: PostgreSQL's text cannot hold it.
+fn cut(text: &str, limit: usize, stored: &mut LoadCounts) -> String {
+    let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
+    stored.cut += u64::from(clean.len() != text.len());
+    clean
+}
 
-    fn boolean(self, value: bool) -> Line<'a> {
-        self.text(if value { "t" } else { "f" })
-    }
+fn text(text: &str, limit: usize, stored: &mut LoadCounts) -> Value {
+    Box::new(cut(text, limit, stored))
+}
 
-    fn number(self, value: i32) -> Line<'a> {
-        self.text(&value.to_string())
-    }
-
-    fn end(self) {
-        self.0.push(b'\n');
-    }
+fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts) -> Value {
+    Box::new(text.map(|text| cut(text, limit, stored)))
 }
 
 /// An error with what the server says about it, cause by cause.
@@ -417,20 +368,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_escaped_cut_by_characters_and_counted() {
-        let mut stored = Stored::default();
-        let mut out = Vec::new();
-        let long = "ä".repeat(101);
-        Line::start(&mut out, 7)
-            .text(&Line::cut("a\tb\\N\nc\r", 100, &mut stored))
-            .text(&Line::cut(&long, 100, &mut stored))
-            .text(&Line::cut("nul\0here", 100, &mut stored))
-            .optional(None)
-            .boolean(true)
-            .number(-3)
-            .end();
-        let expected = format!("7\ta\\tb\\\\N\\nc\\r\t{}\tnulhere\t\\N\tt\t-3\n", "ä".repeat(100));
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    fn values_are_cut_by_characters_and_counted() {
+        let mut stored = LoadCounts::default();
+        assert_eq!(cut("a\tb\\N\nc\r", 100, &mut stored), "a\tb\\N\nc\r");
+        assert_eq!(stored.cut, 0);
+        assert_eq!(cut(&"ä".repeat(101), 100, &mut stored), "ä".repeat(100));
+        assert_eq!(cut("nul\0here", 100, &mut stored), "nulhere");
         assert_eq!(stored.cut, 2);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use mmdb_writer::{Error, RecordSize, Value, Writer};
 
-use crate::networks::{Network, Origin, Place};
+use crate::networks::{Location, Network, Origin};
 
 /// Which of MaxMind's layouts: decides the database's type and what is read from a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result
         .iter()
         .filter_map(|network| {
             let value = match layout {
-                Layout::City => network.place.as_ref().map(city_record),
+                Layout::City => network.location.as_ref().map(city_record),
                 Layout::Asn => network.origin.as_ref().map(asn_record),
             };
             value.map(|value| (network, value))
@@ -77,34 +77,34 @@ fn asn_record(origin: &Origin) -> Value {
     Value::map(record)
 }
 
-fn city_record(place: &Place) -> Value {
+fn city_record(location: &Location) -> Value {
     let names = |name: &str| Value::map([("en", Value::from(name))]);
     let mut record = Vec::new();
-    if let Some(city) = &place.city {
+    if let Some(city) = &location.city {
         record.push(("city", Value::map([("names", names(city))])));
     }
     let mut country = Vec::new();
-    if let Some(code) = &place.country {
+    if let Some(code) = &location.country {
         country.push(("iso_code", Value::from(code.as_str())));
     }
-    if let Some(name) = &place.country_name {
+    if let Some(name) = &location.country_name {
         country.push(("names", names(name)));
     }
     if !country.is_empty() {
         record.push(("country", Value::map(country)));
     }
-    let mut location = Vec::new();
-    if let Some(radius) = place.accuracy_radius {
-        location.push(("accuracy_radius", Value::from(radius)));
+    let mut members = Vec::new();
+    if let Some(radius) = location.accuracy_radius {
+        members.push(("accuracy_radius", Value::from(radius)));
     }
-    if let Some(latitude) = place.latitude {
-        location.push(("latitude", Value::from(latitude)));
+    if let Some(latitude) = location.latitude {
+        members.push(("latitude", Value::from(latitude)));
     }
-    if let Some(longitude) = place.longitude {
-        location.push(("longitude", Value::from(longitude)));
+    if let Some(longitude) = location.longitude {
+        members.push(("longitude", Value::from(longitude)));
     }
-    if !location.is_empty() {
-        record.push(("location", Value::map(location)));
+    if !members.is_empty() {
+        record.push(("location", Value::map(members)));
     }
     Value::map(record)
 }

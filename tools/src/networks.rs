@@ -24,7 +24,7 @@ use mmdb_writer::ipnet::IpNet;
 
 /// Where something is: a country, maybe a city in it, maybe a point.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Place {
+pub struct Location {
     /// Two letters, ISO 3166-1.
     pub country: Option<String>,
     pub country_name: Option<String>,
@@ -47,7 +47,7 @@ pub struct Origin {
 pub struct Network {
     pub first: IpAddr,
     pub last: IpAddr,
-    pub place: Option<Place>,
+    pub location: Option<Location>,
     pub origin: Option<Origin>,
 }
 
@@ -131,7 +131,7 @@ fn read_ranges(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> {
                 organization: record.get(3).filter(|name| !name.is_empty()).map(str::to_owned),
             }),
         };
-        networks.push(Network { first, last, place: None, origin });
+        networks.push(Network { first, last, location: None, origin });
     }
     Ok(networks)
 }
@@ -203,7 +203,7 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
         {
             return Err(error(line, "country", format_args!("not two capitals: \"{code}\"")));
         }
-        let place = Place {
+        let location = Location {
             country,
             country_name: text(2).map(str::to_owned),
             city: text(3).map(str::to_owned),
@@ -225,7 +225,7 @@ fn read_prefixes(mut reader: csv::Reader<&[u8]>) -> Result<Vec<Network>, Error> 
         networks.push(Network {
             first: net.network(),
             last: net.broadcast(),
-            place: (place != Place::default()).then_some(place),
+            location: (location != Location::default()).then_some(location),
             origin,
         });
     }
@@ -246,7 +246,7 @@ mod tests {
         let origin = networks[0].origin.clone().unwrap();
         assert_eq!((origin.asn, origin.organization.as_deref()), (16509, Some("Amazon \"AWS\"")));
         assert_eq!(networks[1].origin, None);
-        assert_eq!(networks[1].place, None);
+        assert_eq!(networks[1].location, None);
     }
 
     #[test]

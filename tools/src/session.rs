@@ -46,7 +46,7 @@ impl Default for Limits {
 const OVERHEAD: usize = 200;
 
 #[derive(Debug)]
-pub struct Gathering {
+pub struct SessionAssembler {
     limits: Limits,
     open: HashMap<String, Session>,
     closed: usize,
@@ -55,9 +55,9 @@ pub struct Gathering {
     pub repeated_connects: u64,
 }
 
-impl Gathering {
+impl SessionAssembler {
     pub fn new(limits: Limits) -> Self {
-        Gathering { limits, open: HashMap::new(), closed: 0, bytes: 0, repeated_connects: 0 }
+        SessionAssembler { limits, open: HashMap::new(), closed: 0, bytes: 0, repeated_connects: 0 }
     }
 
     /// Takes one event; hands out a batch when it is time for one.
@@ -170,24 +170,24 @@ mod tests {
 
     #[test]
     fn interleaved_sessions_come_out_whole_and_by_start() {
-        let mut gathering = Gathering::new(Limits { batch: 2, bytes: 1 << 20 });
-        assert_eq!(gathering.push(entry("b", 10, Event::Connect)), None);
-        assert_eq!(gathering.push(entry("a", 11, Event::Connect)), None);
-        assert_eq!(gathering.push(entry("a", 12, command("ls"))), None);
-        assert_eq!(gathering.push(entry("a", 13, Event::Closed)), None);
-        assert_eq!(gathering.push(entry("a", 14, Event::Terminal { ttylog: "late".into(), size: 1 })), None);
-        let batch = gathering.push(entry("b", 15, Event::Closed)).unwrap();
+        let mut assembler = SessionAssembler::new(Limits { batch: 2, bytes: 1 << 20 });
+        assert_eq!(assembler.push(entry("b", 10, Event::Connect)), None);
+        assert_eq!(assembler.push(entry("a", 11, Event::Connect)), None);
+        assert_eq!(assembler.push(entry("a", 12, command("ls"))), None);
+        assert_eq!(assembler.push(entry("a", 13, Event::Closed)), None);
+        assert_eq!(assembler.push(entry("a", 14, Event::Terminal { ttylog: "late".into(), size: 1 })), None);
+        let batch = assembler.push(entry("b", 15, Event::Closed)).unwrap();
         assert_eq!(batch.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
         assert_eq!(batch[1].events.len(), 2);
-        assert!(gathering.finish().is_empty());
+        assert!(assembler.finish().is_empty());
     }
 
     #[test]
     fn a_session_without_a_connect_event_starts_at_its_first_event() {
-        let mut gathering = Gathering::new(Limits::default());
-        gathering.push(entry("a", 20, Event::ClientVersion("SSH-2.0-Go".into())));
-        gathering.push(entry("a", 21, Event::Closed));
-        let batch = gathering.finish();
+        let mut assembler = SessionAssembler::new(Limits::default());
+        assembler.push(entry("a", 20, Event::ClientVersion("SSH-2.0-Go".into())));
+        assembler.push(entry("a", 21, Event::Closed));
+        let batch = assembler.finish();
         assert!(!batch[0].connected);
         assert_eq!(batch[0].start.as_second(), 20);
         assert_eq!(batch[0].address, "192.0.2.1");
@@ -195,24 +195,24 @@ mod tests {
 
     #[test]
     fn the_first_connect_of_an_id_counts() {
-        let mut gathering = Gathering::new(Limits::default());
-        gathering.push(entry("a", 20, Event::Connect));
-        gathering.push(entry("a", 20, Event::Connect));
-        assert_eq!(gathering.repeated_connects, 0);
-        gathering.push(entry("a", 30, Event::Connect));
-        assert_eq!(gathering.repeated_connects, 1);
-        assert_eq!(gathering.finish()[0].start.as_second(), 20);
+        let mut assembler = SessionAssembler::new(Limits::default());
+        assembler.push(entry("a", 20, Event::Connect));
+        assembler.push(entry("a", 20, Event::Connect));
+        assert_eq!(assembler.repeated_connects, 0);
+        assembler.push(entry("a", 30, Event::Connect));
+        assert_eq!(assembler.repeated_connects, 1);
+        assert_eq!(assembler.finish()[0].start.as_second(), 20);
     }
 
     #[test]
     fn memory_is_bounded_by_handing_out_what_is_open() {
-        let mut gathering = Gathering::new(Limits { batch: 1000, bytes: 10_000 });
-        gathering.push(entry("a", 1, Event::Connect));
+        let mut assembler = SessionAssembler::new(Limits { batch: 1000, bytes: 10_000 });
+        assembler.push(entry("a", 1, Event::Connect));
         let batch =
-            (2..1000).find_map(|second| gathering.push(entry("a", second, command(&"x".repeat(100)))));
+            (2..1000).find_map(|second| assembler.push(entry("a", second, command(&"x".repeat(100)))));
         assert!(batch.unwrap()[0].events.len() < 50);
-        gathering.push(entry("a", 2000, Event::Closed));
-        let rest = gathering.finish();
+        assembler.push(entry("a", 2000, Event::Closed));
+        let rest = assembler.finish();
         assert!(!rest[0].connected);
         assert_eq!(rest[0].end.unwrap().as_second(), 2000);
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cowrie_enrich_tools::log::{self, Entry, Event};
 use cowrie_enrich_tools::networks::{self, Network};
-use cowrie_enrich_tools::{invented, mmdb};
+use cowrie_enrich_tools::{mmdb, synthetic};
 
 fn demo(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo").join(name)).unwrap()
@@ -33,7 +33,7 @@ fn the_checked_in_log_is_what_the_generator_makes() {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut log::decompressed(packed.as_slice()).unwrap(), &mut text).unwrap();
     assert!(
-        text == invented::cowrie_log(&list("networks-before.tsv"), 2025),
+        text == synthetic::cowrie_log(&list("networks-before.tsv"), 2025),
         "run: cargo run -p cowrie_enrich_tools --bin demo-log demo/networks-before.tsv | gzip -9n >demo/cowrie.json.gz"
     );
 }
@@ -91,7 +91,7 @@ fn the_lists_hold_what_the_demo_promises() {
         let database = mmdb::build(networks, mmdb::Layout::Asn, mmdb::Settings::default()).unwrap();
         let reader = maxminddb::Reader::from_source(database.bytes).unwrap();
         let record: maxminddb::geoip2::Asn =
-            reader.lookup(invented::MOVING.into()).unwrap().decode().unwrap().unwrap();
+            reader.lookup(synthetic::MOVING.into()).unwrap().decode().unwrap().unwrap();
         record.autonomous_system_number.unwrap()
     };
     let after = [before.clone(), list("networks-after.tsv")].concat();

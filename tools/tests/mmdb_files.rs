@@ -32,7 +32,7 @@ fn range(first: IpAddr, last: IpAddr, asn: u32) -> Network {
     Network {
         first,
         last,
-        place: None,
+        location: None,
         origin: Some(Origin {
             asn,
             organization: (!asn.is_multiple_of(3)).then(|| format!("Network {}", asn % 7)),

@@ -24,8 +24,8 @@ use crate::net::{Cancel, Task};
 /// The monitor is another user's: the directory says who may read.
 const MODE: u32 = 0o644;
 
-/// Files to be written, in this order.
-pub struct Writing {
+/// Files to write, in this order.
+pub struct FileWrites {
     pub directory: PathBuf,
     /// Names and contents.
     pub files: Vec<(String, Vec<u8>)>,
@@ -33,7 +33,7 @@ pub struct Writing {
     pub forbidden: PathBuf,
 }
 
-impl Task for Writing {
+impl Task for FileWrites {
     type Done = Result<(), String>;
 
     fn run(self, cancel: &Cancel) -> Self::Done {
@@ -187,7 +187,7 @@ mod tests {
         fn write(&self, files: &[(&str, &str)]) -> Result<(), String> {
             let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()));
             let forbidden = PathBuf::from("/proc");
-            Writing { directory: self.0.clone(), files: files.collect(), forbidden }.run(&Cancel::new())
+            FileWrites { directory: self.0.clone(), files: files.collect(), forbidden }.run(&Cancel::new())
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         assert!(failure.contains("a.json: "), "{failure}");
         assert_eq!(directory.names(), ["a.json"]);
         let nowhere = directory.0.join("nowhere");
-        let writing = Writing { directory: nowhere, files: Vec::new(), forbidden: PathBuf::from("/proc") };
+        let writing = FileWrites { directory: nowhere, files: Vec::new(), forbidden: PathBuf::from("/proc") };
         assert!(writing.run(&Cancel::new()).is_err_and(|failure| failure.contains("nowhere: ")));
     }
 
@@ -245,7 +245,7 @@ mod tests {
         let link = directory.0.join("link");
         symlink(&inside, &link).expect("a link can be made");
         let files = vec![("a.json".to_owned(), b"x".to_vec())];
-        let writing = Writing { directory: link, files, forbidden: directory.0.join("data") };
+        let writing = FileWrites { directory: link, files, forbidden: directory.0.join("data") };
         assert!(writing.run(&Cancel::new()).is_err_and(|failure| failure.contains("inside the data")));
         assert!(!inside.join("a.json").exists());
     }
@@ -253,7 +253,7 @@ mod tests {
     fn write(directory: &Path, forbidden: &Path) -> Result<(), String> {
         let files = vec![("a.json".to_owned(), b"x".to_vec())];
         let (directory, forbidden) = (directory.to_owned(), forbidden.to_owned());
-        Writing { directory, files, forbidden }.run(&Cancel::new())
+        FileWrites { directory, files, forbidden }.run(&Cancel::new())
     }
 
     #[test]

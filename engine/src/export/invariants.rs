@@ -1,6 +1,6 @@
-//! Answers: what holds of a scraper's request, and of where numbers may be handed on to?
+//! Invariants of scrapers' requests and of the exporter's settings.
 
-use super::request::{self, Asked, LONGEST, Status};
+use super::request::{self, LONGEST, Request, Status};
 use super::settings;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -10,22 +10,22 @@ use std::time::SystemTime;
 pub fn scrape_request(bytes: &[u8]) {
     let own = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
     let asked = request::read(bytes, own);
-    if matches!(asked, Some(Asked::Metrics { .. } | Asked::Health { .. })) {
+    if matches!(asked, Some(Request::Metrics { .. } | Request::Health { .. })) {
         let lower = bytes.to_ascii_lowercase();
         let hosts = [&b"localhost"[..], b"127.0.0.1", b"[", b"http/1.0"];
         assert!(hosts.iter().any(|host| has(&lower, host)), "answers whoever asks for another host");
     }
     match asked {
         None => assert!(bytes.len() < LONGEST, "waits for more than there may be"),
-        Some(Asked::Metrics { head_only }) => {
+        Some(Request::Metrics { head_only }) => {
             assert!(has(bytes, b"/metrics") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
         }
-        Some(Asked::Health { head_only }) => {
+        Some(Request::Health { head_only }) => {
             assert!(has(bytes, b"/-/healthy") && has(bytes, if head_only { b"HEAD " } else { b"GET " }));
         }
-        Some(Asked::Nonsense(status)) => {
+        Some(Request::Invalid(status)) => {
             assert!(!matches!(status, Status::Ok | Status::Unavailable));
-            assert!(request::words(status).ends_with('\n'));
+            assert!(request::explanation(status).ends_with('\n'));
             let head = request::head(status, "text/plain", bytes.len(), SystemTime::UNIX_EPOCH);
             let mut headers = [httparse::EMPTY_HEADER; 8];
             let mut response = httparse::Response::new(&mut headers);
@@ -36,7 +36,7 @@ pub fn scrape_request(bytes: &[u8]) {
     // What was decided of less is what is decided of all: nobody reads on to find out.
     let half = &bytes[..bytes.len() / 2];
     match request::read(half, own) {
-        Some(Asked::Nonsense(_)) => assert!(matches!(asked, Some(Asked::Nonsense(_))), "{asked:?}"),
+        Some(Request::Invalid(_)) => assert!(matches!(asked, Some(Request::Invalid(_))), "{asked:?}"),
         Some(before) => assert_eq!(asked, Some(before)),
         None => {}
     }

@@ -5,8 +5,8 @@
 //!
 //! | file | answers for |
 //! |---|---|
-//! | `scrape` | who asks for metrics over HTTP, and how they are served |
-//! | `request` | what a scraper asks for, and what it is told |
+//! | `scrape` | the HTTP server that scrapers connect to |
+//! | `request` | requests of scrapers, and heads of responses |
 //! | `status` | what the status files say |
 //! | `files` | how files change for their readers at one moment |
 //! | `settings` | where to: what may be set, and what is wrong with what may not |

@@ -1,4 +1,4 @@
-//! Answers: what does a scraper ask for, and what is it told?
+//! Requests of scrapers, and heads of responses.
 //!
 //! ```text
 //! GET /metrics HTTP/1.1
@@ -18,7 +18,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-/// Bytes of a request without its body: a scraper's has a few hundred.
+/// Bytes of a request's head. Those of scrapers have a few hundred.
 pub const LONGEST: usize = 8 * 1024;
 const MOST_HEADERS: usize = 64;
 
@@ -33,12 +33,12 @@ pub enum Status {
     Unavailable,
 }
 
-/// What somebody asked for.
+/// A request, as far as the server cares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asked {
+pub enum Request {
     Metrics { head_only: bool },
     Health { head_only: bool },
-    Nonsense(Status),
+    Invalid(Status),
 }
 
 impl Status {
@@ -56,29 +56,29 @@ impl Status {
 }
 
 /// Reads the bytes so far. Returns `None` while the request is incomplete. `own` is the address that the server listens at.
-pub fn read(bytes: &[u8], own: IpAddr) -> Option<Asked> {
+pub fn read(bytes: &[u8], own: IpAddr) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= LONGEST => {}
         Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return None,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {
-            return Some(Asked::Nonsense(Status::HeadersTooLarge));
+            return Some(Request::Invalid(Status::HeadersTooLarge));
         }
-        Err(_) => return Some(Asked::Nonsense(Status::BadRequest)),
+        Err(_) => return Some(Request::Invalid(Status::BadRequest)),
     }
     if let Err(status) = check_hosts(&request, own) {
-        return Some(Asked::Nonsense(status));
+        return Some(Request::Invalid(status));
     }
     let head_only = match request.method {
         Some("GET") => false,
         Some("HEAD") => true,
-        _ => return Some(Asked::Nonsense(Status::MethodNotAllowed)),
+        _ => return Some(Request::Invalid(Status::MethodNotAllowed)),
     };
     Some(match path(request.path.unwrap_or_default()) {
-        "/metrics" => Asked::Metrics { head_only },
-        "/-/healthy" => Asked::Health { head_only },
-        _ => Asked::Nonsense(Status::NotFound),
+        "/metrics" => Request::Metrics { head_only },
+        "/-/healthy" => Request::Health { head_only },
+        _ => Request::Invalid(Status::NotFound),
     })
 }
 
@@ -117,7 +117,7 @@ fn is_own(authority: &str, own: IpAddr) -> bool {
     host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// The authority of a target that is a whole URL (RFC 9112, 3.2.2), and what follows it.
+/// Splits a target that is a whole URL (RFC 9112, 3.2.2) after its authority.
 fn authority(target: &str) -> Option<(&str, &str)> {
     const SCHEME: &str = "http://";
     let scheme = target.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME))?;
@@ -125,7 +125,7 @@ fn authority(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
 }
 
-/// The path of a target, which may be a whole URL and may have a query.
+/// Returns the path of a target, which may be a whole URL and may have a query.
 fn path(target: &str) -> &str {
     let target = match authority(target) {
         Some((_, "")) => "/",
@@ -135,7 +135,7 @@ fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// What comes before a body of so many bytes.
+/// Returns the head of a response whose body has `length` bytes.
 pub fn head(status: Status, content_type: &str, length: usize, now: SystemTime) -> Vec<u8> {
     let allow = if status == Status::MethodNotAllowed { "Allow: GET, HEAD\r\n" } else { "" };
     format!(
@@ -147,8 +147,8 @@ pub fn head(status: Status, content_type: &str, length: usize, now: SystemTime) 
     .into_bytes()
 }
 
-/// What a human reads of a status.
-pub fn words(status: Status) -> String {
+/// Returns the body of a response without metrics.
+pub fn explanation(status: Status) -> String {
     match status {
         Status::Ok => "OK\n".to_owned(),
         Status::NotFound => "404 Not Found: metrics are at /metrics\n".to_owned(),
@@ -163,12 +163,12 @@ pub fn words(status: Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Asked::{Health, Metrics, Nonsense};
+    use Request::{Health, Invalid, Metrics};
     use proptest::prelude::*;
 
     const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 8, 7));
 
-    fn asked(text: &str) -> Option<Asked> {
+    fn asked(text: &str) -> Option<Request> {
         read(text.as_bytes(), OWN)
     }
 
@@ -181,14 +181,14 @@ mod tests {
             ("GET /metrics?name[]=x HTTP/1.1", Metrics { head_only: false }),
             ("GET http://127.0.0.1:9487/metrics HTTP/1.1", Metrics { head_only: false }),
             ("GET /-/healthy HTTP/1.1", Health { head_only: false }),
-            ("GET / HTTP/1.1", Nonsense(Status::NotFound)),
-            ("GET /metrics/ HTTP/1.1", Nonsense(Status::NotFound)),
-            ("GET http://127.0.0.1 HTTP/1.1", Nonsense(Status::NotFound)),
-            ("POST /metrics HTTP/1.1", Nonsense(Status::MethodNotAllowed)),
-            ("get /metrics HTTP/1.1", Nonsense(Status::MethodNotAllowed)),
-            ("GET /metrics HTTP/2.0", Nonsense(Status::BadRequest)),
-            ("GET", Nonsense(Status::BadRequest)),
-            ("\u{16}\u{3}\u{1}", Nonsense(Status::BadRequest)),
+            ("GET / HTTP/1.1", Invalid(Status::NotFound)),
+            ("GET /metrics/ HTTP/1.1", Invalid(Status::NotFound)),
+            ("GET http://127.0.0.1 HTTP/1.1", Invalid(Status::NotFound)),
+            ("POST /metrics HTTP/1.1", Invalid(Status::MethodNotAllowed)),
+            ("get /metrics HTTP/1.1", Invalid(Status::MethodNotAllowed)),
+            ("GET /metrics HTTP/2.0", Invalid(Status::BadRequest)),
+            ("GET", Invalid(Status::BadRequest)),
+            ("\u{16}\u{3}\u{1}", Invalid(Status::BadRequest)),
         ] {
             assert_eq!(asked(&format!("{line}\r\nHost: localhost\r\n\r\n")), Some(expected), "{line}");
         }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn requests_for_other_hosts_are_refused() {
         let metrics = Metrics { head_only: false };
-        let (foreign, malformed) = (Nonsense(Status::MisdirectedRequest), Nonsense(Status::BadRequest));
+        let (foreign, malformed) = (Invalid(Status::MisdirectedRequest), Invalid(Status::BadRequest));
         for (host, expected) in [
             ("127.0.0.1", metrics),
             ("127.0.0.1:9487", metrics),
@@ -260,12 +260,12 @@ mod tests {
         let many: String = (0..100).map(|n| format!("h{n}: x\r\n")).collect();
         assert_eq!(
             asked(&format!("GET /metrics HTTP/1.1\r\n{many}\r\n")),
-            Some(Nonsense(Status::HeadersTooLarge))
+            Some(Invalid(Status::HeadersTooLarge))
         );
         let long = format!("GET /metrics HTTP/1.1\r\nh: {}", "x".repeat(LONGEST));
-        assert_eq!(asked(&long), Some(Nonsense(Status::HeadersTooLarge)));
+        assert_eq!(asked(&long), Some(Invalid(Status::HeadersTooLarge)));
         assert_eq!(asked(&long[..LONGEST - 1]), None);
-        assert_eq!(asked(&format!("{long}\r\n\r\n")), Some(Nonsense(Status::HeadersTooLarge)));
+        assert_eq!(asked(&format!("{long}\r\n\r\n")), Some(Invalid(Status::HeadersTooLarge)));
     }
 
     #[test]

@@ -1,130 +1,114 @@
-//! Answers: who asks for metrics over HTTP, and how are they served?
+//! The scrape server: serves metrics over HTTP.
 //!
-//! One thread serves a listener and some connections, none of which can hold up another: sockets do not block, and each
-//! step of a connection has a deadline. For metrics the thread asks its owner, by a ticket, and rings; the owner answers
-//! with bytes that it has finished. So an answer is never older than the question, and questions that come at once are
-//! answered by one.
+//! One thread accepts connections, and each connection has a thread of its own. For metrics a connection's thread sends
+//! its owner a request with a ticket, and waits. The owner answers all requests up to a ticket with one finished text. So
+//! a response is never older than its request, and requests that come at once share one text.
 //!
-//! Bounds: connections at once, bytes of a request, and the time of each step. Where all places are taken, a new connection
-//! takes the place of the oldest that has not asked yet. So idle connections cannot keep a scraper out.
+//! Bounds: connections at once, bytes of a request, and the time of each step. When all connections are in use, a new one
+//! replaces the oldest that has not sent its request yet. So idle connections cannot keep a scraper out.
+//!
+//! Locking: threads share `State` under one mutex, and hold it neither while they read or write a socket nor while they
+//! notify the owner. All threads inherit the signal mask of the caller of `Server::start`. None calls PostgreSQL.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
-use super::request::{self, Asked, LONGEST, Status};
-use crate::net::Bell;
+use super::request::{self, LONGEST, Request, Status};
+use crate::net::Notifier;
 
-/// Connections at once. They are a file descriptor and a few kilobytes each.
+/// Connections at once.
 const CONNECTIONS: usize = 64;
+/// Threads at once: those of replaced connections end soon, because their sockets are shut down.
+const MOST_THREADS: usize = 2 * CONNECTIONS;
 /// From the beginning of a connection to the end of its request's head.
-const READS_WITHIN: Duration = Duration::from_secs(5);
-/// From there to the owner's answer.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+/// From the request to the owner's answer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-/// From there to the last byte's leaving.
-const WRITES_WITHIN: Duration = Duration::from_secs(10);
-/// How long bytes are taken that nobody wants: a socket closed with some unread takes the answer with it.
-const LINGERS: Duration = Duration::from_secs(1);
-/// After the system had no descriptor for a connection.
+/// From the answer to its last byte.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long unread bytes are discarded: closing a socket with unread bytes discards the response.
+const DRAINED_WITHIN: Duration = Duration::from_secs(1);
+/// Pieces discarded at most.
+const MOST_DRAINED: usize = 16;
+/// Pause after the system had no descriptor or thread for a connection.
 const ACCEPTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const PIECE: usize = 2048;
-/// Bytes. What is large is on the heap.
+/// Bytes of a thread's stack. Large values are on the heap.
 const STACK: usize = 256 * 1024;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-const WORDS_TYPE: &str = "text/plain; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 
-const LISTENER: Token = Token(CONNECTIONS);
-const WAKER: Token = Token(CONNECTIONS + 1);
-
-/// What the thread tells its owner.
+/// Events that the owner receives.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Said {
-    /// Metrics are wanted that are no older than this moment.
-    Asked(u64),
-    /// Some were delivered.
+pub enum Event {
+    /// A scraper wants metrics that are no older than this event; with the ticket.
+    Requested(u64),
+    /// A scraper received metrics.
     Served,
-    /// Some could not be, or nobody can be served at the moment.
+    /// A scraper did not receive metrics, or no connection can be accepted; with the reason.
     Failed(String),
 }
 
-/// For questions up to a ticket: the text, or that there is none.
-struct Answer {
-    ticket: u64,
-    text: Option<Arc<[u8]>>,
-}
-
-/// The owner's end. Dropped, it stops the thread, which closes what is open.
+/// The owner's end. Dropping it stops the server and closes all connections.
 pub struct Server {
     address: SocketAddr,
-    said: Receiver<Said>,
-    answers: Sender<Answer>,
-    stop: Arc<AtomicBool>,
-    waker: Arc<Waker>,
+    events: Receiver<Event>,
+    shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
 impl Server {
-    /// Listens at an address and serves on a thread of its own, which inherits the caller's signal mask: block all
-    /// signals around this call.
-    pub fn start(address: SocketAddr, bell: Arc<Bell>) -> io::Result<Server> {
-        let mut listener = TcpListener::bind(address)?;
-        let poll = Poll::new()?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (says, said) = mpsc::channel();
-        let (answers, answered) = mpsc::channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let desk = Desk {
-            poll,
-            listener,
+    /// Listens at an address and serves on threads, which inherit the caller's signal mask: block all signals around
+    /// this call. `owner` is notified of each event.
+    pub fn start(address: SocketAddr, owner: Arc<Notifier>) -> io::Result<Server> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let (sender, events) = mpsc::channel();
+        let shared = Arc::new(Shared {
             own: address.ip(),
-            accepted: 0,
-            connections: std::iter::repeat_with(|| None).take(CONNECTIONS).collect(),
-            may_accept: true,
-            accepts_after: None,
-            tickets: 0,
-            answered,
-            says: says.clone(),
-            bell: Arc::clone(&bell),
-            stop: Arc::clone(&stop),
-        };
-        let thread = thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(move || {
-            let ended = match panic::catch_unwind(AssertUnwindSafe(|| desk.run())) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the thread panicked".to_owned(),
-            };
-            let _ = says.send(Said::Failed(ended));
-            bell.ring();
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            events: sender,
+            owner,
+            stop: Notifier::new()?,
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = spawn(move || {
+            let end = panic::catch_unwind(AssertUnwindSafe(|| of_thread.accept_connections(&listener)));
+            match end {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => of_thread.report(Event::Failed(error.to_string())),
+                Err(_) => of_thread.report(Event::Failed("the thread panicked".to_owned())),
+            }
         })?;
-        Ok(Server { address, said, answers, stop, waker, thread })
+        Ok(Server { address, events, shared, thread })
     }
 
-    /// Where it listens.
+    /// The address where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the thread said since this was last asked; it has rung since.
-    pub fn said(&self) -> Vec<Said> {
-        self.said.try_iter().collect()
+    /// Returns the events since the last call.
+    pub fn take_events(&self) -> Vec<Event> {
+        self.events.try_iter().collect()
     }
 
-    /// Answers all questions up to a ticket; `None`: there are no metrics to be had.
+    /// Answers all requests up to a ticket. `None` means that no metrics can be had.
     pub fn answer(&self, ticket: u64, text: Option<Vec<u8>>) {
-        // A thread that is gone takes no answer, and `is_alive` says so.
-        let _ = self.answers.send(Answer { ticket, text: text.map(Arc::from) });
-        let _ = self.waker.wake();
+        let mut state = self.shared.lock();
+        (state.answered, state.text) = (ticket, text.map(Arc::from));
+        self.shared.changed.notify_all();
     }
 
     pub fn is_alive(&self) -> bool {
@@ -134,433 +118,351 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        let _ = self.waker.wake();
+        let mut state = self.shared.lock();
+        state.is_stopped = true;
+        for connection in &state.connections {
+            // The peer may have closed it already.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+        self.shared.changed.notify_all();
+        self.shared.stop.notify();
     }
 }
 
-/// What the thread has.
-struct Desk {
-    poll: Poll,
-    listener: TcpListener,
-    /// Where it listens: requests for other hosts are refused.
+struct Shared {
+    /// The address where it listens: requests for other hosts are refused.
     own: IpAddr,
-    /// How many connections there have been.
+    state: Mutex<State>,
+    /// An answer came, a connection made room, or the server stops.
+    changed: Condvar,
+    events: Sender<Event>,
+    owner: Arc<Notifier>,
+    stop: Arc<Notifier>,
+}
+
+#[derive(Default)]
+struct State {
+    /// At most `CONNECTIONS`, from the oldest to the newest.
+    connections: Vec<Connection>,
+    threads: usize,
+    /// Connections accepted so far.
     accepted: u64,
-    /// By token.
-    connections: Vec<Option<Connection>>,
-    /// Somebody may be waiting to be let in: said once, until nobody is.
-    may_accept: bool,
-    accepts_after: Option<Instant>,
+    /// Tickets given so far.
     tickets: u64,
-    answered: Receiver<Answer>,
-    says: Sender<Said>,
-    bell: Arc<Bell>,
-    stop: Arc<AtomicBool>,
+    /// The last ticket that the owner answered, and its answer.
+    answered: u64,
+    text: Option<Arc<[u8]>>,
+    is_stopped: bool,
 }
 
 struct Connection {
-    stream: TcpStream,
-    own: IpAddr,
-    /// Grows from one connection to the next.
     number: u64,
     step: Step,
-    /// Of the step.
-    until: Instant,
+    stream: Arc<TcpStream>,
 }
 
+/// In the order in which connections are replaced. A connection that waits for the owner's answer is not replaced.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    /// What has come of the request.
-    Reading(Vec<u8>),
-    /// For the owner's answer.
-    Waiting { ticket: u64, head_only: bool },
-    /// The head, then the body; so many bytes of both have left.
-    Writing { head: Vec<u8>, body: Arc<[u8]>, sent: usize, are_metrics: bool },
-    /// Everything has left.
-    Lingering,
+    Draining,
+    Reading,
+    Writing,
+    Waiting,
 }
 
-/// What becomes of a connection.
-enum Next {
-    /// It waits for its socket or for the owner.
-    Stays,
-    /// It asks for metrics.
-    Asks { head_only: bool },
-    /// Its last byte has left.
-    Served { are_metrics: bool },
-    /// It is over; with metrics that did not arrive, why.
-    Ends(Option<String>),
+impl State {
+    fn has_room(&self) -> bool {
+        let is_replaceable = |connection: &Connection| connection.step != Step::Waiting;
+        let has_slot = self.connections.len() < CONNECTIONS || self.connections.iter().any(is_replaceable);
+        has_slot && self.threads < MOST_THREADS
+    }
+
+    /// Adds a connection, in place of another one if all are in use. Returns its number.
+    fn add(&mut self, stream: Arc<TcpStream>) -> u64 {
+        if self.connections.len() >= CONNECTIONS {
+            let replaced = (0..CONNECTIONS).min_by_key(|index| self.connections[*index].step).unwrap_or(0);
+            // Its thread notices at its next call on the socket. The peer may have closed it already.
+            let _ = self.connections.remove(replaced).stream.shutdown(Shutdown::Both);
+        }
+        self.accepted += 1;
+        self.threads += 1;
+        self.connections.push(Connection { number: self.accepted, step: Step::Reading, stream });
+        self.accepted
+    }
+
+    /// Starts a connection's next step. Returns whether the connection is still open.
+    fn enter(&mut self, number: u64, step: Step) -> bool {
+        let connection = self.connections.iter_mut().find(|connection| connection.number == number);
+        connection.map(|connection| connection.step = step).is_some()
+    }
 }
 
-impl Desk {
-    fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(2 * CONNECTIONS);
-        loop {
-            let pause = match self.can_accept() {
-                true => Some(Duration::ZERO),
-                false => self.next_deadline().map(|until| until.saturating_duration_since(Instant::now())),
-            };
-            match self.poll.poll(&mut events, pause) {
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-                Err(_) => continue,
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self, event: Event) {
+        let _ = self.events.send(event);
+        self.owner.notify();
+    }
+
+    fn enter(&self, number: u64, step: Step) -> bool {
+        let is_open = self.lock().enter(number, step);
+        self.changed.notify_all();
+        is_open
+    }
+
+    fn accept_connections(self: &Arc<Self>, listener: &TcpListener) -> io::Result<()> {
+        let stop = self.stop.fd();
+        while !self.lock().is_stopped {
+            let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(&stop, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match listener.accept().and_then(|(stream, _)| self.start_connection(stream)) {
                 Ok(()) => {}
-            }
-            if self.stop.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            for event in &events {
-                match event.token() {
-                    LISTENER => self.may_accept = true,
-                    WAKER => {}
-                    Token(place) => self.go_on(place),
-                }
-            }
-            self.take_answers();
-            self.end_late();
-            self.let_in();
-        }
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let of_connections = self.connections.iter().flatten().map(|connection| connection.until);
-        of_connections.chain(self.accepts_after).min()
-    }
-
-    /// Returns whether a connection may be waiting that can be accepted at once.
-    fn can_accept(&self) -> bool {
-        self.may_accept && self.accepts_after.is_none() && self.place_for_another().is_some()
-    }
-
-    /// A free place, or the place of the connection that gives way to a new one: the oldest of those that have their answer,
-    /// that have not asked, or that read their answer, in this order. A question that waits for its answer keeps its place.
-    fn place_for_another(&self) -> Option<usize> {
-        let free = self.connections.iter().position(Option::is_none);
-        let gives_way = |(place, connection): (usize, &Option<Connection>)| {
-            let connection = connection.as_ref()?;
-            let class = match connection.step {
-                Step::Lingering => 0,
-                Step::Reading(_) => 1,
-                Step::Writing { .. } => 2,
-                Step::Waiting { .. } => return None,
-            };
-            Some((class, connection.number, place))
-        };
-        free.or_else(|| {
-            self.connections.iter().enumerate().filter_map(gives_way).min().map(|(_, _, place)| place)
-        })
-    }
-
-    fn make_room(&mut self, place: usize) {
-        let Some(connection) = &self.connections[place] else { return };
-        let is_reading = matches!(connection.step, Step::Writing { are_metrics: true, .. });
-        self.end(place, is_reading.then(|| "a scraper gave way to newer connections".to_owned()));
-    }
-
-    fn let_in(&mut self) {
-        let now = Instant::now();
-        if self.accepts_after.is_some_and(|after| after > now) {
-            return;
-        }
-        self.accepts_after = None;
-        // A bounded number, so that existing connections are served in between.
-        for _ in 0..CONNECTIONS {
-            if !self.may_accept {
-                return;
-            }
-            let Some(place) = self.place_for_another() else { return };
-            match self.listener.accept() {
-                Ok((mut stream, _)) => {
-                    self.make_room(place);
-                    let both = Interest::READABLE | Interest::WRITABLE;
-                    if self.poll.registry().register(&mut stream, Token(place), both).is_ok() {
-                        let step = Step::Reading(Vec::new());
-                        let until = Instant::now() + READS_WITHIN;
-                        self.accepted += 1;
-                        let (own, number) = (self.own, self.accepted);
-                        self.connections[place] = Some(Connection { stream, own, number, step, until });
-                        self.go_on(place);
-                    }
-                }
                 Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => self.may_accept = false,
+                    ErrorKind::WouldBlock => {}
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => {}
                     _ => {
-                        self.accepts_after = Some(now + ACCEPTS_AGAIN_AFTER);
-                        self.say(Said::Failed(format!("could not accept a connection: {error}")));
-                        return;
+                        self.report(Event::Failed(format!("could not accept a connection: {error}")));
+                        let pause =
+                            self.changed.wait_timeout_while(self.lock(), ACCEPTS_AGAIN_AFTER, |state| {
+                                !state.is_stopped
+                            });
+                        drop(pause);
                     }
                 },
             }
         }
+        Ok(())
     }
 
-    /// Takes a connection as far as it can go now.
-    fn go_on(&mut self, place: usize) {
-        while let Some(connection) = self.connections.get_mut(place).and_then(Option::as_mut) {
-            match connection.go_on() {
-                Next::Stays => return,
-                Next::Asks { head_only } => {
-                    self.tickets += 1;
-                    let ticket = self.tickets;
-                    connection.enter(Step::Waiting { ticket, head_only }, ANSWERED_WITHIN);
-                    self.say(Said::Asked(ticket));
-                    return;
-                }
-                Next::Served { are_metrics } => {
-                    connection.enter(Step::Lingering, LINGERS);
-                    if are_metrics {
-                        self.say(Said::Served);
-                    }
-                }
-                Next::Ends(failure) => {
-                    self.end(place, failure);
-                    return;
-                }
+    /// Waits for room and starts a thread that serves the connection.
+    fn start_connection(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        // Some systems let it inherit this from the listener.
+        stream.set_nonblocking(false)?;
+        let stream = Arc::new(stream);
+        let is_waiting = |state: &mut State| !state.is_stopped && !state.has_room();
+        let mut state =
+            self.changed.wait_while(self.lock(), is_waiting).unwrap_or_else(PoisonError::into_inner);
+        if state.is_stopped {
+            return Ok(());
+        }
+        let number = state.add(Arc::clone(&stream));
+        drop(state);
+        let shared = Arc::clone(self);
+        let thread = spawn(move || {
+            let served = panic::catch_unwind(AssertUnwindSafe(|| shared.serve(number, &stream)));
+            shared.end(number);
+            if served.is_err() {
+                shared.report(Event::Failed("a connection's thread panicked".to_owned()));
             }
+        });
+        thread.map(drop).inspect_err(|_| self.end(number))
+    }
+
+    fn end(&self, number: u64) {
+        let mut state = self.lock();
+        state.connections.retain(|connection| connection.number != number);
+        state.threads -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Reads a request and writes the response. Reports whether metrics were delivered.
+    fn serve(&self, number: u64, stream: &TcpStream) {
+        // A client that leaves without a request gets no response.
+        let Ok(request) = read_request(stream, self.own) else { return };
+        let mut metrics = None;
+        let (status, head_only) = match request {
+            Request::Metrics { head_only } => {
+                metrics = self.request_metrics(number);
+                (if metrics.is_some() { Status::Ok } else { Status::Unavailable }, head_only)
+            }
+            Request::Health { head_only } => (Status::Ok, head_only),
+            Request::Invalid(status) => (status, false),
+        };
+        let explanation = request::explanation(status);
+        let (content_type, body) = match &metrics {
+            Some(text) => (METRICS_TYPE, &text[..]),
+            None => (TEXT_TYPE, explanation.as_bytes()),
+        };
+        let head = request::head(status, content_type, body.len(), SystemTime::now());
+        self.enter(number, Step::Writing);
+        let until = Instant::now() + WRITTEN_WITHIN;
+        let written = write(stream, &head, until)
+            .and_then(|()| write(stream, if head_only { &[] } else { body }, until));
+        if metrics.is_some() {
+            self.report(match &written {
+                Ok(()) => Event::Served,
+                Err(error) => Event::Failed(self.why_not_written(number, error)),
+            });
+        }
+        if written.is_ok() && self.enter(number, Step::Draining) {
+            // The response was written, so an error changes nothing.
+            let _ = drain(stream);
         }
     }
 
-    fn take_answers(&mut self) {
-        while let Ok(Answer { ticket, text }) = self.answered.try_recv() {
-            for place in 0..CONNECTIONS {
-                let Some(connection) = &mut self.connections[place] else { continue };
-                match connection.step {
-                    Step::Waiting { ticket: own, head_only } if own <= ticket => {
-                        match &text {
-                            Some(text) => connection.write_metrics(text, head_only),
-                            None => connection.write_words(Status::Unavailable, head_only),
-                        }
-                        self.go_on(place);
-                    }
-                    _ => {}
-                }
-            }
+    /// Requests metrics from the owner and waits for them.
+    fn request_metrics(&self, number: u64) -> Option<Arc<[u8]>> {
+        let mut state = self.lock();
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.enter(number, Step::Waiting);
+        drop(state);
+        self.report(Event::Requested(ticket));
+        let is_waiting = |state: &mut State| state.answered < ticket && !state.is_stopped;
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), ANSWERED_WITHIN, is_waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.answered >= ticket {
+            return state.text.clone();
         }
+        drop(state);
+        self.report(Event::Failed("the exporter did not answer in time".to_owned()));
+        None
     }
 
-    fn end_late(&mut self) {
-        let now = Instant::now();
-        for place in 0..CONNECTIONS {
-            let Some(connection) = &mut self.connections[place] else { continue };
-            if connection.until > now {
-                continue;
-            }
-            match &connection.step {
-                Step::Waiting { head_only, .. } => {
-                    connection.write_words(Status::Unavailable, *head_only);
-                    self.say(Said::Failed("the exporter did not answer in time".to_owned()));
-                    self.go_on(place);
-                }
-                Step::Writing { are_metrics: true, .. } => {
-                    self.end(place, Some("a scraper did not read in time".to_owned()));
-                }
-                _ => self.end(place, None),
-            }
-        }
-    }
-
-    fn end(&mut self, place: usize, failure: Option<String>) {
-        if let Some(mut connection) = self.connections[place].take() {
-            // Closing it would do as well.
-            let _ = self.poll.registry().deregister(&mut connection.stream);
-        }
-        if let Some(failure) = failure {
-            self.say(Said::Failed(failure));
-        }
-    }
-
-    fn say(&self, said: Said) {
-        let _ = self.says.send(said);
-        self.bell.ring();
-    }
-}
-
-impl Connection {
-    fn enter(&mut self, step: Step, within: Duration) {
-        self.step = step;
-        self.until = Instant::now() + within;
-    }
-
-    fn write(&mut self, head: Vec<u8>, body: Arc<[u8]>, are_metrics: bool) {
-        self.enter(Step::Writing { head, body, sent: 0, are_metrics }, WRITES_WITHIN);
-    }
-
-    fn write_metrics(&mut self, text: &Arc<[u8]>, head_only: bool) {
-        let head = request::head(Status::Ok, METRICS_TYPE, text.len(), SystemTime::now());
-        let body = if head_only { Arc::from([]) } else { Arc::clone(text) };
-        self.write(head, body, true);
-    }
-
-    fn write_words(&mut self, status: Status, head_only: bool) {
-        let words = request::words(status);
-        let head = request::head(status, WORDS_TYPE, words.len(), SystemTime::now());
-        let body = if head_only { String::new() } else { words };
-        self.write(head, Arc::from(body.into_bytes()), false);
-    }
-
-    fn go_on(&mut self) -> Next {
-        match &mut self.step {
-            Step::Reading(bytes) => match read(&mut self.stream, bytes, self.own) {
-                Ok(None) => Next::Stays,
-                Ok(Some(Asked::Metrics { head_only })) => Next::Asks { head_only },
-                Ok(Some(Asked::Health { head_only })) => {
-                    self.write_words(Status::Ok, head_only);
-                    self.go_on()
-                }
-                Ok(Some(Asked::Nonsense(status))) => {
-                    self.write_words(status, false);
-                    self.go_on()
-                }
-                // Somebody who went away without a question is owed no answer.
-                Err(_) => Next::Ends(None),
-            },
-            // Nothing that the scraper does is of interest before there is an answer.
-            Step::Waiting { .. } => Next::Stays,
-            Step::Writing { head, body, sent, are_metrics } => {
-                let are_metrics = *are_metrics;
-                match write(&mut self.stream, head, body, sent) {
-                    Ok(false) => Next::Stays,
-                    Ok(true) => {
-                        // An error shows when the rest is read.
-                        let _ = self.stream.shutdown(std::net::Shutdown::Write);
-                        Next::Served { are_metrics }
-                    }
-                    Err(error) => Next::Ends(are_metrics.then(|| format!("a scraper hung up: {error}"))),
-                }
-            }
-            Step::Lingering => match drain(&mut self.stream) {
-                Ok(()) => Next::Stays,
-                Err(_) => Next::Ends(None),
-            },
+    fn why_not_written(&self, number: u64, error: &io::Error) -> String {
+        let is_replaced = self.lock().connections.iter().all(|connection| connection.number != number);
+        match error.kind() {
+            _ if is_replaced => "newer connections replaced a scraper".to_owned(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "a scraper did not read in time".to_owned(),
+            _ => format!("a scraper hung up: {error}"),
         }
     }
 }
 
-/// Reads until the request is complete or there is nothing to read for now.
-fn read(stream: &mut TcpStream, bytes: &mut Vec<u8>, own: IpAddr) -> io::Result<Option<Asked>> {
-    let mut piece = [0; PIECE];
+fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("scrape".into()).stack_size(STACK).spawn(work)
+}
+
+/// Returns the time left for the next call on a socket.
+fn time_left(until: Instant) -> io::Result<Option<Duration>> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+}
+
+fn read_request(stream: &TcpStream, own: IpAddr) -> io::Result<Request> {
+    let until = Instant::now() + READ_WITHIN;
+    let mut bytes = Vec::new();
     loop {
-        match stream.read(&mut piece) {
+        let mut piece = [0; PIECE];
+        let length = read(stream, &mut piece, until)?;
+        bytes.extend_from_slice(&piece[..length]);
+        if let Some(request) = request::read(&bytes, own) {
+            return Ok(request);
+        }
+        debug_assert!(bytes.len() < LONGEST);
+    }
+}
+
+/// Reads at least one byte.
+fn read(mut stream: &TcpStream, piece: &mut [u8], until: Instant) -> io::Result<usize> {
+    loop {
+        stream.set_read_timeout(time_left(until)?)?;
+        match stream.read(piece) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => {
-                bytes.extend_from_slice(&piece[..length]);
-                if let Some(asked) = request::read(bytes, own) {
-                    return Ok(Some(asked));
-                }
-                debug_assert!(bytes.len() < LONGEST);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
 }
 
-/// Writes what the socket takes; whether that was everything.
-fn write(stream: &mut TcpStream, head: &[u8], body: &[u8], sent: &mut usize) -> io::Result<bool> {
-    loop {
-        let left = if *sent < head.len() { &head[*sent..] } else { &body[*sent - head.len()..] };
-        if left.is_empty() {
-            return Ok(true);
-        }
-        match stream.write(left) {
+fn write(mut stream: &TcpStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(time_left(until)?)?;
+        match stream.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(length) => *sent += length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Ok(length) => bytes = &bytes[length..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
-/// Pieces thrown away at once: a peer that never stops sending must not hold up the others.
-const DRAINED_AT_ONCE: usize = 16;
-
-/// Reads and forgets; `Err`: there will be no more, or more than anybody should send.
-fn drain(stream: &mut TcpStream) -> io::Result<()> {
-    let mut piece = [0; PIECE];
-    for _ in 0..DRAINED_AT_ONCE {
-        match stream.read(&mut piece) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(ErrorKind::FileTooLarge.into())
+/// Discards bytes until the client closes the connection, sends too many, or takes too long.
+fn drain(stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let until = Instant::now() + DRAINED_WITHIN;
+    (0..MOST_DRAINED).try_for_each(|_| read(stream, &mut [0; PIECE], until).map(drop))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream as Client;
 
     fn served() -> Server {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         // A port that is free now is free still.
-        let free = std::net::TcpListener::bind(address).and_then(|listener| listener.local_addr());
-        Server::start(free.expect("a port is free"), Bell::new().expect("a socket pair")).expect("it listens")
+        let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+        Server::start(free.expect("a port is free"), Notifier::new().expect("a socket pair"))
+            .expect("it listens")
     }
 
-    fn connect(server: &Server) -> Client {
-        let stream = Client::connect(server.address()).expect("somebody listens");
+    fn connect(server: &Server) -> TcpStream {
+        let stream = TcpStream::connect(server.address()).expect("somebody listens");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time can be set");
         stream
     }
 
-    /// The answer to a request, while the owner answers every question.
+    /// Returns the response to a request. The owner answers every ticket.
     fn ask(server: &Server, request: &str) -> String {
         let mut stream = connect(server);
         stream.write_all(request.as_bytes()).expect("it is taken");
         let mut text = String::new();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let reader = scope.spawn(|| stream.read_to_string(&mut text).map(drop));
             while !reader.is_finished() {
-                for said in server.said() {
-                    if let Said::Asked(ticket) = said {
+                for event in server.take_events() {
+                    if let Event::Requested(ticket) = event {
                         server.answer(ticket, Some(b"metric 1\n".to_vec()));
                     }
                 }
-                std::thread::yield_now();
+                thread::yield_now();
             }
             reader.join().expect("no panic").expect("the answer arrives");
         });
         text
     }
 
-    fn is_open(mut stream: &Client) -> bool {
+    fn is_open(mut stream: &TcpStream) -> bool {
         stream.set_nonblocking(true).expect("it can be set");
         matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     #[test]
-    fn idle_connections_give_way_to_a_scraper_the_oldest_first() {
+    fn a_scraper_replaces_the_oldest_idle_connections() {
         let server = served();
-        let idle: Vec<Client> = (0..200).map(|_| connect(&server)).collect();
+        let idle: Vec<TcpStream> = (0..200).map(|_| connect(&server)).collect();
         let answer = ask(&server, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("metric 1\n"), "{answer}");
         let open: Vec<usize> = (0..idle.len()).filter(|n| is_open(&idle[*n])).collect();
-        // Of 64 places one is the scraper's.
+        // One of the 64 connections is the scraper's.
         assert_eq!(open, Vec::from_iter(137..200));
     }
 
     #[test]
-    fn questions_that_wait_for_an_answer_keep_their_places() {
+    fn requests_that_wait_for_an_answer_are_not_replaced() {
         let server = served();
-        let mut asking: Vec<Client> = (0..CONNECTIONS).map(|_| connect(&server)).collect();
+        let mut asking: Vec<TcpStream> = (0..CONNECTIONS).map(|_| connect(&server)).collect();
         for stream in &mut asking {
             stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it is taken");
         }
         let mut tickets = Vec::new();
         while tickets.len() < CONNECTIONS {
-            tickets.extend(server.said().into_iter().filter_map(|said| match said {
-                Said::Asked(ticket) => Some(ticket),
+            tickets.extend(server.take_events().into_iter().filter_map(|event| match event {
+                Event::Requested(ticket) => Some(ticket),
                 _ => None,
             }));
-            std::thread::yield_now();
+            thread::yield_now();
         }
-        let idle: Vec<Client> = (0..100).map(|_| connect(&server)).collect();
+        let idle: Vec<TcpStream> = (0..100).map(|_| connect(&server)).collect();
         assert!(asking.iter().all(is_open));
         server.answer(tickets.into_iter().max().expect("a ticket"), Some(b"metric 1\n".to_vec()));
         for mut stream in asking {
@@ -570,6 +472,24 @@ mod tests {
             assert!(text.ends_with("metric 1\n"), "{text}");
         }
         drop(idle);
+    }
+
+    #[test]
+    fn a_dropped_server_closes_its_connections_and_its_port() {
+        let server = served();
+        let (idle, mut waiting) = (connect(&server), connect(&server));
+        waiting.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it is taken");
+        while !server.take_events().contains(&Event::Requested(1)) {
+            thread::yield_now();
+        }
+        let address = server.address();
+        drop(server);
+        for mut stream in [idle, waiting] {
+            assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+        }
+        while TcpStream::connect(address).is_ok() {
+            thread::yield_now();
+        }
     }
 
     #[test]

@@ -55,14 +55,14 @@ pub struct Facts {
 /// What a file can answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
-    Place,
+    Location,
     Network,
     Both,
 }
 
 /// Where an address is. At least one field is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Place<'a> {
+pub struct Location<'a> {
     /// Where the address is used: ISO 3166 alpha-2 in capitals.
     pub country: Option<[u8; 2]>,
     /// Where the network is registered: ISO 3166 alpha-2 in capitals.
@@ -111,7 +111,7 @@ impl<S: AsRef<[u8]>> Database<S> {
             .any(|field| !layout.of(*field).is_empty());
         let content = match (place, !layout.of(Field::Asn).is_empty()) {
             (true, true) => Content::Both,
-            (true, false) => Content::Place,
+            (true, false) => Content::Location,
             (false, true) => Content::Network,
             (false, false) => {
                 let database_type = clean_name(&metadata.database_type).into_owned();
@@ -163,7 +163,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         self.scalar(Field::Organization, address, Scalar::text)
     }
 
-    pub fn place(&self, address: Address) -> Result<Option<Place<'_>>, MmdbError> {
+    pub fn location(&self, address: Address) -> Result<Option<Location<'_>>, MmdbError> {
         let Some(found) = self.find(address)? else {
             return Ok(None);
         };
@@ -182,8 +182,15 @@ impl<S: AsRef<[u8]>> Database<S> {
             None => None,
         };
         let known = is_named || registered_country.is_some() || latitude.is_some();
-        let place =
-            Place { country, registered_country, country_name, city, latitude, longitude, accuracy_radius };
+        let place = Location {
+            country,
+            registered_country,
+            country_name,
+            city,
+            latitude,
+            longitude,
+            accuracy_radius,
+        };
         Ok(known.then_some(place))
     }
 

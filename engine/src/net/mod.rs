@@ -9,20 +9,20 @@
 //! | file | answers for |
 //! |---|---|
 //! | `failure` | why an exchange did not succeed |
-//! | `bell` | how a thread tells its owner that something is there |
+//! | `notifier` | wakes the owner that polls a descriptor |
 //! | `pool` | threads: started, told to stop, collected |
 //! | `stream` | TCP: resolve, connect, read and write under deadlines |
 //! | `datagram` | UDP to one peer |
 
-mod bell;
 mod datagram;
 mod failure;
+mod notifier;
 mod pool;
 mod stream;
 
-pub use bell::Bell;
 pub(crate) use datagram::Datagrams;
 pub use failure::Failure;
+pub use notifier::Notifier;
 pub use pool::{Cancel, Finished, Pool, Task};
 pub(crate) use stream::{Read, Stream, resolve};
 

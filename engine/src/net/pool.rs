@@ -1,7 +1,7 @@
 //! Answers: which exchanges are under way, and which have finished?
 //!
-//! The rule: nothing here waits. A thread puts its result into the channel first and rings second; the owner empties
-//! the bell first and the channel second. So no result is left behind without a ring.
+//! The rule: nothing here waits. A thread sends its result into the channel first and notifies second. The owner drains
+//! the notifier first and the channel second. So each result is followed by a notification.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::bell::Bell;
+use super::notifier::Notifier;
 
 /// One exchange. Implemented in the engine only: what runs on these threads must not reach PostgreSQL.
 pub trait Task: Send + 'static {
@@ -61,28 +61,28 @@ pub struct Pool<T: Task> {
     cancel: Cancel,
     sender: Sender<Finished<T::Done>>,
     results: Receiver<Finished<T::Done>>,
-    bell: Arc<Bell>,
-    /// Somebody else listens to the bell too, and silences it.
+    notifier: Arc<Notifier>,
+    /// The owner polls the notifier for other threads too, and drains it.
     is_shared: bool,
     running: usize,
 }
 
 impl<T: Task> Pool<T> {
     pub fn new() -> io::Result<Self> {
-        let mut pool = Self::ringing(Bell::new()?);
+        let mut pool = Self::with_notifier(Notifier::new()?);
         pool.is_shared = false;
         Ok(pool)
     }
 
-    /// One that rings a bell which others ring too: the owner silences it before asking any of them what is finished.
-    pub fn ringing(bell: Arc<Bell>) -> Self {
+    /// Returns a pool that shares a notifier. The owner drains it before it collects the results of any pool.
+    pub fn with_notifier(notifier: Arc<Notifier>) -> Self {
         let (sender, results) = mpsc::channel();
-        Self { cancel: Cancel::new(), sender, results, bell, is_shared: true, running: 0 }
+        Self { cancel: Cancel::new(), sender, results, notifier, is_shared: true, running: 0 }
     }
 
     /// Readable when something has finished. The owner polls it together with its own events, then calls `finished`.
     pub fn ready(&self) -> BorrowedFd<'_> {
-        self.bell.ear()
+        self.notifier.fd()
     }
 
     /// Runs the task on a thread of its own. The new thread inherits the caller's signal mask: block all signals
@@ -91,14 +91,14 @@ impl<T: Task> Pool<T> {
     pub fn start(&mut self, ticket: u64, task: T) -> io::Result<()> {
         let cancel = self.cancel.clone();
         let sender = self.sender.clone();
-        let bell = Arc::clone(&self.bell);
+        let notifier = Arc::clone(&self.notifier);
         thread::Builder::new().name("exchange".into()).stack_size(STACK).spawn(move || {
             let began = Instant::now();
             let done = panic::catch_unwind(AssertUnwindSafe(|| task.run(&cancel)))
                 .unwrap_or_else(|panic| T::lost(text_of(&*panic)));
             // The owner may be gone: nobody wants the result then.
             let _ = sender.send(Finished { ticket, done, took: began.elapsed() });
-            bell.ring();
+            notifier.notify();
         })?;
         self.running += 1;
         Ok(())
@@ -112,7 +112,7 @@ impl<T: Task> Pool<T> {
     /// Collects what has finished; a task that panicked comes out as its `Task::lost`.
     pub fn finished(&mut self) -> Vec<Finished<T::Done>> {
         if !self.is_shared {
-            self.bell.silence();
+            self.notifier.drain();
         }
         let finished: Vec<_> = self.results.try_iter().collect();
         self.running -= finished.len();
@@ -173,13 +173,13 @@ mod tests {
         }
     }
 
-    /// Waits for the bell as an owner does, only without poll(2); a byte taken here is one that was there to see.
+    /// Waits for the notifier as an owner does, only without poll(2); a byte taken here is one that was there to see.
     fn collect(pool: &mut Pool<Work>, count: usize) -> Vec<(u64, Result<u32, String>)> {
         let begun = Instant::now();
         let mut all = Vec::new();
         while all.len() < count {
             assert!(begun.elapsed() < Duration::from_secs(30), "{} of {count} finished", all.len());
-            if pool.bell.hears_one() {
+            if pool.notifier.takes_one() {
                 all.extend(pool.finished().into_iter().map(|f| (f.ticket, f.done)));
             } else {
                 thread::sleep(Duration::from_millis(1));
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(collect(&mut pool, 50), expected);
         assert_eq!(pool.running(), 0);
         assert_eq!(pool.finished(), []);
-        assert!(!pool.bell.hears_one(), "the bell rings for nothing");
+        assert!(!pool.notifier.takes_one(), "a notification without a result");
     }
 
     #[test]
@@ -244,10 +244,10 @@ mod tests {
     fn dropped_pool_cancels_and_does_not_wait() {
         let mut pool = Pool::new().unwrap();
         pool.start(1, Work::UntilCancelled).unwrap();
-        let bell = Arc::downgrade(&pool.bell);
+        let notifier = Arc::downgrade(&pool.notifier);
         drop(pool);
         let begun = Instant::now();
-        while bell.upgrade().is_some() {
+        while notifier.upgrade().is_some() {
             assert!(begun.elapsed() < Duration::from_secs(30), "the thread goes on");
             thread::sleep(Duration::from_millis(1));
         }

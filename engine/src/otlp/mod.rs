@@ -21,7 +21,7 @@ mod traces;
 
 pub use export::{Export, Outcome, Signal, check};
 pub use metrics::metrics;
-pub use span::{Batch, Network, Operation, Span, Text, WORDS, What, new_id, new_trace};
+pub use span::{BatchSpan, NetworkSpan, Operation, Span, SpanDetails, Text, WORDS, new_id, new_trace};
 pub use traces::traces;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;

@@ -25,24 +25,24 @@ pub struct Span {
     pub ended: Nanoseconds,
     /// OID of the database that it was for.
     pub database: u32,
-    pub what: What,
+    pub details: SpanDetails,
     /// Why it failed; empty: it did not.
     pub error: Text<ERROR>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum SpanDetails {
     /// A network was created or updated.
-    Network(Network),
+    Network(NetworkSpan),
     /// A worker's batch to a provider, and its parts.
-    Batch(Batch),
+    Batch(BatchSpan),
     Connect,
     Query,
     Apply,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Network {
+pub struct NetworkSpan {
     pub number: u32,
     pub operation: Operation,
     pub name: Text<NAME>,
@@ -63,7 +63,7 @@ pub enum Operation {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Batch {
+pub struct BatchSpan {
     /// By its place in `providers::ALL`.
     pub provider: u8,
     pub questions: u32,
@@ -123,18 +123,20 @@ const _: () = assert!(8 + 1 + NAME + ERROR <= WORDS);
 impl Span {
     pub fn words(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        let (kind, detail, numbers, name) = match &self.what {
-            What::Network(network) => {
+        let (kind, detail, numbers, name) = match &self.details {
+            SpanDetails::Network(network) => {
                 let [a, b] = network.country;
                 let operation = u64::from(network.operation == Operation::Update);
                 let detail = operation | u64::from(a) << 8 | u64::from(b) << 16;
                 words[8] = network.registry.0[0];
                 (0, detail, [network.number, network.together], network.name)
             }
-            What::Batch(batch) => (1, batch.provider.into(), [batch.questions, batch.answers], batch.outcome),
-            What::Connect => (2, 0, [0; 2], Text::EMPTY),
-            What::Query => (3, 0, [0; 2], Text::EMPTY),
-            What::Apply => (4, 0, [0; 2], Text::EMPTY),
+            SpanDetails::Batch(batch) => {
+                (1, batch.provider.into(), [batch.questions, batch.answers], batch.outcome)
+            }
+            SpanDetails::Connect => (2, 0, [0; 2], Text::EMPTY),
+            SpanDetails::Query => (3, 0, [0; 2], Text::EMPTY),
+            SpanDetails::Apply => (4, 0, [0; 2], Text::EMPTY),
         };
         words[0] = (self.trace >> 64) as u64;
         words[1] = self.trace as u64;
@@ -143,8 +145,8 @@ impl Span {
         words[7] = u64::from(numbers[0]) | u64::from(numbers[1]) << 32;
         words[9..9 + NAME].copy_from_slice(&name.0);
         // A network has its source there: it was written down, and so did not fail.
-        match &self.what {
-            What::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
+        match &self.details {
+            SpanDetails::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
             _ => words[9 + NAME..][..ERROR].copy_from_slice(&self.error.0),
         }
         words
@@ -156,10 +158,10 @@ impl Span {
         let [first, second] = [words[7] as u32, (words[7] >> 32) as u32];
         let name = Text(std::array::from_fn(|word| words[9 + word]));
         let mut error = Text(std::array::from_fn(|word| words[9 + NAME + word]));
-        let what = match kind {
+        let details = match kind {
             0 => {
                 error = Text::EMPTY;
-                What::Network(Network {
+                SpanDetails::Network(NetworkSpan {
                     number: first,
                     operation: if detail & 1 == 0 { Operation::Create } else { Operation::Update },
                     name,
@@ -169,15 +171,15 @@ impl Span {
                     together: second,
                 })
             }
-            1 => What::Batch(Batch {
+            1 => SpanDetails::Batch(BatchSpan {
                 provider: detail as u8,
                 questions: first,
                 answers: second,
                 outcome: name,
             }),
-            2 => What::Connect,
-            3 => What::Query,
-            4 => What::Apply,
+            2 => SpanDetails::Connect,
+            3 => SpanDetails::Query,
+            4 => SpanDetails::Apply,
             _ => return None,
         };
         Some(Span {
@@ -187,7 +189,7 @@ impl Span {
             began: words[4],
             ended: words[5],
             database: (words[6] >> 32) as u32,
-            what,
+            details,
             error,
         })
     }
@@ -205,7 +207,7 @@ pub(super) mod tests {
             began: 1_700_000_000_000_000_000,
             ended: 1_700_000_000_000_250_000,
             database: 16_384,
-            what: What::Network(Network {
+            details: SpanDetails::Network(NetworkSpan {
                 number: u32::MAX,
                 operation: Operation::Update,
                 name: Text::new("中国联通"),
@@ -220,7 +222,7 @@ pub(super) mod tests {
 
     pub(crate) fn batch() -> Span {
         Span {
-            what: What::Batch(Batch {
+            details: SpanDetails::Batch(BatchSpan {
                 provider: 0,
                 questions: 500,
                 answers: 499,
@@ -233,8 +235,10 @@ pub(super) mod tests {
 
     #[test]
     fn spans_pass_through_words() {
-        let of = |what| Span { what, parent: 5, ..batch() };
-        for span in [network(), batch(), of(What::Connect), of(What::Query), of(What::Apply)] {
+        let of = |details| Span { details, parent: 5, ..batch() };
+        for span in
+            [network(), batch(), of(SpanDetails::Connect), of(SpanDetails::Query), of(SpanDetails::Apply)]
+        {
             assert_eq!(Span::of(&span.words()), Some(span));
         }
         let mut words = network().words();

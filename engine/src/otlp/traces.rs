@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{self, ResourceSpans, ScopeSpans, Status};
 use prost::Message;
 
-use super::{Network, Operation, Request, Resource, Span, What, number, scope, text};
+use super::{NetworkSpan, Operation, Request, Resource, Span, SpanDetails, number, scope, text};
 use crate::providers;
 
 /// What the design calls a value that nobody knows.
@@ -37,14 +37,14 @@ pub fn traces(spans: &[Span], resource: &Resource, database: impl Fn(u32) -> Opt
 }
 
 fn encoded(span: &Span, database: impl Fn(u32) -> Option<String>) -> v1::Span {
-    let (name, kind) = match span.what {
-        What::Network(_) => ("enrich.ensure_asn_inventory", SpanKind::Internal),
-        What::Batch(_) => ("enrich.batch", SpanKind::Internal),
-        What::Connect => ("connect", SpanKind::Client),
-        What::Query => ("query", SpanKind::Client),
-        What::Apply => ("apply", SpanKind::Internal),
+    let (name, kind) = match span.details {
+        SpanDetails::Network(_) => ("enrich.ensure_asn_inventory", SpanKind::Internal),
+        SpanDetails::Batch(_) => ("enrich.batch", SpanKind::Internal),
+        SpanDetails::Connect => ("connect", SpanKind::Client),
+        SpanDetails::Query => ("query", SpanKind::Client),
+        SpanDetails::Apply => ("apply", SpanKind::Internal),
     };
-    let mut attributes = attributes(&span.what);
+    let mut attributes = attributes(&span.details);
     attributes.extend(database(span.database).map(|name| text("db.namespace", &name)));
     let status = (!span.error.is_empty())
         .then(|| Status { message: span.error.read(), code: StatusCode::Error as i32 });
@@ -64,10 +64,10 @@ fn encoded(span: &Span, database: impl Fn(u32) -> Option<String>) -> v1::Span {
     }
 }
 
-fn attributes(what: &What) -> Vec<KeyValue> {
-    match what {
-        What::Network(network) => of_network(network),
-        What::Batch(batch) => {
+fn attributes(details: &SpanDetails) -> Vec<KeyValue> {
+    match details {
+        SpanDetails::Network(network) => of_network(network),
+        SpanDetails::Batch(batch) => {
             let provider = providers::ALL.get(usize::from(batch.provider));
             vec![
                 text("enrich.provider", provider.map_or(UNKNOWN, |provider| provider.name())),
@@ -76,11 +76,11 @@ fn attributes(what: &What) -> Vec<KeyValue> {
                 text("enrich.outcome", &batch.outcome.read()),
             ]
         }
-        What::Connect | What::Query | What::Apply => Vec::new(),
+        SpanDetails::Connect | SpanDetails::Query | SpanDetails::Apply => Vec::new(),
     }
 }
 
-fn of_network(network: &Network) -> Vec<KeyValue> {
+fn of_network(network: &NetworkSpan) -> Vec<KeyValue> {
     let or_unknown = |text: String| if text.is_empty() { UNKNOWN.to_owned() } else { text };
     let letters = network.country.iter().all(u8::is_ascii_graphic);
     let country: String =
@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn what_nobody_knows_is_unknown() {
-        let What::Network(known) = network().what else { panic!("a network") };
-        let bare = Network {
+        let SpanDetails::Network(known) = network().details else { panic!("a network") };
+        let bare = NetworkSpan {
             number: 64_500,
             name: Text::EMPTY,
             country: [0; 2],
@@ -158,7 +158,7 @@ mod tests {
             together: 1,
             ..known
         };
-        let span = Span { what: What::Network(bare), database: 1, ..network() };
+        let span = Span { details: SpanDetails::Network(bare), database: 1, ..network() };
         assert_eq!(
             written(&[span])[0].attributes,
             [
@@ -174,8 +174,14 @@ mod tests {
 
     #[test]
     fn a_batch_has_its_parts_and_its_failure() {
-        let child = |what| Span { what, id: new_id(), parent: batch().id, error: Text::EMPTY, ..batch() };
-        let spans = written(&[batch(), child(What::Connect), child(What::Query), child(What::Apply)]);
+        let child =
+            |details| Span { details, id: new_id(), parent: batch().id, error: Text::EMPTY, ..batch() };
+        let spans = written(&[
+            batch(),
+            child(SpanDetails::Connect),
+            child(SpanDetails::Query),
+            child(SpanDetails::Apply),
+        ]);
         let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
         assert_eq!(names, ["enrich.batch", "connect", "query", "apply"]);
         let status = spans[0].status.as_ref().unwrap();

@@ -19,7 +19,7 @@
 //! The rule: kept as it was sent, under the key `ip`, with wrapped values unwrapped.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
-use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Reading, Rest, Said, Site};
+use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};
 use super::setting::Kind;
 use super::{Answer, Finding, JsonObject, Purpose, Setting};
 use crate::address::Address;
@@ -60,7 +60,7 @@ const NETWORK: [&str; 7] = ["number", "as", "asname", "ascountry", "asabuseconta
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 
-static SITE: Site = Site {
+static SERVICE: HttpService = HttpService {
     name: "dshield",
     title: "DShield",
     purpose: Purpose::Facts,
@@ -88,49 +88,49 @@ static SITE: Site = Site {
     suffix: "?json",
     key: None,
     contact: Some(&DSHIELD_CONTACT),
-    rest: Rest { unnamed: FIVE_MINUTES, least: FIVE_MINUTES },
+    backoff: Backoff { default: FIVE_MINUTES, minimum: FIVE_MINUTES },
     read,
     notice: |_| None,
 };
 
-impl AskedByHttp for Dshield {
-    fn site(&self) -> &'static Site {
-        &SITE
+impl HttpProvider for Dshield {
+    fn service(&self) -> &'static HttpService {
+        &SERVICE
     }
 }
 
-fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
-    (said.status == 200).then(|| read_answer(address, said.body))
+fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
+    (response.status == 200).then(|| read_answer(address, response.body))
 }
 
-fn read_answer(address: Address, body: &[u8]) -> Reading {
+fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(mut object) = http::object(body) else {
-        return Reading::Malformed("the answer is not a JSON object");
+        return ReadResult::Malformed("the answer is not a JSON object");
     };
     let report = match (object.remove("ip"), object.remove("error")) {
         (Some(Value::Object(report)), _) if !report.is_empty() => unwrapped(report),
         (None | Some(Value::Null), Some(error)) if !is_nothing(&error) => return read_error(&error),
-        _ => return Reading::Malformed("the answer is no report about an address"),
+        _ => return ReadResult::Malformed("the answer is no report about an address"),
     };
     if http::names(&report, "number", address) == Some(false) {
-        return Reading::Foreign;
+        return ReadResult::Foreign;
     }
     let absent = report.iter().all(|(member, value)| NETWORK.contains(&member.as_str()) || is_nothing(value));
     let said: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
-    Reading::Answer(if absent {
+    ReadResult::Answer(if absent {
         Answer::Absent(Some(said))
     } else {
         Answer::Found(Finding { said, ..Finding::default() })
     })
 }
 
-fn read_error(error: &Value) -> Reading {
+fn read_error(error: &Value) -> ReadResult {
     let words = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
     let lower = words.to_ascii_lowercase();
     if REFUSALS.iter().any(|refusal| lower.contains(refusal)) {
-        Reading::Answer(Answer::Refused(words))
+        ReadResult::Answer(Answer::Refused(words))
     } else {
-        Reading::Failed(words)
+        ReadResult::Failed(words)
     }
 }
 
@@ -161,14 +161,14 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<ReadResult> {
         let address = Address::new("192.0.2.1".parse().unwrap());
-        read(address, &Said { status, body: body.as_ref() })
+        read(address, &HttpResponse { status, body: body.as_ref() })
     }
 
     fn answer(body: &Value) -> Answer {
         match read_as(200, body.to_string()) {
-            Some(Reading::Answer(answer)) => answer,
+            Some(ReadResult::Answer(answer)) => answer,
             _ => panic!("{body}"),
         }
     }
@@ -210,7 +210,7 @@ mod tests {
         }});
         assert_eq!(found(&body), kept);
         let foreign = json!({ "ip": { "number": { "text": "192.0.2.2" }, "count": 1 } });
-        assert!(matches!(read_as(200, foreign.to_string()), Some(Reading::Foreign)));
+        assert!(matches!(read_as(200, foreign.to_string()), Some(ReadResult::Foreign)));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
             (json!({ "code": 7 }), "{\"code\":7}"),
         ] {
             let read = read_as(200, json!({ "error": error }).to_string());
-            assert!(matches!(read, Some(Reading::Failed(said)) if said == words), "{error}");
+            assert!(matches!(read, Some(ReadResult::Failed(said)) if said == words), "{error}");
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
             "{\"error\":null}",
             "{\"error\":\" \"}",
         ] {
-            assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
+            assert!(matches!(read_as(200, body), Some(ReadResult::Malformed(_))), "{body}");
         }
         assert!(read_as(404, "{\"ip\":{\"count\":1}}").is_none());
     }

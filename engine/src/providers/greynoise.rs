@@ -23,7 +23,9 @@
 //! The rule: both are kept in one shape, `noise`, `riot`, and `classification`, `name`, `last_seen` where said.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
-use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Keyless, Reading, Rest, Said, Site};
+use super::http::{
+    self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, Key, Keyless, ReadResult,
+};
 use super::{Answer, Finding, JsonObject, Purpose, Setting};
 use crate::address::Address;
 use serde_json::Value;
@@ -60,7 +62,7 @@ pub static GREYNOISE_ABSENT_TTL: Setting = absent_ttl(
     c"Time for which it is fresh that GreyNoise knows nothing of an address.",
 );
 
-static SITE: Site = Site {
+static SERVICE: HttpService = HttpService {
     name: "greynoise",
     title: "GreyNoise",
     purpose: Purpose::Facts,
@@ -93,7 +95,7 @@ static SITE: Site = Site {
         keyless: Some(Keyless { word: "community", daily_quota: 50 }),
     }),
     contact: None,
-    rest: Rest { unnamed: Duration::from_secs(60), least: Duration::ZERO },
+    backoff: Backoff { default: Duration::from_secs(60), minimum: Duration::ZERO },
     read,
     notice: |_| None,
 };
@@ -101,51 +103,51 @@ static SITE: Site = Site {
 /// Characters of a text that is kept.
 const LONGEST_TEXT: usize = 256;
 
-impl AskedByHttp for GreyNoise {
-    fn site(&self) -> &'static Site {
-        &SITE
+impl HttpProvider for GreyNoise {
+    fn service(&self) -> &'static HttpService {
+        &SERVICE
     }
 }
 
-fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
-    match said.status {
-        200 | 206 => Some(read_answer(address, said.body)),
-        404 => read_absence(address, said.body),
+fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
+    match response.status {
+        200 | 206 => Some(read_answer(address, response.body)),
+        404 => read_absence(address, response.body),
         _ => None,
     }
 }
 
-fn read_answer(address: Address, body: &[u8]) -> Reading {
+fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(object) = http::object(body) else {
-        return Reading::Malformed("the answer is not a JSON object");
+        return ReadResult::Malformed("the answer is not a JSON object");
     };
     if http::names(&object, "ip", address) == Some(false) {
-        return Reading::Foreign;
+        return ReadResult::Foreign;
     }
-    match Seen::read(&object) {
+    match Flags::read(&object) {
         Ok(Some(seen)) => {
-            Reading::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
+            ReadResult::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
         }
-        Ok(None) => Reading::Malformed("the answer does not say whether the address was seen"),
-        Err(NotBoolean) => Reading::Malformed("the answer says neither yes nor no"),
+        Ok(None) => ReadResult::Malformed("the answer does not say whether the address was seen"),
+        Err(NotBoolean) => ReadResult::Malformed("the answer says neither yes nor no"),
     }
 }
 
 /// Only a body that speaks of this address is an answer: a page that says so of the URL is none.
-fn read_absence(address: Address, body: &[u8]) -> Option<Reading> {
+fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
-    let seen = match Seen::read(&object) {
+    let seen = match Flags::read(&object) {
         Ok(seen) => seen,
-        Err(NotBoolean) => return Some(Reading::Malformed("the answer says neither yes nor no")),
+        Err(NotBoolean) => return Some(ReadResult::Malformed("the answer says neither yes nor no")),
     };
     let absent = match http::names(&object, "ip", address) {
-        Some(false) => return Some(Reading::Foreign),
+        Some(false) => return Some(ReadResult::Foreign),
         Some(true) => true,
         None => seen.is_some() || speaks_of_an_address(&object),
     };
-    let nothing = Seen { noise: false, riot: false, shape: Shape::Community };
+    let nothing = Flags { noise: false, riot: false, shape: Shape::Community };
     (absent && seen.is_none_or(|seen| !seen.noise && !seen.riot))
-        .then(|| Reading::Answer(Answer::Absent(Some(nothing.kept(&JsonObject::new())))))
+        .then(|| ReadResult::Answer(Answer::Absent(Some(nothing.kept(&JsonObject::new())))))
 }
 
 fn speaks_of_an_address(object: &JsonObject) -> bool {
@@ -154,7 +156,7 @@ fn speaks_of_an_address(object: &JsonObject) -> bool {
 }
 
 /// The two questions that every answer decides.
-struct Seen {
+struct Flags {
     noise: bool,
     riot: bool,
     shape: Shape,
@@ -170,7 +172,7 @@ struct NotBoolean;
 const SCANNER: &str = "internet_scanner_intelligence";
 const BUSINESS: &str = "business_service_intelligence";
 
-impl Seen {
+impl Flags {
     /// `None`: it says nothing of either.
     fn read(object: &JsonObject) -> Result<Option<Self>, NotBoolean> {
         let found = |part| flag(object.get(part).and_then(|part| part.get("found")));
@@ -224,21 +226,21 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<ReadResult> {
         let address = Address::new("192.0.2.1".parse().unwrap());
-        read(address, &Said { status, body: body.as_ref() })
+        read(address, &HttpResponse { status, body: body.as_ref() })
     }
 
     /// What is kept.
     fn found(body: &Value) -> Value {
         match read_as(200, body.to_string()) {
-            Some(Reading::Answer(Answer::Found(finding))) => Value::Object(finding.said),
+            Some(ReadResult::Answer(Answer::Found(finding))) => Value::Object(finding.said),
             _ => panic!("{body}"),
         }
     }
 
-    fn is_malformed(reading: &Option<Reading>) -> bool {
-        matches!(reading, Some(Reading::Malformed(_)))
+    fn is_malformed(reading: &Option<ReadResult>) -> bool {
+        matches!(reading, Some(ReadResult::Malformed(_)))
     }
 
     #[test]
@@ -271,7 +273,7 @@ mod tests {
         };
         assert_eq!(found(&body(false)), kept(false, "Censys"));
         assert_eq!(found(&body(true)), kept(true, "Example DNS"));
-        assert!(matches!(read_as(206, body(true).to_string()), Some(Reading::Answer(Answer::Found(_)))));
+        assert!(matches!(read_as(206, body(true).to_string()), Some(ReadResult::Answer(Answer::Found(_)))));
     }
 
     #[test]
@@ -317,7 +319,7 @@ mod tests {
             json!({ "message": "IP not observed scanning the internet or contained in RIOT data set." }),
             json!({ "message": "This IP has not been SEEN." }),
         ] {
-            let Some(Reading::Answer(Answer::Absent(Some(said)))) = read_as(404, body.to_string()) else {
+            let Some(ReadResult::Answer(Answer::Absent(Some(said)))) = read_as(404, body.to_string()) else {
                 panic!("{body}");
             };
             assert_eq!(Value::Object(said), json!({ "noise": false, "riot": false }));
@@ -333,14 +335,14 @@ mod tests {
         ] {
             assert!(read_as(404, body).is_none(), "{body}");
         }
-        assert!(matches!(read_as(404, "{\"ip\":\"192.0.2.2\"}"), Some(Reading::Foreign)));
+        assert!(matches!(read_as(404, "{\"ip\":\"192.0.2.2\"}"), Some(ReadResult::Foreign)));
     }
 
     #[test]
     fn only_ipv4_is_asked() {
-        assert!((SITE.takes)(Address::new("192.0.2.1".parse().unwrap())));
-        assert!((SITE.takes)(Address::new("::ffff:192.0.2.1".parse().unwrap())));
-        assert!(!(SITE.takes)(Address::new("2001:db8::1".parse().unwrap())));
+        assert!((SERVICE.takes)(Address::new("192.0.2.1".parse().unwrap())));
+        assert!((SERVICE.takes)(Address::new("::ffff:192.0.2.1".parse().unwrap())));
+        assert!(!(SERVICE.takes)(Address::new("2001:db8::1".parse().unwrap())));
     }
 
     proptest! {

@@ -19,7 +19,7 @@ pub mod setting;
 pub mod spur;
 
 pub use crate::net::Failure;
-pub use reply::{Anomalies, Answer, Demand, Finding, JsonObject, Network, Reply};
+pub use reply::{Anomalies, Answer, Demand, Finding, JsonObject, NetworkInfo, Reply};
 pub use setting::{Setting, Settings};
 
 use crate::address::Address;

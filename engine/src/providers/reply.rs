@@ -27,14 +27,14 @@ pub enum Answer {
 pub struct Finding {
     /// Kept in the address's document under the provider's name. When it came is added by whoever keeps it.
     pub said: JsonObject,
-    pub network: Option<Network>,
+    pub network: Option<NetworkInfo>,
     /// What the answer holds for, where that is less than the block that was asked about.
     pub prefix: Option<Prefix>,
 }
 
 /// What an answer says of the network that announces the address.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Network {
+pub struct NetworkInfo {
     pub asn: u32,
     pub name: Option<String>,
     /// Where the network is registered, two capitals.

@@ -21,7 +21,9 @@
 //! known yet are words all the same.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
-use super::http::{self, AskedByHttp, Common, HTTP_PROXY, Key, Reading, Rest, Said, Site};
+use super::http::{
+    self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, Key, ReadResult,
+};
 use super::{Answer, Finding, Purpose, Setting};
 use crate::address::Address;
 use std::time::Duration;
@@ -49,7 +51,7 @@ pub static SPUR_ABSENT_TTL: Setting = absent_ttl(
     c"Time for which it is fresh that SPUR knows nothing of an address.",
 );
 
-static SITE: Site = Site {
+static SERVICE: HttpService = HttpService {
     name: "spur",
     title: "SPUR",
     purpose: Purpose::IpType,
@@ -78,7 +80,7 @@ static SITE: Site = Site {
     key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", keyless: None }),
     contact: None,
     // A balance that is used up is not filled up in a minute.
-    rest: Rest { unnamed: Duration::from_secs(60 * 60), least: Duration::ZERO },
+    backoff: Backoff { default: Duration::from_secs(60 * 60), minimum: Duration::ZERO },
     read,
     notice,
 };
@@ -89,16 +91,16 @@ const NOTICES: [&str; 2] = ["x-balance-remaining", "x-result-dt"];
 /// Characters of such a header.
 const LONGEST_NOTICE: usize = 40;
 
-impl AskedByHttp for Spur {
-    fn site(&self) -> &'static Site {
-        &SITE
+impl HttpProvider for Spur {
+    fn service(&self) -> &'static HttpService {
+        &SERVICE
     }
 }
 
-fn read(address: Address, said: &Said<'_>) -> Option<Reading> {
-    match said.status {
-        200 => Some(read_answer(address, said.body)),
-        404 if is_absence(address, said.body) => Some(Reading::Answer(Answer::Absent(None))),
+fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
+    match response.status {
+        200 => Some(read_answer(address, response.body)),
+        404 if is_absence(address, response.body) => Some(ReadResult::Answer(Answer::Absent(None))),
         _ => None,
     }
 }
@@ -109,15 +111,15 @@ fn is_absence(address: Address, body: &[u8]) -> bool {
         || http::object(body).is_some_and(|said| http::names(&said, "ip", address) == Some(true))
 }
 
-fn read_answer(address: Address, body: &[u8]) -> Reading {
+fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(said) = http::object(body) else {
-        return Reading::Malformed("the answer is not a JSON object");
+        return ReadResult::Malformed("the answer is not a JSON object");
     };
     // Every field is optional but this: any object would do for an answer otherwise, a gateway's or an error's too.
     match http::names(&said, "ip", address) {
-        Some(true) => Reading::Answer(Answer::Found(Finding { said, ..Finding::default() })),
-        Some(false) => Reading::Foreign,
-        None => Reading::Malformed("the answer does not name the address"),
+        Some(true) => ReadResult::Answer(Answer::Found(Finding { said, ..Finding::default() })),
+        Some(false) => ReadResult::Foreign,
+        None => ReadResult::Malformed("the answer does not name the address"),
     }
 }
 
@@ -137,9 +139,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<Reading> {
+    fn read_as(status: u16, body: impl AsRef<[u8]>) -> Option<ReadResult> {
         let address = Address::new("2001:db8::1".parse().unwrap());
-        read(address, &Said { status, body: body.as_ref() })
+        read(address, &HttpResponse { status, body: body.as_ref() })
     }
 
     #[test]
@@ -149,14 +151,14 @@ mod tests {
             json!({ "ip": "2001:db8::1", "organization": "…" }),
             json!({ "ip": "2001:db8::1" }),
         ] {
-            let Some(Reading::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
+            let Some(ReadResult::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
                 panic!("{body}");
             };
             assert_eq!(Value::Object(finding.said), body);
         }
-        assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(Reading::Foreign)));
+        assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(ReadResult::Foreign)));
         for body in ["", "[]", "null", "<html>", "{\"ip\":"] {
-            assert!(matches!(read_as(200, body), Some(Reading::Malformed(_))), "{body}");
+            assert!(matches!(read_as(200, body), Some(ReadResult::Malformed(_))), "{body}");
         }
     }
 
@@ -169,10 +171,10 @@ mod tests {
             json!({ "infrastructure": "DATACENTER", "tunnels": [{ "type": "VPN" }] }),
             json!({ "client": { "ip": "2001:db8::1" } }),
         ] {
-            assert!(matches!(read_as(200, body.to_string()), Some(Reading::Malformed(_))), "{body}");
+            assert!(matches!(read_as(200, body.to_string()), Some(ReadResult::Malformed(_))), "{body}");
         }
         for body in [json!({ "ip": "" }), json!({ "ip": 7 }), json!({ "ip": ["2001:db8::1"] })] {
-            assert!(matches!(read_as(200, body.to_string()), Some(Reading::Foreign)), "{body}");
+            assert!(matches!(read_as(200, body.to_string()), Some(ReadResult::Foreign)), "{body}");
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
     fn absence_is_said_of_the_address_and_not_of_the_url() {
         for body in ["", "\r\n", r#"{"ip":"2001:db8::1"}"#, r#"{"ip":"2001:DB8:0::1","message":"not found"}"#]
         {
-            assert!(matches!(read_as(404, body), Some(Reading::Answer(Answer::Absent(None)))), "{body}");
+            assert!(matches!(read_as(404, body), Some(ReadResult::Answer(Answer::Absent(None)))), "{body}");
         }
         for body in [
             "{}",
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn types_wait_for_it() {
-        assert_eq!(SITE.purpose, Purpose::IpType);
+        assert_eq!(SERVICE.purpose, Purpose::IpType);
     }
 
     proptest! {

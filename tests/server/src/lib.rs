@@ -14,7 +14,6 @@
 //! | `contents` | every row of ours that a database holds |
 //! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
 //! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
-//! | `mmdb` | writes small databases in the MaxMind format, in any layout |
 //! | `world` | the small internet that the fixtures describe |
 //! | `hostile` | what an attacker puts where our names might be looked up |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
@@ -37,7 +36,6 @@ pub mod hosts;
 pub mod http;
 pub mod installation;
 pub mod invariants;
-pub mod mmdb;
 pub mod prometheus;
 pub mod python_system;
 pub mod random;

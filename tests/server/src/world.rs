@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::mmdb::Mmdb;
 use crate::random::Random;
+use cowrie_enrich_test_mmdb::Writer;
 
 /// What is known about a prefix; an empty text or a zero is unknown.
 pub struct Place {
@@ -65,8 +65,8 @@ pub fn crowd_member(number: u64) -> String {
     format!("23.{network}.{}.{}", host / 256 % 256, host % 256)
 }
 
-pub fn city_database() -> Mmdb {
-    let mut city = Mmdb::new("GeoLite2-City");
+pub fn city_database() -> Writer {
+    let mut city = Writer::new("GeoLite2-City", 6);
     for place in PLACES.iter().filter(|p| !p.country.is_empty()) {
         let mut record = Map::new();
         record.insert(
@@ -97,8 +97,8 @@ pub fn asn_record(asn: u64, organization: &str) -> Value {
     })
 }
 
-pub fn asn_database() -> Mmdb {
-    let mut asn = Mmdb::new("GeoLite2-ASN");
+pub fn asn_database() -> Writer {
+    let mut asn = Writer::new("GeoLite2-ASN", 6);
     for place in PLACES.iter().filter(|p| p.asn != 0) {
         asn.insert(place.prefix, asn_record(place.asn.into(), place.organization));
     }

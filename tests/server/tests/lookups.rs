@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use cowrie_enrich_test_mmdb::Writer;
 use serde_json::{Value, json};
 use server_tests::database::{cluster_with_unread_world, cluster_with_world};
-use server_tests::mmdb::Mmdb;
 use server_tests::random::Random;
 use server_tests::world::{self, Files, PLACES, UNKNOWN, asn_record};
 use server_tests::{Cluster, Options, Session, database, fresh_database, installation, wait_until};
@@ -248,7 +248,7 @@ fn flat_layouts_are_read() {
         ),
     ];
     for (number, (what, kind, record, expected)) in layouts.into_iter().enumerate() {
-        let mut mmdb = Mmdb::new(kind).record_size(28);
+        let mut mmdb = Writer::new(kind, 6).record_size(28);
         mmdb.insert("203.1.0.0/16", record.clone());
         mmdb.insert("2a10::/16", record);
         let file = path(&format!("flat{number}"));
@@ -292,8 +292,8 @@ fn a_file_without_places_is_refused_as_city_database() {
 fn a_number_that_is_no_network_is_unknown() {
     let cluster = cluster_with_world(&Options::named("lookups-odd"));
     let mut db = fresh_database(&cluster);
-    let mut asn = Mmdb::new("GeoLite2-ASN");
-    let mut city = Mmdb::new("GeoLite2-City");
+    let mut asn = Writer::new("GeoLite2-ASN", 6);
+    let mut city = Writer::new("GeoLite2-City", 6);
     for (n, odd) in [
         json!(0),
         json!(4_294_967_296u64),
@@ -509,7 +509,7 @@ fn no_file_takes_the_server_down() {
 // --- replaced, truncated, overwritten ---------------------------------------------------------
 
 /// A world in which 8.8.8.8 is somewhere else.
-fn moved_world(country: &str, asn: u64, epoch: u64) -> (Mmdb, Mmdb) {
+fn moved_world(country: &str, asn: u64, epoch: u64) -> (Writer, Writer) {
     let mut cities = world::city_database().build_epoch(epoch);
     cities.insert("8.8.8.8/32", json!({"country": {"iso_code": country, "names": {"en": country}}}));
     let mut networks = world::asn_database().build_epoch(epoch);

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
+use cowrie_enrich_test_mmdb::{Record, Value, Writer, map, text};
 use server_tests::database::{cluster_with_world, make_template};
 use server_tests::world::{self, Files};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
-use support::promise::sound;
-use support::{Record, Value, Writer, map, text};
+use support::invariants::sound;
 
 const EIGHT: &str = "SELECT ip_country('8.8.8.8'), ip_city('8.8.8.8'), maxmind_lookup('8.8.8.8') IS NULL";
 const OLD: &str = "US|Mountain View|f";
@@ -26,13 +26,13 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// A file that says something of 8.8.8.8 in the way of a city file, with these bytes as the record of 9.0.0.0/8.
 fn with_record(hostile: Value) -> Vec<u8> {
-    sound().swap_remove(0).say("9.0.0.0/8", hostile).bytes()
+    sound().swap_remove(0).with("9.0.0.0/8", hostile).bytes()
 }
 
-fn with_metadata(field: &'static str, value: Option<Value>) -> Vec<u8> {
+fn with_metadata(field: &str, value: Option<Value>) -> Vec<u8> {
     let writer = &sound()[0];
     let mut metadata: Vec<_> = writer.metadata().into_iter().filter(|(name, _)| *name != field).collect();
-    metadata.extend(value.map(|value| (field, value)));
+    metadata.extend(value.map(|value| (field.to_owned(), value)));
     writer.bytes_with(metadata)
 }
 
@@ -55,10 +55,10 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let many_long_texts = {
         let mut writer = sound().swap_remove(0);
         let long = writer.value(&text(&"x".repeat(1 << 20)));
-        let members = (0..4000).map(|_| ("country", Value::Pointer(long))).collect();
+        let members = (0..4000).map(|_| ("country".to_owned(), Value::Pointer(long))).collect();
         let record = writer.value(&Value::Map(members));
         for octet in 20..120 {
-            writer = writer.say(&format!("{octet}.0.0.0/8"), Value::Pointer(record));
+            writer = writer.with(&format!("{octet}.0.0.0/8"), Value::Pointer(record));
         }
         writer.bytes()
     };

@@ -1,12 +1,12 @@
 //! What docs/scaling.md says of replication: read replicas, sessions that come by logical replication (its statements are
 //! run here), and publications of a database that has the extension.
 
+use cowrie_enrich_test_mmdb::Writer;
 use cowrie_enrich_upstreams::{Routes, Whois};
 use server_tests::cymru::{Lab, assert_nothing_crashed, members, pointed_at, wait_for_the_queue};
 use server_tests::database::{bare_database, cluster_with_world, fresh_database};
 use server_tests::documentation::{blocks_of, page, section};
 use server_tests::hosts::{COWRIE, SUMMARIES};
-use server_tests::mmdb::Mmdb;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::Files;
 use server_tests::{Cluster, Database, Options, Session, wait_until};
@@ -191,7 +191,7 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     }
 
     let newer = Files::below(replica.files());
-    let mut city = Mmdb::new("GeoLite2-City");
+    let mut city = Writer::new("GeoLite2-City", 6);
     city.insert("8.8.8.0/24", serde_json::json!({"country": {"iso_code": "SE", "names": {"en": "Sweden"}}}));
     city.write(&newer.city);
     replica.reconfigure(&newer.settings()[..1]);

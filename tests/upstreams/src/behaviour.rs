@@ -78,6 +78,8 @@ pub enum Fault {
     /// Three rows for each row that would be: a wider prefix with the number below the true one; the prefix with
     /// "true+1 true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
     MultiOrigin,
+    /// These bytes instead of an answer, and then nothing until the client leaves.
+    HangAfter(Vec<u8>),
     /// The whole answer, as a function of the questions.
     Custom(Arc<CustomAnswer>),
 }
@@ -123,6 +125,7 @@ impl Behaviour {
         let questions = &request.questions;
         match &self.fault {
             Some(Fault::Garbage(bytes)) => return noise(*bytes),
+            Some(Fault::HangAfter(bytes)) => return bytes.clone(),
             Some(Fault::Custom(answer)) => return answer(questions),
             _ => {}
         }

@@ -62,11 +62,11 @@ pub enum DnsFault {
     SeveralRecords,
     /// By UDP, before the right answer: one with another id, and one to another question; both of `FOREIGN_ASN`.
     WrongFirst,
-    /// What is sent instead, as a function of the received message; each element is a message.
+    /// Messages sent instead, as a function of the transport and the received message.
     Custom(Arc<CustomMessages>),
 }
 
-pub type CustomMessages = dyn Fn(&[u8]) -> Vec<Vec<u8>> + Send + Sync;
+pub type CustomMessages = dyn Fn(Transport, &[u8]) -> Vec<Vec<u8>> + Send + Sync;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -304,7 +304,7 @@ impl Shared {
                 other_question[HEADER + 1] ^= 1;
                 vec![other_id, other_question, right()]
             }
-            Some(DnsFault::Custom(answer)) => answer(message),
+            Some(DnsFault::Custom(answer)) => answer(transport, message),
             _ => vec![right()],
         };
         Some(Answers { delay: behaviour.delay, messages })

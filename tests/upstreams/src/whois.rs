@@ -194,6 +194,9 @@ impl Dialogue<'_> {
         if request.lines.first().is_some_and(|line| line.trim() == "begin") {
             self.answer(&behaviour, &request)?;
         }
+        if let Some(Fault::HangAfter(_)) = behaviour.fault {
+            return self.hear_out();
+        }
         // The record first: a client that sees the end may open its next connection at once.
         locked(self.connection).closed.get_or_insert_with(Instant::now);
         self.stream.shutdown(Shutdown::Write)?;
@@ -218,7 +221,9 @@ impl Dialogue<'_> {
             }
         }
         let mut connection = locked(self.connection);
-        if connection.left.is_none() && !matches!(behaviour.fault, Some(Fault::CloseAfter { .. })) {
+        if connection.left.is_none()
+            && !matches!(behaviour.fault, Some(Fault::CloseAfter { .. } | Fault::HangAfter(_)))
+        {
             connection.completed = Some(Instant::now());
         }
         Ok(())

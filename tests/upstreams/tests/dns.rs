@@ -163,7 +163,7 @@ fn answers_can_fail() {
     assert_eq!(ask(&dns, GOOGLE), failure(2));
     dns.behave(DnsFault::NxDomain);
     assert_eq!(ask(&dns, GOOGLE), failure(3));
-    dns.behave(DnsFault::Custom(Arc::new(|message: &[u8]| vec![message.to_vec()])));
+    dns.behave(DnsFault::Custom(Arc::new(|_, message: &[u8]| vec![message.to_vec()])));
     let socket = client(&dns);
     socket.send(&query(GOOGLE, 16)).unwrap();
     assert_eq!(datagram(&socket), query(GOOGLE, 16));

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use cowrie_enrich_tools::load::{Loader, Stored, TABLES, explained};
+use cowrie_enrich_tools::load::{LoadCounts, Loader, TABLES, explained};
 use cowrie_enrich_tools::log::{self, Rejected};
-use cowrie_enrich_tools::session::{Gathering, Limits, Session};
+use cowrie_enrich_tools::session::{Limits, Session, SessionAssembler};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use lexopt::prelude::*;
@@ -110,15 +110,15 @@ struct Lines {
 fn read(arguments: &Arguments, bar: &ProgressBar, store: &mut dyn FnMut(Vec<Session>) -> bool) -> Lines {
     let mut lines = Lines::default();
     let defaults = Limits::default();
-    let mut gathering =
-        Gathering::new(Limits { batch: arguments.batch.unwrap_or(defaults.batch), ..defaults });
+    let mut assembler =
+        SessionAssembler::new(Limits { batch: arguments.batch.unwrap_or(defaults.batch), ..defaults });
     for path in &arguments.files {
-        if let Err(error) = read_file(path, arguments, bar, &mut gathering, &mut lines, store) {
+        if let Err(error) = read_file(path, arguments, bar, &mut assembler, &mut lines, store) {
             lines.broken.push(format!("{}: {error}", path.display()));
         }
     }
-    lines.repeated_connects = gathering.repeated_connects;
-    let rest = gathering.finish();
+    lines.repeated_connects = assembler.repeated_connects;
+    let rest = assembler.finish();
     if !rest.is_empty() {
         store(rest);
     }
@@ -129,7 +129,7 @@ fn read_file(
     path: &PathBuf,
     arguments: &Arguments,
     bar: &ProgressBar,
-    gathering: &mut Gathering,
+    assembler: &mut SessionAssembler,
     lines: &mut Lines,
     store: &mut dyn FnMut(Vec<Session>) -> bool,
 ) -> io::Result<()> {
@@ -147,7 +147,7 @@ fn read_file(
                     || arguments.until.is_some_and(|until| entry.time >= until)
                 {
                     lines.outside += 1;
-                } else if let Some(batch) = gathering.push(entry)
+                } else if let Some(batch) = assembler.push(entry)
                     && !store(batch)
                 {
                     return Ok(());
@@ -189,9 +189,9 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     // The log is parsed while the database stores; two batches may wait in between.
     let (sender, batches) = mpsc::sync_channel::<Vec<Session>>(2);
     let (lines, stored) = std::thread::scope(|scope| {
-        let storing = scope.spawn(|| -> Result<Stored, postgres::Error> {
+        let storing = scope.spawn(|| -> Result<LoadCounts, postgres::Error> {
             let batches = batches;
-            let mut stored = Stored::default();
+            let mut stored = LoadCounts::default();
             while let Ok(batch) = batches.recv() {
                 stored += loader.store(&batch)?;
                 let seconds = started.elapsed().as_secs_f64();
@@ -215,7 +215,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     Ok(lines.broken.is_empty())
 }
 
-fn report(arguments: &Arguments, lines: &Lines, stored: &Stored, took: Duration) {
+fn report(arguments: &Arguments, lines: &Lines, stored: &LoadCounts, took: Duration) {
     if !arguments.quiet {
         let count = |what: &str, number: u64| println!("{what:<44} {number:>9}");
         let noteworthy = |what: &str, number: u64| {

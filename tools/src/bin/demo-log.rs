@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cowrie_enrich_tools::{invented, networks};
+use cowrie_enrich_tools::{networks, synthetic};
 
 /// Any number would do; this one gives the log that is checked in.
 const SEED: u64 = 2025;
@@ -14,7 +14,7 @@ const SEED: u64 = 2025;
 fn run() -> Result<(), Box<dyn Error>> {
     let list = std::env::args_os().nth(1).ok_or("usage: demo-log NETWORKS.tsv >LOG")?;
     let networks = networks::read(std::fs::File::open(list)?)?;
-    io::stdout().write_all(invented::cowrie_log(&networks, SEED).as_bytes())?;
+    io::stdout().write_all(synthetic::cowrie_log(&networks, SEED).as_bytes())?;
     Ok(())
 }
 

@@ -3,13 +3,13 @@
 pub use super::dns::invariants::{dns_message, dns_server};
 
 use super::whois::{Parsed, Parser};
-use super::{Answer, Reply, Route, Transport, route};
+use super::{Route, RouteAnswer, RouteReply, Transport, route};
 use crate::address::Address;
 use crate::invariants::stored_name;
 use crate::prefix::Prefix;
 use crate::providers;
 
-/// What every promise asks about, in the order of the request.
+/// The addresses of every request here, in its order.
 pub(super) fn asked() -> Vec<Address> {
     ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "192.0.2.1", "2a00::1"]
         .map(|text| Address::new(text.parse().expect("an address")))
@@ -31,12 +31,12 @@ pub fn whois_answer(bytes: &[u8]) {
     for (address, answer) in &parsed.answers {
         assert!(asked.contains(address), "{address} was not asked");
         sane_answer(*address, answer);
-        if let Answer::Route(route) = answer {
+        if let RouteAnswer::Route(route) = answer {
             assert!(stands_in(bytes, &route.asn.to_string()), "{} is nowhere in the answer", route.asn);
         }
     }
     // As all providers' answers are handed on.
-    let mut reply = Reply::new(Transport::Whois, None);
+    let mut reply = RouteReply::new(Transport::Whois, None);
     reply.answers = parsed.answers;
     let reply = providers::Reply::from(reply);
     for answer in reply.answers.values() {
@@ -61,11 +61,11 @@ fn stands_in(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-pub(super) fn sane_answer(address: Address, answer: &Answer) {
+pub(super) fn sane_answer(address: Address, answer: &RouteAnswer) {
     match answer {
-        Answer::Route(route) => sane_route(address, route),
-        Answer::Absent => {}
-        Answer::Refused(words) => {
+        RouteAnswer::Route(route) => sane_route(address, route),
+        RouteAnswer::Absent => {}
+        RouteAnswer::Refused(words) => {
             assert!(words.chars().count() <= crate::mmdb::LONGEST_NAME && !words.contains(char::is_control));
         }
     }

@@ -4,7 +4,7 @@
 //! and captured answers.
 //!
 //! The rule: what is not known stays unknown. An address without a row is in no map; "no network announces it" is an
-//! answer (`Answer::Absent`); and a failure only ever explains why addresses lack one.
+//! answer (`RouteAnswer::Absent`); and a failure only ever explains why addresses lack one.
 //!
 //! | file | answers for |
 //! |---|---|
@@ -41,7 +41,7 @@ pub const MOST_ADDRESSES: usize = 500;
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum RouteAnswer {
     Route(Route),
     /// No network announces the address. True for a while, and worth remembering.
     Absent,
@@ -58,7 +58,7 @@ pub enum Transport {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Settings {
+pub struct CymruSettings {
     pub transport: Transport,
     /// A name or an address.
     pub whois_host: String,
@@ -69,7 +69,7 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-impl Settings {
+impl CymruSettings {
     /// No exchange lasts longer, the system's own time for resolving names not counted.
     pub fn longest_exchange(&self) -> Duration {
         let whois = whois::longest(self.timeout);
@@ -84,16 +84,16 @@ impl Settings {
 
 /// One exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Batch {
-    pub settings: Settings,
+pub struct RouteRequest {
+    pub settings: CymruSettings,
     /// Distinct, at most `MOST_ADDRESSES`; further ones are not asked.
     pub addresses: Vec<Address>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reply {
+pub struct RouteReply {
     /// Of asked addresses only. An asked address that is missing got no answer: ask again later.
-    pub answers: BTreeMap<Address, Answer>,
+    pub answers: BTreeMap<Address, RouteAnswer>,
     /// Why addresses are missing, when it was the exchange's fault. Never set when all are answered; not set either
     /// when the provider ended an orderly answer without a row for some.
     pub failure: Option<Failure>,
@@ -108,7 +108,7 @@ pub struct Reply {
     pub spoke: bool,
 }
 
-impl Reply {
+impl RouteReply {
     /// Nothing came.
     fn new(used: Transport, failure: Option<Failure>) -> Self {
         Self {
@@ -123,13 +123,13 @@ impl Reply {
     }
 }
 
-impl Task for Batch {
-    type Done = Reply;
+impl Task for RouteRequest {
+    type Done = RouteReply;
 
-    fn run(self, cancel: &Cancel) -> Reply {
+    fn run(self, cancel: &Cancel) -> RouteReply {
         let asked = &self.addresses[..self.addresses.len().min(MOST_ADDRESSES)];
         if asked.is_empty() {
-            return Reply::new(Transport::Whois, None);
+            return RouteReply::new(Transport::Whois, None);
         }
         match self.settings.transport {
             Transport::Whois => whois::exchange(&self.settings, asked, cancel),
@@ -150,14 +150,14 @@ impl Task for Batch {
         }
     }
 
-    fn lost(panic: String) -> Reply {
-        Reply::new(Transport::Whois, Some(Failure::Io(format!("the exchange panicked: {panic}"))))
+    fn lost(panic: String) -> RouteReply {
+        RouteReply::new(Transport::Whois, Some(Failure::Io(format!("the exchange panicked: {panic}"))))
     }
 }
 
 /// The reply by DNS; if that was not to be had either, the failure says both reasons, and stays one of those that say
 /// that the provider is out of reach.
-fn instead(whois: &Failure, mut dns: Reply) -> Reply {
+fn instead(whois: &Failure, mut dns: RouteReply) -> RouteReply {
     if let Some(failure) = &dns.failure
         && (failure.is_unreachable() || *failure == Failure::Silent)
     {

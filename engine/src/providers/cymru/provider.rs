@@ -3,12 +3,12 @@
 //! The rule: what its service is and says stands in the other files; here it is put into the shape that all providers
 //! share.
 
-use super::{Answer, Batch, MOST_ADDRESSES, Reply, Route, Settings as Asked, Transport};
+use super::{CymruSettings, MOST_ADDRESSES, Route, RouteAnswer, RouteReply, RouteRequest, Transport};
 use crate::address::Address;
 use crate::net::{Cancel, Failure, Task};
 use crate::prefix::Prefix;
 use crate::providers::setting::{Kind, Setting, Settings, Unit};
-use crate::providers::{self, Finding, Lifetimes, Limits, Network, Provider, Purpose, Registry};
+use crate::providers::{self, Finding, Lifetimes, Limits, NetworkInfo, Provider, Purpose, Registry};
 use crate::rate::Rate;
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -112,9 +112,9 @@ static SETTINGS: &[&Setting] = &[
 ];
 
 /// How the service is asked as things are set.
-pub fn settings(settings: &Settings) -> Asked {
+pub fn settings(settings: &Settings) -> CymruSettings {
     let transport = usize::try_from(settings.number(&TRANSPORT)).unwrap_or_default();
-    Asked {
+    CymruSettings {
         transport: TRANSPORTS.get(transport).copied().unwrap_or(Transport::Auto),
         whois_host: settings.text(&WHOIS_HOST).unwrap_or_default(),
         whois_port: u16::try_from(settings.number(&WHOIS_PORT)).unwrap_or(43),
@@ -164,18 +164,18 @@ impl Provider for TeamCymru {
     }
 
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> providers::Reply {
-        Batch { settings: self::settings(settings), addresses: addresses.to_vec() }.run(cancel).into()
+        RouteRequest { settings: self::settings(settings), addresses: addresses.to_vec() }.run(cancel).into()
     }
 }
 
-impl From<Reply> for providers::Reply {
-    fn from(reply: Reply) -> Self {
+impl From<RouteReply> for providers::Reply {
+    fn from(reply: RouteReply) -> Self {
         // An exchange that said nothing for any lookup says nothing about any of them.
         let blames_lookup = reply.spoke && reply.failure != Some(Failure::Cancelled);
         let of = |answer| match answer {
-            Answer::Route(route) => providers::Answer::Found(finding(&route)),
-            Answer::Absent => providers::Answer::Absent(None),
-            Answer::Refused(words) => providers::Answer::Refused(words),
+            RouteAnswer::Route(route) => providers::Answer::Found(finding(&route)),
+            RouteAnswer::Absent => providers::Answer::Absent(None),
+            RouteAnswer::Refused(words) => providers::Answer::Refused(words),
         };
         Self {
             answers: reply.answers.into_iter().map(|(address, answer)| (address, of(answer))).collect(),
@@ -205,7 +205,7 @@ fn finding(route: &Route) -> Finding {
     put("origins", (!route.origins.is_empty()).then(|| route.origins.clone().into()));
     Finding {
         said,
-        network: Some(Network {
+        network: Some(NetworkInfo {
             asn: route.asn,
             name: route.name.clone(),
             country: route.network_country().map(letters),
@@ -239,8 +239,8 @@ mod tests {
         Address::new(text.parse().unwrap())
     }
 
-    fn reply(answers: &[(&str, Answer)]) -> providers::Reply {
-        let mut reply = Reply::new(Transport::Whois, None);
+    fn reply(answers: &[(&str, RouteAnswer)]) -> providers::Reply {
+        let mut reply = RouteReply::new(Transport::Whois, None);
         reply.answers = answers.iter().map(|(ip, answer)| (address(ip), answer.clone())).collect();
         reply.into()
     }
@@ -266,10 +266,10 @@ mod tests {
             ..route.clone()
         };
         let answers = [
-            ("78.46.1.1", Answer::Route(route)),
-            ("78.46.1.2", Answer::Route(bare)),
-            ("192.0.2.1", Answer::Absent),
-            ("192.0.2.2", Answer::Refused("no".into())),
+            ("78.46.1.1", RouteAnswer::Route(route)),
+            ("78.46.1.2", RouteAnswer::Route(bare)),
+            ("192.0.2.1", RouteAnswer::Absent),
+            ("192.0.2.2", RouteAnswer::Refused("no".into())),
         ];
         let mut found = reply(&answers).answers;
         let mut take = |ip: &str| found.remove(&address(ip));
@@ -296,7 +296,7 @@ mod tests {
             (true, Some(Failure::Cut), true),
             (true, Some(Failure::Cancelled), false),
         ] {
-            let reply = Reply { spoke, ..Reply::new(Transport::Whois, failure) };
+            let reply = RouteReply { spoke, ..RouteReply::new(Transport::Whois, failure) };
             assert_eq!(providers::Reply::from(reply).blames_lookup, blamed);
         }
     }

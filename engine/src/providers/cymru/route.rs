@@ -14,10 +14,11 @@
 //! The rule: a row that is wrong anywhere it matters (number, address, prefix) is dropped whole; what only decorates
 //! it (country, registry, date, name) is dropped alone.
 
-use super::{Answer, Registry};
+use super::{Registry, RouteAnswer};
 use crate::address::Address;
 use crate::mmdb::clean_name;
 use crate::prefix::Prefix;
+use crate::timestamp;
 use std::collections::BTreeSet;
 
 /// The network that announces an address.
@@ -93,13 +94,13 @@ impl Candidates {
         self.refused.get_or_insert(words);
     }
 
-    pub(super) fn answer(self) -> Option<Answer> {
+    pub(super) fn answer(self) -> Option<RouteAnswer> {
         if let Some(mut route) = self.best {
             route.origins =
                 self.numbers.into_iter().filter(|asn| *asn != route.asn).take(MOST_ORIGINS).collect();
-            return Some(Answer::Route(route));
+            return Some(RouteAnswer::Route(route));
         }
-        if self.absent { Some(Answer::Absent) } else { self.refused.map(Answer::Refused) }
+        if self.absent { Some(RouteAnswer::Absent) } else { self.refused.map(RouteAnswer::Refused) }
     }
 }
 
@@ -181,28 +182,9 @@ fn parse_country(text: &[u8]) -> Option<[u8; 2]> {
     (code.iter().all(u8::is_ascii_alphabetic) && code != *UNKNOWN_COUNTRY).then_some(code)
 }
 
-/// A real date of the Gregorian calendar: a column of type date takes it as it is.
+/// Returns a date of the calendar as it was written, because a column of type date accepts it so.
 fn parse_date(text: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    let shaped = text.len() == 10
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            4 | 7 => byte == b'-',
-            _ => byte.is_ascii_digit(),
-        });
-    if !shaped {
-        return None;
-    }
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u32>().ok();
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let days = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        1..=12 => 31,
-        _ => return None,
-    };
-    (year >= 1 && (1..=days).contains(&day)).then(|| text.to_owned())
+    timestamp::parse_date(text.trim_ascii()).map(|date| date.to_string())
 }
 
 /// What is not UTF-8 becomes U+FFFD; "NA" and nothing are no name.
@@ -337,15 +319,15 @@ mod tests {
                 .map(|(numbers, length)| (*length, std::cmp::Reverse(*numbers.iter().min().unwrap())))
                 .max();
             match (candidates.answer(), winner) {
-                (Some(Answer::Route(route)), Some((length, std::cmp::Reverse(asn)))) => {
+                (Some(RouteAnswer::Route(route)), Some((length, std::cmp::Reverse(asn)))) => {
                     prop_assert_eq!((route.prefix.unwrap().length(), route.asn), (length, asn));
                     let all: BTreeSet<u32> = rows.iter().flat_map(|(numbers, _)| numbers.clone()).collect();
                     let others: Vec<u32> =
                         all.into_iter().filter(|other| *other != asn).take(MOST_ORIGINS).collect();
                     prop_assert_eq!(route.origins, others);
                 }
-                (Some(Answer::Absent), None) => prop_assert!(absent > 0),
-                (Some(Answer::Refused(_)), None) => prop_assert_eq!(absent, 0),
+                (Some(RouteAnswer::Absent), None) => prop_assert!(absent > 0),
+                (Some(RouteAnswer::Refused(_)), None) => prop_assert_eq!(absent, 0),
                 other => prop_assert!(false, "{:?}", other),
             }
         }

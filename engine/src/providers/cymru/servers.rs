@@ -1,30 +1,24 @@
-//! Answers, in tests: what would Team Cymru have said, or a server that misbehaves?
-//!
-//! Each server listens on a port of 127.0.0.1 that the kernel picks, follows its script, and records what it was asked;
-//! tests assert on the record.
+//! Servers for tests: the stand-ins for Team Cymru, with answers made from bytes and from DNS messages.
 
+use cowrie_enrich_upstreams::{Behaviour, DnsFault, Fault, Routes};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{RData, Record};
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::Arc;
 
-const LOOPBACK: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+pub(super) use cowrie_enrich_upstreams::Transport as Protocol;
 
-/// A port on which nobody listens, neither for TCP nor for UDP. It is taken, so that no other test gets it.
-pub(super) struct Nobody {
+/// A port without a listener for TCP and UDP. It is taken, so that no other test gets it.
+pub(super) struct ClosedPort {
     port: u16,
     _taken: (TcpStream, UdpSocket),
 }
 
-impl Nobody {
+impl ClosedPort {
     pub(super) fn new() -> Self {
-        // Sockets that are connected elsewhere keep their number and take nothing from others.
-        let listener = TcpListener::bind(LOOPBACK).unwrap();
+        // Connected sockets keep their port and accept nothing from other peers.
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         loop {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let local = stream.local_addr().unwrap();
@@ -40,154 +34,70 @@ impl Nobody {
     }
 }
 
-/// One whois connection: the request is read up to `end`, then the script has the connection.
-pub(super) struct Whois {
-    pub(super) port: u16,
-    thread: JoinHandle<Vec<String>>,
-}
+pub(super) struct Whois(cowrie_enrich_upstreams::Whois);
 
 impl Whois {
-    pub(super) fn new(script: impl FnOnce(TcpStream) + Send + 'static) -> Self {
-        let listener = TcpListener::bind(LOOPBACK).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let thread = thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            let mut lines = Vec::new();
-            for line in BufReader::new(stream.try_clone().unwrap()).lines() {
-                lines.push(line.unwrap());
-                if lines.last().is_some_and(|line| line == "end") {
-                    break;
-                }
-            }
-            script(stream);
-            lines
-        });
-        Self { port, thread }
+    /// Starts a server that knows a route for every public address.
+    pub(super) fn new(behaviour: impl Into<Behaviour>) -> Self {
+        let server = cowrie_enrich_upstreams::Whois::start(Routes::synthetic());
+        server.behave(behaviour);
+        Self(server)
     }
 
+    /// Starts a server that answers every request with these bytes.
     pub(super) fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
-        Self::new(move |mut stream| stream.write_all(&answer).unwrap())
+        Self::new(Fault::Custom(Arc::new(move |_| answer.clone())))
     }
 
-    /// The lines of the request.
-    pub(super) fn asked(self) -> Vec<String> {
-        self.thread.join().unwrap()
+    pub(super) fn port(&self) -> u16 {
+        self.0.port()
+    }
+
+    /// Returns the lines of the only request.
+    pub(super) fn asked(&self) -> Vec<String> {
+        match &self.0.record().connections[..] {
+            [connection] => connection.lines.clone(),
+            connections => panic!("{} connections", connections.len()),
+        }
+    }
+
+    /// Waits until a request was read, and the answer begun if there is one.
+    pub(super) fn wait_for_request(&self, with_answer: bool) {
+        let is_there = |connection: &cowrie_enrich_upstreams::Connection| {
+            connection.end && (connection.answered.is_some() || !with_answer)
+        };
+        while !self.0.record().connections.iter().any(is_there) {
+            std::thread::yield_now();
+        }
     }
 }
 
-/// Sends nothing until the client goes away.
-pub(super) fn wait_for_the_client_to_leave(mut stream: TcpStream) {
-    let _ = stream.read(&mut [0]);
-}
-
-/// How a question arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Way {
-    Udp,
-    Tcp,
-}
-
-/// A DNS server; the script turns a question into messages.
-pub(super) struct Dns {
-    port: u16,
-    asked: Arc<Mutex<Vec<(Way, String)>>>,
-    stop: Arc<AtomicBool>,
-}
-
-type Script = Arc<dyn Fn(Way, &Message) -> Vec<Vec<u8>> + Send + Sync>;
+/// A DNS server; the script turns a query into messages.
+pub(super) struct Dns(cowrie_enrich_upstreams::Dns);
 
 impl Dns {
-    pub(super) fn new(script: impl Fn(Way, &Message) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let (listener, socket) = loop {
-            let listener = TcpListener::bind(LOOPBACK).unwrap();
-            // The same number may be taken for UDP.
-            if let Ok(socket) = UdpSocket::bind(listener.local_addr().unwrap()) {
-                break (listener, socket);
-            }
-        };
-        let port = socket.local_addr().unwrap().port();
-        let (asked, stop) = (Arc::default(), Arc::default());
-        let server = Self { port, asked: Arc::clone(&asked), stop: Arc::clone(&stop) };
-        let script: Script = Arc::new(script);
-        thread::spawn({
-            let (asked, stop, script) = (Arc::clone(&asked), Arc::clone(&stop), Arc::clone(&script));
-            move || serve_datagrams(&socket, &script, &asked, &stop)
-        });
-        thread::spawn(move || serve_streams(&listener, &script, &asked, &stop));
-        server
+    pub(super) fn new(script: impl Fn(Protocol, &Message) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Self {
+        let server = cowrie_enrich_upstreams::Dns::start(Routes::empty());
+        server.behave(DnsFault::Custom(Arc::new(move |protocol, query: &[u8]| {
+            script(protocol, &Message::from_vec(query).unwrap())
+        })));
+        Self(server)
     }
 
-    /// Answers each name with these texts; `None`: there is no such name.
+    /// Answers each name with these texts; `None`: the name does not exist.
     pub(super) fn answering(texts: impl Fn(&str) -> Option<Vec<Vec<u8>>> + Send + Sync + 'static) -> Self {
         Self::new(move |_, question| vec![reply(question, texts(&name_of(question)))])
     }
 
     /// As in the setting.
     pub(super) fn server(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.0.port())
     }
 
-    /// Every question, as often as it came.
-    pub(super) fn asked(&self) -> Vec<(Way, String)> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Dns {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Wakes the threads up.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-        if let Ok(socket) = UdpSocket::bind(LOOPBACK) {
-            let _ = socket.send_to(b"", (Ipv4Addr::LOCALHOST, self.port));
-        }
-    }
-}
-
-fn serve_datagrams(
-    socket: &UdpSocket,
-    script: &Script,
-    asked: &Mutex<Vec<(Way, String)>>,
-    stop: &AtomicBool,
-) {
-    let mut buffer = [0; 2048];
-    while let Ok((count, from)) = socket.recv_from(&mut buffer) {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        let question = Message::from_vec(&buffer[..count]).unwrap();
-        asked.lock().unwrap().push((Way::Udp, name_of(&question)));
-        for message in script(Way::Udp, &question) {
-            // The client may be gone.
-            let _ = socket.send_to(&message, from);
-        }
-    }
-}
-
-fn serve_streams(
-    listener: &TcpListener,
-    script: &Script,
-    asked: &Mutex<Vec<(Way, String)>>,
-    stop: &AtomicBool,
-) {
-    while let Ok((mut stream, _)) = listener.accept() {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut length = [0; 2];
-        if stream.read_exact(&mut length).is_err() {
-            continue;
-        }
-        let mut question = vec![0; u16::from_be_bytes(length).into()];
-        stream.read_exact(&mut question).unwrap();
-        let question = Message::from_vec(&question).unwrap();
-        asked.lock().unwrap().push((Way::Tcp, name_of(&question)));
-        for message in script(Way::Tcp, &question) {
-            let length = (message.len() as u16).to_be_bytes();
-            stream.write_all(&[&length[..], &message].concat()).unwrap();
-        }
+    /// Returns every query that came, with its name in lower case.
+    pub(super) fn asked(&self) -> Vec<(Protocol, String)> {
+        self.0.record().into_iter().map(|query| (query.transport, format!("{}.", query.name))).collect()
     }
 }
 

@@ -1,23 +1,23 @@
 //! Batches as their owner sees them: through the pool, by one way or the other.
 
-use super::servers::{Dns, Nobody, Whois, wait_for_the_client_to_leave};
+use super::servers::{ClosedPort, Dns, Whois};
 use super::*;
 use crate::net::Pool;
-use std::sync::mpsc;
+use cowrie_enrich_upstreams::Fault;
 use std::thread;
 use std::time::Instant;
 
 const ROW: &str = "15169 | 8.8.8.8 | 8.8.8.0/24 | US | arin | 2023-12-28 | GOOGLE, US\n";
 
-fn batch(transport: Transport, whois_port: u16, dns_server: &str) -> Batch {
-    let settings = Settings {
+fn batch(transport: Transport, whois_port: u16, dns_server: &str) -> RouteRequest {
+    let settings = CymruSettings {
         transport,
         whois_host: "127.0.0.1".into(),
         whois_port,
         dns_server: Some(dns_server.into()),
         timeout: Duration::from_secs(60),
     };
-    Batch { settings, addresses: vec![Address::new("8.8.8.8".parse().unwrap())] }
+    RouteRequest { settings, addresses: vec![Address::new("8.8.8.8".parse().unwrap())] }
 }
 
 fn dns() -> Dns {
@@ -30,13 +30,14 @@ fn dns() -> Dns {
     })
 }
 
-fn run(batch: Batch) -> Reply {
+fn run(batch: RouteRequest) -> RouteReply {
     batch.run(&Cancel::new())
 }
 
 #[test]
 fn both_ways_give_the_same_answer() {
-    let whois = run(batch(Transport::Whois, Whois::answering(ROW).port, ""));
+    let whois = Whois::answering(ROW);
+    let whois = run(batch(Transport::Whois, whois.port(), ""));
     let dns = run(batch(Transport::Dns, 0, &dns().server()));
     assert_eq!((whois.used, dns.used), (Transport::Whois, Transport::Dns));
     assert_eq!((&whois.failure, &dns.failure), (&None, &None));
@@ -46,8 +47,8 @@ fn both_ways_give_the_same_answer() {
 
 #[test]
 fn auto_asks_dns_when_whois_is_out_of_reach() {
-    let (nobody, dns) = (Nobody::new(), dns());
-    let reply = run(batch(Transport::Auto, nobody.port(), &dns.server()));
+    let (closed, dns) = (ClosedPort::new(), dns());
+    let reply = run(batch(Transport::Auto, closed.port(), &dns.server()));
     assert_eq!((reply.used, &reply.failure, reply.answers.len()), (Transport::Dns, &None, 1));
 
     let mut unknown = batch(Transport::Auto, 43, &dns.server());
@@ -59,14 +60,15 @@ fn auto_asks_dns_when_whois_is_out_of_reach() {
 fn auto_asks_whois_alone_when_that_is_there() {
     for answer in [ROW, "", "15169 | 8.8"] {
         let dns = dns();
-        let reply = run(batch(Transport::Auto, Whois::answering(answer).port, &dns.server()));
+        let whois = Whois::answering(answer);
+        let reply = run(batch(Transport::Auto, whois.port(), &dns.server()));
         assert_eq!((reply.used, dns.asked()), (Transport::Whois, vec![]));
     }
 }
 
 #[test]
 fn auto_names_both_reasons() {
-    let (whois, dns) = (Nobody::new(), Nobody::new());
+    let (whois, dns) = (ClosedPort::new(), ClosedPort::new());
     let reply = run(batch(Transport::Auto, whois.port(), &format!("127.0.0.1:{}", dns.port())));
     let failure = reply.failure.unwrap();
     let text = failure.to_string();
@@ -90,7 +92,8 @@ fn longest_exchange_counts_both_ways() {
 
 #[test]
 fn nothing_asked_is_nothing_sent() {
-    let mut empty = batch(Transport::Auto, Nobody::new().port(), "");
+    let closed = ClosedPort::new();
+    let mut empty = batch(Transport::Auto, closed.port(), "");
     empty.addresses.clear();
     assert_eq!(run(empty).failure, None);
 }
@@ -98,7 +101,7 @@ fn nothing_asked_is_nothing_sent() {
 #[test]
 fn no_more_than_five_hundred_are_asked() {
     let server = Whois::answering(ROW);
-    let mut large = batch(Transport::Whois, server.port, "");
+    let mut large = batch(Transport::Whois, server.port(), "");
     large.addresses =
         (0..600_u32).map(|bits| Address::new(std::net::Ipv4Addr::from_bits(bits << 8).into())).collect();
     run(large);
@@ -106,7 +109,7 @@ fn no_more_than_five_hundred_are_asked() {
 }
 
 /// Collects one result; `None` after a time in which it would have come.
-fn collect(pool: &mut Pool<Batch>) -> Option<(u64, Reply)> {
+fn collect(pool: &mut Pool<RouteRequest>) -> Option<(u64, RouteReply)> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {
         if let Some(finished) = pool.finished().pop() {
@@ -120,23 +123,20 @@ fn collect(pool: &mut Pool<Batch>) -> Option<(u64, Reply)> {
 #[test]
 fn pool_runs_a_batch() {
     let mut pool = Pool::new().unwrap();
-    pool.start(42, batch(Transport::Whois, Whois::answering(ROW).port, "")).unwrap();
+    let server = Whois::answering(ROW);
+    pool.start(42, batch(Transport::Whois, server.port(), "")).unwrap();
     let (ticket, reply) = collect(&mut pool).unwrap();
     assert_eq!((ticket, reply.answers.len(), pool.running()), (42, 1, 0));
 }
 
 #[test]
 fn pool_cancels_a_batch() {
-    let (came, comes) = mpsc::channel();
-    let server = Whois::new(move |stream| {
-        came.send(()).unwrap();
-        wait_for_the_client_to_leave(stream);
-    });
-    let mut slow = batch(Transport::Whois, server.port, "");
+    let server = Whois::new(Fault::Silent);
+    let mut slow = batch(Transport::Whois, server.port(), "");
     slow.settings.timeout = Duration::from_secs(600);
     let mut pool = Pool::new().unwrap();
     pool.start(1, slow).unwrap();
-    comes.recv().unwrap();
+    server.wait_for_request(false);
     pool.cancel();
     let (_, reply) = collect(&mut pool).unwrap();
     assert_eq!(reply.failure, Some(Failure::Cancelled));

@@ -63,33 +63,33 @@ pub(crate) struct Response {
 /// The head of an answer, and as much of its body as could be had. ureq cannot be interrupted: who cancels waits for
 /// the deadline at most.
 pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
-    answer(request, |agent, url, headers| {
+    send(request, |agent, url, headers| {
         headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
     })
 }
 
 /// The same of a request with a body.
 pub(crate) fn post(request: Request<'_>, body: &[u8]) -> Result<Response, Failure> {
-    answer(request, |agent, url, headers| {
+    send(request, |agent, url, headers| {
         headers.into_iter().fold(agent.post(url), |call, (name, value)| call.header(name, value)).send(body)
     })
 }
 
 type Headers = Vec<(HeaderName, HeaderValue)>;
 
-fn answer(
+fn send(
     mut request: Request<'_>,
     call: impl FnOnce(&Agent, &str, Headers) -> Result<ureq::http::Response<ureq::Body>, Error>,
 ) -> Result<Response, Failure> {
     let proxy = request.proxy.take().filter(|_| !request.target.loopback);
-    let settings = Settings { timeout: request.timeout, proxy };
+    let settings = AgentSettings { timeout: request.timeout, proxy };
     let proxied = settings.proxy.is_some();
     let agent = AGENTS.lock().unwrap_or_else(PoisonError::into_inner).get(&settings, Instant::now());
     let agent = agent.map_err(|error| failure_of(error, &request.target.host, proxied))?;
-    answer_of(&agent, request, proxied, call)
+    send_with(&agent, request, proxied, call)
 }
 
-fn answer_of(
+fn send_with(
     agent: &Agent,
     request: Request<'_>,
     proxied: bool,
@@ -129,48 +129,50 @@ fn read(body: impl Read) -> std::io::Result<Option<Vec<u8>>> {
 
 /// What an agent is made for.
 #[derive(Clone, PartialEq, Eq)]
-struct Settings {
+struct AgentSettings {
     timeout: Duration,
     proxy: Option<String>,
 }
 
-struct Kept {
-    settings: Settings,
+struct CachedAgent {
+    settings: AgentSettings,
     agent: Agent,
     made: Instant,
     used: Instant,
 }
 
 /// The one used last is the last.
-struct Agents(Vec<Kept>);
+struct Agents(Vec<CachedAgent>);
 
 static AGENTS: Mutex<Agents> = Mutex::new(Agents(Vec::new()));
 
 impl Agents {
-    fn get(&mut self, settings: &Settings, now: Instant) -> Result<Agent, Error> {
-        self.0.retain(|kept| {
-            now.saturating_duration_since(kept.used) < LONGEST_IDLE
-                && now.saturating_duration_since(kept.made) < LONGEST_LIFE
+    fn get(&mut self, settings: &AgentSettings, now: Instant) -> Result<Agent, Error> {
+        self.0.retain(|cached| {
+            now.saturating_duration_since(cached.used) < LONGEST_IDLE
+                && now.saturating_duration_since(cached.made) < LONGEST_LIFE
         });
-        let kept = match self.0.iter().position(|kept| kept.settings == *settings) {
-            Some(place) => Kept { used: now, ..self.0.remove(place) },
-            None => Kept { settings: settings.clone(), agent: new_agent(settings)?, made: now, used: now },
+        let cached = match self.0.iter().position(|cached| cached.settings == *settings) {
+            Some(place) => CachedAgent { used: now, ..self.0.remove(place) },
+            None => {
+                CachedAgent { settings: settings.clone(), agent: new_agent(settings)?, made: now, used: now }
+            }
         };
         if self.0.len() >= MOST_AGENTS {
             self.0.remove(0);
         }
-        let agent = kept.agent.clone();
-        self.0.push(kept);
+        let agent = cached.agent.clone();
+        self.0.push(cached);
         Ok(agent)
     }
 }
 
-fn new_agent(settings: &Settings) -> Result<Agent, Error> {
+fn new_agent(settings: &AgentSettings) -> Result<Agent, Error> {
     let connector = DefaultConnector::new().chain(BoundedConnector);
     Ok(Agent::with_parts(config(settings)?, connector, DefaultResolver::default()))
 }
 
-fn config(settings: &Settings) -> Result<Config, Error> {
+fn config(settings: &AgentSettings) -> Result<Config, Error> {
     // Not the process's default provider of cryptography: setting that is up to nobody in particular here.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -253,14 +255,14 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
 /// What `get` makes of these bytes as the server's, all of them there at once, then the end; and how many it read.
 #[cfg(any(test, fuzzing))]
 pub(super) fn get_from_memory(request: Request<'_>, bytes: &[u8]) -> (Result<Response, Failure>, usize) {
-    use super::memory::{Memory, Nowhere};
-    let memory = Memory::new(bytes);
-    let settings = Settings { timeout: request.timeout, proxy: None };
+    use super::memory::{CannedConnector, FixedResolver};
+    let memory = CannedConnector::new(bytes);
+    let settings = AgentSettings { timeout: request.timeout, proxy: None };
     let agent = match config(&settings) {
-        Ok(config) => Agent::with_parts(config, memory.clone().chain(BoundedConnector), Nowhere),
+        Ok(config) => Agent::with_parts(config, memory.clone().chain(BoundedConnector), FixedResolver),
         Err(error) => return (Err(failure_of(error, &request.target.host, false)), 0),
     };
-    let answer = answer_of(&agent, request, false, |agent, url, headers| {
+    let answer = send_with(&agent, request, false, |agent, url, headers| {
         headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
     });
     (answer, memory.taken())
@@ -288,8 +290,8 @@ mod tests {
         assert_eq!(read(&b"{}"[..]).unwrap().as_deref(), Some(&b"{}"[..]));
     }
 
-    fn settings(seconds: u64) -> Settings {
-        Settings { timeout: Duration::from_secs(seconds), proxy: None }
+    fn settings(seconds: u64) -> AgentSettings {
+        AgentSettings { timeout: Duration::from_secs(seconds), proxy: None }
     }
 
     #[test]
@@ -300,7 +302,7 @@ mod tests {
             agents.get(&settings(1), now).unwrap();
             assert!(agents.0.len() <= MOST_AGENTS);
         }
-        let seconds = |kept: &Kept| kept.settings.timeout.as_secs();
+        let seconds = |cached: &CachedAgent| cached.settings.timeout.as_secs();
         assert_eq!(agents.0.iter().map(seconds).collect::<Vec<_>>(), [43, 44, 45, 46, 47, 48, 49, 1]);
     }
 
@@ -312,11 +314,11 @@ mod tests {
             let now = begun + Duration::from_secs(minute * 60);
             agents.get(&settings(2), now - Duration::from_secs(if minute == 0 { 0 } else { 30 })).unwrap();
             agents.get(&settings(2), now).unwrap();
-            assert_eq!(agents.0.last().map(|kept| kept.made), Some(begun));
+            assert_eq!(agents.0.last().map(|cached| cached.made), Some(begun));
         }
         assert_eq!(agents.0.len(), 1);
         let later = begun + LONGEST_LIFE;
         agents.get(&settings(2), later).unwrap();
-        assert_eq!(agents.0.last().map(|kept| kept.made), Some(later));
+        assert_eq!(agents.0.last().map(|cached| cached.made), Some(later));
     }
 }

@@ -25,7 +25,7 @@ fn asked() -> Address {
 }
 
 pub fn greynoise_answer(bytes: &[u8]) {
-    let (reply, body) = replied(GreyNoise.site(), bytes);
+    let (reply, body) = replied(GreyNoise.service(), bytes);
     if let Some(Answer::Found(Finding { said, .. }) | Answer::Absent(Some(said))) =
         reply.answers.get(&asked())
     {
@@ -43,7 +43,7 @@ pub fn greynoise_answer(bytes: &[u8]) {
 }
 
 pub fn dshield_answer(bytes: &[u8]) {
-    let (reply, body) = replied(Dshield.site(), bytes);
+    let (reply, body) = replied(Dshield.service(), bytes);
     if let Some(Demand::Rest(rest)) = reply.demand
         && reply.failure.as_ref().is_some_and(|failure| matches!(failure, Failure::Status { code: 429, .. }))
     {
@@ -64,7 +64,7 @@ pub fn dshield_answer(bytes: &[u8]) {
 }
 
 pub fn spur_answer(bytes: &[u8]) {
-    let (reply, body) = replied(Spur.site(), bytes);
+    let (reply, body) = replied(Spur.service(), bytes);
     match reply.answers.get(&asked()) {
         Some(Answer::Found(Finding { said, .. })) => {
             assert_eq!(named(&Some(Value::Object(said.clone())), "ip"), Some(true));
@@ -77,7 +77,7 @@ pub fn spur_answer(bytes: &[u8]) {
 
 /// What a server sends over a connection: head and body, plain, in chunks or packed.
 pub fn http_answer(bytes: &[u8]) {
-    let site = GreyNoise.site();
+    let service = GreyNoise.service();
     let target = Target::parse("http://provider.example/v3").expect("a URL");
     let request = Request {
         url: target.about(asked(), ""),
@@ -96,8 +96,8 @@ pub fn http_answer(bytes: &[u8]) {
             if let Err(failure) = &response.body {
                 sane_failure(failure);
             }
-            let reply = site.judge(asked(), &response, None);
-            sane_reply(site, &reply, response.status.as_u16());
+            let reply = service.judge(asked(), &response, None);
+            sane_reply(service, &reply, response.status.as_u16());
             if response.status.is_success() && response.body.is_err() {
                 assert!(reply.answers.is_empty(), "an answer from half a body");
             }
@@ -142,7 +142,7 @@ pub fn http_settings(bytes: &[u8]) {
 }
 
 /// The reply to an answer in the form above, and the body as JSON.
-fn replied(site: &'static Site, bytes: &[u8]) -> (Reply, Option<Value>) {
+fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, body) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
     let (status, value) = line.split_at(line.len().min(3));
@@ -155,13 +155,13 @@ fn replied(site: &'static Site, bytes: &[u8]) -> (Reply, Option<Value>) {
     }
     let secret = Secret::parse(KEY).expect("a key");
     let cut = Response { status, headers: headers.clone(), body: Err(Failure::Cut) };
-    let without_body = site.judge(asked(), &cut, Some(&secret));
-    sane_reply(site, &without_body, status.as_u16());
+    let without_body = service.judge(asked(), &cut, Some(&secret));
+    sane_reply(service, &without_body, status.as_u16());
     assert!(without_body.answers.values().all(|answer| matches!(answer, Answer::Refused(_))));
 
     let response = Response { status, headers, body: Ok(body.to_vec()) };
-    let reply = site.judge(asked(), &response, Some(&secret));
-    sane_reply(site, &reply, status.as_u16());
+    let reply = service.judge(asked(), &response, Some(&secret));
+    sane_reply(service, &reply, status.as_u16());
     assert!(!format!("{reply:?}").contains(std::str::from_utf8(KEY).expect("text")), "the key: {reply:?}");
     (reply, serde_json::from_slice(body).ok())
 }
@@ -178,7 +178,7 @@ fn named(body: &Option<Value>, member: &str) -> Option<bool> {
     Some(host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == asked().ip()))
 }
 
-fn sane_reply(site: &Site, reply: &Reply, status: u16) {
+fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
     // Absent, failed and refused are different things, and there is exactly one of them.
     assert!(reply.answers.keys().all(|address| *address == asked()));
     assert_ne!(reply.answers.is_empty(), reply.failure.is_none(), "{reply:?}");
@@ -200,7 +200,7 @@ fn sane_reply(site: &Site, reply: &Reply, status: u16) {
     reply.failure.iter().for_each(sane_failure);
     match &reply.demand {
         Some(Demand::Stop(why)) => {
-            assert!(matches!(status, 401 | 403) && why.contains(site.title));
+            assert!(matches!(status, 401 | 403) && why.contains(service.title));
             assert!(why.chars().count() < 400 && !why.contains(char::is_control));
         }
         Some(Demand::Rest(rest)) => {

@@ -13,12 +13,12 @@ use ureq::unversioned::transport::{
 
 /// To be the first of a chain.
 #[derive(Clone, Debug)]
-pub(super) struct Memory {
+pub(super) struct CannedConnector {
     bytes: Arc<[u8]>,
     taken: Arc<AtomicUsize>,
 }
 
-impl Memory {
+impl CannedConnector {
     pub(super) fn new(bytes: &[u8]) -> Self {
         Self { bytes: bytes.into(), taken: Arc::default() }
     }
@@ -29,22 +29,26 @@ impl Memory {
     }
 }
 
-impl Connector<()> for Memory {
-    type Out = Connection;
+impl Connector<()> for CannedConnector {
+    type Out = CannedConnection;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Connection>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<CannedConnection>, Error> {
         let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Connection { memory: self.clone(), buffers: LazyBuffers::new(input, output) }))
+        Ok(Some(CannedConnection { memory: self.clone(), buffers: LazyBuffers::new(input, output) }))
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Connection {
-    memory: Memory,
+pub(super) struct CannedConnection {
+    memory: CannedConnector,
     buffers: LazyBuffers,
 }
 
-impl Transport for Connection {
+impl Transport for CannedConnection {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -71,9 +75,9 @@ impl Transport for Connection {
 
 /// Every name has one address, and nobody is asked for it.
 #[derive(Debug)]
-pub(super) struct Nowhere;
+pub(super) struct FixedResolver;
 
-impl Resolver for Nowhere {
+impl Resolver for FixedResolver {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let mut addresses = self.empty();
         addresses.push(SocketAddr::from(([192, 0, 2, 80], 80)));

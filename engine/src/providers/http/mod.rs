@@ -1,11 +1,11 @@
-//! Answers: what does a provider say of an address when it is asked by HTTP, one address a request?
+//! Providers that are asked by HTTP, one address a request.
 //!
-//! The rule: a provider is a `Site`, data and one function that reads its answers; everything else is here once. What
-//! the status code says is said here, unless the site's function knows better.
+//! The rule: a provider is an `HttpService`: data, and one function that reads its answers. Everything else is here once.
+//! The status code decides as follows, unless the service's function decides otherwise.
 //!
 //! | status | means |
 //! |---|---|
-//! | 200 | an answer, for the site to read |
+//! | 200 | an answer, for the service to read |
 //! | 400 | the lookup makes no sense to the provider |
 //! | 401, 403 | it does not want to be asked with this key: stop |
 //! | 429, and 503 with a time | not now: rest |
@@ -61,13 +61,13 @@ const LONGEST_CONTACT: usize = 200;
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A provider that is asked by HTTP: its site says the rest.
-pub(super) trait AskedByHttp: Sync {
-    fn site(&self) -> &'static Site;
+/// A provider that is asked by HTTP. Its service has the rest.
+pub(super) trait HttpProvider: Sync {
+    fn service(&self) -> &'static HttpService;
 }
 
-/// What its methods return, and how it is asked.
-pub(super) struct Site {
+/// What the provider's methods return, and how requests are made.
+pub(super) struct HttpService {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) purpose: Purpose,
@@ -80,9 +80,9 @@ pub(super) struct Site {
     pub(super) key: Option<Key>,
     /// Who is asking, for the provider to read in the User-Agent; must be set.
     pub(super) contact: Option<&'static Setting>,
-    pub(super) rest: Rest,
+    pub(super) backoff: Backoff,
     /// `None`: the status alone says it.
-    pub(super) read: fn(Address, &Said<'_>) -> Option<Reading>,
+    pub(super) read: fn(Address, &HttpResponse<'_>) -> Option<ReadResult>,
     /// See `Reply::notice`.
     pub(super) notice: fn(&HeaderMap) -> Option<String>,
 }
@@ -102,21 +102,22 @@ pub(super) struct Keyless {
     pub(super) daily_quota: u32,
 }
 
-/// For how long not to ask after a 429.
-pub(super) struct Rest {
-    /// When the provider names no time.
-    pub(super) unnamed: Duration,
-    /// Whatever time it names.
-    pub(super) least: Duration,
+/// Pause after a response with status 429.
+pub(super) struct Backoff {
+    /// If the provider names no time.
+    pub(super) default: Duration,
+    /// Whatever time the provider names.
+    pub(super) minimum: Duration,
 }
 
-/// An answer before it is read.
-pub(super) struct Said<'a> {
+/// A response before the service's function reads it.
+pub(super) struct HttpResponse<'a> {
     pub(super) status: u16,
     pub(super) body: &'a [u8],
 }
 
-pub(super) enum Reading {
+/// What the service's function makes of a response.
+pub(super) enum ReadResult {
     Answer(Answer),
     /// About another address.
     Foreign,
@@ -126,8 +127,8 @@ pub(super) enum Reading {
     Failed(String),
 }
 
-/// Everything there is to send.
-struct Prepared {
+/// Everything that a request needs.
+struct RequestParts {
     target: Target,
     headers: Vec<(HeaderName, HeaderValue)>,
     secret: Option<Secret>,
@@ -138,29 +139,29 @@ struct Prepared {
 type ReadKey = Result<Option<Secret>, String>;
 
 /// Why nothing was sent.
-enum Unprepared {
-    Obstacle(String),
+enum PrepareError {
+    Settings(String),
     /// The key file is not as it should be.
-    NoKey(String),
+    Key(String),
 }
 
-impl<T: AskedByHttp> Provider for T {
+impl<T: HttpProvider> Provider for T {
     fn name(&self) -> &'static str {
-        self.site().name
+        self.service().name
     }
 
     fn title(&self) -> &'static str {
-        self.site().title
+        self.service().title
     }
 
     fn settings(&self) -> &'static [&'static Setting] {
-        self.site().settings
+        self.service().settings
     }
 
     fn limits(&self, settings: &Settings) -> Limits {
-        let site = self.site();
-        let mut limits = site.common.limits(settings);
-        if let Some(terms) = site.key.as_ref().and_then(|key| key.keyless(settings)) {
+        let service = self.service();
+        let mut limits = service.common.limits(settings);
+        if let Some(terms) = service.key.as_ref().and_then(|key| key.keyless(settings)) {
             // 0 is no limit.
             limits.daily_quota = match limits.daily_quota {
                 0 => terms.daily_quota,
@@ -171,33 +172,33 @@ impl<T: AskedByHttp> Provider for T {
     }
 
     fn lifetimes(&self, settings: &Settings) -> Lifetimes {
-        self.site().common.lifetimes(settings)
+        self.service().common.lifetimes(settings)
     }
 
     fn blocked_reason(&self, settings: &Settings) -> Option<String> {
-        let site = self.site();
-        site.target(settings).and_then(|_| site.user_agent(settings)).err()
+        let service = self.service();
+        service.target(settings).and_then(|_| service.user_agent(settings)).err()
     }
 
     fn credentials(&self, settings: &Settings) -> u64 {
-        let site = self.site();
-        site.credentials(settings, &site.read_key(settings))
+        let service = self.service();
+        service.credentials(settings, &service.read_key(settings))
     }
 
     fn takes(&self, address: Address) -> bool {
-        (self.site().takes)(address)
+        (self.service().takes)(address)
     }
 
     fn purpose(&self) -> Purpose {
-        self.site().purpose
+        self.service().purpose
     }
 
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
-        self.site().fetch(addresses, settings, cancel)
+        self.service().fetch(addresses, settings, cancel)
     }
 }
 
-impl Site {
+impl HttpService {
     /// Keys that cannot be read differ from any that can.
     fn credentials(&self, settings: &Settings, read: &ReadKey) -> u64 {
         // Its keys are fixed: every process finds the same number.
@@ -222,16 +223,16 @@ impl Site {
         let reply = match self.prepare(settings, read) {
             Ok(_) if cancel.is_set() => Reply::unsent(Failure::Cancelled),
             Ok(prepared) => self.ask(address, settings, prepared),
-            Err(Unprepared::Obstacle(why)) => Reply::unsent(Failure::Io(why)),
+            Err(PrepareError::Settings(why)) => Reply::unsent(Failure::Io(why)),
             // Nothing that asking again would mend.
-            Err(Unprepared::NoKey(why)) => {
+            Err(PrepareError::Key(why)) => {
                 Reply { demand: Some(Demand::Stop(why.clone())), ..Reply::unsent(Failure::Io(why)) }
             }
         };
         Reply { credentials, ..reply }
     }
 
-    fn ask(&self, address: Address, settings: &Settings, prepared: Prepared) -> Reply {
+    fn ask(&self, address: Address, settings: &Settings, prepared: RequestParts) -> Reply {
         let begun = Instant::now();
         let request = Request {
             url: prepared.target.about(address, self.suffix),
@@ -251,15 +252,15 @@ impl Site {
         self.key.as_ref().map_or(Ok(None), |key| key.read(settings))
     }
 
-    fn prepare(&self, settings: &Settings, read: ReadKey) -> Result<Prepared, Unprepared> {
-        let target = self.target(settings).map_err(Unprepared::Obstacle)?;
-        let user_agent = self.user_agent(settings).map_err(Unprepared::Obstacle)?;
-        let secret = read.map_err(Unprepared::NoKey)?;
+    fn prepare(&self, settings: &Settings, read: ReadKey) -> Result<RequestParts, PrepareError> {
+        let target = self.target(settings).map_err(PrepareError::Settings)?;
+        let user_agent = self.user_agent(settings).map_err(PrepareError::Settings)?;
+        let secret = read.map_err(PrepareError::Key)?;
         let mut headers = vec![(header::USER_AGENT, user_agent)];
         if let (Some(key), Some(value)) = (&self.key, secret.as_ref().and_then(Secret::header)) {
             headers.push((HeaderName::from_static(key.header), value));
         }
-        Ok(Prepared { target, headers, secret, proxy: settings.text(&HTTP_PROXY) })
+        Ok(RequestParts { target, headers, secret, proxy: settings.text(&HTTP_PROXY) })
     }
 
     /// `Err`: why it may not be asked.
@@ -322,8 +323,8 @@ impl Site {
         hide: &dyn Fn(&str) -> String,
     ) -> Reply {
         let mut reply = Reply::default();
-        match (self.read)(address, &Said { status: response.status.as_u16(), body }) {
-            Some(Reading::Answer(answer)) => match keep(answer, secret) {
+        match (self.read)(address, &HttpResponse { status: response.status.as_u16(), body }) {
+            Some(ReadResult::Answer(answer)) => match keep(answer, secret) {
                 Some(answer) => {
                     reply.answers.insert(address, answer);
                 }
@@ -334,16 +335,16 @@ impl Site {
                     reply.blames_lookup = true;
                 }
             },
-            Some(Reading::Foreign) => {
+            Some(ReadResult::Foreign) => {
                 reply.failure = Some(Failure::Malformed("the answer is about another address".to_owned()));
                 reply.anomalies.foreign = 1;
                 reply.blames_lookup = true;
             }
-            Some(Reading::Malformed(why)) => {
+            Some(ReadResult::Malformed(why)) => {
                 reply.failure = Some(Failure::Malformed(why.to_owned()));
                 reply.anomalies.malformed = 1;
             }
-            Some(Reading::Failed(words)) => {
+            Some(ReadResult::Failed(words)) => {
                 let words = cut(&hide(&printable(&words)));
                 reply.failure = Some(Failure::Malformed(format!("the answer is an error: {words}")));
                 reply.anomalies.malformed = 1;
@@ -384,7 +385,7 @@ impl Site {
                 Some(Demand::Stop(format!("{} does not allow it: {text}{see}", self.title)))
             }
             StatusCode::TOO_MANY_REQUESTS => {
-                Some(Demand::Rest(named.unwrap_or(self.rest.unnamed).max(self.rest.least)))
+                Some(Demand::Rest(named.unwrap_or(self.backoff.default).max(self.backoff.minimum)))
             }
             StatusCode::SERVICE_UNAVAILABLE => named.map(Demand::Rest),
             _ => None,

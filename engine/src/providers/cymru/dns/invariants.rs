@@ -40,7 +40,7 @@ fn texts_are_read(texts: &[Vec<u8>]) {
         assert!(answer.is_some() || anomalies.malformed == texts.len() as u64);
         if let Some(answer) = answer {
             sane_answer(address, &answer);
-            if let super::super::Answer::Route(route) = &answer {
+            if let super::super::RouteAnswer::Route(route) = &answer {
                 assert!(route.prefix.is_some(), "no proof that the text is about {address}");
                 assert!(route.name.is_none());
             }

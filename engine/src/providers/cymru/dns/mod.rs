@@ -28,31 +28,31 @@ pub use names::{network_name, origin_name};
 pub use resolver::LONGEST_MESSAGE;
 
 use super::route::Candidates;
-use super::{Anomalies, Answer, Failure, Reply, Settings, Transport};
+use super::{Anomalies, CymruSettings, Failure, RouteAnswer, RouteReply, Transport};
 use crate::address::Address;
 use crate::net::Cancel;
-use resolver::{Outcome, Pace, Resolver};
+use resolver::{Outcome, Resolver, Timing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 pub(super) fn longest(timeout: Duration) -> Duration {
-    Pace::new(timeout).whole
+    Timing::new(timeout).whole
 }
 
-pub(super) fn exchange(settings: &Settings, addresses: &[Address], cancel: &Cancel) -> Reply {
-    run(settings.dns_server.as_deref(), addresses, &Pace::new(settings.timeout), cancel)
+pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: &Cancel) -> RouteReply {
+    run(settings.dns_server.as_deref(), addresses, &Timing::new(settings.timeout), cancel)
 }
 
-fn run(server: Option<&str>, addresses: &[Address], pace: &Pace, cancel: &Cancel) -> Reply {
+fn run(server: Option<&str>, addresses: &[Address], timing: &Timing, cancel: &Cancel) -> RouteReply {
     let begun = Instant::now();
-    let end = begun + pace.whole;
+    let end = begun + timing.whole;
     let mut reply = match server::resolve_server(server, cancel) {
         Ok(peers) => {
             let connected = Some(begun.elapsed());
-            Reply { connected, ..ask_first(&peers, addresses, pace, end, cancel) }
+            RouteReply { connected, ..ask_first(&peers, addresses, timing, end, cancel) }
         }
-        Err(failure) => Reply::new(Transport::Dns, Some(failure)),
+        Err(failure) => RouteReply::new(Transport::Dns, Some(failure)),
     };
     if addresses.iter().all(|address| reply.answers.contains_key(address)) {
         reply.failure = None;
@@ -64,15 +64,15 @@ fn run(server: Option<&str>, addresses: &[Address], pace: &Pace, cancel: &Cancel
 fn ask_first(
     peers: &[SocketAddr],
     addresses: &[Address],
-    pace: &Pace,
+    timing: &Timing,
     end: Instant,
     cancel: &Cancel,
-) -> Reply {
-    let mut reply = Reply::new(Transport::Dns, Some(Failure::Silent));
+) -> RouteReply {
+    let mut reply = RouteReply::new(Transport::Dns, Some(Failure::Silent));
     for peer in peers {
-        reply = match Resolver::new(*peer, pace, end) {
+        reply = match Resolver::new(*peer, timing, end) {
             Ok(resolver) => ask(resolver, addresses, cancel),
-            Err(failure) => Reply::new(Transport::Dns, Some(failure)),
+            Err(failure) => RouteReply::new(Transport::Dns, Some(failure)),
         };
         if !reply.failure.as_ref().is_some_and(Failure::is_unreachable) {
             break;
@@ -81,7 +81,7 @@ fn ask_first(
     reply
 }
 
-fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Reply {
+fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> RouteReply {
     let names: Vec<String> = addresses.iter().map(|address| origin_name(*address)).collect();
     let (outcomes, ending) = resolver.ask(&names, cancel);
     let mut anomalies = Anomalies::default();
@@ -90,7 +90,7 @@ fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Re
     for (address, outcome) in addresses.iter().zip(outcomes) {
         let answer = match outcome {
             Outcome::Texts(texts) => best_of(&texts, *address, &mut anomalies),
-            Outcome::Nothing => Some(Answer::Absent),
+            Outcome::Nothing => Some(RouteAnswer::Absent),
             Outcome::Failed(reason) => {
                 refusal.get_or_insert(reason);
                 None
@@ -114,7 +114,7 @@ fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Re
     };
     anomalies.malformed += resolver.malformed;
     anomalies.oversized += resolver.oversized;
-    Reply {
+    RouteReply {
         answers,
         failure,
         anomalies,
@@ -125,7 +125,7 @@ fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Re
     }
 }
 
-fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Option<Answer> {
+fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Option<RouteAnswer> {
     let mut candidates = Candidates::default();
     for text in texts {
         match text::origin(text, address) {
@@ -138,7 +138,7 @@ fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Op
 
 /// Asks once for each network, and takes what comes: a missing name is no failure.
 fn add_names(
-    answers: &mut BTreeMap<Address, Answer>,
+    answers: &mut BTreeMap<Address, RouteAnswer>,
     resolver: &mut Resolver<'_>,
     anomalies: &mut Anomalies,
     cancel: &Cancel,
@@ -161,15 +161,15 @@ fn add_names(
         }
     }
     for answer in answers.values_mut() {
-        if let Answer::Route(route) = answer {
+        if let RouteAnswer::Route(route) = answer {
             route.name = names.get(&route.asn).cloned().flatten();
         }
     }
 }
 
-fn asn_of(answer: &Answer) -> Option<u32> {
+fn asn_of(answer: &RouteAnswer) -> Option<u32> {
     match answer {
-        Answer::Route(route) => Some(route.asn),
-        Answer::Absent | Answer::Refused(_) => None,
+        RouteAnswer::Route(route) => Some(route.asn),
+        RouteAnswer::Absent | RouteAnswer::Refused(_) => None,
     }
 }

@@ -24,8 +24,8 @@ pub(super) use super::message::Outcome;
 /// Bytes. A network with 32 origins in as many records has a third of that.
 pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
-/// The times and bounds of one batch.
-pub(super) struct Pace {
+/// Times and bounds of one batch.
+pub(super) struct Timing {
     /// How long to wait for an answer after the first, second, … sending; after the last, no longer.
     pub(super) waits: [Duration; 4],
     /// Questions at a time: enough that 500 take some seconds, few enough that a home router keeps up.
@@ -36,7 +36,7 @@ pub(super) struct Pace {
     pub(super) whole: Duration,
 }
 
-impl Pace {
+impl Timing {
     /// All sendings of one question take 11 s, so 15 s is the least that lets a lost datagram be repeated.
     pub(super) fn new(timeout: Duration) -> Self {
         let timeout = timeout.min(LONGEST_TIMEOUT);
@@ -52,7 +52,7 @@ impl Pace {
 pub(super) struct Resolver<'a> {
     socket: Datagrams,
     server: SocketAddr,
-    pace: &'a Pace,
+    timing: &'a Timing,
     end: Instant,
     /// Of all that was sent, and what it asked.
     sent: HashMap<u16, Name>,
@@ -63,8 +63,8 @@ pub(super) struct Resolver<'a> {
     pub(super) spoke: bool,
 }
 
-/// A question under way.
-struct Flight {
+/// A question that waits for its answer.
+struct PendingQuery {
     question: usize,
     id: u16,
     sendings: usize,
@@ -72,11 +72,11 @@ struct Flight {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(server: SocketAddr, pace: &'a Pace, end: Instant) -> Result<Self, Failure> {
+    pub(super) fn new(server: SocketAddr, timing: &'a Timing, end: Instant) -> Result<Self, Failure> {
         Ok(Self {
             socket: Datagrams::connect(server)?,
             server,
-            pace,
+            timing,
             end,
             sent: HashMap::new(),
             bytes: 0,
@@ -104,15 +104,15 @@ impl<'a> Resolver<'a> {
         cancel: &Cancel,
     ) -> Result<(), Failure> {
         let mut waiting: VecDeque<usize> = (0..names.len()).collect();
-        let mut flights: Vec<Flight> = Vec::new();
+        let mut pending: Vec<PendingQuery> = Vec::new();
         let mut buffer = vec![0; LONGEST_MESSAGE + 1];
         loop {
-            while flights.len() < self.pace.in_flight
+            while pending.len() < self.timing.in_flight
                 && let Some(question) = waiting.pop_front()
             {
-                flights.extend(self.take_off(question, &names[question])?);
+                pending.extend(self.start_query(question, &names[question])?);
             }
-            let Some(due) = flights.iter().map(|flight| flight.due).min() else {
+            let Some(due) = pending.iter().map(|query| query.due).min() else {
                 return Ok(());
             };
             if Instant::now() >= self.end {
@@ -124,49 +124,49 @@ impl<'a> Resolver<'a> {
                 received => received?,
             };
             if let Some(response) = received.and_then(|count| self.read(&buffer[..count]))
-                && let Some(at) = flights.iter().position(|flight| flight.id == response.id)
+                && let Some(at) = pending.iter().position(|query| query.id == response.id)
             {
-                let flight = flights.swap_remove(at);
+                let query = pending.swap_remove(at);
                 if response.truncated {
-                    truncated.push((flight.question, flight.id));
+                    truncated.push((query.question, query.id));
                 } else {
-                    outcomes[flight.question] = response.outcome;
+                    outcomes[query.question] = response.outcome;
                 }
             }
-            self.repeat(&mut flights)?;
+            self.repeat(&mut pending)?;
         }
     }
 
     /// `None`: not a name; nothing of ours is.
-    fn take_off(&mut self, question: usize, name: &str) -> Result<Option<Flight>, Failure> {
+    fn start_query(&mut self, question: usize, name: &str) -> Result<Option<PendingQuery>, Failure> {
         let Some(name) = message::parse_name(name) else {
             return Ok(None);
         };
         let id = self.new_id();
         self.sent.insert(id, name);
         self.send(id)?;
-        Ok(Some(Flight { question, id, sendings: 1, due: Instant::now() + self.pace.waits[0] }))
+        Ok(Some(PendingQuery { question, id, sendings: 1, due: Instant::now() + self.timing.waits[0] }))
     }
 
     /// Sends again what is due, and gives up what was sent often enough.
-    fn repeat(&mut self, flights: &mut Vec<Flight>) -> Result<(), Failure> {
+    fn repeat(&mut self, pending: &mut Vec<PendingQuery>) -> Result<(), Failure> {
         let now = Instant::now();
         let mut given_up = false;
-        for flight in flights.iter_mut().filter(|flight| flight.due <= now) {
-            match self.pace.waits.get(flight.sendings) {
+        for query in pending.iter_mut().filter(|query| query.due <= now) {
+            match self.timing.waits.get(query.sendings) {
                 Some(wait) => {
-                    flight.sendings += 1;
-                    flight.due = now + *wait;
-                    self.send(flight.id)?;
+                    query.sendings += 1;
+                    query.due = now + *wait;
+                    self.send(query.id)?;
                 }
                 None => given_up = true,
             }
         }
         if given_up && !self.spoke {
-            // Nobody is there. The other questions would only be so many datagrams more.
+            // No server is there. The other questions would only be more datagrams.
             return Err(Failure::Silent);
         }
-        flights.retain(|flight| flight.due > now);
+        pending.retain(|query| query.due > now);
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl<'a> Resolver<'a> {
             if Instant::now() >= self.end {
                 return Err(Failure::TooSlow);
             }
-            let until = self.end.min(Instant::now() + self.pace.tcp);
+            let until = self.end.min(Instant::now() + self.timing.tcp);
             match self.ask_one_by_stream(*id, until, cancel) {
                 Ok(outcome) => outcomes[*question] = outcome,
                 Err(Failure::Cancelled) => return Err(Failure::Cancelled),

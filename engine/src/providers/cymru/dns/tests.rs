@@ -1,7 +1,7 @@
 //! Whole exchanges with a DNS server that answers, loses, truncates, fails or makes things up.
 
 use super::super::Registry;
-use super::super::servers::{Dns, Nobody, Way, name_of, reply, response};
+use super::super::servers::{ClosedPort, Dns, Protocol, name_of, reply, response};
 use super::*;
 use crate::prefix::Prefix;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -32,32 +32,32 @@ fn known(name: &str) -> Option<Vec<Vec<u8>>> {
     }
 }
 
-fn pace() -> Pace {
-    Pace::new(Duration::from_secs(600))
+fn timing() -> Timing {
+    Timing::new(Duration::from_secs(600))
 }
 
 /// For questions that have to be repeated: a tenth of the usual waits.
-fn hurried() -> Pace {
-    let usual = pace();
-    Pace { waits: usual.waits.map(|wait| wait / 10), ..usual }
+fn hurried() -> Timing {
+    let usual = timing();
+    Timing { waits: usual.waits.map(|wait| wait / 10), ..usual }
 }
 
-fn ask_with(pace: &Pace, server: &Dns, addresses: &[&str]) -> Reply {
+fn ask_with(timing: &Timing, server: &Dns, addresses: &[&str]) -> RouteReply {
     let addresses: Vec<Address> = addresses.iter().map(|text| host(text)).collect();
     let begun = Instant::now();
-    let reply = run(Some(&server.server()), &addresses, pace, &Cancel::new());
+    let reply = run(Some(&server.server()), &addresses, timing, &Cancel::new());
     assert!(begun.elapsed() < Duration::from_secs(60));
     assert_eq!(reply.used, Transport::Dns);
     reply
 }
 
-fn ask(server: &Dns, addresses: &[&str]) -> Reply {
-    ask_with(&pace(), server, addresses)
+fn ask(server: &Dns, addresses: &[&str]) -> RouteReply {
+    ask_with(&timing(), server, addresses)
 }
 
-fn route(reply: &Reply, address: &str) -> super::super::Route {
+fn route(reply: &RouteReply, address: &str) -> super::super::Route {
     match reply.answers.get(&host(address)) {
-        Some(Answer::Route(route)) => route.clone(),
+        Some(RouteAnswer::Route(route)) => route.clone(),
         other => panic!("{other:?} of {reply:?}"),
     }
 }
@@ -92,9 +92,9 @@ fn questions_are_reversed_absolute_and_asked_once() {
         "4.4.8.8.origin.asn.cymru.com.",
         "8.8.8.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.8.4.0.6.8.4.1.0.0.2.origin6.asn.cymru.com.",
         "8.8.8.8.origin.asn.cymru.com.",
-        "AS15169.asn.cymru.com.",
+        "as15169.asn.cymru.com.",
     ];
-    assert_eq!(asked, expected.map(|name| (Way::Udp, name.to_owned())));
+    assert_eq!(asked, expected.map(|name| (Protocol::Udp, name.to_owned())));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_does_not_exist_is_absent() {
     });
     let reply = ask(&server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.failure, None);
-    assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [Answer::Absent, Answer::Absent]);
+    assert_eq!(reply.answers.into_values().collect::<Vec<_>>(), [RouteAnswer::Absent, RouteAnswer::Absent]);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn referral_is_not_absence() {
         let root = Name::root();
         RData::SOA(SOA::new(root.clone(), root, 1, 2, 3, 4, 5))
     });
-    assert_eq!(ask(&denying, &["8.8.8.8"]).answers[&host("8.8.8.8")], Answer::Absent);
+    assert_eq!(ask(&denying, &["8.8.8.8"]).answers[&host("8.8.8.8")], RouteAnswer::Absent);
 }
 
 #[test]
@@ -240,8 +240,8 @@ fn silence_is_given_up_after_four_sendings() {
     let server = Dns::new(|_, _| vec![]);
     let addresses: Vec<String> = (0..40).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let pace = Pace { waits: [Duration::from_millis(50); 4], ..pace() };
-    let reply = ask_with(&pace, &server, &addresses);
+    let timing = Timing { waits: [Duration::from_millis(50); 4], ..timing() };
+    let reply = ask_with(&timing, &server, &addresses);
     assert_eq!((reply.failure, reply.spoke), (Some(Failure::Silent), false));
     let mut asked = server.asked();
     let all = asked.len();
@@ -268,20 +268,20 @@ fn whole_time_ends_it() {
         CLOUDFLARE => vec![reply(question, known(CLOUDFLARE))],
         _ => vec![],
     });
-    let pace = Pace { waits: [Duration::from_secs(600); 4], whole: Duration::from_secs(1), ..pace() };
-    let reply = ask_with(&pace, &server, &["8.8.8.8", "1.2.3.4"]);
+    let timing = Timing { waits: [Duration::from_secs(600); 4], whole: Duration::from_secs(1), ..timing() };
+    let reply = ask_with(&timing, &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!(reply.failure, Some(Failure::TooSlow));
     assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);
-    assert_eq!(ask_with(&pace, &server, &["8.8.8.8"]).failure, Some(Failure::Silent));
+    assert_eq!(ask_with(&timing, &server, &["8.8.8.8"]).failure, Some(Failure::Silent));
 }
 
 #[test]
 fn truncated_answer_is_asked_for_over_tcp() {
-    let server = Dns::new(|way, question| {
+    let server = Dns::new(|protocol, question| {
         let whole = reply(question, known(&name_of(question)));
-        match way {
-            Way::Tcp => vec![whole],
-            Way::Udp => {
+        match protocol {
+            Protocol::Tcp => vec![whole],
+            Protocol::Udp => {
                 let mut cut = whole;
                 cut[2] |= 0b10;
                 // As some servers do it: in the middle of a record.
@@ -293,17 +293,17 @@ fn truncated_answer_is_asked_for_over_tcp() {
     let reply = ask(&server, &["8.8.8.8"]);
     assert_eq!((&reply.failure, reply.anomalies), (&None, Anomalies::default()));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    let ways: Vec<Way> = server.asked().into_iter().map(|(way, _)| way).collect();
-    assert_eq!(ways, [Way::Udp, Way::Tcp, Way::Udp, Way::Tcp]);
+    let protocols: Vec<Protocol> = server.asked().into_iter().map(|(protocol, _)| protocol).collect();
+    assert_eq!(protocols, [Protocol::Udp, Protocol::Tcp, Protocol::Udp, Protocol::Tcp]);
 }
 
 #[test]
 fn message_over_tcp_is_bounded() {
-    let server = Dns::new(|way, question| {
+    let server = Dns::new(|protocol, question| {
         let mut message = reply(question, known(&name_of(question)));
-        match way {
-            Way::Tcp => message.resize(LONGEST_MESSAGE + 1, 0),
-            Way::Udp => message[2] |= 0b10,
+        match protocol {
+            Protocol::Tcp => message.resize(LONGEST_MESSAGE + 1, 0),
+            Protocol::Udp => message[2] |= 0b10,
         }
         vec![message]
     });
@@ -363,18 +363,18 @@ fn no_more_than_sixteen_are_in_flight() {
     });
     let addresses: Vec<String> = (0..100).map(|last| format!("8.8.8.{last}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-    let pace = Pace { waits: [Duration::from_secs(600); 4], ..pace() };
-    let reply = ask_with(&pace, &server, &addresses);
+    let timing = Timing { waits: [Duration::from_secs(600); 4], ..timing() };
+    let reply = ask_with(&timing, &server, &addresses);
     assert_eq!((reply.failure, reply.answers.len()), (None, 100));
     assert_eq!(most.load(Ordering::Relaxed), 16);
     assert_eq!(server.asked().len(), 100);
 }
 
 #[test]
-fn nobody_listening_is_unreachable() {
-    let nobody = Nobody::new();
-    let server = format!("127.0.0.1:{}", nobody.port());
-    let reply = run(Some(&server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+fn closed_port_is_unreachable() {
+    let closed = ClosedPort::new();
+    let server = format!("127.0.0.1:{}", closed.port());
+    let reply = run(Some(&server), &[host("8.8.8.8")], &timing(), &Cancel::new());
     let failure = reply.failure.unwrap();
     assert!(failure.is_unreachable(), "{failure:?}");
     assert!(!reply.spoke);
@@ -383,7 +383,7 @@ fn nobody_listening_is_unreachable() {
 #[test]
 fn nonsense_for_a_server_is_unreachable() {
     for server in ["", "[::1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:dns"] {
-        let reply = run(Some(server), &[host("8.8.8.8")], &pace(), &Cancel::new());
+        let reply = run(Some(server), &[host("8.8.8.8")], &timing(), &Cancel::new());
         assert!(matches!(reply.failure, Some(Failure::Resolve(_))), "{server}: {reply:?}");
     }
 }
@@ -399,14 +399,14 @@ fn cancel_ends_it_and_keeps_what_came() {
         }
         name => vec![reply(question, known(name))],
     });
-    let pace = Pace {
+    let timing = Timing {
         waits: [Duration::from_secs(600); 4],
         in_flight: 1,
         whole: Duration::from_secs(600),
-        ..pace()
+        ..timing()
     };
     let begun = Instant::now();
-    let reply = run(Some(&server.server()), &[host("1.2.3.4"), host("8.8.8.8")], &pace, &cancel);
+    let reply = run(Some(&server.server()), &[host("1.2.3.4"), host("8.8.8.8")], &timing, &cancel);
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(reply.failure, Some(Failure::Cancelled));
     assert_eq!(reply.answers.keys().collect::<Vec<_>>(), [&host("1.2.3.4")]);

@@ -80,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_as_promised(text in "[0-9 ]{1,12}\\|( NA |8.8.8.8/[0-9]{1,2}|.{0,12})\\|.{0,4}\\|.{0,8}\\|.{0,12}") {
+        fn invariants_hold_for_any_text(text in "[0-9 ]{1,12}\\|( NA |8.8.8.8/[0-9]{1,2}|.{0,12})\\|.{0,4}\\|.{0,8}\\|.{0,12}") {
             crate::invariants::dns_message(text.as_bytes());
         }
     }

@@ -9,7 +9,7 @@ mod tests;
 
 pub use parser::{LONGEST_LINE, Parsed, Parser};
 
-use super::{Failure, LONGEST_TIMEOUT, Reply, Settings, Transport};
+use super::{CymruSettings, Failure, LONGEST_TIMEOUT, RouteReply, Transport};
 use crate::address::Address;
 use crate::net::{Cancel, Read, Stream, resolve};
 use std::fmt::Write;
@@ -64,12 +64,12 @@ pub fn request(addresses: &[Address]) -> String {
     text
 }
 
-pub(super) fn exchange(settings: &Settings, addresses: &[Address], cancel: &Cancel) -> Reply {
+pub(super) fn exchange(settings: &CymruSettings, addresses: &[Address], cancel: &Cancel) -> RouteReply {
     let limits = Limits::new(settings.timeout, addresses.len());
     run(&settings.whois_host, settings.whois_port, addresses, &limits, cancel)
 }
 
-fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &Cancel) -> Reply {
+fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &Cancel) -> RouteReply {
     let start = Instant::now();
     let mut parser = Parser::new(addresses);
     let mut bytes = 0;
@@ -89,7 +89,7 @@ fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &C
         Ok(()) if incomplete || answers.is_empty() => Some(Failure::Cut),
         Ok(()) => None,
     };
-    Reply { answers, failure, anomalies, used: Transport::Whois, bytes, connected, spoke: bytes > 0 }
+    RouteReply { answers, failure, anomalies, used: Transport::Whois, bytes, connected, spoke: bytes > 0 }
 }
 
 /// `Ok`: the server ended the connection.

@@ -23,7 +23,7 @@
 //! address, never by text or by place. Memory is one line and what is kept per asked address, whatever comes.
 
 use super::super::route::{Candidates, Fields};
-use super::super::{Anomalies, Answer};
+use super::super::{Anomalies, RouteAnswer};
 use crate::address::{self, Address};
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub struct Parser {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Of asked addresses only.
-    pub answers: BTreeMap<Address, Answer>,
+    pub answers: BTreeMap<Address, RouteAnswer>,
     pub anomalies: Anomalies,
     /// The answer ended in the middle of a line, which was dropped.
     pub incomplete: bool,
@@ -181,7 +181,7 @@ mod tests {
 
     fn route(answer: impl AsRef<[u8]>) -> Route {
         match parse(answer).answers.remove(&host("8.8.8.8")) {
-            Some(Answer::Route(route)) => route,
+            Some(RouteAnswer::Route(route)) => route,
             other => panic!("{other:?}"),
         }
     }
@@ -230,17 +230,17 @@ mod tests {
         assert_eq!(parsed.answers.len(), 3);
         assert_eq!(
             parsed.answers[&host("1.1.1.1")],
-            Answer::Refused("Error: no ASN or IP match on line 4.".into())
+            RouteAnswer::Refused("Error: no ASN or IP match on line 4.".into())
         );
-        assert_eq!(parsed.answers[&host("2001:4860:4860::8888")], Answer::Absent);
-        assert!(matches!(&parsed.answers[&host("8.8.8.8")], Answer::Route(route) if route.asn == 15169));
+        assert_eq!(parsed.answers[&host("2001:4860:4860::8888")], RouteAnswer::Absent);
+        assert!(matches!(&parsed.answers[&host("8.8.8.8")], RouteAnswer::Route(route) if route.asn == 15169));
     }
 
     #[test]
     fn short_row_has_a_number_and_a_name() {
         let parsed = parse("AS | IP | AS Name\n15169 | 8.8.8.8 | GOOGLE, US\n");
         assert_eq!(parsed.anomalies, Anomalies::default());
-        let Answer::Route(route) = &parsed.answers[&host("8.8.8.8")] else { panic!() };
+        let RouteAnswer::Route(route) = &parsed.answers[&host("8.8.8.8")] else { panic!() };
         assert_eq!((route.asn, route.prefix, route.name.as_deref()), (15169, None, Some("GOOGLE, US")));
     }
 

@@ -1,10 +1,9 @@
 //! Whole exchanges with servers that answer, and with servers that do not.
 
-use super::super::servers::{Nobody, Whois, wait_for_the_client_to_leave};
-use super::super::{Anomalies, Answer};
+use super::super::servers::{ClosedPort, Whois};
+use super::super::{Anomalies, RouteAnswer};
 use super::*;
-use std::io::Write as _;
-use std::sync::mpsc;
+use cowrie_enrich_upstreams::{Behaviour, Fault};
 use std::thread;
 
 fn hosts(texts: &[&str]) -> Vec<Address> {
@@ -30,23 +29,23 @@ fn short() -> Limits {
     Limits { whole: Duration::from_secs(2), ..limits() }
 }
 
-fn ask(server: &Whois) -> Reply {
+fn ask(server: &Whois) -> RouteReply {
     ask_within(&limits(), server)
 }
 
-fn ask_within(limits: &Limits, server: &Whois) -> Reply {
-    run("127.0.0.1", server.port, &asked(), limits, &Cancel::new())
+fn ask_within(limits: &Limits, server: &Whois) -> RouteReply {
+    run("127.0.0.1", server.port(), &asked(), limits, &Cancel::new())
 }
 
 /// Generous: it is to tell "ended" from "hangs", not to measure.
-fn ends_soon(ask: impl FnOnce() -> Reply) -> Reply {
+fn ends_soon(ask: impl FnOnce() -> RouteReply) -> RouteReply {
     let begun = Instant::now();
     let reply = ask();
     assert!(begun.elapsed() < Duration::from_secs(60));
     reply
 }
 
-fn answered(reply: &Reply) -> Vec<String> {
+fn answered(reply: &RouteReply) -> Vec<String> {
     reply.answers.keys().map(ToString::to_string).collect()
 }
 
@@ -110,11 +109,11 @@ fn cut_behind_the_last_needed_row_is_no_failure() {
 
 #[test]
 fn refused_connection_is_unreachable() {
-    let nobody = Nobody::new();
-    let reply = run("127.0.0.1", nobody.port(), &asked(), &limits(), &Cancel::new());
+    let closed = ClosedPort::new();
+    let reply = run("127.0.0.1", closed.port(), &asked(), &limits(), &Cancel::new());
     let failure = reply.failure.unwrap();
     assert!(failure.is_unreachable() && matches!(failure, Failure::Connect(_)), "{failure:?}");
-    assert!(failure.to_string().contains(&format!("127.0.0.1:{}", nobody.port())), "{failure}");
+    assert!(failure.to_string().contains(&format!("127.0.0.1:{}", closed.port())), "{failure}");
     assert!(!reply.spoke);
 }
 
@@ -129,14 +128,14 @@ fn unknown_name_is_unreachable() {
 
 #[test]
 fn no_time_left_to_connect_is_unreachable() {
-    let server = Whois::new(drop);
+    let server = Whois::new(Behaviour::normal());
     let reply = ask_within(&Limits { connect: Duration::ZERO, ..limits() }, &server);
     assert_eq!(reply.failure, Some(Failure::ConnectTimeout));
 }
 
 #[test]
 fn silence_ends_with_the_whole_time() {
-    let server = Whois::new(wait_for_the_client_to_leave);
+    let server = Whois::new(Fault::Silent);
     let reply = ends_soon(|| ask_within(&short(), &server));
     assert_eq!((reply.failure, reply.spoke), (Some(Failure::Silent), false));
 }
@@ -153,10 +152,7 @@ fn server_that_does_not_read_is_silent() {
 
 #[test]
 fn gap_in_the_answer_stalls_it() {
-    let server = Whois::new(|mut stream| {
-        stream.write_all(GOOGLE.as_bytes()).unwrap();
-        wait_for_the_client_to_leave(stream);
-    });
+    let server = Whois::new(Fault::HangAfter(GOOGLE.into()));
     let limits = Limits { gap: Duration::from_millis(300), ..limits() };
     let reply = ends_soon(|| ask_within(&limits, &server));
     assert_eq!(reply.failure, Some(Failure::Stalled));
@@ -165,14 +161,7 @@ fn gap_in_the_answer_stalls_it() {
 
 #[test]
 fn dripping_bytes_hold_it_no_longer_than_the_whole_time() {
-    let server = Whois::new(|mut stream| {
-        for byte in GOOGLE.bytes().chain(CLOUDFLARE.bytes().cycle()) {
-            if stream.write_all(&[byte]).is_err() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    });
+    let server = Whois::new(Fault::Drip { every: Duration::from_millis(50) });
     let reply = ends_soon(|| ask_within(&short(), &server));
     assert_eq!(reply.failure, Some(Failure::TooSlow));
     assert!(reply.spoke);
@@ -180,21 +169,15 @@ fn dripping_bytes_hold_it_no_longer_than_the_whole_time() {
 
 #[test]
 fn answer_that_is_complete_but_never_ends_is_no_failure() {
-    let server = Whois::new(|mut stream| {
-        stream.write_all([GOOGLE, CLOUDFLARE, GOOGLE_V6].concat().as_bytes()).unwrap();
-        wait_for_the_client_to_leave(stream);
-    });
+    let server = Whois::new(Fault::HangAfter([GOOGLE, CLOUDFLARE, GOOGLE_V6].concat().into()));
     let reply = ends_soon(|| ask_within(&short(), &server));
     assert_eq!((reply.failure, reply.answers.len()), (None, 3));
 }
 
 #[test]
-fn endless_answer_is_given_up() {
-    let server = Whois::new(|mut stream| {
-        stream.write_all(GOOGLE.as_bytes()).unwrap();
-        while stream.write_all(b"1 | 9.9.9.9 | 9.9.9.0/24 | | | | OTHERS\n").is_ok() {}
-    });
-    let reply = ends_soon(|| ask(&server));
+fn too_long_answer_is_given_up() {
+    let foreign = "1 | 9.9.9.9 | 9.9.9.0/24 | | | | OTHERS\n";
+    let reply = ends_soon(|| ask(&Whois::answering([GOOGLE, &foreign.repeat(500_000)].concat())));
     assert_eq!(reply.failure, Some(Failure::TooLarge));
     assert_eq!(answered(&reply), ["8.8.8.8"]);
     assert!(reply.anomalies.foreign > 1000);
@@ -203,11 +186,7 @@ fn endless_answer_is_given_up() {
 
 #[test]
 fn ten_megabytes_in_one_line_are_given_up() {
-    let server = Whois::new(|mut stream| {
-        let _ = stream.write_all(GOOGLE.as_bytes());
-        let _ = stream.write_all(&vec![b'x'; 10_000_000]);
-    });
-    let reply = ends_soon(|| ask(&server));
+    let reply = ends_soon(|| ask(&Whois::answering([GOOGLE, &"x".repeat(10_000_000)].concat())));
     assert_eq!(reply.failure, Some(Failure::TooLarge));
     assert_eq!((reply.anomalies.oversized, answered(&reply)), (1, vec!["8.8.8.8".to_owned()]));
 }
@@ -218,7 +197,7 @@ fn garbage_and_nul_bytes_are_counted_and_the_rest_is_read() {
     answer.extend(b"13335 | 1.1.1.1 | 1.1.1.0/24 | AU | apnic | 2011-08-11 | CLOUD\0FLARE\xe9, US\n");
     let reply = ask(&Whois::answering(answer));
     assert_eq!((reply.failure, reply.anomalies.malformed), (None, 3));
-    let Some(Answer::Route(route)) = reply.answers.values().next() else { panic!() };
+    let Some(RouteAnswer::Route(route)) = reply.answers.values().next() else { panic!() };
     assert_eq!(route.name.as_deref(), Some("CLOUDFLARE\u{fffd}, US"));
 }
 
@@ -234,19 +213,15 @@ fn reset_keeps_what_came() {
 
 #[test]
 fn cancel_ends_it_in_the_middle_and_keeps_what_came() {
-    let (came, comes) = mpsc::channel();
-    let server = Whois::new(move |mut stream| {
-        stream.write_all(GOOGLE.as_bytes()).unwrap();
-        came.send(()).unwrap();
-        wait_for_the_client_to_leave(stream);
-    });
+    let server = Whois::new(Fault::HangAfter(GOOGLE.into()));
     let cancel = Cancel::new();
-    let other = cancel.clone();
-    thread::spawn(move || {
-        comes.recv().unwrap();
-        other.set();
+    let reply = thread::scope(|scope| {
+        scope.spawn(|| {
+            server.wait_for_request(true);
+            cancel.set();
+        });
+        ends_soon(|| run("127.0.0.1", server.port(), &asked(), &limits(), &cancel))
     });
-    let reply = ends_soon(|| run("127.0.0.1", server.port, &asked(), &limits(), &cancel));
     assert_eq!(reply.failure, Some(Failure::Cancelled));
 }
 

@@ -1,4 +1,4 @@
-//! Invents the honeypot log that the demo comes with.
+//! Writes the synthetic honeypot log that the demo comes with.
 //!
 //! Everything in it is made up but shaped like what Cowrie sees: guessed passwords, campaigns that share one over
 //! many networks, botnet loaders, scanners that only connect, forwarded connections, a person typing; from addresses
@@ -60,8 +60,8 @@ struct Log {
     events: Vec<(i64, usize, Map<String, Value>)>,
 }
 
-/// A session that is being invented; `now` in microseconds since 1970.
-struct Visit<'a> {
+/// A session that is being written; `now` in microseconds since 1970.
+struct SyntheticSession<'a> {
     log: &'a mut Log,
     now: i64,
     began: i64,
@@ -71,13 +71,19 @@ struct Visit<'a> {
 }
 
 impl Log {
-    fn visit(&mut self, address: &str, second: u64, protocol: &str) -> Visit<'_> {
+    fn visit(&mut self, address: &str, second: u64, protocol: &str) -> SyntheticSession<'_> {
         let id = self.random.hex(12);
         let sensor = SENSORS[self.random.below(2) as usize];
         let now = (START + second as i64) * 1_000_000 + self.random.below(1_000_000) as i64;
         let port = 1024 + self.random.below(64_000);
-        let mut visit =
-            Visit { log: self, now, began: now, id: id.clone(), address: address.to_owned(), sensor };
+        let mut visit = SyntheticSession {
+            log: self,
+            now,
+            began: now,
+            id: id.clone(),
+            address: address.to_owned(),
+            sensor,
+        };
         let local = if protocol == "ssh" { 2222 } else { 2223 };
         visit.event(
             "session.connect",
@@ -97,7 +103,7 @@ impl Log {
     }
 }
 
-impl Visit<'_> {
+impl SyntheticSession<'_> {
     fn event(&mut self, name: &str, fields: Value) {
         let time = Timestamp::from_microsecond(self.now).unwrap_or(Timestamp::UNIX_EPOCH);
         let Value::Object(mut event) = fields else {

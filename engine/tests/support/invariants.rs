@@ -1,11 +1,11 @@
-//! Answers: what holds of an mmdb file whatever its bytes are?
+//! Invariants of reading mmdb files, whatever their bytes are.
 //!
-//! Property tests and the targets of `fuzz/` call this. No panic, no hang; what verify accepts, every lookup answers; and
-//! what a lookup answers is fit to be stored, verified or not.
+//! Property tests and the targets of `fuzz/` call `holds`. Nothing panics or hangs. No lookup fails in a file that verify
+//! accepted. Every value that a lookup returns can be stored, whether the file was verified or not.
 
-use super::{Value, Writer, map, text};
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
+use cowrie_enrich_test_mmdb::{Value, Writer, map, text};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub fn ip(text: &str) -> Address {
@@ -35,9 +35,9 @@ pub fn sound() -> Vec<Writer> {
         .map(|(database_type, record, bits)| {
             Writer::new(database_type, 6)
                 .record_size(bits)
-                .say("1.0.0.0/8", record.clone())
-                .say("2.128.0.0/9", record.clone())
-                .say("2000::/3", record)
+                .with("1.0.0.0/8", record.clone())
+                .with("2.128.0.0/9", record.clone())
+                .with("2000::/3", record)
         })
         .collect()
 }
@@ -49,9 +49,10 @@ pub fn file_with_records(kind: u8, records: &[u8]) -> Vec<u8> {
     // The start, through a pointer as vendors share records, and directly; then every seventh byte.
     let inside = (0..records.len() as u32).cycle().step_by(7);
     for (octet, offset) in (20..60_u32).zip(inside) {
-        writer = writer.say(&format!("{octet}.0.0.0/8"), Value::Pointer(at + offset));
+        writer = writer.with(&format!("{octet}.0.0.0/8"), Value::Pointer(at + offset));
     }
-    writer.say_at("60.0.0.0/8", at).bytes()
+    writer.insert_at("60.0.0.0/8", at);
+    writer.bytes()
 }
 
 pub fn addresses() -> Vec<Address> {
@@ -86,7 +87,7 @@ pub fn addresses() -> Vec<Address> {
 pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), MmdbError> {
     let (country, city) = (database.country(address), database.city(address));
     let (asn, organization) = (database.asn(address), database.organization(address));
-    let (place, network) = (database.place(address), database.network(address));
+    let (place, network) = (database.location(address), database.network(address));
     for country in [
         country.as_ref().ok().copied().flatten(),
         place.as_ref().ok().copied().flatten().and_then(|p| p.country),
