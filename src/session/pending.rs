@@ -27,6 +27,7 @@ use crate::pg::{self, Oid, catalog, relation, snapshot, timeouts, transaction::c
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::attribution::{self, Inventory};
+use crate::store::completions::Appended;
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::recount_requests::Missing;
 use crate::store::{Home, completions, counter_deltas, fill_register, recount_requests, session_delta};
@@ -415,8 +416,11 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Wa
     let is_attended = registry::is_attended();
     let append = || completions::append(home, incomplete.into_iter(), is_attended);
     match waiting.append(home, c"incomplete_session", append) {
-        Ok(true) => registry::work_was_queued(),
-        Ok(false) => {}
+        Ok(Appended::Rows) => registry::work_was_queued(),
+        Ok(Appended::Nothing) => {}
+        // One request is enough: the recount looks at the sessions of all tables.
+        Ok(Appended::NoRoom) if recount_requests::may_exist(home) => {}
+        Ok(Appended::NoRoom) => request_recount(home, Missing { sessions: 0, has_gaps: true }),
         Err(failure) => {
             telemetry::error("could not note the incomplete sessions of a transaction", &failure.message);
             request_recount(home, Missing { sessions: 0, has_gaps: true });

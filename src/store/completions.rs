@@ -64,14 +64,28 @@ pub fn may_be_filled() -> MayBeFilled {
     MayBeFilled { network: !enabled.is_empty(), ip_type }
 }
 
+/// What became of sessions with gaps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    Rows,
+    /// Rows of them are pending already.
+    Nothing,
+    /// The inbox takes no more while no worker moves its rows.
+    NoRoom,
+}
+
 /// Appends sessions with gaps to the inbox, below the executor, because a session's commit does it. With `is_asked` an
 /// answer may be under way, so the row must become visible together with the session. Otherwise one pending row of the
-/// address and table is enough. Returns whether it appended a row.
-pub fn append(home: Home, sessions: impl Iterator<Item = (Address, Oid, bool)>, is_attended: bool) -> bool {
+/// address and table is enough.
+pub fn append(
+    home: Home,
+    sessions: impl Iterator<Item = (Address, Oid, bool)>,
+    is_attended: bool,
+) -> Appended {
     let inbox = relation::find(home.schema, c"incomplete_session");
-    let Some(table) = Table::open_if_there_for_appending(inbox) else { return false };
+    let Some(table) = Table::open_if_there_for_appending(inbox) else { return Appended::NoRoom };
     if !is_attended && table.pages() >= MOST_PAGES_UNATTENDED {
-        return false;
+        return Appended::NoRoom;
     }
     let rows = relation::find(home.schema, c"session_completion");
     let key = relation::find(home.schema, c"session_completion_pkey");
@@ -88,9 +102,11 @@ pub fn append(home: Home, sessions: impl Iterator<Item = (Address, Oid, bool)>, 
         .filter(|(address, session_table, is_asked)| *is_asked || !is_pending(*address, *session_table))
         .map(|(address, session_table, _)| (session_table, address))
         .collect();
-    let any = !wanted.is_empty();
+    if wanted.is_empty() {
+        return Appended::Nothing;
+    }
     table.append::<(Regclass, Inet)>(wanted.into_iter());
-    any
+    Appended::Rows
 }
 
 /// Position of `rel` in session_completion; upgrades may only append columns.

@@ -21,8 +21,9 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 
+use super::completions::{self, Appended};
 use super::enrich::Tally;
-use super::{BOUNDED, Home, completions, recount_requests};
+use super::{BOUNDED, Home, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
@@ -254,7 +255,7 @@ impl Gaps {
 
     fn append(&mut self) {
         let sessions = self.noted.drain().map(|(address, table)| (address, table, true));
-        if completions::append(self.home, sessions, true) {
+        if completions::append(self.home, sessions, true) == Appended::Rows {
             registry::work_was_queued();
         }
     }

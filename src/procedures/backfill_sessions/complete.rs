@@ -28,7 +28,7 @@ use crate::store::Home;
 use crate::store::backfill_sessions::{self, InventoryValues, Table};
 use crate::store::calls::Rejected;
 use crate::store::complete_sessions::{self, Filling};
-use crate::store::completions::{self, MayBeFilled};
+use crate::store::completions::{self, Appended, MayBeFilled};
 use crate::worker::registry;
 
 /// What became of sessions.
@@ -268,7 +268,7 @@ pub fn write(
     left.sort_unstable();
     left.dedup();
     let left = left.into_iter().filter(|address| bogon::reason(*address).is_none());
-    if completions::append(home, left.map(|address| (address, table.oid, false)), true) {
+    if completions::append(home, left.map(|address| (address, table.oid, false)), true) == Appended::Rows {
         registry::work_was_queued();
     }
 }

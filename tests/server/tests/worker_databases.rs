@@ -816,6 +816,34 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
     lab.assert_nothing_crashed();
 }
 
+/// Without a worker, what commits leave for it grows to a bound only. What they do not note beyond that is looked for.
+#[test]
+fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
+    let lab = lab("databases-full");
+    lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
+    let mut db = lab.database();
+    db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
+    // 32 MB of rows that the worker has nothing to do for.
+    db.run(
+        "INSERT INTO enrich.incomplete_session (rel, ip_address)
+         SELECT 'public.sessions', '203.0.113.1' FROM generate_series(1, 900000)",
+    );
+    let requests = "SELECT count(*) FROM enrich.recount_request";
+    let addresses = members(0..2);
+    for (n, address) in addresses.iter().enumerate() {
+        db.run(&format!("INSERT INTO public.sessions VALUES ('{n}', '{address}')"));
+        assert_eq!(db.number(requests), 1);
+    }
+    lab.cluster.reconfigure(&["cowrie_enrich.databases = ''".to_owned()]);
+    wait_until(
+        "the sessions are complete",
+        || db.number("SELECT count(*) FROM public.sessions WHERE snapshot_asn IS NULL"),
+        |incomplete| *incomplete == 0,
+    );
+    wait_until("no recount is asked for", || db.number(requests), |requests| *requests == 0);
+    lab.assert_nothing_crashed();
+}
+
 #[test]
 fn sessions_without_a_worker_are_completed_when_it_comes() {
     let lab = lab("databases-comes");
