@@ -2,6 +2,27 @@
 //!
 //! `unsafe` stays in here. Version differences stay in here. Everything is called on the backend's only thread,
 //! inside a transaction, and lets a PostgreSQL ERROR travel as the Rust panic that pgrx makes of it.
+//!
+//! No safe function in here takes or returns a datum or a pointer of the server. A value has its SQL type in its Rust type
+//! ([`value`]). OIDs are plain numbers.
+//!
+//! pgrx has a facility of its own for many of these. Each reason is why we do not use it, and what would change that.
+//!
+//! | module | pgrx's | why not, and until when |
+//! |---|---|---|
+//! | [`spi`], [`user_table`] | `Spi` | plans are kept for the backend, parameters and columns have types that are compared, and procedures commit inside a connection; until `Spi` keeps plans and connects non-atomically |
+//! | [`value`], `conversion`, [`array`] | `IntoDatum`, `FromDatum`, `Array` | a value of the wrong type for its parameter does not compile here; until pgrx's statements have types |
+//! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT; until pgrx converts with replacement |
+//! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up; until it is binary |
+//! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times the server's binary form; until it reads that form |
+//! | [`call`] | `#[pg_extern]` | our SQL is in install scripts, with comments and grants; until it can leave the SQL to us |
+//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has some microseconds; until it borrows them |
+//! | [`relation`], [`scan`], [`keyed`], [`snapshot`] | none | |
+//! | [`subtransaction`], [`transaction`], [`timeouts`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
+//! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
+//! | [`shared`], [`owner_slot`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
+//! | [`settings`] | `GucRegistry` | is used; only the check of a value is our own, because pgrx has no check hook with a message |
+//! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`kept`] | none, or single bindings | |
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
 compile_error!(
