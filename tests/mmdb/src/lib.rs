@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -144,6 +145,8 @@ pub struct Writer {
     pub nodes: Vec<[Record; 2]>,
     /// The data section.
     pub data: Vec<u8>,
+    /// Offsets of the records that prefixes have.
+    records: HashMap<Vec<u8>, u32>,
 }
 
 impl Writer {
@@ -155,6 +158,7 @@ impl Writer {
             record_size: 24,
             nodes: vec![[Record::Nothing; 2]],
             data: Vec::new(),
+            records: HashMap::new(),
         }
     }
 
@@ -184,9 +188,15 @@ impl Writer {
         self
     }
 
-    /// Adds the record of a prefix such as `192.0.2.0/24`; see `insert_at`.
+    /// Adds the record of a prefix such as `192.0.2.0/24`; see `insert_at`. Prefixes share equal records.
     pub fn insert(&mut self, prefix: &str, value: impl Into<Value>) {
-        let offset = self.value(&value.into());
+        let mut record = Vec::new();
+        value.into().encode(&mut record);
+        let offset = *self.records.entry(record).or_insert_with_key(|record| {
+            let offset = self.data.len() as u32;
+            self.data.extend(record);
+            offset
+        });
         self.insert_at(prefix, offset);
     }
 
