@@ -28,7 +28,7 @@ real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check 
 test: ## all tests, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
 	@scripts/test
 
-torture: ## random blocked_reasons, kills and a failover, then a recount of every count; SEED= repeats a run, SEEDS= and ROUNDS= its length
+torture: ## random obstacles, kills and a failover, then a recount of every count; SEED= repeats a run, SEEDS= and ROUNDS= its length
 	@scripts/torture
 
 bench: ## benchmarks, as ratios measured in one run
