@@ -137,7 +137,10 @@ pub fn wait_for_the_queue(session: &mut Session) {
                       + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)
                       + (SELECT count(*) FROM (SELECT FROM enrich.incomplete_session LIMIT 1) i)
                       + (SELECT count(*) FROM (SELECT FROM enrich.session_completion
-                         WHERE due_at IS NOT NULL AND (attempts = 0 OR attempts < 12 AND last_error ~ '(too long|lock)')
+                         WHERE due_at IS NOT NULL
+                           AND (attempts = 0 OR attempts < 12 AND last_error ~ '(too long|lock)'
+                                -- On a busy machine a process is ended that did nothing wrong.
+                                OR last_error IS NULL AND NOT EXISTS (SELECT FROM enrich.suspended_owner))
                          LIMIT 1) c)",
             );
             if left == 0 {

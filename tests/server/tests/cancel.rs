@@ -212,8 +212,13 @@ fn whoever_waits_for_a_lock_can_be_stopped() {
             wait_until("it has ended", || running.is_finished(), |ended| *ended);
             assert!(since.elapsed() < SOON, "{how} took {:?}: {statement}", since.elapsed());
             let end = running.join().expect("no panic").map_err(|refusal| refusal.code);
+            // Metrics wait for no lock longer than a second, and show what the worker has reported.
+            let needs_no_lock = how == "lock_timeout" && statement.contains("prometheus_metrics()");
             let is_stopped = end.as_ref().is_err_and(|end| is_end_by(end, code));
-            assert!(is_stopped, "{how}: {end:?} {statement} behind a lock of {table}");
+            assert!(
+                is_stopped || needs_no_lock && end.is_ok(),
+                "{how}: {end:?} {statement} behind a lock of {table}"
+            );
         }
         holder.run("ROLLBACK");
         assert_eq!(db.one("SELECT count(*) FROM sessions"), "50", "{statement}");

@@ -820,7 +820,7 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
 #[test]
 fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     let lab = lab("databases-full");
-    lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = off".to_owned()]);
     let mut db = lab.database();
     db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
     // 32 MB of rows that the worker has nothing to do for.
@@ -834,7 +834,7 @@ fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
         db.run(&format!("INSERT INTO public.sessions VALUES ('{n}', '{address}')"));
         assert_eq!(db.number(requests), 1);
     }
-    lab.cluster.reconfigure(&["cowrie_enrich.databases = ''".to_owned()]);
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = on".to_owned()]);
     wait_until(
         "the sessions are complete",
         || db.number("SELECT count(*) FROM public.sessions WHERE snapshot_asn IS NULL"),
