@@ -17,30 +17,30 @@ pub struct Call {
 
 /// What a body of an SQL function returns. The install script declares the function's type.
 pub trait Returned {
-    fn value(self) -> Value;
+    fn returned(self) -> Value;
 }
 
 impl Returned for Value {
-    fn value(self) -> Value {
+    fn returned(self) -> Value {
         self
     }
 }
 
 impl<T: SqlType> Returned for Typed<T> {
-    fn value(self) -> Value {
+    fn returned(self) -> Value {
         self.into()
     }
 }
 
 impl<R: Returned> Returned for Option<R> {
-    fn value(self) -> Value {
-        self.map_or(Value::NULL, R::value)
+    fn returned(self) -> Value {
+        self.map_or(Value::NULL, R::returned)
     }
 }
 
 /// The result of a function without one, and of a trigger whose result the server ignores.
 impl Returned for () {
-    fn value(self) -> Value {
+    fn returned(self) -> Value {
         Value { datum: Some(pg_sys::Datum::from(0)), type_oid: pg_sys::VOIDOID }
     }
 }
@@ -69,7 +69,7 @@ impl Call {
     /// Entry point of [`sql_function!`]; `fcinfo` comes from the server.
     pub fn enter<R: Returned>(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call) -> R) -> pg_sys::Datum {
         let call = Call { fcinfo };
-        let result = body(&call).value().datum;
+        let result = body(&call).returned().datum;
         // SAFETY: the server passes a valid fcinfo for the duration of the call.
         unsafe { (*fcinfo).isnull = result.is_none() };
         result.unwrap_or(pg_sys::Datum::from(0))
@@ -231,7 +231,7 @@ unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
 
 /// Datums and nulls, as the server takes them.
 fn parts(row: &[Value]) -> (Vec<pg_sys::Datum>, Vec<bool>) {
-    row.iter().map(|value| (value.datum.unwrap_or(pg_sys::Datum::from(0)), value.is_null())).unzip()
+    row.iter().map(|value| (value.datum_or_zero(), value.is_null())).unzip()
 }
 
 /// Schema that a function of ours lives in: where all our other objects are.

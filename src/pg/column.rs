@@ -1,10 +1,10 @@
 //! Columns of tables: their types, how they get their values, and what they take.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
-use super::value::SqlType;
+use super::value::{SqlType, TEXT_LIKE};
 
 unsafe extern "C-unwind" {
     /// src/backend/executor/spi.c. Declared here without pgrx's guard against ERRORs, because the guard costs many times
@@ -29,9 +29,24 @@ pub struct Column {
 }
 
 impl Column {
+    /// The column of this name, if there is one.
+    ///
+    /// # Safety
+    /// The descriptor is valid.
+    pub(super) unsafe fn named(descriptor: pg_sys::TupleDesc, name: &CStr) -> Option<Column> {
+        // SAFETY: as the caller promises; a positive number is that of a column.
+        unsafe {
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            (number > 0).then(|| Column {
+                number: number as i16,
+                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
+            })
+        }
+    }
+
     /// Whether its values are stored as a plain text.
     pub fn is_text_like(self) -> bool {
-        matches!(self.type_oid, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID)
+        TEXT_LIKE.contains(&self.type_oid)
     }
 
     /// Whether its type is `T`.

@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 use super::jsonb::Container;
 use super::relation::Place;
 use super::value::{
-    Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass, Text,
-    Tid, Timestamptz, ToSql, Typed, Xid,
+    Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass,
+    TEXT_LIKE, Text, Tid, Timestamptz, ToSql, Typed, Xid,
 };
 use super::{inet, text};
 
@@ -35,7 +35,7 @@ to_sql! {
     i32 => Integer, |number| pg_sys::Datum::from(number);
     i64 => Bigint, |number| pg_sys::Datum::from(number);
     &i64 => Bigint, |number| pg_sys::Datum::from(*number);
-    f64 => Float, |number| float(number);
+    f64 => Float, |number| pg_sys::Datum::from(number.to_bits());
     i64 => Timestamptz, |micros| pg_sys::Datum::from(micros);
     i32 => Date, |days| pg_sys::Datum::from(days);
     Address => Inet, |address| inet::write(address);
@@ -51,15 +51,11 @@ to_sql! {
     pg_sys::TransactionId => Xid, |xid| pg_sys::Datum::from(xid);
 }
 
-fn float(number: f64) -> pg_sys::Datum {
-    pg_sys::Datum::from(number.to_bits())
-}
-
 macro_rules! column_types {
-    ($($type:ty as $value:ty, [$($oid:ident),*], |$datum:ident| $read:expr;)*) => {$(
+    ($($type:ty as $value:ty, $types:expr, |$datum:ident| $read:expr;)*) => {$(
         impl ColumnType for $type {
             type Value<'r> = $value;
-            const TYPES: &'static [pg_sys::Oid] = &[$(pg_sys::$oid),*];
+            const TYPES: &'static [pg_sys::Oid] = &$types;
             unsafe fn read<'r>($datum: pg_sys::Datum) -> Option<Self::Value<'r>> {
                 // SAFETY: as the caller promises.
                 #[allow(unused_unsafe)]
@@ -70,16 +66,15 @@ macro_rules! column_types {
 }
 
 column_types! {
-    Text as String, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::from_server(text::bytes(datum)).into_owned());
-    Bytes as Vec<u8>, [TEXTOID, VARCHAROID, BPCHAROID], |datum| Some(text::bytes(datum).to_vec());
-    Boolean as bool, [BOOLOID], |datum| Some(datum.value() != 0);
-    Integer as i32, [INT4OID], |datum| Some(datum.value() as i32);
-    Bigint as i64, [INT8OID], |datum| Some(datum.value() as i64);
-    Float as f64, [FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
-    Timestamptz as i64, [TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
-    Inet as Address, [INETOID], |datum| inet::read(datum).map(|inet| inet.address);
-    Cidr as Prefix, [CIDROID], |datum| inet::read_prefix(datum);
-    Tid as Place, [TIDOID], |datum| Some(Place::read(datum));
-    Jsonb as Container<'r>, [JSONBOID], |datum| Some(Container::read(datum));
-    Oid as pg_sys::Oid, [OIDOID, REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));
+    Text as String, TEXT_LIKE, |datum| Some(text::from_server(text::bytes(datum)).into_owned());
+    Bytes as Vec<u8>, TEXT_LIKE, |datum| Some(text::bytes(datum).to_vec());
+    Boolean as bool, [pg_sys::BOOLOID], |datum| Some(datum.value() != 0);
+    Integer as i32, [pg_sys::INT4OID], |datum| Some(datum.value() as i32);
+    Bigint as i64, [pg_sys::INT8OID], |datum| Some(datum.value() as i64);
+    Float as f64, [pg_sys::FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
+    Timestamptz as i64, [pg_sys::TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
+    Inet as Address, [pg_sys::INETOID], |datum| inet::read(datum).map(|inet| inet.address);
+    Tid as Place, [pg_sys::TIDOID], |datum| Some(Place::read(datum));
+    Jsonb as Container<'r>, [pg_sys::JSONBOID], |datum| Some(Container::read(datum));
+    Oid as pg_sys::Oid, [pg_sys::OIDOID, pg_sys::REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));
 }

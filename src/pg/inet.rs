@@ -80,20 +80,6 @@ pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     }
 }
 
-/// Reads a non-null `cidr` datum; `None` if its bytes are not those of a `cidr`.
-///
-/// # Safety
-/// As for [`read`].
-pub(super) unsafe fn read_prefix(datum: pg_sys::Datum) -> Option<Prefix> {
-    // SAFETY: as the caller promises; `read` has looked at the payload's length.
-    unsafe {
-        let address = read(datum)?.address;
-        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-        let bits = *pgrx::varlena::vardata_any(varlena).cast::<u8>().add(1);
-        Prefix::new(address, bits)
-    }
-}
-
 fn allocate(family: u8, bits: u8, bytes: &[u8]) -> pg_sys::Datum {
     let size = pg_sys::VARHDRSZ + 2 + bytes.len();
     // SAFETY: palloc returns `size` writable bytes or raises; every byte is written below.

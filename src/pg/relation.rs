@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use super::column::{Column, type_of};
 use super::jsonb::Container;
 use super::snapshot::{Dirty, View};
-use super::value::{Arguments, Parameters, Value, Written};
+use super::value::{Arguments, Parameters, Value};
 use super::{inet, role, text};
 
 /// An open table; its lock is kept until the transaction ends.
@@ -137,7 +137,7 @@ impl Table {
                 // SAFETY: a slot for this table, dropped below.
                 slots.push(unsafe { pg_sys::table_slot_create(self.relation, std::ptr::null_mut()) });
             }
-            self.fill(slots[filled], &row.write());
+            self.fill(slots[filled], row.write().as_ref());
             filled += 1;
             if filled == APPEND_BATCH {
                 self.flush(&mut slots[..filled]);
@@ -153,14 +153,14 @@ impl Table {
 
     /// Puts a row into a slot of this table, whose first columns are those of the row; others, should an upgrade have
     /// added some, become null.
-    fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &Written) {
+    fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &[Value]) {
         // SAFETY: the slot has as many columns as the table's descriptor.
         unsafe {
             pg_sys::ExecClearTuple(slot);
             for column in 0..(*(*self.relation).rd_att).natts as usize {
-                *(*slot).tts_isnull.add(column) = row.is_null(column);
-                *(*slot).tts_values.add(column) =
-                    row.datums.get(column).copied().unwrap_or(pg_sys::Datum::from(0));
+                let value = row.get(column).copied().unwrap_or(Value::NULL);
+                *(*slot).tts_isnull.add(column) = value.is_null();
+                *(*slot).tts_values.add(column) = value.datum_or_zero();
             }
             pg_sys::ExecStoreVirtualTuple(slot);
         }
@@ -380,14 +380,7 @@ impl Prober {
     /// A column of the table, by name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open, and so is its descriptor.
-        unsafe {
-            let descriptor = (*self.table.relation).rd_att;
-            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-            (number > 0).then(|| Column {
-                number: number as i16,
-                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
-            })
-        }
+        unsafe { Column::named((*self.table.relation).rd_att, name) }
     }
 
     /// Begins to look for a key. Returns false for a key of another type.

@@ -116,14 +116,7 @@ impl Readable {
     /// A column, by its name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open, and so is its descriptor.
-        unsafe {
-            let descriptor = (*self.relation).rd_att;
-            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-            (number > 0).then(|| Column {
-                number: number as i16,
-                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
-            })
-        }
+        unsafe { Column::named((*self.relation).rd_att, name) }
     }
 
     /// Returns a column that addresses can be read from. A row does not hold the values of a virtual column.

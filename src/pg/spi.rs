@@ -1,7 +1,7 @@
 //! Statements on our own tables, prepared once per backend. Those on tables of users are in [`super::user_table`].
 
 use std::cell::RefCell;
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::marker::PhantomData;
 use std::thread::LocalKey;
 
@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 
 use super::call::quoted_schema;
 use super::memory;
-use super::value::{self, Arguments, Columns, Parameters, Value, Written};
+use super::value::{self, Arguments, Columns, Parameters, Value};
 
 /// A statement from `sql/queries/`, the types of its parameters and those of its columns. `@extschema@` stands for the
 /// extension's schema, as in install scripts. The header of the file declares the parameters.
@@ -105,7 +105,10 @@ impl<P: Parameters, C: Columns> Run<P, C> for LocalKey<Statement<P, C>> {
         read: impl FnOnce(&Rows<C>) -> T,
     ) -> T {
         self.with(|statement| {
-            let Written { mut datums, nulls } = arguments.write();
+            let arguments = arguments.write();
+            let mut datums: Vec<_> = arguments.as_ref().iter().map(|value| value.datum_or_zero()).collect();
+            let nulls: Vec<c_char> =
+                arguments.as_ref().iter().map(|v| if v.is_null() { b'n' } else { b' ' } as c_char).collect();
             let plan = statement.prepared(connection.schema);
             // SAFETY: number and types of the arguments are those of the plan, both by `P`.
             let code = memory::returning(|| unsafe {

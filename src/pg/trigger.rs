@@ -131,14 +131,8 @@ impl TriggerCall {
 impl Tuple {
     /// A column of the row's table, or `None` when it has no such column.
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: SPI_fnumber compares names; a positive result is a column of the descriptor.
-        unsafe {
-            let number = pg_sys::SPI_fnumber(self.descriptor, name.as_ptr());
-            (number > 0).then(|| Column {
-                number: number as i16,
-                type_oid: pg_sys::SPI_gettypeid(self.descriptor, number),
-            })
-        }
+        // SAFETY: the descriptor is that of the row's table, which is open during the call.
+        unsafe { Column::named(self.descriptor, name) }
     }
 
     /// Whether two rows of one table hold the same bytes in a column.
@@ -221,8 +215,7 @@ impl Tuple {
             }
         }
         let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();
-        let mut values: Vec<_> =
-            changes.iter().map(|(_, v)| v.datum.unwrap_or(pg_sys::Datum::from(0))).collect();
+        let mut values: Vec<_> = changes.iter().map(|(_, value)| value.datum_or_zero()).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_null()).collect();
         // SAFETY: three parallel arrays of the same length, numbers of columns that have these types.
         let tuple = unsafe {
@@ -241,7 +234,7 @@ impl Tuple {
 
 /// A BEFORE trigger returns its row.
 impl Returned for Tuple {
-    fn value(self) -> Value {
+    fn returned(self) -> Value {
         Value { datum: Some(pg_sys::Datum::from(self.tuple)), type_oid: pg_sys::TRIGGEROID }
     }
 }

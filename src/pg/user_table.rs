@@ -174,12 +174,7 @@ impl UserTable {
         // SAFETY: the table is locked, so that it can be opened, and its definition stays as it is.
         unsafe {
             let relation = pg_sys::table_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
-            let descriptor = (*relation).rd_att;
-            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
-            let column = (number > 0).then(|| Column {
-                number: number as i16,
-                type_oid: pg_sys::SPI_gettypeid(descriptor, number),
-            });
+            let column = Column::named((*relation).rd_att, name);
             pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             column.map(|column| (column, column.generated(self.oid)))
         }
@@ -275,10 +270,10 @@ impl Connection {
         read: impl FnOnce(&Rows<C>) -> T,
     ) -> T {
         let arguments = arguments.write();
-        if (0..P::OIDS.len()).any(|n| arguments.is_null(n)) {
+        if arguments.as_ref().iter().any(|value| value.is_null()) {
             pgrx::error!("an argument of statement \"{}\" is null", statement.name);
         }
-        let arguments = arguments.datums.as_slice();
+        let arguments: Vec<_> = arguments.as_ref().iter().map(|value| value.datum_or_zero()).collect();
         let text = terminated(table.text(statement));
         // SAFETY: the portal is closed below, or by the abort of the (sub)transaction. All trees live in its memory.
         // The query tree was compared with the locked table, and is executed as it is.
@@ -287,7 +282,7 @@ impl Connection {
             (*portal).visible = false;
             memory::returning(|| {
                 pg_sys::MemoryContextSwitchTo((*portal).portalContext);
-                let parameters = parameters(P::OIDS, arguments);
+                let parameters = parameters(P::OIDS, &arguments);
                 let source = pg_sys::pstrdup(text.as_ptr());
                 let plan = planned(table, statement, source, parameters);
                 let tag = pg_sys::CreateCommandTag(plan.cast());

@@ -1,7 +1,7 @@
 //! SQL types, and values of them in server memory.
 //!
-//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type ([`super::conversion`]), so that a datum of one type cannot be passed
-//! as another. A value that is stored by reference is in the memory context that was current when it was made, and is valid
+//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type ([`super::conversion`]), so that a datum of
+//! one type cannot be passed as another. A value that is stored by reference is in the memory context that was current when it was made, and is valid
 //! as long as that context.
 
 use std::ffi::c_char;
@@ -74,6 +74,9 @@ sql_types! {
     Xid = "xid", XIDOID, XIDARRAYOID, (4, true, b'i');
 }
 
+/// Types whose values are stored as a text is.
+pub(super) const TEXT_LIKE: [pg_sys::Oid; 3] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
+
 /// A value of the SQL type `T`, or null.
 pub struct Typed<T> {
     datum: Option<pg_sys::Datum>,
@@ -122,12 +125,16 @@ impl Value {
         self.datum.is_none()
     }
 
+    /// The datum, or 0 for null.
+    pub(super) fn datum_or_zero(self) -> pg_sys::Datum {
+        self.datum.unwrap_or(pg_sys::Datum::from(0))
+    }
+
     /// Whether a column of this type takes the value.
     pub(super) fn fits(self, type_oid: pg_sys::Oid) -> bool {
-        const TEXTS: [pg_sys::Oid; 3] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
         self.is_null()
             || self.type_oid == type_oid
-            || TEXTS.contains(&self.type_oid) && TEXTS.contains(&type_oid)
+            || TEXT_LIKE.contains(&self.type_oid) && TEXT_LIKE.contains(&type_oid)
     }
 }
 
@@ -214,22 +221,11 @@ pub trait Parameters: 'static {
 
 /// Values for a statement's parameters.
 pub trait Arguments<P: Parameters> {
+    /// As many values as there are parameters. On the stack, because a session's commit appends rows of them.
     #[doc(hidden)]
-    fn write(self) -> Written;
-}
-
-/// Arguments in server memory.
-pub struct Written {
-    pub(super) datums: Vec<pg_sys::Datum>,
-    /// `n` for null and a space otherwise, as SPI has it.
-    pub(super) nulls: Vec<c_char>,
-}
-
-impl Written {
-    /// Whether an argument is null or missing.
-    pub(super) fn is_null(&self, n: usize) -> bool {
-        self.nulls.get(n).is_none_or(|null| *null == b'n' as c_char)
-    }
+    type Written: AsRef<[Value]>;
+    #[doc(hidden)]
+    fn write(self) -> Self::Written;
 }
 
 /// What a column of a result is read as.
@@ -267,13 +263,11 @@ macro_rules! tuples {
 
         #[allow(non_camel_case_types, reason = "the macro needs a second name for each type")]
         impl<$($type: SqlType, $argument: ToSql<$type>),*> Arguments<($($type,)*)> for ($($argument,)*) {
-            fn write(self) -> Written {
+            type Written = [Value; <[i32]>::len(&[$($number),*])];
+
+            fn write(self) -> Self::Written {
                 let ($($argument,)*) = self;
-                let values: [Option<pg_sys::Datum>; _] = [$(ToSql::<$type>::to_sql($argument).datum()),*];
-                Written {
-                    datums: values.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0))).collect(),
-                    nulls: values.iter().map(|v| if v.is_none() { b'n' } else { b' ' } as c_char).collect(),
-                }
+                [$(value::<$type>($argument)),*]
             }
         }
 

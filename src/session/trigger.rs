@@ -122,7 +122,7 @@ pub fn enrich_session(call: &Call) -> Value {
         let timed = telemetry::Firing::begin(telemetry::Event::Before);
         let row = before(&site, &firing, event);
         timed.end();
-        return row.value();
+        return row.returned();
     }
     if firing.is_constraint() {
         pending::create_now(site.home);
@@ -131,7 +131,7 @@ pub fn enrich_session(call: &Call) -> Value {
         after(&site, &firing, event);
         timed.end();
     }
-    ().value()
+    ().returned()
 }
 
 /// Whether a column's type is one that we can fill.
@@ -205,7 +205,7 @@ fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 
         {
             *value = match site.snapshot[n] {
                 Some(_) if n == DOCUMENT => jsonb::empty().into(),
-                Some(column) => Tuple::value(&row, column),
+                Some(column) => row.value(column),
                 None => Value::NULL,
             };
         }
@@ -243,7 +243,7 @@ fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>)
         .filter_map(|(column, registered)| match (old.is_null(column), registered.is_null()) {
             (true, true) if site.is_input_trusted => None,
             (true, false) => Some((column, registered)),
-            _ => (!old.same(&new, column)).then(|| (column, Tuple::value(&old, column))),
+            _ => (!old.same(&new, column)).then(|| (column, old.value(column))),
         })
         .collect();
     (if changes.is_empty() { new } else { new.with(&changes) }, is_filled)

@@ -256,5 +256,5 @@ pub fn fail(
 
 /// Lookup keys as the tables of the queue have them.
 pub(super) fn keys(lookup_keys: &[Prefix]) -> impl ToSql<Array<Text>> {
-    array(lookup_keys.iter().map(|key| lookup_key::text(*key)).collect::<Vec<String>>())
+    array(lookup_keys.iter().map(|key| lookup_key::text(*key)))
 }

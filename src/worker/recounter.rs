@@ -67,17 +67,17 @@ impl Recounter {
         if self.next() > now {
             return false;
         }
-        self.attempts = self.attempts.saturating_add(1);
-        let pause = backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit());
-        self.not_before = now + clock::micros(pause);
         self.process =
             background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.seat) as i32);
-        if self.process.is_none() {
+        let pause = if self.process.is_some() {
+            self.attempts = self.attempts.saturating_add(1);
+            clock::micros(backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit()))
+        } else {
             // Nothing was read, and a slot may be free a moment later.
-            self.attempts -= 1;
-            self.not_before = now + retry_pause();
             telemetry::error("a recount could not be started", "no slot is free; raise max_worker_processes");
-        }
+            retry_pause()
+        };
+        self.not_before = now + pause;
         false
     }
 }

@@ -7,18 +7,16 @@ use cowrie_enrich_engine::metrics;
 use server_tests::database;
 use server_tests::installation::{files_below, workspace};
 
-#[test]
-fn unsafe_code_stays_in_src_pg() {
+/// Fails if a line of `src/` outside `src/pg/` is a stray.
+#[track_caller]
+fn assert_stays_in_src_pg(is_stray: impl Fn(&str) -> bool) {
     let mut strays = Vec::new();
     for file in files_below(&workspace().join("src"), "rs") {
         if file.starts_with(workspace().join("src/pg")) {
             continue;
         }
         for (number, line) in read(&file).lines().enumerate() {
-            let code = line.split("//").next().unwrap_or_default();
-            // Without the texts in it.
-            let code: String = code.split('"').step_by(2).collect();
-            if code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+            if is_stray(line) {
                 strays.push(format!("{}:{}: {line}", file.display(), number + 1));
             }
         }
@@ -26,21 +24,20 @@ fn unsafe_code_stays_in_src_pg() {
     assert!(strays.is_empty(), "{}", strays.join("\n"));
 }
 
+#[test]
+fn unsafe_code_stays_in_src_pg() {
+    assert_stays_in_src_pg(|line| {
+        let code = line.split("//").next().unwrap_or_default();
+        // Without the texts in it.
+        let code: String = code.split('"').step_by(2).collect();
+        code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+    });
+}
+
 /// The server's own types and functions have sound faces in src/pg.
 #[test]
 fn nothing_outside_src_pg_names_the_server() {
-    let mut strays = Vec::new();
-    for file in files_below(&workspace().join("src"), "rs") {
-        if file.starts_with(workspace().join("src/pg")) {
-            continue;
-        }
-        for (number, line) in read(&file).lines().enumerate() {
-            if line.contains("pg_sys") {
-                strays.push(format!("{}:{}: {line}", file.display(), number + 1));
-            }
-        }
-    }
-    assert!(strays.is_empty(), "{}", strays.join("\n"));
+    assert_stays_in_src_pg(|line| line.contains("pg_sys"));
 }
 
 /// Functions that the server calls without pgrx's guard. Each gives its reason where it is.
