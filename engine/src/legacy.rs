@@ -3,6 +3,7 @@
 //! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`), registries in
 //! Team Cymru's spelling and in capitals, unknown countries as `XX`. What makes no sense is `None`, never a guess.
 
+use crate::country;
 use crate::mmdb;
 use crate::providers::Registry;
 
@@ -20,12 +21,9 @@ pub fn asn(text: &str) -> Option<u32> {
     digits.parse().ok().filter(|asn| *asn > 0)
 }
 
-/// Two letters, in capitals; `XX` and `ZZ` mean that nobody knows.
+/// A code as [`country::code`] reads it.
 pub fn country(text: &str) -> Option<[u8; 2]> {
-    let code = <[u8; 2]>::try_from(text.trim().as_bytes()).ok()?;
-    let capitals = code.map(|letter| letter.to_ascii_uppercase());
-    (capitals.iter().all(u8::is_ascii_uppercase) && capitals != *b"XX" && capitals != *b"ZZ")
-        .then_some(capitals)
+    country::code(text.trim().as_bytes())
 }
 
 /// The registry's own name.

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod bogon;
 pub mod breaker;
 pub mod classify;
+pub mod country;
 pub mod export;
 #[cfg(any(test, fuzzing))]
 pub mod invariants;

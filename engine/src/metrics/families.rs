@@ -177,5 +177,5 @@ families! {
         => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
         by ["database"]
-        => "Attached tables whose columns or inheritance children are not as the extension needs them";
+        => "Attached tables that are not as they were attached";
 }

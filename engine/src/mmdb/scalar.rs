@@ -3,6 +3,7 @@
 //! The rule: what does not fit is `None`, never an error. One odd record must not cost a session its other facts.
 
 use super::format::Token;
+use crate::country;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
@@ -25,23 +26,18 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// ISO 3166 alpha-2, in capitals: `gb` is `GB`. Whether the code is assigned is not asked: vendors have their
-    /// own (`XK`), and `ZZ` is for the reader to judge.
+    /// A code as [`country::code`] reads it.
     pub fn country(self) -> Option<[u8; 2]> {
         match self {
-            Self::Text(text) => match *text.as_bytes() {
-                [a, b] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
-                    Some([a.to_ascii_uppercase(), b.to_ascii_uppercase()])
-                }
-                _ => None,
-            },
+            Self::Text(text) => country::code(text.as_bytes()),
             _ => None,
         }
     }
 
     /// Text that is no code: vendors keep either under `country`.
     pub fn country_name(self) -> Option<&'a str> {
-        if self.country().is_some() { None } else { self.text() }
+        let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
+        self.text().filter(|text| !is_code(text))
     }
 
     pub fn whole(self) -> Option<u32> {

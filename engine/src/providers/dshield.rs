@@ -7,7 +7,8 @@
 //!      "updated":"…","comment":null,"maxrisk":null,"asabusecontact":"…","as":64500,"asname":"EXAMPLE",
 //!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
 //! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…,"as":64500,"asname":"EXAMPLE","network":"…"}}
-//!                                 ; never reported: the fields of the network are there for every routed address
+//!                                 ; never reported, also with 0 for null: the fields of the network are there for every
+//!                                 ; routed address
 //! 200 {"error":"bad IP address"}  ; of the lookup; any other error is the provider's own
 //! ```
 //!
@@ -109,13 +110,14 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     };
     let report = match (object.remove("ip"), object.remove("error")) {
         (Some(Value::Object(report)), _) if !report.is_empty() => unwrapped(report),
-        (None | Some(Value::Null), Some(error)) if !is_nothing(&error) => return read_error(&error),
+        (None | Some(Value::Null), Some(error)) if !http::says_nothing(&error) => return read_error(&error),
         _ => return ReadResult::Malformed("the answer is no report about an address"),
     };
     if http::names(&report, "number", address) == Some(false) {
         return ReadResult::Foreign;
     }
-    let absent = report.iter().all(|(member, value)| NETWORK.contains(&member.as_str()) || is_nothing(value));
+    let absent =
+        report.iter().all(|(member, value)| NETWORK.contains(&member.as_str()) || is_unreported(value));
     let said: JsonObject = [("ip".to_owned(), Value::Object(report))].into_iter().collect();
     ReadResult::Answer(if absent {
         Answer::Absent(Some(said))
@@ -145,14 +147,11 @@ fn unwrapped(report: JsonObject) -> JsonObject {
     report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
 }
 
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.trim_ascii().is_empty(),
-        Value::Array(values) => values.is_empty(),
-        Value::Object(members) => members.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
+/// Nothing, or no report: numbers come as numbers or as texts.
+fn is_unreported(value: &Value) -> bool {
+    http::says_nothing(value)
+        || value.as_f64() == Some(0.0)
+        || value.as_str().is_some_and(|text| text.trim_ascii() == "0")
 }
 
 #[cfg(test)]
@@ -219,6 +218,8 @@ mod tests {
             json!({ "ip": { "number": "192.0.2.1", "count": null, "attacks": null, "asname": null, "threatfeeds": null } }),
             json!({ "ip": { "number": "192.0.2.1", "count": "", "threatfeeds": [], "x": {} } }),
             json!({ "ip": { "number": "192.0.2.1" } }),
+            json!({ "ip": { "number": "192.0.2.1", "count": 0, "attacks": "0", "maxrisk": 0.0 } }),
+            json!({ "ip": { "number": "192.0.2.1", "count": 0, "threatfeeds": { "blocklistde": null } } }),
             json!({ "ip": {
                 "number": "192.0.2.1", "count": null, "attacks": null, "maxdate": null, "mindate": null, "updated": null,
                 "comment": null, "maxrisk": null, "asabusecontact": "abuse@example.net", "as": 64501,
@@ -227,7 +228,6 @@ mod tests {
         ] {
             assert_eq!(answer(&body), Answer::Absent(body.as_object().cloned()), "{body}");
         }
-        found(&json!({ "ip": { "number": "192.0.2.1", "count": 0 } }));
     }
 
     #[test]

@@ -128,6 +128,10 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
         Ok(Some(seen)) => {
             ReadResult::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
         }
+        // Null, where it would say so: the address was not seen.
+        Ok(None) if Flags::ASKED.into_iter().any(|member| object.contains_key(member)) => {
+            ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new()))))
+        }
         Ok(None) => ReadResult::Malformed("the answer does not say whether the address was seen"),
         Err(NotBoolean) => ReadResult::Malformed("the answer says neither yes nor no"),
     }
@@ -145,9 +149,8 @@ fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
         Some(true) => true,
         None => seen.is_some() || speaks_of_an_address(&object),
     };
-    let nothing = Flags { noise: false, riot: false, shape: Shape::Community };
     (absent && seen.is_none_or(|seen| !seen.noise && !seen.riot))
-        .then(|| ReadResult::Answer(Answer::Absent(Some(nothing.kept(&JsonObject::new())))))
+        .then(|| ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new())))))
 }
 
 fn speaks_of_an_address(object: &JsonObject) -> bool {
@@ -173,6 +176,11 @@ const SCANNER: &str = "internet_scanner_intelligence";
 const BUSINESS: &str = "business_service_intelligence";
 
 impl Flags {
+    const NEITHER: Flags = Flags { noise: false, riot: false, shape: Shape::Community };
+
+    /// Members that answer the questions, of both interfaces.
+    const ASKED: [&str; 4] = ["noise", "riot", SCANNER, BUSINESS];
+
     /// `None`: it says nothing of either.
     fn read(object: &JsonObject) -> Result<Option<Self>, NotBoolean> {
         let found = |part| flag(object.get(part).and_then(|part| part.get("found")));
@@ -253,6 +261,25 @@ mod tests {
             "noise": true, "riot": false, "classification": "malicious", "name": "unknown", "last_seen": "2026-11-19",
         });
         assert_eq!(found(&body), kept);
+    }
+
+    #[test]
+    fn nulls_in_place_of_answers_are_absence() {
+        for body in [
+            json!({ "ip": "192.0.2.1", "noise": null, "riot": null }),
+            json!({ "ip": "192.0.2.1", "noise": null, "riot": null, "message": "Success" }),
+            json!({ "ip": "192.0.2.1", SCANNER: null, BUSINESS: null }),
+            json!({ "ip": "192.0.2.1", SCANNER: { "found": null }, BUSINESS: {} }),
+        ] {
+            match read_as(200, body.to_string()) {
+                Some(ReadResult::Answer(Answer::Absent(Some(said)))) => {
+                    assert_eq!(Value::Object(said), json!({ "noise": false, "riot": false }));
+                }
+                _ => panic!("{body}"),
+            }
+        }
+        let one = json!({ "ip": "192.0.2.1", SCANNER: null, BUSINESS: { "found": true, "name": "x" } });
+        assert_eq!(found(&one), json!({ "noise": false, "riot": true, "name": "x" }));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!      "tunnels":[{"type":"VPN","operator":"…","anonymous":true,"entries":[…]}]}
 //!     x-balance-remaining: 4711
 //!     x-result-dt: 20261120
+//! 200 {"ip":"203.0.113.7"}        ; or with nothing in all other fields: SPUR knows nothing of it
 //! 404                             ; without a body, or with one that names the address: SPUR knows nothing of it
 //! 400, 401, 403, 429 (the balance is used up), 500
 //! ```
@@ -117,6 +118,9 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     };
     // Every field is optional but this: any object would do for an answer otherwise, a gateway's or an error's too.
     match http::names(&said, "ip", address) {
+        Some(true) if said.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) => {
+            ReadResult::Answer(Answer::Absent(Some(said)))
+        }
         Some(true) => ReadResult::Answer(Answer::Found(Finding { said, ..Finding::default() })),
         Some(false) => ReadResult::Foreign,
         None => ReadResult::Malformed("the answer does not name the address"),
@@ -149,7 +153,7 @@ mod tests {
         for body in [
             json!({ "ip": "2001:0DB8:0::1", "infrastructure": "NEVER_HEARD_OF", "risks": [], "tunnels": [{ "type": 7 }] }),
             json!({ "ip": "2001:db8::1", "organization": "…" }),
-            json!({ "ip": "2001:db8::1" }),
+            json!({ "ip": "2001:db8::1", "client": { "count": 0 } }),
         ] {
             let Some(ReadResult::Answer(Answer::Found(finding))) = read_as(200, body.to_string()) else {
                 panic!("{body}");
@@ -159,6 +163,20 @@ mod tests {
         assert!(matches!(read_as(200, "{\"ip\":\"2001:db8::2\"}"), Some(ReadResult::Foreign)));
         for body in ["", "[]", "null", "<html>", "{\"ip\":"] {
             assert!(matches!(read_as(200, body), Some(ReadResult::Malformed(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn address_without_a_context_is_absent() {
+        for body in [
+            json!({ "ip": "2001:db8::1" }),
+            json!({ "ip": "2001:db8::1", "infrastructure": null, "risks": [], "client": {}, "organization": "" }),
+            json!({ "ip": "2001:db8::1", "as": { "number": null }, "tunnels": [null] }),
+        ] {
+            match read_as(200, body.to_string()) {
+                Some(ReadResult::Answer(Answer::Absent(Some(said)))) => assert_eq!(Value::Object(said), body),
+                _ => panic!("{body}"),
+            }
         }
     }
 

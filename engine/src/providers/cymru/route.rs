@@ -16,6 +16,7 @@
 
 use super::{Registry, RouteAnswer};
 use crate::address::Address;
+use crate::country;
 use crate::mmdb::clean_name;
 use crate::prefix::Prefix;
 use crate::timestamp;
@@ -39,9 +40,6 @@ pub struct Route {
     pub origins: Vec<u32>,
 }
 
-/// Code that Team Cymru writes where no country is known.
-const UNKNOWN_COUNTRY: &[u8; 2] = b"ZZ";
-
 /// Other origins that are kept: the lowest.
 pub const MOST_ORIGINS: usize = 32;
 
@@ -55,7 +53,7 @@ impl Route {
             <[u8; 2]>::try_from(code.as_bytes()).ok().filter(|code| code.iter().all(u8::is_ascii_uppercase))
         });
         match of_name {
-            Some(code) => Some(code).filter(|code| code != UNKNOWN_COUNTRY),
+            Some(code) => country::code(&code),
             None => self.country,
         }
     }
@@ -153,7 +151,7 @@ impl Fields<'_> {
         let route = Route {
             asn,
             prefix,
-            country: parse_country(self.country),
+            country: country::code(self.country),
             registry: std::str::from_utf8(self.registry).ok().and_then(Registry::parse),
             allocated: parse_date(self.date),
             // A row of several numbers has one name, and that is the first number's.
@@ -173,13 +171,6 @@ pub(super) fn parse_asn(text: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|asn| digits && *asn > 0)
-}
-
-/// Returns a country code in capitals.
-fn parse_country(text: &[u8]) -> Option<[u8; 2]> {
-    let code = <[u8; 2]>::try_from(text.trim_ascii()).ok()?;
-    let code = code.map(|letter| letter.to_ascii_uppercase());
-    (code.iter().all(u8::is_ascii_alphabetic) && code != *UNKNOWN_COUNTRY).then_some(code)
 }
 
 /// Returns a date of the calendar as it was written, because a column of type date accepts it so.
@@ -281,14 +272,6 @@ mod tests {
         assert_eq!(parse_name(&[b'x'; 3000]).map(|name| name.len()), Some(256));
         for nothing in [&b""[..], b"  ", b"\0\0", b"NA", b"\x01 \x02"] {
             assert_eq!(parse_name(nothing), None, "{nothing:?}");
-        }
-    }
-
-    #[test]
-    fn country_is_two_letters_or_none() {
-        assert_eq!(parse_country(b" us "), Some(*b"US"));
-        for text in ["", "U", "USA", "U1", "é", "--", "ZZ", "zz"] {
-            assert_eq!(parse_country(text.as_bytes()), None, "{text}");
         }
     }
 

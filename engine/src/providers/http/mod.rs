@@ -456,6 +456,17 @@ pub(super) fn object(body: &[u8]) -> Option<JsonObject> {
     }
 }
 
+/// Returns true for null, and for texts, lists and objects with nothing in them.
+pub(super) fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim_ascii().is_empty(),
+        Value::Array(values) => values.iter().all(says_nothing),
+        Value::Object(members) => members.values().all(says_nothing),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// Whether a member of an answer is this address; `None`: there is no such member.
 pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Option<bool> {
     match object.get(member)? {
