@@ -121,7 +121,7 @@ pub fn not_intact(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("columns of {table} are missing, generated or of other types than when it was attached"),
         None,
-        Some("Give them their types back, or attach the table again."),
+        Some("Give them their types back, or attach the table again and repeat all arguments."),
     )
 }
 
@@ -130,7 +130,7 @@ pub fn children_not_attached(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("a table that inherits from {table} is not attached, or has another owner"),
         None,
-        Some("Attach the table again, which attaches its children too."),
+        Some("Attach the table again and repeat all arguments. Its children are attached with it."),
     )
 }
 
@@ -364,15 +364,13 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     )
 }
 
-/// A function that writes, called where nothing can be written.
-pub fn read_only(function: &str) -> ! {
+/// A function that writes, called where nothing can be written. `hint`: what to do.
+pub fn read_only(function: &str, hint: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
         format!("could not run {function} in a read-only transaction"),
-        Some("The call would write to the inventories or the queue.".to_owned()),
-        Some(
-            "Use maxmind_lookup() or ip_asn(), which only read, or a read-write transaction on the primary.",
-        ),
+        Some("The call would write to tables of the extension.".to_owned()),
+        Some(hint),
     )
 }
 

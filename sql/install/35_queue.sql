@@ -171,19 +171,7 @@ COMMENT ON COLUMN provider_quota.cluster_spent IS
     'what was spent of the day by all databases of the cluster when this one last asked; the highest number of all databases is what is spent';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
-    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-        WITH revived AS (
-            DELETE FROM @extschema@.dead_letter d
-            WHERE $1 IS NULL OR d.provider = $1
-            RETURNING d.ip_address, d.provider, d.priority
-        ), queued AS (
-            INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority)
-            SELECT r.ip_address, r.provider, r.priority FROM revived r
-            RETURNING 1
-        )
-        SELECT count(*) FROM queued
-    $$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
     'put the dead letters of one provider, or of all, back into the queue with all their attempts; answers how many';
 

@@ -107,18 +107,12 @@ COMMENT ON VIEW blocked_session_tables IS
 -- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column never has one in the
 -- row that a trigger gets.
 CREATE VIEW attached_tables AS
-    SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key, n.reason IS NULL AS is_intact, n.reason AS not_intact_reason,
-           (WITH RECURSIVE part (oid) AS (
-                SELECT x.rel::pg_catalog.oid
-                UNION
-                SELECT i.inhrelid
-                FROM part p
-                JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid
-                JOIN pg_catalog.pg_class child ON child.oid OPERATOR(pg_catalog.=) i.inhrelid AND child.relispartition
-            )
-            SELECT b.reason
-            FROM part p
-            JOIN @extschema@.blocked_session_tables b ON b.rel::pg_catalog.oid OPERATOR(pg_catalog.=) p.oid
+    SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
+           COALESCE(u.reason, c.reason, t.reason, k.reason) IS NULL AS is_intact,
+           COALESCE(u.reason, c.reason, t.reason, k.reason) AS not_intact_reason,
+           (SELECT b.reason
+            FROM pg_catalog.unnest(p.parts) part (oid)
+            JOIN @extschema@.blocked_session_tables b ON b.rel::pg_catalog.oid OPERATOR(pg_catalog.=) part.oid
             ORDER BY b.rel::pg_catalog.oid, b.trigger_name
             LIMIT 1) AS blocked_reason,
            (SELECT pg_catalog.min(i.inhparent)::pg_catalog.regclass
@@ -126,7 +120,8 @@ CREATE VIEW attached_tables AS
             JOIN pg_catalog.pg_trigger t
               ON t.tgrelid OPERATOR(pg_catalog.=) i.inhparent
              AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
-            WHERE i.inhrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid) AS inherits_from
+            WHERE i.inhrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid) AS inherits_from,
+           u.reason IS NULL AS is_readable
     FROM (
         SELECT t.tgrelid::pg_catalog.regclass AS rel,
                pg_catalog.convert_from(pg_catalog.decode(a.args[1], 'hex'), pg_catalog.getdatabaseencoding()) AS ip_column,
@@ -142,54 +137,112 @@ CREATE VIEW attached_tables AS
         WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
         GROUP BY 1, 2, 3, 4, 5) x
+    -- The table and its partitions.
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE part (oid) AS (
+            SELECT x.rel::pg_catalog.oid
+            UNION
+            SELECT i.inhrelid
+            FROM part p
+            JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid
+            JOIN pg_catalog.pg_class child ON child.oid OPERATOR(pg_catalog.=) i.inhrelid AND child.relispartition)
+        SELECT pg_catalog.array_agg(part.oid ORDER BY part.oid) AS parts FROM part) p
+    -- The first column that is not as it was.
+    LEFT JOIN LATERAL (
+        SELECT w.place,
+               CASE
+                   WHEN c.attnum IS NULL THEN pg_catalog.format('column %I does not exist', w.name)
+                   WHEN c.atttypid OPERATOR(pg_catalog.<>) ALL (w.types)
+                   THEN pg_catalog.format('column %I has type %s', w.name, pg_catalog.format_type(c.atttypid, NULL))
+                   ELSE pg_catalog.format('column %I is generated', w.name) END AS reason
+        FROM (VALUES (1, x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                     (2, x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[], '{"",s}'::pg_catalog.text[]),
+                     (3, 'snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                     (4, 'snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                     (5, 'snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                     (6, 'enrichment', '{jsonb}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
+                     (7, 'enrichment_at', '{timestamptz}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[])
+             ) w(place, name, types, generated)
+        LEFT JOIN pg_catalog.pg_attribute c
+          ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
+         AND NOT c.attisdropped
+        WHERE w.name IS NOT NULL
+          AND (COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)
+               OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
+        ORDER BY w.place
+        LIMIT 1) c ON true
+    -- Why the addresses of its sessions cannot be read. The index by address shows which column was attached.
     CROSS JOIN LATERAL (
         SELECT COALESCE(
-            (SELECT CASE
-                        WHEN c.attnum IS NULL THEN pg_catalog.format('column %I does not exist', w.name)
-                        WHEN c.atttypid OPERATOR(pg_catalog.<>) ALL (w.types)
-                        THEN pg_catalog.format('column %I has type %s', w.name, pg_catalog.format_type(c.atttypid, NULL))
-                        ELSE pg_catalog.format('column %I is generated', w.name) END
-             FROM (VALUES (1, x.ip_column, '{inet,text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                          (2, x.time_column, '{timestamptz,timestamp,date}'::pg_catalog.regtype[]::pg_catalog.oid[], '{"",s}'::pg_catalog.text[]),
-                          (3, 'snapshot_asn', '{bigint}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                          (4, 'snapshot_country', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                          (5, 'snapshot_ip_type', '{text,varchar,bpchar}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                          (6, 'enrichment', '{jsonb}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[]),
-                          (7, 'enrichment_at', '{timestamptz}'::pg_catalog.regtype[]::pg_catalog.oid[], '{""}'::pg_catalog.text[])
-                  ) w(place, name, types, generated)
-             LEFT JOIN pg_catalog.pg_attribute c
-               ON c.attrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid AND c.attname OPERATOR(pg_catalog.=) w.name
-              AND NOT c.attisdropped
-             WHERE w.name IS NOT NULL
-               AND (COALESCE(c.atttypid, 0::pg_catalog.oid) OPERATOR(pg_catalog.<>) ALL (w.types)
-                    OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
-             ORDER BY w.place
+            CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,
+            (SELECT pg_catalog.format('column %I is another one than when the table was attached', x.ip_column)
+             FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class index ON index.oid OPERATOR(pg_catalog.=) i.indexrelid
+             JOIN pg_catalog.pg_attribute a
+               ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attname OPERATOR(pg_catalog.=) x.ip_column
+             WHERE i.indrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%'
+               AND NOT EXISTS (
+                   SELECT FROM pg_catalog.pg_depend d
+                   WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+                     AND d.objid OPERATOR(pg_catalog.=) i.indexrelid AND d.refobjid OPERATOR(pg_catalog.=) i.indrelid
+                     AND d.refobjsubid OPERATOR(pg_catalog.=) a.attnum)
              LIMIT 1),
-            CASE WHEN x.has_children THEN (
-                WITH RECURSIVE child (oid) AS (
-                    SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
-                    UNION
-                    SELECT i.inhrelid
-                    FROM child p
-                    JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
-                SELECT CASE WHEN k.relowner OPERATOR(pg_catalog.<>) x.relowner
-                            THEN pg_catalog.format('%s inherits from it and belongs to another role', k.oid::pg_catalog.regclass)
-                            ELSE pg_catalog.format('%s inherits from it and is not attached', k.oid::pg_catalog.regclass) END
-                FROM child
-                JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
-                WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
-                   OR NOT EXISTS (
-                       SELECT FROM pg_catalog.pg_trigger t
-                       WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
-                         AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure)
-                ORDER BY k.oid
-                LIMIT 1) END) AS reason) n;
+            (SELECT pg_catalog.format('partition %s is a foreign table', f.oid::pg_catalog.regclass)
+             FROM pg_catalog.unnest(p.parts) part (oid)
+             JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) part.oid AND f.relkind OPERATOR(pg_catalog.=) 'f'
+             ORDER BY f.oid
+             LIMIT 1)) AS reason) u
+    -- The first trigger that does not fire. Those of a partition that is partitioned itself need not.
+    LEFT JOIN LATERAL (
+        SELECT CASE WHEN t.oid IS NULL THEN pg_catalog.format('%s has no trigger %I', r.oid::pg_catalog.regclass, w.name)
+                    ELSE pg_catalog.format('trigger %I of %s is disabled', w.name, r.oid::pg_catalog.regclass) END AS reason
+        FROM pg_catalog.unnest(p.parts) part (oid)
+        JOIN pg_catalog.pg_class r
+          ON r.oid OPERATOR(pg_catalog.=) part.oid
+         AND (r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid OR r.relkind OPERATOR(pg_catalog.<>) 'p')
+        JOIN (VALUES ('zz_cowrie_enrich_snapshot', true), ('zz_cowrie_enrich_count', true),
+                     ('zz_cowrie_enrich_truncate', false), ('COWRIE_ENRICH_reference', true)) w(name, of_partitions)
+          ON w.of_partitions OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+        LEFT JOIN pg_catalog.pg_trigger t
+          ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name
+        WHERE COALESCE(t.tgenabled, 'D') OPERATOR(pg_catalog.<>) ALL ('{O,A}'::pg_catalog."char"[])
+          AND (w.name OPERATOR(pg_catalog.<>) 'COWRIE_ENRICH_reference'
+               OR EXISTS (SELECT FROM pg_catalog.pg_constraint f
+                          WHERE f.conrelid OPERATOR(pg_catalog.=) r.oid AND f.contype OPERATOR(pg_catalog.=) 'f'
+                            AND f.confrelid OPERATOR(pg_catalog.=) '@extschema@.ip_inventory'::pg_catalog.regclass::pg_catalog.oid
+                            AND f.conname OPERATOR(pg_catalog.=) 'cowrie_enrich_address'))
+        ORDER BY r.oid, w.name
+        LIMIT 1) t ON true
+    LEFT JOIN LATERAL (
+        WITH RECURSIVE child (oid) AS (
+            SELECT i.inhrelid
+            FROM pg_catalog.pg_inherits i
+            WHERE x.has_children AND i.inhparent OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+            UNION
+            SELECT i.inhrelid
+            FROM child p
+            JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
+        SELECT CASE WHEN k.relowner OPERATOR(pg_catalog.<>) x.relowner
+                    THEN pg_catalog.format('%s inherits from it and belongs to another role', k.oid::pg_catalog.regclass)
+                    ELSE pg_catalog.format('%s inherits from it and is not attached', k.oid::pg_catalog.regclass) END AS reason
+        FROM child
+        JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
+        WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
+           OR NOT EXISTS (
+               SELECT FROM pg_catalog.pg_trigger t
+               WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
+                 AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure)
+        ORDER BY k.oid
+        LIMIT 1) k ON true;
 COMMENT ON VIEW attached_tables IS
     'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'whether address, time and snapshot columns have the types that they had when the table was attached, none of them is generated in a way that the triggers cannot see, and all inheritance children are attached and have the same owner';
+    'whether the table is as it was attached: its columns are there with usable types, its triggers fire in all partitions, no partition is a foreign table, and all inheritance children are attached and have the same owner';
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
-    'why the table is not intact: which column is missing, has another type or is generated, or which inheritance child is not attached; null while it is intact';
+    'why the table is not intact: the column, trigger, partition or inheritance child; null while it is intact';
+COMMENT ON COLUMN attached_tables.is_readable IS
+    'whether a recount can read the addresses of all its sessions; while it is false, no count is corrected downwards';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
     'why the extension does not complete sessions of the table or of one of its partitions: a trigger runs code of a third role. Null where nothing is in the way';
 COMMENT ON COLUMN attached_tables.inherits_from IS
@@ -338,6 +391,9 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         JOIN pg_attribute a ON a.attrelid = m.oid AND NOT a.attisdropped
         WHERE a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')
     ),
+    source AS (
+        SELECT 'maxmind' = ANY (regexp_split_to_array(lower(trim(current_setting('cowrie_enrich.enabled_sources'))), '\s*,\s*')) AS has_files
+    ),
     found (place, finding, remedy) AS (
         SELECT 1, format('Rows without a network%s: about %s.',
                          CASE WHEN w.has_types THEN ', a country or a type' ELSE ' or a country' END, w.rows),
@@ -347,8 +403,12 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         UNION ALL
         SELECT 2, format('No mmdb file is in service for cowrie_enrich.%s_database.', k.kind),
                'Name a file in this setting; mmdb_status() shows why a file is refused.'
-        FROM (VALUES ('city'), ('asn')) k(kind)
-        WHERE NOT @extschema@.mmdb_in_service(k.kind)
+        FROM (VALUES ('city'), ('asn')) k(kind), source s
+        WHERE s.has_files AND NOT @extschema@.mmdb_in_service(k.kind)
+        UNION ALL
+        SELECT 2, 'The setting cowrie_enrich.enabled_sources leaves maxmind out, so no mmdb file is used.', 'Add maxmind to it.'
+        FROM source s
+        WHERE NOT s.has_files
         UNION ALL
         SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
                'Attach the table again with the time column as the third argument, and repeat all other arguments.'
@@ -433,6 +493,15 @@ BEGIN
             MESSAGE = format('%s is a temporary table', rel),
             DETAIL = 'Only the session that created it can read it, so its sessions can be neither completed nor recounted.',
             HINT = 'Attach a permanent table.';
+    END IF;
+    SELECT p.relid::regclass AS rel INTO seen
+    FROM pg_partition_tree(attach_session_table.rel) p JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'f'
+    ORDER BY p.relid LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
+            MESSAGE = format('partition %s of %s is a foreign table', seen.rel, rel),
+            DETAIL = 'Its sessions are on another server, so they can be neither completed nor recounted.',
+            HINT = format('Detach it with ALTER TABLE %s DETACH PARTITION %s, or attach the sessions where they are stored.', rel, seen.rel);
     END IF;
     -- The same relation as a partition has the parent's triggers already.
     SELECT a.rel INTO seen

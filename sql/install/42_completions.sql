@@ -7,8 +7,11 @@
 -- lock on one of these tables while it runs code of a table owner.
 
 CREATE TABLE incomplete_session (
-    rel        regclass NOT NULL,
-    ip_address inet NOT NULL
+    rel           regclass NOT NULL,
+    ip_address    inet NOT NULL,
+    lacks_network boolean NOT NULL DEFAULT true,
+    lacks_country boolean NOT NULL DEFAULT true,
+    lacks_ip_type boolean NOT NULL DEFAULT true
 );
 -- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
@@ -18,6 +21,9 @@ COMMENT ON TABLE incomplete_session IS
     'sessions stored with a gap in their snapshot that the worker has not moved to session_completion yet; append-only';
 COMMENT ON COLUMN incomplete_session.rel IS 'the table that holds the session; of a partitioned table, the partition';
 COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, spelled as in ip_inventory';
+COMMENT ON COLUMN incomplete_session.lacks_network IS 'whether snapshot_asn was null';
+COMMENT ON COLUMN incomplete_session.lacks_country IS 'whether snapshot_country was null';
+COMMENT ON COLUMN incomplete_session.lacks_ip_type IS 'whether snapshot_ip_type was null and a source of types is enabled';
 
 CREATE TABLE session_completion (
     ip_address    inet NOT NULL,
@@ -39,7 +45,7 @@ COMMENT ON TABLE session_completion IS
 COMMENT ON COLUMN session_completion.ip_address IS 'a single host, spelled as in ip_inventory';
 COMMENT ON COLUMN session_completion.rel IS 'the table that holds the sessions; of a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'not before: end of the backoff, or of the lease while leased_by is set; null while nothing known fills the gaps';
+    'not before: end of the backoff, or of the lease while leased_by is set; null until a provider''s answer or a backfill makes the row due';
 COMMENT ON COLUMN session_completion.leased_by IS 'id of the owner process that holds the lease';
 COMMENT ON COLUMN session_completion.is_renewed IS
     'an answer or a session arrived while the row was leased, so that it is due again after the lease';

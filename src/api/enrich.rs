@@ -5,7 +5,7 @@
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 
-use super::require_writable;
+use super::{require_writable, require_writable_or};
 use crate::error;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
@@ -78,7 +78,7 @@ fn write(
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
     if !(plan.missing.is_empty() && plan.due.is_empty()) {
-        require_writable(function);
+        require_writable_or(function, USE_LOOKUPS);
     }
     acting_as(home.owner, || {
         if plan.missing.is_empty() && plan.due.is_empty() {
@@ -90,6 +90,9 @@ fn write(
         });
     });
 }
+
+const USE_LOOKUPS: &str =
+    "Use maxmind_lookup() or ip_asn(), which only read, or a read-write transaction on the primary.";
 
 /// Whom to ask about what the files do not say; nobody where nothing can be queued.
 fn online() -> Providers {

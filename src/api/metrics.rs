@@ -8,7 +8,6 @@ use crate::pg::call::Call;
 use crate::pg::jsonb;
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::Connection;
-use crate::pg::subtransaction::contained;
 use crate::pg::value::{Jsonb, Text, ToSql, Typed};
 use crate::store::{Home, sizes};
 use crate::telemetry::families;
@@ -44,16 +43,11 @@ fn status_json(call: &Call) -> Typed<Jsonb> {
 /// How long a look at metrics waits for a lock.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1s")];
 
-/// All metrics, with sizes of this moment for the database that the function is called in. If a lock keeps them from being
-/// counted, they are those that the worker has reported last.
+/// All metrics, with sizes of this moment for the database that the function is called in. A size that a lock keeps from
+/// being counted is the one that the worker has reported last.
 fn now(call: &Call) -> Vec<Family> {
     let home = Home::of(call);
-    let counted = contained(|| {
-        acting_as(home.owner, || with_settings(WAITS, || Connection::with(home.schema, sizes::count)))
-    });
-    match counted {
-        Ok(sizes) => families::families(Some(&sizes)),
-        Err(failure) if failure.was_lock => families::families(None),
-        Err(failure) => failure.raise(),
-    }
+    let (sizes, _) =
+        acting_as(home.owner, || with_settings(WAITS, || Connection::with(home.schema, sizes::count)));
+    families::families(Some(&sizes))
 }

@@ -17,7 +17,12 @@ use crate::pg::transaction;
 
 /// Raises a clear error where a write would fail with one that names an internal statement.
 fn require_writable(function: &str) {
+    require_writable_or(function, "Call it in a read-write transaction on the primary.");
+}
+
+/// The same for a function with another way. `hint`: what to do.
+fn require_writable_or(function: &str, hint: &str) {
     if !transaction::may_write() {
-        error::read_only(function);
+        error::read_only(function, hint);
     }
 }

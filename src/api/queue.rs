@@ -3,12 +3,13 @@
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use cowrie_enrich_engine::{bogon, lookup_key};
 
+use super::require_writable;
 use crate::document::enrichment;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
-use crate::pg::value::{Boolean, ToSql, Typed, Value};
+use crate::pg::value::{Bigint, Boolean, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::store::{Home, queue, session_priority};
@@ -91,12 +92,24 @@ fn request_enrichment(call: &Call) {
     if !provider.takes(inet.address) {
         error::not_asked_about(provider.title(), inet.address);
     }
+    require_writable("request_enrichment()");
     let home = Home::of_caller(call);
     acting_as(home.owner, || {
         Connection::with(home.schema, |connection| {
             queue::append(connection, inet.address, provider, call.integer(2).unwrap_or(0));
         });
     });
+}
+
+sql_function!(retry_dead_letters_wrapper, pg_finfo_retry_dead_letters_wrapper, retry_dead_letters);
+fn retry_dead_letters(call: &Call) -> Typed<Bigint> {
+    let provider = (!call.is_null(0)).then(|| named(call, 0));
+    require_writable("retry_dead_letters()");
+    let home = Home::of_caller(call);
+    acting_as(home.owner, || {
+        Connection::with(home.schema, |connection| queue::retry_dead_letters(connection, provider))
+    })
+    .to_sql()
 }
 
 sql_function!(resume_provider_wrapper, pg_finfo_resume_provider_wrapper, resume_provider);

@@ -62,6 +62,7 @@ fn delete_addresses(call: &Call) -> Typed<Bigint> {
     if call.is_null(0) {
         error::null_argument("ips");
     }
+    require_writable("delete_addresses()");
     let addresses: Vec<Address> = call.inets(0).into_iter().flatten().map(|inet| inet.address).collect();
     addresses::delete(Home::of_caller(call), &addresses).to_sql()
 }

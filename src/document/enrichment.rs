@@ -20,6 +20,7 @@
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::country;
 use cowrie_enrich_engine::mmdb::{Location, Network, clean_name};
 use cowrie_enrich_engine::providers::{JsonObject, Lifetimes, Purpose};
 use cowrie_enrich_engine::timestamp;
@@ -342,9 +343,6 @@ pub fn builds(document: Container<'_>) -> Option<&str> {
     document.object("_meta")?.object("maxmind")?.text("builds")
 }
 
-/// What some write who do not know a country.
-const NO_COUNTRIES: [&str; 2] = ["XX", "ZZ"];
-
 /// maxmind.country, cymru.country, dshield.ip.ascountry, in that order; upper case.
 pub fn country(document: Container<'_>) -> Option<String> {
     let of = |source: &str, key: &str| document.object(source).and_then(|o| o.text(key));
@@ -353,12 +351,8 @@ pub fn country(document: Container<'_>) -> Option<String> {
     [of("maxmind", "country"), of("cymru", "country"), dshield()]
         .into_iter()
         .flatten()
-        .map(|text| text.trim().to_ascii_uppercase())
-        .find(|text| {
-            text.len() == 2
-                && text.bytes().all(|b| b.is_ascii_uppercase())
-                && !NO_COUNTRIES.contains(&text.as_str())
-        })
+        .find_map(|text| country::code(text.as_bytes()))
+        .map(country_text)
 }
 
 pub fn is_scanner(document: Container<'_>) -> bool {

@@ -132,11 +132,12 @@ pub struct Report {
     pub step_errors: [AtomicI64; STEP_KINDS],
     /// How long the worker slept with nothing under way, in thousandths of `worker_naptime`.
     pub slept: AtomicI64,
-    /// When what follows was counted, microseconds since 2000; 0 is never.
-    pub counted_at: AtomicI64,
-    pub networks: AtomicI64,
     /// Unsafe foreign keys that the worker saw when it last looked.
     pub unsafe_keys: AtomicI64,
+    /// Owner processes that could not be started, of all workers that this database has had.
+    pub launch_failures: AtomicI64,
+    /// What the worker counts. [`UNKNOWN`] until it has counted it.
+    pub networks: AtomicI64,
     /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
     pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
@@ -150,9 +151,10 @@ pub struct Report {
     pub tables_not_intact: AtomicI64,
     /// When the oldest recount that is still to be made was asked for, microseconds since 2000; 0 is none.
     pub oldest_recount: AtomicI64,
-    /// Owner processes that could not be started, of all workers that this database has had.
-    pub launch_failures: AtomicI64,
 }
+
+/// A size or a time that has not been counted yet.
+pub const UNKNOWN: i64 = -1;
 
 /// Sizes of one provider's queue.
 #[repr(C)]
@@ -429,14 +431,16 @@ impl Report {
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
-        let own = [
+        let counters = [
             &self.heartbeat,
             &self.batches,
             &self.errors,
             &self.slept,
-            &self.counted_at,
-            &self.networks,
             &self.unsafe_keys,
+            &self.launch_failures,
+        ];
+        let sizes = [
+            &self.networks,
             &self.oldest_count,
             &self.completions,
             &self.oldest_completion,
@@ -444,12 +448,10 @@ impl Report {
             &self.pending_networks,
             &self.tables_not_intact,
             &self.oldest_recount,
-            &self.launch_failures,
         ];
-        own.into_iter()
-            .chain(&self.step_errors)
-            .chain(queues)
-            .for_each(|number| number.store(0, Ordering::Relaxed));
+        let counters = counters.into_iter().chain(&self.step_errors);
+        counters.for_each(|number| number.store(0, Ordering::Relaxed));
+        sizes.into_iter().chain(queues).for_each(|number| number.store(UNKNOWN, Ordering::Relaxed));
         self.database.store(database, Ordering::Release);
     }
 }

@@ -33,7 +33,8 @@ use crate::store::Home;
 use crate::store::calls::{self, Key};
 
 /// The hint where an attached table is not intact.
-const ATTACH_AGAIN: &str = "Attach the table again, then call backfill_sessions() on it.";
+const ATTACH_AGAIN: &str =
+    "Attach the table again and repeat all arguments, then call backfill_sessions() on it.";
 
 /// Those that there are. The number tells their locks apart: append only.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -206,7 +207,7 @@ impl Run<'_> {
         self.total = self.done;
         self.note(None);
         if let Some(bar) = &mut self.progress
-            && self.total > 0
+            && (self.total > 0 || bar.was_shown_in_phase)
         {
             bar.show(self.key.procedure, self.phase, self.done, self.total, true);
         }
@@ -226,6 +227,7 @@ impl Run<'_> {
 struct Bar {
     began: Instant,
     shown: Option<(Instant, i64)>,
+    was_shown_in_phase: bool,
 }
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -233,11 +235,11 @@ const WIDTH: i64 = 20;
 
 impl Bar {
     fn new() -> Bar {
-        Bar { began: Instant::now(), shown: None }
+        Bar { began: Instant::now(), shown: None, was_shown_in_phase: false }
     }
 
     fn restart(&mut self) {
-        *self = Bar { began: Instant::now(), shown: self.shown };
+        *self = Bar { shown: self.shown, ..Bar::new() };
     }
 
     fn show(&mut self, procedure: &str, phase: &str, done: i64, total: i64, is_last: bool) {
@@ -246,13 +248,20 @@ impl Bar {
             return;
         }
         self.shown = Some((Instant::now(), done));
-        pg::notice(&line(procedure, phase, (done, total), self.began.elapsed()));
+        self.was_shown_in_phase = true;
+        pg::notice(&if total.max(done) > 0 {
+            line(procedure, phase, (done, total), self.began.elapsed())
+        } else if is_last {
+            format!("{procedure}: {phase} [{}] 100 %, nothing was due", "#".repeat(WIDTH as usize))
+        } else {
+            format!("{procedure}: {phase} [{}]   0 %, nothing yet", ".".repeat(WIDTH as usize))
+        });
     }
 }
 
 fn line(procedure: &str, phase: &str, (done, total): (i64, i64), took: Duration) -> String {
     // What is estimated may be exceeded.
-    let total = total.max(done).max(1);
+    let total = total.max(done);
     let filled = (done * WIDTH / total) as usize;
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));
     let rate = done as f64 / took.as_secs_f64().max(0.001);

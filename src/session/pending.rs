@@ -9,7 +9,7 @@
 //! fails, the counts are appended all the same, and folding creates what is missing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
@@ -27,27 +27,18 @@ use crate::pg::{self, Oid, catalog, relation, snapshot, timeouts, transaction::c
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::attribution::{self, Inventory};
-use crate::store::completions::Appended;
+use crate::store::completions::{Appended, Gaps, Incomplete};
 use crate::store::enrich::{self, Locked, Tally};
 use crate::store::recount_requests::Missing;
 use crate::store::{Home, completions, counter_deltas, fill_register, recount_requests, session_delta};
 use crate::telemetry::{self, Counter, Event, Firing};
 use crate::worker::registry;
 
-/// A gap in the snapshot of a session.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Gap {
-    /// The type alone.
-    TypeOnly,
-    /// The network or the country.
-    Network,
-}
-
-/// A table with sessions of an address that have gaps.
-type Incomplete = Option<(Oid, Gap)>;
+/// A table with sessions of an address that have gaps, and the gaps.
+type TableWithGaps = Option<(Oid, Gaps)>;
 
 /// Further ones, of several addresses.
-type Further = HashSet<(Address, Oid, Gap)>;
+type Further = HashMap<(Address, Oid), Gaps>;
 
 #[derive(Clone, Copy)]
 struct Seen {
@@ -59,7 +50,7 @@ struct Seen {
     awaits: Providers,
     /// The same before the address was created and its lookups queued.
     is_asked: bool,
-    incomplete: Incomplete,
+    incomplete: TableWithGaps,
     /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
     as_of: u64,
 }
@@ -103,7 +94,7 @@ pub fn remember(
     address: Address,
     tally: Tally,
     (inventory, awaits): (Inventory, Providers),
-    incomplete: Incomplete,
+    incomplete: TableWithGaps,
 ) {
     let is_asked = !awaits.is_empty();
     let came = tally.sessions > 0;
@@ -181,8 +172,11 @@ pub fn create_now(home: Home) {
         let _suspended = timeouts::Suspended::begin();
         create(home, wanted.iter().copied(), Moment::Reference).is_ok()
     };
-    if !is_created && !create_bare(home, wanted.iter().copied().collect()) {
-        return;
+    if !is_created {
+        let addresses: BTreeSet<Address> = wanted.iter().map(|(address, _)| *address).collect();
+        if !create_bare(home, &Vec::from_iter(addresses)) {
+            return;
+        }
     }
     let as_of = ROLLBACKS.get();
     PENDING.with_borrow_mut(|pending| {
@@ -201,11 +195,12 @@ impl Seen {
     fn absorb(&mut self, address: Address, later: Seen, further: &mut Further) {
         self.is_asked |= later.is_asked;
         match (self.incomplete, later.incomplete) {
-            (Some((table, gap)), Some((other, more))) if table == other => {
-                self.incomplete = Some((table, gap.max(more)));
+            (Some((table, gaps)), Some((other, more))) if table == other => {
+                self.incomplete = Some((table, gaps.or(more)));
             }
             (Some(_), Some((other, more))) => {
-                further.insert((address, other, more));
+                let known = further.entry((address, other)).or_default();
+                *known = known.or(more);
             }
             (known, later) => self.incomplete = known.or(later),
         }
@@ -363,6 +358,8 @@ fn request_recount(home: Home, missing: Missing) {
     }
 }
 
+const NOT_QUEUED: &str = "lookups of a transaction were not queued, the sweep will";
+
 /// Sessions of existing addresses whose network or type is not known yet: the answer may be on its way, and be written
 /// down before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
 fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
@@ -383,7 +380,7 @@ fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
     }
     let table = c"enrichment_request";
     if let Err(failure) = waiting.append(home, table, || enrich::request(home, awaited)) {
-        telemetry::error("lookups of a transaction were not queued, the sweep will", &failure.message);
+        telemetry::error(NOT_QUEUED, &failure.message);
     }
 }
 
@@ -394,20 +391,18 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Wa
     }
     let may_be_filled = completions::may_be_filled();
     let own = seen.iter().filter_map(|(address, seen)| {
-        let (table, gap) = seen.incomplete?;
-        Some((*address, table, gap))
+        let (table, gaps) = seen.incomplete?;
+        Some((*address, table, gaps))
     });
-    let incomplete: Vec<(Address, Oid, bool)> = own
-        .chain(further.iter().copied())
-        .filter(|(_, _, gap)| match gap {
-            Gap::TypeOnly => may_be_filled.ip_type,
-            Gap::Network => may_be_filled.network,
-        })
-        .filter(|(address, ..)| bogon::reason(*address).is_none())
-        .filter_map(|(address, table, _)| {
+    let incomplete: Vec<Incomplete> = own
+        .chain(further.iter().map(|((address, table), gaps)| (*address, *table, *gaps)))
+        .map(|(address, table, gaps)| (address, table, gaps.and(may_be_filled)))
+        .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
+        .filter_map(|(address, table, gaps)| {
             let seen = seen.get(&address).filter(|seen| seen.came)?;
             // Reads of the index would be watched for conflicts.
-            Some((address, table, seen.is_asked || snapshot::is_serializable()))
+            let is_asked = seen.is_asked || snapshot::is_serializable();
+            Some(Incomplete { address, table, gaps, is_asked })
         })
         .collect();
     if incomplete.is_empty() {
@@ -459,31 +454,39 @@ const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
 /// How long a step waits for the lock of a table when earlier steps have spent all that.
 const WAITS_AT_LEAST: Duration = Duration::from_millis(20);
 
+/// The server opens `asn_inventory` to check a reference to it, also where that is null. These rows refer to no network.
+const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
+
 /// Creates addresses for a foreign key without their networks, which a lock or a fault keeps from being created. Only the
-/// address itself is needed now. Returns whether they are there.
+/// address itself is needed now, so no table is opened but the inventory. Returns whether they are there.
 ///
 /// It waits for another transaction that is creating the same address, as long as the user's own lock_timeout says. Giving
 /// up would fail the session on its foreign key, and Cowrie would lose it.
-fn create_bare(home: Home, wanted: BTreeMap<Address, Tally>) -> bool {
+fn create_bare(home: Home, wanted: &[Address]) -> bool {
     let written = contained(|| {
         snapshot::with_fresh(|| {
             acting_as(home.owner, || {
-                Connection::with(home.schema, |connection| {
-                    enrich::create_addresses(
-                        home,
-                        connection,
-                        &Databases::default(),
-                        &wanted,
-                        Providers::enabled(),
-                    );
-                });
-            });
-        });
+                with_settings(WITHOUT_REFERENCES, || {
+                    Connection::with(home.schema, |connection| enrich::create_bare(connection, wanted))
+                })
+            })
+        })
     });
-    if let Err(failure) = &written {
-        telemetry::error("addresses for a foreign key could not be created", &failure.message);
+    let created = match written {
+        Ok(created) => created,
+        Err(failure) => {
+            telemetry::error("addresses for a foreign key could not be created", &failure.message);
+            return false;
+        }
+    };
+    let waiting = Waiting(Cell::new(WAITS_AT_LEAST));
+    let lookups =
+        enrich::lookups_of_new(created.into_iter().map(|address| (address, None)), Providers::enabled());
+    let queued = waiting.append(home, c"enrichment_request", || enrich::request(home, lookups));
+    if let Err(failure) = queued {
+        telemetry::error(NOT_QUEUED, &failure.message);
     }
-    written.is_ok()
+    true
 }
 
 /// Creates missing rows and renews due ones; returns what it created.

@@ -24,7 +24,8 @@ use crate::pg::value::{Bigint, Inet, Jsonb, Timestamptz, Value, value};
 use crate::pg::{Oid, catalog, clock, invalidation, jsonb};
 use crate::provider::Providers;
 use crate::session::attribution::{self, Inventory};
-use crate::session::pending::{self, Gap};
+use crate::session::pending;
+use crate::store::completions::Gaps;
 use crate::store::enrich::Tally;
 use crate::store::{Home, fill_register, session_options};
 use crate::telemetry;
@@ -265,16 +266,17 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
         let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
-        let gap = gap(site, firing.new_row()).map(|gap| (firing.table(), gap));
-        pending::remember(site.home, address, tally, attribution::seen(address), gap);
+        let gaps = gaps(site, firing.new_row());
+        let incomplete = gaps.any().then(|| (firing.table(), gaps));
+        pending::remember(site.home, address, tally, attribution::seen(address), incomplete);
     }
 }
 
-/// Returns the gap in the snapshot of a stored session.
-fn gap(site: &TriggerLayout, row: Tuple) -> Option<Gap> {
+/// Returns the gaps in the snapshot of a stored session.
+fn gaps(site: &TriggerLayout, row: Tuple) -> Gaps {
     let lacks = |column: Option<Column>| column.is_some_and(|column| row.is_null(column));
     let [asn, country, ip_type, ..] = site.snapshot;
-    if lacks(asn) || lacks(country) { Some(Gap::Network) } else { lacks(ip_type).then_some(Gap::TypeOnly) }
+    Gaps { network: lacks(asn), country: lacks(country), ip_type: lacks(ip_type) }
 }
 
 /// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not

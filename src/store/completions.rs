@@ -50,18 +50,54 @@ thread_local! {
         "completions_sizes", include_str!("../../sql/queries/sessions/completions_sizes.sql")) };
 }
 
-/// The parts of a snapshot that an enabled provider may fill.
-#[derive(Clone, Copy)]
-pub struct MayBeFilled {
-    /// The network and the country.
+/// Parts of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Gaps {
     pub network: bool,
+    pub country: bool,
     pub ip_type: bool,
 }
 
-pub fn may_be_filled() -> MayBeFilled {
+impl Gaps {
+    pub fn any(self) -> bool {
+        self.network || self.country || self.ip_type
+    }
+
+    /// Returns the parts that are in both.
+    pub fn and(self, other: Gaps) -> Gaps {
+        Gaps {
+            network: self.network && other.network,
+            country: self.country && other.country,
+            ip_type: self.ip_type && other.ip_type,
+        }
+    }
+
+    /// Returns the parts that are in one of both.
+    pub fn or(self, other: Gaps) -> Gaps {
+        Gaps {
+            network: self.network || other.network,
+            country: self.country || other.country,
+            ip_type: self.ip_type || other.ip_type,
+        }
+    }
+}
+
+/// Returns the parts of a snapshot that an enabled provider may fill.
+pub fn may_be_filled() -> Gaps {
     let enabled = Providers::enabled();
     let ip_type = enabled.iter().any(|provider| provider.purpose() == Purpose::IpType);
-    MayBeFilled { network: !enabled.is_empty(), ip_type }
+    Gaps { network: !enabled.is_empty(), country: !enabled.is_empty(), ip_type }
+}
+
+/// A row for the inbox.
+#[derive(Clone, Copy)]
+pub struct Incomplete {
+    pub address: Address,
+    pub table: Oid,
+    pub gaps: Gaps,
+    /// An answer may be under way, so the row must become visible together with the session. Otherwise one pending row of
+    /// the address and table is enough.
+    pub is_asked: bool,
 }
 
 /// What became of sessions with gaps.
@@ -74,14 +110,8 @@ pub enum Appended {
     NoRoom,
 }
 
-/// Appends sessions with gaps to the inbox, below the executor, because a session's commit does it. With `is_asked` an
-/// answer may be under way, so the row must become visible together with the session. Otherwise one pending row of the
-/// address and table is enough.
-pub fn append(
-    home: Home,
-    sessions: impl Iterator<Item = (Address, Oid, bool)>,
-    is_attended: bool,
-) -> Appended {
+/// Appends sessions with gaps to the inbox, below the executor, because a session's commit does it.
+pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attended: bool) -> Appended {
     let inbox = relation::find(home.schema, c"incomplete_session");
     let Some(table) = Table::open_if_there_for_appending(inbox) else { return Appended::NoRoom };
     if !is_attended && table.pages() >= MOST_PAGES_UNATTENDED {
@@ -93,19 +123,20 @@ pub fn append(
     // A commit does not wait for it: rows that are appended twice are merged later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };
-    let mut is_pending = |address, session_table| {
+    let mut is_pending = |it: &Incomplete| {
         let Some(known) = &mut known else { return false };
-        let is_of_table = |row: &Row| row.regclass(REL) == Some(session_table);
-        !known.places(Key::Address(address), 1, is_of_table).is_empty()
+        let is_of_table = |row: &Row| row.regclass(REL) == Some(it.table);
+        !known.places(Key::Address(it.address), 1, is_of_table).is_empty()
     };
-    let wanted: Vec<(Oid, Address)> = sessions
-        .filter(|(address, session_table, is_asked)| *is_asked || !is_pending(*address, *session_table))
-        .map(|(address, session_table, _)| (session_table, address))
-        .collect();
+    let wanted: Vec<Incomplete> = sessions.filter(|it| it.is_asked || !is_pending(it)).collect();
     if wanted.is_empty() {
         return Appended::Nothing;
     }
-    table.append::<(Regclass, Inet)>(wanted.into_iter());
+    table.append::<(Regclass, Inet, Boolean, Boolean, Boolean)>(
+        wanted
+            .into_iter()
+            .map(|it| (it.table, it.address, it.gaps.network, it.gaps.country, it.gaps.ip_type)),
+    );
     Appended::Rows
 }
 

@@ -84,6 +84,8 @@ type Times = Array<Timestamptz>;
 type Update = Statement<(Inets, Bigints, Documents, Text, Text), (Inet, Bigint, Jsonb)>;
 
 thread_local! {
+    static CREATE_BARE: Statement<(Array<Inet>, Array<Jsonb>, Text), (Inet,)> = const { Statement::new(
+        "addresses_create_bare", include_str!("../../sql/queries/inventory/addresses_create_bare.sql")) };
     static CREATE: Statement<(Inets, Bigints, Documents, Bigints, Times, Times, Text), (Inet, Bigint)> = const {
         Statement::new("addresses_create", include_str!("../../sql/queries/inventory/addresses_create.sql"))
     };
@@ -163,6 +165,14 @@ pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)
     }
 }
 
+/// Whom to ask about new addresses, given with their networks.
+pub fn lookups_of_new(
+    addresses: impl Iterator<Item = (Address, Option<i64>)>,
+    online: Providers,
+) -> impl Iterator<Item = (Address, Provider)> {
+    addresses.flat_map(move |(address, asn)| wanted(address, asn, online))
+}
+
 /// Who is to be asked about a new address, of those given: all that can say anything, and about its network only where
 /// the files know none.
 fn wanted(
@@ -201,11 +211,19 @@ pub fn create_addresses(
             CREATE.run(connection, arguments, |rows| {
                 let new = || rows.iter().filter_map(|(address, asn)| Some((address?, asn)));
                 created.extend(new().map(|(address, _)| address));
-                request(home, new().flat_map(|(address, asn)| wanted(address, asn, online)));
+                request(home, lookups_of_new(new(), online));
             });
         });
     }
     created
+}
+
+/// Creates addresses, given in key order, that nothing is known of yet. Returns those that it created.
+pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Address> {
+    let (_, documents) = answers(&Databases::default(), addresses);
+    CREATE_BARE.run(connection, (array(addresses), array(documents), LAYOUT_VERSION), |rows| {
+        rows.iter().filter_map(|(address,)| address).collect()
+    })
 }
 
 /// Renews the due addresses from the files.

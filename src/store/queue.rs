@@ -22,6 +22,8 @@ pub const MOST_TAKEN_IN: i64 = 10_000;
 thread_local! {
     static APPEND: Statement<(Inet, Text, Integer)> = const { Statement::new(
         "queue_append", include_str!("../../sql/queries/queue/queue_append.sql")) };
+    static RETRY_DEAD_LETTERS: Statement<(Text,), (Bigint,)> = const { Statement::new(
+        "dead_letters_retry", include_str!("../../sql/queries/queue/dead_letters_retry.sql")) };
     static TAKE_IN: Statement<
         (Bigint, Float, Bigint, Array<Text>, Array<Boolean>, Array<Integer>, Array<Integer>),
         (Bigint, Text, Text),
@@ -95,6 +97,12 @@ pub enum Blame {
 /// Queues one lookup.
 pub fn append(connection: &Connection, address: Address, provider: Provider, priority: i32) {
     APPEND.execute(connection, (address, provider.name(), priority));
+}
+
+/// Puts the dead letters of a provider, or of all, back into the queue. Returns how many.
+pub fn retry_dead_letters(connection: &Connection, provider: Option<Provider>) -> i64 {
+    let name = provider.map(Provider::name);
+    RETRY_DEAD_LETTERS.first(connection, (name,), |(queued,)| queued).flatten().unwrap_or_default()
 }
 
 /// The table of requests.

@@ -11,7 +11,7 @@
 //! A table whose address column is missing cannot be read. Its sessions may be of any address, so no count is corrected
 //! downwards until the table is attached again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 
-use super::completions::{self, Appended};
+use super::completions::{self, Appended, Incomplete};
 use super::enrich::Tally;
 use super::{BOUNDED, Home, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -36,7 +36,7 @@ use crate::pg::{Oid, clock};
 use crate::worker::registry;
 
 thread_local! {
-    static TABLES: Statement<(), (value::Oid, Bytes, Bytes, Text, Text)> = const { Statement::new(
+    static TABLES: Statement<(), (value::Oid, Bytes, Bytes, Text, Text, Boolean)> = const { Statement::new(
         "recount_tables", include_str!("../../sql/queries/procedures/recount_tables.sql")) };
     static CREATE: Statement<()> = const { Statement::new(
         "recount_create", include_str!("../../sql/queries/procedures/recount_create.sql")) };
@@ -63,6 +63,8 @@ pub struct CountedTable {
     /// The attached table, for messages.
     attached: String,
     not_intact_reason: Option<String>,
+    /// False if the addresses of some sessions of the attached table cannot be read.
+    is_readable: bool,
 }
 
 /// What was found.
@@ -95,15 +97,17 @@ pub struct NotIntact {
 pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     TABLES.run(connection, (), |rows| {
-        let counted = rows.iter().filter_map(|(table, ip, time, attached, not_intact_reason)| {
-            Some(CountedTable {
-                table: table?,
-                ip_column: column(ip)?,
-                time_column: column(time),
-                attached: attached?,
-                not_intact_reason,
-            })
-        });
+        let counted =
+            rows.iter().filter_map(|(table, ip, time, attached, not_intact_reason, is_readable)| {
+                Some(CountedTable {
+                    table: table?,
+                    ip_column: column(ip)?,
+                    time_column: column(time),
+                    attached: attached?,
+                    not_intact_reason,
+                    is_readable: is_readable?,
+                })
+            });
         counted.collect()
     })
 }
@@ -183,19 +187,25 @@ fn count(
     sums: &mut Sums,
     mut gaps: Option<&mut Gaps>,
 ) {
-    let Some(table) = Readable::open(counted.table) else { return };
-    let ip = table.address_column(&counted.ip_column);
-    if ip.is_none() || counted.not_intact_reason.is_some() {
+    let mut is_not_intact = |is_left_out: bool| {
         let reason = counted.not_intact_reason.as_deref().unwrap_or("its address column cannot be read");
         let new = || NotIntact { reason: reason.to_owned(), is_left_out: false };
         let entry = found.not_intact.entry(counted.attached.clone()).or_insert_with(new);
-        entry.is_left_out |= ip.is_none();
+        entry.is_left_out |= is_left_out;
+    };
+    if !counted.is_readable {
+        return is_not_intact(true);
+    }
+    let Some(table) = Readable::open(counted.table) else { return };
+    let ip = table.address_column(&counted.ip_column);
+    if ip.is_none() || counted.not_intact_reason.is_some() {
+        is_not_intact(ip.is_none());
     }
     let Some(ip) = ip else { return };
     let time = counted.time_column.as_deref().and_then(|name| table.column(name));
     let enriched_at = table.column(c"enrichment_at").filter(|column| column.is::<Timestamptz>());
     let now = clock::now();
-    let fillable = gaps.as_ref().map_or_else(Vec::new, |gaps| gaps.columns(&table));
+    let fillable = fillable(&table);
     table.rows(moment, |row| {
         let address = match scan::value(row, ip) {
             Some(AddressValue::Inet(inet)) => Some(inet.address),
@@ -210,10 +220,10 @@ fn count(
             let time = time.and_then(|column| scan::time(row, column));
             let time = time.and_then(|time| session_time::believed(time, enriched_at, now));
             found.sessions += 1;
-            if let Some(gaps) = &mut gaps
-                && fillable.iter().any(|column| row.is_null(*column))
-            {
-                gaps.note(address, counted.table);
+            if let Some(gaps) = &mut gaps {
+                let [network, country, ip_type] =
+                    fillable.map(|column| column.is_some_and(|column| row.is_null(column)));
+                gaps.note(address, counted.table, completions::Gaps { network, country, ip_type });
             }
             sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
         }
@@ -221,40 +231,46 @@ fn count(
     });
 }
 
+/// The columns of a table with the network, the country and the type, where a provider may fill them.
+fn fillable(table: &Readable) -> [Option<i16>; 3] {
+    let may_be_filled = completions::may_be_filled();
+    [
+        (c"snapshot_asn", may_be_filled.network),
+        (c"snapshot_country", may_be_filled.country),
+        (c"snapshot_ip_type", may_be_filled.ip_type),
+    ]
+    .map(|(name, is_wanted)| if is_wanted { Some(table.column(name)?.number) } else { None })
+}
+
 /// Sessions with gaps that an enabled provider may fill, which are appended to `incomplete_session` once more.
 struct Gaps {
     home: Home,
-    noted: HashSet<(Address, Oid), RandomState>,
+    noted: HashMap<(Address, Oid), completions::Gaps, RandomState>,
 }
 
 impl Gaps {
     fn new(home: Home) -> Gaps {
-        Gaps { home, noted: HashSet::default() }
+        Gaps { home, noted: HashMap::default() }
     }
 
-    /// Snapshot columns of a table that are null in a session with a gap.
-    fn columns(&self, table: &Readable) -> Vec<i16> {
-        let may_be_filled = completions::may_be_filled();
-        let columns = [
-            (c"snapshot_asn", may_be_filled.network),
-            (c"snapshot_country", may_be_filled.network),
-            (c"snapshot_ip_type", may_be_filled.ip_type),
-        ];
-        let wanted = columns.into_iter().filter(|(_, is_wanted)| *is_wanted);
-        wanted.filter_map(|(name, _)| Some(table.column(name)?.number)).collect()
-    }
-
-    fn note(&mut self, address: Address, table: Oid) {
-        if bogon::reason(address).is_none()
-            && self.noted.insert((address, table))
-            && self.noted.len() >= SUMMED
-        {
+    fn note(&mut self, address: Address, table: Oid, gaps: completions::Gaps) {
+        if !gaps.any() || bogon::reason(address).is_some() {
+            return;
+        }
+        let noted = self.noted.entry((address, table)).or_default();
+        *noted = noted.or(gaps);
+        if self.noted.len() >= SUMMED {
             self.append();
         }
     }
 
     fn append(&mut self) {
-        let sessions = self.noted.drain().map(|(address, table)| (address, table, true));
+        let sessions = self.noted.drain().map(|((address, table), gaps)| Incomplete {
+            address,
+            table,
+            gaps,
+            is_asked: true,
+        });
         if completions::append(self.home, sessions, true) == Appended::Rows {
             registry::work_was_queued();
         }

@@ -1,9 +1,13 @@
 //! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
 
+use std::ffi::CStr;
+
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
+use crate::pg::role::with_settings;
 use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::provider::Provider;
 
@@ -22,26 +26,33 @@ thread_local! {
 /// What is counted of a provider's queue: requests, three states of jobs, addresses that wait for these, dead letters.
 pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
 
-/// Of one database, at one moment.
-#[derive(Clone)]
+/// When the oldest of something came, microseconds since 2000; `None` where there is none.
+pub type Oldest = Option<i64>;
+
+/// Sizes of one database. `None` is a size that is not known, because a lock kept it from being counted.
+#[derive(Clone, Default)]
 pub struct Sizes {
-    /// Microseconds since 2000.
-    pub counted_at: i64,
-    pub networks: i64,
-    /// When the oldest pending count was counted, microseconds since 2000.
-    pub oldest_count: Option<i64>,
+    pub networks: Option<i64>,
+    /// The oldest pending count.
+    pub oldest_count: Option<Oldest>,
+    /// Empty where they are not known.
     pub queues: Vec<Queue>,
-    /// Addresses and tables whose sessions can be completed now.
-    pub completions: i64,
-    /// When the oldest of them became so, microseconds since 2000.
-    pub oldest_completion: Option<i64>,
-    pub suspended_owners: i64,
+    pub completions: Option<Completions>,
     /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
-    pub pending_networks: i64,
+    pub pending_networks: Option<i64>,
     /// Attached tables that are not intact.
-    pub tables_not_intact: i64,
-    /// When the oldest recount was asked for that is still to be made, microseconds since 2000.
-    pub oldest_recount: Option<i64>,
+    pub tables_not_intact: Option<i64>,
+    /// The oldest request for a recount.
+    pub oldest_recount: Option<Oldest>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Completions {
+    /// Addresses and tables whose sessions can be completed now.
+    pub pending: i64,
+    /// The oldest of them.
+    pub oldest: Oldest,
+    pub suspended_owners: i64,
 }
 
 #[derive(Clone)]
@@ -49,45 +60,102 @@ pub struct Queue {
     pub provider: Provider,
     /// In the order of [`QUEUES`].
     pub sizes: [i64; QUEUE_SIZES],
-    /// When the oldest request or job was asked for, microseconds since 2000.
-    pub oldest: Option<i64>,
+    /// The oldest request or job.
+    pub oldest: Oldest,
 }
 
 impl Sizes {
+    /// Returns true if everything is known and nothing waits.
     pub fn is_queue_empty(&self) -> bool {
-        self.completions == 0
-            && self.oldest_recount.is_none()
+        self.completions.is_some_and(|completions| completions.pending == 0)
+            && self.oldest_recount == Some(None)
+            && !self.queues.is_empty()
             && self.queues.iter().all(|queue| queue.oldest.is_none())
+    }
+
+    /// Fills in what is not known from `other`.
+    pub fn or(self, other: Sizes) -> Sizes {
+        Sizes {
+            networks: self.networks.or(other.networks),
+            oldest_count: self.oldest_count.or(other.oldest_count),
+            queues: if self.queues.is_empty() { other.queues } else { self.queues },
+            completions: self.completions.or(other.completions),
+            pending_networks: self.pending_networks.or(other.pending_networks),
+            tables_not_intact: self.tables_not_intact.or(other.tables_not_intact),
+            oldest_recount: self.oldest_recount.or(other.oldest_recount),
+        }
     }
 }
 
-pub fn count(connection: &Connection) -> Sizes {
-    let networks = NETWORKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default();
-    let oldest_count = OLDEST_COUNT.first(connection, (), |(counted_at,)| counted_at).flatten();
-    let counted_at = clock::now();
-    let queues = QUEUE.run(connection, (), |rows| {
+/// After one wait for a lock the others are not waited for.
+const AT_ONCE: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1ms")];
+
+/// Counts each size by itself, so that a lock on one table hides one size and not all of them.
+struct Counting {
+    blocked: Option<Failure>,
+}
+
+impl Counting {
+    /// Returns `None` if a lock kept `count` from its end. Any other failure is raised.
+    fn part<T>(&mut self, count: impl FnOnce() -> T) -> Option<T> {
+        let is_blocked = self.blocked.is_some();
+        let counted = contained(|| if is_blocked { with_settings(AT_ONCE, count) } else { count() });
+        match counted {
+            Ok(counted) => Some(counted),
+            Err(failure) if failure.was_lock => {
+                self.blocked.get_or_insert(failure);
+                None
+            }
+            Err(failure) => failure.raise(),
+        }
+    }
+}
+
+/// Counts everything. Also returns the first failure to get a lock.
+pub fn count(connection: &Connection) -> (Sizes, Option<Failure>) {
+    let mut counting = Counting { blocked: None };
+    let sizes = Sizes {
+        networks: counting.part(|| number(&NETWORKS, connection)),
+        oldest_count: counting
+            .part(|| OLDEST_COUNT.first(connection, (), |(counted_at,)| counted_at).flatten()),
+        queues: counting.part(|| queues(connection)).unwrap_or_default(),
+        completions: counting.part(|| {
+            let sizes = completions::sizes(connection);
+            Completions {
+                pending: sizes.pending,
+                oldest: sizes.oldest_age.map(ago),
+                suspended_owners: sizes.suspended,
+            }
+        }),
+        pending_networks: counting.part(|| reclassification::pending(connection)),
+        tables_not_intact: counting.part(|| number(&NOT_INTACT, connection)),
+        oldest_recount: counting.part(|| recount_requests::oldest(connection)),
+    };
+    (sizes, counting.blocked)
+}
+
+type Number = std::thread::LocalKey<Statement<(), (Bigint,)>>;
+
+fn number(statement: &'static Number, connection: &Connection) -> i64 {
+    statement.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
+}
+
+/// Returns the time that was `age` microseconds ago, microseconds since 2000.
+fn ago(age: i64) -> i64 {
+    clock::now() - age.max(0)
+}
+
+fn queues(connection: &Connection) -> Vec<Queue> {
+    QUEUE.run(connection, (), |rows| {
         rows.iter()
             .filter_map(|(provider, requested, due, leased, delayed, addresses, dead, oldest_age)| {
                 let sizes = [requested, due, leased, delayed, addresses, dead];
                 Some(Queue {
                     provider: Provider::named(&provider?)?,
                     sizes: sizes.map(Option::unwrap_or_default),
-                    oldest: oldest_age.map(|age| counted_at - age.max(0)),
+                    oldest: oldest_age.map(ago),
                 })
             })
             .collect()
-    });
-    let completions = completions::sizes(connection);
-    Sizes {
-        counted_at,
-        networks,
-        oldest_count,
-        queues,
-        completions: completions.pending,
-        oldest_completion: completions.oldest_age.map(|age| counted_at - age.max(0)),
-        suspended_owners: completions.suspended,
-        pending_networks: reclassification::pending(connection),
-        tables_not_intact: NOT_INTACT.first(connection, (), |(count,)| count).flatten().unwrap_or_default(),
-        oldest_recount: recount_requests::oldest(connection),
-    }
+    })
 }

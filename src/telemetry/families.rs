@@ -14,11 +14,11 @@ use cowrie_enrich_engine::otlp::Signal;
 use crate::guc;
 use crate::mmdb::{self, Kind};
 use crate::pg::catalog::{self, Database};
-use crate::pg::shared::{self, Report, WorkerSlot};
+use crate::pg::shared::{self, Report, UNKNOWN, WorkerSlot};
 use crate::pg::{Oid, clock, owner_process};
 use crate::provider::Provider;
 use crate::provider::limiter::{self, Count};
-use crate::store::sizes::{QUEUES, Queue, Sizes};
+use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, Answered, Fate};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 use crate::worker::registry::StepKind;
@@ -37,8 +37,9 @@ pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     families.extend(exports());
     families.extend(workers());
     families.extend(completions(&databases));
-    families
-        .push(by_database(&declared::TABLES_NOT_INTACT, &databases, |sizes| number(sizes.tables_not_intact)));
+    families.push(by_database(&declared::TABLES_NOT_INTACT, &databases, |sizes| {
+        sizes.tables_not_intact.map(number)
+    }));
     families
 }
 
@@ -51,35 +52,32 @@ fn truth(truth: bool) -> f64 {
 }
 
 /// Seconds since a time; 0 where there is none.
-fn age(since: Option<i64>) -> f64 {
+fn age(since: Oldest) -> f64 {
     since.map_or(0.0, |since| clock::seconds((clock::now() - since).max(0)))
 }
 
-/// One number of each database.
+/// One number of each database where it is known.
 fn by_database(
     declared: &'static Declared,
     databases: &[(String, Sizes)],
-    value: impl Fn(&Sizes) -> f64,
+    value: impl Fn(&Sizes) -> Option<f64>,
 ) -> Family {
-    let with = |family: Family, (database, sizes): &(String, Sizes)| family.with([database], value(sizes));
-    databases.iter().fold(Family::of(declared), with)
+    let known = databases.iter().filter_map(|(database, sizes)| Some((database, value(sizes)?)));
+    known.fold(Family::of(declared), |family, (database, value)| family.with([database], value))
 }
 
 /// Databases by name with what is known of their sizes.
 fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
     let mine = catalog::own_database();
+    let attended = attended().into_iter();
+    let (ours, others): (Vec<_>, Vec<_>) =
+        attended.partition(|(database, ..)| own.is_some() && *database == mine);
     let mut known = Vec::new();
-    if let (Some(sizes), Some(name)) = (own, catalog::database_name(mine)) {
-        known.push((name, sizes.clone()));
+    if let (Some(sizes), Some(name)) = (own.cloned(), catalog::database_name(mine)) {
+        let last = ours.first().map(|(_, _, seat)| reported(&seat.report));
+        known.push((name, sizes.or(last.unwrap_or_default())));
     }
-    for (database, name, seat) in attended() {
-        if own.is_some() && database == mine {
-            continue;
-        }
-        if let Some(sizes) = reported(&seat.report) {
-            known.push((name, sizes));
-        }
-    }
+    known.extend(others.into_iter().map(|(_, name, seat)| (name, reported(&seat.report))));
     known
 }
 
@@ -103,29 +101,59 @@ fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
 }
 
 /// What a worker last counted.
-fn reported(report: &Report) -> Option<Sizes> {
-    let counted_at = report.counted_at.load(Ordering::Acquire);
+fn reported(report: &Report) -> Sizes {
+    let known = |number: &AtomicI64| Some(number.load(Ordering::Relaxed)).filter(|number| *number != UNKNOWN);
+    let oldest = |time: &AtomicI64| known(time).map(|time| (time != 0).then_some(time));
     let queue = |provider: Provider| {
         let queue = &report.queues[provider.place()];
-        let oldest = queue.oldest.load(Ordering::Relaxed);
-        Queue {
+        Some(Queue {
             provider,
             sizes: std::array::from_fn(|place| queue.sizes[place].load(Ordering::Relaxed)),
-            oldest: (oldest != 0).then_some(oldest),
+            oldest: oldest(&queue.oldest)?,
+        })
+    };
+    let completions = || {
+        Some(Completions {
+            pending: known(&report.completions)?,
+            oldest: oldest(&report.oldest_completion)?,
+            suspended_owners: known(&report.suspended_owners)?,
+        })
+    };
+    Sizes {
+        networks: known(&report.networks),
+        oldest_count: oldest(&report.oldest_count),
+        queues: Provider::all().filter_map(queue).collect(),
+        completions: completions(),
+        pending_networks: known(&report.pending_networks),
+        tables_not_intact: known(&report.tables_not_intact),
+        oldest_recount: oldest(&report.oldest_recount),
+    }
+}
+
+/// Writes down what a worker has counted. What is not known stays as it was.
+pub fn report(report: &Report, sizes: &Sizes) {
+    let store = |to: &AtomicI64, number: Option<i64>| {
+        if let Some(number) = number {
+            to.store(number, Ordering::Relaxed);
         }
     };
-    (counted_at != 0).then(|| Sizes {
-        counted_at,
-        networks: report.networks.load(Ordering::Relaxed),
-        oldest_count: Some(report.oldest_count.load(Ordering::Relaxed)).filter(|oldest| *oldest != 0),
-        queues: Provider::all().map(queue).collect(),
-        completions: report.completions.load(Ordering::Relaxed),
-        oldest_completion: Some(report.oldest_completion.load(Ordering::Relaxed)).filter(|time| *time != 0),
-        suspended_owners: report.suspended_owners.load(Ordering::Relaxed),
-        pending_networks: report.pending_networks.load(Ordering::Relaxed),
-        tables_not_intact: report.tables_not_intact.load(Ordering::Relaxed),
-        oldest_recount: Some(report.oldest_recount.load(Ordering::Relaxed)).filter(|time| *time != 0),
-    })
+    let store_oldest =
+        |to: &AtomicI64, oldest: Option<Oldest>| store(to, oldest.map(Option::unwrap_or_default));
+    store(&report.networks, sizes.networks);
+    store_oldest(&report.oldest_count, sizes.oldest_count);
+    for queue in &sizes.queues {
+        let to = &report.queues[queue.provider.place()];
+        queue.sizes.iter().zip(&to.sizes).for_each(|(size, to)| store(to, Some(*size)));
+        store_oldest(&to.oldest, Some(queue.oldest));
+    }
+    if let Some(completions) = sizes.completions {
+        store(&report.completions, Some(completions.pending));
+        store(&report.suspended_owners, Some(completions.suspended_owners));
+        store_oldest(&report.oldest_completion, Some(completions.oldest));
+    }
+    store(&report.pending_networks, sizes.pending_networks);
+    store(&report.tables_not_intact, sizes.tables_not_intact);
+    store_oldest(&report.oldest_recount, sizes.oldest_recount);
 }
 
 fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
@@ -137,8 +165,9 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     for (source, update, networks) in cells::all_updated() {
         updated = updated.with([source.name(), update.name()], number(networks));
     }
-    let size = by_database(&declared::TOTAL_COUNT, databases, |sizes| number(sizes.networks));
-    let pending = by_database(&declared::PENDING_NETWORKS, databases, |sizes| number(sizes.pending_networks));
+    let size = by_database(&declared::TOTAL_COUNT, databases, |sizes| sizes.networks.map(number));
+    let pending =
+        by_database(&declared::PENDING_NETWORKS, databases, |sizes| sizes.pending_networks.map(number));
     let mut durations = Family::of(&declared::OPERATION_DURATION);
     for operation in Operation::ALL {
         durations.add([operation.name()], Value::Histogram(Distribution::Operation(operation).read()));
@@ -148,8 +177,9 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
 
 /// Counts that are not folded yet, and those that were lost until a recount.
 fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
-    let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| age(sizes.oldest_count));
-    let recounts = by_database(&declared::RECOUNT_OLDEST_AGE, databases, |sizes| age(sizes.oldest_recount));
+    let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| sizes.oldest_count.map(age));
+    let recounts =
+        by_database(&declared::RECOUNT_OLDEST_AGE, databases, |sizes| sizes.oldest_recount.map(age));
     let lost = Family::of(&declared::COUNTS_LOST).with([], number(telemetry::read(Counter::CountsLost)));
     vec![ages, lost, recounts]
 }
@@ -283,10 +313,12 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
 
 /// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
 fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
-    let pending = by_database(&declared::COMPLETIONS_PENDING, databases, |sizes| number(sizes.completions));
-    let ages = by_database(&declared::COMPLETION_OLDEST_AGE, databases, |sizes| age(sizes.oldest_completion));
-    let suspended =
-        by_database(&declared::SUSPENDED_OWNERS, databases, |sizes| number(sizes.suspended_owners));
+    let of = |declared, value: fn(Completions) -> f64| {
+        by_database(declared, databases, |sizes| sizes.completions.map(value))
+    };
+    let pending = of(&declared::COMPLETIONS_PENDING, |completions| number(completions.pending));
+    let ages = of(&declared::COMPLETION_OLDEST_AGE, |completions| age(completions.oldest));
+    let suspended = of(&declared::SUSPENDED_OWNERS, |completions| number(completions.suspended_owners));
     let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
     let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
     for (database, name, seat) in attended() {

@@ -5,6 +5,7 @@
 //! or the network works. Then it sleeps until a commit wakes it, an exchange ends, a job falls due, or it has slept long
 //! enough.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::guc;
 use crate::inbox;
 use crate::pg::background;
 use crate::pg::exclusion::{self, Mark};
+use crate::pg::role::with_settings;
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
@@ -31,8 +33,9 @@ use crate::store::{
     self, block_answer, completions, counter_deltas, fold, provider_quota, reclassification,
     recount_requests, session_options, sizes,
 };
+use crate::telemetry::{self, families};
+use crate::versions;
 use crate::worker::registry::{self, Doing, Ending, StepKind};
-use crate::{telemetry, versions};
 
 /// How often work is looked for that nobody announced, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
@@ -48,6 +51,8 @@ const COUNTED_ANYWAY: i64 = 10_000_000;
 /// The same while nothing is to be done: DDL on session tables wakes no worker.
 const COUNTED_WHEN_IDLE: i64 = 60_000_000;
 const COUNTING_SHARE: i64 = 50;
+/// Counting waits for a lock as long as that: the next count comes later by [`COUNTING_SHARE`] times the wait.
+const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
 /// Marks of prepared transactions whose end the worker notices by itself. The others announce what every round looks for.
 const LOOKED_FOR: [Mark; 2] = [Mark::Rules, Mark::Recount];
@@ -325,36 +330,54 @@ impl Worker {
         Ok(())
     }
 
-    /// Requests become jobs.
+    /// Requests become jobs, and sessions with gaps become pending completions, each in a transaction of its own: a lock on the one
+    /// table does not hold up the other. Requests come first, because sessions of an address with a job wait for its answer.
     fn take_in(&mut self) -> Result<(), Stop> {
         if !self.take_in.is_now() {
             return Ok(());
         }
+        let requests = settled(self.take_in_requests())?;
+        let sessions = settled(self.take_in_sessions())?;
+        let result = match (requests, sessions) {
+            (Some(is_full), Some(is_full_too)) => Ok(is_full || is_full_too),
+            _ => Err(Stop::Failed),
+        };
+        self.take_in.attempted(&result, |is_full| if *is_full { 0 } else { after_naptime() });
+        result.map(|_| ())
+    }
+
+    /// Returns whether there may be more.
+    fn take_in_sessions(&mut self) -> Result<bool, Stop> {
+        let sessions = self.steps.step(StepKind::TakeIn, |home, connection| {
+            if store::has_rows(home, c"incomplete_session") == Some(false) {
+                return 0;
+            }
+            completions::take_in(connection)
+        })?;
+        if sessions > 0 {
+            self.owners.look();
+            self.count.request();
+        }
+        Ok(sessions >= completions::MOST_TAKEN_IN)
+    }
+
+    /// Returns whether there may be more.
+    fn take_in_requests(&mut self) -> Result<bool, Stop> {
         let lease = self.steps.lease(self.lanes.iter().map(|lane| lane.provider));
         let taken = self.steps.step(StepKind::TakeIn, |home, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
             counter_deltas::take(home, connection);
-            let is_empty = |inbox| store::has_rows(home, inbox) == Some(false);
-            if is_empty(c"enrichment_request") && is_empty(c"incomplete_session") {
-                return (TakenIn::default(), 0, prepared);
+            if store::has_rows(home, c"enrichment_request") == Some(false) {
+                return (TakenIn::default(), prepared);
             }
             let taken = queue::take_in(connection, lease);
             if taken.requests >= queue::MOST_TAKEN_IN {
                 queue::analyze(home, connection);
             }
-            // After the requests, because sessions of an address with a job wait for its answer.
-            (taken, completions::take_in(connection), prepared)
+            (taken, prepared)
         });
-        self.take_in.attempted(&taken, |(taken, sessions, _)| {
-            let is_full = taken.requests >= queue::MOST_TAKEN_IN || *sessions >= completions::MOST_TAKEN_IN;
-            if is_full { 0 } else { after_naptime() }
-        });
-        let (taken, sessions, prepared) = taken?;
+        let (taken, prepared) = taken?;
         self.heed_prepared(prepared);
-        if sessions > 0 {
-            self.owners.look();
-            self.count.request();
-        }
         if taken.requests > 0 {
             self.count.request();
         }
@@ -364,7 +387,7 @@ impl Worker {
             lane.next_due = 0;
             lane.serve(answered.iter().copied());
         }
-        Ok(())
+        Ok(taken.requests >= queue::MOST_TAKEN_IN)
     }
 
     /// Acts on prepared transactions that have ended since the last look. The statement that ended them has said so, unless
@@ -412,7 +435,7 @@ impl Worker {
         if is_free? && !pass.is_over() {
             self.folding = Some(pass);
         }
-        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) != 0 {
+        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) > 0 {
             self.count.request();
         }
         Ok(())
@@ -467,31 +490,21 @@ impl Worker {
         if self.counts_at() > now {
             return Ok(());
         }
-        let sizes = self.steps.step(StepKind::Count, |_, connection| sizes::count(connection));
-        self.count.attempted(&sizes, |sizes| match sizes.is_queue_empty() {
+        let counted = self
+            .steps
+            .step(StepKind::Count, |_, connection| with_settings(COUNT_WAITS, || sizes::count(connection)));
+        self.count.attempted(&counted, |(sizes, _)| match sizes.is_queue_empty() {
             true => clock::now() + COUNTED_WHEN_IDLE,
             false => clock::now() + COUNTED_ANYWAY,
         });
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
-        let sizes = sizes?;
-        let report = &self.steps.seat.report;
-        report.networks.store(sizes.networks, Ordering::Relaxed);
-        report.oldest_count.store(sizes.oldest_count.unwrap_or(0), Ordering::Relaxed);
-        for queue in &sizes.queues {
-            let to = &report.queues[queue.provider.place()];
-            for (size, to) in queue.sizes.iter().zip(&to.sizes) {
-                to.store(*size, Ordering::Relaxed);
-            }
-            to.oldest.store(queue.oldest.unwrap_or(0), Ordering::Relaxed);
+        let (sizes, blocked) = counted?;
+        families::report(&self.steps.seat.report, &sizes);
+        if let Some(failure) = blocked {
+            self.count.request();
+            self.steps.failed(StepKind::Count, &failure);
         }
-        report.completions.store(sizes.completions, Ordering::Relaxed);
-        report.oldest_completion.store(sizes.oldest_completion.unwrap_or(0), Ordering::Relaxed);
-        report.suspended_owners.store(sizes.suspended_owners, Ordering::Relaxed);
-        report.pending_networks.store(sizes.pending_networks, Ordering::Relaxed);
-        report.tables_not_intact.store(sizes.tables_not_intact, Ordering::Relaxed);
-        report.oldest_recount.store(sizes.oldest_recount.unwrap_or(0), Ordering::Relaxed);
-        report.counted_at.store(sizes.counted_at, Ordering::Release);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use cowrie_enrich_engine::version::Fit;
 use crate::pg::background;
 use crate::pg::shared::WorkerSlot;
 use crate::pg::spi::Connection;
+use crate::pg::subtransaction::Failure;
 use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
 use crate::store::queue::Lease;
@@ -76,16 +77,17 @@ impl Steps {
         match done {
             Ok(result) => result,
             Err(failure) => {
-                self.seat.errors.fetch_add(1, Ordering::Relaxed);
-                self.seat.report.errors.fetch_add(1, Ordering::Relaxed);
-                kind.failed(
-                    &self.seat.report,
-                    "a worker's step failed and will be tried again",
-                    &failure.message,
-                );
+                self.failed(kind, &failure);
                 Err(Stop::Failed)
             }
         }
+    }
+
+    /// Counts and logs the failure of a step, or of a part of it.
+    pub fn failed(&self, kind: StepKind, failure: &Failure) {
+        self.seat.errors.fetch_add(1, Ordering::Relaxed);
+        self.seat.report.errors.fetch_add(1, Ordering::Relaxed);
+        kind.failed(&self.seat.report, "a worker's step failed and will be tried again", &failure.message);
     }
 
     /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed

@@ -1,17 +1,29 @@
--- Moves at most $1 rows of the inbox, each pair of address and table once. A pair is due at once unless a job will answer for
--- its address: the answer makes it due. A row that is leased is due again after the lease.
+-- Moves at most $1 rows of the inbox, each pair of address and table once. A pair waits if a job will answer for its address,
+-- because the answer makes it due. It is due at once where no job will, or where the inventory knows now what was missing. A row
+-- that is leased is due again after the lease.
 -- $1 bigint: most
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.incomplete_session r LIMIT $1 FOR UPDATE SKIP LOCKED))
-    RETURNING ip_address, rel
-), wanted AS (
-    SELECT DISTINCT t.ip_address, t.rel,
-           EXISTS (SELECT FROM @extschema@.job_address a WHERE a.ip_address = t.ip_address) AS is_asked
+    RETURNING ip_address, rel, lacks_network, lacks_country, lacks_ip_type
+), incomplete AS (
+    SELECT t.ip_address, t.rel, bool_or(t.lacks_network) AS lacks_network, bool_or(t.lacks_country) AS lacks_country,
+           bool_or(t.lacks_ip_type) AS lacks_ip_type
     FROM taken t
+    GROUP BY t.ip_address, t.rel
+), wanted AS (
+    SELECT t.ip_address, t.rel,
+           CASE WHEN NOT EXISTS (SELECT FROM @extschema@.job_address a WHERE a.ip_address = t.ip_address)
+                  OR EXISTS (SELECT FROM @extschema@.ip_inventory i
+                             WHERE i.ip_address = t.ip_address
+                               AND (t.lacks_network AND i.current_asn IS NOT NULL
+                                    OR t.lacks_country AND i.geo_country IS NOT NULL
+                                    OR t.lacks_ip_type AND cardinality(i.ip_types) > 0))
+                THEN now() END AS due_at
+    FROM incomplete t
 ), moved AS (
     INSERT INTO @extschema@.session_completion AS c (ip_address, rel, due_at, pending_since)
-    SELECT w.ip_address, w.rel, CASE WHEN NOT w.is_asked THEN now() END, CASE WHEN NOT w.is_asked THEN now() END
+    SELECT w.ip_address, w.rel, w.due_at, w.due_at
     FROM wanted w
     ORDER BY w.ip_address, w.rel
     ON CONFLICT (ip_address, rel) DO UPDATE

@@ -28,7 +28,7 @@ use crate::store::Home;
 use crate::store::backfill_sessions::{self, InventoryValues, Table};
 use crate::store::calls::Rejected;
 use crate::store::complete_sessions::{self, Filling};
-use crate::store::completions::{self, Appended, MayBeFilled};
+use crate::store::completions::{self, Appended, Gaps, Incomplete};
 use crate::worker::registry;
 
 /// What became of sessions.
@@ -147,7 +147,7 @@ pub fn read(
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         pg::warning(
             &format!("sessions of {} have no snapshot that could be filled{reason}", stretch.table.shown()),
-            "Attach the table again, which adds the columns.",
+            "Attach the table again and repeat all arguments. Missing columns are added.",
         );
         return Some(nothing);
     };
@@ -250,8 +250,9 @@ pub fn write(
     let may_be_filled = completions::may_be_filled();
     for session in &waiting.sessions {
         let filling = filling(session, &known, waiting.lengths);
-        if session.keeps_gap(filling.as_ref(), may_be_filled) {
-            left.push(session.address);
+        let gaps = session.gaps_left(filling.as_ref()).and(may_be_filled);
+        if gaps.any() {
+            left.push((session.address, gaps));
         }
         fillings.extend(filling.map(|filling| (session, filling)));
     }
@@ -263,24 +264,26 @@ pub fn write(
             writer.write(chunk);
         }
         // A later answer completes them, or the worker after their locks are released.
-        left.append(&mut writer.held);
+        left.extend(writer.held.drain(..).map(|address| (address, may_be_filled)));
     }
     left.sort_unstable();
     left.dedup();
-    let left = left.into_iter().filter(|address| bogon::reason(*address).is_none());
-    if completions::append(home, left.map(|address| (address, table.oid, false)), true) == Appended::Rows {
+    let left = left.into_iter().filter(|(address, _)| bogon::reason(*address).is_none());
+    let left = left.map(|(address, gaps)| Incomplete { address, table: table.oid, gaps, is_asked: false });
+    if completions::append(home, left, true) == Appended::Rows {
         registry::work_was_queued();
     }
 }
 
 impl Session {
-    /// Returns whether a later answer may still fill a gap.
-    fn keeps_gap(&self, filling: Option<&Filling>, may_be_filled: MayBeFilled) -> bool {
+    /// Returns the gaps that a filling leaves.
+    fn gaps_left(&self, filling: Option<&Filling>) -> Gaps {
         let keeps = |is_gap: bool, is_filled: fn(&Filling) -> bool| is_gap && !filling.is_some_and(is_filled);
-        let network = keeps(self.asn.is_some(), |filling| filling.asn.is_some())
-            || keeps(self.country.is_some(), |filling| filling.country.is_some());
-        (may_be_filled.network && network)
-            || (may_be_filled.ip_type && keeps(self.ip_type.is_some(), |filling| filling.ip_type.is_some()))
+        Gaps {
+            network: keeps(self.asn.is_some(), |filling| filling.asn.is_some()),
+            country: keeps(self.country.is_some(), |filling| filling.country.is_some()),
+            ip_type: keeps(self.ip_type.is_some(), |filling| filling.ip_type.is_some()),
+        }
     }
 }
 

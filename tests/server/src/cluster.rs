@@ -371,6 +371,17 @@ impl Cluster {
         self.end_postmaster("KILL");
     }
 
+    /// Makes a standby the primary. A statement that waited for the promotion could hold up the replay before it, which
+    /// would cancel the statement.
+    pub fn promote(&self) {
+        self.session(SUPERUSER).run("SELECT pg_promote(wait => false)");
+        let is_standby = || {
+            let mut session = self.try_session(SUPERUSER).map_err(|e| e.to_string())?;
+            session.try_rows("SELECT pg_is_in_recovery()").map_err(|e| e.message)
+        };
+        let _ = wait_until("the standby is promoted", is_standby, |rows| *rows == Ok(vec!["f".to_owned()]));
+    }
+
     /// Starts the server again after `stop_fast` or `kill_postmaster`.
     pub fn start_again(&self) {
         self.start_postmaster();

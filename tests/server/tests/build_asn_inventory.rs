@@ -338,6 +338,24 @@ fn a_verbose_call_shows_some_of_those_that_it_skips() {
 }
 
 #[test]
+fn the_last_report_of_a_phase_with_nothing_to_do_is_complete() {
+    let mut db = database();
+    db.run("CREATE TABLE s (ip inet); SELECT attach_session_table('s', 'ip')");
+    for call in ["build_asn_inventory()", "backfill_sessions('s')", "refresh_session_counts()"] {
+        let said = db.notices(&format!("CALL {call}"));
+        let mut phases = std::collections::BTreeMap::new();
+        for line in said.lines().filter(|line| line.contains(" %, ")) {
+            let (phase, rest) = line.split_once(" [").expect("a bar");
+            phases.insert(phase, rest);
+        }
+        for (phase, last) in phases {
+            assert!(last.contains("] 100 %, "), "{call}, {phase}: {last}");
+        }
+        assert!(!said.contains("0 of 1"), "{said}");
+    }
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_refused() {
     let mut db = database();
     for (call, code) in [

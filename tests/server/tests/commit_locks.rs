@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use server_tests::cymru::{Lab, members, queue, start_worker, wait_for_the_queue};
 use server_tests::database::server_without_providers;
-use server_tests::hosts::COWRIE;
+use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::{assert_counts_are_exact, wait_for_count};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
 
@@ -115,6 +115,56 @@ fn no_lock_holds_a_commit_and_counts_are_exact_afterwards() {
         |addresses| *addresses == sessions - 1,
     );
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
+}
+
+/// Tables that the commit of a session with a foreign key does without. It cannot do without ip_inventory, because the server
+/// itself looks the address up there.
+const TABLES_BESIDE_A_FOREIGN_KEY: [&str; 8] = [
+    "enrich.session_delta",
+    "enrich.network_delta",
+    "enrich.enrichment_request",
+    "enrich.incomplete_session",
+    "enrich.session_completion",
+    "enrich.asn_inventory",
+    "enrich.known_networks",
+    "enrich.ip_asn_history",
+];
+
+#[test]
+fn no_lock_beside_the_one_on_the_referenced_table_holds_a_session_with_a_foreign_key() {
+    let lab = Lab::start(
+        Options::named("commit-locks-key").with_worker().conf("cowrie_enrich.worker_naptime = 200ms"),
+    );
+    let mut db = lab.database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    start_worker(&mut db);
+    let mut addresses = members(0..100).into_iter().map(|address| address.to_string());
+    let mut sessions = 0;
+    for tables in
+        TABLES_BESIDE_A_FOREIGN_KEY.into_iter().chain([TABLES_BESIDE_A_FOREIGN_KEY.join(", ").as_str()])
+    {
+        for settings in SETTINGS {
+            let address = addresses.next().expect("there are enough");
+            let insert = SUMMARIES.insert(&[(&format!("k{sessions}"), Some(&address))]);
+            assert_stored_while_locked(&db, tables, settings, &insert);
+            sessions += 1;
+        }
+    }
+    assert_eq!(db.number("SELECT count(*) FROM session_summaries"), sessions);
+    wait_until(
+        "all addresses are placed, and no other session came",
+        || db.number("SELECT count(*) FROM enrich.ip_inventory WHERE current_asn IS NULL"),
+        |unplaced| *unplaced == 0,
+    );
+    wait_until(
+        "all sessions are complete",
+        || db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL"),
+        |incomplete| *incomplete == 0,
+    );
+    wait_for_the_recount(&mut db);
+    db.run("CALL enrich.fold_statistics()");
+    assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
 /// A procedure commits while its statement_timeout runs: what it inserted before is not lost to a lock of ours.

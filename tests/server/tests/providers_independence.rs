@@ -261,6 +261,42 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
     lab.assert_nothing_crashed();
 }
 
+/// The inventory knows already what a session lacks, but its note comes late. It does not wait for a provider that has nothing to
+/// do with the gap.
+#[test]
+fn a_late_note_of_a_gap_does_not_wait_for_a_provider_that_is_silent() {
+    let lab = Plan::of("independence-late", "maxmind,cymru,dshield").with("dshield_timeout = 120s").start();
+    lab.dshield.behave(HttpFault::Held);
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    let address = member(1, 1);
+    let mut locker = db.another();
+    locker.run("BEGIN; LOCK TABLE enrich.incomplete_session");
+    db.run(&COWRIE.insert(&[("a", Some(&address.to_string()))]));
+    wait_until(
+        "the address has its network",
+        || {
+            db.number(&format!(
+                "SELECT count(*) FROM enrich.ip_inventory WHERE ip_address = '{address}' AND current_asn IS NOT NULL"
+            ))
+        },
+        |placed| *placed == 1,
+    );
+    assert_eq!(db.one("SELECT snapshot_asn FROM sessions"), "NULL");
+    locker.run("COMMIT");
+    wait_until(
+        "the session is complete",
+        || db.one("SELECT snapshot_asn FROM sessions"),
+        |asn| *asn == synthetic_asn(address).to_string(),
+    );
+    assert_eq!(
+        db.number("SELECT count(*) FROM enrich.enrichment_job WHERE provider = 'dshield'"),
+        1,
+        "it is silent still"
+    );
+    lab.assert_nothing_crashed();
+}
+
 #[test]
 fn a_reload_is_enough_for_urls_keys_limits_and_lifetimes() {
     let lab = Plan::of("settings-reload", ALL).start();

@@ -350,6 +350,8 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
         ["60.0.0.1|prefix|60.0.0.0/24|4|3|it broke", "60.0.0.2|prefix|60.0.0.0/24|4|3|it broke"]
     );
     assert_eq!(db.number("SELECT retry_dead_letters('spur')"), 0);
+    let refusal = db.refused("SELECT retry_dead_letters('nope')");
+    assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("22023", "invalid provider"));
     assert_eq!(db.number("SELECT retry_dead_letters('cymru')"), 2);
     assert_eq!(status(&mut db), "2|0|0|0|0|0|0");
     hand.takes_in();

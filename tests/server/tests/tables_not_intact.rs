@@ -153,6 +153,161 @@ fn every_change_is_named_by_the_view_the_recount_and_the_backfill() {
     }
 }
 
+/// What is done to triggers, the reason that is given for it, and what makes the table intact again.
+const TRIGGERS: [(&str, &str, &str); 7] = [
+    (
+        "ALTER TABLE s DISABLE TRIGGER USER",
+        "trigger zz_cowrie_enrich_count of public.s is disabled",
+        "ALTER TABLE s ENABLE TRIGGER USER",
+    ),
+    (
+        "ALTER TABLE s DISABLE TRIGGER zz_cowrie_enrich_snapshot",
+        "trigger zz_cowrie_enrich_snapshot of public.s is disabled",
+        "ALTER TABLE s ENABLE ALWAYS TRIGGER zz_cowrie_enrich_snapshot",
+    ),
+    (
+        "ALTER TABLE s ENABLE REPLICA TRIGGER zz_cowrie_enrich_truncate",
+        "trigger zz_cowrie_enrich_truncate of public.s is disabled",
+        "SELECT enrich.attach_session_table('s', 'ip', 't')",
+    ),
+    (
+        "DROP TRIGGER zz_cowrie_enrich_count ON s",
+        "public.s has no trigger zz_cowrie_enrich_count",
+        "SELECT enrich.attach_session_table('s', 'ip', 't')",
+    ),
+    (
+        "DROP TRIGGER zz_cowrie_enrich_snapshot ON s",
+        "public.s has no trigger zz_cowrie_enrich_snapshot",
+        "SELECT enrich.attach_session_table('s', 'ip', 't')",
+    ),
+    (
+        "DROP TRIGGER zz_cowrie_enrich_truncate ON s",
+        "public.s has no trigger zz_cowrie_enrich_truncate",
+        "SELECT enrich.attach_session_table('s', 'ip', 't')",
+    ),
+    (
+        "SELECT enrich.attach_session_table('s', 'ip', 't', add_foreign_key => true);
+         DROP TRIGGER \"COWRIE_ENRICH_reference\" ON s",
+        "public.s has no trigger \"COWRIE_ENRICH_reference\"",
+        "SELECT enrich.attach_session_table('s', 'ip', 't', add_foreign_key => true)",
+    ),
+];
+
+/// Addresses can be read still, so a recount counts what the triggers missed.
+#[test]
+fn a_trigger_that_does_not_fire_is_named_and_its_sessions_are_recounted() {
+    for (change, reason, repair) in TRIGGERS {
+        let mut db = database();
+        db.run(
+            "CREATE TABLE s (id int, ip inet, t timestamptz);
+             SELECT enrich.attach_session_table('s', 'ip', 't');
+             INSERT INTO s VALUES (1, '8.8.8.8', '2024-05-01')",
+        );
+        db.run(&format!(
+            "CALL enrich.fold_statistics(); {change}; INSERT INTO s VALUES (2, '8.8.8.8', '2024-05-02')"
+        ));
+        let shown = "SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables";
+        // Names are shown as the reader's search_path needs them.
+        assert_eq!(db.one(shown), format!("f|t|{}", reason.replace("public.", "")), "{change}");
+        assert_eq!(metric(&mut db), "1", "{change}");
+        let said = db.notices(RECOUNT);
+        let expected = format!("refresh_session_counts: public.s is not intact: {reason}");
+        assert_eq!(warnings(&said), [expected], "{change}: {said}");
+        assert_eq!(counts(&mut db), ["8.8.8.8|2"], "{change}");
+        db.run(repair);
+        assert_eq!(db.one(shown), "t|t|NULL", "{repair}");
+        assert_eq!(metric(&mut db), "0", "{repair}");
+    }
+}
+
+/// A partition has triggers of its own.
+#[test]
+fn a_trigger_of_one_partition_that_does_not_fire_is_named() {
+    let mut db = database();
+    db.run(
+        "CREATE TABLE s (id int, ip inet) PARTITION BY RANGE (id);
+         CREATE TABLE deep PARTITION OF s FOR VALUES FROM (0) TO (10) PARTITION BY RANGE (id);
+         CREATE TABLE leaf PARTITION OF deep DEFAULT;
+         SELECT enrich.attach_session_table('s', 'ip');
+         CREATE TABLE later PARTITION OF s DEFAULT",
+    );
+    let shown = "SELECT is_intact, not_intact_reason FROM enrich.attached_tables";
+    assert_eq!(db.one(shown), "t|NULL");
+    for part in ["leaf", "later"] {
+        db.run(&format!("ALTER TABLE {part} DISABLE TRIGGER zz_cowrie_enrich_snapshot"));
+        assert_eq!(db.one(shown), format!("f|trigger zz_cowrie_enrich_snapshot of {part} is disabled"));
+        db.run(&format!("ALTER TABLE {part} ENABLE TRIGGER zz_cowrie_enrich_snapshot"));
+        assert_eq!(db.one(shown), "t|NULL");
+    }
+}
+
+/// The sessions that were counted have their addresses in the old column.
+#[test]
+fn an_address_column_in_the_place_of_another_is_left_out() {
+    for is_partitioned in [false, true] {
+        let mut db = database();
+        let (partition, parts) = if is_partitioned {
+            ("PARTITION BY RANGE (id)", "CREATE TABLE p PARTITION OF s DEFAULT")
+        } else {
+            ("", "")
+        };
+        db.run(&format!(
+            "CREATE TABLE s (id int, ip inet) {partition}; {parts};
+             SELECT enrich.attach_session_table('s', 'ip');
+             INSERT INTO s VALUES (1, '8.8.8.8'), (2, '1.1.1.1')"
+        ));
+        db.run("CALL enrich.fold_statistics(); ALTER TABLE s RENAME ip TO old; ALTER TABLE s ADD ip inet");
+        let reason = "column ip is another one than when the table was attached";
+        assert_eq!(
+            db.one("SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables"),
+            format!("f|f|{reason}")
+        );
+        let said = db.notices(RECOUNT);
+        let expected = format!("refresh_session_counts: left out the sessions of public.s: {reason}");
+        assert_eq!(warnings(&said), [expected], "{said}");
+        assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
+        db.run("SELECT enrich.attach_session_table('s', 'old')");
+        assert_eq!(warnings(&db.notices(RECOUNT)), [""; 0]);
+        assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
+    }
+}
+
+/// A table can get one after it was attached. Its sessions are counted when they are stored, but no recount can read them.
+#[test]
+fn a_partition_that_is_a_foreign_table_is_refused_and_left_out() {
+    let mut db = database();
+    db.run(
+        "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+         CREATE TABLE s (id int, ip inet) PARTITION BY RANGE (id);
+         CREATE TABLE near PARTITION OF s FOR VALUES FROM (0) TO (10);
+         CREATE FOREIGN TABLE far PARTITION OF s FOR VALUES FROM (10) TO (20) SERVER elsewhere",
+    );
+    let refusal = db.refused("SELECT enrich.attach_session_table('s', 'ip')");
+    assert_eq!(refusal.code, "42809");
+    assert_eq!(refusal.message, "partition public.far of public.s is a foreign table");
+    db.run(
+        "DROP FOREIGN TABLE far; SELECT enrich.attach_session_table('s', 'ip');
+         INSERT INTO s VALUES (1, '8.8.8.8');
+         CREATE FOREIGN TABLE far PARTITION OF s FOR VALUES FROM (10) TO (20) SERVER elsewhere;
+         INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('1.1.1.1', 1)",
+    );
+    db.run("CALL enrich.fold_statistics()");
+    assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
+    assert_eq!(
+        db.one("SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables"),
+        "f|f|partition far is a foreign table"
+    );
+    let said = db.notices(RECOUNT);
+    assert_eq!(
+        warnings(&said),
+        [
+            "refresh_session_counts: left out the sessions of public.s: partition public.far is a foreign table"
+        ],
+        "{said}"
+    );
+    assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|1"]);
+}
+
 /// A virtual column has no values in the rows that are stored.
 #[test]
 fn a_virtual_address_column_is_left_out() {

@@ -844,6 +844,45 @@ fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     lab.assert_nothing_crashed();
 }
 
+/// Also those that its worker has not counted before.
+#[test]
+fn a_lock_hides_no_other_size_than_the_one_behind_it() {
+    let lab = lab("databases-sizes");
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = off".to_owned()]);
+    let mut db = lab.database();
+    let mut elsewhere = lab.database();
+    let mut locker = db.another();
+    locker.run("BEGIN; LOCK TABLE enrich.session_delta");
+    lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = on".to_owned()]);
+    let name = db.name.clone();
+    let shown = |session: &mut Session| {
+        session.rows(&format!(
+            "SELECT DISTINCT name FROM enrich.enrich_metrics
+             WHERE labels ->> 'database' = '{name}' AND name IN ('asn_inventory_size',
+                 'enrich_attached_tables_not_intact', 'enrich_completions_pending',
+                 'enrich_pending_counts_oldest_age_seconds', 'enrich_queue_depth', 'enrich_recount_oldest_age_seconds')
+             ORDER BY 1"
+        ))
+    };
+    let behind = "enrich_pending_counts_oldest_age_seconds";
+    let others = [
+        "asn_inventory_size",
+        "enrich_attached_tables_not_intact",
+        "enrich_completions_pending",
+        "enrich_queue_depth",
+        "enrich_recount_oldest_age_seconds",
+    ];
+    wait_until("the others are shown", || shown(&mut elsewhere), |names| *names == others);
+    assert_eq!(shown(&mut db), others, "in the database itself");
+    locker.run("COMMIT");
+    wait_until(
+        "all are shown",
+        || shown(&mut elsewhere),
+        |names| names.len() == others.len() + 1 && names.iter().any(|name| name == behind),
+    );
+    lab.assert_nothing_crashed();
+}
+
 #[test]
 fn sessions_without_a_worker_are_completed_when_it_comes() {
     let lab = lab("databases-comes");

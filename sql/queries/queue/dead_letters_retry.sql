@@ -1,0 +1,12 @@
+-- Puts dead letters of one provider, or of all, back into the queue. Returns how many.
+-- $1 text: provider; null for all
+WITH revived AS (
+    DELETE FROM @extschema@.dead_letter d
+    WHERE $1 IS NULL OR d.provider = $1
+    RETURNING d.ip_address, d.provider, d.priority
+), queued AS (
+    INSERT INTO @extschema@.enrichment_request (ip_address, provider, priority)
+    SELECT r.ip_address, r.provider, r.priority FROM revived r
+    RETURNING 1
+)
+SELECT count(*) FROM queued
