@@ -156,14 +156,11 @@ fn run(copy: &Path, script: &str, major: &str) {
     if std::env::var_os("PG_CONFIG").is_none_or(|path| path.is_empty()) {
         command.env("PG_MAJOR", major);
     }
-    // cargo-pgrx, where `make test` has built it.
-    let tools = workspace().join("target/tools/bin");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", tools.display()));
     // Where the server's user can reach a copy of PostgreSQL, should it be unable to reach this one.
     let postgres = workspace().join("target/postgres");
     command.env("TMP_BASE", postgres.canonicalize().unwrap_or(postgres));
-    // A release that is built in seconds.
+    // A release that is built in seconds, with the same settings for all crates.
+    command.env_remove("QUICK_BUILD");
     for (setting, value) in [
         ("OPT_LEVEL", "0"),
         ("LTO", "off"),
