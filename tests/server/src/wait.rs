@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 /// Generous, because a loaded machine is slow and a passing test never waits this long.
 const LIMIT: Duration = Duration::from_secs(180);
+/// Shortest and longest pause between two fetches. A fetch is often a query, and several suites wait on two cores, so the pause
+/// grows to a twentieth of the time that has passed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
 
 /// Fetches until `predicate` holds and returns the value that satisfied it.
 ///
@@ -27,7 +30,8 @@ pub fn wait_up_to<T: Debug>(
         if predicate(&value) {
             return value;
         }
-        assert!(started.elapsed() < limit, "gave up waiting until {what}; last value: {value:?}");
-        std::thread::sleep(Duration::from_millis(5));
+        let elapsed = started.elapsed();
+        assert!(elapsed < limit, "gave up waiting until {what}; last value: {value:?}");
+        std::thread::sleep((elapsed / 20).clamp(PAUSES.0, PAUSES.1));
     }
 }
