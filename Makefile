@@ -2,12 +2,13 @@
 #
 # PG_MAJOR=15..18   the PostgreSQL version (default: the first of these that is installed or that apt offers)
 # PG_CONFIG=path    a PostgreSQL of your own instead
+# AS_SHIPPED=1      has `make test` build the extension as it is shipped, which takes twice the time
 
-export PG_MAJOR PG_CONFIG TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
+export PG_MAJOR PG_CONFIG AS_SHIPPED TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
 export SEED SEEDS ROUNDS
 export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 
-.PHONY: help demo demo-stop real-log test torture fuzz bench regress lint install package dist clean
+.PHONY: help demo demo-stop real-log test test-all torture fuzz bench regress lint install package dist clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,8 +26,11 @@ real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check 
 	@scripts/fetch-real-databases
 	@CHECK=1 CITY_DATABASE="$(CURDIR)/target/real/city.mmdb" ASN_DATABASE="$(CURDIR)/target/real/asn.mmdb" demo/run
 
-test: ## all tests, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
-	@scripts/test
+test: ## the fast suites on one version of PostgreSQL; TEST=counts: one suite, or tests by their name
+	@scripts/test $(TEST)
+
+test-all: ## all suites, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
+	@scripts/test all
 
 torture: ## random obstacles, kills and a failover, then a recount of every count; SEED= repeats a run, SEEDS= and ROUNDS= its length
 	@scripts/torture
