@@ -93,6 +93,8 @@ pub enum Mark {
     Extension,
     /// It could not append its counts, nor ask for a recount.
     Recount,
+    /// It could not queue its lookups.
+    Sweep,
 }
 
 /// `objsubid` of the first mark in pg_locks: above those of the procedures.

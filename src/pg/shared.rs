@@ -102,6 +102,8 @@ pub struct WorkerSlot {
     pub rules_changed: AtomicBool,
     /// `known_networks` was edited.
     pub networks_edited: AtomicBool,
+    /// Lookups were not queued.
+    pub sweep_wanted: AtomicBool,
     /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
     pub state: AtomicU32,
     pub ending: AtomicU32,

@@ -358,7 +358,10 @@ fn request_recount(home: Home, missing: Missing) {
     }
 }
 
-const NOT_QUEUED: &str = "lookups of a transaction were not queued, the sweep will";
+fn were_not_queued(failure: &Failure) {
+    registry::sweep_is_needed();
+    telemetry::error("lookups of a transaction were not queued, a sweep will", &failure.message);
+}
 
 /// Sessions of existing addresses whose network or type is not known yet: the answer may be on its way, and be written
 /// down before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
@@ -380,7 +383,7 @@ fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
     }
     let table = c"enrichment_request";
     if let Err(failure) = waiting.append(home, table, || enrich::request(home, awaited)) {
-        telemetry::error(NOT_QUEUED, &failure.message);
+        were_not_queued(&failure);
     }
 }
 
@@ -484,7 +487,7 @@ fn create_bare(home: Home, wanted: &[Address]) -> bool {
         enrich::lookups_of_new(created.into_iter().map(|address| (address, None)), Providers::enabled());
     let queued = waiting.append(home, c"enrichment_request", || enrich::request(home, lookups));
     if let Err(failure) = queued {
-        telemetry::error(NOT_QUEUED, &failure.message);
+        were_not_queued(&failure);
     }
     true
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::enrich::{self, Plan, Tally};
+use super::enrich::{self, Locked, Plan, Tally};
 use super::{BOUNDED, Home, networks, unblocked};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -260,20 +260,21 @@ impl Batch {
     }
 }
 
-/// Creates the addresses that a trigger could not create (an error, another node), not yet counted, as far as no other
-/// transaction stands in the way. Returns the addresses whose counts were dropped: they have no row, and their sessions
+/// Creates the addresses that a trigger could not create (an error, another node), not yet counted, and renews those that it
+/// created without their networks, as far as no other transaction stands in the way. Returns the addresses whose counts were dropped: they have no row, and their sessions
 /// were never counted.
 fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;
         for _ in 0..ATTEMPTS {
-            let mut missing = missing(home, batch, databases);
-            dropped.get_or_insert_with(|| drop_uncounted(connection, batch, &mut missing));
-            missing.retain(|address, _| batch.counts.get(address).is_some_and(|count| count.sessions > 0));
-            if missing.is_empty() {
+            let mut plan = missing_and_due(home, batch, databases);
+            dropped.get_or_insert_with(|| drop_uncounted(connection, batch, &mut plan.missing));
+            plan.missing
+                .retain(|address, _| batch.counts.get(address).is_some_and(|count| count.sessions > 0));
+            if plan.missing.is_empty() && plan.due.is_empty() {
                 break;
             }
-            let created = contained(|| with_settings(WAITS, || create(home, connection, databases, missing)));
+            let created = contained(|| with_settings(WAITS, || create(home, connection, databases, plan)));
             match created {
                 Ok(()) => break,
                 // Another transaction began to create one of these meanwhile. The next look finds it.
@@ -285,16 +286,15 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
     })
 }
 
-/// Returns the addresses without a row that no other transaction is creating.
-fn missing(home: Home, batch: &Batch, databases: &Databases) -> BTreeMap<Address, Tally> {
+/// Returns the addresses without a row that no other transaction is creating, and those with a row that the files know more of.
+fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
     let latest = snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, Tally::default()));
-    let plan = enrich::plan(home, uncounted, databases, latest.view(), false, Providers::NONE);
+    let mut plan = enrich::plan(home, uncounted, databases, latest.view(), false, Providers::NONE);
     drop(latest);
-    let mut missing = plan.missing;
-    let blocked = unblocked::addresses_being_created(home, missing.keys());
-    missing.retain(|address, _| !blocked.contains(address));
-    missing
+    let blocked = unblocked::addresses_being_created(home, plan.missing.keys());
+    plan.missing.retain(|address, _| !blocked.contains(address));
+    plan
 }
 
 /// Drops the counts of missing addresses that came to nothing, and takes these addresses out of `missing`.
@@ -315,9 +315,8 @@ fn drop_uncounted(
     dropped
 }
 
-/// Creates addresses and their networks, but for those whose network another transaction is creating or has locked.
-fn create(home: Home, connection: &Connection, databases: &Databases, missing: BTreeMap<Address, Tally>) {
-    let mut plan = Plan { missing, ..Plan::default() };
+/// Creates and renews addresses and their networks, but for those whose network another transaction is creating or has locked.
+fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
     let mut blocked = unblocked::networks_being_created(home, named.keys());
     named.retain(|asn, _| !blocked.contains(asn));
@@ -325,12 +324,15 @@ fn create(home: Home, connection: &Connection, databases: &Databases, missing: B
     let shared = unblocked::share_networks(connection, named.keys());
     blocked.extend(named.keys().filter(|asn| !shared.contains(asn)));
     if !blocked.is_empty() {
-        plan.missing.retain(|address, tally| {
-            let one = Plan { missing: BTreeMap::from([(*address, *tally)]), ..Plan::default() };
+        let is_free = |address: Address| {
+            let one = Plan { due: vec![address], ..Plan::default() };
             !enrich::networks_of(&one, databases).keys().any(|asn| blocked.contains(asn))
-        });
+        };
+        plan.missing.retain(|address, _| is_free(*address));
+        plan.due.retain(|address| is_free(*address));
     }
     enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
+    enrich::update_addresses(home, connection, databases, &plan.due, Locked::Skip, Providers::NONE);
 }
 
 /// Locks the networks of these addresses and those with pending counts, in order, unless another transaction has locked

@@ -55,7 +55,7 @@ const COUNTING_SHARE: i64 = 50;
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
 /// Marks of prepared transactions whose end the worker notices by itself. The others announce what every round looks for.
-const LOOKED_FOR: [Mark; 2] = [Mark::Rules, Mark::Recount];
+const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
     steps: Steps,
@@ -77,6 +77,8 @@ pub struct Worker {
     counted_until: i64,
     /// How far a sweep under way has come. A step that fails is repeated from there.
     sweeping: Option<Progress>,
+    /// Another sweep follows at once.
+    sweeps_again: bool,
     /// How far a pass over the pending counts has come.
     folding: Option<fold::Pass>,
     /// The network to which a pass over the edits of `known_networks` has come.
@@ -126,6 +128,9 @@ pub fn run(seat: i32) {
         if seat.networks_edited.swap(false, Ordering::AcqRel) {
             worker.reclassification.request();
         }
+        if seat.sweep_wanted.swap(false, Ordering::AcqRel) {
+            worker.want_sweep();
+        }
         let pause = match worker.round() {
             Ok(pause) => pause,
             Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
@@ -157,6 +162,7 @@ impl Worker {
             count: Due::now(),
             counted_until: 0,
             sweeping: None,
+            sweeps_again: false,
             folding: None,
             reclassified: None,
             restore_checked_at: 0,
@@ -394,13 +400,22 @@ impl Worker {
     /// its process was terminated before it could.
     fn heed_prepared(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
         let before = std::mem::replace(&mut self.prepared, prepared);
-        let [rules, recount] = std::array::from_fn(|n| before[n] && !prepared[n]);
+        let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);
         if rules {
             self.ranking.changed();
         }
         if recount {
             registry::ask_for_recount();
         }
+        if sweep {
+            self.want_sweep();
+        }
+    }
+
+    /// Lookups were not queued that a sweep which has begun may have passed by.
+    fn want_sweep(&mut self) {
+        self.sweeps_again = self.sweeping.is_some();
+        self.sweep.request();
     }
 
     /// Begins to evaluate the rules of which sessions matter, when it is time.
@@ -530,6 +545,9 @@ impl Worker {
         self.sweeping = swept?;
         if self.sweeping.is_none() {
             self.take_over.request();
+            if std::mem::take(&mut self.sweeps_again) {
+                self.sweep.request();
+            }
         }
         // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
         self.fold.request();

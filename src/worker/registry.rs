@@ -19,18 +19,17 @@ use crate::telemetry;
 
 thread_local! {
     /// Wake-ups that this transaction sends when it commits.
-    static WAKEUPS: Cell<Wakeups> = const {
-        Cell::new(Wakeups { work: false, rules: false, networks: false, extension: false, recount: false })
-    };
+    static WAKEUPS: Cell<Wakeups> = Cell::default();
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Wakeups {
     work: bool,
     rules: bool,
     networks: bool,
     extension: bool,
     recount: bool,
+    sweep: bool,
 }
 
 /// What a worker is doing.
@@ -294,6 +293,11 @@ pub fn recount_is_needed() {
     WAKEUPS.set(Wakeups { work: true, recount: true, ..WAKEUPS.get() });
 }
 
+/// Lookups of this transaction were not queued, because their requests could not be appended. A sweep finds them.
+pub fn sweep_is_needed() {
+    WAKEUPS.set(Wakeups { work: true, sweep: true, ..WAKEUPS.get() });
+}
+
 /// The last thing before PREPARE TRANSACTION. Whatever commits the transaction is to learn what it has to tell, and so is a
 /// launcher or a worker that runs by then. The server keeps no more of a prepared transaction than its locks and rows.
 pub fn transaction_is_prepared() {
@@ -303,6 +307,7 @@ pub fn transaction_is_prepared() {
         (wakeups.rules, Mark::Rules),
         (wakeups.extension, Mark::Extension),
         (wakeups.recount, Mark::Recount),
+        (wakeups.sweep, Mark::Sweep),
     ];
     marks.into_iter().filter(|(is_told, _)| *is_told).for_each(|(_, mark)| exclusion::mark(mark));
 }
@@ -323,14 +328,14 @@ fn prepared_commits() {
         networks: wakeups.networks,
         extension: wakeups.extension || is_marked(Mark::Extension),
         recount: wakeups.recount || is_marked(Mark::Recount),
+        sweep: wakeups.sweep || is_marked(Mark::Sweep),
     });
 }
 
 /// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     let wakeups = WAKEUPS.take();
-    let tells_some =
-        wakeups.work || wakeups.rules || wakeups.networks || wakeups.extension || wakeups.recount;
+    let tells_some = wakeups != Wakeups::default();
     if outcome != Outcome::Committed || !tells_some || !shared::is_shared() {
         return;
     }
@@ -345,6 +350,10 @@ pub fn transaction_ended(outcome: Outcome) {
         }
         if wakeups.networks {
             seat.networks_edited.store(true, Ordering::Release);
+        }
+        // A worker that is to start sweeps first.
+        if wakeups.sweep {
+            seat.sweep_wanted.store(true, Ordering::Release);
         }
         seat.wake();
     }

@@ -340,8 +340,10 @@ fn a_verbose_call_shows_some_of_those_that_it_skips() {
 #[test]
 fn the_last_report_of_a_phase_with_nothing_to_do_is_complete() {
     let mut db = database();
-    db.run("CREATE TABLE s (ip inet); SELECT attach_session_table('s', 'ip')");
-    for call in ["build_asn_inventory()", "backfill_sessions('s')", "refresh_session_counts()"] {
+    db.run("CREATE TABLE s (ip inet); SELECT enrich.attach_session_table('s', 'ip')");
+    for call in
+        ["enrich.build_asn_inventory()", "enrich.backfill_sessions('s')", "enrich.refresh_session_counts()"]
+    {
         let said = db.notices(&format!("CALL {call}"));
         let mut phases = std::collections::BTreeMap::new();
         for line in said.lines().filter(|line| line.contains(" %, ")) {
