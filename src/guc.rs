@@ -87,6 +87,12 @@ const LONGEST_NAME: usize = 63;
 struct DatabaseNames;
 impl Check for DatabaseNames {
     fn check(list: &str) -> Result<(), Refusal> {
+        if list.split(',').any(|name| name.trim() == "*") {
+            return Err(Refusal {
+                reason: "* is not a name of a database.",
+                hint: "Leave the setting empty for all databases that have the extension.",
+            });
+        }
         if list.split(',').map(str::trim).all(|name| (1..=LONGEST_NAME).contains(&name.len())) {
             return Ok(());
         }

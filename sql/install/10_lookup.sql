@@ -77,7 +77,7 @@ COMMENT ON FUNCTION mmdb_file(text) IS 'the row of mmdb_status() for one setting
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'whether a file answers lookups of one kind, city or asn; null for another kind';
+    'whether a file answers lookups of one kind, city or asn; null for another kind, and while enabled_sources leaves maxmind out';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,

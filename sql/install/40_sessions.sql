@@ -203,7 +203,10 @@ CREATE VIEW attached_tables AS
          AND (r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid OR r.relkind OPERATOR(pg_catalog.<>) 'p')
         JOIN (VALUES ('zz_cowrie_enrich_snapshot', true), ('zz_cowrie_enrich_count', true),
                      ('zz_cowrie_enrich_truncate', false), ('COWRIE_ENRICH_reference', true)) w(name, of_partitions)
-          ON w.of_partitions OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+          ON w.of_partitions
+          OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+             -- TimescaleDB does not copy it to its chunks.
+             AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) r.oid)
         LEFT JOIN pg_catalog.pg_trigger t
           ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name
         WHERE COALESCE(t.tgenabled, 'D') OPERATOR(pg_catalog.<>) ALL ('{O,A}'::pg_catalog."char"[])
@@ -391,9 +394,6 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         JOIN pg_attribute a ON a.attrelid = m.oid AND NOT a.attisdropped
         WHERE a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')
     ),
-    source AS (
-        SELECT 'maxmind' = ANY (regexp_split_to_array(lower(trim(current_setting('cowrie_enrich.enabled_sources'))), '\s*,\s*')) AS has_files
-    ),
     found (place, finding, remedy) AS (
         SELECT 1, format('Rows without a network%s: about %s.',
                          CASE WHEN w.has_types THEN ', a country or a type' ELSE ' or a country' END, w.rows),
@@ -403,12 +403,11 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         UNION ALL
         SELECT 2, format('No mmdb file is in service for cowrie_enrich.%s_database.', k.kind),
                'Name a file in this setting; mmdb_status() shows why a file is refused.'
-        FROM (VALUES ('city'), ('asn')) k(kind), source s
-        WHERE s.has_files AND NOT @extschema@.mmdb_in_service(k.kind)
+        FROM (VALUES ('city'), ('asn')) k(kind)
+        WHERE NOT @extschema@.mmdb_in_service(k.kind)
         UNION ALL
         SELECT 2, 'The setting cowrie_enrich.enabled_sources leaves maxmind out, so no mmdb file is used.', 'Add maxmind to it.'
-        FROM source s
-        WHERE NOT s.has_files
+        WHERE @extschema@.mmdb_in_service('city') IS NULL
         UNION ALL
         SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
                'Attach the table again with the time column as the third argument, and repeat all other arguments.'
@@ -442,6 +441,17 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE t.tgtype::integer & 3 = 3 AND t.tgtype::integer & 20 <> 0 AND t.tgenabled <> 'D'
           AND t.tgfoid <> '@extschema@.enrich_session()'::regprocedure
           AND t.tgname::text COLLATE "C" > 'zz_cowrie_enrich_snapshot'
+        UNION ALL
+        SELECT 8, format('%s is UNLOGGED: after a crash it is empty, and the counts of its sessions stay.', m.oid::regclass),
+               format('ALTER TABLE %s SET LOGGED, or call refresh_session_counts() after a crash.', m.oid::regclass)
+        FROM member m
+        JOIN pg_class c ON c.oid = m.oid AND c.relkind = 'r' AND c.relpersistence = 'u'
+        UNION ALL
+        -- 3 is INSERT.
+        SELECT 9, format('Rule %I on %s replaces INSERT, so the triggers see only what the rule stores in this table.', r.rulename, m.oid::regclass),
+               format('Attach the table that rule %I stores sessions in.', r.rulename)
+        FROM member m
+        JOIN pg_rewrite r ON r.ev_class = m.oid AND r.ev_type = '3' AND r.is_instead AND r.ev_enabled <> 'D'
     )
     SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
     $$;
@@ -465,6 +475,7 @@ DECLARE
     added text;
     findings text;
     remedies text;
+    had_key boolean;
     own CONSTANT text := '@extschema@';
 BEGIN
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
@@ -617,6 +628,9 @@ BEGIN
         added := concat_ws(', ', added, seen.name);
     END LOOP;
 
+    had_key := EXISTS (SELECT FROM pg_constraint c
+                       WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
+                         AND (c.conrelid = ANY (members::oid[]) OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(rel) t)));
     PERFORM @extschema@.detach_session_table(rel);
     -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
     PERFORM @extschema@.ip_asn('192.0.2.1'::inet);
@@ -674,6 +688,10 @@ BEGIN
     FROM (SELECT 0 AS place, format('Columns were added: %s.', added) AS finding,
                  'Name the columns in COPY and INSERT statements.' AS remedy
           WHERE added IS NOT NULL
+          UNION ALL
+          SELECT 0, 'The foreign key to ip_inventory was dropped.',
+                 'Attach the table again with add_foreign_key => true to have the foreign key back.'
+          WHERE had_key AND NOT add_foreign_key
           UNION ALL
           SELECT t.place, t.finding, t.remedy
           FROM @extschema@.session_table_findings(rel, ip_column, time_column)

@@ -6,6 +6,7 @@ use cowrie_enrich_engine::{bogon, classify};
 
 use crate::document::enrichment::Answer;
 use crate::error;
+use crate::guc;
 use crate::mmdb::{self, Kind, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
@@ -72,6 +73,9 @@ sql_function!(mmdb_in_service_wrapper, pg_finfo_mmdb_in_service_wrapper, mmdb_in
 fn mmdb_in_service(call: &Call) -> Option<Typed<Boolean>> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;
+    if !guc::names(&guc::enabled_sources(), "maxmind") {
+        return None;
+    }
     Some(mmdb::with(LoadPolicy::Import, |databases| databases.serves(kind)).to_sql())
 }
 

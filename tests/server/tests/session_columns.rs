@@ -393,6 +393,58 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
          HINT:  Name a file in this setting; mmdb_status() shows why a file is refused.\n"
     );
     assert_eq!(db.one("SELECT enrich.mmdb_in_service('other')"), "NULL");
+    // Then it does not matter which files there are.
+    cluster.reconfigure(&["cowrie_enrich.enabled_sources = 'cymru'".to_owned()]);
+    wait_until(
+        "the setting is read",
+        || db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+        |said| {
+            said == "NOTICE:  public.s is attached\n\
+                     DETAIL:  The setting cowrie_enrich.enabled_sources leaves maxmind out, so no mmdb file is used.\n\
+                     HINT:  Add maxmind to it.\n"
+        },
+    );
+}
+
+#[test]
+fn attaching_reports_what_keeps_sessions_from_being_counted() {
+    let mut db = database();
+    db.run(&format!(
+        "CREATE UNLOGGED TABLE s (ip inet, seen timestamptz, {COLUMNS});
+         CREATE TABLE real (ip inet, seen timestamptz);
+         CREATE RULE \"move it\" AS ON INSERT TO s DO INSTEAD INSERT INTO real VALUES (NEW.ip, NEW.seen);
+         CREATE RULE beside AS ON UPDATE TO s DO ALSO NOTIFY x"
+    ));
+    assert_eq!(
+        db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+        "NOTICE:  public.s is attached\n\
+         DETAIL:  public.s is UNLOGGED: after a crash it is empty, and the counts of its sessions stay.\n\
+         Rule \"move it\" on public.s replaces INSERT, so the triggers see only what the rule stores in this table.\n\
+         HINT:  ALTER TABLE public.s SET LOGGED, or call refresh_session_counts() after a crash.\n\
+         Attach the table that rule \"move it\" stores sessions in.\n"
+    );
+    db.run("DROP RULE \"move it\" ON s; ALTER TABLE s SET LOGGED");
+    assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+}
+
+#[test]
+fn attaching_without_the_foreign_key_that_there_was_is_reported() {
+    for partition in ["", "PARTITION BY RANGE (seen)"] {
+        let mut db = database();
+        db.run(&format!("CREATE TABLE s (ip inet, seen timestamptz, {COLUMNS}) {partition}"));
+        if !partition.is_empty() {
+            db.run("CREATE TABLE p PARTITION OF s DEFAULT");
+        }
+        assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen', true)"), "");
+        assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen', true)"), "");
+        assert_eq!(
+            db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
+            "NOTICE:  public.s is attached\n\
+             DETAIL:  The foreign key to ip_inventory was dropped.\n\
+             HINT:  Attach the table again with add_foreign_key => true to have the foreign key back.\n"
+        );
+        assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+    }
 }
 
 #[test]
