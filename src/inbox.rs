@@ -32,9 +32,9 @@ thread_local! {
 /// While a worker sits, it must: the worker may have taken an equal row and looked before this transaction's changes can
 /// be seen. The same holds for a prepared transaction, which may commit later.
 pub fn needs(row: impl Hash) -> bool {
-    // The epoch before the look at the seat: a worker that sits down in between makes this epoch an old one.
+    // The epoch before the look at the worker's slot: a worker that takes the slot in between makes this epoch an old one.
     let fingerprint = fingerprint(row);
-    if registry::seat_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
+    if registry::worker_slot_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
         return true;
     }
     let place = shared::block().waiting_row(fingerprint);

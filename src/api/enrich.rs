@@ -15,8 +15,8 @@ use crate::pg::value::Value;
 use crate::pg::{snapshot, transaction};
 use crate::provider::Providers;
 use crate::sql_function;
-use crate::store::enrich::{self, Locked, Tally};
-use crate::store::networks::{self, Said};
+use crate::store::enrich::{self, Locked, SessionCount};
+use crate::store::networks::{self, NetworkFacts};
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
@@ -73,7 +73,7 @@ fn write(
     function: &str,
 ) {
     let latest = snapshot::Latest::take();
-    let addresses = addresses.into_iter().map(|address| (address, Tally::default()));
+    let addresses = addresses.into_iter().map(|address| (address, SessionCount::default()));
     let plan = enrich::plan(home, addresses, databases, latest.view(), force, online());
     drop(latest);
     telemetry::add(Counter::CacheHits, plan.fresh);
@@ -105,11 +105,11 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     if !(1..=i64::from(u32::MAX)).contains(&asn) {
         error::asn_out_of_range(asn);
     }
-    let said = Said {
+    let said = NetworkFacts {
         name: given(call, 1).map(|name| clean_name(&name).into_owned()),
         country: given(call, 2).map(|country| checked_country(&country)),
         registry: given(call, 3).map(|registry| checked_registry(&registry)),
-        ..Said::default()
+        ..NetworkFacts::default()
     };
     let home = Home::of_caller(call);
     require_writable("ensure_asn_inventory()");

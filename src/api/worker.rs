@@ -53,18 +53,19 @@ fn worker_status(call: &Call) {
     if block.exporter.is_taken() {
         rows.push(row("exporter", None, &block.exporter, "running"));
     }
-    for seat in &block.seats {
-        let database = Oid::from(seat.database.load(Ordering::Acquire));
+    for worker_slot in &block.worker_slots {
+        let database = Oid::from(worker_slot.database.load(Ordering::Acquire));
         if database != Oid::INVALID {
-            let says = Doing::in_seat(seat).name();
-            rows.push(row("worker", catalog::database_name(database), seat, says));
+            let says = Doing::in_seat(worker_slot).name();
+            rows.push(row("worker", catalog::database_name(database), worker_slot, says));
         }
-        for slot in seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0) {
+        for slot in worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0) {
             rows.push(owner_row(slot));
         }
     }
-    let has_seat =
-        |database| block.seats.iter().any(|seat| seat.database.load(Ordering::Acquire) == database);
+    let has_seat = |database| {
+        block.worker_slots.iter().any(|worker_slot| worker_slot.database.load(Ordering::Acquire) == database)
+    };
     for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
         // One that is gone waits for nothing.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
@@ -114,19 +115,19 @@ fn abandoned_processes(_: &Call) -> Typed<Integer> {
     i32::try_from(owner_process::abandoned(catalog::own_database())).unwrap_or(i32::MAX).to_sql()
 }
 
-fn row(role: &str, database: Option<String>, seat: &WorkerSlot, says: &str) -> Vec<Value> {
+fn row(role: &str, database: Option<String>, worker_slot: &WorkerSlot, says: &str) -> Vec<Value> {
     let time = |time: i64| (time != 0).then_some(time);
-    let pid = seat.pid.load(Ordering::Acquire);
+    let pid = worker_slot.pid.load(Ordering::Acquire);
     let says = if pid == 0 && role == "worker" { Doing::Starting.name() } else { says };
     row![
         Text: role,
         Text: database,
         Integer: (pid != 0).then_some(pid),
         Text: says,
-        Timestamptz: time(seat.since.load(Ordering::Relaxed)),
-        Timestamptz: time(seat.started_at.load(Ordering::Relaxed)),
-        Bigint: seat.batches.load(Ordering::Relaxed),
-        Bigint: seat.errors.load(Ordering::Relaxed),
+        Timestamptz: time(worker_slot.since.load(Ordering::Relaxed)),
+        Timestamptz: time(worker_slot.started_at.load(Ordering::Relaxed)),
+        Bigint: worker_slot.batches.load(Ordering::Relaxed),
+        Bigint: worker_slot.errors.load(Ordering::Relaxed),
     ]
 }
 

@@ -138,10 +138,10 @@ fn write_place(object: &mut Object, place: &Location<'_>) {
 
 /// What a source's answer means for an address; `asked_at` in microseconds since 2000. A value lasts as long as its
 /// lifetime says at the time of asking again; of an absence it is written down, as it was when it came.
-pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> Typed<Jsonb> {
+pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: i64) -> Typed<Jsonb> {
     let (words, absent_until) = match said {
-        Said::Value(words) => (Some(*words), None),
-        Said::Absent { words, until } => (*words, Some(*until)),
+        NetworkFacts::Value(words) => (Some(*words), None),
+        NetworkFacts::Absent { words, until } => (*words, Some(*until)),
     };
     let asked_at = clock::iso8601(asked_at);
     jsonb::object(|document| {
@@ -161,7 +161,7 @@ pub fn answered(source: &str, said: &Said<'_>, asked_at: i64) -> Typed<Jsonb> {
 }
 
 /// What a source said of an address.
-pub enum Said<'a> {
+pub enum NetworkFacts<'a> {
     Value(&'a JsonObject),
     /// Nothing, and perhaps in these words; not to be asked again before then, in microseconds since 2000.
     Absent {

@@ -37,9 +37,9 @@ impl Supervisor {
     /// Starts it if it is wanted and not there; answers when to look again. It ends by itself.
     pub fn see_to_it(&mut self) -> Duration {
         self.collect_ended();
-        let seat = &shared::block().exporter;
+        let worker_slot = &shared::block().exporter;
         // An earlier launcher's is as good as one of ours.
-        if self.process.is_some() || seat.is_taken() {
+        if self.process.is_some() || worker_slot.is_taken() {
             return NEVER;
         }
         if !is_wanted() {
@@ -49,9 +49,9 @@ impl Supervisor {
         }
         let now = clock::now();
         if now >= self.backoff_until {
-            seat.ending.store(Ending::Crashed as u32, Ordering::Release);
-            seat.started_at.store(now, Ordering::Relaxed);
-            seat.since.store(now, Ordering::Relaxed);
+            worker_slot.ending.store(Ending::Crashed as u32, Ordering::Release);
+            worker_slot.started_at.store(now, Ordering::Relaxed);
+            worker_slot.since.store(now, Ordering::Relaxed);
             self.started_at = now;
             self.process = background::start(PROGRAM, PROGRAM.kind, 0);
             if self.process.is_some() {

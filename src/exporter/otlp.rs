@@ -14,7 +14,7 @@ use cowrie_enrich_engine::{backoff, random};
 
 use crate::guc;
 use crate::pg::{self, background, catalog, clock, shared, transaction};
-use crate::telemetry::cells::{Answered, Fate};
+use crate::telemetry::cells::{DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Exporter, exported, spans};
 
 /// For one request, from resolving the name to the last byte of the answer: the specification's default.
@@ -224,8 +224,9 @@ impl Line {
             Outcome::Taken { rejected, words } => {
                 self.failures = 0;
                 let rejected = (*rejected).min(items);
-                let fates = [(Fate::Taken, items - rejected), (Fate::Rejected, rejected)];
-                telemetry::answered(signal, Answered::Taken, &fates);
+                let fates =
+                    [(DeliveryOutcome::Taken, items - rejected), (DeliveryOutcome::Rejected, rejected)];
+                telemetry::answered(signal, ResponseKind::Taken, &fates);
                 exported(Exporter::Otlp, Ok(()));
                 if rejected > 0 || !words.is_empty() {
                     let detail = format!("{rejected} of {items} items ({}): {words}", signal.name());
@@ -240,7 +241,7 @@ impl Line {
                 self.due = now + pause;
                 let is_kept = signal == Signal::Traces && self.failures < MOST_ATTEMPTS;
                 let fates = if is_kept || signal == Signal::Metrics { 0 } else { items };
-                telemetry::answered(signal, Answered::Deferred, &[(Fate::Dropped, fates)]);
+                telemetry::answered(signal, ResponseKind::Deferred, &[(DeliveryOutcome::Dropped, fates)]);
                 self.failed(why);
                 self.again = is_kept.then_some(request);
                 if !is_kept && signal == Signal::Traces {
@@ -249,7 +250,7 @@ impl Line {
             }
             Outcome::Refused(why) => {
                 self.failures = 0;
-                telemetry::answered(signal, Answered::Refused, &[(Fate::Rejected, items)]);
+                telemetry::answered(signal, ResponseKind::Refused, &[(DeliveryOutcome::Rejected, items)]);
                 self.failed(why);
             }
         }

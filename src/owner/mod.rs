@@ -43,12 +43,12 @@ const IDLE: i64 = 2_000_000;
 /// How often an idle process looks whether its worker is still there.
 const IDLE_STEP: Duration = Duration::from_millis(500);
 
-/// Starts a process for the owner in a slot of a worker's seat; `None` where the server has no free process slot.
-pub fn start(owner: &str, seat: usize, slot: usize) -> Option<Process> {
+/// Starts a process for the owner in one of a worker's owner slots; `None` where the server has no free process slot.
+pub fn start(owner: &str, worker_slot: usize, slot: usize) -> Option<Process> {
     background::start(
         PROGRAM,
         &format!("cowrie_enrich process of {owner}"),
-        (seat * OWNER_SLOTS + slot) as i32,
+        (worker_slot * OWNER_SLOTS + slot) as i32,
     )
 }
 
@@ -62,7 +62,7 @@ enum Step {
 /// The process, connected.
 struct Worker {
     slot: &'static OwnerSlot,
-    seat: &'static WorkerSlot,
+    worker_slot: &'static WorkerSlot,
     owner: Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
@@ -73,9 +73,9 @@ struct Worker {
 fn run(argument: i32) {
     background::accept_signals();
     let argument = usize::try_from(argument).unwrap_or_default();
-    let seat = &shared::block().seats[argument / OWNER_SLOTS % shared::SEATS];
-    let slot = &seat.owner_slots[argument % OWNER_SLOTS];
-    if !owner_process::take(slot, seat) {
+    let worker_slot = &shared::block().worker_slots[argument / OWNER_SLOTS % shared::SEATS];
+    let slot = &worker_slot.owner_slots[argument % OWNER_SLOTS];
+    if !owner_process::take(slot, worker_slot) {
         return;
     }
     let owner = Oid::from(slot.owner.load(Ordering::Acquire));
@@ -88,7 +88,7 @@ fn run(argument: i32) {
     slot.is_connected.store(true, Ordering::Release);
     let holder = clock::now();
     slot.holder.store(holder, Ordering::Release);
-    let mut worker = Worker { slot, seat, owner, holder, evaluation: None, unsettled: None };
+    let mut worker = Worker { slot, worker_slot, owner, holder, evaluation: None, unsettled: None };
     worker.work();
     // Otherwise the supervisor ends the lease.
     slot.has_finished.store(worker.unsettled.is_none(), Ordering::Release);
@@ -106,7 +106,7 @@ impl Worker {
             let is_over =
                 self.slot.others_wait.load(Ordering::Relaxed) && has_worked && clock::now() - began > share;
             let has_supervisor =
-                self.seat.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
+                self.worker_slot.pid.load(Ordering::Acquire) == self.slot.supervisor.load(Ordering::Relaxed);
             if is_over || !has_supervisor || self.slot.leave.load(Ordering::Acquire) {
                 return;
             }
@@ -145,7 +145,7 @@ impl Worker {
 
     /// Makes the worker look at the slot.
     fn tell_worker(&self) {
-        self.seat.set_latch();
+        self.worker_slot.set_latch();
     }
 
     /// One step of the evaluation that the worker asked for, if it did.
@@ -171,7 +171,7 @@ fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Res
         Err(failure) => {
             let headline = "a step of an owner process failed and will be tried again";
             match owner_process::own_seat() {
-                Some(seat) => kind.failed(&seat.report, headline, &failure.message),
+                Some(worker_slot) => kind.failed(&worker_slot.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),
             }
             Err(TransactionFailure { was_lock: failure.was_lock })

@@ -16,12 +16,12 @@ use super::timeouts::{
 use super::{background, clock, latch, shared};
 
 thread_local! {
-    /// The slot of this process, and the worker seat that it belongs to.
+    /// The slot of this process, and the slot of the worker that it belongs to.
     static OWN: Cell<Option<(&'static OwnerSlot, &'static WorkerSlot)>> = const { Cell::new(None) };
 }
 
 /// Makes this process the one of a slot until it exits. Returns whether the slot was waiting for a process.
-pub fn take(slot: &'static OwnerSlot, seat: &'static WorkerSlot) -> bool {
+pub fn take(slot: &'static OwnerSlot, worker_slot: &'static WorkerSlot) -> bool {
     // SAFETY: reads the pid of this process.
     let pid = unsafe { pg_sys::MyProcPid };
     if slot.is_free() || slot.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -29,7 +29,7 @@ pub fn take(slot: &'static OwnerSlot, seat: &'static WorkerSlot) -> bool {
     }
     slot.has_begun.store(true, Ordering::Release);
     slot.latch.store(latch::own(), Ordering::Release);
-    OWN.set(Some((slot, seat)));
+    OWN.set(Some((slot, worker_slot)));
     // SAFETY: a static function, called once while the process still has access to shared memory.
     unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
     true
@@ -37,7 +37,7 @@ pub fn take(slot: &'static OwnerSlot, seat: &'static WorkerSlot) -> bool {
 
 /// Abandoned processes of a database.
 pub fn abandoned(database: pg_sys::Oid) -> usize {
-    let slots = shared::block().seats.iter().flat_map(|seat| &seat.owner_slots);
+    let slots = shared::block().worker_slots.iter().flat_map(|worker_slot| &worker_slot.owner_slots);
     let is_abandoned = |slot: &&OwnerSlot| {
         slot.database.load(Ordering::Acquire) == database.to_u32()
             && slot.pid.load(Ordering::Acquire) != 0
@@ -49,8 +49,8 @@ pub fn abandoned(database: pg_sys::Oid) -> usize {
 /// Returns whether an owner process may log a message: no owner process of its database has logged it within `pause`
 /// microseconds. `message` is a hash, and two messages may share a place. Returns `None` in every other process.
 pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
-    let (_, seat) = OWN.get()?;
-    let at = &seat.logged_at[(message % LOGGED as u64) as usize];
+    let (_, worker_slot) = OWN.get()?;
+    let at = &worker_slot.logged_at[(message % LOGGED as u64) as usize];
     let last = at.load(Ordering::Relaxed);
     if last != 0 && now.saturating_sub(last) < pause {
         return Some(false);
@@ -58,9 +58,9 @@ pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
     Some(at.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_ok())
 }
 
-/// Returns the worker seat that this owner process belongs to; `None` in every other process.
+/// Returns the slot of the worker that this owner process belongs to; `None` in every other process.
 pub fn own_seat() -> Option<&'static WorkerSlot> {
-    OWN.get().map(|(_, seat)| seat)
+    OWN.get().map(|(_, worker_slot)| worker_slot)
 }
 
 /// Notes that code of the owner begins in this process, or ends.
@@ -82,7 +82,7 @@ fn code_overran() {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    if let Some((slot, seat)) = OWN.take() {
+    if let Some((slot, worker_slot)) = OWN.take() {
         let since = slot.code_since.swap(0, Ordering::AcqRel);
         if since != 0 {
             let by_others = background::was_terminated() && !slot.is_terminated.load(Ordering::Acquire);
@@ -91,7 +91,7 @@ extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
         }
         slot.latch.store(0, Ordering::Release);
         slot.pid.store(0, Ordering::Release);
-        seat.set_latch();
+        worker_slot.set_latch();
     }
 }
 

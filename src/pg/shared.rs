@@ -1,7 +1,7 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
 //! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics: counters and cells
-//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a seat's `database` is written by the launcher alone, its `pid`, latch, state
+//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a worker slot's `database` is written by the launcher alone, its `pid`, latch, state
 //! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
 //! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
 //! wait. A zeroed block is a valid initial state.
@@ -64,7 +64,7 @@ pub struct Block {
     /// when one that has not is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
-    pub seats: [WorkerSlot; SEATS],
+    pub worker_slots: [WorkerSlot; SEATS],
     /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
     waiting_rows: [AtomicU64; ROWS],
     pub inbox_epoch: AtomicU64,
@@ -127,7 +127,7 @@ pub struct Report {
     pub database: AtomicU32,
     /// When the worker last began something, microseconds since 2000.
     pub heartbeat: AtomicI64,
-    /// Like those of the seat, but of all workers that this database has had.
+    /// Like those of the slot, but of all workers that this database has had.
     pub batches: AtomicI64,
     pub errors: AtomicI64,
     /// The same by kind of step, with those of owner processes; the index is the owner's own code.
@@ -188,14 +188,14 @@ pub struct Guarded {
     pub calls: [ProcedureCall; PROCEDURES],
 }
 
-/// The seat with the number that a process was started with.
-pub fn seat(number: i32) -> &'static WorkerSlot {
-    &block().seats[usize::try_from(number).unwrap_or_default() % SEATS]
+/// The worker's slot with the number that a process was started with.
+pub fn worker_slot(number: i32) -> &'static WorkerSlot {
+    &block().worker_slots[usize::try_from(number).unwrap_or_default() % SEATS]
 }
 
-/// The number of a seat. Other slots have none, and get that of the last seat.
+/// The number of a worker's slot. Other slots have none, and get that of the last one.
 pub fn number_of(slot: &WorkerSlot) -> usize {
-    block().seats.iter().position(|seat| std::ptr::eq(seat, slot)).unwrap_or(SEATS - 1)
+    block().worker_slots.iter().position(|worker_slot| std::ptr::eq(worker_slot, slot)).unwrap_or(SEATS - 1)
 }
 
 impl Guarded {
@@ -382,7 +382,7 @@ thread_local! {
     static PREVIOUS_REQUEST: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
     static PREVIOUS_STARTUP: Cell<Option<unsafe extern "C-unwind" fn()>> = const { Cell::new(None) };
     static SHARED: Cell<Option<Shared>> = const { Cell::new(None) };
-    /// The seat that this process sits in.
+    /// The worker's slot that this process has taken.
     static OWN: Cell<Option<&'static WorkerSlot>> = const { Cell::new(None) };
     /// What else is to be done when this process ends.
     static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
@@ -485,7 +485,7 @@ impl WorkerSlot {
         latch::set(self.latch.load(Ordering::Acquire));
     }
 
-    /// Sits down: this process is the one until it exits. Answers whether the seat was free.
+    /// Takes the slot until this process exits. Returns whether the slot was free.
     pub fn take(&'static self) -> bool {
         // SAFETY: reads this process's number.
         let pid = unsafe { pg_sys::MyProcPid };
@@ -511,9 +511,9 @@ pub fn at_exit(work: fn()) {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-    if let Some(seat) = OWN.take() {
-        seat.latch.store(0, Ordering::Release);
-        seat.pid.store(0, Ordering::Release);
+    if let Some(worker_slot) = OWN.take() {
+        worker_slot.latch.store(0, Ordering::Release);
+        worker_slot.pid.store(0, Ordering::Release);
         // Also where the launcher is not the one that started this process.
         block().launcher.set_latch();
     }

@@ -146,7 +146,7 @@ pub struct Permit {
 
 /// Whether a request leaves at this moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Departure {
+pub enum SendTime {
     Now,
     /// Others were faster, and the rate lets one go after the other; microseconds since 2000.
     Waits(i64),
@@ -286,9 +286,9 @@ impl Permit {
 
     /// Whether what is asked with it leaves now. Whatever took its time since the permit was taken, the rate counts from
     /// here on; and a rest that the provider asked for meanwhile is one.
-    pub fn departs(&mut self, limits: &Limits) -> Departure {
+    pub fn departs(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
-            return Departure::Now;
+            return SendTime::Now;
         }
         let now = clock::now();
         let departure = shared::locked(|guarded| {
@@ -296,17 +296,17 @@ impl Permit {
             forget_wrong_times(state, now);
             let backoff_until = state.stop.until.max(state.breaker.until);
             if backoff_until > now {
-                return Departure::Off(backoff_until);
+                return SendTime::Off(backoff_until);
             }
             match limits.rate.admit(state.rate, now) {
                 Admission::Granted { next } => {
                     state.rate = next;
-                    Departure::Now
+                    SendTime::Now
                 }
-                Admission::NotBefore(until) => Departure::Waits(until),
+                Admission::NotBefore(until) => SendTime::Waits(until),
             }
         });
-        self.is_counted = departure == Departure::Now;
+        self.is_counted = departure == SendTime::Now;
         departure
     }
 
@@ -388,18 +388,19 @@ const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
 /// How long a permit is kept for the worker whose turn it is, in microseconds.
 const TURN_LASTS: i64 = 200_000;
 
-/// Permits are free: it is the turn of a worker that waits, the next one in the order of seats, so that a database with a
+/// Permits are free: it is the turn of a worker that waits, the next one in the order of the slots, so that a database with a
 /// long queue does not keep the others from asking. One turn at a time: who takes it hands on what else is free.
 fn hand_on(provider: Provider) {
-    let (own, seats) = (catalog::own_database().to_u32(), &shared::block().seats);
+    let (own, worker_slots) = (catalog::own_database().to_u32(), &shared::block().worker_slots);
     let now = clock::now();
     if shared::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
         return;
     }
-    let database = |seat: &WorkerSlot| seat.database.load(Ordering::Acquire);
-    let mine = seats.iter().position(|seat| database(seat) == own).unwrap_or(0);
-    let in_order = (1..=seats.len()).map(|step| &seats[(mine + step) % seats.len()]);
-    let Some(next) = in_order.into_iter().find(|seat| seat.waits_no_more(provider.place())) else {
+    let database = |worker_slot: &WorkerSlot| worker_slot.database.load(Ordering::Acquire);
+    let mine = worker_slots.iter().position(|worker_slot| database(worker_slot) == own).unwrap_or(0);
+    let in_order = (1..=worker_slots.len()).map(|step| &worker_slots[(mine + step) % worker_slots.len()]);
+    let Some(next) = in_order.into_iter().find(|worker_slot| worker_slot.waits_no_more(provider.place()))
+    else {
         return;
     };
     shared::locked(|guarded| {
@@ -468,7 +469,11 @@ pub fn lift_stop(provider: Provider) {
 
 /// Every worker looks again whether it may ask.
 fn wake_all() {
-    shared::block().seats.iter().filter(|seat| seat.is_taken()).for_each(WorkerSlot::wake);
+    shared::block()
+        .worker_slots
+        .iter()
+        .filter(|worker_slot| worker_slot.is_taken())
+        .for_each(WorkerSlot::wake);
 }
 
 /// How a provider is doing, as `provider_status` shows it.

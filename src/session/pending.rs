@@ -28,10 +28,10 @@ use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::attribution::{self, Inventory};
 use crate::store::completions::{Appended, Gaps, Incomplete};
-use crate::store::enrich::{self, Locked, Tally};
+use crate::store::enrich::{self, Locked, SessionCount};
 use crate::store::recount_requests::Missing;
 use crate::store::{Home, completions, counter_deltas, fill_register, recount_requests, session_delta};
-use crate::telemetry::{self, Counter, Event, Firing};
+use crate::telemetry::{self, Counter, Event, TriggerTimer};
 use crate::worker::registry;
 
 /// A table with sessions of an address that have gaps, and the gaps.
@@ -42,7 +42,7 @@ type Further = HashMap<(Address, Oid), Gaps>;
 
 #[derive(Clone, Copy)]
 struct Seen {
-    tally: Tally,
+    tally: SessionCount,
     /// Whether a session came, and not only went: then the address must be in the inventory, whatever the sum.
     came: bool,
     inventory: Inventory,
@@ -92,7 +92,7 @@ pub fn observe() {
 pub fn remember(
     home: Home,
     address: Address,
-    tally: Tally,
+    tally: SessionCount,
     (inventory, awaits): (Inventory, Providers),
     incomplete: TableWithGaps,
 ) {
@@ -160,10 +160,10 @@ pub fn create_now(home: Home) {
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) {
         return;
     }
-    let wanted: Vec<(Address, Tally)> = PENDING.with_borrow(|pending| {
+    let wanted: Vec<(Address, SessionCount)> = PENDING.with_borrow(|pending| {
         let seen = pending.levels.iter().flat_map(|(_, addresses)| addresses);
         let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
-        missing.map(|(address, _)| (*address, Tally::default())).collect()
+        missing.map(|(address, _)| (*address, SessionCount::default())).collect()
     });
     if wanted.is_empty() {
         return;
@@ -221,7 +221,7 @@ fn before_commit() {
     if let Some((home, seen, further)) = take() {
         // Waits are bounded by `Waiting`, and not cut short: what the client limits is its own work.
         let _suspended = timeouts::Suspended::begin();
-        let firing = Firing::begin(Event::Commit);
+        let firing = TriggerTimer::begin(Event::Commit);
         write(home, seen, &further);
         firing.end();
     }
@@ -291,7 +291,7 @@ impl Waiting {
 fn write(home: Home, mut seen: Addresses, further: &Further) {
     let waiting = Waiting::begin();
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
-    let unsure: Vec<(Address, Tally)> =
+    let unsure: Vec<(Address, SessionCount)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
     // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
     if !unsure.is_empty() && !snapshot::is_serializable() {
@@ -495,10 +495,10 @@ fn create_bare(home: Home, wanted: &[Address]) -> bool {
 /// Creates missing rows and renews due ones; returns what it created.
 fn create(
     home: Home,
-    seen: impl Iterator<Item = (Address, Tally)>,
+    seen: impl Iterator<Item = (Address, SessionCount)>,
     moment: Moment,
 ) -> Result<Vec<Address>, Failure> {
-    let tallies: BTreeMap<Address, Tally> = seen.collect();
+    let tallies: BTreeMap<Address, SessionCount> = seen.collect();
     // Also opening the tables waits for no longer.
     let written = contained(|| {
         with_settings(LOCK_TIMEOUT, || {
@@ -516,7 +516,7 @@ fn create(
 
 fn create_missing(
     home: Home,
-    tallies: BTreeMap<Address, Tally>,
+    tallies: BTreeMap<Address, SessionCount>,
     databases: &Databases,
     moment: Moment,
 ) -> Vec<Address> {

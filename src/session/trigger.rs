@@ -26,7 +26,7 @@ use crate::provider::Providers;
 use crate::session::attribution::{self, Inventory};
 use crate::session::pending;
 use crate::store::completions::Gaps;
-use crate::store::enrich::Tally;
+use crate::store::enrich::SessionCount;
 use crate::store::{Home, fill_register, session_options};
 use crate::telemetry;
 
@@ -120,7 +120,7 @@ pub fn enrich_session(call: &Call) -> Value {
         pending::addresses_are_referenced();
     }
     if firing.is_before() {
-        let timed = telemetry::Firing::begin(telemetry::Event::Before);
+        let timed = telemetry::TriggerTimer::begin(telemetry::Event::Before);
         let row = before(&site, &firing, event);
         timed.end();
         return row.returned();
@@ -128,7 +128,7 @@ pub fn enrich_session(call: &Call) -> Value {
     if firing.is_constraint() {
         pending::create_now(site.home);
     } else {
-        let timed = telemetry::Firing::begin(telemetry::Event::After);
+        let timed = telemetry::TriggerTimer::begin(telemetry::Event::After);
         after(&site, &firing, event);
         timed.end();
     }
@@ -261,11 +261,17 @@ fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
         return;
     }
     if let Some(address) = went {
-        pending::remember(site.home, address, Tally::gone(1), (Inventory::Unknown, Providers::NONE), None);
+        pending::remember(
+            site.home,
+            address,
+            SessionCount::gone(1),
+            (Inventory::Unknown, Providers::NONE),
+            None,
+        );
     }
     if let Some(address) = came {
         let time = session_time(site, firing.new_row());
-        let tally = Tally { sessions: 1, first_seen: time, last_seen: time };
+        let tally = SessionCount { sessions: 1, first_seen: time, last_seen: time };
         let gaps = gaps(site, firing.new_row());
         let incomplete = gaps.any().then(|| (firing.table(), gaps));
         pending::remember(site.home, address, tally, attribution::seen(address), incomplete);
@@ -359,7 +365,7 @@ pub fn forget_sessions(call: &Call) {
                 pending::remember(
                     home,
                     address,
-                    Tally::gone(sessions),
+                    SessionCount::gone(sessions),
                     (Inventory::Unknown, Providers::NONE),
                     None,
                 );

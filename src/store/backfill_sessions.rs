@@ -14,8 +14,8 @@ use cowrie_enrich_engine::address::Address;
 
 use super::Home;
 use super::addresses::{self, Inventory};
-use super::enrich::{self, Locked, Tally};
-use super::networks::{self, Networks, Said};
+use super::enrich::{self, Locked, SessionCount};
+use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment;
 use crate::document::legacy::{self, SOURCES};
 use crate::mmdb::Databases;
@@ -109,7 +109,7 @@ pub struct Quote {
 /// What sessions say of one address: when it was seen, and the newest quote of each source.
 #[derive(Default)]
 pub struct SessionEvidence {
-    pub tally: Tally,
+    pub tally: SessionCount,
     pub quotes: [Option<Box<Quote>>; SOURCES.len()],
 }
 
@@ -166,7 +166,7 @@ impl NamedNetworks {
             None => said.map(str::to_owned),
             Some(_) => None,
         };
-        let said = Said {
+        let said = NetworkFacts {
             name: lacking(&known.name, named.name.as_deref()),
             country: lacking(&known.country, named.country.as_deref()),
             registry: lacking(&known.registry, named.registry),

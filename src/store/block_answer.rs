@@ -10,7 +10,7 @@ use crate::pg::value::{
     Array, Bigint, Boolean, Cidr, Inet, Integer, Jsonb, Text, Timestamptz, ToSql, Typed, array,
 };
 use crate::provider::Provider;
-use crate::store::networks::Said;
+use crate::store::networks::NetworkFacts;
 use crate::store::queue;
 
 /// Addresses written by one transaction: well below a second of work.
@@ -35,7 +35,7 @@ pub struct Kept {
     pub prefix: Prefix,
     /// The network that announces the block, and what was said of that.
     pub asn: Option<i64>,
-    pub network: Said,
+    pub network: NetworkFacts,
     pub is_absent: bool,
     /// What it means for an address: parts of its enrichment.
     pub document: Typed<Jsonb>,
@@ -46,7 +46,7 @@ pub struct Waiting {
     pub address: Address,
     pub lookup_key: Prefix,
     pub asn: Option<i64>,
-    pub network: Said,
+    pub network: NetworkFacts,
     pub is_absent: bool,
     /// None where the inventory has it already.
     pub document: Option<Typed<Jsonb>>,
@@ -57,7 +57,7 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
     if answers.is_empty() {
         return;
     }
-    let texts = |field: fn(&Said) -> &Option<String>| {
+    let texts = |field: fn(&NetworkFacts) -> &Option<String>| {
         array(answers.iter().map(move |answer| field(&answer.network).as_deref()))
     };
     let arguments = (
@@ -100,7 +100,7 @@ pub fn waited_for<T>(
                     address: address?,
                     lookup_key: lookup_key::parse(&key?)?,
                     asn,
-                    network: Said { name, country, registry, ..Said::default() },
+                    network: NetworkFacts { name, country, registry, ..NetworkFacts::default() },
                     document: Some(document?.to_sql()),
                     is_absent: is_absent.unwrap_or_default(),
                 })

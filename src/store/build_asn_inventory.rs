@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use cowrie_enrich_engine::address::Address;
 
 use super::calls::Rejected;
-use super::networks::{self, Best, Filled, Networks, Origin, Said};
+use super::networks::{self, Best, Filled, NetworkFacts, Networks, Origin};
 use crate::document::legacy::{self, Named, Reading};
 use crate::pg::jsonb::{Container, Value};
 use crate::pg::memory;
@@ -73,8 +73,8 @@ pub struct PageRejections {
 /// What each source says of a network.
 #[derive(Default)]
 struct NetworkSources {
-    maxmind: Said,
-    cymru: Said,
+    maxmind: NetworkFacts,
+    cymru: NetworkFacts,
 }
 
 /// How good a word on a network's name, country and registry has been written down so far. A network is in many batches,
@@ -151,7 +151,7 @@ impl DocumentBatch {
         let named = reading.network().filter(|_| misplaced.is_none());
         if let Some(asn) = current_asn.or(named.map(|(asn, _)| asn)) {
             let words = self.networks.entry(asn).or_default();
-            words.maxmind.merge(Said { first_seen, last_seen, ..Said::default() });
+            words.maxmind.merge(NetworkFacts { first_seen, last_seen, ..NetworkFacts::default() });
             for (source, named) in reading.about(asn) {
                 let words = if source == "maxmind" { &mut words.maxmind } else { &mut words.cymru };
                 words.merge(said(named));
@@ -249,9 +249,9 @@ impl NetworkSources {
     }
 
     /// The best words, and when the network's addresses were seen.
-    fn seen(&self, best: &Best) -> Said {
+    fn seen(&self, best: &Best) -> NetworkFacts {
         let word = |field: &Filled| field.as_ref().map(|(value, _)| value.clone());
-        Said {
+        NetworkFacts {
             name: word(&best.name),
             country: word(&best.country),
             registry: word(&best.registry),
@@ -261,7 +261,7 @@ impl NetworkSources {
     }
 
     fn best(&self) -> Best {
-        let of = |field: fn(&Said) -> &Option<String>| -> Filled {
+        let of = |field: fn(&NetworkFacts) -> &Option<String>| -> Filled {
             let of = |said, source| field(said).clone().map(|value| (value, source));
             of(&self.cymru, "cymru").or_else(|| of(&self.maxmind, "maxmind"))
         };
@@ -273,16 +273,16 @@ impl NetworkSources {
     }
 }
 
-fn said(named: &Named) -> Said {
-    Said {
+fn said(named: &Named) -> NetworkFacts {
+    NetworkFacts {
         name: named.name.clone(),
         country: named.country.clone(),
         registry: named.registry.map(str::to_owned),
-        ..Said::default()
+        ..NetworkFacts::default()
     }
 }
 
-fn is_empty(said: &Said) -> bool {
+fn is_empty(said: &NetworkFacts) -> bool {
     said.name.is_none() && said.country.is_none() && said.registry.is_none()
 }
 

@@ -11,7 +11,7 @@ use cowrie_enrich_engine::providers::Purpose;
 
 use super::Home;
 use super::addresses::Inventory;
-use super::networks::{self, Networks, Said};
+use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
 use crate::inbox;
 use crate::mmdb::Databases;
@@ -27,25 +27,25 @@ use crate::worker::registry;
 
 /// Sessions of one address that are to be counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Tally {
+pub struct SessionCount {
     pub sessions: i64,
     /// Microseconds since 2000-01-01.
     pub first_seen: Option<i64>,
     pub last_seen: Option<i64>,
 }
 
-impl Tally {
+impl SessionCount {
     /// Sessions that went away; they say nothing of when the address was seen.
-    pub fn gone(sessions: i64) -> Tally {
-        Tally { sessions: -sessions, ..Tally::default() }
+    pub fn gone(sessions: i64) -> SessionCount {
+        SessionCount { sessions: -sessions, ..SessionCount::default() }
     }
 
     /// The same without what went away: an address is created with the sessions that came.
-    pub fn arrived(self) -> Tally {
-        Tally { sessions: self.sessions.max(0), ..self }
+    pub fn arrived(self) -> SessionCount {
+        SessionCount { sessions: self.sessions.max(0), ..self }
     }
 
-    pub fn add(&mut self, other: Tally) {
+    pub fn add(&mut self, other: SessionCount) {
         self.sessions += other.sessions;
         self.first_seen = [self.first_seen, other.first_seen].into_iter().flatten().min();
         self.last_seen = [self.last_seen, other.last_seen].into_iter().flatten().max();
@@ -56,7 +56,7 @@ impl Tally {
 #[derive(Default)]
 pub struct Plan {
     /// Addresses without a row, with the sessions that brought them.
-    pub missing: BTreeMap<Address, Tally>,
+    pub missing: BTreeMap<Address, SessionCount>,
     /// Addresses with a row whose answer is due.
     pub due: Vec<Address>,
     /// How many addresses need nothing from the files.
@@ -107,12 +107,12 @@ fn lock_addresses(connection: &Connection, addresses: Typed<Inets>) {
 /// The networks that the files name for these addresses.
 pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let mut networks = Networks::new();
-    let due = plan.due.iter().map(|address| (*address, Tally::default()));
+    let due = plan.due.iter().map(|address| (*address, SessionCount::default()));
     for (address, tally) in plan.missing.iter().map(|(a, t)| (*a, *t)).chain(due) {
         check_for_interrupts();
         let answer = Answer::for_address(address, databases);
         let Some(asn) = answer.asn() else { continue };
-        let said = Said {
+        let said = NetworkFacts {
             name: answer.organization().map(|name| clean_name(name).into_owned()),
             country: answer.country().map(country_text),
             registry: None,
@@ -189,10 +189,11 @@ pub fn create_addresses(
     home: Home,
     connection: &Connection,
     databases: &Databases,
-    missing: &BTreeMap<Address, Tally>,
+    missing: &BTreeMap<Address, SessionCount>,
     online: Providers,
 ) -> Vec<Address> {
-    let all: Vec<(Address, Tally)> = missing.iter().map(|(address, tally)| (*address, *tally)).collect();
+    let all: Vec<(Address, SessionCount)> =
+        missing.iter().map(|(address, tally)| (*address, *tally)).collect();
     let mut created = Vec::with_capacity(all.len());
     for chunk in all.chunks(CHUNK) {
         memory::scratch(|| {
@@ -297,7 +298,7 @@ fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, V
 /// of the last, notes whom of `online` to ask. Neighbours are found on the index page that was just read.
 pub fn plan(
     home: Home,
-    addresses: impl IntoIterator<Item = (Address, Tally)>,
+    addresses: impl IntoIterator<Item = (Address, SessionCount)>,
     databases: &Databases,
     view: View<'_>,
     force: bool,

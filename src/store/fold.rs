@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::enrich::{self, Locked, Plan, Tally};
+use super::enrich::{self, Locked, Plan, SessionCount};
 use super::{BOUNDED, Home, networks, unblocked};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::exclusion::{Wait, exclude_others};
@@ -200,7 +200,7 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
     let locked = unblocked::lock_addresses(connection, batch.counts.keys());
     let networks = is_networks_turn.then(|| lock_networks(connection, &locked, pass));
     let (sums, taken) = take(connection, &batch, &locked);
-    let sums: Vec<(&Address, &Tally)> = sums.iter().collect();
+    let sums: Vec<(&Address, &SessionCount)> = sums.iter().collect();
     for chunk in sums.chunks(CHUNK) {
         memory::scratch(|| add_to_addresses(connection, chunk));
     }
@@ -289,7 +289,7 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
 /// Returns the addresses without a row that no other transaction is creating, and those with a row that the files know more of.
 fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
     let latest = snapshot::Latest::take();
-    let uncounted = batch.counts.keys().map(|address| (*address, Tally::default()));
+    let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
     let mut plan = enrich::plan(home, uncounted, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let blocked = unblocked::addresses_being_created(home, plan.missing.keys());
@@ -301,7 +301,7 @@ fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
 fn drop_uncounted(
     connection: &Connection,
     batch: &Batch,
-    missing: &mut BTreeMap<Address, Tally>,
+    missing: &mut BTreeMap<Address, SessionCount>,
 ) -> BTreeSet<Address> {
     let came_to_nothing = |address: &&Address| batch.counts.get(*address).is_some_and(|c| c.sessions <= 0);
     let candidates: Vec<Address> = missing.keys().filter(came_to_nothing).copied().collect();
@@ -354,14 +354,14 @@ fn take(
     connection: &Connection,
     batch: &Batch,
     locked: &BTreeSet<Address>,
-) -> (BTreeMap<Address, Tally>, i64) {
+) -> (BTreeMap<Address, SessionCount>, i64) {
     let counts = batch.counts.iter().filter(|(address, _)| locked.contains(address));
     let places = counts.flat_map(|(_, count)| &count.places);
     TAKE.run(connection, (array(places),), |rows| {
         let (mut sums, mut taken) = (BTreeMap::new(), 0);
         for (address, sessions, first_seen, last_seen, counts) in rows.iter() {
             taken += counts.unwrap_or_default();
-            let tally = Tally { sessions: sessions.unwrap_or_default(), first_seen, last_seen };
+            let tally = SessionCount { sessions: sessions.unwrap_or_default(), first_seen, last_seen };
             sums.extend(address.map(|address| (address, tally)));
         }
         (sums, taken)
@@ -379,7 +379,7 @@ fn add_to_networks(connection: &Connection, locked: Vec<i64>) {
 }
 
 /// Adds sums to addresses, which are locked.
-fn add_to_addresses(connection: &Connection, sums: &[(&Address, &Tally)]) {
+fn add_to_addresses(connection: &Connection, sums: &[(&Address, &SessionCount)]) {
     let tallies = || sums.iter().map(|(_, tally)| tally);
     let arguments = (
         array(sums.iter().map(|(address, _)| *address)),

@@ -9,7 +9,7 @@ use crate::telemetry::{self, Operation, Source, Update, Work};
 
 /// What a source says of a network.
 #[derive(Clone, Default)]
-pub struct Said {
+pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
@@ -18,9 +18,9 @@ pub struct Said {
     pub last_seen: Option<i64>,
 }
 
-impl Said {
+impl NetworkFacts {
     /// Several addresses of one network say different things: the first answer counts, the times widen.
-    pub fn merge(&mut self, other: Said) {
+    pub fn merge(&mut self, other: NetworkFacts) {
         self.name = self.name.take().or(other.name);
         self.country = self.country.take().or(other.country);
         self.registry = self.registry.take().or(other.registry);
@@ -30,7 +30,7 @@ impl Said {
 }
 
 /// By ASN, hence in the order of locks.
-pub type Networks = BTreeMap<i64, Said>;
+pub type Networks = BTreeMap<i64, NetworkFacts>;
 
 type Asns = Array<Bigint>;
 type Texts = Array<Text>;
@@ -220,7 +220,12 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
 
 /// Creates one network as a caller says, or corrects it and moves `last_seen` to now. Passes its row to `read`. However much
 /// that is, it is counted as one thing.
-pub fn ensure<T>(connection: &Connection, asn: i64, said: Said, read: impl FnOnce(&Rows<()>) -> T) -> T {
+pub fn ensure<T>(
+    connection: &Connection,
+    asn: i64,
+    said: NetworkFacts,
+    read: impl FnOnce(&Rows<()>) -> T,
+) -> T {
     let networks = Networks::from([(asn, said)]);
     let is_counted =
         create(connection, &networks, "manual") > 0 || refine(connection, &networks, "manual") > 0;

@@ -22,7 +22,7 @@ use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 
 use super::completions::{self, Appended, Incomplete};
-use super::enrich::Tally;
+use super::enrich::SessionCount;
 use super::{BOUNDED, Home, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Table};
@@ -225,7 +225,7 @@ fn count(
                     fillable.map(|column| column.is_some_and(|column| row.is_null(column)));
                 gaps.note(address, counted.table, completions::Gaps { network, country, ip_type });
             }
-            sums.add(address, Tally { sessions: 1, first_seen: time, last_seen: time });
+            sums.add(address, SessionCount { sessions: 1, first_seen: time, last_seen: time });
         }
         ControlFlow::Continue(())
     });
@@ -280,7 +280,7 @@ impl Gaps {
 /// Sums by address, of which only some are in memory.
 struct Sums {
     table: Option<Table>,
-    in_memory: HashMap<Address, Tally, RandomState>,
+    in_memory: HashMap<Address, SessionCount, RandomState>,
 }
 
 impl Sums {
@@ -288,7 +288,7 @@ impl Sums {
         Sums { table, in_memory: HashMap::default() }
     }
 
-    fn add(&mut self, address: Address, tally: Tally) {
+    fn add(&mut self, address: Address, tally: SessionCount) {
         if self.in_memory.len() >= SUMMED && !self.in_memory.contains_key(&address) {
             self.put_away();
         }

@@ -3,13 +3,13 @@
 use cowrie_enrich_engine::address::Address;
 
 use super::Home;
-use super::enrich::Tally;
+use super::enrich::SessionCount;
 use crate::pg::clock;
 use crate::pg::relation::Table;
 use crate::pg::value::{Bigint, Inet, Timestamptz};
 
 /// Appends one delta per address, counted now.
-pub fn append(home: Home, tallies: impl Iterator<Item = (Address, Tally)>) {
+pub fn append(home: Home, tallies: impl Iterator<Item = (Address, SessionCount)>) {
     let table = Table::open_for_appending(home.schema, c"session_delta");
     let now = clock::now();
     table.append::<(Inet, Bigint, Timestamptz, Timestamptz, Timestamptz)>(

@@ -177,8 +177,8 @@ const TRIGGERS: usize = OPERATIONS + Operation::ALL.len() * size(OPERATION_MS);
 const REQUESTS: usize = TRIGGERS + Event::ALL.len() * size(TRIGGER_SECONDS);
 const BATCHES: usize = REQUESTS + PROVIDERS * size(REQUEST_SECONDS);
 const OTLP_REQUESTS: usize = BATCHES + PROVIDERS * size(BATCH_ADDRESSES);
-const OTLP_ITEMS: usize = OTLP_REQUESTS + Signal::ALL.len() * Answered::ALL.len();
-const END: usize = OTLP_ITEMS + Signal::ALL.len() * Fate::ALL.len();
+const OTLP_ITEMS: usize = OTLP_REQUESTS + Signal::ALL.len() * ResponseKind::ALL.len();
+const END: usize = OTLP_ITEMS + Signal::ALL.len() * DeliveryOutcome::ALL.len();
 const _: () = assert!(END <= shared::CELLS && shared::CELLS <= u16::MAX as usize);
 
 /// Cells of a histogram.
@@ -233,28 +233,28 @@ pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
 
 /// How a collector answered a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answered {
+pub enum ResponseKind {
     Taken,
     /// Not now, or not at all.
     Deferred,
     Refused,
 }
 
-impl Answered {
-    pub const ALL: [Answered; 3] = [Answered::Taken, Answered::Deferred, Answered::Refused];
+impl ResponseKind {
+    pub const ALL: [ResponseKind; 3] = [ResponseKind::Taken, ResponseKind::Deferred, ResponseKind::Refused];
 
     pub fn name(self) -> &'static str {
         match self {
-            Answered::Taken => "taken",
-            Answered::Deferred => "deferred",
-            Answered::Refused => "refused",
+            ResponseKind::Taken => "taken",
+            ResponseKind::Deferred => "deferred",
+            ResponseKind::Refused => "refused",
         }
     }
 }
 
 /// What became of data points and spans.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
+pub enum DeliveryOutcome {
     Taken,
     /// By the collector.
     Rejected,
@@ -262,26 +262,27 @@ pub enum Fate {
     Dropped,
 }
 
-impl Fate {
-    pub const ALL: [Fate; 3] = [Fate::Taken, Fate::Rejected, Fate::Dropped];
+impl DeliveryOutcome {
+    pub const ALL: [DeliveryOutcome; 3] =
+        [DeliveryOutcome::Taken, DeliveryOutcome::Rejected, DeliveryOutcome::Dropped];
 
     pub fn name(self) -> &'static str {
         match self {
-            Fate::Taken => "taken",
-            Fate::Rejected => "rejected",
-            Fate::Dropped => "dropped",
+            DeliveryOutcome::Taken => "taken",
+            DeliveryOutcome::Rejected => "rejected",
+            DeliveryOutcome::Dropped => "dropped",
         }
     }
 }
 
 /// Requests to a collector, by its answer.
-pub fn requests(signal: Signal, answered: Answered) -> Cell {
-    Cell::at(OTLP_REQUESTS + signal as usize * Answered::ALL.len() + answered as usize)
+pub fn requests(signal: Signal, answered: ResponseKind) -> Cell {
+    Cell::at(OTLP_REQUESTS + signal as usize * ResponseKind::ALL.len() + answered as usize)
 }
 
 /// Data points or spans, by their fate.
-pub fn items(signal: Signal, fate: Fate) -> Cell {
-    Cell::at(OTLP_ITEMS + signal as usize * Fate::ALL.len() + fate as usize)
+pub fn items(signal: Signal, fate: DeliveryOutcome) -> Cell {
+    Cell::at(OTLP_ITEMS + signal as usize * DeliveryOutcome::ALL.len() + fate as usize)
 }
 
 impl Distribution {

@@ -19,7 +19,7 @@ use crate::pg::{Oid, clock, owner_process};
 use crate::provider::Provider;
 use crate::provider::limiter::{self, Count};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
-use crate::telemetry::cells::{self, Answered, Fate};
+use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 use crate::worker::registry::StepKind;
 
@@ -74,10 +74,10 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
         attended.partition(|(database, ..)| own.is_some() && *database == mine);
     let mut known = Vec::new();
     if let (Some(sizes), Some(name)) = (own.cloned(), catalog::database_name(mine)) {
-        let last = ours.first().map(|(_, _, seat)| reported(&seat.report));
+        let last = ours.first().map(|(_, _, worker_slot)| reported(&worker_slot.report));
         known.push((name, sizes.or(last.unwrap_or_default())));
     }
-    known.extend(others.into_iter().map(|(_, name, seat)| (name, reported(&seat.report))));
+    known.extend(others.into_iter().map(|(_, name, worker_slot)| (name, reported(&worker_slot.report))));
     known
 }
 
@@ -87,15 +87,16 @@ fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
         return Vec::new();
     }
     let databases = catalog::databases().into_iter().filter(|it| guc::database_is_wanted(&it.name));
-    let seats = &shared::block().seats;
-    let seat = |database: &Database| {
-        let reports =
-            |seat: &&WorkerSlot| seat.report.database.load(Ordering::Acquire) == database.oid.to_u32();
-        seats.iter().find(reports)
+    let worker_slots = &shared::block().worker_slots;
+    let worker_slot = |database: &Database| {
+        let reports = |worker_slot: &&WorkerSlot| {
+            worker_slot.report.database.load(Ordering::Acquire) == database.oid.to_u32()
+        };
+        worker_slots.iter().find(reports)
     };
     let attended = |database: Database| {
-        let seat = seat(&database)?;
-        Some((database.oid, catalog::database_name(database.oid)?, seat))
+        let worker_slot = worker_slot(&database)?;
+        Some((database.oid, catalog::database_name(database.oid)?, worker_slot))
     };
     databases.filter_map(attended).collect()
 }
@@ -321,9 +322,9 @@ fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     let suspended = of(&declared::SUSPENDED_OWNERS, |completions| number(completions.suspended_owners));
     let mut abandoned = Family::of(&declared::ABANDONED_PROCESSES);
     let mut launch_failures = Family::of(&declared::LAUNCH_FAILURES);
-    for (database, name, seat) in attended() {
+    for (database, name, worker_slot) in attended() {
         abandoned = abandoned.with([&name], owner_process::abandoned(database) as f64);
-        let failures = seat.report.launch_failures.load(Ordering::Relaxed);
+        let failures = worker_slot.report.launch_failures.load(Ordering::Relaxed);
         launch_failures = launch_failures.with([&name], number(failures));
     }
     vec![pending, ages, suspended, abandoned, launch_failures]
@@ -366,11 +367,11 @@ fn exports() -> Vec<Family> {
     }
     let (mut requests, mut items) = (Family::of(&declared::OTLP_REQUESTS), Family::of(&declared::OTLP_ITEMS));
     for signal in Signal::ALL {
-        for answered in Answered::ALL {
+        for answered in ResponseKind::ALL {
             let count = number(cells::requests(signal, answered).read());
             requests = requests.with([signal.name(), answered.name()], count);
         }
-        for fate in Fate::ALL {
+        for fate in DeliveryOutcome::ALL {
             let count = number(cells::items(signal, fate).read());
             items = items.with([signal.name(), fate.name()], count);
         }
@@ -387,22 +388,23 @@ fn workers() -> Vec<Family> {
     let mut naptimes = Family::of(&declared::WORKER_NAPTIMES);
     let mut unsafe_keys = Family::of(&declared::UNSAFE_FOREIGN_KEYS);
     let mut shown = Vec::new();
-    for (database, name, seat) in attended() {
-        let sits = Oid::from(seat.database.load(Ordering::Acquire)) == database && seat.is_taken();
+    for (database, name, worker_slot) in attended() {
+        let sits =
+            Oid::from(worker_slot.database.load(Ordering::Acquire)) == database && worker_slot.is_taken();
         let read = |number: &AtomicI64| number.load(Ordering::Relaxed);
         up = up.with([&name], truth(sits));
-        let heartbeat = read(&seat.report.heartbeat);
+        let heartbeat = read(&worker_slot.report.heartbeat);
         if heartbeat != 0 {
             ages = ages.with([&name], age(Some(heartbeat)));
         }
-        batches = batches.with([&name], number(read(&seat.report.batches)));
-        errors = errors.with([&name], number(read(&seat.report.errors)));
+        batches = batches.with([&name], number(read(&worker_slot.report.batches)));
+        errors = errors.with([&name], number(read(&worker_slot.report.errors)));
         for kind in StepKind::ALL {
-            let count = read(&seat.report.step_errors[kind as usize]);
+            let count = read(&worker_slot.report.step_errors[kind as usize]);
             step_errors = step_errors.with([name.as_str(), kind.name()], number(count));
         }
-        naptimes = naptimes.with([&name], read(&seat.report.slept) as f64 / 1_000.0);
-        unsafe_keys = unsafe_keys.with([&name], number(read(&seat.report.unsafe_keys)));
+        naptimes = naptimes.with([&name], read(&worker_slot.report.slept) as f64 / 1_000.0);
+        unsafe_keys = unsafe_keys.with([&name], number(read(&worker_slot.report.unsafe_keys)));
         shown.push(database);
     }
     // Those that never had a worker have reported nothing.

@@ -26,7 +26,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use cells::{Answered, Cell, Fate};
+use cells::{Cell, DeliveryOutcome, ResponseKind};
 use cowrie_enrich_engine::otlp::{Signal, Span};
 
 use crate::guc;
@@ -36,7 +36,7 @@ use crate::pg::{clock, shared};
 pub use cells::{Distribution, Event, Operation, Source, Update};
 pub use exports::{Exporter, exported};
 pub use log::{error, error_about, error_is_logged, log_once_per_burst};
-pub use timing::{Firing, Work};
+pub use timing::{TriggerTimer, Work};
 
 /// Slot of a counter in the shared block. The block is laid out by these numbers.
 #[derive(Clone, Copy)]
@@ -247,7 +247,7 @@ fn publish_cell(cell: Cell, amount: i64) {
 }
 
 /// Counts a request to a collector, by its answer, and what became of what was in it. At once.
-pub fn answered(signal: Signal, answer: Answered, fates: &[(Fate, u64)]) {
+pub fn answered(signal: Signal, answer: ResponseKind, fates: &[(DeliveryOutcome, u64)]) {
     publish_cell(cells::requests(signal, answer), 1);
     for (fate, items) in fates {
         publish_cell(cells::items(signal, *fate), i64::try_from(*items).unwrap_or(i64::MAX));
@@ -264,8 +264,8 @@ pub fn reset() {
     let block = shared::block();
     let of_providers = block.provider_counters.iter().flatten();
     let of_exporters = block.exports.iter().flatten();
-    let of_workers = block.seats.iter().flat_map(|seat| {
-        let report = &seat.report;
+    let of_workers = block.worker_slots.iter().flat_map(|worker_slot| {
+        let report = &worker_slot.report;
         [&report.batches, &report.errors, &report.slept].into_iter().chain(&report.step_errors)
     });
     for number in

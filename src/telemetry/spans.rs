@@ -135,7 +135,7 @@ pub fn hand_over(span: &Span) {
 /// So many spans were made and could not be kept.
 pub fn dropped(spans: i64) {
     if spans > 0 {
-        publish_cell(cells::items(otlp::Signal::Traces, cells::Fate::Dropped), spans);
+        publish_cell(cells::items(otlp::Signal::Traces, cells::DeliveryOutcome::Dropped), spans);
     }
 }
 

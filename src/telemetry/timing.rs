@@ -42,15 +42,15 @@ thread_local! {
 }
 
 /// The trigger is doing something.
-pub struct Firing {
+pub struct TriggerTimer {
     event: Event,
     began: Option<Instant>,
 }
 
-impl Firing {
-    pub fn begin(event: Event) -> Firing {
+impl TriggerTimer {
+    pub fn begin(event: Event) -> TriggerTimer {
         let is_sampled = guc::metrics() && UNTIL_NEXT.with(|all| is_due(&all[event as usize]));
-        Firing { event, began: is_sampled.then(Instant::now) }
+        TriggerTimer { event, began: is_sampled.then(Instant::now) }
     }
 
     /// Counted when the transaction commits, if it was one of those that are timed.

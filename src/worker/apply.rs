@@ -19,8 +19,8 @@ use crate::pg::{clock, snapshot};
 use crate::provider::limiter::{self, Count};
 use crate::provider::{Provider, Providers};
 use crate::store::block_answer::{self, Kept, Waiting};
-use crate::store::enrich::{self, Plan, Tally};
-use crate::store::networks::{self, Networks, Said};
+use crate::store::enrich::{self, Plan, SessionCount};
+use crate::store::networks::{self, NetworkFacts, Networks};
 use crate::store::queue::{self, Failed, Lease};
 use crate::store::{Home, completions, provider_quota, unblocked};
 use crate::telemetry::spans::Whole;
@@ -125,7 +125,7 @@ impl CompletedBatch {
         CompletedBatch { not_before: clock::now(), ..CompletedBatch::of(provider, outcomes) }
     }
 
-    /// Puts another landing to this one, if they may be written together; else gives it back. Those that share answers
+    /// Puts another batch to this one, if they may be written together; else gives it back. Those that share answers
     /// are large already.
     pub fn absorb(&mut self, other: CompletedBatch) -> Option<CompletedBatch> {
         let shares = self.provider.declared().shares_answers();
@@ -159,7 +159,7 @@ impl CompletedBatch {
         (self.is_gathering, self.not_before) = (false, until);
     }
 
-    /// What a transaction wrote that has committed now. Answers whether the landing is done with.
+    /// What a transaction wrote that has committed now. Answers whether the batch is done with.
     pub fn advance(&mut self, written: Written) -> bool {
         let count = |what, amount| limiter::count(self.provider, what, amount);
         count(Count::Values, written.values);
@@ -195,14 +195,19 @@ impl CompletedBatch {
 ///
 /// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
 /// are locked already.
-pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch, lease: Lease) -> Written {
-    let provider = landing.provider;
-    let all: Vec<Prefix> = landing.outcomes.keys().copied().collect();
+pub fn write_down(
+    home: Home,
+    connection: &Connection,
+    completed_batch: &CompletedBatch,
+    lease: Lease,
+) -> Written {
+    let provider = completed_batch.provider;
+    let all: Vec<Prefix> = completed_batch.outcomes.keys().copied().collect();
     let mine: BTreeSet<Prefix> = queue::hold(connection, provider, &all, lease).into_iter().collect();
-    for (day, requests) in &landing.unspent {
+    for (day, requests) in &completed_batch.unspent {
         provider_quota::unspend(connection, provider, *day, *requests);
     }
-    let failed: Vec<&Failed> = landing
+    let failed: Vec<&Failed> = completed_batch
         .outcomes
         .iter()
         .filter(|(lookup_key, _)| mine.contains(lookup_key))
@@ -212,17 +217,17 @@ pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch,
     let answered: Vec<Prefix> = mine.difference(&failed_keys).copied().collect();
 
     let mut written = if provider.declared().shares_answers() {
-        if landing.written_to.is_none() {
-            keep_answers(connection, landing, &answered);
+        if completed_batch.written_to.is_none() {
+            keep_answers(connection, completed_batch, &answered);
         }
-        let after = landing.written_to;
+        let after = completed_batch.written_to;
         block_answer::waited_for(connection, provider, &answered, after, |waiting| {
-            write_waiting(home, connection, landing, &answered, waiting)
+            write_waiting(home, connection, completed_batch, &answered, waiting)
         })
     } else {
         let waiting: Vec<Waiting> =
-            answered.iter().filter_map(|lookup_key| own(landing, *lookup_key)).collect();
-        write_waiting(home, connection, landing, &answered, &waiting)
+            answered.iter().filter_map(|lookup_key| own(completed_batch, *lookup_key)).collect();
+        write_waiting(home, connection, completed_batch, &answered, &waiting)
     };
     if written.is_last {
         let mut dead = move_to_dead_letters(connection, provider, &failed);
@@ -233,38 +238,41 @@ pub fn write_down(home: Home, connection: &Connection, landing: &CompletedBatch,
 }
 
 /// What an answer means for an address, as jsonb.
-fn document(landing: &CompletedBatch, answer: &Answer) -> Option<Typed<Jsonb>> {
+fn document(completed_batch: &CompletedBatch, answer: &Answer) -> Option<Typed<Jsonb>> {
     let said = match answer {
-        Answer::Found(finding) => enrichment::Said::Value(&finding.said),
+        Answer::Found(finding) => enrichment::NetworkFacts::Value(&finding.said),
         Answer::Absent(words) => {
-            let lifetime = i64::from(landing.provider.lifetimes().absent) * 1_000_000;
-            enrichment::Said::Absent { words: words.as_ref(), until: landing.since + lifetime }
+            let lifetime = i64::from(completed_batch.provider.lifetimes().absent) * 1_000_000;
+            enrichment::NetworkFacts::Absent {
+                words: words.as_ref(),
+                until: completed_batch.since + lifetime,
+            }
         }
         Answer::Refused(_) => return None,
     };
-    Some(enrichment::answered(landing.provider.name(), &said, landing.since))
+    Some(enrichment::answered(completed_batch.provider.name(), &said, completed_batch.since))
 }
 
 /// What an answer says of a network.
-fn network(answer: &Answer) -> (Option<i64>, Said) {
+fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     let Answer::Found(Finding { network: Some(network), .. }) = answer else {
-        return (None, Said::default());
+        return (None, NetworkFacts::default());
     };
-    let said = Said {
+    let said = NetworkFacts {
         name: network.name.clone(),
         country: network.country.clone(),
         registry: network.registry.map(|registry| registry.name().to_owned()),
-        ..Said::default()
+        ..NetworkFacts::default()
     };
     (Some(i64::from(network.asn)), said)
 }
 
 /// Keeps what was said of blocks, which serves further addresses of theirs.
-fn keep_answers(connection: &Connection, landing: &CompletedBatch, lookup_keys: &[Prefix]) {
+fn keep_answers(connection: &Connection, completed_batch: &CompletedBatch, lookup_keys: &[Prefix]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {
-        let Some(Outcome::Answered(_, answer)) = landing.outcomes.get(lookup_key) else { continue };
-        let Some(document) = document(landing, answer) else { continue };
+        let Some(Outcome::Answered(_, answer)) = completed_batch.outcomes.get(lookup_key) else { continue };
+        let Some(document) = document(completed_batch, answer) else { continue };
         let smaller = match answer {
             Answer::Found(finding) => finding.prefix.filter(|prefix| prefix.length() > lookup_key.length()),
             _ => None,
@@ -275,27 +283,33 @@ fn keep_answers(connection: &Connection, landing: &CompletedBatch, lookup_keys: 
         kept.insert(prefix, Kept { prefix, asn, network, is_absent, document });
     }
     let kept: Vec<Kept> = kept.into_values().collect();
-    block_answer::keep(connection, landing.provider, &kept, landing.since);
+    block_answer::keep(connection, completed_batch.provider, &kept, completed_batch.since);
 }
 
 /// An address that was asked about for itself.
-fn own(landing: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
+fn own(completed_batch: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
     let address = lookup_key.network();
     let none = Waiting {
         address,
         lookup_key,
         asn: None,
-        network: Said::default(),
+        network: NetworkFacts::default(),
         is_absent: false,
         document: None,
     };
-    match landing.outcomes.get(&lookup_key)? {
+    match completed_batch.outcomes.get(&lookup_key)? {
         Outcome::Known => Some(none),
         Outcome::Failed(_) => None,
         Outcome::Answered(_, answer) => {
             let (asn, network) = network(answer);
             let is_absent = matches!(answer, Answer::Absent(_));
-            Some(Waiting { asn, network, is_absent, document: Some(document(landing, answer)?), ..none })
+            Some(Waiting {
+                asn,
+                network,
+                is_absent,
+                document: Some(document(completed_batch, answer)?),
+                ..none
+            })
         }
     }
 }
@@ -304,14 +318,14 @@ fn own(landing: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
 fn write_waiting(
     home: Home,
     connection: &Connection,
-    landing: &CompletedBatch,
+    completed_batch: &CompletedBatch,
     answered: &[Prefix],
     waiting: &[Waiting],
 ) -> Written {
-    let provider = landing.provider;
+    let provider = completed_batch.provider;
     // Addresses of blocks are handed over some at a time, others are all here.
     let shares = provider.declared().shares_answers();
-    let blocked = write_unblocked(home, connection, landing, waiting);
+    let blocked = write_unblocked(home, connection, completed_batch, waiting);
     let is_done = |w: &&Waiting| !blocked.contains(&w.address);
     let addresses: Vec<Address> = waiting.iter().filter(is_done).map(|w| w.address).collect();
     completions::renew(connection, &addresses);
@@ -320,7 +334,7 @@ fn write_waiting(
     let blocked_keys: BTreeSet<Prefix> =
         waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
-        // The answer of a block is kept, so its job goes on without this landing. The answer of a single address is not.
+        // The answer of a block is kept, so its job goes on without this batch. The answer of a single address is not.
         let blocked: Vec<Prefix> = blocked_keys.iter().copied().collect();
         let ended: Vec<Prefix> = answered
             .iter()
@@ -337,8 +351,9 @@ fn write_waiting(
     }
     let is_asked =
         |outcome: &Outcome, w: &Waiting| matches!(outcome, Outcome::Answered(a, _) if *a == w.address);
-    let was_asked =
-        |w: &&Waiting| landing.outcomes.get(&w.lookup_key).is_some_and(|outcome| is_asked(outcome, w));
+    let was_asked = |w: &&Waiting| {
+        completed_batch.outcomes.get(&w.lookup_key).is_some_and(|outcome| is_asked(outcome, w))
+    };
     let shared = new().filter(|w| !was_asked(w)).count() as u64;
     Written {
         is_last,
@@ -356,12 +371,12 @@ fn write_waiting(
 fn write_unblocked(
     home: Home,
     connection: &Connection,
-    landing: &CompletedBatch,
+    completed_batch: &CompletedBatch,
     waiting: &[Waiting],
 ) -> BTreeSet<Address> {
-    let provider = landing.provider;
+    let provider = completed_batch.provider;
     let all: Vec<&Waiting> = waiting.iter().collect();
-    if !landing.is_blocked {
+    if !completed_batch.is_blocked {
         match contained(|| write_inventories(home, connection, provider, &all)) {
             Ok(()) => return BTreeSet::new(),
             Err(failure) if failure.was_lock => {}
@@ -380,7 +395,7 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
     mmdb::with(LoadPolicy::None, |databases| {
         let plan = planned(home, databases, waiting);
         let of_files = |address: Address| {
-            let missing = BTreeMap::from([(address, Tally::default())]);
+            let missing = BTreeMap::from([(address, SessionCount::default())]);
             enrich::networks_of(&Plan { missing, ..Plan::default() }, databases)
         };
         let networks = |w: &Waiting| -> BTreeSet<i64> {
@@ -406,7 +421,7 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
 /// Which of the addresses have no row: a lookup may have been requested for one.
 fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = snapshot::Latest::take();
-    let addresses = waiting.iter().map(|waiting| (waiting.address, Tally::default()));
+    let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));
     let mut plan = enrich::plan(home, addresses, databases, latest.view(), false, Providers::NONE);
     plan.due.clear();
     plan

@@ -15,7 +15,7 @@ use crate::telemetry;
 pub struct InFlight {
     pool: Pool<Exchange>,
     /// By ticket.
-    flights: BTreeMap<u64, ProviderRequest>,
+    requests: BTreeMap<u64, ProviderRequest>,
     tickets: u64,
     /// What came back and nobody has asked for yet.
     landed: Vec<CompletedBatch>,
@@ -23,21 +23,21 @@ pub struct InFlight {
 
 impl InFlight {
     pub fn new() -> std::io::Result<InFlight> {
-        Ok(InFlight { pool: Pool::new()?, flights: BTreeMap::new(), tickets: 0, landed: Vec::new() })
+        Ok(InFlight { pool: Pool::new()?, requests: BTreeMap::new(), tickets: 0, landed: Vec::new() })
     }
 
-    /// Has a thread make the exchange; gives the flight back where there is none to be had.
-    pub fn start(&mut self, mut flight: ProviderRequest) -> Option<ProviderRequest> {
+    /// Has a thread make the exchange; gives the request back where there is none to be had.
+    pub fn start(&mut self, mut request: ProviderRequest) -> Option<ProviderRequest> {
         self.tickets += 1;
-        let (ticket, task) = (self.tickets, flight.task());
+        let (ticket, task) = (self.tickets, request.task());
         match background::without_signals(|| self.pool.start(ticket, task)) {
             Ok(()) => {
-                self.flights.insert(ticket, flight);
+                self.requests.insert(ticket, request);
                 None
             }
             Err(error) => {
                 telemetry::error("a network thread could not be started", &error.to_string());
-                Some(flight)
+                Some(request)
             }
         }
     }
@@ -45,9 +45,9 @@ impl InFlight {
     /// Takes what came back, which makes room for the next request, perhaps of another database's.
     pub fn collect(&mut self) {
         for Finished { ticket, done, took } in self.pool.finished() {
-            if let Some(flight) = self.flights.remove(&ticket) {
-                let limits = flight.provider.limits();
-                self.landed.push(flight.landed(done, took, &limits));
+            if let Some(request) = self.requests.remove(&ticket) {
+                let limits = request.provider.limits();
+                self.landed.push(request.landed(done, took, &limits));
             }
         }
     }
@@ -59,11 +59,11 @@ impl InFlight {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+        self.requests.is_empty()
     }
 
     pub fn has_any_of(&self, provider: Provider) -> bool {
-        self.flights.values().any(|flight| flight.provider == provider)
+        self.requests.values().any(|request| request.provider == provider)
     }
 
     /// Readable when something has come back.

@@ -55,7 +55,7 @@ crate::background_process!(cowrie_enrich_launcher_main, run);
 /// What is known of a database.
 #[derive(Default)]
 struct DatabaseState {
-    /// Index of its seat, and the process that was started for it, unless that was done by an earlier launcher.
+    /// Index of its slot, and the process that was started for it, unless that was done by an earlier launcher.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
     /// A transaction that changes an extension was prepared there when last looked.
@@ -85,7 +85,8 @@ impl DatabaseState {
 
     /// Returns whether its worker must leave.
     fn is_leaving(&self) -> bool {
-        let is_told = |(index, _): &(usize, _)| shared::block().seats[*index].leave.load(Ordering::Acquire);
+        let is_told =
+            |(index, _): &(usize, _)| shared::block().worker_slots[*index].leave.load(Ordering::Acquire);
         self.worker.as_ref().is_some_and(is_told)
     }
 
@@ -130,8 +131,8 @@ fn run(_argument: i32) {
 /// Workers that an earlier launcher started and that outlived it.
 fn adopt() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
-    for (index, seat) in shared::block().seats.iter().enumerate() {
-        let database = seat.database.load(Ordering::Acquire);
+    for (index, worker_slot) in shared::block().worker_slots.iter().enumerate() {
+        let database = worker_slot.database.load(Ordering::Acquire);
         if database != 0 {
             states
                 .insert(database, DatabaseState { worker: Some((index, None)), ..DatabaseState::default() });
@@ -180,16 +181,19 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
     let mut is_slot_free = false;
     for (database, state) in states.iter_mut() {
         let Some((index, process)) = &state.worker else { continue };
-        let seat = &shared::block().seats[*index];
+        let worker_slot = &shared::block().worker_slots[*index];
         let gone = match process {
             Some(process) => process.presence() == Presence::Gone,
             // Started by an earlier launcher: it may not have sat down yet.
-            None => !seat.is_taken() && now - seat.started_at.load(Ordering::Relaxed) > STARTS_WITHIN,
+            None => {
+                !worker_slot.is_taken()
+                    && now - worker_slot.started_at.load(Ordering::Relaxed) > STARTS_WITHIN
+            }
         };
         if !gone {
             continue;
         }
-        match Ending::of(seat) {
+        match Ending::of(worker_slot) {
             Ending::NoExtension => {
                 state.has_no_extension = !state.is_news;
                 if state.has_no_extension {
@@ -204,7 +208,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
                 state.backoff_until = now + clock::micros(pause);
             }
         }
-        free(seat);
+        free(worker_slot);
         is_slot_free = true;
         if let Some((_, Some(process))) = state.worker.take() {
             process.forget();
@@ -276,7 +280,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         let is_wanted = guc::worker_enabled() && guc::database_is_wanted(&database.name);
         state.is_wanted = is_wanted;
         if let Some((index, _)) = &state.worker
-            && block.seats[*index].ledger_read.load(Ordering::Acquire)
+            && block.worker_slots[*index].ledger_read.load(Ordering::Acquire)
         {
             state.has_told = true;
             order.seniority.add(oid);
@@ -322,7 +326,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All at once, or the first one takes what there is.
-        block.seats.iter().for_each(WorkerSlot::set_latch);
+        block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
         .max(Duration::from_millis(10))
@@ -330,9 +334,9 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
 
 fn send_away(state: &DatabaseState) {
     if let Some((index, _)) = &state.worker {
-        let seat = &shared::block().seats[*index];
-        seat.leave.store(true, Ordering::Release);
-        seat.set_latch();
+        let worker_slot = &shared::block().worker_slots[*index];
+        worker_slot.leave.store(true, Ordering::Release);
+        worker_slot.set_latch();
     }
 }
 
@@ -370,7 +374,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
                 return i64::MAX;
             }
             None => {
-                free(&shared::block().seats[index]);
+                free(&shared::block().worker_slots[index]);
                 (Lack::Slot, "no slot is free; raise max_worker_processes")
             }
         },
@@ -383,36 +387,39 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
 }
 
 fn take_seat(database: Oid) -> Option<usize> {
-    let seats: &[WorkerSlot; SEATS] = &shared::block().seats;
+    let worker_slots: &[WorkerSlot; SEATS] = &shared::block().worker_slots;
     // An owner process of another database that does not end keeps the place of its worker.
-    let is_anothers = |seat: &WorkerSlot| {
-        let mut running = seat.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
+    let is_anothers = |worker_slot: &WorkerSlot| {
+        let mut running = worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
     };
-    let is_free = |seat: &WorkerSlot| {
-        seat.database.load(Ordering::Acquire) == 0 && !seat.is_taken() && !is_anothers(seat)
+    let is_free = |worker_slot: &WorkerSlot| {
+        worker_slot.database.load(Ordering::Acquire) == 0
+            && !worker_slot.is_taken()
+            && !is_anothers(worker_slot)
     };
-    let is_free = |(_, seat): &(usize, &WorkerSlot)| is_free(seat);
+    let is_free = |(_, worker_slot): &(usize, &WorkerSlot)| is_free(worker_slot);
     // Where its last worker sat, or else where nobody's numbers would be lost.
-    let rank = |(_, seat): &(usize, &WorkerSlot)| match seat.report.database.load(Ordering::Acquire) {
-        whose if whose == database.to_u32() => 0,
-        0 => 1,
-        _ => 2,
-    };
-    let (index, _) = seats.iter().enumerate().filter(is_free).min_by_key(rank)?;
-    let seat = &seats[index];
-    seat.leave.store(false, Ordering::Release);
-    seat.ending.store(Ending::Crashed as u32, Ordering::Release);
-    seat.batches.store(0, Ordering::Relaxed);
-    seat.errors.store(0, Ordering::Relaxed);
-    seat.ledger_read.store(false, Ordering::Release);
-    seat.state.store(0, Ordering::Relaxed);
-    seat.since.store(clock::now(), Ordering::Relaxed);
-    seat.started_at.store(clock::now(), Ordering::Relaxed);
-    seat.database.store(database.to_u32(), Ordering::Release);
+    let rank =
+        |(_, worker_slot): &(usize, &WorkerSlot)| match worker_slot.report.database.load(Ordering::Acquire) {
+            whose if whose == database.to_u32() => 0,
+            0 => 1,
+            _ => 2,
+        };
+    let (index, _) = worker_slots.iter().enumerate().filter(is_free).min_by_key(rank)?;
+    let worker_slot = &worker_slots[index];
+    worker_slot.leave.store(false, Ordering::Release);
+    worker_slot.ending.store(Ending::Crashed as u32, Ordering::Release);
+    worker_slot.batches.store(0, Ordering::Relaxed);
+    worker_slot.errors.store(0, Ordering::Relaxed);
+    worker_slot.ledger_read.store(false, Ordering::Release);
+    worker_slot.state.store(0, Ordering::Relaxed);
+    worker_slot.since.store(clock::now(), Ordering::Relaxed);
+    worker_slot.started_at.store(clock::now(), Ordering::Relaxed);
+    worker_slot.database.store(database.to_u32(), Ordering::Release);
     Some(index)
 }
 
-fn free(seat: &WorkerSlot) {
-    seat.database.store(0, Ordering::Release);
+fn free(worker_slot: &WorkerSlot) {
+    worker_slot.database.store(0, Ordering::Release);
 }

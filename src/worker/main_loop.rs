@@ -59,9 +59,9 @@ const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
     steps: Steps,
-    air: InFlight,
+    in_flight: InFlight,
     /// One for each provider.
-    lanes: Vec<ProviderQueue>,
+    provider_queues: Vec<ProviderQueue>,
     ranking: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
@@ -97,38 +97,38 @@ pub struct Worker {
 }
 
 /// Entry point of the process.
-pub fn run(seat: i32) {
+pub fn run(worker_slot: i32) {
     background::accept_signals();
-    let seat = shared::seat(seat);
-    if seat.database.load(Ordering::Acquire) == 0 {
+    let worker_slot = shared::worker_slot(worker_slot);
+    if worker_slot.database.load(Ordering::Acquire) == 0 {
         // The launcher that started this worker is gone, and nobody knows of it.
         return;
     }
-    background::connect(Some(Oid::from(seat.database.load(Ordering::Acquire))), super::PROGRAM);
-    if !seat.take() {
+    background::connect(Some(Oid::from(worker_slot.database.load(Ordering::Acquire))), super::PROGRAM);
+    if !worker_slot.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
     // From now on this worker takes what waits.
     inbox::begin_epoch();
-    if seat.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
-        seat.report.begin(0);
+    if worker_slot.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
+        worker_slot.report.begin(0);
     }
-    let mut worker = match Worker::new(seat) {
+    let mut worker = match Worker::new(worker_slot) {
         Ok(worker) => worker,
         Err(error) => pgrx::error!("could not set the worker up: {error}"),
     };
     loop {
         background::reload_settings();
-        if seat.woken.swap(false, Ordering::AcqRel) {
+        if worker_slot.woken.swap(false, Ordering::AcqRel) {
             worker.take_in.request();
         }
-        if seat.rules_changed.swap(false, Ordering::AcqRel) {
+        if worker_slot.rules_changed.swap(false, Ordering::AcqRel) {
             worker.ranking.changed();
         }
-        if seat.networks_edited.swap(false, Ordering::AcqRel) {
+        if worker_slot.networks_edited.swap(false, Ordering::AcqRel) {
             worker.reclassification.request();
         }
-        if seat.sweep_wanted.swap(false, Ordering::AcqRel) {
+        if worker_slot.sweep_wanted.swap(false, Ordering::AcqRel) {
             worker.want_sweep();
         }
         let pause = match worker.round() {
@@ -144,13 +144,13 @@ pub fn run(seat: i32) {
 }
 
 impl Worker {
-    fn new(seat: &'static WorkerSlot) -> std::io::Result<Worker> {
-        let steps = Steps::of(seat);
+    fn new(worker_slot: &'static WorkerSlot) -> std::io::Result<Worker> {
+        let steps = Steps::of(worker_slot);
         Ok(Worker {
             owners: Owners::new(&steps),
             steps,
-            air: InFlight::new()?,
-            lanes: Provider::all().map(ProviderQueue::of).collect(),
+            in_flight: InFlight::new()?,
+            provider_queues: Provider::all().map(ProviderQueue::of).collect(),
             ranking: SessionPriorities::new(),
             recounter: Recounter::default(),
             prepared: [false; LOOKED_FOR.len()],
@@ -189,11 +189,13 @@ impl Worker {
             settled(self.rank())?.is_some(),
         ];
         self.distribute();
-        for lane in &mut self.lanes {
-            made.push(settled(lane.dispatch(&self.steps, &mut self.air, &self.ranking))?.is_some());
+        for provider_queue in &mut self.provider_queues {
+            made.push(
+                settled(provider_queue.dispatch(&self.steps, &mut self.in_flight, &self.ranking))?.is_some(),
+            );
         }
-        for lane in &mut self.lanes {
-            let landed = settled(lane.land(&self.steps, &mut self.air))?;
+        for provider_queue in &mut self.provider_queues {
+            let landed = settled(provider_queue.land(&self.steps, &mut self.in_flight))?;
             made.push(landed.is_some());
             if landed == Some(true) {
                 self.count.request();
@@ -221,7 +223,12 @@ impl Worker {
         if self.sweeping.is_some() {
             return Ok(0);
         }
-        let next = self.lanes.iter().map(|lane| lane.next(&self.air)).min().unwrap_or(i64::MAX);
+        let next = self
+            .provider_queues
+            .iter()
+            .map(|provider_queue| provider_queue.next(&self.in_flight))
+            .min()
+            .unwrap_or(i64::MAX);
         let next =
             next.min(self.take_in.at()).min(self.fold.at()).min(self.ranking.next()).min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
@@ -231,10 +238,13 @@ impl Worker {
 
     /// What came back goes where it belongs.
     fn distribute(&mut self) {
-        for landing in self.air.landed() {
-            let lane = self.lanes.iter_mut().find(|lane| lane.provider == landing.provider);
-            if let Some(lane) = lane {
-                lane.take(landing);
+        for completed_batch in self.in_flight.landed() {
+            let provider_queue = self
+                .provider_queues
+                .iter_mut()
+                .find(|provider_queue| provider_queue.provider == completed_batch.provider);
+            if let Some(provider_queue) = provider_queue {
+                provider_queue.take(completed_batch);
             }
         }
     }
@@ -250,7 +260,7 @@ impl Worker {
     /// in the queue.
     fn wait_for_safe_keys(&mut self) -> i64 {
         self.stopped_by_keys = true;
-        let report = &self.steps.seat.report;
+        let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
             // Its first step already was refused, and the metrics show only databases that report.
             let keys = report.unsafe_keys.load(Ordering::Relaxed);
@@ -261,7 +271,7 @@ impl Worker {
     }
 
     fn sleep(&mut self, microseconds: i64) {
-        self.steps.says(match self.air.is_empty() {
+        self.steps.says(match self.in_flight.is_empty() {
             _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
             _ if std::mem::take(&mut self.waits_for_restore) => Doing::WaitingForRestore,
@@ -269,25 +279,25 @@ impl Worker {
             false => Doing::Waiting,
         });
         background::report_activity(None);
-        let is_idle = self.air.is_empty() && !self.owners.are_working();
+        let is_idle = self.in_flight.is_empty() && !self.owners.are_working();
         let from = clock::now();
         // Also when there is more to do at once: interrupts are accepted in there.
-        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.air.ready()));
+        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.in_flight.ready()));
         if is_idle {
             // Not the time for which the system did not put the process back to work.
             self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
             let naptime = naptime().max(1);
-            self.steps.seat.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
+            self.steps.worker_slot.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
             self.slept %= naptime;
         }
     }
 
     fn end(&mut self, ending: Ending) -> ! {
-        self.air.cancel();
+        self.in_flight.cancel();
         if ending == Ending::NoExtension {
-            self.steps.seat.report.begin(0);
+            self.steps.worker_slot.report.begin(0);
         }
-        self.steps.seat.ending.store(ending as u32, Ordering::Release);
+        self.steps.worker_slot.ending.store(ending as u32, Ordering::Release);
         background::exit()
     }
 
@@ -325,11 +335,11 @@ impl Worker {
         self.take_over.attempted(&taken, |()| i64::MAX);
         taken?;
         self.owners.look();
-        let report = &self.steps.seat.report;
+        let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
             report.begin(catalog::own_database().to_u32());
         }
-        if !self.steps.seat.ledger_read.swap(true, Ordering::AcqRel) {
+        if !self.steps.worker_slot.ledger_read.swap(true, Ordering::AcqRel) {
             // It waits for all of them to say so.
             shared::block().launcher.set_latch();
         }
@@ -369,7 +379,8 @@ impl Worker {
 
     /// Returns whether there may be more.
     fn take_in_requests(&mut self) -> Result<bool, Stop> {
-        let lease = self.steps.lease(self.lanes.iter().map(|lane| lane.provider));
+        let lease =
+            self.steps.lease(self.provider_queues.iter().map(|provider_queue| provider_queue.provider));
         let taken = self.steps.step(StepKind::TakeIn, |home, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
             counter_deltas::take(home, connection);
@@ -388,10 +399,10 @@ impl Worker {
             self.count.request();
         }
         self.ranking.came_in(taken.jobs.keys().copied());
-        for lane in &mut self.lanes {
-            let Some(answered) = taken.jobs.get(&lane.provider) else { continue };
-            lane.next_due = 0;
-            lane.serve(answered.iter().copied());
+        for provider_queue in &mut self.provider_queues {
+            let Some(answered) = taken.jobs.get(&provider_queue.provider) else { continue };
+            provider_queue.next_due = 0;
+            provider_queue.serve(answered.iter().copied());
         }
         Ok(taken.requests >= queue::MOST_TAKEN_IN)
     }
@@ -450,7 +461,7 @@ impl Worker {
         if is_free? && !pass.is_over() {
             self.folding = Some(pass);
         }
-        if pass.found_some || self.steps.seat.report.oldest_count.load(Ordering::Relaxed) > 0 {
+        if pass.found_some || self.steps.worker_slot.report.oldest_count.load(Ordering::Relaxed) > 0 {
             self.count.request();
         }
         Ok(())
@@ -492,7 +503,7 @@ impl Worker {
         }
         self.recounter.wanted(oldest.is_some());
         // At once: while session_delta is locked, nothing can be counted.
-        self.steps.seat.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
+        self.steps.worker_slot.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
         if oldest.is_some() {
             self.count.request();
         }
@@ -515,7 +526,7 @@ impl Worker {
         let pause = (clock::now() - now).saturating_mul(COUNTING_SHARE).max(COUNTED_EVERY);
         self.counted_until = clock::now().saturating_add(pause);
         let (sizes, blocked) = counted?;
-        families::report(&self.steps.seat.report, &sizes);
+        families::report(&self.steps.worker_slot.report, &sizes);
         if let Some(failure) = blocked {
             self.count.request();
             self.steps.failed(StepKind::Count, &failure);
@@ -552,7 +563,7 @@ impl Worker {
         // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
         self.fold.request();
         self.count.request();
-        self.lanes.iter_mut().for_each(|lane| lane.next_due = 0);
+        self.provider_queues.iter_mut().for_each(|provider_queue| provider_queue.next_due = 0);
         Ok(())
     }
 }

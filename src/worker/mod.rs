@@ -42,7 +42,7 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_worker_main, main_loop::run);
 
-/// Starts the worker that sits in this seat.
-fn start(database: &str, seat: usize) -> Option<Process> {
-    background::start(PROGRAM, &format!("cowrie_enrich worker for {database}"), seat as i32)
+/// Starts the worker of this slot.
+fn start(database: &str, worker_slot: usize) -> Option<Process> {
+    background::start(PROGRAM, &format!("cowrie_enrich worker for {database}"), worker_slot as i32)
 }

@@ -88,8 +88,8 @@ impl History {
 }
 
 pub struct Owners {
-    /// This worker's seat, as a place in shared memory.
-    seat: usize,
+    /// This worker's slot, as a place in shared memory.
+    worker_slot: usize,
     database: u32,
     /// Handles of processes that this worker started, by slot.
     processes: [Option<Process>; OWNER_SLOTS],
@@ -111,7 +111,7 @@ pub struct Owners {
 impl Owners {
     pub fn new(steps: &Steps) -> Owners {
         Owners {
-            seat: shared::number_of(steps.seat),
+            worker_slot: shared::number_of(steps.worker_slot),
             database: catalog::own_database().to_u32(),
             processes: std::array::from_fn(|_| None),
             pending: Vec::new(),
@@ -170,7 +170,7 @@ impl Owners {
     }
 
     fn slots(&self) -> &'static [OwnerSlot; OWNER_SLOTS] {
-        &shared::block().seats[self.seat].owner_slots
+        &shared::block().worker_slots[self.worker_slot].owner_slots
     }
 
     /// Watches one process: collects it after its end, terminates it or abandons it.
@@ -398,20 +398,20 @@ impl Owners {
             return Ok(true);
         };
         let history = self.histories.entry(role).or_default();
-        let slot = &shared::block().seats[self.seat].owner_slots[index];
+        let slot = &shared::block().worker_slots[self.worker_slot].owner_slots[index];
         slot.reserve(self.database, role, background::own_pid());
         slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
         slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);
         if ranking.wants(role) {
             ranking.hand_over(role, slot);
         }
-        if let Some(process) = owner::start(&known.name, self.seat, index) {
+        if let Some(process) = owner::start(&known.name, self.worker_slot, index) {
             self.processes[index] = Some(process);
             return Ok(true);
         }
         slot.free();
         ranking.process_ended(role, slot);
-        steps.seat.report.launch_failures.fetch_add(1, Ordering::Relaxed);
+        steps.worker_slot.report.launch_failures.fetch_add(1, Ordering::Relaxed);
         telemetry::log_once_per_burst(
             "an owner process could not be started",
             "no slot is free; raise max_worker_processes",

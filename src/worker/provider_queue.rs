@@ -15,7 +15,7 @@ use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
-use crate::provider::limiter::{self, Departure, Leave};
+use crate::provider::limiter::{self, Leave, SendTime};
 use crate::provider::quota;
 use crate::provider::{Limits, Provider};
 use crate::store::provider_quota;
@@ -46,7 +46,7 @@ pub struct ProviderQueue {
     /// The most urgent jobs need no asking: many of them are looked at together.
     is_behind_known: bool,
     /// Answers that wait to be written down.
-    landings: Vec<CompletedBatch>,
+    completed_batches: Vec<CompletedBatch>,
     /// What the queue and the ledger have to get back before anything is claimed again.
     to_give_back: Vec<Unused>,
 }
@@ -70,24 +70,24 @@ impl ProviderQueue {
             ready: VecDeque::new(),
             ready_since: 0,
             is_behind_known: false,
-            landings: Vec::new(),
+            completed_batches: Vec::new(),
             to_give_back: Vec::new(),
         }
     }
 
     /// When there is something to do without being told, microseconds since 2000.
-    pub fn next(&self, air: &InFlight) -> i64 {
+    pub fn next(&self, in_flight: &InFlight) -> i64 {
         let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
         let blocked_until =
             if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
         let next_due = if self.ready.is_empty() { self.next_due } else { 0 };
-        next_due.max(blocked_until).min(self.lands_at(air))
+        next_due.max(blocked_until).min(self.lands_at(in_flight))
     }
 
     /// Takes something that came back.
-    pub fn take(&mut self, landing: CompletedBatch) {
+    pub fn take(&mut self, completed_batch: CompletedBatch) {
         (self.next_due, self.blocked_until) = (0, 0);
-        self.add(landing);
+        self.add(completed_batch);
     }
 
     /// Jobs that earlier answers serve. Blocks go together, however many: their addresses are read some at a time.
@@ -100,12 +100,12 @@ impl ProviderQueue {
         }
     }
 
-    fn add(&mut self, landing: CompletedBatch) {
-        let landing = match self.landings.last_mut() {
-            Some(last) => last.absorb(landing),
-            None => Some(landing),
+    fn add(&mut self, completed_batch: CompletedBatch) {
+        let completed_batch = match self.completed_batches.last_mut() {
+            Some(last) => last.absorb(completed_batch),
+            None => Some(completed_batch),
         };
-        self.landings.extend(landing);
+        self.completed_batches.extend(completed_batch);
     }
 
     /// Sends jobs off as long as there are some to ask and the provider may be asked. Those that need no asking are for
@@ -113,12 +113,12 @@ impl ProviderQueue {
     pub fn dispatch(
         &mut self,
         steps: &Steps,
-        air: &mut InFlight,
+        in_flight: &mut InFlight,
         ranking: &SessionPriorities,
     ) -> Result<(), Stop> {
         let provider = self.provider;
         self.blocked_until = 0;
-        steps.seat.waits_no_more(provider.place());
+        steps.worker_slot.waits_no_more(provider.place());
         self.give_back(steps)?;
         if !provider.is_enabled() || provider.blocked_reason().is_some() {
             let ready = std::mem::take(&mut self.ready);
@@ -127,7 +127,7 @@ impl ProviderQueue {
         }
         self.see_to_credentials();
         let limits = provider.limits();
-        while self.depart(steps, air, &limits)? && self.next_due <= clock::now() {
+        while self.depart(steps, in_flight, &limits)? && self.next_due <= clock::now() {
             // Before a quota is spent, it is found out on what.
             if ranking.holds(provider) {
                 return Ok(());
@@ -187,11 +187,11 @@ impl ProviderQueue {
         if leave != Leave::Busy {
             return (leave, permits);
         }
-        steps.seat.waits_for(self.provider.place());
+        steps.worker_slot.waits_for(self.provider.place());
         // Somebody may have given way before the note was there.
         let (leave, permits) = limiter::look(self.provider, limits);
         if leave != Leave::Busy {
-            steps.seat.waits_no_more(self.provider.place());
+            steps.worker_slot.waits_no_more(self.provider.place());
         }
         (leave, permits)
     }
@@ -233,28 +233,28 @@ impl ProviderQueue {
     }
 
     /// Sends what is ready; answers whether all of it is on its way.
-    fn depart(&mut self, steps: &Steps, air: &mut InFlight, limits: &Limits) -> Result<bool, Stop> {
-        while let Some(mut flight) = self.ready.pop_front() {
+    fn depart(&mut self, steps: &Steps, in_flight: &mut InFlight, limits: &Limits) -> Result<bool, Stop> {
+        while let Some(mut request) = self.ready.pop_front() {
             let now = clock::now();
             let is_late = now - self.ready_since > LONGEST_WAIT;
-            let departure = if is_late { Departure::Off(now) } else { flight.departs(limits) };
+            let departure = if is_late { SendTime::Off(now) } else { request.departs(limits) };
             let not_before = match departure {
-                Departure::Now => match air.start(flight) {
+                SendTime::Now => match in_flight.start(request) {
                     None => continue,
                     Some(left) => {
-                        flight = left;
+                        request = left;
                         now + retry_pause()
                     }
                 },
-                Departure::Waits(until) if until - now <= LONGEST_WAIT => {
-                    self.ready.push_front(flight);
+                SendTime::Waits(until) if until - now <= LONGEST_WAIT => {
+                    self.ready.push_front(request);
                     self.blocked_until = until;
                     return Ok(false);
                 }
-                Departure::Waits(until) | Departure::Off(until) => until,
+                SendTime::Waits(until) | SendTime::Off(until) => until,
             };
             let mut left = std::mem::take(&mut self.ready);
-            left.push_front(flight);
+            left.push_front(request);
             (self.next_due, self.blocked_until) = (0, not_before);
             self.release_jobs(steps, left)?;
             return Ok(false);
@@ -263,12 +263,12 @@ impl ProviderQueue {
     }
 
     /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
-    fn release_jobs(&mut self, steps: &Steps, flights: VecDeque<ProviderRequest>) -> Result<(), Stop> {
-        let Some(first) = flights.front() else { return Ok(()) };
+    fn release_jobs(&mut self, steps: &Steps, requests: VecDeque<ProviderRequest>) -> Result<(), Stop> {
+        let Some(first) = requests.front() else { return Ok(()) };
         // They were claimed together.
         let day = first.day;
-        let lookup_keys: Vec<Prefix> = flights.iter().flat_map(ProviderRequest::lookup_keys).collect();
-        self.to_give_back.push(Unused { lookup_keys, day, requests: flights.len(), is_returned: false });
+        let lookup_keys: Vec<Prefix> = requests.iter().flat_map(ProviderRequest::lookup_keys).collect();
+        self.to_give_back.push(Unused { lookup_keys, day, requests: requests.len(), is_returned: false });
         self.give_back(steps)
     }
 
@@ -292,66 +292,69 @@ impl ProviderQueue {
     }
 
     /// When an answer is to be written down: there is nothing to gather once nothing is under way.
-    fn lands_at(&self, air: &InFlight) -> i64 {
-        let is_alone = !air.has_any_of(self.provider);
-        let of = |landing: &CompletedBatch| if is_alone { landing.alone_at() } else { landing.not_before };
-        self.landings.iter().map(of).min().unwrap_or(i64::MAX)
+    fn lands_at(&self, in_flight: &InFlight) -> i64 {
+        let is_alone = !in_flight.has_any_of(self.provider);
+        let of = |completed_batch: &CompletedBatch| {
+            if is_alone { completed_batch.alone_at() } else { completed_batch.not_before }
+        };
+        self.completed_batches.iter().map(of).min().unwrap_or(i64::MAX)
     }
 
-    /// Keeps a landing for a later transaction, unless its lease has run out: then the jobs are claimed anew.
-    fn keep(&mut self, landing: CompletedBatch, lease: Lease) {
-        if landing.not_before < landing.since + (lease.seconds * 1e6) as i64 {
-            self.landings.push(landing);
+    /// Keeps a batch for a later transaction, unless its lease has run out: then the jobs are claimed anew.
+    fn keep(&mut self, completed_batch: CompletedBatch, lease: Lease) {
+        if completed_batch.not_before < completed_batch.since + (lease.seconds * 1e6) as i64 {
+            self.completed_batches.push(completed_batch);
         } else {
-            self.to_give_back.extend(landing.unspent().map(|(day, requests)| Unused {
+            self.to_give_back.extend(completed_batch.unspent().map(|(day, requests)| Unused {
                 lookup_keys: Vec::new(),
                 day: Some(day),
                 requests,
                 is_returned: true,
             }));
             self.next_due = 0;
-            landing.ended(Some("it could not be written down in time"));
+            completed_batch.ended(Some("it could not be written down in time"));
         }
     }
 
-    /// Writes down what came back, one transaction for each landing a round; answers how many were done with. What could
+    /// Writes down what came back, one transaction for each batch a round; answers how many were done with. What could
     /// not be written is kept and tried again; what needs more than one transaction goes on in the next round.
-    pub fn land(&mut self, steps: &Steps, air: &mut InFlight) -> Result<bool, Stop> {
-        if self.lands_at(air) > clock::now() {
+    pub fn land(&mut self, steps: &Steps, in_flight: &mut InFlight) -> Result<bool, Stop> {
+        if self.lands_at(in_flight) > clock::now() {
             return Ok(false);
         }
         let lease = steps.lease([self.provider]);
-        let is_alone = !air.has_any_of(self.provider);
+        let is_alone = !in_flight.has_any_of(self.provider);
         let mut landed = Ok(true);
-        for mut landing in std::mem::take(&mut self.landings) {
+        for mut completed_batch in std::mem::take(&mut self.completed_batches) {
             // What came back meanwhile makes room at the provider.
-            air.collect();
-            if (if is_alone { landing.alone_at() } else { landing.not_before }) > clock::now() {
-                self.landings.push(landing);
+            in_flight.collect();
+            if (if is_alone { completed_batch.alone_at() } else { completed_batch.not_before }) > clock::now()
+            {
+                self.completed_batches.push(completed_batch);
                 continue;
             }
-            let whole = landing.is_applied();
+            let whole = completed_batch.is_applied();
             let written = spans::within(whole, || {
                 steps.step(StepKind::Apply, |home, connection| {
-                    apply::write_down(home, connection, &landing, lease)
+                    apply::write_down(home, connection, &completed_batch, lease)
                 })
             });
             match written {
                 Ok(written) => {
                     self.next_due = 0;
-                    if landing.advance(written) {
-                        steps.seat.batches.fetch_add(1, Ordering::Relaxed);
-                        steps.seat.report.batches.fetch_add(1, Ordering::Relaxed);
-                        landing.ended(None);
-                    } else if landing.is_blocked() {
-                        self.keep(landing, lease);
+                    if completed_batch.advance(written) {
+                        steps.worker_slot.batches.fetch_add(1, Ordering::Relaxed);
+                        steps.worker_slot.report.batches.fetch_add(1, Ordering::Relaxed);
+                        completed_batch.ended(None);
+                    } else if completed_batch.is_blocked() {
+                        self.keep(completed_batch, lease);
                     } else {
-                        self.landings.push(landing);
+                        self.completed_batches.push(completed_batch);
                     }
                 }
                 Err(stop) => {
-                    landing.postpone(clock::now() + retry_pause());
-                    self.keep(landing, lease);
+                    completed_batch.postpone(clock::now() + retry_pause());
+                    self.keep(completed_batch, lease);
                     landed = Err(stop);
                 }
             }

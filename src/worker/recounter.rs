@@ -68,7 +68,7 @@ impl Recounter {
             return false;
         }
         self.process =
-            background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.seat) as i32);
+            background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.worker_slot) as i32);
         let pause = if self.process.is_some() {
             self.attempts = self.attempts.saturating_add(1);
             clock::micros(backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit()))
@@ -82,12 +82,12 @@ impl Recounter {
     }
 }
 
-fn run(seat: i32) {
+fn run(worker_slot: i32) {
     background::accept_signals();
-    let seat = shared::seat(seat);
-    let database = seat.database.load(Ordering::Acquire);
+    let worker_slot = shared::worker_slot(worker_slot);
+    let database = worker_slot.database.load(Ordering::Acquire);
     // One that an earlier worker started may run still.
-    if database == 0 || !seat.recounter.take(database) {
+    if database == 0 || !worker_slot.recounter.take(database) {
         return;
     }
     background::connect(Some(Oid::from(database)), PROGRAM);
@@ -120,6 +120,6 @@ fn run(seat: i32) {
             Ok(None) => break,
         }
     }
-    seat.wake();
+    worker_slot.wake();
     background::exit()
 }

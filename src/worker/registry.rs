@@ -1,8 +1,8 @@
 //! Who works where, and how they are told that there is something to do.
 //!
-//! The launcher gives each database a seat in shared memory. Backends find the seat of their own database there: they
+//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their own database there: they
 //! wake its worker when they commit queued work, once however much it was, and ask it to go when somebody needs the
-//! database to themselves. What has no seat yet is announced to the launcher.
+//! database to themselves. What has no slot yet is announced to the launcher.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -107,9 +107,9 @@ impl Doing {
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
 
-    /// What the worker in a seat is doing.
-    pub fn in_seat(seat: &WorkerSlot) -> Doing {
-        Doing::of(seat.state.load(Ordering::Relaxed))
+    /// What the worker in a slot is doing.
+    pub fn in_seat(worker_slot: &WorkerSlot) -> Doing {
+        Doing::of(worker_slot.state.load(Ordering::Relaxed))
     }
 }
 
@@ -209,7 +209,7 @@ impl StepKind {
     }
 }
 
-/// How a worker ended, left in its seat for the launcher.
+/// How a worker ended, left in its slot for the launcher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Ending {
@@ -222,8 +222,8 @@ pub enum Ending {
 }
 
 impl Ending {
-    pub fn of(seat: &WorkerSlot) -> Ending {
-        match seat.ending.load(Ordering::Acquire) {
+    pub fn of(worker_slot: &WorkerSlot) -> Ending {
+        match worker_slot.ending.load(Ordering::Acquire) {
             1 => Ending::NoExtension,
             2 => Ending::Left,
             _ => Ending::Crashed,
@@ -343,22 +343,22 @@ pub fn transaction_ended(outcome: Outcome) {
     if wakeups.recount {
         ask_for_recount();
     }
-    let seat = seat_of(database);
-    if let Some(seat) = seat {
+    let worker_slot = worker_slot_of(database);
+    if let Some(worker_slot) = worker_slot {
         if wakeups.rules {
-            seat.rules_changed.store(true, Ordering::Release);
+            worker_slot.rules_changed.store(true, Ordering::Release);
         }
         if wakeups.networks {
-            seat.networks_edited.store(true, Ordering::Release);
+            worker_slot.networks_edited.store(true, Ordering::Release);
         }
         // A worker that is to start sweeps first.
         if wakeups.sweep {
-            seat.sweep_wanted.store(true, Ordering::Release);
+            worker_slot.sweep_wanted.store(true, Ordering::Release);
         }
-        seat.wake();
+        worker_slot.wake();
     }
     // An extension that comes is always announced: the worker that sits there may be one that has just found none.
-    if wakeups.extension || (seat.is_none() && wakeups.work && guc::worker_enabled()) {
+    if wakeups.extension || (worker_slot.is_none() && wakeups.work && guc::worker_enabled()) {
         announce(database);
     }
 }
@@ -388,13 +388,13 @@ pub fn is_attended() -> bool {
     shared::is_shared() && guc::worker_enabled()
 }
 
-/// The seat in which a database's worker sits.
-pub fn seat_of(database: Oid) -> Option<&'static WorkerSlot> {
+/// The slot of a database's worker.
+pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
     let wanted = database.to_u32();
     shared::block()
-        .seats
+        .worker_slots
         .iter()
-        .find(|seat| seat.database.load(Ordering::Acquire) == wanted && seat.is_taken())
+        .find(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted && worker_slot.is_taken())
 }
 
 /// Has the launcher look at a database.
@@ -448,12 +448,14 @@ fn database_is_needed(database: Oid) {
     });
     let block = shared::block();
     // Also one that is being started and has not sat down yet.
-    for seat in block.seats.iter().filter(|seat| seat.database.load(Ordering::Acquire) == wanted) {
-        seat.leave.store(true, Ordering::Release);
-        seat.set_latch();
+    for worker_slot in
+        block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
+    {
+        worker_slot.leave.store(true, Ordering::Release);
+        worker_slot.set_latch();
     }
-    block.seats.iter().for_each(|seat| seat.recounter.end(wanted));
-    let slots = block.seats.iter().flat_map(|seat| &seat.owner_slots);
+    block.worker_slots.iter().for_each(|worker_slot| worker_slot.recounter.end(wanted));
+    let slots = block.worker_slots.iter().flat_map(|worker_slot| &worker_slot.owner_slots);
     slots.filter(|slot| slot.database.load(Ordering::Acquire) == wanted).for_each(OwnerSlot::end);
     block.launcher.set_latch();
 }

@@ -11,7 +11,7 @@ use cowrie_enrich_engine::providers::{Answer, Demand, Exchange, Failure, Reply};
 use super::apply::{CompletedBatch, Outcome};
 use super::trace::Batch;
 use crate::pg::clock;
-use crate::provider::limiter::{self, Count, Departure, Leave, Permit, Verdict};
+use crate::provider::limiter::{self, Count, Leave, Permit, SendTime, Verdict};
 use crate::provider::quota;
 use crate::provider::{Limits, Provider};
 use crate::store::queue::{Blame, Claimed, Failed};
@@ -40,7 +40,7 @@ pub struct ProviderRequest {
 }
 
 impl ProviderRequest {
-    /// One flight for each exchange, and for each a permit as far as there are some.
+    /// One request for each exchange, and for each a permit as far as there are some.
     pub fn of(provider: Provider, ask: &Ask, batch: usize, permits: Vec<Permit>) -> Vec<ProviderRequest> {
         let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.lookup_key, ask)));
         // The queue has none; the last door all the same.
@@ -60,9 +60,9 @@ impl ProviderRequest {
     }
 
     /// Whether it leaves now: the last word before something is sent.
-    pub fn departs(&mut self, limits: &Limits) -> Departure {
+    pub fn departs(&mut self, limits: &Limits) -> SendTime {
         if self.day.is_some_and(quota::is_over) {
-            return Departure::Off(0);
+            return SendTime::Off(0);
         }
         if let Some(permit) = &mut self.permit {
             return permit.departs(limits);
@@ -70,10 +70,10 @@ impl ProviderRequest {
         match limiter::ask(self.provider, limits) {
             Ok((permit, _)) => {
                 self.permit = Some(permit);
-                Departure::Now
+                SendTime::Now
             }
-            Err(Leave::NotBefore(until)) => Departure::Off(until),
-            Err(_) => Departure::Off(clock::now() + BUSY_PAUSE),
+            Err(Leave::NotBefore(until)) => SendTime::Off(until),
+            Err(_) => SendTime::Off(clock::now() + BUSY_PAUSE),
         }
     }
 
@@ -112,13 +112,13 @@ impl ProviderRequest {
             };
             outcomes.insert(lookup_key, outcome);
         }
-        let landing = CompletedBatch::of(self.provider, outcomes).traced(trace);
+        let completed_batch = CompletedBatch::of(self.provider, outcomes).traced(trace);
         match self.day.filter(|_| unsent) {
             Some(day) => {
                 quota::give_back(self.provider, day, 1);
-                landing.not_spent(day)
+                completed_batch.not_spent(day)
             }
-            None => landing,
+            None => completed_batch,
         }
     }
 }

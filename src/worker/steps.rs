@@ -31,9 +31,9 @@ pub enum Stop {
     Failed,
 }
 
-/// Makes steps in the name of the worker in a seat.
+/// Makes steps in the name of the worker in a slot.
 pub struct Steps {
-    pub seat: &'static WorkerSlot,
+    pub worker_slot: &'static WorkerSlot,
     /// Holder of leases: when this worker was started. There is one at a time per database, so no other has it.
     pub holder: i64,
     /// Version of the constraints when no foreign key was unsafe.
@@ -41,19 +41,19 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn of(seat: &'static WorkerSlot) -> Steps {
-        Steps { seat, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
+    pub fn of(worker_slot: &'static WorkerSlot) -> Steps {
+        Steps { worker_slot, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
     }
 
     /// Whether the worker may go on.
     pub fn check(&self) -> Result<(), Stop> {
-        if self.seat.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
+        if self.worker_slot.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
     }
 
     pub fn says(&self, doing: Doing) {
-        self.seat.report.heartbeat.store(clock::now(), Ordering::Relaxed);
-        if self.seat.state.swap(doing as u32, Ordering::Relaxed) != doing as u32 {
-            self.seat.since.store(clock::now(), Ordering::Relaxed);
+        self.worker_slot.report.heartbeat.store(clock::now(), Ordering::Relaxed);
+        if self.worker_slot.state.swap(doing as u32, Ordering::Relaxed) != doing as u32 {
+            self.worker_slot.since.store(clock::now(), Ordering::Relaxed);
         }
     }
 
@@ -85,9 +85,13 @@ impl Steps {
 
     /// Counts and logs the failure of a step, or of a part of it.
     pub fn failed(&self, kind: StepKind, failure: &Failure) {
-        self.seat.errors.fetch_add(1, Ordering::Relaxed);
-        self.seat.report.errors.fetch_add(1, Ordering::Relaxed);
-        kind.failed(&self.seat.report, "a worker's step failed and will be tried again", &failure.message);
+        self.worker_slot.errors.fetch_add(1, Ordering::Relaxed);
+        self.worker_slot.report.errors.fetch_add(1, Ordering::Relaxed);
+        kind.failed(
+            &self.worker_slot.report,
+            "a worker's step failed and will be tried again",
+            &failure.message,
+        );
     }
 
     /// Returns true if no foreign key can run code as the extension's owner. Queries only if a constraint has changed
@@ -98,7 +102,7 @@ impl Steps {
             return true;
         }
         let keys = home.run_by_owner(|_, connection| session_foreign_key::unsafe_keys(connection));
-        self.seat.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
+        self.worker_slot.report.unsafe_keys.store(keys.count, Ordering::Relaxed);
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {
             let detail =

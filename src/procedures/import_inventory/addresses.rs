@@ -21,7 +21,7 @@ use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
 use crate::store::import_inventory::{
     Decision, ImportedAddress, StoredAddress, create_addresses, existing, merge_addresses,
 };
-use crate::store::networks::{self, Networks, Said};
+use crate::store::networks::{self, NetworkFacts, Networks};
 
 pub const COLUMNS: &[Wanted] = wanted(&[
     text(&["current_asn"]),
@@ -119,7 +119,7 @@ fn read<'a>(
             let registry = named.registry.map(str::to_owned);
             // One source's words, so that it is known whose they are.
             if *sources.entry(asn).or_insert(source) == source {
-                network.merge(Said { name, country, registry, first_seen: None, last_seen: None });
+                network.merge(NetworkFacts { name, country, registry, first_seen: None, last_seen: None });
             }
         }
     }

@@ -141,7 +141,10 @@ fn a_child_that_is_added_later_is_noticed_and_attached_with_its_parent() {
         let refusal = db.refused("SELECT * FROM enrich.campaign_networks('hyper')");
         assert_eq!(
             (refusal.code.as_str(), refusal.hint.as_deref()),
-            ("55000", Some("Attach the table again and repeat all arguments. Its children are attached with it.")),
+            (
+                "55000",
+                Some("Attach the table again and repeat all arguments. Its children are attached with it.")
+            ),
             "{refusal:?}"
         );
         db.run("INSERT INTO late VALUES (1, '8.8.8.8', '2026-01-01')");
