@@ -162,7 +162,9 @@ pub fn no_key_for(table: &str, column: &str) -> ! {
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("could not create a foreign key for column \"{column}\" of table {table}"),
         Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
-        Some("Do without a foreign key, or change the column's type to inet."),
+        Some(
+            "Do without a foreign key, or detach the table, change the column's type to inet, and attach the table again.",
+        ),
     )
 }
 
@@ -303,6 +305,17 @@ pub fn foreign_partition(table: &str) -> ! {
     )
 }
 
+/// A column of a session table.
+pub fn no_address_column(table: &str, column: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+        format!("column {column} of {table} does not exist"),
+        None,
+        Some("Name the column that holds the addresses."),
+    )
+}
+
+/// A column of a table that is to be imported.
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,

@@ -87,6 +87,12 @@ const LONGEST_NAME: usize = 63;
 struct DatabaseNames;
 impl Check for DatabaseNames {
     fn check(list: &str) -> Result<(), Refusal> {
+        if list.contains('"') {
+            return Err(Refusal {
+                reason: "The list contains a quotation mark.",
+                hint: "Separate the names of databases by single commas, without quotation marks.",
+            });
+        }
         if list.split(',').any(|name| name.trim() == "*") {
             return Err(Refusal {
                 reason: "* is not a name of a database.",

@@ -5,6 +5,10 @@ CREATE FUNCTION enrich_session() RETURNS trigger
 COMMENT ON FUNCTION enrich_session() IS
     'trigger function; arguments: address column, time column or empty. BEFORE INSERT OR UPDATE it fills and protects the snapshot, AFTER INSERT, UPDATE or DELETE it counts';
 
+CREATE FUNCTION forget_sessions() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
+COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions out of the counts';
+
 CREATE TABLE session_table_option (
     rel          regclass PRIMARY KEY,
     run_triggers boolean NOT NULL DEFAULT false,
@@ -108,8 +112,8 @@ COMMENT ON VIEW blocked_session_tables IS
 -- row that a trigger gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
-           COALESCE(u.reason, c.reason, t.reason, k.reason) IS NULL AS is_intact,
-           COALESCE(u.reason, c.reason, t.reason, k.reason) AS not_intact_reason,
+           COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) IS NULL AS is_intact,
+           COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) AS not_intact_reason,
            (SELECT b.reason
             FROM pg_catalog.unnest(p.parts) part (oid)
             JOIN @extschema@.blocked_session_tables b ON b.rel::pg_catalog.oid OPERATOR(pg_catalog.=) part.oid
@@ -134,7 +138,7 @@ CREATE VIEW attached_tables AS
         CROSS JOIN LATERAL (
             SELECT pg_catalog.string_to_array(
                 pg_catalog.regexp_replace(pg_catalog.encode(t.tgargs, 'hex'), '(..)', E'\\1 ', 'g'), '00 ')) a(args)
-        WHERE t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure
+        WHERE t.tgfoid IN ('@extschema@.enrich_session()'::pg_catalog.regprocedure, '@extschema@.forget_sessions()'::pg_catalog.regprocedure)
           AND t.tgparentid OPERATOR(pg_catalog.=) 0
         GROUP BY 1, 2, 3, 4, 5) x
     -- The table and its partitions.
@@ -196,20 +200,32 @@ CREATE VIEW attached_tables AS
     -- The first trigger that does not fire. Those of a partition that is partitioned itself need not.
     LEFT JOIN LATERAL (
         SELECT CASE WHEN t.oid IS NULL THEN pg_catalog.format('%s has no trigger %I', r.oid::pg_catalog.regclass, w.name)
+                    WHEN t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])
+                    THEN pg_catalog.format('trigger %I of %s was replaced', w.name, r.oid::pg_catalog.regclass)
                     ELSE pg_catalog.format('trigger %I of %s is disabled', w.name, r.oid::pg_catalog.regclass) END AS reason
         FROM pg_catalog.unnest(p.parts) part (oid)
         JOIN pg_catalog.pg_class r
           ON r.oid OPERATOR(pg_catalog.=) part.oid
          AND (r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid OR r.relkind OPERATOR(pg_catalog.<>) 'p')
-        JOIN (VALUES ('zz_cowrie_enrich_snapshot', true), ('zz_cowrie_enrich_count', true),
-                     ('zz_cowrie_enrich_truncate', false), ('COWRIE_ENRICH_reference', true)) w(name, of_partitions)
+        -- Bits of tgtype: FOR EACH ROW 1, BEFORE 2, INSERT 4, DELETE 8, UPDATE 16, TRUNCATE 32.
+        JOIN (VALUES ('zz_cowrie_enrich_snapshot', true, 23, '@extschema@.enrich_session()'::pg_catalog.regprocedure),
+                     ('zz_cowrie_enrich_count', true, 29, '@extschema@.enrich_session()'::pg_catalog.regprocedure),
+                     ('zz_cowrie_enrich_truncate', false, 34, '@extschema@.forget_sessions()'::pg_catalog.regprocedure),
+                     ('COWRIE_ENRICH_reference', true, 21, '@extschema@.enrich_session()'::pg_catalog.regprocedure)
+             ) w(name, of_partitions, type, function)
           ON w.of_partitions
           OR r.oid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
              -- TimescaleDB does not copy it to its chunks.
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid OPERATOR(pg_catalog.=) r.oid)
         LEFT JOIN pg_catalog.pg_trigger t
           ON t.tgrelid OPERATOR(pg_catalog.=) r.oid AND t.tgname OPERATOR(pg_catalog.=) w.name
-        WHERE COALESCE(t.tgenabled, 'D') OPERATOR(pg_catalog.<>) ALL ('{O,A}'::pg_catalog."char"[])
+        -- Whoever creates the triggers without attach_session_table() may give them other names.
+        WHERE NOT EXISTS (
+            SELECT FROM pg_catalog.pg_trigger g
+            WHERE g.tgrelid OPERATOR(pg_catalog.=) r.oid
+              AND g.tgfoid OPERATOR(pg_catalog.=) w.function AND g.tgtype OPERATOR(pg_catalog.=) w.type
+              AND g.tgqual IS NULL AND g.tgattr::pg_catalog.text OPERATOR(pg_catalog.=) ''
+              AND g.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[]))
           AND (w.name OPERATOR(pg_catalog.<>) 'COWRIE_ENRICH_reference'
                OR EXISTS (SELECT FROM pg_catalog.pg_constraint f
                           WHERE f.conrelid OPERATOR(pg_catalog.=) r.oid AND f.contype OPERATOR(pg_catalog.=) 'f'
@@ -237,7 +253,14 @@ CREATE VIEW attached_tables AS
                WHERE t.tgrelid OPERATOR(pg_catalog.=) k.oid
                  AND t.tgfoid OPERATOR(pg_catalog.=) '@extschema@.enrich_session()'::pg_catalog.regprocedure)
         ORDER BY k.oid
-        LIMIT 1) k ON true;
+        LIMIT 1) k ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN NOT EXISTS (
+            SELECT FROM pg_catalog.pg_index i
+            JOIN pg_catalog.pg_class index ON index.oid OPERATOR(pg_catalog.=) i.indexrelid
+            WHERE i.indrelid OPERATOR(pg_catalog.=) x.rel::pg_catalog.oid
+              AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
+        THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
     'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
@@ -319,7 +342,7 @@ BEGIN
     IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
             MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
-            HINT = 'Do without a foreign key, or change the column''s type to inet.';
+            HINT = 'Do without a foreign key, or detach the table, change the column''s type to inet, and attach the table again.';
     END IF;
     IF EXISTS (SELECT FROM pg_attribute a
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
@@ -462,7 +485,7 @@ CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
     add_foreign_key boolean DEFAULT false, run_triggers boolean DEFAULT NULL, trust_input boolean DEFAULT NULL)
     RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     class record;
     members regclass[];
@@ -486,6 +509,14 @@ BEGIN
     IF class.relkind IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table',
             MESSAGE = format('relation with OID %s does not exist', rel::oid);
+    END IF;
+    SELECT a.name INTO seen
+    FROM (VALUES (ip_column), (time_column)) a(name)
+    WHERE a.name IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at');
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('column %I is a snapshot column', seen.name),
+            HINT = 'The second argument names the column with the address, the third the column with the time of the session.';
     END IF;
     IF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
@@ -547,7 +578,9 @@ BEGIN
     -- readers too. That lock is taken at once, because a transaction that waits for a stronger lock can deadlock.
     members := @extschema@.lock_session_table(rel,
         EXISTS (SELECT FROM pg_trigger t
-                WHERE t.tgrelid = rel AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
+                WHERE t.tgrelid = rel
+                  AND (t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
+                       OR t.tgname IN ('zz_cowrie_enrich_snapshot', 'zz_cowrie_enrich_count', 'zz_cowrie_enrich_truncate', 'COWRIE_ENRICH_reference')))
         OR (SELECT count(*) FROM pg_attribute a
             WHERE a.attrelid = rel AND NOT a.attisdropped
               AND a.attname IN ('snapshot_asn', 'snapshot_country', 'snapshot_ip_type', 'enrichment', 'enrichment_at')) < 5);
@@ -705,7 +738,7 @@ COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean,
     'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable: repeat all arguments, because without add_foreign_key => true another call drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
-    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     members regclass[];
     member regclass;
@@ -746,7 +779,9 @@ BEGIN
         FOR ours IN
             SELECT t.tgname FROM pg_trigger t
             WHERE t.tgrelid = member AND t.tgparentid = 0
-              AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
+              AND (t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure)
+                   -- Replaced by another one.
+                   OR t.tgname IN ('zz_cowrie_enrich_snapshot', 'zz_cowrie_enrich_count', 'zz_cowrie_enrich_truncate', 'COWRIE_ENRICH_reference'))
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', ours.tgname, member);
         END LOOP;
@@ -781,10 +816,6 @@ CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
     'have sources with a daily quota ask first about addresses behind sessions for which an SQL expression over the row s of an attached table is high; null removes it';
-
-CREATE FUNCTION forget_sessions() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
-COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions out of the counts';
 
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';

@@ -33,8 +33,7 @@ use crate::store::Home;
 use crate::store::calls::{self, Key};
 
 /// The hint where an attached table is not intact.
-const ATTACH_AGAIN: &str =
-    "Attach the table again and repeat all arguments, then call backfill_sessions() on it.";
+const ATTACH_AGAIN: &str = "Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() on it.";
 
 /// Those that there are. The number tells their locks apart: append only.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,6 +101,12 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let may_commit = !call.is_atomic();
     if options.needs_commits && !may_commit {
         error::in_transaction_block(procedure.name());
+    }
+    if !transaction::may_write() {
+        error::read_only(
+            &format!("{}()", procedure.name()),
+            "Call it in a read-write transaction on the primary.",
+        );
     }
     let home = Home::of_caller(call);
     let kind = procedure as u16;

@@ -89,7 +89,7 @@ fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
     if not_intact.is_left_out {
         pg::warning(
             &format!("{procedure}: left out the sessions of {table}: {reason}"),
-            "No count was corrected downwards. Attach the table again and repeat all arguments, then call backfill_sessions() on it.",
+            "No count was corrected downwards. Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() on it.",
         );
     } else {
         pg::warning(&format!("{procedure}: {table} is not intact: {reason}"), ATTACH_AGAIN);

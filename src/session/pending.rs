@@ -153,17 +153,26 @@ fn append_early(home: Home) {
     }
 }
 
-/// Creates the inventory rows of all addresses seen so far, for a foreign key that is about to be checked. Their
-/// sessions stay pending.
-pub fn create_now(home: Home) {
+/// Creates the inventory rows of all addresses seen so far, and of `referenced`, for a foreign key that is about to be checked.
+/// Their sessions stay pending. With immediate constraints the check comes before the session is counted, so `referenced` may
+/// be unknown here.
+pub fn create_now(home: Home, referenced: Option<Address>) {
+    let is_known = |pending: &Pending, address: &Address| {
+        pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
+    };
+    let referenced = referenced.filter(|address| !PENDING.with_borrow(|pending| is_known(pending, address)));
     // The trigger fires for every row; the first firing does it for all.
-    if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) {
+    if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) && referenced.is_none() {
         return;
     }
     let wanted: Vec<(Address, SessionCount)> = PENDING.with_borrow(|pending| {
         let seen = pending.levels.iter().flat_map(|(_, addresses)| addresses);
         let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
-        missing.map(|(address, _)| (*address, SessionCount::default())).collect()
+        missing
+            .map(|(address, _)| *address)
+            .chain(referenced)
+            .map(|address| (address, SessionCount::default()))
+            .collect()
     });
     if wanted.is_empty() {
         return;

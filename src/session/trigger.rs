@@ -126,7 +126,8 @@ pub fn enrich_session(call: &Call) -> Value {
         return row.returned();
     }
     if firing.is_constraint() {
-        pending::create_now(site.home);
+        let source = source_address(&site, firing.new_row(), Complain::No);
+        pending::create_now(site.home, source.map(|source| source.address));
     } else {
         let timed = telemetry::TriggerTimer::begin(telemetry::Event::After);
         after(&site, &firing, event);

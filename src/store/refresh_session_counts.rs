@@ -163,7 +163,10 @@ fn corrections(
             found.corrected = corrected.unwrap_or_default();
         });
     });
-    recount_requests::done(connection);
+    // A request stays while the sessions of a table cannot be read, because counts may be too high.
+    if !found.is_partial() {
+        recount_requests::done(connection);
+    }
     Ok(found)
 }
 

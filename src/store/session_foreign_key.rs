@@ -116,7 +116,7 @@ fn require_address_column(rel: Oid, column: &CStr) {
     }
     let shown = column.to_string_lossy();
     match catalog::column_type(rel, column) {
-        None => error::no_such_column(&name, &shown),
+        None => error::no_address_column(&name, &shown),
         Some(found) if found.oid != Inet::OID || found.is_generated => error::no_key_for(&name, &shown),
         Some(_) => {}
     }

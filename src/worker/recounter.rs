@@ -107,6 +107,13 @@ fn run(worker_slot: i32) {
                     found.sessions, found.addresses, found.corrected
                 );
                 telemetry::log_once_per_burst("counted the sessions again", &detail);
+                for (table, not_intact) in found.not_intact.iter().filter(|(_, table)| table.is_left_out) {
+                    let detail = format!("{table}: {}", not_intact.reason);
+                    telemetry::error(
+                        "a recount left out the sessions of a table and will be repeated",
+                        &detail,
+                    );
+                }
                 break;
             }
             // Locks are taken before anything is read.

@@ -147,11 +147,16 @@ fn unwrapped(report: JsonObject) -> JsonObject {
     report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
 }
 
-/// Nothing, or no report: numbers come as numbers or as texts.
+/// Nothing, or no report: zero, as a number, a text or a date, `false`, and lists and objects of these.
 fn is_unreported(value: &Value) -> bool {
-    http::says_nothing(value)
-        || value.as_f64() == Some(0.0)
-        || value.as_str().is_some_and(|text| text.trim_ascii() == "0")
+    match value {
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Bool(is_reported) => !is_reported,
+        Value::String(text) => text.chars().all(|letter| matches!(letter, '0' | '-' | ':' | '.' | ' ')),
+        Value::Array(values) => values.iter().all(is_unreported),
+        Value::Object(members) => members.values().all(is_unreported),
+        Value::Null => true,
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +225,8 @@ mod tests {
             json!({ "ip": { "number": "192.0.2.1" } }),
             json!({ "ip": { "number": "192.0.2.1", "count": 0, "attacks": "0", "maxrisk": 0.0 } }),
             json!({ "ip": { "number": "192.0.2.1", "count": 0, "threatfeeds": { "blocklistde": null } } }),
+            json!({ "ip": { "number": "192.0.2.1", "count": false, "attacks": false, "weblogs": { "count": 0 } } }),
+            json!({ "ip": { "number": "192.0.2.1", "count": "0", "maxdate": "0000-00-00", "mindate": "0000-00-00 00:00:00" } }),
             json!({ "ip": {
                 "number": "192.0.2.1", "count": null, "attacks": null, "maxdate": null, "mindate": null, "updated": null,
                 "comment": null, "maxrisk": null, "asabusecontact": "abuse@example.net", "as": 64501,

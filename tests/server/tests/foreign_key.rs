@@ -226,6 +226,36 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
+/// Then the key is checked before the session is counted.
+#[test]
+fn immediate_constraints_keep_no_session_of_a_new_address() {
+    let mut db = database();
+    SUMMARIES.create(&mut db);
+    db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
+    for (n, statements) in [
+        "SET CONSTRAINTS ALL IMMEDIATE; {0}; {1}",
+        "{0}; SET CONSTRAINTS ALL IMMEDIATE; {1}",
+        "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT a; {0}; ROLLBACK TO a; {1}; {0}",
+        "SET CONSTRAINTS ALL IMMEDIATE; {0}; DELETE FROM session_summaries; {1}; SET CONSTRAINTS ALL DEFERRED; {2}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let insert = |m: usize| {
+            SUMMARIES.insert(&[
+                (&format!("a{n}{m}"), Some(&format!("89.160.{n}.{m}"))),
+                (&format!("b{n}{m}"), Some(&format!("89.160.{n}.{m}"))),
+            ])
+        };
+        let statements =
+            (0..3).fold(statements.to_owned(), |all, m| all.replace(&format!("{{{m}}}"), &insert(m)));
+        db.run(&format!("BEGIN; {statements}; COMMIT"));
+        db.run("CALL enrich.fold_statistics()");
+        assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
+    }
+    assert!(db.number("SELECT count(*) FROM session_summaries") > 0);
+}
+
 /// Whoever creates a network and does not commit does not keep other addresses of that network.
 #[test]
 fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_foreign_key() {

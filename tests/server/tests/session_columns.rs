@@ -428,6 +428,20 @@ fn attaching_reports_what_keeps_sessions_from_being_counted() {
 }
 
 #[test]
+fn snapshot_columns_are_neither_address_nor_time() {
+    let mut db = database();
+    db.run(&format!("CREATE TABLE s (ip inet, seen timestamptz, {COLUMNS})"));
+    for arguments in ["'s', 'snapshot_country'", "'s', 'ip', 'enrichment_at'"] {
+        let refusal = db.refused(&format!("SELECT enrich.attach_session_table({arguments})"));
+        assert_eq!(refusal.code, "22023", "{refusal:?}");
+    }
+    db.run("SET standard_conforming_strings = off");
+    assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+    assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
+    assert_eq!(db.notices("SELECT enrich.detach_session_table('s')"), "");
+}
+
+#[test]
 fn attaching_without_the_foreign_key_that_there_was_is_reported() {
     for partition in ["", "PARTITION BY RANGE (seen)"] {
         let mut db = database();

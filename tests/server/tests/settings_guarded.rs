@@ -290,6 +290,7 @@ fn a_list_with_a_name_that_does_not_exist_is_refused() {
         ("enabled_sources", "maxmind cymru"),
         ("databases", "honeypot,"),
         ("databases", "*"),
+        ("databases", "\"b\""),
         ("databases", &"d".repeat(64)),
     ] {
         let refusal = db.refused(&format!("ALTER SYSTEM SET cowrie_enrich.{setting} = '{value}'"));

@@ -48,7 +48,12 @@ fn a_renamed_address_column_is_warned_of_and_zeroes_no_count() {
             )],
             "{said}"
         );
-        assert!(said.contains("HINT:  No count was corrected downwards. Attach the table again"), "{said}");
+        assert!(
+            said.contains(
+                "HINT:  No count was corrected downwards. Undo the change, or attach the table again"
+            ),
+            "{said}"
+        );
         assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|2"]);
         assert_eq!(corrected(&mut db), 0);
         assert_eq!(db.number("SELECT sum(total_session_count) FROM enrich.asn_inventory"), 3);
@@ -154,7 +159,7 @@ fn every_change_is_named_by_the_view_the_recount_and_the_backfill() {
 }
 
 /// What is done to triggers, the reason that is given for it, and what makes the table intact again.
-const TRIGGERS: [(&str, &str, &str); 7] = [
+const TRIGGERS: [(&str, &str, &str); 11] = [
     (
         "ALTER TABLE s DISABLE TRIGGER USER",
         "trigger zz_cowrie_enrich_count of public.s is disabled",
@@ -191,7 +196,30 @@ const TRIGGERS: [(&str, &str, &str); 7] = [
         "public.s has no trigger \"COWRIE_ENRICH_reference\"",
         "SELECT enrich.attach_session_table('s', 'ip', 't', add_foreign_key => true)",
     ),
+    (
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE OR REPLACE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR UPDATE OR DELETE ON s
+             FOR EACH ROW EXECUTE FUNCTION f();
+         CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE ON s
+             FOR EACH ROW EXECUTE FUNCTION f()",
+        "trigger zz_cowrie_enrich_count of public.s was replaced",
+        ATTACH,
+    ),
+    (
+        "CREATE OR REPLACE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE OF ip ON s
+             FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session('ip', 't')",
+        "trigger zz_cowrie_enrich_snapshot of public.s was replaced",
+        ATTACH,
+    ),
+    (
+        "CREATE OR REPLACE TRIGGER zz_cowrie_enrich_count AFTER INSERT OR UPDATE OR DELETE ON s
+             FOR EACH ROW WHEN (false) EXECUTE FUNCTION enrich.enrich_session('ip', 't')",
+        "trigger zz_cowrie_enrich_count of public.s was replaced",
+        ATTACH,
+    ),
+    ("DROP INDEX s_cowrie_enrich_waiting", "public.s has no index by address for the worker", ATTACH),
 ];
+const ATTACH: &str = "SELECT enrich.attach_session_table('s', 'ip', 't')";
 
 /// Addresses can be read still, so a recount counts what the triggers missed.
 #[test]
@@ -218,6 +246,45 @@ fn a_trigger_that_does_not_fire_is_named_and_its_sessions_are_recounted() {
         assert_eq!(db.one(shown), "t|t|NULL", "{repair}");
         assert_eq!(metric(&mut db), "0", "{repair}");
     }
+}
+
+/// A recount that could not read a table is made again when the table can be read.
+#[test]
+fn a_recount_that_left_out_a_table_is_repeated() {
+    let cluster = cluster_with_world(
+        &Options::named("not-intact-repeat")
+            .with_worker()
+            .conf("cowrie_enrich.worker_naptime = 100ms")
+            .conf("cowrie_enrich.enabled_sources = 'maxmind'"),
+    );
+    let mut db = fresh_database(&cluster);
+    db.run(
+        "CREATE TABLE lost (id int, ip inet); SELECT enrich.attach_session_table('lost', 'ip');
+         CREATE TABLE broken (id int, ip inet); SELECT enrich.attach_session_table('broken', 'ip')",
+    );
+    db.run(
+        "INSERT INTO lost VALUES (1, '8.8.8.8'), (2, '8.8.8.8'); INSERT INTO broken VALUES (1, '1.1.1.1')",
+    );
+    worker_pid(&mut db);
+    wait_until("all are counted", || counts(&mut db), |counts| *counts == ["1.1.1.1|1", "8.8.8.8|2"]);
+    db.run("ALTER TABLE broken RENAME ip TO gone");
+    let mut locker = db.another();
+    locker.run("BEGIN; LOCK TABLE enrich.session_delta");
+    assert!(db.notices("DELETE FROM lost WHERE id = 1").contains("could not count"));
+    locker.run("ROLLBACK");
+    let log = || cluster.log();
+    wait_until("a recount has left the table out", log, |log| {
+        log.contains("a recount left out the sessions of a table and will be repeated")
+    });
+    assert_eq!(counts(&mut db), ["1.1.1.1|1", "8.8.8.8|2"]);
+    assert_eq!(db.number("SELECT count(*) FROM enrich.recount_request"), 1);
+    db.run("ALTER TABLE broken RENAME gone TO ip");
+    wait_until("the count is right", || counts(&mut db), |counts| *counts == ["1.1.1.1|1", "8.8.8.8|1"]);
+    wait_until(
+        "the request is done",
+        || db.number("SELECT count(*) FROM enrich.recount_request"),
+        |requests| *requests == 0,
+    );
 }
 
 /// A partition has triggers of its own.
