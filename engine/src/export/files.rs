@@ -1,11 +1,12 @@
-//! Answers: how does a file change for its readers at one moment, in a directory that is somebody else's?
+//! Replaces files atomically in a directory that another user may own.
 //!
-//! The rule: written under another name in the same directory, then renamed. The other name is this process's own, is
-//! made anew (whoever may write to the directory might have put a link there that leads elsewhere), and is gone again
-//! whatever happens but a kill.
+//! A file is written under a temporary name in the same directory, then renamed. The temporary name contains the
+//! process id. The file is always created anew, because another user with write access to the directory might have put
+//! a symbolic link there. The temporary file is removed on every error; it remains only after a kill.
 //!
-//! The directory is opened once, and everything else is relative to the open directory. Whoever owns a directory on the
-//! path may replace the rest of the path at any moment. So a path that was checked may lead elsewhere when it is used.
+//! The directory is opened once, and all further calls are relative to the open directory. The owner of a directory on
+//! the path may replace the rest of the path at any time. So a path that was checked may lead elsewhere when it is
+//! used.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -21,15 +22,15 @@ use rustix::io::Errno;
 
 use crate::net::{Cancel, Task};
 
-/// The monitor is another user's: the directory says who may read.
+/// The monitor runs as another user. The directory's permissions decide who may read.
 const MODE: u32 = 0o644;
 
-/// Files to write, in this order.
+/// Files to write, in order.
 pub struct FileWrites {
     pub directory: PathBuf,
     /// Names and contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Nothing is written in here.
+    /// No file is written inside this directory.
     pub forbidden: PathBuf,
 }
 
@@ -57,13 +58,13 @@ impl Task for FileWrites {
     }
 }
 
-/// Only a place, without the right to read.
+/// Opens a path component without the right to read it.
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Links on one path, as the system allows.
+/// Maximum number of symbolic links on one path, as in the kernel.
 const MOST_LINKS: usize = 40;
 
-/// Opens a directory by its path, one component at a time. A link is followed only if root or this process's user made it.
-/// Any other link may be a trap by the owner of a directory on the path.
+/// Opens a directory by its path, one component at a time. A symbolic link is followed only if root or this process's
+/// user owns it. The owner of a directory on the path may have made any other link to redirect the write.
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let mut directory =
         rustix::fs::openat(CWD, if path.is_absolute() { "/" } else { "." }, PLACE, Mode::empty())?;
@@ -96,7 +97,7 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(directory)
 }
 
-/// Puts the components of a path before those that are left.
+/// Puts the components of a path in front of the remaining ones.
 fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     for component in path.components().rev() {
         if matches!(component, Component::Normal(_) | Component::ParentDir) {
@@ -105,7 +106,7 @@ fn put_before(left: &mut VecDeque<OsString>, path: &Path) {
     }
 }
 
-/// Returns whether an open directory is `above` or below it, also after it was moved.
+/// Returns whether an open directory is `above` or below it, also after the directory was moved.
 fn is_below(directory: &OwnedFd, above: &Path) -> Result<bool, Errno> {
     let identity = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
     let above = identity(rustix::fs::stat(above)?);
@@ -131,7 +132,7 @@ fn replace(directory: &OwnedFd, name: &str, contents: &[u8]) -> io::Result<()> {
     let rename = || Ok(rustix::fs::renameat(directory, &temporary, directory, name)?);
     let written = write_new(directory, &temporary, contents).and_then(|()| rename());
     if written.is_err() {
-        // What could not be made is not there; anything else has been said already.
+        // The temporary file may not exist. The first error is the one to report.
         let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
     }
     written
@@ -145,7 +146,7 @@ fn write_new(directory: &OwnedFd, name: &Path, contents: &[u8]) -> io::Result<()
         .union(OFlags::CLOEXEC);
     let create = || rustix::fs::openat(directory, name, NEW, Mode::from_raw_mode(MODE));
     let file = match create() {
-        // Of a process that was killed and had the same number.
+        // Left by a killed process that had the same process id.
         Err(Errno::EXIST) => {
             rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
             create()?
@@ -153,7 +154,7 @@ fn write_new(directory: &OwnedFd, name: &Path, contents: &[u8]) -> io::Result<()
         made => made?,
     };
     let mut file = File::from(file);
-    // The server's umask is its own.
+    // The server's umask would restrict the mode.
     file.set_permissions(Permissions::from_mode(MODE))?;
     file.write_all(contents)
 }
@@ -274,7 +275,7 @@ mod tests {
         assert!(write(&directory.0.join("outside/../data"), &inside).is_err());
     }
 
-    /// Only root can make a link that belongs to another user.
+    /// Only root can create a link that belongs to another user.
     #[test]
     fn links_of_others_are_not_followed() {
         let directory = Directory::new();
@@ -293,7 +294,7 @@ mod tests {
         );
     }
 
-    /// The path is replaced by a link into the data directory after it was opened and before anything is written.
+    /// The path is replaced by a link into the data directory after it was opened and before a file is written.
     #[test]
     fn a_directory_that_is_replaced_meanwhile_is_still_the_one_that_was_checked() {
         let directory = Directory::new();

@@ -1,4 +1,4 @@
-//! Invariants of scrapers' requests and of the exporter's settings.
+//! Invariants of the requests of scrapers and of the exporter's settings.
 
 use super::request::{self, LONGEST, Request, Status};
 use super::settings;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// The head of a request as it comes over a connection, piece by piece.
+/// Checks the head of a request that arrives over a connection in pieces.
 pub fn scrape_request(bytes: &[u8]) {
     let own = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
     let asked = request::read(bytes, own);
@@ -33,7 +33,7 @@ pub fn scrape_request(bytes: &[u8]) {
             assert_eq!(read, httparse::Status::Complete(head.len()));
         }
     }
-    // What was decided of less is what is decided of all: nobody reads on to find out.
+    // A decision on a part of the request must hold for the whole, because the server does not read further.
     let half = &bytes[..bytes.len() / 2];
     match request::read(half, own) {
         Some(Request::Invalid(_)) => assert!(matches!(asked, Some(Request::Invalid(_))), "{asked:?}"),
@@ -46,7 +46,7 @@ fn has(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Where metrics are served and written.
+/// Checks the settings for the listen address, the status file and the endpoint.
 pub fn collector_settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(address) = settings::listen(text) {
@@ -54,7 +54,7 @@ pub fn collector_settings(bytes: &[u8]) {
     }
     let data = Path::new("/data/main");
     if let Ok(path) = settings::status_file(text, data) {
-        // Component by component, as the server's system resolves it where no link leads elsewhere.
+        // Compares components, as the kernel resolves the path if it has no links.
         let resolved = path.components().as_path();
         assert!(resolved.is_absolute() && !resolved.starts_with(data) && !text.contains("/../"), "{text}");
         assert!(path.extension().is_some_and(|end| end == "json"));

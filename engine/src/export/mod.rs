@@ -1,15 +1,14 @@
-//! Answers: how do measured numbers leave the server?
+//! Exports metrics from the server.
 //!
-//! The rule: what leaves is bytes that somebody else has finished; nothing here asks for a number of the server's, and
-//! nothing here can hold the server up.
+//! This module sends finished bytes. It reads no value from the server and never blocks it.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
 //! | `scrape` | the HTTP server that scrapers connect to |
 //! | `request` | requests of scrapers, and heads of responses |
-//! | `status` | what the status files say |
-//! | `files` | how files change for their readers at one moment |
-//! | `settings` | where to: what may be set, and what is wrong with what may not |
+//! | `status` | contents of the status files |
+//! | `files` | atomic replacement of files |
+//! | `settings` | checks of the settings for destinations |
 
 pub mod files;
 #[cfg(any(test, fuzzing))]

@@ -10,15 +10,16 @@
 //! Connection: close
 //! ```
 //!
-//! HTTP/1.1 (RFC 9112) as far as it is needed: one request a connection, without a body. Parsed by `httparse`.
+//! Implements the part of HTTP/1.1 (RFC 9112) that scrapers need: one request per connection, without a body.
+//! `httparse` parses it.
 //!
-//! A request for another host is refused. A web page may make a browser on this machine ask under the page's own name,
-//! once that name resolves to a loopback address (DNS rebinding). Then the page could read the answer.
+//! A request for another host is refused. A web page may make a browser on this machine send a request under the page's
+//! own name, once that name resolves to a loopback address (DNS rebinding). Then the page could read the response.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
-/// Bytes of a request's head. Those of scrapers have a few hundred.
+/// Maximum length of a request's head in bytes. Heads of scrapers have a few hundred.
 pub const LONGEST: usize = 8 * 1024;
 const MOST_HEADERS: usize = 64;
 
@@ -33,7 +34,7 @@ pub enum Status {
     Unavailable,
 }
 
-/// A request, as far as the server cares.
+/// A request, reduced to the parts that the server uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
     Metrics { head_only: bool },
@@ -55,7 +56,8 @@ impl Status {
     }
 }
 
-/// Reads the bytes so far. Returns `None` while the request is incomplete. `own` is the address that the server listens at.
+/// Parses the bytes received so far. Returns `None` while the request is incomplete. `own` is the address that the
+/// server listens on.
 pub fn read(bytes: &[u8], own: IpAddr) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -82,7 +84,7 @@ pub fn read(bytes: &[u8], own: IpAddr) -> Option<Request> {
     })
 }
 
-/// Checks that a request is for this server: by its Host header, which HTTP/1.1 requires, and by its target.
+/// Checks that a request is for this server, by its Host header, which HTTP/1.1 requires, and by its target.
 fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), Status> {
     let mut headers = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
     let header = headers.next();
@@ -98,7 +100,8 @@ fn check_hosts(request: &httparse::Request<'_, '_>, own: IpAddr) -> Result<(), S
     }
 }
 
-/// Returns whether a host with or without a port is this server: `localhost`, a loopback address, or the address where it listens.
+/// Returns whether a host with or without a port is this server: `localhost`, a loopback address, or the listen
+/// address.
 fn is_own(authority: &str, own: IpAddr) -> bool {
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host.parse().ok().map(IpAddr::V6), ""),
@@ -113,7 +116,7 @@ fn is_own(authority: &str, own: IpAddr) -> bool {
         }
     };
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST), own];
-    // Any port: a tunnel or a proxy on this machine has another port.
+    // Any port is accepted, because a tunnel or a proxy on this machine uses another one.
     host.is_some_and(|host| loopback.contains(&host)) && port.bytes().all(|digit| digit.is_ascii_digit())
 }
 
@@ -125,7 +128,7 @@ fn authority(target: &str) -> Option<(&str, &str)> {
     Some(rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len())))
 }
 
-/// Returns the path of a target, which may be a whole URL and may have a query.
+/// Returns the path of a target. The target may be a whole URL and may have a query.
 fn path(target: &str) -> &str {
     let target = match authority(target) {
         Some((_, "")) => "/",

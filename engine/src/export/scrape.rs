@@ -1,14 +1,14 @@
 //! The scrape server: serves metrics over HTTP.
 //!
-//! One thread accepts connections, and each connection has a thread of its own. For metrics a connection's thread sends
-//! its owner a request with a ticket, and waits. The owner answers all requests up to a ticket with one finished text. So
-//! a response is never older than its request, and requests that come at once share one text.
+//! One thread accepts connections, and each connection has its own thread. For metrics, the thread of a connection
+//! sends its owner a request with a ticket, and waits. The owner answers all requests up to a ticket with one finished
+//! text. So a response is never older than its request, and concurrent requests share one text.
 //!
-//! Bounds: connections at once, bytes of a request, and the time of each step. When all connections are in use, a new one
-//! replaces the oldest that has not sent its request yet. So idle connections cannot keep a scraper out.
+//! Bounds: the number of connections, the bytes of a request, and the time of each step. If all connections are in use,
+//! a new one replaces the oldest that has not sent its request yet. So idle connections cannot keep a scraper out.
 //!
-//! Locking: threads share `State` under one mutex, and hold it neither while they read or write a socket nor while they
-//! notify the owner. All threads inherit the signal mask of the caller of `Server::start`. None calls PostgreSQL.
+//! Locking: threads share `State` under one mutex. They do not hold it while they read or write a socket or notify the
+//! owner. All threads inherit the signal mask of the caller of `Server::start`. No thread calls PostgreSQL.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,25 +24,25 @@ use rustix::io::Errno;
 use super::request::{self, LONGEST, Request, Status};
 use crate::net::Notifier;
 
-/// Connections at once.
+/// Maximum number of connections.
 const CONNECTIONS: usize = 64;
-/// Threads at once: those of replaced connections end soon, because their sockets are shut down.
+/// Maximum number of threads. Threads of replaced connections end soon, because their sockets are shut down.
 const MOST_THREADS: usize = 2 * CONNECTIONS;
-/// From the beginning of a connection to the end of its request's head.
+/// Time from the start of a connection to the end of its request's head.
 const READ_WITHIN: Duration = Duration::from_secs(5);
-/// From the request to the owner's answer.
+/// Time from the request to the owner's response.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
-/// From the answer to its last byte.
+/// Time from the owner's response to its last byte.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
-/// How long unread bytes are discarded: closing a socket with unread bytes discards the response.
+/// How long unread bytes are discarded. Closing a socket with unread bytes would discard the response.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
-/// Pieces discarded at most.
+/// Maximum number of discarded pieces.
 const MOST_DRAINED: usize = 16;
 /// Pause after the system had no descriptor or thread for a connection.
 const ACCEPTS_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Bytes read at once.
+/// Bytes per read.
 const PIECE: usize = 2048;
-/// Bytes of a thread's stack. Large values are on the heap.
+/// Stack size of a thread in bytes. Large values are on the heap.
 const STACK: usize = 256 * 1024;
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -51,15 +51,15 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// Events that the owner receives.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A scraper wants metrics that are no older than this event; with the ticket.
+    /// A scraper requests metrics that are no older than this event. Contains the ticket.
     Requested(u64),
     /// A scraper received metrics.
     Served,
-    /// A scraper did not receive metrics, or no connection can be accepted; with the reason.
+    /// A scraper did not receive metrics, or no connection can be accepted. Contains the reason.
     Failed(String),
 }
 
-/// The owner's end. Dropping it stops the server and closes all connections.
+/// The owner's handle. Dropping it stops the server and closes all connections.
 pub struct Server {
     address: SocketAddr,
     events: Receiver<Event>,
@@ -68,7 +68,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at an address and serves on threads, which inherit the caller's signal mask: block all signals around
+    /// Listens on an address and serves on threads, which inherit the caller's signal mask. Block all signals around
     /// this call. `owner` is notified of each event.
     pub fn start(address: SocketAddr, owner: Arc<Notifier>) -> io::Result<Server> {
         let listener = TcpListener::bind(address)?;
@@ -94,7 +94,7 @@ impl Server {
         Ok(Server { address, events, shared, thread })
     }
 
-    /// The address where it listens.
+    /// Returns the listen address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -104,7 +104,7 @@ impl Server {
         self.events.try_iter().collect()
     }
 
-    /// Answers all requests up to a ticket. `None` means that no metrics can be had.
+    /// Answers all requests up to a ticket. `None` means that metrics are not available.
     pub fn answer(&self, ticket: u64, text: Option<Vec<u8>>) {
         let mut state = self.shared.lock();
         (state.answered, state.text) = (ticket, text.map(Arc::from));
@@ -130,10 +130,10 @@ impl Drop for Server {
 }
 
 struct Shared {
-    /// The address where it listens: requests for other hosts are refused.
+    /// The listen address. Requests for other hosts are refused.
     own: IpAddr,
     state: Mutex<State>,
-    /// An answer came, a connection made room, or the server stops.
+    /// Signals a response of the owner, a free connection, or the stop of the server.
     changed: Condvar,
     events: Sender<Event>,
     owner: Arc<Notifier>,
@@ -142,14 +142,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// At most `CONNECTIONS`, from the oldest to the newest.
+    /// At most `CONNECTIONS`, oldest first.
     connections: Vec<Connection>,
     threads: usize,
     /// Connections accepted so far.
     accepted: u64,
-    /// Tickets given so far.
+    /// Tickets issued so far.
     tickets: u64,
-    /// The last ticket that the owner answered, and its answer.
+    /// The last ticket that the owner answered, and its response.
     answered: u64,
     text: Option<Arc<[u8]>>,
     is_stopped: bool,
@@ -161,7 +161,7 @@ struct Connection {
     stream: Arc<TcpStream>,
 }
 
-/// In the order in which connections are replaced. A connection that waits for the owner's answer is not replaced.
+/// Steps, in the order in which connections are replaced. A connection that waits for the owner is not replaced.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
     Draining,
@@ -177,11 +177,12 @@ impl State {
         has_slot && self.threads < MOST_THREADS
     }
 
-    /// Adds a connection, in place of another one if all are in use. Returns its number.
+    /// Adds a connection. Replaces another one if all are in use. Returns its number.
     fn add(&mut self, stream: Arc<TcpStream>) -> u64 {
         if self.connections.len() >= CONNECTIONS {
             let replaced = (0..CONNECTIONS).min_by_key(|index| self.connections[*index].step).unwrap_or(0);
-            // Its thread notices at its next call on the socket. The peer may have closed it already.
+            // The thread of that connection notices at its next call on the socket. The peer may have closed the socket
+            // already.
             let _ = self.connections.remove(replaced).stream.shutdown(Shutdown::Both);
         }
         self.accepted += 1;
@@ -240,9 +241,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits for room and starts a thread that serves the connection.
+    /// Waits for a free connection and starts a thread that serves it.
     fn start_connection(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        // Some systems let it inherit this from the listener.
+        // On some systems the socket inherits this from the listener.
         stream.set_nonblocking(false)?;
         let stream = Arc::new(stream);
         let is_waiting = |state: &mut State| !state.is_stopped && !state.has_room();
@@ -273,7 +274,7 @@ impl Shared {
 
     /// Reads a request and writes the response. Reports whether metrics were delivered.
     fn serve(&self, number: u64, stream: &TcpStream) {
-        // A client that leaves without a request gets no response.
+        // A client that disconnects before its request is complete gets no response.
         let Ok(request) = read_request(stream, self.own) else { return };
         let mut metrics = None;
         let (status, head_only) = match request {
@@ -399,7 +400,7 @@ mod tests {
 
     fn served() -> Server {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        // A port that is free now is free still.
+        // The port stays free after this listener is closed.
         let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
         Server::start(free.expect("a port is free"), Notifier::new().expect("a socket pair"))
             .expect("it listens")

@@ -1,6 +1,6 @@
-//! Answers: where may numbers be handed on to?
+//! Checks the settings for the destinations of metrics.
 //!
-//! The rule: what cannot work is refused where it is set, with a word on what would.
+//! A value that cannot work is refused when it is set, with a hint that says which values work.
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -8,14 +8,15 @@ use std::path::{Component, Path, PathBuf};
 use super::status::PHASES;
 use crate::otlp;
 
-/// What is wrong with a value, and what would be right.
+/// Why a value is refused, and a valid example.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal {
     pub reason: &'static str,
     pub hint: &'static str,
 }
 
-/// Where scrapes are served: a loopback address with its port. Whoever reaches it may read everything.
+/// Parses the listen address for scrapes: a loopback address with a port. Every client that can connect may read all
+/// metrics.
 pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
     let refused = |reason| Refusal { reason, hint: "Use for example 127.0.0.1:9487 or [::1]:9487." };
     let address: SocketAddr =
@@ -32,7 +33,7 @@ pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
     Ok(address)
 }
 
-/// The aggregate of the status files; those of the phases are beside it.
+/// Checks the path of the aggregate status file. The files of the phases are written to the same directory.
 pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusal> {
     const HINT: &str = "Use for example /var/lib/cowrie/logs/status/status.json.";
     let refused = |reason| Err(Refusal { reason, hint: HINT });
@@ -56,7 +57,7 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
     Ok(path.to_owned())
 }
 
-/// A collector of OpenTelemetry's.
+/// Checks the URL of an OpenTelemetry collector.
 pub fn endpoint(value: &str) -> Result<(), Refusal> {
     otlp::check(value).map_err(|_| Refusal {
         reason: "The value is not an http or https URL, without user name and query.",

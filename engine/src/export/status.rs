@@ -1,7 +1,7 @@
-//! Answers: what do the status files say?
+//! Contents of the status files.
 //!
-//! Their layout is that of the Python system whose monitor reads them: one object for each phase, and an aggregate of
-//! all. For example, shortened:
+//! The layout is that of the Python system whose monitor reads the files: one object for each phase, and an aggregate
+//! of all phases. A shortened example:
 //!
 //! ```text
 //! {"last_updated":"2026-11-20T03:18:32.123456+00:00","phases":{"enrichment":{
@@ -10,8 +10,8 @@
 //!     "dead_letter":{"total":0},"status_file":"enrichment.json"}}}
 //! ```
 //!
-//! The rule: numbers are those of the metrics' families, summed up, and keys are only ever added. What the Python system
-//! counts and we do not have (its caches, its other services) is 0.
+//! Numbers are sums of the metric families. Keys may be added but never removed. Values that the Python system counts
+//! and this extension does not have (its caches, its other services) are 0.
 
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ use crate::metrics::families::{
 use crate::metrics::{Declared, Family, Sample};
 use crate::timestamp;
 
-/// Phases that have a file of their own.
+/// Phases with their own file.
 pub const PHASES: &[&str] = &[
     ENRICHMENT,
     BACKFILL,
@@ -34,21 +34,21 @@ pub const PHASES: &[&str] = &[
     "add_session_foreign_key",
 ];
 
-/// Looking up addresses, in all databases.
+/// Phase of address lookups, in all databases.
 const ENRICHMENT: &str = "enrichment";
 
-/// What the Python system calls `backfill_sessions()`.
+/// Phase of `backfill_sessions()`, under the Python system's name.
 const BACKFILL: &str = "snapshot_backfill";
-/// What the Python system calls `refresh_stale()`.
+/// Phase of `refresh_stale()`, under the Python system's name.
 const REFRESH: &str = "enrichment_refresh";
 
-/// Who writes, where the Python system has the number of a run.
+/// Name of the writer. The Python system has the number of a run here.
 const INGEST_ID: &str = "cowrie_enrich";
 
 /// Seconds between 1970-01-01 and 2000-01-01.
 const UNIX_TO_2000: f64 = 946_684_800.0;
 
-/// Why the last lookup became a dead letter.
+/// Why the last job was moved to the dead letters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     pub provider: &'static str,
@@ -65,7 +65,7 @@ pub struct Call {
     pub state: State,
     pub step: String,
     pub batches: i64,
-    /// Of this step.
+    /// Items done in this step.
     pub done: i64,
     pub total: i64,
     /// Microseconds since 2000.
@@ -78,11 +78,11 @@ pub struct Call {
 pub enum State {
     Running,
     Complete,
-    /// It failed, or was killed.
+    /// The call failed, or its process was killed.
     Stopped,
 }
 
-/// What is said of a phase, but for when.
+/// A phase's status without its timestamp.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Phase {
     pub name: &'static str,
@@ -92,12 +92,12 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// The name of its file.
+    /// Returns the name of the phase's file.
     pub fn file(&self) -> String {
         format!("{}.json", self.name)
     }
 
-    /// What its file holds.
+    /// Returns the contents of the phase's file. `now` is in microseconds since 2000.
     pub fn document(&self, now: i64) -> Map<String, Value> {
         let fields = [
             ("phase", json!(self.name)),
@@ -111,7 +111,7 @@ impl Phase {
     }
 }
 
-/// The aggregate.
+/// Returns the aggregate of all phases.
 pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
     let entries: Map<String, Value> = phases
         .iter()
@@ -127,7 +127,8 @@ pub fn aggregate(phases: &[Phase], now: i64) -> Map<String, Value> {
         .collect()
 }
 
-/// What the families say of looking up addresses. `last_failure`: of the dead letters, where that is known.
+/// Returns the status of address lookups from the metric families. `last_failure` is that of the newest dead letter, if
+/// known.
 pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase {
     let of = |declared| Samples::of(families, declared);
     let (lookups, requests) = (of(&LOOKUPS), of(&PROVIDER_REQUESTS));
@@ -165,7 +166,7 @@ pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase 
         ("shared_answers", of(&PROVIDER_SHARED).sum()),
         ("queue_depth", of(&QUEUE_DEPTH).sum()),
         ("queue_addresses", of(&QUEUE_ADDRESSES).sum()),
-        // What the monitor shows of a file, whatever its phase.
+        // Fields that the monitor shows for every phase.
         ("records_processed", addresses),
         ("records_updated", answers),
         ("records_skipped", hits),
@@ -199,7 +200,7 @@ pub fn enrichment(families: &[Family], last_failure: Option<&Failure>) -> Phase 
     }
 }
 
-/// What a call says of itself.
+/// Returns the status of a procedure call.
 pub fn call(call: &Call) -> Phase {
     let name = match call.procedure {
         "backfill_sessions" => BACKFILL,
@@ -212,7 +213,7 @@ pub fn call(call: &Call) -> Phase {
         State::Stopped => "stopped",
     };
     let seconds = |from: i64| (call.updated - from).max(0) as f64 / 1e6;
-    // An estimate may be exceeded, and a finished call has done all that was due.
+    // The estimate may be exceeded. A complete call has done all its items.
     let total = if call.state == State::Complete { call.done } else { call.total.max(call.done) };
     let percent = match (call.state, total) {
         (State::Complete, _) => 100.0,
@@ -225,7 +226,7 @@ pub fn call(call: &Call) -> Phase {
         ("batch", call.batches as f64),
         ("percent_complete", rounded(percent)),
         ("elapsed_seconds", rounded(seconds(call.began))),
-        // Calls end with a batch that fails.
+        // A call ends with the first batch that fails, so it is not counted here.
         ("failed_batches", 0.0),
         ("events_read", call.done as f64),
         ("events_total", total as f64),
@@ -256,13 +257,13 @@ pub fn call(call: &Call) -> Phase {
     }
 }
 
-/// To two decimals.
+/// Rounds to two decimals.
 fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 
-/// How far the workers are: whose, of those that have written batches, was heard of last; answers and batches written
-/// down. Empty before the first batch.
+/// Returns the progress of the workers: the database with the newest heartbeat among those that applied batches, and
+/// the numbers of answers and batches applied. Empty before the first batch.
 fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     if batches == 0.0 {
         return json!({});
@@ -277,7 +278,7 @@ fn checkpoint(families: &[Family], answers: f64, batches: f64) -> Value {
     json!({ "source": youngest, "offset": number(answers), "batch_index": number(batches) })
 }
 
-/// Rows of dead_letter, and where there are any why there is the last one.
+/// Returns the number of dead letters and, if there are any, the reason of the last one.
 fn dead_letter(total: f64, last: Option<&Failure>) -> Value {
     match last.filter(|_| total > 0.0) {
         None => json!({ "total": number(total) }),
@@ -298,13 +299,13 @@ impl Metrics {
     }
 }
 
-/// A whole number as one.
+/// Writes whole numbers without a decimal point.
 fn number(value: f64) -> Value {
-    // Counts are far below the point where f64 has no units any more.
+    // Counts stay far below the range in which f64 cannot represent every integer.
     if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
 }
 
-/// Some samples of a family.
+/// A subset of a family's samples.
 #[derive(Clone)]
 struct Samples<'a> {
     samples: Vec<(&'a Family, &'a Sample)>,
@@ -324,7 +325,7 @@ impl<'a> Samples<'a> {
         Samples { samples: self.samples.iter().filter(has).copied().collect() }
     }
 
-    /// The values that a label has, each once, in the samples' order.
+    /// Returns the distinct values of a label, in the order of the samples.
     fn labels(&self, name: &str) -> impl Iterator<Item = &'a str> {
         let mut seen: Vec<&'a str> = Vec::new();
         for (family, sample) in &self.samples {
@@ -334,7 +335,7 @@ impl<'a> Samples<'a> {
         seen.into_iter()
     }
 
-    /// Of a histogram the sum of what was observed.
+    /// Returns the values; for a histogram, the sum of its observations.
     fn numbers(&self) -> impl Iterator<Item = f64> {
         self.samples.iter().map(|(_, sample)| match &sample.value {
             crate::metrics::Value::Number(number) => *number,
