@@ -1,8 +1,8 @@
-//! Answers: which host does this text or number name?
+//! Host addresses in canonical form: parsing, order and text.
 //!
-//! The rule: one host has one `Address`. An IPv4-mapped IPv6 address is its IPv4 address, so that a sensor that
-//! listens on `::` and one that listens on `0.0.0.0` count the same attacker once. Whatever compares, sorts or
-//! stores addresses does it in this form.
+//! One host has one `Address`. An IPv4-mapped IPv6 address becomes its IPv4 address. Otherwise a sensor that listens on
+//! `::` and one that listens on `0.0.0.0` would count the same attacker twice. All code that compares, sorts or stores
+//! addresses uses this form.
 
 use std::error::Error;
 use std::fmt;
@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// One host address in canonical form.
 ///
-/// `Ord` is PostgreSQL's btree order of host `inet` values: IPv4 before IPv6, then the bytes. Rows are written in
-/// this order, and two writers that disagreed on it could deadlock.
+/// `Ord` is PostgreSQL's btree order of host `inet` values: IPv4 before IPv6, then the bytes. Rows are written in this
+/// order. Two writers that used different orders could deadlock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Address(IpAddr);
 
@@ -37,13 +37,13 @@ impl fmt::Display for Address {
     }
 }
 
-/// Bytes that an address may take, blanks around it not counted. The longest IPv6 text has 45; the rest is room
-/// for a zone name. Cowrie's own column holds 61.
+/// Maximum length of an address in bytes, without surrounding blanks. The longest IPv6 text has 45 bytes; the rest is
+/// room for a zone name. Cowrie's own column holds 61.
 pub const LONGEST_TEXT: usize = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressError {
-    /// Refused before parsing: the text, without the blanks around it, has `length` bytes.
+    /// The text was not parsed, because it has `length` bytes without the surrounding blanks.
     TooLong {
         length: usize,
     },
@@ -63,7 +63,7 @@ impl fmt::Display for AddressError {
 
 impl Error for AddressError {}
 
-/// Reads an address as a honeypot writes it; nothing but blanks is no address, not a mistake.
+/// Parses an address as a honeypot writes it. Returns `None` for a text that is empty or blank.
 ///
 /// ```text
 /// text  = *blank [ ipv4 [ "/32" ] / ipv6 [ "/128" / "%" zone ] ] *blank
@@ -72,7 +72,7 @@ impl Error for AddressError {}
 /// ipv6  = RFC 4291 section 2.2, all three forms
 /// ```
 ///
-/// One real line each: `203.0.113.7`, `::ffff:203.0.113.7` (what Twisted reports on a dual-stack socket),
+/// Examples from real logs: `203.0.113.7`, `::ffff:203.0.113.7` (Twisted reports this form on a dual-stack socket),
 /// `fe80::1%eth0` (RFC 4007 section 11). Blanks come from `char(n)` columns, which are padded.
 pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     let text = text.trim_ascii();
@@ -90,12 +90,13 @@ pub fn parse(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// The same for bytes, which are no address when they are not even text.
+/// Parses bytes like [`parse`]. Bytes that are not UTF-8 are not an address.
 pub fn parse_bytes(bytes: &[u8]) -> Result<Option<Address>, AddressError> {
     std::str::from_utf8(bytes).map_err(|_| AddressError::NotAnAddress).and_then(parse)
 }
 
-/// A host, with its own length as prefix length or none: PostgreSQL casts inet to text as `203.0.113.7/32`.
+/// Parses a host with or without a prefix length of its full length. PostgreSQL casts `inet` to text as
+/// `203.0.113.7/32`.
 fn parse_host(text: &str) -> Option<IpAddr> {
     let (host, length) = text.split_once('/').map_or((text, None), |(host, length)| (host, Some(length)));
     let ip: IpAddr = host.parse().ok()?;
@@ -144,7 +145,7 @@ mod tests {
     fn mapped_ipv6_is_ipv4() {
         assert_eq!(parse("::ffff:8.8.8.8"), Ok(Some(host("8.8.8.8"))));
         assert_eq!(parse("::ffff:808:808").unwrap().unwrap().to_string(), "8.8.8.8");
-        // IPv4-compatible, not mapped: another (deprecated) address.
+        // An IPv4-compatible address (deprecated) is not an IPv4-mapped one.
         assert_eq!(parse("::8.8.8.8").unwrap().unwrap().to_string(), "::808:808");
     }
 
@@ -222,7 +223,7 @@ mod tests {
         ]
     }
 
-    /// PostgreSQL's order, written the other way round: the family byte, then the address bytes.
+    /// Computes PostgreSQL's order in another way: the family byte, then the address bytes.
     fn btree_key(address: Address) -> Vec<u8> {
         match address.ip() {
             IpAddr::V4(ip) => [vec![2], ip.octets().to_vec()].concat(),

@@ -1,16 +1,17 @@
-//! Answers: how long to wait after this many failures?
+//! Delays after failures.
 //!
-//! The rule: no clock, no sleep. Who waits passes the random number in, so that a test can.
+//! This module reads no clock and does not sleep. Callers pass the random number, so that tests can choose it.
 
 use std::time::Duration;
 
-/// Share of the plain delay that the shortest and the longest jittered one are. Workers of several databases that
-/// failed together must not come back together.
+/// The shortest and the longest jittered delay, as a share of the plain delay. Jitter keeps workers of several
+/// databases that failed together from retrying together.
 const SHORTEST: f64 = 0.75;
 const LONGEST: f64 = 1.25;
 
-/// `base` after the first failure, doubled with each further one, at most `cap`; of that 75 % to 125 %, as `random`
-/// (0 to 1) has it. Nothing has failed: no delay.
+/// Returns the delay after a number of consecutive failures. It is `base` after the first failure, doubles with each
+/// further one, and is at most `cap`. Jitter then scales it to 75 % to 125 %, as `random` (0 to 1) says. Without a
+/// failure the delay is zero.
 pub fn delay(failures: u32, base: Duration, cap: Duration, random: f64) -> Duration {
     let Some(doublings) = failures.checked_sub(1) else {
         return Duration::ZERO;

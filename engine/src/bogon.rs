@@ -1,19 +1,19 @@
-//! Answers: is this address one that no stranger on the internet can have, and why?
+//! Bogons: addresses that cannot belong to a host on the public internet.
 //!
-//! A bogon never leaves the machine: no provider is asked about it, and the cascade ends here. The rows are the two
-//! IANA registries, complete up to RFC 9780 (2025):
-//! <https://www.iana.org/assignments/iana-ipv4-special-registry> and
-//! <https://www.iana.org/assignments/iana-ipv6-special-registry>, with multicast (which they leave out) and the
-//! deprecated site-local block added. What a registry marks "globally reachable: true" is no bogon; where it says
-//! "N/A" (Teredo, 6to4) the address is a tunnel's and is attributed to nobody, so it is one.
+//! No provider is asked about a bogon, and the cascade ends here. The rows are the two IANA registries, complete up to
+//! RFC 9780 (2025): <https://www.iana.org/assignments/iana-ipv4-special-registry> and
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>. Multicast, which the registries leave out, and the
+//! deprecated site-local block are added. Blocks that a registry marks "globally reachable: true" are not bogons.
+//! Blocks marked "N/A" (Teredo, 6to4) are bogons, because the address belongs to a tunnel and cannot be attributed.
 //!
-//! The rule: the first row that holds the address decides. So an exception stands above the block it is cut from.
-//! Blocks inside 2000::/3 that IANA has not handed out yet are not listed: that list changes, this table cannot.
+//! The first row that contains the address decides. So an exception stands above the block that contains it. Blocks
+//! inside 2000::/3 that IANA has not allocated yet are not listed, because that list changes and this table cannot.
 
 use crate::address::Address;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Why the address is a bogon, or `None` if it is not. The texts are stored and grouped by: they do not change.
+/// Returns why the address is a bogon, or `None` if it is not one. The texts are stored and used for grouping, so they
+/// must not change.
 pub fn reason(address: Address) -> Option<&'static str> {
     match address.ip() {
         IpAddr::V4(ip) => v4_reason(ip),
@@ -23,8 +23,8 @@ pub fn reason(address: Address) -> Option<&'static str> {
             match row.verdict {
                 Verdict::Bogon(reason) => Some(reason),
                 Verdict::Global => None,
-                // RFC 6052 section 3.1: the well-known prefix must not carry an address that is not global, so
-                // such a packet is as forged as its IPv4 part would be.
+                // RFC 6052 section 3.1: the well-known prefix must not carry an address that is not global. Such a
+                // packet is as forged as its IPv4 part would be.
                 Verdict::AsItsLast32Bits => v4_reason(Ipv4Addr::from_bits(bits as u32))
                     .map(|_| "NAT64 of a non-global IPv4 address (RFC 6052)"),
             }
@@ -58,7 +58,7 @@ const fn v4(octets: [u8; 4], length: u32, verdict: Verdict) -> Row<u32> {
     Row { network: u32::from_be_bytes(octets), mask: u32::MAX << (32 - length), verdict }
 }
 
-/// `groups`: the leading 16-bit groups as written before the `::`; the rest is zero.
+/// Builds an IPv6 row. `groups` are the leading 16-bit groups before the `::`. All other bits are zero.
 const fn v6(groups: &[u16], length: u32, verdict: Verdict) -> Row<u128> {
     let mut network = 0;
     let mut group = 0;
@@ -102,7 +102,7 @@ static V6: [Row<u128>; 32] = [
     v6(&[0, 0, 0, 0, 0, 0, 0, 0], 128, Bogon("unspecified (RFC 4291)")),
     v6(&[0, 0, 0, 0, 0, 0, 0, 1], 128, Bogon("loopback (RFC 4291)")),
     v6(&[], 96, Bogon("deprecated IPv4-compatible (RFC 4291)")),
-    // ::ffff:0:0/96 has no row: `Address` has made it IPv4.
+    // ::ffff:0:0/96 has no row, because `Address` converts it to IPv4.
     v6(&[0x64, 0xff9b], 96, AsItsLast32Bits),  // NAT64 well-known prefix, RFC 6052
     v6(&[0x64, 0xff9b, 1], 48, Bogon("local-use NAT64 (RFC 8215)")),
     v6(&[0x100], 64, Bogon("discard-only (RFC 6666)")),
@@ -145,8 +145,8 @@ mod tests {
         reason(address::parse(text).unwrap().unwrap())
     }
 
-    /// The registries once more, typed from their pages: prefix and "globally reachable". The longest match wins,
-    /// which is another rule than the table's, so a row in the wrong place shows.
+    /// The registries again, typed from their pages: prefix and "globally reachable". Here the longest match wins. The
+    /// table uses another rule, so a row in the wrong place is found.
     const REGISTRY: &str = "
         0.0.0.0/8 no
         10.0.0.0/8 no
@@ -349,7 +349,7 @@ mod tests {
             agrees(IpAddr::V6(Ipv6Addr::from_bits(bits)))?;
         }
 
-        /// Addresses near a row, where the interesting ones are: the row's own bits, then any others.
+        /// Tests addresses near a row: the bits of the row, then random ones.
         #[test]
         fn any_address_near_a_row_agrees_with_the_longest_match(
             row in 0..53_usize, cut in 0..=128_u32, noise in any::<u128>(),

@@ -1,44 +1,44 @@
-//! Answers: may this provider be asked at all?
+//! Circuit breaker of one provider.
 //!
 //! ```text
-//! Closed    -- fewer than OPENS_AFTER failures in a row; after each, nobody asks for backoff::delay
-//! Open      -- nobody asks until `until`
-//! HalfOpen  -- `until` has passed: one probe at a time may ask, and its outcome decides
+//! Closed    -- fewer than OPENS_AFTER consecutive failures; each one blocks requests for backoff::delay
+//! Open      -- requests are blocked until `until`
+//! HalfOpen  -- `until` has passed: one probe at a time is allowed, and its outcome decides
 //! ```
 //!
-//! The rule: no clock, no randomness, no lock of its own. It lives in zeroed shared memory under its owner's lock, and
-//! all zero is a closed breaker. Times are microseconds of one clock that all sharers read.
+//! The breaker has no clock, no randomness and no lock. It lives in zeroed shared memory under its owner's lock. All
+//! zero is a closed breaker. Times are microseconds of one clock that all processes read.
 //!
-//! Several exchanges run at a time, so several may fail of one cause. While the breaker is closed each failure counts
-//! and moves `until` to its own delay from now, never to the sum. Once it is open a failure without a probe underway is
-//! one of an exchange that began before: it says nothing new and changes nothing. While a probe is underway a late
-//! failure of that kind cannot be told from the probe's own and counts as that: one step.
+//! Several exchanges run at a time, so one cause may make several of them fail. While the breaker is closed, each
+//! failure counts and moves `until` to its own delay from now. Delays do not add up. While it is open without a running
+//! probe, a failure comes from an exchange that began earlier, and changes nothing. While a probe runs, such a late
+//! failure cannot be told from the failure of the probe. It counts as the probe's failure: one step.
 //!
-//! A probe whose process was killed never reports. So handing one out moves `until` to the end of its time, and then the
-//! next is handed out.
+//! A probe whose process was killed never reports. So granting a probe moves `until` to the time at which the probe
+//! must have ended. After that time the next probe is granted.
 
 use crate::backoff;
 use std::time::Duration;
 
-/// Failures in a row that open it: more than the exchanges that usually run at a time, so that one bad moment, which
-/// all of them share, does not.
+/// Consecutive failures that open the breaker. This is more than the exchanges that usually run at a time, so that one
+/// short outage, which fails all of them, does not open it.
 pub const OPENS_AFTER: u32 = 5;
 
-/// Longest pause between two attempts, before jitter. A provider that is down for a day costs 300 probes.
+/// Longest pause between two attempts, before jitter. A provider outage of a day costs about 300 probes.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Breaker {
-    /// In a row.
+    /// Consecutive failures.
     pub failures: u32,
-    /// Handed out since the last report: 0, or 1, or more if some never reported.
+    /// Probes granted since the last report: 0 or 1, or more if some never reported.
     pub probes: u32,
-    /// Microseconds; nobody asks before.
+    /// Microseconds. Requests are blocked until this time.
     pub until: i64,
     /// Microseconds; 0 while closed.
     pub opened_at: i64,
-    /// Microseconds; what `rest_until` asked for. A success does not end that.
+    /// Microseconds. The time passed to `rest_until`; a success does not clear it.
     pub backoff_until: i64,
 }
 
@@ -52,14 +52,14 @@ pub enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Permission {
     Ask,
-    /// Ask; everybody else waits for the outcome.
+    /// One request is allowed. All others wait for its outcome.
     Probe,
-    /// Microseconds.
+    /// Requests are blocked until this time, in microseconds.
     NotBefore(i64),
 }
 
 impl Breaker {
-    /// `HalfOpen` also while a probe is underway.
+    /// Returns the state. It is `HalfOpen` also while a probe runs.
     pub fn state(&self, now: i64) -> State {
         match self.failures {
             0..OPENS_AFTER => State::Closed,
@@ -68,7 +68,8 @@ impl Breaker {
         }
     }
 
-    /// `probe_lasts`: microseconds after which a probe that did not report is taken for lost.
+    /// Returns whether a request may be sent. A probe that did not report within `probe_lasts` microseconds counts as
+    /// lost.
     pub fn permission(&mut self, now: i64, probe_lasts: i64) -> Permission {
         if now < self.until {
             return Permission::NotBefore(self.until);
@@ -81,12 +82,12 @@ impl Breaker {
         Permission::Probe
     }
 
-    /// The provider answered.
+    /// Records that the provider answered.
     pub fn succeeded(&mut self) {
         *self = Self { until: self.backoff_until, backoff_until: self.backoff_until, ..Self::default() };
     }
 
-    /// The provider did not answer, or not sensibly. `base`: the pause after a first failure.
+    /// Records that the provider did not answer, or sent an invalid answer. `base` is the pause after a first failure.
     pub fn failed(&mut self, now: i64, base: Duration, random: f64) {
         let open = self.failures >= OPENS_AFTER;
         if open && self.probes == 0 {
@@ -95,7 +96,8 @@ impl Breaker {
         self.failures = self.failures.saturating_add(1);
         let pause = backoff::delay(self.failures, base, LONGEST_PAUSE, random);
         let until = now.saturating_add(i64::try_from(pause.as_micros()).unwrap_or(i64::MAX));
-        // A lost probe's time does not prolong the pause; a closed breaker's earlier pause stands if it is longer.
+        // The time of a lost probe does not prolong the pause. The earlier pause of a closed breaker stays if it is
+        // longer.
         let floor = if open { self.backoff_until } else { self.until };
         self.until = until.max(floor);
         self.probes = 0;
@@ -104,7 +106,8 @@ impl Breaker {
         }
     }
 
-    /// The provider itself named a time (Retry-After). Nobody asks before, whatever succeeds or fails meanwhile.
+    /// Blocks requests until the time that the provider itself named (Retry-After). Successes and failures do not
+    /// shorten it.
     pub fn rest_until(&mut self, until: i64) {
         self.backoff_until = self.backoff_until.max(until);
         self.until = self.until.max(until);
@@ -221,7 +224,7 @@ mod tests {
         Ask,
         Succeed,
         Fail(f64),
-        /// The process that asked last is killed.
+        /// The process of the last request is killed.
         Lose,
     }
 
@@ -272,7 +275,7 @@ mod tests {
                         if before.probes > 0 {
                             probe_ends = None;
                         }
-                        // One step at most, and never beyond the longest pause with its jitter.
+                        // At most one step, and never beyond the longest pause with its jitter.
                         prop_assert!(breaker.failures <= before.failures + 1);
                         let longest = backoff::delay(breaker.failures, BASE, LONGEST_PAUSE, 1.0).as_micros() as i64;
                         prop_assert!(breaker.until <= before.until.max(now + longest));
@@ -283,7 +286,7 @@ mod tests {
                 }
                 prop_assert_eq!(breaker.state(now) == State::Closed, breaker.failures < OPENS_AFTER);
                 prop_assert_eq!(breaker.opened_at != 0, breaker.failures >= OPENS_AFTER);
-                // Nobody is ever locked out for good.
+                // The breaker never blocks requests forever.
                 let mut later = breaker;
                 let answer = later.permission(breaker.until.max(now), PROBE);
                 prop_assert!(matches!(answer, Permission::Ask | Permission::Probe));

@@ -1,15 +1,15 @@
-//! Answers: what kind of network does an organisation's name suggest?
+//! Classifies a network by the name of its organisation.
 //!
-//! The rule: whole words, never parts of words ("crispy" is no ISP, "reduce" no school, "Govan" no government), and
-//! when several kinds match, who runs the network outranks what the network is for:
+//! Whole words match, never parts of words: "crispy" is not an ISP, "reduce" is not a school, "Govan" is not a
+//! government. If several kinds match, the kind of organisation outranks the use of the network:
 //!
-//! 1. government: "Ministry of Education" and "Department of Telecommunications" are ministries;
-//! 2. education: a university's telecom department or data center is still the university;
-//! 3. hosting: a carrier that gives a network a name with "cloud" in it keeps servers there, and whether an attack
-//!    came from a server or from somebody's line is what an analyst asks first;
+//! 1. government: "Ministry of Education" and "Department of Telecommunications" are ministries.
+//! 2. education: a university's telecom department or data center belongs to the university.
+//! 3. hosting: if a carrier's network has "cloud" in its name, the carrier runs servers there. Analysts first ask
+//!    whether an attack came from a server or from a subscriber's line.
 //! 4. isp: last, because "telecom" and "communications" are in the names of companies of every kind.
 //!
-//! A name is weak evidence. The table of known networks is asked before these rules.
+//! A name is weak evidence. The table of known networks is consulted before these rules.
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NetworkType {
@@ -38,7 +38,7 @@ impl NetworkType {
     }
 }
 
-/// Characters of a name that are read. Registries allow far fewer; a longer one is not a name.
+/// Characters of a name that are read. Registries allow far fewer, so a longer text is not a name.
 const LONGEST_NAME: usize = 256;
 
 pub fn by_name(organization: &str) -> NetworkType {
@@ -49,9 +49,9 @@ pub fn by_name(organization: &str) -> NetworkType {
         .map_or(NetworkType::Unknown, |(kind, _)| *kind)
 }
 
-/// The words of a name in lower case, one blank before, between and after: ` amazon 02 `. Everything that is
-/// neither letter nor digit separates, so handles (`DIGITALOCEAN-ASN`) and sentences split alike. Combining marks
-/// are dropped, which is what makes decomposed text and the lower case of `İ` match.
+/// Returns the words of a name in lower case, with one blank before, between and after them: ` amazon 02 `. All
+/// characters except letters and digits separate words, so handles (`DIGITALOCEAN-ASN`) and sentences split alike.
+/// Combining marks are dropped. Because of that, decomposed text and the lower case of `İ` match.
 fn words(name: &str) -> String {
     let mut words = String::with_capacity(name.len().min(LONGEST_NAME) + 2);
     words.push(' ');
@@ -69,14 +69,15 @@ fn words(name: &str) -> String {
     words
 }
 
-/// Whether the phrase stands in the name with a blank on either side.
+/// Returns whether the name contains the phrase as whole words.
 fn holds(name: &str, phrase: &str) -> bool {
     name.match_indices(phrase)
         .any(|(at, _)| name[..at].ends_with(' ') && name[at + phrase.len()..].starts_with(' '))
 }
 
-/// In order of precedence. Phrases are written as `words` leaves them: lower case, one blank between words. Brand
-/// names are here only where the brand is one kind of network throughout ("google" alone is not: Google Fiber).
+/// Kinds in order of precedence. Phrases have the form that `words` returns: lower case, one blank between words. A
+/// brand name is listed only if all networks of the brand are of one kind. "google" alone is not listed, because of
+/// Google Fiber.
 #[rustfmt::skip]
 static RULES: [(NetworkType, &[&str]); 4] = [
     (NetworkType::Government, &[

@@ -1,12 +1,13 @@
-//! Codes of countries.
+//! Country codes.
 //!
-//! The rule: a code is two letters, in capitals. Whether ISO 3166 assigns it is not asked, because vendors have codes of their
-//! own (`XK`). But `XX` and `ZZ` are no countries: they say that the country is unknown.
+//! A code is two letters, in capitals. It need not be assigned by ISO 3166, because vendors have codes of their own
+//! (`XK`). `XX` and `ZZ` are not codes: they mean that the country is unknown.
 
-/// What sources write where they do not know the country.
+/// Codes that sources write for an unknown country.
 const UNKNOWN: [[u8; 2]; 2] = [*b"XX", *b"ZZ"];
 
-/// Returns the code in a text, in capitals, with blanks around it ignored. `None` where the text is no code or an unknown one.
+/// Returns the code in a text, in capitals. Ignores surrounding blanks. Returns `None` if the text is not a code or the
+/// country is unknown.
 pub fn code(text: &[u8]) -> Option<[u8; 2]> {
     let letters = <[u8; 2]>::try_from(text.trim_ascii()).ok()?;
     let capitals = letters.map(|letter| letter.to_ascii_uppercase());
