@@ -1,7 +1,7 @@
-//! Answers: what does one UDP peer say?
+//! Datagrams to one UDP peer.
 //!
-//! The rule: the socket is connected, so the kernel drops datagrams from anybody else, and an ICMP "port unreachable"
-//! arrives as an error.
+//! The socket is connected, so the kernel drops datagrams from other senders. An ICMP "port unreachable" arrives as an
+//! error.
 
 use super::{Cancel, Failure, slice};
 use std::io::{self, ErrorKind};
@@ -14,7 +14,7 @@ pub(crate) struct Datagrams {
 }
 
 impl Datagrams {
-    /// From a port that the kernel picks.
+    /// Connects from a port that the kernel chooses.
     pub(crate) fn connect(peer: SocketAddr) -> Result<Self, Failure> {
         let local: SocketAddr = match peer {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -25,7 +25,8 @@ impl Datagrams {
         Ok(Self { socket, peer })
     }
 
-    /// A datagram that cannot be sent for a passing reason is a lost one. An error means that nobody listens there.
+    /// Sends a datagram. A datagram that cannot be sent for a temporary reason counts as lost. An unreachable peer is
+    /// an error.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Failure> {
         match self.socket.send(bytes) {
             Ok(_) => Ok(()),
@@ -35,7 +36,8 @@ impl Datagrams {
         }
     }
 
-    /// One datagram, cut to the buffer's size; `None`: nothing came until the deadline, or for `SLICE`.
+    /// Receives one datagram, cut to the buffer's size. Returns `None` if none arrived until the deadline, or within
+    /// `SLICE`.
     pub(crate) fn receive(
         &self,
         into: &mut [u8],

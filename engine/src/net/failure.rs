@@ -1,40 +1,40 @@
-//! Answers: why did an exchange with a provider not succeed?
+//! Reasons why an exchange with a provider failed.
 
 use std::error::Error;
 use std::fmt;
 
-/// `Display` is for operators: one line, about 200 characters at most, no secret. The texts inside are whole sentences
-/// that name host and port.
+/// `Display` is for operators: one line of about 200 characters at most, without secrets. The texts inside are complete
+/// sentences that name the host and the port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The provider's name has no address.
+    /// The provider's host name could not be resolved.
     Resolve(String),
-    /// Refused, unreachable.
+    /// The connection was refused, or the host is unreachable.
     Connect(String),
     ConnectTimeout,
-    /// Nothing came before the deadline.
+    /// No byte arrived before the deadline.
     Silent,
-    /// Something came, then a gap longer than allowed.
+    /// The data stopped for longer than allowed.
     Stalled,
-    /// It kept sending, and the time for the whole exchange ran out.
+    /// The provider was still sending when the time for the whole exchange ran out.
     TooSlow,
-    /// The answer ended early: in the middle of a row, or without any.
+    /// The response ended early: in the middle of a row, or without any row.
     Cut,
-    /// It sent more than any answer to this question can have.
+    /// The response was longer than any valid response to this request.
     TooLarge,
-    /// HTTP: a status that brings no answer. The code with its name, and the provider's own words if there are any.
+    /// An HTTP status without an answer: the code with its name, and the provider's message if there is one.
     Status {
         code: u16,
         text: String,
     },
-    /// Something came that makes no sense as an answer: what is wrong with it.
+    /// The response is invalid. Contains the reason.
     Malformed(String),
     Io(String),
     Cancelled,
 }
 
 impl Failure {
-    /// No connection came about: another way to the same provider may be open.
+    /// Returns whether no connection was established. Another transport to the same provider may work.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Resolve(_) | Self::Connect(_) | Self::ConnectTimeout)
     }

@@ -1,17 +1,17 @@
-//! Answers: how does a blocking exchange run beside a process that must not block?
+//! Runs blocking exchanges for a process that must not block.
 //!
-//! Each exchange is a thread with plain blocking sockets, in slices short enough to notice a deadline or `Cancel`. The
-//! owner starts it, goes on polling its own events together with `Pool::ready`, and collects the result.
+//! Each exchange runs in a thread with blocking sockets. It waits in slices short enough to notice a deadline or
+//! `Cancel`. The owner starts the exchange, polls `Pool::ready` together with its own events, and collects the result.
 //!
-//! The rule: the threads get data and give data. They know no table, no setting and no function of the server's; the
-//! engine has no dependency through which they could.
+//! The threads receive and return plain data. They use no table, setting or function of the server, because the engine
+//! does not depend on PostgreSQL.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `failure` | why an exchange did not succeed |
+//! | `failure` | reasons why an exchange failed |
 //! | `notifier` | wakes the owner that polls a descriptor |
-//! | `pool` | threads: started, told to stop, collected |
-//! | `stream` | TCP: resolve, connect, read and write under deadlines |
+//! | `pool` | starts, cancels and collects threads |
+//! | `stream` | TCP: resolve, connect, read and write with deadlines |
 //! | `datagram` | UDP to one peer |
 
 mod datagram;
@@ -28,12 +28,12 @@ pub(crate) use stream::{Read, Stream, resolve};
 
 use std::time::{Duration, Instant};
 
-/// The longest wait in one system call. After this time at most a thread sees that it was cancelled.
+/// Maximum wait in one system call. A thread notices within this time that it was cancelled.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// How long to wait in one system call when the wait ends at `until`; `None` when it has.
+/// Returns how long to wait in one system call if the wait ends at `until`. Returns `None` after that time.
 fn slice(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
-    // The kernel counts in microseconds at best, and a time-out of zero means "for ever".
+    // The kernel counts in microseconds at best, and a time-out of zero means no time-out.
     (!left.is_zero()).then(|| left.clamp(Duration::from_millis(1), SLICE))
 }

@@ -1,7 +1,7 @@
 //! Wakes a process that polls a descriptor, from any thread.
 //!
-//! The rule: a thread stores its result first and notifies second. The owner drains the notifier first and looks for
-//! results second. So each result is followed by a notification.
+//! A thread stores its result first and notifies second. The owner drains the notifier first and reads results second.
+//! So each result is followed by a notification.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,7 +24,7 @@ impl Notifier {
 
     /// Makes the descriptor readable.
     pub fn notify(&self) {
-        // A full buffer is readable already.
+        // If the buffer is full, the descriptor is readable already.
         let _ = (&self.sender).write(&[1]);
     }
 

@@ -1,7 +1,7 @@
-//! Answers: which exchanges are under way, and which have finished?
+//! Threads that run exchanges.
 //!
-//! The rule: nothing here waits. A thread sends its result into the channel first and notifies second. The owner drains
-//! the notifier first and the channel second. So each result is followed by a notification.
+//! No call waits. A thread sends its result into the channel first and notifies second. The owner drains the notifier
+//! first and the channel second. So each result is followed by a notification.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use super::notifier::Notifier;
 
-/// One exchange. Implemented in the engine only: what runs on these threads must not reach PostgreSQL.
+/// One exchange. Only the engine implements it, because code on these threads must not call PostgreSQL.
 pub trait Task: Send + 'static {
     type Done: Send + 'static;
 
-    /// Returns soon after `cancel` is set, or at its own deadline, with whatever it has.
+    /// Returns soon after `cancel` is set, or at its own deadline, with the results so far.
     fn run(self, cancel: &Cancel) -> Self::Done;
 
-    /// What to report in place of a result when `run` panicked.
+    /// Returns the result to report if `run` panicked.
     fn lost(panic: String) -> Self::Done;
 }
 
@@ -43,26 +43,26 @@ impl Cancel {
     }
 }
 
-/// Bytes. Buffers are on the heap; `getaddrinfo` and the modules it loads need most of this. TLS takes less than
-/// 192 KiB of it, without optimisation.
+/// Stack size in bytes. Buffers are on the heap. `getaddrinfo` and the modules it loads need most of the stack. TLS
+/// needs less than 192 KiB of it, without optimisation.
 const STACK: usize = 512 * 1024;
 
-/// An exchange that has ended.
+/// A finished exchange.
 #[derive(PartialEq, Debug)]
 pub struct Finished<D> {
     pub ticket: u64,
     pub done: D,
-    /// From its beginning on its thread to its end there.
+    /// Time from start to end on its thread.
     pub took: Duration,
 }
 
 pub struct Pool<T: Task> {
-    /// Of the exchanges started since the last `cancel`.
+    /// Cancels the exchanges started since the last `cancel`.
     cancel: Cancel,
     sender: Sender<Finished<T::Done>>,
     results: Receiver<Finished<T::Done>>,
     notifier: Arc<Notifier>,
-    /// The owner polls the notifier for other threads too, and drains it.
+    /// The owner polls the notifier for other threads too, and drains it itself.
     is_shared: bool,
     running: usize,
 }
@@ -80,14 +80,15 @@ impl<T: Task> Pool<T> {
         Self { cancel: Cancel::new(), sender, results, notifier, is_shared: true, running: 0 }
     }
 
-    /// Readable when something has finished. The owner polls it together with its own events, then calls `finished`.
+    /// Returns the descriptor that is readable after an exchange finished. The owner polls it together with its own
+    /// events, then calls `finished`.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.notifier.fd()
     }
 
-    /// Runs the task on a thread of its own. The new thread inherits the caller's signal mask: block all signals
-    /// around this call, or the process's handlers run on it. An error is the system's (no thread to be had); the task
-    /// is dropped then.
+    /// Runs the task on a new thread. The thread inherits the caller's signal mask. Block all signals around this call;
+    /// otherwise the process's handlers run on the thread. If the system cannot create a thread, returns the error and
+    /// drops the task.
     pub fn start(&mut self, ticket: u64, task: T) -> io::Result<()> {
         let cancel = self.cancel.clone();
         let sender = self.sender.clone();
@@ -96,7 +97,7 @@ impl<T: Task> Pool<T> {
             let began = Instant::now();
             let done = panic::catch_unwind(AssertUnwindSafe(|| task.run(&cancel)))
                 .unwrap_or_else(|panic| T::lost(text_of(&*panic)));
-            // The owner may be gone: nobody wants the result then.
+            // If the owner has dropped the pool, the result is not needed.
             let _ = sender.send(Finished { ticket, done, took: began.elapsed() });
             notifier.notify();
         })?;
@@ -104,12 +105,12 @@ impl<T: Task> Pool<T> {
         Ok(())
     }
 
-    /// Started and not collected yet.
+    /// Returns the number of exchanges that were started and not collected.
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Collects what has finished; a task that panicked comes out as its `Task::lost`.
+    /// Collects finished exchanges. A task that panicked gives its `Task::lost`.
     pub fn finished(&mut self) -> Vec<Finished<T::Done>> {
         if !self.is_shared {
             self.notifier.drain();
@@ -119,17 +120,17 @@ impl<T: Task> Pool<T> {
         finished
     }
 
-    /// Asks all that are running to stop; what is started later is not concerned. Results still arrive, within about
-    /// 200 ms, with three exceptions: a thread inside `getaddrinfo` returns when that does, and one inside `connect` when
-    /// its attempt ends (10 s at most). Neither sends anything afterwards. An exchange by HTTP that has begun goes on to
-    /// its end, which comes with its deadline at the latest.
+    /// Cancels all running exchanges. It does not affect exchanges that are started later. Results still arrive within
+    /// about 200 ms, with three exceptions. A thread inside `getaddrinfo` returns when that call returns. A thread
+    /// inside `connect` returns when its attempt ends (10 s at most). Neither sends data afterwards. An HTTP exchange
+    /// that has begun runs to its end, at the latest to its deadline.
     pub fn cancel(&mut self) {
         self.cancel.set();
         self.cancel = Cancel::new();
     }
 }
 
-/// Never joins: a thread may hang in `getaddrinfo`, and its owner has to end.
+/// Does not join, because a thread may hang in `getaddrinfo` and its owner must be able to exit.
 impl<T: Task> Drop for Pool<T> {
     fn drop(&mut self) {
         self.cancel.set();
@@ -173,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Waits for the notifier as an owner does, only without poll(2); a byte taken here is one that was there to see.
+    /// Waits for the notifier like an owner, but without poll(2). A byte received here was readable before.
     fn collect(pool: &mut Pool<Work>, count: usize) -> Vec<(u64, Result<u32, String>)> {
         let begun = Instant::now();
         let mut all = Vec::new();

@@ -1,14 +1,14 @@
-//! Answers: what does the other end of a TCP connection say, and is it still in time?
+//! TCP connections with deadlines.
 //!
-//! The rule: no call lasts longer than its deadline, and none but `resolve` and one attempt to connect longer than
-//! `SLICE` after a cancellation.
+//! No call lasts longer than its deadline. After a cancellation all calls return within `SLICE`, except `resolve` and
+//! one attempt to connect.
 
 use super::{Cancel, Failure, slice};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Instant;
 
-/// Addresses of a host name or an address text. Blocks as long as the system's resolver does.
+/// Returns the addresses of a host name or an address text. Blocks as long as the system's resolver does.
 pub(crate) fn resolve(host: &str, port: u16, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
     if cancel.is_set() {
         return Err(Failure::Cancelled);
@@ -31,13 +31,13 @@ pub(crate) struct Stream(TcpStream);
 pub(crate) enum Read {
     Bytes(usize),
     End,
-    /// Nothing came until the deadline.
+    /// No byte arrived until the deadline.
     Late,
 }
 
 impl Stream {
-    /// Tries the addresses in turn; each may take its share of the time left, so that one that swallows packets (a
-    /// broken IPv6 route, mostly) leaves time for the next.
+    /// Tries the addresses in turn. Each attempt gets its share of the remaining time. So an address that drops packets
+    /// (usually a broken IPv6 route) leaves time for the next.
     pub(crate) fn connect(peers: &[SocketAddr], until: Instant, cancel: &Cancel) -> Result<Self, Failure> {
         let mut failure = Failure::ConnectTimeout;
         for (tried, peer) in peers.iter().enumerate() {
@@ -50,7 +50,7 @@ impl Stream {
                 break;
             }
             match TcpStream::connect_timeout(peer, share) {
-                // Not to be used any more, and an attempt may have taken seconds.
+                // An attempt may have taken seconds, and the connection is not needed after a cancellation.
                 Ok(_) if cancel.is_set() => return Err(Failure::Cancelled),
                 Ok(stream) => return Ok(Self(stream)),
                 Err(error) if error.kind() == ErrorKind::TimedOut => {}
@@ -60,7 +60,7 @@ impl Stream {
         Err(failure)
     }
 
-    /// `Ok(false)`: the deadline passed before everything was sent.
+    /// Sends bytes. Returns `Ok(false)` if the deadline passed before all bytes were sent.
     pub(crate) fn send(
         &mut self,
         mut bytes: &[u8],
