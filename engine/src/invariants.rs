@@ -1,10 +1,11 @@
-//! Invariants of the parsers of foreign bytes: they hold for all bytes.
+//! Invariants of the parsers of untrusted bytes. They hold for all bytes.
 //!
-//! Each parser has one function, which panics when an invariant is broken. Property tests here and the targets of `fuzz/`
-//! call it. Those of private parsers are beside the parser.
+//! Each parser has one function here, which panics if an invariant is broken. Property tests in this file and the
+//! targets of `fuzz/` call it. The invariants of a private parser are in the folder of the parser.
 //!
-//! The rule: an invariant covers what callers rely on: every field is valid and bounded, and nothing is about an address
-//! that was not asked. It computes that in another way than the parser. "Does not panic" alone is not enough.
+//! An invariant covers everything that callers rely on: every field is valid and bounded, and no result is about an
+//! address that was not requested. It computes this in another way than the parser. "Does not panic" alone is not
+//! enough.
 
 pub use crate::export::invariants::{collector_settings, scrape_request};
 pub use crate::otlp::invariants::collector_answer;
@@ -20,8 +21,8 @@ use crate::{classify, legacy, mmdb, timestamp};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A session's address, and a block as providers write it: as the standard library reads them, and never a network
-/// where a host was wanted.
+/// Checks the address of a session and a block as providers write it. Both must match the standard library's parser,
+/// and a host must never be parsed as a network.
 pub fn ip_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         assert_eq!(address::parse_bytes(bytes), Err(AddressError::NotAnAddress));
@@ -42,7 +43,8 @@ pub fn ip_text(bytes: &[u8]) {
     }
 }
 
-/// The grammar in `address`, read from the end: what may stand behind a host, and the standard library's host.
+/// Implements the grammar in `address` from the end: first the text after the host, then the host with the standard
+/// library.
 fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
     let text = text.trim_matches(|char: char| char.is_ascii_whitespace());
     match text.len() {
@@ -65,7 +67,7 @@ fn expected_address(text: &str) -> Result<Option<Address>, AddressError> {
     ip.map(|ip| Some(Address::new(ip))).ok_or(AddressError::NotAnAddress)
 }
 
-/// By bits of the IPv6 form, which IPv4 blocks have too.
+/// Computes the block from the bits of the IPv6 form, which IPv4 blocks have too.
 fn expected_block(text: &str) -> Option<Prefix> {
     let (host, length) = text.trim_matches(|char: char| char.is_ascii_whitespace()).rsplit_once('/')?;
     let ip: IpAddr = host.parse().ok()?;
@@ -85,7 +87,7 @@ fn expected_block(text: &str) -> Option<Prefix> {
     Some(block)
 }
 
-/// Texts in documents that others wrote.
+/// Checks texts in documents that other programs wrote.
 pub fn foreign_text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return json(bytes);
@@ -113,7 +115,7 @@ pub fn foreign_text(bytes: &[u8]) {
     json(bytes);
 }
 
-/// What `keepable` leaves can be kept: it holds no NUL, and what was JSON is JSON.
+/// Checks that the result of `keepable` can be stored: it contains no NUL, and JSON stays JSON.
 fn json(bytes: &[u8]) {
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(bytes, escapes).into_owned();
@@ -141,7 +143,7 @@ fn no_nul(value: &Value) {
     }
 }
 
-/// A name that goes into a text column and a terminal.
+/// Checks a name that is stored in a text column and shown in a terminal.
 pub(crate) fn stored_name(name: &str) {
     assert!(!name.is_empty() && name == name.trim(), "{name:?}");
     assert!(name.chars().count() <= mmdb::LONGEST_NAME, "{} characters", name.chars().count());
@@ -149,14 +151,14 @@ pub(crate) fn stored_name(name: &str) {
     assert!(!name.eq_ignore_ascii_case("NA"), "{name:?}");
 }
 
-/// Times in documents.
+/// Checks times in documents.
 pub fn document_time(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Some(micros) = timestamp::parse(text) {
         let written = timestamp::text(micros);
         assert_eq!(written.len(), "2026-11-20T03:18:32.123456+00:00".len(), "{written}");
         assert_eq!(timestamp::parse(&written), Some(micros), "{written}");
-        // The server refuses a year 0.
+        // PostgreSQL refuses a year 0.
         assert!(&written[..4] >= "0001", "{written}");
     }
 }

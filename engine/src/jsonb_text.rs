@@ -1,27 +1,27 @@
-//! Answers: which JSON text can the server keep as `jsonb`?
+//! Makes JSON text acceptable for PostgreSQL's `jsonb`.
 //!
-//! RFC 8259 allows in a string what no text of the server's can hold: `\u0000`, and halves of surrogate pairs (section
-//! 8.2). A `json` column keeps such a document, since it keeps the text; a `jsonb` column refuses it as a whole.
+//! RFC 8259 allows strings that no text of PostgreSQL can hold: `\u0000`, and halves of surrogate pairs (section 8.2).
+//! A `json` column accepts such a document, because it stores the text. A `jsonb` column refuses the whole document.
 
 use std::borrow::Cow;
 
-/// Which escapes a database takes.
+/// The escapes that a database accepts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Escapes {
-    /// All characters that there are.
+    /// All Unicode characters.
     Unicode,
-    /// ASCII alone: of other characters nobody knows whether the database's encoding has them.
+    /// ASCII only, because the database's encoding may lack other characters.
     Ascii,
 }
 
-/// The text without what cannot be kept: NUL is left out, anything else becomes a question mark. Borrowed when nothing is
-/// to be done.
+/// Returns the text without the escapes that cannot be stored. NUL is dropped; any other one becomes a question mark.
+/// Returns the text itself if nothing has to change.
 ///
-/// The text is in any encoding whose ASCII bytes are characters of their own, and need not be JSON.
+/// The encoding may be any one in which ASCII bytes are characters of their own. The text need not be JSON.
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let mut kept: Option<Vec<u8>> = None;
     let mut at = 0;
-    // Where an escape begins that lacks digits. No JSON has one; with what follows a NUL it would become whole.
+    // Start of an escape with too few digits. Valid JSON has none. Characters after a dropped NUL could complete it.
     let mut broken = None;
     while at < text.len() {
         let (length, mut replacement) = next(&text[at..], escapes);
@@ -42,12 +42,12 @@ pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     kept.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
-/// Whether it is `\u` with fewer digits than four, and nothing else.
+/// Returns whether the text is exactly `\u` with fewer than four digits.
 fn may_become_whole(text: &[u8]) -> bool {
     text.len() < 6 && text[2..].iter().all(u8::is_ascii_hexdigit)
 }
 
-/// How many bytes belong together at the beginning of a text, and what stands for them where they cannot be kept.
+/// Returns the length of the first unit of the text, and its replacement if it cannot be stored.
 fn next(text: &[u8], escapes: Escapes) -> (usize, Option<&'static [u8]>) {
     let [b'\\', escaped, ..] = text else { return (1, None) };
     let Some(unit) = (*escaped == b'u').then(|| code_unit(text)).flatten() else { return (2, None) };
@@ -63,14 +63,14 @@ fn next(text: &[u8], escapes: Escapes) -> (usize, Option<&'static [u8]>) {
     }
 }
 
-/// The number in `\uXXXX`.
+/// Returns the number in `\uXXXX`.
 fn code_unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(b"\\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// A JSON string that says these bytes, which need not be JSON themselves.
+/// Returns a JSON string that contains these bytes. They need not be JSON.
 pub fn quoted(text: &[u8]) -> Vec<u8> {
     let mut quoted = Vec::with_capacity(text.len() + 2);
     quoted.push(b'"');

@@ -1,37 +1,37 @@
-//! Answers: what did somebody else's document mean by this text?
+//! Reads the texts in legacy documents.
 //!
 //! The Python system and its users wrote ASNs as numbers and as texts (`15169`, `"15169"`, `"AS15169"`), registries in
-//! Team Cymru's spelling and in capitals, unknown countries as `XX`. What makes no sense is `None`, never a guess.
+//! Team Cymru's spelling and in capitals, and unknown countries as `XX`. An invalid text gives `None`, never a guess.
 
 use crate::country;
 use crate::mmdb;
 use crate::providers::Registry;
 
-/// 1 to 4294967295, with or without `AS` before it.
+/// Returns an ASN from 1 to 4294967295, with or without `AS` before it.
 pub fn asn(text: &str) -> Option<u32> {
     let text = text.trim();
     let digits = match text.as_bytes() {
         [b'A' | b'a', b'S' | b's', ..] => text[2..].trim_start(),
         _ => text,
     };
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     digits.parse().ok().filter(|asn| *asn > 0)
 }
 
-/// A code as [`country::code`] reads it.
+/// Returns a country code, as [`country::code`] parses it.
 pub fn country(text: &str) -> Option<[u8; 2]> {
     country::code(text.trim().as_bytes())
 }
 
-/// The registry's own name.
+/// Returns the name of a registry.
 pub fn registry(text: &str) -> Option<&'static str> {
     Registry::parse(text.trim()).map(Registry::name)
 }
 
-/// A name fit to be stored, or none where nothing is left.
+/// Returns a name that can be stored, or `None` if the text is blank or `NA`.
 pub fn name(text: &str) -> Option<String> {
     let name = mmdb::clean_name(text.trim()).trim().to_owned();
     (!name.is_empty() && !name.eq_ignore_ascii_case("NA")).then_some(name)

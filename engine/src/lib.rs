@@ -1,7 +1,7 @@
-//! What cowrie_enrich knows without PostgreSQL.
+//! The parts of cowrie_enrich that do not need PostgreSQL.
 //!
-//! Nothing here may depend on pgrx or on SQL: parsers are tested and fuzzed without a server, and threads that
-//! do network I/O cannot reach PostgreSQL by accident.
+//! This crate must not depend on pgrx or on SQL. So parsers are tested and fuzzed without a server, and threads that do
+//! network I/O cannot call PostgreSQL by accident.
 
 #![forbid(unsafe_code)]
 

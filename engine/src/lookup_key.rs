@@ -1,25 +1,25 @@
-//! Answers: how does the queue write what is looked up, and what does such a text name?
+//! Kinds and texts of lookup keys, as the queue stores them.
 //!
-//! The rule: a lookup key is a prefix, and each prefix has one kind and one text. A single host has the text that
-//! PostgreSQL's `host(inet)` returns, without a mask; any other prefix has the text of its `cidr`. So the text names one
-//! prefix without the kind.
+//! A lookup key is a prefix, and each prefix has one kind and one text. A single host has the text that PostgreSQL's
+//! `host(inet)` returns, without a mask. Any other prefix has the text of its `cidr`. So the text identifies the prefix
+//! without the kind.
 
 use crate::address::Address;
 use crate::prefix::Prefix;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Returns the kind of a lookup key, as it is stored: `host` or `prefix`.
+/// Returns the stored kind of a lookup key: `host` or `prefix`.
 pub fn kind(key: Prefix) -> &'static str {
     if is_host(key) { "host" } else { "prefix" }
 }
 
-/// Returns the text of a lookup key, as it is stored.
+/// Returns the stored text of a lookup key.
 pub fn text(key: Prefix) -> String {
     let network = network_text(key.network());
     if is_host(key) { network } else { format!("{network}/{}", key.length()) }
 }
 
-/// Reads the text of a lookup key; `None` if it is not as [`text`] writes it.
+/// Parses the text of a lookup key. Returns `None` if [`text`] would write it differently.
 pub fn parse(stored: &str) -> Option<Prefix> {
     let key = if stored.contains('/') {
         Prefix::parse(stored)?
@@ -33,8 +33,8 @@ fn is_host(key: Prefix) -> bool {
     key == Prefix::host(key.network())
 }
 
-/// An address as PostgreSQL writes it. Unlike Rust, it writes the last four bytes of an IPv4-compatible IPv6 address
-/// (RFC 4291 section 2.5.5.1) with dots: `::192.0.2.1`.
+/// Writes an address as PostgreSQL does. Unlike Rust, PostgreSQL writes the last four bytes of an IPv4-compatible IPv6
+/// address (RFC 4291 section 2.5.5.1) with dots: `::192.0.2.1`.
 fn network_text(address: Address) -> String {
     match address.ip() {
         IpAddr::V6(ip) if matches!(ip.segments(), [0, 0, 0, 0, 0, 0, 1..=u16::MAX, _]) => {

@@ -1,13 +1,13 @@
-//! Answers: what does a panic write to the log?
+//! Reports panics in the log.
 //!
-//! One line, with the place in the source. The standard hook adds a backtrace where `RUST_BACKTRACE` is set, and pgrx's
-//! hook hands the backtrace to clients. A variable in the server's environment must not cause either.
+//! A report is one line with the location in the source. The standard hook adds a backtrace if `RUST_BACKTRACE` is set,
+//! and pgrx's hook sends the backtrace to clients. A variable in the server's environment must not cause either.
 
 use std::io::Write;
 use std::panic::{self, PanicHookInfo};
 
-/// Replaces the process's panic hook. Panics whose payload is not a text are not reported. They
-/// are ERRORs of the server, which the server itself reports.
+/// Replaces the process's panic hook. The hook ignores panics whose payload is not a text: they are ERRORs of the
+/// server, which the server itself reports.
 pub fn report_in_one_line() {
     panic::set_hook(Box::new(|info| {
         if let Some(line) = line(info) {

@@ -1,7 +1,7 @@
 //! Prefixes: blocks of addresses in canonical form.
 //!
-//! The rule: one block has one `Prefix`. Host bits are zero, and a block of IPv4-mapped IPv6 addresses is its IPv4
-//! block, as in `Address`.
+//! One block has one `Prefix`. Host bits are zero. A block of IPv4-mapped IPv6 addresses becomes its IPv4 block, as in
+//! `Address`.
 
 use crate::address::Address;
 use ipnet::IpNet;
@@ -13,12 +13,12 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Prefix(IpNet);
 
-/// Bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a /48, so the
-/// addresses of such a block have one origin.
+/// Length of a block in bits. Networks filter IPv4 routes more specific than a /24 and IPv6 routes more specific than a
+/// /48, so the addresses of such a block have one origin.
 const BLOCK_V4: u8 = 24;
 const BLOCK_V6: u8 = 48;
 
-/// Bits of an IPv4-mapped IPv6 address before its IPv4 address.
+/// Bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED: u8 = 96;
 
 impl Prefix {
@@ -27,14 +27,14 @@ impl Prefix {
         IpNet::new(address.ip(), length).ok().map(|net| Self(net.trunc()))
     }
 
-    /// Returns the block that a lookup of this address covers: /24 for IPv4, /48 for IPv6. No more specific route is
-    /// carried globally, so one answer serves all of it.
+    /// Returns the block that a lookup of this address covers: /24 for IPv4, /48 for IPv6. More specific routes are not
+    /// carried globally, so one answer is valid for the whole block.
     pub fn block_of(address: Address) -> Self {
         let length = if address.ip().is_ipv4() { BLOCK_V4 } else { BLOCK_V6 };
         Self::new(address, length).unwrap_or(Self::host(address))
     }
 
-    /// Returns the block of this address alone.
+    /// Returns the block that contains only this address.
     pub fn host(address: Address) -> Self {
         Self(address.ip().into())
     }
@@ -43,7 +43,7 @@ impl Prefix {
         self.0.addr().into()
     }
 
-    /// Bits that all addresses of the block share: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    /// Returns the number of bits that all addresses of the block share: 0 to 32 for IPv4, 0 to 128 for IPv6.
     pub fn length(self) -> u8 {
         self.0.prefix_len()
     }
@@ -52,14 +52,14 @@ impl Prefix {
         self.0.contains(&address.ip())
     }
 
-    /// Reads `192.0.2.0/24` or `2001:db8::/32`, with or without blanks around it. Clears the bits after the length.
+    /// Parses `192.0.2.0/24` or `2001:db8::/32`. Ignores surrounding blanks and clears the bits after the length.
     pub fn parse(text: &str) -> Option<Self> {
         let (ip, length) = text.trim_ascii().split_once('/')?;
         let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
         let length: u8 = length.parse().ok().filter(|_| digits)?;
         let ip: IpAddr = ip.parse().ok()?;
         let address = Address::new(ip);
-        // Without this `::ffff:192.0.2.0/24` would be read as 192.0.2.0/24, a block of other addresses.
+        // Without this check `::ffff:192.0.2.0/24` would become 192.0.2.0/24, a block of other addresses.
         let is_mapped = ip.is_ipv6() && address.ip().is_ipv4();
         Self::new(address, if is_mapped { length.checked_sub(MAPPED)? } else { length })
     }
@@ -155,7 +155,7 @@ mod tests {
         ]
     }
 
-    /// The bits of an address, left-aligned, and how many there are.
+    /// Returns the bits of an address, left-aligned, and their number.
     fn bits(address: Address) -> (u128, u8) {
         match address.ip() {
             IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),

@@ -1,44 +1,44 @@
-//! Answers: how many requests are left of this day's quota?
+//! Daily quota of requests to a provider.
 //!
-//! The rule: what was handed out counts as spent until it is given back, and only into its own day. It knows no clock
-//! and has no lock of its own: it lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
-//! are counted from 2000-01-01; times are microseconds since then.
+//! Requests count as used from the time they are granted until they are returned, and only for their own day. The quota
+//! has no clock and no lock. It lives in zeroed shared memory under its owner's lock. Days begin at midnight UTC and
+//! are counted from 2000-01-01. Times are microseconds since then.
 //!
-//! A clock that is set back over midnight shows a day that is over: its spending is forgotten, so what is handed out
-//! then counts for the later day, which so keeps within its limit. A clock that is set back further was wrong before;
-//! the later day's count is taken over for the day it shows now, and nobody waits for a date years ahead. A ledger, too,
-//! is believed of the day that the clock shows and of no other.
+//! A clock that is set back over midnight shows the previous day. The usage of that day is no longer known, so new
+//! grants count for the later day, which stays within its limit. If the clock is set back by more than a day, it was
+//! wrong before. Then the usage of the later day is copied to the day that the clock shows now, so requests are not
+//! blocked until a date years ahead. For the same reason a ledger is used only for the day that the clock shows.
 
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Quota {
     pub day: i32,
-    /// On that day.
+    /// Requests used on that day.
     pub used: i64,
 }
 
 /// Microseconds.
 const DAY: i64 = 86_400_000_000;
 
-/// The day that holds a moment.
+/// Returns the day of a time.
 pub fn day_of(now: i64) -> i32 {
     // 2^63 microseconds are 107 million days.
     now.div_euclid(DAY) as i32
 }
 
-/// The first microsecond of a day.
+/// Returns the first microsecond of a day.
 pub fn begins(day: i32) -> i64 {
     i64::from(day).saturating_mul(DAY)
 }
 
 impl Quota {
-    /// What may still be asked on the day of `now`; `limit` 0: as much as one likes, `None`.
+    /// Returns the number of requests left on the day of `now`. `limit` 0 means no limit and gives `None`.
     pub fn left(&self, now: i64, limit: u32) -> Option<u64> {
         let left = i64::from(limit).saturating_sub(self.at(now).used).max(0);
         (limit != 0).then_some(left.unsigned_abs())
     }
 
-    /// Hands out as many as are left, at most `wanted`. They belong to `self.day`.
+    /// Grants at most `wanted` requests, and no more than are left. They belong to `self.day`.
     pub fn take(&mut self, now: i64, wanted: u32, limit: u32) -> u32 {
         *self = self.at(now);
         let left = self.left(now, limit).unwrap_or(u64::MAX);
@@ -47,15 +47,15 @@ impl Quota {
         granted
     }
 
-    /// What was taken on `day` and did not go out.
+    /// Returns requests that were granted on `day` and not sent.
     pub fn give_back(&mut self, day: i32, unspent: u32) {
         if day == self.day {
             self.used = self.used.saturating_sub(unspent.into()).max(0);
         }
     }
 
-    /// A ledger says that so many were spent on that day. Other days than that of `now` say nothing: a later one was
-    /// written while a clock was ahead.
+    /// Sets the usage that a ledger holds for a day, if it is higher. Ignores other days than that of `now`, because an
+    /// entry for a later day was written while a clock was ahead.
     pub fn learn(&mut self, now: i64, day: i32, used: i64) {
         if day == day_of(now) {
             *self = self.at(now);
@@ -63,12 +63,12 @@ impl Quota {
         }
     }
 
-    /// When the next quota begins.
+    /// Returns the start of the next quota.
     pub fn resets_at(&self, now: i64) -> i64 {
         begins(self.at(now).day.saturating_add(1))
     }
 
-    /// The count that holds at `now`.
+    /// Returns the count that is valid at `now`.
     fn at(&self, now: i64) -> Self {
         let today = day_of(now);
         match i64::from(today) - i64::from(self.day) {
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Today's requests count twice then, and no day gets too many.
+    /// Today's requests count twice then, and no day exceeds its limit.
     #[test]
     fn ledger_of_the_day_a_clock_steps_back_to_raises_the_later_day() {
         let mut quota = Quota::default();
@@ -196,9 +196,9 @@ mod tests {
         Take(u32),
         GiveBack(u32),
         Learn(i64),
-        /// Of so many days ahead.
+        /// Reads a ledger entry of a day this many days ahead.
         LearnOther(i32, i64),
-        /// Days.
+        /// Number of days.
         Pass(i64),
     }
 
@@ -241,7 +241,7 @@ mod tests {
                         prop_assert_eq!(quota, before);
                     }
                     Step::Pass(days) => {
-                        // What is given back late changes nothing.
+                        // A late return of yesterday's requests changes nothing.
                         let yesterday = day_of(now);
                         now += days * DAY;
                         spent = quota.take(now, 1, limit);

@@ -1,22 +1,22 @@
-//! Answers: which number can nobody guess?
+//! Unpredictable random numbers.
 //!
-//! The rule: called at the edge only. Logic takes its random numbers as arguments.
+//! Only the outermost callers use this module. Logic takes its random numbers as arguments.
 //!
-//! The source is the standard library's: `RandomState` is SipHash, which is made to be unpredictable without its
-//! key, under 128 bits that the system drew for this thread, another key each time.
+//! The source is `RandomState` of the standard library. It is SipHash, which is designed to be unpredictable without
+//! its key. The operating system provides the 128-bit key of each thread, and each call uses another key.
 
 use std::hash::{BuildHasher, RandomState};
 use std::process;
 use std::time::SystemTime;
 
 pub fn bits() -> u64 {
-    // Processes forked from one that had drawn its key already have the same: PostgreSQL's do.
+    // Processes forked after the parent drew its key share that key, and PostgreSQL forks its processes.
     RandomState::new().hash_one((process::id(), SystemTime::now()))
 }
 
-/// 0 or more, less than 1.
+/// Returns a number from 0 up to, but not including, 1.
 pub fn unit() -> f64 {
-    // A double holds 53 bits exactly; more would round up to 1.
+    // A double holds 53 bits exactly. More bits could round up to 1.
     (bits() >> 11) as f64 / (1_u64 << 53) as f64
 }
 

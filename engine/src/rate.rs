@@ -1,27 +1,28 @@
-//! Answers: may one more request go out now?
+//! Rate limiter.
 //!
-//! GCRA, the leaky bucket that needs one number: the time at which the bucket would be empty again ("theoretical
-//! arrival time", ITU-T I.371). So the state fits an atomic that several processes share. The rule: `admit` is a pure
-//! function; it changes nothing, and a refusal leaves nothing to store.
+//! It uses GCRA, a leaky bucket whose state is one number: the time at which the bucket would be empty again
+//! ("theoretical arrival time", ITU-T I.371). So the state fits an atomic that several processes share. `admit` is a
+//! pure function. If it refuses, there is no state to store.
 //!
-//! Sharing: load the state, *then* read the clock, then compare-and-exchange `next`; after a lost exchange begin with
-//! the load again. With the clock read first, another process could store a state that looks like one from the future.
+//! To share a limiter, load the state, *then* read the clock, then compare-and-exchange `next`. If the exchange fails,
+//! start again with the load. If the clock were read first, another process could store a state that looks like one
+//! from the future.
 
-/// Requests allowed.
+/// A limit on requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Microseconds between requests; 0: no limit.
+    /// Microseconds between requests. 0 means no limit.
     pub interval: i64,
-    /// Microseconds by which a request may come early, all that came before it taken together.
+    /// Microseconds by which requests may come early in total.
     pub tolerance: i64,
 }
 
-/// Times are microseconds of one clock that all sharers read.
+/// Result of `admit`. Times are microseconds of one clock that all processes read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
-    /// Go, and store `next` as the state.
+    /// The request is allowed. Store `next` as the state.
     Granted { next: i64 },
-    /// Ask again at this time; the state stays as it is.
+    /// Try again at this time. The state does not change.
     NotBefore(i64),
 }
 
@@ -29,31 +30,35 @@ pub enum Admission {
 const MINUTE: u32 = 60_000_000;
 const SECOND: u32 = 1_000_000;
 
-/// Per mille of a second over which the requests of one second are spread. Who counts in seconds sees them when they
-/// arrive: those of one second up to 50 ms late, those of the next at once. 50 for that, 20 for `MOST_EARLY`.
+/// Requests of one second are spread over this time, in thousandths of a second. A provider that counts per second
+/// counts at arrival. Requests of one second may arrive up to 50 ms late, and those of the next second without delay.
+/// 50 covers that, and 20 covers `MOST_EARLY`.
 const STRETCH: u64 = 1_070;
 
-/// Microseconds. Who asks is woken late, by some milliseconds on a busy machine; caught up, this does not add up.
+/// Microseconds. A sender wakes up some milliseconds late on a busy machine. This tolerance keeps the delays from
+/// adding up.
 const MOST_EARLY: i64 = 20_000;
 
-/// Microseconds by which clocks that are read a moment apart may differ. A state further ahead than that was written
+/// Maximum difference between clocks that are read in sequence, in microseconds. A state further ahead was written
 /// before the clock was set back.
 const SKEW: i64 = 100_000;
 
 impl Rate {
     pub const NONE: Self = Self { interval: 0, tolerance: 0 };
 
-    /// `per_minute` 0: no limit. `burst`: requests at once after a pause; 0 counts as 1.
+    /// Limits requests per minute; 0 means no limit. `burst` is the number of requests at once after a pause; 0 counts
+    /// as 1.
     pub fn per_minute(per_minute: u32, burst: u32) -> Self {
         if per_minute == 0 {
             return Self::NONE;
         }
-        // Rounded up: more than `per_minute` would go out otherwise.
+        // Rounded up, because otherwise more than `per_minute` requests would be sent.
         let interval = i64::from(MINUTE.div_ceil(per_minute));
         Self { interval, tolerance: interval * i64::from(burst.max(1) - 1) }
     }
 
-    /// For those who count in any one second, and refuse what is above: evenly spaced, no burst. 0: no limit.
+    /// Limits requests for a provider that counts in any interval of one second and refuses the excess. Requests are
+    /// evenly spaced, without bursts. 0 means no limit.
     pub fn per_second(per_second: u32) -> Self {
         if per_second == 0 {
             return Self::NONE;
@@ -63,10 +68,10 @@ impl Rate {
         Self { interval, tolerance: (interval / 5).min(MOST_EARLY) }
     }
 
-    /// `state`: what the last grant stored, 0 at first. `now`: microseconds.
+    /// Decides on a request at `now` (microseconds). `state` is the number that the last grant stored, 0 at first.
     ///
-    /// Nobody is told to wait longer than one interval (plus `SKEW`), even after the clock was set back: a state that
-    /// no grant can have stored counts as a burst just spent.
+    /// A request never waits longer than one interval plus `SKEW`, even after the clock was set back. A state that no
+    /// grant can have stored counts as a burst just used.
     pub fn admit(&self, state: i64, now: i64) -> Admission {
         if self.interval <= 0 {
             return Admission::Granted { next: state };
@@ -96,7 +101,7 @@ mod tests {
         }
     }
 
-    /// Asks at each of these times, and says when it was granted.
+    /// Requests at each of these times, and returns the times at which the requests were granted.
     fn grants(rate: Rate, state: &mut i64, times: impl IntoIterator<Item = i64>) -> Vec<i64> {
         let mut grants = Vec::new();
         for now in times {
@@ -152,7 +157,7 @@ mod tests {
                     Admission::NotBefore(time) => now = time,
                 }
             }
-            // 107 s hold what 100 s would at most, and one by the tolerance.
+            // 107 s allow the requests of 100 s at most, plus one by the tolerance.
             assert!(
                 (100 * per_second - 1..=100 * per_second + 1).contains(&count),
                 "{count} at {per_second}"
@@ -172,7 +177,7 @@ mod tests {
         let rate = Rate::per_minute(60, 5);
         let mut state = 0;
         grants(rate, &mut state, [1_000_000 * SECOND; 5]);
-        // A year back: one at once, then as usual, with the burst spent.
+        // A year back: one request at once, then the usual rate, with the burst used.
         let back: Vec<i64> = (0..30).map(|tenth| tenth * SECOND / 10).collect();
         assert_eq!(grants(rate, &mut state, back), [0, SECOND, 2 * SECOND]);
     }
@@ -211,7 +216,7 @@ mod tests {
         ) {
             let rate = Rate::per_minute(per_minute, burst);
             let interval = i64::from(MINUTE.div_ceil(per_minute));
-            // Mostly near now, where the cases are.
+            // Mostly near `now`, where the edge cases are.
             let state = if near { now + state % (interval * i64::from(burst + 2)) } else { state };
             if let Admission::NotBefore(time) = rate.admit(state, now) {
                 prop_assert!(time > now && time <= now + interval + SKEW);
@@ -227,7 +232,8 @@ mod tests {
             Rate { interval: rate.0, tolerance: rate.1 }.admit(state, now);
         }
 
-        /// Requests reach the provider up to 50 ms later than those after them, and it counts in any second.
+        /// Requests reach the provider up to 50 ms later than requests sent after them. The provider counts in any
+        /// interval of one second.
         #[test]
         fn no_second_holds_more_than_the_rate(
             per_second in prop_oneof![1..20_u32, 1..1_001_u32],

@@ -1,7 +1,7 @@
 //! Opens files whose paths other users may change.
 //!
-//! Opening never waits, and the check looks at the opened file. A FIFO would block the process until a writer comes, and a
-//! device may never end. A path that was checked before opening may name another file by then.
+//! Opening never blocks, and the check examines the opened file. A FIFO would block the process until a writer opens
+//! it, and a device may never end. A path that was checked before opening may name another file when it is opened.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::OFlags;
 
-/// Opens a file for reading; an error unless it is a regular file.
+/// Opens a file for reading. Returns an error unless it is a regular file.
 pub fn open(path: &str) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     match file.metadata()?.is_file() {

@@ -1,12 +1,12 @@
 //! A ring buffer in shared memory: many processes write records, one reads them, and none waits.
 //!
-//! The rule: a record has a fixed number of words, each an atomic, in one slot. Each pass over the slots is a round. A
-//! slot's `turn` is twice the round while the slot is free, and one more while it holds a record. A writer claims the next
-//! slot by moving `head`, writes, and then sets the turn. A reader claims the slot by moving `tail`, reads, and sets the
-//! turn of the next round. A full ring accepts no record. A writer that stops in between blocks the reader at that slot,
-//! and blocks other writers only when the ring is full.
+//! A record has a fixed number of words, each an atomic, in one slot. Each pass over the slots is a round. A slot's
+//! `turn` is twice the round while the slot is free, and one more while it holds a record. A writer claims the next
+//! slot by moving `head`, writes, and then sets the turn. A reader claims the slot by moving `tail`, reads, and sets
+//! the turn of the next round. A full ring accepts no record. A writer that stops between these steps blocks the reader
+//! at that slot. It blocks other writers only when the ring is full.
 //!
-//! Zeroed memory is an empty ring. All of it may be shared between processes.
+//! Zeroed memory is an empty ring. The whole ring may be shared between processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,24 +25,24 @@ struct Slot<const WORDS: usize> {
 }
 
 impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
-    /// An empty one.
+    /// Creates an empty ring.
     pub fn new() -> Self {
         let slot = || Slot { turn: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) };
         Self { head: AtomicU64::new(0), tail: AtomicU64::new(0), slots: std::array::from_fn(|_| slot()) }
     }
 
-    /// Appends a record. Returns whether there was room.
+    /// Appends a record. Returns false if the ring is full.
     pub fn push(&self, record: &[u64; WORDS]) -> bool {
         let mut position = self.head.load(Ordering::Relaxed);
         loop {
             let (slot, free) = self.slot(position);
             let turn = slot.turn.load(Ordering::Acquire);
             if turn < free {
-                // Of an earlier round, and not read yet.
+                // The slot holds an unread record of an earlier round.
                 return false;
             }
             if turn > free {
-                // Somebody else was faster.
+                // Another writer claimed the slot.
                 position = self.head.load(Ordering::Relaxed);
                 continue;
             }
@@ -87,7 +87,7 @@ impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
         }
     }
 
-    /// Records in it, as far as anybody can say while others write.
+    /// Returns the number of records. It is approximate while others write.
     pub fn len(&self) -> usize {
         let (tail, head) = (self.tail.load(Ordering::Relaxed), self.head.load(Ordering::Relaxed));
         usize::try_from(head.saturating_sub(tail)).unwrap_or(usize::MAX).min(SLOTS)
@@ -136,8 +136,8 @@ mod tests {
         }
     }
 
-    /// Eight write as fast as they can into a ring that is always full, two read: every record that was taken comes out
-    /// once and whole, and of each writer in its order as far as one reader sees it.
+    /// Eight threads write as fast as they can into a ring that is always full, and two read. Every accepted record is
+    /// read once and complete. Each reader sees the records of a writer in order.
     #[test]
     fn what_many_write_comes_out_once_and_whole() {
         const WRITERS: u64 = 8;

@@ -1,10 +1,10 @@
-//! Which session times are believed.
+//! Checks session times for plausibility.
 //!
 //! A sensor without a clock says 1970, and a hostile sensor sends any time. A time that cannot be true stays in the
 //! session's row as written. It is unknown for `first_seen` and `last_seen`. The SQL function `session_time()` applies the
 //! same rule to times that are stored already.
 
-/// 1970-01-01 UTC, in microseconds since 2000-01-01 UTC, as PostgreSQL counts.
+/// 1970-01-01 UTC, in microseconds since 2000-01-01 UTC, PostgreSQL's unit.
 pub const EARLIEST: i64 = -946_684_800_000_000;
 
 /// How far a session's time may be ahead of its enrichment, in microseconds: a sensor's time zone may be wrong.

@@ -1,6 +1,6 @@
-//! Versions of the extension, compared.
+//! Compares versions of the extension.
 
-/// Numbers between dots; what follows a `-` or a `+` does not matter, what is no number is 0.
+/// Numbers between dots. A suffix after `-` or `+` is ignored. A part that is not a number counts as 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Version([u64; 3]);
 
@@ -12,18 +12,18 @@ impl Version {
     }
 }
 
-/// Whether a library works with SQL objects of another version.
+/// Compatibility of a library with the SQL objects of another version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fit {
     Fits,
-    /// The library's statements need what a later version of the objects has.
+    /// The library's statements need objects of a later version.
     ObjectsTooOld,
-    /// The objects are those of a library that came later.
+    /// The objects belong to a later version of the library.
     LibraryTooOld,
 }
 
 impl Fit {
-    /// `oldest` is the first version of the objects that the library works with.
+    /// Compares the versions. `oldest` is the first version of the objects that the library works with.
     pub fn of(objects: &str, oldest: &str, library: &str) -> Fit {
         let objects = Version::of(objects);
         if objects < Version::of(oldest) {

@@ -1,25 +1,26 @@
-//! Answers: what is measured?
+//! Declares all metric families.
 //!
-//! Every family is declared here and described in docs/metrics.md; a test compares the two. `asn_inventory.*` are named
-//! by those who asked for them; where `promtool check metrics` objects to such a name (an abbreviated unit, `_count`
-//! behind what is no histogram), Prometheus sees another.
+//! docs/metrics.md describes each family, and a test compares the two. The users who requested the families
+//! `asn_inventory.*` chose their names. Where `promtool check metrics` rejects such a name (an abbreviated unit, or
+//! `_count` after the name of a family that is not a histogram), Prometheus gets a different one.
 
 use super::{Declared, Kind};
 
-/// Bounds of `asn_inventory.operation_duration_ms`, in milliseconds: those asked for, and finer ones below, because these
-/// operations take microseconds.
+/// Bounds of `asn_inventory.operation_duration_ms` in milliseconds: the requested ones, and finer ones below, because
+/// these operations take microseconds.
 pub const OPERATION_MS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
 
-/// Bounds of requests to providers, in seconds: from a server next door to the longest that a setting allows.
+/// Bounds of requests to providers in seconds, from a server in the same network to the longest time that a setting
+/// allows.
 pub const REQUEST_SECONDS: &[f64] =
     &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0];
 
-/// Bounds of how many questions are in one request.
+/// Bounds of the number of lookups in one request.
 pub const BATCH_ADDRESSES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
-/// Bounds of the trigger's time, in seconds: a remembered address takes microseconds, a commit that waits for another one
-/// 0.3 s at most.
+/// Bounds of the trigger's time in seconds. A cached address takes microseconds. A commit that waits for another one
+/// takes at most 0.3 s.
 pub const TRIGGER_SECONDS: &[f64] = &[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
     0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0,
@@ -30,7 +31,7 @@ macro_rules! families {
         $(pub static $family: Declared = Declared {
             name: $name, prometheus: $prometheus, kind: Kind::$kind, unit: $unit, help: $help, labels: &$labels,
         };)*
-        /// All of them, in the order in which they are shown.
+        /// All families, in the order of output.
         pub static ALL: &[&Declared] = &[$(&$family),*];
     };
 }

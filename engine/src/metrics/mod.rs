@@ -1,25 +1,25 @@
-//! Answers: what is measured, and how is it handed on?
+//! Metric families and their encoders.
 //!
-//! The rule: whoever measures fills plain values of the families that `families` declares; whoever writes them out,
-//! in whatever format, takes these and nothing else. Values are copied first and encoded afterwards, outside any lock.
+//! Code that measures fills plain values of the families in `families`. Encoders of every format read these values
+//! only. Values are copied first and encoded later, outside any lock.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `families` | every family there is, as data, and the buckets of the histograms |
-//! | `prometheus` | the text format of Prometheus, and the same as rows |
+//! | `families` | all families as data, and the buckets of the histograms |
+//! | `prometheus` | the text format of Prometheus, and the same samples as rows |
 
 pub mod families;
 pub mod prometheus;
 
-/// What is said once of all samples of a family.
+/// The declaration of a family, which all its samples share.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Declared {
-    /// As OpenTelemetry spells names, the unit left to `unit`.
+    /// The OpenTelemetry name. The unit is in `unit`.
     pub name: &'static str,
-    /// As Prometheus does: base units in the name, `_total` behind counters.
+    /// The Prometheus name: with base units, and `_total` at the end for counters.
     pub prometheus: &'static str,
     pub kind: Kind,
-    /// As UCUM writes it; of things that are counted their name, in braces.
+    /// The UCUM unit. Counted things have their name in braces.
     pub unit: &'static str,
     pub help: &'static str,
     pub labels: &'static [&'static str],
@@ -27,7 +27,7 @@ pub struct Declared {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Only grows, or begins anew at zero.
+    /// Only increases, or restarts at zero.
     Counter,
     Gauge,
     Histogram,
@@ -43,7 +43,7 @@ impl Kind {
     }
 }
 
-/// A family with the values of one moment.
+/// A family with its values at one time.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Family {
     pub declared: &'static Declared,
@@ -52,7 +52,7 @@ pub struct Family {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sample {
-    /// Values of the family's labels, in its order.
+    /// Values of the family's labels, in the order of the declaration.
     pub labels: Vec<String>,
     pub value: Value,
 }
@@ -63,12 +63,12 @@ pub enum Value {
     Histogram(Histogram),
 }
 
-/// Observations by size.
+/// A distribution of observations.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Histogram {
     /// Upper bounds, inclusive, ascending.
     pub bounds: &'static [f64],
-    /// One for each bound, not cumulated, and one for what is larger than all of them.
+    /// One count for each bound, not cumulative, and one for observations above all bounds.
     pub counts: Vec<u64>,
     pub sum: f64,
 }
@@ -78,7 +78,7 @@ impl Family {
         Family { declared, samples: Vec::new() }
     }
 
-    /// Adds a number; labels in the family's order.
+    /// Adds a number. Labels are in the order of the declaration.
     #[must_use]
     pub fn with<const N: usize>(mut self, labels: [&str; N], value: f64) -> Family {
         self.add(labels, Value::Number(value));
@@ -90,7 +90,7 @@ impl Family {
         self.samples.push(Sample { labels: labels.map(str::to_owned).to_vec(), value });
     }
 
-    /// Names and values of a sample's labels.
+    /// Returns the names and values of a sample's labels.
     pub fn labels<'a>(&self, sample: &'a Sample) -> impl Iterator<Item = (&'static str, &'a str)> {
         self.declared.labels.iter().copied().zip(sample.labels.iter().map(String::as_str))
     }
@@ -102,7 +102,7 @@ impl Histogram {
     }
 }
 
-/// The place of a value among bounds: the first that is not smaller; one past the last where all are.
+/// Returns the index of the first bound that is not smaller than the value, or the number of bounds if all are smaller.
 pub fn bucket(bounds: &[f64], value: f64) -> usize {
     bounds.partition_point(|bound| *bound < value)
 }

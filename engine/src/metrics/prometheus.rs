@@ -1,6 +1,7 @@
-//! Answers: how does Prometheus read it?
+//! Encodes metrics for Prometheus.
 //!
-//! Its text format, version 0.0.4, written by the `prometheus` crate; and the same samples as rows. For example:
+//! The text format, version 0.0.4, is written by the `prometheus` crate. The same samples are available as rows.
+//! Example:
 //!
 //! ```text
 //! # HELP asn_inventory_records_created_total Networks created, by who named them, their country and their registry
@@ -14,7 +15,7 @@
 //! asn_inventory_operation_duration_seconds_count{operation="create"} 3
 //! ```
 //!
-//! Prometheus wants base units: what is measured in milliseconds is shown in seconds. A family without samples is left
+//! Prometheus expects base units, so values in milliseconds are converted to seconds. A family without samples is left
 //! out.
 
 use ::prometheus::TextEncoder;
@@ -31,14 +32,14 @@ pub struct Row {
     pub value: f64,
 }
 
-/// All families in the text format.
+/// Returns all families in the text format.
 pub fn text(families: &[Family]) -> Result<String, ::prometheus::Error> {
     let families: Vec<MetricFamily> =
         families.iter().filter(|family| !family.samples.is_empty()).map(encoded).collect();
     TextEncoder::new().encode_to_string(&families)
 }
 
-/// The lines of the text format as rows.
+/// Returns the lines of the text format as rows.
 pub fn rows(families: &[Family]) -> Vec<Row> {
     let mut rows = Vec::new();
     for family in families {
@@ -122,7 +123,7 @@ fn metric(family: &Family, sample: &Sample) -> proto::Metric {
     metric
 }
 
-/// What is at most as large as each bound, and all.
+/// Returns the cumulative count for each bound, then the total.
 fn cumulated(histogram: &Histogram) -> impl Iterator<Item = u64> {
     histogram.counts.iter().scan(0, |sum, count| {
         *sum += count;
@@ -130,7 +131,8 @@ fn cumulated(histogram: &Histogram) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Milliseconds become seconds. By their digits: 0.005 * 0.001 is not quite 0.000005, which `le` would show.
+/// Converts milliseconds to seconds. Uses the decimal digits, because 0.005 * 0.001 is not exactly 0.000005, and `le`
+/// would show that.
 fn in_base_unit(family: &Declared, value: f64) -> f64 {
     if family.unit != "ms" {
         return value;
@@ -164,7 +166,7 @@ mod tests {
         ]
     }
 
-    /// What a scrape sees.
+    /// The expected output of a scrape.
     const TEXT: &str = r#"# HELP asn_inventory_records_created_total Networks created, by who named them, their country and their registry
 # TYPE asn_inventory_records_created_total counter
 asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
