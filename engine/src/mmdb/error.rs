@@ -1,4 +1,4 @@
-//! Answers: what is wrong with a database file, and where in it?
+//! Errors in database files, with their location.
 
 use std::error::Error;
 use std::fmt;
@@ -6,15 +6,16 @@ use std::fmt;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum MmdbError {
-    /// No metadata marker near the end: another kind of file, or an mmdb that was cut short (the metadata is last).
+    /// The end of the file contains no metadata marker. It is another kind of file, or an mmdb file that was cut short
+    /// (the metadata is last).
     NotMmdb { length: usize, looks_like: Option<&'static str> },
-    /// There is a marker, but what follows cannot be read: cut short inside the metadata, or nonsense.
+    /// The marker exists, but the metadata after it cannot be read, because it is cut short or invalid.
     Metadata { field: &'static str, reason: String },
-    /// The metadata promises a search tree that ends at byte `needed`; the file has `available` bytes for it.
+    /// According to the metadata the search tree ends at byte `needed`, but the file has only `available` bytes for it.
     Truncated { needed: u64, available: u64 },
-    /// A well-formed file that this reader was not written for.
+    /// A well-formed file that this reader does not support.
     Unsupported { what: &'static str, value: u64 },
-    /// Nothing in it says where an address is or which network announces it.
+    /// The file contains neither locations nor networks of addresses.
     NoAnswers { database_type: String },
     /// The search tree is damaged on the way to `network`.
     Tree { network: String, reason: &'static str },

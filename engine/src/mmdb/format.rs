@@ -1,8 +1,8 @@
-//! Answers: where are the parts of an mmdb file, and what is the next value at this byte?
+//! Reads the parts of an mmdb file, and single values at a byte offset.
 //!
-//! Lookups go through the crate `maxminddb`. This reader exists for what the crate does not offer: looking at
-//! records without knowing an address, and walking hostile files in bounded time. It never follows a pointer by
-//! itself, never recurses and never allocates; whoever calls it decides how far to go.
+//! Lookups use the crate `maxminddb`. This reader provides two things that the crate does not: access to records
+//! without an address, and a walk through hostile files in bounded time. It never follows a pointer by itself, never
+//! recurses and never allocates. Callers decide how far to read.
 //!
 //! ```text
 //! file     = tree 16(%x00) data marker metadata     ; https://maxmind.github.io/MaxMind-DB/
@@ -13,23 +13,24 @@
 //! pointer  = control bits 3 and 4: 0 to 3 -> 1 to 4 bytes follow; offset counts from the section's start
 //! ```
 //!
-//! One real record, of 1.128.0.0/11 in GeoLite2-ASN: `E2` (map of 2), `58` "autonomous_system_number" as pointer or
-//! text, `C2 04 C5` (uint32, 1221), the key "autonomous_system_organization", `4F` "Telstra Pty Ltd".
+//! An example, the record of 1.128.0.0/11 in GeoLite2-ASN: `E2` (map of 2), `58` "autonomous_system_number" as pointer
+//! or text, `C2 04 C5` (uint32, 1221), the key "autonomous_system_organization", `4F` "Telstra Pty Ltd".
 
 use super::MmdbError;
 
 pub(super) const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
-/// Bytes at the end in which the marker must stand: the format's own limit on metadata.
+/// The marker must be within this many bytes of the end, the format's own limit on metadata.
 const METADATA_WITHIN: usize = 128 * 1024;
 
-/// Seconds since 1970 at the end of the year 9999: the server's times go not much further, and JSON's not at all.
+/// End of the year 9999, in seconds since 1970. PostgreSQL's timestamps go further, but the texts in JSON documents do
+/// not.
 const LAST_BUILD: u64 = 253_402_300_799;
 
-/// Zero bytes between tree and data.
+/// Zero bytes between tree and data section.
 pub(super) const SEPARATOR: usize = 16;
 
-/// The parts of a file, by position. Made once, checked against the file's length, so slicing cannot fail.
+/// Positions of the parts of a file. They were checked against the file's length, so slicing cannot fail.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub node_count: u32,
@@ -76,7 +77,7 @@ impl Plan {
                 .map_err(|_| MmdbError::Unsupported { what: "node_count", value: count })?,
         };
 
-        // At most 2^32 nodes of 8 bytes: no overflow in 64 bits.
+        // At most 2^32 nodes of 8 bytes, so 64 bits do not overflow.
         let needed = u64::from(node_count) * u64::from(record_size / 4) + SEPARATOR as u64;
         if needed > marker as u64 {
             return Err(MmdbError::Truncated { needed, available: marker as u64 });
@@ -92,12 +93,12 @@ impl Plan {
         &bytes[self.data.0 - SEPARATOR..self.data.0]
     }
 
-    /// Depth of the tree: bits of an address.
+    /// Returns the depth of the tree: the number of bits of an address.
     pub fn address_bits(&self) -> usize {
         if self.ip_version == 4 { 32 } else { 128 }
     }
 
-    /// The two records of a node. `node` must be below `node_count`.
+    /// Returns the two records of a node. `node` must be below `node_count`.
     pub fn node(&self, bytes: &[u8], node: u32) -> [u32; 2] {
         let width = usize::from(self.record_size / 4);
         let at = node as usize * width;
@@ -124,17 +125,17 @@ impl Plan {
     }
 }
 
-/// Where a record of the tree leads.
+/// Target of a record of the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     Node(u32),
     Nothing,
     Data(usize),
-    /// Into the separator or behind the data.
+    /// The record points into the separator or behind the data section.
     Astray,
 }
 
-/// What people load by mistake, so that the message can name it.
+/// Recognises files that users load by mistake, so that the error message can name them.
 fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [] => Some("empty"),
@@ -145,7 +146,7 @@ fn looks_like(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What is wrong at a byte of a section.
+/// An error at a byte of a section.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Fault {
     pub offset: usize,
@@ -162,14 +163,14 @@ pub(super) enum Token<'a> {
     Double(f64),
     Float(f32),
     Bool,
-    /// So many pairs follow.
+    /// A map; this many pairs follow.
     Map(usize),
-    /// So many values follow.
+    /// An array; this many values follow.
     Array(usize),
 }
 
 impl Token<'_> {
-    /// Values that follow inside this one.
+    /// Returns the number of values that follow inside this one.
     pub fn members(self) -> usize {
         match self {
             Self::Map(pairs) => pairs * 2,
@@ -179,12 +180,12 @@ impl Token<'_> {
     }
 }
 
-/// A run of values in which pointers count from the start: the data section or the metadata.
+/// The data section or the metadata: a sequence of values in which pointers count from the start.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a>(pub &'a [u8]);
 
 impl<'a> Section<'a> {
-    /// The value at `*at`; moves `*at` behind its payload, or behind the header of a map or array.
+    /// Returns the value at `*at`. Moves `*at` behind its payload, or behind the header of a map or array.
     pub fn next(self, at: &mut usize) -> Result<Token<'a>, Fault> {
         let start = *at;
         let fault = |reason| Fault { offset: start, reason };
@@ -247,8 +248,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Like `next`, but looks through one pointer: then `inside` is where the target's members start, and `*at`
-    /// moves behind the pointer.
+    /// Like `next`, but follows one pointer. Then `inside` is the start of the target's members, and `*at` moves behind
+    /// the pointer.
     pub fn next_resolved(self, at: &mut usize) -> Result<(Token<'a>, usize), Fault> {
         let start = *at;
         match self.next(at)? {
@@ -263,21 +264,21 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Moves `*at` behind one value with all its members; pointers are passed over, not followed. `budget` is the
-    /// values that may be passed.
+    /// Moves `*at` behind one value with all its members. Pointers are skipped, not followed. `budget` is the number of
+    /// values that may be skipped.
     pub fn skip(self, at: &mut usize, budget: &mut usize) -> Result<(), Fault> {
         let mut left = 1_usize;
         while left > 0 {
             let start = *at;
             *budget =
                 budget.checked_sub(1).ok_or(Fault { offset: start, reason: "record has too many values" })?;
-            // Members cost at least a byte each, so `left` outgrows the budget long before it overflows.
+            // Each member takes at least one byte, so `left` exceeds the budget long before it overflows.
             left = left - 1 + self.next(at)?.members();
         }
         Ok(())
     }
 
-    /// The scalar under `key` in the map at the section's start (metadata).
+    /// Returns the scalar under `key` in the map at the section's start (metadata).
     fn member(self, key: &str) -> Result<Option<Token<'a>>, Fault> {
         let mut at = 0;
         let mut budget = 4096;
@@ -295,7 +296,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// At most four bytes, big endian.
+/// Reads at most four bytes, big endian.
 fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
@@ -308,7 +309,7 @@ mod tests {
         Section(bytes).next(&mut 0)
     }
 
-    /// Offsets from the format's own table: each width starts where the narrower one ends.
+    /// Tests offsets from the format's table: each pointer width starts where the narrower one ends.
     #[test]
     fn pointers_of_every_width_are_read() {
         for (bytes, target) in [
@@ -361,7 +362,7 @@ mod tests {
 
     #[test]
     fn skipping_stops_behind_the_value_or_at_the_budget() {
-        // [[true, true], "x"], then something else.
+        // [[true, true], "x"], then another value.
         let bytes = [0x02, 4, 0x02, 4, 0x01, 7, 0x01, 7, 0x41, b'x', 0x41, b'y'];
         let (mut at, mut budget) = (0, 5);
         assert_eq!(Section(&bytes).skip(&mut at, &mut budget), Ok(()));
@@ -375,7 +376,7 @@ mod tests {
 
     #[test]
     fn one_pointer_is_looked_through_and_no_more() {
-        // At 0 a pointer to 2, there text; at 4 a pointer to 0.
+        // At 0 a pointer to 2, where a text starts. At 4 a pointer to 0.
         let bytes = [0x20, 2, 0x41, b'x', 0x20, 0];
         let mut at = 0;
         assert_eq!(Section(&bytes).next_resolved(&mut at), Ok((Token::Text(b"x"), 4)));

@@ -1,8 +1,8 @@
-//! Answers: under which paths does this file keep the country, the city, the AS number?
+//! Finds the paths under which a file stores the country, the city, the ASN and other fields.
 //!
-//! No two vendors agree, and a file's `database_type` is free text. So records are looked at when a file is opened:
-//! a path is used if a sampled record holds something fit under it. An unknown vendor that uses known names works.
-//! The type decides only for MaxMind's own files, and only what the sample left open.
+//! Each vendor uses different paths, and a file's `database_type` is free text. So records are sampled when a file is
+//! opened. A path is used if a sampled record contains a valid value there. A file of an unknown vendor works if it
+//! uses known names. The type is used only for MaxMind's own files, and only for fields that the sample did not show.
 //!
 //! ```text
 //! MaxMind, DB-IP   {"country": {"iso_code": "GB", "names": {"en": ..}}, "city": {"names": {"en": ..}}, "location": ..}
@@ -18,16 +18,17 @@ use maxminddb::PathElement::{self, Key};
 
 pub(super) type Path = &'static [PathElement<'static>];
 
-/// Nodes of the tree whose records are looked at, evenly spread. A file of fewer nodes is looked at in full. A field
-/// that one record in a hundred has is missed once in a hundred and seventy files; opening stays near a millisecond.
+/// Number of tree nodes whose records are sampled, evenly spread. Smaller files are sampled in full. A field that one
+/// record in a hundred has is missed in one file out of 170. Opening takes about a millisecond.
 const SAMPLE: u32 = 512;
 
-/// Values of one record that are looked at, and bytes of its text. A City record has about 100, and 3 kB with what it
-/// points to. Without the latter, thousands of pointers to one long text would keep `open` busy for hours.
+/// Limits on the values and the text bytes read from one record. A City record has about 100 values, and 3 kB with the
+/// targets of its pointers. Without the limit on text, thousands of pointers to one long text would keep `open` busy
+/// for hours.
 const VALUES: usize = 4096;
 const TEXT: usize = 64 << 10;
 
-/// In the order of `CANDIDATES`' first column.
+/// Fields, in the order of the first column of `CANDIDATES`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Field {
     Country,
@@ -44,8 +45,8 @@ use Field::{
     AccuracyRadius, Asn, City, Country, CountryName, Latitude, Longitude, Organization, RegisteredCountry,
 };
 
-/// Who uses a path. `MaxMind` families are taken whole: their fields are often absent from a record but never
-/// elsewhere. Other paths are used one by one, as seen.
+/// Vendors that use a path. The paths of a `MaxMind` family are used together, because a field may be absent from a
+/// record but never has another path. Other paths are used one by one, if the sample contains them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Family {
     MaxMindPlace,
@@ -55,8 +56,8 @@ enum Family {
 }
 use Family::{Flat, MaxMindAsn, MaxMindPlace, MaxMindTraits};
 
-/// The first path that yields a value wins, so the better path stands above. The country where the address is used
-/// (`country`) and the country where it is registered are different facts: the one never stands in for the other.
+/// The first path with a value wins, so better paths come first. The country where the address is used (`country`) and
+/// the country of registration are different facts. Neither replaces the other.
 #[rustfmt::skip]
 static CANDIDATES: &[(Field, Family, Path)] = &[
     (Country, MaxMindPlace, &[Key("country"), Key("iso_code")]),
@@ -93,7 +94,7 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Asn, MaxMindAsn, &[Key("autonomous_system_number")]),
     (Asn, MaxMindTraits, &[Key("traits"), Key("autonomous_system_number")]),
     (Asn, Flat, &[Key("asn")]),
-    // CIRCL Geo-Open keeps the network inside the country.
+    // CIRCL Geo-Open stores the network inside the country.
     (Asn, Flat, &[Key("country"), Key("AutonomousSystemNumber")]),
     (Asn, Flat, &[Key("as_number")]),
     (Asn, Flat, &[Key("as"), Key("asn")]),
@@ -111,13 +112,13 @@ static CANDIDATES: &[(Field, Family, Path)] = &[
     (Organization, Flat, &[Key("asn"), Key("name")]),
     (Organization, Flat, &[Key("organization")]),
     (Organization, Flat, &[Key("org")]),
-    // IPinfo's ASN file calls it that; in its company file `as_name` comes first.
+    // IPinfo's ASN file uses this name. Its company file has `as_name`, which comes first.
     (Organization, Flat, &[Key("name")]),
-    // Better than nothing: "google.com".
+    // Last resort: a domain such as "google.com".
     (Organization, Flat, &[Key("as_domain")]),
 ];
 
-/// The paths of one file, by field, best first.
+/// Paths of one file by field, best first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     paths: [Vec<Path>; 9],
@@ -127,7 +128,7 @@ impl Layout {
     pub fn detect(bytes: &[u8], plan: &Plan, database_type: &str) -> Self {
         let mut seen = vec![false; CANDIDATES.len()];
         for record in sample(bytes, plan) {
-            // A damaged record says nothing about the layout; verify is where it is reported.
+            // A damaged record does not show the layout. `verify` reports it.
             let _ = look_at(plan.data(bytes), record, &mut seen);
         }
         let family_seen = |family| {
@@ -145,7 +146,7 @@ impl Layout {
                 layout.paths[*field as usize].push(path);
             }
         }
-        // A name without a number names something else than a network ("name" is in files of every kind).
+        // Without an ASN, a name belongs to something else than a network: "name" occurs in files of every kind.
         if layout.of(Asn).is_empty() {
             layout.paths[Organization as usize].clear();
         }
@@ -157,7 +158,7 @@ impl Layout {
     }
 }
 
-/// What MaxMind's own type names promise, for a file in which no sampled record held anything known.
+/// Returns the families of MaxMind's own type names, for a file without a known field in the sample.
 fn families_of(database_type: &str) -> Vec<Family> {
     let Some(product) =
         ["GeoIP2-", "GeoLite2-", "GeoIP-"].iter().find_map(|make| database_type.strip_prefix(make))
@@ -177,7 +178,7 @@ fn families_of(database_type: &str) -> Vec<Family> {
     families
 }
 
-/// Offsets of the records that evenly spread nodes lead to, each once.
+/// Returns the offsets of the records of evenly spread nodes, without duplicates.
 fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
     let count = plan.node_count.min(SAMPLE);
     let mut records: Vec<usize> = (0..count)
@@ -193,9 +194,10 @@ fn sample(bytes: &[u8], plan: &Plan) -> Vec<usize> {
     records
 }
 
-/// Marks the candidates for which this record holds something fit.
+/// Marks the candidates for which this record contains a valid value.
 fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), super::format::Fault> {
-    /// A map that is being read: where its next pair starts, and how many are left. `keys` leads to the innermost.
+    /// A map that is being read: the position of its next pair, and the number of pairs left. `keys` is the path of the
+    /// innermost map.
     struct Open {
         at: usize,
         pairs: usize,
@@ -238,7 +240,8 @@ fn look_at(data: Section<'_>, record: usize, seen: &mut [bool]) -> Result<(), su
     Ok(())
 }
 
-/// Whether a candidate lies below these keys. Most of a record does not: continents, subdivisions, geoname ids.
+/// Returns whether a candidate path starts with these keys. Most of a record has none: continents, subdivisions,
+/// geoname ids.
 fn leads_on(keys: &[&[u8]]) -> bool {
     CANDIDATES.iter().any(|(_, _, path)| path.len() > keys.len() && starts_with(path, keys))
 }

@@ -1,18 +1,18 @@
-//! Answers: what does this mmdb file say about an address?
+//! Lookups of addresses in mmdb files.
 //!
-//! `open` is cheap and is done by every backend; `verify` reads the whole file and is done once, before a file is put
-//! into service. Neither they nor a lookup panics, loops or overflows, whatever the bytes are, verified or not: in a
-//! verified file no lookup fails; in another one it may report a damaged record.
+//! `open` is cheap, and every backend calls it. `verify` reads the whole file and is called once, before a file is put
+//! into service. `open`, `verify` and lookups never panic, loop forever or overflow, for any bytes. In a verified file
+//! no lookup fails. In another file a lookup may report a damaged record.
 //!
-//! A scalar lookup is one walk down the tree and one path decoded (crate `maxminddb`); which path is settled at
-//! `open`. The record itself is never built.
+//! A scalar lookup walks the tree once and decodes one path (crate `maxminddb`). `open` selects the path. The record
+//! itself is never built.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `format` | where the parts of a file are; the next value at a byte |
-//! | `layout` | under which path this vendor keeps a field |
-//! | `scalar` | whether a value is fit to be a country, a coordinate, an ASN |
-//! | `verify` | whether every lookup in the file will be answered |
+//! | `format` | the parts of a file, and values at a byte offset |
+//! | `layout` | the paths of the fields in a vendor's file |
+//! | `scalar` | conversion of values to countries, coordinates and ASNs |
+//! | `verify` | the check that every lookup in a file succeeds |
 
 mod error;
 mod format;
@@ -40,7 +40,7 @@ pub struct Database<S: AsRef<[u8]>> {
     content: Content,
 }
 
-/// What the metadata says.
+/// Facts from the metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub database_type: String,
@@ -48,11 +48,11 @@ pub struct Facts {
     pub build_epoch: u64,
     pub ip_version: u16,
     pub node_count: u32,
-    /// Bits.
+    /// Size of a tree record in bits.
     pub record_size: u16,
 }
 
-/// What a file can answer.
+/// The kind of data in a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Content {
     Location,
@@ -60,33 +60,33 @@ pub enum Content {
     Both,
 }
 
-/// Where an address is. At least one field is known.
+/// Location of an address. At least one field is known.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Location<'a> {
-    /// Where the address is used: ISO 3166 alpha-2 in capitals.
+    /// Country where the address is used: ISO 3166 alpha-2 in capitals.
     pub country: Option<[u8; 2]>,
-    /// Where the network is registered: ISO 3166 alpha-2 in capitals.
+    /// Country where the network is registered: ISO 3166 alpha-2 in capitals.
     pub registered_country: Option<[u8; 2]>,
     /// In English.
     pub country_name: Option<&'a str>,
     /// In English.
     pub city: Option<&'a str>,
-    /// Degrees; known exactly if the longitude is.
+    /// Degrees. Known if and only if the longitude is known.
     pub latitude: Option<f64>,
     pub longitude: Option<f64>,
     /// Kilometres.
     pub accuracy_radius: Option<u32>,
 }
 
-/// Who announces an address.
+/// The network that announces an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network<'a> {
-    /// 1 to 4294967295.
+    /// From 1 to 4294967295.
     pub asn: u32,
     pub organization: Option<&'a str>,
 }
 
-/// The reader keeps its bytes to itself, and `verify` needs them too.
+/// Shares the bytes between the reader, which does not expose them, and `verify`.
 struct Shared<S>(Arc<S>);
 
 impl<S: AsRef<[u8]>> AsRef<[u8]> for Shared<S> {
@@ -97,8 +97,7 @@ impl<S: AsRef<[u8]>> AsRef<[u8]> for Shared<S> {
 }
 
 impl<S: AsRef<[u8]>> Database<S> {
-    /// Reads the metadata, checks it against the size, looks at a sample of records. A file that answers nothing is
-    /// refused here.
+    /// Reads the metadata, checks it against the size, and samples records. Refuses a file without usable data.
     pub fn open(bytes: S) -> Result<Self, MmdbError> {
         let bytes = Shared(Arc::new(bytes));
         let plan = Plan::read(bytes.as_ref())?;
@@ -128,7 +127,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         Ok(Self { reader, bytes, plan, layout, facts, content })
     }
 
-    /// Reads everything that a lookup can reach. Linear in the file's size, whatever its bytes are.
+    /// Reads all data that a lookup can reach. The time is linear in the file's size, for any bytes.
     pub fn verify(&self) -> Result<(), MmdbError> {
         verify::verify(self.bytes.as_ref(), &self.plan)
     }
@@ -173,7 +172,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         let city = found.value(Field::City, Scalar::text)?;
         let latitude = found.value(Field::Latitude, |value| value.coordinate(90.0))?;
         let longitude = found.value(Field::Longitude, |value| value.coordinate(180.0))?;
-        // Vendors write 0/0 where they know neither a country nor a city.
+        // Vendors write 0/0 if they know neither a country nor a city.
         let is_named = country.is_some() || country_name.is_some() || city.is_some();
         let coordinates = latitude.zip(longitude).filter(|at| is_named || *at != (0.0, 0.0));
         let (latitude, longitude) = coordinates.unzip();
@@ -217,7 +216,7 @@ impl<S: AsRef<[u8]>> Database<S> {
         }
     }
 
-    /// The record of the address; `None` as well for IPv6 in a file that has only IPv4.
+    /// Returns the record of the address. Returns `None` also for an IPv6 address in a file that has only IPv4.
     #[inline(always)]
     fn find(&self, address: Address) -> Result<Option<Found<'_, S>>, MmdbError> {
         if self.facts.ip_version == 4 && matches!(address.ip(), IpAddr::V6(_)) {
@@ -231,7 +230,7 @@ impl<S: AsRef<[u8]>> Database<S> {
     }
 }
 
-/// An address's record, not decoded yet.
+/// The record of an address, not decoded yet.
 struct Found<'a, S: AsRef<[u8]>> {
     record: LookupResult<'a, Shared<S>>,
     layout: &'a Layout,
@@ -239,7 +238,7 @@ struct Found<'a, S: AsRef<[u8]>> {
 }
 
 impl<'a, S: AsRef<[u8]>> Found<'a, S> {
-    /// Returns the first fit value among the field's paths.
+    /// Returns the first valid value among the field's paths.
     #[inline(always)]
     fn value<T>(&self, field: Field, fit: impl Fn(Scalar<'a>) -> Option<T>) -> Result<Option<T>, MmdbError> {
         for path in self.layout.of(field) {
@@ -249,7 +248,7 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The path is absent, or something on the way is not a map: another shape, not damage.
+                // The path is absent, or contains a value that is not a map. That is another layout, not damage.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }
@@ -268,11 +267,12 @@ fn damaged(address: Address, error: MaxMindDbError) -> MmdbError {
     MmdbError::Record { network: address.to_string(), offset, reason }
 }
 
-/// Characters of a name that are kept.
+/// Maximum length of a stored name, in characters.
 pub const LONGEST_NAME: usize = 256;
 
-/// A name from a file, fit for a text column and a terminal: at most `LONGEST_NAME` characters, no NUL (PostgreSQL
-/// cannot store it) and no other control character (a terminal may obey it). Borrowed when nothing is to be done.
+/// Returns a name that fits a text column and a terminal. It has at most `LONGEST_NAME` characters, no NUL (PostgreSQL
+/// cannot store it) and no other control character (a terminal might execute it). Returns the name itself if nothing
+/// has to change.
 pub fn clean_name(name: &str) -> Cow<'_, str> {
     let end = name.char_indices().nth(LONGEST_NAME).map_or(name.len(), |(at, _)| at);
     let name = &name[..end];

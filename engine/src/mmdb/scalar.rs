@@ -1,24 +1,24 @@
-//! Answers: is this value, of whatever type a vendor chose, a country, a coordinate, an AS number?
+//! Converts values of any type to countries, coordinates and ASNs.
 //!
-//! The rule: what does not fit is `None`, never an error. One odd record must not cost a session its other facts.
+//! An invalid value gives `None`, never an error. An unusual record must not cost a session its other facts.
 
 use super::format::Token;
 use crate::country;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// A value at the end of a path, as it stands in the file.
+/// A value at the end of a path, as stored in the file.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Scalar<'a> {
     Text(&'a str),
     Whole(u64),
     Real(f64),
-    /// Map, array, bytes, bool, or a number that is out of any use.
+    /// Map, array, bytes, bool, or a number outside every valid range.
     Other,
 }
 
 impl<'a> Scalar<'a> {
-    /// Text that is neither empty nor `-`, which IP2Location's files hold where nothing is known.
+    /// Returns text that is neither empty nor `-`, which IP2Location's files contain for unknown values.
     pub fn text(self) -> Option<&'a str> {
         match self {
             Self::Text(text) if !text.is_empty() && text != "-" => Some(text),
@@ -26,7 +26,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// A code as [`country::code`] reads it.
+    /// Returns a country code, as [`country::code`] parses it.
     pub fn country(self) -> Option<[u8; 2]> {
         match self {
             Self::Text(text) => country::code(text.as_bytes()),
@@ -34,7 +34,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Text that is no code: vendors keep either under `country`.
+    /// Returns text that is not a country code. Vendors store either one under `country`.
     pub fn country_name(self) -> Option<&'a str> {
         let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_alphabetic());
         self.text().filter(|text| !is_code(text))
@@ -48,7 +48,8 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// `15169`, `"15169"`, `"AS15169"`, `"AS15169 Google LLC"`. 0 is reserved (RFC 7607) and means "none" in files.
+    /// Parses `15169`, `"15169"`, `"AS15169"` or `"AS15169 Google LLC"`. 0 is reserved (RFC 7607) and means "none" in
+    /// files.
     pub fn asn(self) -> Option<u32> {
         match self {
             Self::Text(text) => {
@@ -57,7 +58,7 @@ impl<'a> Scalar<'a> {
                     _ => text,
                 };
                 let number = digits.split(' ').next()?;
-                // `parse` takes "+1" for a number.
+                // `parse` would accept "+1".
                 number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
             }
             other => other.whole(),
@@ -65,7 +66,7 @@ impl<'a> Scalar<'a> {
         .filter(|asn| *asn != 0)
     }
 
-    /// Degrees within `-limit..=limit`; exactly 0 is a place like any other.
+    /// Returns degrees within `-limit..=limit`. Exactly 0 is valid.
     pub fn coordinate(self, limit: f64) -> Option<f64> {
         let degrees = match self {
             Self::Real(degrees) => degrees,
@@ -93,7 +94,7 @@ fn of_signed(number: i32) -> Scalar<'static> {
     u64::try_from(number).map_or(Scalar::Real(number.into()), Scalar::Whole)
 }
 
-/// The double that prints the same: 52.52_f32 becomes 52.52, not 52.52000045776367.
+/// Returns the double with the same decimal text: 52.52_f32 becomes 52.52, not 52.52000045776367.
 fn of_float(number: f32) -> Scalar<'static> {
     Scalar::Real(number.to_string().parse().unwrap_or(f64::from(number)))
 }
@@ -148,7 +149,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         Ok(Scalar::Other)
     }
 
-    // Members are left unread: nothing behind them is read either.
+    // The members are not read, and neither is any value after them.
     fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
         Ok(Scalar::Other)
     }

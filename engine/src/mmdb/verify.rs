@@ -1,29 +1,30 @@
-//! Answers: can every lookup in this file be answered, whatever the address, in bounded time?
+//! Checks that every lookup in a file succeeds in bounded time, for any address.
 //!
-//! Everything reachable is looked at once: each node of the tree, each record that a node leads to, each value that
-//! a record points to. Time and memory are linear in the file's size, whatever its bytes say:
+//! It examines once everything that a lookup can reach: each node of the tree, each record of a node, each value to
+//! which a record points. Time and memory are linear in the file's size, for any bytes:
 //!
-//! - A node is entered once; its height is remembered (one byte a node). A node shared by several parents is legal
-//!   (that is how 2002::/16 shows IPv4), a loop or a path longer than an address is not. `maxminddb`'s own verify
-//!   walks paths instead of nodes: 96 nodes whose two branches both lead to the next keep it busy for 2^96 steps.
-//! - A value is checked once (one bit a byte of data). Overlapping values could still be read many times, so the sum of
-//!   the work is bounded too, and so is what one lookup has to skip: `VALUES_A_RECORD`, `TEXT_A_RECORD`.
+//! - Each node is visited once, and its height is stored (one byte per node). A node may have several parents:
+//!   2002::/16 maps to IPv4 this way. A loop or a path longer than an address is an error. The verify function of
+//!   `maxminddb` walks paths instead of nodes. If both branches of each of 96 nodes lead to the next one, it takes 2^96
+//!   steps.
+//! - Each value is checked once (one bit per byte of data). Overlapping values could still be read many times. So the
+//!   total work is bounded, and so is the data that one lookup has to skip: `VALUES_A_RECORD`, `TEXT_A_RECORD`.
 
 use super::MmdbError;
 use super::format::{Fault, Plan, Section, Step, Token};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 
-/// What a lookup may have to pass over in one record, or in one value that it points to. The crate gives up on a
-/// lookup that meets 65,536 values or 2 MiB of text; a path leads through at most three maps and one text, so four
-/// times these stays below. A City record of MaxMind's has about 100 values and 3 kB.
+/// Limits on the data that a lookup may have to skip in one record, or in one value to which it points. The crate fails
+/// a lookup that meets 65,536 values or 2 MiB of text. A path goes through at most three maps and one text, so four
+/// times these limits stays below. A City record of MaxMind has about 100 values and 3 kB.
 const VALUES_A_RECORD: usize = 1 << 14;
 const TEXT_A_RECORD: usize = 256 << 10;
 
-/// Maps and arrays inside each other, pointers counted. MaxMind's records reach 6.
+/// Maximum nesting of maps and arrays, including pointers. MaxMind's records reach 6.
 const DEEPEST: usize = 64;
 
-/// Units of work (a value, or a byte of text) for each byte of data. 1 is what a file without overlaps needs.
+/// Units of work (a value, or a byte of text) for each byte of data. A file without overlaps needs 1.
 const WORK_A_BYTE: usize = 8;
 
 pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
@@ -32,7 +33,7 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
         records.set(offset);
         ControlFlow::Continue(())
     })?;
-    // The rest of the file is read relative to a tree of this size, so a wrong node count shows here.
+    // The rest of the file is read relative to the end of the tree, so a wrong node count shows here.
     if plan.separator(bytes).iter().any(|byte| *byte != 0) {
         return Err(MmdbError::Metadata {
             field: "node_count",
@@ -59,13 +60,14 @@ pub(super) fn verify(bytes: &[u8], plan: &Plan) -> Result<(), MmdbError> {
     Ok(())
 }
 
-/// A step of the path from the root: the node, and how many of its two branches were taken (the last is the current).
+/// A step of the path from the root: the node, and the number of its two branches visited (the last is the current
+/// one).
 struct Frame {
     node: u32,
     taken: u8,
 }
 
-/// Depth first over all nodes, each once. `on_data` gets the offset of each record met, and the path to it.
+/// Visits each node once, depth first. `on_data` gets the offset of each record found, and the path to it.
 fn walk(
     bytes: &[u8],
     plan: &Plan,
@@ -74,7 +76,7 @@ fn walk(
     const UNSEEN: u8 = 0;
     const OPEN: u8 = u8::MAX;
     let bits = plan.address_bits();
-    // Nodes on the longest way down from here, this one counted: at most 128.
+    // Number of nodes on the longest path down from a node, including itself: at most 128.
     let mut heights = vec![UNSEEN; plan.node_count as usize];
     let mut path = vec![Frame { node: 0, taken: 0 }];
     heights[0] = OPEN;
@@ -120,7 +122,7 @@ fn walk(
     Ok(())
 }
 
-/// The network at the end of a path, as a person would write it.
+/// Returns the network at the end of a path, in the usual notation.
 fn network(path: &[Frame], plan: &Plan) -> String {
     let bits = path.iter().enumerate().fold(0_u128, |bits, (depth, frame)| match frame.taken {
         2 => bits | 1 << (127 - depth),
@@ -136,7 +138,7 @@ fn network(path: &[Frame], plan: &Plan) -> String {
     }
 }
 
-/// The first network that has this record. Walks again, because nobody needs it but the one damaged file in a year.
+/// Returns the first network that has this record. It walks the tree again, because only a damaged file needs it.
 fn network_of(bytes: &[u8], plan: &Plan, record: usize) -> String {
     let mut found = None;
     let walked = walk(bytes, plan, |offset, path| {
@@ -152,15 +154,15 @@ fn network_of(bytes: &[u8], plan: &Plan, record: usize) -> String {
 
 struct Check<'a> {
     data: Section<'a>,
-    /// Offsets whose value is known to be sound.
+    /// Offsets of values that are known to be valid.
     done: Bits,
-    /// Offsets whose value is being checked, outermost first. At most `DEEPEST`.
+    /// Offsets of values that are being checked, outermost first. At most `DEEPEST`.
     open: Vec<usize>,
     work: usize,
 }
 
 impl Check<'_> {
-    /// The value at `offset` with all it holds and points to.
+    /// Checks the value at `offset` with its members and the targets of its pointers.
     fn value(&mut self, offset: usize, depth: usize) -> Result<(), Fault> {
         if self.done.get(offset) {
             return Ok(());
@@ -176,7 +178,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// One value and its members, in place.
+    /// Checks one value and its members, in place.
     fn members(&mut self, at: &mut usize, left: &mut Allowance, depth: usize) -> Result<(), Fault> {
         let start = *at;
         let fault = |reason| Fault { offset: start, reason };
@@ -201,7 +203,7 @@ impl Check<'_> {
                     let Token::Text(key) = key else {
                         return Err(Fault { offset: key_at, reason: "key is not text" });
                     };
-                    // A lookup reads the key behind a pointer each time, so its length counts here each time.
+                    // A lookup reads the key behind a pointer each time, so its length counts each time.
                     left.text = left.text.checked_sub(key.len()).ok_or(fault("record has too much text"))?;
                     self.members(at, left, depth + 1)?;
                     self.members(at, left, depth + 1)?;
@@ -214,13 +216,13 @@ impl Check<'_> {
     }
 }
 
-/// What may still be met in one record.
+/// Data that one record may still contain.
 struct Allowance {
     values: usize,
     text: usize,
 }
 
-/// A set of offsets: one bit each.
+/// A set of offsets, with one bit each.
 struct Bits(Vec<u64>);
 
 impl Bits {
@@ -247,7 +249,8 @@ impl Bits {
 mod tests {
     use super::*;
 
-    /// MaxMind's files that hold no place and no network never get past `open`; their trees and records count here.
+    /// Covers MaxMind's files without locations and networks. `open` refuses them, so only their trees and records are
+    /// tested.
     #[test]
     fn maxminds_files_without_answers_are_sound_or_broken_as_named() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/maxmind-test");
