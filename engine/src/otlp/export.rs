@@ -1,13 +1,13 @@
-//! Answers: what did a collector say to one request?
+//! Sends one request to a collector and reads the response.
 //!
-//! The rule: sent again is only what the specification names (429, 502, 503, 504, and what got no answer at all); what
-//! else is refused would be refused again. Source: <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>.
+//! A request is sent again only in the cases that the specification names: status 429, 502, 503 or 504, or no response.
+//! Other requests would be refused again. Source: <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>.
 //!
 //! | status | means |
 //! |---|---|
-//! | 2xx | taken, all or, by `partial_success`, all but some |
-//! | 429, 502, 503, 504 | not now |
-//! | others, redirects among them | never |
+//! | 2xx | accepted, except the items that `partial_success` rejects |
+//! | 429, 502, 503, 504 | retry later |
+//! | others, redirects among them | do not retry |
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use ureq::http::{HeaderName, HeaderValue, StatusCode, header};
 use crate::net::{Cancel, Failure, Task};
 use crate::providers::http::{self, Response, Target};
 
-/// What a request is about.
+/// The signal that a request carries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Signal {
     Metrics,
@@ -40,27 +40,27 @@ impl Signal {
 /// One request.
 pub struct Export {
     pub signal: Signal,
-    /// What stands before `/v1/metrics`.
+    /// The URL before `/v1/metrics`.
     pub endpoint: String,
     pub body: Vec<u8>,
-    /// From resolving the name to the last byte of the answer.
+    /// Time from resolving the name to the last byte of the response.
     pub timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Taken, but for so many of its data points or spans; the collector's words to that.
+    /// The request was accepted, except `rejected` data points or spans. `words` is the collector's message about them.
     Taken { rejected: u64, words: String },
-    /// To be sent again, not before so long where that was said; why.
+    /// Send the request again, after the time that the collector named, if any. Contains the reason.
     Deferred { rest: Option<Duration>, why: String },
-    /// Not to be sent again; why.
+    /// Do not send the request again. Contains the reason.
     Refused(String),
 }
 
-/// Characters of a collector's words.
+/// Maximum length of a collector's message, in characters.
 pub(super) const LONGEST_WORDS: usize = 200;
 
-/// Whether requests can be sent to an endpoint; else what is wrong with it, to follow the setting's name.
+/// Checks an endpoint. The error text follows the setting's name.
 pub fn check(endpoint: &str) -> Result<(), &'static str> {
     Target::parse(endpoint).map(|_| ())
 }
@@ -113,7 +113,7 @@ fn no_answer(failure: &Failure) -> Outcome {
 pub(super) fn judge(signal: Signal, response: &Response, now: SystemTime) -> Outcome {
     let status = response.status;
     if status.is_success() {
-        // The status says it; a body that is none of these messages rejects nothing.
+        // The status decides. A body that is not one of these messages rejects no items.
         let body = response.body.as_deref().unwrap_or_default();
         let (rejected, words) = partial_success(signal, body).unwrap_or_default();
         return Outcome::Taken { rejected: u64::try_from(rejected).unwrap_or(0), words: cut(&words) };
@@ -132,7 +132,7 @@ pub(super) fn judge(signal: Signal, response: &Response, now: SystemTime) -> Out
     }
 }
 
-/// How many were not taken, and the collector's words.
+/// Returns the number of rejected items and the collector's message.
 fn partial_success(signal: Signal, body: &[u8]) -> Option<(i64, String)> {
     match signal {
         Signal::Metrics => {

@@ -1,6 +1,6 @@
-//! Answers: what holds of a collector's answer whatever its bytes are?
+//! Invariants of a collector's response, for any bytes.
 //!
-//! The form is that of the providers' answers: a line `STATUS [Retry-After]`, then the body, protobuf here.
+//! The form is that of the providers' responses: a line `STATUS [Retry-After]`, then the body, here protobuf.
 
 use super::export::{LONGEST_WORDS, Outcome, Signal, judge};
 use crate::providers::http::Response;

@@ -1,7 +1,7 @@
-//! Answers: how are families written as an OTLP request?
+//! Encodes metric families as an OTLP request.
 //!
-//! Counters are sums that only grow, histograms have their own bounds, both cumulated since one moment; the unit is the
-//! family's own, milliseconds stay milliseconds. A family without samples is left out.
+//! Counters are monotonic sums, and histograms have explicit bounds. Both are cumulative since one start time. The unit
+//! is that of the family, so milliseconds stay milliseconds. A family without samples is left out.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -15,9 +15,9 @@ use prost::Message;
 use super::{Request, Resource, scope, text};
 use crate::metrics::{Family, Kind, Value};
 
-/// The values of one moment, counted since another; both in nanoseconds since 1970.
+/// Returns the values at `now`, counted since `since`. Both are nanoseconds since 1970.
 pub fn metrics(families: &[Family], resource: &Resource, since: u64, now: u64) -> Request {
-    // A clock that was set back must not make an interval that ends before it begins.
+    // If the clock was set back, the interval must still not end before it begins.
     let at = Interval { since: since.min(now), now };
     let shown = || families.iter().filter(|family| !family.samples.is_empty());
     let scope_metrics = ScopeMetrics {
@@ -75,7 +75,7 @@ impl Interval {
                 attributes: family.labels(sample).map(|(name, value)| text(name, value)).collect(),
                 start_time_unix_nano: if is_counter { self.since } else { 0 },
                 time_unix_nano: self.now,
-                // One type for a metric, whatever its value: counts are whole.
+                // A metric has one type for all its values. Counts are whole numbers.
                 value: Some(if is_counter { Number::AsInt(value as i64) } else { Number::AsDouble(value) }),
                 ..NumberDataPoint::default()
             })

@@ -1,16 +1,16 @@
-//! Answers: how does OpenTelemetry read it?
+//! Exports metrics and spans to OpenTelemetry.
 //!
-//! By OTLP over HTTP: requests of protobuf, in the messages that the project itself publishes (`opentelemetry-proto`).
-//! Source: <https://opentelemetry.io/docs/specs/otlp/>; names of attributes: its semantic conventions.
+//! The protocol is OTLP over HTTP. Requests are protobuf messages of the project's own crate (`opentelemetry-proto`).
+//! Source: <https://opentelemetry.io/docs/specs/otlp/>. Names of attributes come from its semantic conventions.
 //!
-//! The rule: whoever measures knows nothing of this; here are values in, bytes out, and what a collector says to them.
+//! Code that measures does not use this module. It takes values, sends bytes, and returns the collector's response.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `metrics` | families as a request |
-//! | `span` | what took how long, as it passes between processes |
+//! | `metrics` | metric families as a request |
+//! | `span` | spans, as they pass between processes |
 //! | `traces` | spans as a request |
-//! | `export` | one request and what came of it |
+//! | `export` | one request and its outcome |
 
 mod export;
 #[cfg(any(test, fuzzing))]
@@ -28,14 +28,14 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1;
 
-/// What all metrics and spans of a server are of.
+/// The resource to which all metrics and spans of a server belong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resource {
-    /// The same as long as the cluster lives.
+    /// Identifies the cluster and never changes.
     pub instance: String,
 }
 
-/// A request, and how many data points or spans are in it.
+/// A request, and the number of data points or spans in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     pub body: Vec<u8>,

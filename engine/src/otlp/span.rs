@@ -1,14 +1,14 @@
-//! Answers: what took how long, and what has it to do with what else?
+//! Spans: what ran, for how long, and for which parent.
 //!
-//! The rule: a span has no pointers and one size. It is made by one process, passes through a ring of words
-//! (`crate::ring`) and is written out by another; texts are cut to the room there is.
+//! A span has a fixed size and no pointers. One process creates it and writes it into a ring of words (`crate::ring`).
+//! Another process reads and exports it. Texts are cut to the available room.
 
 use crate::random;
 
-/// A span is as many words.
+/// Size of a span in words.
 pub const WORDS: usize = 32;
 
-/// Words of texts: a network's name, or how an exchange ended; and what went wrong.
+/// Sizes of texts in words: `NAME` for a network's name or an outcome, `ERROR` for an error message.
 const NAME: usize = 10;
 const ERROR: usize = 12;
 
@@ -19,14 +19,14 @@ pub type Nanoseconds = u64;
 pub struct Span {
     pub trace: u128,
     pub id: u64,
-    /// 0: it is the first of its trace.
+    /// Id of the parent span. 0 means that this span is the first of its trace.
     pub parent: u64,
     pub began: Nanoseconds,
     pub ended: Nanoseconds,
-    /// OID of the database that it was for.
+    /// OID of the database.
     pub database: u32,
     pub details: SpanDetails,
-    /// Why it failed; empty: it did not.
+    /// The error message. Empty if the span did not fail.
     pub error: Text<ERROR>,
 }
 
@@ -34,7 +34,7 @@ pub struct Span {
 pub enum SpanDetails {
     /// A network was created or updated.
     Network(NetworkSpan),
-    /// A worker's batch to a provider, and its parts.
+    /// A worker's batch of lookups to a provider. Its parts are spans of their own.
     Batch(BatchSpan),
     Connect,
     Query,
@@ -48,11 +48,11 @@ pub struct NetworkSpan {
     pub name: Text<NAME>,
     /// Two letters, or zeros.
     pub country: [u8; 2],
-    /// As the registry is called; empty: unknown.
+    /// Name of the registry. Empty if unknown.
     pub registry: Text<1>,
-    /// Who said so.
+    /// The source of the data.
     pub source: Text<3>,
-    /// Networks that the statement was about.
+    /// Number of networks in the statement.
     pub together: u32,
 }
 
@@ -64,23 +64,23 @@ pub enum Operation {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchSpan {
-    /// By its place in `providers::ALL`.
+    /// Index in `providers::ALL`.
     pub provider: u8,
     pub questions: u32,
-    /// Those that were answered.
+    /// Number of answers.
     pub answers: u32,
-    /// `completed`, or how it failed.
+    /// `completed`, or the kind of failure.
     pub outcome: Text<NAME>,
 }
 
-/// Text of at most eight bytes a word.
+/// Text of at most eight bytes per word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Text<const N: usize>([u64; N]);
 
 impl<const N: usize> Text<N> {
     pub const EMPTY: Self = Self([0; N]);
 
-    /// As many characters as there is room for. NUL ends a text.
+    /// Stores the characters that fit. NUL ends a text.
     pub fn new(text: &str) -> Self {
         let text = text.split('\0').next().unwrap_or_default();
         let mut length = text.len().min(N * 8);
@@ -107,12 +107,12 @@ impl<const N: usize> Text<N> {
     }
 }
 
-/// A trace that nobody else has.
+/// Returns a new random trace id.
 pub fn new_trace() -> u128 {
     u128::from(new_id()) << 64 | u128::from(new_id())
 }
 
-/// A span that nobody else has; 0 is none.
+/// Returns a new random span id. It is never 0, which means "none".
 pub fn new_id() -> u64 {
     random::bits().max(1)
 }
@@ -144,7 +144,7 @@ impl Span {
         words[6] = kind | detail << 8 | u64::from(self.database) << 32;
         words[7] = u64::from(numbers[0]) | u64::from(numbers[1]) << 32;
         words[9..9 + NAME].copy_from_slice(&name.0);
-        // A network has its source there: it was written down, and so did not fail.
+        // A network has its source in these words. It was stored, so it has no error.
         match &self.details {
             SpanDetails::Network(network) => words[9 + NAME..][..3].copy_from_slice(&network.source.0),
             _ => words[9 + NAME..][..ERROR].copy_from_slice(&self.error.0),
@@ -152,7 +152,7 @@ impl Span {
         words
     }
 
-    /// `None`: these are no span's words.
+    /// Returns `None` if the words are not a span.
     pub fn of(words: &[u64; WORDS]) -> Option<Span> {
         let (kind, detail) = (words[6] & 0xff, words[6] >> 8 & 0xff_ffff);
         let [first, second] = [words[7] as u32, (words[7] >> 32) as u32];

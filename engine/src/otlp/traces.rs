@@ -1,4 +1,4 @@
-//! Answers: how are spans written as an OTLP request?
+//! Encodes spans as an OTLP request.
 //!
 //! | span | kind | attributes |
 //! |---|---|---|
@@ -7,7 +7,7 @@
 //! | `connect`, `query` | client | `enrich.provider` is their parent's |
 //! | `apply` | internal | |
 //!
-//! All have `db.namespace`, the database, where its name is known.
+//! All have `db.namespace`, the name of the database, if it is known.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -19,10 +19,10 @@ use prost::Message;
 use super::{NetworkSpan, Operation, Request, Resource, Span, SpanDetails, number, scope, text};
 use crate::providers;
 
-/// What the design calls a value that nobody knows.
+/// Text for an unknown value, as the design defines it.
 const UNKNOWN: &str = "unknown";
 
-/// The spans, with the names of their databases where these are known.
+/// Returns the spans with the names of their databases. `database` returns `None` for an unknown name.
 pub fn traces(spans: &[Span], resource: &Resource, database: impl Fn(u32) -> Option<String>) -> Request {
     let spans: Vec<v1::Span> = spans.iter().map(|span| encoded(span, &database)).collect();
     let items = spans.len() as u64;
@@ -56,7 +56,7 @@ fn encoded(span: &Span, database: impl Fn(u32) -> Option<String>) -> v1::Span {
         name: name.to_owned(),
         kind: kind as i32,
         start_time_unix_nano: span.began,
-        // A clock that was set back.
+        // The clock may have been set back.
         end_time_unix_nano: span.ended.max(span.began),
         attributes,
         status,
@@ -97,7 +97,7 @@ fn of_network(network: &NetworkSpan) -> Vec<KeyValue> {
         text("asn.operation", operation),
         text("asn.source", &or_unknown(network.source.read())),
     ];
-    // The semantic conventions have it of two and more only.
+    // The semantic conventions define this attribute only for two items or more.
     if network.together > 1 {
         attributes.push(number("db.operation.batch.size", network.together.into()));
     }
