@@ -1,4 +1,4 @@
-//! Answers: what have the sensors of DShield reported of the address?
+//! DShield: reports of its sensors about an address.
 //!
 //! ```text
 //! GET <url>/<ip>?json             ; User-Agent with a contact: the Internet Storm Center wants to know who asks
@@ -12,12 +12,12 @@
 //! 200 {"error":"bad IP address"}  ; of the lookup; any other error is the provider's own
 //! ```
 //!
-//! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers come as numbers or as texts.
+//! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers arrive as numbers or as texts.
 //!
-//! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>, which also asks to stop for five
+//! Source: the Internet Storm Center's description, <https://isc.sans.edu/api/>. It also asks clients to pause for five
 //! minutes after a 429.
 //!
-//! The rule: kept as it was sent, under the key `ip`, with wrapped values unwrapped.
+//! The response is stored as it was sent, under the key `ip`, with wrapped values unwrapped.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
 use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};
@@ -53,10 +53,10 @@ pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
     c"Time for which it is fresh that DShield knows nothing of an address.",
 );
 
-/// Errors that speak of the address, in lower case. Whatever else is wrong, asking about another address is no remedy.
+/// Error texts about the address, in lower case. Other errors would occur for any address.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];
 
-/// Members that describe the address and its network, and no report.
+/// Members that describe the address and its network, not a report.
 const NETWORK: [&str; 7] = ["number", "as", "asname", "ascountry", "asabusecontact", "assize", "network"];
 
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
@@ -136,7 +136,7 @@ fn read_error(error: &Value) -> ReadResult {
     }
 }
 
-/// `{"text": x}` is `x`.
+/// Replaces `{"text": x}` by `x`.
 fn unwrapped(report: JsonObject) -> JsonObject {
     let unwrap = |value| match value {
         Value::Object(mut wrapped) if wrapped.len() == 1 && wrapped.contains_key("text") => {
@@ -147,7 +147,7 @@ fn unwrapped(report: JsonObject) -> JsonObject {
     report.into_iter().map(|(member, value)| (member, unwrap(value))).collect()
 }
 
-/// Nothing, or no report: zero, as a number, a text or a date, `false`, and lists and objects of these.
+/// Returns whether a value means "no report": null, zero as a number, a text or a date, `false`, and lists and objects of these.
 fn is_unreported(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.as_f64() == Some(0.0),

@@ -1,6 +1,6 @@
-//! Answers: does GreyNoise see the address scanning the Internet, or know it as a common business service?
+//! GreyNoise: addresses that scan the internet, and addresses of common business services.
 //!
-//! Two interfaces are understood; which one is asked is a matter of the URL. Both know IPv4 only.
+//! GreyNoise has two interfaces. The URL selects one of them. Both support IPv4 only.
 //!
 //! ```text
 //! GET <url>/<ip>                  ; header `key: <key>`, optional for the community interface
@@ -18,9 +18,9 @@
 //! ```
 //!
 //! Source: GreyNoise's description of both interfaces, <https://docs.greynoise.io/reference>, and its client
-//! pygreynoise 3.0. What a v3/ip says with status 404 is described nowhere.
+//! pygreynoise 3.0. Responses of v3/ip with status 404 are not documented.
 //!
-//! The rule: both are kept in one shape, `noise`, `riot`, and `classification`, `name`, `last_seen` where said.
+//! Both are stored in one shape: `noise`, `riot`, and, if present, `classification`, `name` and `last_seen`.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{
@@ -91,7 +91,7 @@ static SERVICE: HttpService = HttpService {
     key: Some(Key {
         file: &GREYNOISE_API_KEY_FILE,
         header: "key",
-        // Source: GreyNoise's page on the community interface, which allows 50 requests a day to users without a plan.
+        // Source: GreyNoise's page on the community interface. It allows 50 requests a day to users without a plan.
         keyless: Some(Keyless { word: "community", daily_quota: 50 }),
     }),
     contact: None,
@@ -100,7 +100,7 @@ static SERVICE: HttpService = HttpService {
     notice: |_| None,
 };
 
-/// Characters of a text that is kept.
+/// Maximum length of a stored text, in characters.
 const LONGEST_TEXT: usize = 256;
 
 impl HttpProvider for GreyNoise {
@@ -128,7 +128,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
         Ok(Some(seen)) => {
             ReadResult::Answer(Answer::Found(Finding { said: seen.kept(&object), ..Finding::default() }))
         }
-        // Null, where it would say so: the address was not seen.
+        // The members that would report a sighting are null: GreyNoise has not seen the address.
         Ok(None) if Flags::ASKED.into_iter().any(|member| object.contains_key(member)) => {
             ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new()))))
         }
@@ -137,7 +137,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
 }
 
-/// Only a body that speaks of this address is an answer: a page that says so of the URL is none.
+/// Reads a 404. Only a body about an address is an answer. A page that reports an unknown URL is not.
 fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
     let seen = match Flags::read(&object) {
@@ -158,7 +158,7 @@ fn speaks_of_an_address(object: &JsonObject) -> bool {
     ["observed", "seen", "scanning"].iter().any(|word| message.contains(word))
 }
 
-/// The two questions that every answer decides.
+/// The two flags that every answer contains.
 struct Flags {
     noise: bool,
     riot: bool,
@@ -178,10 +178,10 @@ const BUSINESS: &str = "business_service_intelligence";
 impl Flags {
     const NEITHER: Flags = Flags { noise: false, riot: false, shape: Shape::Community };
 
-    /// Members that answer the questions, of both interfaces.
+    /// Members of both interfaces that contain the flags.
     const ASKED: [&str; 4] = ["noise", "riot", SCANNER, BUSINESS];
 
-    /// `None`: it says nothing of either.
+    /// Returns `None` if the response contains neither flag.
     fn read(object: &JsonObject) -> Result<Option<Self>, NotBoolean> {
         let found = |part| flag(object.get(part).and_then(|part| part.get("found")));
         let of = |noise: Option<bool>, riot: Option<bool>, shape| {
@@ -222,7 +222,7 @@ fn flag(value: Option<&Value>) -> Result<Option<bool>, NotBoolean> {
     }
 }
 
-/// Only decoration: what is no text is left out.
+/// Returns an optional text. Other types are left out.
 fn text(value: &Value) -> Option<String> {
     let text: String = http::printable(value.as_str()?).chars().take(LONGEST_TEXT).collect();
     (!text.is_empty()).then_some(text)
@@ -239,7 +239,7 @@ mod tests {
         read(address, &HttpResponse { status, body: body.as_ref() })
     }
 
-    /// What is kept.
+    /// Returns the stored part of a response.
     fn found(body: &Value) -> Value {
         match read_as(200, body.to_string()) {
             Some(ReadResult::Answer(Answer::Found(finding))) => Value::Object(finding.said),

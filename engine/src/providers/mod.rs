@@ -1,13 +1,13 @@
-//! Answers: whom can be asked about an address, and in which words?
+//! Providers of facts about addresses.
 //!
-//! The rule: a provider is one file below here and one entry of [`ALL`]. It says what can be set, how much it may be
-//! asked, and turns lookups into a [`Reply`]; whoever drives it knows nothing else of it. Settings come in as data.
+//! A provider is one file in this folder and one entry of [`ALL`]. The file declares the settings and the limits, and
+//! turns lookups into a [`Reply`]. Callers use nothing else of it. Settings are passed as data.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `setting` | what can be set, as data: the server's side defines it and hands the values in |
-//! | `reply` | what came of asking: answers, failures, and what the provider asks of its clients |
-//! | `http` | one address a request, as GreyNoise, DShield and SPUR are asked |
+//! | `setting` | settings as data: the server's side defines them and passes the values |
+//! | `reply` | results of an exchange: answers, failures, and demands of the provider |
+//! | `http` | one address per request: GreyNoise, DShield and SPUR |
 //! | `cymru`, `greynoise`, `dshield`, `spur` | the providers |
 
 pub mod cymru;
@@ -29,11 +29,11 @@ use crate::rate::Rate;
 use std::fmt;
 use std::time::Duration;
 
-/// Every provider. Append only: what is shared between processes is laid out by the places in here, and status views
-/// show them in this order.
+/// All providers. Append only, because shared memory is laid out by the index in this list. Status views use this
+/// order.
 pub const ALL: &[&dyn Provider] = &[&cymru::TeamCymru, &greynoise::GreyNoise, &dshield::Dshield, &spur::Spur];
 
-/// What can be set for all of them; what several share stands here once.
+/// Returns the settings of all providers. A setting that several providers share appears once.
 pub fn settings() -> Vec<&'static Setting> {
     let mut all: Vec<&'static Setting> = Vec::new();
     for setting in ALL.iter().flat_map(|provider| provider.settings()) {
@@ -44,12 +44,12 @@ pub fn settings() -> Vec<&'static Setting> {
     all
 }
 
-/// Somebody who knows something about addresses and is asked over the network.
+/// A source of facts about addresses that is queried over the network.
 pub trait Provider: Sync {
-    /// Its key in documents, tables and settings: lower case, at most 20 letters.
+    /// Key in documents, tables and settings: lower case, at most 20 letters.
     fn name(&self) -> &'static str;
 
-    /// As people call it.
+    /// Name in texts for users.
     fn title(&self) -> &'static str;
 
     fn settings(&self) -> &'static [&'static Setting];
@@ -58,28 +58,29 @@ pub trait Provider: Sync {
 
     fn lifetimes(&self, settings: &Settings) -> Lifetimes;
 
-    /// Why it cannot be asked as things are set: a sentence that names the setting. Reads no file, asks nobody.
+    /// Returns why the settings do not allow requests: a sentence that names the setting. Reads no file and sends
+    /// nothing.
     fn blocked_reason(&self, _settings: &Settings) -> Option<String> {
         None
     }
 
-    /// Something that changes when what the provider was refused for may have been mended: settings, content of a key
-    /// file. May read a small file. Not the secret, nor anything that it could be found from.
+    /// Returns a number that changes when the reason for which the provider refused requests may be gone: settings,
+    /// contents of a key file. May read a small file. The number does not reveal the secret.
     fn credentials(&self, _settings: &Settings) -> u64 {
         0
     }
 
-    /// Whether it can say anything about such an address at all.
+    /// Returns whether the provider can have facts about this address.
     fn takes(&self, _address: Address) -> bool {
         true
     }
 
-    /// Returns what is looked up on behalf of an address: the address, or a block whose addresses share one answer.
+    /// Returns the key to look up for an address: the address, or a block whose addresses share one answer.
     fn lookup_key(&self, address: Address) -> Prefix {
         Prefix::host(address)
     }
 
-    /// Whether `lookup_key` is a block.
+    /// Returns whether `lookup_key` is a block.
     fn shares_answers(&self) -> bool {
         false
     }
@@ -88,45 +89,45 @@ pub trait Provider: Sync {
         Purpose::Facts
     }
 
-    /// One exchange about at most `limits().batch` distinct addresses, on a thread of its own. What it finds it owes to
-    /// a parser that is total: whatever comes is an answer, a failure or an anomaly, never a panic.
+    /// Runs one exchange about at most `limits().batch` distinct addresses, on its own thread. The parser accepts all
+    /// bytes: each response is an answer, a failure or an anomaly, never a panic.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply;
 }
 
-/// What a provider's answers are for.
+/// The use of a provider's answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// Asked about addresses without a network; sessions wait for it.
+    /// Looks up addresses without a network. Sessions wait for the answer.
     Network,
-    /// Asked about all; sessions wait for the address's type.
+    /// Looks up all addresses. Sessions wait for the address's type.
     IpType,
-    /// Asked about all; nothing waits.
+    /// Looks up all addresses. No session waits.
     Facts,
 }
 
-/// How much a provider may be asked, by all processes together.
+/// Limits on requests to a provider, for all processes together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Addresses in one exchange.
+    /// Maximum number of addresses in one exchange.
     pub batch: usize,
-    /// Exchanges at the same time.
+    /// Maximum number of concurrent exchanges.
     pub parallel: u32,
-    /// Exchanges begun.
+    /// Rate of starting exchanges.
     pub rate: Rate,
-    /// Exchanges begun in one day (UTC); 0: no limit.
+    /// Maximum number of exchanges started in one day (UTC). 0 means no limit.
     pub daily_quota: u32,
-    /// Longest duration of an exchange, the system's own time for resolving names apart.
+    /// Longest duration of an exchange, without the time that the system needs to resolve names.
     pub longest: Duration,
 }
 
-/// For how many seconds answers are fresh.
+/// Lifetimes of answers in seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lifetimes {
     pub value: i32,
     pub absent: i32,
 }
 
-/// One exchange, for the pool.
+/// One exchange, as a task of the pool.
 pub struct Exchange {
     pub provider: &'static dyn Provider,
     pub settings: Settings,
@@ -148,7 +149,7 @@ impl Task for Exchange {
     }
 }
 
-/// Who handed out a network: one of the five regional internet registries.
+/// The registry that allocated a network: one of the five regional internet registries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Registry {
     Arin,
@@ -159,7 +160,7 @@ pub enum Registry {
 }
 
 impl Registry {
-    /// As it is stored.
+    /// Returns the stored name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Arin => "ARIN",
@@ -170,7 +171,7 @@ impl Registry {
         }
     }
 
-    /// As providers write it, in any case; "other" and blank are none.
+    /// Parses a provider's spelling, in any case. Returns `None` for "other" and blanks.
     pub fn parse(text: &str) -> Option<Self> {
         const SPELLINGS: [(&str, Registry); 7] = [
             ("arin", Registry::Arin),

@@ -1,7 +1,7 @@
-//! Answers: what came of asking a provider?
+//! Results of an exchange with a provider.
 //!
-//! The rule: absent, failed and refused are different things. An address without an answer was not answered; a failure
-//! only ever explains why; and what the provider asks of its clients stands apart from both.
+//! Absent, failed and refused are different results. An address without an entry got no answer, and a failure only
+//! explains why. The demands of a provider on its clients are separate from both.
 
 use crate::address::Address;
 use crate::net::Failure;
@@ -9,89 +9,90 @@ use crate::prefix::Prefix;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a provider says of an address, as JSON.
+/// A provider's facts about an address, as JSON.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Answer {
     Found(Finding),
-    /// The provider knows for certain that it knows nothing, and has said so in these words; none: it said nothing that
-    /// is kept. True for a while, and worth remembering.
+    /// The provider has no facts about the address and said so. Contains its response, or `None` if no part of it is
+    /// stored. The result has a limited lifetime and is stored.
     Absent(Option<JsonObject>),
-    /// The provider could not make sense of the lookup; its words.
+    /// The provider did not accept the lookup. Contains its message.
     Refused(String),
 }
 
-/// What is known of an address, or of a block.
+/// Facts about an address, or about a block.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Finding {
-    /// Kept in the address's document under the provider's name. When it came is added by whoever keeps it.
+    /// Stored in the address's document under the provider's name. The caller adds the time of receipt.
     pub said: JsonObject,
     pub network: Option<NetworkInfo>,
-    /// What the answer holds for, where that is less than the block that was asked about.
+    /// The prefix for which the answer is valid, if it is smaller than the lookup's block.
     pub prefix: Option<Prefix>,
 }
 
-/// What an answer says of the network that announces the address.
+/// Facts about the network that announces the address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NetworkInfo {
     pub asn: u32,
     pub name: Option<String>,
-    /// Where the network is registered, two capitals.
+    /// Country of registration, two capitals.
     pub country: Option<String>,
     pub registry: Option<super::Registry>,
 }
 
-/// What came and was dropped.
+/// Counts of received data that was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Anomalies {
-    /// Rows about addresses that were not asked.
+    /// Rows about addresses that were not requested.
     pub foreign: u64,
-    /// Rows and messages that make no sense.
+    /// Invalid rows and messages.
     pub malformed: u64,
     /// Rows and messages that are too long.
     pub oversized: u64,
 }
 
-/// What a provider asks of its clients.
+/// A demand of a provider on its clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Demand {
-    /// Not to be asked for so long (429, Retry-After).
+    /// Send no requests for this time (429, Retry-After).
     Rest(Duration),
-    /// Not to be asked any more as things are: the key is wrong, or does not allow it (401, 403). Why, in a sentence.
+    /// Send no requests until the settings change, because the key is wrong or lacks permission (401, 403). Contains
+    /// the reason as a sentence.
     Stop(String),
 }
 
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Reply {
-    /// Of asked addresses only. An asked address that is missing got no answer: ask again later.
+    /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
     pub answers: BTreeMap<Address, Answer>,
-    /// Why addresses are missing, when it was the exchange's fault.
+    /// Why addresses have no answer, if the exchange failed.
     pub failure: Option<Failure>,
-    /// Whether a failure or a refusal is held against the lookups of this exchange in any case. Not where the provider
-    /// may be the cause: then it depends on whether others are answered.
+    /// Whether a failure or a refusal always counts as an attempt of this exchange's lookups. False if the provider may
+    /// be the cause. Then it depends on whether other lookups get answers.
     pub blames_lookup: bool,
     pub demand: Option<Demand>,
     pub anomalies: Anomalies,
-    /// What the provider said beside the answer that an operator may want to know: one line, such as a balance.
+    /// Additional information of the provider for operators: one line, such as a balance.
     pub notice: Option<String>,
-    /// What `Provider::credentials` gives for what this exchange was made with: a key may have been replaced since.
-    /// `None`: nothing depends on it.
+    /// The result of `Provider::credentials` for the values that this exchange used, because a key may have been
+    /// replaced since. `None` if the provider needs no credentials.
     pub credentials: Option<u64>,
-    /// How long it took until there was a connection, or a server to ask; `None`: there was none.
+    /// Time until the connection was established or the server was known. `None` if neither happened.
     pub connected: Option<Duration>,
-    /// Nothing was sent, and nothing tried: no quota is spent. A name that was looked up, or a connection that did not
-    /// come about, has been tried.
+    /// No request was sent or attempted, so no quota is used. A name lookup or a failed connection counts as an
+    /// attempt.
     pub unsent: bool,
 }
 
 impl Reply {
-    /// Nothing came.
+    /// Creates a reply without any response.
     pub fn failed(failure: Failure) -> Self {
         Self { failure: Some(failure), ..Self::default() }
     }
 
-    /// Nothing was asked.
+    /// Creates a reply of an exchange that sent no request.
     pub fn unsent(failure: Failure) -> Self {
         Self { unsent: true, ..Self::failed(failure) }
     }

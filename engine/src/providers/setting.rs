@@ -1,22 +1,22 @@
-//! Answers: what can be set for a provider, and what is it set to?
+//! Settings of providers, and their values.
 //!
-//! The rule: a setting is declared once, as data, in its provider's file; its type is known there, so it is read there
-//! with the right one.
+//! A setting is declared once, as data, in its provider's file. The provider knows the type of the setting and reads
+//! the value with that type.
 
 use std::ffi::CStr;
 use std::fmt;
 
-/// A setting as it is declared. Numbers are what the unit says.
+/// The declaration of a setting. Numbers are in the setting's unit.
 #[derive(Debug)]
 pub struct Setting {
-    /// With its prefix: `cowrie_enrich.greynoise_rate`.
+    /// Name with prefix: `cowrie_enrich.greynoise_rate`.
     pub name: &'static CStr,
-    /// One line for whoever lists settings, with a full stop.
+    /// One sentence for lists of settings, with a full stop.
     pub short: &'static CStr,
-    /// What else there is to say, or nothing.
+    /// Further description, or empty.
     pub long: &'static CStr,
     pub kind: Kind,
-    /// Names a host, a path or a person: for superusers alone.
+    /// The value names a host, a path or a person, so only superusers may read it.
     pub guarded: bool,
 }
 
@@ -31,7 +31,7 @@ pub enum Kind {
         most: i32,
         unit: Unit,
     },
-    /// One of several words, by position.
+    /// One of several words, stored as its index.
     Choice {
         default: i32,
         words: &'static [&'static CStr],
@@ -45,13 +45,13 @@ pub enum Unit {
     Seconds,
 }
 
-/// The values of one provider's settings at a moment, in the order of its declaration.
+/// Values of one provider's settings at one time, in the order of the declaration.
 #[derive(Clone, Default)]
 pub struct Settings {
     values: Vec<(&'static CStr, Value)>,
 }
 
-/// Names only: values may be where a key is, or a proxy's password.
+/// Prints names only. Values may contain the path of a key or a proxy's password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.values.iter().map(|(name, _)| name)).finish()
@@ -60,9 +60,9 @@ impl fmt::Debug for Settings {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Value {
-    /// Without surrounding blanks; `None` when empty.
+    /// Without surrounding blanks. `None` if empty.
     Text(Option<String>),
-    /// Also the position of a chosen word.
+    /// Also the index of a chosen word.
     Number(i32),
 }
 
@@ -71,12 +71,12 @@ impl Settings {
         Self { values }
     }
 
-    /// Everything as declared.
+    /// Returns the declared defaults.
     pub fn defaults(declared: &[&'static Setting]) -> Self {
         Self::new(declared.iter().map(|setting| (setting.name, setting.default())).collect())
     }
 
-    /// The same with one value changed.
+    /// Returns a copy with one value changed.
     #[must_use]
     pub fn with(mut self, setting: &'static Setting, value: Value) -> Self {
         self.values.retain(|(name, _)| *name != setting.name);
@@ -84,7 +84,7 @@ impl Settings {
         self
     }
 
-    /// What is set, else what is declared.
+    /// Returns the value, or the declared default if it is unset.
     pub fn text(&self, setting: &Setting) -> Option<String> {
         match self.value(setting) {
             Value::Text(text) => text,
@@ -141,7 +141,7 @@ mod tests {
         assert!(shown.contains("test_proxy") && !shown.contains("word"), "{shown}");
     }
 
-    /// The server refuses a second definition, and a number out of its own range.
+    /// The server refuses a second definition, and a default outside its own range.
     #[test]
     fn each_setting_is_declared_once_and_sensibly() {
         let all = settings();

@@ -1,4 +1,4 @@
-//! Answers: what kind of connection is behind the address, and which proxies and VPNs, as SPUR sees it?
+//! SPUR: the kind of connection behind an address, and its proxies and VPNs.
 //!
 //! ```text
 //! GET <url>/<ip>                  ; header `Token: <token>`
@@ -13,13 +13,13 @@
 //! 400, 401, 403, 429 (the balance is used up), 500
 //! ```
 //!
-//! Any other 404 may be a gateway's or a web server's, as a mistyped URL brings it: it says nothing of the address, and
-//! is a failure.
+//! Any other 404 may come from a gateway or a web server, for example because the URL is mistyped. It says nothing
+//! about the address and is a failure.
 //!
 //! Source: SPUR's description of its context interface, <https://docs.spur.us>.
 //!
-//! The rule: kept as it was sent. An answer names the address; every other field is optional, and words that are not
-//! known yet are words all the same.
+//! The response is stored as it was sent. An answer names the address. Every other field is optional, and unknown
+//! values are accepted.
 
 use super::http::settings::{absent_ttl, daily_quota, key_file, max_parallel, rate, timeout, ttl, url};
 use super::http::{
@@ -80,16 +80,16 @@ static SERVICE: HttpService = HttpService {
     suffix: "",
     key: Some(Key { file: &SPUR_TOKEN_FILE, header: "token", keyless: None }),
     contact: None,
-    // A balance that is used up is not filled up in a minute.
+    // A used-up balance is not refilled within a minute.
     backoff: Backoff { default: Duration::from_secs(60 * 60), minimum: Duration::ZERO },
     read,
     notice,
 };
 
-/// What SPUR says of the account and of the data, in headers.
+/// Headers about the account and the data.
 const NOTICES: [&str; 2] = ["x-balance-remaining", "x-result-dt"];
 
-/// Characters of such a header.
+/// Maximum length of such a header, in characters.
 const LONGEST_NOTICE: usize = 40;
 
 impl HttpProvider for Spur {
@@ -106,7 +106,7 @@ fn read(address: Address, response: &HttpResponse<'_>) -> Option<ReadResult> {
     }
 }
 
-/// Whether a 404 is about the address, and not about the URL.
+/// Returns whether a 404 is about the address, and not about the URL.
 fn is_absence(address: Address, body: &[u8]) -> bool {
     body.trim_ascii().is_empty()
         || http::object(body).is_some_and(|said| http::names(&said, "ip", address) == Some(true))
@@ -116,7 +116,8 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let Some(said) = http::object(body) else {
         return ReadResult::Malformed("the answer is not a JSON object");
     };
-    // Every field is optional but this: any object would do for an answer otherwise, a gateway's or an error's too.
+    // Every field except this one is optional. Without this check any object would be accepted, even that of a gateway
+    // or an error.
     match http::names(&said, "ip", address) {
         Some(true) if said.iter().all(|(member, value)| member == "ip" || http::says_nothing(value)) => {
             ReadResult::Answer(Answer::Absent(Some(said)))
@@ -127,7 +128,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     }
 }
 
-/// `x-balance-remaining: 4711, x-result-dt: 20261120`
+/// Returns for example `x-balance-remaining: 4711, x-result-dt: 20261120`.
 fn notice(headers: &HeaderMap) -> Option<String> {
     let said = NOTICES.into_iter().filter_map(|name| {
         let value = headers.get(name)?.to_str().ok()?;
