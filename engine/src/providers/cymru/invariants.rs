@@ -1,4 +1,4 @@
-//! Answers: what holds of Team Cymru's answers whatever somebody sent in its name?
+//! Invariants of Team Cymru's answers, also of forged ones.
 
 pub use super::dns::invariants::{dns_message, dns_server};
 
@@ -9,14 +9,14 @@ use crate::invariants::stored_name;
 use crate::prefix::Prefix;
 use crate::providers;
 
-/// The addresses of every request here, in its order.
+/// Returns the addresses of every request in these tests, in order.
 pub(super) fn asked() -> Vec<Address> {
     ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "192.0.2.1", "2a00::1"]
         .map(|text| Address::new(text.parse().expect("an address")))
         .into()
 }
 
-/// A bulk whois answer, or any part of one.
+/// Checks a bulk whois response, or any part of one.
 pub fn whois_answer(bytes: &[u8]) {
     let asked = asked();
     let parsed = read_in_pieces(&asked, bytes, bytes.len().max(1));
@@ -35,7 +35,7 @@ pub fn whois_answer(bytes: &[u8]) {
             assert!(stands_in(bytes, &route.asn.to_string()), "{} is nowhere in the answer", route.asn);
         }
     }
-    // As all providers' answers are handed on.
+    // Converts the answers like those of all providers.
     let mut reply = RouteReply::new(Transport::Whois, None);
     reply.answers = parsed.answers;
     let reply = providers::Reply::from(reply);
@@ -77,7 +77,7 @@ pub(super) fn sane_route(address: Address, route: &Route) {
     assert!(route.country.is_none_or(|country| country.iter().all(u8::is_ascii_uppercase)));
     assert!(route.network_country().is_none_or(|country| country.iter().all(u8::is_ascii_uppercase)));
     route.name.iter().for_each(|name| stored_name(name));
-    // As a column of type date takes it, and nothing else.
+    // Accepts exactly the dates that a column of type date accepts.
     if let Some(date) = &route.allocated {
         let at_midnight = format!("{date}T00:00:00");
         assert!(date.len() == 10 && crate::timestamp::parse(&at_midnight).is_some(), "{date}");

@@ -1,17 +1,17 @@
-//! Answers: which network announces these addresses, as Team Cymru sees it?
+//! Team Cymru: the networks that announce addresses.
 //!
 //! Source of all protocol facts: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>,
-//! and captured answers.
+//! and captured responses.
 //!
-//! The rule: what is not known stays unknown. An address without a row is in no map; "no network announces it" is an
-//! answer (`RouteAnswer::Absent`); and a failure only ever explains why addresses lack one.
+//! Unknown values stay unknown. An address without a row has no entry in the answers. "No network announces it" is an
+//! answer (`RouteAnswer::Absent`). A failure only explains why addresses have no entry.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `route` | one network, its fields, and which of several wins |
+//! | `route` | one network, its fields, and the choice between several rows |
 //! | `whois` | the bulk protocol on TCP 43: request, parser, exchange |
-//! | `dns` | the same questions as DNS names, for where port 43 is closed |
-//! | `provider` | Team Cymru as one provider among others: settings, limits, what its answers mean |
+//! | `dns` | the same lookups over DNS, for hosts where port 43 is blocked |
+//! | `provider` | Team Cymru as a provider: settings, limits, conversion of answers |
 
 pub mod dns;
 #[cfg(any(test, fuzzing))]
@@ -34,24 +34,24 @@ use crate::net::{Cancel, Task};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Addresses in a batch. Team Cymru publishes no limit; its clients ask 500 at a time.
+/// Maximum number of addresses in a batch. Team Cymru publishes no limit. Its own clients send 500 at a time.
 pub const MOST_ADDRESSES: usize = 500;
 
-/// An exchange that lasts longer holds up more than it can bring.
+/// Maximum time of an exchange. A longer one would delay other lookups for too long.
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteAnswer {
     Route(Route),
-    /// No network announces the address. True for a while, and worth remembering.
+    /// No network announces the address. The answer has a limited lifetime and is stored.
     Absent,
-    /// The provider could not make sense of the lookup; its words.
+    /// The provider did not accept the lookup. Contains its message.
     Refused(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// Whois, and DNS when no connection to it comes about.
+    /// Whois, or DNS if no whois connection can be established.
     Auto,
     Whois,
     Dns,
@@ -60,17 +60,17 @@ pub enum Transport {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CymruSettings {
     pub transport: Transport,
-    /// A name or an address.
+    /// A host name or an address.
     pub whois_host: String,
     pub whois_port: u16,
-    /// `host:port`, `[v6]:port`, or a host alone (port 53); `None`: the system's first nameserver.
+    /// `host:port`, `[v6]:port`, or a host alone (port 53). `None` means the system's first nameserver.
     pub dns_server: Option<String>,
-    /// For a whole whois exchange, at most `LONGEST_TIMEOUT`. DNS gets 15 s at least.
+    /// Time for a whole whois exchange, at most `LONGEST_TIMEOUT`. DNS gets at least 15 s.
     pub timeout: Duration,
 }
 
 impl CymruSettings {
-    /// No exchange lasts longer, the system's own time for resolving names not counted.
+    /// Returns the maximum time of an exchange, without the time that the system needs to resolve names.
     pub fn longest_exchange(&self) -> Duration {
         let whois = whois::longest(self.timeout);
         let dns = dns::longest(self.timeout);
@@ -82,34 +82,34 @@ impl CymruSettings {
     }
 }
 
-/// One exchange.
+/// One exchange, as a task of the pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RouteRequest {
     pub settings: CymruSettings,
-    /// Distinct, at most `MOST_ADDRESSES`; further ones are not asked.
+    /// Distinct addresses, at most `MOST_ADDRESSES`. Further ones are ignored.
     pub addresses: Vec<Address>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RouteReply {
-    /// Of asked addresses only. An asked address that is missing got no answer: ask again later.
+    /// Answers for requested addresses only. An address without an entry got no answer and is looked up again later.
     pub answers: BTreeMap<Address, RouteAnswer>,
-    /// Why addresses are missing, when it was the exchange's fault. Never set when all are answered; not set either
-    /// when the provider ended an orderly answer without a row for some.
+    /// Why addresses have no answer, if the exchange failed. It is `None` if all addresses have an answer, or if the
+    /// provider ended a complete response without a row for some.
     pub failure: Option<Failure>,
     pub anomalies: Anomalies,
-    /// `Whois` or `Dns`.
+    /// Either `Whois` or `Dns`.
     pub used: Transport,
-    /// Received.
+    /// Bytes received.
     pub bytes: u64,
-    /// How long it took until there was a connection, or a DNS server to ask; `None`: there was none.
+    /// Time until the connection was established or the DNS server was known. `None` if neither happened.
     pub connected: Option<Duration>,
-    /// The provider sent something: any byte, or any DNS message that belongs to a question.
+    /// The provider sent at least one byte, or at least one DNS message that matches a query.
     pub spoke: bool,
 }
 
 impl RouteReply {
-    /// Nothing came.
+    /// Creates a reply without any response.
     fn new(used: Transport, failure: Option<Failure>) -> Self {
         Self {
             answers: BTreeMap::new(),
@@ -155,8 +155,7 @@ impl Task for RouteRequest {
     }
 }
 
-/// The reply by DNS; if that was not to be had either, the failure says both reasons, and stays one of those that say
-/// that the provider is out of reach.
+/// Returns the DNS reply. If DNS failed too, the failure contains both reasons and still counts as unreachable.
 fn instead(whois: &Failure, mut dns: RouteReply) -> RouteReply {
     if let Some(failure) = &dns.failure
         && (failure.is_unreachable() || *failure == Failure::Silent)

@@ -1,7 +1,6 @@
-//! Answers: how is Team Cymru one provider among others?
+//! Implements `Provider` for Team Cymru.
 //!
-//! The rule: what its service is and says stands in the other files; here it is put into the shape that all providers
-//! share.
+//! The other files of this folder implement the protocol. This file adapts it to the interface of all providers.
 
 use super::{CymruSettings, MOST_ADDRESSES, Route, RouteAnswer, RouteReply, RouteRequest, Transport};
 use crate::address::Address;
@@ -111,7 +110,7 @@ static SETTINGS: &[&Setting] = &[
     &ABSENT_TTL,
 ];
 
-/// How the service is asked as things are set.
+/// Converts the values of the settings.
 pub fn settings(settings: &Settings) -> CymruSettings {
     let transport = usize::try_from(settings.number(&TRANSPORT)).unwrap_or_default();
     CymruSettings {
@@ -170,7 +169,7 @@ impl Provider for TeamCymru {
 
 impl From<RouteReply> for providers::Reply {
     fn from(reply: RouteReply) -> Self {
-        // An exchange that said nothing for any lookup says nothing about any of them.
+        // If the provider sent no response at all, the failure is not attributed to any lookup.
         let blames_lookup = reply.spoke && reply.failure != Some(Failure::Cancelled);
         let of = |answer| match answer {
             RouteAnswer::Route(route) => providers::Answer::Found(finding(&route)),
@@ -188,7 +187,7 @@ impl From<RouteReply> for providers::Reply {
     }
 }
 
-/// In the keys that the Python system wrote.
+/// Uses the keys that the Python system wrote.
 fn finding(route: &Route) -> Finding {
     let mut said = Map::new();
     said.insert("asn".into(), route.asn.into());
@@ -219,7 +218,7 @@ fn letters(country: [u8; 2]) -> String {
     country.iter().map(|letter| char::from(*letter)).collect()
 }
 
-/// Registries as Team Cymru writes them, and the Python system stored them.
+/// Spells registries like Team Cymru. The Python system stored this spelling.
 fn spelling(registry: Registry) -> &'static str {
     match registry {
         Registry::Arin => "arin",

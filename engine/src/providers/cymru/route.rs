@@ -1,6 +1,6 @@
-//! Answers: what is one row about a network worth, and which of several rows wins?
+//! Parses one row about a network, and chooses between several rows.
 //!
-//! Whois rows and DNS texts have the same fields in the same spellings, so they are read here for both:
+//! Whois rows and DNS texts have the same fields with the same spellings. This module parses both:
 //!
 //! ```text
 //! numbers  = "NA" / number *( blank number )      ; AS numbers, several for a network with several origins
@@ -11,8 +11,8 @@
 //! name     = *OCTET                               ; mostly, not always, UTF-8
 //! ```
 //!
-//! The rule: a row that is wrong anywhere it matters (number, address, prefix) is dropped whole; what only decorates
-//! it (country, registry, date, name) is dropped alone.
+//! A row with an error in an essential field (number, address, prefix) is dropped. An invalid optional field (country,
+//! registry, date, name) is dropped alone.
 
 use super::{Registry, RouteAnswer};
 use crate::address::Address;
@@ -25,28 +25,28 @@ use std::collections::BTreeSet;
 /// The network that announces an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// 1 to 4294967295.
+    /// From 1 to 4294967295.
     pub asn: u32,
-    /// As announced; holds the address that was asked about.
+    /// The announced prefix. It contains the requested address.
     pub prefix: Option<Prefix>,
-    /// Where the prefix is registered, ISO 3166 alpha-2 (and the registries' `EU`, `AP`), in capitals.
+    /// Country where the prefix is registered, ISO 3166 alpha-2 (and the registries' `EU`, `AP`), in capitals.
     pub country: Option<[u8; 2]>,
     pub registry: Option<Registry>,
     /// A calendar date, `YYYY-MM-DD`.
     pub allocated: Option<String>,
-    /// Of the network with this number. Without control characters, at most `mmdb::LONGEST_NAME` characters.
+    /// Name of the network. It has no control characters and at most `mmdb::LONGEST_NAME` characters.
     pub name: Option<String>,
     /// Other networks that announce the address: ascending, distinct, without `asn`, at most `MOST_ORIGINS`.
     pub origins: Vec<u32>,
 }
 
-/// Other origins that are kept: the lowest.
+/// Maximum number of other origins stored. The lowest ones are kept.
 pub const MOST_ORIGINS: usize = 32;
 
 impl Route {
-    /// Returns the country where the network itself is registered. Team Cymru ends a network's name with it
-    /// (`GOOGLE, US`); `ZZ` there says that it is unknown. A name without a country leaves the country of the prefix,
-    /// which may be another one.
+    /// Returns the country where the network itself is registered. Team Cymru appends it to a network's name (`GOOGLE,
+    /// US`). `ZZ` means that it is unknown. Without a country in the name, returns the country of the prefix, which may
+    /// be a different one.
     pub fn network_country(&self) -> Option<[u8; 2]> {
         let of_name = self.name.as_deref().and_then(|name| {
             let (_, code) = name.rsplit_once(", ")?;
@@ -59,19 +59,19 @@ impl Route {
     }
 }
 
-/// What is known of one asked address so far. A route beats "absent" beats "refused", so the order of rows does not
-/// matter.
+/// The rows about one requested address so far. A route beats "absent", and "absent" beats "refused", so the order of
+/// rows does not matter.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Candidates {
     best: Option<Route>,
-    /// The lowest of all numbers seen; one more than is kept, because the winner may be among them.
+    /// The lowest numbers seen. One more than `MOST_ORIGINS`, because the winner may be among them.
     numbers: BTreeSet<u32>,
     absent: bool,
     refused: Option<String>,
 }
 
 impl Candidates {
-    /// The most specific prefix wins, then the lowest number, then the first row.
+    /// Adds a row. The most specific prefix wins, then the lowest number, then the first row.
     pub(super) fn add(&mut self, row: Row) {
         match row {
             Row::Absent => self.absent = true,
@@ -102,23 +102,23 @@ impl Candidates {
     }
 }
 
-/// Greater is better.
+/// Ranks a route. The greater rank wins.
 fn rank(route: &Route) -> (Option<u8>, std::cmp::Reverse<u32>) {
     (route.prefix.map(Prefix::length), std::cmp::Reverse(route.asn))
 }
 
-/// One row, read.
+/// One parsed row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Row {
     Absent,
-    /// `numbers`: all of the row's, the route's own among them.
+    /// `numbers` contains all numbers of the row, including that of the route.
     Route {
         route: Route,
         numbers: Vec<u32>,
     },
 }
 
-/// The fields of a row, as they came.
+/// The fields of a row as received.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Fields<'a> {
     pub(super) numbers: &'a [u8],
@@ -130,7 +130,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// `None`: malformed.
+    /// Returns `None` if the row is malformed.
     pub(super) fn read(&self, address: Address) -> Option<Row> {
         if is_absent(self.numbers) {
             return Some(Row::Absent);
@@ -154,7 +154,7 @@ impl Fields<'_> {
             country: country::code(self.country),
             registry: std::str::from_utf8(self.registry).ok().and_then(Registry::parse),
             allocated: parse_date(self.date),
-            // A row of several numbers has one name, and that is the first number's.
+            // A row with several numbers has one name. It belongs to the first number.
             name: if asn == first { parse_name(self.name) } else { None },
             origins: Vec::new(),
         };
@@ -166,19 +166,19 @@ fn is_absent(text: &[u8]) -> bool {
     text.trim_ascii().eq_ignore_ascii_case(b"NA")
 }
 
-/// 1 to 4294967295, digits only.
+/// Parses a number from 1 to 4294967295 without sign.
 pub(super) fn parse_asn(text: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|asn| digits && *asn > 0)
 }
 
-/// Returns a date of the calendar as it was written, because a column of type date accepts it so.
+/// Returns a valid date as it was written, because a column of type date accepts this form.
 fn parse_date(text: &[u8]) -> Option<String> {
     timestamp::parse_date(text.trim_ascii()).map(|date| date.to_string())
 }
 
-/// What is not UTF-8 becomes U+FFFD; "NA" and nothing are no name.
+/// Returns a name. Invalid UTF-8 becomes U+FFFD. "NA" and an empty text give `None`.
 pub(super) fn parse_name(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let name = clean_name(text.trim()).trim().to_owned();

@@ -1,4 +1,4 @@
-//! Servers for tests: the stand-ins for Team Cymru, with answers made from bytes and from DNS messages.
+//! Test servers that stand in for Team Cymru, with responses made from bytes and from DNS messages.
 
 use cowrie_enrich_upstreams::{Behaviour, DnsFault, Fault, Routes};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub(super) use cowrie_enrich_upstreams::Transport as Protocol;
 
-/// A port without a listener for TCP and UDP. It is taken, so that no other test gets it.
+/// A port without a listener for TCP and UDP. It is reserved, so that no other test uses it.
 pub(super) struct ClosedPort {
     port: u16,
     _taken: (TcpStream, UdpSocket),
@@ -17,7 +17,7 @@ pub(super) struct ClosedPort {
 
 impl ClosedPort {
     pub(super) fn new() -> Self {
-        // Connected sockets keep their port and accept nothing from other peers.
+        // Connected sockets keep their port and accept no data from other peers.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         loop {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -44,7 +44,7 @@ impl Whois {
         Self(server)
     }
 
-    /// Starts a server that answers every request with these bytes.
+    /// Starts a server that responds to every request with these bytes.
     pub(super) fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::new(Fault::Custom(Arc::new(move |_| answer.clone())))
@@ -62,7 +62,7 @@ impl Whois {
         }
     }
 
-    /// Waits until a request was read, and the answer begun if there is one.
+    /// Waits until a request was read and, if `with_answer` is set, the response has begun.
     pub(super) fn wait_for_request(&self, with_answer: bool) {
         let is_there = |connection: &cowrie_enrich_upstreams::Connection| {
             connection.end && (connection.answered.is_some() || !with_answer)
@@ -73,7 +73,7 @@ impl Whois {
     }
 }
 
-/// A DNS server; the script turns a query into messages.
+/// A DNS server. The script converts a query to messages.
 pub(super) struct Dns(cowrie_enrich_upstreams::Dns);
 
 impl Dns {
@@ -85,17 +85,17 @@ impl Dns {
         Self(server)
     }
 
-    /// Answers each name with these texts; `None`: the name does not exist.
+    /// Responds to each name with these texts. `None` means that the name does not exist.
     pub(super) fn answering(texts: impl Fn(&str) -> Option<Vec<Vec<u8>>> + Send + Sync + 'static) -> Self {
         Self::new(move |_, question| vec![reply(question, texts(&name_of(question)))])
     }
 
-    /// As in the setting.
+    /// Returns the address in the form of the setting.
     pub(super) fn server(&self) -> String {
         format!("127.0.0.1:{}", self.0.port())
     }
 
-    /// Returns every query that came, with its name in lower case.
+    /// Returns all queries received, with their names in lower case.
     pub(super) fn asked(&self) -> Vec<(Protocol, String)> {
         self.0.record().into_iter().map(|query| (query.transport, format!("{}.", query.name))).collect()
     }
@@ -105,7 +105,7 @@ pub(super) fn name_of(question: &Message) -> String {
     question.queries[0].name.to_ascii()
 }
 
-/// A response with these texts, each one record of strings of 100 bytes; `None`: NXDOMAIN.
+/// Builds a response with these texts. Each one is a record with strings of 100 bytes. `None` gives NXDOMAIN.
 pub(super) fn reply(question: &Message, texts: Option<Vec<Vec<u8>>>) -> Vec<u8> {
     let mut message = response(question);
     match texts {
@@ -121,7 +121,7 @@ pub(super) fn reply(question: &Message, texts: Option<Vec<Vec<u8>>>) -> Vec<u8> 
     message.to_vec().unwrap()
 }
 
-/// An empty response to the question.
+/// Builds an empty response to the question.
 pub(super) fn response(question: &Message) -> Message {
     let mut message = question.clone();
     message.metadata.message_type = MessageType::Response;

@@ -1,4 +1,4 @@
-//! Batches as their owner sees them: through the pool, by one way or the other.
+//! Tests batches through the pool, over whois and over DNS.
 
 use super::servers::{ClosedPort, Dns, Whois};
 use super::*;
@@ -108,7 +108,7 @@ fn no_more_than_five_hundred_are_asked() {
     assert_eq!(server.asked().len(), 503);
 }
 
-/// Collects one result; `None` after a time in which it would have come.
+/// Collects one result. Returns `None` after a time in which it would have arrived.
 fn collect(pool: &mut Pool<RouteRequest>) -> Option<(u64, RouteReply)> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {

@@ -1,4 +1,4 @@
-//! Answers: what holds of a DNS message whatever its bytes are?
+//! Invariants of DNS messages, for any bytes.
 
 use super::super::invariants::{asked, sane_answer};
 use super::message::{self, Outcome};
@@ -6,7 +6,7 @@ use super::{best_of, server, text};
 use crate::invariants::stored_name;
 use crate::providers::Anomalies;
 
-/// A message of a server's; bytes that are none are read as the text of one record.
+/// Checks a message of a server. Bytes that are not a message are parsed as the text of one record.
 pub fn dns_message(bytes: &[u8]) {
     match message::decode(bytes) {
         Some(response) => {
@@ -18,7 +18,7 @@ pub fn dns_message(bytes: &[u8]) {
             match response.outcome {
                 Outcome::Texts(texts) => {
                     assert_eq!(code, 0, "an answer with an error");
-                    // Names may be written in short; texts stand there byte by byte.
+                    // Names may be compressed, but texts appear byte by byte.
                     assert!(!texts.is_empty() && texts.concat().len() < bytes.len());
                     assert!(!response.truncated, "a text of half a message");
                     texts_are_read(&texts);
@@ -55,7 +55,7 @@ fn texts_are_read(texts: &[Vec<u8>]) {
     }
 }
 
-/// The setting that names a server, and the system's list of servers.
+/// Checks the setting that names a server, and the system's list of servers.
 pub fn dns_server(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     server::invariants::names_are_read(text);

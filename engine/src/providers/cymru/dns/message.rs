@@ -1,36 +1,37 @@
-//! Answers: what does one DNS message say, and to which question?
+//! Encodes and decodes single DNS messages.
 //!
-//! Encoding and decoding are hickory-proto's; what counts as an answer is decided here.
+//! hickory-proto does the encoding and decoding. This module decides which messages are answers.
 //!
-//! The rule: "this name does not exist" has to be said. A server that only refers to others, or fails, has not said it.
+//! Only an explicit "this name does not exist" means that no name exists. A referral to other servers or a server
+//! failure does not.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-/// What became of one question.
+/// The result of one query.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) enum Outcome {
     #[default]
     Unanswered,
-    /// One for each TXT record, its strings joined.
+    /// One text for each TXT record, with its strings joined.
     Texts(Vec<Vec<u8>>),
-    /// There is no such name, or it has no text.
+    /// The name does not exist, or has no TXT record.
     Nothing,
-    /// The server could not or would not say; its reason.
+    /// The server failed or refused. Contains the reason.
     Failed(String),
 }
 
-/// A response to a question of our kind; whether it is one of ours is not decided yet.
+/// A response to a TXT query. The caller checks that it matches one of its own queries.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) id: u16,
     pub(super) name: Name,
-    /// Ask again over TCP; the outcome is not to be used.
+    /// The query must be repeated over TCP. The outcome is not valid.
     pub(super) truncated: bool,
     pub(super) outcome: Outcome,
 }
 
-/// `None` if the name is none. Ours always are.
+/// Returns `None` if the name is invalid. Names of this module's callers are always valid.
 pub(super) fn parse_name(name: &str) -> Option<Name> {
     Name::from_ascii(name).ok()
 }
@@ -42,7 +43,7 @@ pub(super) fn encode(id: u16, name: &Name) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// `None`: not a response to any question of ours.
+/// Returns `None` if the message is not a response to a TXT query.
 pub(super) fn decode(bytes: &[u8]) -> Option<Response> {
     let truncated = is_truncated(bytes);
     let message = if truncated { decode_question(bytes)? } else { Message::from_vec(bytes).ok()? };
@@ -83,20 +84,20 @@ fn text(record: &Record) -> Option<Vec<u8>> {
     }
 }
 
-/// RFC 2308 section 2.2: what tells "no data" from a referral is that it has an SOA record or no NS records.
+/// RFC 2308 section 2.2: a "no data" response has an SOA record or no NS records. A referral has NS records and no SOA record.
 fn is_referral(message: &Message) -> bool {
     let has = |kind| message.authorities.iter().any(|record| record.record_type() == kind);
     message.answers.is_empty() && has(RecordType::NS) && !has(RecordType::SOA)
 }
 
-/// Bytes in front of the first section: id, flags, four counts.
+/// Bytes before the first section: id, flags, four counts.
 const HEADER: usize = 12;
 
 fn is_truncated(bytes: &[u8]) -> bool {
     bytes.len() >= HEADER && bytes[2] & 0b10 != 0
 }
 
-/// The header and the question; the rest of a truncated message may end inside a record.
+/// Decodes the header and the question. The rest of a truncated message may end inside a record.
 fn decode_question(bytes: &[u8]) -> Option<Message> {
     let mut bytes = bytes.to_vec();
     bytes.get_mut(6..HEADER)?.fill(0);
@@ -124,7 +125,7 @@ mod tests {
         assert!(decode(&question()).is_none());
     }
 
-    /// From the wire, written by hand: two records, the first of two strings, names compressed.
+    /// A message in wire format, written by hand: two records, the first with two strings, and compressed names.
     #[test]
     fn response_is_read_with_all_its_strings() {
         let mut bytes = question();

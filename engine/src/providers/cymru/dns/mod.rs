@@ -1,18 +1,19 @@
-//! Answers: what does Team Cymru's DNS say about a batch?
+//! Looks up a batch over Team Cymru's DNS.
 //!
-//! Each address is one question (TXT, under `origin.asn.cymru.com` or `origin6.asn.cymru.com`); then each network that
-//! was found is one (`AS<number>.asn.cymru.com`), because only that one knows the name. A network without a name is a
-//! network all the same.
+//! Each address is one TXT query under `origin.asn.cymru.com` or `origin6.asn.cymru.com`. Then each network found is
+//! one query (`AS<number>.asn.cymru.com`), because only that record contains the name. A network without a name is
+//! still an answer.
 //!
-//! The questions go to a recursive server of ours, not to Team Cymru: its cache serves names and blocks asked before.
+//! The queries go to the local recursive server, not to Team Cymru. Its cache serves names and blocks that were queried
+//! before.
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `names` | the names that are asked for |
+//! | `names` | names to query |
 //! | `message` | one DNS message |
 //! | `text` | the fields of one TXT record |
-//! | `server` | who is asked |
-//! | `resolver` | many questions at a time, repeated and bounded |
+//! | `server` | choice of the DNS server |
+//! | `resolver` | many concurrent queries, with retries and limits |
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod invariants;
@@ -60,7 +61,7 @@ fn run(server: Option<&str>, addresses: &[Address], timing: &Timing, cancel: &Ca
     reply
 }
 
-/// Asks the first of the server's addresses that is there.
+/// Queries the first reachable address of the server.
 fn ask_first(
     peers: &[SocketAddr],
     addresses: &[Address],
@@ -136,7 +137,7 @@ fn best_of(texts: &[Vec<u8>], address: Address, anomalies: &mut Anomalies) -> Op
     candidates.answer()
 }
 
-/// Asks once for each network, and takes what comes: a missing name is no failure.
+/// Queries each network once. A missing name is not a failure.
 fn add_names(
     answers: &mut BTreeMap<Address, RouteAnswer>,
     resolver: &mut Resolver<'_>,

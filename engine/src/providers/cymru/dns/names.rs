@@ -1,4 +1,4 @@
-//! Answers: under which name does Team Cymru keep an address or a network?
+//! DNS names under which Team Cymru publishes addresses and networks.
 //!
 //! ```text
 //! 31.108.90.216.origin.asn.cymru.com.                     216.90.108.31
@@ -6,15 +6,14 @@
 //! AS23028.asn.cymru.com.
 //! ```
 //!
-//! The rule: the last part of the address comes first, as everywhere in DNS; asked the other way round the service
-//! answers too, for another network. And names are absolute: without the last dot a resolver may append its search
-//! domains.
+//! The last part of the address comes first, as everywhere in DNS. In the other order the service returns another
+//! network. Names are absolute, because a resolver may append its search domains to a name without the final dot.
 
 use crate::address::Address;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-/// Asks for the networks that announce an address.
+/// Returns the name that lists the networks that announce an address.
 pub fn origin_name(address: Address) -> String {
     let mut name = String::with_capacity(96);
     match address.ip() {
@@ -34,7 +33,7 @@ pub fn origin_name(address: Address) -> String {
     name
 }
 
-/// Asks for the name of a network.
+/// Returns the name that contains the name of a network.
 pub fn network_name(asn: u32) -> String {
     format!("AS{asn}.asn.cymru.com.")
 }

@@ -1,4 +1,4 @@
-//! Answers: what became of many questions to one DNS server?
+//! Sends many queries to one DNS server and collects the outcomes.
 //!
 //! ```text
 //! waiting --send--> in flight --answer--> answered
@@ -6,9 +6,9 @@
 //!                   in flight --truncated--> asked over TCP
 //! ```
 //!
-//! The rule: an answer counts if it comes from the server's address to our port with the id *and* the question of
-//! something that we asked. Ids are random (see `random`) and the kernel picks the port, so somebody who cannot read
-//! along has to guess 30 bits within a second.
+//! A response counts if it comes from the server's address to this socket's port, with the id *and* the question of a
+//! query that was sent. Ids are random (see `random`) and the kernel chooses the port. So an attacker who cannot read
+//! the traffic has to guess 30 bits within a second.
 
 use super::super::LONGEST_TIMEOUT;
 use super::message::{self, Response};
@@ -21,23 +21,23 @@ use std::time::{Duration, Instant};
 
 pub(super) use super::message::Outcome;
 
-/// Bytes. A network with 32 origins in as many records has a third of that.
+/// Maximum length of a message in bytes. A network with 32 origins in as many records needs a third of that.
 pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
-/// Times and bounds of one batch.
+/// Times and limits of one batch.
 pub(super) struct Timing {
-    /// How long to wait for an answer after the first, second, … sending; after the last, no longer.
+    /// How long to wait after the first, second, … sending. After the last wait the query is unanswered.
     pub(super) waits: [Duration; 4],
-    /// Questions at a time: enough that 500 take some seconds, few enough that a home router keeps up.
+    /// Concurrent queries. 500 queries take some seconds with it, and a home router can still keep up.
     pub(super) in_flight: usize,
-    /// For one question over TCP.
+    /// Time for one query over TCP.
     pub(super) tcp: Duration,
-    /// For everything.
+    /// Time for the whole batch.
     pub(super) whole: Duration,
 }
 
 impl Timing {
-    /// All sendings of one question take 11 s, so 15 s is the least that lets a lost datagram be repeated.
+    /// All sendings of one query take 11 s, so at least 15 s are needed to repeat a lost datagram.
     pub(super) fn new(timeout: Duration) -> Self {
         let timeout = timeout.min(LONGEST_TIMEOUT);
         Self {
@@ -54,16 +54,16 @@ pub(super) struct Resolver<'a> {
     server: SocketAddr,
     timing: &'a Timing,
     end: Instant,
-    /// Of all that was sent, and what it asked.
+    /// Ids and names of all queries sent.
     sent: HashMap<u16, Name>,
     pub(super) bytes: u64,
     pub(super) malformed: u64,
     pub(super) oversized: u64,
-    /// The server answered at least one question, however.
+    /// The server sent at least one valid response, with any outcome.
     pub(super) spoke: bool,
 }
 
-/// A question that waits for its answer.
+/// A query without a response so far.
 struct PendingQuery {
     question: usize,
     id: u16,
@@ -86,7 +86,7 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// One outcome for each name. An error says why the rest was given up; outcomes so far stand.
+    /// Returns one outcome for each name. An error says why the rest was abandoned. Earlier outcomes stay valid.
     pub(super) fn ask(&mut self, names: &[String], cancel: &Cancel) -> (Vec<Outcome>, Result<(), Failure>) {
         let mut outcomes = vec![Outcome::Unanswered; names.len()];
         let mut truncated = Vec::new();
@@ -119,7 +119,7 @@ impl<'a> Resolver<'a> {
                 return Err(if self.spoke { Failure::TooSlow } else { Failure::Silent });
             }
             let received = match self.socket.receive(&mut buffer, due.min(self.end), cancel) {
-                // It was there before: the datagram counts as lost.
+                // The server responded before, so the datagram counts as lost.
                 Err(Failure::Connect(_)) if self.spoke => None,
                 received => received?,
             };
@@ -137,7 +137,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// `None`: not a name; nothing of ours is.
+    /// Returns `None` if the name is invalid. This does not happen for the names of this module's callers.
     fn start_query(&mut self, question: usize, name: &str) -> Result<Option<PendingQuery>, Failure> {
         let Some(name) = message::parse_name(name) else {
             return Ok(None);
@@ -148,7 +148,7 @@ impl<'a> Resolver<'a> {
         Ok(Some(PendingQuery { question, id, sendings: 1, due: Instant::now() + self.timing.waits[0] }))
     }
 
-    /// Sends again what is due, and gives up what was sent often enough.
+    /// Repeats queries that are due, and abandons those that were sent often enough.
     fn repeat(&mut self, pending: &mut Vec<PendingQuery>) -> Result<(), Failure> {
         let now = Instant::now();
         let mut given_up = false;
@@ -163,7 +163,7 @@ impl<'a> Resolver<'a> {
             }
         }
         if given_up && !self.spoke {
-            // No server is there. The other questions would only be more datagrams.
+            // The server does not respond. The other queries would only send more datagrams.
             return Err(Failure::Silent);
         }
         pending.retain(|query| query.due > now);
@@ -180,8 +180,8 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Counts a message, and returns it if it answers something that was asked. One that came twice is no anomaly: the
-    /// question was repeated.
+    /// Counts a message, and returns it if it matches a query. A duplicate is not an anomaly, because queries are
+    /// repeated.
     fn read(&mut self, bytes: &[u8]) -> Option<Response> {
         self.bytes += bytes.len() as u64;
         if bytes.len() > LONGEST_MESSAGE {
@@ -200,14 +200,14 @@ impl<'a> Resolver<'a> {
     fn new_id(&self) -> u16 {
         loop {
             let id = random::bits() as u16;
-            // A batch has 1000 questions at most, so there is always a free one.
+            // A batch has at most 1000 queries, so there is always a free id.
             if !self.sent.contains_key(&id) {
                 return id;
             }
         }
     }
 
-    /// One connection for each question. What fails here leaves its question unanswered.
+    /// Opens one connection for each query. If it fails, the query fails, not the batch.
     fn ask_by_stream(
         &mut self,
         truncated: &[(usize, u16)],
@@ -228,7 +228,7 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
-    /// RFC 1035 section 4.2.2: a message over TCP has its length in front, two bytes.
+    /// RFC 1035 section 4.2.2: a message over TCP is preceded by its length in two bytes.
     fn ask_one_by_stream(&mut self, id: u16, until: Instant, cancel: &Cancel) -> Result<Outcome, Failure> {
         let Some(question) = self.sent.get(&id).and_then(|name| message::encode(id, name)) else {
             return Ok(Outcome::Unanswered);

@@ -1,4 +1,4 @@
-//! Answers: which DNS server is asked?
+//! Chooses the DNS server.
 
 use crate::net::{Cancel, Failure, resolve};
 use std::fs;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 const PORT: u16 = 53;
 
-/// Addresses of the server that the settings name, or else of the first that the system uses.
+/// Returns the addresses of the server in the settings, or else of the first server of the system.
 pub(super) fn resolve_server(server: Option<&str>, cancel: &Cancel) -> Result<Vec<SocketAddr>, Failure> {
     match server {
         Some(server) => {
@@ -21,7 +21,8 @@ pub(super) fn resolve_server(server: Option<&str>, cancel: &Cancel) -> Result<Ve
     }
 }
 
-/// `host:port`, `[v6]:port`, or a host alone: `192.0.2.1:5353`, `[2001:db8::1]:5353`, `2001:db8::1`, `resolver.example`.
+/// Splits `host:port`, `[v6]:port`, or a host alone: `192.0.2.1:5353`, `[2001:db8::1]:5353`, `2001:db8::1`,
+/// `resolver.example`.
 fn split(server: &str) -> Option<(&str, u16)> {
     let server = server.trim_ascii();
     let (host, port) = match server.strip_prefix('[') {
@@ -43,7 +44,7 @@ fn split(server: &str) -> Option<(&str, u16)> {
     (!host.is_empty() && port > 0).then_some((host, port))
 }
 
-/// The first server of a resolv.conf; as resolver(5) has it, one on this machine if there is none.
+/// Returns the first server of a resolv.conf. Without one, returns a server on this machine, as resolver(5) says.
 fn nameserver<'a>(configuration: &'a str) -> &'a str {
     let server = |line: &'a str| {
         let mut words = line.split_ascii_whitespace();
@@ -54,7 +55,7 @@ fn nameserver<'a>(configuration: &'a str) -> &'a str {
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod invariants {
-    /// As std reads what it can read too; a host is never empty, a port never 0.
+    /// Checks that names are parsed as in std, if std can parse them. A host is never empty, and a port is never 0.
     pub(in super::super) fn names_are_read(text: &str) {
         let named = super::split(text);
         if let Ok(socket) = text.trim_ascii().parse::<std::net::SocketAddr>()

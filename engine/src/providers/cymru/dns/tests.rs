@@ -1,4 +1,4 @@
-//! Whole exchanges with a DNS server that answers, loses, truncates, fails or makes things up.
+//! Whole exchanges with a DNS server that responds, loses datagrams, truncates, fails or forges responses.
 
 use super::super::Registry;
 use super::super::servers::{ClosedPort, Dns, Protocol, name_of, reply, response};
@@ -21,7 +21,7 @@ fn texts(texts: &[&str]) -> Option<Vec<Vec<u8>>> {
     Some(texts.iter().map(|text| text.as_bytes().to_vec()).collect())
 }
 
-/// What an honest server knows.
+/// Returns the records of a correct server.
 fn known(name: &str) -> Option<Vec<Vec<u8>>> {
     match name {
         GOOGLE => texts(&["15169 | 8.8.8.0/24 | US | arin | 2023-12-28"]),
@@ -36,7 +36,7 @@ fn timing() -> Timing {
     Timing::new(Duration::from_secs(600))
 }
 
-/// For questions that have to be repeated: a tenth of the usual waits.
+/// Timing for queries that must be repeated: a tenth of the usual waits.
 fn hurried() -> Timing {
     let usual = timing();
     Timing { waits: usual.waits.map(|wait| wait / 10), ..usual }
@@ -231,7 +231,7 @@ fn lost_datagrams_are_repeated() {
     let reply = ask_with(&hurried(), &server, &["8.8.8.8", "1.2.3.4"]);
     assert_eq!((&reply.failure, reply.answers.len()), (&None, 2));
     assert_eq!(route(&reply, "8.8.8.8").name.as_deref(), Some("GOOGLE, US"));
-    // Two networks and two names, three times each, or four on a slow machine.
+    // Two networks and two names, three times each, or four times on a slow machine.
     assert!((12..=16).contains(&server.asked().len()));
 }
 
@@ -247,7 +247,7 @@ fn silence_is_given_up_after_four_sendings() {
     let all = asked.len();
     asked.sort_by(|a, b| a.1.cmp(&b.1));
     asked.dedup();
-    // The sixteen that were in flight, no others.
+    // Only the sixteen in-flight queries were sent.
     assert_eq!((asked.len(), all), (16, 64));
 }
 
@@ -284,7 +284,7 @@ fn truncated_answer_is_asked_for_over_tcp() {
             Protocol::Udp => {
                 let mut cut = whole;
                 cut[2] |= 0b10;
-                // As some servers do it: in the middle of a record.
+                // Some servers truncate in the middle of a record.
                 cut.truncate(cut.len() - 10);
                 vec![cut]
             }
@@ -334,7 +334,7 @@ fn forged_answers_are_ignored() {
             b"garbage".to_vec(),
             vec![],
             reply(question, known(&name)),
-            // A second time: as after a repeated question.
+            // A duplicate, as after a repeated query.
             reply(question, known(&name)),
         ]
     });
@@ -349,7 +349,7 @@ fn no_more_than_sixteen_are_in_flight() {
     let most = std::sync::Arc::new(AtomicUsize::new(0));
     let seen = std::sync::Arc::clone(&most);
     let held: Mutex<Vec<Message>> = Mutex::default();
-    // Answers only when sixteen wait, or with the last ones.
+    // Responds only when sixteen queries wait, or to the last ones.
     let server = Dns::new(move |_, question| {
         let mut held = held.lock().unwrap();
         held.push(question.clone());

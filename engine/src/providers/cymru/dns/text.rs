@@ -1,24 +1,24 @@
-//! Answers: what does one TXT record say?
+//! Parses TXT records.
 //!
 //! ```text
 //! origin = numbers "|" prefix "|" country "|" registry "|" date
 //! name   = number "|" country "|" registry "|" date "|" name
 //! ```
 //!
-//! One real line each, from Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>:
+//! Examples from Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>:
 //!
 //! ```text
 //! 23028 | 216.90.108.0/24 | US | arin | 1998-09-25
 //! 23028 | US | arin | 2002-01-04 | TEAM-CYMRU - Team Cymru Inc.,US
 //! ```
 //!
-//! The rule: a text that is not about what was asked is malformed. Some resolvers answer every name with a text of
-//! their own.
+//! A text about another address or network is malformed. Some resolvers return a text of their own for every name.
 
 use super::super::route::{Fields, Row, parse_asn, parse_name};
 use crate::address::Address;
 
-/// `None`: malformed. The prefix must be there: it is the proof that the text is about this address.
+/// Returns `None` if the text is malformed. The prefix is required, because it proves that the text is about this
+/// address.
 pub(super) fn origin(text: &[u8], address: Address) -> Option<Row> {
     let fields: Vec<&[u8]> = text.split(|byte| *byte == b'|').collect();
     let [numbers, prefix, country, registry, date] = fields[..] else {
@@ -32,7 +32,7 @@ pub(super) fn origin(text: &[u8], address: Address) -> Option<Row> {
     proven.then_some(row)
 }
 
-/// `None`: malformed; `Some(None)`: the network has no name.
+/// Returns `None` if the text is malformed, and `Some(None)` if the network has no name.
 pub(super) fn name(text: &[u8], asn: u32) -> Option<Option<String>> {
     let fields: Vec<&[u8]> = text.splitn(5, |byte| *byte == b'|').collect();
     let [number, _, _, _, name] = fields[..] else {

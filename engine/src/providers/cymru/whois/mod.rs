@@ -1,7 +1,7 @@
-//! Answers: what does Team Cymru's bulk whois say about a batch?
+//! Looks up a batch over Team Cymru's bulk whois.
 //!
-//! One connection, one request, one answer; the server closes after the last row. Address rows of several origins may
-//! come apart from each other, so the answer is read to its end, under deadlines.
+//! One connection carries one request and one response. The server closes it after the last row. Rows of an address
+//! with several origins may be separated by other rows. So the response is read to its end, with deadlines.
 
 mod parser;
 #[cfg(test)]
@@ -15,21 +15,21 @@ use crate::net::{Cancel, Read, Stream, resolve};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-/// Longest time to connect: a SYN is repeated after 1, 3 and 7 s, and what then does not answer will not.
+/// Maximum time to connect. A SYN is repeated after 1, 3 and 7 s, so a later response is unlikely.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Shortest gap between two bytes that is allowed, however short the whole time is.
+/// Minimum for the allowed gap between two bytes, even if the timeout is short.
 const GAP: Duration = Duration::from_secs(1);
 
-/// Bytes of an answer: a row has about 100, an address of many origins has several rows.
+/// Maximum length of a response in bytes. A row has about 100, and an address with many origins has several rows.
 const MOST_BYTES: u64 = 64 * 1024;
 const MOST_BYTES_PER_ADDRESS: u64 = 4 * 1024;
 
-/// The times and sizes of one exchange.
+/// Times and sizes of one exchange.
 struct Limits {
     connect: Duration,
     gap: Duration,
-    /// From the start of the exchange. The first byte may take as long.
+    /// Time from the start of the exchange. The first byte may take the whole time.
     whole: Duration,
     bytes: u64,
 }
@@ -54,7 +54,7 @@ pub(super) fn longest_to_connect(timeout: Duration) -> Duration {
     Limits::new(timeout, 0).connect
 }
 
-/// The first address stands on line 3, which is what the server's error lines count by.
+/// Returns the request. The first address is on line 3. The server's error lines use these line numbers.
 pub fn request(addresses: &[Address]) -> String {
     let mut text = String::from("begin\nverbose\n");
     for address in addresses {
@@ -92,7 +92,7 @@ fn run(host: &str, port: u16, addresses: &[Address], limits: &Limits, cancel: &C
     RouteReply { answers, failure, anomalies, used: Transport::Whois, bytes, connected, spoke: bytes > 0 }
 }
 
-/// `Ok`: the server ended the connection.
+/// Returns `Ok` if the server ended the connection.
 fn talk(
     stream: &mut Stream,
     addresses: &[Address],

@@ -1,4 +1,4 @@
-//! Answers: which row of a bulk answer is about which asked address?
+//! Parses bulk responses and assigns their rows to the requested addresses.
 //!
 //! ```text
 //! answer   = *( line LF )
@@ -11,52 +11,52 @@
 //! comment  = ( "#" / "%" / ";" ) text
 //! ```
 //!
-//! Fields are padded with blanks; the name is everything after the sixth "|". One real line:
+//! Fields are padded with blanks. The name is everything after the sixth "|". An example:
 //!
 //! ```text
 //! 23028   | 216.90.108.31    | 216.90.108.0/24     | US | arin     | 1998-09-25 | TEAM-CYMRU, US
 //! ```
 //!
-//! Source: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>, and captured answers.
+//! Source: Team Cymru's page "IP to ASN mapping", <https://www.team-cymru.com/ip-asn-mapping>, and captured responses.
 //!
-//! The rule: only a line that ended counts. Rows come in any order, before or after error lines, and are matched by
-//! address, never by text or by place. Memory is one line and what is kept per asked address, whatever comes.
+//! Only complete lines count. Rows arrive in any order, before or after error lines. They are matched by address, never
+//! by text or position. Memory is bounded by one line and the stored data of each requested address, for any input.
 
 use super::super::route::{Candidates, Fields};
 use super::super::{Anomalies, RouteAnswer};
 use crate::address::{self, Address};
 use std::collections::BTreeMap;
 
-/// Bytes. Rows have about 100; a longer line is dropped to its end.
+/// Maximum length of a line in bytes. Rows have about 100. A longer line is dropped up to its end.
 pub const LONGEST_LINE: usize = 4096;
 
-/// Line of the request that holds the first address, after `begin` and `verbose`.
+/// Line of the first address in the request, after `begin` and `verbose`.
 const FIRST_LINE: usize = 3;
 
-/// Reads an answer as it comes, in pieces of any size.
+/// Parses a response in pieces of any size.
 pub struct Parser {
-    /// In the order in which they were sent.
+    /// Requested addresses, in the order of the request.
     asked: Vec<Address>,
     found: BTreeMap<Address, Candidates>,
     anomalies: Anomalies,
-    /// The line that has not ended yet.
+    /// The incomplete last line.
     line: Vec<u8>,
-    /// It was too long, and is dropped up to its end.
+    /// The line is too long and is being dropped up to its end.
     skipping: bool,
 }
 
-/// What an answer said.
+/// The contents of a response.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Parsed {
-    /// Of asked addresses only.
+    /// Answers for requested addresses only.
     pub answers: BTreeMap<Address, RouteAnswer>,
     pub anomalies: Anomalies,
-    /// The answer ended in the middle of a line, which was dropped.
+    /// The response ended in the middle of a line, which was dropped.
     pub incomplete: bool,
 }
 
 impl Parser {
-    /// `asked`: distinct, in the order of the request.
+    /// `asked` contains distinct addresses in the order of the request.
     pub fn new(asked: &[Address]) -> Self {
         Self {
             asked: asked.to_vec(),
@@ -100,7 +100,7 @@ impl Parser {
         if !self.skipping {
             let line = std::mem::take(&mut self.line);
             self.read_line(line.trim_ascii());
-            // Given back for its capacity.
+            // Returns the buffer to reuse its capacity.
             self.line = line;
         }
         self.line.clear();
@@ -168,7 +168,7 @@ mod tests {
         Address::new(text.parse().unwrap())
     }
 
-    /// Asked are 8.8.8.8, 1.1.1.1 and 2001:4860:4860::8888, in this order.
+    /// The requested addresses: 8.8.8.8, 1.1.1.1 and 2001:4860:4860::8888, in this order.
     fn asked() -> [Address; 3] {
         ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888"].map(host)
     }
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Nothing is learned from the line, and it is counted like this.
+    /// Checks that the line gives no answer, and returns how it is counted.
     fn dropped(line: impl AsRef<[u8]>) -> Anomalies {
         let parsed = parse([line.as_ref(), b"\n"].concat());
         assert_eq!(parsed.answers, BTreeMap::new(), "{}", String::from_utf8_lossy(line.as_ref()));
@@ -274,7 +274,7 @@ mod tests {
     fn row_of_several_numbers_is_the_lowest_ones_route() {
         let route = route("36040 15169  36040 | 8.8.8.8 | 8.8.8.0/24 | US | arin | | YOUTUBE, US\n");
         assert_eq!((route.asn, &route.origins[..]), (15169, &[36040][..]));
-        // The name is that of 36040.
+        // The row's name is that of 36040.
         assert_eq!(route.name, None);
     }
 

@@ -1,4 +1,4 @@
-//! Whole exchanges with servers that answer, and with servers that do not.
+//! Whole exchanges with servers that respond, and with servers that do not.
 
 use super::super::servers::{ClosedPort, Whois};
 use super::super::{Anomalies, RouteAnswer};
@@ -18,13 +18,13 @@ const GOOGLE: &str = "15169 | 8.8.8.8 | 8.8.8.0/24 | US | arin | 2023-12-28 | GO
 const CLOUDFLARE: &str = "13335 | 1.1.1.1 | 1.1.1.0/24 | AU | apnic | 2011-08-11 | CLOUDFLARENET, US\n";
 const GOOGLE_V6: &str = "15169 | 2001:4860:4860:0:0:0:0:8888 | 2001:4860::/32 | US | arin | | GOOGLE, US\n";
 
-/// Longer than anything takes that is not meant to wait, on any machine.
+/// Limits above the time of any operation that does not wait, on any machine.
 fn limits() -> Limits {
     let long = Duration::from_secs(600);
     Limits { connect: long, gap: long, whole: long, ..Limits::new(Duration::ZERO, 3) }
 }
 
-/// For exchanges whose time has to run out.
+/// Limits for exchanges whose time must run out.
 fn short() -> Limits {
     Limits { whole: Duration::from_secs(2), ..limits() }
 }
@@ -37,7 +37,7 @@ fn ask_within(limits: &Limits, server: &Whois) -> RouteReply {
     run("127.0.0.1", server.port(), &asked(), limits, &Cancel::new())
 }
 
-/// Generous: it is to tell "ended" from "hangs", not to measure.
+/// Generous limit: it tells "ended" from "hangs" and does not measure.
 fn ends_soon(ask: impl FnOnce() -> RouteReply) -> RouteReply {
     let begun = Instant::now();
     let reply = ask();
@@ -119,7 +119,7 @@ fn refused_connection_is_unreachable() {
 
 #[test]
 fn unknown_name_is_unreachable() {
-    // Too long a label: it is refused on this machine, whatever network the test runs in.
+    // The label is too long, so this machine refuses it without the network.
     let host = format!("{}.invalid", "x".repeat(64));
     let reply = run(&host, 43, &asked(), &limits(), &Cancel::new());
     let failure = reply.failure.unwrap();
