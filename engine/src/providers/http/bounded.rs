@@ -1,23 +1,23 @@
-//! Answers: how much may come over a connection for one exchange?
+//! Limits the bytes received over a connection for one exchange.
 //!
-//! The rule: every byte counts, also those that no body is made of. The limit of a body sees neither blocks of gzip that
-//! unpack to nothing, nor trailers, nor interim answers: without end, they would be read as fast as they come until
-//! the deadline.
+//! Every byte counts, also outside the body. The limit of the body does not cover blocks of gzip that unpack to
+//! nothing, trailers, or interim responses. If these were endless, they would be read at full speed until the deadline.
 
 use std::cell::Cell;
 use std::time::Instant;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// Bytes, as they come out of TLS. The longest body, once more for whatever is around it.
+/// Limit in bytes after TLS decryption: the longest body, and the same amount for all other parts.
 const LONGEST: usize = 2 * super::exchange::LONGEST_BODY as usize;
 
 thread_local! {
-    /// When the connection came about that this thread's request goes through; none where an older one serves.
+    /// Time at which the connection of this thread's request was established. `None` if the request uses an older
+    /// connection.
     pub(super) static CONNECTED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// To be the last of a chain.
+/// The last connector of a chain.
 #[derive(Debug)]
 pub(super) struct BoundedConnector;
 
@@ -33,7 +33,7 @@ impl<In: Transport> Connector<In> for BoundedConnector {
 #[derive(Debug)]
 pub(super) struct Bounded<T> {
     inner: T,
-    /// Bytes since something was sent.
+    /// Bytes received since the last transmission.
     received: usize,
 }
 
@@ -43,7 +43,8 @@ impl<T: Transport> Transport for Bounded<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // A request: what comes from here on answers it. Nothing is sent once an answer is being read.
+        // A request is sent: the bytes received from now on are its response. No bytes are sent while a response is
+        // read.
         self.received = 0;
         self.inner.transmit_output(amount, timeout)
     }

@@ -1,11 +1,12 @@
-//! Answers: what came of one request?
+//! Sends one HTTP request and reads the response.
 //!
-//! The rule: one deadline, one host, one MiB. The time holds for everything from resolving the name to the last byte of
-//! the body; a redirect is an answer like any other and is not followed; and no proxy is asked but the one that is set.
-//! The MiB is of the body, unpacked; all bytes of an answer together may be twice that, which `bounded` sees to.
+//! An exchange has one deadline, one host and one MiB. The deadline covers everything from resolving the name to the
+//! last byte of the body. Redirects are not followed; they are responses like any other. Only the proxy of the settings
+//! is used. The MiB is the limit of the unpacked body. All bytes of a response together may be twice that; `bounded`
+//! enforces this limit.
 //!
-//! Connections are kept between exchanges, for a request costs one round trip then and not four: agents outlive the
-//! threads that use them, in `AGENTS`. That lock is held for moments only, never while anything is sent.
+//! Connections are kept between exchanges, because a request then takes one round trip instead of four. Agents outlive
+//! the threads that use them, in `AGENTS`. That lock is held briefly, never while data is sent.
 
 use super::bounded::{BoundedConnector, CONNECTED};
 use super::target::Target;
@@ -20,37 +21,38 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, Error, Proxy, Timeout};
 
-/// Bytes of a body, unpacked. The largest answers known have some dozens of KiB.
+/// Maximum length of an unpacked body in bytes. The largest known answers have some dozens of KiB.
 pub(super) const LONGEST_BODY: u64 = 1024 * 1024;
 
-/// Bytes. Each kept connection holds buffers of both sizes.
+/// Buffer sizes in bytes. Each kept connection has both buffers.
 const INPUT_BUFFER: usize = 32 * 1024;
 const OUTPUT_BUFFER: usize = 8 * 1024;
 
-/// Bytes; less than `INPUT_BUFFER`, or a head that fills that would look like one that was cut.
+/// Maximum length of a head in bytes. It must be less than `INPUT_BUFFER`, because a head that fills the buffer looks
+/// like a truncated one.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// As many as may be asked at a time; more to one host is not set.
+/// Maximum number of concurrent exchanges; the settings allow no more to one host.
 const MOST_IDLE: usize = 32;
 
-/// Providers times what their settings were a moment ago.
+/// Number of providers times the number of their recent settings.
 const MOST_AGENTS: usize = 8;
 
-/// An agent that nobody uses holds connections; one that is always used would never see that the system's roots have
+/// An idle agent holds connections. An agent in constant use would not notice that the system's root certificates
 /// changed.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
 
-/// What providers see of the client, first of all; RFC 9110 section 10.1.5.
+/// First part of the User-Agent that providers receive; RFC 9110 section 10.1.5.
 pub(crate) const USER_AGENT: &str = concat!("cowrie_enrich/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) struct Request<'a> {
     pub(crate) target: &'a Target,
-    /// Of `target`.
+    /// A URL of `target`.
     pub(crate) url: String,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) timeout: Duration,
-    /// Of all exchanges but those with this host itself.
+    /// Proxy for all exchanges except those with this host itself.
     pub(crate) proxy: Option<String>,
 }
 
@@ -60,15 +62,15 @@ pub(crate) struct Response {
     pub(crate) body: Result<Vec<u8>, Failure>,
 }
 
-/// The head of an answer, and as much of its body as could be had. ureq cannot be interrupted: who cancels waits for
-/// the deadline at most.
+/// Sends a GET request. Returns the head of the response, and its body or the reason why it is incomplete. ureq cannot
+/// be interrupted, so a cancelled caller waits for the deadline at most.
 pub(super) fn get(request: Request<'_>) -> Result<Response, Failure> {
     send(request, |agent, url, headers| {
         headers.into_iter().fold(agent.get(url), |call, (name, value)| call.header(name, value)).call()
     })
 }
 
-/// The same of a request with a body.
+/// Sends a POST request with a body.
 pub(crate) fn post(request: Request<'_>, body: &[u8]) -> Result<Response, Failure> {
     send(request, |agent, url, headers| {
         headers.into_iter().fold(agent.post(url), |call, (name, value)| call.header(name, value)).send(body)
@@ -111,8 +113,8 @@ fn send_with(
     })
 }
 
-/// How long it took this thread's last request, begun then, to have a connection: no time where one was kept. `None`:
-/// none came about. What TLS has to agree on comes after it.
+/// Returns the time from `begun` until this thread's last request had a connection. It is zero for a kept connection,
+/// and `None` if no connection was established. The TLS handshake comes later and is not included.
 pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Duration> {
     match CONNECTED.take() {
         Some(at) => Some(at.saturating_duration_since(begun)),
@@ -120,14 +122,14 @@ pub(super) fn connected(begun: Instant, failure: Option<&Failure>) -> Option<Dur
     }
 }
 
-/// Stops reading behind the longest body, and gives `None` then.
+/// Reads a body. Stops after the maximum length and returns `None` for a longer one.
 fn read(body: impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     body.take(LONGEST_BODY + 1).read_to_end(&mut bytes)?;
     Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= LONGEST_BODY))
 }
 
-/// What an agent is made for.
+/// The settings of an agent.
 #[derive(Clone, PartialEq, Eq)]
 struct AgentSettings {
     timeout: Duration,
@@ -141,7 +143,7 @@ struct CachedAgent {
     used: Instant,
 }
 
-/// The one used last is the last.
+/// Ordered by use; the agent used last is the last.
 struct Agents(Vec<CachedAgent>);
 
 static AGENTS: Mutex<Agents> = Mutex::new(Agents(Vec::new()));
@@ -173,21 +175,21 @@ fn new_agent(settings: &AgentSettings) -> Result<Agent, Error> {
 }
 
 fn config(settings: &AgentSettings) -> Result<Config, Error> {
-    // Not the process's default provider of cryptography: setting that is up to nobody in particular here.
+    // Passes the cryptography provider explicitly, because the process's default one is not set by this crate.
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .build();
     let config = Agent::config_builder()
         .tls_config(tls)
-        // Always said: what is not said, ureq takes from the environment.
+        // Always set, because otherwise ureq reads the proxy from the environment.
         .proxy(settings.proxy.as_deref().map(Proxy::new).transpose()?)
         .user_agent(USER_AGENT)
         .accept("application/json")
         .http_status_as_error(false)
         .max_redirects(0)
         .timeout_global(Some(settings.timeout))
-        // A name without an answer is told from a host without one, and from a host that says nothing.
+        // Half of the time, so that an unresolved name, an unreachable host and a silent host give different errors.
         .timeout_resolve(Some(settings.timeout / 2))
         .timeout_connect(Some(settings.timeout / 2))
         .max_response_header_size(LONGEST_HEAD)
@@ -199,13 +201,13 @@ fn config(settings: &AgentSettings) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// Whether that proxy can be used; SOCKS is not built in.
+/// Returns whether the proxy can be used. SOCKS is not built in.
 pub(super) fn is_proxy(url: &str) -> bool {
     Proxy::new(url)
         .is_ok_and(|proxy| matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https))
 }
 
-/// ureq's own texts may hold the URL: what is passed on is the system's word, or rustls's.
+/// Converts an error. Texts of ureq may contain the URL, so only texts of the system and of rustls are passed on.
 fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
     let through = if proxied { " through the proxy" } else { "" };
     let connect =
@@ -232,7 +234,7 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
 }
 
 fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) -> Failure) -> Failure {
-    // As the standard library begins the text of a failed `getaddrinfo`; there is no kind for it.
+    // The standard library begins the text of a failed `getaddrinfo` with this. It has no error kind for it.
     const UNRESOLVED: &str = "failed to lookup address information";
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match error.kind() {
@@ -252,7 +254,7 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
     }
 }
 
-/// What `get` makes of these bytes as the server's, all of them there at once, then the end; and how many it read.
+/// Runs `get` with these bytes as the server's whole output. Returns the result and the number of bytes read.
 #[cfg(any(test, fuzzing))]
 pub(super) fn get_from_memory(request: Request<'_>, bytes: &[u8]) -> (Result<Response, Failure>, usize) {
     use super::memory::{CannedConnector, FixedResolver};
@@ -272,7 +274,7 @@ pub(super) fn get_from_memory(request: Request<'_>, bytes: &[u8]) -> (Result<Res
 mod tests {
     use super::*;
 
-    /// Unpacks to as much as anybody wants.
+    /// Unpacks to an unlimited length.
     struct Bomb(u64);
 
     impl Read for Bomb {

@@ -1,7 +1,6 @@
-//! Answers: what holds of a reply whatever a provider sent?
+//! Invariants of replies, for any bytes that a provider sends.
 //!
-//! What is read here of an answer's bytes: a first line `STATUS [VALUE]`, where the value stands in every header that is
-//! looked at, then the body.
+//! The input has a first line `STATUS [VALUE]`, then the body. The value is used for every header that the code reads.
 //!
 //! ```text
 //! 429 120
@@ -16,7 +15,7 @@ use crate::providers::greynoise::GreyNoise;
 use crate::providers::spur::Spur;
 use std::net::IpAddr;
 
-/// The one address that is asked about, and the key that it is asked with.
+/// The requested address and the key of the request.
 const ASKED: &str = "192.0.2.1";
 const KEY: &[u8] = b"k3y-that-nobody-may-see";
 
@@ -79,7 +78,7 @@ pub fn spur_answer(bytes: &[u8]) {
     }
 }
 
-/// What a server sends over a connection: head and body, plain, in chunks or packed.
+/// Checks a whole response of a server: head and body, plain, chunked or compressed.
 pub fn http_answer(bytes: &[u8]) {
     let service = GreyNoise.service();
     let target = Target::parse("http://provider.example/v3").expect("a URL");
@@ -113,7 +112,7 @@ pub fn http_answer(bytes: &[u8]) {
     }
 }
 
-/// URLs, key files and times that a client is told to wait.
+/// Checks URLs, key files and Retry-After values.
 pub fn http_settings(bytes: &[u8]) {
     if let Ok(secret) = Secret::parse(bytes) {
         assert!(!secret.bytes().is_empty() && secret.bytes().iter().all(u8::is_ascii_graphic));
@@ -129,7 +128,7 @@ pub fn http_settings(bytes: &[u8]) {
         assert_eq!(uri.authority().map(|who| who.as_str().to_ascii_lowercase()), Some(target.host.clone()));
         assert!(uri.path().ends_with(&format!("/{ASKED}")) && uri.query() == Some("json"), "{about}");
         assert!(!target.host.contains('@') && !about.contains(['#', ' ']) && about.len() < 2200);
-        // Who may see keys is decided on the host that will be connected to.
+        // The permission to send keys must depend on the host of the connection.
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
         let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         assert_eq!(target.may_see_keys(), uri.scheme_str() == Some("https") || local, "{text}");
@@ -145,7 +144,7 @@ pub fn http_settings(bytes: &[u8]) {
     let _ = exchange::is_proxy(text);
 }
 
-/// The reply to an answer in the form above, and the body as JSON.
+/// Returns the reply to a response in the form above, and the body as JSON.
 fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>) {
     let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
     let (line, body) = (&bytes[..end], bytes.get(end + 1..).unwrap_or_default());
@@ -170,7 +169,7 @@ fn replied(service: &'static HttpService, bytes: &[u8]) -> (Reply, Option<Value>
     (reply, serde_json::from_slice(body).ok())
 }
 
-/// Whether a member is the address that was asked about, as the standard library reads it.
+/// Returns whether a member is the requested address, according to the standard library.
 fn named(body: &Option<Value>, member: &str) -> Option<bool> {
     let text = match body.as_ref()?.get(member)? {
         Value::Null => return None,
@@ -183,7 +182,7 @@ fn named(body: &Option<Value>, member: &str) -> Option<bool> {
 }
 
 fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
-    // Absent, failed and refused are different things, and there is exactly one of them.
+    // An address is absent, failed or refused: exactly one of them.
     assert!(reply.answers.keys().all(|address| *address == asked()));
     assert_ne!(reply.answers.is_empty(), reply.failure.is_none(), "{reply:?}");
     match reply.answers.get(&asked()) {

@@ -1,4 +1,4 @@
-//! Answers: what if a server sent just these bytes? A connection without a socket, for whoever asks that a million times.
+//! A connection without a socket that delivers given bytes. Fuzz targets use it for millions of responses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-/// To be the first of a chain.
+/// The first connector of a chain.
 #[derive(Clone, Debug)]
 pub(super) struct CannedConnector {
     bytes: Arc<[u8]>,
@@ -23,7 +23,7 @@ impl CannedConnector {
         Self { bytes: bytes.into(), taken: Arc::default() }
     }
 
-    /// Bytes that were read.
+    /// Returns the number of bytes read.
     pub(super) fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -73,7 +73,7 @@ impl Transport for CannedConnection {
     }
 }
 
-/// Every name has one address, and nobody is asked for it.
+/// Returns one fixed address for every name, without a lookup.
 #[derive(Debug)]
 pub(super) struct FixedResolver;
 

@@ -1,23 +1,23 @@
-//! Providers that are asked by HTTP, one address a request.
+//! HTTP providers, with one address per request.
 //!
-//! The rule: a provider is an `HttpService`: data, and one function that reads its answers. Everything else is here once.
-//! The status code decides as follows, unless the service's function decides otherwise.
+//! A provider is an `HttpService`: data, and one function that reads its responses. This folder contains the code that
+//! all of them share. The status code has the following meaning, unless the service's function decides otherwise.
 //!
 //! | status | means |
 //! |---|---|
-//! | 200 | an answer, for the service to read |
-//! | 400 | the lookup makes no sense to the provider |
-//! | 401, 403 | it does not want to be asked with this key: stop |
-//! | 429, and 503 with a time | not now: rest |
+//! | 200 | an answer, which the service's function reads |
+//! | 400 | the provider does not accept the lookup |
+//! | 401, 403 | the provider does not accept the key: stop |
+//! | 429, and 503 with a time | pause |
 //! | others, redirects among them | failure |
 //!
-//! | file | answers for |
+//! | file | holds |
 //! |---|---|
-//! | `settings` | what can be set, for all of them alike |
-//! | `target` | the URL, and whether a key may go there |
+//! | `settings` | the settings that all HTTP providers share |
+//! | `target` | the URL, and the check that a key may be sent to it |
 //! | `secret` | keys |
-//! | `exchange` | one request and what came of it |
-//! | `bounded` | how much may come for it |
+//! | `exchange` | one request and its response |
+//! | `bounded` | the limit on received bytes |
 
 mod bounded;
 mod exchange;
@@ -50,63 +50,63 @@ use std::time::{Duration, Instant, SystemTime};
 pub(crate) use target::Target;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
-/// Bytes of JSON that are kept of one answer. A row with more would be a burden for whoever reads it.
+/// Maximum length of the stored JSON of one answer, in bytes. Larger rows would slow down their readers.
 const LONGEST_KEPT: usize = 64 * 1024;
 
-/// Characters of the provider's words, and of the contact given to it.
+/// Maximum length in characters of a provider's message, and of the contact sent to the provider.
 const LONGEST_WORDS: usize = 100;
 const LONGEST_CONTACT: usize = 200;
 
-/// What a provider may ask for: a time beyond it is a mistake, and none is no rest.
+/// Range of the pause that a provider may request. A longer time is a mistake, and a pause of zero is not a pause.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A provider that is asked by HTTP. Its service has the rest.
+/// An HTTP provider. Its service contains everything else.
 pub(super) trait HttpProvider: Sync {
     fn service(&self) -> &'static HttpService;
 }
 
-/// What the provider's methods return, and how requests are made.
+/// The values that the provider's methods return, and the data for requests.
 pub(super) struct HttpService {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
     pub(super) purpose: Purpose,
     pub(super) takes: fn(Address) -> bool,
-    /// Those of `common`, `key` and `contact`, and the proxy.
+    /// The settings of `common`, `key` and `contact`, and the proxy.
     pub(super) settings: &'static [&'static Setting],
     pub(super) common: Common,
-    /// Behind the address in the URL.
+    /// Text after the address in the URL.
     pub(super) suffix: &'static str,
     pub(super) key: Option<Key>,
-    /// Who is asking, for the provider to read in the User-Agent; must be set.
+    /// Setting for the contact in the User-Agent. The provider requires it.
     pub(super) contact: Option<&'static Setting>,
     pub(super) backoff: Backoff,
-    /// `None`: the status alone says it.
+    /// Reads a response. Returns `None` if the status alone decides.
     pub(super) read: fn(Address, &HttpResponse<'_>) -> Option<ReadResult>,
     /// See `Reply::notice`.
     pub(super) notice: fn(&HeaderMap) -> Option<String>,
 }
 
-/// A key, and the header it is sent in.
+/// A key, and the header that carries it.
 pub(super) struct Key {
     pub(super) file: &'static Setting,
     pub(super) header: &'static str,
-    /// How the provider may be asked without a key, if at all.
+    /// Terms of requests without a key, if the provider allows them.
     pub(super) keyless: Option<Keyless>,
 }
 
-/// Terms on which a provider is asked without a key. An operator accepts them by writing `word` in place of the path.
+/// Terms of requests without a key. An operator accepts them by setting `word` instead of the path.
 pub(super) struct Keyless {
     pub(super) word: &'static str,
-    /// Most requests in a day, whatever the setting allows.
+    /// Maximum number of requests in a day, even if the setting allows more.
     pub(super) daily_quota: u32,
 }
 
 /// Pause after a response with status 429.
 pub(super) struct Backoff {
-    /// If the provider names no time.
+    /// Used if the provider names no time.
     pub(super) default: Duration,
-    /// Whatever time the provider names.
+    /// Lower limit, even if the provider names a shorter time.
     pub(super) minimum: Duration,
 }
 
@@ -116,18 +116,18 @@ pub(super) struct HttpResponse<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// What the service's function makes of a response.
+/// The result of the service's function.
 pub(super) enum ReadResult {
     Answer(Answer),
-    /// About another address.
+    /// The response is about another address.
     Foreign,
-    /// What is wrong with it.
+    /// The response is invalid. Contains the reason.
     Malformed(&'static str),
-    /// The provider could not answer; its words.
+    /// The provider could not answer. Contains its message.
     Failed(String),
 }
 
-/// Everything that a request needs.
+/// All parts of a request.
 struct RequestParts {
     target: Target,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -135,13 +135,13 @@ struct RequestParts {
     proxy: Option<String>,
 }
 
-/// What the key file holds. `None`: there is none. `Err`: a sentence that names the setting.
+/// The contents of the key file. `None` if no file is set. `Err` is a sentence that names the setting.
 type ReadKey = Result<Option<Secret>, String>;
 
-/// Why nothing was sent.
+/// Why no request was sent.
 enum PrepareError {
     Settings(String),
-    /// The key file is not as it should be.
+    /// The key file is invalid.
     Key(String),
 }
 
@@ -162,7 +162,7 @@ impl<T: HttpProvider> Provider for T {
         let service = self.service();
         let mut limits = service.common.limits(settings);
         if let Some(terms) = service.key.as_ref().and_then(|key| key.keyless(settings)) {
-            // 0 is no limit.
+            // 0 means no limit.
             limits.daily_quota = match limits.daily_quota {
                 0 => terms.daily_quota,
                 own => own.min(terms.daily_quota),
@@ -199,9 +199,9 @@ impl<T: HttpProvider> Provider for T {
 }
 
 impl HttpService {
-    /// Keys that cannot be read differ from any that can.
+    /// Hashes the URL, the contact and the key. An unreadable key file gives another hash than any valid key.
     fn credentials(&self, settings: &Settings, read: &ReadKey) -> u64 {
-        // Its keys are fixed: every process finds the same number.
+        // This hasher has fixed keys, so every process computes the same number.
         let mut hasher = DefaultHasher::new();
         settings.text(self.common.url).hash(&mut hasher);
         self.contact.and_then(|setting| settings.text(setting)).hash(&mut hasher);
@@ -213,7 +213,8 @@ impl HttpService {
         hasher.finish()
     }
 
-    /// One address; further ones get no answer. The key is read once: what is sent is what the reply is judged by.
+    /// Looks up the first address; further ones get no answer. Reads the key once, so the reply is judged by the key
+    /// that was sent.
     fn fetch(&self, addresses: &[Address], settings: &Settings, cancel: &Cancel) -> Reply {
         let Some(address) = addresses.first().copied() else {
             return Reply { unsent: true, ..Reply::default() };
@@ -224,7 +225,7 @@ impl HttpService {
             Ok(_) if cancel.is_set() => Reply::unsent(Failure::Cancelled),
             Ok(prepared) => self.ask(address, settings, prepared),
             Err(PrepareError::Settings(why)) => Reply::unsent(Failure::Io(why)),
-            // Nothing that asking again would mend.
+            // A retry would not help.
             Err(PrepareError::Key(why)) => {
                 Reply { demand: Some(Demand::Stop(why.clone())), ..Reply::unsent(Failure::Io(why)) }
             }
@@ -263,7 +264,7 @@ impl HttpService {
         Ok(RequestParts { target, headers, secret, proxy: settings.text(&HTTP_PROXY) })
     }
 
-    /// `Err`: why it may not be asked.
+    /// Returns an error if the settings do not allow requests.
     fn target(&self, settings: &Settings) -> Result<Target, String> {
         let name = name(self.common.url);
         let url = settings.text(self.common.url).ok_or_else(|| format!("{name} is not set"))?;
@@ -307,7 +308,7 @@ impl HttpService {
                 self.judge_body(address, response, &body, secret, &hide)
             }
             Err(failure) if response.status.is_success() => Reply::failed(failure.clone()),
-            // The status says enough.
+            // The status is sufficient.
             Err(_) => self.judge_status(address, response, b"", &hide),
         };
         reply.notice = (self.notice)(&response.headers).map(|notice| hide(&notice));
@@ -331,7 +332,7 @@ impl HttpService {
                 None => {
                     reply.failure = Some(Failure::TooLarge);
                     reply.anomalies.oversized = 1;
-                    // It will be as long the next time.
+                    // The answer would be too long again.
                     reply.blames_lookup = true;
                 }
             },
@@ -394,13 +395,13 @@ impl HttpService {
 }
 
 impl Key {
-    /// Returns the terms without a key, where the operator has accepted them.
+    /// Returns the terms of requests without a key, if the operator has accepted them.
     fn keyless(&self, settings: &Settings) -> Option<&Keyless> {
         let word = settings.text(self.file)?;
         self.keyless.as_ref().filter(|terms| terms.word == word)
     }
 
-    /// Says what has to be set before the provider is asked.
+    /// Returns a text that says which setting is missing.
     fn missing(&self) -> String {
         let name = name(self.file);
         match &self.keyless {
@@ -424,7 +425,7 @@ fn name(setting: &Setting) -> String {
     setting.name.to_string_lossy().into_owned()
 }
 
-/// The answer as it is kept, without the key; `None`: it is too long for that.
+/// Returns the stored form of an answer, without the key. Returns `None` if it is too long.
 fn keep(answer: Answer, secret: Option<&Secret>) -> Option<Answer> {
     let clean = |said: JsonObject| {
         let mut said = Value::Object(said);
@@ -448,7 +449,7 @@ fn keep(answer: Answer, secret: Option<&Secret>) -> Option<Answer> {
     }
 }
 
-/// A body that is a JSON object.
+/// Parses a body that is a JSON object.
 pub(super) fn object(body: &[u8]) -> Option<JsonObject> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Some(object),
@@ -456,7 +457,7 @@ pub(super) fn object(body: &[u8]) -> Option<JsonObject> {
     }
 }
 
-/// Returns true for null, and for texts, lists and objects with nothing in them.
+/// Returns true for null and blank texts, and for lists and objects that contain only such values.
 pub(super) fn says_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -467,7 +468,7 @@ pub(super) fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// Whether a member of an answer is this address; `None`: there is no such member.
+/// Returns whether a member of an answer is this address. Returns `None` if there is no such member.
 pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Option<bool> {
     match object.get(member)? {
         Value::Null => None,
@@ -476,7 +477,7 @@ pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Opti
     }
 }
 
-/// What the provider says in a body of JSON, whole.
+/// Returns the whole message of the provider from a JSON body.
 fn words(body: &[u8]) -> Option<String> {
     let object = object(body)?;
     let said = ["message", "error"].into_iter().find_map(|member| object.get(member)?.as_str());
@@ -491,7 +492,7 @@ fn cut(text: &str) -> String {
     text.chars().take(LONGEST_WORDS).collect()
 }
 
-/// The host only: the rest may repeat what was asked, and with what.
+/// Returns the host of a redirect only, because the rest may repeat the request and its secrets.
 fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<String> {
     let location: Uri = headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
     Some(match location.host().filter(|_| location.scheme().is_some()) {
@@ -500,11 +501,11 @@ fn redirected_to(headers: &HeaderMap, hide: &dyn Fn(&str) -> String) -> Option<S
     })
 }
 
-/// A number of seconds, or a date; RFC 9110 section 10.2.3.
+/// Parses a number of seconds or a date; RFC 9110 section 10.2.3.
 pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim_ascii();
     let rest = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a number has are a long time.
+        // A number with too many digits is a long time.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let until = httpdate::parse_http_date(text).ok()?;

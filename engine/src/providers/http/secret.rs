@@ -1,7 +1,7 @@
-//! Answers: what does a key file hold, and who gets to see it?
+//! Keys from key files.
 //!
-//! The rule: a key is read anew for each exchange, so that a replaced file works at once, and goes into one request
-//! header. Nothing else shows it: not `Debug`, not a failure, and not an answer that repeats it.
+//! The key is read for each exchange, so that a replaced file takes effect at once. It is sent in one request header
+//! only. It does not appear in `Debug`, in a failure, or in an answer that repeats it.
 
 use serde_json::Value;
 use std::borrow::Cow;
@@ -11,13 +11,13 @@ use ureq::http::HeaderValue;
 
 use crate::regular_file;
 
-/// Bytes of a key file. Keys are some dozens of characters.
+/// Maximum length of a key file in bytes. Keys have some dozens of characters.
 const LONGEST: u64 = 4096;
 
-/// Characters. What is shorter stands in answers by chance.
+/// Minimum length of a key to hide, in characters. Shorter texts occur in answers by chance.
 const SHORTEST_TO_HIDE: usize = 8;
 
-/// What stands where a key stood.
+/// Replaces the key in texts.
 const HIDDEN: &str = "[key]";
 
 /// Visible ASCII, not empty.
@@ -25,7 +25,7 @@ const HIDDEN: &str = "[key]";
 pub(super) struct Secret(String);
 
 impl Secret {
-    /// `Err`: what is wrong with the file, to follow its setting's name. Neither path nor content.
+    /// Reads a key file. The error text follows the setting's name and contains neither path nor content.
     pub(super) fn read(path: &str) -> Result<Self, String> {
         let unreadable = |error: io::Error| match error.kind() {
             ErrorKind::InvalidInput => "is not a file".to_owned(),
@@ -54,24 +54,25 @@ impl Secret {
         Ok(Self(key.iter().copied().map(char::from).collect()))
     }
 
-    /// As a header, marked so that nobody logs it. `None` cannot be: the characters are those of headers.
+    /// Returns the key as a header value that is marked as sensitive, so that it is not logged. `None` cannot occur,
+    /// because all characters are valid in headers.
     pub(super) fn header(&self) -> Option<HeaderValue> {
         let mut value = HeaderValue::from_str(&self.0).ok()?;
         value.set_sensitive(true);
         Some(value)
     }
 
-    /// For comparing keys without showing them.
+    /// Returns the key's bytes, to compare keys without showing them.
     pub(super) fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// A text without the key.
+    /// Removes the key from a text.
     pub(super) fn hide_in(&self, text: &str) -> String {
         text.replace(&self.0, HIDDEN)
     }
 
-    /// A body without the key, before anything in it is cut in the middle of one.
+    /// Removes the key from a body. This must happen before the body is cut, because a cut could split the key.
     pub(super) fn hide_in_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let key = self.0.as_bytes();
         let find = |bytes: &[u8]| bytes.windows(key.len()).position(|window| window == key);
@@ -88,7 +89,8 @@ impl Secret {
         Cow::Owned(clean)
     }
 
-    /// An answer without the key: who repeats what was sent, as test services do, would have it stored.
+    /// Removes the key from an answer. Otherwise the key would be stored if the provider repeats the request, as test
+    /// services do.
     pub(super) fn hide_in_value(&self, value: &mut Value) {
         match value {
             Value::String(text) if self.0.len() >= SHORTEST_TO_HIDE && text.contains(&self.0) => {

@@ -1,7 +1,7 @@
-//! Answers, in tests: what would a provider have answered, or a server that misbehaves?
+//! HTTP servers for tests: they stand in for providers and for servers that misbehave.
 //!
-//! Each server listens on a port of 127.0.0.1 that the kernel picks, follows its script, and records what it was asked;
-//! tests assert on the record.
+//! Each server listens on a port of 127.0.0.1 that the kernel chooses, follows its script, and records its requests.
+//! Tests assert on the record.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -22,7 +22,7 @@ impl<T: Read + Write> Duplex for T {}
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::providers) struct Asked {
-    /// 0 for the first one.
+    /// 0 for the first connection.
     pub(in crate::providers) connection: usize,
     /// Request line and headers.
     pub(in crate::providers) head: String,
@@ -41,7 +41,7 @@ impl Asked {
     }
 }
 
-/// An HTTP server; the script answers one request, and says whether the connection goes on.
+/// An HTTP server. The script responds to one request, and returns whether the connection stays open.
 pub(in crate::providers) struct Server {
     pub(in crate::providers) port: u16,
     record: Arc<Record>,
@@ -63,13 +63,13 @@ impl Server {
         Self::start(None, Arc::new(script))
     }
 
-    /// Answers all requests alike.
+    /// Starts a server that gives the same response to all requests.
     pub(in crate::providers) fn answering(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::new(move |_, stream| stream.write_all(&answer).is_ok())
     }
 
-    /// With a certificate for 127.0.0.1.
+    /// Starts a server with a certificate for 127.0.0.1.
     pub(in crate::providers) fn with_tls(authority: &Authority, answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::start(Some(authority.server()), Arc::new(move |_, stream| stream.write_all(&answer).is_ok()))
@@ -102,7 +102,7 @@ impl Server {
         Self { port, record }
     }
 
-    /// With this path behind it.
+    /// Returns the server's URL with this path.
     pub(in crate::providers) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
@@ -119,7 +119,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.record.stop.store(true, Ordering::Relaxed);
-        // Wakes the thread up.
+        // Wakes the thread.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
     }
 }
@@ -134,7 +134,7 @@ fn serve(mut stream: impl Duplex, connection: usize, record: &Record, script: &S
     }
 }
 
-/// `None`: the client has left.
+/// Returns `None` if the client has disconnected.
 pub(in crate::providers) fn read_head(stream: &mut dyn Duplex) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -145,7 +145,7 @@ pub(in crate::providers) fn read_head(stream: &mut dyn Duplex) -> Option<String>
     Some(String::from_utf8(head).unwrap())
 }
 
-/// `status`: `200 OK`. `headers`: each with its line end.
+/// `status` is for example `200 OK`. `headers` contains lines with their line ends.
 pub(in crate::providers) fn answer(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
@@ -158,7 +158,7 @@ pub(in crate::providers) fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A certificate authority that nobody knows yet.
+/// A new certificate authority that no client trusts.
 pub(in crate::providers) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
     pub(in crate::providers) pem: String,
@@ -188,7 +188,7 @@ impl Authority {
     }
 }
 
-/// Removed when dropped.
+/// A file that is removed when the value is dropped.
 pub(in crate::providers) struct TempFile(PathBuf);
 
 impl TempFile {

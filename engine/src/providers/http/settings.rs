@@ -1,6 +1,6 @@
-//! Answers: what can be set for every provider that is asked by HTTP?
+//! Settings that all HTTP providers share.
 //!
-//! The rule: what they have in common is written once, here; a provider's file names its settings and their defaults.
+//! Shared parts are written here once. A provider's file names its settings and their defaults.
 
 use crate::providers::setting::{Kind, Unit};
 use crate::providers::{Lifetimes, Limits, Setting, Settings};
@@ -8,7 +8,7 @@ use crate::rate::Rate;
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// Of all providers that are asked by HTTP; each lists it among its own.
+/// The proxy of all HTTP providers. Each of them lists it among its settings.
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
     short: c"URL of the proxy through which providers are asked by HTTP.",
@@ -18,7 +18,7 @@ pub static HTTP_PROXY: Setting = Setting {
     guarded: true,
 };
 
-/// Seconds.
+/// Seconds per day.
 const DAY: i32 = 24 * 60 * 60;
 
 pub(in crate::providers) struct Common {
@@ -72,7 +72,7 @@ pub(in crate::providers) const fn key_file(
     Setting { name, short, long, kind: Kind::Text { default: None }, guarded: true }
 }
 
-/// Requests a second.
+/// Declares a limit of requests per second.
 pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
     let long = c"All processes together; evenly spaced, so that no second holds more. 0: no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
@@ -87,7 +87,7 @@ pub(in crate::providers) const fn max_parallel(
     number(name, short, long, Kind::Number { default, least: 1, most: 32, unit: Unit::None })
 }
 
-/// Requests a day.
+/// Declares a limit of requests per day.
 pub(in crate::providers) const fn daily_quota(
     name: &'static CStr,
     short: &'static CStr,

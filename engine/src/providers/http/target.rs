@@ -1,27 +1,27 @@
-//! Answers: whom does a URL name, and may a key be sent there?
+//! Parses provider URLs, and decides whether a key may be sent to them.
 //!
-//! The rule: a key goes over TLS, or does not leave this host.
+//! A key is sent over TLS only, or to this host.
 
 use crate::address::Address;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use ureq::http::Uri;
 
-/// Bytes of a URL. `Uri` stops at 64 KiB.
+/// Maximum length of a URL in bytes. `Uri` allows 64 KiB.
 const LONGEST: usize = 2048;
 
-/// The URL that an address is appended to.
+/// The URL to which an address is appended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
     /// Without a slash at its end.
     base: String,
-    /// With its port, for failures.
+    /// Host with port, for failure texts.
     pub(super) host: String,
     encrypted: bool,
     pub(super) loopback: bool,
 }
 
 impl Target {
-    /// `http[s]://host[:port][/path]`. `Err`: what is wrong with it, to follow its setting's name.
+    /// Parses `http[s]://host[:port][/path]`. The error text follows the setting's name.
     pub(crate) fn parse(url: &str) -> Result<Self, &'static str> {
         const MALFORMED: &str = "is not an http or https URL";
         if url.len() > LONGEST {
@@ -40,7 +40,7 @@ impl Target {
         if url.contains(['?', '#']) {
             return Err("has more behind its path");
         }
-        // `Uri` takes any port for good, and ureq the scheme's own for one that is none.
+        // `Uri` accepts any text as port, and ureq replaces an invalid port by the scheme's default.
         let port = authority.as_str().strip_prefix(authority.host()).ok_or(MALFORMED)?;
         if authority.host().is_empty() || !(port.is_empty() || authority.port_u16().is_some_and(|n| n != 0)) {
             return Err(MALFORMED);
@@ -57,12 +57,13 @@ impl Target {
         self.encrypted || self.loopback
     }
 
-    /// The URL with a path behind it.
+    /// Returns the URL with a path appended.
     pub(crate) fn below(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
-    /// Addresses are written with digits, letters, dots and colons: nothing that a path would have to escape.
+    /// Returns the URL of an address. Addresses contain digits, letters, dots and colons only, so no escapes are
+    /// needed.
     pub(super) fn about(&self, address: Address, suffix: &str) -> String {
         format!("{}/{address}{suffix}", self.base)
     }

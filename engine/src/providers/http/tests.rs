@@ -1,4 +1,4 @@
-//! Exchanges as their owner sees them: settings in, replies out, real sockets between.
+//! Tests exchanges from settings to replies, over real sockets.
 
 use super::servers::{Asked, Authority, Server, TempFile, answer, gzip, read_head};
 use super::*;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// Any JSON of a few levels; texts and numbers that providers really send among them.
+/// JSON of a few levels, including texts and numbers that providers send.
 pub(in crate::providers) fn json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -68,7 +68,7 @@ fn spur(url: &str, key: &TempFile) -> Settings {
     Settings::defaults(Spur.settings()).with(&SPUR_URL, text(url)).with(&SPUR_TOKEN_FILE, text(key.path()))
 }
 
-/// Milliseconds. All slow tests share one agent by it.
+/// Sets the timeout in milliseconds. All slow tests use the same timeout and so share one agent.
 fn within(settings: Settings, timeout: i32) -> Settings {
     settings.with(&GREYNOISE_TIMEOUT, setting::Value::Number(timeout))
 }
@@ -77,7 +77,7 @@ fn ask(provider: &dyn Provider, settings: &Settings) -> Reply {
     provider.fetch(&[address()], settings, &Cancel::new())
 }
 
-/// What GreyNoise's client makes of these bytes.
+/// Returns the reply of GreyNoise's client to these bytes.
 fn reply_to(bytes: impl Into<Vec<u8>>) -> Reply {
     ask(&GreyNoise, &greynoise(&Server::answering(bytes).url("")))
 }
@@ -258,15 +258,15 @@ fn endless_body_is_given_up_early() {
         false
     });
     assert_eq!(ask(&GreyNoise, &greynoise(&server.url(""))).failure, Some(Failure::TooLarge));
-    // What the kernel buffers, and the MiB.
+    // The kernel's buffers and the MiB.
     let sent = count.recv().unwrap();
     assert!(sent < 30_000_000, "{sent}");
 }
 
-/// All of them are made of nothing, so that no body becomes too long; each is over long before its deadline.
+/// All responses unpack to nothing, so no body becomes too long. Each exchange ends long before its deadline.
 #[test]
 fn endless_nothing_is_given_up_early() {
-    // An empty block of deflate, stored and not the last one.
+    // An empty block of deflate, stored, and not the last block.
     const EMPTY_BLOCK: &[u8] = b"\0\0\0\xff\xff";
     let gzip_head = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
     let gzipped = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\nContent-Encoding: gzip\r\n\r\n";
@@ -290,13 +290,13 @@ fn endless_nothing_is_given_up_early() {
         });
         let reply = ask(&GreyNoise, &greynoise(&server.url("")));
         assert_eq!(reply.failure, Some(Failure::TooLarge), "{what}");
-        // What the kernel buffers, and the two MiB.
+        // The kernel's buffers and the two MiB.
         let sent = count.recv().unwrap();
         assert!(sent < 30_000_000, "{what}: {sent}");
     }
 }
 
-/// The limit is of an exchange, and not of a connection.
+/// The limit applies to an exchange, not to a connection.
 #[test]
 fn kept_connection_may_carry_any_number_of_answers() {
     let padded = format!("{SEEN}{}", " ".repeat(900_000));
@@ -320,7 +320,7 @@ fn endless_head_is_given_up() {
     assert_eq!(failure_of(answer("200 OK", &long, SEEN)), Failure::TooLarge);
 }
 
-/// All of them are over soon after their deadline.
+/// All exchanges end soon after their deadline.
 #[test]
 fn one_deadline_holds_for_the_whole_exchange() {
     let hanging = Server::new(|_, stream| stream.read(&mut [0]).is_err());
@@ -486,7 +486,7 @@ fn key_goes_over_no_open_line() {
     assert!(GreyNoise.blocked_reason(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
     assert_eq!(proxy.connections(), 0);
 
-    // Without a key there is nothing to hide.
+    // Without a key there is no secret to protect.
     assert_eq!(GreyNoise.blocked_reason(&greynoise("http://192.0.2.99/")), None);
     for url in ["https://a.example", "http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/"] {
         assert_eq!(Spur.blocked_reason(&spur(url, &key)), None, "{url}");
@@ -535,7 +535,7 @@ fn obstacles_name_their_setting() {
     assert!(unset.starts_with("cowrie_enrich.greynoise_api_key_file is not set: "), "{unset}");
 }
 
-/// Nothing is sent to GreyNoise unless an operator has named a key or the community interface.
+/// GreyNoise gets no request unless an operator has set a key file or the community interface.
 #[test]
 fn greynoise_is_asked_with_consent_alone() {
     let server = Server::answering(answer("200 OK", "", SEEN));
@@ -614,7 +614,7 @@ fn replaced_key_is_used_at_once_and_changes_the_credentials() {
     assert_eq!(all.len(), count);
 }
 
-/// The provider waits until the key has been replaced, and refuses the old one then.
+/// The provider waits until the key has been replaced, then refuses the old one.
 #[test]
 fn reply_names_the_credentials_that_were_sent() {
     let key = Arc::new(TempFile::new("one"));
@@ -632,7 +632,7 @@ fn reply_names_the_credentials_that_were_sent() {
     assert!(matches!(reply.demand, Some(Demand::Stop(_))) && one != two);
     assert_eq!(server.asked()[0].header("token"), Some("one"));
     assert_eq!(reply.credentials, Some(one));
-    // It is about the current one now.
+    // This reply is about the current key.
     assert_eq!(ask(&Spur, &settings).credentials, Some(two));
 }
 
@@ -757,7 +757,7 @@ fn proxy_is_asked_to_connect_to_the_provider() {
     assert_eq!(proxy.asked()[0].line(), "CONNECT provider.test:8080 HTTP/1.1");
     assert_eq!(proxy.asked()[0].header("user-agent"), Some(USER_AGENT));
 
-    // This host's own ports mean something else to the proxy.
+    // A proxy cannot reach the ports of this host.
     let server = Server::answering(answer("200 OK", "", SEEN));
     let settings = greynoise(&server.url("")).with(&HTTP_PROXY, text(&proxy.url("")));
     assert_eq!(said(&ask(&GreyNoise, &settings))["noise"], true);
@@ -778,7 +778,7 @@ fn proxy_that_refuses_is_told_from_the_provider() {
     );
 }
 
-/// What the tests below run in a process of its own: one exchange on a thread of the pool.
+/// The tests below run this one in a separate process: one exchange on a thread of the pool.
 #[test]
 #[ignore = "run by other tests"]
 fn child() {
@@ -833,7 +833,7 @@ fn certificate_is_checked_against_the_roots_of_the_system() {
     let other = TempFile::new(Authority::new().pem);
     let told = run_child(&url, &[("SSL_CERT_FILE", other.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
-    // The right authority, and a name that it did not sign.
+    // The right authority, but a host name that the certificate does not contain.
     let told = run_child(&url.replace("127.0.0.1", "localhost"), &[("SSL_CERT_FILE", roots.path())]);
     assert!(told.contains("answers: 0, failure: Some(Connect(") && told.contains("certificate"), "{told}");
     assert_eq!(server.asked().len(), 1);
