@@ -1,4 +1,4 @@
-//! Answers: what do bytes do that nobody meant as a database? Nothing but an error, and soon.
+//! Tests hostile bytes: they give an error, and give it soon.
 
 mod support;
 
@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use support::in_bounded_time;
 use support::invariants::{addresses, file_with_records, holds, ip, look_up, sound};
 
-/// A sound file that also has `hostile` at 9.0.0.0/8.
+/// A valid file that also has `hostile` at 9.0.0.0/8.
 fn with_record(hostile: Value) -> Writer {
     sound().swap_remove(0).with("9.0.0.0/8", hostile)
 }
 
-/// Verify's complaint about the file; lookups must come back as well.
+/// Returns the error of `verify`. Lookups must end as well.
 fn complaint(what: &str, writer: &Writer) -> Option<MmdbError> {
     let bytes = writer.bytes();
     in_bounded_time(what, move || {
@@ -146,7 +146,7 @@ fn pointers_in_circles_are_refused() {
     record_is_refused(Value::Pointer(at), "pointer to a pointer");
     record_is_refused(map([("country", Value::Pointer(at))]), "value contains itself");
     record_is_refused(Value::Array(vec![Value::Pointer(at); 1000]), "value contains itself");
-    // The country of a country of a country: lookups follow it three steps and stop.
+    // The country of a country of a country. Lookups follow it three steps and stop.
     record_is_refused(map([("country", map([("iso_code", Value::Pointer(at))]))]), "value contains itself");
 }
 
@@ -160,12 +160,12 @@ fn records_beyond_measure_are_refused() {
     let deep = [0x01, 0x04].repeat(200_000);
     record_is_refused(Value::Raw(deep), "values are nested too deeply");
     record_is_refused(Value::Array(vec![Value::Bool(true); 20_000]), "record has too many values");
-    // A map of 16 million pairs that are not there.
+    // A map of 16 million pairs that do not exist.
     record_is_refused(Value::Raw(vec![0xFF, 0xFF, 0xFF, 0xFF]), "value runs past the end");
     record_is_refused(text(&"x".repeat(300_000)), "record has too much text");
 }
 
-/// 2,000 keys by pointer to one long text: small on disk, large to read.
+/// 2,000 keys that point to one long text: small on disk, large to read.
 #[test]
 fn many_pointers_to_one_long_key_are_refused() {
     let mut writer = sound().swap_remove(0);
@@ -182,7 +182,7 @@ fn many_pointers_to_one_long_key_are_refused() {
     }
 }
 
-/// 10,000 texts of 65,821 bytes each in 200 kB: every four bytes another one starts.
+/// 10,000 texts of 65,821 bytes each in 200 kB: another text starts every four bytes.
 #[test]
 fn overlapping_values_are_bounded() {
     let mut writer = sound().swap_remove(0);
@@ -194,10 +194,10 @@ fn overlapping_values_are_bounded() {
     }
 }
 
-/// A thousand records of four thousand names that all point to one text of 16 MB: `open` looks at records too.
+/// A thousand records of four thousand names that all point to one text of 16 MB. `open` samples such records too.
 #[test]
 fn many_pointers_to_one_long_text_do_not_hold_up_who_opens_the_file() {
-    // What lies behind so long a text is beyond the reach of 24 bits.
+    // Offsets behind the long text need more than 24 bits.
     let mut writer = sound().swap_remove(0).record_size(32);
     let long = writer.value(&text(&"x".repeat(16 << 20)));
     for network in 0..1024_u32 {
@@ -222,7 +222,7 @@ fn chain(nodes: usize, last: Record) -> Writer {
     writer
 }
 
-/// Both branches of each node lead to the next: 2^96 paths through 97 nodes. Legal, and no reason to wait.
+/// Both branches of each node lead to the next: 2^96 paths through 97 nodes. This is legal and must not take long.
 #[test]
 fn a_tree_of_shared_nodes_is_walked_by_node_not_by_path() {
     assert_eq!(complaint("shared nodes", &chain(97, Record::Data(0))), None);
@@ -235,7 +235,7 @@ fn a_tree_deeper_than_an_address_is_refused() {
         panic!("not refused");
     };
     assert_eq!((network.as_str(), reason), ("0.0.0.0/32", "is deeper than an address has bits"));
-    // Too deep only by way of a node that was seen before, at a lesser depth.
+    // The tree is too deep only on a path through a node that was visited before, at a lesser depth.
     let mut writer = chain(128, Record::Data(0));
     writer.nodes.push([Record::Node(1), Record::Nothing]);
     writer.nodes[0] = [Record::Node(1), Record::Node(128)];
@@ -289,7 +289,7 @@ fn shared_records_and_text_are_sound() {
     let mut writer = sound().swap_remove(0);
     let sweden = writer.value(&map([("iso_code", text("SE"))]));
     let record = writer.value(&map([("country", Value::Pointer(sweden))]));
-    // A record that is itself a pointer, and several networks of one record.
+    // A record that is itself a pointer, and several networks with one record.
     let writer = writer.with("9.0.0.0/8", Value::Pointer(record)).with("12.0.0.0/8", Value::Pointer(record));
     assert_eq!(complaint("shared", &writer), None);
     let database = Database::open(writer.bytes()).unwrap();
@@ -331,7 +331,7 @@ proptest! {
         holds(bytes);
     }
 
-    /// The metadata and the first records are small and matter most; uniform flips seldom hit them.
+    /// The metadata and the first records are small and essential. Uniform flips seldom hit them.
     #[test]
     fn any_few_bytes_of_the_last_kilobyte_may_be_wrong(
         victim in any::<prop::sample::Index>(),
@@ -346,7 +346,7 @@ proptest! {
         holds(bytes);
     }
 
-    /// A piece missing in the middle: what a broken download looks like when its end arrived.
+    /// A part is missing in the middle, as after an interrupted download.
     #[test]
     fn any_piece_may_be_missing(
         victim in any::<prop::sample::Index>(),

@@ -1,4 +1,4 @@
-//! Answers: are all vendors' layouts understood, and odd values in them survived?
+//! Tests the layouts of all vendors, and unusual values in them.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Content, Database, Location, MmdbError, Network};
@@ -76,8 +76,8 @@ fn a_place_may_be_a_point_and_nothing_else() {
     );
 }
 
-/// DB-IP names its files as it likes, so the records alone say that this is MaxMind's layout; and a field that no
-/// sampled record happens to hold is found nevertheless, as it belongs to the family.
+/// DB-IP's file names vary, so only the records show that this is MaxMind's layout. A field that no sampled record
+/// contains is found nevertheless, because it belongs to the family.
 #[test]
 fn a_field_too_rare_for_the_sample_is_read_with_its_family() {
     for only in [0, 1001, 2002, 3003] {
@@ -113,7 +113,7 @@ fn registered_country_never_stands_in_for_the_country() {
     assert_eq!(database.location(ip("12.0.0.1")), Ok(Some(registered)));
 }
 
-/// Source: IP2Location's files, which hold `-` and 0/0 where nothing is known.
+/// Source: IP2Location's files, which contain `-` and 0/0 for unknown values.
 #[test]
 fn a_dash_is_no_name_and_its_coordinates_are_unknown() {
     let record = |country: &str, city: &str| {

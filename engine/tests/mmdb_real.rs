@@ -1,7 +1,7 @@
-//! Answers: are MaxMind's own test databases read as MaxMind means them?
+//! Compares lookups in MaxMind's own test databases with the documented results.
 //!
-//! The files are not part of the project; where they are absent these tests say so and pass. What must hold always is
-//! tested with files made on the spot, in `mmdb_layouts.rs` and `mmdb_hostile.rs`.
+//! The files are not part of the project. If they are absent, these tests say so and pass. Tests that need no such
+//! files are in `mmdb_layouts.rs` and `mmdb_hostile.rs`.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Content, Database, MmdbError, Network};

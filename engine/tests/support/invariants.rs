@@ -1,7 +1,7 @@
-//! Invariants of reading mmdb files, whatever their bytes are.
+//! Invariants of reading mmdb files, for any bytes.
 //!
-//! Property tests and the targets of `fuzz/` call `holds`. Nothing panics or hangs. No lookup fails in a file that verify
-//! accepted. Every value that a lookup returns can be stored, whether the file was verified or not.
+//! Property tests and the targets of `fuzz/` call `holds`. No call panics or hangs. In a verified file no lookup fails.
+//! Every value that a lookup returns can be stored, whether the file was verified or not.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::{Database, MmdbError};
@@ -12,7 +12,7 @@ pub fn ip(text: &str) -> Address {
     address::parse(text).unwrap().unwrap()
 }
 
-/// A sound file of every layout, with something at 1.0.0.0/8 and at 2000::/3.
+/// A valid file of every layout, with data at 1.0.0.0/8 and at 2000::/3.
 pub fn sound() -> Vec<Writer> {
     let place = map([
         ("city", map([("names", map([("en", text("Linköping"))]))])),
@@ -42,11 +42,11 @@ pub fn sound() -> Vec<Writer> {
         .collect()
 }
 
-/// One of the sound files, by `kind`, in which 20.0.0.0/8 and the blocks behind it lead into these bytes.
+/// Returns the valid file with index `kind`, in which 20.0.0.0/8 and the blocks behind it lead into these bytes.
 pub fn file_with_records(kind: u8, records: &[u8]) -> Vec<u8> {
     let mut writer = sound().swap_remove(usize::from(kind % 3));
     let at = writer.value(&Value::Raw(records.to_vec()));
-    // The start, through a pointer as vendors share records, and directly; then every seventh byte.
+    // The start directly and through a pointer, because vendors share records that way. Then every seventh byte.
     let inside = (0..records.len() as u32).cycle().step_by(7);
     for (octet, offset) in (20..60_u32).zip(inside) {
         writer = writer.with(&format!("{octet}.0.0.0/8"), Value::Pointer(at + offset));
@@ -83,7 +83,7 @@ pub fn addresses() -> Vec<Address> {
     addresses
 }
 
-/// Every kind of lookup; the first error. What is answered is looked at.
+/// Runs every kind of lookup and checks the values. Returns the first error.
 pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), MmdbError> {
     let (country, city) = (database.country(address), database.city(address));
     let (asn, organization) = (database.asn(address), database.organization(address));
@@ -97,7 +97,7 @@ pub fn look_up(database: &Database<Vec<u8>>, address: Address) -> Result<(), Mmd
     assert!(!matches!(city, Ok(Some(""))) && !matches!(organization, Ok(Some(""))));
     assert!(!matches!(asn, Ok(Some(0))));
     if let Ok(Some(place)) = place {
-        // One walk finds what single ones find.
+        // One walk must find the same values as single lookups.
         assert!(country.as_ref().is_ok_and(|country| *country == place.country));
         assert!(city.as_ref().is_ok_and(|city| *city == place.city));
         assert_eq!(place.latitude.is_some(), place.longitude.is_some());
@@ -143,7 +143,7 @@ pub fn holds(bytes: Vec<u8>) {
     }
 }
 
-/// An error goes into a status file, a view and a log.
+/// Checks that the error can be shown in a status file, a view and a log.
 fn can_be_shown(error: &MmdbError) {
     let text = error.to_string();
     assert!(!text.is_empty() && text.chars().count() < 700, "{} characters", text.chars().count());

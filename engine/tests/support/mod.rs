@@ -1,10 +1,10 @@
-//! What the tests of mmdb files share with the fuzz targets.
+//! Code that the tests of mmdb files share with the fuzz targets.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod invariants;
 
-/// Runs `work` in a thread of its own, so that a hang is a failure and not a silent build machine.
+/// Runs `work` in a separate thread, so that a hang fails the test instead of blocking it.
 pub fn in_bounded_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
