@@ -1,6 +1,6 @@
 //! Country codes.
 //!
-//! A code is two letters, in capitals. It need not be assigned by ISO 3166, because vendors have codes of their own
+//! A code is two letters, in capitals. It need not be assigned by ISO 3166, because vendors define further codes
 //! (`XK`). `XX` and `ZZ` are not codes: they mean that the country is unknown.
 
 /// Codes that sources write for an unknown country.

@@ -17,7 +17,7 @@ pub enum Escapes {
 /// Returns the text without the escapes that cannot be stored. NUL is dropped; any other one becomes a question mark.
 /// Returns the text itself if nothing has to change.
 ///
-/// The encoding may be any one in which ASCII bytes are characters of their own. The text need not be JSON.
+/// The text may have any encoding in which every ASCII byte is an ASCII character. It need not be JSON.
 pub fn keepable(text: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let mut kept: Option<Vec<u8>> = None;
     let mut at = 0;

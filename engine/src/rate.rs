@@ -2,7 +2,7 @@
 //!
 //! It uses GCRA, a leaky bucket whose state is one number: the time at which the bucket would be empty again
 //! ("theoretical arrival time", ITU-T I.371). So the state fits an atomic that several processes share. `admit` is a
-//! pure function. If it refuses, there is no state to store.
+//! pure function. If it refuses, the state stays unchanged.
 //!
 //! To share a limiter, load the state, *then* read the clock, then compare-and-exchange `next`. If the exchange fails,
 //! start again with the load. If the clock were read first, another process could store a state that looks like one

@@ -51,7 +51,7 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 /// Events that the owner receives.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A scraper requests metrics that are no older than this event. Contains the ticket.
+    /// A scraper requests metrics at least as new as this event. Contains the ticket.
     Requested(u64),
     /// A scraper received metrics.
     Served,

@@ -248,7 +248,8 @@ impl<'a, S: AsRef<[u8]>> Found<'a, S> {
                         return Ok(Some(value));
                     }
                 }
-                // The path is absent, or contains a value that is not a map. That is another layout, not damage.
+                // The path is absent, or contains a value that is not a map: the file has another layout and is not
+                // damaged.
                 Ok(None) | Err(MaxMindDbError::Decoding { .. }) => {}
                 Err(error) => return Err(damaged(self.address, error)),
             }

@@ -34,7 +34,7 @@ pub struct Span {
 pub enum SpanDetails {
     /// A network was created or updated.
     Network(NetworkSpan),
-    /// A worker's batch of lookups to a provider. Its parts are spans of their own.
+    /// A worker's batch of lookups to a provider. Its parts are separate spans.
     Batch(BatchSpan),
     Connect,
     Query,

@@ -1,15 +1,15 @@
 //! DShield: reports of its sensors about an address.
 //!
 //! ```text
-//! GET <url>/<ip>?json             ; User-Agent with a contact: the Internet Storm Center wants to know who asks
+//! GET <url>/<ip>?json             ; User-Agent with a contact, as the Internet Storm Center requests
 //!
 //! 200 {"ip":{"number":"203.0.113.7","count":141,"attacks":87,"maxdate":"2026-11-19","mindate":"2026-10-02",
 //!      "updated":"…","comment":null,"maxrisk":null,"asabusecontact":"…","as":64500,"asname":"EXAMPLE",
 //!      "ascountry":"DE","assize":4096,"network":"203.0.113.0/24","threatfeeds":{…}}}
 //! 200 {"ip":{"number":"198.51.100.7","count":null,"attacks":null,…,"as":64500,"asname":"EXAMPLE","network":"…"}}
-//!                                 ; never reported, also with 0 for null: the fields of the network are there for every
+//!                                 ; never reported; 0 may replace null; the network's fields exist for every
 //!                                 ; routed address
-//! 200 {"error":"bad IP address"}  ; of the lookup; any other error is the provider's own
+//! 200 {"error":"bad IP address"}  ; about the lookup; other errors are failures of the provider
 //! ```
 //!
 //! An older form, made from XML, wraps values: `"count":{"text":"141"}`. Numbers arrive as numbers or as texts.

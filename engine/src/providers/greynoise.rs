@@ -8,7 +8,7 @@
 //! 200, v3/community
 //!   {"ip":"8.8.8.8","noise":false,"riot":true,"classification":"benign","name":"Google Public DNS",
 //!    "link":"…","last_seen":"2026-11-19","message":"Success"}
-//! 404, v3/community: an answer too
+//! 404, v3/community: also an answer
 //!   {"ip":"198.51.100.7","noise":false,"riot":false,"message":"IP not observed scanning the internet …"}
 //! 200 and 206 (fields withheld), v3/ip
 //!   {"ip":"…","internet_scanner_intelligence":{"found":true,"classification":"malicious","actor":"…",

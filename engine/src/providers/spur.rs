@@ -8,8 +8,8 @@
 //!      "tunnels":[{"type":"VPN","operator":"…","anonymous":true,"entries":[…]}]}
 //!     x-balance-remaining: 4711
 //!     x-result-dt: 20261120
-//! 200 {"ip":"203.0.113.7"}        ; or with nothing in all other fields: SPUR knows nothing of it
-//! 404                             ; without a body, or with one that names the address: SPUR knows nothing of it
+//! 200 {"ip":"203.0.113.7"}        ; or with all other fields empty: SPUR has no data
+//! 404                             ; without a body, or with one that names the address: SPUR has no data
 //! 400, 401, 403, 429 (the balance is used up), 500
 //! ```
 //!

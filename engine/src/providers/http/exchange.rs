@@ -32,10 +32,10 @@ const OUTPUT_BUFFER: usize = 8 * 1024;
 /// like a truncated one.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// Maximum number of concurrent exchanges; the settings allow no more to one host.
+/// Maximum number of idle connections: as many as the settings allow concurrent exchanges with one host.
 const MOST_IDLE: usize = 32;
 
-/// Number of providers times the number of their recent settings.
+/// Maximum number of agents: enough for the providers with their current and previous settings.
 const MOST_AGENTS: usize = 8;
 
 /// An idle agent holds connections. An agent in constant use would not notice that the system's root certificates

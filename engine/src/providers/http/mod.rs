@@ -468,7 +468,7 @@ pub(super) fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// Returns whether a member of an answer is this address. Returns `None` if there is no such member.
+/// Returns whether a member of an answer is this address. Returns `None` if the member is missing.
 pub(super) fn names(object: &JsonObject, member: &str, address: Address) -> Option<bool> {
     match object.get(member)? {
         Value::Null => None,

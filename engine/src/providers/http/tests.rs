@@ -486,7 +486,7 @@ fn key_goes_over_no_open_line() {
     assert!(GreyNoise.blocked_reason(&settings).is_some() && ask(&GreyNoise, &settings).failure.is_some());
     assert_eq!(proxy.connections(), 0);
 
-    // Without a key there is no secret to protect.
+    // Without a key, no secret is sent.
     assert_eq!(GreyNoise.blocked_reason(&greynoise("http://192.0.2.99/")), None);
     for url in ["https://a.example", "http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/"] {
         assert_eq!(Spur.blocked_reason(&spur(url, &key)), None, "{url}");

@@ -21,7 +21,7 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// A response to a TXT query. The caller checks that it matches one of its own queries.
+/// A response to a TXT query. The caller checks that it matches a query that was sent.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) id: u16,
@@ -84,7 +84,8 @@ fn text(record: &Record) -> Option<Vec<u8>> {
     }
 }
 
-/// RFC 2308 section 2.2: a "no data" response has an SOA record or no NS records. A referral has NS records and no SOA record.
+/// RFC 2308 section 2.2: a "no data" response has an SOA record or no NS records. A referral has NS records and no SOA
+/// record.
 fn is_referral(message: &Message) -> bool {
     let has = |kind| message.authorities.iter().any(|record| record.record_type() == kind);
     message.answers.is_empty() && has(RecordType::NS) && !has(RecordType::SOA)

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! waiting --send--> in flight --answer--> answered
-//!                   in flight --no answer--> sent again, at most waits.len() times in all --> unanswered
-//!                   in flight --truncated--> asked over TCP
+//!                   in flight --no answer--> sent again, at most waits.len() transmissions --> unanswered
+//!                   in flight --truncated--> repeated over TCP
 //! ```
 //!
 //! A response counts if it comes from the server's address to this socket's port, with the id *and* the question of a
@@ -26,7 +26,7 @@ pub const LONGEST_MESSAGE: usize = 16 * 1024;
 
 /// Times and limits of one batch.
 pub(super) struct Timing {
-    /// How long to wait after the first, second, … sending. After the last wait the query is unanswered.
+    /// How long to wait after the first, second, … transmission. After the last wait the query is unanswered.
     pub(super) waits: [Duration; 4],
     /// Concurrent queries. 500 queries take some seconds with it, and a home router can still keep up.
     pub(super) in_flight: usize,
@@ -37,7 +37,7 @@ pub(super) struct Timing {
 }
 
 impl Timing {
-    /// All sendings of one query take 11 s, so at least 15 s are needed to repeat a lost datagram.
+    /// All transmissions of one query take 11 s, so at least 15 s are needed to repeat a lost datagram.
     pub(super) fn new(timeout: Duration) -> Self {
         let timeout = timeout.min(LONGEST_TIMEOUT);
         Self {

@@ -12,7 +12,7 @@
 //! 23028 | US | arin | 2002-01-04 | TEAM-CYMRU - Team Cymru Inc.,US
 //! ```
 //!
-//! A text about another address or network is malformed. Some resolvers return a text of their own for every name.
+//! A text about another address or network is malformed. Some resolvers return their own text for every name.
 
 use super::super::route::{Fields, Row, parse_asn, parse_name};
 use crate::address::Address;

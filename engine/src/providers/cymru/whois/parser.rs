@@ -4,7 +4,7 @@
 //! answer   = *( line LF )
 //! line     = bulk / headings / row / short / error / comment / ""      ; a CR before the LF is dropped
 //! bulk     = "Bulk mode; whois.cymru.com [" date time zone "]"
-//! headings = "AS" *blank "|" *blank "IP" *( "|" text )                 ; not sent in bulk mode, unless asked for
+//! headings = "AS" *blank "|" *blank "IP" *( "|" text )                 ; sent in bulk mode on request only
 //! row      = numbers "|" ip "|" prefix "|" country "|" registry "|" date "|" name
 //! short    = numbers "|" ip "|" name                                   ; without `verbose`
 //! error    = "Error: no ASN or IP match on line " number "."           ; `begin` is line 1
