@@ -1,4 +1,4 @@
--- The rest of sessions that are there: what was not known yet is filled in, nothing known is replaced.
+-- Completes sessions that are already stored: sets unknown values and replaces no known value.
 UPDATE sessions
 SET endtime = coalesce(sessions.endtime, staged.endtime::timestamp),
     termsize = coalesce(sessions.termsize, staged.termsize),

@@ -1,5 +1,5 @@
--- A connection of the same id that began at another time or place is another session: Cowrie's table has no room
--- for it, and its own output loses it in the same way.
+-- A connection with the same id and another start time or address is another session. Cowrie's table has no room for
+-- it. Cowrie's own output loses it in the same way.
 SELECT
     count(*) FILTER (WHERE staged.fresh) AS stored,
     count(*) FILTER (WHERE staged.fresh AND NOT staged.connected) AS without_connect,

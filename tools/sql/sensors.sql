@@ -1,4 +1,4 @@
--- Cowrie keeps a sensor's name in the column ip; names are not unique there, the oldest row counts.
+-- Cowrie stores a sensor's name in the column ip. Names are not unique there, so the oldest row is used.
 INSERT INTO sensors (ip)
 SELECT staged.sensor
 FROM loading_sessions AS staged

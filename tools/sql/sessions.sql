@@ -1,4 +1,4 @@
--- Each session whole, address included, in one row: what a trigger on the table gets to see.
+-- Inserts each session complete with its address in one row, so that a trigger on the table sees the whole session.
 WITH stored AS (
     INSERT INTO sessions (id, starttime, endtime, sensor, ip, termsize, client)
     SELECT

@@ -1,6 +1,6 @@
--- Where a batch lands before it is sorted into Cowrie's tables; emptied at each commit, gone with the connection.
--- Times are with time zone here and become Cowrie's `timestamp` in the connection's TimeZone, which is what
--- TO_TIMESTAMP does in Cowrie's own inserts.
+-- Staging tables of a batch. The batch is then inserted into Cowrie's tables. Each commit empties the staging tables,
+-- and they are dropped with the connection. Times have a time zone here. The connection's TimeZone converts them to
+-- Cowrie's `timestamp`, as TO_TIMESTAMP does in Cowrie's own inserts.
 
 CREATE TEMPORARY TABLE loading_sessions (
     nth integer,

@@ -1,14 +1,15 @@
-//! Stores sessions in Cowrie's own PostgreSQL schema, row for row what Cowrie's database output would have stored.
+//! Stores sessions in Cowrie's own PostgreSQL schema, with the same rows that Cowrie's database output would have
+//! stored.
 //!
-//! One batch, one transaction: COPY into temporary tables, then set-based inserts. The rules:
+//! One transaction stores one batch: COPY into temporary tables, then set-based inserts. The rules:
 //!
-//! - A load can be repeated. A session that is there is not inserted again, and of its other rows only those that are
-//!   not there yet (as many times as the log has them).
-//! - A value longer than its column is cut and counted; Cowrie itself would lose the row.
-//! - Nobody else loads at the same time: an advisory lock, held for a batch. Cowrie's own writing goes on.
+//! - A load can be repeated. A stored session is not inserted again. Of its other rows, only the missing ones are
+//!   inserted (as many times as the log has them).
+//! - A value longer than its column is cut and counted. Cowrie itself would lose the row.
+//! - An advisory lock, held for a batch, excludes other loads. Cowrie itself can write at the same time.
 //!
-//! The one thing a repeated load cannot tell: of a session that came in two parts, two rows of a table without times
-//! (`params`, `ttylog`, `keyfingerprints`) that are equal in all columns count as one.
+//! A repeated load has one limit. If a session came in two parts, equal rows of a table without times (`params`,
+//! `ttylog`, `keyfingerprints`) count as one row.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -29,10 +30,10 @@ const SESSIONS: &str = include_str!("../sql/sessions.sql");
 const CONTINUED: &str = include_str!("../sql/continued.sql");
 const OUTCOME: &str = include_str!("../sql/outcome.sql");
 
-/// Any number that no other program uses: "cowrielo" in ASCII.
+/// The number of the advisory lock, which no other program should use: "cowrielo" in ASCII.
 const LOCK: i64 = 0x636f_7772_6965_6c6f;
 
-/// The tables that hold a session's events, in the order that the report names them.
+/// Tables for a session's events, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
     Auth,
@@ -70,7 +71,7 @@ impl Table {
         }
     }
 
-    /// As in the staging table, after `nth` and `session`.
+    /// Columns of the staging table after `nth` and `session`.
     fn columns(self) -> &'static [&'static str] {
         match self {
             Table::Auth => &["success", "username", "password", "\"timestamp\""],
@@ -84,7 +85,7 @@ impl Table {
         }
     }
 
-    /// Rows of sessions that were just stored, in the log's order.
+    /// Inserts rows of newly stored sessions, in the log's order.
     fn insert_fresh(self) -> String {
         let name = self.name();
         format!(
@@ -99,7 +100,7 @@ impl Table {
         )
     }
 
-    /// Rows of sessions that were there before: those that the table lacks, counted.
+    /// Inserts missing rows of sessions that were stored before. Duplicates count.
     fn insert_missing(self) -> String {
         let name = self.name();
         format!(
@@ -129,22 +130,22 @@ impl Table {
     }
 }
 
-/// What became of the sessions and rows handed to [`Loader::store`].
+/// Counts of the sessions and rows passed to [`Loader::store`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadCounts {
     pub sessions: u64,
-    /// Of those, the ones whose connect event the log lacks: start and address are from their first event.
+    /// Stored sessions whose connect event is not in the log. Their start and address come from their first event.
     pub without_connect: u64,
     pub without_end: u64,
-    /// Sessions, or parts of sessions, that were in the table.
+    /// Sessions, or parts of sessions, that were stored before.
     pub known: u64,
-    /// Of those, the ones that are another session by the same id.
+    /// Known sessions that are another session with the same id.
     pub other_of_same_id: u64,
-    /// Of those, the ones that got their end, client or terminal size now.
+    /// Known sessions whose end, client or terminal size was set now.
     pub continued: u64,
     /// Rows inserted, in the order of [`TABLES`].
     pub rows: [u64; 8],
-    /// Values that were too long for their column, or held zero characters.
+    /// Values that were too long for their column or contained NUL characters.
     pub cut: u64,
     /// Rows for tables that this database does not have.
     pub without_table: u64,
@@ -172,8 +173,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Fails when the database has no Cowrie schema. Of the tables beside `sessions`, `sensors` and `clients` those
-    /// are filled that exist: older versions of the schema lack some.
+    /// Prepares a connection. Fails if the database has no Cowrie schema. `sessions`, `sensors` and `clients` are
+    /// required. Other tables are filled if they exist, because older versions of the schema lack some.
     pub fn new(mut client: Client) -> Result<Loader, Error> {
         client.batch_execute("SELECT id, starttime, endtime, sensor, ip, termsize, client FROM sessions LIMIT 0; SELECT id, ip FROM sensors LIMIT 0; SELECT id, version FROM clients LIMIT 0")?;
         client.batch_execute(STAGING)?;
@@ -185,7 +186,7 @@ impl Loader {
         Ok(Loader { client, present })
     }
 
-    /// Stores a batch, all of it or, on error, nothing.
+    /// Stores a whole batch, or nothing if an error occurs.
     pub fn store(&mut self, batch: &[Session]) -> Result<LoadCounts, Error> {
         let mut stored = LoadCounts::default();
         let staged = StagedBatch::of(batch, &mut stored);
@@ -231,7 +232,7 @@ impl Loader {
     }
 }
 
-/// Copies rows in binary format. The staging table says which types the values have.
+/// Copies rows in binary format. The staging table defines the types of the values.
 fn copy(transaction: &mut Transaction<'_>, table: &str, columns: &str, rows: Vec<Row>) -> Result<(), Error> {
     let described = transaction.prepare(&format!("SELECT {columns} FROM {table}"))?;
     let types: Vec<Type> = described.columns().iter().map(|column| column.type_().clone()).collect();
@@ -261,7 +262,7 @@ struct StagedBatch {
 impl StagedBatch {
     fn of(batch: &[Session], stored: &mut LoadCounts) -> StagedBatch {
         let mut staged = StagedBatch::default();
-        // A batch holds an id once; two parts of a session never come in the same one.
+        // A batch has at most one session per id. Two parts of a session are never in the same batch.
         let mut seen = HashSet::with_capacity(batch.len());
         for (nth, session) in (0..).zip(batch) {
             let id = cut(&session.id, 32, stored);
@@ -334,7 +335,7 @@ fn event_row(time: Timestamp, event: &Event, stored: &mut LoadCounts) -> Option<
     })
 }
 
-/// Keeps at most `limit` characters, and none that is zero: PostgreSQL's text cannot hold it.
+/// Keeps at most `limit` characters and drops NUL, which PostgreSQL's text cannot store.
 fn cut(text: &str, limit: usize, stored: &mut LoadCounts) -> String {
     let clean: String = text.chars().filter(|character| *character != '\0').take(limit).collect();
     stored.cut += u64::from(clean.len() != text.len());
@@ -349,7 +350,7 @@ fn optional(text: Option<&str>, limit: usize, stored: &mut LoadCounts) -> Value 
     Box::new(text.map(|text| cut(text, limit, stored)))
 }
 
-/// An error with what the server says about it, cause by cause.
+/// Returns the text of an error with the server's message and all its causes.
 pub fn explained(error: &Error) -> String {
     let mut text = error.to_string();
     if let Some(database) = error.as_db_error() {
