@@ -1,4 +1,4 @@
-//! What the programs beside the extension are made of. None of it is linked into the extension.
+//! Library of the extension's companion programs. No part of it is linked into the extension.
 //!
 //! - [`networks`] reads lists of networks, [`mmdb`] writes them as MaxMind databases: `mmdb-build`.
 //! - [`log`] reads Cowrie's JSON logs, [`session`] gathers events into sessions, [`load`] stores them in Cowrie's

@@ -5,19 +5,20 @@
 //!  "session": "173332e506ca", "sensor": "trap-1", "timestamp": "2018-05-06T22:33:22.698977Z", …}
 //! ```
 //!
-//! Read from a file or standard input, plain, gzip or xz, which the first bytes tell. Fields that a version of Cowrie
-//! adds are ignored, fields that another lacks are empty. The rule: whatever a line holds, it is at worst one more
-//! malformed line in the report; nothing in a log stops a load, and no line takes more memory than [`LONGEST_LINE`].
+//! The input is a file or standard input: plain, gzip or xz, recognised by the first bytes. Fields that a version of
+//! Cowrie adds are ignored. Fields that a version lacks are empty. An invalid line only adds to the count of malformed
+//! lines in the report. No line stops a load, and no line takes more memory than [`LONGEST_LINE`].
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-/// Bytes. Cowrie's longest lines, forwarded data, stay below 100 kB; more than this is no log.
+/// Maximum length of a line in bytes. Cowrie's longest lines, forwarded data, stay below 100 kB. A longer line is not a
+/// log line.
 pub const LONGEST_LINE: usize = 16 << 20;
 
-/// What happened, with what Cowrie's own database output stores of it. Texts are as in the log, of any length.
+/// An event, with the values that Cowrie's own database output stores. Texts have any length, as in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     Connect,
@@ -59,11 +60,11 @@ pub enum Event {
         port: i32,
         data: String,
     },
-    /// One that Cowrie's database output does not store either.
+    /// An event that Cowrie's database output does not store either.
     Other,
 }
 
-/// One line.
+/// One parsed line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub session: String,
@@ -75,13 +76,13 @@ pub struct Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// Not a JSON object, or no usable time.
+    /// The line is not a JSON object, or has no usable time.
     Malformed,
     /// An event of the honeypot itself, such as its start.
     NoSession,
 }
 
-/// Undoes the compression that the first bytes tell.
+/// Decompresses the input. The first bytes show the compression.
 pub fn decompressed<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn BufRead + Send + 'a>> {
     let mut input = BufReader::with_capacity(1 << 16, input);
     let start = input.fill_buf()?;
@@ -94,8 +95,8 @@ pub fn decompressed<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn BufR
     })
 }
 
-/// The next line without its end; `Ok(false)` at the end of input. A line that is too long comes out empty-handed:
-/// it is skipped to its end and reported as its first [`LONGEST_LINE`] bytes, which no parser accepts.
+/// Reads the next line without its end. Returns `Ok(false)` at the end of the input. A line that is too long is cut to
+/// its first [`LONGEST_LINE`] bytes, which no parser accepts, and the rest is skipped.
 pub fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let mut any = false;
@@ -123,8 +124,8 @@ pub fn parse(line: &[u8]) -> Result<Entry, Rejected> {
     let text = String::from_utf8_lossy(line);
     let value: Value = match serde_json::from_str(&text) {
         Ok(value) => value,
-        // Python writes half of a surrogate pair where a client sent bytes that are no text; JSON allows it in
-        // form only, and the line's other fields are worth keeping.
+        // Python writes half of a surrogate pair for bytes of a client that are not text. JSON's grammar allows it, but
+        // the parser does not. The line's other fields are still useful.
         Err(_) if text.contains("\\ud") || text.contains("\\uD") => {
             serde_json::from_str(&without_surrogates(&text)).map_err(|_| Rejected::Malformed)?
         }
@@ -194,7 +195,7 @@ fn event_of(value: &Value) -> Event {
     }
 }
 
-/// A field as text whatever its type: what is a number in one version is text in another.
+/// Returns a field as text, because some fields are numbers in one version and texts in another.
 fn text_of(value: &Value, key: &str) -> String {
     match value.get(key) {
         None | Some(Value::Null) => String::new(),
@@ -203,8 +204,8 @@ fn text_of(value: &Value, key: &str) -> String {
     }
 }
 
-/// `timestamp` (with `Z` or an offset; without either it is UTC, as Cowrie writes by default), else `time` in seconds.
-/// A time outside of 1970 to 2199 is none: one such line would make the database refuse a whole batch.
+/// Returns `timestamp`, or else `time` in seconds. A `timestamp` without `Z` or an offset is UTC, as Cowrie writes by
+/// default. A time outside 1970 to 2199 gives `None`, because it would make the database refuse a whole batch.
 fn time_of(value: &Value) -> Option<Timestamp> {
     stated_time(value).filter(|time| (0..7_258_118_400).contains(&time.as_second()))
 }
@@ -222,7 +223,7 @@ fn stated_time(value: &Value) -> Option<Timestamp> {
     Timestamp::from_microsecond((seconds * 1e6) as i64).ok()
 }
 
-/// `\ud83d\ude00` stays, a half of it alone becomes the replacement character.
+/// Replaces single halves of surrogate pairs by the replacement character. Complete pairs such as `\ud83d\ude00` stay.
 fn without_surrogates(text: &str) -> String {
     let unit = |at: usize| -> Option<u16> {
         let bytes = text.as_bytes().get(at..at + 6)?;
@@ -242,7 +243,7 @@ fn without_surrogates(text: &str) -> String {
                 continue;
             }
             Some(_) => 6,
-            // The escaped character is taken along, so that the second of two backslashes begins nothing.
+            // Skips the escaped character too, so that the second of two backslashes does not begin an escape.
             None => 1 + text[start + 1..].chars().next().map_or(0, char::len_utf8),
         };
         clean.push_str(&text[start..start + length]);
@@ -363,7 +364,7 @@ mod tests {
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(b"hello\n").unwrap();
         let mut gz = gz.finish().unwrap();
-        gz.extend(gz.clone()); // two members, as appended logs have
+        gz.extend(gz.clone()); // two members, as in appended logs
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(b"hello\nhello\n").unwrap();
         for packed in [gz, xz.finish().unwrap(), b"hello\nhello\n".to_vec()] {

@@ -1,8 +1,8 @@
-//! Writes lists of networks as databases in MaxMind's own layouts, so that they stand in for MaxMind's files.
+//! Writes lists of networks as databases in MaxMind's layouts, so that they can replace MaxMind's files.
 //!
-//! The file format (search tree, data section, aliases of the IPv4 space) is the crate `mmdb-writer`'s; ours is what
-//! goes in and which network wins. The rule: of two networks that overlap, the narrower one answers, whatever the
-//! order in the list; of two equally wide ones the later.
+//! The crate `mmdb-writer` implements the file format (search tree, data section, aliases of the IPv4 space). This
+//! module selects the data and the network that wins. Of two overlapping networks the narrower one wins, in any order
+//! of the list. Of two equally wide ones the later one wins.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use mmdb_writer::{Error, RecordSize, Value, Writer};
 
 use crate::networks::{Location, Network, Origin};
 
-/// Which of MaxMind's layouts: decides the database's type and what is read from a network.
+/// A layout of MaxMind. It decides the database's type and the fields that are read from a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `{country: {iso_code, names: {en}}, city: {names: {en}}, location: {latitude, longitude, accuracy_radius}}`
@@ -21,17 +21,17 @@ pub enum Layout {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// Seconds since 1970; the current time when absent. A given one makes the file the same byte for byte.
+    /// Seconds since 1970, or the current time if it is `None`. With a fixed time, the same list gives the same bytes.
     pub build_epoch: Option<u64>,
-    /// The smallest that holds the tree when absent.
+    /// If it is `None`, the smallest size that holds the tree.
     pub record_size: Option<RecordSize>,
 }
 
-/// A finished database and what it holds.
+/// A finished database and its counts.
 pub struct Database {
     pub bytes: Vec<u8>,
     pub networks: usize,
-    /// Networks inside 2002::/16 (6to4), 2001::/32 (Teredo) or ::ffff:0:0/96: those repeat the IPv4 space.
+    /// Networks inside 2002::/16 (6to4), 2001::/32 (Teredo) or ::ffff:0:0/96, which repeat the IPv4 space.
     pub aliased: usize,
 }
 
@@ -57,7 +57,7 @@ pub fn build(networks: &[Network], layout: Layout, settings: Settings) -> Result
             value.map(|value| (network, value))
         })
         .collect();
-    // What is inserted later covers what was there, so the widest go first; the sort keeps the list's order of equals.
+    // Later insertions overwrite earlier ones, so the widest go first. The sort is stable and keeps the list's order.
     records.sort_by_key(|(network, _)| std::cmp::Reverse(network.width()));
     let mut aliased = 0;
     for (network, value) in &records {

@@ -1,20 +1,21 @@
-//! Lists of networks as text, in two forms.
+//! Parses lists of networks in two text forms.
 //!
-//! By prefix, tab or comma separated, with a header that names the columns in any order (`#` begins a comment):
+//! The first form lists prefixes, separated by tabs or commas. Its header names the columns in any order, and `#`
+//! begins a comment:
 //!
 //! ```text
 //! prefix        country  country_name   city       latitude  longitude  accuracy_radius  asn    organization
 //! 3.64.0.0/12   DE       Germany        Frankfurt  50.1188   8.6843     50               16509  Amazon.com, Inc.
 //! ```
 //!
-//! Only `prefix` is required; an empty field is an unknown. By range, without a header, as the npm package
-//! `@ip-location-db/asn` has it (its files `asn-ipv4.csv` and `asn-ipv6.csv`):
+//! Only `prefix` is required. An empty field is an unknown value. The second form lists ranges without a header, like
+//! the files `asn-ipv4.csv` and `asn-ipv6.csv` of the npm package `@ip-location-db/asn`:
 //!
 //! ```text
 //! 1.0.0.0,1.0.0.255,13335,"Cloudflare, Inc."
 //! ```
 //!
-//! Every error says which line and which field.
+//! Every error names the line and the field.
 
 use std::fmt;
 use std::io::Read;
@@ -22,7 +23,7 @@ use std::net::IpAddr;
 
 use mmdb_writer::ipnet::IpNet;
 
-/// Where something is: a country, maybe a city in it, maybe a point.
+/// A location: a country, optionally a city in it, optionally coordinates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Location {
     /// Two letters, ISO 3166-1.
@@ -42,7 +43,7 @@ pub struct Origin {
     pub organization: Option<String>,
 }
 
-/// One line of a list, whichever form: the addresses from `first` to `last`.
+/// One line of a list in either form: the addresses from `first` to `last`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     pub first: IpAddr,
@@ -52,7 +53,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// How many addresses, less one: lets ranges be ordered from the widest to the most specific.
+    /// Returns the number of addresses minus one. It orders ranges from the widest to the most specific.
     pub fn width(&self) -> u128 {
         match (self.first, self.last) {
             (IpAddr::V4(first), IpAddr::V4(last)) => {
@@ -83,7 +84,7 @@ fn error(line: u64, field: &str, problem: impl fmt::Display) -> Error {
     Error { line, field: field.to_owned(), problem: problem.to_string() }
 }
 
-/// Reads a list; the form is recognised by its first line.
+/// Parses a list. The first line shows the form.
 pub fn read(mut input: impl Read) -> Result<Vec<Network>, Error> {
     let mut bytes = Vec::new();
     input.read_to_end(&mut bytes).map_err(|problem| error(0, "file", problem))?;
@@ -101,7 +102,7 @@ pub fn read(mut input: impl Read) -> Result<Vec<Network>, Error> {
         .comment(Some(b'#'))
         .trim(csv::Trim::All)
         .flexible(by_range)
-        // An organisation may hold a quotation mark of its own; only the comma form quotes.
+        // Only the comma form uses quoting. In the tab form an organisation's name may contain quotation marks.
         .quoting(delimiter == b',')
         .from_reader(bytes.as_slice());
     if by_range { read_ranges(reader) } else { read_prefixes(reader) }

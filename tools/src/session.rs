@@ -1,9 +1,9 @@
-//! Gathers the events of a log into sessions.
+//! Collects the events of a log into sessions.
 //!
-//! Cowrie writes the events of many sessions interleaved. A session is kept until it is closed, and a while longer,
-//! because a few events (the terminal's log, a download that ends late) can follow the close. Memory is bounded:
-//! beyond [`Limits::bytes`] everything gathered is handed out as it is, and what follows of a session comes out
-//! as a second part of it.
+//! Cowrie writes the events of many sessions interleaved. A session is kept until it is closed, and then until its
+//! batch is full. The reason is that some events (the terminal's log, a download that ends late) can follow the close.
+//! Memory is bounded: beyond [`Limits::bytes`] all collected sessions are returned, even open ones. Later events of
+//! such a session form a second part.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::log::{Entry, Event};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     pub id: String,
-    /// Whether its connect event is in this part: only then are start and address those of the connection.
+    /// True if this part contains the connect event. Only then start and address are those of the connection.
     pub connected: bool,
     pub start: Timestamp,
     pub end: Option<Timestamp>,
@@ -23,26 +23,26 @@ pub struct Session {
     pub address: String,
     pub client: Option<String>,
     pub terminal_size: Option<String>,
-    /// Everything else, in the log's order.
+    /// All other events, in the log's order.
     pub events: Vec<(Timestamp, Event)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Sessions handed out together.
+    /// Number of closed sessions per batch.
     pub batch: usize,
-    /// Text kept, in bytes.
+    /// Maximum size of the collected text in bytes.
     pub bytes: usize,
 }
 
 impl Default for Limits {
-    /// 5000 sessions a transaction: long enough that commits cost nothing, short enough that a stop loses little.
+    /// 5000 sessions in a transaction make the cost of commits negligible. An interrupted load loses little.
     fn default() -> Self {
         Limits { batch: 5000, bytes: 64 << 20 }
     }
 }
 
-/// Bytes that a session or an event costs beside its texts, roughly.
+/// Approximate memory of a session or an event in bytes, without its texts.
 const OVERHEAD: usize = 200;
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub struct SessionAssembler {
     open: HashMap<String, Session>,
     closed: usize,
     bytes: usize,
-    /// Connect events for a session that had one already, at another time or from another address.
+    /// Second connect events of a session with another time or address.
     pub repeated_connects: u64,
 }
 
@@ -60,7 +60,7 @@ impl SessionAssembler {
         SessionAssembler { limits, open: HashMap::new(), closed: 0, bytes: 0, repeated_connects: 0 }
     }
 
-    /// Takes one event; hands out a batch when it is time for one.
+    /// Adds an event. Returns a batch if one is complete.
     pub fn push(&mut self, entry: Entry) -> Option<Vec<Session>> {
         let Entry { session: id, time, sensor, address, event } = entry;
         let session = self.open.entry(id).or_insert_with_key(|id| {
@@ -110,12 +110,12 @@ impl SessionAssembler {
         (self.closed >= self.limits.batch).then(|| self.drain(|session| session.end.is_some()))
     }
 
-    /// What is left at the end of the log: sessions that it does not see closed among them.
+    /// Returns the remaining sessions at the end of the log, including those that were not closed.
     pub fn finish(&mut self) -> Vec<Session> {
         self.drain(|_| true)
     }
 
-    /// By start, then id: the same log gives the same order of rows.
+    /// Orders sessions by start, then id, so that the same log gives the same order of rows.
     fn drain(&mut self, ready: impl Fn(&Session) -> bool) -> Vec<Session> {
         let mut sessions: Vec<Session> =
             self.open.extract_if(|_, session| ready(session)).map(|(_, session)| session).collect();

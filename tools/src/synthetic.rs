@@ -1,10 +1,11 @@
-//! Writes the synthetic honeypot log that the demo comes with.
+//! Writes the demo's synthetic honeypot log.
 //!
-//! Everything in it is made up but shaped like what Cowrie sees: guessed passwords, campaigns that share one over
-//! many networks, botnet loaders, scanners that only connect, forwarded connections, a person typing; from addresses
-//! drawn from a list of real networks, and from those that honeypots see too and that belong to nobody: private,
-//! IPv4-mapped, link-local, empty, nonsense. The same list and seed give the same log byte for byte. Servers that
-//! commands fetch from are documentation addresses and names (RFC 5737, RFC 2606), so nothing real is accused.
+//! All content is made up, but resembles the traffic that Cowrie records. There are guessed passwords, campaigns that
+//! use one password from many networks, botnet loaders and miners. Other clients only connect, forward connections, or
+//! are a person at a keyboard. Most addresses are drawn from a list of real networks. Others cannot be attributed, as
+//! in real logs: private, IPv4-mapped, link-local, empty, or invalid. The same list and seed give the same log byte for
+//! byte. Servers in download commands have documentation addresses and names (RFC 5737, RFC 2606), so that no real host
+//! is accused.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,17 +15,17 @@ use serde_json::{Map, Value, json};
 
 use crate::networks::Network;
 
-/// The first moment of the log: 2025-05-05T00:00:00Z, in seconds.
+/// Start of the log: 2025-05-05T00:00:00Z, in seconds.
 const START: i64 = 1_746_403_200;
-/// Seconds: a week.
+/// Length of the log in seconds: a week.
 const SPAN: u64 = 7 * 86_400;
 
 const SENSORS: [&str; 2] = ["trap-frankfurt", "trap-singapore"];
 
-/// The address whose network changes hands between the demo's two lists, and which comes back every day.
+/// An address whose network differs between the demo's two lists. It connects every day.
 pub const MOVING: Ipv4Addr = Ipv4Addr::new(18, 193, 37, 112);
 
-/// splitmix64: a generator that fits in ten lines and never changes under us.
+/// splitmix64: a generator of ten lines. Its output stays the same in all versions.
 struct Random(u64);
 
 impl Random {
@@ -54,13 +55,13 @@ impl Random {
     }
 }
 
-/// The events of the whole log, to be sorted by time at the end as the interleaved sessions of a honeypot are.
+/// The events of the whole log. They are sorted by time at the end, so that sessions interleave as in a real log.
 struct Log {
     random: Random,
     events: Vec<(i64, usize, Map<String, Value>)>,
 }
 
-/// A session that is being written; `now` in microseconds since 1970.
+/// A session that is being written. `now` is in microseconds since 1970.
 struct SyntheticSession<'a> {
     log: &'a mut Log,
     now: i64,
@@ -189,12 +190,12 @@ impl SyntheticSession<'_> {
     }
 }
 
-/// Any host of a network but its first.
+/// Returns any host of a network except its first.
 fn address_in(random: &mut Random, network: &Network) -> IpAddr {
     let offset = 1 + u128::from(random.next()) % (network.width().max(2) - 1);
     match network.first {
         IpAddr::V4(first) => IpAddr::V4(Ipv4Addr::from(u32::from(first) + offset as u32)),
-        // Real hosts cluster at the beginning of an allocation's subnets: one of the first 2^16 /64s.
+        // Real hosts are often at the start of an allocation, so one of the first 2^16 /64s is used.
         IpAddr::V6(first) => {
             let subnet = u128::from(random.below(1 << 16)) << 64;
             IpAddr::V6(Ipv6Addr::from(u128::from(first) | subnet | u128::from(1 + random.below(0xffff))))
@@ -202,7 +203,8 @@ fn address_in(random: &mut Random, network: &Network) -> IpAddr {
     }
 }
 
-/// `count` addresses, each from a network whose organisation contains one of the words (all networks without words).
+/// Returns `count` addresses, each from a network whose organisation contains one of the words. Without words, all
+/// networks are used.
 fn hosts(random: &mut Random, list: &[Network], words: &[&str], count: usize) -> Vec<String> {
     let chosen: Vec<&Network> = list
         .iter()
@@ -284,7 +286,7 @@ const PASSWORDS: [&str; 14] = [
     "toor",
 ];
 
-/// The whole log as text, one event a line.
+/// Returns the whole log as text, one event per line.
 pub fn cowrie_log(list: &[Network], seed: u64) -> String {
     let mut log = Log { random: Random(seed), events: Vec::new() };
     one_password(&mut log, list);
@@ -301,7 +303,7 @@ pub fn cowrie_log(list: &[Network], seed: u64) -> String {
     log.write()
 }
 
-/// One distinctive password from many networks within days: what an analyst would want to see as one campaign.
+/// One distinctive password from many networks within days. An analyst should see it as one campaign.
 fn one_password(log: &mut Log, list: &[Network]) {
     let mut bots = hosts(&mut log.random, list, &HOSTING, 30);
     bots.extend(hosts(&mut log.random, list, &ACCESS, 12));
@@ -315,7 +317,7 @@ fn one_password(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Logs in and plants a key: few hosts, the same commands.
+/// Few hosts log in and install a key with the same commands.
 fn authorized_key(log: &mut Log, list: &[Network]) {
     let bots = hosts(&mut log.random, list, &["Tencent", "Alibaba", "Korea Telecom", "Contabo", "Jio"], 12);
     let shasum = log.random.hex(64);
@@ -336,7 +338,7 @@ fn authorized_key(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Telnet, factory passwords, one architecture after the other.
+/// Telnet, factory passwords, and downloads for one architecture after the other.
 fn botnet_loader(log: &mut Log, list: &[Network]) {
     let bots = hosts(&mut log.random, list, &ACCESS, 60);
     let shasum = log.random.hex(64);
@@ -371,7 +373,7 @@ fn botnet_loader(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Connect, say hello, leave.
+/// Connects, sends a version, and disconnects.
 fn scanners(log: &mut Log, list: &[Network]) {
     let addresses = hosts(&mut log.random, list, &SCANNERS, 14);
     for _ in 0..70 {
@@ -381,7 +383,7 @@ fn scanners(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// The noise floor: some guesses each, from anywhere.
+/// Background traffic: a few guesses from each of many addresses.
 fn guessers(log: &mut Log, list: &[Network]) {
     let addresses = hosts(&mut log.random, list, &[], 130);
     for _ in 0..190 {
@@ -400,7 +402,7 @@ fn guessers(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Looks at the machine, then fetches a miner.
+/// Inspects the machine, then downloads a miner.
 fn miner(log: &mut Log, list: &[Network]) {
     let addresses = hosts(&mut log.random, list, &["Hetzner", "OVH", "Vimpelcom", "LeaseWeb"], 6);
     let shasum = log.random.hex(64);
@@ -440,7 +442,7 @@ fn forwarders(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Somebody at a keyboard, with a terminal and typing mistakes.
+/// A person at a keyboard, with a terminal and typing errors.
 fn a_person(log: &mut Log, list: &[Network]) {
     let address = hosts(&mut log.random, list, &["Telia"], 1).remove(0);
     for day in [1, 4] {
@@ -464,7 +466,7 @@ fn a_person(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// From the places whose network the list does not know: what an enrichment has to ask others for.
+/// Connects from prefixes without a network in the list, so that an enrichment has to query providers.
 fn unknown_networks(log: &mut Log, list: &[Network]) {
     let unknown: Vec<&Network> = list.iter().filter(|network| network.origin.is_none()).collect();
     for _ in 0..9 {
@@ -478,7 +480,7 @@ fn unknown_networks(log: &mut Log, list: &[Network]) {
     }
 }
 
-/// Comes back every day, before and after its network changes hands.
+/// One host connects every day, before and after its prefix moves to another network.
 fn moving_host(log: &mut Log) {
     for day in 0..7 {
         let second = day * 86_400 + 3_600 + log.random.below(80_000);
@@ -490,7 +492,7 @@ fn moving_host(log: &mut Log) {
     }
 }
 
-/// What stands in `src_ip` when it is not a public address.
+/// Values of `src_ip` that are not public addresses.
 fn nobodys_addresses(log: &mut Log) {
     let sources = [
         "192.168.1.20",

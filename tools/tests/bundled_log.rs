@@ -1,4 +1,4 @@
-//! The log and the lists that the demo comes with: they are what their generator makes, and hold what the demo shows.
+//! Checks that the demo's log and lists match their generator and contain the data that the demo shows.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -55,7 +55,7 @@ fn the_log_has_every_kind_of_address_and_of_event() {
     assert!(count(&|address| matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())) >= 3);
     assert!(addresses.iter().filter(|address| address.is_err()).count() >= 10);
     let kinds: HashSet<_> = entries.iter().map(|entry| std::mem::discriminant(&entry.event)).collect();
-    // All but the two that only old versions or other settings write: `session.input` is one of Input's spellings.
+    // All kinds except two, which only old versions or other settings write. `session.input` is a spelling of `Input`.
     assert!(kinds.len() >= 12, "{} kinds of events", kinds.len());
 }
 

@@ -1,7 +1,7 @@
-//! `cowrie-load` against a server: the same rows however a log is cut, repeated, packed or damaged.
+//! Tests `cowrie-load` against a server: the rows are the same if a log is split, repeated, compressed or damaged.
 //!
-//! Needs the private PostgreSQL (`make test` provides it and says so by COWRIE_ENRICH_PG_CONFIG); without that
-//! variable these tests only say that they did nothing.
+//! The tests need the private PostgreSQL. `make test` provides it and sets COWRIE_ENRICH_PG_CONFIG. Without that
+//! variable these tests only report that they were skipped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ fn server() -> Option<&'static str> {
         .as_deref()
 }
 
-/// A database of its own for one test, with Cowrie's tables.
+/// A separate database for one test, with Cowrie's tables.
 struct Database {
     dsn: String,
     client: Client,
@@ -70,19 +70,19 @@ impl Database {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A program that stops early closes the pipe; its message says why.
+        // A program that stops early closes the pipe. Its message gives the reason.
         let _ = child.stdin.take().unwrap().write_all(input);
         child.wait_with_output().unwrap()
     }
 
-    /// Loads and returns the report, which must be one of success.
+    /// Loads and returns the report. Fails unless the load succeeds.
     fn report(&self, arguments: &[&str], input: &[u8]) -> String {
         let output = self.load(arguments, input);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Everything stored but the serial numbers, sorted: equal when the same log was loaded.
+    /// Returns all stored values except serial numbers, sorted. Two loads of the same log give equal values.
     fn contents(&mut self) -> Vec<String> {
         let query = "
             SELECT concat_ws('|', 'session', s.id, starttime, endtime, n.ip, s.ip, termsize, c.version)
@@ -138,7 +138,7 @@ fn a_log_loaded_in_parts_or_in_small_batches_gives_the_same_rows() {
     whole.report(&[&bundled()], b"");
     let expected = whole.contents();
     let mut parts = Database::new("parts").unwrap();
-    // In the middle of a session: 2025-05-08T10:36:27 is between two commands.
+    // 2025-05-08T10:36:27 is in the middle of a session, between two commands.
     for part in [["--until", "2025-05-08T10:36:27Z"], ["--from", "2025-05-08T10:36:27Z"]] {
         parts.report(&[&part[..], &[&bundled()]].concat(), b"");
     }

@@ -1,4 +1,4 @@
-//! Databases that `mmdb` wrote, read back with MaxMind's own reader and compared with a plain search of the list.
+//! Reads databases that `mmdb` wrote with MaxMind's own reader, and compares lookups with a linear search of the list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ fn contains(network: &Network, address: IpAddr) -> bool {
     network.first.is_ipv4() == address.is_ipv4() && network.first <= address && address <= network.last
 }
 
-/// The rule in one line: the narrowest that contains it, of equally narrow ones the last.
+/// Implements the rule directly: the narrowest network that contains the address, and of equally narrow ones the last.
 fn expected(list: &[Network], address: IpAddr) -> Option<u32> {
     list.iter()
         .filter(|network| contains(network, address) && network.origin.is_some())
@@ -40,7 +40,7 @@ fn range(first: IpAddr, last: IpAddr, asn: u32) -> Network {
     }
 }
 
-/// Ranges crowded into a few thousand addresses, so that most of them overlap.
+/// Generates ranges within a few thousand addresses, so that most of them overlap.
 fn any_range() -> impl Strategy<Value = Network> {
     let number = prop_oneof![1..100_000u32, 4_200_000_000..=u32::MAX];
     prop_oneof![
@@ -81,7 +81,7 @@ proptest! {
         lengths in prop::collection::hash_map((8..30u8, 0..8u32), 1..1_000_000u32, 1..40),
         seed in any::<u64>(),
     ) {
-        // Nested and disjoint prefixes below 5.0.0.0/8: longest-prefix match must not depend on the order.
+        // Nested and disjoint prefixes below 5.0.0.0/8: the longest-prefix match must not depend on the order.
         let mut list: Vec<Network> = lengths.iter().map(|((length, nth), asn)| {
             let host = u32::MAX >> length;
             let first = (0x0500_0000 | (nth << 13)) & !host;
@@ -133,7 +133,7 @@ fn a_city_file_reads_like_one_of_maxminds() {
     assert_eq!(record.location.latitude, Some(50.1188));
     assert_eq!(record.location.longitude, Some(8.6843));
     assert_eq!(record.location.accuracy_radius, Some(50));
-    // A narrower network answers alone: it does not inherit the wider one's city.
+    // A narrower network does not inherit the wider one's city.
     let record = city("5.6.255.255");
     assert_eq!((record.country.iso_code, record.city.names.english), (Some("FR"), None));
     assert_eq!(city("2a00:ffff::1").country.iso_code, Some("GB"));
@@ -149,7 +149,7 @@ fn the_ipv4_space_is_found_under_its_aliases() {
         for address in ["5.1.2.3", "::5.1.2.3", "::ffff:5.1.2.3", "2002:501:203::1"] {
             assert_eq!(asn(&reader, address.parse().unwrap()), Some(4_200_000_001), "{address} at {size:?}");
         }
-        // No origin in the narrower line: the wider one's stays.
+        // The narrower line has no origin, so the wider one's origin is used.
         assert_eq!(asn(&reader, "5.6.0.1".parse().unwrap()), Some(4_200_000_001));
         assert_eq!(asn(&reader, "6.0.0.1".parse().unwrap()), None);
     }

@@ -1,4 +1,4 @@
-//! `cowrie-load`: Cowrie's JSON logs as rows of Cowrie's PostgreSQL schema.
+//! `cowrie-load`: loads Cowrie's JSON logs into Cowrie's PostgreSQL schema.
 
 use std::error::Error;
 use std::fs::File;
@@ -69,7 +69,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     Ok(Some(parsed))
 }
 
-/// What the connection string leaves open comes from the environment, then from libpq's own defaults.
+/// Takes values that the connection string lacks from the environment, then from libpq's own defaults.
 fn connection(dsn: &str) -> Result<Config, Box<dyn Error>> {
     let mut config: Config = dsn.parse().map_err(|error| format!("invalid connection string: {error}"))?;
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -102,11 +102,11 @@ struct Lines {
     without_session: u64,
     outside: u64,
     repeated_connects: u64,
-    /// Files that could not be read to their end, and why.
+    /// Files that could not be read to their end, and the reasons.
     broken: Vec<String>,
 }
 
-/// Reads all files and hands batches to `store` until it takes no more.
+/// Reads all files and passes batches to `store`. Stops reading a file if `store` returns false.
 fn read(arguments: &Arguments, bar: &ProgressBar, store: &mut dyn FnMut(Vec<Session>) -> bool) -> Lines {
     let mut lines = Lines::default();
     let defaults = Limits::default();
@@ -186,7 +186,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     } else {
         progress(&arguments.files)
     };
-    // The log is parsed while the database stores; two batches may wait in between.
+    // The log is parsed while the database stores. At most two batches wait in between.
     let (sender, batches) = mpsc::sync_channel::<Vec<Session>>(2);
     let (lines, stored) = std::thread::scope(|scope| {
         let storing = scope.spawn(|| -> Result<LoadCounts, postgres::Error> {

@@ -1,4 +1,4 @@
-//! `demo-log`: writes the log that the demo comes with to standard output.
+//! `demo-log`: writes the demo's log to standard output.
 //!
 //! `cargo run -p cowrie_enrich_tools --bin demo-log demo/networks-before.tsv | gzip -9n >demo/cowrie.json.gz`
 
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use cowrie_enrich_tools::{networks, synthetic};
 
-/// Any number would do; this one gives the log that is checked in.
+/// The seed of the log in the repository. Another number would work as well.
 const SEED: u64 = 2025;
 
 fn run() -> Result<(), Box<dyn Error>> {

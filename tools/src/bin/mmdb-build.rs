@@ -1,4 +1,4 @@
-//! `mmdb-build`: MaxMind databases (.mmdb) from readable lists of networks.
+//! `mmdb-build`: builds MaxMind databases (.mmdb) from text lists of networks.
 
 use std::error::Error;
 use std::fs;
@@ -62,7 +62,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
     Ok(Some(parsed))
 }
 
-/// A reader that has the old file mapped keeps it: the new one takes the name in one step.
+/// Replaces the file by rename. A reader that has mapped the old file keeps it.
 fn publish(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".partial.{}", std::process::id()));
