@@ -1,8 +1,8 @@
 //! Checks session times for plausibility.
 //!
-//! A sensor without a clock says 1970, and a hostile sensor sends any time. A time that cannot be true stays in the
-//! session's row as written. It is unknown for `first_seen` and `last_seen`. The SQL function `session_time()` applies the
-//! same rule to times that are stored already.
+//! A sensor without a clock sends 1970, and a hostile sensor sends any time. A time that cannot be true stays in the
+//! session's row as written, but `first_seen` and `last_seen` ignore it. The SQL function `session_time()` applies the
+//! same rule to times that are already stored.
 
 /// 1970-01-01 UTC, in microseconds since 2000-01-01 UTC, PostgreSQL's unit.
 pub const EARLIEST: i64 = -946_684_800_000_000;

@@ -1,9 +1,10 @@
 //! Exports metrics and spans to OpenTelemetry.
 //!
-//! The protocol is OTLP over HTTP. Requests are protobuf messages of the project's own crate (`opentelemetry-proto`).
-//! Source: <https://opentelemetry.io/docs/specs/otlp/>. Names of attributes come from its semantic conventions.
+//! The protocol is OTLP over HTTP. Requests are protobuf messages of OpenTelemetry's own crate
+//! (`opentelemetry-proto`). Source: <https://opentelemetry.io/docs/specs/otlp/>. Names of attributes come from
+//! OpenTelemetry's semantic conventions.
 //!
-//! Code that measures does not use this module. It takes values, sends bytes, and returns the collector's response.
+//! Code that measures does not use this module. The module takes values, sends bytes, and returns the collector's response.
 //!
 //! | file | holds |
 //! |---|---|

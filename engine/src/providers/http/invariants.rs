@@ -182,7 +182,7 @@ fn named(body: &Option<Value>, member: &str) -> Option<bool> {
 }
 
 fn sane_reply(service: &HttpService, reply: &Reply, status: u16) {
-    // An address is absent, failed or refused: exactly one of them.
+    // A reply has either an answer or a failure.
     assert!(reply.answers.keys().all(|address| *address == asked()));
     assert_ne!(reply.answers.is_empty(), reply.failure.is_none(), "{reply:?}");
     match reply.answers.get(&asked()) {

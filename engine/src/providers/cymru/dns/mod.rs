@@ -4,8 +4,8 @@
 //! one query (`AS<number>.asn.cymru.com`), because only that record contains the name. A network without a name is
 //! still an answer.
 //!
-//! The queries go to the local recursive server, not to Team Cymru. Its cache serves names and blocks that were queried
-//! before.
+//! The queries go to the recursive server of the settings or of the system, not to Team Cymru. Its cache serves names
+//! and blocks that were queried before.
 //!
 //! | file | holds |
 //! |---|---|
