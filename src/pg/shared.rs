@@ -1,12 +1,18 @@
 //! The block of memory that all processes share when the library is preloaded.
 //!
-//! Locking protocol. `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics: counters and cells
-//! are only ever added to or set to zero; every process sets fingerprints of waiting rows; spans pass through a ring of atomics that nobody waits at; a worker slot's `database` is written by the launcher alone, its `pid`, latch, state
-//! and `report` by the process that sits in it, its requests (`woken`, `leave`, …) by anybody. What has more than one word is in
-//! [`Guarded`], reached through [`locked`] alone, by one process at a time; whoever is in there must neither raise nor
-//! wait. A zeroed block is a valid initial state.
+//! Locking protocol:
 //!
-//! Without preload there is no such block, and every backend has one of its own.
+//! - `counters`, `cells`, `provider_counters`, `exports` and the fields of a [`WorkerSlot`] are atomics.
+//!   Counters and cells are only added to or set to zero.
+//! - Every process sets the fingerprints of waiting rows.
+//! - Spans pass through a ring of atomics. No process waits for the ring.
+//! - Only the launcher writes a worker slot's `database`. Only the process that has taken the slot writes its
+//!   `pid`, latch, state and `report`. Any process may set its requests (`woken`, `leave`, …).
+//! - Values of more than one word are in [`Guarded`], which only [`locked`] reaches, for one process at a
+//!   time. A process that holds this lock must neither raise an error nor wait.
+//!
+//! A zeroed block is a valid initial state. Without preload there is no shared block, and every backend has a
+//! private one.
 
 use std::cell::{Cell, UnsafeCell};
 use std::sync::OnceLock;
@@ -21,18 +27,18 @@ use pgrx::pg_sys;
 use super::owner_slot::{LOGGED, OWNER_SLOTS, OwnerSlot};
 use super::{background, clock, latch};
 
-/// Room for counters; one more costs eight bytes.
+/// Capacity for counters; each takes eight bytes.
 pub const SLOTS: usize = 32;
-/// Room for numbers by labels and for histograms, most of it for networks by source, country and registry; eight bytes
-/// each, so 288 kB.
+/// Capacity for numbers by labels and for histograms. Most of it is for networks by source, country and
+/// registry. Each number takes eight bytes, so this is 288 kB.
 pub const CELLS: usize = 36 * 1024;
-/// Room for counters of one provider.
+/// Capacity for counters of one provider.
 pub const PROVIDER_SLOTS: usize = 24;
-/// Providers that are asked over the network.
+/// Providers that are queried over the network.
 pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
 /// Ways in which metrics leave the server.
 pub const EXPORTERS: usize = 3;
-/// Spans on their way to the exporter: more than a worker makes in some seconds, and 540 kB.
+/// Capacity for spans that wait for the exporter: more than a worker creates in some seconds, and 540 kB.
 pub const SPANS: usize = 2048;
 /// Procedures that work in batches.
 pub const PROCEDURES: usize = 6;
@@ -42,7 +48,7 @@ pub const SEATS: usize = 64;
 const WAITING: usize = 128;
 /// Kinds of steps of a worker and of its owner processes.
 pub const STEP_KINDS: usize = 17;
-/// Rows of inboxes that are remembered while no worker reads them; 64 kB.
+/// Capacity for fingerprints of inbox rows that no worker has read yet; 64 kB.
 const ROWS: usize = 8192;
 
 #[repr(C)]
@@ -52,59 +58,64 @@ pub struct Block {
     pub provider_counters: [[AtomicI64; PROVIDER_SLOTS]; PROVIDERS],
     pub launcher: WorkerSlot,
     pub exporter: WorkerSlot,
-    /// What each exporter handed on, and how often it could not.
+    /// Exports and failed exports, by exporter.
     pub exports: [[AtomicI64; 2]; EXPORTERS],
-    /// When counters were zero, microseconds since 2000.
+    /// When the counters were last zero, microseconds since 2000.
     pub counted_since: AtomicI64,
-    /// Whether the exporter collects spans, and of how many networks in 2^64.
+    /// Whether the exporter collects spans, and the sampled share of networks, in 2^64ths.
     pub spans_collected: AtomicBool,
     pub networks_sampled: AtomicU64,
     pub spans: Ring<WORDS, SPANS>,
-    /// Every database that is to have a worker has said what it spent of the quotas, since the server started; and since
-    /// when one that has not is waited for, microseconds since 2000.
+    /// Whether every database that is to have a worker has reported, since the server started, which part of
+    /// the quotas it spent; and since when a database that has not reported is waited for, microseconds since
+    /// 2000.
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub worker_slots: [WorkerSlot; SEATS],
-    /// Fingerprints of rows that wait in an inbox for a worker, and what goes into a fingerprint: see `inbox`.
+    /// Fingerprints of rows that wait in an inbox for a worker, and the two values that enter a fingerprint:
+    /// see `inbox`.
     waiting_rows: [AtomicU64; ROWS],
     pub inbox_epoch: AtomicU64,
     pub inbox_secret: AtomicU64,
     guarded: UnsafeCell<Guarded>,
 }
 
-// SAFETY: everything in it is atomic, except `guarded`, which is reached under a lock that all processes respect.
+// SAFETY: all fields are atomic, except `guarded`, which is only reached under a lock that all processes
+// respect.
 unsafe impl Sync for Block {}
 
 impl Block {
-    /// Where the fingerprint of a row would be.
+    /// Returns the entry for the fingerprint of a row.
     pub fn waiting_row(&self, fingerprint: u64) -> &AtomicU64 {
         &self.waiting_rows[(fingerprint % ROWS as u64) as usize]
     }
 }
 
-/// One background process: where it is and what it has been told.
+/// One background process: its identity, the requests that other processes sent to it, and its state.
 #[repr(C)]
 pub struct WorkerSlot {
-    /// OID of the database it works for; 0 while nobody does.
+    /// OID of the database for which the process works; 0 while the slot is free.
     pub database: AtomicU32,
     /// 0 while the process is not running.
     pub pid: AtomicI32,
     latch: AtomicUsize,
-    /// Work was announced since it last looked.
+    /// Work was announced since the process last checked.
     pub woken: AtomicBool,
-    /// It must go: somebody needs the database to themselves, or it is not wanted.
+    /// The process must end, because another session needs exclusive access to the database or the worker is
+    /// not wanted.
     pub leave: AtomicBool,
-    /// It would ask these providers, by bit, if another process gave way.
+    /// Providers, by bit, that the process would query as soon as another process returns a permit.
     waits_for: AtomicU32,
-    /// What its database knows of spent quotas is known to all.
+    /// The spent quotas that the database's ledger records are in shared memory.
     pub ledger_read: AtomicBool,
-    /// It was said anew which sessions matter.
+    /// The rules of session priority changed.
     pub rules_changed: AtomicBool,
     /// `known_networks` was edited.
     pub networks_edited: AtomicBool,
-    /// Lookups were not queued.
+    /// Some lookups were not queued.
     pub sweep_wanted: AtomicBool,
-    /// What it is doing, how it ended, and since when (microseconds since 2000); the owner's own codes.
+    /// The process's activity, how it ended, and since when (microseconds since 2000); the codes are those of
+    /// `worker::registry`.
     pub state: AtomicU32,
     pub ending: AtomicU32,
     pub since: AtomicI64,
@@ -116,42 +127,45 @@ pub struct WorkerSlot {
     pub recounter: Recounter,
     /// Processes that run code of table owners for this worker, and that may outlive it.
     pub owner_slots: [OwnerSlot; OWNER_SLOTS],
-    /// When one of them last logged a message, microseconds since 2000: each lives too short to remember it.
+    /// When an owner process last logged a message, microseconds since 2000. An owner process ends too soon
+    /// to remember this itself.
     pub logged_at: [AtomicI64; LOGGED],
 }
 
-/// What the worker of a database says of it. It stays when the worker ends, for the next one to go on with.
+/// Metrics of one database, written by its worker. They stay when the worker ends, and the next worker
+/// continues them.
 #[repr(C)]
 pub struct Report {
     /// OID of the database; 0 is none.
     pub database: AtomicU32,
     /// When the worker last began something, microseconds since 2000.
     pub heartbeat: AtomicI64,
-    /// Like those of the slot, but of all workers that this database has had.
+    /// Like the fields of the slot, but for all workers that this database has had.
     pub batches: AtomicI64,
     pub errors: AtomicI64,
-    /// The same by kind of step, with those of owner processes; the index is the owner's own code.
+    /// The same by kind of step, including steps of owner processes; the index is the code of a `StepKind`.
     pub step_errors: [AtomicI64; STEP_KINDS],
-    /// How long the worker slept with nothing under way, in thousandths of `worker_naptime`.
+    /// How long the worker slept without work in progress, in thousandths of `worker_naptime`.
     pub slept: AtomicI64,
-    /// Unsafe foreign keys that the worker saw when it last looked.
+    /// Unsafe foreign keys that the worker found at its last check.
     pub unsafe_keys: AtomicI64,
-    /// Owner processes that could not be started, of all workers that this database has had.
+    /// Owner processes that could not be started, over all workers that this database has had.
     pub launch_failures: AtomicI64,
-    /// What the worker counts. [`UNKNOWN`] until it has counted it.
+    /// The worker's counts. [`UNKNOWN`] until they are counted.
     pub networks: AtomicI64,
-    /// When the oldest pending count was counted, microseconds since 2000; 0 where there is none.
+    /// When the oldest pending count was counted, microseconds since 2000; 0 without pending counts.
     pub oldest_count: AtomicI64,
     pub queues: [QueueReport; PROVIDERS],
-    /// Rows of `session_completion` that are pending, and when the oldest became so, microseconds since 2000; 0 is none.
+    /// Pending rows of `session_completion`, and when the oldest became pending, microseconds since 2000; 0
+    /// if none is.
     pub completions: AtomicI64,
     pub oldest_completion: AtomicI64,
     pub suspended_owners: AtomicI64,
-    /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
+    /// Networks that an edit of `known_networks` affects and that are not reclassified yet.
     pub pending_networks: AtomicI64,
     /// Attached tables that are not intact.
     pub tables_not_intact: AtomicI64,
-    /// When the oldest recount that is still to be made was asked for, microseconds since 2000; 0 is none.
+    /// When the oldest unfinished recount was requested, microseconds since 2000; 0 without such a recount.
     pub oldest_recount: AtomicI64,
 }
 
@@ -166,34 +180,34 @@ pub struct QueueReport {
     pub oldest: AtomicI64,
 }
 
-/// As many as `store::sizes` counts.
+/// Number of sizes that `store::sizes` counts.
 pub const QUEUE_SIZES: usize = 6;
 
-/// What is read and written under the lock.
+/// Data that is read and written under the lock.
 #[repr(C)]
 pub struct Guarded {
     /// Databases that the launcher should look at; 0 is no entry.
     pub announced: [u32; 16],
-    /// More were announced than there is room for: look at all.
+    /// More databases were announced than fit: check all.
     pub announced_all: bool,
     /// Databases that are to have a worker and have none, the oldest first; written by the launcher.
     waiting: [Waiting; WAITING],
-    /// Databases that need a recount which no row of `recount_request` asks for; 0 is no entry.
+    /// Databases that need a recount for which `recount_request` has no row; 0 is an empty entry.
     pub recounts: [u32; SEATS],
-    /// Databases that must be left alone for a moment.
+    /// Databases in which no worker may start for a moment.
     pub kept_out: [KeptOut; 16],
     pub providers: [Provider; PROVIDERS],
     pub last_buried: Buried,
-    /// The last call of each procedure that works in batches, in whichever database that was.
+    /// The last call of each procedure that works in batches, in any database.
     pub calls: [ProcedureCall; PROCEDURES],
 }
 
-/// The worker's slot with the number that a process was started with.
+/// Returns the worker slot with the number that was passed to the process at its start.
 pub fn worker_slot(number: i32) -> &'static WorkerSlot {
     &block().worker_slots[usize::try_from(number).unwrap_or_default() % SEATS]
 }
 
-/// The number of a worker's slot. Other slots have none, and get that of the last one.
+/// Returns the number of a worker's slot. For other slots, returns the last worker slot's number.
 pub fn number_of(slot: &WorkerSlot) -> usize {
     block().worker_slots.iter().position(|worker_slot| std::ptr::eq(worker_slot, slot)).unwrap_or(SEATS - 1)
 }
@@ -209,10 +223,10 @@ impl Guarded {
     }
 }
 
-/// The process that counts the sessions of a database again. It may outlive the worker that started it.
+/// The process that recounts the sessions of a database. It may outlive the worker that started it.
 #[repr(C)]
 pub struct Recounter {
-    /// 0 while there is none.
+    /// 0 while no process has taken this slot.
     pid: AtomicI32,
     database: AtomicU32,
 }
@@ -222,7 +236,7 @@ thread_local! {
 }
 
 impl Recounter {
-    /// Makes this process the one for a database until it exits. Returns whether there was none.
+    /// Makes this process the recounter of a database until it exits. Returns false if another process is.
     pub fn take(&'static self, database: u32) -> bool {
         if self.pid.compare_exchange(0, background::own_pid(), Ordering::AcqRel, Ordering::Acquire).is_err() {
             return false;
@@ -238,7 +252,7 @@ impl Recounter {
         true
     }
 
-    /// Makes the process end, if it works for this database.
+    /// Terminates the process if it works for this database.
     pub fn end(&self, database: u32) {
         if self.database.load(Ordering::Acquire) == database {
             background::terminate(self.pid.load(Ordering::Acquire));
@@ -258,9 +272,9 @@ pub struct KeptOut {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// 0 stands for an empty entry.
+    /// 0 is an empty entry.
     pub database: u32,
-    /// A code of the caller's.
+    /// A code that the caller defines.
     pub reason: u32,
     /// Microseconds since 2000.
     pub since: i64,
@@ -275,7 +289,7 @@ pub fn publish_waiting(waiting: &[Waiting]) {
     });
 }
 
-/// The databases that wait for a worker, as the launcher published them.
+/// Returns the databases that wait for a worker, as the launcher published them.
 pub fn waiting() -> Vec<Waiting> {
     let entries = locked(|guarded| guarded.waiting);
     entries.into_iter().take_while(|entry| entry.database != 0).collect()
@@ -285,27 +299,27 @@ pub fn waiting() -> Vec<Waiting> {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Buried {
-    /// Its place.
+    /// The provider's index.
     pub provider: u32,
     /// Microseconds since 2000; 0 is never.
     pub at: i64,
     pub reason: Note,
 }
 
-/// How far a call is.
+/// Progress of a procedure call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ProcedureCall {
     pub database: u32,
-    /// Process that runs it; 0 where there was none.
+    /// Process that runs the call; 0 before the first call.
     pub pid: i32,
-    /// It runs still, as far as anybody said.
+    /// The call has not ended, according to the last report.
     pub is_open: bool,
-    /// It came to its end.
+    /// The call reached its end.
     pub is_complete: bool,
     pub phase: Note,
     pub batches: i64,
-    /// Of this phase.
+    /// Items of this phase that are done.
     pub done: i64,
     pub total: i64,
     /// Microseconds since 2000.
@@ -314,46 +328,46 @@ pub struct ProcedureCall {
     pub updated: i64,
 }
 
-/// How a provider is doing, and who is asking it.
+/// A provider's health, and which processes query it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Provider {
     pub breaker: Breaker,
     /// State of the rate limit.
     pub rate: i64,
-    /// Requests under way.
+    /// Requests in flight.
     pub in_use: u32,
-    /// How often in a row it asked for a rest.
+    /// How many times in a row the provider asked for a pause.
     pub rests: u32,
-    /// Requests in a row whose lookup it could not make sense of.
+    /// Requests in a row whose lookup the provider rejected as invalid.
     pub refusals: u32,
-    /// Database whose worker is next, because it waits while others ask one request after another; until when it is
-    /// waited for (microseconds since 2000).
+    /// Database whose worker comes next, because it waits while other workers send one request after another;
+    /// and until when the permit is kept for it (microseconds since 2000).
     pub next_turn: u32,
     pub turn_ends: i64,
     /// Microseconds since 2000; 0 is never.
     pub last_success: i64,
     pub last_failure: i64,
     pub last_error: Note,
-    /// What of a day's quota is spent.
+    /// Requests of the current day that count against the quota.
     pub quota: Quota,
     pub stop: Stop,
-    /// What it said beside its last answer.
+    /// A notice that the provider sent with its last answer.
     pub notice: Note,
 }
 
-/// A provider does not want to be asked as things are.
+/// A provider refuses requests with the current credentials.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stop {
-    /// Microseconds since 2000; 0 is not stopped. Then it is asked once more.
+    /// Microseconds since 2000; 0 is not stopped. After this time, another request is tried.
     pub until: i64,
-    /// What was refused; while it is the same there is no sense in asking.
+    /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
     pub credentials: u64,
     pub reason: Note,
 }
 
-/// A short text.
+/// A text of at most 200 bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Note {
@@ -362,7 +376,7 @@ pub struct Note {
 }
 
 impl Note {
-    /// Keeps as much of a text as there is room for.
+    /// Stores the text, truncated to the space.
     pub fn set(&mut self, text: &str) {
         let mut length = text.len().min(self.bytes.len());
         while !text.is_char_boundary(length) {
@@ -384,7 +398,7 @@ thread_local! {
     static SHARED: Cell<Option<Shared>> = const { Cell::new(None) };
     /// The worker's slot that this process has taken.
     static OWN: Cell<Option<&'static WorkerSlot>> = const { Cell::new(None) };
-    /// What else is to be done when this process ends.
+    /// Further work to do when this process ends.
     static AT_EXIT: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
@@ -396,7 +410,7 @@ struct Shared {
 
 static PRIVATE: OnceLock<Box<Block>> = OnceLock::new();
 
-/// The shared block, or this backend's own.
+/// Returns the shared block, or this backend's private one.
 pub fn block() -> &'static Block {
     if let Some(shared) = SHARED.get() {
         return shared.block;
@@ -407,12 +421,12 @@ pub fn block() -> &'static Block {
     })
 }
 
-/// Whether the library was preloaded, so that there are shared memory and a launcher.
+/// Returns whether the library was preloaded. If so, there are shared memory and a launcher.
 pub fn is_shared() -> bool {
     SHARED.get().is_some()
 }
 
-/// Runs `work` while no other process is in here. It must be short, and must neither raise nor wait.
+/// Runs `work` under the lock. `work` must be short, and must neither raise an error nor wait.
 pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
     let guarded = block().guarded.get();
     match SHARED.get() {
@@ -423,13 +437,14 @@ pub fn locked<T>(work: impl FnOnce(&mut Guarded) -> T) -> T {
             pg_sys::LWLockRelease(shared.lock);
             result
         },
-        // SAFETY: the block is this backend's own, used on its only thread, and `work` does not come back here.
+        // SAFETY: the block is private to this backend and used on its only thread, and `work` does not call
+        // `locked`.
         None => work(unsafe { &mut *guarded }),
     }
 }
 
 impl Report {
-    /// Begins anew, for a database.
+    /// Resets the report for a database.
     pub fn begin(&self, database: u32) {
         self.database.store(0, Ordering::Release);
         let queues = self.queues.iter().flat_map(|queue| queue.sizes.iter().chain([&queue.oldest]));
@@ -463,24 +478,24 @@ impl WorkerSlot {
         self.pid.load(Ordering::Acquire) != 0
     }
 
-    /// Tells the process that there is work; once until it looks.
+    /// Notifies the process of work, once until it checks.
     pub fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             self.set_latch();
         }
     }
 
-    /// It would ask a provider if another process gave way.
+    /// Notes that the process would query a provider as soon as another process returns a permit.
     pub fn waits_for(&self, provider: usize) {
         self.waits_for.fetch_or(1 << provider, Ordering::AcqRel);
     }
 
-    /// It would not, any more; answers whether it did.
+    /// Withdraws that note. Returns whether it was set.
     pub fn waits_no_more(&self, provider: usize) -> bool {
         self.waits_for.fetch_and(!(1 << provider), Ordering::AcqRel) & 1 << provider != 0
     }
 
-    /// Makes the process look at what it has been told.
+    /// Makes the process check its requests.
     pub fn set_latch(&self) {
         latch::set(self.latch.load(Ordering::Acquire));
     }
@@ -500,8 +515,8 @@ impl WorkerSlot {
     }
 }
 
-/// Has `work` run when this process ends, however that comes about short of a crash, while it still has shared memory.
-/// One function per process.
+/// Registers `work` to run when this process ends for any reason except a crash, while it still has shared
+/// memory. One function per process.
 pub fn at_exit(work: fn()) {
     if AT_EXIT.replace(Some(work)).is_none() {
         // SAFETY: a static function, registered once.
@@ -514,7 +529,7 @@ extern "C-unwind" fn stand_up(_code: std::ffi::c_int, _argument: pg_sys::Datum) 
     if let Some(worker_slot) = OWN.take() {
         worker_slot.latch.store(0, Ordering::Release);
         worker_slot.pid.store(0, Ordering::Release);
-        // Also where the launcher is not the one that started this process.
+        // The launcher is informed even if it is not the launcher that started this process.
         block().launcher.set_latch();
     }
 }
@@ -526,7 +541,8 @@ extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     }
 }
 
-/// Asks for the shared block; called from `_PG_init`. Does nothing, and says so, unless the library is being preloaded.
+/// Requests the shared block; called from `_PG_init`. Does nothing and returns false unless the library is
+/// being preloaded.
 pub fn request() -> bool {
     // SAFETY: hooks are chained while the postmaster starts, on its only thread.
     unsafe {
@@ -555,8 +571,8 @@ extern "C-unwind" fn on_request() {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn on_startup() {
-    // SAFETY: ShmemInitStruct returns the same, suitably aligned block in every process; it is zeroed under
-    // AddinShmemInitLock by whoever finds it new. The block lives as long as the process.
+    // SAFETY: ShmemInitStruct returns the same, suitably aligned block in every process. The process that
+    // creates the block zeroes it under AddinShmemInitLock. The block lives as long as the process.
     unsafe {
         if let Some(previous) = PREVIOUS_STARTUP.get() {
             previous();

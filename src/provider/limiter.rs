@@ -1,9 +1,9 @@
-//! What a provider is spared, across all processes of the cluster.
+//! Rate limits, pauses and circuit breakers of providers, across all processes of the cluster.
 //!
-//! Whoever wants to ask a provider takes a permit first: there are as many as the provider may be asked at the same
-//! time, they come no faster than its rate, and none while it is given a rest. The holder says how it went; that moves
-//! the breaker. A process that ends gives its permits back. The state is in shared memory; without preload every
-//! backend is polite for itself.
+//! A process takes a permit before it sends a request to a provider. The number of permits is the provider's
+//! limit of parallel requests. Permits are granted no faster than the provider's rate, and none during a
+//! pause. The holder returns the permit with a verdict, which moves the breaker. A process that ends returns
+//! its permits. The state is in shared memory; without preload, every backend limits itself alone.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -19,26 +19,26 @@ use crate::pg::{catalog, clock};
 use crate::provider::{Limits, Provider};
 use crate::telemetry::{self, Distribution};
 
-/// What is counted of a provider. Append only: the slots are laid out by these numbers.
+/// Counters of a provider. Append only: the slots are laid out by these numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Count {
-    /// Exchanges begun, and questions in them.
+    /// Exchanges begun, and lookup keys in them.
     Requests = 0,
     Questions,
-    /// Answers that were applied: a value, and a valid "nobody announces it".
+    /// Answers that were applied: values, and valid answers that the address is not announced.
     Values,
     Absent,
     /// Addresses that were served from an earlier answer for their block.
     Shared,
-    /// Questions that an exchange left without an answer, and those that the provider refused.
+    /// Lookup keys that an exchange left without an answer, and those that the provider refused.
     Unanswered,
     Refused,
-    /// Rows dropped: of addresses that were not asked, without sense, too long.
+    /// Rows dropped: for addresses that were not in the request, invalid, too long.
     Foreign,
     Malformed,
     Oversized,
-    /// Exchanges that failed, by how.
+    /// Exchanges that failed, by reason.
     Unreachable,
     Silent,
     TimedOut,
@@ -47,11 +47,11 @@ pub enum Count {
     Failed,
     /// Lookups that became dead letters.
     DeadLetters,
-    /// Exchanges that the provider refused: as too many (429), for the key (401, 403), with another status.
+    /// Exchanges that the provider refused: too many requests (429), the key (401, 403), another status.
     Throttled,
     Unauthorized,
     BadStatus,
-    /// Exchanges that ended well.
+    /// Exchanges that succeeded.
     Completed,
 }
 
@@ -81,7 +81,8 @@ pub const COUNTS: [Count; 20] = [
 
 const _: () = assert!((Count::Completed as usize) < PROVIDER_SLOTS);
 
-/// Adds to a count, at once: what is counted here happened on the network, whatever becomes of a transaction.
+/// Adds to a count at once, because the counted event happened on the network even if the transaction rolls
+/// back.
 pub fn count(provider: Provider, what: Count, amount: u64) {
     if amount > 0 {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX);
@@ -90,7 +91,7 @@ pub fn count(provider: Provider, what: Count, amount: u64) {
     }
 }
 
-/// A lookup became a dead letter, for this reason.
+/// Records that a lookup became a dead letter, and the reason.
 pub fn buried(provider: Provider, reason: &str) {
     let now = clock::now();
     shared::locked(|guarded| {
@@ -100,21 +101,22 @@ pub fn buried(provider: Provider, reason: &str) {
     });
 }
 
-/// The last that did, since the server was started: whose, why and when (microseconds since 2000).
+/// Returns the last dead letter since the server was started: provider, reason, time (microseconds since
+/// 2000).
 pub fn last_buried() -> Option<(Provider, String, i64)> {
     let last = shared::locked(|guarded| guarded.last_buried);
     let provider = Provider::all().nth(last.provider as usize)?;
     (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
 }
 
-/// An exchange begins, about so many questions.
+/// Counts the start of an exchange with `questions` lookup keys.
 pub fn begins(provider: Provider, questions: usize) {
     count(provider, Count::Requests, 1);
     count(provider, Count::Questions, questions as u64);
     telemetry::happened(Distribution::Batch(provider), i64::try_from(questions).unwrap_or(i64::MAX));
 }
 
-/// An exchange took so long, from its beginning to its end.
+/// Records the duration of an exchange, from beginning to end.
 pub fn took(provider: Provider, time: Duration) {
     let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
     telemetry::happened(Distribution::Request(provider), nanoseconds);
@@ -124,45 +126,45 @@ pub fn counted(provider: Provider, what: Count) -> i64 {
     shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
 }
 
-/// Whether a provider may be asked now.
+/// Whether a provider may be queried now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
     Granted,
-    /// To find out whether the provider is back: a small request will do.
+    /// A small request may test whether the provider has recovered.
     Probe,
     /// Microseconds since 2000.
     NotBefore(i64),
-    /// As many ask already as may; one that ends wakes those that wait.
+    /// All permits are taken; a process that returns one wakes those that wait.
     Busy,
 }
 
-/// The right to ask a provider once, given back by saying how it went, or when it is dropped.
+/// Permission for one request. It is returned with a verdict, or without one when it is dropped.
 pub struct Permit {
     provider: Provider,
     returned: bool,
-    /// Whether the rate counts the request already.
+    /// Whether the request has already been counted against the rate.
     is_counted: bool,
 }
 
-/// Whether a request leaves at this moment.
+/// When a request may be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendTime {
     Now,
-    /// Others were faster, and the rate lets one go after the other; microseconds since 2000.
+    /// Other processes sent first, and the rate requires a pause; until microseconds since 2000.
     Waits(i64),
-    /// The provider may not be asked any more, not before this time.
+    /// The provider may no longer be queried, until this time.
     Off(i64),
 }
 
-/// How an exchange went, as far as the provider is concerned.
+/// Result of an exchange, as far as it says something about the provider.
 pub enum Verdict<'a> {
     Answered,
     Failed(&'a str),
-    /// It could not make sense of the lookup, which may be the fault of the lookup or its own.
+    /// The provider rejected the lookup as invalid; the fault may be in the lookup or at the provider.
     Refused(&'a str),
-    /// It was there, and put the client off.
+    /// The provider responded, and deferred the request.
     Deferred(&'a str),
-    /// It was not asked in the end, or not long enough to say.
+    /// The request was not sent, or ended too early for a verdict.
     Unknown,
 }
 
@@ -171,7 +173,7 @@ thread_local! {
     static HELD: Cell<[u32; PROVIDERS]> = const { Cell::new([0; PROVIDERS]) };
 }
 
-/// What a permit would be answered now, and how many are to be had; takes nothing.
+/// Returns whether a permit would be granted now, and how many are available; takes none.
 pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
     let mut copy = shared::locked(|guarded| guarded.providers[provider.place()]);
     let now = clock::now();
@@ -216,7 +218,7 @@ fn ask_rated(provider: Provider, limits: &Limits, rated: Rated) -> Result<(Permi
     }
 }
 
-/// Takes as many permits as are to be had, at most so many, for requests that leave later: see [`Permit::departs`].
+/// Takes up to `most` available permits for requests that are sent later: see [`Permit::departs`].
 pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
     let grants = std::iter::from_fn(|| match ask_rated(provider, limits, Rated::Later) {
         Ok((permit, Leave::Granted)) => Some(permit),
@@ -225,21 +227,22 @@ pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> 
     grants.take(most).collect()
 }
 
-/// When the rate counts a request: a second holds so many that are sent in it, not so many that were thought of.
+/// When the rate counts a request: the limit of a second applies to the requests sent in it, not to the
+/// permits taken in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rated {
     Now,
     Later,
 }
 
-/// Takes a permit out of a provider's state, which is left alone where there is none to be had.
+/// Takes a permit out of a provider's state. If none is available, the state stays unchanged.
 fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
     let now = clock::now();
     forget_wrong_times(state, now);
     if state.stop.until > now {
         return Leave::NotBefore(state.stop.until);
     }
-    // After a rest, one asks whether it is over.
+    // After a pause, one request tests whether it is over.
     let parallel = if state.rests > 0 { 1 } else { limits.parallel };
     if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
         return Leave::Busy;
@@ -262,7 +265,7 @@ fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
     leave
 }
 
-/// A clock that was ahead has left times that nobody can have meant.
+/// Corrects times that lie too far ahead, because the clock was ahead when they were set.
 fn forget_wrong_times(state: &mut shared::Provider, now: i64) {
     state.stop.until = state.stop.until.min(now + clock::micros(STOPPED_FOR));
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
@@ -279,13 +282,13 @@ impl Permit {
         self.provider
     }
 
-    /// Gives the permit back and says how it went.
+    /// Returns the permit with a verdict.
     pub fn give_back(mut self, verdict: &Verdict<'_>, limits: &Limits) {
         self.release(verdict, limits.retry_base);
     }
 
-    /// Whether what is asked with it leaves now. Whatever took its time since the permit was taken, the rate counts from
-    /// here on; and a rest that the provider asked for meanwhile is one.
+    /// Returns whether the permit's request may be sent now. The rate counts the request from here on, even
+    /// if the permit was taken earlier. A pause that the provider has asked for in the meantime is respected.
     pub fn departs(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
             return SendTime::Now;
@@ -322,7 +325,8 @@ impl Permit {
                 Verdict::Answered => {
                     state.breaker.succeeded();
                     state.refusals = 0;
-                    // What was sent before it asked for a rest does not say that the rest is over.
+                    // A response to a request sent before the provider asked for a pause does not show that
+                    // the pause is over.
                     if state.breaker.backoff_until <= now {
                         state.rests = 0;
                     }
@@ -330,7 +334,8 @@ impl Permit {
                 }
                 Verdict::Refused(error) => {
                     state.refusals = state.refusals.saturating_add(1);
-                    // So many in a row, or when it was down: it is not these lookups that it cannot make sense of.
+                    // After this number of refusals in a row, or while the provider was down, the fault is
+                    // not in the lookups.
                     if state.refusals >= OPENS_AFTER || state.breaker.failures >= OPENS_AFTER {
                         fails(state, now, base, random, error);
                     }
@@ -362,7 +367,7 @@ impl Drop for Permit {
     }
 }
 
-/// This process ends: what it holds goes back.
+/// Returns all permits of this process when it ends.
 fn process_ends() {
     let held = HELD.replace([0; PROVIDERS]);
     for (provider, permits) in Provider::all().zip(held) {
@@ -376,20 +381,22 @@ fn process_ends() {
     }
 }
 
-/// A provider that refused the key is asked again after this time, in case that it was the provider's own fault.
+/// A provider that refused the key is tried again after this time, because the refusal may have been the
+/// provider's own fault.
 const STOPPED_FOR: Duration = Duration::from_secs(60 * 60);
-/// A rest does not grow beyond this, unless the provider itself names a longer one.
+/// A pause does not grow beyond this, unless the provider itself names a longer one.
 const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
-/// Nor longer than this, whoever names it.
+/// No pause is longer than this, even if the provider names a longer one.
 const LONGEST_NAMED_REST: Duration = Duration::from_secs(24 * 60 * 60);
-/// How soon a worker looks again whether all databases' spent quotas are known, in microseconds.
+/// Interval, in microseconds, at which a worker checks whether all databases' spent quotas are known.
 const LEDGERS_ARE_READ_WITHIN: i64 = 100_000;
 
-/// How long a permit is kept for the worker whose turn it is, in microseconds.
+/// How long a permit is kept for the next worker, in microseconds.
 const TURN_LASTS: i64 = 200_000;
 
-/// Permits are free: it is the turn of a worker that waits, the next one in the order of the slots, so that a database with a
-/// long queue does not keep the others from asking. One turn at a time: who takes it hands on what else is free.
+/// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long
+/// queue would keep the others from sending. One turn at a time: the worker that takes a permit passes the
+/// remaining ones on.
 fn hand_on(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared::block().worker_slots);
     let now = clock::now();
@@ -410,7 +417,7 @@ fn hand_on(provider: Provider) {
     next.set_latch();
 }
 
-/// What the provider asks of its clients. `credentials`: what it was asked with.
+/// Applies the provider's demand to its clients. `credentials` is the fingerprint of those in the request.
 pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     let after = |pause: Duration| now.saturating_add(clock::micros(pause));
@@ -418,7 +425,7 @@ pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
         let state = &mut guarded.providers[provider.place()];
         match demand {
             Demand::Rest(pause) => {
-                // Those that were under way together ask for one rest.
+                // Requests that were in flight together count as one pause.
                 if state.breaker.backoff_until <= now {
                     state.rests = state.rests.saturating_add(1);
                 }
@@ -433,24 +440,25 @@ pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
     });
 }
 
-/// A rest that the provider asks for again and again, without an answer in between, doubles.
+/// Returns the pause. It doubles if the provider asks again and again without an answer in between.
 fn longer(pause: Duration, times: u32) -> Duration {
     let factor = 1_u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
     pause.saturating_mul(factor).min(pause.max(LONGEST_REST))
 }
 
-/// What the provider said beside its answer.
+/// Stores a notice that the provider sent with its answer.
 pub fn note(provider: Provider, notice: &str) {
     shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
 }
 
-/// What the provider was asked with when it refused, while it is stopped.
+/// While the provider is stopped, returns the fingerprint of the credentials that it refused.
 pub fn stopped_with(provider: Provider) -> Option<u64> {
     let stop = shared::locked(|guarded| guarded.providers[provider.place()].stop);
     (stop.until > clock::now()).then_some(stop.credentials)
 }
 
-/// Whatever kept a provider from being asked is over: a stop, a rest, a row of failures. The rate and the quota stay.
+/// Clears the reasons for which a provider is not queried: a stop, a pause, repeated failures. The rate and
+/// the quota stay.
 pub fn resume(provider: Provider) {
     shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
@@ -461,13 +469,14 @@ pub fn resume(provider: Provider) {
     wake_all();
 }
 
-/// What it was stopped for has changed. A rest that it asked for stays: that had another reason.
+/// Lifts a stop after its cause has changed. A pause that the provider asked for stays, because it had
+/// another reason.
 pub fn lift_stop(provider: Provider) {
     shared::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
     wake_all();
 }
 
-/// Every worker looks again whether it may ask.
+/// Makes every worker check again whether it may send.
 fn wake_all() {
     shared::block()
         .worker_slots
@@ -476,12 +485,12 @@ fn wake_all() {
         .for_each(WorkerSlot::wake);
 }
 
-/// How a provider is doing, as `provider_status` shows it.
+/// A provider's health, as `provider_status` shows it.
 pub struct Health {
     pub state: State,
-    /// Why it is not asked, other than by what the circuit breaker says.
+    /// Why it is not queried, for reasons other than the circuit breaker.
     pub blocked_reason: Option<String>,
-    /// Whether it refused the key, and is left alone for that.
+    /// Whether the provider refused the key and is stopped for that reason.
     pub is_stopped: bool,
     pub failures: u32,
     /// Microseconds since 2000.
@@ -491,7 +500,7 @@ pub struct Health {
     pub last_failure: Option<i64>,
     pub last_error: Option<String>,
     pub notice: Option<String>,
-    /// Of a provider with a daily quota: how much, what of it is left, and when it begins anew.
+    /// For a provider with a daily quota: the quota, the remaining requests, and when the next day begins.
     pub quota: Option<(u32, u64, i64)>,
 }
 
@@ -533,16 +542,16 @@ fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64
     }
 }
 
-/// An answer that came so long ago is written down, in microseconds.
+/// Answers older than this are certainly stored, in microseconds.
 const WRITTEN_WITHIN: i64 = 600_000_000;
 
-/// Whether an answer of the provider may be on its way: asked for, or here and not written down yet.
+/// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
 pub fn is_speaking(provider: Provider) -> bool {
     let state = shared::locked(|guarded| guarded.providers[provider.place()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
-/// When the provider last gave an answer; 0 is never.
+/// When the provider last answered; 0 is never.
 pub fn last_success(provider: Provider) -> i64 {
     shared::locked(|guarded| guarded.providers[provider.place()].last_success)
 }

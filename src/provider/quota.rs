@@ -1,11 +1,15 @@
 //! Daily quotas, exact across the cluster.
 //!
-//! What is spent of a day is one number in shared memory, raised before a request goes out. Each database writes the
-//! number that it raised it to into its own ledger (`provider_quota`), in the transaction that claims the jobs, so
-//! that the request is durable before it is sent. The highest number of all ledgers is what is spent: nothing is spent
-//! before every worker has read its own, after a start of the server and whenever a database is to have a worker that
-//! had none since. And each writes down what it knows of the others, when it starts and as often as it sweeps, so that a
-//! database that goes away does not take its spending with it.
+//! The requests spent on a day are one number in shared memory, raised before a request is sent. Each
+//! database writes the raised number into its ledger (`provider_quota`), in the transaction that claims the
+//! jobs. So the request is durable before it is sent.
+//!
+//! The highest number of all ledgers is the number spent. Nothing is spent before every worker has read its
+//! ledger. This applies after a start of the server, and whenever a database is to have a worker that had
+//! none since.
+//!
+//! Each worker also writes the other databases' spending into its ledger, at its start and at every sweep. So
+//! the spending of a database that is dropped is not lost.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +19,7 @@ use crate::pg::clock;
 use crate::pg::shared;
 use crate::provider::{Limits, Provider};
 
-/// How long databases whose workers do not come up are waited for, in microseconds.
+/// How long databases without a running worker are waited for, in microseconds.
 const WAITED_FOR: i64 = 60_000_000;
 
 /// Requests of one day that may be sent, taken out of its quota.
@@ -24,12 +28,12 @@ pub struct Reserved {
     /// Days since 2000, UTC.
     pub day: i32,
     pub requests: u32,
-    /// What is spent of the day in the whole cluster, these included.
+    /// Requests of the day spent in the whole cluster, including these.
     pub spent: i64,
 }
 
-/// Takes as many requests out of the quota as are left, at most so many. `None`: the provider has none. What is asked is
-/// counted all the same, for a quota that is set later in the day.
+/// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no
+/// quota. The requests are counted all the same, for a quota that is set later in the day.
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Reserved> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
@@ -41,7 +45,7 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Res
     (limits.daily_quota != 0).then_some(reserved)
 }
 
-/// What is spent of today in the whole cluster, as far as this server knows: day and number.
+/// Returns the requests spent today in the whole cluster, as far as this server knows: day and number.
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
     shared::locked(|guarded| {
@@ -51,25 +55,25 @@ pub fn spent(provider: Provider) -> (i32, i64) {
     })
 }
 
-/// Whether a day has passed whose quota paid for a request: it must not leave any more. (A later one than today was taken
-/// out of before the clock was set back.)
+/// Returns whether the day whose quota paid for a request has passed, so that the request must not be sent
+/// any more. (A day later than today was taken out of before the clock was set back.)
 pub fn is_over(day: i32) -> bool {
     day < day_of(clock::now())
 }
 
-/// Requests that were not sent after all.
+/// Returns requests that were not sent to the quota.
 pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
     shared::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));
 }
 
-/// What a ledger says was spent of a day.
+/// Takes over the requests of a day that a ledger records as spent.
 pub fn learn(provider: Provider, day: i32, spent: i64) {
     let now = clock::now();
     shared::locked(|guarded| guarded.providers[provider.place()].quota.learn(now, day, spent));
 }
 
-/// Whether every database that may have spent something has said so.
+/// Returns whether every database that may have spent requests has reported.
 pub fn is_known() -> bool {
     let block = shared::block();
     let since = block.awaited_since.load(Ordering::Acquire);

@@ -1,5 +1,5 @@
-//! One provider's jobs, from the claim to the answer written down. Providers share nothing but the process, so that none
-//! waits for another.
+//! One provider's jobs, from the claim to the stored answer. Providers share only the process, so none waits
+//! for another.
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
@@ -23,40 +23,41 @@ use crate::store::queue::{self, Claimed, Lease};
 use crate::telemetry::spans;
 use crate::worker::registry::StepKind;
 
-/// How long jobs that were claimed may wait until they are asked, in microseconds: it is somebody else's turn, or the
-/// worker was kept by something.
+/// How long claimed jobs may wait until they are sent, in microseconds. They wait while it is another
+/// worker's turn, or while this worker is delayed.
 const LONGEST_WAIT: i64 = 2_000_000;
-/// How often it is looked whether a refused key was replaced, in microseconds.
+/// Interval at which the worker checks whether a refused key was replaced, in microseconds.
 const CREDENTIALS_EVERY: i64 = 1_000_000;
-/// How long a claim waits for a lock. The worker holds permits meanwhile, which other databases wait for.
+/// How long a claim waits for a lock. Meanwhile the worker holds permits, for which other databases wait.
 const CLAIM_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"100ms")];
-/// Lookups of a probe: enough to see whether the provider is back.
+/// Lookups of a probe: enough to test whether the provider has recovered.
 const PROBE_SIZE: usize = 10;
 
 pub struct ProviderQueue {
     pub provider: Provider,
-    /// When there are jobs to claim, and until when the provider may not be asked; microseconds since 2000.
+    /// When there are jobs to claim, and until when the provider may not be queried; microseconds since 2000.
     pub next_due: i64,
     blocked_until: i64,
-    /// When it is looked at again whether a stopped provider may be asked.
+    /// When to check again whether a stopped provider may be queried.
     next_credentials: i64,
-    /// Claimed, paid for, and not asked yet: the rate lets one leave after the other. And since when.
+    /// Requests whose jobs are claimed and whose quota is spent, but which are not sent yet because of the
+    /// rate; and since when.
     ready: VecDeque<ProviderRequest>,
     ready_since: i64,
-    /// The most urgent jobs need no asking: many of them are looked at together.
+    /// The most urgent jobs need no request, so the next claim looks at many jobs together.
     is_behind_known: bool,
-    /// Answers that wait to be written down.
+    /// Completed batches whose answers are not stored yet.
     completed_batches: Vec<CompletedBatch>,
-    /// What the queue and the ledger have to get back before anything is claimed again.
+    /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
     to_give_back: Vec<Unused>,
 }
 
-/// Jobs that are not asked after all, and requests that were paid for and not sent.
+/// Jobs that are released without a request, and requests that were taken from the quota and not sent.
 struct Unused {
     lookup_keys: Vec<Prefix>,
     day: Option<i32>,
     requests: usize,
-    /// Shared memory has the requests of the quota back.
+    /// Whether shared memory has got the requests back.
     is_returned: bool,
 }
 
@@ -75,7 +76,7 @@ impl ProviderQueue {
         }
     }
 
-    /// When there is something to do without being told, microseconds since 2000.
+    /// Returns when there is something to do without a wake-up, microseconds since 2000.
     pub fn next(&self, in_flight: &InFlight) -> i64 {
         let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
         let blocked_until =
@@ -84,13 +85,14 @@ impl ProviderQueue {
         next_due.max(blocked_until).min(self.lands_at(in_flight))
     }
 
-    /// Takes something that came back.
+    /// Takes a completed batch.
     pub fn take(&mut self, completed_batch: CompletedBatch) {
         (self.next_due, self.blocked_until) = (0, 0);
         self.add(completed_batch);
     }
 
-    /// Jobs that earlier answers serve. Blocks go together, however many: their addresses are read some at a time.
+    /// Adds jobs that earlier answers serve. Blocks form one batch of any size, because their addresses are
+    /// read in parts.
     pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = Prefix>) {
         let shares = self.provider.declared().shares_answers();
         let together = if shares { usize::MAX } else { apply::MOST_TOGETHER };
@@ -108,8 +110,8 @@ impl ProviderQueue {
         self.completed_batches.extend(completed_batch);
     }
 
-    /// Sends jobs off as long as there are some to ask and the provider may be asked. Those that need no asking are for
-    /// the rest of the round: however many there are, what came back is not to wait for them.
+    /// Sends jobs while there are some and the provider may be queried. At jobs that need no request it stops
+    /// until the next round, because completed batches must not wait for all of these.
     pub fn dispatch(
         &mut self,
         steps: &Steps,
@@ -128,19 +130,20 @@ impl ProviderQueue {
         self.see_to_credentials();
         let limits = provider.limits();
         while self.depart(steps, in_flight, &limits)? && self.next_due <= clock::now() {
-            // Before a quota is spent, it is found out on what.
+            // The session priorities decide on what a quota is spent, so they are evaluated first.
             if ranking.holds(provider) {
                 return Ok(());
             }
             let (leave, permits) = self.may_ask(steps, &limits);
             let (permits, most) = match (leave, permits) {
                 (Leave::Granted, permits) => {
-                    // Before anything is taken out of a quota: what is given back to that may have been counted elsewhere.
+                    // The permits are taken before the quota, because requests that are returned to the quota
+                    // may have been counted elsewhere.
                     let permits = limiter::ask_for(provider, permits, &limits);
                     let most = permits.len().saturating_mul(limits.batch);
                     (permits, most)
                 }
-                // This one is taken once there is something to ask.
+                // The probe's permit is taken once there is a job to send.
                 (Leave::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
                 (Leave::NotBefore(until), _) => {
                     self.blocked_until = until;
@@ -149,7 +152,8 @@ impl ProviderQueue {
                 (Leave::Busy, _) => (Vec::new(), 0),
             };
             if most == 0 {
-                // Whoever ends wakes this process; this is for the case that nobody does.
+                // A process that returns a permit wakes this process. This pause is for the case that no
+                // wake-up comes.
                 self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 return Ok(());
             }
@@ -160,7 +164,7 @@ impl ProviderQueue {
             self.is_behind_known = self.ready.is_empty() && !ask.jobs.is_empty();
             if self.ready.is_empty() {
                 if ask.jobs.is_empty() && self.next_due <= clock::now() {
-                    // Due, and somebody holds them.
+                    // Jobs are due, but another transaction holds them.
                     self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 }
                 return Ok(());
@@ -169,7 +173,7 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// A provider that refused a key is asked again when there is another.
+    /// Lifts the stop of a provider that refused a key, once there is another key.
     fn see_to_credentials(&mut self) {
         let now = clock::now();
         if self.next_credentials > now {
@@ -188,7 +192,7 @@ impl ProviderQueue {
             return (leave, permits);
         }
         steps.worker_slot.waits_for(self.provider.place());
-        // Somebody may have given way before the note was there.
+        // Another process may have returned a permit before the note was there.
         let (leave, permits) = limiter::look(self.provider, limits);
         if leave != Leave::Busy {
             steps.worker_slot.waits_no_more(self.provider.place());
@@ -196,8 +200,8 @@ impl ProviderQueue {
         (leave, permits)
     }
 
-    /// Leases jobs, at most so many that are to be asked, and takes what that costs out of the day's quota; when there are
-    /// fewer than looked for, finds out when the next ones fall due.
+    /// Leases jobs, at most `most` of which need a request, and takes their requests out of the day's quota.
+    /// If fewer jobs are found than looked for, finds out when the next ones fall due.
     fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits, probe: bool) -> Result<Ask, Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         let look_at = if self.is_behind_known { most.max(apply::MOST_TOGETHER) } else { most };
@@ -232,7 +236,7 @@ impl ProviderQueue {
         Ok(Ask { jobs, day: reserved.map(|reserved| reserved.day) })
     }
 
-    /// Sends what is ready; answers whether all of it is on its way.
+    /// Sends the requests that are ready. Returns whether all of them are in flight.
     fn depart(&mut self, steps: &Steps, in_flight: &mut InFlight, limits: &Limits) -> Result<bool, Stop> {
         while let Some(mut request) = self.ready.pop_front() {
             let now = clock::now();
@@ -262,17 +266,18 @@ impl ProviderQueue {
         Ok(true)
     }
 
-    /// The provider may not be asked after all: jobs are given back, and what they were to cost of the day's quota.
+    /// Releases the jobs of requests that may not be sent after all, and returns their share of the day's
+    /// quota.
     fn release_jobs(&mut self, steps: &Steps, requests: VecDeque<ProviderRequest>) -> Result<(), Stop> {
         let Some(first) = requests.front() else { return Ok(()) };
-        // They were claimed together.
+        // All were claimed together.
         let day = first.day;
         let lookup_keys: Vec<Prefix> = requests.iter().flat_map(ProviderRequest::lookup_keys).collect();
         self.to_give_back.push(Unused { lookup_keys, day, requests: requests.len(), is_returned: false });
         self.give_back(steps)
     }
 
-    /// Gives back what is unused. What a step could not give back stays for the next round.
+    /// Returns unused jobs and quota. If a step fails, the rest stays for the next round.
     fn give_back(&mut self, steps: &Steps) -> Result<(), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
         while let Some(unused) = self.to_give_back.last() {
@@ -291,7 +296,8 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// When an answer is to be written down: there is nothing to gather once nothing is under way.
+    /// Returns when a batch is to be stored. Once no request is in flight, there are no more answers to
+    /// gather.
     fn lands_at(&self, in_flight: &InFlight) -> i64 {
         let is_alone = !in_flight.has_any_of(self.provider);
         let of = |completed_batch: &CompletedBatch| {
@@ -300,7 +306,8 @@ impl ProviderQueue {
         self.completed_batches.iter().map(of).min().unwrap_or(i64::MAX)
     }
 
-    /// Keeps a batch for a later transaction, unless its lease has run out: then the jobs are claimed anew.
+    /// Keeps a batch for a later transaction, unless its lease has run out: then the jobs will be claimed
+    /// again.
     fn keep(&mut self, completed_batch: CompletedBatch, lease: Lease) {
         if completed_batch.not_before < completed_batch.since + (lease.seconds * 1e6) as i64 {
             self.completed_batches.push(completed_batch);
@@ -316,8 +323,9 @@ impl ProviderQueue {
         }
     }
 
-    /// Writes down what came back, one transaction for each batch a round; answers how many were done with. What could
-    /// not be written is kept and tried again; what needs more than one transaction goes on in the next round.
+    /// Stores completed batches, one transaction for each batch and round. Returns whether it tried any. A
+    /// batch that could not be stored is kept and retried. A batch that needs more than one transaction
+    /// continues in the next round.
     pub fn land(&mut self, steps: &Steps, in_flight: &mut InFlight) -> Result<bool, Stop> {
         if self.lands_at(in_flight) > clock::now() {
             return Ok(false);
@@ -326,7 +334,7 @@ impl ProviderQueue {
         let is_alone = !in_flight.has_any_of(self.provider);
         let mut landed = Ok(true);
         for mut completed_batch in std::mem::take(&mut self.completed_batches) {
-            // What came back meanwhile makes room at the provider.
+            // Responses that have arrived in the meantime return their permits to the provider.
             in_flight.collect();
             if (if is_alone { completed_batch.alone_at() } else { completed_batch.not_before }) > clock::now()
             {
@@ -363,7 +371,7 @@ impl ProviderQueue {
     }
 }
 
-/// As many jobs as may be asked, with those that need no asking, and the rest.
+/// Splits jobs: up to `affordable` of those that need a request with all that need none, and the rest.
 fn within(jobs: Vec<Claimed>, affordable: usize) -> (Vec<Claimed>, Vec<Claimed>) {
     let mut left = affordable;
     jobs.into_iter().partition(|job| {
