@@ -1,12 +1,13 @@
-//! What sessions leave for the end of their transaction.
+//! Work that sessions leave for the end of their transaction.
 //!
-//! The triggers only remember, in this backend's memory, which addresses were seen how often. Just before commit the
-//! missing inventory rows are created, networks first, in key order, and the counts are appended. So shared rows are
-//! touched in one order and as late as possible, and existing ones not at all.
+//! The triggers only record, in this backend's memory, how often each address was seen. Just before commit,
+//! the missing inventory rows are created, networks first, in key order, and the counts are appended. So
+//! shared rows are touched in one order and as late as possible. Existing rows are not touched at all.
 //!
-//! Memory follows the subtransactions: one map per level that saw a session, merged into its parent on release,
-//! dropped on rollback. Each of the two steps at commit is contained in a subtransaction of its own: if creating
-//! fails, the counts are appended all the same, and folding creates what is missing.
+//! Memory follows the subtransactions. Each level that saw a session has one map, which is merged into its
+//! parent on release and dropped on rollback. Each of the two steps at commit is contained in a separate
+//! subtransaction: if creating fails, the counts are appended all the same, and folding creates the missing
+//! rows.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,21 +38,22 @@ use crate::worker::registry;
 /// A table with sessions of an address that have gaps, and the gaps.
 type TableWithGaps = Option<(Oid, Gaps)>;
 
-/// Further ones, of several addresses.
+/// Further tables with gaps, of several addresses.
 type Further = HashMap<(Address, Oid), Gaps>;
 
 #[derive(Clone, Copy)]
 struct Seen {
     tally: SessionCount,
-    /// Whether a session came, and not only went: then the address must be in the inventory, whatever the sum.
+    /// Whether at least one session was added: then the address must be in the inventory, even if the sum is
+    /// zero.
     came: bool,
     inventory: Inventory,
-    /// Whose answers may complete snapshots that were stored.
+    /// Providers whose answers may complete stored snapshots.
     awaits: Providers,
-    /// The same before the address was created and its lookups queued.
+    /// Whether `awaits` was not empty, before the address was created and its lookups queued.
     is_asked: bool,
     incomplete: TableWithGaps,
-    /// Value of `ROLLBACKS` when `inventory` was found out: a row seen then may have been rolled back since.
+    /// Value of `ROLLBACKS` when `inventory` was determined. A row seen then may have been rolled back since.
     as_of: u64,
 }
 
@@ -62,17 +64,19 @@ struct Pending {
     home: Option<Home>,
     /// Innermost last; levels ascend.
     levels: Vec<(Level, Addresses)>,
-    /// Whether an address may be in there that the inventory lacks.
+    /// Whether `levels` may contain an address that the inventory lacks.
     unsure: bool,
-    /// Whether all of them must stay in there: a foreign key wants them created before it is checked.
+    /// Whether all addresses must stay in memory, because a foreign key needs them created before it is
+    /// checked.
     referenced: bool,
-    /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a visit that finds
-    /// nothing to complete is cheap.
+    /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a
+    /// completion that finds nothing costs little.
     further: Further,
 }
 
-/// Addresses of a level that are remembered. Of more the counts are appended at once, and folding creates them: a load of
-/// millions takes no more memory than this, and its commit, which nobody can cancel, no more time.
+/// Limit of addresses in memory per level. Beyond it the counts are appended at once, and folding creates the
+/// rows. So a load of millions takes no more memory than this. Its commit, which cannot be cancelled, takes
+/// no more time.
 const MOST_REMEMBERED: usize = 50_000;
 
 thread_local! {
@@ -87,8 +91,8 @@ pub fn observe() {
     transaction::observe(OBSERVER);
 }
 
-/// Remembers sessions of an address (a negative number for sessions that went away), the state of its inventory row, and where
-/// they have gaps.
+/// Records sessions of an address (a negative number for removed sessions), the state of its inventory row,
+/// and where they have gaps.
 pub fn remember(
     home: Home,
     address: Address,
@@ -116,12 +120,12 @@ pub fn remember(
     }
 }
 
-/// The transaction writes a table with a foreign key to the inventory.
+/// Records that the transaction writes a table with a foreign key to the inventory.
 pub fn addresses_are_referenced() {
     PENDING.with_borrow_mut(|pending| pending.referenced = true);
 }
 
-/// Appends the counts of the current level, in the subtransaction that they are of.
+/// Appends the counts of the current level, in the subtransaction that they belong to.
 fn append_early(home: Home) {
     let waiting = Waiting::begin();
     let lock_all = || {
@@ -130,7 +134,7 @@ fn append_early(home: Home) {
             .for_each(|table| waiting.lock(home, table));
     };
     if let Err(failure) = contained(lock_all) {
-        // They stay for the commit, however many become of them.
+        // The counts stay in memory until the commit, even beyond the limit.
         telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
         PENDING.with_borrow_mut(|pending| pending.referenced = true);
         return;
@@ -200,7 +204,7 @@ pub fn create_now(home: Home, referenced: Option<Address>) {
 }
 
 impl Seen {
-    /// Takes in what was seen of the same address later.
+    /// Merges a later record of the same address into this one.
     fn absorb(&mut self, address: Address, later: Seen, further: &mut Further) {
         self.is_asked |= later.is_asked;
         match (self.incomplete, later.incomplete) {
@@ -228,7 +232,8 @@ impl Seen {
 
 fn before_commit() {
     if let Some((home, seen, further)) = take() {
-        // Waits are bounded by `Waiting`, and not cut short: what the client limits is its own work.
+        // `Waiting` bounds the waits. The client's timeouts do not apply, because they limit the client's own
+        // work.
         let _suspended = timeouts::Suspended::begin();
         let firing = TriggerTimer::begin(Event::Commit);
         write(home, seen, &further);
@@ -242,8 +247,8 @@ fn before_commit() {
     }
 }
 
-/// Leaves what this transaction has counted in a table, as rows of the transaction that is being prepared. Where no worker
-/// runs, nobody would read them.
+/// Stores the counters of this transaction in a table, as rows of the transaction that is being prepared.
+/// Without a worker, no process would read these rows.
 fn leave_counters() {
     let counted = telemetry::take_counted();
     if counted.is_empty() || !registry::is_attended() {
@@ -261,7 +266,7 @@ fn leave_counters() {
     }
 }
 
-/// What is left of the time that a commit may wait for locks, all steps together.
+/// The rest of the time that a commit may wait for locks, over all steps.
 struct Waiting(Cell<Duration>);
 
 impl Waiting {
@@ -273,7 +278,7 @@ impl Waiting {
         self.0.set(self.0.get().saturating_sub(waited));
     }
 
-    /// Takes the lock for appending to a table of ours; raises an error where that takes too long.
+    /// Takes the lock for appending to a table of the extension. Raises an error if that takes too long.
     fn lock(&self, home: Home, table: &CStr) {
         let began = Instant::now();
         let longest = self.0.get().max(WAITS_AT_LEAST);
@@ -281,7 +286,8 @@ impl Waiting {
         self.spend(began.elapsed());
     }
 
-    /// Runs a step that appends to a table of ours, contained, once it has the table's lock.
+    /// Takes the lock of a table of the extension, then runs a step that appends to it. Both are contained in
+    /// a subtransaction.
     fn append<T>(&self, home: Home, table: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
         let began = Instant::now();
         let appended = contained(|| {
@@ -302,7 +308,8 @@ fn write(home: Home, mut seen: Addresses, further: &Further) {
     let unsure = seen.iter().filter(|(_, seen)| seen.came && !seen.is_present());
     let unsure: Vec<(Address, SessionCount)> =
         unsure.map(|(address, seen)| (*address, seen.tally.arrived())).collect();
-    // A serializable transaction must not fail, nor fail others, by reads that its user did not ask for.
+    // Reads that the user did not ask for must not make a serializable transaction fail, nor make others
+    // fail.
     if !unsure.is_empty() && !snapshot::is_serializable() {
         let began = Instant::now();
         let created = create(home, unsure.into_iter(), Moment::Commit);
@@ -312,14 +319,14 @@ fn write(home: Home, mut seen: Addresses, further: &Further) {
             waiting.spend(began.elapsed());
         }
         for address in created.unwrap_or_default() {
-            // What was created has its sessions counted in already, and its lookups queued.
+            // A created row already includes its sessions, and its lookups are queued.
             if let Some(created) = seen.get_mut(&address) {
                 created.tally.sessions -= created.tally.arrived().sessions;
                 created.awaits = Providers::NONE;
             }
         }
     }
-    // First what no other step makes up for.
+    // The counts come first, because no other step makes up for them.
     append_counts(home, &seen, &waiting);
     queue_awaited(home, &seen, &waiting);
     note_incomplete(home, &seen, further, &waiting);
@@ -353,8 +360,8 @@ fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
     pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
 }
 
-/// Has the sessions of all tables counted again. The request is a row that commits with the sessions. Where it cannot be
-/// appended either, shared memory keeps it until the worker has written a row.
+/// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If
+/// it cannot be appended either, shared memory keeps the request until the worker has written a row.
 fn request_recount(home: Home, missing: Missing) {
     registry::work_was_queued();
     let requested = contained(|| {
@@ -372,11 +379,12 @@ fn were_not_queued(failure: &Failure) {
     telemetry::error("lookups of a transaction were not queued, a sweep will", &failure.message);
 }
 
-/// Sessions of existing addresses whose network or type is not known yet: the answer may be on its way, and be written
-/// down before this transaction's sessions can be seen. A request that is taken in after this commit completes them.
+/// Queues lookups for sessions of existing addresses whose network or type is still unknown. The answer may
+/// be pending, and may be stored before this transaction's sessions become visible. A request that the worker
+/// reads after this commit completes them.
 fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
     let some = seen.values().any(|seen| seen.came && !seen.awaits.is_empty());
-    // Where no worker is at work, nothing is on its way.
+    // Without a worker, no answer is pending.
     if !some || !registry::is_attended() {
         return;
     }
@@ -412,7 +420,7 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Wa
         .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
         .filter_map(|(address, table, gaps)| {
             let seen = seen.get(&address).filter(|seen| seen.came)?;
-            // Reads of the index would be watched for conflicts.
+            // A serializable transaction would track reads of the index for conflicts.
             let is_asked = seen.is_asked || snapshot::is_serializable();
             Some(Incomplete { address, table, gaps, is_asked })
         })
@@ -452,28 +460,30 @@ fn take() -> Option<(Home, Addresses, Further)> {
 /// When addresses are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// Before a foreign key is checked. Otherwise the addresses are created without their networks.
+    /// Before a foreign key is checked. If this fails, the addresses are created without their networks.
     Reference,
-    /// At commit, when no statement_timeout runs any more. Otherwise folding creates the rows.
+    /// At commit, when statement_timeout no longer runs. If this fails, folding creates the rows.
     Commit,
 }
 
-/// How long a commit waits for locks. Commits of other sessions take milliseconds; a long enrichment, an idle transaction or a
-/// lock on one of our tables must not hold up a honeypot.
+/// How long a commit waits for locks. Commits of other sessions take milliseconds. A long enrichment, an idle
+/// transaction or a lock on a table of the extension must not block a honeypot.
 const WAITS: Duration = Duration::from_millis(300);
 /// The same as a setting.
 const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// How long a step waits for the lock of a table when earlier steps have spent all that.
+/// How long a step waits for the lock of a table when earlier steps have used up [`WAITS`].
 const WAITS_AT_LEAST: Duration = Duration::from_millis(20);
 
-/// The server opens `asn_inventory` to check a reference to it, also where that is null. These rows refer to no network.
+/// The server opens `asn_inventory` to check a reference to it, even if the reference is null. These rows
+/// refer to no network.
 const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
 
-/// Creates addresses for a foreign key without their networks, which a lock or a fault keeps from being created. Only the
-/// address itself is needed now, so no table is opened but the inventory. Returns whether they are there.
+/// Creates addresses for a foreign key without their networks, after a lock or an error prevented creating
+/// the networks. Only the address itself is needed now, so only the inventory is opened. Returns whether the
+/// rows exist.
 ///
-/// It waits for another transaction that is creating the same address, as long as the user's own lock_timeout says. Giving
-/// up would fail the session on its foreign key, and Cowrie would lose it.
+/// If another transaction is creating the same address, this one waits, up to the user's own lock_timeout.
+/// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
 fn create_bare(home: Home, wanted: &[Address]) -> bool {
     let written = contained(|| {
         snapshot::with_fresh(|| {
@@ -501,14 +511,14 @@ fn create_bare(home: Home, wanted: &[Address]) -> bool {
     true
 }
 
-/// Creates missing rows and renews due ones; returns what it created.
+/// Creates missing rows and renews due ones. Returns the created addresses.
 fn create(
     home: Home,
     seen: impl Iterator<Item = (Address, SessionCount)>,
     moment: Moment,
 ) -> Result<Vec<Address>, Failure> {
     let tallies: BTreeMap<Address, SessionCount> = seen.collect();
-    // Also opening the tables waits for no longer.
+    // This limit also applies to opening the tables.
     let written = contained(|| {
         with_settings(LOCK_TIMEOUT, || {
             mmdb::with(LoadPolicy::None, |databases| create_missing(home, tallies, databases, moment))
@@ -549,8 +559,8 @@ fn create_missing(
     })
 }
 
-/// Takes in what was seen later. The smaller goes into the larger: savepoints in savepoints, however deep, would else
-/// carry everything from level to level.
+/// Merges later records. The smaller map is merged into the larger one, because otherwise deeply nested
+/// savepoints would copy all records from level to level.
 fn merge(known: &mut Addresses, mut later: Addresses, further: &mut Further) {
     if later.len() <= known.len() {
         for (address, seen) in later {
@@ -600,7 +610,7 @@ fn rolled_back(level: Level) {
     telemetry::rolled_back(level);
     PENDING.with_borrow_mut(|pending| {
         pending.unsure = true;
-        // Levels are numbered upwards: whatever began after `level` went with it.
+        // Levels are numbered upwards: all levels that began after `level` were rolled back with it.
         while pending.levels.last().is_some_and(|(top, _)| *top >= level) {
             pending.levels.pop();
         }

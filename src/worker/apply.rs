@@ -1,4 +1,4 @@
-//! What came back: from replies to the inventories, one transaction at a time.
+//! Applies completed batches: stores their answers in the inventories, one transaction at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,43 +26,43 @@ use crate::store::{Home, completions, provider_quota, unblocked};
 use crate::telemetry::spans::Whole;
 use crate::telemetry::{self, Counter};
 
-/// How long replies of single addresses are gathered, in microseconds: whatever is written makes every backend forget
-/// what it remembers of the inventory.
+/// How long replies for single addresses are gathered, in microseconds. Each write to the inventory
+/// invalidates the answers that every backend has cached.
 const GATHERED_FOR: i64 = 500_000;
-/// Jobs that are written down together, of providers that are asked about single addresses.
+/// Jobs that are stored together, of providers that are queried about single addresses.
 pub const MOST_TOGETHER: usize = 500;
 
-/// Jobs that came back, and with what.
+/// Completed jobs of one provider and their outcomes.
 pub struct CompletedBatch {
     pub provider: Provider,
     outcomes: BTreeMap<Prefix, Outcome>,
-    /// When the first landed, microseconds since 2000.
+    /// When the first reply arrived, microseconds since 2000.
     pub since: i64,
     pub not_before: i64,
-    /// Whether more may be put to it: nothing has been tried to write yet.
+    /// Whether another batch may be merged into this one: no transaction has tried to store it yet.
     is_gathering: bool,
-    /// Earlier transactions wrote the addresses up to this one.
+    /// Earlier transactions stored the addresses up to this one.
     written_to: Option<Address>,
-    /// Whether all that is left is of rows that another transaction held.
+    /// Whether only the rows that another transaction held are left.
     is_blocked: bool,
-    /// Requests that were paid for, by the day, and not sent.
+    /// Requests that were taken from a quota, by its day, and not sent.
     unspent: BTreeMap<i32, usize>,
-    /// The batches that brought it, where somebody collects spans.
+    /// Traces of the requests in this batch, if spans are collected.
     traces: Vec<Batch>,
 }
 
-/// What became of a lookup.
+/// Outcome of a lookup.
 pub enum Outcome {
-    /// An earlier answer serves.
+    /// An earlier answer applies.
     Known,
-    /// Asked about this address.
+    /// The answer for this address.
     Answered(Address, Answer),
     Failed(Failed),
 }
 
-/// What one transaction wrote.
+/// Results of one transaction that applied a batch.
 pub struct Written {
-    /// Whether the jobs were ended, but for blocked ones; else another transaction writes more.
+    /// Whether all jobs but the blocked ones were completed; otherwise another transaction stores more.
     is_last: bool,
     /// Lookups of single addresses that could not be written, because another transaction holds the address or its
     /// network.
@@ -72,7 +72,7 @@ pub struct Written {
     absent: u64,
     shared: u64,
     dead: u64,
-    /// Why the last of these is dead.
+    /// The last dead letter's error.
     died_of: Option<String>,
 }
 
@@ -92,41 +92,41 @@ impl CompletedBatch {
         }
     }
 
-    /// What is known of the batch that brought it.
+    /// Adds the trace of the request.
     pub fn traced(mut self, trace: Option<Batch>) -> CompletedBatch {
         self.traces.extend(trace);
         self
     }
 
-    /// It is being written down; answers what is made of that belongs to.
+    /// Marks the batch as being applied and returns the span context for it.
     pub fn is_applied(&mut self) -> Option<Whole> {
         self.traces.iter_mut().rev().map(Batch::is_applied).last()
     }
 
-    /// It is written down, or not to be, and why.
+    /// Ends the traces: the batch is stored, or given up for this error.
     pub fn ended(self, error: Option<&str>) {
         self.traces.into_iter().for_each(|trace| trace.ended(error));
     }
 
-    /// The same of an exchange for which nothing was sent.
+    /// Notes a request of this day that was not sent.
     pub fn not_spent(mut self, day: i32) -> CompletedBatch {
         *self.unspent.entry(day).or_default() += 1;
         self
     }
 
-    /// Requests that were paid for and not sent, by the day.
+    /// Returns the requests that were taken from a quota and not sent, by day.
     pub fn unspent(&self) -> impl Iterator<Item = (i32, usize)> + '_ {
         self.unspent.iter().map(|(day, requests)| (*day, *requests))
     }
 
-    /// Jobs that earlier answers serve.
+    /// Makes a batch of jobs that earlier answers serve.
     pub fn of_known(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> CompletedBatch {
         let outcomes = lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::Known)).collect();
         CompletedBatch { not_before: clock::now(), ..CompletedBatch::of(provider, outcomes) }
     }
 
-    /// Puts another batch to this one, if they may be written together; else gives it back. Those that share answers
-    /// are large already.
+    /// Merges another batch into this one, or returns it if the two may not be stored together. Batches of
+    /// providers that share answers are large already.
     pub fn absorb(&mut self, other: CompletedBatch) -> Option<CompletedBatch> {
         let shares = self.provider.declared().shares_answers();
         if shares || !self.is_gathering || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER {
@@ -144,22 +144,23 @@ impl CompletedBatch {
         None
     }
 
-    /// When it is to be written down if nothing more is to come.
+    /// Returns when the batch is to be stored if no further replies are expected.
     pub fn alone_at(&self) -> i64 {
         if self.is_gathering { self.since.min(self.not_before) } else { self.not_before }
     }
 
-    /// Whether all that is left of it is of rows that another transaction held.
+    /// Returns whether only the rows that another transaction held are left.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
-    /// Writing it has been tried, and is tried again then, in microseconds since 2000.
+    /// Postpones the next attempt until this time, in microseconds since 2000. The batch gathers no further
+    /// replies.
     pub fn postpone(&mut self, until: i64) {
         (self.is_gathering, self.not_before) = (false, until);
     }
 
-    /// What a transaction wrote that has committed now. Answers whether the batch is done with.
+    /// Records the results of a transaction that has committed. Returns whether the batch is finished.
     pub fn advance(&mut self, written: Written) -> bool {
         let count = |what, amount| limiter::count(self.provider, what, amount);
         count(Count::Values, written.values);
@@ -172,14 +173,14 @@ impl CompletedBatch {
         self.written_to = written.last;
         self.unspent.clear();
         if !self.provider.declared().shares_answers() {
-            // In the inventory now.
+            // The answer is in the inventory now.
             let is_written = |(lookup_key, outcome): &(&Prefix, &mut Outcome)| {
                 matches!(outcome, Outcome::Answered(..)) && !written.blocked.contains(lookup_key)
             };
             self.outcomes.iter_mut().filter(is_written).for_each(|(_, outcome)| *outcome = Outcome::Known);
         }
         if written.is_last && !written.blocked.is_empty() {
-            // The others are ended.
+            // The other jobs are completed.
             self.outcomes.retain(|lookup_key, _| written.blocked.contains(lookup_key));
             self.is_blocked = true;
             self.postpone(clock::now() + retry_pause());
@@ -190,11 +191,11 @@ impl CompletedBatch {
     }
 }
 
-/// One transaction: the answers are kept, the inventories written in the order of locks, jobs ended. Sessions of the addresses
-/// are due to be completed then.
+/// Runs one transaction: keeps the answers, writes the inventories in the order of locks, completes the jobs.
+/// The sessions of the addresses then become due for completion.
 ///
-/// Statistics are folded by the transaction after this one: folding locks existing networks first, and here addresses
-/// are locked already.
+/// The next transaction folds the statistics, because folding locks existing networks first, and this
+/// transaction has locked addresses already.
 pub fn write_down(
     home: Home,
     connection: &Connection,
@@ -237,7 +238,7 @@ pub fn write_down(
     written
 }
 
-/// What an answer means for an address, as jsonb.
+/// Returns the jsonb document that an answer adds to an address.
 fn document(completed_batch: &CompletedBatch, answer: &Answer) -> Option<Typed<Jsonb>> {
     let said = match answer {
         Answer::Found(finding) => enrichment::NetworkFacts::Value(&finding.said),
@@ -253,7 +254,7 @@ fn document(completed_batch: &CompletedBatch, answer: &Answer) -> Option<Typed<J
     Some(enrichment::answered(completed_batch.provider.name(), &said, completed_batch.since))
 }
 
-/// What an answer says of a network.
+/// Returns the AS number in an answer, and its facts about the network.
 fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     let Answer::Found(Finding { network: Some(network), .. }) = answer else {
         return (None, NetworkFacts::default());
@@ -267,7 +268,7 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     (Some(i64::from(network.asn)), said)
 }
 
-/// Keeps what was said of blocks, which serves further addresses of theirs.
+/// Keeps the answers for blocks, which serve further addresses of these blocks.
 fn keep_answers(connection: &Connection, completed_batch: &CompletedBatch, lookup_keys: &[Prefix]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {
@@ -286,7 +287,7 @@ fn keep_answers(connection: &Connection, completed_batch: &CompletedBatch, looku
     block_answer::keep(connection, completed_batch.provider, &kept, completed_batch.since);
 }
 
-/// An address that was asked about for itself.
+/// Returns the entry for an address that was queried by itself.
 fn own(completed_batch: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
     let address = lookup_key.network();
     let none = Waiting {
@@ -314,7 +315,7 @@ fn own(completed_batch: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> 
     }
 }
 
-/// Writes what is known now of addresses that waited: some at a time, the jobs are ended with the last.
+/// Stores the answers for waiting addresses, in parts. The last part completes the jobs.
 fn write_waiting(
     home: Home,
     connection: &Connection,
@@ -323,7 +324,7 @@ fn write_waiting(
     waiting: &[Waiting],
 ) -> Written {
     let provider = completed_batch.provider;
-    // Addresses of blocks are handed over some at a time, others are all here.
+    // Addresses of blocks come in parts; single addresses are all here.
     let shares = provider.declared().shares_answers();
     let blocked = write_unblocked(home, connection, completed_batch, waiting);
     let is_done = |w: &&Waiting| !blocked.contains(&w.address);
@@ -334,7 +335,8 @@ fn write_waiting(
     let blocked_keys: BTreeSet<Prefix> =
         waiting.iter().filter(|w| !is_done(w)).map(|w| w.lookup_key).collect();
     if is_last {
-        // The answer of a block is kept, so its job goes on without this batch. The answer of a single address is not.
+        // The answer for a block is kept, so its job continues without this batch. The answer for a single
+        // address is not kept.
         let blocked: Vec<Prefix> = blocked_keys.iter().copied().collect();
         let ended: Vec<Prefix> = answered
             .iter()
@@ -367,7 +369,8 @@ fn write_waiting(
     }
 }
 
-/// Writes the inventories, but for addresses that another transaction holds or whose network it holds. Returns these.
+/// Writes the inventories, except for addresses that another transaction holds or whose network it holds.
+/// Returns these addresses.
 fn write_unblocked(
     home: Home,
     connection: &Connection,
@@ -418,7 +421,7 @@ fn blocked(home: Home, connection: &Connection, waiting: &[&Waiting]) -> BTreeSe
     })
 }
 
-/// Which of the addresses have no row: a lookup may have been requested for one.
+/// Returns which of the addresses have no row. A lookup may have been requested for such an address.
 fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     let latest = snapshot::Latest::take();
     let addresses = waiting.iter().map(|waiting| (waiting.address, SessionCount::default()));
@@ -427,7 +430,7 @@ fn planned(home: Home, databases: &Databases, waiting: &[&Waiting]) -> Plan {
     plan
 }
 
-/// Networks, then new addresses, then existing ones, each in key order.
+/// Writes networks, then new addresses, then existing ones, each in key order.
 fn write_inventories(home: Home, connection: &Connection, provider: Provider, waiting: &[&Waiting]) {
     if waiting.is_empty() {
         return;
@@ -446,7 +449,7 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
         let source = |asn| if said.contains_key(&asn) { provider.name() } else { "maxmind" };
         networks::create_said(connection, &all, source);
         networks::refine(connection, &said, provider.name());
-        // This provider's answer is at hand.
+        // This provider's answer is already here.
         let others = Providers::enabled().without(Providers::of([provider]));
         enrich::create_addresses(home, connection, databases, &plan.missing, others);
     });
@@ -457,7 +460,7 @@ fn write_inventories(home: Home, connection: &Connection, provider: Provider, wa
     enrich::write_answers(connection, provider.name(), &answers);
 }
 
-/// Jobs without an answer; answers which addresses became dead letters, and why.
+/// Processes jobs without an answer. Returns the addresses that became dead letters, each with its error.
 fn move_to_dead_letters(
     connection: &Connection,
     provider: Provider,

@@ -1,9 +1,9 @@
-//! What a worker does in its database.
+//! The main loop of a worker in its database.
 //!
-//! A round: take requests in, claim jobs, send requests, write answers, reclassify networks, fold, sweep, supervise the
-//! processes that run code of table owners. Each step is a short transaction of its own, none is open while the worker sleeps
-//! or the network works. Then it sleeps until a commit wakes it, an exchange ends, a job falls due, or it has slept long
-//! enough.
+//! One round creates jobs from requests, claims jobs, sends requests, stores answers, reclassifies networks,
+//! folds, sweeps, and supervises the processes that run code of table owners. Each step is a separate short
+//! transaction. No transaction is open while the worker sleeps or the network works. Then the worker sleeps
+//! until a commit wakes it, an exchange ends, a job falls due, or the naptime is over.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -37,24 +37,27 @@ use crate::telemetry::{self, families};
 use crate::versions;
 use crate::worker::registry::{self, Doing, Ending, StepKind};
 
-/// How often work is looked for that nobody announced, in microseconds.
+/// Interval of sweeps, which look for unannounced work, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
-/// Pause while the database is being restored, in microseconds, and for how long nobody must have been seen doing that.
+/// Pause while the database is being restored, in microseconds; and the time without pg_restore after which
+/// the restore counts as over.
 const RESTORE_PAUSE: i64 = 500_000;
 const RESTORE_IS_OVER: i64 = 2_000_000;
-/// How often pg_restore is looked for.
+/// How often the worker looks for pg_restore.
 const RESTORE_CHECKED_EVERY: i64 = 250_000;
-/// How often it is counted what there is, in microseconds: while it changes by this worker's doing, and while something
-/// else may change it. It never takes more than a fiftieth of the time.
+/// How often sizes are counted, in microseconds: after this worker changed them, and otherwise. Counting
+/// takes at most a fiftieth of the time.
 const COUNTED_EVERY: i64 = 1_000_000;
 const COUNTED_ANYWAY: i64 = 10_000_000;
-/// The same while nothing is to be done: DDL on session tables wakes no worker.
+/// The same while the queue is empty, because DDL on session tables wakes no worker.
 const COUNTED_WHEN_IDLE: i64 = 60_000_000;
 const COUNTING_SHARE: i64 = 50;
-/// Counting waits for a lock as long as that: the next count comes later by [`COUNTING_SHARE`] times the wait.
+/// A count waits at most this long for a lock; the next count comes later by [`COUNTING_SHARE`] times the
+/// wait.
 const COUNT_WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"20ms")];
 
-/// Marks of prepared transactions whose end the worker notices by itself. The others announce what every round looks for.
+/// Marks of prepared transactions whose end the worker detects itself. The other marks announce work that
+/// every round looks for.
 const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
@@ -65,7 +68,7 @@ pub struct Worker {
     ranking: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
-    /// Whether transactions with these marks were prepared when last looked.
+    /// Whether transactions with these marks were prepared at the last check.
     prepared: [bool; LOOKED_FOR.len()],
     take_over: Due,
     take_in: Due,
@@ -73,13 +76,13 @@ pub struct Worker {
     reclassification: Due,
     sweep: Due,
     count: Due,
-    /// Not before, however much was done, microseconds since 2000.
+    /// Earliest time of the next count, microseconds since 2000.
     counted_until: i64,
-    /// How far a sweep under way has come. A step that fails is repeated from there.
+    /// Progress of the current sweep. A step that fails is repeated from there.
     sweeping: Option<Progress>,
     /// Another sweep follows at once.
     sweeps_again: bool,
-    /// How far a pass over the pending counts has come.
+    /// Progress of a pass over the pending counts.
     folding: Option<fold::Pass>,
     /// The network to which a pass over the edits of `known_networks` has come.
     reclassified: Option<i64>,
@@ -101,14 +104,14 @@ pub fn run(worker_slot: i32) {
     background::accept_signals();
     let worker_slot = shared::worker_slot(worker_slot);
     if worker_slot.database.load(Ordering::Acquire) == 0 {
-        // The launcher that started this worker is gone, and nobody knows of it.
+        // The launcher that started this worker has ended, and no process knows about this worker.
         return;
     }
     background::connect(Some(Oid::from(worker_slot.database.load(Ordering::Acquire))), super::PROGRAM);
     if !worker_slot.take() {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
-    // From now on this worker takes what waits.
+    // From now on this worker reads the waiting rows.
     inbox::begin_epoch();
     if worker_slot.report.database.load(Ordering::Acquire) != catalog::own_database().to_u32() {
         worker_slot.report.begin(0);
@@ -174,8 +177,8 @@ impl Worker {
         })
     }
 
-    /// One round; answers for how many microseconds there is nothing to do. A step that fails does not keep the others
-    /// from being made.
+    /// Runs one round. Returns for how many microseconds there is nothing to do. A step that fails does not
+    /// prevent the other steps.
     fn round(&mut self) -> Result<i64, Stop> {
         self.steps.check()?;
         self.waits_for_restore = self.is_being_restored()?;
@@ -212,7 +215,7 @@ impl Worker {
             self.count.request();
         }
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
-        // For the metrics alone: nothing waits for it.
+        // Only the metrics need this; no other step waits for it.
         settled(self.count())?;
         self.distribute();
         background::report_statistics();
@@ -236,7 +239,7 @@ impl Worker {
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
-    /// What came back goes where it belongs.
+    /// Passes completed batches to their provider queues.
     fn distribute(&mut self) {
         for completed_batch in self.in_flight.landed() {
             let provider_queue = self
@@ -249,20 +252,21 @@ impl Worker {
         }
     }
 
-    /// Another version's tables are not touched. Sessions come in meanwhile, and what they leave stays in the queue.
+    /// Tables of another version are not touched. Sessions are still stored, and their requests stay in the
+    /// queue.
     fn wait_for_an_update(&mut self, misfit: Fit) -> i64 {
         self.outdated = true;
         telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(misfit));
         naptime()
     }
 
-    /// The owner of the key could run code as the extension's owner. Sessions are stored meanwhile, and their requests stay
-    /// in the queue.
+    /// The owner of the key could run code as the extension's owner. Sessions are still stored, and their
+    /// requests stay in the queue.
     fn wait_for_safe_keys(&mut self) -> i64 {
         self.stopped_by_keys = true;
         let report = &self.steps.worker_slot.report;
         if report.database.load(Ordering::Acquire) == 0 {
-            // Its first step already was refused, and the metrics show only databases that report.
+            // Its first step was already refused, and the metrics show only databases that report.
             let keys = report.unsafe_keys.load(Ordering::Relaxed);
             report.begin(catalog::own_database().to_u32());
             report.unsafe_keys.store(keys, Ordering::Relaxed);
@@ -281,10 +285,10 @@ impl Worker {
         background::report_activity(None);
         let is_idle = self.in_flight.is_empty() && !self.owners.are_working();
         let from = clock::now();
-        // Also when there is more to do at once: interrupts are accepted in there.
+        // Called even with a pause of zero, because the sleep accepts interrupts.
         background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.in_flight.ready()));
         if is_idle {
-            // Not the time for which the system did not put the process back to work.
+            // Excludes the time during which the system did not schedule the process.
             self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
             let naptime = naptime().max(1);
             self.steps.worker_slot.report.slept.fetch_add(self.slept / naptime, Ordering::Relaxed);
@@ -301,8 +305,8 @@ impl Worker {
         background::exit()
     }
 
-    /// The tables of a dump arrive one after the other: what a worker wrote meanwhile would collide with rows that come
-    /// later.
+    /// The tables of a dump are restored one after the other. Rows that a worker wrote in between would
+    /// collide with rows that are restored later.
     fn is_being_restored(&mut self) -> Result<bool, Stop> {
         let now = clock::now();
         if now - self.restore_checked_at >= RESTORE_CHECKED_EVERY {
@@ -311,7 +315,7 @@ impl Worker {
                 .step(StepKind::LookForRestore, |_, _| catalog::has_superusers_client(c"pg_restore"))?
             {
                 self.restored_at = now;
-                // What came may be anything.
+                // The restored rows may need any kind of work.
                 self.sweep.request();
             }
             self.restore_checked_at = now;
@@ -319,8 +323,8 @@ impl Worker {
         Ok(now - self.restored_at < RESTORE_IS_OVER)
     }
 
-    /// The first thing: what a predecessor was doing when it ended is done again, and what this database spent of the
-    /// quotas is made known.
+    /// Runs first: repeats the work that a predecessor left unfinished, and publishes which part of the
+    /// quotas this database spent.
     fn take_over(&mut self) -> Result<(), Stop> {
         if !self.take_over.is_now() {
             return Ok(());
@@ -340,14 +344,15 @@ impl Worker {
             report.begin(catalog::own_database().to_u32());
         }
         if !self.steps.worker_slot.ledger_read.swap(true, Ordering::AcqRel) {
-            // It waits for all of them to say so.
+            // The launcher waits until all databases have reported.
             shared::block().launcher.set_latch();
         }
         Ok(())
     }
 
-    /// Requests become jobs, and sessions with gaps become pending completions, each in a transaction of its own: a lock on the one
-    /// table does not hold up the other. Requests come first, because sessions of an address with a job wait for its answer.
+    /// Turns requests into jobs, and sessions with gaps into pending completions, each in a separate
+    /// transaction. So a lock on one table does not block the other. Requests come first, because sessions of
+    /// an address with a job wait for its answer.
     fn take_in(&mut self) -> Result<(), Stop> {
         if !self.take_in.is_now() {
             return Ok(());
@@ -407,8 +412,8 @@ impl Worker {
         Ok(taken.requests >= queue::MOST_TAKEN_IN)
     }
 
-    /// Acts on prepared transactions that have ended since the last look. The statement that ended them has said so, unless
-    /// its process was terminated before it could.
+    /// Acts on prepared transactions that have ended since the last check. The statement that ended them
+    /// announces this, unless its process was terminated first.
     fn heed_prepared(&mut self, prepared: [bool; LOOKED_FOR.len()]) {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let [rules, recount, sweep] = std::array::from_fn(|n| before[n] && !prepared[n]);
@@ -423,13 +428,13 @@ impl Worker {
         }
     }
 
-    /// Lookups were not queued that a sweep which has begun may have passed by.
+    /// Requests a sweep for lookups that were not queued and that a running sweep may have passed already.
     fn want_sweep(&mut self) {
         self.sweeps_again = self.sweeping.is_some();
         self.sweep.request();
     }
 
-    /// Begins to evaluate the rules of which sessions matter, when it is time.
+    /// Begins to evaluate the rules of session priority when they are due.
     fn rank(&mut self) -> Result<(), Stop> {
         if !self.ranking.is_due() {
             return Ok(());
@@ -445,8 +450,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for pending counts every naptime and adds them to the inventories; one transaction a round. A look that
-    /// finds none reads the tables' few pages. So counts are found again that an earlier step could not fold.
+    /// Looks for pending counts every naptime and adds them to the inventories, one transaction per round. If
+    /// there are none, it reads only the tables' few pages. So counts that an earlier step could not fold are
+    /// found again.
     fn fold(&mut self) -> Result<(), Stop> {
         if !self.fold.is_now() {
             return Ok(());
@@ -467,8 +473,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Applies edits of `known_networks` to existing networks every naptime, and when a commit announces one; one transaction a
-    /// round. A look that finds none reads an index. So edits are found again that an earlier step could not apply.
+    /// Applies edits of `known_networks` to existing networks every naptime, and when a commit announces an
+    /// edit, one transaction per round. If there are none, it reads only an index. So edits that an earlier
+    /// step could not apply are found again.
     fn reclassify(&mut self) -> Result<(), Stop> {
         if !self.reclassification.is_now() {
             return Ok(());
@@ -487,12 +494,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks for requests of a recount, and adds one where a commit could append none.
+    /// Looks for requests of a recount. Adds one if a commit could append none.
     fn look_for_recounts(&mut self) -> Result<(), Stop> {
         let is_needed = registry::is_recount_needed();
         let oldest = self.steps.step(StepKind::LookForRecounts, |home, connection| {
             if is_needed {
-                // Who could append no row told no more than that.
+                // The transaction that could append no row did not say more than that.
                 recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(home);
@@ -502,7 +509,7 @@ impl Worker {
             registry::recount_is_requested();
         }
         self.recounter.wanted(oldest.is_some());
-        // At once: while session_delta is locked, nothing can be counted.
+        // Stored at once, because nothing can be counted while session_delta is locked.
         self.steps.worker_slot.report.oldest_recount.store(oldest.unwrap_or(0), Ordering::Relaxed);
         if oldest.is_some() {
             self.count.request();
@@ -510,7 +517,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Counts what there is, for the metrics.
+    /// Counts sizes for the metrics.
     fn count(&mut self) -> Result<(), Stop> {
         let now = clock::now();
         if self.counts_at() > now {
@@ -538,7 +545,7 @@ impl Worker {
         if guc::metrics() { self.count.at().max(self.counted_until) } else { i64::MAX }
     }
 
-    /// Looks for work that nobody announced; one transaction a round.
+    /// Looks for unannounced work, one transaction per round.
     fn sweep(&mut self) -> Result<(), Stop> {
         if !self.sweep.is_now() {
             return Ok(());
@@ -560,7 +567,7 @@ impl Worker {
                 self.sweep.request();
             }
         }
-        // Also jobs that came otherwise than by requests: a restored dump's, or those that somebody made due by hand.
+        // Jobs may also exist without requests: from a restored dump, or made due by hand.
         self.fold.request();
         self.count.request();
         self.provider_queues.iter_mut().for_each(|provider_queue| provider_queue.next_due = 0);
