@@ -1,8 +1,10 @@
-//! What is known of an address at this moment: its inventory row, unless newer files say more, else the files.
+//! The attribution of an address at the moment: its inventory row, unless newer files say more, or else the
+//! files.
 //!
-//! Asking the inventory is the dearest part of a session's insert, so answers are remembered: for the transaction, and
-//! past it if they came from the inventory. Such a memory is right as long as nobody changed an answer in there; whoever
-//! does, by whatever statement, fires the trigger `inventory_changed`, which tells all backends when it commits.
+//! Reading the inventory is the most expensive part of a session's insert, so answers are cached for the
+//! transaction. Answers from the inventory are cached beyond it. They are valid until an answer in the
+//! inventory changes. Each statement that changes one fires the trigger `inventory_changed`, which notifies
+//! all backends at commit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,27 +26,27 @@ use crate::provider::Providers;
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
 
-/// What the transaction knows of a seen address's inventory row.
+/// The transaction's knowledge of an address's inventory row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inventory {
-    /// Nobody looked yet.
+    /// Not read yet, or due.
     Unknown,
     /// There is a row, and its answer is not due.
     Present,
 }
 
-/// What a snapshot is made of.
+/// The values of a snapshot.
 pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
     /// With its length in characters.
     ip_type: Option<(Kept<Text>, usize)>,
-    /// The document without `_meta`, or none when nothing is known.
+    /// The document without `_meta`; `None` without a value.
     enrichment: Option<Kept>,
     inventory: Inventory,
-    /// Whose answers may yet fill what is unknown.
+    /// Providers whose answers may still fill unknown values.
     awaits: Providers,
-    /// What it was answered from: it may outlive the transaction only while that is current.
+    /// Versions of its sources. It may outlive the transaction only while they are current.
     as_of: Version,
 }
 
@@ -58,17 +60,17 @@ struct Memory {
     bytes: usize,
 }
 
-/// Bytes that one transaction remembers; past that it forgets all and begins anew.
+/// Bytes that one transaction caches; beyond that it clears the cache.
 const MOST_OF_TRANSACTION: usize = 64 << 20;
-/// Bytes that a backend remembers between transactions, some 20 thousand addresses.
+/// Bytes that a backend caches between transactions, some 20 thousand addresses.
 const MOST_OF_BACKEND: usize = 8 << 20;
 
 thread_local! {
-    /// Asked for by this transaction.
+    /// Attributions that this transaction asked for.
     static ASKED: RefCell<Memory> = RefCell::default();
-    /// Known from committed rows of the inventory.
+    /// Attributions from committed rows of the inventory.
     static SETTLED: RefCell<Memory> = RefCell::default();
-    /// Versions of the inventory and of the files that `SETTLED` goes with.
+    /// Versions of the inventory and of the files for which `SETTLED` is valid.
     static SETTLED_AS_OF: Cell<Version> = const { Cell::new((0, 0)) };
 }
 
@@ -95,7 +97,7 @@ impl Memory {
     }
 }
 
-/// What is known of an address.
+/// Returns the attribution of an address.
 pub fn of(home: Home, address: Address) -> Rc<Attribution> {
     if let Some(known) = ASKED.with_borrow(|asked| asked.get(address)) {
         return known;
@@ -118,8 +120,8 @@ pub fn of(home: Home, address: Address) -> Rc<Attribution> {
     found
 }
 
-/// Whether this transaction saw a row of the inventory for an address that it asked about, and whose answers may still
-/// fill what is unknown.
+/// Returns whether this transaction read an inventory row for an address, and the providers whose answers may
+/// still fill unknown values.
 pub fn seen(address: Address) -> (Inventory, Providers) {
     ASKED.with_borrow(|asked| {
         let known = asked.by_address.get(&address);
@@ -127,11 +129,11 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
     })
 }
 
-/// The transaction ended: what it learned of committed rows is kept, or all of it is dropped. Rows that a prepared
-/// transaction saw may be its own, and not there in the end.
+/// After a commit, keeps what the transaction read from committed rows; otherwise drops all. A prepared
+/// transaction may have read rows that it wrote and that may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
     ASKED.with_borrow_mut(|asked| {
-        // After a load that alone would fill the memory between transactions, what was in there is worth more.
+        // A load that alone would fill the cache is dropped, because the earlier entries are worth more.
         if outcome == Outcome::Committed && asked.bytes <= MOST_OF_BACKEND {
             SETTLED.with_borrow_mut(|settled| {
                 let now = SETTLED_AS_OF.get();
@@ -148,7 +150,8 @@ pub fn transaction_ended(outcome: Outcome) {
     });
 }
 
-/// A rollback: what this transaction saw may have been its own doing.
+/// Clears the transaction's cache after a rollback, because the transaction may have written the rows that it
+/// read.
 pub fn forget() {
     ASKED.with_borrow_mut(Memory::clear);
 }
@@ -161,7 +164,7 @@ fn forget_if_stale(home: Home, databases: &Databases) {
 }
 
 impl Attribution {
-    /// The snapshot columns' values; a text that its column would not take is left out.
+    /// Returns the values of the snapshot columns. A text that is too long for its column is left out.
     pub fn values(&self, [country, ip_type]: [Length; 2]) -> [Value; 5] {
         let filled = self.enrichment.is_some();
         let ip_type = self.ip_type.as_ref().filter(|(_, characters)| ip_type.takes(*characters));
@@ -174,7 +177,7 @@ impl Attribution {
         ]
     }
 
-    /// Bytes held, roughly.
+    /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         let ip_type = self.ip_type.as_ref().map_or(0, |(kept, _)| kept.size());
         128 + ip_type + self.enrichment.as_ref().map_or(0, Kept::size)
@@ -182,7 +185,7 @@ impl Attribution {
 }
 
 fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option<Attribution> {
-    // The session's own statement_timeout would end a wait together with the session.
+    // Otherwise the session's own statement_timeout could end the wait together with the session.
     let is_free = [home.inventory, home.inventory_key].into_iter().all(relation::lock_for_reading_if_free);
     if !is_free {
         telemetry::error("the inventory could not be read", "another session holds a lock on ip_inventory");
@@ -212,7 +215,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
                 country: answer.country().or(known.country),
                 ip_type,
                 enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).keep()),
-                // Not "present": the row wants renewing at commit.
+                // Not "present", because the row has to be renewed at commit.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
                 as_of,

@@ -1,14 +1,15 @@
-//! The launcher: one process per cluster that sees to it that every database with the extension has its worker, and that
-//! there is an exporter where one is wanted.
+//! The launcher: one process per cluster that starts a worker in every database with the extension, and an
+//! exporter if one is configured.
 //!
-//! Databases that had a worker before come first, and keep their places while their workers restart: see [`Seniority`].
+//! Databases that had a worker before come first, and keep their places while their workers restart: see
+//! [`Seniority`].
 //!
-//! It cannot look into databases. So it starts a worker in each one it does not know yet; a worker that finds no
-//! extension says so and ends, and is not started again until somebody announces that an extension came. Databases that
-//! come from a template announce themselves by the first work that is queued in them, or are found by the next look at
-//! the list of databases.
+//! The launcher cannot read the catalogs of other databases. So it starts a worker in each unknown database.
+//! A worker that finds no extension reports this and ends. It is not started again until an extension is
+//! announced. A database created from a template is announced by the first work that is queued in it, or
+//! found when the list of databases is read the next time.
 //!
-//! On a standby it sees to the exporter alone until the server is promoted.
+//! On a standby, the launcher only supervises the exporter until the server is promoted.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -31,18 +32,18 @@ use super::seniority::{Rank, Seniority};
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
 
-/// How often the list of databases is read without being told to.
+/// How often the list of databases is read without an announcement.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How often a standby is asked whether it is one still: nobody tells.
+/// How often the launcher checks whether a standby was promoted, because no process reports that.
 const PROMOTED_WITHIN: Duration = Duration::from_secs(1);
 /// Pause before a crashed worker is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Microseconds after which it is tried again to start a worker for which there was no room.
+/// Microseconds before the next attempt to start a worker for which no slot was free.
 const START_AGAIN_AFTER: i64 = 10_000_000;
-/// Microseconds within which a process that was started sits down.
+/// Microseconds within which a started process takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
-/// A worker that lived this long (microseconds) has recovered from whatever made its predecessors crash.
+/// A worker that lived this long (microseconds) has recovered from the cause of earlier crashes.
 const LIVED: i64 = 300_000_000;
 
 /// Registers the launcher with the postmaster; called when the library is loaded.
@@ -52,26 +53,26 @@ pub fn register() {
 
 crate::background_process!(cowrie_enrich_launcher_main, run);
 
-/// What is known of a database.
+/// The launcher's state of a database.
 #[derive(Default)]
 struct DatabaseState {
-    /// Index of its slot, and the process that was started for it, unless that was done by an earlier launcher.
+    /// Index of its slot, and the process, unless an earlier launcher started it.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
-    /// A transaction that changes an extension was prepared there when last looked.
+    /// Whether a transaction that changes an extension was prepared there at the last check.
     change_is_prepared: bool,
-    /// Something was announced since the worker was started, which may have looked before.
+    /// An extension was announced after the worker started, perhaps after it had checked.
     is_news: bool,
     crashes: u32,
     started_at: i64,
-    /// Not before: microseconds since 2000.
+    /// Earliest time of the next start, microseconds since 2000.
     backoff_until: i64,
     /// Why it has no worker, and since when (microseconds since 2000).
     lacks: Option<(Lack, i64)>,
-    /// It is to have a worker, and that worker has read what the database spent of the quotas.
+    /// Whether it is to have a worker, and whether that worker has read the ledger of spent quotas.
     is_wanted: bool,
     has_told: bool,
-    /// What it spent is waited for.
+    /// Whether the other databases wait for its ledger.
     is_awaited: bool,
 }
 
@@ -90,12 +91,12 @@ impl DatabaseState {
         self.worker.as_ref().is_some_and(is_told)
     }
 
-    /// Whether it has said what it spent of the quotas, or has nothing to say.
+    /// Returns whether its spent quotas are published, or need not be.
     fn has_settled(&self) -> bool {
         !self.is_wanted || self.has_told || self.has_no_extension
     }
 
-    /// Whether it has to be waited for, other than before.
+    /// Returns whether the others have to wait for it from now on.
     fn becomes_awaited(&mut self) -> bool {
         let is_awaited = !self.has_settled();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)
@@ -107,7 +108,7 @@ fn run(_argument: i32) {
     background::connect(None, PROGRAM);
     let own = &shared::block().launcher;
     if !own.take() {
-        // An old one is still ending. Whoever ends with an error is started again.
+        // An earlier launcher is still ending. A launcher that ends with an error is restarted.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
     let mut states = adopt();
@@ -128,7 +129,7 @@ fn run(_argument: i32) {
     }
 }
 
-/// Workers that an earlier launcher started and that outlived it.
+/// Returns the workers that an earlier launcher started and that outlived it.
 fn adopt() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
     for (index, worker_slot) in shared::block().worker_slots.iter().enumerate() {
@@ -152,7 +153,7 @@ fn heed_announcements(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut
     }
 }
 
-/// An extension may have come to a database.
+/// Notes that an extension may have been created in a database.
 fn heed(database: u32, state: &mut DatabaseState, seniority: &mut Seniority) {
     seniority.announced(database);
     state.has_no_extension = false;
@@ -160,8 +161,9 @@ fn heed(database: u32, state: &mut DatabaseState, seniority: &mut Seniority) {
     state.backoff_until = 0;
 }
 
-/// Looks for transactions that change an extension and are prepared, in databases without the extension. Once such a one has
-/// ended, the extension may be there: the statement that ended it may not have said so. Returns whether there is one.
+/// Looks for prepared transactions that change an extension, in databases without the extension. Once such a
+/// transaction has ended, the extension may exist, and the statement that ended the transaction may not have
+/// announced it. Returns whether there is such a transaction.
 fn heed_prepared(
     states: &mut BTreeMap<u32, DatabaseState>,
     marked: &[u32],
@@ -184,7 +186,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         let worker_slot = &shared::block().worker_slots[*index];
         let gone = match process {
             Some(process) => process.presence() == Presence::Gone,
-            // Started by an earlier launcher: it may not have sat down yet.
+            // Started by an earlier launcher: it may not have taken its slot yet.
             None => {
                 !worker_slot.is_taken()
                     && now - worker_slot.started_at.load(Ordering::Relaxed) > STARTS_WITHIN
@@ -220,10 +222,11 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
     }
 }
 
-/// In which order databases get their workers.
+/// The order in which databases get their workers.
 struct Order {
     seniority: Seniority,
-    /// How many workers there was room for when one could not be started. Nobody tells how many slots are free.
+    /// The number of workers that ran when one could not be started. The server does not report how many
+    /// slots are free.
     room: Option<usize>,
 }
 
@@ -234,7 +237,7 @@ impl Order {
     }
 }
 
-/// Starts what is missing and stops what is not wanted; answers how long there is nothing to do.
+/// Starts missing workers and stops unwanted ones. Returns how long there is nothing to do.
 fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order) -> Duration {
     let listed = || {
         let databases = catalog::databases();
@@ -269,7 +272,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     }
     let block = shared::block();
     databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
-    // Databases so far that had a worker before and have none.
+    // Number of databases so far that had a worker before and have none now.
     let mut older = 0;
     let mut waiting = Vec::new();
     for database in &databases {
@@ -286,7 +289,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             order.seniority.add(oid);
         }
         if state.becomes_awaited() {
-            // Before it has a worker; and the others' wait begins anew.
+            // This happens before the database has a worker. The wait starts again for all databases.
             block.awaited_since.store(clock::now(), Ordering::Release);
             block.ledgers_known.store(false, Ordering::Release);
         }
@@ -325,7 +328,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     let has_settled =
         |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_settled);
     if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
-        // All at once, or the first one takes what there is.
+        // All are woken together; otherwise the first one would take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
     Duration::from_micros(u64::try_from(next - clock::now()).unwrap_or_default())
@@ -340,7 +343,8 @@ fn send_away(state: &DatabaseState) {
     }
 }
 
-/// Has the worker of the database that came last leave, for one that came before and has none. As many leave as wait.
+/// Makes the worker of the most junior database leave for a more senior database that has none. As many
+/// workers leave as databases wait.
 fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, rank: Rank, waiting: usize) {
     let running = states.iter().filter(|(_, state)| state.worker.is_some());
     let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, state)| state.is_leaving());
@@ -388,7 +392,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
 
 fn take_seat(database: Oid) -> Option<usize> {
     let worker_slots: &[WorkerSlot; SEATS] = &shared::block().worker_slots;
-    // An owner process of another database that does not end keeps the place of its worker.
+    // An owner process of another database that does not end keeps its worker's slot in use.
     let is_anothers = |worker_slot: &WorkerSlot| {
         let mut running = worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.any(|slot| slot.database.load(Ordering::Acquire) != database.to_u32())
@@ -399,7 +403,7 @@ fn take_seat(database: Oid) -> Option<usize> {
             && !is_anothers(worker_slot)
     };
     let is_free = |(_, worker_slot): &(usize, &WorkerSlot)| is_free(worker_slot);
-    // Where its last worker sat, or else where nobody's numbers would be lost.
+    // Prefers the slot of the database's last worker, then a slot whose report is unused.
     let rank =
         |(_, worker_slot): &(usize, &WorkerSlot)| match worker_slot.report.database.load(Ordering::Acquire) {
             whose if whose == database.to_u32() => 0,
