@@ -1,4 +1,5 @@
-//! The launcher's side: the exporter is there while it is wanted, and comes back after a pause when it failed.
+//! The launcher's side of the exporter: starts it when it is configured, and restarts it after a pause when
+//! it failed.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,36 +15,37 @@ use crate::worker::registry::Ending;
 /// Pause before a crashed exporter is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
 const RESTART_CAP: Duration = Duration::from_secs(60);
-/// Microseconds after which it is tried again to start one for which there was no room.
+/// Microseconds before the next attempt to start the exporter after no slot was free.
 const START_AGAIN_AFTER: i64 = 10_000_000;
-/// One that lived this long (microseconds) has recovered from whatever made its predecessors crash.
+/// An exporter that lived this long (microseconds) has recovered from the cause of earlier crashes.
 const LIVED: i64 = 300_000_000;
 
-/// Where nothing is due: a reload and the process's end wake the launcher.
+/// Pause while nothing is due: a reload and the exporter's end wake the launcher.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Sees to the exporter.
+/// Starts and restarts the exporter.
 #[derive(Default)]
 pub struct Supervisor {
     process: Option<Process>,
     crashes: u32,
     /// Microseconds since 2000.
     started_at: i64,
-    /// Not before.
+    /// Earliest time of the next start.
     backoff_until: i64,
 }
 
 impl Supervisor {
-    /// Starts it if it is wanted and not there; answers when to look again. It ends by itself.
+    /// Starts the exporter if it is configured and not running. Returns when to check again. The exporter
+    /// ends by itself.
     pub fn see_to_it(&mut self) -> Duration {
         self.collect_ended();
         let worker_slot = &shared::block().exporter;
-        // An earlier launcher's is as good as one of ours.
+        // An exporter that an earlier launcher started counts as well.
         if self.process.is_some() || worker_slot.is_taken() {
             return NEVER;
         }
         if !is_wanted() {
-            // One that was killed could not say that nobody collects spans any more.
+            // An exporter that was killed could not stop the collection of spans.
             otlp::abandon_spans();
             return NEVER;
         }

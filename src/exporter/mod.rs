@@ -1,10 +1,10 @@
-//! The exporter: one process per cluster that hands on what is measured, while a setting says where to.
+//! The exporter: one process per cluster that exports metrics and spans while a setting names a destination.
 //!
-//! Its main thread is the only one that reaches PostgreSQL: it copies the numbers and writes them down as bytes. Threads
-//! of the engine's bring these to whoever is to have them, and notify it when they are done or want more. So nobody waits for
-//! a slow scraper, a dead collector or a full disk, and what they cost is a counter and a line in the log.
+//! Only its main thread calls PostgreSQL: it copies the numbers and encodes them. Threads of the engine
+//! deliver the bytes, and notify the process when they are done or need more. So a slow scraper, a dead
+//! collector or a full disk delays no other process. It costs only a counter and a line in the log.
 //!
-//! It connects to no database and writes to none, so it runs on a standby too.
+//! The exporter connects to no database and writes to none, so it runs on a standby too.
 //!
 //! | module | answers |
 //! |---|---|
@@ -37,10 +37,10 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_exporter_main, run);
 
-/// How long it sleeps where nothing is due: a reload wakes it.
+/// How long it sleeps while nothing is due: a reload wakes it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// Whether there is anything to do for it.
+/// Returns whether a setting names a destination.
 fn is_wanted() -> bool {
     guc::metrics_listen().is_some() || guc::status_file().is_some() || guc::otlp_endpoint().is_some()
 }
@@ -50,7 +50,7 @@ fn run(_argument: i32) {
     background::connect(None, PROGRAM);
     let own = &shared::block().exporter;
     if !own.take() {
-        // That of an earlier launcher.
+        // An earlier launcher's exporter still runs.
         return;
     }
     let notifier =
@@ -63,7 +63,7 @@ fn run(_argument: i32) {
         if !is_wanted() {
             break;
         }
-        // Before any of them looks at what has come: see `Notifier`.
+        // This comes before the ticks check for finished work: see `Notifier`.
         notifier.drain();
         let now = Instant::now();
         let due = [scrape.tick(now), status.tick(now), otlp.tick(now)].into_iter().flatten().min();
@@ -74,7 +74,7 @@ fn run(_argument: i32) {
     own.ending.store(Ending::Left as u32, Ordering::Release);
 }
 
-/// What is measured, at this moment; `Err`: why it cannot be said.
+/// Returns the current metrics, or the reason why they cannot be read.
 fn snapshot() -> Result<Vec<Family>, String> {
     in_transaction(|| families::families(None))
 }

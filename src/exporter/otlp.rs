@@ -1,8 +1,9 @@
-//! What is sent to a collector of OpenTelemetry's: metrics every `otlp_interval`, spans as they come.
+//! Sends metrics to an OpenTelemetry collector every `otlp_interval`, and spans as they arrive.
 //!
-//! The rule: of each kind one request is under way, and nothing piles up behind it. Metrics that were not taken are not
-//! kept, for the next are the same and later; spans of the one request that was not taken are, for a few attempts, and
-//! those that come meanwhile wait in the ring until that is full. While no endpoint is set, nobody makes spans.
+//! At most one request of each kind is in flight, and no others queue behind it. Metrics that were not
+//! accepted are not kept, because the next ones replace them. The spans of one deferred request are kept for
+//! a few attempts. Newer spans wait in the ring until the ring is full. Without an endpoint, no process
+//! creates spans.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,11 +20,11 @@ use crate::telemetry::{self, Exporter, exported, spans};
 
 /// For one request, from resolving the name to the last byte of the answer: the specification's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Spans of one request, some 150 kB; more are sent by the next.
+/// Spans of one request, some 150 kB; further spans are sent by the next.
 const MOST_SPANS: usize = 512;
-/// How often it is looked whether there are any.
+/// How often the exporter checks for spans.
 const SPANS_EVERY: Duration = Duration::from_secs(5);
-/// Pause after a request that is to be sent again, doubling; and the longest that a collector may ask for.
+/// Pause before a request is sent again, doubling; and the longest pause that a collector may ask for.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
 const LONGEST_REST: Duration = Duration::from_secs(3600);
@@ -34,22 +35,22 @@ pub struct Otlp {
     pool: Pool<Export>,
     tickets: u64,
     resource: Resource,
-    /// Where they were sent last.
+    /// The endpoint of the last requests.
     endpoint: Option<String>,
     metrics: Line,
     traces: Line,
 }
 
-/// What is to be sent of one kind.
+/// The requests of one kind.
 struct Line {
     signal: Signal,
-    /// Not before.
+    /// Earliest time of the next request.
     due: Instant,
-    /// Requests in a row that are to be sent again.
+    /// Requests in a row that have to be sent again.
     failures: u32,
-    /// The request under way, by its ticket.
+    /// The request in flight, with its ticket.
     under_way: Option<(u64, Request)>,
-    /// What is sent again.
+    /// The request to send again.
     again: Option<Request>,
 }
 
@@ -66,8 +67,8 @@ impl Otlp {
         }
     }
 
-    /// Looks at what came back and does what is due, reading the settings anew; answers when to come back without a
-    /// ring.
+    /// Handles finished requests, sends due ones, and reads the settings again. Returns when to call it again
+    /// without a notification.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.collect(now);
         let Some(endpoint) = guc::otlp_endpoint() else {
@@ -86,7 +87,7 @@ impl Otlp {
         if self.metrics.is_due(now) {
             self.send_metrics(&endpoint, now);
         }
-        // More than enough for a request need not wait for their time.
+        // With enough spans for a full request, the request is sent before it is due.
         if self.traces.is_due(now) || self.traces.may_go_on() && shared::block().spans.len() >= MOST_SPANS {
             self.send_spans(&endpoint, now);
         }
@@ -101,7 +102,7 @@ impl Otlp {
         }
     }
 
-    /// There is nobody to send anything to.
+    /// Stops all requests, because there is no endpoint.
     fn rest(&mut self) {
         abandon_spans();
         let kept = self.traces.again.take().map_or(0, |request| request.items);
@@ -114,7 +115,7 @@ impl Otlp {
     }
 
     fn send_metrics(&mut self, endpoint: &str, now: Instant) {
-        // What a request brings late, the next one brings.
+        // The next request includes the numbers that a delayed request would have brought.
         self.metrics.due = now + guc::otlp_interval();
         match super::snapshot() {
             Ok(families) => {
@@ -139,7 +140,7 @@ impl Otlp {
         if taken.is_empty() {
             return None;
         }
-        // Without their names rather than not at all.
+        // If the lookup fails, the spans are sent without names.
         let names = transaction::run(|| names(&taken)).unwrap_or_default();
         Some(otlp::traces(&taken, &self.resource, |database| names.get(&database).cloned()))
     }
@@ -148,7 +149,7 @@ impl Otlp {
         self.tickets += 1;
         let ticket = self.tickets;
         let body = match signal {
-            // These are not sent again, and may be megabytes.
+            // Metrics are not sent again, and may be megabytes.
             Signal::Metrics => std::mem::take(&mut request.body),
             Signal::Traces => request.body.clone(),
         };
@@ -166,21 +167,21 @@ impl Otlp {
     }
 }
 
-/// Whoever comes next finds no spans that nobody wanted.
+/// A later exporter must not find old spans.
 impl Drop for Otlp {
     fn drop(&mut self) {
         self.rest();
     }
 }
 
-/// Nobody makes spans any more, and those that were made are dropped.
+/// Stops the collection of spans and drops the collected ones.
 pub fn abandon_spans() {
     spans::collect(None);
     let left = std::iter::from_fn(spans::take).count();
     spans::dropped(i64::try_from(left).unwrap_or(i64::MAX));
 }
 
-/// Names of the databases that spans were for, as far as they are still there.
+/// Names of the spans' databases, except for databases that were dropped.
 fn names(of: &[Span]) -> BTreeMap<u32, String> {
     let databases: BTreeSet<u32> = of.iter().map(|span| span.database).collect();
     let name = |oid: u32| catalog::database_name(oid.into()).map(|name| (oid, name));
@@ -192,8 +193,8 @@ impl Line {
         Line { signal, due: Instant::now(), failures: 0, under_way: None, again: None }
     }
 
-    /// To another collector: what the last one asked for is no concern of this one, nor what is under way to it. Spans
-    /// that it may not take are sent here.
+    /// Switches to another collector. The pause and the request in flight belonged to the previous one. Spans
+    /// in flight are sent to the new one as well, because the previous one may not accept them.
     fn turn(&mut self, now: Instant) {
         (self.due, self.failures) = (now, 0);
         let under_way = self.under_way.take().map(|(_, request)| request);
@@ -206,17 +207,17 @@ impl Line {
         self.under_way.is_none() && self.due <= now
     }
 
-    /// Whether nothing stands in the way but that its time has not come.
+    /// Returns whether a request could be sent if it were due.
     fn may_go_on(&self) -> bool {
         self.under_way.is_none() && self.failures == 0
     }
 
-    /// When there is something to do; a ring tells when a request has ended.
+    /// Returns when a request is due. A notification reports the end of a request.
     fn next(&self) -> Option<Instant> {
         self.under_way.is_none().then_some(self.due)
     }
 
-    /// A request has ended, perhaps this line's.
+    /// Handles the end of a request, if it is one of this line's.
     fn heard(&mut self, ticket: u64, outcome: &Outcome, now: Instant) {
         let Some((_, request)) = self.under_way.take_if(|(of, _)| *of == ticket) else { return };
         let (signal, items) = (self.signal, request.items);

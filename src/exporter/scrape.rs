@@ -1,4 +1,4 @@
-//! What Prometheus scrapes, while `metrics_listen` says where.
+//! Serves metrics to Prometheus while `metrics_listen` is set.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::guc;
 use crate::pg::background;
 use crate::telemetry::{Exporter, exported};
 
-/// How soon it is tried again to listen where that failed.
+/// Pause before the next attempt to listen after a failure.
 const LISTENS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 pub struct Scrape {
     notifier: Arc<Notifier>,
     server: Option<Server>,
-    /// It is not tried to listen before.
+    /// Earliest time of the next attempt to listen.
     backoff_until: Option<Instant>,
 }
 
@@ -28,7 +28,7 @@ impl Scrape {
         Scrape { notifier: Arc::clone(notifier), server: None, backoff_until: None }
     }
 
-    /// Listens where the settings say, and answers those who ask.
+    /// Listens on the configured address and serves requests.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let wanted = guc::metrics_listen();
         if self.server.as_ref().is_some_and(|server| Some(server.address()) != wanted) {

@@ -1,4 +1,4 @@
-//! The status files, while `status_file` says where; and what is in them, for `status_json()`.
+//! The status files while `status_file` is set, and their content for `status_json()`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,15 +20,16 @@ use crate::provider::limiter;
 use crate::telemetry::families;
 use crate::telemetry::{Exporter, exported};
 
-/// How often it is looked whether something changed. The monitor looks as often.
+/// How often the exporter checks for changes. The monitor checks as often.
 const LOOKS_EVERY: Duration = Duration::from_secs(5);
-/// After so long they are written although nothing changed: whoever reads them sees by `last_updated` that somebody is
-/// there.
+/// After this time the files are written even without changes, because readers see by `last_updated` that the
+/// exporter is running.
 const HEARTBEAT: Duration = Duration::from_secs(60);
-/// A disk that took longer is one that does not answer.
+/// A disk that takes longer counts as not responding.
 const WRITES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What is said of each phase, by families of this moment. Inside a transaction: databases' names are looked up.
+/// Returns the state of each phase, from current metrics. Called inside a transaction, because it looks up
+/// names of databases.
 fn phases(families: &[Family]) -> Vec<Phase> {
     let last_failure = limiter::last_buried().map(|(provider, reason, at)| Failure {
         provider: provider.name(),
@@ -40,12 +41,12 @@ fn phases(families: &[Family]) -> Vec<Phase> {
     phases
 }
 
-/// Procedures that run, and those that ran last.
+/// Returns the running procedures, and those that ran last.
 fn calls() -> Vec<Call> {
     let call = |(place, call, is_running): (usize, ProcedureCall, bool)| {
         Some(Call {
             procedure: Procedure::ALL.get(place)?.name(),
-            // One that is gone has nothing to say.
+            // A database that was dropped is left out.
             database: catalog::database_name(call.database.into())?,
             state: match (call.is_complete, is_running) {
                 (true, _) => State::Complete,
@@ -64,20 +65,20 @@ fn calls() -> Vec<Call> {
     progress::all().into_iter().filter_map(call).collect()
 }
 
-/// The aggregate, for whoever asks in a transaction.
+/// Returns the aggregate. Called inside a transaction.
 pub fn document(families: &[Family]) -> Map<String, Value> {
     status::aggregate(&phases(families), clock::now())
 }
 
 pub struct StatusFile {
     notifier: Arc<Notifier>,
-    /// Writes to where the setting says.
+    /// Writes the files to the configured directory.
     pool: Pool<FileWrites>,
     path: Option<PathBuf>,
-    /// When the writing that is under way began, and whether it was said that it takes too long.
+    /// When the write in progress began, and whether its delay was reported.
     under_way: Option<(Instant, bool)>,
     looks_at: Option<Instant>,
-    /// What was written last, and when.
+    /// The last written phases, and when they were written.
     written: Option<(Vec<Phase>, Instant)>,
 }
 
@@ -93,11 +94,11 @@ impl StatusFile {
         }
     }
 
-    /// Sees to what is being written, and writes what has changed.
+    /// Handles a finished write, and writes changes.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         let path = guc::status_file();
         if path != self.path {
-            // Another disk may answer where the old one does not.
+            // Another disk may respond while the old one does not.
             *self = StatusFile { path, ..StatusFile::new(&self.notifier) };
         }
         let path = self.path.clone()?;

@@ -1,4 +1,4 @@
-//! What the server's catalogs say of our extension, of databases and of roles.
+//! Catalog lookups: the extension, databases, roles and tables.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
@@ -6,15 +6,15 @@ use pgrx::pg_sys;
 
 use super::text;
 
-/// Our extension in a database.
+/// The extension in a database.
 pub struct Extension {
     pub schema: pg_sys::Oid,
     pub owner: pg_sys::Oid,
-    /// Of its SQL objects.
+    /// Version of its SQL objects.
     pub version: String,
 }
 
-/// The one in this database; `None` while it is not installed.
+/// Returns the extension in this database, or `None` if it is not installed.
 pub fn extension() -> Option<Extension> {
     let mut found = None;
     let mut key = pg_sys::ScanKeyData::default();
@@ -52,15 +52,16 @@ pub fn extension() -> Option<Extension> {
     found
 }
 
-/// A database that can be connected to and is no template: whoever copies a template needs it to themselves, and nobody
-/// works in one.
+/// A database that accepts connections and is not a template. A template has no clients, and copying it
+/// requires that no process is connected.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub oid: pg_sys::Oid,
     pub name: String,
 }
 
-/// All of them. Reads the shared catalog alone, so it works in a process without a database, inside a transaction.
+/// Returns all such databases. Reads only the shared catalog, so it works in a process without a database.
+/// Called inside a transaction.
 pub fn databases() -> Vec<Database> {
     let mut databases = Vec::new();
     // SAFETY: as the autovacuum launcher reads it: a catalog scan with the snapshot that the scan takes for itself.
@@ -87,20 +88,20 @@ pub fn databases() -> Vec<Database> {
 }
 
 /// # Safety
-/// The scan is open and is not used any more.
+/// The scan is open and is not used afterwards.
 unsafe fn end_scan(scan: pg_sys::TableScanDesc) {
-    // SAFETY: as the caller promises; a catalog scan registered its own snapshot and gives it back.
+    // SAFETY: as the caller promises; a catalog scan registered its own snapshot and releases it.
     unsafe { pg_sys::table_endscan(scan) }
 }
 
-/// The database of this process.
+/// Returns the database of this process.
 pub fn own_database() -> pg_sys::Oid {
     // SAFETY: reads a static.
     unsafe { pg_sys::MyDatabaseId }
 }
 
-/// Name of a database, inside a transaction. It is in the encoding of the database that it was created from, which nobody
-/// knows: see [`text::distinct`].
+/// Returns the name of a database, inside a transaction. The name is in the encoding of the database from
+/// which it was created, and that encoding is unknown: see [`text::distinct`].
 pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     // SAFETY: a palloc'ed string or null.
     unsafe {
@@ -109,24 +110,24 @@ pub fn database_name(database: pg_sys::Oid) -> Option<String> {
     }
 }
 
-/// OID of a role, if there is one of that name.
+/// Returns the OID of a role by its name.
 pub fn role(name: &str) -> Option<pg_sys::Oid> {
     let name = CString::new(name).ok()?;
-    // SAFETY: a system cache lookup that answers InvalidOid where the role is missing.
+    // SAFETY: a system cache lookup that returns InvalidOid for a missing role.
     let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// OID of a schema, if there is one of that name.
+/// Returns the OID of a schema by its name.
 pub fn schema(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: a system cache lookup that answers InvalidOid where the schema is missing.
+    // SAFETY: a system cache lookup that returns InvalidOid for a missing schema.
     let oid = unsafe { pg_sys::get_namespace_oid(name.as_ptr(), true) };
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
-/// OID of a database that the current user owns, by its name. Inside a transaction.
+/// Returns the OID of a database that the current user owns, by its name. Called inside a transaction.
 pub fn owned_database(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: lookups that answer InvalidOid and false where the database is missing or somebody else's.
+    // SAFETY: lookups that return InvalidOid for a missing database and false for another owner's.
     unsafe {
         let database = pg_sys::get_database_oid(name.as_ptr(), true);
         (database != pg_sys::InvalidOid && owns(database)).then_some(database)
@@ -152,8 +153,8 @@ unsafe extern "C-unwind" {
 
 /// Returns true if a table has a constraint of this name.
 pub fn has_constraint(table: pg_sys::Oid, name: &CStr) -> bool {
-    // SAFETY: a scan of a catalog, which returns InvalidOid for a missing constraint; the guard is for the errors that any
-    // scan may raise.
+    // SAFETY: a scan of a catalog, which returns InvalidOid for a missing constraint; the guard handles the
+    // errors that any scan may raise.
     let found = unsafe {
         pg_sys::ffi::pg_guard_ffi_boundary(|| get_relation_constraint_oid(table, name.as_ptr(), true))
     };
@@ -166,7 +167,7 @@ pub struct ColumnType {
     pub is_generated: bool,
 }
 
-/// A column of a table by its name; `None` where there is none.
+/// Returns a column of a table by its name, if there is one.
 pub fn column_type(table: pg_sys::Oid, name: &CStr) -> Option<ColumnType> {
     // SAFETY: lookups in the system caches, which return 0 for a missing column.
     unsafe {
@@ -197,7 +198,8 @@ pub fn is_superuser(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::superuser_arg(role) }
 }
 
-/// A role's name as SQL wants it, in the server's encoding. Raises an error if the role does not exist.
+/// Returns a role's name, quoted for SQL, in the server's encoding. Raises an error if the role does not
+/// exist.
 pub fn quoted_role_name(role: pg_sys::Oid) -> Vec<u8> {
     // SAFETY: a palloc'ed string, and a NUL-terminated one that is copied.
     unsafe {
@@ -206,34 +208,34 @@ pub fn quoted_role_name(role: pg_sys::Oid) -> Vec<u8> {
     }
 }
 
-/// A name as SQL wants it.
+/// Returns a name, quoted for SQL.
 pub fn quoted_name(name: &CStr) -> Vec<u8> {
     // SAFETY: a NUL-terminated string; the result is copied.
     unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())).to_bytes().to_vec() }
 }
 
-/// Whether the current user owns a table; raises where there is none.
+/// Returns whether the current user owns a table. Raises an error if there is no such table.
 #[cfg(feature = "pg15")]
 pub fn owns_table(table: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::pg_class_ownercheck(table, pg_sys::GetUserId()) }
 }
 
-/// Whether the current user owns a table; raises where there is none.
+/// Returns whether the current user owns a table. Raises an error if there is no such table.
 #[cfg(not(feature = "pg15"))]
 pub fn owns_table(table: pg_sys::Oid) -> bool {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, pg_sys::GetUserId()) }
 }
 
-/// A table's name for messages: its number where it is gone.
+/// Returns a table's name for messages, or its OID if the table was dropped.
 pub fn table_name(table: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed string or null.
     let name = unsafe { text::from_c(pg_sys::get_rel_name(table)) };
     name.map_or_else(|| table.to_u32().to_string(), |name| format!("\"{name}\""))
 }
 
-/// A table's name with its schema, as SQL wants it, in the server's encoding.
+/// Returns a table's name with its schema, quoted for SQL, in the server's encoding.
 pub fn quoted_table_name(table: pg_sys::Oid) -> Vec<u8> {
     // SAFETY: palloc'ed strings of an existing table and its schema; quote_qualified_identifier copies them.
     unsafe {
@@ -246,22 +248,23 @@ pub fn quoted_table_name(table: pg_sys::Oid) -> Vec<u8> {
     }
 }
 
-/// Whether this server replays another's log and cannot write.
+/// Returns whether this server is a standby and cannot write.
 pub fn is_standby() -> bool {
     // SAFETY: reads shared memory.
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Whether row-level security filters what a role sees of a table: its owner too, where it is forced.
+/// Returns whether row-level security filters the rows of a table for a role. It filters the owner's rows
+/// too, if it is forced.
 pub fn is_filtered(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
-    // SAFETY: lookups in the system caches; noError, so it answers whatever row_security says.
+    // SAFETY: lookups in the system caches; with noError it returns a result for any setting of row_security.
     unsafe {
         pg_sys::check_enable_rls(table, role, true)
             == pg_sys::CheckEnableRlsResult::RLS_ENABLED as std::ffi::c_int
     }
 }
 
-/// Owner of a table.
+/// Returns the owner of a table.
 pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
     unsafe {
@@ -277,7 +280,7 @@ pub fn owner_of_table(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
-/// Name of a role, in the server's encoding.
+/// Returns the name of a role, in the server's encoding.
 pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
     // SAFETY: a palloc'ed string, or null where the role does not exist.
     unsafe {
@@ -286,8 +289,8 @@ pub fn role_name(role: pg_sys::Oid) -> Option<Vec<u8>> {
     }
 }
 
-/// A table and its parents, from the nearest to the root: partitioned tables, or the first table of each that it inherits
-/// from.
+/// Returns a table and its parents, from the nearest to the root: partitioned tables, or the first parent of
+/// each inheriting table.
 pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut tables = vec![table];
     // SAFETY: a lookup in the catalogs that may raise. It returns null or a list of OIDs in the current memory context.
@@ -298,8 +301,8 @@ pub fn table_and_parents(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     tables
 }
 
-/// A table, and its partitions and inheritance children of all levels, by their levels. Each but the table itself gets this
-/// lock.
+/// Returns a table, and its partitions and inheritance children of all levels, ordered by level. All but the
+/// table itself get this lock.
 pub(super) fn table_and_descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     // SAFETY: a lookup in the catalogs that may raise. It returns a list of OIDs in the current memory context.
     unsafe {
@@ -321,7 +324,7 @@ pub(super) unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = pg_sy
     })
 }
 
-/// Whether a column may be null; `None` if the table has no such column.
+/// Returns whether a column may be null; `None` if the table has no such column.
 pub fn accepts_null(table: pg_sys::Oid, column: i16) -> Option<bool> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
     unsafe {
@@ -349,8 +352,9 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
-/// Whether a superuser is connected to this process's database with a client program of this name, as it introduced
-/// itself. Inside a transaction, at whose end the server forgets what was read for it.
+/// Returns whether a superuser is connected to this process's database with a client program of this name.
+/// The name is the one that the client reported. Called inside a transaction; at its end the server frees the
+/// data that was read.
 pub fn has_superusers_client(name: &CStr) -> bool {
     // SAFETY: entries are copies in this process's memory, their texts NUL-terminated.
     unsafe {
@@ -366,12 +370,12 @@ pub fn has_superusers_client(name: &CStr) -> bool {
 
 #[cfg(feature = "pg15")]
 unsafe fn local_entry(n: c_int) -> *mut pg_sys::LocalPgBackendStatus {
-    // SAFETY: the number is one of those that exist.
+    // SAFETY: the caller passes the number of an existing entry.
     unsafe { pg_sys::pgstat_fetch_stat_local_beentry(n) }
 }
 
 #[cfg(not(feature = "pg15"))]
 unsafe fn local_entry(n: c_int) -> *mut pg_sys::LocalPgBackendStatus {
-    // SAFETY: the number is one of those that exist.
+    // SAFETY: the caller passes the number of an existing entry.
     unsafe { pg_sys::pgstat_get_local_beentry_by_index(n) }
 }

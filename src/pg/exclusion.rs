@@ -1,25 +1,27 @@
-//! Locks on things that are no tables.
+//! Advisory locks of the extension, on objects other than tables.
 
 use pgrx::pg_sys;
 
-/// Tells these locks from those of the SQL functions pg_advisory_lock(…), which use 1 and 2: nobody can take one of ours
-/// by a statement.
+/// Distinguishes these locks from those of the SQL functions pg_advisory_lock(…), which use 1 and 2. So no
+/// statement can take a lock of this kind.
 const OURS: u16 = 0xC0;
 
-/// Whether to wait for whoever has it.
+/// Whether to wait for the current holder.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Yes,
     No,
 }
 
-/// Releases all advisory locks of the session when it is dropped, those of the functions pg_advisory_lock(…) and ours.
+/// Releases all advisory locks of the session when it is dropped: those of the functions pg_advisory_lock(…)
+/// and those of the extension.
 ///
-/// The owner of a table can take such locks with code that runs in a session of somebody else, where they would stay.
+/// The owner of a table can take such locks with code that runs in another user's session, where they would
+/// stay.
 pub struct Released(());
 
 impl Released {
-    /// The session has none at the moment, so that all of them come from what runs until this is dropped.
+    /// The session must have none now, so that all locks come from the work that runs until this is dropped.
     pub fn on_drop() -> Released {
         Released(())
     }
@@ -27,14 +29,14 @@ impl Released {
 
 impl Drop for Released {
     fn drop(&mut self) {
-        // SAFETY: touches the lock table alone, which an ERROR on its way leaves usable.
+        // SAFETY: changes only the lock table, which stays usable while an ERROR unwinds.
         unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID) };
     }
 }
 
 const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
 
-/// In pg_locks: `classid` is the object, `objid` what of it, `objsubid` the kind.
+/// In pg_locks, `classid` is the object, `objid` its part, `objsubid` the kind.
 fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: reads a static.
@@ -47,18 +49,20 @@ fn tag(object: pg_sys::Oid, part: u32, kind: u16) -> pg_sys::LOCKTAG {
     }
 }
 
-/// Has one transaction at a time work on what `object` stands for, until it ends. Answers whether it is this one.
+/// Takes a lock on `object` until the transaction ends, so that only one transaction works on it. Returns
+/// whether it was taken.
 pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
     // SAFETY: a complete tag; the lock is the transaction's and goes with it.
     let result = unsafe { pg_sys::LockAcquire(&tag(object, 0, OURS), MODE, false, wait == Wait::No) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// A part of an object that this process alone works on, over as many transactions as it takes.
+/// A lock on a part of an object, held by this process over several transactions.
 pub struct Held(pg_sys::LOCKTAG);
 
 impl Held {
-    /// `None`: somebody else has it. `kind` tells apart what is done to one part; see [`kind_in_pg_locks`].
+    /// Returns `None` if another process holds the lock. `kind` distinguishes the kinds of work on one part;
+    /// see [`kind_in_pg_locks`].
     pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<Held> {
         let tag = tag(object, part, kind_in_pg_locks(kind));
         // SAFETY: a complete tag; the lock is the process's and is released when this is dropped, or with the process.
@@ -75,23 +79,25 @@ pub const fn kind_in_pg_locks(kind: u16) -> u16 {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // SAFETY: taken once; releasing touches the lock table alone, which an ERROR on its way leaves usable.
+        // SAFETY: taken once; releasing changes only the lock table, which stays usable while an ERROR
+        // unwinds.
         unsafe { pg_sys::LockRelease(&self.0, MODE, true) };
     }
 }
 
-/// What a transaction that is being prepared has to announce when it commits. Other processes see the marks for as long as
-/// it is prepared, after a restart of the server too, because the server keeps the locks of prepared transactions.
+/// An announcement that a prepared transaction makes when it commits. Other processes see the marks while the
+/// transaction is prepared, even after a restart of the server, because the server keeps the locks of
+/// prepared transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u16)]
 pub enum Mark {
     /// It queued work for the worker.
     Work = 0,
-    /// It changed which sessions matter.
+    /// It changed the rules of session priority.
     Rules,
     /// It created, altered or dropped an extension.
     Extension,
-    /// It could not append its counts, nor ask for a recount.
+    /// It could append neither its counts nor a request for a recount.
     Recount,
     /// It could not queue its lookups.
     Sweep,
@@ -110,11 +116,13 @@ fn mark_tag(database: pg_sys::Oid, mark: Mark) -> pg_sys::LOCKTAG {
 /// Marks this transaction until it ends. Marks do not wait for each other.
 pub fn mark(mark: Mark) {
     let tag = mark_tag(super::catalog::own_database(), mark);
-    // SAFETY: a complete tag; the lock is the transaction's, and nobody takes a lock that conflicts with it.
+    // SAFETY: a complete tag; the lock belongs to the transaction, and no process takes a lock that conflicts
+    // with it.
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false, false) };
 }
 
-/// Returns whether another transaction in a database has this mark. Looks into the lock table alone. Inside a transaction.
+/// Returns whether another transaction in a database has this mark. Reads only the lock table. Called inside
+/// a transaction.
 pub fn is_marked(database: pg_sys::Oid, mark: Mark) -> bool {
     let mut count = 0;
     // SAFETY: a complete tag; the list is allocated in the current memory context and freed once.

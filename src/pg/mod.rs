@@ -1,12 +1,14 @@
-//! The unsafe island: each module is a safe face over one facility of the server.
+//! The unsafe code of the extension: each module is a safe interface to one facility of the server.
 //!
-//! `unsafe` stays in here. Version differences stay in here. Everything is called on the backend's only thread,
-//! inside a transaction, and lets a PostgreSQL ERROR travel as the Rust panic that pgrx makes of it.
+//! All `unsafe` code and all version differences are in this folder. Every function is called on the
+//! backend's only thread, inside a transaction. A PostgreSQL ERROR passes through as the Rust panic that pgrx
+//! makes of it.
 //!
-//! No safe function in here takes or returns a datum or a pointer of the server. A value has its SQL type in its Rust type
-//! ([`value`]). OIDs are plain numbers.
+//! No safe function here takes or returns a datum or a pointer of the server. A value has its SQL type in its
+//! Rust type ([`value`]). OIDs are plain numbers.
 //!
-//! pgrx has a facility of its own for many of these. Each reason is why we do not use it, and what would change that.
+//! pgrx has a similar facility for many of these. The table gives the reason why the extension does not use
+//! it, and what would change that.
 //!
 //! | module | pgrx's | why not, and until when |
 //! |---|---|---|
@@ -80,20 +82,21 @@ pub fn data_directory() -> std::path::PathBuf {
     std::path::PathBuf::from(path.unwrap_or_default().into_owned())
 }
 
-/// What tells this server from all others, for as long as it stays where it is: the cluster's number, which standbys and
-/// copies share, and digits that stand for the host's name and the data directory.
+/// Returns an identifier that distinguishes this server from all others while it stays in place. It consists
+/// of the cluster's number, which standbys and copies share, and a hash of the host name and the data
+/// directory.
 pub fn server_identity() -> String {
     let mut host = [0_u8; 256];
-    // SAFETY: writes at most so many bytes; what it returns is looked at by way of what it wrote.
+    // SAFETY: writes at most this number of bytes; the name is read from the written bytes.
     unsafe { libc::gethostname(host.as_mut_ptr().cast(), host.len() - 1) };
     let host = std::ffi::CStr::from_bytes_until_nul(&host).unwrap_or_default();
     let directory = data_directory();
-    // FNV-1a: the same in every version of ours, whatever the library's hashes become.
+    // FNV-1a: the same in every version of the extension, even if the library's hashes change.
     let place = host.to_bytes_with_nul().iter().chain(directory.as_os_str().as_encoded_bytes());
     let place = place.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    // SAFETY: reads what was read from the control file when the server started.
+    // SAFETY: reads a value that the server read from the control file at its start.
     let cluster = unsafe { pgrx::pg_sys::GetSystemIdentifier() };
     format!("{cluster}-{place:016x}")
 }
@@ -103,12 +106,12 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
-/// Tells the caller something.
+/// Sends a notice to the caller.
 pub fn notice(message: &str) {
     pgrx::notice!("{message}");
 }
 
-/// Warns the caller. As with [`log`], interrupts wait until that is done.
+/// Warns the caller. As in [`log`], interrupts wait until the message is sent.
 pub fn warning(message: &str, hint: &str) {
     let code = pgrx::prelude::PgSqlErrorCode::ERRCODE_WARNING;
     let report =
@@ -116,15 +119,15 @@ pub fn warning(message: &str, hint: &str) {
     holding_interrupts(|| report.report(pgrx::prelude::PgLogLevel::WARNING));
 }
 
-/// Writes to the server's log. Writing a message accepts interrupts, and this may be a place where nobody expects one to
-/// be raised: they wait until it is written.
+/// Writes to the server's log. Writing a message accepts interrupts, and the caller may not expect an error
+/// here. So interrupts wait until the message is written.
 pub fn log(message: &str) {
     holding_interrupts(|| pgrx::log!("{message}"));
 }
 
 /// For a message below ERROR, which does not unwind.
 fn holding_interrupts(report: impl FnOnce()) {
-    // SAFETY: the count of this process is put back below.
+    // SAFETY: the count of this process is restored below.
     unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };
     report();
     // SAFETY: as above.

@@ -1,7 +1,8 @@
 //! Ends of transactions and subtransactions.
 //!
-//! Callbacks are registered once per backend. One that runs before commit may do anything that a deferred trigger
-//! may; the others must not fail: an ERROR after commit has begun takes the whole cluster down.
+//! Callbacks are registered once per backend. A callback before commit may do anything that a deferred
+//! trigger may do. The others must not fail, because an ERROR after the commit has begun restarts the whole
+//! cluster.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,21 +16,21 @@ use super::subtransaction::Failure;
 /// Identity of a subtransaction within its transaction.
 pub type Level = pg_sys::SubTransactionId;
 
-/// How a transaction ended, as far as this backend will ever know.
+/// How a transaction ended, as far as this backend can know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Committed,
-    /// Somebody else will commit it, or not.
+    /// Another session will commit it, or roll it back.
     Prepared,
     Aborted,
 }
 
-/// What wants to know of the ends of transactions.
+/// Callbacks at the ends of transactions.
 #[derive(Clone, Copy)]
 pub struct Observer {
-    /// Last thing before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
+    /// Called last before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
     pub before_commit: fn(),
-    /// The transaction has ended. Touches nothing but this backend's own memory.
+    /// The transaction has ended. Changes only this backend's memory.
     pub ended: fn(Outcome),
     /// A subtransaction was released into its parent.
     pub released: fn(Level, Level),
@@ -42,12 +43,12 @@ thread_local! {
     static PREPARING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns whether `before_commit` runs for PREPARE TRANSACTION, so that the commit comes later or never.
+/// Returns whether `before_commit` runs for PREPARE TRANSACTION. The commit then comes later or never.
 pub fn is_being_prepared() -> bool {
     PREPARING.get()
 }
 
-/// Registers the one observer of this backend; later calls change nothing.
+/// Registers the only observer of this backend; later calls change nothing.
 pub fn observe(observer: Observer) {
     if OBSERVER.get().is_some() {
         return;
@@ -60,15 +61,15 @@ pub fn observe(observer: Observer) {
     }
 }
 
-/// Runs `work` in a transaction of its own and commits it. For background processes, which have none around them. An
-/// ERROR, wherever in there it is raised, rolls back and comes out as a value; so does a cancellation, because nobody
-/// but an operator sends a background process one. A shutdown ends the process.
+/// Runs `work` in a new transaction and commits it. Called in background processes, outside any transaction.
+/// An ERROR rolls back and is returned as a value. A cancellation is returned too, because only an operator
+/// cancels a background process. A shutdown ends the process.
 pub fn run<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     // SAFETY: inside the transaction; the snapshot is popped before it ends.
     run_after(|| unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) }, work)
 }
 
-/// The same for work that chooses its isolation, and the time at which it takes its snapshot.
+/// The same for work that sets its isolation level and chooses when it takes its snapshot.
 pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     run_after(|| (), work)
 }
@@ -94,25 +95,26 @@ fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, F
     let caught = |error| Err(Box::new(error));
     PgTryBuilder::new(attempt).catch_others(caught).catch_rust_panic(caught).execute().map_err(|error| {
         let failure = Failure::of(&error);
-        // SAFETY: the error has been taken off the server's error stack; whatever was begun is ended.
+        // SAFETY: the error has been taken off the server's error stack; this ends any open transaction.
         unsafe { pg_sys::AbortOutOfAnyTransaction() };
         failure
     })
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, which costs many times what it
-    /// guards: every count asks for the level, and the function returns a static and cannot raise.
+    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, because every
+    /// count calls it and the guard costs many times the function. The function returns a static and cannot
+    /// raise an error.
     safe fn GetCurrentSubTransactionId() -> Level;
 }
 
-/// The innermost (sub)transaction.
+/// Returns the innermost (sub)transaction.
 pub fn current_level() -> Level {
     GetCurrentSubTransactionId()
 }
 
-/// Lets no trigger of this transaction be deferred any more, as SET CONSTRAINTS ALL IMMEDIATE does: what a statement sets off
-/// runs with the rights that the statement has. Inside a transaction.
+/// Makes all triggers of this transaction immediate, as SET CONSTRAINTS ALL IMMEDIATE does. The triggers that
+/// a statement fires then run with the rights of that statement. Called inside a transaction.
 pub fn defer_nothing() {
     // SAFETY: a node of the type that the function takes, zeroed, which means all constraints, immediate.
     unsafe {
@@ -129,8 +131,8 @@ pub fn fire_deferred_triggers() {
     unsafe { pg_sys::AfterTriggerFireDeferred() }
 }
 
-/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left behind, as the current user. The commit would do
-/// both as the user whom the session or the background process began as.
+/// Fires deferred triggers, and fills cursors WITH HOLD that a trigger left open, as the current user. The
+/// commit would do both as the user with whom the session or the background process began.
 pub fn end_as_current_user() {
     // SAFETY: the commit does the same. The extension has no open cursor. In a session of a client, the commit has handled
     // the cursors of the client before.
@@ -175,25 +177,25 @@ extern "C-unwind" fn at_subtransaction_end(
     }
 }
 
-/// A panic here would become an ERROR where none is allowed.
+/// A panic here would become an ERROR where no ERROR is allowed.
 fn quietly(work: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
-/// What a transaction sees of what others commit meanwhile.
+/// How a transaction sees commits of others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// Each statement sees what was committed when it began.
+    /// Each statement sees the commits before its start.
     ReadCommitted,
-    /// All see one moment of the database.
+    /// All statements see one moment of the database.
     RepeatableRead,
 }
 
-/// Sets that for the current transaction, whatever default_transaction_isolation says; it must not have looked at
-/// anything yet.
+/// Sets the isolation of the current transaction, regardless of default_transaction_isolation. The
+/// transaction must not have read anything yet.
 pub fn isolate(isolation: Isolation) {
-    // SAFETY: a static of the transaction system, which the next transaction sets anew; what depends on it begins with the
-    // first snapshot.
+    // SAFETY: a static of the transaction system, which the next transaction sets again; the server uses it
+    // only from the first snapshot on.
     unsafe {
         if pg_sys::FirstSnapshotSet {
             pgrx::error!("the transaction has begun to read");
@@ -205,19 +207,19 @@ pub fn isolate(isolation: Isolation) {
     }
 }
 
-/// This transaction's commit is on disk before it returns, whatever synchronous_commit says.
+/// Makes this transaction's commit wait until it is on disk, regardless of synchronous_commit.
 pub fn commit_durably() {
     // SAFETY: sets a flag of the current transaction.
     unsafe { pg_sys::ForceSyncCommit() }
 }
 
-/// This transaction's commit does not wait for the disk: for work that a later commit, which waits, makes durable, and
-/// that is done again should the server crash before.
+/// Makes this transaction's commit not wait for the disk. For work that a later, durable commit includes, and
+/// that is repeated if the server crashes before.
 pub fn commit_lazily() {
     role::set(c"synchronous_commit", c"off", pg_sys::GucAction::GUC_ACTION_LOCAL);
 }
 
-/// Whether this transaction can write at all.
+/// Returns whether this transaction can write.
 pub fn may_write() -> bool {
     // SAFETY: reads a static and shared memory.
     unsafe { !pg_sys::XactReadOnly && !pg_sys::RecoveryInProgress() }

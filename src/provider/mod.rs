@@ -1,4 +1,4 @@
-//! The providers, as this server's side sees them: by their place in shared memory, with their settings of the moment.
+//! The providers as the extension sees them: their index in shared memory and their current settings.
 
 pub mod limiter;
 pub mod quota;
@@ -14,11 +14,11 @@ use cowrie_enrich_engine::providers::{self, Lifetimes, Purpose, Settings};
 use crate::guc;
 use crate::pg::clock;
 
-/// Somebody who is asked over the network; the number is the place in [`providers::ALL`].
+/// A source that is queried over the network; the number is its index in [`providers::ALL`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Provider(usize);
 
-/// How much a provider may be asked, and how patiently.
+/// The limits for requests to a provider, and the pause after a failure.
 #[derive(Clone, Copy)]
 pub struct Limits {
     own: providers::Limits,
@@ -33,12 +33,12 @@ impl Deref for Limits {
     }
 }
 
-/// What follows from the settings. They change by a reload alone, and are asked for in every transaction.
+/// The values derived from the settings. They change only by a reload, and are read in every transaction.
 #[derive(Default)]
 struct Configuration {
     as_of: i64,
     enabled: Providers,
-    /// By place.
+    /// By the provider's index.
     each: Vec<ProviderConfiguration>,
 }
 
@@ -97,7 +97,7 @@ impl Provider {
         Provider::all().find(|provider| provider.name() == name)
     }
 
-    /// Team Cymru has SQL functions of its own.
+    /// Returns Team Cymru, which has separate SQL functions.
     pub fn cymru() -> Provider {
         Provider(0)
     }
@@ -106,7 +106,7 @@ impl Provider {
         providers::ALL[self.0]
     }
 
-    /// Where its state is in shared memory.
+    /// Returns the index of its state in shared memory.
     pub fn place(self) -> usize {
         self.0
     }
@@ -135,28 +135,29 @@ impl Provider {
         Configuration::read(|configuration| configuration.each[self.0].lifetimes)
     }
 
-    /// Why it cannot be asked as things are set.
+    /// Returns why the current settings prevent requests to it.
     pub fn blocked_reason(self) -> Option<String> {
         Configuration::read(|configuration| configuration.each[self.0].blocked_reason.clone())
     }
 
-    /// Something that changes when what it was refused for may have been mended; reads a small file.
+    /// Returns a fingerprint of the credentials, which changes when a refused key may have been replaced.
+    /// Reads a small file.
     pub fn credentials(self) -> u64 {
         self.declared().credentials(&self.settings())
     }
 
-    /// Whether the operator wants it asked.
+    /// Returns whether it is in cowrie_enrich.enabled_sources.
     pub fn is_enabled(self) -> bool {
         !Providers::enabled().and(Providers::of([self])).is_empty()
     }
 
-    /// Whether there is any sense in asking it about an address. Bogons never leave the machine.
+    /// Returns whether the provider can know an address. Bogons never leave the machine.
     pub fn takes(self, address: Address) -> bool {
         bogon::reason(address).is_none() && self.declared().takes(address)
     }
 }
 
-/// A few of the providers.
+/// A set of providers.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Providers(u32);
 
@@ -167,7 +168,7 @@ impl Providers {
         Providers(some.into_iter().fold(0, |set, provider| set | 1 << provider.0))
     }
 
-    /// Those that the operator wants to be asked.
+    /// Returns the providers in cowrie_enrich.enabled_sources.
     pub fn enabled() -> Providers {
         Configuration::read(|configuration| configuration.enabled)
     }

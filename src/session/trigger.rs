@@ -1,11 +1,12 @@
 //! The trigger on session tables.
 //!
-//! BEFORE a row is inserted its snapshot columns are filled with what is known of its address at this moment, and
-//! kept as they are ever after; AFTER it was inserted, updated or deleted its session is remembered for the counts.
+//! Before a row is inserted, the trigger fills its snapshot columns with the current attribution of its
+//! address. They do not change afterwards. After a row was inserted, updated or deleted, the trigger records
+//! its session for the counts.
 //!
-//! The insert must succeed whatever happens in here: reading the inventory is contained in a subtransaction, a
-//! malformed address is a counted error and null snapshots, and nothing touches the network or a file that is not
-//! mapped yet.
+//! The insert must succeed in any case. Reading the inventory is contained in a subtransaction. A malformed
+//! address is counted as an error and leaves null snapshots. The trigger never uses the network or a file
+//! that is not mapped yet.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -30,19 +31,20 @@ use crate::store::enrich::SessionCount;
 use crate::store::{Home, fill_register, session_options};
 use crate::telemetry;
 
-/// What is the same for every row of a statement: where things are in the table and in the database.
+/// The columns of the table and the extension's objects, the same for every row of a statement.
 #[derive(Clone, Copy)]
 struct TriggerLayout {
     home: Home,
     ip: Option<Column>,
     time: Option<Column>,
-    /// The snapshot columns, in the order of [`Attribution::values`]; those of a type that we cannot fill are missing.
+    /// The snapshot columns, in the order of [`Attribution::values`]. A column whose type the extension
+    /// cannot fill is missing.
     snapshot: [Option<Column>; 5],
     /// Which of them may be null.
     nullable: [bool; 5],
-    /// What the two text columns among them take.
+    /// The lengths that its two text columns accept.
     lengths: [Length; 2],
-    /// Whether a foreign key wants the address spelled as the inventory does.
+    /// True if a foreign key requires the inventory's spelling of the address.
     respell: bool,
     /// True if snapshots that clients write are kept.
     is_input_trusted: bool,
@@ -55,7 +57,7 @@ thread_local! {
 
 const NOT_INTACT: &str = "a session table lacks columns of the right type";
 
-/// Logs that a session table is not as it was when it was attached.
+/// Logs that a session table has changed since it was attached.
 fn report_not_intact(table: Oid) {
     let reason = "a column was renamed, dropped, changed or generated since; see attached_tables";
     telemetry::error(NOT_INTACT, &format!("table {}: {reason}", catalog::table_name(table)));
@@ -136,13 +138,13 @@ pub fn enrich_session(call: &Call) -> Value {
     ().returned()
 }
 
-/// Whether a column's type is one that we can fill.
+/// Returns whether the extension can fill a column of this type.
 type IsFit = fn(Column) -> bool;
 
 /// The position of the document among the snapshot columns.
 const DOCUMENT: usize = 3;
 
-/// The snapshot columns, and which types they may have: others stay as they are.
+/// The snapshot columns, and the types that they may have. Columns of other types stay unchanged.
 const SNAPSHOT: [(&CStr, IsFit); 5] = [
     (c"snapshot_asn", Column::is::<Bigint>),
     (c"snapshot_country", Column::is_text_like),
@@ -169,7 +171,7 @@ fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
             // The extension fills snapshots and leaves the address as it is spelled.
             let is_same = site.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
-            // Only an address that arrives now is a moment of attack; a later answer is the worker's to add.
+            // Only an address that arrives now marks the moment of an attack. The worker adds later answers.
             match before {
                 None => fill(site, row, source.address, Given::Kept),
                 Some(_) => row,
@@ -179,7 +181,7 @@ fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
     }
 }
 
-/// How values are treated that a row already has in its snapshot columns.
+/// Treatment of values that a row already has in its snapshot columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Given {
     Kept,
@@ -196,10 +198,10 @@ fn fill(site: &TriggerLayout, row: Tuple, address: Address, given: Given) -> Tup
     replaced(site, row, given, attribution.values(site.lengths))
 }
 
-/// The row with these values in its snapshot columns.
+/// Returns the row with these values in its snapshot columns.
 ///
-/// An insert never fails because of this: a column that must not be null keeps its value where none is known. The document
-/// becomes an empty one.
+/// This never makes an insert fail: a NOT NULL column keeps its value if the new one is null. The document
+/// becomes an empty object.
 fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 5]) -> Tuple {
     if given == Given::Replaced {
         for (n, value) in
@@ -226,8 +228,9 @@ fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
-/// The updated row with every snapshot column as it was. A null column takes the value that the extension has registered
-/// for the row, and on a trusted table the value that the UPDATE gives it. Also whether the extension has registered any.
+/// Returns the updated row with every snapshot column unchanged. A null column takes the value that the
+/// extension has registered for the row. On a trusted table it takes the value that the UPDATE gives it. Also
+/// returns whether the extension has registered any values.
 fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>) -> (Tuple, bool) {
     let (old, new) = (firing.old_row(), firing.new_row());
     let registered = if fill_register::is_empty() {
@@ -286,8 +289,8 @@ fn gaps(site: &TriggerLayout, row: Tuple) -> Gaps {
     Gaps { network: lacks(asn), country: lacks(country), ip_type: lacks(ip_type) }
 }
 
-/// Returns the session's own time, or the transaction's start where the row has none. `None` for a time that is not
-/// believed.
+/// Returns the session's own time, or the transaction's start if the row has no time. Returns `None` for an
+/// implausible time.
 fn session_time(site: &TriggerLayout, row: Tuple) -> Option<i64> {
     let own = site.time.map_or(Ok(None), |column| row.time(column)).ok()?;
     let Some(time) = own else { return Some(clock::transaction_start()) };
@@ -296,7 +299,7 @@ fn session_time(site: &TriggerLayout, row: Tuple) -> Option<i64> {
     session_time::believed(time, enriched_at, clock::now())
 }
 
-/// A row's address, and the value to store in its place where a foreign key needs the inventory's own spelling.
+/// A row's address, and the value to store instead if a foreign key requires the inventory's spelling.
 struct Source {
     address: Address,
     canonical: Option<(Column, Address)>,
@@ -311,7 +314,7 @@ impl Source {
     }
 }
 
-/// Whether a malformed address is counted; each row is complained of once.
+/// Whether to count a malformed address. Each row is counted once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Complain {
     Yes,
@@ -336,10 +339,10 @@ fn source_address(site: &TriggerLayout, row: Tuple, complain: Complain) -> Optio
     }
 }
 
-/// Entry point of `forget_sessions()`, before TRUNCATE: the sessions that go away leave the counts.
+/// Entry point of `forget_sessions()`, before TRUNCATE: subtracts the removed sessions from the counts.
 ///
-/// The table is its owner's, and the owner may have put anything into it. So it is read below the executor, where
-/// nothing of theirs runs.
+/// The table's owner may have added any code to the table. So the table is read below the executor, where no
+/// code of the owner runs.
 pub fn forget_sessions(call: &Call) {
     let Some(firing) = TriggerCall::of_truncate(call) else { error::not_a_trigger_call() };
     let home = Home::of(call);

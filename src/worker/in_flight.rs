@@ -1,4 +1,4 @@
-//! Exchanges that are under way, whosever they are.
+//! Requests in flight, of all providers.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -17,7 +17,7 @@ pub struct InFlight {
     /// By ticket.
     requests: BTreeMap<u64, ProviderRequest>,
     tickets: u64,
-    /// What came back and nobody has asked for yet.
+    /// Batches that came back and were not fetched yet.
     landed: Vec<CompletedBatch>,
 }
 
@@ -26,7 +26,7 @@ impl InFlight {
         Ok(InFlight { pool: Pool::new()?, requests: BTreeMap::new(), tickets: 0, landed: Vec::new() })
     }
 
-    /// Has a thread make the exchange; gives the request back where there is none to be had.
+    /// Starts a thread for the exchange. Returns the request if no thread could be started.
     pub fn start(&mut self, mut request: ProviderRequest) -> Option<ProviderRequest> {
         self.tickets += 1;
         let (ticket, task) = (self.tickets, request.task());
@@ -42,7 +42,8 @@ impl InFlight {
         }
     }
 
-    /// Takes what came back, which makes room for the next request, perhaps of another database's.
+    /// Collects completed batches. Their permits become free for the next request, perhaps of another
+    /// database.
     pub fn collect(&mut self) {
         for Finished { ticket, done, took } in self.pool.finished() {
             if let Some(request) = self.requests.remove(&ticket) {
@@ -52,7 +53,7 @@ impl InFlight {
         }
     }
 
-    /// What came back since this was last asked.
+    /// Returns the batches that came back since the last call.
     pub fn landed(&mut self) -> Vec<CompletedBatch> {
         self.collect();
         std::mem::take(&mut self.landed)
@@ -66,7 +67,7 @@ impl InFlight {
         self.requests.values().any(|request| request.provider == provider)
     }
 
-    /// Readable when something has come back.
+    /// Readable when an exchange has ended.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.pool.ready()
     }

@@ -1,8 +1,9 @@
-//! Who works where, and how they are told that there is something to do.
+//! The worker slots, and how workers are notified of work.
 //!
-//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their own database there: they
-//! wake its worker when they commit queued work, once however much it was, and ask it to go when somebody needs the
-//! database to themselves. What has no slot yet is announced to the launcher.
+//! The launcher gives each database a worker slot in shared memory. Backends find the slot of their database
+//! there. They wake its worker when they commit queued work, once for any amount of work. They make it leave
+//! when another session needs exclusive access to the database. A database without a slot is announced to the
+//! launcher.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -32,7 +33,7 @@ struct Wakeups {
     sweep: bool,
 }
 
-/// What a worker is doing.
+/// A worker's activity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Doing {
@@ -107,13 +108,13 @@ impl Doing {
         ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
     }
 
-    /// What the worker in a slot is doing.
+    /// Returns the activity of the worker in a slot.
     pub fn in_seat(worker_slot: &WorkerSlot) -> Doing {
         Doing::of(worker_slot.state.load(Ordering::Relaxed))
     }
 }
 
-/// A kind of transaction that a worker or an owner process makes, and repeats after a failure.
+/// A kind of transaction that a worker or an owner process runs, and repeats after a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum StepKind {
@@ -180,7 +181,7 @@ impl StepKind {
         }
     }
 
-    /// What a worker says that it is doing in such a step.
+    /// Returns the activity that a worker shows during such a step.
     pub fn doing(self) -> Doing {
         match self {
             StepKind::LookForRestore => Doing::LookingForRestore,
@@ -193,7 +194,7 @@ impl StepKind {
             StepKind::LookForRecounts | StepKind::Fold => Doing::Folding,
             StepKind::Reclassify => Doing::Reclassifying,
             StepKind::Count => Doing::CollectingMetrics,
-            // All but the first are made by owner processes.
+            // Owner processes run all but the first.
             StepKind::Supervise
             | StepKind::Lease
             | StepKind::Complete
@@ -213,11 +214,11 @@ impl StepKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Ending {
-    /// Without a word: it failed.
+    /// It failed without reporting a reason.
     Crashed = 0,
     /// The database does not have the extension.
     NoExtension,
-    /// It was asked to.
+    /// It was told to leave.
     Left,
 }
 
@@ -254,14 +255,14 @@ impl Lack {
     }
 }
 
-/// For how long a database is left alone once somebody needs it to themselves: the server itself waits five seconds
-/// for others to go.
+/// How long a database stays without a worker once another session needs exclusive access. The server itself
+/// waits five seconds for other processes to disconnect.
 const KEPT_OUT_MICROS: i64 = 6_000_000;
 
-/// Begins to listen for extensions that come or go and for databases that are needed.
+/// Begins to listen for extensions that are created or dropped and for databases that another session needs.
 ///
-/// Where the library is not preloaded, a transaction may be prepared all the same, and committed after it is. The library may
-/// be loaded by the very CREATE EXTENSION that is under way.
+/// Even without preload a transaction may be prepared, and committed after the library is preloaded. The
+/// library may also be loaded by the running CREATE EXTENSION itself.
 pub fn listen() {
     if hooks::is_extension_being_changed() {
         extension_changes();
@@ -269,17 +270,17 @@ pub fn listen() {
     hooks::listen(Listener { extension_changes, database_is_needed, prepared_commits });
 }
 
-/// The worker is to be woken when this transaction commits.
+/// Wakes the worker when this transaction commits.
 pub fn work_was_queued() {
     WAKEUPS.set(Wakeups { work: true, ..WAKEUPS.get() });
 }
 
-/// This transaction changes which sessions matter.
+/// Notes that this transaction changes the rules of session priority.
 pub fn rules_changed() {
     WAKEUPS.set(Wakeups { work: true, rules: true, ..WAKEUPS.get() });
 }
 
-/// This transaction edits `known_networks`.
+/// Notes that this transaction edits `known_networks`.
 pub fn networks_were_edited() {
     WAKEUPS.set(Wakeups { work: true, networks: true, ..WAKEUPS.get() });
 }
@@ -288,18 +289,19 @@ fn extension_changes() {
     WAKEUPS.set(Wakeups { extension: true, ..WAKEUPS.get() });
 }
 
-/// Counts of this transaction are lost, and the request for a recount could not be appended.
+/// Notes that counts of this transaction are lost, and that the request for a recount could not be appended.
 pub fn recount_is_needed() {
     WAKEUPS.set(Wakeups { work: true, recount: true, ..WAKEUPS.get() });
 }
 
-/// Lookups of this transaction were not queued, because their requests could not be appended. A sweep finds them.
+/// Notes that lookups of this transaction were not queued, because their requests could not be appended. A
+/// sweep finds them.
 pub fn sweep_is_needed() {
     WAKEUPS.set(Wakeups { work: true, sweep: true, ..WAKEUPS.get() });
 }
 
-/// The last thing before PREPARE TRANSACTION. Whatever commits the transaction is to learn what it has to tell, and so is a
-/// launcher or a worker that runs by then. The server keeps no more of a prepared transaction than its locks and rows.
+/// Called last before PREPARE TRANSACTION. Sets marks for the process that commits the transaction, and for a
+/// launcher or worker that runs by then. The server keeps only the locks and rows of a prepared transaction.
 pub fn transaction_is_prepared() {
     let wakeups = WAKEUPS.get();
     let marks = [
@@ -312,8 +314,8 @@ pub fn transaction_is_prepared() {
     marks.into_iter().filter(|(is_told, _)| *is_told).for_each(|(_, mark)| exclusion::mark(mark));
 }
 
-/// COMMIT PREPARED is about to run. Of several prepared transactions it may be another one that has the marks, but to be woken
-/// in vain costs little.
+/// Called before COMMIT PREPARED. Among several prepared transactions, another one may have the marks, but an
+/// unnecessary wake-up costs little.
 fn prepared_commits() {
     if !shared::is_shared() {
         return;
@@ -332,7 +334,8 @@ fn prepared_commits() {
     });
 }
 
-/// The transaction ended. Sets atomics and latches and takes one short lock; cannot fail.
+/// Sends the wake-ups of the transaction that ended. Sets atomics and latches and takes one short lock;
+/// cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     let wakeups = WAKEUPS.take();
     let tells_some = wakeups != Wakeups::default();
@@ -351,19 +354,19 @@ pub fn transaction_ended(outcome: Outcome) {
         if wakeups.networks {
             worker_slot.networks_edited.store(true, Ordering::Release);
         }
-        // A worker that is to start sweeps first.
+        // A worker that starts later sweeps first.
         if wakeups.sweep {
             worker_slot.sweep_wanted.store(true, Ordering::Release);
         }
         worker_slot.wake();
     }
-    // An extension that comes is always announced: the worker that sits there may be one that has just found none.
+    // A new extension is always announced, because a worker in the slot may have just found no extension.
     if wakeups.extension || (worker_slot.is_none() && wakeups.work && guc::worker_enabled()) {
         announce(database);
     }
 }
 
-/// Has the worker of this database ask for a recount.
+/// Makes the worker of this database request a recount.
 pub fn ask_for_recount() {
     let database = catalog::own_database().to_u32();
     shared::locked(|guarded| guarded.ask_for_recount(database));
@@ -375,7 +378,7 @@ pub fn is_recount_needed() -> bool {
     shared::locked(|guarded| guarded.recounts.contains(&database))
 }
 
-/// The table of requests shows it now.
+/// Notes that the table of requests contains the recount now.
 pub fn recount_is_requested() {
     let database = catalog::own_database().to_u32();
     shared::locked(|guarded| {
@@ -383,12 +386,12 @@ pub fn recount_is_requested() {
     });
 }
 
-/// Whether this database has a worker, or may have one soon.
+/// Returns whether this database has a worker, or may have one soon.
 pub fn is_attended() -> bool {
     shared::is_shared() && guc::worker_enabled()
 }
 
-/// The slot of a database's worker.
+/// Returns the slot of a database's worker.
 pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
     let wanted = database.to_u32();
     shared::block()
@@ -397,7 +400,7 @@ pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
         .find(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted && worker_slot.is_taken())
 }
 
-/// Has the launcher look at a database.
+/// Makes the launcher check a database.
 fn announce(database: Oid) {
     let wanted = database.to_u32();
     let is_news = shared::locked(|guarded| {
@@ -415,7 +418,7 @@ fn announce(database: Oid) {
     }
 }
 
-/// What was announced since the launcher last asked: databases, or all of them.
+/// Databases announced since the launcher last checked, or all of them.
 pub enum Announced {
     These(Vec<u32>),
     All,
@@ -432,7 +435,8 @@ pub fn take_announced() -> Announced {
     })
 }
 
-/// Somebody needs a database to themselves: its worker goes, and none comes for a while. Does not wait; the server does.
+/// Makes a database's worker leave, because another session needs exclusive access, and keeps new workers out
+/// for a while. Does not wait; the server does.
 fn database_is_needed(database: Oid) {
     if !shared::is_shared() {
         return;
@@ -447,7 +451,7 @@ fn database_is_needed(database: Oid) {
         }
     });
     let block = shared::block();
-    // Also one that is being started and has not sat down yet.
+    // Also a worker that is being started and has not taken its slot yet.
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
     {
@@ -460,7 +464,7 @@ fn database_is_needed(database: Oid) {
     block.launcher.set_latch();
 }
 
-/// Until when a database is to be left alone, if it is.
+/// Returns until when a database must stay without a worker, if it must.
 pub fn kept_out(database: Oid) -> Option<i64> {
     let (wanted, now) = (database.to_u32(), clock::now());
     shared::locked(|guarded| {

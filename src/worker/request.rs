@@ -1,4 +1,4 @@
-//! Exchanges with a provider: from claimed jobs to a task for the network, and what its reply says of the provider.
+//! Requests to a provider: from claimed jobs to a task for the network, and the conclusions from its reply.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,32 +18,32 @@ use crate::store::queue::{Blame, Claimed, Failed};
 use crate::telemetry;
 use crate::telemetry::families;
 
-/// Pause while others ask the provider, in microseconds.
+/// Pause while other processes query the provider, in microseconds.
 pub const BUSY_PAUSE: i64 = 250_000;
 
-/// Jobs to ask, and the day whose quota paid for it.
+/// Claimed jobs, and the day whose quota paid for their requests.
 pub struct Ask {
     pub jobs: Vec<Claimed>,
     pub day: Option<i32>,
 }
 
-/// Jobs on their way to the provider, each with the address that is asked about.
+/// Jobs in one request to the provider, each with the queried address.
 pub struct ProviderRequest {
     pub provider: Provider,
     lookups: Vec<(Prefix, Address)>,
-    /// Whose quota paid for it.
+    /// The day whose quota paid for the request.
     pub day: Option<i32>,
-    /// A probe takes its own when it leaves.
+    /// A probe takes its permit when it is sent.
     permit: Option<Permit>,
-    /// When it left, nanoseconds since 1970.
+    /// When it was sent, nanoseconds since 1970.
     began: u64,
 }
 
 impl ProviderRequest {
-    /// One request for each exchange, and for each a permit as far as there are some.
+    /// Makes one request for each exchange, and gives each a permit while there are permits.
     pub fn of(provider: Provider, ask: &Ask, batch: usize, permits: Vec<Permit>) -> Vec<ProviderRequest> {
         let asked = ask.jobs.iter().filter_map(|claimed| claimed.ask.map(|ask| (claimed.lookup_key, ask)));
-        // The queue has none; the last door all the same.
+        // The queue contains no bogons; this is the last check.
         let public: Vec<_> = asked.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
         let batches = public.chunks(batch.max(1));
         let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
@@ -59,7 +59,7 @@ impl ProviderRequest {
             .collect()
     }
 
-    /// Whether it leaves now: the last word before something is sent.
+    /// Returns when the request may be sent. This is the last check before sending.
     pub fn departs(&mut self, limits: &Limits) -> SendTime {
         if self.day.is_some_and(quota::is_over) {
             return SendTime::Off(0);
@@ -81,7 +81,7 @@ impl ProviderRequest {
         self.lookups.iter().map(|(lookup_key, _)| *lookup_key)
     }
 
-    /// What the network is to do, from now on.
+    /// Begins the exchange and returns its task for the network.
     pub fn task(&mut self) -> Exchange {
         limiter::begins(self.provider, self.lookups.len());
         self.began = clock::unix_nanoseconds();
@@ -92,7 +92,7 @@ impl ProviderRequest {
         }
     }
 
-    /// The reply is there: the provider is judged by it, and what it did wrong is counted.
+    /// Handles the reply: judges the provider by it and counts the provider's errors.
     pub fn landed(mut self, reply: Reply, took: Duration, limits: &Limits) -> CompletedBatch {
         if let Some(permit) = self.permit.take() {
             judge(permit, &reply, took, self.lookups.len(), limits);
@@ -123,7 +123,7 @@ impl ProviderRequest {
     }
 }
 
-/// Whose fault it is that a lookup of this exchange has no answer.
+/// Returns whether a lookup without an answer counts against the lookup or the provider.
 fn blame(reply: &Reply) -> Blame {
     if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
         Blame::Never
@@ -141,7 +141,8 @@ fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> Fa
     }
 }
 
-/// Counts a reply, judges the provider by it, one that answered anything is up, and heeds what it demands.
+/// Counts a reply, judges the provider by it and follows its demands. A provider that answered at least one
+/// lookup is up.
 pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
     let provider = permit.provider();
     count(provider, reply, asked);
@@ -149,7 +150,7 @@ pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits
         limiter::took(provider, took);
     }
     if let Some(demand) = &reply.demand {
-        // A key that was replaced meanwhile says nothing about the one that is there now.
+        // A refused key that was replaced meanwhile says nothing about the current key.
         let is_current =
             !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
         if is_current {
@@ -163,7 +164,7 @@ pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits
         _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
             permit.give_back(&Verdict::Answered, limits);
         }
-        // Words for these very lookups say nothing of the provider.
+        // Refusals of these particular lookups say nothing about the provider.
         _ if !reply.answers.is_empty() && reply.blames_lookup => {
             permit.give_back(&Verdict::Unknown, limits);
         }
@@ -182,7 +183,7 @@ pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits
                 &failure.to_string(),
             );
             let error = failure.to_string();
-            // One that says what it wants is up.
+            // A provider that sends a demand is up.
             let verdict =
                 if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
             permit.give_back(&verdict, limits);
@@ -205,7 +206,7 @@ fn ending(reply: &Reply) -> Count {
     reply.failure.as_ref().map_or(Count::Completed, kind_of)
 }
 
-/// How it ended, in the word of the metrics.
+/// Returns the outcome of the exchange, as the metrics name it.
 fn outcome(reply: &Reply) -> &'static str {
     families::outcome(ending(reply))
 }
