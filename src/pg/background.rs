@@ -1,4 +1,4 @@
-//! Background processes of our own: how they are registered, started and set up.
+//! Background processes of the extension: registration, start and setup.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::fd::BorrowedFd;
@@ -11,10 +11,10 @@ use pgrx::prelude::*;
 
 use super::{latch, transaction};
 
-/// A background process that was asked for.
+/// A background process that was requested.
 pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
 
-/// Whether such a process is there.
+/// State of such a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     NotYet,
@@ -22,7 +22,8 @@ pub enum Presence {
     Gone,
 }
 
-/// What may run in a background process: the symbol that [`background_process!`](crate::background_process) made.
+/// A program for a background process: the symbol that [`background_process!`](crate::background_process)
+/// made.
 #[derive(Clone, Copy)]
 pub struct Program {
     pub symbol: &'static str,
@@ -31,19 +32,19 @@ pub struct Program {
     pub needs: Needs,
 }
 
-/// What a program needs of the server, which decides when it can run.
+/// The access that a program needs, which determines when it can run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// It connects to nothing, and runs on a standby as well.
+    /// It connects to nothing, and runs on a standby too.
     Nothing,
-    /// It reads the shared catalogs, and runs on a standby too once that is consistent.
+    /// It reads the shared catalogs, and also runs on a standby once the standby is consistent.
     Reading,
-    /// It writes to databases, so that it does not run on a standby.
+    /// It writes to databases, so it does not run on a standby.
     Writing,
 }
 
-/// Makes `$body: fn(i32)` what a [`Program`] named `$symbol` runs. The argument is that of [`start`]. Signals are blocked
-/// until the body says which it takes: [`accept_signals`] or [`accept_termination`].
+/// Makes `$body: fn(i32)` the code of a [`Program`] named `$symbol`. The argument is that of [`start`].
+/// Signals are blocked until the body calls [`accept_signals`] or [`accept_termination`].
 #[macro_export]
 macro_rules! background_process {
     ($symbol:ident, $body:path) => {
@@ -56,13 +57,13 @@ macro_rules! background_process {
     };
 }
 
-/// Seconds after which the postmaster starts the launcher again should it end.
+/// Seconds after which the postmaster restarts the launcher when it ends.
 const LAUNCHER_RESTARTS_AFTER: c_int = 5;
 
-/// Has the postmaster run a program as soon as it can, and again whenever it ends. Called from `_PG_init`;
-/// does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
+/// Makes the postmaster start a program as soon as it can, and again whenever it ends. Called from
+/// `_PG_init`. Does nothing unless the library is being preloaded, and nothing in pg_upgrade's server.
 pub fn register(program: Program) {
-    // SAFETY: reads two flags; registration is for the postmaster's start, which these tell.
+    // SAFETY: reads two flags; these show that the postmaster is starting, when registration is allowed.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress || pg_sys::IsBinaryUpgrade {
             return;
@@ -73,8 +74,8 @@ pub fn register(program: Program) {
     }
 }
 
-/// Starts a program once; `None` when no slot is free (`max_worker_processes`). The caller's latch is set when the
-/// process starts and when it ends.
+/// Starts a program once; returns `None` if no slot is free (`max_worker_processes`). The caller's latch is
+/// set when the process starts and when it ends.
 pub fn start(program: Program, name: &str, argument: i32) -> Option<Process> {
     let mut worker = describe(program, name, argument);
     let mut handle = std::ptr::null_mut();
@@ -99,7 +100,7 @@ impl Process {
         }
     }
 
-    /// Gives up the handle.
+    /// Frees the handle.
     pub fn forget(self) {
         // SAFETY: allocated by the registration, freed once.
         unsafe { pg_sys::pfree(self.0.cast()) }
@@ -130,7 +131,7 @@ fn describe(program: Program, name: &str, argument: i32) -> pg_sys::BackgroundWo
     worker
 }
 
-/// Copies a text into a zeroed C array, cut so that a NUL remains.
+/// Copies a text into a zeroed C array, truncated before the final NUL.
 fn fill(array: &mut [c_char], text: &str) {
     let room = array.len() - 1;
     for (to, from) in array[..room].iter_mut().zip(text.bytes()) {
@@ -138,16 +139,17 @@ fn fill(array: &mut [c_char], text: &str) {
     }
 }
 
-/// First thing in a process that connects to nothing: from now on it can be told to end, anywhere.
+/// Called first in a process that connects to nothing. From now on SIGTERM ends it at any point.
 pub fn accept_termination() {
-    // SAFETY: the process has the default handlers, of which SIGTERM's ends it.
+    // SAFETY: the process has the default handlers, and the default handler of SIGTERM ends it.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() }
 }
 
-/// First thing in a process that connects: from now on it can be told to end, to read its settings again, and to cancel.
+/// Called first in a process that connects. From now on it accepts requests to end, to reload its settings,
+/// and to cancel.
 pub fn accept_signals() {
-    // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the rest. The
-    // default for SIGTERM would end the process in the middle of anything.
+    // SAFETY: the server's own handlers: they set flags and the latch, and CHECK_FOR_INTERRUPTS does the
+    // rest. The default for SIGTERM could end the process at any point.
     unsafe {
         pqsignal(SIGTERM, on_termination);
         pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -155,17 +157,17 @@ pub fn accept_signals() {
     }
 }
 
-/// This process has got SIGTERM.
+/// Whether this process has received SIGTERM.
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
-/// Runs in a signal handler, so without a guard: it only sets a flag and calls the handler of the server.
+/// Runs in a signal handler, so without a guard. It only sets a flag and calls the server's handler.
 unsafe extern "C-unwind" fn on_termination(signal: c_int) {
     TERMINATED.store(true, Ordering::Relaxed);
-    // SAFETY: the server's own handler, in the place where the server calls it.
+    // SAFETY: the server's own handler, called in the context in which the server calls it.
     unsafe { die(signal) }
 }
 
-/// Returns whether this process has got SIGTERM.
+/// Returns whether this process has received SIGTERM.
 pub fn was_terminated() -> bool {
     TERMINATED.load(Ordering::Relaxed)
 }
@@ -176,8 +178,8 @@ const SIGHUP: c_int = 1;
 const SIGTERM: c_int = 15;
 
 unsafe extern "C-unwind" {
-    /// src/port/pqsignal.c and its like. Declared here because pgrx's bindings wrap functions, and a handler must be
-    /// the server's own; the result differs between versions and is not looked at.
+    /// src/port/pqsignal.c and its like. Declared here because pgrx's bindings wrap functions, and a handler
+    /// must be the server's own. The result differs between versions and is not read.
     #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
     fn pqsignal(signal: c_int, handler: Handler);
     /// src/backend/tcop/postgres.c
@@ -186,8 +188,9 @@ unsafe extern "C-unwind" {
     fn SignalHandlerForConfigReload(signal: c_int);
 }
 
-/// Connects to a database as the bootstrap superuser; what is done for users is done as somebody else, see
-/// `pg::role`. `None`: to no database, only the shared catalogs can be read. Ends the process if that fails.
+/// Connects to a database as the bootstrap superuser; work for users runs as another role, see `pg::role`.
+/// With `None` it connects to no database, and only the shared catalogs can be read. Ends the process if that
+/// fails.
 pub fn connect(database: Option<pg_sys::Oid>, program: Program) {
     connect_with(database.unwrap_or(pg_sys::InvalidOid), pg_sys::InvalidOid, program);
 }
@@ -197,13 +200,13 @@ pub fn connect_as(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, role, program);
 }
 
-/// Connects to a database as the bootstrap superuser and makes a role the session user for good, for a role that may not
-/// connect. Code of the role must run in a restricted operation only, where it cannot set the session user back. Ends the
-/// process if that fails.
+/// Connects to a database as the bootstrap superuser and makes a role the session user permanently, for a
+/// role that may not connect. Code of the role must run only in a restricted operation, where it cannot reset
+/// the session user. Ends the process if that fails.
 pub fn connect_and_become(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     connect_with(database, pg_sys::InvalidOid, program);
     let become_role = || {
-        // SAFETY: inside a transaction, which the lookup needs; the role is one that exists, or the lookup returns false.
+        // SAFETY: inside a transaction, which the lookup needs; the role exists, or the lookup returns false.
         unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };
     };
     if let Err(failure) = transaction::run(become_role) {
@@ -215,7 +218,7 @@ fn connect_with(database: pg_sys::Oid, role: pg_sys::Oid, program: Program) {
     // SAFETY: once per process, outside any transaction.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, role, CONNECTION_FLAGS);
-        // What somebody set for the database or for all superusers must not change how we work.
+        // Settings of the database or of all superusers must not change the behaviour of this process.
         let exists = |name: &CStr| !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
         let later = LATER_SETTINGS.iter().filter(|(name, _)| exists(name));
         for (name, value) in OWN_SETTINGS.iter().chain(later) {
@@ -238,7 +241,7 @@ const CONNECTION_FLAGS: u32 = 0;
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 const CONNECTION_FLAGS: u32 = pg_sys::BGWORKER_BYPASS_ROLELOGINCHECK;
 
-/// Sleeps as [`latch::wait`] does. A cancellation that comes while there is nothing to cancel is over with that.
+/// Sleeps as [`latch::wait`] does. Ignores a cancellation, because nothing runs that it could cancel.
 pub fn sleep(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let nothing = |_| ();
     PgTryBuilder::new(AssertUnwindSafe(|| latch::wait(timeout, also))).catch_others(nothing).execute();
@@ -249,21 +252,21 @@ const OWN_SETTINGS: [(&CStr, &CStr); 8] = [
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
-    // A worker that waits for somebody's lock holds others up: it gives way and comes back.
+    // A worker that waits for a lock blocks others: it gives up and retries later.
     (c"lock_timeout", c"500ms"),
-    // Many short statements over tables that are full at one moment and empty at the next: a plan for the values at
-    // hand, and nothing compiled.
+    // The worker runs many short statements over tables that are full at one moment and empty at the next. So
+    // each plan is made for the current values, without JIT compilation.
     (c"plan_cache_mode", c"force_custom_plan"),
     (c"jit", c"off"),
-    // An error of a step is not the end of the process.
+    // An error in a step must not end the process.
     (c"exit_on_error", c"off"),
 ];
 
-/// Settings that later versions have. The second one came with minor releases.
+/// Settings that later versions have. The second one was added in minor releases.
 const LATER_SETTINGS: [(&CStr, &CStr); 2] =
     [(c"transaction_timeout", c"0"), (c"restrict_nonsystem_relation_kind", c"")];
 
-/// Reads the settings again if somebody asked for that.
+/// Reads the settings again after a reload.
 pub fn reload_settings() {
     // SAFETY: the flag is set by the signal handler; both are used on the process's only PostgreSQL thread.
     unsafe {
@@ -274,7 +277,7 @@ pub fn reload_settings() {
     }
 }
 
-/// Tells pg_stat_activity what the process is doing; `None`: it waits for something to do.
+/// Reports the process's activity to pg_stat_activity; `None` if it waits for work.
 pub fn report_activity(what: Option<&CStr>) {
     let (state, text) = match what {
         Some(what) => (pg_sys::BackendState::STATE_RUNNING, what.as_ptr()),
@@ -284,33 +287,34 @@ pub fn report_activity(what: Option<&CStr>) {
     unsafe { pg_sys::pgstat_report_activity(state, text) }
 }
 
-/// Hands table statistics on, so that autovacuum learns of our tables; outside any transaction.
+/// Reports table statistics, so that autovacuum sees changes of the extension's tables. Called outside any
+/// transaction.
 pub fn report_statistics() {
     // SAFETY: called between transactions.
     unsafe { pg_sys::pgstat_report_stat(true) };
 }
 
-/// Number of this process.
+/// Returns this process's id.
 pub fn own_pid() -> i32 {
     // SAFETY: reads a static.
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Whether there is a process of the server's with this number that may run transactions.
+/// Returns whether a server process with this id exists that may run transactions.
 pub fn is_backend(pid: i32) -> bool {
-    // SAFETY: looks into shared memory, under the lock that this takes; the entry is not read.
+    // SAFETY: reads shared memory, under the lock that this takes; the entry is not read.
     unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
 }
 
-/// Asks a process of the server's to end, as pg_terminate_backend() does.
+/// Asks a server process to end, as pg_terminate_backend() does.
 pub fn terminate(pid: i32) {
     if pid != 0 && is_backend(pid) {
-        // SAFETY: sends a signal that every process of the server's handles; the process was there a moment ago.
+        // SAFETY: sends a signal that every server process handles; the process existed a moment ago.
         unsafe { libc::kill(pid, SIGTERM) };
     }
 }
 
-/// Ends the process in good order.
+/// Ends the process normally.
 // pgrx declares proc_exit as not returning for some versions only.
 #[allow(unreachable_code)]
 pub fn exit() -> ! {
@@ -319,11 +323,11 @@ pub fn exit() -> ! {
     unreachable!("proc_exit does not return")
 }
 
-/// Runs `work` with all signals blocked: threads started by it inherit that, so the server's handlers run on the
-/// process's own thread alone.
+/// Runs `work` with all signals blocked. Threads that `work` starts inherit this, so the server's handlers
+/// only run on the process's own thread.
 pub fn without_signals<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: both sets are initialised by the calls; the mask is put back on every way out, `work` does not unwind
-    // past it because it starts threads and nothing else.
+    // SAFETY: both sets are initialised by the calls. The mask is restored on every way out. `work` only
+    // starts threads, so it does not unwind past it.
     unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&mut all);

@@ -1,16 +1,17 @@
-//! Learning that an extension came or went, that a prepared transaction commits, and that somebody needs a database to
-//! themselves.
+//! Hooks that report three events: an extension is created or dropped, a prepared transaction commits,
+//! another session needs exclusive access to a database.
 //!
-//! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE refuse to work while anybody
-//! is connected to the database, a background process included, after waiting five seconds for it to go. So whoever
-//! runs one of them is overheard, and our process goes.
+//! DROP DATABASE, ALTER DATABASE … RENAME or SET TABLESPACE and CREATE DATABASE … TEMPLATE fail while any
+//! process is connected to the database, including background processes. They wait five seconds for it to
+//! end. So a hook detects these statements, and the extension's processes leave.
 //!
-//! No callback runs for a transaction that COMMIT PREPARED commits. So the statement itself is overheard.
+//! No callback runs for a transaction that COMMIT PREPARED commits. So a hook detects the statement itself.
 //!
-//! The hooks are plain functions that call the next hook without pgrx's guard in between: an ERROR of a utility statement
-//! must reach the client with all its fields, which a way through Rust would take from it. So a hook itself runs no Rust
-//! code that can panic. It calls a function with pgrx's guard, which turns a panic into an ERROR. No panic unwinds into
-//! the server's frames, which would end the process and restart the cluster.
+//! The hooks are plain functions that call the next hook without pgrx's guard. An ERROR of a utility
+//! statement must reach the client with all its fields, and pgrx's conversion to Rust would lose some. So a
+//! hook itself runs no Rust code that can panic. It calls a function with pgrx's guard, which turns a panic
+//! into an ERROR. A panic that unwinds into the server's frames would end the process and restart the
+//! cluster.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -19,12 +20,12 @@ use pgrx::pg_sys;
 
 use super::catalog;
 
-/// What wants to know.
+/// The callbacks of the hooks.
 #[derive(Clone, Copy)]
 pub struct Listener {
     /// This transaction creates, alters or drops some extension.
     pub extension_changes: fn(),
-    /// The statement about to run needs this database to itself. The user may run it.
+    /// The statement that is about to run needs exclusive access to this database. The user may run it.
     pub database_is_needed: fn(pg_sys::Oid),
     /// COMMIT PREPARED is about to run in this database.
     pub prepared_commits: fn(),
@@ -36,7 +37,7 @@ thread_local! {
     static PREVIOUS_UTILITY: Cell<pg_sys::ProcessUtility_hook_type> = const { Cell::new(None) };
 }
 
-/// Begins to listen, in this process and in all that descend from it.
+/// Installs the hooks in this process and in all its child processes.
 pub fn listen(listener: Listener) {
     LISTENER.set(Some(listener));
     // SAFETY: hooks are chained while the library is loaded, on the process's only thread.
@@ -65,7 +66,7 @@ unsafe extern "C-unwind" fn on_access(
         cowrie_enrich_overhear_access(access, class, object);
     }
     if let Some(previous) = PREVIOUS_ACCESS.get() {
-        // SAFETY: the arguments are handed on as they came.
+        // SAFETY: the arguments are passed on unchanged.
         unsafe { previous(access, class, object, part, argument) }
     }
 }
@@ -95,7 +96,8 @@ unsafe extern "C-unwind" fn on_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server passes a planned statement around a utility node; the arguments are handed on as they came.
+    // SAFETY: the server passes a planned statement around a utility node; the arguments are passed on
+    // unchanged.
     unsafe {
         let node = (*statement).utilityStmt;
         if (*node).type_ == pg_sys::NodeTag::T_TransactionStmt
@@ -135,7 +137,7 @@ extern "C-unwind" fn cowrie_enrich_overhear_access(
         {
             (listener.extension_changes)();
         }
-        // The server calls this after it checked the right to drop and before it looks who is connected.
+        // The server calls this after it checked the right to drop and before it checks for connections.
         pg_sys::ObjectAccessType::OAT_DROP if class == pg_sys::DatabaseRelationId => {
             (listener.database_is_needed)(object);
         }
@@ -155,7 +157,7 @@ unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
     }
 }
 
-/// Calls the listener. What it leaves for the end of the transaction is dropped if the statement fails.
+/// Calls the listener. Its requests for the end of the transaction are dropped if the statement fails.
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]
@@ -165,7 +167,7 @@ extern "C-unwind" fn cowrie_enrich_overhear_commit() {
     }
 }
 
-/// Name of the database that a statement needs to itself.
+/// Returns the name of the database that a statement needs exclusively.
 ///
 /// # Safety
 /// `node` is a RenameStmt, an AlterDatabaseStmt or a CreatedbStmt.
@@ -190,7 +192,7 @@ unsafe fn needed_database<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
     }
 }
 
-/// Value of an option of a statement.
+/// Returns the value of an option of a statement.
 ///
 /// # Safety
 /// `options` is null or a list of DefElem.

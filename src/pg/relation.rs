@@ -1,7 +1,7 @@
-//! Our own tables below the executor: one index probe, one append.
+//! Access to the extension's tables below the executor: one index probe, one append.
 //!
-//! A session's insert may cost microseconds only; a statement through SPI costs more than the whole budget. Access
-//! rights are not checked here: only the extension's own tables are opened, on behalf of its owner.
+//! A session's insert may cost only microseconds; a statement through SPI costs more than that. Access rights
+//! are not checked here, because only the extension's tables are opened, on behalf of its owner.
 
 use std::ffi::CStr;
 use std::time::Duration;
@@ -20,55 +20,56 @@ pub struct Table {
     relation: pg_sys::Relation,
 }
 
-/// OID of a relation of ours, or InvalidOid.
+/// Returns the OID of a relation of the extension, or InvalidOid.
 pub fn find(schema: pg_sys::Oid, name: &CStr) -> pg_sys::Oid {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) }
 }
 
-/// Waits until a table can be read, and keeps it from being emptied or rewritten until the transaction ends. Takes no
-/// snapshot, and minds no table that is gone.
+/// Waits until a table can be read, and keeps it from being emptied or rewritten until the transaction ends.
+/// Takes no snapshot. Ignores a table that was dropped.
 pub fn lock_for_reading(table: pg_sys::Oid) {
     // SAFETY: locks a number, whether or not there is such a table.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Takes the lock for reading on a table or an index of ours, if no other session stands in the way. Returns whether it
-/// did. The transaction keeps the lock, so that opening the relation waits for nobody.
+/// Takes the lock for reading on a table or an index of the extension, if it is available without waiting.
+/// Returns whether it was taken. The transaction keeps the lock, so opening the relation does not wait.
 pub fn lock_for_reading_if_free(relation: pg_sys::Oid) -> bool {
     // SAFETY: locks a number, whether or not there is such a relation.
     unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE) }
 }
 
-/// Returns whether a table of ours may have rows: it has pages. `false` while another session keeps it from being read.
+/// Returns whether a table of the extension may have rows, that is, has pages. Returns `false` while another
+/// session's lock prevents reading it.
 pub fn may_have_rows(table: pg_sys::Oid) -> bool {
     lock_for_reading_if_free(table)
         && Table::open(table, pg_sys::AccessShareLock).is_some_and(|table| table.pages() > 0)
 }
 
-/// Takes the lock for appending to a table of ours, until the transaction ends. Raises an error if another session keeps it
-/// for longer than this. The session's own `lock_timeout` does not matter.
+/// Takes the lock for appending to a table of the extension, until the transaction ends. Raises an error if
+/// another session keeps it for longer than `longest`. The session's own `lock_timeout` does not apply.
 pub fn lock_for_appending(table: pg_sys::Oid, longest: Duration) {
     let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: locks a number, whether or not there is such a table.
     if unsafe { pg_sys::ConditionalLockRelationOid(table, mode) } {
         return;
     }
-    // 0 would be no limit.
+    // 0 would mean no limit.
     let limit = role::setting_text(format!("{}ms", longest.as_millis().max(1)).as_bytes());
     // SAFETY: as above.
     role::with_settings(&[(c"lock_timeout", &limit)], || unsafe { pg_sys::LockRelationOid(table, mode) });
 }
 
-/// Keeps other sessions from writing a table and from altering it, until the transaction ends. Adding a foreign key takes
-/// the same lock.
+/// Prevents other sessions from writing and from altering a table, until the transaction ends. Adding a
+/// foreign key takes the same lock.
 pub fn lock_against_writers(table: pg_sys::Oid) {
     // SAFETY: locks a number, whether or not there is such a table.
     unsafe { pg_sys::LockRelationOid(table, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
 impl Table {
-    /// Opens a table, or answers `None` when it is not there (any more).
+    /// Opens a table; returns `None` if it does not exist (any more).
     fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
         if table == pg_sys::InvalidOid {
             return None;
@@ -86,13 +87,13 @@ impl Table {
         Some(table)
     }
 
-    /// Pages of the table at the moment.
+    /// Returns the table's current number of pages.
     pub fn pages(&self) -> u32 {
         // SAFETY: the table is open.
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// Opens a table of ours in order to append to it. Raises an error if there is none.
+    /// Opens a table of the extension for appending. Raises an error if there is none.
     pub fn open_for_appending(schema: pg_sys::Oid, name: &CStr) -> Table {
         Table::open(find(schema, name), pg_sys::RowExclusiveLock)
             .unwrap_or_else(|| pgrx::error!("table \"{}\" does not exist", name.to_string_lossy()))
@@ -104,19 +105,20 @@ impl Table {
         unsafe { pg_sys::GetOldestNonRemovableTransactionId(self.relation) }
     }
 
-    /// Raises an error: the owner of the table has changed it, and this code is made for the table as it was.
+    /// Raises an error, because the table's owner has changed the table and this code requires the original
+    /// definition.
     fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };
         pgrx::error!("table \"{}\" is not as cowrie_enrich needs it: {how}", name.unwrap_or_default())
     }
 
-    /// Opens a table of ours in order to look at it, if it is there.
+    /// Opens a table of the extension for reading, if it exists.
     pub fn open_for_reading(table: pg_sys::Oid) -> Option<Table> {
         Table::open(table, pg_sys::AccessShareLock)
     }
 
-    /// Opens a table of ours in order to append to it, if it is there.
+    /// Opens a table of the extension for appending, if it exists.
     pub fn open_if_there_for_appending(table: pg_sys::Oid) -> Option<Table> {
         Table::open(table, pg_sys::RowExclusiveLock)
     }
@@ -151,8 +153,8 @@ impl Table {
         }
     }
 
-    /// Puts a row into a slot of this table, whose first columns are those of the row; others, should an upgrade have
-    /// added some, become null.
+    /// Stores a row in a slot of this table. The row's values fill the first columns. Further columns, which
+    /// an upgrade may have added, become null.
     fn fill(&self, slot: *mut pg_sys::TupleTableSlot, row: &[Value]) {
         // SAFETY: the slot has as many columns as the table's descriptor.
         unsafe {
@@ -185,7 +187,7 @@ impl Table {
     }
 }
 
-/// Rows inserted at once: a page takes some two hundred deltas.
+/// Rows inserted at once: a page holds about two hundred deltas.
 const APPEND_BATCH: usize = 256;
 
 #[cfg(not(feature = "pg18"))]
@@ -264,14 +266,15 @@ pub struct InsertionProber {
 }
 
 impl InsertionProber {
-    /// Opens a table and an index on it with one column of this type; `None` when either is not there (any more).
+    /// Opens a table and an index on it with one column of this type; `None` if either does not exist (any
+    /// more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
         let snapshot = Dirty::new();
         let prober = Prober::open_raw(table, index, key_type, snapshot.raw())?;
         Some(InsertionProber { prober, snapshot })
     }
 
-    /// Whether another transaction has inserted a row with this key and is still in progress.
+    /// Returns whether another transaction in progress has inserted a row with this key.
     pub fn is_being_inserted(&mut self, key: Key) -> bool {
         self.prober.holds(key) && self.snapshot.saw_insertion()
     }
@@ -281,15 +284,15 @@ struct Scan {
     index: pg_sys::Relation,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
-    /// Where it was begun. The access method allocates for the scan whenever it comes to that, in what is current then;
-    /// whoever probes may be in memory that goes away sooner.
+    /// The memory context in which the scan began. The access method allocates memory for the scan later, in
+    /// the current context. The caller's context may be freed before the scan ends.
     context: pg_sys::MemoryContext,
 }
 
 impl Scan {
     fn in_its_memory<T>(&self, work: impl FnOnce() -> T) -> T {
-        // SAFETY: the context outlives the scan; the caller's is current again afterwards, and after an ERROR whatever
-        // its handler makes current.
+        // SAFETY: the context outlives the scan. The caller's context is restored afterwards; after an ERROR,
+        // the error handler sets the current context.
         unsafe {
             let outside = pg_sys::MemoryContextSwitchTo(self.context);
             let result = work();
@@ -300,7 +303,8 @@ impl Scan {
 }
 
 impl Prober {
-    /// Opens a table and an index on it whose first column is inet; `None` when either is not there (any more).
+    /// Opens a table and an index on it whose first column is inet; `None` if either does not exist (any
+    /// more).
     pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, view: View<'_>) -> Option<Prober> {
         Prober::open_by(table, index, KeyType::Inet, view)
     }
@@ -348,12 +352,12 @@ impl Prober {
         }
     }
 
-    /// Whether there is a row with this key. A key of another type is not there.
+    /// Returns whether there is a row with this key. Returns false for a key of another type.
     pub fn holds(&mut self, key: Key) -> bool {
         self.seek(key) && self.next().is_some()
     }
 
-    /// The row with this key, handed to `read` while its buffer is pinned.
+    /// Passes the row with this key to `read`, while its buffer is pinned.
     pub fn probe<T>(&mut self, key: Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
         if !self.seek(key) {
             return None;
@@ -361,7 +365,7 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Where those rows with this key are that are `wanted`, at most so many.
+    /// Returns the places of up to `most` rows with this key that are `wanted`.
     pub fn places(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
         let mut places = Vec::new();
         if most == 0 || !self.seek(key) {
@@ -377,13 +381,13 @@ impl Prober {
         places
     }
 
-    /// A column of the table, by name.
+    /// Returns a column of the table by its name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open, and so is its descriptor.
         unsafe { Column::named((*self.table.relation).rd_att, name) }
     }
 
-    /// Begins to look for a key. Returns false for a key of another type.
+    /// Begins a search for a key. Returns false for a key of another type.
     fn seek(&mut self, key: Key) -> bool {
         let key = match (self.key_type, key) {
             (KeyType::Inet, Key::Address(address)) => inet::write(address),
@@ -418,7 +422,7 @@ impl Prober {
     }
 }
 
-/// Where a row is in its table; holds good as long as the transaction that looked.
+/// The place of a row in its table; valid until the end of the transaction that read it.
 #[derive(Clone, Copy)]
 pub struct Place(pg_sys::ItemPointerData);
 
@@ -444,13 +448,13 @@ impl Place {
         Place(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
 
-    /// Before the first row of a page.
+    /// Returns the place before the first row of a page.
     pub fn beginning_of(page: u32) -> Place {
         let block = pg_sys::BlockIdData { bi_hi: (page >> 16) as u16, bi_lo: page as u16 };
         Place(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
     }
 
-    /// After the last row of the page before this one.
+    /// Returns the place after the last row of the preceding page.
     pub fn end_of_those_before(page: u32) -> Place {
         let mut place = Place::beginning_of(page.saturating_sub(1));
         place.0.ip_posid = u16::MAX;
@@ -462,17 +466,17 @@ impl Place {
         u32::from(high) << 16 | u32::from(low)
     }
 
-    /// As the server writes it, `(page,number)`.
+    /// Returns the place as the server writes it, `(page,number)`.
     pub fn text(&self) -> String {
         format!("({},{})", self.page(), self.0.ip_posid)
     }
 
-    /// By the numbers of its page and of the row there.
+    /// Makes a place from the numbers of a page and of a row in it.
     pub fn at(page: u32, row: u16) -> Place {
         Place(pg_sys::ItemPointerData { ip_posid: row, ..Place::beginning_of(page).0 })
     }
 
-    /// The numbers of its page and of the row there.
+    /// Returns the numbers of the page and of the row in it.
     pub fn numbers(&self) -> (u32, u16) {
         let (high, low, row) = self.parts();
         (u32::from(high) << 16 | u32::from(low), row)
@@ -482,14 +486,14 @@ impl Place {
         (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
     }
 
-    /// For functions of the server's that take one, valid while `self` is.
+    /// Returns a pointer for functions of the server. It is valid while `self` is.
     pub(super) fn pointer(&mut self) -> pg_sys::ItemPointer {
         &raw mut self.0
     }
 
     /// Writes a tid into the current memory context.
     pub(super) fn write(self) -> pg_sys::Datum {
-        // SAFETY: palloc returns memory for a whole tid, or raises.
+        // SAFETY: palloc returns memory for a whole tid, or raises an error.
         unsafe {
             let tid = pg_sys::palloc(size_of::<pg_sys::ItemPointerData>()).cast::<pg_sys::ItemPointerData>();
             tid.write(self.0);
@@ -500,8 +504,8 @@ impl Place {
 
 impl Drop for Scan {
     fn drop(&mut self) {
-        // SAFETY: opened in `Prober::open`, closed once. After an ERROR the server has not cleaned up yet when this
-        // unwinds.
+        // SAFETY: opened in `Prober::open`, closed once. After an ERROR, the server's cleanup comes after
+        // this unwinding.
         unsafe {
             pg_sys::index_endscan(self.scan);
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
@@ -521,7 +525,7 @@ impl Row {
         Place(unsafe { (*self.slot).tts_tid })
     }
 
-    /// Column `number`, from 1. By-reference datums are valid while the row is.
+    /// Returns column `number`, from 1. By-reference datums are valid while the row is.
     pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the slot holds a row and column numbers are those of the table's definition.
@@ -529,8 +533,8 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    /// The same for a column that must be of this type. The table's owner may have changed the type: then it is an error,
-    /// because the datum would be read as something else.
+    /// The same for a column that must have this type. Raises an error if the table's owner has changed the
+    /// type, because the datum would be misread.
     fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
         // SAFETY: the slot holds a row, and so has a descriptor.
         if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {

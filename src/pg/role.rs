@@ -1,4 +1,4 @@
-//! Acting as the extension's owner, with a search_path that nobody else chose.
+//! Acting as the extension's owner, with a fixed search_path.
 
 use std::ffi::{CStr, CString};
 
@@ -9,10 +9,10 @@ pub fn set_locally(name: &CStr, value: &CStr) {
     set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
 }
 
-/// Sets a setting for as long as `action` says.
+/// Sets a setting for the scope of `action`.
 pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
-    // SAFETY: two NUL-terminated strings; what was is kept for the GUC level that the caller opened, or the transaction.
-    // Only values from this source are set, so the rights of whoever the process acts as do not matter.
+    // SAFETY: two NUL-terminated strings; the old value is kept for the GUC level that the caller opened, or
+    // for the transaction. Only values from this source are set, so the current role's rights do not matter.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
@@ -27,7 +27,7 @@ pub(super) fn set(name: &CStr, value: &CStr, action: pg_sys::GucAction::Type) {
     }
 }
 
-/// The search_path of the moment, in the server's encoding.
+/// Returns the current search_path, in the server's encoding.
 pub fn search_path() -> Vec<u8> {
     // SAFETY: the setting always exists; its text is copied before anything can change it.
     unsafe {
@@ -36,13 +36,13 @@ pub fn search_path() -> Vec<u8> {
     }
 }
 
-/// Whom the process acts as at the moment.
+/// Returns the current role.
 pub fn current() -> pg_sys::Oid {
     // SAFETY: reads a static.
     unsafe { pg_sys::GetUserId() }
 }
 
-/// Returns true in an operation in which the server lets code leave nothing behind for the rest of the session.
+/// Returns true in a security-restricted operation, in which code cannot change the state of the session.
 pub fn is_restricted() -> bool {
     // SAFETY: reads a static.
     unsafe { pg_sys::InSecurityRestrictedOperation() }
@@ -54,7 +54,7 @@ pub fn has_privileges_of(role: pg_sys::Oid) -> bool {
     unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) }
 }
 
-/// Bytes of a text as a setting's value.
+/// Returns a text as a setting's value.
 pub fn setting_text(bytes: &[u8]) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
@@ -76,8 +76,8 @@ pub fn with_settings<T>(settings: &[(&CStr, &CStr)], work: impl FnOnce() -> T) -
 ///
 /// On ERROR the abort of the surrounding (sub)transaction restores both, as it does for SECURITY DEFINER functions.
 ///
-/// Names in results are quoted only where they need it, whatever the session's `quote_all_identifiers` says, because the
-/// statements store and compare names.
+/// Names in results are quoted only where necessary, regardless of the session's `quote_all_identifiers`,
+/// because the statements store and compare names.
 pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     switched(role, pg_sys::SECURITY_LOCAL_USERID_CHANGE, || {
         // SAFETY: reads a setting of this process.
@@ -88,12 +88,12 @@ pub fn acting_as<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// The same as the owner of a table that is not ours: what they put on their table (triggers, defaults, policies) runs
-/// with their rights, and cannot reach back for ours.
+/// The same as the owner of a user's table. The owner's triggers, defaults and policies run with the owner's
+/// rights, and cannot get the caller's rights.
 ///
-/// Triggers and foreign keys are in force, whatever the session's `session_replication_role` says. Only a superuser may
-/// switch them off, and the owner's code would inherit that for every table. In a client's session, the owner's code cannot
-/// turn its errors into the end of the session either.
+/// Triggers and foreign keys fire regardless of the session's `session_replication_role`. Only a superuser
+/// may switch them off, and the owner's code would inherit that for every table. In a client's session, the
+/// owner's code cannot make its errors end the session either.
 pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
     // SAFETY: reads a static.
@@ -107,7 +107,7 @@ pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
 
 fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: user and GUC level are put back below, in reverse order.
+    // SAFETY: user and GUC level are restored below, in reverse order.
     let level = unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetUserIdAndSecContext(role, context | flags as i32);
@@ -123,9 +123,9 @@ fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A setting that nobody can change, until this is dropped.
+/// A setting that no code can change until this is dropped.
 ///
-/// Every role may set `exit_on_error`, and there is no check hook that an extension could use to refuse it.
+/// Every role may set `exit_on_error`, and it has no check hook with which an extension could refuse a value.
 struct Fixed {
     record: *mut pg_sys::config_generic,
     context: pg_sys::GucContext::Type,
@@ -136,7 +136,7 @@ impl Fixed {
         let record = setting(c"exit_on_error")?;
         // SAFETY: the record of a built-in setting lives as long as the process.
         let context = unsafe { (*record).context };
-        // SAFETY: see above. `context` says who may set it; what a GUC level restores does not ask for it.
+        // SAFETY: see above. `context` determines who may set it; restoring a GUC level does not check it.
         unsafe { (*record).context = pg_sys::GucContext::PGC_INTERNAL };
         Some(Fixed { record, context })
     }

@@ -1,4 +1,5 @@
-//! Statements on our own tables, prepared once per backend. Those on tables of users are in [`super::user_table`].
+//! Statements on the extension's tables, prepared once per backend. Statements on tables of users are in
+//! [`super::user_table`].
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
@@ -16,22 +17,22 @@ use super::value::{self, Arguments, Columns, Parameters, Value};
 pub struct Statement<P, C = ()> {
     name: &'static str,
     text: &'static str,
-    /// Whether its row locks pass over rows that another transaction holds.
+    /// Whether its row locks skip rows that another transaction holds.
     skips_locked: bool,
-    /// The schema's name that it was prepared for, and the plan.
+    /// The plan, and the schema's name for which it was prepared.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,
     of: PhantomData<fn(P) -> C>,
 }
 
 impl<P: Parameters, C: Columns> Statement<P, C> {
-    /// In a constant: does not compile if the header of `text` declares other parameters.
+    /// Used in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
         let plan = RefCell::new((String::new(), std::ptr::null_mut()));
         Statement { name, text, skips_locked: false, plan, of: PhantomData }
     }
 
-    /// The same statement, passing over rows that another transaction has locked.
+    /// Returns the same statement, skipping rows that another transaction has locked.
     pub const fn skipping_locked(mut self) -> Self {
         self.skips_locked = true;
         self
@@ -41,7 +42,7 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
         let Some(name) = quoted_schema(schema) else {
             pgrx::error!("schema of cowrie_enrich does not exist");
         };
-        // By name: somebody may rename the schema.
+        // Compared by name, because the schema may have been renamed.
         let plan = match &*self.plan.borrow() {
             (prepared_for, plan) if *prepared_for == name && !plan.is_null() => return *plan,
             (_, plan) => *plan,
@@ -54,8 +55,8 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
             pgrx::error!("statement \"{}\" contains a NUL byte", self.name);
         };
         let mut types = P::OIDS.to_vec();
-        // SAFETY: the type list has the length given; SPI_keepplan moves the plan to memory that lives as long as
-        // the backend, and the plan of a former schema is freed.
+        // SAFETY: the type list has the given length; SPI_keepplan moves the plan to memory that lives as
+        // long as the backend; the plan for a former schema is freed.
         memory::returning(|| unsafe {
             let fresh = pg_sys::SPI_prepare(text.as_ptr(), types.len() as i32, types.as_mut_ptr());
             if fresh.is_null() {
@@ -73,7 +74,7 @@ impl<P: Parameters, C: Columns> Statement<P, C> {
 
 /// Runs a statement of this thread.
 pub trait Run<P: Parameters, C: Columns> {
-    /// Executes the statement and passes its rows to `read`. What `read` allocates is in the caller's memory.
+    /// Executes the statement and passes its rows to `read`, which allocates in the caller's memory.
     fn run<T>(
         &'static self,
         connection: &Connection,
@@ -127,11 +128,11 @@ pub struct Rows<C> {
 }
 
 impl<C: Columns> Rows<C> {
-    /// The result of the last execution. Raises an error if the columns have other types: the owner of a table may have changed
-    /// a type since the statement was written, and the datum would be read as something else.
+    /// Returns the result of the last execution. Raises an error if the columns have other types. The owner
+    /// of a table may have changed a type since the statement was written, and the datum would be misread.
     ///
     /// # Safety
-    /// The global variables of SPI are those of an execution that succeeded.
+    /// The global variables of SPI are those of a successful execution.
     unsafe fn of_last_execution(statement: &str) -> Rows<C> {
         // SAFETY: as the caller promises. SPI_gettypeid returns InvalidOid for a column that does not exist.
         unsafe {
@@ -154,7 +155,7 @@ impl<C: Columns> Rows<C> {
         self.count
     }
 
-    /// The number of columns, if the statement returns rows.
+    /// Returns the number of columns, if the statement returns rows.
     pub(super) fn columns(&self) -> Option<usize> {
         // SAFETY: the result is valid while this is.
         (!self.table.is_null()).then(|| unsafe { (*(*self.table).tupdesc).natts as usize })
@@ -171,7 +172,7 @@ impl<C: Columns> Rows<C> {
         })
     }
 
-    /// All columns of each row, as the statement returns them.
+    /// Returns all columns of each row, in order.
     pub fn values(&self) -> impl Iterator<Item = Vec<Value>> {
         let columns = C::TYPES.len() as i32;
         (0..self.count).map(move |row| (1..=columns).map(|column| self.value(row, column)).collect())
@@ -184,13 +185,13 @@ impl<C: Columns> Rows<C> {
         Value { datum: Some(datum), type_oid }
     }
 
-    /// Column `column`, from 1, of row `row`, from 0.
+    /// Returns column `column`, from 1, of row `row`, from 0.
     fn datum(&self, row: usize, column: i32) -> Option<pg_sys::Datum> {
         if row >= self.count || self.table.is_null() {
             return None;
         }
         let mut is_null = false;
-        // SAFETY: the row exists, and SPI_getbinval returns null for a column that does not.
+        // SAFETY: the row exists, and SPI_getbinval returns null for a missing column.
         let datum = unsafe {
             let tuple = *(*self.table).vals.add(row);
             pg_sys::SPI_getbinval(tuple, (*self.table).tupdesc, column, &mut is_null)
@@ -198,7 +199,7 @@ impl<C: Columns> Rows<C> {
         (!is_null).then_some(datum)
     }
 
-    /// A row as a composite value outside the SPI connection's memory.
+    /// Returns a row as a composite value outside the SPI connection's memory.
     pub fn composite(&self, row: usize) -> Option<Value> {
         if row >= self.count || self.table.is_null() {
             return None;
@@ -218,7 +219,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Runs `work` inside an SPI connection. What it allocates there is gone when it returns.
+    /// Runs `work` inside an SPI connection. Its allocations there are freed at the end.
     pub fn with<T>(schema: pg_sys::Oid, work: impl FnOnce(&Connection) -> T) -> T {
         Self::connect(schema, 0, work)
     }
@@ -242,7 +243,7 @@ impl Connection {
 
     /// Ends the transaction and begins the next; only inside [`Connection::with_commits`].
     pub fn commit(&self) {
-        // SAFETY: the connection is not atomic, and no snapshot or cursor of ours is open.
+        // SAFETY: the connection is not atomic, and the extension has no open snapshot or cursor.
         unsafe { pg_sys::SPI_commit() }
     }
 

@@ -1,8 +1,9 @@
 //! When a step is due.
 //!
-//! Only the success of a step puts the step off. After a failure it is due again when a short pause has ended. So
-//! whatever blocks a step only delays it, and its end needs no announcement. Requests for a step are state of this process
-//! and not flags in shared memory. A worker that starts has everything to do, because whatever waits is in tables.
+//! Only the success of a step postpones the step. After a failure it is due again after a short pause. So an
+//! obstacle only delays a step, and the end of the obstacle needs no announcement. Requests for a step are
+//! state of this process and not flags in shared memory. When a worker starts, all steps are due, because all
+//! waiting work is in tables.
 
 use super::steps::Stop;
 use crate::guc;
@@ -33,7 +34,8 @@ impl Due {
         self.0 = 0;
     }
 
-    /// Puts the step off after an attempt: after a success to the time that `next` returns, after a failure by a pause.
+    /// Postpones the step after an attempt: after a success until the time that `next` returns, after a
+    /// failure by a pause.
     pub fn attempted<T>(&mut self, attempt: &Result<T, Stop>, next: impl FnOnce(&T) -> i64) {
         self.0 = match attempt {
             Ok(result) => next(result),
@@ -42,17 +44,17 @@ impl Due {
     }
 }
 
-/// The longest time between two looks at a table, in microseconds.
+/// Returns the longest time between two checks of a table, in microseconds.
 pub fn naptime() -> i64 {
     clock::micros(guc::worker_naptime())
 }
 
-/// The pause after a step that failed or met a lock, in microseconds.
+/// Returns the pause after a step that failed or met a lock, in microseconds.
 pub fn retry_pause() -> i64 {
     LONGEST_PAUSE.min(naptime())
 }
 
-/// Returns when the next look at a table is due, microseconds since 2000.
+/// Returns when the next check of a table is due, microseconds since 2000.
 pub fn after_naptime() -> i64 {
     clock::now().saturating_add(naptime())
 }

@@ -1,21 +1,21 @@
-//! Background workers: one per database that has the extension, and the launcher that sees to them.
+//! Background workers: one per database that has the extension, and the launcher that starts them.
 //!
 //! | module | answers |
 //! |---|---|
-//! | `launcher` | which databases need a worker, and is it there |
-//! | `seniority` | which databases get theirs first |
-//! | `main_loop` | what a worker does in its database, round by round |
-//! | `steps` | the short transactions that this is made of |
-//! | `due` | when a step is made, and when again after a failure |
+//! | `launcher` | starts a worker in each database that needs one |
+//! | `seniority` | the order in which databases get their workers |
+//! | `main_loop` | the rounds of a worker in its database |
+//! | `steps` | the short transactions of a worker |
+//! | `due` | when a step is due, also after a failure |
 //! | `provider_queue` | one provider's jobs, from the claim to the answer |
-//! | `in_flight` | the exchanges that are under way |
-//! | `request` | an exchange with a provider, and what its reply says of the provider |
-//! | `apply` | what came back, from the reply to the inventories |
+//! | `in_flight` | requests in flight |
+//! | `request` | a request to a provider, and the conclusions from its reply |
+//! | `apply` | stores completed batches in the inventories |
 //! | `trace` | a batch as spans |
-//! | `registry` | which worker has which slot, and how it is woken |
+//! | `registry` | the worker slots, and how workers are woken |
 //! | `owners` | supervises the processes that run code of table owners |
 //! | `recounter` | the recount after a commit could not append its counts |
-//! | `session_priority` | when it is found out which sessions matter |
+//! | `session_priority` | when session priorities are evaluated |
 
 mod apply;
 pub mod due;

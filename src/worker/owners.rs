@@ -37,17 +37,17 @@ const LONGEST_AFTER_CODE: i64 = 300_000_000;
 /// Microseconds within which a process that an earlier worker asked for takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
 
-/// Half of the time that an owner has used is forgotten after so many microseconds.
+/// After this number of microseconds, half of an owner's used time is forgotten.
 const HALF_LIFE: f64 = 60e6;
-/// Assumed time of a process of a new owner, in microseconds: owners that are known to need little come first.
+/// Assumed time of a new owner's process, in microseconds. Owners with a low known time come first.
 const UNKNOWN_COST: f64 = 5e6;
-/// Weight of the time that an owner has waited, against the time that it has used.
+/// Weight of the time that an owner has waited, relative to the time that it has used.
 const WAITING: f64 = 0.1;
 
 /// The past of an owner.
 #[derive(Default)]
 struct History {
-    /// Time that the code of the owner took lately, in microseconds, and as of when.
+    /// Time that the code of the owner took lately, in microseconds, and when this was last computed.
     used: f64,
     used_at: i64,
     /// Mean time of a process, in microseconds.
@@ -60,9 +60,9 @@ struct History {
     deaths: u32,
     /// The last process was terminated from outside, and another one was started at once.
     was_restarted: bool,
-    /// Not before, microseconds since 2000.
+    /// Earliest time of the next process, microseconds since 2000.
     not_before: i64,
-    /// The owner could not connect as itself.
+    /// The connection as the owner failed.
     cannot_connect: bool,
 }
 
@@ -88,17 +88,17 @@ impl History {
 }
 
 pub struct Owners {
-    /// This worker's slot, as a place in shared memory.
+    /// Index of this worker's slot.
     worker_slot: usize,
     database: u32,
     /// Handles of processes that this worker started, by slot.
     processes: [Option<Process>; OWNER_SLOTS],
-    /// Owners with pending rows, when last looked.
+    /// Owners with pending rows, at the last check.
     pending: Vec<Owner>,
     histories: HashMap<u32, History>,
-    /// Owners to be suspended, and why.
+    /// Owners to suspend, each with the reason.
     to_suspend: BTreeMap<u32, String>,
-    /// Holders of leases that are to be ended, with the longest backoff of their sessions in microseconds.
+    /// Holders of leases to end, with the longest backoff of their sessions in microseconds.
     to_release: Vec<(i64, i64)>,
     /// The next process is for an owner that behaves, if one waits.
     behaved_is_next: bool,
@@ -124,12 +124,12 @@ impl Owners {
         }
     }
 
-    /// Rows became pending.
+    /// Notes that rows became pending.
     pub fn look(&mut self) {
         self.look.request();
     }
 
-    /// When there is something to do without being told, microseconds since 2000.
+    /// Returns when there is something to do without a wake-up, microseconds since 2000.
     pub fn next(&self) -> i64 {
         self.next.min(self.look.at())
     }
@@ -154,7 +154,7 @@ impl Owners {
         self.start(steps, ranking)
     }
 
-    /// Holders of the leases of processes that are running.
+    /// Returns the holders of the running processes' leases.
     pub fn holders(&self) -> Vec<i64> {
         let running = self.slots().iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);
         running.map(|slot| slot.holder.load(Ordering::Acquire)).collect()
@@ -184,7 +184,7 @@ impl Owners {
         let now = clock::now();
         let is_gone = match &self.processes[index] {
             Some(process) => process.presence() == Presence::Gone,
-            // An earlier worker asked for it: it may not have taken its slot yet.
+            // An earlier worker started it: it may not have taken its slot yet.
             None => {
                 let has_begun = slot.has_begun.load(Ordering::Acquire);
                 let starts_until = slot.started_at.load(Ordering::Relaxed) + STARTS_WITHIN;
@@ -222,7 +222,7 @@ impl Owners {
         self.next = self.next.min(since + deadline + 1_000);
     }
 
-    /// A process has ended: its slot becomes free.
+    /// Handles the end of a process and frees its slot.
     fn collect(&mut self, index: usize, ranking: &mut SessionPriorities) {
         let slot = &self.slots()[index];
         let owner = slot.owner.load(Ordering::Acquire);
@@ -262,8 +262,8 @@ impl Owners {
             if batches > 0 {
                 history.deaths = 0;
             }
-            // Who terminates a process once delays nothing. Who does it again and again does not make the worker start
-            // processes without a pause.
+            // A role that terminates one process causes no delay. A role that does so repeatedly must not
+            // make the worker start processes without a pause.
             let was_restarted = std::mem::replace(&mut history.was_restarted, true);
             history.not_before = if was_restarted { now + retry_pause() } else { now };
         }
@@ -382,7 +382,7 @@ impl Owners {
         Ok(())
     }
 
-    /// Starts the process of an owner; returns whether another one may be started.
+    /// Starts the process of an owner. Returns whether another one may be started.
     fn start_one(
         &mut self,
         steps: &Steps,
@@ -421,13 +421,15 @@ impl Owners {
     }
 }
 
-/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it is abandoned.
+/// Returns after how many microseconds of code the process in a slot should have ended, and after how many it
+/// is abandoned.
 fn deadlines(slot: &OwnerSlot) -> (i64, i64) {
     let limit = clock::micros(slot.code_limit());
     (2 * limit + TERMINATED_AFTER, limit + ABANDONED_AFTER)
 }
 
-/// Returns whether the process in a slot is abandoned, or should have ended: another one may take its place.
+/// Returns whether the process in a slot is abandoned, or should have ended. Another process may then replace
+/// it.
 fn is_overdue(slot: &OwnerSlot, now: i64) -> bool {
     let since = slot.code_since.load(Ordering::Acquire);
     slot.is_abandoned.load(Ordering::Acquire) || (since != 0 && now - since > deadlines(slot).0)

@@ -1,9 +1,10 @@
 //! The recount that a worker starts by itself, after a commit could not append its counts.
 //!
-//! A recount reads all attached tables at one moment, because the inventory does not know which table a count came from. That
-//! takes as long as the tables are large, so a process of its own does it, in one transaction. It reads below the executor,
-//! where no code of a table owner runs, and appends corrections as the extension's owner. The same transaction deletes the
-//! requests that it has seen. A request that it has not seen came with sessions that it has not counted.
+//! A recount reads all attached tables at one moment, because the inventory does not record the table of a
+//! count. That takes long for large tables, so a separate process does it, in one transaction. It reads below
+//! the executor, where no code of a table owner runs, and appends corrections as the extension's owner. The
+//! same transaction deletes the requests that it has seen. A request that it has not seen belongs to sessions
+//! that it has not counted.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,26 +24,26 @@ const PROGRAM: Program =
 
 crate::background_process!(cowrie_enrich_recount_main, run);
 
-/// Pause before a recount that failed is tried again, doubling: it may have read all tables.
+/// Pause before a failed recount is tried again, doubling, because it may have read all tables.
 const AGAIN_BASE: Duration = Duration::from_secs(5);
 const AGAIN_CAP: Duration = Duration::from_secs(300);
-/// How often one process begins, while tables are being attached or another session has a lock that it needs.
+/// Attempts of one process, while tables are being attached or another session holds a lock that it needs.
 const ATTEMPTS: u32 = 100;
 
 /// The recount of a worker's database, as the worker sees it.
 #[derive(Default)]
 pub struct Recounter {
-    /// There is a request.
+    /// Whether there is a request.
     is_wanted: bool,
     process: Option<Process>,
-    /// Processes in a row after which a request was left.
+    /// Processes in a row that left a request undone.
     attempts: u32,
-    /// Not before, microseconds since 2000.
+    /// Earliest time of the next start, microseconds since 2000.
     not_before: i64,
 }
 
 impl Recounter {
-    /// A look has found a request, or none.
+    /// Notes whether there is a request.
     pub fn wanted(&mut self, is_wanted: bool) {
         self.is_wanted = is_wanted;
         if !is_wanted {
@@ -50,13 +51,13 @@ impl Recounter {
         }
     }
 
-    /// When there is something to do without being told, microseconds since 2000.
+    /// Returns when there is something to do without a wake-up, microseconds since 2000.
     pub fn next(&self) -> i64 {
         if self.is_wanted && self.process.is_none() { self.not_before } else { i64::MAX }
     }
 
-    /// Starts a process if one is wanted and none runs. Returns true if one has ended since the last call: then it is time
-    /// for a look at the requests.
+    /// Starts a process if one is requested and none runs. Returns true if one has ended since the last call:
+    /// then the requests must be checked.
     pub fn step(&mut self, steps: &Steps) -> bool {
         let has_ended = self.process.as_ref().is_some_and(|process| process.presence() == Presence::Gone);
         if has_ended && let Some(process) = self.process.take() {
@@ -86,7 +87,7 @@ fn run(worker_slot: i32) {
     background::accept_signals();
     let worker_slot = shared::worker_slot(worker_slot);
     let database = worker_slot.database.load(Ordering::Acquire);
-    // One that an earlier worker started may run still.
+    // The process of an earlier worker may still run.
     if database == 0 || !worker_slot.recounter.take(database) {
         return;
     }

@@ -1,9 +1,10 @@
-//! Which databases had a worker before, and since when. They get theirs before other databases, the oldest first.
+//! The databases that had a worker before, and since when. They get their workers before other databases, the
+//! oldest first.
 //!
-//! Otherwise a role that may create databases could take every worker away: a copy of a database has the extension and
-//! wants a worker. The launcher alone writes the list, by rename, to `<data directory>/cowrie_enrich/workers.json`:
-//! `[[[OID, microseconds since 2000], …], [OID, …]]`, where the second part names databases without the extension. A list
-//! that is damaged or missing is empty.
+//! Otherwise a role that may create databases could take every worker away, because a copy of a database has
+//! the extension and needs a worker. Only the launcher writes the list, by rename, to `<data
+//! directory>/cowrie_enrich/workers.json`: `[[[OID, microseconds since 2000], …], [OID, …]]`. The second part
+//! contains databases without the extension. A damaged or missing list counts as empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
@@ -14,15 +15,15 @@ use std::path::PathBuf;
 use crate::pg::{self, clock};
 use crate::telemetry;
 
-/// Bytes of the file: some 30 thousand databases.
+/// Limit of the file in bytes: some 30 thousand databases.
 const LONGEST: u64 = 1 << 20;
 
-/// The first comes first.
+/// The sort key; the lowest key comes first.
 pub type Rank = (i64, bool, u32);
 
 #[derive(Default)]
 pub struct Seniority {
-    /// By OID: when a database's first worker had found the extension, microseconds since 2000.
+    /// By OID: when a database's first worker found the extension, microseconds since 2000.
     since: BTreeMap<u32, i64>,
     /// Databases whose last worker found no extension.
     without: BTreeSet<u32>,
@@ -70,12 +71,12 @@ impl Seniority {
         self.announced(database);
     }
 
-    /// The extension may have come to a database.
+    /// Notes that the extension may have been created in a database.
     pub fn announced(&mut self, database: u32) {
         self.is_changed |= self.without.remove(&database);
     }
 
-    /// A worker found no extension.
+    /// Notes that a worker found no extension.
     pub fn has_no_extension(&mut self, database: u32) {
         self.is_changed |= self.since.remove(&database).is_some() | self.without.insert(database);
     }
@@ -85,7 +86,7 @@ impl Seniority {
         self.is_changed |= self.since.remove(&database).is_some() | self.without.remove(&database);
     }
 
-    /// Writes what changed; again with the next look if that fails.
+    /// Writes the list if it changed. If that fails, the next call tries again.
     pub fn write_if_changed(&mut self) {
         if std::mem::take(&mut self.is_changed)
             && let Err(error) = self.write()

@@ -1,8 +1,8 @@
-//! When the rules of which sessions matter are evaluated: before a daily quota is spent on what came in since, and now
-//! and then, because a session's commands and downloads come after it.
+//! Timing of the evaluation of session priorities. The rules are evaluated before a daily quota is spent on
+//! new lookups, and repeatedly, because a session's commands and downloads follow later.
 //!
-//! The rules are code of table owners, so owner processes evaluate them. This says for which owners an evaluation is under
-//! way and how far each one is.
+//! The rules are code of table owners, so owner processes evaluate them. This file keeps which owners' rules
+//! are being evaluated and the progress of each.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -19,19 +19,19 @@ use crate::store::session_priority::{self, has_quota};
 const AGAIN_AFTER: i64 = 600_000_000;
 /// How long a quota waits for an evaluation to end, in microseconds.
 const HOLDS_FOR: i64 = 5_000_000;
-/// At most one part in so many of a worker's time.
+/// Evaluations take at most this fraction (1 in 10) of a worker's time.
 const SHARE: i64 = 10;
 
 pub struct SessionPriorities {
-    /// Lookups came in since the last evaluation began.
+    /// New lookups arrived after the last evaluation began.
     is_wanted: bool,
-    /// Not before, and again in any case; microseconds since 2000.
+    /// Earliest and latest time of the next evaluation; microseconds since 2000.
     not_before: i64,
     again_at: i64,
     sweep: Option<Sweep>,
 }
 
-/// One evaluation of all rules, under way.
+/// One evaluation of all rules, in progress.
 struct Sweep {
     owners: BTreeMap<u32, Progress>,
     began: i64,
@@ -49,12 +49,12 @@ pub struct NewSweep {
     again: bool,
 }
 
-/// How far the evaluation of an owner's rules is.
+/// Progress of the evaluation of an owner's rules.
 struct Progress {
     comes_first: bool,
-    /// A process evaluates them at the moment.
+    /// A process is evaluating them.
     is_running: bool,
-    /// Time that code of the owner had taken before, in microseconds.
+    /// Time that the owner's code had taken before, in microseconds.
     used_before: i64,
     /// The next table and page.
     table: u32,
@@ -66,17 +66,17 @@ impl SessionPriorities {
         SessionPriorities { is_wanted: true, not_before: 0, again_at: i64::MAX, sweep: None }
     }
 
-    /// Lookups of these providers came in.
+    /// Notes new lookups of these providers.
     pub fn came_in(&mut self, providers: impl IntoIterator<Item = Provider>) {
         self.is_wanted |= providers.into_iter().any(has_quota);
     }
 
-    /// Rules were set or removed.
+    /// Notes that rules were set or removed.
     pub fn changed(&mut self) {
         (self.is_wanted, self.not_before) = (true, 0);
     }
 
-    /// Whether a provider's quota is to be spent only after something has been evaluated, which is soon.
+    /// Returns whether a provider's quota has to wait for an evaluation that ends soon.
     pub fn holds(&self, provider: Provider) -> bool {
         let is_awaited = match &self.sweep {
             Some(sweep) => clock::now() - sweep.began <= HOLDS_FOR,
@@ -90,7 +90,7 @@ impl SessionPriorities {
         self.sweep.is_none() && self.next() <= clock::now()
     }
 
-    /// When it has something to do without being told, microseconds since 2000.
+    /// Returns when there is something to do without a wake-up, microseconds since 2000.
     pub fn next(&self) -> i64 {
         match &self.sweep {
             Some(sweep) if clock::now() - sweep.began <= HOLDS_FOR => sweep.began + HOLDS_FOR + 1_000,
@@ -100,12 +100,12 @@ impl SessionPriorities {
         }
     }
 
-    /// The step that begins an evaluation failed. Whatever asked for the evaluation still does.
+    /// The step that begins an evaluation failed. The evaluation stays requested.
     pub fn could_not_begin(&mut self) {
         (self.is_wanted, self.not_before) = (true, clock::now() + retry_pause());
     }
 
-    /// Finds out which rules are to be evaluated, inside a transaction.
+    /// Finds the rules to evaluate, inside a transaction.
     pub fn begin(home: Home, connection: &Connection) -> NewSweep {
         let providers = session_priority::providers_with_quota();
         let at = clock::now();
@@ -122,7 +122,7 @@ impl SessionPriorities {
         NewSweep { owners, at, again }
     }
 
-    /// The transaction has committed.
+    /// Begins the evaluation after the transaction has committed.
     pub fn begun(&mut self, begun: NewSweep) {
         self.is_wanted = false;
         self.again_at = if begun.again { begun.at + AGAIN_AFTER } else { i64::MAX };
@@ -131,7 +131,7 @@ impl SessionPriorities {
         }
     }
 
-    /// Owners whose rules are still to be evaluated, and whether each comes first.
+    /// Returns the owners whose rules are not evaluated yet, and whether each comes first.
     pub fn owners(&self) -> Vec<(u32, bool)> {
         let owners = self.sweep.iter().flat_map(|sweep| &sweep.owners);
         owners.map(|(owner, progress)| (*owner, progress.comes_first)).collect()
@@ -143,7 +143,7 @@ impl SessionPriorities {
         progress.is_some_and(|progress| !progress.is_running)
     }
 
-    /// Has the process in a slot evaluate them.
+    /// Makes the process in a slot evaluate them.
     pub fn hand_over(&mut self, owner: u32, slot: &OwnerSlot) {
         let progress = self.sweep.as_mut().and_then(|sweep| sweep.owners.get_mut(&owner));
         if let Some(progress) = progress {
@@ -155,7 +155,7 @@ impl SessionPriorities {
         }
     }
 
-    /// Looks whether a process has come to the end.
+    /// Checks whether a process has finished.
     pub fn evaluated(&mut self, owner: u32, slot: &OwnerSlot) {
         let Some(sweep) = &mut self.sweep else { return };
         let Some(progress) = sweep.owners.get(&owner).filter(|progress| progress.is_running) else { return };
@@ -180,13 +180,13 @@ impl SessionPriorities {
         }
     }
 
-    /// The rules of an owner are evaluated, or are not to be.
+    /// Removes an owner whose rules are evaluated, or will not be.
     pub fn leave_out(&mut self, owner: u32) {
         let Some(sweep) = &mut self.sweep else { return };
         sweep.owners.remove(&owner);
         if sweep.owners.is_empty() {
             let now = clock::now();
-            // Not of the time for which it waited for locks or for a process.
+            // Excludes the time that it waited for locks or for a process.
             self.not_before = now + SHARE * sweep.used;
             // Sessions have more commands and downloads by then.
             self.again_at = self.not_before.max(now + AGAIN_AFTER);

@@ -1,4 +1,4 @@
-//! The short transactions that a worker's work is made of.
+//! The short transactions of a worker.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::telemetry;
 use crate::versions;
 use crate::worker::registry::{Doing, StepKind};
 
-/// Why a round ended before its time.
+/// Reason why a round ended early.
 pub enum Stop {
     /// The database does not have the extension (any more).
     NoExtension,
@@ -25,16 +25,17 @@ pub enum Stop {
     Misfit(Fit),
     /// A foreign key to a table of the extension can run code as the extension's owner.
     UnsafeKeys,
-    /// It is wanted that the worker goes.
+    /// The worker must leave.
     Leave,
     /// A step failed and was rolled back; it was logged.
     Failed,
 }
 
-/// Makes steps in the name of the worker in a slot.
+/// Runs steps for the worker in a slot.
 pub struct Steps {
     pub worker_slot: &'static WorkerSlot,
-    /// Holder of leases: when this worker was started. There is one at a time per database, so no other has it.
+    /// Holder of leases: the start time of this worker. A database has one worker at a time, so the holder is
+    /// unique.
     pub holder: i64,
     /// Version of the constraints when no foreign key was unsafe.
     keys_were_safe_at: Cell<Option<u64>>,
@@ -45,7 +46,7 @@ impl Steps {
         Steps { worker_slot, holder: clock::now(), keys_were_safe_at: Cell::new(None) }
     }
 
-    /// Whether the worker may go on.
+    /// Returns an error if the worker must leave.
     pub fn check(&self) -> Result<(), Stop> {
         if self.worker_slot.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
     }
@@ -57,7 +58,7 @@ impl Steps {
         }
     }
 
-    /// One transaction as the extension's owner, or `worker_role`.
+    /// Runs one transaction as the extension's owner, or as `worker_role`.
     pub fn step<T>(&self, kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
         self.check()?;
         self.says(kind.doing());
@@ -112,14 +113,15 @@ impl Steps {
         keys.count == 0
     }
 
-    /// Longer than any exchange with one of these, and what comes before and after it.
+    /// Returns a lease that is longer than any exchange with these providers, including the work before and
+    /// after it.
     pub fn lease(&self, providers: impl IntoIterator<Item = Provider>) -> Lease {
         let longest = providers.into_iter().map(|provider| provider.limits().longest).max();
         Lease { holder: self.holder, seconds: 2.0 * longest.unwrap_or_default().as_secs_f64() + 60.0 }
     }
 }
 
-/// A step that failed is no result, and no reason to stop.
+/// Turns a failed step into `None`. Other reasons to stop are returned.
 pub fn settled<T>(step: Result<T, Stop>) -> Result<Option<T>, Stop> {
     match step {
         Ok(result) => Ok(Some(result)),

@@ -1,4 +1,4 @@
-//! A batch as spans: the exchange with a provider, and how its answers were written down.
+//! A batch as spans: the exchange with a provider, and the storing of its answers.
 //!
 //! ```text
 //! enrich.batch   |--------------------------------------|
@@ -7,8 +7,8 @@
 //!   apply                                 |-------------|
 //! ```
 //!
-//! Known of an exchange is when it was begun, how long it took and how much of that until there was a connection. Replies
-//! that are gathered are applied together; what is written again because a lock was held is one `apply`.
+//! For an exchange, the start time, the duration and the time until the connection are known. Replies that
+//! are gathered are applied together. If a lock delays the storing, all attempts are one `apply`.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::pg::{catalog, clock};
 use crate::provider::Provider;
 use crate::telemetry::spans::{self, Whole};
 
-/// A batch from its reply on.
+/// A batch, from its reply on.
 pub struct Batch {
     trace: u128,
     id: u64,
@@ -27,21 +27,21 @@ pub struct Batch {
     began: u64,
     exchange: Exchange,
     what: otlp::BatchSpan,
-    /// When writing it down was begun first.
+    /// When the first attempt to store it began.
     applied_from: Option<u64>,
 }
 
 struct Exchange {
     took: Duration,
-    /// Until there was a connection, if there was one.
+    /// Time until the connection, if there was one.
     connected: Option<Duration>,
-    /// Nothing was tried.
+    /// Nothing was sent.
     is_unsent: bool,
     failure: String,
 }
 
 impl Batch {
-    /// If anybody collects them. `began`: nanoseconds since 1970.
+    /// Returns a batch if spans are collected. `began`: nanoseconds since 1970.
     pub fn of(
         provider: Provider,
         began: u64,
@@ -71,13 +71,13 @@ impl Batch {
         })
     }
 
-    /// It is being written down.
+    /// Marks the batch as being applied and returns its span context.
     pub fn is_applied(&mut self) -> Whole {
         self.applied_from.get_or_insert_with(clock::unix_nanoseconds);
         (self.trace, self.apply)
     }
 
-    /// It was written down, or will not be, which is why.
+    /// Ends the spans: the batch was stored, or will not be because of this error.
     pub fn ended(self, error: Option<&str>) {
         let now = clock::unix_nanoseconds();
         let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();
