@@ -1,4 +1,4 @@
-//! Completing the sessions of one table: lease rows, write the sessions as the owner, settle the rows.
+//! Completes the sessions of one table: leases rows, writes the sessions as the owner, settles the rows.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -15,31 +15,35 @@ const LEASE_SECONDS: f64 = 60.0;
 /// The longest backoff in seconds, of sessions whose code takes too long and of a table whose UPDATE fails.
 const LONGEST_AFTER_CODE: f64 = 300.0;
 const LONGEST_AFTER_ERROR: f64 = 3_600.0;
-/// Visits in a row that took too long after which one session is tried at a time: 2,000 is less than 2 to this power.
+/// Number of slow visits in a row after which one session is tried at a time: 2,000 is less than 2 to this
+/// power.
 const SMALLEST_AFTER: i64 = 11;
-/// Why sessions were not completed. Users read these texts in `completion_status`.
+/// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code on the table took too long and was cancelled";
 const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
 const FAILED: &str = "the transaction failed; the server log has the error";
 
-/// A visit whose rows are leased still, because the step that settles them failed. Nothing of it is done.
+/// A visit whose rows are still leased, because the step that settles them failed. The visit was rolled back.
 pub struct UnsettledLease {
     table: Oid,
     addresses: Vec<Address>,
 }
 
-/// The longest backoff in seconds after a lock, whose end is not announced. The supervisor looks for due rows once in a
-/// naptime, so with half of one the sessions are visited within two.
+/// Returns the longest backoff in seconds after a lock, because the end of a lock is not announced. The
+/// supervisor looks for due rows once per naptime. With a backoff of half a naptime, the sessions are visited
+/// within two naptimes.
 fn after_lock() -> f64 {
     guc::worker_naptime().as_secs_f64() / 2.0
 }
 
-/// The pause in seconds before a smaller batch is tried. A busy machine needs a longer one after each attempt.
+/// Returns the pause in seconds before a smaller batch is tried. On a busy machine it must grow with each
+/// attempt.
 fn after_slow_visit(attempts: i64) -> f64 {
     (after_lock() * 2_f64.powi(attempts.clamp(0, 20) as i32)).min(1.0)
 }
 
-/// The pause in seconds after a visit of one session took too long. It doubles with each further attempt.
+/// Returns the pause in seconds after a visit of one session took too long. It doubles with each further
+/// attempt.
 fn after_slow_session(attempts: i64) -> f64 {
     2_f64.powi((attempts - SMALLEST_AFTER).clamp(1, 20) as i32).min(LONGEST_AFTER_CODE)
 }
@@ -60,7 +64,7 @@ pub fn step(worker: &mut Worker) -> Step {
         Ok(Some(leased)) => leased,
     };
     background::report_activity(Some(c"completing sessions"));
-    // Fewer after each visit that took too long.
+    // The batch is halved after each slow visit.
     let most = (MOST_SESSIONS >> leased.attempts.clamp(0, SMALLEST_AFTER)).max(1);
     let may_be_filled = completions::may_be_filled();
     let limit = worker.slot.code_limit();
@@ -83,12 +87,13 @@ pub fn step(worker: &mut Worker) -> Step {
     if visited.is_ok() {
         return Step::Worked;
     }
-    // The transaction failed as a whole, because a statement on a table of the extension failed. The rows are leased still.
+    // The whole transaction failed, because a statement on a table of the extension failed. The rows are
+    // still leased.
     worker.unsettled = Some(UnsettledLease { table: leased.table, addresses: leased.addresses });
     settle(worker)
 }
 
-/// Ends the lease of a visit that failed. It is tried again until it succeeds.
+/// Ends the lease of a failed visit. Repeated until it succeeds.
 fn settle(worker: &mut Worker) -> Step {
     let Some(unsettled) = &worker.unsettled else { return Step::NothingToDo };
     let settled = transact(StepKind::Settle, |_, connection| {
@@ -116,7 +121,7 @@ fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
     addresses.iter().map(|address| (*address, Outcome::Later)).collect()
 }
 
-/// Logs why a table was not completed; returns the longest backoff and the reason.
+/// Logs why a table was not completed. Returns the longest backoff and the reason.
 fn report(leased: &SessionLease, problem: Problem, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
     let (message, longest) = match problem {

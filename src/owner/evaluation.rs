@@ -1,4 +1,4 @@
-//! Evaluating the rules of an owner, table after table, some pages at a time.
+//! Evaluates the rules of an owner, table after table, some pages at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
@@ -22,16 +22,16 @@ const LONG: i64 = 150_000;
 const FEWEST_PAGES: u32 = 64;
 const MOST_PAGES: u32 = 8_192;
 
-/// An evaluation under way.
+/// An evaluation in progress.
 pub struct Evaluation {
     providers: Vec<Provider>,
     waiting: BTreeSet<Address>,
-    /// The first one is being evaluated.
+    /// The first table is being evaluated.
     tables: VecDeque<Table>,
     /// The next page, and the page after the last one, once it is known.
     page: u32,
     last: Option<u32>,
-    /// Pages that a step evaluates.
+    /// Number of pages that a step evaluates.
     pages: u32,
 }
 
@@ -90,8 +90,8 @@ pub fn step(worker: &mut Worker) -> Step {
 }
 
 impl Evaluation {
-    /// Evaluates the next pages. Returns whether the rest of the table is left out, because another transaction
-    /// has a lock.
+    /// Evaluates the next pages. Returns whether the rest of the table is skipped because another transaction
+    /// holds a lock.
     fn evaluate(&mut self, connection: &Connection, owner: Oid, limit: Duration) -> bool {
         let Some(table) = self.tables.front() else { return false };
         if self.last.is_none() {
@@ -118,11 +118,11 @@ impl Evaluation {
         false
     }
 
-    /// Notes the result of a step over the pages up to `to`, and how many microseconds it lasted.
+    /// Records the result of a step over the pages up to `to`, and its duration in microseconds.
     fn went(&mut self, failure: Option<Failure>, to: u32, lasted: i64) {
         match failure {
             None => self.page = to,
-            // Fewer pages find the one that fails. The others are evaluated.
+            // Fewer pages isolate the page that fails. The others are evaluated.
             Some(_) if self.pages > 1 => {
                 self.pages = (self.pages / 2).max(1);
                 return;

@@ -1,9 +1,11 @@
-//! Owner processes. Each one runs code of one table owner, as that owner, and may be lost.
+//! Owner processes. Each one runs code of one table owner, as that owner. The system tolerates the loss of
+//! such a process.
 //!
-//! The worker of a database starts a process for an owner whose tables have due rows in session_completion, or whose rules
-//! are to be evaluated (`worker::owners`). The process connects as the owner. It works in short transactions. It leases
-//! rows and reads the inventory in one transaction. That transaction has ended before any code of the owner runs. So code
-//! that does not end holds locks on the owner's table only.
+//! The worker of a database starts a process for an owner in two cases: the owner's tables have due rows in
+//! session_completion, or the owner's rules are to be evaluated (`worker::owners`). The process connects as
+//! the owner. It works in short transactions. It leases rows and reads the inventory in one transaction,
+//! which ends before any code of the owner runs. So code that does not end holds locks only on the owner's
+//! table.
 //!
 //! | module | does |
 //! |---|---|
@@ -36,14 +38,15 @@ const PROGRAM: Program = Program {
 
 crate::background_process!(cowrie_enrich_owner_main, run);
 
-/// The share of the time that a process has while other owners wait, in microseconds.
+/// The time that a process gets while other owners wait, in microseconds.
 const SHARE: i64 = 1_000_000;
 /// How long a process waits for more work before it ends, in microseconds.
 const IDLE: i64 = 2_000_000;
-/// How often an idle process looks whether its worker is still there.
+/// How often an idle process checks whether its worker still runs.
 const IDLE_STEP: Duration = Duration::from_millis(500);
 
-/// Starts a process for the owner in one of a worker's owner slots; `None` where the server has no free process slot.
+/// Starts a process for the owner in one of a worker's owner slots. Returns `None` if the server has no free
+/// process slot.
 pub fn start(owner: &str, worker_slot: usize, slot: usize) -> Option<Process> {
     background::start(
         PROGRAM,
@@ -52,21 +55,21 @@ pub fn start(owner: &str, worker_slot: usize, slot: usize) -> Option<Process> {
     )
 }
 
-/// The result of a step.
+/// Result of a step.
 enum Step {
     Worked,
     NothingToDo,
     Failed,
 }
 
-/// The process, connected.
+/// The connected process.
 struct Worker {
     slot: &'static OwnerSlot,
     worker_slot: &'static WorkerSlot,
     owner: Oid,
     holder: i64,
     evaluation: Option<Evaluation>,
-    /// A visit whose rows are leased still, because the step that settles them failed.
+    /// A visit whose rows are still leased, because the step that settles them failed.
     unsettled: Option<UnsettledLease>,
 }
 
@@ -143,12 +146,12 @@ impl Worker {
         }
     }
 
-    /// Makes the worker look at the slot.
+    /// Makes the worker check the slot.
     fn tell_worker(&self) {
         self.worker_slot.set_latch();
     }
 
-    /// One step of the evaluation that the worker asked for, if it did.
+    /// Runs one step of the evaluation, if the worker requested one.
     fn evaluate(&mut self) -> Step {
         if !self.slot.evaluates.load(Ordering::Acquire) {
             self.evaluation = None;
@@ -158,13 +161,13 @@ impl Worker {
     }
 }
 
-/// Why a transaction has no result.
+/// Reason why a transaction has no result.
 struct TransactionFailure {
-    /// Another transaction held a lock for too long, so that the next attempt may succeed.
+    /// Another transaction held a lock for too long, so the next attempt may succeed.
     was_lock: bool,
 }
 
-/// One transaction as the extension's owner, or `worker_role`. A failure is logged and counted.
+/// Runs one transaction as the extension's owner, or as `worker_role`. Logs and counts a failure.
 fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, TransactionFailure> {
     match transaction::run(|| store::run_for_worker(work)) {
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),

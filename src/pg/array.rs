@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::value::{Element, Inet, SqlType};
 
-/// The elements of an `inet[]` of any number of dimensions; `None` for null elements.
+/// Returns the elements of an `inet[]` of any number of dimensions; `None` for null elements.
 ///
 /// # Safety
 /// `datum` must be a non-null `inet[]`; the datums point into a detoasted copy in the current memory context.

@@ -1,4 +1,4 @@
-//! SQL-callable functions: arguments in, result out.
+//! Calls from SQL: arguments and results of functions.
 
 use std::ffi::CStr;
 
@@ -15,7 +15,7 @@ pub struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
 }
 
-/// What a body of an SQL function returns. The install script declares the function's type.
+/// The result of an SQL function's body. The install script declares the function's type.
 pub trait Returned {
     fn returned(self) -> Value;
 }
@@ -38,7 +38,7 @@ impl<R: Returned> Returned for Option<R> {
     }
 }
 
-/// The result of a function without one, and of a trigger whose result the server ignores.
+/// The result of a function that returns nothing, and of a trigger whose result the server ignores.
 impl Returned for () {
     fn returned(self) -> Value {
         Value { datum: Some(pg_sys::Datum::from(0)), type_oid: pg_sys::VOIDOID }
@@ -79,9 +79,9 @@ impl Call {
         self.fcinfo
     }
 
-    /// Argument `n`, from 0, or `None` when it is null.
+    /// Returns argument `n`, from 0, or `None` if it is null.
     fn datum(&self, n: usize) -> Option<pg_sys::Datum> {
-        // SAFETY: SQL declares the number of arguments, and each body asks only for those.
+        // SAFETY: SQL declares the number of arguments, and each body requests only these.
         unsafe {
             let argument = (*self.fcinfo).args.as_ptr().add(n);
             (!(*argument).isnull).then(|| (*argument).value)
@@ -97,7 +97,7 @@ impl Call {
         self.datum(n).and_then(|datum| unsafe { inet::read(datum) })
     }
 
-    /// The address of an `inet` argument, without its prefix length.
+    /// Returns the address of an `inet` argument, without its prefix length.
     pub fn address(&self, n: usize) -> Option<Address> {
         self.inet(n).map(|inet| inet.address)
     }
@@ -113,13 +113,13 @@ impl Call {
         self.datum(n).map(|datum| text::from_server(unsafe { text::bytes(datum) }).into_owned())
     }
 
-    /// An argument declared name.
+    /// Returns an argument declared name.
     pub fn name(&self, n: usize) -> Option<&CStr> {
         // SAFETY: a name is NUL-terminated in its fixed length, and outlives the call.
         self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
     }
 
-    /// An argument declared cstring, in the server's encoding.
+    /// Returns an argument declared cstring, in the server's encoding.
     pub fn cstring(&self, n: usize) -> Option<&CStr> {
         // SAFETY: a cstring is NUL-terminated, and outlives the call.
         self.datum(n).map(|datum| unsafe { CStr::from_ptr(datum.cast_mut_ptr()) })
@@ -130,7 +130,7 @@ impl Call {
         self.datum(n).map(|datum| unsafe { text::bytes(datum) })
     }
 
-    /// An argument declared jsonb.
+    /// Returns an argument declared jsonb.
     pub fn jsonb(&self, n: usize) -> Option<Container<'_>> {
         // SAFETY: the argument is declared jsonb and outlives the call.
         self.datum(n).map(|datum| unsafe { Container::read(datum) })
@@ -144,7 +144,7 @@ impl Call {
         self.datum(n).map(|datum| datum.value() as i32)
     }
 
-    /// An argument declared oid, or one of its aliases.
+    /// Returns an argument declared oid, or one of its aliases.
     pub fn oid(&self, n: usize) -> Option<pg_sys::Oid> {
         self.datum(n).map(|datum| pg_sys::Oid::from(datum.value() as u32))
     }
@@ -153,13 +153,14 @@ impl Call {
         self.datum(n).map(|datum| datum.value() != 0)
     }
 
-    /// Oid of the function that was called.
+    /// Returns the OID of the called function.
     pub fn function(&self) -> pg_sys::Oid {
         // SAFETY: the server fills flinfo for every call through fmgr.
         unsafe { (*(*self.fcinfo).flinfo).fn_oid }
     }
 
-    /// Whether a procedure may not commit, because it was called inside a transaction block or a function.
+    /// Returns whether a procedure may not commit, because it was called inside a transaction block or a
+    /// function.
     pub fn is_atomic(&self) -> bool {
         // SAFETY: for CALL the context is a CallContext node, otherwise it is null or another node.
         unsafe {
@@ -171,7 +172,8 @@ impl Call {
         }
     }
 
-    /// The whole result of a set-returning function; each row has as many values as the function has OUT parameters.
+    /// Returns all rows of a set-returning function; each row has as many values as the function has OUT
+    /// parameters.
     pub fn set(&self, rows: impl IntoIterator<Item = Vec<Value>>) {
         // SAFETY: the server passes a ReturnSetInfo to a function that returns a set, InitMaterializedSRF raises if it
         // cannot take one, and fills in store and descriptor. Rows are copied into the store.
@@ -191,7 +193,7 @@ impl Call {
         }
     }
 
-    /// A row of the function's own result type.
+    /// Returns a row of the function's result type.
     pub fn record(&self, values: Vec<Value>) -> Value {
         let mut descriptor: pg_sys::TupleDesc = std::ptr::null_mut();
         // SAFETY: OUT parameters make the result type composite; the values are compared with the descriptor before the tuple
@@ -210,12 +212,12 @@ impl Call {
     }
 }
 
-/// Raises an error if a row of these values is no row of the descriptor.
+/// Raises an error if a row of these values does not fit the descriptor.
 ///
 /// # Safety
 /// The descriptor is valid.
 unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
-    // SAFETY: as the caller promises; SPI_gettypeid is called for columns that there are.
+    // SAFETY: as the caller promises; SPI_gettypeid is called only for existing columns.
     unsafe {
         let columns = (*descriptor).natts as usize;
         if row.len() != columns {
@@ -229,18 +231,18 @@ unsafe fn require_fitting(descriptor: pg_sys::TupleDesc, row: &[Value]) {
     }
 }
 
-/// Datums and nulls, as the server takes them.
+/// Returns datums and null flags in the form that the server takes.
 fn parts(row: &[Value]) -> (Vec<pg_sys::Datum>, Vec<bool>) {
     row.iter().map(|value| (value.datum_or_zero(), value.is_null())).unzip()
 }
 
-/// Schema that a function of ours lives in: where all our other objects are.
+/// Returns the schema of a function of the extension, which contains all its other objects.
 pub fn schema_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a system cache lookup.
     unsafe { pg_sys::get_func_namespace(function) }
 }
 
-/// Owner of a function of ours: who owns the extension.
+/// Returns the owner of a function of the extension, who also owns the extension.
 pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width field is read.
     unsafe {
@@ -258,7 +260,7 @@ pub fn owner_of_function(function: pg_sys::Oid) -> pg_sys::Oid {
     }
 }
 
-/// Name of a schema, quoted for use in SQL.
+/// Returns the name of a schema, quoted for SQL.
 pub fn quoted_schema(schema: pg_sys::Oid) -> Option<String> {
     // SAFETY: both functions return null or palloc'ed strings.
     unsafe {

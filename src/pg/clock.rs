@@ -1,4 +1,4 @@
-//! Times as PostgreSQL counts them: microseconds since 2000-01-01 UTC.
+//! Times as PostgreSQL stores them: microseconds since 2000-01-01 UTC.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,40 +7,42 @@ use pgrx::pg_sys;
 /// Seconds between 1970-01-01 and 2000-01-01.
 const UNIX_TO_POSTGRES: i64 = 946_684_800;
 
-/// Start of the current transaction, what `now()` answers.
+/// Returns the start of the current transaction, as `now()` does.
 pub fn transaction_start() -> i64 {
     // SAFETY: reads a static of the transaction system.
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
 unsafe extern "C-unwind" {
-    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, which costs more than the
-    /// rest of a lookup's overhead: the function returns a static and cannot raise.
+    /// src/backend/access/transam/xact.c. Declared here without pgrx's guard against ERRORs, because the
+    /// guard costs more than the rest of a lookup's overhead. The function returns a static and cannot raise
+    /// an error.
     safe fn GetCurrentStatementStartTimestamp() -> i64;
 }
 
-/// Start of the current statement: as good a clock as any for "about once a second", and free.
+/// Returns the start of the current statement, an inexpensive clock for intervals of about a second.
 pub fn statement_start() -> i64 {
     GetCurrentStatementStartTimestamp()
 }
 
-/// When this process last read its configuration files.
+/// Returns when this process last read its configuration files.
 pub fn settings_loaded_at() -> i64 {
     // SAFETY: reads a static of this process.
     unsafe { pg_sys::PgReloadTime }
 }
 
-/// Microseconds since 2000-01-01 of a Unix time in seconds.
+/// Returns a Unix time in seconds as microseconds since 2000-01-01.
 pub fn from_unix(seconds: i64) -> i64 {
     seconds.saturating_sub(UNIX_TO_POSTGRES).saturating_mul(1_000_000)
 }
 
-/// Seconds since 1970 of such a time.
+/// Returns such a time as seconds since 1970.
 pub fn to_unix(micros: i64) -> f64 {
     seconds(micros) + UNIX_TO_POSTGRES as f64
 }
 
-/// Microseconds of a duration. A very long one is cut, so that a sum with a time is one.
+/// Returns the microseconds of a duration. A very long duration is truncated, so that adding it to a time
+/// does not overflow.
 pub fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).map_or(LONGEST, |micros| micros.min(LONGEST))
 }
@@ -48,30 +50,30 @@ pub fn micros(duration: Duration) -> i64 {
 /// 73,000 years.
 const LONGEST: i64 = i64::MAX / 4;
 
-/// Seconds of a number of microseconds.
+/// Returns a number of microseconds in seconds.
 pub fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
 }
 
-/// The wall clock.
+/// Returns the current time.
 pub fn now() -> i64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     from_unix(unix.as_secs() as i64).saturating_add(i64::from(unix.subsec_micros()))
 }
 
-/// The wall clock as OpenTelemetry counts: nanoseconds since 1970.
+/// Returns the current time in the unit of OpenTelemetry: nanoseconds since 1970.
 pub fn unix_nanoseconds() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The same of microseconds since 2000.
+/// Returns microseconds since 2000 in that unit.
 pub fn to_unix_nanoseconds(micros: i64) -> u64 {
     let micros = micros.saturating_add(UNIX_TO_POSTGRES * 1_000_000);
     u64::try_from(micros).unwrap_or_default().saturating_mul(1000)
 }
 
-/// Processor time that this thread has used, in nanoseconds: it stands still while the process waits for anything.
+/// Returns the processor time that this thread has used, in nanoseconds. It does not include waiting.
 pub fn worked() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes its output; the clock of the calling thread exists.
@@ -79,12 +81,13 @@ pub fn worked() -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 
-/// Whether a timestamp is finite; `infinity` says nothing about when a session was.
+/// Returns whether a timestamp is finite; `infinity` is not the time of a session.
 pub fn is_finite(micros: i64) -> bool {
     micros != i64::MIN && micros != i64::MAX
 }
 
-/// Days since 2000-01-01 of a date `YYYY-MM-DD`, as `date` values are stored; `None` if it is none.
+/// Returns the days since 2000-01-01 of a date `YYYY-MM-DD`, as `date` values are stored; `None` if it is not
+/// a date.
 pub fn date(text: &str) -> Option<i32> {
     let mut parts = text.splitn(3, '-').map(|part| part.parse::<i32>().ok());
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
@@ -95,7 +98,7 @@ pub fn date(text: &str) -> Option<i32> {
     Some(unsafe { pg_sys::date2j(year, month, day) } - pg_sys::POSTGRES_EPOCH_JDATE as i32)
 }
 
-/// ISO 8601 in UTC with microseconds, as the sources' `cached_at` and `asked_at` are written:
+/// Returns a time in ISO 8601, in UTC with microseconds, as in the sources' `cached_at` and `asked_at`:
 /// `2026-11-20T03:18:32.123456+00:00`.
 pub fn iso8601(micros: i64) -> String {
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));

@@ -1,4 +1,4 @@
-//! Columns of tables: their types, how they get their values, and what they take.
+//! Columns of tables: their types, whether their values are generated, and the lengths that they accept.
 
 use std::ffi::{CStr, c_int};
 
@@ -12,12 +12,13 @@ unsafe extern "C-unwind" {
     fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, number: c_int) -> pg_sys::Oid;
 }
 
-/// Type of a column by its number, from 1; InvalidOid where there is none.
+/// Returns the type of a column by its number, from 1; InvalidOid if there is none.
 ///
 /// # Safety
 /// The descriptor is valid.
 pub(super) unsafe fn type_of(descriptor: pg_sys::TupleDesc, number: i16) -> pg_sys::Oid {
-    // SAFETY: as the caller promises; numbers of system columns, which raise for some, are not passed on.
+    // SAFETY: as the caller promises; numbers of system columns, some of which raise errors, are not passed
+    // on.
     if number > 0 { unsafe { SPI_gettypeid(descriptor, c_int::from(number)) } } else { pg_sys::InvalidOid }
 }
 
@@ -29,12 +30,12 @@ pub struct Column {
 }
 
 impl Column {
-    /// The column of this name, if there is one.
+    /// Returns the column of this name, if there is one.
     ///
     /// # Safety
     /// The descriptor is valid.
     pub(super) unsafe fn named(descriptor: pg_sys::TupleDesc, name: &CStr) -> Option<Column> {
-        // SAFETY: as the caller promises; a positive number is that of a column.
+        // SAFETY: as the caller promises; a positive number is the number of a column.
         unsafe {
             let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
             (number > 0).then(|| Column {
@@ -44,22 +45,22 @@ impl Column {
         }
     }
 
-    /// Whether its values are stored as a plain text.
+    /// Returns whether its values are stored as plain text.
     pub fn is_text_like(self) -> bool {
         TEXT_LIKE.contains(&self.type_oid)
     }
 
-    /// Whether its type is `T`.
+    /// Returns whether its type is `T`.
     pub fn is<T: SqlType>(self) -> bool {
         self.type_oid == T::OID
     }
 
-    /// Whether its values can be read as addresses.
+    /// Returns whether its values can be read as addresses.
     pub fn holds_addresses(self) -> bool {
         self.type_oid == pg_sys::INETOID || self.is_text_like()
     }
 
-    /// Whether its values can be read as times.
+    /// Returns whether its values can be read as times.
     pub fn holds_times(self) -> bool {
         matches!(self.type_oid, pg_sys::TIMESTAMPTZOID | pg_sys::TIMESTAMPOID | pg_sys::DATEOID)
     }
@@ -74,7 +75,8 @@ impl Column {
         }
     }
 
-    /// How many characters a text-like column of this table takes: at most for varchar, exactly for char.
+    /// Returns how many characters a text-like column of this table accepts: a maximum for varchar, an exact
+    /// number for char.
     pub fn length(self, table: pg_sys::Oid) -> Length {
         let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
         // SAFETY: a system cache lookup of an existing column.
@@ -100,7 +102,7 @@ pub enum Generated {
     Virtual,
 }
 
-/// What a text-like column takes, in characters.
+/// The length in characters that a text-like column accepts.
 #[derive(Clone, Copy)]
 pub enum Length {
     Any,
@@ -118,7 +120,8 @@ impl Length {
     }
 }
 
-/// A value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz cannot hold.
+/// Returns a value of a type that [`Column::holds_times`] as timestamptz. `None` for a time that timestamptz
+/// cannot hold.
 pub(super) fn timestamptz(value: pg_sys::Datum, type_oid: pg_sys::Oid) -> Option<i64> {
     let mut overflow = 0;
     // SAFETY: each conversion takes a value of the type matched, which is passed by value, and reports instead of raising.

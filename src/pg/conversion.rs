@@ -1,4 +1,4 @@
-//! Which Rust types are written as values of which SQL types, and what columns are read as.
+//! Conversions from Rust types to SQL values, and from columns to Rust types.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::prefix::Prefix;

@@ -1,4 +1,4 @@
-//! `inet` datums, read and written without the detour through text that pgrx's own type takes.
+//! `inet` datums, read and written in binary. pgrx's own type converts through text.
 //!
 //! Layout (src/include/utils/inet.h): a varlena whose payload is the family byte, the prefix length and 4 or 16
 //! address bytes in network order.
@@ -13,16 +13,16 @@ use super::value::Typed;
 
 /// PGSQL_AF_INET: AF_INET + 0.
 const FAMILY_V4: u8 = 2;
-/// PGSQL_AF_INET6: AF_INET + 1, whatever the platform's AF_INET6 is.
+/// PGSQL_AF_INET6: AF_INET + 1, independent of the platform's AF_INET6.
 const FAMILY_V6: u8 = 3;
 
 /// An `inet` value.
 #[derive(Clone, Copy)]
 pub struct Inet {
     pub address: Address,
-    /// Whether its prefix length makes it a single host.
+    /// Whether the prefix length denotes a single host.
     pub is_host: bool,
-    /// Whether it is spelled as the inventory's keys are: a host, and not an IPv4-mapped one.
+    /// Whether it is spelled as the inventory's keys: a host, and not an IPv4-mapped one.
     pub is_canonical: bool,
 }
 
@@ -59,7 +59,7 @@ pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
     }
 }
 
-/// A host `inet` in the current memory context.
+/// Writes a host `inet` into the current memory context.
 pub(super) fn write(address: Address) -> pg_sys::Datum {
     match address.ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, 32, &ip.octets()),
@@ -67,12 +67,12 @@ pub(super) fn write(address: Address) -> pg_sys::Datum {
     }
 }
 
-/// The `inet` 0.0.0.0/0, which is no host, in the current memory context.
+/// Returns the `inet` 0.0.0.0/0, which is not a host, in the current memory context.
 pub fn everything() -> Typed<super::value::Inet> {
     Typed::made(allocate(FAMILY_V4, 0, &[0; 4]))
 }
 
-/// A `cidr` in the current memory context; its layout is that of `inet`.
+/// Writes a `cidr` into the current memory context; its layout is that of `inet`.
 pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
     match prefix.network().ip() {
         IpAddr::V4(ip) => allocate(FAMILY_V4, prefix.length(), &ip.octets()),

@@ -1,7 +1,8 @@
-//! Cache invalidation: learning that the catalogs, or a table of ours, changed under what was remembered.
+//! Cache invalidation: detects that the catalogs, or a table of the extension, changed since data was cached.
 //!
-//! The server calls back whenever this backend accepts invalidation messages: at the start of a transaction, when a lock
-//! is taken, after own commands. The callbacks only count; whoever remembers something compares the counts.
+//! The server calls back when this backend accepts invalidation messages: at the start of a transaction, when
+//! a lock is taken, after its own commands. The callbacks only increase counts. Code that caches data
+//! compares these counts.
 
 use std::cell::Cell;
 
@@ -15,19 +16,19 @@ thread_local! {
     static CONSTRAINTS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Grows whenever any table's definition or any function may have changed.
+/// Grows when any table's definition or any function may have changed.
 pub fn catalog_version() -> u64 {
     register();
     CATALOG.get()
 }
 
-/// Grows whenever any constraint may have come, gone or changed.
+/// Grows when any constraint may have been added, dropped or changed.
 pub fn constraints_version() -> u64 {
     register();
     CONSTRAINTS.get()
 }
 
-/// Grows whenever somebody announced a change of the watched table's content by [`announce`].
+/// Grows when a change of the watched table's content was announced by [`announce`].
 pub fn content_version(table: pg_sys::Oid) -> u64 {
     register();
     if WATCHED.get() != table {
@@ -37,7 +38,7 @@ pub fn content_version(table: pg_sys::Oid) -> u64 {
     CONTENT.get()
 }
 
-/// Tells all backends at commit, and this one now, that a table's content changed in a way that matters.
+/// Notifies all backends at commit, and this one now, of a relevant change in a table's content.
 pub fn announce(table: pg_sys::Oid) {
     // SAFETY: queues a message; the table is open in the statement whose trigger calls this.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table) }
@@ -47,7 +48,8 @@ fn register() {
     if REGISTERED.replace(true) {
         return;
     }
-    // SAFETY: static functions, registered once per backend; there is room for 64 and 10 of them.
+    // SAFETY: static functions, registered once per backend; there is room for 64 callbacks and 10 relation
+    // callbacks.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), pg_sys::Datum::from(0));
         let functions = pg_sys::SysCacheIdentifier::PROCOID as i32;

@@ -1,4 +1,4 @@
-//! `jsonb` datums: built and read in the server's binary form, without text in between.
+//! `jsonb` datums, built and read in the server's binary form, without conversion to text.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -40,7 +40,7 @@ impl Object {
         self.value(value_of(pg_sys::jbvType::jbvNumeric, |v| v.numeric = numeric));
     }
 
-    /// A finite number; the caller keeps NaN and infinity out, which JSON cannot say.
+    /// Adds a finite number. The caller excludes NaN and infinity, which JSON cannot express.
     pub fn float(&mut self, key: &str, value: f64) {
         if !value.is_finite() {
             return;
@@ -67,13 +67,14 @@ impl Object {
         self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
     }
 
-    /// Any JSON, as somebody else sent it: what a text of the server's cannot hold is left out of its strings.
+    /// Adds any JSON value from outside. NUL characters, which the server cannot store, are removed from its
+    /// strings.
     pub fn json(&mut self, key: &str, value: &serde_json::Value) {
         self.key(without_nul(key));
         self.nested(pg_sys::JsonbIteratorToken::WJB_VALUE, value);
     }
 
-    /// A value, or an element. Recursion is as deep as the parser allowed.
+    /// Adds a value or an element. The parser limits the depth of the recursion.
     fn nested(&mut self, token: pg_sys::JsonbIteratorToken::Type, value: &serde_json::Value) {
         use serde_json::Value as Json;
         let scalar = match value {
@@ -102,7 +103,7 @@ impl Object {
         self.push(token, Some(scalar));
     }
 
-    /// An object or array that is there already; its bytes must live until this object is finished.
+    /// Adds an existing object or array; its bytes must live until this object is finished.
     pub fn nested_container(&mut self, key: &str, container: Container<'_>) {
         self.key(key);
         let size = container.size as i32;
@@ -127,8 +128,9 @@ impl Object {
     ) -> *mut pg_sys::JsonbValue {
         let mut value = value;
         let pointer = value.as_mut().map_or(std::ptr::null_mut(), |v| v as *mut _);
-        // SAFETY: the state is ours and tokens arrive in the order that the grammar asks for. The value is copied,
-        // its string bytes are not: they must live until JsonbValueToJsonb, hence `string_value` copies them.
+        // SAFETY: this object owns the state, and tokens arrive in the order of the grammar. The value is
+        // copied, but not its string bytes. These must live until JsonbValueToJsonb, hence `string_value`
+        // copies them.
         unsafe { pg_sys::pushJsonbValue(&mut self.state, token, pointer) }
     }
 }
@@ -142,7 +144,7 @@ fn value_of(
     value
 }
 
-/// A text that a jsonb of this database can hold: JSON may say NUL, the server cannot.
+/// Returns a text without NUL characters, which JSON allows and the server does not.
 fn without_nul(text: &str) -> Cow<'_, [u8]> {
     if text.contains('\0') {
         Cow::Owned(text::to_server(&text.replace('\0', "")).into_owned())
@@ -151,7 +153,7 @@ fn without_nul(text: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// A number, by its digits.
+/// Returns a number from its digits.
 fn numeric_value(digits: &str) -> pg_sys::JsonbValue {
     let digits = std::ffi::CString::new(digits).unwrap_or_default();
     // SAFETY: numeric_in takes a NUL-terminated text, a type that it ignores and no modifier.
@@ -192,7 +194,7 @@ pub struct Container<'a> {
     lives: PhantomData<&'a [u8]>,
 }
 
-/// What a key or an element holds.
+/// The value of a key or of an element.
 pub enum Value<'a> {
     Null,
     Bool(bool),
@@ -209,7 +211,7 @@ pub struct Number<'a> {
 }
 
 impl Number<'_> {
-    /// As the server writes it.
+    /// Returns the number as the server writes it.
     pub fn text(self) -> String {
         // SAFETY: numeric_out takes a numeric, which outlives `self`, and returns a NUL-terminated string.
         unsafe {
@@ -248,7 +250,7 @@ impl<'a> Container<'a> {
         unsafe { (*self.pointer).header }
     }
 
-    /// The value under a key; `None` when this is not an object or lacks the key.
+    /// Returns the value of a key; `None` if this is not an object or lacks the key.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         if self.header() & OBJECT == 0 {
             return None;
@@ -266,7 +268,7 @@ impl<'a> Container<'a> {
         (!hit.is_null()).then(|| read_value(&found))
     }
 
-    /// The object under a key.
+    /// Returns the object under a key.
     pub fn object(self, key: &str) -> Option<Container<'a>> {
         match self.get(key) {
             Some(Value::Nested(inner)) if inner.is_object() => Some(inner),
@@ -274,8 +276,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Returns the text under a key where the database stores it as UTF-8 does: the extension's own words, which are
-    /// ASCII, in every encoding.
+    /// Returns the text under a key without conversion. The extension's own texts are ASCII, which is the
+    /// same in every encoding.
     pub fn text(self, key: &str) -> Option<&'a str> {
         match self.get(key) {
             Some(Value::String(Cow::Borrowed(text))) => Some(text),
@@ -291,7 +293,7 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// Bytes that it takes.
+    /// Returns its size in bytes.
     pub fn size(self) -> usize {
         self.size
     }
@@ -309,12 +311,12 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// A copy that outlives its memory context.
+    /// Returns a copy that outlives its memory context.
     pub fn keep(self) -> Kept {
         Kept::from_payload(self.bytes())
     }
 
-    /// As JSON.
+    /// Returns it as JSON text.
     pub fn json(self) -> String {
         // SAFETY: JsonbToCString reads the container, which outlives 'a, and returns a palloc'ed string.
         unsafe {
@@ -323,7 +325,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// The keys of an object; those that are no UTF-8, in a database of another encoding, are left out.
+    /// Returns the keys of an object. Keys that are not UTF-8, in a database of another encoding, are left
+    /// out.
     pub fn keys(self) -> Vec<&'a str> {
         if !self.is_object() {
             return Vec::new();
@@ -337,7 +340,7 @@ impl<'a> Container<'a> {
         self.header() & OBJECT != 0
     }
 
-    /// The elements when this is an array, else nothing.
+    /// Returns the elements if this is an array, otherwise none.
     pub fn elements(self) -> impl Iterator<Item = Value<'a>> {
         let header = self.header();
         let count = if header & ARRAY != 0 && header & SCALAR == 0 { header & COUNT } else { 0 };
@@ -378,20 +381,20 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
 }
 
 impl Typed<Jsonb> {
-    /// Reads the document. It is valid as long as the memory context that the value was made in.
+    /// Returns the document. It is valid as long as the memory context in which the value was made.
     pub fn container(&self) -> Option<Container<'_>> {
         // SAFETY: the type says that this is a jsonb.
         self.datum().map(|datum| unsafe { Container::read(datum) })
     }
 }
 
-/// A kept document, to be read.
+/// Returns a kept document for reading.
 pub fn of_kept(document: &Kept) -> Container<'_> {
     // SAFETY: the kept bytes are a jsonb datum, and plain: the container points into them.
     unsafe { Container::read(document.datum()) }
 }
 
-/// Whether a kept document is an object without keys.
+/// Returns whether a kept document is an object without keys.
 pub fn is_empty(document: &Kept) -> bool {
     of_kept(document).header() & (COUNT | OBJECT) == OBJECT
 }
@@ -402,13 +405,14 @@ const ENTRY_LENGTH: u32 = 0x0FFF_FFFF;
 const ENTRY_HAS_OFFSET: u32 = 0x8000_0000;
 const ENTRY_NUMERIC: u32 = 0x1000_0000;
 const ENTRY_CONTAINER: u32 = 0x5000_0000;
-/// Every so many entries hold the end's offset instead of the length.
+/// Each entry whose index is a multiple of this holds the offset of its end instead of its length.
 const OFFSET_STRIDE: usize = 32;
 
-/// An object without one of its keys, outliving its memory context; anything else is kept as it is.
+/// Returns an object without one of its keys, outliving its memory context. Any other value is kept
+/// unchanged.
 ///
-/// Children are copied as the bytes that they are. The SQL operator takes every nested value apart and builds it
-/// anew, which costs more than finding the row that the document is in.
+/// Children are copied as bytes. The SQL operator decomposes and rebuilds every nested value, which costs
+/// more than finding the document's row.
 pub fn keep_without(document: Container<'_>, key: &str) -> Kept {
     let (bytes, header) = (document.bytes(), document.header());
     if header & OBJECT == 0 || document.get(key).is_none() {
@@ -461,7 +465,7 @@ fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
         .collect()
 }
 
-/// A text, in the server's encoding, as the server reads it; `None` where it cannot, for whatever reason.
+/// Parses a text in the server's encoding. Returns `None` if the server rejects it for any reason.
 pub fn parse(text: &[u8]) -> Option<Typed<Jsonb>> {
     let text = std::ffi::CString::new(text).ok()?;
     // SAFETY: jsonb_in takes a NUL-terminated text, which outlives the call.
@@ -471,12 +475,12 @@ pub fn parse(text: &[u8]) -> Option<Typed<Jsonb>> {
     parsed.ok().flatten().map(Typed::made)
 }
 
-/// An object without keys.
+/// Returns an object without keys.
 pub fn empty() -> Typed<Jsonb> {
     object(|_| ())
 }
 
-/// `left || right`, as the SQL operator does it for two objects; null if both are.
+/// Returns `left || right`, as the SQL operator does for two objects; null if both are null.
 pub fn concat(left: Typed<Jsonb>, right: Typed<Jsonb>) -> Typed<Jsonb> {
     let (Some(first), Some(second)) = (left.datum(), right.datum()) else {
         return if left.is_null() { right } else { left };

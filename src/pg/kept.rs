@@ -1,4 +1,4 @@
-//! Values that outlive the memory context they were made in.
+//! Values that outlive the memory context in which they were made.
 
 use std::marker::PhantomData;
 
@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::value::{Jsonb, SqlType, Text, ToSql, Typed};
 
-/// A copy of a value of variable length in Rust's memory, aligned as PostgreSQL wants its varlenas.
+/// A copy of a value of variable length in Rust's memory, with the alignment of PostgreSQL's varlenas.
 pub struct Kept<T = Jsonb> {
     words: Box<[u64]>,
     of: PhantomData<T>,
@@ -40,7 +40,7 @@ impl<T: Varlena> Kept<T> {
         }
     }
 
-    /// A varlena with this payload, which must be one of the type `T`.
+    /// Makes a varlena with this payload, which must be a payload of the type `T`.
     pub(super) fn from_payload(payload: &[u8]) -> Kept<T> {
         let size = pg_sys::VARHDRSZ + payload.len();
         let mut words = vec![0u64; size.div_ceil(8)].into_boxed_slice();
@@ -53,12 +53,12 @@ impl<T: Varlena> Kept<T> {
         Kept { words, of: PhantomData }
     }
 
-    /// The datum, valid as long as `self`.
+    /// Returns the datum, valid as long as `self`.
     pub(super) fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.words.as_ptr())
     }
 
-    /// Bytes held.
+    /// Returns its size in bytes.
     pub fn size(&self) -> usize {
         self.words.len() * 8
     }
@@ -76,7 +76,7 @@ impl<T: Varlena> Kept<T> {
 }
 
 impl<T: Varlena> Typed<T> {
-    /// A copy that outlives its memory context.
+    /// Returns a copy that outlives its memory context.
     pub fn keep(self) -> Option<Kept<T>> {
         // SAFETY: the type says that this is a varlena.
         self.datum().map(|datum| unsafe { Kept::copy(datum) })

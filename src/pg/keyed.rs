@@ -1,5 +1,5 @@
-//! One row of a table of the extension by its key, which is of type oid. For rules that a session's insert looks up once
-//! a statement: below the executor, and without waiting for a lock.
+//! Reads one row of a table of the extension by its key of type oid. For rules that a session's insert looks
+//! up once per statement: below the executor, and without waiting for a lock.
 
 use std::ffi::CStr;
 
@@ -20,8 +20,8 @@ pub struct KeyedRow<'a> {
 }
 
 impl Keyed {
-    /// Opens a table whose first column is the key, of type oid or regclass. `None` where there is no such table with this
-    /// index, or where another transaction keeps one of them from being read.
+    /// Opens a table whose first column is the key, of type oid or regclass. Returns `None` if there is no
+    /// such table with this index, or if another transaction's lock prevents reading one of them.
     pub fn open(schema: pg_sys::Oid, table: &CStr, index: &CStr) -> Option<Keyed> {
         let (table, index) = (find(schema, table), find(schema, index));
         if [table, index].contains(&pg_sys::InvalidOid) {
@@ -47,11 +47,11 @@ impl Keyed {
         }
     }
 
-    /// Hands the committed row with this key to `read`.
+    /// Passes the committed row with this key to `read`.
     pub fn find<T>(&self, key: pg_sys::Oid, read: impl FnOnce(&KeyedRow<'_>) -> T) -> Option<T> {
         let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the table is open, its first column is an oid, and the index is one of the table's and locked; see `open`. The
-        // scan takes a catalog snapshot and releases it.
+        // SAFETY: the table is open, its first column is an oid, and the index belongs to the table and is
+        // locked; see `open`. The scan takes a catalog snapshot and releases it.
         unsafe {
             pg_sys::ScanKeyInit(
                 &mut scan_key,
@@ -84,7 +84,7 @@ impl Drop for Keyed {
 }
 
 impl KeyedRow<'_> {
-    /// A column of this type; `None` where it is null, or the table has no such column.
+    /// Returns a column of this type; `None` if it is null, or the table has no such column.
     fn column(&self, name: &CStr, type_oid: pg_sys::Oid) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the tuple is of the open table, whose descriptor names the column and its type.
@@ -99,12 +99,12 @@ impl KeyedRow<'_> {
         }
     }
 
-    /// A column of type boolean.
+    /// Returns a column of type boolean.
     pub fn boolean(&self, name: &CStr) -> Option<bool> {
         self.column(name, pg_sys::BOOLOID).map(|datum| datum.value() != 0)
     }
 
-    /// A column of type name, in the server's encoding.
+    /// Returns a column of type name, in the server's encoding.
     pub fn name(&self, name: &CStr) -> Option<Vec<u8>> {
         // SAFETY: a name is NUL-terminated within its fixed length, and lives as long as the row.
         self.column(name, pg_sys::NAMEOID)

@@ -1,23 +1,24 @@
-//! Latches: waking another process, and waiting to be woken.
+//! Latches: waking another process, and waiting for a wake-up.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// The latch of some process, as shared memory holds it. 0 is no latch.
+/// The latch of a process, as shared memory stores it. 0 is no latch.
 ///
-/// Latches live in the server's main shared memory, which every process maps at the same address and which is never
-/// given back; setting the latch of a process that is gone wakes nobody, or somebody who looks and sleeps on.
+/// Latches are in the server's main shared memory, which every process maps at the same address and which is
+/// never freed. Setting the latch of a process that has ended has no effect, or wakes a new process that
+/// finds no work and sleeps again.
 pub type Address = usize;
 
-/// The latch of this process.
+/// Returns the latch of this process.
 pub fn own() -> Address {
     // SAFETY: reads a static that is set before any library code runs in a backend.
     unsafe { pg_sys::MyLatch as Address }
 }
 
-/// Wakes the process whose latch this is.
+/// Wakes the process that owns this latch.
 pub fn set(latch: Address) {
     if latch != 0 {
         // SAFETY: see `Address`; SetLatch neither raises nor blocks.
@@ -25,8 +26,9 @@ pub fn set(latch: Address) {
     }
 }
 
-/// Sleeps until this process is woken, `also` becomes readable, or the time is up; ends the process when the
-/// postmaster is gone. Then lets cancel, shutdown and barriers take effect, which must never wait for a sleeper.
+/// Sleeps until this process is woken, `also` becomes readable, or the timeout ends. Ends the process if the
+/// postmaster has ended. Afterwards it accepts cancel, shutdown and barriers, which must never wait for a
+/// sleeping process.
 pub fn wait(timeout: Duration, also: Option<BorrowedFd<'_>>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     if also.is_some() {

@@ -7,9 +7,9 @@ use memmap2::Mmap;
 
 /// Maps a whole file.
 ///
-/// Only for files that nobody changes in place: the private copies of the mmdb files, which are written under a
-/// temporary name, renamed into place and afterwards only ever unlinked. A mapped file that is truncated is a SIGBUS
-/// for the backend and with it a restart of the cluster.
+/// Only for files that are never changed in place: the private copies of the mmdb files. These are written
+/// under a temporary name, renamed into place and afterwards only unlinked. Truncating a mapped file would
+/// cause a SIGBUS in the backend and a restart of the cluster.
 pub fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: see above; the data directory belongs to the server alone.
     unsafe { Mmap::map(file) }

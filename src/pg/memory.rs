@@ -1,9 +1,9 @@
-//! Memory that goes away together.
+//! Temporary memory contexts.
 
 use pgrx::pg_sys;
 
-/// Runs `work` in a memory context of its own, deleted afterwards with all that was allocated in it. What `work`
-/// returns must not point there. On ERROR the parent context takes it along.
+/// Runs `work` in a new memory context, which is deleted afterwards with all its allocations. The result of
+/// `work` must not point there. On ERROR the context is deleted with its parent.
 pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the context is a child of the current one, current again before it is deleted.
     unsafe {
@@ -23,7 +23,7 @@ pub fn scratch<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs `work`, which may leave another memory context current than it was called in; afterwards it is this one again.
+/// Runs `work`, which may switch the memory context, and restores the current context afterwards.
 pub(super) fn returning<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the context was current and belongs to a caller, so it outlives `work`.
     unsafe {

@@ -35,7 +35,7 @@ pub fn take(slot: &'static OwnerSlot, worker_slot: &'static WorkerSlot) -> bool 
     true
 }
 
-/// Abandoned processes of a database.
+/// Returns the number of abandoned processes of a database.
 pub fn abandoned(database: pg_sys::Oid) -> usize {
     let slots = shared::block().worker_slots.iter().flat_map(|worker_slot| &worker_slot.owner_slots);
     let is_abandoned = |slot: &&OwnerSlot| {
@@ -46,8 +46,9 @@ pub fn abandoned(database: pg_sys::Oid) -> usize {
     slots.filter(is_abandoned).count()
 }
 
-/// Returns whether an owner process may log a message: no owner process of its database has logged it within `pause`
-/// microseconds. `message` is a hash, and two messages may share a place. Returns `None` in every other process.
+/// Returns whether an owner process may log a message: no owner process of its database has logged it within
+/// `pause` microseconds. `message` is a hash, and two messages may share an entry. Returns `None` in every
+/// other process.
 pub fn may_log(message: u64, now: i64, pause: i64) -> Option<bool> {
     let (_, worker_slot) = OWN.get()?;
     let at = &worker_slot.logged_at[(message % LOGGED as u64) as usize];
@@ -63,7 +64,7 @@ pub fn own_seat() -> Option<&'static WorkerSlot> {
     OWN.get().map(|(_, worker_slot)| worker_slot)
 }
 
-/// Notes that code of the owner begins in this process, or ends.
+/// Records that code of the owner begins in this process, or ends.
 fn code_runs(runs: bool) {
     let Some((slot, _)) = OWN.get() else { return };
     let now = clock::now();
@@ -73,7 +74,7 @@ fn code_runs(runs: bool) {
     }
 }
 
-/// Notes that code of the owner took longer than it may.
+/// Records that code of the owner exceeded its time.
 fn code_overran() {
     if let Some((slot, _)) = OWN.get() {
         slot.overruns.fetch_add(1, Ordering::Relaxed);
@@ -95,11 +96,12 @@ extern "C-unwind" fn on_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     }
 }
 
-/// Runs `work` in a subtransaction, as [`contained`](super::subtransaction::contained) does. It includes code of a table owner, which gets this much time. Only for owner processes, because
-/// nothing else uses the timer of statements there.
+/// Runs `work` in a subtransaction, as [`contained`](super::subtransaction::contained) does. `work` includes
+/// code of a table owner and is cancelled after `limit`. Called only in owner processes, because nothing else
+/// uses the statement timer there.
 ///
-/// That code may catch the cancellation. Then the process ends a moment later. Advisory locks that the code took for the
-/// session are released.
+/// The owner's code may catch the cancellation. Then the process ends a moment later. Advisory locks that the
+/// code took for the session are released.
 pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<T, Failure> {
     let timer = Timer::start(limit);
     code_runs(true);
@@ -108,12 +110,13 @@ pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Result<
     if timer.has_ended() {
         code_overran();
     }
-    // SAFETY: releases session-level advisory locks; ours are the transaction's.
+    // SAFETY: releases session-level advisory locks; the extension's locks belong to the transaction.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
     result
 }
 
-/// How long cancelled code may run at most, in milliseconds, and not longer than before it was cancelled.
+/// How long cancelled code may run at most, in milliseconds. It never runs longer than it ran before the
+/// cancellation.
 const GRACE: c_int = 500;
 
 thread_local! {
@@ -130,16 +133,17 @@ fn last_warning() -> c_int {
     })
 }
 
-/// Runs in a signal handler: it only sets what the next check for interrupts looks at.
+/// Runs in a signal handler. It only sets flags for the next check for interrupts.
 extern "C-unwind" fn end_process() {
-    // SAFETY: flags of this process that signal handlers of the server's set in the same way.
+    // SAFETY: flags of this process that the server's signal handlers set in the same way.
     unsafe {
         pg_sys::ProcDiePending = 1;
         pg_sys::InterruptPending = 1;
     }
 }
 
-/// Cancels whatever runs when its time is over, and ends the process if that does not help; no more once it is dropped.
+/// Cancels the running code when its time is over, and ends the process if that does not help. Stops when it
+/// is dropped.
 struct Timer {
     started: Instant,
     limit: Duration,
@@ -148,11 +152,11 @@ struct Timer {
 impl Timer {
     fn start(limit: Duration) -> Timer {
         let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX).max(1);
-        // What the server counts: it may end the work before a longer limit has passed.
+        // The server counts whole milliseconds: it may end the work before a longer limit has passed.
         let limit = Duration::from_millis(u64::from(milliseconds.unsigned_abs()));
         let timer = Timer { started: Instant::now(), limit };
-        // SAFETY: the server registered the first timeout when the process connected, we the other; both are disabled when
-        // this is dropped.
+        // SAFETY: the server registered the first timeout when the process connected, and `last_warning`
+        // registers the other; both are disabled when this is dropped.
         unsafe {
             enable_timeout_after(STATEMENT_TIMEOUT, milliseconds);
             enable_timeout_after(last_warning(), milliseconds.saturating_add(GRACE.min(milliseconds)));
@@ -167,7 +171,7 @@ impl Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        // SAFETY: as above. A cancellation that the timer sent after the work had ended is nobody's.
+        // SAFETY: as above. A cancellation that the timer sent after the work had ended is discarded.
         unsafe {
             disable_timeout(STATEMENT_TIMEOUT, false);
             disable_timeout(last_warning(), false);

@@ -1,21 +1,22 @@
 //! Slots in shared memory for the processes that run code of table owners.
 //!
-//! A worker gives a slot to an owner and starts a process for it. The process stores its pid there and clears it at
-//! its end. So a process that does not end keeps its slot, also under the next worker. All fields are atomics. The worker
-//! writes the owner and the requests. The process writes its pid and its progress.
+//! A worker assigns a slot to an owner and starts a process for it. The process stores its pid there and
+//! clears it at its end. So a process that does not end keeps its slot, even under the next worker. All
+//! fields are atomics. The worker writes the owner and the requests. The process writes its pid and its
+//! progress.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{background, clock, latch};
 
-/// Slots of a database: for two running processes, or for two abandoned ones and one that runs.
+/// Slots per database: for two running processes, or for two abandoned processes and a running one.
 pub const OWNER_SLOTS: usize = 3;
-/// The time of a statement that runs code of an owner.
+/// The time limit of a statement that runs code of an owner.
 const CODE_LIMIT: Duration = Duration::from_millis(600);
 /// The same for a new owner: many new owners with hostile code must not keep another one waiting.
 const TRIAL_LIMIT: Duration = Duration::from_millis(100);
-/// Messages whose last time is remembered.
+/// Number of messages whose last time is stored.
 pub const LOGGED: usize = 32;
 
 #[repr(C)]
@@ -37,7 +38,7 @@ pub struct OwnerSlot {
     pub others_wait: AtomicBool,
     /// The owner is new, so that the code gets less time.
     pub is_trial: AtomicBool,
-    /// The worker did not wait any longer for the code to end.
+    /// The worker stopped waiting for the code to end.
     pub is_abandoned: AtomicBool,
     /// The process evaluates the rules of the owner, from this table and page on.
     pub evaluates: AtomicBool,
@@ -59,13 +60,13 @@ pub struct OwnerSlot {
     pub overruns: AtomicI64,
     /// The worker terminated the process.
     pub is_terminated: AtomicBool,
-    /// The code of the owner ended the process, and no SIGTERM by another role.
+    /// The code of the owner ended the process, not a SIGTERM by another role.
     pub ended_in_code: AtomicBool,
-    /// The process ended by itself, with nothing left half done.
+    /// The process ended by itself and left no work unfinished.
     pub has_finished: AtomicBool,
-    /// Holder of the leases of the process; 0 before the first.
+    /// Holder of the process's leases; 0 before the first lease.
     pub holder: AtomicI64,
-    /// Steps made and steps that failed since the process was started.
+    /// Steps, and failed steps, since the process was started.
     pub batches: AtomicI64,
     pub errors: AtomicI64,
     /// Microseconds since 2000.
@@ -88,7 +89,7 @@ impl OwnerSlot {
         if self.is_trial.load(Ordering::Relaxed) { TRIAL_LIMIT } else { CODE_LIMIT }
     }
 
-    /// Makes the process end at once, also in the middle of code that can be interrupted.
+    /// Makes the process end at once, even during code that can be interrupted.
     pub fn end(&self) {
         self.leave.store(true, Ordering::Release);
         background::terminate(self.pid.load(Ordering::Acquire));

@@ -1,11 +1,11 @@
-//! What a piece of SQL is, by the server's own grammar.
+//! Classifies SQL text with the server's grammar.
 
 use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-/// Whether a text in the server's encoding is one expression, whatever stands around it in parentheses. A syntax error is
-/// raised.
+/// Returns whether a text in the server's encoding is a single expression. Raises an error for a syntax
+/// error. The text is parsed inside parentheses.
 pub fn is_expression(text: &[u8]) -> bool {
     let Ok(statement) = CString::new([b"SELECT (\n", text, b"\n)"].concat()) else { return false };
     // SAFETY: the text is NUL-terminated; the parse tree lives in the current memory context.
@@ -20,7 +20,7 @@ pub fn is_expression(text: &[u8]) -> bool {
     }
 }
 
-/// `SELECT` of one value, and nothing else.
+/// Returns whether it is a `SELECT` of one value without further clauses.
 fn is_bare(select: &pg_sys::SelectStmt) -> bool {
     // SAFETY: a list of the parse tree or null.
     let is_one = !select.targetList.is_null() && unsafe { (*select.targetList).length } == 1;

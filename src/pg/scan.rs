@@ -1,7 +1,7 @@
-//! Reading a user's table below the executor.
+//! Reads a user's table below the executor.
 //!
-//! No code of the user's runs: no cast, no policy, no view. That matters where the reader acts with more rights than
-//! the table's owner has.
+//! No code of the user runs: no cast, no policy, no view. That matters when the reader has more rights than
+//! the table's owner.
 
 use std::ffi::CStr;
 use std::ops::{ControlFlow, Range};
@@ -19,8 +19,9 @@ pub enum AddressValue<'a> {
     Text(&'a [u8]),
 }
 
-/// Hands every non-null value of a column to `read`: of a table itself, or of all partitions of a partitioned one.
-/// Partitions that are not tables are passed over. Returns whether every table had such a column.
+/// Passes every non-null value of a column to `read`: of a table itself, or of all partitions of a
+/// partitioned table. Partitions that are not tables are skipped. Returns whether every table had such a
+/// column.
 pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue<'_>)) -> bool {
     let latest = snapshot::Latest::take();
     let mut is_whole = true;
@@ -48,7 +49,7 @@ fn parts(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     catalog::table_and_descendants(table, pg_sys::AccessShareLock)
 }
 
-/// The value of an address column in a row, valid as long as the row.
+/// Returns the value of an address column in a row, valid as long as the row.
 pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     let datum = row.column(column.number)?;
     // SAFETY: the column's type decides how its datum is read.
@@ -61,13 +62,13 @@ pub fn value(row: &Row, column: Column) -> Option<AddressValue<'_>> {
     }
 }
 
-/// The value of a time column in a row as timestamptz; times without zone are read in the session's TimeZone. `None` for a time
-/// that timestamptz cannot hold.
+/// Returns the value of a time column in a row as timestamptz. Times without zone are read in the session's
+/// TimeZone. `None` for a time that timestamptz cannot hold.
 pub fn time(row: &Row, column: Column) -> Option<i64> {
     column::timestamptz(row.column(column.number)?, column.type_oid)
 }
 
-/// A column's value as the server writes it, for types of the server's own.
+/// Returns a column's value as the server writes it, for built-in types.
 pub fn shown(row: &Row, column: Column) -> Option<String> {
     const SHOWN: [pg_sys::Oid; 5] =
         [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::UUIDOID, pg_sys::INETOID];
@@ -92,10 +93,11 @@ pub struct Readable {
 }
 
 impl Readable {
-    /// `None`: it is gone, or no plain table, or another session's temporary one, whose pages are in that one's memory.
+    /// Returns `None` if the table was dropped, is not a plain table, or is another session's temporary
+    /// table, whose pages are in that session's memory.
     pub fn open(table: pg_sys::Oid) -> Option<Readable> {
-        // SAFETY: the kind is looked at before opening, which raises for an index, and again when it cannot change any
-        // more; try_table_open answers null for a table that is gone.
+        // SAFETY: the kind is checked before opening, which raises an error for an index, and again when it
+        // cannot change any more; try_table_open returns null for a dropped table.
         unsafe {
             if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
                 return None;
@@ -113,13 +115,13 @@ impl Readable {
         }
     }
 
-    /// A column, by its name.
+    /// Returns a column by its name.
     pub fn column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open, and so is its descriptor.
         unsafe { Column::named((*self.relation).rd_att, name) }
     }
 
-    /// Returns a column that addresses can be read from. A row does not hold the values of a virtual column.
+    /// Returns a column from which addresses can be read. A row does not hold the values of a virtual column.
     pub fn address_column(&self, name: &CStr) -> Option<Column> {
         // SAFETY: the table is open.
         let table = unsafe { (*self.relation).rd_id };
@@ -127,19 +129,19 @@ impl Readable {
             .filter(|column| column.holds_addresses() && column.generated(table) != Generated::Virtual)
     }
 
-    /// The file that it is in: another one once it was rewritten or emptied.
+    /// Returns the number of the table's file, which changes when the table is rewritten or emptied.
     pub fn file(&self) -> u32 {
         // SAFETY: the table is open.
         unsafe { (*(*self.relation).rd_rel).relfilenode.to_u32() }
     }
 
-    /// Pages that it has now.
+    /// Returns the current number of pages.
     pub fn pages(&self) -> u32 {
         // SAFETY: the table is open.
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
     }
 
-    /// Rows that it may have, as the planner thinks.
+    /// Returns the planner's estimate of the number of rows.
     pub fn rows_estimated(&self) -> i64 {
         let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
         // SAFETY: the table is open; the planner's own estimate fills three numbers and asks for no widths.
@@ -155,14 +157,14 @@ impl Readable {
         rows as i64
     }
 
-    /// Hands all rows that a snapshot sees to `read`, until it has enough.
+    /// Passes all rows that a snapshot sees to `read`, until `read` stops.
     pub fn rows(&self, view: View<'_>, read: impl FnMut(&Row) -> ControlFlow<()>) {
         // SAFETY: the table is open during the scan.
         let scan = unsafe { pg_sys::table_beginscan(self.relation, view.raw(), 0, std::ptr::null_mut()) };
         self.scan(scan, pg_sys::table_scan_getnextslot, read);
     }
 
-    /// The same for some of its pages, in their order.
+    /// The same for a range of pages, in order.
     pub fn rows_of_pages(
         &self,
         view: View<'_>,
@@ -173,7 +175,8 @@ impl Readable {
             return;
         }
         let (mut first, mut last) = (Place::beginning_of(pages.start), Place::end_of_those_before(pages.end));
-        // SAFETY: the table is open during the scan, which copies both places. Not every access method can.
+        // SAFETY: the table is open during the scan, which copies both places. Not every access method
+        // supports this.
         let scan = unsafe {
             if (*(*self.relation).rd_tableam).scan_set_tidrange.is_none() {
                 pgrx::error!("the access method of a session table cannot read it page by page");
@@ -183,7 +186,7 @@ impl Readable {
         self.scan(scan, pg_sys::table_scan_getnextslot_tidrange, read);
     }
 
-    /// What `read` allocates on the server's side is gone with the row.
+    /// Allocations of `read` in server memory are freed with the row.
     fn scan(
         &self,
         scan: pg_sys::TableScanDesc,

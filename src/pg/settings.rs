@@ -1,7 +1,7 @@
-//! Settings that are declared as data: the server's definitions of them, and their values of the moment. And texts that
-//! are checked when they are set.
+//! Settings that are declared as data: their definitions in the server, and their current values. Also texts
+//! that are checked when they are set.
 //!
-//! The server keeps pointers to what it is given here, for as long as the process lives.
+//! The server keeps pointers to the definitions for the lifetime of the process.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use cowrie_enrich_engine::providers::setting::{Kind, Setting, Unit, Value};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
-/// A setting that the server knows.
+/// A setting that is defined in the server.
 pub struct Defined {
     pub declared: &'static Setting,
     cell: Cell,
@@ -24,13 +24,14 @@ enum Cell {
     Choice(*mut c_int),
 }
 
-// SAFETY: what a choice's pointer points to is read and written by the server's own thread only, like every setting.
+// SAFETY: only the server's own thread reads and writes the value behind a choice's pointer, like every
+// setting.
 unsafe impl Sync for Defined {}
 // SAFETY: as above.
 unsafe impl Send for Defined {}
 
-/// Defines a setting; called while the library is loaded. All can be changed by a reload, and by nothing less: the
-/// workers must see what every backend sees.
+/// Defines a setting; called while the library is loaded. Settings change only by a reload, because the
+/// workers must see the same values as every backend.
 pub fn define(declared: &'static Setting) -> Defined {
     let guard = if declared.guarded { GucFlags::SUPERUSER_ONLY } else { GucFlags::default() };
     let cell = match declared.kind {
@@ -96,31 +97,32 @@ fn define_choice(
 }
 
 impl Defined {
-    /// What it is set to.
+    /// Returns its current value.
     pub fn value(&self) -> Value {
         match self.cell {
             Cell::Text(cell) => Value::Text(super::text::setting(cell.get())),
             Cell::Number(cell) => Value::Number(cell.get()),
-            // SAFETY: written by the server's own thread, which this is.
+            // SAFETY: written by the server's own thread, which is the current thread.
             Cell::Choice(value) => Value::Number(unsafe { *value }),
         }
     }
 }
 
-/// Says what a text may be. It must not reach the server: it runs wherever settings are read, in the postmaster too.
+/// A check of a text value. It must not call the server, because it runs wherever settings are read, even in
+/// the postmaster.
 pub trait Check {
-    /// The text without surrounding blanks, which is not empty.
+    /// Checks the text, which has no surrounding blanks and is not empty.
     fn check(text: &str) -> Result<(), Refusal>;
 }
 
-/// Defines a text for superusers alone that is refused unless it passes its check. Empty always does.
+/// Defines a text that only superusers may set and that must pass its check. An empty text always passes.
 pub fn define_checked<C: Check>(
     name: &'static CStr,
     short: &'static CStr,
     long: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
 ) {
-    // SAFETY: the hook lets no panic out.
+    // SAFETY: no panic leaves the hook.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             name,
@@ -136,7 +138,8 @@ pub fn define_checked<C: Check>(
     }
 }
 
-/// A panic refuses the value. So does an ERROR that pgrx made a panic of: copying a reason may run out of memory.
+/// A panic refuses the value. So does an ERROR that pgrx turned into a panic, because copying a reason may
+/// run out of memory.
 unsafe extern "C-unwind" fn check_text<C: Check>(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
@@ -152,7 +155,8 @@ unsafe extern "C-unwind" fn check_text<C: Check>(
         match C::check(text) {
             Ok(()) => true,
             Err(refusal) => {
-                // SAFETY: where the macros GUC_check_errdetail and GUC_check_errhint put their texts.
+                // SAFETY: the fields in which the macros GUC_check_errdetail and GUC_check_errhint store
+                // their texts.
                 unsafe {
                     pg_sys::GUC_check_errdetail_string = for_the_report(refusal.reason);
                     pg_sys::GUC_check_errhint_string = for_the_report(refusal.hint);
@@ -164,14 +168,15 @@ unsafe extern "C-unwind" fn check_text<C: Check>(
     catch_unwind(AssertUnwindSafe(check)).unwrap_or(false)
 }
 
-/// A copy that lives until the error has been reported; null where it cannot be had.
+/// Returns a copy that lives until the error has been reported; null if memory is exhausted.
 fn for_the_report(text: &str) -> *mut c_char {
     let text = CString::new(text).unwrap_or_default();
-    // SAFETY: copies a NUL-terminated text into the context that the server empties when it is done with an error.
+    // SAFETY: copies a NUL-terminated text into the context that the server resets after it has handled an
+    // error.
     unsafe { pg_sys::MemoryContextStrdup(pg_sys::ErrorContext, text.as_ptr()) }
 }
 
-/// Returns the `lock_timeout` of the moment; `None` where statements wait without end.
+/// Returns the current `lock_timeout`; `None` if statements wait without limit.
 pub fn lock_timeout() -> Option<Duration> {
     // SAFETY: reads a setting of this process.
     let milliseconds = unsafe { pg_sys::LockTimeout };

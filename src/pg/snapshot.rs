@@ -1,10 +1,10 @@
-//! Snapshots for reads that we make ourselves.
+//! Snapshots for reads of the extension.
 
 use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-/// What a snapshot sees, for reads while it is valid.
+/// A snapshot for reads, for as long as it is valid.
 #[derive(Clone, Copy)]
 pub struct View<'a>(pg_sys::Snapshot, PhantomData<&'a ()>);
 
@@ -14,7 +14,7 @@ impl View<'_> {
     }
 }
 
-/// A registered snapshot of this instant that sees everything this transaction has done so far.
+/// A registered snapshot of this instant, which includes all changes of this transaction so far.
 pub struct Latest(pg_sys::Snapshot);
 
 impl Latest {
@@ -35,7 +35,7 @@ impl Drop for Latest {
     }
 }
 
-/// A registered snapshot of the moment that a transaction of repeatable reads sees.
+/// A registered snapshot of the moment that a repeatable read transaction sees.
 pub struct OfTransaction(pg_sys::Snapshot);
 
 impl OfTransaction {
@@ -56,7 +56,7 @@ impl Drop for OfTransaction {
     }
 }
 
-/// A snapshot that also sees rows of transactions in progress, prepared ones among them.
+/// A snapshot that also sees rows of transactions in progress, including prepared ones.
 pub struct Dirty(*mut pg_sys::SnapshotData);
 
 impl Dirty {
@@ -72,9 +72,9 @@ impl Dirty {
         self.0
     }
 
-    /// Whether another transaction that is in progress has inserted the row that this snapshot saw last.
+    /// Returns whether another transaction in progress has inserted the row that this snapshot saw last.
     pub fn saw_insertion(&self) -> bool {
-        // SAFETY: allocated in `new` and freed on drop; the server writes to it only while it looks at a row.
+        // SAFETY: allocated in `new` and freed on drop; the server writes to it only while it checks a row.
         unsafe { (*self.0).xmin != pg_sys::InvalidTransactionId }
     }
 }
@@ -86,22 +86,22 @@ impl Drop for Dirty {
     }
 }
 
-/// The snapshot of the running statement, if one is active. It is valid until the statement ends.
+/// Returns the snapshot of the running statement, if one is active. It is valid until the statement ends.
 pub fn of_statement() -> Option<View<'static>> {
     // SAFETY: GetActiveSnapshot is valid whenever one is set.
     unsafe { pg_sys::ActiveSnapshotSet().then(|| View(pg_sys::GetActiveSnapshot(), PhantomData)) }
 }
 
-/// Whether reads of this transaction are watched for serialization conflicts.
+/// Returns whether the server tracks this transaction's reads for serialization conflicts.
 pub fn is_serializable() -> bool {
     // SAFETY: reads a static of the transaction system.
     unsafe { pg_sys::XactIsoLevel == pg_sys::XACT_SERIALIZABLE as i32 }
 }
 
-/// What a session's insert reads the inventory with: the statement's snapshot, if there is one. In a serializable
-/// transaction it is "whatever is committed", which takes no predicate locks: two sessions must not fail each other
-/// because of reads that their users did not ask for. Such a read may miss a row that is being updated; then the
-/// snapshot comes from the files.
+/// Returns the snapshot with which a session's insert reads the inventory: the statement's snapshot, if there
+/// is one. In a serializable transaction it is SnapshotSelf, which sees all committed rows and takes no
+/// predicate locks. Otherwise two sessions could fail each other by reads that their users did not ask for.
+/// Such a read may miss a row that is being updated; then the attribution comes from the files.
 pub fn for_probe() -> Option<View<'static>> {
     if is_serializable() {
         return Some(View(&raw mut pg_sys::SnapshotSelfData, PhantomData));
@@ -109,7 +109,7 @@ pub fn for_probe() -> Option<View<'static>> {
     of_statement()
 }
 
-/// Runs `work` with a fresh snapshot active, as statements need that run while none is (at commit).
+/// Runs `work` with a fresh snapshot active, for statements that run while none is active (at commit).
 pub fn with_fresh<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: a pushed snapshot is popped below, or by the abort of the enclosing subtransaction on ERROR.
     unsafe {

@@ -1,4 +1,4 @@
-//! Containment: work of ours that may fail without failing the user's transaction.
+//! Containment: work of the extension that may fail without failing the user's transaction.
 
 use std::panic::AssertUnwindSafe;
 
@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
-/// What the contained work raised.
+/// The error that the contained work raised.
 pub struct Failure {
     pub message: String,
     /// True if another transaction held a lock, or renamed the table: the work may succeed a moment later.
@@ -44,12 +44,12 @@ impl Failure {
         )
     }
 
-    /// Whether a row points at nothing.
+    /// Returns whether a foreign key was violated.
     pub fn was_reference(&self) -> bool {
         self.code == PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION
     }
 
-    /// Fails the caller with it after all.
+    /// Raises the error in the caller.
     pub fn raise(self) -> ! {
         let mut report = pg_sys::panic::ErrorReport::new(self.code, self.message, "contained");
         if let Some(hint) = self.hint {
@@ -60,20 +60,21 @@ impl Failure {
     }
 }
 
-/// Runs `work` in a subtransaction. An ERROR or a panic rolls it back and comes out as a value.
+/// Runs `work` in a subtransaction. An ERROR or a panic rolls it back and is returned as a value.
 ///
-/// Cancellation and shutdown are not ours to swallow: they are raised again after the rollback, because the user's
-/// statement is what they are meant for.
+/// Cancellation and shutdown are raised again after the rollback, because they are meant for the user's
+/// statement.
 pub fn contained<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     contained_unless(work, must_be_raised)
 }
 
-/// The same, but raises what `must_be_raised` says of.
+/// The same, but raises the errors for which `must_be_raised` returns true.
 pub(super) fn contained_unless<T>(
     work: impl FnOnce() -> T,
     must_be_raised: impl Fn(&CaughtError) -> bool,
 ) -> Result<T, Failure> {
-    // SAFETY: the pattern of PL/pgSQL's exception block: context and resource owner are those of before on every way out.
+    // SAFETY: the pattern of PL/pgSQL's exception block: the previous context and resource owner are restored
+    // on every way out.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());

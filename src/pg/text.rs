@@ -9,7 +9,8 @@ use pgrx::pg_sys;
 use super::kept::Kept;
 use super::value::Text;
 
-/// The bytes of a text-like datum (text, varchar, bpchar), copied only when they were compressed or out of line.
+/// Returns the bytes of a text-like datum (text, varchar, bpchar), copied only if they were compressed or out
+/// of line.
 ///
 /// # Safety
 /// `datum` must be a valid pointer to a varlena that outlives the returned slice.
@@ -29,7 +30,7 @@ pub(super) fn write(text: &str) -> pg_sys::Datum {
     write_bytes(&to_server(text))
 }
 
-/// A name of the server's, cut at its length, in the current memory context.
+/// Writes a name, truncated to the server's limit, into the current memory context.
 pub(super) fn name(text: &str) -> pg_sys::Datum {
     let text = std::ffi::CString::new(text).unwrap_or_default();
     // SAFETY: palloc returns a whole NameData or raises; namestrcpy fills and terminates it.
@@ -40,7 +41,7 @@ pub(super) fn name(text: &str) -> pg_sys::Datum {
     }
 }
 
-/// A text of bytes that are in the server's encoding.
+/// Writes a text from bytes in the server's encoding.
 pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     // SAFETY: as in `write`.
     unsafe {
@@ -48,7 +49,7 @@ pub(super) fn write_bytes(bytes: &[u8]) -> pg_sys::Datum {
     }
 }
 
-/// All 676 texts of two capitals, each a varlena of six bytes in eight.
+/// All 676 texts of two capital letters, each a varlena of six bytes in eight.
 static CAPITALS: [u64; 676] = {
     let header = if cfg!(target_endian = "big") { 6u32.to_ne_bytes() } else { (6u32 << 2).to_ne_bytes() };
     let mut texts = [0; 676];
@@ -61,7 +62,8 @@ static CAPITALS: [u64; 676] = {
     texts
 };
 
-/// A text of two letters A to Z, which every lookup of a country returns: made once, never freed.
+/// Returns a text of two letters A to Z, which every lookup of a country returns. These texts are made once
+/// and never freed.
 pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     match letters.map(|letter| usize::from(letter.wrapping_sub(b'A'))) {
         [first @ 0..26, second @ 0..26] => pg_sys::Datum::from(&raw const CAPITALS[first * 26 + second]),
@@ -69,15 +71,15 @@ pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
     }
 }
 
-/// A text that outlives its memory context.
+/// Returns a copy of a text that outlives its memory context.
 pub fn keep(text: &str) -> Kept<Text> {
     // SAFETY: `write` makes a plain varlena.
     unsafe { Kept::copy(write(text)) }
 }
 
-/// Converts a text to the database's encoding, by the server's own conversion. A character that the encoding lacks
-/// becomes `?`, because an organisation's name must not fail a session's insert. SQL_ASCII takes every byte as it is.
-/// Called inside a transaction, because the conversion is a row of a catalog.
+/// Converts a text to the database's encoding, by the server's own conversion. A character that the encoding
+/// lacks becomes `?`, because an organisation's name must not fail a session's insert. SQL_ASCII accepts
+/// every byte unchanged. Called inside a transaction, because the conversion is a row of a catalog.
 pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     if text.is_ascii() || holds_everything() {
         return Cow::Borrowed(text.as_bytes());
@@ -89,7 +91,7 @@ pub fn to_server(text: &str) -> Cow<'_, [u8]> {
         let (_, left) = rest.split_at_checked(done).unwrap_or((rest, ""));
         let mut characters = left.chars();
         if let Some(unknown) = characters.next() {
-            // Without a conversion in the catalog this is every character.
+            // Without a conversion in the catalog, this applies to every character.
             converted.push(if unknown.is_ascii() { unknown as u8 } else { b'?' });
         }
         rest = characters.as_str();
@@ -97,8 +99,8 @@ pub fn to_server(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(converted)
 }
 
-/// Converts bytes in the database's encoding to a text. What no conversion knows becomes U+FFFD.
-/// Called inside a transaction, as [`to_server`].
+/// Converts bytes in the database's encoding to a text. Bytes without a conversion become U+FFFD. Called
+/// inside a transaction, as [`to_server`].
 pub fn from_server(bytes: &[u8]) -> Cow<'_, str> {
     if bytes.is_ascii() || holds_everything() {
         return String::from_utf8_lossy(bytes);
@@ -126,15 +128,15 @@ enum Direction {
 }
 
 thread_local! {
-    /// The conversions of this backend's encoding, to it and from it; InvalidOid where there is none.
+    /// The conversions of this backend's encoding, to it and from it; InvalidOid if there is none.
     static CONVERSIONS: OnceCell<[pg_sys::Oid; 2]> = const { OnceCell::new() };
 }
 
 /// Bytes converted by one call. One byte becomes at most four.
 const CONVERTED_AT_ONCE: usize = 8192;
 
-/// Appends as much as the server converts; returns how many bytes of `from` that was. It stops before a character that
-/// cannot be converted, and before a NUL.
+/// Appends as much as the server converts. Returns the number of converted bytes of `from`. It stops before a
+/// character that cannot be converted, and before a NUL.
 fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     let conversion = CONVERSIONS.with(|known| known.get_or_init(conversions)[direction as usize]);
     if conversion == pg_sys::InvalidOid {
@@ -150,8 +152,8 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     while done < from.len() {
         let mut part = from[done..].to_vec();
         part.truncate(CONVERTED_AT_ONCE);
-        // SAFETY: the conversion is one of the server's own, between these encodings; source and target have the lengths
-        // given, and the target ends with a NUL. It does not write to the source.
+        // SAFETY: the conversion is one of the server's own, between these encodings; source and target have
+        // the given lengths, and the target ends with a NUL. It does not write to the source.
         let read = unsafe {
             pg_sys::pg_do_encoding_conversion_buf(
                 conversion,
@@ -168,7 +170,7 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
         to.extend_from_slice(&buffer[..written]);
         let read = usize::try_from(read).unwrap_or(0);
         done += read;
-        // A part may end within a character, which the next part then begins with.
+        // A part may end within a character, with which the next part begins.
         if read == 0 || (read < part.len() && part.len() < CONVERTED_AT_ONCE) {
             break;
         }
@@ -176,13 +178,14 @@ fn convert(from: &[u8], direction: Direction, to: &mut Vec<u8>) -> usize {
     done
 }
 
-/// Only the server's own conversions count: a role may create another default in a schema of its search_path.
+/// Returns the server's own conversions. Others do not count, because a role may create another default in a
+/// schema of its search_path.
 fn conversions() -> [pg_sys::Oid; 2] {
     let (utf8, server) = (pg_sys::pg_enc::PG_UTF8 as i32, encoding());
     let catalog = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
     [(utf8, server), (server, utf8)].map(|(from, to)| {
-        // SAFETY: a lookup in the system caches, inside a transaction; InvalidOid where there is none. The guard turns
-        // an ERROR of the server into a panic before it passes a Rust frame.
+        // SAFETY: a lookup in the system caches, inside a transaction, which returns InvalidOid for a missing
+        // conversion. The guard turns an ERROR of the server into a panic before it passes a Rust frame.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| FindDefaultConversion(catalog, from, to)) }
     })
 }
@@ -202,8 +205,8 @@ fn holds_everything() -> bool {
     encoding == pg_sys::pg_enc::PG_UTF8 || encoding == pg_sys::pg_enc::PG_SQL_ASCII
 }
 
-/// A name of unknown encoding, such that two names stay two: what is no UTF-8, or nothing that this database's encoding can
-/// hold, byte by byte as `\xE9`.
+/// Returns a name of unknown encoding so that different names stay different. Bytes that are not UTF-8, or
+/// that this database's encoding cannot hold, are written as `\xE9`.
 pub fn distinct(name: &[u8]) -> String {
     let holds_everything = holds_everything();
     let (mut text, mut bytes) = (String::with_capacity(name.len()), [0; 4]);
@@ -224,12 +227,12 @@ fn push_bytes(text: &mut String, bytes: &[u8]) {
     bytes.iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
 }
 
-/// The value of a setting, without surrounding blanks; `None` when nothing is left.
+/// Returns the value of a setting, without surrounding blanks; `None` if nothing remains.
 pub fn setting(value: Option<std::ffi::CString>) -> Option<String> {
     value.map(|value| value.to_string_lossy().trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// The string behind a C pointer of the server's, or `None` for a null pointer.
+/// Returns the string behind a C pointer of the server, or `None` for a null pointer.
 ///
 /// # Safety
 /// `pointer` must be null or point to a NUL-terminated string that outlives the returned reference.

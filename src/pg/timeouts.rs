@@ -1,4 +1,4 @@
-//! Timeouts that a client has set, and work of ours that they must not end.
+//! Timeouts of a client, and work of the extension that they must not end.
 
 use std::ffi::c_int;
 
@@ -18,15 +18,15 @@ unsafe extern "C-unwind" {
     fn enable_timeout_at(timeout: c_int, at: pg_sys::TimestampTz);
 }
 
-/// The client's timeouts do not end anything until this is dropped. One that would have ended something meanwhile fires
-/// then. Only for work that waits no longer than a bound of its own.
+/// Suspends the client's timeouts until this is dropped. A timeout that expired in between fires then. Only
+/// for work with its own time limit.
 pub struct Suspended([Option<pg_sys::TimestampTz>; ENDING.len()]);
 
 impl Suspended {
     pub fn begin() -> Suspended {
         Suspended(ENDING.map(|timeout| {
-            // SAFETY: numbers of timeouts that the server registers in every session. It keeps the time at which an active
-            // one would fire.
+            // SAFETY: numbers of timeouts that the server registers in every session. It stores the time at
+            // which an active timeout would fire.
             unsafe {
                 if !get_timeout_active(timeout) {
                     return None;
@@ -53,7 +53,7 @@ impl Drop for Suspended {
 /// src/include/utils/timeout.h: the fourth in all versions since 9.3.
 pub(super) const STATEMENT_TIMEOUT: c_int = 3;
 
-/// In the same file: the first number that is free for others.
+/// In the same file: the first number that is free for extensions.
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 pub(super) const USER_TIMEOUT: c_int = 12;
 #[cfg(any(feature = "pg17", feature = "pg18"))]

@@ -9,7 +9,7 @@ use super::column::{Column, timestamptz, type_of};
 use super::relation::{Place, Row};
 use super::value::Value;
 
-/// What a row trigger fires for.
+/// The event that fires a row trigger.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     Insert,
@@ -30,14 +30,14 @@ pub struct Tuple {
 }
 
 impl TriggerCall {
-    /// `None` when the function was not called as a row trigger.
+    /// Returns `None` if the function was not called as a row trigger.
     pub fn of(call: &Call) -> Option<TriggerCall> {
         let firing = TriggerCall::any(call)?;
         let instead = firing.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_INSTEAD;
         (firing.is_for_row() && !instead).then_some(firing)
     }
 
-    /// The firing for a whole statement before TRUNCATE; `None` when it is anything else.
+    /// Returns the firing before TRUNCATE, for the whole statement; `None` for any other call.
     pub fn of_truncate(call: &Call) -> Option<TriggerCall> {
         let firing = TriggerCall::any(call)?;
         let truncates = firing.flags() & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE;
@@ -62,7 +62,7 @@ impl TriggerCall {
         self.flags() & pg_sys::TRIGGER_EVENT_ROW != 0
     }
 
-    /// The table that the trigger fires on.
+    /// Returns the table on which the trigger fires.
     pub fn table(&self) -> pg_sys::Oid {
         // SAFETY: tg_relation is open during the call.
         unsafe { (*(*self.data).tg_relation).rd_id }
@@ -81,19 +81,19 @@ impl TriggerCall {
         self.flags() & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
     }
 
-    /// Whether this is a constraint trigger, made for a foreign key.
+    /// Returns whether this is a constraint trigger, made for a foreign key.
     pub fn is_constraint(&self) -> bool {
         // SAFETY: tg_trigger is set for every firing.
         unsafe { (*(*self.data).tg_trigger).tgconstraint != pg_sys::InvalidOid }
     }
 
-    /// The trigger itself, in pg_trigger. A partition's triggers have OIDs of their own.
+    /// Returns the trigger's OID in pg_trigger. A partition's triggers have separate OIDs.
     pub fn trigger(&self) -> pg_sys::Oid {
         // SAFETY: tg_trigger is set for every firing.
         unsafe { (*(*self.data).tg_trigger).tgoid }
     }
 
-    /// The trigger's argument `n`, from 0.
+    /// Returns the trigger's argument `n`, from 0.
     pub fn argument(&self, n: usize) -> Option<&CStr> {
         // SAFETY: tgargs holds tgnargs NUL-terminated strings that live as long as the relation's cache entry.
         unsafe {
@@ -107,20 +107,20 @@ impl TriggerCall {
         Tuple { tuple, descriptor: unsafe { (*(*self.data).tg_relation).rd_att } }
     }
 
-    /// The row before an UPDATE or DELETE, else the inserted one.
+    /// Returns the row before an UPDATE or DELETE, or the inserted row.
     pub fn old_row(&self) -> Tuple {
         // SAFETY: see `any`.
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
-    /// Where the row is stored that an UPDATE or DELETE replaces.
+    /// Returns the place of the row that an UPDATE or DELETE replaces.
     pub fn old_place(&self) -> Option<Place> {
-        // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, for as long as the call lasts.
+        // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, until the call ends.
         let slot = unsafe { (*self.data).tg_trigslot };
         (!slot.is_null()).then(|| Row { slot }.place())
     }
 
-    /// The row after an INSERT or UPDATE.
+    /// Returns the row after an INSERT or UPDATE.
     pub fn new_row(&self) -> Tuple {
         // SAFETY: see `any`; tg_newtuple is set for UPDATE only.
         let (old, new) = unsafe { ((*self.data).tg_trigtuple, (*self.data).tg_newtuple) };
@@ -129,13 +129,13 @@ impl TriggerCall {
 }
 
 impl Tuple {
-    /// A column of the row's table, or `None` when it has no such column.
+    /// Returns a column of the row's table, or `None` if it has no such column.
     pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the descriptor is that of the row's table, which is open during the call.
+        // SAFETY: the descriptor belongs to the row's table, which is open during the call.
         unsafe { Column::named(self.descriptor, name) }
     }
 
-    /// Whether two rows of one table hold the same bytes in a column.
+    /// Returns whether two rows of one table hold the same bytes in a column.
     pub fn same(&self, other: &Tuple, column: Column) -> bool {
         match (self.datum(column), other.datum(column)) {
             (None, None) => true,
@@ -144,7 +144,7 @@ impl Tuple {
             {
                 left.value() == right.value()
             }
-            // SAFETY: every other type here is a varlena; the raw bytes are compared, whatever form they are in.
+            // SAFETY: every other type here is a varlena; the raw bytes are compared in their stored form.
             (Some(left), Some(right)) => unsafe {
                 let bytes = |datum: pg_sys::Datum| {
                     let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
@@ -156,7 +156,7 @@ impl Tuple {
         }
     }
 
-    /// The datum of a column, or `None` when it is null. Valid as long as the tuple.
+    /// Returns the datum of a column, or `None` if it is null. Valid as long as the tuple.
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: the column is one of a table, and heap_getattr returns null for a number beyond the descriptor.
@@ -166,7 +166,7 @@ impl Tuple {
         if is_null {
             return None;
         }
-        // SAFETY: there is such a column, because it has a value.
+        // SAFETY: the column exists, because it has a value.
         let type_oid = unsafe { type_of(self.descriptor, column.number) };
         if type_oid != column.type_oid {
             pgrx::error!("column {} of a row has another type than expected", column.number);
@@ -178,27 +178,27 @@ impl Tuple {
         self.datum(column).is_none()
     }
 
-    /// The value of a column as it is.
+    /// Returns the value of a column unchanged.
     pub fn value(&self, column: Column) -> Value {
         Value { datum: self.datum(column), type_oid: column.type_oid }
     }
 
-    /// An address column of type inet.
+    /// Returns the value of an address column of type inet.
     pub fn inet(&self, column: Column) -> Option<super::inet::Inet> {
         let datum = self.datum(column).filter(|_| column.type_oid == pg_sys::INETOID)?;
         // SAFETY: the type of the column was compared.
         unsafe { super::inet::read(datum) }
     }
 
-    /// The bytes of a text-like column.
+    /// Returns the bytes of a text-like column.
     pub fn text(&self, column: Column) -> Option<&[u8]> {
         let datum = self.datum(column).filter(|_| column.is_text_like())?;
         // SAFETY: the type of the column was compared, and the tuple outlives `self`.
         Some(unsafe { super::text::bytes(datum) })
     }
 
-    /// A session's time as timestamptz; times without zone are read in the inserting connection's TimeZone. `Err` for a
-    /// time that timestamptz cannot hold, `Ok(None)` for none.
+    /// Returns a session's time as timestamptz. Times without zone are read in the inserting connection's
+    /// TimeZone. Returns `Err` for a time that timestamptz cannot hold, `Ok(None)` for null.
     pub fn time(&self, column: Column) -> Result<Option<i64>, OutOfRange> {
         match self.datum(column) {
             Some(value) => timestamptz(value, column.type_oid).map(Some).ok_or(OutOfRange),
@@ -206,8 +206,8 @@ impl Tuple {
         }
     }
 
-    /// This row with some columns replaced, as a new tuple in the current memory context. Raises an error if a column does not
-    /// take its value.
+    /// Returns this row with some columns replaced, as a new tuple in the current memory context. Raises an
+    /// error if a column does not accept its value.
     pub fn with(&self, changes: &[(Column, Value)]) -> Tuple {
         for (column, value) in changes {
             if !value.fits(column.type_oid) {
@@ -217,7 +217,8 @@ impl Tuple {
         let mut numbers: Vec<i32> = changes.iter().map(|(column, _)| i32::from(column.number)).collect();
         let mut values: Vec<_> = changes.iter().map(|(_, value)| value.datum_or_zero()).collect();
         let mut nulls: Vec<bool> = changes.iter().map(|(_, value)| value.is_null()).collect();
-        // SAFETY: three parallel arrays of the same length, numbers of columns that have these types.
+        // SAFETY: three parallel arrays of the same length; the column numbers belong to columns of these
+        // types.
         let tuple = unsafe {
             pg_sys::heap_modify_tuple_by_cols(
                 self.tuple,

@@ -28,7 +28,7 @@ use super::spi::{Connection, Rows};
 use super::value::{self, Arguments, Columns, Parameters};
 use super::{catalog, memory, transaction};
 
-/// Which lock a table gets, until the transaction ends.
+/// Lock on a table, until the transaction ends.
 #[derive(Clone, Copy)]
 pub enum Lock {
     Read,
@@ -37,7 +37,7 @@ pub enum Lock {
     Validate,
     /// Allows readers.
     Index,
-    /// Locks out all others.
+    /// Excludes all other access.
     Alter,
 }
 
@@ -89,7 +89,7 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
         self
     }
 
-    /// Says which other relations the statement may name.
+    /// Sets which other relations the statement may name.
     pub fn naming(mut self, others: Others<'a>) -> Self {
         self.others = others;
         self
@@ -106,15 +106,16 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
 #[derive(Clone, Copy)]
 pub enum Others<'a> {
     None,
-    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these in the statement itself.
+    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these
+    /// relations in the statement itself.
     InExpression(&'a [pg_sys::Oid]),
 }
 
 impl UserTable {
-    /// Waits for the lock. Returns `None` if the table is gone, is another kind of relation, or is a temporary table of
-    /// another session, whose pages are in the memory of that session.
+    /// Waits for the lock. Returns `None` if the table was dropped, is another kind of relation, or is a
+    /// temporary table of another session, whose pages are in the memory of that session.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<UserTable> {
-        // SAFETY: locks a number, whether or not there is such a relation. The catalogs are read after that.
+        // SAFETY: locks a number, whether or not there is such a relation. The catalogs are read afterwards.
         unsafe {
             // Indexes and composite types are not locked like tables.
             class(table).filter(Class::is_table)?;
@@ -133,7 +134,7 @@ impl UserTable {
         }
     }
 
-    /// Has statements reach the inheritance children too.
+    /// Makes statements include the inheritance children.
     pub fn with_children(mut self) -> UserTable {
         self.reaches_children = true;
         self
@@ -152,13 +153,13 @@ impl UserTable {
         self.has_partitions
     }
 
-    /// Runs `work` as the owner, in a restricted operation. Triggers that could be deferred fire within it, because at commit
-    /// they would run as another role.
+    /// Runs `work` as the owner, in a restricted operation. Deferrable triggers fire within it, because at
+    /// commit they would run as another role.
     pub fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
         acting_as_stranger(self.owner, || {
             transaction::defer_nothing();
             let result = work();
-            // Code of the owner can have deferred them again.
+            // Code of the owner may have deferred them again.
             transaction::fire_deferred_triggers();
             result
         })
@@ -185,7 +186,7 @@ impl UserTable {
         filled(statement.text, statement.parts, &self.reference())
     }
 
-    /// The table's name of the moment as a statement wants it.
+    /// Returns the table's current name, in the form that a statement needs.
     fn reference(&self) -> Vec<u8> {
         let name = catalog::quoted_table_name(self.oid);
         if name.is_empty() {
@@ -199,7 +200,7 @@ impl UserTable {
 pub struct FrozenTable(UserTable);
 
 impl FrozenTable {
-    /// Waits for both locks, that of the table and that of its schema's row.
+    /// Waits for both locks: on the table and on the row of its schema.
     pub fn lock(table: pg_sys::Oid, lock: Lock) -> Option<FrozenTable> {
         let locked = UserTable::lock(table, lock)?;
         hold_schema(table);
@@ -523,7 +524,7 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
     }
 }
 
-/// The partitions and inheritance children of all levels, by their levels. Each gets this lock.
+/// Returns the partitions and inheritance children of all levels, ordered by level. Each gets this lock.
 fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
     catalog::table_and_descendants(table, lock).split_off(1)
 }
@@ -591,7 +592,7 @@ fn hold_schema(table: pg_sys::Oid) {
     }
 }
 
-/// The name of a table means another relation by now.
+/// Raises an error, because the table's name now denotes another relation.
 fn changed(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
@@ -616,7 +617,7 @@ fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
     }
 }
 
-/// A rule of the table would turn the statement into other statements.
+/// Raises an error, because a rule of the table would turn the statement into other statements.
 fn has_rules(table: pg_sys::Oid) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

@@ -1,8 +1,8 @@
 //! SQL types, and values of them in server memory.
 //!
-//! A value is made by [`ToSql::to_sql`] from a Rust type that fits its SQL type ([`super::conversion`]), so that a datum of
-//! one type cannot be passed as another. A value that is stored by reference is in the memory context that was current when it was made, and is valid
-//! as long as that context.
+//! [`ToSql::to_sql`] makes a value from a Rust type that fits its SQL type ([`super::conversion`]), so a
+//! datum of one type cannot be passed as another. A value that is stored by reference is in the memory
+//! context that was current when it was made. It is valid as long as that context.
 
 use std::ffi::c_char;
 use std::marker::PhantomData;
@@ -17,7 +17,7 @@ pub trait SqlType: 'static {
     const OID: pg_sys::Oid;
 }
 
-/// A type of which there are arrays.
+/// A type that has an array type.
 pub trait Element: SqlType {
     /// The name of the array type.
     const ARRAY: &'static str;
@@ -74,7 +74,7 @@ sql_types! {
     Xid = "xid", XIDOID, XIDARRAYOID, (4, true, b'i');
 }
 
-/// Types whose values are stored as a text is.
+/// Types whose values are stored like text.
 pub(super) const TEXT_LIKE: [pg_sys::Oid; 3] = [pg_sys::TEXTOID, pg_sys::VARCHAROID, pg_sys::BPCHAROID];
 
 /// A value of the SQL type `T`, or null.
@@ -125,12 +125,12 @@ impl Value {
         self.datum.is_none()
     }
 
-    /// The datum, or 0 for null.
+    /// Returns the datum, or 0 for null.
     pub(super) fn datum_or_zero(self) -> pg_sys::Datum {
         self.datum.unwrap_or(pg_sys::Datum::from(0))
     }
 
-    /// Whether a column of this type takes the value.
+    /// Returns whether a column of this type accepts the value.
     pub(super) fn fits(self, type_oid: pg_sys::Oid) -> bool {
         self.is_null()
             || self.type_oid == type_oid
@@ -144,12 +144,12 @@ impl<T: SqlType> From<Typed<T>> for Value {
     }
 }
 
-/// A value of the type `T` as a [`Value`].
+/// Returns a value of the type `T` as a [`Value`].
 pub fn value<T: SqlType>(value: impl ToSql<T>) -> Value {
     value.to_sql().into()
 }
 
-/// What can be written as a value of the type `T`, into the current memory context.
+/// Rust values that can be written as a value of the type `T`, into the current memory context.
 pub trait ToSql<T: SqlType> {
     fn to_sql(self) -> Typed<T>;
 }
@@ -166,7 +166,7 @@ impl<T: SqlType, V: ToSql<T>> ToSql<T> for Option<V> {
     }
 }
 
-/// Values of a row: `row![Text: name, Bigint: asn]`, each of the SQL type before it.
+/// Makes the values of a row: `row![Text: name, Bigint: asn]`, each of the SQL type before it.
 #[macro_export]
 macro_rules! row {
     ($($type:ident: $value:expr),* $(,)?) => {
@@ -177,7 +177,7 @@ macro_rules! row {
 /// The elements of an array.
 pub struct Elements<I>(I);
 
-/// An array of these elements; `None` elements are null.
+/// Makes an array of these elements; `None` elements are null.
 pub fn array<I: IntoIterator>(elements: I) -> Elements<I> {
     Elements(elements)
 }
@@ -221,17 +221,18 @@ pub trait Parameters: 'static {
 
 /// Values for a statement's parameters.
 pub trait Arguments<P: Parameters> {
-    /// As many values as there are parameters. On the stack, because a session's commit appends rows of them.
+    /// Has as many values as there are parameters. It is on the stack, because a session's commit appends
+    /// rows of such values.
     #[doc(hidden)]
     type Written: AsRef<[Value]>;
     #[doc(hidden)]
     fn write(self) -> Self::Written;
 }
 
-/// What a column of a result is read as.
+/// How a result's column is read.
 pub trait ColumnType: 'static {
     type Value<'r>;
-    /// Types that are stored as this one is.
+    /// Types that are stored like this one.
     #[doc(hidden)]
     const TYPES: &'static [pg_sys::Oid];
     /// # Safety

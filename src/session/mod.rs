@@ -1,10 +1,10 @@
-//! The path of a session: what happens in the transaction that stores it.
+//! Everything that happens in the transaction that stores a session.
 //!
 //! | module | holds |
 //! |---|---|
-//! | `trigger` | the trigger: fills the snapshot columns, notes what to count |
-//! | `attribution` | what the trigger finds out about an address, kept between rows and transactions |
-//! | `pending` | what the trigger leaves for the end of the transaction |
+//! | `trigger` | the trigger: fills the snapshot columns, records sessions for the counts |
+//! | `attribution` | the attribution of an address, cached between rows and transactions |
+//! | `pending` | work that the trigger leaves for the end of the transaction |
 
 pub mod attribution;
 pub mod pending;
