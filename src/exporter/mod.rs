@@ -8,10 +8,10 @@
 //!
 //! | module | answers |
 //! |---|---|
-//! | `keeper` | when it is started: the launcher's side |
-//! | `scrape` | what Prometheus scrapes |
+//! | `keeper` | the launcher's side: when the exporter is started |
+//! | `scrape` | the endpoint for Prometheus |
 //! | `status` | the status files |
-//! | `otlp` | what is sent to a collector of OpenTelemetry's |
+//! | `otlp` | metrics and spans for an OpenTelemetry collector |
 
 mod keeper;
 mod otlp;

@@ -102,7 +102,7 @@ impl Otlp {
         }
     }
 
-    /// Stops all requests, because there is no endpoint.
+    /// Stops all requests, because the endpoint is unset.
     fn rest(&mut self) {
         abandon_spans();
         let kept = self.traces.again.take().map_or(0, |request| request.items);

@@ -150,7 +150,7 @@ impl StatusFile {
     }
 }
 
-/// The phases' files, and last the aggregate, which names them.
+/// Returns the phases' files, and last the aggregate, which names them.
 fn writing(path: PathBuf, phases: &[Phase]) -> Result<FileWrites, String> {
     let now = clock::now();
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {

@@ -1,11 +1,10 @@
 //! Owner processes. Each one runs code of one table owner, as that owner. The system tolerates the loss of
 //! such a process.
 //!
-//! The worker of a database starts a process for an owner in two cases: the owner's tables have due rows in
-//! session_completion, or the owner's rules are to be evaluated (`worker::owners`). The process connects as
-//! the owner. It works in short transactions. It leases rows and reads the inventory in one transaction,
-//! which ends before any code of the owner runs. So code that does not end holds locks only on the owner's
-//! table.
+//! The worker of a database starts a process for an owner whose tables have due rows in session_completion,
+//! or whose rules are to be evaluated (`worker::owners`). The process connects as the owner. It works in
+//! short transactions. It leases rows and reads the inventory in one transaction, which ends before any code
+//! of the owner runs. So code that does not end holds locks only on the owner's table.
 //!
 //! | module | does |
 //! |---|---|

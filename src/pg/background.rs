@@ -157,7 +157,7 @@ pub fn accept_signals() {
     }
 }
 
-/// Whether this process has received SIGTERM.
+/// True if this process has received SIGTERM.
 static TERMINATED: AtomicBool = AtomicBool::new(false);
 
 /// Runs in a signal handler, so without a guard. It only sets a flag and calls the server's handler.

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 /// statement can take a lock of this kind.
 const OURS: u16 = 0xC0;
 
-/// Whether to wait for the current holder.
+/// Reaction to a lock that another process holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     Yes,

@@ -49,7 +49,7 @@ pub fn listen(listener: Listener) {
     }
 }
 
-/// Returns whether the script of an extension runs at the moment.
+/// Returns whether an extension script is running.
 pub fn is_extension_being_changed() -> bool {
     // SAFETY: reads a static.
     unsafe { pg_sys::creating_extension }
@@ -150,7 +150,7 @@ extern "C-unwind" fn cowrie_enrich_overhear_access(
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
     let Some(listener) = LISTENER.get() else { return };
-    // SAFETY: the caller looked at the node's tag; names are NUL-terminated strings of the parse tree.
+    // SAFETY: the caller checked the node's tag; names are NUL-terminated strings of the parse tree.
     let database = unsafe { needed_database(node).and_then(catalog::owned_database) };
     if let Some(database) = database {
         (listener.database_is_needed)(database);

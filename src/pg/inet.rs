@@ -20,9 +20,9 @@ const FAMILY_V6: u8 = 3;
 #[derive(Clone, Copy)]
 pub struct Inet {
     pub address: Address,
-    /// Whether the prefix length denotes a single host.
+    /// True if the prefix length denotes a single host.
     pub is_host: bool,
-    /// Whether it is spelled as the inventory's keys: a host, and not an IPv4-mapped one.
+    /// True if it is spelled as the inventory's keys: a host, and not an IPv4-mapped one.
     pub is_canonical: bool,
 }
 

@@ -347,7 +347,7 @@ impl<'a> Container<'a> {
         (0..count).filter_map(move |i| {
             // SAFETY: the container is an array and `i` is below its count.
             let element = unsafe { pg_sys::getIthJsonbValueFromContainer(self.pointer, i) };
-            // SAFETY: a non-null result is a JsonbValue allocated for us.
+            // SAFETY: a non-null result is a JsonbValue allocated for the caller.
             (!element.is_null()).then(|| read_value(unsafe { &*element }))
         })
     }
@@ -383,7 +383,7 @@ fn read_value<'a>(value: &pg_sys::JsonbValue) -> Value<'a> {
 impl Typed<Jsonb> {
     /// Returns the document. It is valid as long as the memory context in which the value was made.
     pub fn container(&self) -> Option<Container<'_>> {
-        // SAFETY: the type says that this is a jsonb.
+        // SAFETY: the type guarantees a jsonb.
         self.datum().map(|datum| unsafe { Container::read(datum) })
     }
 }
@@ -448,7 +448,7 @@ fn is_aligned(kind: u32) -> bool {
     kind == ENTRY_NUMERIC || kind == ENTRY_CONTAINER
 }
 
-/// Type bits and bytes (without padding) of a container's children.
+/// Returns type bits and bytes (without padding) of a container's children.
 fn children(bytes: &[u8], count: usize) -> Vec<(u32, &[u8])> {
     let (entries, data) = bytes[4..].split_at(4 * count);
     let mut end = 0;

@@ -78,7 +78,7 @@ impl<T: Varlena> Kept<T> {
 impl<T: Varlena> Typed<T> {
     /// Returns a copy that outlives its memory context.
     pub fn keep(self) -> Option<Kept<T>> {
-        // SAFETY: the type says that this is a varlena.
+        // SAFETY: the type guarantees a varlena.
         self.datum().map(|datum| unsafe { Kept::copy(datum) })
     }
 }

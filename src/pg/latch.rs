@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// The latch of a process, as shared memory stores it. 0 is no latch.
+/// The latch of a process, as shared memory stores it. 0 stands for none.
 ///
 /// Latches are in the server's main shared memory, which every process maps at the same address and which is
 /// never freed. Setting the latch of a process that has ended has no effect, or wakes a new process that

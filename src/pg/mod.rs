@@ -17,13 +17,13 @@
 //! | [`text`] | `String`, `&str` | names in a database may be in any encoding, and a character that it lacks must not fail an INSERT; until pgrx converts with replacement |
 //! | [`inet`] | `Inet` | is a text there, and parsing it costs more than a look-up; until it is binary |
 //! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times the server's binary form; until it reads that form |
-//! | [`call`] | `#[pg_extern]` | our SQL is in install scripts, with comments and grants; until it can leave the SQL to us |
-//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has some microseconds; until it borrows them |
+//! | [`call`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
+//! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has only microseconds; until it borrows them |
 //! | [`relation`], [`scan`], [`keyed`], [`snapshot`] | none | |
 //! | [`subtransaction`], [`transaction`], [`timeouts`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
 //! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
 //! | [`shared`], [`owner_slot`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
-//! | [`settings`] | `GucRegistry` | is used; only the check of a value is our own, because pgrx has no check hook with a message |
+//! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message |
 //! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`kept`] | none, or single bindings | |
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
@@ -75,7 +75,7 @@ pub fn reserve_setting_prefix(prefix: &'static std::ffi::CStr) {
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) }
 }
 
-/// The data directory, which is also every backend's working directory.
+/// Returns the data directory, which is also every backend's working directory.
 pub fn data_directory() -> std::path::PathBuf {
     // SAFETY: DataDir is set before any library is loaded.
     let path = unsafe { text::from_c(pgrx::pg_sys::DataDir) };
@@ -125,7 +125,7 @@ pub fn log(message: &str) {
     holding_interrupts(|| pgrx::log!("{message}"));
 }
 
-/// For a message below ERROR, which does not unwind.
+/// Reports a message below ERROR, which does not unwind, while interrupts are held.
 fn holding_interrupts(report: impl FnOnce()) {
     // SAFETY: the count of this process is restored below.
     unsafe { pgrx::pg_sys::InterruptHoldoffCount += 1 };

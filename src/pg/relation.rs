@@ -206,7 +206,7 @@ unsafe fn begin_scan(
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
 ) -> pg_sys::IndexScanDesc {
-    // SAFETY: the caller holds both relations open; no instrumentation is asked for.
+    // SAFETY: the caller holds both relations open; no instrumentation is requested.
     unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0) }
 }
 
@@ -233,7 +233,7 @@ pub enum KeyType {
 }
 
 impl KeyType {
-    /// The function that compares two keys for equality.
+    /// Returns the function that compares two keys for equality.
     fn equality(self) -> pg_sys::Oid {
         pg_sys::Oid::from(match self {
             KeyType::Inet => pg_sys::F_NETWORK_EQ,
@@ -309,7 +309,7 @@ impl Prober {
         Prober::open_by(table, index, KeyType::Inet, view)
     }
 
-    /// The same for a key of some type.
+    /// Does the same for a key of any type.
     pub fn open_by(
         table: pg_sys::Oid,
         index: pg_sys::Oid,
@@ -543,7 +543,7 @@ impl Row {
         self.column(number)
     }
 
-    /// A column of type bigint.
+    /// Returns a column of type bigint.
     pub fn bigint(&self, number: i16) -> Option<i64> {
         self.typed(number, pg_sys::INT8OID).map(|datum| datum.value() as i64)
     }
@@ -552,7 +552,7 @@ impl Row {
         self.column(number).is_none()
     }
 
-    /// The address of a column of type inet.
+    /// Returns the address of a column of type inet.
     pub fn address(&self, number: i16) -> Option<Address> {
         // SAFETY: the column is an inet and lives as long as the row.
         self.typed(number, pg_sys::INETOID)
@@ -560,34 +560,34 @@ impl Row {
             .map(|inet| inet.address)
     }
 
-    /// A column of type regclass.
+    /// Returns a column of type regclass.
     pub fn regclass(&self, number: i16) -> Option<pg_sys::Oid> {
         self.typed(number, pg_sys::REGCLASSOID).map(|datum| pg_sys::Oid::from(datum.value() as u32))
     }
 
-    /// A column of type timestamptz, in microseconds since 2000.
+    /// Returns a column of type timestamptz, in microseconds since 2000.
     pub fn timestamptz(&self, number: i16) -> Option<i64> {
         self.typed(number, pg_sys::TIMESTAMPTZOID).map(|datum| datum.value() as i64)
     }
 
-    /// A column of type boolean.
+    /// Returns a column of type boolean.
     pub fn boolean(&self, number: i16) -> Option<bool> {
         self.typed(number, pg_sys::BOOLOID).map(|datum| datum.value() != 0)
     }
 
-    /// A column of type jsonb.
+    /// Returns a column of type jsonb.
     pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
         // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
         self.typed(number, pg_sys::JSONBOID).map(|datum| unsafe { Container::read(datum) })
     }
 
-    /// The bytes of a column of type text.
+    /// Returns the bytes of a column of type text.
     pub fn text(&self, number: i16) -> Option<&[u8]> {
         // SAFETY: the column is text and lives as long as the row.
         self.typed(number, pg_sys::TEXTOID).map(|datum| unsafe { text::bytes(datum) })
     }
 
-    /// The whole row as a composite value, copied to the current memory context.
+    /// Returns the whole row as a composite value, copied to the current memory context.
     pub fn composite(&self) -> Value {
         // SAFETY: the slot holds a row of a table, whose descriptor has a registered row type.
         Value::composite(unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) })

@@ -96,8 +96,8 @@ impl Readable {
     /// Returns `None` if the table was dropped, is not a plain table, or is another session's temporary
     /// table, whose pages are in that session's memory.
     pub fn open(table: pg_sys::Oid) -> Option<Readable> {
-        // SAFETY: the kind is checked before opening, which raises an error for an index, and again when it
-        // cannot change any more; try_table_open returns null for a dropped table.
+        // SAFETY: the kind is checked before opening, which raises an error for an index. It is checked again
+        // when it cannot change any more. try_table_open returns null for a dropped table.
         unsafe {
             if pg_sys::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
                 return None;

@@ -108,8 +108,8 @@ impl Defined {
     }
 }
 
-/// A check of a text value. It must not call the server, because it runs wherever settings are read, even in
-/// the postmaster.
+/// A check of a text value. It must not call the server, because it runs in every process that reads
+/// settings, even in the postmaster.
 pub trait Check {
     /// Checks the text, which has no surrounding blanks and is not empty.
     fn check(text: &str) -> Result<(), Refusal>;

@@ -62,13 +62,12 @@ pub struct Block {
     pub exports: [[AtomicI64; 2]; EXPORTERS],
     /// When the counters were last zero, microseconds since 2000.
     pub counted_since: AtomicI64,
-    /// Whether the exporter collects spans, and the sampled share of networks, in 2^64ths.
+    /// True while the exporter collects spans; and the sampled share of networks, in 2^64ths.
     pub spans_collected: AtomicBool,
     pub networks_sampled: AtomicU64,
     pub spans: Ring<WORDS, SPANS>,
-    /// Whether every database that is to have a worker has reported, since the server started, which part of
-    /// the quotas it spent; and since when a database that has not reported is waited for, microseconds since
-    /// 2000.
+    /// True once every database that is to have a worker has reported its spent quotas since the server
+    /// started. And since when a database that has not reported is waited for, microseconds since 2000.
     pub ledgers_known: AtomicBool,
     pub awaited_since: AtomicI64,
     pub worker_slots: [WorkerSlot; SEATS],
@@ -186,7 +185,7 @@ pub const QUEUE_SIZES: usize = 6;
 /// Data that is read and written under the lock.
 #[repr(C)]
 pub struct Guarded {
-    /// Databases that the launcher should look at; 0 is no entry.
+    /// Databases for the launcher to check; 0 is an empty entry.
     pub announced: [u32; 16],
     /// More databases were announced than fit: check all.
     pub announced_all: bool,

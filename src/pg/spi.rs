@@ -17,7 +17,7 @@ use super::value::{self, Arguments, Columns, Parameters, Value};
 pub struct Statement<P, C = ()> {
     name: &'static str,
     text: &'static str,
-    /// Whether its row locks skip rows that another transaction holds.
+    /// True if its row locks skip rows that another transaction holds.
     skips_locked: bool,
     /// The plan, and the schema's name for which it was prepared.
     plan: RefCell<(String, pg_sys::SPIPlanPtr)>,

@@ -76,7 +76,8 @@ pub fn run_without_snapshot<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
 
 fn run_after<T>(prepare: impl FnOnce(), work: impl FnOnce() -> T) -> Result<T, Failure> {
     let attempt = AssertUnwindSafe(|| {
-        // SAFETY: the process is in no transaction; what is begun here is ended here, or aborted below.
+        // SAFETY: the process is in no transaction; the transaction begun here is ended here, or aborted
+        // below.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();

@@ -77,7 +77,7 @@ pub struct TableStatement<'a, P, C> {
 }
 
 impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
-    /// In a constant: does not compile if the header of `text` declares other parameters.
+    /// Used in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
         TableStatement { name, text, parts: &[], others: Others::None, is_read_only: false, of: PhantomData }
@@ -144,7 +144,7 @@ impl UserTable {
         self.oid
     }
 
-    /// The owner, who cannot change while the table is locked.
+    /// Returns the owner, who cannot change while the table is locked.
     pub fn owner(&self) -> pg_sys::Oid {
         self.owner
     }
@@ -386,7 +386,7 @@ unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'
     }
 }
 
-/// The part of [`compare`] that looks at FROM and WITH, on all levels, and at the target.
+/// Compares the relations in FROM and WITH, on all levels, and the target, as a part of [`compare`].
 ///
 /// # Safety
 /// As for [`compare`].
@@ -429,7 +429,7 @@ unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
     })
 }
 
-/// The single statement of a text.
+/// Returns the single statement of a text.
 ///
 /// # Safety
 /// The list comes from the parser.

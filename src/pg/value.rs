@@ -303,7 +303,8 @@ tuples! {
     (A a 1, B b 2, C c 3, D d 4, E e 5, F f 6, G g 7, H h 8, I i 9, J j 10, K k 11, L l 12, M m 13, N n 14, O o 15);
 }
 
-/// Returns whether a statement's header declares these parameters: a line `-- $1 text: what it is` for each, in order.
+/// Returns whether a statement's header declares these parameters: a line `-- $1 text: description` for each,
+/// in order.
 pub(super) const fn declares(statement: &str, parameters: &[&str]) -> bool {
     let text = statement.as_bytes();
     let (mut at, mut found) = (0, 0);

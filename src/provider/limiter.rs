@@ -126,7 +126,7 @@ pub fn counted(provider: Provider, what: Count) -> i64 {
     shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
 }
 
-/// Whether a provider may be queried now.
+/// Answer to a process that wants to query a provider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
     Granted,
@@ -142,7 +142,7 @@ pub enum Leave {
 pub struct Permit {
     provider: Provider,
     returned: bool,
-    /// Whether the request has already been counted against the rate.
+    /// True if the request has already been counted against the rate.
     is_counted: bool,
 }
 
@@ -288,7 +288,7 @@ impl Permit {
     }
 
     /// Returns whether the permit's request may be sent now. The rate counts the request from here on, even
-    /// if the permit was taken earlier. A pause that the provider has asked for in the meantime is respected.
+    /// if the permit was taken earlier. A pause that the provider has asked for since then applies.
     pub fn departs(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
             return SendTime::Now;
@@ -451,7 +451,7 @@ pub fn note(provider: Provider, notice: &str) {
     shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
 }
 
-/// While the provider is stopped, returns the fingerprint of the credentials that it refused.
+/// Returns the fingerprint of the refused credentials while the provider is stopped.
 pub fn stopped_with(provider: Provider) -> Option<u64> {
     let stop = shared::locked(|guarded| guarded.providers[provider.place()].stop);
     (stop.until > clock::now()).then_some(stop.credentials)
@@ -490,7 +490,7 @@ pub struct Health {
     pub state: State,
     /// Why it is not queried, for reasons other than the circuit breaker.
     pub blocked_reason: Option<String>,
-    /// Whether the provider refused the key and is stopped for that reason.
+    /// True if the provider refused the key and is stopped for that reason.
     pub is_stopped: bool,
     pub failures: u32,
     /// Microseconds since 2000.
@@ -551,7 +551,7 @@ pub fn is_speaking(provider: Provider) -> bool {
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
-/// When the provider last answered; 0 is never.
+/// Returns when the provider last answered; 0 is never.
 pub fn last_success(provider: Provider) -> i64 {
     shared::locked(|guarded| guarded.providers[provider.place()].last_success)
 }

@@ -44,13 +44,13 @@ type Further = HashMap<(Address, Oid), Gaps>;
 #[derive(Clone, Copy)]
 struct Seen {
     tally: SessionCount,
-    /// Whether at least one session was added: then the address must be in the inventory, even if the sum is
+    /// True if at least one session was added. Then the address must be in the inventory, even if the sum is
     /// zero.
     came: bool,
     inventory: Inventory,
     /// Providers whose answers may complete stored snapshots.
     awaits: Providers,
-    /// Whether `awaits` was not empty, before the address was created and its lookups queued.
+    /// True if `awaits` was not empty before the address was created and its lookups queued.
     is_asked: bool,
     incomplete: TableWithGaps,
     /// Value of `ROLLBACKS` when `inventory` was determined. A row seen then may have been rolled back since.
@@ -64,9 +64,9 @@ struct Pending {
     home: Option<Home>,
     /// Innermost last; levels ascend.
     levels: Vec<(Level, Addresses)>,
-    /// Whether `levels` may contain an address that the inventory lacks.
+    /// True if `levels` may contain an address that the inventory lacks.
     unsure: bool,
-    /// Whether all addresses must stay in memory, because a foreign key needs them created before it is
+    /// True if all addresses must stay in memory, because a foreign key needs them created before it is
     /// checked.
     referenced: bool,
     /// Further tables with incomplete sessions of an address. Entries stay after a rollback, because a

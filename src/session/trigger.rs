@@ -314,7 +314,7 @@ impl Source {
     }
 }
 
-/// Whether to count a malformed address. Each row is counted once.
+/// Treatment of a malformed address. Each row is counted once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Complain {
     Yes,

@@ -39,11 +39,11 @@ pub struct CompletedBatch {
     /// When the first reply arrived, microseconds since 2000.
     pub since: i64,
     pub not_before: i64,
-    /// Whether another batch may be merged into this one: no transaction has tried to store it yet.
+    /// True until a transaction tries to store the batch. Until then another batch may be merged into it.
     is_gathering: bool,
     /// Earlier transactions stored the addresses up to this one.
     written_to: Option<Address>,
-    /// Whether only the rows that another transaction held are left.
+    /// True if only the rows that another transaction held are left.
     is_blocked: bool,
     /// Requests that were taken from a quota, by its day, and not sent.
     unspent: BTreeMap<i32, usize>,
@@ -62,7 +62,7 @@ pub enum Outcome {
 
 /// Results of one transaction that applied a batch.
 pub struct Written {
-    /// Whether all jobs but the blocked ones were completed; otherwise another transaction stores more.
+    /// True if all jobs but the blocked ones were completed. Otherwise another transaction stores more.
     is_last: bool,
     /// Lookups of single addresses that could not be written, because another transaction holds the address or its
     /// network.
@@ -268,7 +268,7 @@ fn network(answer: &Answer) -> (Option<i64>, NetworkFacts) {
     (Some(i64::from(network.asn)), said)
 }
 
-/// Keeps the answers for blocks, which serve further addresses of these blocks.
+/// Keeps blocks' answers, which serve further addresses of these blocks.
 fn keep_answers(connection: &Connection, completed_batch: &CompletedBatch, lookup_keys: &[Prefix]) {
     let mut kept = BTreeMap::new();
     for lookup_key in lookup_keys {
@@ -287,7 +287,7 @@ fn keep_answers(connection: &Connection, completed_batch: &CompletedBatch, looku
     block_answer::keep(connection, completed_batch.provider, &kept, completed_batch.since);
 }
 
-/// Returns the entry for an address that was queried by itself.
+/// Returns the entry of an address with a separate lookup.
 fn own(completed_batch: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> {
     let address = lookup_key.network();
     let none = Waiting {
@@ -315,7 +315,7 @@ fn own(completed_batch: &CompletedBatch, lookup_key: Prefix) -> Option<Waiting> 
     }
 }
 
-/// Stores the answers for waiting addresses, in parts. The last part completes the jobs.
+/// Stores waiting addresses' answers, in parts. The last part completes the jobs.
 fn write_waiting(
     home: Home,
     connection: &Connection,

@@ -67,7 +67,7 @@ impl InFlight {
         self.requests.values().any(|request| request.provider == provider)
     }
 
-    /// Readable when an exchange has ended.
+    /// Returns a descriptor that is readable when an exchange has ended.
     pub fn ready(&self) -> BorrowedFd<'_> {
         self.pool.ready()
     }

@@ -59,7 +59,7 @@ struct DatabaseState {
     /// Index of its slot, and the process, unless an earlier launcher started it.
     worker: Option<(usize, Option<Process>)>,
     has_no_extension: bool,
-    /// Whether a transaction that changes an extension was prepared there at the last check.
+    /// True if a transaction that changes an extension was prepared there at the last check.
     change_is_prepared: bool,
     /// An extension was announced after the worker started, perhaps after it had checked.
     is_news: bool,
@@ -69,10 +69,11 @@ struct DatabaseState {
     backoff_until: i64,
     /// Why it has no worker, and since when (microseconds since 2000).
     lacks: Option<(Lack, i64)>,
-    /// Whether it is to have a worker, and whether that worker has read the ledger of spent quotas.
+    /// `is_wanted`: the database is to have a worker. `has_told`: that worker has read the ledger of spent
+    /// quotas.
     is_wanted: bool,
     has_told: bool,
-    /// Whether the other databases wait for its ledger.
+    /// True if the other databases wait for its ledger.
     is_awaited: bool,
 }
 

@@ -68,7 +68,7 @@ pub struct Worker {
     ranking: SessionPriorities,
     owners: Owners,
     recounter: Recounter,
-    /// Whether transactions with these marks were prepared at the last check.
+    /// True for each mark with which a transaction was prepared at the last check.
     prepared: [bool; LOOKED_FOR.len()],
     take_over: Due,
     take_in: Due,

@@ -34,7 +34,7 @@ const MOST_DEATHS: u32 = 3;
 const LOOK_EVERY: i64 = 10_000_000;
 /// The longest backoff of sessions whose code ended its process, in microseconds.
 const LONGEST_AFTER_CODE: i64 = 300_000_000;
-/// Microseconds within which a process that an earlier worker asked for takes its slot.
+/// Microseconds within which a process that an earlier worker started takes its slot.
 const STARTS_WITHIN: i64 = 10_000_000;
 
 /// After this number of microseconds, half of an owner's used time is forgotten.
@@ -79,8 +79,8 @@ impl History {
         self.cost = Some(self.cost.map_or(time, |cost| 0.7 * cost + 0.3 * time));
     }
 
-    /// Returns the key by which owners are served, lowest first: the time used lately and the time that the next process is
-    /// expected to take, less a part of the time waited.
+    /// Returns the key by which owners are served, lowest first. It is the time used lately plus the expected
+    /// time of the next process, less a part of the time waited.
     fn key(&self, now: i64) -> i64 {
         let waited = self.waits_since.map_or(0, |since| now - since).max(0) as f64;
         (self.used(now) + self.cost.unwrap_or(UNKNOWN_COST) - WAITING * waited) as i64

@@ -57,7 +57,7 @@ struct Unused {
     lookup_keys: Vec<Prefix>,
     day: Option<i32>,
     requests: usize,
-    /// Whether shared memory has got the requests back.
+    /// True if the requests were returned to shared memory.
     is_returned: bool,
 }
 

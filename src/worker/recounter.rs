@@ -33,7 +33,7 @@ const ATTEMPTS: u32 = 100;
 /// The recount of a worker's database, as the worker sees it.
 #[derive(Default)]
 pub struct Recounter {
-    /// Whether there is a request.
+    /// True if there is a request.
     is_wanted: bool,
     process: Option<Process>,
     /// Processes in a row that left a request undone.

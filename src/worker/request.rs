@@ -150,7 +150,7 @@ pub fn judge(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits
         limiter::took(provider, took);
     }
     if let Some(demand) = &reply.demand {
-        // A refused key that was replaced meanwhile says nothing about the current key.
+        // The refusal of a key that was replaced in the meantime says nothing about the current key.
         let is_current =
             !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
         if is_current {

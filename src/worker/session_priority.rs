@@ -45,7 +45,7 @@ struct Sweep {
 pub struct NewSweep {
     owners: BTreeMap<u32, Progress>,
     at: i64,
-    /// Whether a provider has a quota.
+    /// True if a provider has a quota.
     again: bool,
 }
 
