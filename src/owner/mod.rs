@@ -9,7 +9,7 @@
 //! | module | does |
 //! |---|---|
 //! | `completion` | completes the sessions of leased rows |
-//! | `evaluation` | evaluates the rules of which sessions matter |
+//! | `evaluation` | evaluates the rules of session priority |
 
 mod completion;
 mod evaluation;

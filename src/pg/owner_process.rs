@@ -20,7 +20,7 @@ thread_local! {
     static OWN: Cell<Option<(&'static OwnerSlot, &'static WorkerSlot)>> = const { Cell::new(None) };
 }
 
-/// Makes this process the one of a slot until it exits. Returns whether the slot was waiting for a process.
+/// Assigns this process to a slot until it exits. Returns whether the slot was waiting for a process.
 pub fn take(slot: &'static OwnerSlot, worker_slot: &'static WorkerSlot) -> bool {
     // SAFETY: reads the pid of this process.
     let pid = unsafe { pg_sys::MyProcPid };

@@ -34,9 +34,9 @@ pub struct OwnerSlot {
     pub connects_as_superuser: AtomicBool,
     /// The process must end as soon as it can.
     pub leave: AtomicBool,
-    /// Other owners wait, so that the process ends when its share of the time is over.
+    /// Other owners wait, so the process ends when its share of the time is over.
     pub others_wait: AtomicBool,
-    /// The owner is new, so that the code gets less time.
+    /// The owner is new, so the code gets less time.
     pub is_trial: AtomicBool,
     /// The worker stopped waiting for the code to end.
     pub is_abandoned: AtomicBool,

@@ -74,7 +74,7 @@ impl Table {
         if table == pg_sys::InvalidOid {
             return None;
         }
-        // SAFETY: try_table_open returns null for a relation that vanished.
+        // SAFETY: try_table_open returns null for a relation that was dropped.
         let relation = unsafe { pg_sys::try_table_open(table, lock as pg_sys::LOCKMODE) };
         if relation.is_null() {
             return None;
@@ -251,7 +251,7 @@ impl KeyType {
     }
 }
 
-/// A key to look for.
+/// A key to find.
 #[derive(Clone, Copy)]
 pub enum Key {
     Address(Address),
@@ -327,7 +327,7 @@ impl Prober {
     ) -> Option<Prober> {
         let table = Table::open(table, pg_sys::AccessShareLock)?;
         // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
-        // its users see to.
+        // its users ensure.
         unsafe {
             let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             if index.is_null() {

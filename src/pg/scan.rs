@@ -144,7 +144,7 @@ impl Readable {
     /// Returns the planner's estimate of the number of rows.
     pub fn rows_estimated(&self) -> i64 {
         let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
-        // SAFETY: the table is open; the planner's own estimate fills three numbers and asks for no widths.
+        // SAFETY: the table is open; the planner's own estimate fills three numbers and requests no widths.
         unsafe {
             pg_sys::estimate_rel_size(
                 self.relation,

@@ -137,7 +137,7 @@ pub struct WorkerSlot {
 pub struct Report {
     /// OID of the database; 0 is none.
     pub database: AtomicU32,
-    /// When the worker last began something, microseconds since 2000.
+    /// When the worker last began a step or a pause, microseconds since 2000.
     pub heartbeat: AtomicI64,
     /// Like the fields of the slot, but for all workers that this database has had.
     pub batches: AtomicI64,

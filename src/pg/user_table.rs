@@ -8,8 +8,8 @@
 //! 2. The statement gets the name that the table has now.
 //! 3. The server looks the name up once, when it analyses the statement. [`compare`] compares each relation that the server
 //!    found with the locked one.
-//! 4. The server rewrites, plans and executes this very query tree, which holds OIDs. It uses no cached plan, because
-//!    the server makes a cached plan anew from the text, by name.
+//! 4. The server rewrites, plans and executes this query tree, which holds OIDs. It uses no cached plan, because
+//!    the server rebuilds a cached plan from the text, by name.
 //!
 //! Utility statements have no query tree, and look names up while they run. For them [`FrozenTable::lock`] also locks the
 //! row of the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until
@@ -172,7 +172,7 @@ impl UserTable {
 
     /// Returns a column by its name, and whether and how its values are generated.
     pub fn column(&self, name: &CStr) -> Option<(Column, Generated)> {
-        // SAFETY: the table is locked, so that it can be opened, and its definition stays as it is.
+        // SAFETY: the table is locked, so that it can be opened, and its definition cannot change.
         unsafe {
             let relation = pg_sys::table_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
             let column = Column::named((*relation).rd_att, name);

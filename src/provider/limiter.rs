@@ -193,7 +193,7 @@ pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
     (leave, permits.min(left))
 }
 
-/// Takes a permit for a request that leaves now.
+/// Takes a permit for a request that is sent now.
 pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
     ask_rated(provider, limits, Rated::Now)
 }
@@ -252,7 +252,7 @@ fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
         Admission::Granted { next } => next,
         Admission::NotBefore(until) => return Leave::NotBefore(until),
     };
-    // A probe whose process is killed is forgotten after a while.
+    // A probe expires after a while, in case its process was killed.
     let probe_lasts = 2 * clock::micros(limits.longest);
     let leave = match state.breaker.permission(now, probe_lasts) {
         Permission::NotBefore(until) => return Leave::NotBefore(until),

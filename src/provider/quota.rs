@@ -55,13 +55,13 @@ pub fn spent(provider: Provider) -> (i32, i64) {
     })
 }
 
-/// Returns whether the day whose quota paid for a request has passed, so that the request must not be sent
-/// any more. (A day later than today was taken out of before the clock was set back.)
+/// Returns whether the day whose quota paid for a request has passed. The request must then not be sent.
+/// (A request may belong to a later day if the clock was set back.)
 pub fn is_over(day: i32) -> bool {
     day < day_of(clock::now())
 }
 
-/// Returns requests that were not sent to the quota.
+/// Gives unsent requests back to the quota.
 pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
     shared::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));

@@ -165,7 +165,7 @@ pub fn create_now(home: Home, referenced: Option<Address>) {
         pending.levels.iter().any(|(_, addresses)| addresses.contains_key(address))
     };
     let referenced = referenced.filter(|address| !PENDING.with_borrow(|pending| is_known(pending, address)));
-    // The trigger fires for every row; the first firing does it for all.
+    // The trigger fires for every row. Its first firing creates the rows of all addresses.
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) && referenced.is_none() {
         return;
     }

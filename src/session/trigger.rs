@@ -40,7 +40,7 @@ struct TriggerLayout {
     /// The snapshot columns, in the order of [`Attribution::values`]. A column whose type the extension
     /// cannot fill is missing.
     snapshot: [Option<Column>; 5],
-    /// Which of them may be null.
+    /// True for those that may be null.
     nullable: [bool; 5],
     /// The lengths that its two text columns accept.
     lengths: [Length; 2],

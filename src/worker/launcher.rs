@@ -358,7 +358,7 @@ fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, rank: 
     }
 }
 
-/// Starts a worker, in addition to `running` ones, if it may start now. Returns when to look again.
+/// Starts a worker, in addition to `running` ones, if it may start now. Returns when to check again.
 fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
     let kept_out = registry::kept_out(database.oid).unwrap_or(0);

@@ -91,11 +91,11 @@ pub struct Worker {
     restored_at: i64,
     /// The last round did nothing because the database is being restored.
     waits_for_restore: bool,
-    /// Library and SQL objects did not fit in the last round.
+    /// The versions of library and SQL objects did not match in the last round.
     outdated: bool,
     /// There was an unsafe foreign key in the last round.
     stopped_by_keys: bool,
-    /// Time slept with nothing under way that is not in the report yet, in microseconds times 1000.
+    /// Time slept without work in progress that is not in the report yet, in microseconds times 1000.
     slept: i64,
 }
 

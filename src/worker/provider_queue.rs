@@ -110,8 +110,8 @@ impl ProviderQueue {
         self.completed_batches.extend(completed_batch);
     }
 
-    /// Sends jobs while there are some and the provider may be queried. At jobs that need no request it stops
-    /// until the next round, because completed batches must not wait for all of these.
+    /// Sends jobs while there are some and the provider may be queried. If no claimed job needs a request, it
+    /// stops until the next round, because completed batches must not wait longer.
     pub fn dispatch(
         &mut self,
         steps: &Steps,

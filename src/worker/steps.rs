@@ -21,7 +21,7 @@ use crate::worker::registry::{Doing, StepKind};
 pub enum Stop {
     /// The database does not have the extension (any more).
     NoExtension,
-    /// Library and SQL objects do not fit: an update is under way.
+    /// The versions of library and SQL objects do not match: an update is in progress.
     Misfit(Fit),
     /// A foreign key to a table of the extension can run code as the extension's owner.
     UnsafeKeys,
