@@ -1,4 +1,4 @@
-//! The document in `ip_inventory.enrichment`: how it is read, and what the sources write into it.
+//! Reads and writes the document in `ip_inventory.enrichment`.
 //!
 //! ```json
 //! {"maxmind": {"country": "DE", "country_name": "Germany", "city": "Berlin", "latitude": 52.5, "longitude": 13.4,
@@ -13,10 +13,11 @@
 //!            "cymru": {"state": "value" or "absent" or "failed", "asked_at": "…", "retry_after": "…", "error": "…"}, …}}
 //! ```
 //!
-//! A source's `state` is `value`, `absent` (it knows for certain that there is nothing, and may be asked again after
-//! `retry_after`) or `failed` (it gave no answer, and the lookup is a dead letter).
+//! A source's `state` is `value`, `absent` or `failed`. `absent` means that the source confirmed that it has
+//! no data; it may be asked again after `retry_after`. `failed` means that all attempts failed and the lookup
+//! is a dead letter.
 //!
-//! Whatever else is in there may be malformed: every reader here answers its default then.
+//! The rest of a document may be malformed. Every reader in this file then returns its default.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::bogon;
@@ -31,10 +32,10 @@ use crate::pg::jsonb::{self, Container, Object, Value};
 use crate::pg::value::{Jsonb, Typed};
 use crate::provider::{Provider, Providers};
 
-/// Version of the layout, in `ip_inventory.enrichment_version`; the Python system wrote "2.2".
+/// Version of the layout, in `ip_inventory.enrichment_version`. The Python system wrote "2.2".
 pub const LAYOUT_VERSION: &str = "3.0";
 
-/// What this server alone can say of an address.
+/// The data about an address that needs no provider: the bogon check and the mmdb files.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
     pub place: Option<Location<'a>>,
@@ -42,7 +43,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// The offline part of the cascade: a bogon stops it, else the files are asked.
+    /// Checks an address against the bogon list. Reads the mmdb files only if the address is not a bogon.
     pub fn for_address(address: Address, databases: &'a Databases) -> Answer<'a> {
         let bogon = bogon::reason(address);
         if bogon.is_some() {
@@ -63,12 +64,12 @@ impl<'a> Answer<'a> {
         self.place.as_ref().and_then(|place| place.country)
     }
 
-    /// Whether the files knew anything.
+    /// Returns true if an mmdb file has data for the address.
     pub fn is_hit(&self) -> bool {
         self.place.is_some() || self.network.is_some()
     }
 
-    /// The `maxmind` object.
+    /// Writes the `maxmind` object.
     pub fn write_maxmind(&self, object: &mut Object, databases: &Databases) {
         if let Some(place) = &self.place {
             write_place(object, place);
@@ -86,7 +87,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The document for a new address; without `_meta` it is what a session's snapshot holds.
+    /// Returns the document for a new address. Without `_meta`, it is the document of a session's snapshot.
     pub fn document(&self, databases: &Databases, with_meta: bool) -> Typed<Jsonb> {
         jsonb::object(|document| {
             if let Some(reason) = self.bogon {
@@ -136,8 +137,9 @@ fn write_place(object: &mut Object, place: &Location<'_>) {
     }
 }
 
-/// What a source's answer means for an address; `asked_at` in microseconds since 2000. A value lasts as long as its
-/// lifetime says at the time of asking again; of an absence it is written down, as it was when it came.
+/// Returns the parts of the document that hold a source's answer for an address. `asked_at` is in
+/// microseconds since 2000. The end of an absence is stored with it. A value's lifetime is not stored: the
+/// settings of the time when it is read apply.
 pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: i64) -> Typed<Jsonb> {
     let (words, absent_until) = match said {
         NetworkFacts::Value(words) => (Some(*words), None),
@@ -160,17 +162,18 @@ pub fn answered(source: &str, said: &NetworkFacts<'_>, asked_at: i64) -> Typed<J
     })
 }
 
-/// What a source said of an address.
+/// A source's answer for an address.
 pub enum NetworkFacts<'a> {
     Value(&'a JsonObject),
-    /// Nothing, and perhaps in these words; not to be asked again before then, in microseconds since 2000.
+    /// The source has no data. `words` is the answer that says so, if there is one. The source is not asked
+    /// again before `until`, in microseconds since 2000.
     Absent {
         words: Option<&'a JsonObject>,
         until: i64,
     },
 }
 
-/// A source gave no answer, time and again.
+/// Returns the part of the document for a source whose attempts all failed.
 pub fn failed(source: &str, at: i64, error: &str) -> Typed<Jsonb> {
     jsonb::object(|document| {
         state_of(document, source, "failed", &clock::iso8601(at), Some(("error", error)))
@@ -193,22 +196,23 @@ fn meta_of<'a>(document: Container<'a>, source: &str) -> Option<Container<'a>> {
     document.object("_meta").and_then(|meta| meta.object(source))
 }
 
-/// When a source's answer came, in microseconds since 2000; `None` where there is none, or none that can be dated.
+/// Returns the time of a source's answer, in microseconds since 2000. `None`: there is no answer, or it has
+/// no valid time.
 fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
     let own = || document.object(source).and_then(|own| own.text("cached_at"));
     let time = own().or_else(|| meta_of(document, source).and_then(|meta| meta.text("asked_at")));
     time.and_then(timestamp::parse)
 }
 
-/// Whether a source has had its say, and when.
+/// Whether a source has answered, and when.
 pub enum CurrentAttribution {
-    /// It was never asked, or gave no answer.
+    /// The source was never asked, or all attempts failed.
     None,
-    /// A value or an absence; of some it is not known when.
+    /// The source returned a value or an absence, at this time if it is known.
     Since(Option<i64>),
 }
 
-/// What a source's answer, a value or an absence, stands since.
+/// Returns the state of a source's answer, which is a value or an absence.
 pub fn answer_of(document: Container<'_>, source: &str) -> CurrentAttribution {
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
     match (document.get(source), state) {
@@ -217,10 +221,11 @@ pub fn answer_of(document: Container<'_>, source: &str) -> CurrentAttribution {
     }
 }
 
-/// An answer that is younger than that is of a clock that was wrong, in microseconds.
+/// Microseconds by which an answer may lie in the future. A later time comes from a wrong clock.
 const CLOCKS_DIFFER: i64 = 300_000_000;
 
-/// Whether a source's answer, a value or an absence, is younger than its lifetime in seconds. A failure is no answer.
+/// Returns true if a source's answer, a value or an absence, is younger than its lifetime in seconds. A
+/// failure is not an answer.
 pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> bool {
     let lifetime = match meta_of(document, source).and_then(|meta| meta.text("state")) {
         Some("failed") => return false,
@@ -232,8 +237,9 @@ pub fn is_fresh(document: Container<'_>, source: &str, lifetimes: Lifetimes) -> 
     answered_at(document, source).is_some_and(|at| at > since && at < now + CLOCKS_DIFFER)
 }
 
-/// Whether what a source said at some time is news to a document: it has no answer of theirs, or an older one. What is
-/// not dated is news only where there is none.
+/// Returns true if a source's answer of time `at` should replace the source's part of a document: the
+/// document has no answer of this source, or an older one. An answer without a time is used only if the
+/// document has none.
 pub fn is_news(document: Container<'_>, source: &str, at: Option<i64>) -> bool {
     let has_value = document.object(source).is_some();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
@@ -246,19 +252,22 @@ pub fn is_news(document: Container<'_>, source: &str, at: Option<i64>) -> bool {
     }
 }
 
-/// Whether a document's word on place and network is not of files of this server's, so that another's may replace it.
+/// Returns true if the location and network in a document do not come from this server's mmdb files. Another
+/// system's values may then replace them.
 pub fn is_placed_by_others(document: Container<'_>) -> bool {
     document.object("maxmind").is_none_or(|own| own.get("build_epoch").is_none())
 }
 
-/// When a part of somebody's document says that it was answered, unless that is yet to come.
+/// Returns the time of the answer in a part of a document from another system, unless the time is in the
+/// future.
 pub fn dated(part: Container<'_>) -> Option<i64> {
     let at = part.text("cached_at").and_then(timestamp::parse);
     at.filter(|at| *at < clock::transaction_start() + CLOCKS_DIFFER)
 }
 
-/// What somebody kept of sources' answers: source, its own words, when it was asked. `builds` are those of the files in
-/// service, which have had their say.
+/// Returns a document with the answers that another system stored. Each part is a source, the answer, and the
+/// time of the request. `builds` are the builds of the mmdb files in service: they have already been read for
+/// this address.
 pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Option<&str>) -> Typed<Jsonb> {
     jsonb::object(|document| {
         for (source, own, _) in parts {
@@ -280,9 +289,10 @@ pub fn kept_by_others(parts: &[(&str, Container<'_>, Option<i64>)], builds: Opti
     })
 }
 
-/// Whether a provider's answer about an address has had its time, or is lacking where it is wanted. One that knows networks
-/// is asked again about what it placed, and about addresses without a network; not about those that the files placed
-/// without it. What failed time and again is no answer that could grow old.
+/// Returns true if a provider's answer about an address is past its lifetime, or is missing and needed. A
+/// network provider is asked again about the addresses that it assigned to a network, and about addresses
+/// without a network. It is not asked about addresses that have a network from the mmdb files only. A failure
+/// never becomes stale.
 pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -> bool {
     let source = provider.name();
     let state = meta_of(document, source).and_then(|meta| meta.text("state"));
@@ -297,17 +307,17 @@ pub fn is_stale(document: Container<'_>, asn: Option<i64>, provider: Provider) -
     }
 }
 
-/// Whether a source has yet to have its say about an address: it was never asked, or, if it is to be asked `again`, it
-/// said that there is nothing and that has had its time.
+/// Returns true if a source has not answered for an address yet. With `again`, also returns true if the
+/// source returned an absence and `retry_after` has passed.
 pub fn is_open(document: Container<'_>, source: &str, again: bool) -> bool {
     let Some(meta) = meta_of(document, source) else { return document.object(source).is_none() };
-    // Written by us in UTC: the texts compare as the times do.
+    // This extension writes the time in UTC, so the texts sort in time order.
     let is_over = |until: &str| until <= clock::iso8601(clock::transaction_start()).as_str();
     again && meta.text("retry_after").is_some_and(is_over)
 }
 
-/// Providers that should be asked about an address for its own sake, of those given: nothing fresh of theirs is there,
-/// and they have not failed time and again.
+/// Returns those of `providers` that should be asked about an address: they have no fresh answer, and have
+/// not failed.
 pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> Providers {
     Providers::of(providers.iter().filter(|provider| {
         let source = provider.name();
@@ -321,7 +331,7 @@ pub fn due(document: Container<'_>, asn: Option<i64>, providers: Providers) -> P
     }))
 }
 
-/// Providers whose answer may yet complete the snapshot of an address's sessions.
+/// Returns the providers whose answers may still complete the snapshots of an address's sessions.
 pub fn awaited(document: Option<Container<'_>>, asn: Option<i64>, ip_type: Option<&str>) -> Providers {
     Providers::of(Provider::all().filter(|provider| {
         let lacks = match provider.purpose() {
@@ -333,17 +343,18 @@ pub fn awaited(document: Option<Container<'_>>, asn: Option<i64>, ip_type: Optio
     }))
 }
 
-/// Two letters as text.
+/// Returns a country code as text.
 pub fn country_text(country: [u8; 2]) -> String {
     country.iter().map(|letter| char::from(*letter)).collect()
 }
 
-/// Builds of the mmdb files that the document's answer came from.
+/// Returns the builds of the mmdb files from which the document was written.
 pub fn builds(document: Container<'_>) -> Option<&str> {
     document.object("_meta")?.object("maxmind")?.text("builds")
 }
 
-/// maxmind.country, cymru.country, dshield.ip.ascountry, in that order; upper case.
+/// Returns the country in upper case. The sources are maxmind.country, cymru.country and
+/// dshield.ip.ascountry, in that order.
 pub fn country(document: Container<'_>) -> Option<String> {
     let of = |source: &str, key: &str| document.object(source).and_then(|o| o.text(key));
     let dshield =
@@ -371,11 +382,11 @@ fn is_true(document: Container<'_>, source: &str, key: &str) -> bool {
     }
 }
 
-/// A provider may send more types than anybody can use; these many are kept.
+/// A provider may send any number of types. At most this many are kept.
 const MOST_TYPES: usize = 32;
 const LONGEST_TYPE: usize = 64;
 
-/// Types of an address from SPUR's answer: what it tunnels, where it stands, which devices it serves.
+/// Returns the types of an address from SPUR's answer: its tunnels, its infrastructure and its client types.
 pub fn ip_types(document: Container<'_>) -> Vec<String> {
     let mut types = Vec::new();
     let Some(spur) = document.object("spur") else { return types };
@@ -397,7 +408,8 @@ pub fn ip_types(document: Container<'_>) -> Vec<String> {
     types
 }
 
-/// A text, an array of such, or an object with `type` or `types`; `depth` bounds the nesting that is followed.
+/// Collects types from a text, an array of texts, or an object with `type` or `types`. `depth` limits the
+/// nesting.
 fn collect_types(value: Value<'_>, types: &mut Vec<String>, depth: usize) {
     match value {
         Value::String(text) => {
@@ -421,7 +433,7 @@ fn collect_types(value: Value<'_>, types: &mut Vec<String>, depth: usize) {
     }
 }
 
-/// The one type that a session's snapshot keeps.
+/// Returns the one type that a session's snapshot keeps.
 pub fn leading_type(types: &[String]) -> Option<&str> {
     const ORDER: [&str; 6] = ["VPN", "TOR", "PROXY", "DATACENTER", "RESIDENTIAL", "MOBILE"];
     ORDER

@@ -1,7 +1,7 @@
-//! Enrichment documents that others wrote, read for what they say of an address's network.
+//! Reads the network of an address from enrichment documents of other systems.
 //!
-//! They come from the Python system, from sessions that it enriched, and from whatever else a user kept there. Nothing in
-//! them can be relied on: a part that makes no sense is a fault, which is listed, and the rest is used.
+//! The documents come from the Python system, from the sessions that it enriched, and from users. Their
+//! content is not reliable. An invalid part is listed as a fault, and the rest is used.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::legacy;
@@ -10,7 +10,7 @@ use crate::document::enrichment::country_text;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::kept::Kept;
 
-/// What one source says of a network.
+/// The network in one source's part of a document.
 #[derive(Default, Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub asn: Option<i64>,
@@ -19,26 +19,26 @@ pub struct Named {
     pub registry: Option<&'static str>,
 }
 
-/// What a document says, and what in it makes no sense.
+/// The valid values and the faults of a document.
 #[derive(Default, Debug)]
 pub struct Reading {
     pub maxmind: Named,
     pub cymru: Named,
-    /// In words, for whoever repairs the data: `maxmind.asn is true, not a number`.
+    /// Text for the user who repairs the data: `maxmind.asn is true, not a number`.
     pub faults: Vec<String>,
-    /// Source and key of each field that makes no sense.
+    /// Source and key of each invalid field.
     pub faulty: Vec<(&'static str, &'static str)>,
 }
 
 impl Reading {
-    /// The network that announces the address, MaxMind's word first, and who says so.
+    /// Returns the network of the address, with the source that names it. MaxMind comes first.
     pub fn network(&self) -> Option<(i64, &'static str)> {
         let of = |named: &Named, source| named.asn.map(|asn| (asn, source));
         of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
     }
 
-    /// What is said of a network by the sources that name it, or that name none (their name and country then go with the
-    /// address's own network).
+    /// Returns the values that sources have about a network. A source counts if it names this network or
+    /// none. If it names none, its name and country belong to the network of the address.
     pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &Named)> {
         [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
             .into_iter()
@@ -46,7 +46,7 @@ impl Reading {
     }
 }
 
-/// Reads a document; `None` is SQL's null, which is an empty one.
+/// Reads a document. `None` is SQL's null and counts as an empty document.
 pub fn read(document: Option<Container<'_>>) -> Reading {
     let mut reading = Reading::default();
     let Some(document) = document else { return reading };
@@ -59,14 +59,15 @@ pub fn read(document: Option<Container<'_>>) -> Reading {
     reading
 }
 
-/// Who may have answered in a session's document.
+/// The sources whose answers a session's document may have.
 pub const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
 
-/// Bytes of one source's words that are kept; SPUR's longest answers have a tenth of that.
+/// Largest size in bytes of one source's part that is kept. SPUR's longest answers have a tenth of that.
 pub const LARGEST_PART: usize = 64 << 10;
 
-/// What a session's document says of its address. Two shapes are about: `{"cymru": {…}, …}`, and what cowrieprocessor
-/// wrote before, `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. `None`: it does not speak of the address.
+/// Returns the part of a session's document for its address. Two formats exist: `{"cymru": {…}, …}`, and the
+/// older one of cowrieprocessor, `{"session": {"203.0.113.7": {"dshield": {…}, …}}, …}`. `None`: the document
+/// has no data for this address.
 pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Container<'_>>, String> {
     if !document.is_object() {
         return Err("the document is not an object".to_owned());
@@ -86,7 +87,7 @@ pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Co
     }
 }
 
-/// What each of [`SOURCES`] is quoted with. What is no object, or too large to be kept, is a fault.
+/// Returns the part of each of [`SOURCES`]. A part that is not an object, or is too large, is a fault.
 pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<Container<'a>>; 5] {
     SOURCES.map(|source| match document.get(source)? {
         Value::Null => None,
@@ -96,7 +97,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
             None
         }
         _ => {
-            // Of the first two, `read` has complained.
+            // `read` has already listed this fault for the first two.
             if !matches!(source, "maxmind" | "cymru") {
                 faults.push(format!("{source} is not an object"));
             }
@@ -105,7 +106,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
     })
 }
 
-/// A part of a document without the fields that make no sense.
+/// Returns a part of a document without its invalid fields.
 pub fn keep_sensible(part: Container<'_>, source: &str, faulty: &[(&str, &str)]) -> Kept {
     let keys = faulty.iter().filter(|(of, _)| *of == source).map(|(_, key)| key);
     keys.fold(part.keep(), |kept, key| jsonb::keep_without(jsonb::of_kept(&kept), key))
@@ -130,7 +131,7 @@ fn named(
             Value::Null => return None,
             Value::String(text) if text.trim().is_empty() || is_unknown(&text) => return None,
             Value::String(text) => text.into_owned(),
-            // Numbers where text is due, and the other way round, are used.
+            // Numbers are accepted in place of text, and text in place of numbers.
             Value::Number(number) => number.text(),
             Value::Bool(value) => {
                 faults.push(format!("{source}.{key} is {value}, not {wanted}"));
@@ -153,7 +154,7 @@ fn named(
     let asn = field("asn", &|text| legacy::asn(text).is_some(), "an ASN");
     let name = field("asn_org", &|text| legacy::name(text).is_some(), "a name");
     let country = field("country", &|text| legacy::country(text).is_some(), "a country");
-    // Some put words like "other" there: Team Cymru does.
+    // Some sources, such as Team Cymru, write values like "other" here.
     let registry = field("registry", &|_| true, "a registry");
     Named {
         asn: asn.as_deref().and_then(legacy::asn).map(i64::from),
@@ -163,12 +164,12 @@ fn named(
     }
 }
 
-/// What means that nobody knows.
+/// Returns true if a text is a code for an unknown value.
 pub fn is_unknown(text: &str) -> bool {
     ["NA", "XX", "ZZ"].iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 
-/// Enough of a text to find it again.
+/// Returns the beginning of a text, long enough to find it again.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }

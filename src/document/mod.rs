@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `enrichment` | the documents of this extension: what they say, and how fresh it is |
+//! | `enrichment` | the documents of this extension: their content and its age |
 //! | `legacy` | the documents of the Python system, read by import |
 
 pub mod enrichment;

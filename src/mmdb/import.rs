@@ -1,4 +1,5 @@
-//! How a file comes into service: copied, verified, renamed; or refused, and the old one keeps serving.
+//! Puts files into service: copies, verifies and renames them. If a file is refused, the old copy stays in
+//! service.
 
 use std::fmt;
 use std::fs::File;
@@ -12,16 +13,16 @@ use super::private_copy::{Custody, Draft, Signature, Status, read_status};
 use crate::pg::{self, clock, mapped_file};
 use crate::telemetry;
 
-/// Why a file was not put into service.
+/// The reason why a file was not put into service.
 #[derive(Debug)]
 pub enum ImportError {
     /// The source could not be read, or the copy could not be written.
     File { kind: Kind, path: String, error: io::Error },
-    /// Somebody wrote to the source while it was read.
+    /// The source was written to while it was read.
     Changing { kind: Kind, path: String },
-    /// Not an mmdb file, or a damaged one.
+    /// The file is not an mmdb file, or is damaged.
     Damaged { kind: Kind, path: String, error: MmdbError },
-    /// A good file for another setting.
+    /// The file is valid, but for another setting.
     WrongContent { kind: Kind, path: String, database_type: String },
 }
 
@@ -63,21 +64,22 @@ impl fmt::Display for ImportError {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Only when the source changed since it was read or refused; never waits for another process.
+    /// Import only if the source changed since it was read or refused. Never wait for another process.
     IfChanged,
-    /// Somebody asked for it: read it again if it is not what is in service.
+    /// The user requested the import: read the file again unless it is in service.
     Ask,
 }
 
-/// A source that changed less than this ago may still be being written.
+/// A writer may still be writing a source that changed more recently.
 const SETTLED_AFTER_SECONDS: i64 = 2;
 
-/// Puts the configured file into service if it is not yet.
+/// Puts the configured file into service unless it is already.
 pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
     let Some(path) = kind.source_path() else { return Ok(()) };
     let signature = match Signature::of(&path) {
         Ok(signature) => signature,
-        // A source that is away does no harm: the copy serves. It is worth an error only to who asks.
+        // A missing source does no harm, because the copy stays in service. It is an error only if the user
+        // requested the import.
         Err(_) if mode == Mode::IfChanged && read_status(kind).is_some() => return Ok(()),
         Err(error) => {
             let custody = Custody::take(false).ok().flatten();
@@ -94,7 +96,7 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
         error,
     })?;
     let Some(custody) = custody else { return Ok(()) };
-    // Whoever held the lock may have done the work.
+    // The previous holder of the lock may have imported the file.
     if !is_wanted(kind, &signature, mode) {
         return Ok(());
     }
@@ -110,7 +112,7 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
     }
 }
 
-/// Whether a file waits to be put into service and nobody is at it.
+/// Returns true if a file waits to be put into service and no process is importing it.
 pub fn is_due(kind: Kind) -> bool {
     let Some(signature) = kind.source_path().and_then(|path| Signature::of(&path).ok()) else { return false };
     is_wanted(kind, &signature, Mode::IfChanged) && matches!(Custody::take(false), Ok(Some(_)))
@@ -172,10 +174,11 @@ fn copy_and_verify(
     Ok((draft, status))
 }
 
-/// Bytes between two looks at whether somebody cancelled.
+/// Bytes to copy between two checks for interrupts.
 const COPY_CHUNK: usize = 1 << 20;
 
-/// Copies a source of `size` bytes. One that turns out to be longer has changed, and may be growing as fast as it is read.
+/// Copies a source of `size` bytes. Stops at a longer source: it has changed, and may grow as fast as it is
+/// read.
 fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     let mut chunk = vec![0; COPY_CHUNK];
     let mut copied = 0;
@@ -192,7 +195,7 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Records why a file does not serve, so that nobody tries it again until it changes.
+/// Records why a file was refused, so that it is not tried again until it changes.
 fn refuse(
     kind: Kind,
     custody: Option<&Custody>,

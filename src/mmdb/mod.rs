@@ -1,9 +1,9 @@
-//! What this server's mmdb files answer, per backend.
+//! Lookups in this server's mmdb files, per backend.
 //!
-//! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in service. It
-//! looks for one at most once a second and only between statements, so that one statement sees one build. The path
-//! of a session's insert never verifies and never copies: it takes the copy that is in service, and where a newer file
-//! waits, it has a background worker put that into service.
+//! A backend maps the private copies (see `private_copy`) and keeps the maps until a newer copy is in
+//! service. It looks for one at most once a second and only between statements, so that one statement sees
+//! one build. A session's insert never verifies or copies a file. It uses the copy in service. If a newer
+//! file waits, it starts a background worker that puts the file into service.
 
 mod import;
 mod private_copy;
@@ -22,7 +22,7 @@ use crate::telemetry;
 pub use import::ImportError;
 pub use private_copy::Status;
 
-/// The two settings, each for one file.
+/// The two settings. Each names one file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     City,
@@ -53,7 +53,7 @@ impl Kind {
         }
     }
 
-    /// Whether a file with this content can serve under this setting.
+    /// Returns true if a file with this content is valid for this setting.
     fn accepts(self, content: Content) -> bool {
         matches!(
             (self, content),
@@ -62,12 +62,12 @@ impl Kind {
     }
 }
 
-/// What the caller can afford.
+/// How much work the caller allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LoadPolicy {
-    /// A session's insert: use what is in service.
+    /// A session's insert: use the copy in service.
     None,
-    /// A call that may take a moment: put a new or changed file into service first.
+    /// A call that may take longer: put a new or changed file into service first.
     Import,
 }
 
@@ -81,9 +81,10 @@ struct Loaded {
 pub struct Databases {
     city: Option<Loaded>,
     asn: Option<Loaded>,
-    /// Grows with every change of the maps.
+    /// Increases with every change of the maps.
     version: u64,
-    /// Builds of both files, `<city epoch>/<ASN epoch>` with `-` for none: an answer is due again when this changes.
+    /// Builds of both files, `<city epoch>/<ASN epoch>` with `-` for none. An answer is due again when this
+    /// changes.
     builds: String,
 }
 
@@ -109,7 +110,7 @@ pub fn with<T>(patience: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
     DATABASES.with_borrow(work)
 }
 
-/// Verifies the configured files now, whatever was refused before, and puts changed ones into service.
+/// Verifies the configured files now, even if they were refused before, and puts changed files into service.
 pub fn reload() -> Result<(), ImportError> {
     let mut failure = None;
     for kind in Kind::ALL {
@@ -121,7 +122,7 @@ pub fn reload() -> Result<(), ImportError> {
     failure.map_or(Ok(()), Err)
 }
 
-/// What is in service under a setting, and what was refused.
+/// Returns the copy in service for a setting, and the file that was refused.
 pub fn status(kind: Kind) -> Option<Status> {
     private_copy::read_status(kind)
 }
@@ -144,7 +145,8 @@ fn look_for_newer(patience: LoadPolicy) {
     refresh_maps();
 }
 
-/// Whether this backend may start a worker: an import that fails for want of disk space is not tried every second.
+/// Returns true if this backend may start a worker. A failed import, for example on a full disk, is not
+/// retried every second.
 fn may_start_import() -> bool {
     let since = clock::statement_start().saturating_sub(LAST_START.get());
     !(0..START_EVERY_MICROS).contains(&since)
@@ -152,12 +154,12 @@ fn may_start_import() -> bool {
 
 fn import_changed() {
     for kind in Kind::ALL {
-        // Already recorded in the status, and logged by whoever refused the file.
+        // The process that refused the file has recorded and logged the error.
         let _ = import::run(kind, import::Mode::IfChanged);
     }
 }
 
-/// What a session's insert found waiting is imported behind its back.
+/// The background worker that imports a file that a session's insert found waiting.
 const IMPORT: Program =
     Program { symbol: "cowrie_enrich_import_main", kind: "cowrie_enrich mmdb import", needs: Needs::Nothing };
 
@@ -170,7 +172,7 @@ fn import_in_background(_argument: i32) {
 
 fn refresh_maps() {
     DATABASES.with(|cell| {
-        // Borrowed means that a lookup is running further up the stack; it keeps its maps.
+        // The cell is borrowed if a lookup is running further up the stack. That lookup keeps its maps.
         let Ok(mut databases) = cell.try_borrow_mut() else { return };
         let mut changed = false;
         for kind in Kind::ALL {
@@ -209,7 +211,7 @@ fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
                 false
             }
         },
-        // The status names a file that is gone or names none; keep what is mapped.
+        // The status names no file, or one that is gone. Keep the current map.
         None => false,
     }
 }
@@ -231,8 +233,8 @@ impl Databases {
         &self.builds
     }
 
-    /// Whether an answer that was given from `builds` would be given anew from these files. Files that are not
-    /// loaded here have no say: an answer does not expire because a file is missing.
+    /// Returns true if the current files differ from `builds`, the files of an earlier answer. Files that are
+    /// not loaded here do not count: an answer does not expire because a file is missing.
     pub fn is_due(&self, builds: Option<&str>) -> bool {
         if self.is_empty() {
             return false;
@@ -272,14 +274,14 @@ impl Databases {
         answered(self.network_file()?.database.network(address))
     }
 
-    /// The ASN file, or the city file where that knows networks too (Enterprise) and there is no other.
+    /// Returns the ASN file. Without one, returns the city file if it also has networks (Enterprise).
     fn network_file(&self) -> Option<&Loaded> {
         self.asn
             .as_ref()
             .or_else(|| self.city.as_ref().filter(|city| city.database.content() == Content::Both))
     }
 
-    /// Returns whether a file answers what is asked of this kind of file.
+    /// Returns true if a file can serve lookups of this kind.
     pub fn serves(&self, kind: Kind) -> bool {
         match kind {
             Kind::City => self.city.is_some(),
@@ -300,7 +302,7 @@ impl Databases {
     }
 }
 
-/// A damaged record is counted and answers nothing; verification makes it all but impossible.
+/// Counts and logs a damaged record, and returns `None`. Verification makes damaged records very unlikely.
 fn answered<T>(result: Result<Option<T>, cowrie_enrich_engine::mmdb::MmdbError>) -> Option<T> {
     result.unwrap_or_else(|error| {
         telemetry::error("an mmdb lookup failed", &error.to_string());

@@ -1,9 +1,10 @@
-//! Where private copies live, and which one is in service.
+//! The private copies: where they are, and which one is in service.
 //!
-//! `<data directory>/cowrie_enrich/` holds, per setting, the copy (`city-<build>-<nonce>.mmdb`) and its status
-//! (`city.json`). A status is only ever replaced by rename, under the lock file's lock; a copy is never written
-//! after its rename, only unlinked. Readers take no lock: they read the status, then open the file that it names,
-//! and start again when that file was replaced in between. A backend that maps an unlinked copy keeps it.
+//! `<data directory>/cowrie_enrich/` holds, per setting, the copy (`city-<build>-<nonce>.mmdb`) and its
+//! status (`city.json`). A status is only replaced by rename, under the lock file's lock. A copy is never
+//! written after its rename, only unlinked. Readers take no lock. They read the status, then open the file
+//! that it names, and start again if that file was replaced in between. A backend that maps an unlinked copy
+//! keeps it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,14 +17,14 @@ use serde_json::{Map, Value};
 use super::Kind;
 use crate::pg::{self, mapped_file};
 
-/// Identity of a status file: a new status has a new inode or at least a new time.
+/// Identity of a status file. A new status has another inode or another modification time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     inode: u64,
     modified: (i64, i64),
 }
 
-/// What a source file looked like when it was read. A change of any part makes it worth reading again.
+/// Identity of a source file when it was read. If any part changes, the file is read again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Signature {
     pub path: String,
@@ -48,7 +49,7 @@ impl Signature {
         }
     }
 
-    /// Whether the source was last written long enough ago to be complete.
+    /// Returns true if the last write to the source is old enough for it to be complete.
     pub fn is_settled(&self, seconds: i64) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (now.as_secs() as i64).saturating_sub(self.modified.0) >= seconds
@@ -70,7 +71,7 @@ impl Signature {
     }
 }
 
-/// One setting's file: what is in service, and what was refused since.
+/// The state of one setting's file: the copy in service, and the source that was refused since.
 #[derive(Clone, Default, Debug)]
 pub struct Status {
     /// Name of the copy in service, within the directory.
@@ -123,8 +124,8 @@ impl Status {
         }
     }
 
-    /// Whether there is a copy to serve: a base backup that was taken while a file was replaced, or a copy of the data
-    /// directory without it, has a status that names one which is not there.
+    /// Returns true if the copy exists. The status may name a missing file in two cases: a base backup was
+    /// taken while a file was replaced, or the data directory was copied without the file.
     pub fn serves(&self) -> bool {
         self.file.as_ref().is_some_and(|name| directory().join(name).exists())
     }
@@ -142,7 +143,7 @@ fn status_path(kind: Kind) -> PathBuf {
     directory().join(format!("{}.json", kind.name()))
 }
 
-/// The status now, without a lock.
+/// Returns the current status. Takes no lock.
 pub fn read_status(kind: Kind) -> Option<Status> {
     let bytes = fs::read(status_path(kind)).ok()?;
     serde_json::from_slice(&bytes).ok().map(|value| Status::from_json(&value))
@@ -156,7 +157,8 @@ fn version_of(metadata: &fs::Metadata) -> Version {
     Version { inode: metadata.ino(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
 }
 
-/// How often a reader starts again when files are replaced under it; two replacements in a row are already absurd.
+/// Number of times that a reader retries when files are replaced during the read. Even two replacements in a
+/// row are very unlikely.
 const READ_ATTEMPTS: usize = 5;
 
 /// Maps the copy in service.
@@ -171,13 +173,13 @@ pub fn map_current(kind: Kind) -> Option<(Mmap, Version)> {
     None
 }
 
-/// The right to change what is in service; released when dropped.
+/// The right to replace the copies in service. Released when dropped.
 pub struct Custody {
     _lock: File,
 }
 
 impl Custody {
-    /// Waits for the right, or comes back empty-handed at once when `wait` is false.
+    /// Takes the right. If another process holds it, waits, or returns `None` if `wait` is false.
     pub fn take(wait: bool) -> io::Result<Option<Custody>> {
         let directory = directory();
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -203,7 +205,7 @@ impl Custody {
         }
     }
 
-    /// A new file to copy a source into.
+    /// Creates a new file for a copy of a source.
     pub fn draft(&self, kind: Kind) -> io::Result<Draft> {
         let path = directory().join(format!("{}.draft", kind.name()));
         let file =
@@ -211,7 +213,7 @@ impl Custody {
         Ok(Draft { path, file, renamed: false })
     }
 
-    /// Puts a finished draft into service and removes what it replaces.
+    /// Puts a finished draft into service and removes the copy that it replaces.
     pub fn publish(&self, kind: Kind, draft: Draft, mut status: Status) -> io::Result<()> {
         draft.file.sync_all()?;
         let name = format!(
@@ -223,7 +225,7 @@ impl Custody {
         draft.rename(&directory().join(&name))?;
         status.file = Some(name.clone());
         let written = self.write_status(kind, &status);
-        // A copy that is not in service after all may be what filled the disk.
+        // If the new copy could not be put into service, it is removed, because it may have filled the disk.
         let serving = read_status(kind).and_then(|status| status.file);
         remove_others(kind, serving.as_deref().unwrap_or(&name));
         written
@@ -240,8 +242,8 @@ impl Custody {
     }
 }
 
-/// A copy in the making; left behind by a crash, it is overwritten by the next one. One that comes to nothing is removed:
-/// it may be what filled the disk.
+/// An unfinished copy. A draft that remains after a crash is overwritten by the next one. A draft that is not
+/// published is removed, because it may have filled the disk.
 pub struct Draft {
     path: PathBuf,
     pub file: File,
@@ -271,7 +273,7 @@ fn remove_others(kind: Kind, keep: &str) {
         let name = entry.file_name();
         let Some(name) = Path::new(&name).to_str() else { continue };
         if name.starts_with(&prefix) && is_copy_name(name) && name != keep {
-            // A copy that cannot be removed now is removed with the next one.
+            // If the copy cannot be removed now, the next import removes it.
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -1,8 +1,8 @@
-//! Foreign keys of session tables, without locking writers out: added without a look at the rows that there are, which is a
-//! moment's lock; then the rows are looked at, with a lock that writers do not mind.
+//! Adds foreign keys to session tables without blocking writers for long. The key is added as NOT VALID,
+//! which needs a strong lock only briefly. Then it is validated under a lock that does not block writers.
 //!
-//! That moment's lock is not waited for: behind whoever waits for it every writer would queue, as long as the longest
-//! transaction lasts. It is asked for and given up, time and again.
+//! The strong lock must not be waited for long: all writers would queue behind the wait, for as long as the
+//! longest transaction lasts. Therefore the lock request has a short timeout and is repeated.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub fn add(call: &Call) {
         lock_and_add(run, rel, false);
         let orphans = settle(run, rel, None);
         if orphans == 0 {
-            // Of a partitioned table, its own.
+            // Adds the key of the partitioned table itself.
             lock_and_add(run, rel, true);
         }
         vec![("orphans", orphans), ("validated", i64::from(orphans == 0))]
@@ -49,7 +49,7 @@ fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
             Err(failure) if failure.was_lock => {}
             Err(failure) => failure.raise(),
         }
-        // With all that was locked.
+        // Releases the locks that were taken.
         run.commit();
         latch::wait(BETWEEN, None);
     }
@@ -59,15 +59,16 @@ fn lock_and_add(run: &mut Run, rel: Oid, whole: bool) {
 /// Orphans that are listed.
 const MOST_LISTED: usize = 1_000;
 
-/// Validates the foreign keys of a table and its partitions that are not yet; answers how many sessions are in the way of
-/// that. `rows`: how many sessions are expected, if somebody knows better than the server.
+/// Validates the foreign keys of a table and its partitions that are not valid yet. Returns the number of
+/// sessions without an address in the inventory. `rows` is the expected number of sessions, if the caller
+/// knows it better than the server.
 pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     let home = run.home;
     let open = acting_as(home.owner, || session_foreign_key::not_valid(run.connection, rel));
     if open.is_empty() {
         return 0;
     }
-    // The server looks at all rows anyway, and only if one points nowhere somebody must say which.
+    // The server checks all rows itself. Only if this fails does the procedure look for the offending rows.
     run.begin("validating", open.len() as i64);
     let mut invalid = Vec::new();
     for table in open {
@@ -106,7 +107,7 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     orphans
 }
 
-/// Whether the address column of a table is missing.
+/// Returns true if the address column of a table is missing.
 fn is_unreadable(table: &Table) -> bool {
     Readable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
 }

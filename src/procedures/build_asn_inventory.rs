@@ -1,7 +1,8 @@
-//! Networks, from the addresses that are known.
+//! Builds the inventory of networks from the known addresses.
 //!
-//! One pass over the inventory in key order, then edits of `known_networks`, then counts. Inside a transaction block the pass is one batch, networks
-//! before addresses, because the order of locks is a transaction's; and what it means for counts waits for the next fold,
+//! One pass reads the inventory in key order. Then edits of `known_networks` are applied, then counts are
+//! corrected. Inside a transaction block the pass is one batch that writes networks before addresses, because
+//! the order of locks applies to a whole transaction. The changes of counts then wait for the next fold,
 //! which locks networks.
 
 use std::collections::BTreeSet;
@@ -22,21 +23,22 @@ use crate::store::{calls, fold, reclassification, refresh_session_counts};
 
 const PROCEDURE: Procedure = Procedure::BuildAsnInventory;
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Placed addresses after which their counts are folded: what is folded at once is partly in memory.
+/// Number of addresses assigned to a network after which their counts are folded. Counts that are folded
+/// together are partly in memory.
 const FOLDED_TOGETHER: usize = 100_000;
 /// Skipped addresses of a batch that a verbose call shows.
 const SHOWN: usize = 10;
 
-/// How a call is made.
+/// The options of a call.
 struct BuildOptions {
     batch_size: i64,
     is_verbose: bool,
-    /// Whether all is one transaction.
+    /// True if the whole call is one transaction.
     is_atomic: bool,
 }
 
-/// How far it is, and what it counted: kept with each batch, so that a call that goes on where another was killed reports
-/// all.
+/// The position and the counts of a call. Each batch stores them, so that a call that resumes after a killed
+/// one reports all.
 #[derive(Default)]
 struct BuildProgress {
     last: Option<Address>,
@@ -46,9 +48,9 @@ struct BuildProgress {
     skipped: i64,
     faulty: i64,
     ranks: WrittenRanks,
-    /// Addresses placed whose counts are not folded yet.
+    /// Number of addresses assigned to a network whose counts are not folded yet.
     placed: usize,
-    /// Networks that this call created or changed: each counts once.
+    /// Networks that this call created or changed. Each is counted once.
     touched: BTreeSet<i64>,
 }
 
@@ -108,7 +110,8 @@ fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress 
     state
 }
 
-/// Applies edits of `known_networks`, as the worker does. It waits for no lock, so it may come after the addresses.
+/// Applies edits of `known_networks`, as the worker does. This waits for no lock, so it may run after the
+/// addresses.
 fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     let (home, connection) = (run.home, run.connection);
     let pending = acting_as(home.owner, || reclassification::pending(connection));
@@ -130,7 +133,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
 }
 
-/// One transaction; answers how many addresses it read.
+/// Processes a batch in one transaction. Returns the number of addresses that it read.
 fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut BuildProgress) -> i64 {
     let mut found = DocumentBatch::behind(state.last);
     let most = if build_options.is_atomic { i64::MAX } else { build_options.batch_size };
@@ -159,7 +162,7 @@ fn batch(connection: &Connection, build_options: &BuildOptions, state: &mut Buil
     scanned
 }
 
-/// Tells the caller of some skipped addresses; answers of how many.
+/// Shows some skipped addresses to the caller. Returns the number shown.
 fn show(rejections: &PageRejections, most: usize) -> usize {
     for (address, why) in rejections.skipped.iter().take(most) {
         pg::notice(&format!("{}: skipped {address}: {why}", PROCEDURE.name()));
@@ -171,7 +174,8 @@ fn show(rejections: &PageRejections, most: usize) -> usize {
     rejections.skipped.len().min(most)
 }
 
-/// Networks that addresses are in, and those among all whose counts were wrong.
+/// Corrects the counts of networks. Returns the number of networks that have addresses, and the number of
+/// corrected networks.
 fn count(run: &mut Run, build_options: &BuildOptions) -> (i64, i64) {
     run.begin("counts", 1);
     let (mut unique, mut corrected) = (0, 0);

@@ -1,11 +1,12 @@
-//! Procedures that work through whole tables: a batch is a transaction, and the next call goes on where a killed one
-//! stopped.
+//! Procedures that process whole tables. Each batch is a transaction. After a call is killed, the next call
+//! resumes where it stopped.
 //!
-//! A call holds a lock for as long as it runs, so there is one of each kind at a time (for a table, where it works on one),
-//! and anybody can see in pg_locks that it runs. How far it is stands in `procedure_call`, written in each batch's own
-//! transaction: what others see there has been committed.
+//! A call holds a lock while it runs. Therefore at most one call of each procedure runs at a time, or one per
+//! table if the procedure works on a table. The lock is visible in pg_locks. The call's progress is stored in
+//! `procedure_call`. Each batch writes it in its own transaction, so other sessions see only committed
+//! progress.
 //!
-//! Batches run as the extension's owner, in the order of locks that `store` keeps.
+//! Batches run as the extension's owner and take locks in the order that `store` defines.
 
 pub mod add_session_foreign_key;
 pub mod backfill_sessions;
@@ -32,10 +33,10 @@ use crate::procedures::progress::{self as report, Reporting};
 use crate::store::Home;
 use crate::store::calls::{self, Key};
 
-/// The hint where an attached table is not intact.
+/// The hint for an attached table that is not intact.
 const ATTACH_AGAIN: &str = "Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() on it.";
 
-/// Those that there are. The number tells their locks apart: append only.
+/// The procedures. The number identifies the lock, so only append.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Procedure {
@@ -69,18 +70,18 @@ impl Procedure {
     }
 }
 
-/// How a call is made.
+/// The options of a call.
 pub struct Options {
     pub procedure: Procedure,
-    /// Table that it works on, or `Oid::INVALID`.
+    /// The table that the call works on, or `Oid::INVALID`.
     pub relation: Oid,
-    /// Whether the caller sees how far it is.
+    /// Whether the call reports its progress to the caller.
     pub progress: bool,
-    /// Whether it cannot do without commits: inside a transaction block it is refused.
+    /// Whether the procedure must commit. It then raises an error inside a transaction block.
     pub needs_commits: bool,
 }
 
-/// A call that runs.
+/// A running call.
 pub struct Run<'a> {
     pub home: Home,
     pub connection: &'a Connection,
@@ -91,11 +92,11 @@ pub struct Run<'a> {
     done: i64,
     total: i64,
     resume_at: Option<Kept>,
-    /// Of a call that commits: nobody outside is told of batches that may be rolled back.
+    /// Set if the call commits. Batches that may still be rolled back are not reported to other sessions.
     reporting: Option<Reporting>,
 }
 
-/// Runs a call from beginning to end. `work` answers what is reported, by name.
+/// Runs a call from beginning to end. `work` returns the counts of the final report, with their names.
 pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&'static str, i64)>) {
     let procedure = options.procedure;
     let may_commit = !call.is_atomic();
@@ -145,17 +146,17 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
 }
 
 impl Run<'_> {
-    /// Whose call it is.
+    /// Returns the name of the procedure.
     pub fn procedure(&self) -> &'static str {
         self.key.procedure
     }
 
-    /// Where a call that was killed would have gone on.
+    /// Returns the position at which a killed call stopped.
     pub fn resume_at(&self) -> Option<&Kept> {
         self.resume_at.as_ref()
     }
 
-    /// Begins a phase of so many rows, or whatever it counts.
+    /// Begins a phase with a total of rows or other units.
     pub fn begin(&mut self, phase: &'static str, total: i64) {
         self.end_phase();
         (self.phase, self.done, self.total) = (phase, 0, total);
@@ -167,21 +168,23 @@ impl Run<'_> {
         self.report(|reporting| reporting.phase(phase, total));
     }
 
-    /// One batch, as the extension's owner, in a transaction of its own. `work` answers how much it did.
+    /// Runs one batch in a transaction as the extension's owner. `work` returns the number of units that it
+    /// processed.
     pub fn batch(&mut self, work: impl FnOnce(&Connection) -> i64) {
         self.batch_resumable(|connection| (work(connection), None));
     }
 
-    /// The same; `work` also answers where the next call goes on if this one is killed.
+    /// Like [`Run::batch`]. `work` also returns the position at which the next call resumes if this call is
+    /// killed.
     pub fn batch_resumable(&mut self, work: impl FnOnce(&Connection) -> (i64, Option<Typed<Jsonb>>)) {
-        // In a connection of its own: what a batch's statements allocate is gone when it ends.
+        // A separate connection, so that the memory of a batch's statements is freed when the batch ends.
         Connection::with(self.home.schema, |connection| {
             let (done, resume_at) = acting_as(self.home.owner, || work(connection));
             self.done += done;
             self.note(resume_at);
         });
         if self.may_commit {
-            // The call's last commit waits for the disk, and what a crash loses is done again.
+            // Only the call's last commit waits for the disk. Work that a crash loses is done again.
             transaction::commit_lazily();
         }
         self.commit();
@@ -191,8 +194,8 @@ impl Run<'_> {
         }
     }
 
-    /// Commits, where that is allowed, and lets a cancellation take effect. Batches see each other's work and that of
-    /// others, whatever default_transaction_isolation says: waiting for a row and then failing is no way to go on.
+    /// Commits if the call may commit, and checks for interrupts. Batches use READ COMMITTED and ignore
+    /// default_transaction_isolation. Otherwise a batch that waits for a row would fail after the wait.
     pub fn commit(&self) {
         if self.may_commit {
             self.connection.commit();
@@ -207,7 +210,7 @@ impl Run<'_> {
         }
     }
 
-    /// Ends a phase: what it has done is what was due, because totals are estimates.
+    /// Ends a phase. Totals are estimates, so the number of processed units becomes the total.
     fn end_phase(&mut self) {
         self.total = self.done;
         self.note(None);
@@ -224,7 +227,7 @@ impl Run<'_> {
     }
 }
 
-/// What the caller sees: a line a second at most.
+/// Shows progress to the caller, at most one line a second.
 ///
 /// ```text
 /// NOTICE:  backfill_sessions: sessions [##########..........]  50 %, 840000 of 1680000, 31250 a second, 27 s left
@@ -265,7 +268,7 @@ impl Bar {
 }
 
 fn line(procedure: &str, phase: &str, (done, total): (i64, i64), took: Duration) -> String {
-    // What is estimated may be exceeded.
+    // The total is an estimate, so `done` may exceed it.
     let total = total.max(done);
     let filled = (done * WIDTH / total) as usize;
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(WIDTH as usize - filled));

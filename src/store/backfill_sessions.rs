@@ -1,11 +1,12 @@
-//! What old sessions say of addresses and networks, written into the inventories.
+//! Writes data from old sessions into the inventories.
 //!
-//! Sessions bring addresses, the times at which they were seen, and documents with what others paid for: answers of
-//! MaxMind, Team Cymru and further sources. Of each source the newest answer counts, whichever session had it, so that the
-//! result does not depend on the order of batches. Sessions are not counted here: that is the recount's.
+//! Sessions have addresses, the times at which they were seen, and documents with answers of MaxMind, Team
+//! Cymru and further sources. Per address and source, the newest answer of all sessions is used. Therefore
+//! the result does not depend on the order of batches. This file does not count sessions: recounting does.
 //!
-//! A batch of addresses is written by up to four transactions, each of which keeps the order of locks by itself: networks
-//! that documents name; networks and addresses that the files know; quotes of MaxMind; quotes of other sources.
+//! A batch of addresses is written by up to four transactions. Each keeps the order of locks by itself. They
+//! write: networks that documents name; networks and addresses from the mmdb files; quoted answers of
+//! MaxMind; quoted answers of other sources.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
@@ -41,7 +42,7 @@ thread_local! {
         "table_not_intact", include_str!("../../sql/queries/sessions/table_not_intact.sql")) };
 }
 
-/// A table without partitions. The names of columns are as they are, that of the table as SQL wants it, all in the
+/// A table without partitions. Column names are unquoted. The table name is quoted for SQL. All are in the
 /// server's encoding.
 pub struct Table {
     pub oid: Oid,
@@ -49,18 +50,18 @@ pub struct Table {
     pub ip_column: CString,
     pub time_column: Option<CString>,
     pub key_column: Option<CString>,
-    /// Whether it belongs to whom its partitioned table belongs.
+    /// Whether the table has the same owner as its partitioned table.
     pub is_of_one_owner: bool,
 }
 
 impl Table {
-    /// For messages.
+    /// Returns the name for messages.
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.name).into_owned()
     }
 }
 
-/// What finds a row again: its key where it has a simple one, else its place.
+/// Returns a text that identifies a row: its key if it has a simple one, otherwise its tuple id.
 pub fn shown_key(row: &Row, key: Option<Column>) -> String {
     let key = key.and_then(|column| scan::shown(row, column));
     key.unwrap_or_else(|| row.place().text())
@@ -70,12 +71,13 @@ pub fn is_attached(connection: &Connection, rel: Oid) -> bool {
     ATTACHED.first(connection, (rel,), |(count,)| count > Some(0)) == Some(true)
 }
 
-/// Why a table, or the attached table that it is a partition of, is not as it was attached.
+/// Returns the reason why a table, or the attached table whose partition it is, differs from its state when
+/// it was attached. `None`: it is intact.
 pub fn not_intact_reason(connection: &Connection, rel: Oid) -> Option<String> {
     NOT_INTACT.first(connection, (rel,), |(reason,)| reason).flatten()
 }
 
-/// The tables that an attached table's sessions are in.
+/// Returns the tables that hold an attached table's sessions.
 pub fn tables(connection: &Connection, rel: Oid) -> Vec<Table> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     TABLES.run(connection, (rel,), |rows| {
@@ -97,16 +99,16 @@ pub fn tables(connection: &Connection, rel: Oid) -> Vec<Table> {
 pub const MAXMIND: usize = 0;
 pub const CYMRU: usize = 1;
 
-/// What a session's document quotes of a source.
+/// A source's answer in a session's document.
 pub struct Quote {
     /// When the source was asked, microseconds since 2000.
     pub at: Option<i64>,
     pub words: Kept,
-    /// Where the address belongs, if it says so.
+    /// The network of the address, if the answer has one.
     pub asn: Option<i64>,
 }
 
-/// What sessions say of one address: when it was seen, and the newest quote of each source.
+/// The data that sessions have about one address: when it was seen, and the newest quote of each source.
 #[derive(Default)]
 pub struct SessionEvidence {
     pub tally: SessionCount,
@@ -114,7 +116,7 @@ pub struct SessionEvidence {
 }
 
 impl SessionEvidence {
-    /// Whether a quote of that time is news.
+    /// Returns true if a quote of time `at` is newer than the known quote, or if there is none.
     pub fn lacks(&self, source: usize, at: Option<i64>) -> bool {
         self.quotes[source].as_ref().is_none_or(|known| known.at < at)
     }
@@ -127,7 +129,8 @@ impl SessionEvidence {
 /// In the order of locks.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
-/// Networks that this call has seen to, by source: what is said of them again and again is looked at once.
+/// Networks that this call has already written, by source. Each is written once, however often sessions
+/// repeat it.
 #[derive(Default)]
 pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);
 
@@ -139,7 +142,7 @@ enum NetworkSource {
     Document(usize),
 }
 
-/// Networks that are remembered; there are some hundred thousand in the world.
+/// Number of networks to remember. About a hundred thousand networks exist.
 const MOST_SETTLED: usize = 200_000;
 
 impl HandledNetworks {
@@ -151,14 +154,16 @@ impl HandledNetworks {
     }
 }
 
-/// Networks that sessions name, by source: also those that their addresses have left since, for the snapshots point there.
+/// Networks that sessions name, by source. They include networks that the addresses have since left, because
+/// snapshots refer to them.
 #[derive(Default)]
 pub struct NamedNetworks {
     by_source: [Networks; 2],
 }
 
 impl NamedNetworks {
-    /// What a session says of a network, and when it was, if it was there that it came from.
+    /// Adds a network that a session names. `time` is the time of the session if the session's address was in
+    /// this network.
     pub fn add(&mut self, source: usize, named: &legacy::Named, time: Option<i64>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
         let known = networks.entry(asn).or_default();
@@ -176,7 +181,7 @@ impl NamedNetworks {
         known.merge(said);
     }
 
-    /// Those that are to be written. Team Cymru's words come before MaxMind's.
+    /// Returns the networks to write. Team Cymru's values take precedence over MaxMind's.
     pub fn networks(&self, settled: &mut HandledNetworks) -> Networks {
         let mut networks = Networks::new();
         for source in [CYMRU, MAXMIND] {
@@ -190,14 +195,14 @@ impl NamedNetworks {
     }
 }
 
-/// Creates and refines networks, all as one source says; answers how many were created.
+/// Creates and refines networks with the values of one source. Returns the number of created networks.
 pub fn write_networks(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     let created = networks::create(connection, networks, source);
     networks::refine(connection, networks, source);
     created
 }
 
-/// What was written.
+/// The changes to the inventory.
 #[derive(Default)]
 pub struct InventoryChanges {
     pub networks_created: i64,
@@ -206,8 +211,8 @@ pub struct InventoryChanges {
     pub renewed: Vec<Address>,
 }
 
-/// Creates those addresses that the inventory lacks and renews those that are due, from the files, with their networks.
-/// Nobody is asked yet.
+/// Creates the addresses that are missing in the inventory, and renews those that are due, with their
+/// networks. Uses only the mmdb files: no provider is asked yet.
 pub fn place(
     home: Home,
     connection: &Connection,
@@ -224,16 +229,16 @@ pub fn place(
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
     enrich::update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
-    // That they were seen is not news of the first session alone.
+    // The times of later sessions count too, so all networks are passed here.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     InventoryChanges { networks_created, created, renewed: plan.due }
 }
 
-/// Which quotes a transaction writes.
+/// The quotes that a transaction writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum QuoteSelection {
     Maxmind,
-    /// Whatever is there beside: their words never concern the same part of a document.
+    /// All other sources. Their answers never write the same part of a document.
     Others,
 }
 
@@ -256,7 +261,7 @@ impl QuoteSelection {
         }
     }
 
-    /// Who may say where an address belongs.
+    /// Returns the source that determines the network of an address.
     fn leader(self) -> usize {
         match self {
             QuoteSelection::Maxmind => MAXMIND,
@@ -268,7 +273,7 @@ impl QuoteSelection {
 /// Addresses per statement, as for other writers.
 const CHUNK: usize = 2_000;
 
-/// Adds to the inventory what sessions quote and it does not know better.
+/// Adds quotes of sessions to the inventory, if it has no better answer.
 pub fn write_quotes(
     home: Home,
     connection: &Connection,
@@ -297,16 +302,16 @@ pub fn write_quotes(
     }
 }
 
-/// The sources whose quotes are news to a row.
+/// Returns the sources whose quotes should replace the answers in a row.
 fn news(row: &Row, evidence: &SessionEvidence, which: QuoteSelection) -> Vec<usize> {
     let Some(document) = addresses::document(row) else { return Vec::new() };
-    // A bogon has no network, whatever somebody was once told.
+    // A bogon has no network, even if an old document names one.
     if enrichment::is_bogon(document) {
         return Vec::new();
     }
     let is_news = |source: &usize| {
         evidence.quotes[*source].as_ref().is_some_and(|quote| match *source {
-            // This server's own files know better.
+            // Answers from this server's own mmdb files are better.
             MAXMIND => {
                 let has_none = document.object(SOURCES[MAXMIND]).is_none();
                 has_none
@@ -340,8 +345,8 @@ fn answer(
     Some((asn, enrichment::kept_by_others(&parts, builds)))
 }
 
-/// Has those sources asked about new and renewed addresses that never had their say. What is past its lifetime is not
-/// asked for here: most old addresses never come back.
+/// Queues lookups for new and renewed addresses with sources that have never answered. Answers past their
+/// lifetime are not renewed, because most old addresses never come back.
 pub fn ask(home: Home, placed: &InventoryChanges) {
     let online = Providers::enabled();
     if online.is_empty() {
@@ -366,7 +371,7 @@ pub fn ask(home: Home, placed: &InventoryChanges) {
     enrich::request(home, lookups);
 }
 
-/// What the inventory knows now of an address, for its sessions.
+/// The inventory's current values of an address, for its sessions.
 pub struct InventoryValues {
     pub asn: Option<i64>,
     pub country: Option<String>,
@@ -375,7 +380,7 @@ pub struct InventoryValues {
     pub document: Kept,
 }
 
-/// What is known of these addresses; of bogons and unknown ones nothing.
+/// Returns the current values of these addresses. Bogons and unknown addresses are left out.
 pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMap<Address, InventoryValues> {
     let latest = Latest::take();
     let read = |row: &Row| {
@@ -394,7 +399,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
     let mut all = HashMap::with_capacity(addresses.len());
     for chunk in addresses.chunks(CHUNK) {
         memory::scratch(|| {
-            // Opened in here: the scan allocates as it goes, and frees that when it ends.
+            // Opened here, because the scan frees its memory when it ends.
             let mut inventory = Inventory::open(home, latest.view());
             for address in chunk {
                 if let Some(known) = inventory.probe(*address, read).flatten() {
@@ -406,7 +411,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
     all
 }
 
-/// Whether the inventory has an address.
+/// Returns true if the inventory has the address.
 pub fn has(inventory: &mut Inventory, address: Address) -> bool {
     inventory.probe(address, |_| ()).is_some()
 }

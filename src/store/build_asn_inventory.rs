@@ -1,7 +1,9 @@
-//! Networks that the documents of addresses name: read in key order, then written down in the order of locks.
+//! Networks from the documents of addresses. Documents are read in key order, and networks are written in the
+//! order of locks.
 //!
-//! A network is created with the best word on it, its metadata are filled from all, and addresses without a network are
-//! placed. Documents may be anybody's: what makes no sense is listed, and the rest is used.
+//! A network is created with the best values of all sources, and its missing metadata are filled from all.
+//! Addresses without a network are assigned to one. The documents may come from any system: an invalid part
+//! is listed, and the rest is used.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -17,12 +19,12 @@ use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, array};
 
-/// Addresses read, or placed, by one statement, whatever a transaction comprises.
+/// Largest number of addresses that one statement reads or writes. A transaction may have more.
 const PAGE: i64 = 10_000;
-/// Characters of a document that are shown to whoever repairs it.
+/// Characters of a document that are shown to the user who repairs it.
 const SHOWN: usize = 500;
 
-/// An address, its network, its document, and when it was first and last seen.
+/// An address, its network, its document, and the times when it was first and last seen.
 type Documents = (Inet, Bigint, Jsonb, Timestamptz, Timestamptz);
 
 thread_local! {
@@ -36,13 +38,14 @@ thread_local! {
         "networks_in_use", include_str!("../../sql/queries/inventory/networks_in_use.sql")) };
 }
 
-/// How many rows are asked for decides how they are read.
+/// Custom plans, because the best plan for reading depends on the number of rows.
 const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
-/// Rows are written by their keys, however many they are; and the plan of a foreign key's check, which is run for each, is
-/// made once.
+/// Generic plans, because rows are always written by their keys. The plan of a foreign key's check, which
+/// runs for each row, is then made only once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Rows are come to, and hence locked, in the order of their key: one by one as they are given, or, where they are most of a
-/// table of a few, by a walk along the key's index. No other index knows a condition or an order of the statement's.
+/// Rows are visited, and therefore locked, in the order of their key: with one lookup per given row, or, if
+/// they are most of a small table, with a scan of the key's index. No other index supports the statement's
+/// condition or order.
 const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),
@@ -52,70 +55,70 @@ const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_nestloop", c"on"),
 ];
 
-/// What the documents of some addresses say.
+/// The networks in the documents of some addresses.
 #[derive(Default)]
 pub struct DocumentBatch {
     networks: BTreeMap<i64, NetworkSources>,
-    /// Addresses without a network, each with the one that its document names, and who says so.
+    /// Addresses without a network, each with the network that its document names and the source of that.
     unplaced: Vec<(Address, i64, &'static str)>,
     pub scanned: i64,
     pub last: Option<Address>,
 }
 
-/// What one page of them is noted for.
+/// The problems in one page of documents.
 #[derive(Default)]
 pub struct PageRejections {
     pub faulty: Vec<Rejected>,
-    /// Addresses that gave no network, or whose document is of no use, and why.
+    /// Addresses whose document names no network or cannot be used, with the reason.
     pub skipped: Vec<(Address, String)>,
 }
 
-/// What each source says of a network.
+/// The values that each source has about a network.
 #[derive(Default)]
 struct NetworkSources {
     maxmind: NetworkFacts,
     cymru: NetworkFacts,
 }
 
-/// How good a word on a network's name, country and registry has been written down so far. A network is in many batches,
-/// and few of them know better.
+/// The best rank that was written so far for a network's name, country and registry. A network occurs in many
+/// batches, and few of them have better values.
 #[derive(Default)]
 pub struct WrittenRanks(BTreeMap<i64, [u8; 3]>);
 
-/// Which networks were written, and how many addresses placed.
+/// The networks that were written, and the number of addresses that were assigned to a network.
 pub struct NetworkChanges {
     pub created: Vec<i64>,
     pub completed: Vec<i64>,
     pub placed: usize,
 }
 
-/// Addresses from behind `after` on.
+/// Returns the number of addresses after `after`.
 pub fn left(connection: &Connection, after: Option<Address>) -> i64 {
     let count = || LEFT.first(connection, (after,), |(count,)| count);
     with_settings(READING, count).flatten().unwrap_or_default()
 }
 
-/// Networks that addresses are in.
+/// Returns the number of networks that have addresses.
 pub fn in_use(connection: &Connection) -> i64 {
     let count = || IN_USE.first(connection, (), |(count,)| count);
     with_settings(READING, count).flatten().unwrap_or_default()
 }
 
 impl DocumentBatch {
-    /// Nothing yet, from behind `after` on.
+    /// Returns an empty batch that begins after `after`.
     pub fn behind(after: Option<Address>) -> DocumentBatch {
         DocumentBatch { last: after, ..DocumentBatch::default() }
     }
 
-    /// Reads the documents of the next addresses, `most` at most and no more than one statement should; `None` when there
-    /// are none.
+    /// Reads the documents of the next addresses: at most `most`, and at most one page. Returns `None` at the
+    /// end.
     pub fn read_on(&mut self, connection: &Connection, most: i64) -> Option<PageRejections> {
         let read = || {
             DOCUMENTS.run(connection, (self.last, most.min(PAGE)), |rows| {
                 let mut rejections = PageRejections::default();
                 let mut documents = rows.iter();
                 for _ in 0..rows.count() {
-                    // Reading a row detoasts its document: one at a time.
+                    // Reading a row detoasts its document, so memory is freed after each row.
                     memory::scratch(|| {
                         let Some((Some(address), asn, document, first_seen, last_seen)) = documents.next()
                         else {
@@ -141,7 +144,7 @@ impl DocumentBatch {
         (first_seen, last_seen): (Option<i64>, Option<i64>),
     ) {
         let mut reading = legacy::read(document);
-        // Rows that were loaded while foreign keys were off may hold anything.
+        // Rows that were loaded while foreign keys were disabled may have any value.
         let is_asn = |asn: &i64| (1..=i64::from(u32::MAX)).contains(asn);
         let misplaced = current_asn.filter(|asn| !is_asn(asn));
         if let Some(asn) = misplaced {
@@ -180,7 +183,7 @@ impl DocumentBatch {
         }
     }
 
-    /// Networks that are missing, networks that lack something, addresses without a network: in this order.
+    /// Creates missing networks, completes existing ones, and assigns addresses to networks, in this order.
     pub fn write(self, connection: &Connection, written_ranks: &mut WrittenRanks) -> NetworkChanges {
         let (mut new, mut better) = (Networks::new(), BTreeMap::new());
         for (asn, words) in &self.networks {
@@ -204,7 +207,7 @@ impl DocumentBatch {
         })
     }
 
-    /// Who a new network is known from, and who each of its fields.
+    /// Returns the source of a new network, and the source of each of its fields.
     fn origin(&self, asn: i64, better: &BTreeMap<i64, Best>) -> Origin<'static> {
         let network = self.networks.get(&asn).map_or("maxmind", NetworkSources::better);
         let of = |field: fn(&Best) -> &Filled| {
@@ -224,7 +227,7 @@ impl WrittenRanks {
         !self.0.contains_key(&asn)
     }
 
-    /// Whether there is a better word in this for any of the network's fields.
+    /// Notes the ranks of these values. Returns true if one of them is better than the value written before.
     fn note(&mut self, asn: i64, best: &Best) -> bool {
         let rank = |field: &Filled| match field {
             None => 0,
@@ -242,13 +245,13 @@ impl WrittenRanks {
 }
 
 impl NetworkSources {
-    /// The source that a network is created with: the one that knows its name, Team Cymru first.
+    /// Returns the source of a new network: the one that has its name, Team Cymru first.
     fn better(&self) -> &'static str {
         let of_maxmind = self.cymru.name.is_none() && self.maxmind.name.is_some();
         if of_maxmind || is_empty(&self.cymru) { "maxmind" } else { "cymru" }
     }
 
-    /// The best words, and when the network's addresses were seen.
+    /// Returns the best values, with the times when the network's addresses were seen.
     fn seen(&self, best: &Best) -> NetworkFacts {
         let word = |field: &Filled| field.as_ref().map(|(value, _)| value.clone());
         NetworkFacts {
@@ -290,7 +293,7 @@ fn is_silent(reading: &Reading) -> bool {
     reading.maxmind == Named::default() && reading.cymru == Named::default()
 }
 
-/// Whether a source that knows networks has answered for an address, be it that it knows nothing.
+/// Returns true if a network source has answered for an address. An absence counts as an answer.
 fn was_asked(document: Option<Container<'_>>) -> bool {
     let Some(document) = document else { return false };
     let meta = document.object("_meta");

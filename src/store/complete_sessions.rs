@@ -1,13 +1,14 @@
-//! Sessions that were stored before everything about their address was known: their snapshots are completed, from null
-//! to a value and never else.
+//! Completes the snapshots of sessions that were stored before all data about their address was known. Values
+//! change only from null to a value.
 //!
-//! The session tables belong to other roles. Each is written as its owner, in a restricted operation. Completion does so in
-//! a process of the owner and for a limited time. The owner's triggers and constraints fire as for any UPDATE of the owner,
-//! deferred ones with the statement. A table with a trigger that runs code of a third role is left alone, until the owner
-//! allows it. So code on a table can do no more than an UPDATE by its owner can.
+//! The session tables belong to other roles. Each is written as its owner, in a restricted operation.
+//! Completion does so in a process of the owner and for a limited time. The owner's triggers and constraints
+//! fire as for any UPDATE of the owner, and deferred ones fire with the statement. A table with a trigger
+//! that runs code of a third role is left alone until the owner allows it. So code on a table can do no more
+//! than an UPDATE by its owner can.
 //!
-//! Rows that somebody holds are passed over, since a session's own transaction must never wait for this one in the
-//! wrong order; who calls is told, and comes back.
+//! Locked rows are skipped, because a session's own transaction must never wait for this one in the wrong
+//! order. The caller learns of skipped rows and visits the address again.
 
 use std::time::{Duration, Instant};
 
@@ -40,11 +41,11 @@ thread_local! {
         "session_table_blocked", include_str!("../../sql/queries/sessions/session_table_blocked.sql")) };
 }
 
-/// Sessions of a table that are written together; fewer where that takes too long.
+/// Sessions of a table that are written together. Fewer are written if that takes too long.
 pub const MOST_SESSIONS: usize = 2_000;
 
-/// What is known now of an address. It outlives the transaction that read it: no lock on the inventory is held while code of
-/// an owner runs. The document is for sessions that have none yet.
+/// The current values of an address. They outlive the transaction that read them, so that no lock on the
+/// inventory is held while code of an owner runs. The document is for sessions that have none yet.
 pub struct CurrentAttribution {
     address: Address,
     asn: Option<i64>,
@@ -53,8 +54,8 @@ pub struct CurrentAttribution {
     document: Option<Kept>,
 }
 
-/// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is as SQL wants it,
-/// in the server's encoding.
+/// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is quoted
+/// for SQL, in the server's encoding.
 struct Table {
     oid: Oid,
     index: Oid,
@@ -66,21 +67,21 @@ struct Table {
 pub enum Finding {
     /// No session has a gap.
     Complete,
-    /// Nothing that is known fills the gaps.
+    /// No known value fills the gaps.
     Waits,
-    /// One transaction completes no more.
+    /// There are more sessions than one transaction completes.
     More,
-    /// Somebody holds them at the moment.
+    /// Other transactions have locked the sessions.
     Held,
 }
 
-/// Why sessions were not completed.
+/// The reason why sessions were not completed.
 pub enum Problem {
-    /// It took longer than code of an owner may.
+    /// The owner's code exceeded the time limit.
     TooSlow,
-    /// Somebody held the table, or the server was out of a resource.
+    /// The table was locked, or the server was out of a resource.
     Busy(Failure),
-    /// A constraint of the table, a column of another type.
+    /// The statement failed, for example because of a constraint or of a column of another type.
     Failed(Failure),
 }
 
@@ -129,7 +130,7 @@ pub fn visit(
                     );
                 }
                 let found = complete_table(connection, &table, known, most, waits_for_types);
-                // Those that lack the type alone are not in the index.
+                // Sessions that lack only the type are not in the index.
                 let is_known = has_types || !waits_for_types;
                 let sure = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
                 found.into_iter().map(|(address, finding)| (address, sure(finding))).collect()
@@ -158,7 +159,8 @@ fn found(connection: &Connection, table: Oid) -> Option<(Table, bool)> {
     Some((Table { oid: table, index, name: catalog::quoted_table_name(table) }, has_types))
 }
 
-/// Whether those that lack the type alone are among the sessions in an index; `None`: it is no index of waiting sessions.
+/// Returns whether an index contains the sessions that lack only the type; `None` if it is not an index of
+/// waiting sessions.
 fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
     INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }
@@ -222,7 +224,7 @@ fn complete_table(
     found
 }
 
-/// Looks for gaps that are left in the sessions of each address.
+/// Looks for remaining gaps in the sessions of each address.
 fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, Finding)> {
     let latest = snapshot::Latest::take();
     let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
@@ -242,7 +244,7 @@ fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> V
     known.iter().map(finding).collect()
 }
 
-/// What is null in the snapshot of a session.
+/// The values for the null columns of a session's snapshot.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
     pub place: Place,
@@ -260,9 +262,10 @@ pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]
     as_owner(table, || update(connection, table, sessions).len())
 }
 
-/// Why sessions of a table, or partition, are not completed: a trigger would run code of a third role.
+/// Returns the reason why sessions of a table or partition are not completed: a trigger would run code of a
+/// third role.
 pub fn blocked_reason(connection: &Connection, table: Oid) -> Option<String> {
-    // The view is the extension's, and this process may act as another role at the moment.
+    // The view belongs to the extension, and this process may currently act as another role.
     let home = Home::of_extension(&catalog::extension()?);
     acting_as(home.owner, || BLOCKED.first(connection, (table,), |(reason,)| reason).flatten())
 }
@@ -274,7 +277,7 @@ fn blocks_completion(connection: &Connection, table: Oid) -> bool {
     true
 }
 
-/// The snapshot columns of a table; what a column does not take is not written there.
+/// The snapshot columns of a table. A value that does not fit into a column is not written.
 struct Columns {
     asn: Option<i16>,
     country: Option<(i16, Length)>,
@@ -307,7 +310,7 @@ impl Columns {
             || (waits_for_types && self.ip_type.is_some_and(|(number, _)| lacks(number)))
     }
 
-    /// Whether a session's row lacks something that is known now.
+    /// Returns true if a session's row lacks a value that is known now.
     fn are_lacking(&self, row: &Row, known: &CurrentAttribution) -> bool {
         let lacks = |number: i16| row.is_null(number);
         (known.asn.is_some() && self.asn.is_some_and(lacks))
@@ -321,8 +324,9 @@ fn fitting(column: Option<(i16, Length)>, text: Option<&str>) -> Option<&str> {
     text.filter(|text| length.takes(text.chars().count()))
 }
 
-/// At most so many sessions of these addresses that lack what is known now, found by our own index and below the executor:
-/// planning a query on somebody's table already runs code of theirs. `None`: the table is gone.
+/// Returns at most `most` sessions of these addresses that lack a value that is known now. Reads the
+/// extension's own index below the executor, because planning a query on a user's table already runs the
+/// user's code. `None`: the table is gone.
 fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],
@@ -342,7 +346,7 @@ fn waiting<'a>(
 }
 
 const SETTINGS: &[(&std::ffi::CStr, &std::ffi::CStr)] = &[
-    // The rows are named; the table may be large.
+    // The rows are given by tuple id, and the table may be large.
     (c"enable_seqscan", c"off"),
     (c"jit", c"off"),
 ];
@@ -364,7 +368,8 @@ const COMPLETED: TableStatement<'static, (Array<Tid>,), (Boolean,)> = TableState
     include_str!("../../sql/queries/sessions/sessions_completed.sql"),
 );
 
-/// Writes the sessions of a table; returns the place of each, and whether it has all values that are known.
+/// Writes the sessions of a table. Returns the tuple id of each session, and whether it now has all known
+/// values.
 fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
     // The table is locked, so no trigger is created between this check and the statement.
     if blocks_completion(connection, table.oid()) {
@@ -393,7 +398,7 @@ fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) 
     })
 }
 
-/// Whether there is a session at any of these places.
+/// Returns true if at least one of these tuple ids still has a session.
 fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
     if places.is_empty() {
         return false;

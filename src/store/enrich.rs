@@ -1,7 +1,7 @@
-//! The cascade for a set of addresses, written down.
+//! Runs the cascade for a set of addresses and writes the results.
 //!
-//! Networks first, then addresses, each in key order and in one pass, so that the order of locks holds however many
-//! addresses there are. Memory is bounded by taking the addresses of each pass in chunks.
+//! Networks are written first, then addresses. Each is written in key order and in one pass, so that any
+//! number of addresses is locked in order. Each pass processes its addresses in chunks, which limits memory.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ use crate::store::queue;
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
 
-/// Sessions of one address that are to be counted.
+/// Sessions of one address to count.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SessionCount {
     pub sessions: i64,
@@ -35,12 +35,12 @@ pub struct SessionCount {
 }
 
 impl SessionCount {
-    /// Sessions that went away; they say nothing of when the address was seen.
+    /// Returns the count of deleted sessions. They have no times at which the address was seen.
     pub fn gone(sessions: i64) -> SessionCount {
         SessionCount { sessions: -sessions, ..SessionCount::default() }
     }
 
-    /// The same without what went away: an address is created with the sessions that came.
+    /// Returns the count without deleted sessions. A new address is created with this count.
     pub fn arrived(self) -> SessionCount {
         SessionCount { sessions: self.sessions.max(0), ..self }
     }
@@ -57,23 +57,24 @@ impl SessionCount {
 pub struct Plan {
     /// Addresses without a row, with the sessions that brought them.
     pub missing: BTreeMap<Address, SessionCount>,
-    /// Addresses with a row whose answer is due.
+    /// Addresses with a row that is due for renewal.
     pub due: Vec<Address>,
-    /// How many addresses need nothing from the files.
+    /// Number of addresses that need no lookup in the mmdb files.
     pub fresh: i64,
-    /// Providers that should be asked about some of these.
+    /// Providers that should be asked about these addresses.
     pub ask: Vec<(Address, Provider)>,
 }
 
-/// What to do about rows that somebody else holds.
+/// How to treat rows that another transaction has locked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Locked {
     Wait,
-    /// Leave existing networks alone and skip existing addresses that are locked.
+    /// Leave existing networks unchanged and skip locked addresses.
     Skip,
 }
 
-/// Addresses per statement: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
+/// Addresses per statement. Their documents stay within the default work_mem of 4 MB, so nothing is spilled
+/// to disk.
 const CHUNK: usize = 2_000;
 
 type Inets = Array<Inet>;
@@ -99,12 +100,12 @@ thread_local! {
         "addresses_lock", include_str!("../../sql/queries/inventory/addresses_lock.sql")) };
 }
 
-/// Locks existing addresses, given in key order, for a statement that comes next.
+/// Locks existing addresses, which are in key order, for the next statement.
 fn lock_addresses(connection: &Connection, addresses: Typed<Inets>) {
     LOCK.execute(connection, (addresses,));
 }
 
-/// The networks that the files name for these addresses.
+/// Returns the networks of these addresses in the mmdb files.
 pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     let mut networks = Networks::new();
     let due = plan.due.iter().map(|address| (*address, SessionCount::default()));
@@ -124,7 +125,7 @@ pub fn networks_of(plan: &Plan, databases: &Databases) -> Networks {
     networks
 }
 
-/// Writes a plan; answers which of the missing addresses this transaction created, their sessions counted in.
+/// Writes a plan. Returns the missing addresses that this transaction created. Their sessions are counted.
 pub fn write(
     home: Home,
     connection: &Connection,
@@ -144,7 +145,7 @@ pub fn write(
     created
 }
 
-/// Renews existing addresses, given in key order, from the files alone; nobody is asked about them.
+/// Renews existing addresses, which are in key order, from the mmdb files only. Does not ask providers.
 pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Vec<Address>) {
     let plan = Plan { due, ..Plan::default() };
     let networks = networks_of(&plan, databases);
@@ -153,7 +154,7 @@ pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Ve
     update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
 }
 
-/// Queues lookups, except those that wait for a worker already, and has the worker woken at commit.
+/// Queues lookups, except those that already wait for a worker. Wakes the worker at commit.
 pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let table = queue::request_table(home).to_u32();
     let is_needed =
@@ -165,7 +166,7 @@ pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)
     }
 }
 
-/// Whom to ask about new addresses, given with their networks.
+/// Returns the lookups of new addresses, which are given with their networks.
 pub fn lookups_of_new(
     addresses: impl Iterator<Item = (Address, Option<i64>)>,
     online: Providers,
@@ -173,8 +174,8 @@ pub fn lookups_of_new(
     addresses.flat_map(move |(address, asn)| wanted(address, asn, online))
 }
 
-/// Who is to be asked about a new address, of those given: all that can say anything, and about its network only where
-/// the files know none.
+/// Returns the providers to ask about a new address, of those in `online`. Network providers are asked only
+/// if the mmdb files have no network for the address.
 fn wanted(
     address: Address,
     asn: Option<i64>,
@@ -184,7 +185,7 @@ fn wanted(
     able(address, Providers::of(online.iter().filter(is_lacking)))
 }
 
-/// Creates the missing addresses; their networks must be there. `online`: whom to ask about them.
+/// Creates the missing addresses. Their networks must exist. `online` are the providers to ask about them.
 pub fn create_addresses(
     home: Home,
     connection: &Connection,
@@ -219,7 +220,7 @@ pub fn create_addresses(
     created
 }
 
-/// Creates addresses, given in key order, that nothing is known of yet. Returns those that it created.
+/// Creates addresses without data. They are in key order. Returns those that it created.
 pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Address> {
     let (_, documents) = answers(&Databases::default(), addresses);
     CREATE_BARE.run(connection, (array(addresses), array(documents), LAYOUT_VERSION), |rows| {
@@ -227,7 +228,7 @@ pub fn create_bare(connection: &Connection, addresses: &[Address]) -> Vec<Addres
     })
 }
 
-/// Renews the due addresses from the files.
+/// Renews the due addresses from the mmdb files.
 pub fn update_addresses(
     home: Home,
     connection: &Connection,
@@ -258,12 +259,12 @@ pub fn update_addresses(
     }
 }
 
-/// Those of some providers that can say anything about an address.
+/// Returns those of `some` providers that support the address.
 pub fn able(address: Address, some: Providers) -> impl Iterator<Item = (Address, Provider)> {
     some.iter().filter(move |provider| provider.takes(address)).map(move |provider| (address, provider))
 }
 
-/// What another source than the files says of existing addresses, given in key order: network and document.
+/// Writes answers of a provider about existing addresses, which are in key order: network and document.
 pub fn write_answers(
     connection: &Connection,
     source: &str,
@@ -279,7 +280,7 @@ pub fn write_answers(
     UPDATE.execute(connection, (addresses, asns, documents, LAYOUT_VERSION, source));
 }
 
-/// Returns what the files say of some addresses: their networks, and their documents.
+/// Returns the networks and documents of some addresses, from the mmdb files.
 fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, Vec<Typed<Jsonb>>) {
     let (mut asns, mut documents) =
         (Vec::with_capacity(addresses.len()), Vec::with_capacity(addresses.len()));
@@ -294,8 +295,9 @@ fn answers(databases: &Databases, addresses: &[Address]) -> (Vec<Option<i64>>, V
     (asns, documents)
 }
 
-/// Sorts addresses, given in key order, into those without a row, those due, and those that need nothing from the files;
-/// of the last, notes whom of `online` to ask. Neighbours are found on the index page that was just read.
+/// Sorts addresses, which are in key order, into three groups: those without a row, those due, and those that
+/// need no lookup in the mmdb files. For the third group, notes the providers of `online` to ask.
+/// Neighbouring keys are found on the index page that was read last.
 pub fn plan(
     home: Home,
     addresses: impl IntoIterator<Item = (Address, SessionCount)>,

@@ -7,19 +7,20 @@ use crate::pg::value::{Array, Bigint, Boolean, Text, Timestamptz, array};
 use crate::telemetry::spans::NetworkSpans;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// What a source says of a network.
+/// The values that a source has about a network.
 #[derive(Clone, Default)]
 pub struct NetworkFacts {
     pub name: Option<String>,
     pub country: Option<String>,
     pub registry: Option<String>,
-    /// Times of the sessions that brought the network up, if it was sessions.
+    /// Times of the sessions from which the network is known, if it came from sessions.
     pub first_seen: Option<i64>,
     pub last_seen: Option<i64>,
 }
 
 impl NetworkFacts {
-    /// Several addresses of one network say different things: the first answer counts, the times widen.
+    /// Merges the values from another address of the network. The first value of each field is kept, and the
+    /// range of times grows.
     pub fn merge(&mut self, other: NetworkFacts) {
         self.name = self.name.take().or(other.name);
         self.country = self.country.take().or(other.country);
@@ -29,14 +30,14 @@ impl NetworkFacts {
     }
 }
 
-/// By ASN, hence in the order of locks.
+/// By ASN, which is the order of locks.
 pub type Networks = BTreeMap<i64, NetworkFacts>;
 
 type Asns = Array<Bigint>;
 type Texts = Array<Text>;
 type Times = Array<Timestamptz>;
 type Create = (Asns, Texts, Texts, Texts, Times, Times, Texts, Texts, Texts);
-/// Number, country, registry and name of a network that a statement wrote.
+/// ASN, country, registry and name of a network that a statement wrote.
 type NetworkColumns = (Bigint, Text, Text, Text);
 
 thread_local! {
@@ -59,13 +60,13 @@ thread_local! {
         "network_read", include_str!("../../sql/queries/inventory/network_read.sql")) };
 }
 
-/// Creates the networks that are not there yet, all as one source says; answers how many.
+/// Creates the networks that do not exist yet, all from one source. Returns their number.
 pub fn create(connection: &Connection, networks: &Networks, source: &str) -> i64 {
     create_said(connection, networks, |_| source).len() as i64
 }
 
-/// The same where several sources speak: in one pass all the same, because the order of locks is that of the numbers.
-/// Answers which of them this created.
+/// Like [`create`], for several sources. One pass is needed, because the order of locks is that of the ASNs.
+/// Returns the created networks.
 pub fn create_said<'a>(
     connection: &Connection,
     networks: &Networks,
@@ -74,7 +75,7 @@ pub fn create_said<'a>(
     create_known(connection, networks, |asn| Origin::one(source(asn)))
 }
 
-/// Who a network is known from.
+/// The source of a network, and the sources of its fields.
 #[derive(Clone, Copy)]
 pub struct Origin<'a> {
     pub network: &'a str,
@@ -89,7 +90,7 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// The same where a network's fields may be from several.
+/// Like [`create_said`], for networks whose fields may have different sources.
 pub fn create_known<'a>(
     connection: &Connection,
     networks: &Networks,
@@ -123,8 +124,8 @@ pub fn create_known<'a>(
     created
 }
 
-/// Fills and corrects the metadata of existing networks, as far as `source` may; answers of how many that were there before
-/// this transaction: of the others it was counted that they were created.
+/// Fills and corrects the metadata of existing networks, if `source` may. Returns the number of changed
+/// networks that existed before this transaction. The others are already counted as created.
 pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usize {
     if networks.is_empty() {
         return 0;
@@ -147,12 +148,12 @@ pub fn refine(connection: &Connection, networks: &Networks, source: &str) -> usi
     updated
 }
 
-/// Returns those of some networks, given in order, that have a row.
+/// Returns those of some networks, which are in order, that have a row.
 pub fn existing<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     EXISTING.run(connection, (array(networks),), |rows| rows.iter().filter_map(|(asn,)| asn).collect())
 }
 
-/// Appends to the pending counts when networks were seen, as far as that is not known yet.
+/// Appends the times when networks were seen to the pending counts, unless the inventory already covers them.
 pub fn append_times(connection: &Connection, networks: &Networks) {
     if networks.is_empty() {
         return;
@@ -162,10 +163,10 @@ pub fn append_times(connection: &Connection, networks: &Networks) {
     SEEN.execute(connection, (array(networks.keys()), first_seen, last_seen));
 }
 
-/// A field of a network, and who fills it.
+/// A field of a network, and its source.
 pub type Filled = Option<(String, &'static str)>;
 
-/// What is best of all that several sources say of a network.
+/// The best values that several sources have about a network.
 #[derive(Default)]
 pub struct Best {
     pub name: Filled,
@@ -174,14 +175,15 @@ pub struct Best {
 }
 
 impl Best {
-    /// Who fills the first of the fields.
+    /// Returns the source of the first field that is set.
     fn source(&self) -> Option<&'static str> {
         [&self.name, &self.country, &self.registry].into_iter().flatten().next().map(|(_, source)| *source)
     }
 }
 
-/// Fills the metadata of existing networks, by ASN, where there is none or a lesser source's. What one source says in many
-/// places is not the same everywhere: it does not correct itself. Answers which networks this changed.
+/// Fills the metadata of existing networks, by ASN, if a field is empty or has a source of lower rank. A
+/// source does not replace its own value, because its values differ from document to document. Returns the
+/// changed networks.
 pub fn complete(connection: &Connection, networks: &BTreeMap<i64, Best>) -> Vec<i64> {
     if networks.is_empty() {
         return Vec::new();
@@ -218,8 +220,8 @@ fn numbers(rows: &Rows<NetworkColumns>) -> Vec<i64> {
     rows.iter().filter_map(|(asn, ..)| asn).collect()
 }
 
-/// Creates one network as a caller says, or corrects it and moves `last_seen` to now. Passes its row to `read`. However much
-/// that is, it is counted as one thing.
+/// Creates one network with a caller's values, or corrects it and sets `last_seen` to now. Passes its row to
+/// `read`. Counts one operation in every case.
 pub fn ensure<T>(
     connection: &Connection,
     asn: i64,

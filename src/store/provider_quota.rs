@@ -1,4 +1,4 @@
-//! What this database spent of the daily quotas.
+//! The used part of the daily quotas, stored in this database.
 
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Bigint, Integer, Text};
@@ -15,21 +15,21 @@ thread_local! {
         "quota_ledger", include_str!("../../sql/queries/quota/quota_ledger.sql")) };
 }
 
-/// Writes down what is about to be sent. Once the transaction has committed it is durable, whatever the operator thinks
-/// of other transactions.
+/// Stores requests that are about to be sent. The record is durable after the commit, even if
+/// synchronous_commit is off.
 pub fn spend(connection: &Connection, provider: Provider, reserved: &Reserved) {
     transaction::commit_durably();
     let arguments = (provider.name(), reserved.day, i64::from(reserved.requests), reserved.spent);
     SPEND.execute(connection, arguments);
 }
 
-/// Takes back what was written down and not sent.
+/// Subtracts requests that were stored but not sent.
 pub fn unspend(connection: &Connection, provider: Provider, day: i32, requests: usize) {
     UNSPEND.execute(connection, (provider.name(), day, requests as i64));
 }
 
-/// Tells everybody what this database knows of spent quotas, and writes down what others know: whichever database goes
-/// away, what it spent is known to the others.
+/// Exchanges used quotas between this database and shared memory. So if a database is dropped, the other
+/// databases still know what it used.
 pub fn exchange(connection: &Connection) {
     publish(connection);
     for provider in Provider::all().filter(|provider| provider.limits().daily_quota != 0) {

@@ -1,7 +1,8 @@
 //! The queue: requests, jobs, leases, dead letters.
 //!
-//! A lease is a due time in the future and the number of who holds it. Nobody finishes or fails a job without holding
-//! its lease, and every step is a short transaction, so a process that is killed leaves jobs that fall due again.
+//! A lease is a due time in the future and the id of the worker that holds it. A job can be finished or
+//! failed only by the holder of its lease. Every step is a short transaction. So the jobs of a killed process
+//! fall due again.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use crate::pg::value::{Array, Bigint, Boolean, Float, Inet, Integer, Text, Times
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::Provider;
 
-/// Requests taken in by one transaction: a fraction of a second.
+/// Largest number of requests from which one transaction creates jobs. That takes a fraction of a second.
 pub const MOST_TAKEN_IN: i64 = 10_000;
 
 thread_local! {
@@ -55,42 +56,43 @@ thread_local! {
         "jobs_fail", include_str!("../../sql/queries/queue/jobs_fail.sql")) };
 }
 
-/// Who holds leases, and for how long.
+/// The holder of leases, and their duration.
 #[derive(Clone, Copy)]
 pub struct Lease {
     pub holder: i64,
     pub seconds: f64,
 }
 
-/// A job that was leased, and the address to ask about; none where an earlier answer serves it.
+/// A leased job, and the address to ask about. `None` if an earlier answer serves the job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Claimed {
     pub lookup_key: Prefix,
     pub ask: Option<Address>,
 }
 
-/// Requests that were taken in.
+/// The requests from which jobs were created.
 #[derive(Default)]
 pub struct TakenIn {
     pub requests: i64,
-    /// Whose jobs came of them, each with those of its jobs that an earlier answer serves, leased.
+    /// The providers that got new jobs. Each has the leased jobs that an earlier answer serves.
     pub jobs: BTreeMap<Provider, Vec<Prefix>>,
 }
 
-/// Why a job has no answer.
+/// The reason why a job has no answer.
 pub struct Failed {
     pub lookup_key: Prefix,
     pub error: String,
     pub blame: Blame,
 }
 
-/// Whether a failure is held against the lookup.
+/// Whether a failure uses up an attempt of the lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
-    /// Only if the provider has answered somebody since the lookup's last failure: else it is down for everybody.
+    /// Only if the provider has answered any lookup since this one's last failure. Otherwise the provider is
+    /// down.
     UnlessDown,
-    /// The provider put everybody off, or nothing was sent: that says nothing of the lookup, whoever was answered.
+    /// The provider refused all requests, or nothing was sent. That is never the fault of the lookup.
     Never,
 }
 
@@ -99,19 +101,19 @@ pub fn append(connection: &Connection, address: Address, provider: Provider, pri
     APPEND.execute(connection, (address, provider.name(), priority));
 }
 
-/// Puts the dead letters of a provider, or of all, back into the queue. Returns how many.
+/// Puts the dead letters of a provider, or of all providers, back into the queue. Returns their number.
 pub fn retry_dead_letters(connection: &Connection, provider: Option<Provider>) -> i64 {
     let name = provider.map(Provider::name);
     RETRY_DEAD_LETTERS.first(connection, (name,), |(queued,)| queued).flatten().unwrap_or_default()
 }
 
-/// The table of requests.
+/// Returns the table of requests.
 pub fn request_table(home: Home) -> Oid {
     relation::find(home.schema, c"enrichment_request")
 }
 
-/// Queues lookups below the executor: on the path of a session's commit. The table's trigger does not see it, so the
-/// caller sees to it that the worker is woken.
+/// Queues lookups below the executor, because a session's commit calls this. The table's trigger does not
+/// fire, so the caller must wake the worker.
 pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)>) {
     let Some(table) = Table::open_if_there_for_appending(request_table(home)) else { return };
     let now = clock::transaction_start();
@@ -120,7 +122,7 @@ pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)
     );
 }
 
-/// Turns requests into jobs.
+/// Creates jobs from requests.
 pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
     let arguments = (
         MOST_TAKEN_IN,
@@ -142,8 +144,8 @@ pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
     })
 }
 
-/// Tells the planner of many new jobs, which autovacuum would only do after a while. The tables' owner may do that, and
-/// `worker_role` may be somebody else.
+/// Updates the planner's statistics after many new jobs, because autovacuum would be too late. Does nothing
+/// if the caller is not the owner of the tables: `worker_role` may be another role.
 pub fn analyze(home: Home, connection: &Connection) {
     if catalog::owner_of_table(relation::find(home.schema, c"enrichment_job")) != Some(home.owner) {
         return;
@@ -151,7 +153,8 @@ pub fn analyze(home: Home, connection: &Connection) {
     ANALYZE.execute(connection, ());
 }
 
-/// Leases the most urgent jobs that are due, and names the most urgent first. To `probe`, those that have waited longest.
+/// Leases the most urgent due jobs, and returns them in order of urgency. With `probe`, leases those that
+/// have waited longest.
 pub fn claim(
     connection: &Connection,
     provider: Provider,
@@ -177,22 +180,22 @@ pub fn claim(
     })
 }
 
-/// Takes over what a predecessor left: every lease that is not `holder`'s ends now.
+/// Ends all leases that `holder` does not hold, after a predecessor stopped.
 pub fn release_others(connection: &Connection, holder: i64) {
     RELEASE.execute(connection, (holder,));
 }
 
-/// Jobs that were leased in vain.
+/// Gives up the leases of jobs that were not sent.
 pub fn give_back(connection: &Connection, provider: Provider, lookup_keys: &[Prefix], lease: Lease) {
     GIVE_BACK.execute(connection, (provider.name(), keys(lookup_keys), lease.holder));
 }
 
-/// When the next job falls due, in microseconds since 2000.
+/// Returns the time when the next job falls due, in microseconds since 2000.
 pub fn next_due(connection: &Connection, provider: Provider) -> Option<i64> {
     NEXT_DUE.first(connection, (provider.name(),), |(due,)| due).flatten()
 }
 
-/// Those of the jobs whose lease is still the caller's, locked until the transaction ends.
+/// Locks those of the jobs whose lease the caller still holds, until the transaction ends. Returns them.
 pub fn hold(
     connection: &Connection,
     provider: Provider,
@@ -204,13 +207,13 @@ pub fn hold(
     })
 }
 
-/// These addresses have their answer.
+/// Ends the jobs of addresses that have their answer.
 pub fn done(connection: &Connection, provider: Provider, addresses: &[Address]) {
     DONE.execute(connection, (provider.name(), array(addresses)));
 }
 
-/// Ends jobs that were answered. Where an address is `blocked` by another transaction, the job falls due after `pause`
-/// seconds.
+/// Ends jobs that were answered. If an address is `blocked` by another transaction, its job falls due again
+/// after `pause` seconds.
 pub fn settle(
     connection: &Connection,
     provider: Provider,
@@ -221,17 +224,17 @@ pub fn settle(
     SETTLE.execute(connection, (provider.name(), keys(lookup_keys), keys(blocked), pause));
 }
 
-/// What jobs may fail how often.
+/// Limits for the retries of jobs.
 pub struct RetryPolicy {
     pub base_seconds: f64,
     pub max_attempts: i32,
-    /// When the provider last answered anybody, microseconds since 2000.
+    /// When the provider last answered any lookup, microseconds since 2000.
     pub last_success: i64,
     /// In [0, 1).
     pub random: f64,
 }
 
-/// Ends jobs without an answer; the addresses that became dead letters, each with the error.
+/// Ends jobs without an answer. Returns the addresses that became dead letters, each with the error.
 pub fn fail(
     connection: &Connection,
     provider: Provider,
@@ -262,7 +265,7 @@ pub fn fail(
     })
 }
 
-/// Lookup keys as the tables of the queue have them.
+/// Returns lookup keys in the format of the queue's tables.
 pub(super) fn keys(lookup_keys: &[Prefix]) -> impl ToSql<Array<Text>> {
     array(lookup_keys.iter().map(|key| lookup_key::text(*key)))
 }

@@ -1,15 +1,15 @@
-//! Counts compared with the sessions that there are, and corrected by what they differ.
+//! Recounts sessions and corrects the stored counts.
 //!
-//! Nothing is locked against anybody. At one moment of the database, which a transaction of repeatable reads sees, the
-//! sessions of each address are counted, and the difference from what is believed, stored and pending, is appended to
-//! the pending counts. Sessions that come and go meanwhile append theirs to it, before or after, and folding only moves
-//! what is pending to what is stored: the difference stays right however long it takes.
+//! Other sessions are not blocked. A REPEATABLE READ transaction counts the sessions of each address in one
+//! snapshot. It appends the difference from the stored and pending counts to the pending counts. Sessions
+//! that are inserted or deleted meanwhile append their own counts, before or after. Folding only moves
+//! pending counts to stored counts. So the difference stays correct, however long the recount takes.
 //!
-//! Two corrections from one moment would be one too many, so there is one recount at a time. TRUNCATE is at all moments
-//! at once, so the tables are locked for reading before the moment is chosen.
+//! Two recounts from the same snapshot would correct twice, so only one recount runs at a time. TRUNCATE does
+//! not respect snapshots, so the tables are locked for reading before the snapshot is taken.
 //!
-//! A table whose address column is missing cannot be read. Its sessions may be of any address, so no count is corrected
-//! downwards until the table is attached again.
+//! A table without its address column cannot be read. Its sessions may have any address, so no count is
+//! corrected downwards until the table is attached again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
@@ -48,10 +48,10 @@ thread_local! {
         "recount_networks", include_str!("../../sql/queries/procedures/recount_networks.sql")) };
 }
 
-/// Addresses that are summed in memory, some 8 MB; then their sums are put away.
+/// Number of addresses whose sums stay in memory, about 8 MB. At this number, the sums are moved to a table.
 const SUMMED: usize = 50_000;
 
-/// How long a recount waits for the lock of `session_delta`, before it begins.
+/// Longest time that a recount waits for the lock of `session_delta` before it begins.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A table without partitions, and its columns.
@@ -67,33 +67,33 @@ pub struct CountedTable {
     is_readable: bool,
 }
 
-/// What was found.
+/// The result of a recount.
 #[derive(Default)]
 pub struct RecountResult {
     pub sessions: i64,
     pub addresses: i64,
     pub corrected: i64,
-    /// Sessions whose address is none.
+    /// Sessions with an invalid address.
     pub malformed: i64,
-    /// Attached tables that are not as they were attached, by name.
+    /// Attached tables that differ from their state when they were attached, by name.
     pub not_intact: BTreeMap<String, NotIntact>,
 }
 
 impl RecountResult {
-    /// Whether sessions could not be read.
+    /// Returns true if some sessions could not be read.
     fn is_partial(&self) -> bool {
         self.not_intact.values().any(|table| table.is_left_out)
     }
 }
 
-/// An attached table that is not as it was attached.
+/// An attached table that differs from its state when it was attached.
 pub struct NotIntact {
     pub reason: String,
-    /// Its sessions could not be read.
+    /// True if its sessions could not be read.
     pub is_left_out: bool,
 }
 
-/// The tables whose sessions count.
+/// Returns the tables whose sessions are counted.
 pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     TABLES.run(connection, (), |rows| {
@@ -112,14 +112,16 @@ pub fn tables(connection: &Connection) -> Vec<CountedTable> {
     })
 }
 
-/// Sessions that these tables may have, but for those that somebody has just read.
+/// Returns the estimated number of sessions in these tables, without the tables for which `but` returns true.
+/// The caller has just read those.
 pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !but(counted.table));
     others.filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
 }
 
-/// A whole transaction, which must not have looked at anything yet: counts the sessions of all tables and appends the
-/// corrections. `locked` are the tables as they were a moment ago; if there are others now, they are the answer.
+/// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a
+/// snapshot yet, and ends after this. `locked` are the tables as they were before. If there are other tables
+/// now, returns those as the error.
 pub fn addresses(
     home: Home,
     connection: &Connection,
@@ -127,10 +129,11 @@ pub fn addresses(
 ) -> Result<RecountResult, Vec<CountedTable>> {
     transaction::isolate(Isolation::RepeatableRead);
     alone(home);
-    // Before the tables are read, because that takes long: the corrections are appended to it.
+    // Locked before the tables are read, which takes long. The corrections are appended to this table.
     relation::lock_for_appending(relation::find(home.schema, c"session_delta"), LONGEST_WAIT);
     locked.iter().for_each(|counted| relation::lock_for_reading(counted.table));
-    // The moment. It is the active snapshot, too, because a background process has no portal with one.
+    // Takes the snapshot. It also becomes the active one, because a background process has no portal with a
+    // snapshot.
     snapshot::with_fresh(|| corrections(home, connection, locked))
 }
 
@@ -170,7 +173,7 @@ fn corrections(
     Ok(found)
 }
 
-/// Appends the corrections of networks; answers how many.
+/// Appends the corrections of networks. Returns their number.
 pub fn networks(home: Home, connection: &Connection) -> i64 {
     alone(home);
     with_settings(BOUNDED, || {
@@ -178,7 +181,7 @@ pub fn networks(home: Home, connection: &Connection) -> i64 {
     })
 }
 
-/// One recount at a time, until its corrections are committed.
+/// Excludes other recounts until the corrections are committed.
 fn alone(home: Home) {
     exclude_others(home.inventory, Wait::Yes);
 }
@@ -234,7 +237,7 @@ fn count(
     });
 }
 
-/// The columns of a table with the network, the country and the type, where a provider may fill them.
+/// Returns the columns for network, country and type that a provider may fill.
 fn fillable(table: &Readable) -> [Option<i16>; 3] {
     let may_be_filled = completions::may_be_filled();
     [
@@ -245,7 +248,7 @@ fn fillable(table: &Readable) -> [Option<i16>; 3] {
     .map(|(name, is_wanted)| if is_wanted { Some(table.column(name)?.number) } else { None })
 }
 
-/// Sessions with gaps that an enabled provider may fill, which are appended to `incomplete_session` once more.
+/// Sessions with gaps that an enabled provider may fill. They are appended to `incomplete_session` again.
 struct Gaps {
     home: Home,
     noted: HashMap<(Address, Oid), completions::Gaps, RandomState>,
@@ -280,7 +283,7 @@ impl Gaps {
     }
 }
 
-/// Sums by address, of which only some are in memory.
+/// Sums by address. Only some of them are in memory.
 struct Sums {
     table: Option<Table>,
     in_memory: HashMap<Address, SessionCount, RandomState>,

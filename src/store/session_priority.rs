@@ -1,10 +1,11 @@
-//! Which sessions matter: a rule for each session table, given as an SQL expression, makes lookups on behalf of their
-//! addresses more urgent, so that a daily quota is spent where it tells most.
+//! Evaluates the priority rules of session tables. A rule is an SQL expression for a session table. It makes
+//! lookups for the addresses of some sessions more urgent, so that a daily quota is used for the most
+//! important addresses.
 //!
-//! What a session did is known only after it began, and often from other tables than its own. So the rules are not
-//! evaluated when sessions are stored, but now and then over the tables, some pages at a time, and only for rows whose
-//! address waits for an answer. They are their tables' owners' code: run as them, in a restricted operation, for a
-//! limited time.
+//! The data about a session is complete only some time after it began, and is often in other tables. So rules
+//! are not evaluated when sessions are stored. They are evaluated periodically over the tables, some pages at
+//! a time, and only for rows whose address waits for an answer. A rule is code of the table's owner. It runs
+//! as the owner, in a restricted operation, for a limited time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -47,7 +48,8 @@ thread_local! {
         "jobs_rank", include_str!("../../sql/queries/queue/jobs_rank.sql")) };
 }
 
-/// A table without partitions, and the rule for its sessions. Texts are as SQL wants them, in the server's encoding.
+/// A table without partitions, and the rule for its sessions. Texts are quoted for SQL, in the server's
+/// encoding.
 pub struct Table {
     oid: Oid,
     ip_column: Vec<u8>,
@@ -56,7 +58,8 @@ pub struct Table {
     is_inet: bool,
 }
 
-/// Sets or removes the rule of a table, on behalf of a caller who must own it. A rule that does not work is an error now.
+/// Sets or removes the rule of a table for a caller, who must own the table. Raises an error if the rule
+/// fails.
 pub fn set(home: Home, table: Oid, expression: Option<&str>) {
     let name = catalog::table_name(table);
     if !catalog::owns_table(table) {
@@ -78,7 +81,7 @@ pub fn set(home: Home, table: Oid, expression: Option<&str>) {
     });
 }
 
-/// Evaluates a rule for no row at all, with the rights that it will be evaluated with.
+/// Evaluates a rule for zero rows, with the rights of later evaluations.
 fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: &[u8]) {
     let Some(table) = UserTable::lock(table, Lock::Read) else { return };
     table.as_owner(|| {
@@ -87,8 +90,8 @@ fn try_out(connection: &Connection, table: Oid, expression: &[u8], search_path: 
     });
 }
 
-/// Owners of tables with rules that may be evaluated, and whether each comes first: a superuser, or the owner of the
-/// extension. Rules of tables that are gone are deleted.
+/// Returns the owners of tables with rules that may be evaluated. A superuser or the owner of the extension
+/// comes first. Deletes the rules of tables that no longer exist.
 pub fn owners(home: Home, connection: &Connection) -> BTreeMap<u32, bool> {
     FORGET.execute(connection, ());
     TABLES.run(connection, (home.owner,), |rows| {
@@ -97,7 +100,7 @@ pub fn owners(home: Home, connection: &Connection) -> BTreeMap<u32, bool> {
     })
 }
 
-/// The tables of an owner with rules that may be evaluated, by OID.
+/// Returns the tables of an owner with rules that may be evaluated, by OID.
 pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     TABLES.run(connection, (owner,), |rows| {
         let of_owner = rows.iter().filter(|(.., of, _, _)| *of == Some(owner)).filter(may_be_evaluated);
@@ -114,7 +117,9 @@ pub fn tables(connection: &Connection, owner: Oid) -> Vec<Table> {
     })
 }
 
-/// The rule is code of whoever owned the table then, and runs with the rights of whoever owns it, or the partition, now.
+/// Returns true if a rule may be evaluated. The rule was written by the former owner of the table, and would
+/// run with the rights of the current owner of the table or partition. Therefore the two must be the same
+/// role.
 fn may_be_evaluated(rule: &<Rules as Columns>::Row<'_>) -> bool {
     let (_, name, _, _, _, _, is_of_its_owner, _, _, is_suspended) = rule;
     let why = if *is_of_its_owner != Some(true) {
@@ -147,7 +152,7 @@ impl Table {
     }
 }
 
-/// Pages of a table at the moment.
+/// Returns the current number of pages of a table.
 pub fn pages(connection: &Connection, table: &Table) -> Result<u32, Failure> {
     contained(|| {
         let pages = PAGES.first(connection, (table.oid,), |(pages,)| pages).flatten();
@@ -155,13 +160,13 @@ pub fn pages(connection: &Connection, table: &Table) -> Result<u32, Failure> {
     })
 }
 
-/// Addresses that wait for these providers' answers.
+/// Returns the addresses that wait for these providers' answers.
 pub fn waiting(connection: &Connection, providers: &[Provider]) -> BTreeSet<Address> {
     RANKED.run(connection, (names(providers),), |rows| rows.iter().filter_map(|(address,)| address).collect())
 }
 
-/// Makes jobs on behalf of waiting addresses as urgent as the sessions in some pages of a table make them. What fails
-/// leaves them as they are. Does nothing for a table that belongs to another role by now.
+/// Raises the priority of waiting addresses' jobs according to the sessions in some pages of a table. If that
+/// fails, the jobs stay as they are. Does nothing if the table now belongs to another role.
 pub fn rank(
     connection: &Connection,
     (table, owner): (&Table, Oid),
@@ -178,7 +183,7 @@ pub fn rank(
         locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
             let places = places(connection, table, &locked, pages, waiting);
-            // From here on names mean what they meant to whoever set the rule.
+            // From here on, names resolve as they did for the role that set the rule.
             role::set_locally(c"search_path", &role::setting_text(&table.search_path));
             values(connection, table, &locked, &places)
         })
@@ -190,7 +195,7 @@ pub fn rank(
     Ok(())
 }
 
-/// Sessions in these pages whose address waits.
+/// Returns the sessions in these pages whose address waits.
 fn places(
     connection: &Connection,
     table: &Table,
@@ -214,7 +219,7 @@ fn places(
     })
 }
 
-/// The highest value of the rule for each address; what does not fit is cut.
+/// Returns the highest value of the rule for each address. Values outside the range of the type are clamped.
 fn values(
     connection: &Connection,
     table: &Table,
@@ -229,7 +234,7 @@ fn values(
         for (place, value) in rows.iter() {
             let (Some(place), Some(value)) = (place, value) else { continue };
             let Some(address) = places.get(&place) else { continue };
-            // Saturating; not a number is 0.
+            // The cast saturates. NaN becomes 0.
             let rank = i64::from(value.round() as i32);
             urgent.entry(*address).and_modify(|known: &mut i64| *known = rank.max(*known)).or_insert(rank);
         }
@@ -237,7 +242,7 @@ fn values(
     urgent
 }
 
-/// Passes the value of an expression for each of these rows to `read`, with the place of the row.
+/// Passes the value of an expression for each of these rows to `read`, with the row's tuple id.
 fn run_values<'a>(
     connection: &Connection,
     table: &UserTable,

@@ -1,8 +1,14 @@
-//! Where numbers with labels are in shared memory, and what they are.
+//! The cells of metrics with labels in shared memory.
 //!
-//! One array of atomics: networks created by source, country and registry, dense, so that a label set needs no search
-//! and no lock; networks updated; what is exported by OTLP; and the histograms, each with one cell per bucket, one for what is larger, and one
-//! for the sum, in nanoseconds or whole numbers. Empty cells of the first two are not shown.
+//! One array of atomics holds these cells:
+//! - networks created, by source, country and registry; dense, so that a label set needs no search and no
+//!   lock;
+//! - networks updated;
+//! - requests and items of the OTLP export;
+//! - histograms: one cell per bucket, one for larger values, and one for the sum, in nanoseconds or whole
+//!   numbers.
+//!
+//! Empty cells of the first two are not shown.
 
 use std::sync::atomic::Ordering;
 
@@ -16,21 +22,22 @@ use cowrie_enrich_engine::providers::Registry;
 use crate::pg::shared::{self, PROVIDERS};
 use crate::provider::Provider;
 
-/// Who says something of a network.
+/// The source of a change to a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
     Maxmind,
-    /// A caller of ours.
+    /// A caller of the SQL functions.
     Manual,
-    /// Tables that were taken over.
+    /// Imported tables.
     Import,
-    /// Sessions, by their times and documents.
+    /// The times and documents of sessions.
     Sessions,
     Provider(Provider),
 }
 
 impl Source {
-    /// By the name that `asn_inventory.enrichment` keeps; whatever else is there was taken over from somewhere.
+    /// Returns the source with this name in `asn_inventory.enrichment`. An unknown name means that the
+    /// network was imported.
     pub fn named(name: &str) -> Source {
         match name {
             "maxmind" => Source::Maxmind,
@@ -62,17 +69,17 @@ impl Source {
             Source::Manual => 1,
             Source::Import => 2,
             Source::Provider(provider) => 3 + provider.place(),
-            // Last: they create nothing.
+            // Last, because sessions create no networks here.
             Source::Sessions => CREATORS,
         }
     }
 }
 
-/// Those that create networks.
+/// The number of sources that create networks.
 const CREATORS: usize = 3 + PROVIDERS;
 const SOURCES: usize = CREATORS + 1;
 
-/// What kind of update a network had.
+/// The kind of an update of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Update {
     Metadata,
@@ -90,7 +97,7 @@ impl Update {
     const ALL: [Update; 2] = [Update::Metadata, Update::Timestamps];
 }
 
-/// What is timed of networks.
+/// The timed operations on networks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
     Create,
@@ -108,7 +115,7 @@ impl Operation {
     }
 }
 
-/// When the trigger fires.
+/// The event at which the trigger fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     Before,
@@ -128,7 +135,7 @@ impl Event {
     }
 }
 
-/// What is measured in histograms.
+/// The values that are measured in histograms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Distribution {
     Operation(Operation),
@@ -137,17 +144,17 @@ pub enum Distribution {
     Batch(Provider),
 }
 
-/// Place of a number.
+/// Index of a number in the array.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cell(u16);
 
 impl Cell {
     fn at(place: usize) -> Cell {
-        // All places are below `shared::CELLS`, see below.
+        // All indexes are below `shared::CELLS`, see below.
         Cell(place as u16)
     }
 
-    /// The cell with this number, if there is one.
+    /// Returns the cell with this number, if it exists.
     pub fn numbered(number: i64) -> Option<Cell> {
         usize::try_from(number).ok().filter(|place| *place < END).map(Cell::at)
     }
@@ -166,7 +173,7 @@ const LETTERS: usize = 26;
 const COUNTRIES: usize = LETTERS * LETTERS + 1;
 const REGISTRIES: [Registry; 5] =
     [Registry::Arin, Registry::Ripe, Registry::Apnic, Registry::Lacnic, Registry::Afrinic];
-/// One of them, or unknown.
+/// One of the registries, or unknown.
 const REGISTRY_PLACES: usize = REGISTRIES.len() + 1;
 const UNKNOWN: &str = "unknown";
 
@@ -181,7 +188,7 @@ const OTLP_ITEMS: usize = OTLP_REQUESTS + Signal::ALL.len() * ResponseKind::ALL.
 const END: usize = OTLP_ITEMS + Signal::ALL.len() * DeliveryOutcome::ALL.len();
 const _: () = assert!(END <= shared::CELLS && shared::CELLS <= u16::MAX as usize);
 
-/// Cells of a histogram.
+/// Returns the number of cells of a histogram.
 const fn size(bounds: &[f64]) -> usize {
     bounds.len() + 2
 }
@@ -203,7 +210,7 @@ pub fn updated(source: Source, update: Update) -> Cell {
     Cell::at(UPDATED + source.place() * Update::ALL.len() + update as usize)
 }
 
-/// Networks created: source, country, registry and how many, where there are any.
+/// Returns the numbers of created networks that are not zero, by source, country and registry.
 pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)> {
     let creators = Source::all().filter(|source| source.place() < CREATORS);
     creators.flat_map(|source| (0..COUNTRIES).map(move |country| (source, country))).flat_map(
@@ -225,17 +232,17 @@ fn country_name(place: usize) -> String {
     [place / LETTERS, place % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
 }
 
-/// Networks updated: source, kind and how many, where there are any.
+/// Returns the numbers of updated networks that are not zero, by source and kind.
 pub fn all_updated() -> impl Iterator<Item = (Source, Update, i64)> {
     let kinds = Source::all().flat_map(|source| Update::ALL.map(|update| (source, update)));
     kinds.map(|(source, update)| (source, update, updated(source, update).read())).filter(|(.., n)| *n != 0)
 }
 
-/// How a collector answered a request.
+/// A collector's response to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResponseKind {
     Taken,
-    /// Not now, or not at all.
+    /// The collector is busy or did not respond.
     Deferred,
     Refused,
 }
@@ -252,13 +259,13 @@ impl ResponseKind {
     }
 }
 
-/// What became of data points and spans.
+/// The outcome of exporting data points and spans.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeliveryOutcome {
     Taken,
-    /// By the collector.
+    /// The collector rejected them.
     Rejected,
-    /// There was no room for them, or nobody took them in time.
+    /// The buffer was full, or the collector did not accept them in time.
     Dropped,
 }
 
@@ -275,12 +282,12 @@ impl DeliveryOutcome {
     }
 }
 
-/// Requests to a collector, by its answer.
+/// Returns the cell that counts requests to a collector with this response.
 pub fn requests(signal: Signal, answered: ResponseKind) -> Cell {
     Cell::at(OTLP_REQUESTS + signal as usize * ResponseKind::ALL.len() + answered as usize)
 }
 
-/// Data points or spans, by their fate.
+/// Returns the cell that counts data points or spans with this outcome.
 pub fn items(signal: Signal, fate: DeliveryOutcome) -> Cell {
     Cell::at(OTLP_ITEMS + signal as usize * DeliveryOutcome::ALL.len() + fate as usize)
 }
@@ -295,7 +302,7 @@ impl Distribution {
         }
     }
 
-    /// What a unit of the bounds is in cells: times are kept in nanoseconds.
+    /// Returns the factor between the bounds and the cells. Cells keep times in nanoseconds.
     fn unit(self) -> f64 {
         match self {
             Distribution::Operation(_) => 1e6,

@@ -1,19 +1,15 @@
-//! Counters that tell the truth, and messages that do not flood the log.
+//! Counters of committed work, and rate-limited log messages.
 //!
-//! A counter of work moves when the transaction that did the work commits: until then what it counted is in this
-//! backend's own memory, one set of counts per level of subtransactions, added to the parent's on release and dropped on
-//! rollback.
-//! Errors are counted at once: the transaction that met one is often rolled back, and the error happened all the same.
-//! So is what happens on the network. Shared numbers are atomics, added to and never locked.
+//! A counter of work moves when the transaction that did the work commits. Until then its counts are in this
+//! backend's own memory, one set of counts per level of subtransactions. They are added to the parent's on
+//! release and dropped on rollback. Errors are counted at once, because the error happened even if its
+//! transaction is rolled back. Requests to providers and collectors are counted at once too. Shared numbers
+//! are atomics: they are added to without locks.
 //!
-//! | module | answers |
-//! |---|---|
-//! | `cells` | where in shared memory numbers with labels and histograms are |
-//! | `timing` | how long something took, and whether that is worth asking |
-//! | `spans` | what took how long, for whoever collects that |
-//! | `families` | the counters as families of metrics, for the exporters |
-//! | `exports` | how often numbers left the server, and how often they could not |
-//! | `log` | what is written to the server's log |
+//! | module | holds | |---|---| | `cells` | the cells of metrics with labels and of histograms in shared
+//! memory | | `timing` | the timing of work on networks and of the trigger | | `spans` | spans for the
+//! collector | | `families` | the counters as families of metrics, for the exporters | | `exports` | counts
+//! of successful and failed exports | | `log` | messages for the server's log |
 
 pub mod cells;
 mod exports;
@@ -38,7 +34,7 @@ pub use exports::{Exporter, exported};
 pub use log::{error, error_about, error_is_logged, log_once_per_burst};
 pub use timing::{TriggerTimer, Work};
 
-/// Slot of a counter in the shared block. The block is laid out by these numbers.
+/// Slot of a counter in the shared block. The numbers define the layout of the block.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Counter {
@@ -51,12 +47,13 @@ pub enum Counter {
     SpurHits,
     Errors,
     WithoutAddress,
-    /// Sessions that a commit could not count, so that a recount is needed.
+    /// Sessions that a commit could not count. A recount is then needed.
     CountsLost,
 }
 
 impl Counter {
-    /// Values that a provider found; `enrich_stats` has a column for each of these.
+    /// Returns the counter of the values that a provider found. `enrich_stats` has a column for each of
+    /// these.
     pub fn hits_of(provider: &str) -> Option<Counter> {
         match provider {
             "cymru" => Some(Counter::CymruHits),
@@ -71,13 +68,13 @@ impl Counter {
 const COUNTERS: usize = Counter::CountsLost as usize + 1;
 const _: () = assert!(COUNTERS <= shared::SLOTS);
 
-/// What a level counted.
+/// The counts of one level of subtransactions.
 #[derive(Default)]
 struct PendingCounts {
     counters: [i64; COUNTERS],
-    /// Seldom any: a session of a known address has none but a sampled time.
+    /// Usually empty: a session of a known address adds at most a sampled time.
     cells: BTreeMap<Cell, i64>,
-    /// Never any while nobody collects them; and how many there was no room for.
+    /// Always empty while spans are not collected. `spans_dropped` counts the spans that did not fit.
     spans: Vec<Span>,
     spans_dropped: i64,
 }
@@ -105,7 +102,7 @@ impl PendingCounts {
 }
 
 thread_local! {
-    /// Innermost last; levels ascend.
+    /// The innermost level is last; levels ascend.
     static PENDING: RefCell<Vec<(Level, PendingCounts)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -122,7 +119,7 @@ fn pending(count: impl FnOnce(&mut PendingCounts)) {
     });
 }
 
-/// Adds to a counter; it moves when the transaction commits, `Errors` at once.
+/// Adds to a counter. It moves when the transaction commits; `Errors` moves at once.
 pub fn add(counter: Counter, amount: i64) {
     if matches!(counter, Counter::Errors) {
         publish(counter as usize, amount);
@@ -131,7 +128,7 @@ pub fn add(counter: Counter, amount: i64) {
     }
 }
 
-/// A network was created; counted when the transaction commits.
+/// Counts a created network when the transaction commits.
 pub fn network_created(source: Source, country: Option<&str>, registry: Option<&str>) {
     if guc::metrics() {
         let cell = cells::created(source, country, registry);
@@ -139,7 +136,7 @@ pub fn network_created(source: Source, country: Option<&str>, registry: Option<&
     }
 }
 
-/// So many networks were updated; counted when the transaction commits.
+/// Counts updated networks when the transaction commits.
 pub fn networks_updated(source: Source, update: Update, networks: usize) {
     if guc::metrics() && networks > 0 {
         let cell = cells::updated(source, update);
@@ -147,7 +144,7 @@ pub fn networks_updated(source: Source, update: Update, networks: usize) {
     }
 }
 
-/// The same value, in nanoseconds or whole numbers, so many times; counted when the transaction commits.
+/// Adds a value, in nanoseconds or whole numbers, to a histogram `times` times when the transaction commits.
 fn observe(what: Distribution, value: i64, times: i64) {
     pending(|counts| {
         *counts.cells.entry(what.bucket(value)).or_default() += times;
@@ -155,20 +152,20 @@ fn observe(what: Distribution, value: i64, times: i64) {
     });
 }
 
-/// Something on the network had this value, in nanoseconds or whole numbers; counted at once.
+/// Adds the value of a request, in nanoseconds or whole numbers, to a histogram at once.
 pub fn happened(what: Distribution, value: i64) {
     publish_cell(what.bucket(value), 1);
     publish_cell(what.sum(), value);
 }
 
-/// An amount at the place of a counter: `Counter`s first, then cells.
+/// An amount and the index of its counter. The indexes of `Counter`s come first, then those of cells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Counted {
     pub place: i64,
     pub amount: i64,
 }
 
-/// Takes all that this transaction has counted, for a prepared transaction to leave in a table.
+/// Takes the counts of this transaction, so that a prepared transaction can store them in a table.
 pub fn take_counted() -> Vec<Counted> {
     PENDING.with_borrow_mut(|levels| {
         let mut all = BTreeMap::<i64, i64>::new();
@@ -186,7 +183,7 @@ pub fn take_counted() -> Vec<Counted> {
     })
 }
 
-/// Counts what another transaction has left, when this one commits.
+/// Adds the stored count of another transaction when this one commits.
 pub fn count(Counted { place, amount }: Counted) {
     if let Some(cell) = place.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
         pending(|counts| *counts.cells.entry(cell).or_default() += amount);
@@ -195,11 +192,12 @@ pub fn count(Counted { place, amount }: Counted) {
     }
 }
 
-/// Place of the first cell, behind the counters.
+/// Index of the first cell, after the counters.
 const FIRST_CELL: i64 = shared::SLOTS as i64;
 
-/// The transaction ended: what it counted becomes visible, or never happened. Of a prepared transaction only the spans are
-/// handed over; what it has counted is in a table since [`take_counted`].
+/// Publishes the counts when the transaction commits, and drops them when it aborts. For a prepared
+/// transaction, passes only the spans to the exporter, because [`take_counted`] has stored the counts in a
+/// table.
 pub fn transaction_ended(outcome: Outcome) {
     PENDING.with_borrow_mut(|levels| {
         for (_, counts) in levels.drain(..) {
@@ -222,7 +220,7 @@ pub fn transaction_ended(outcome: Outcome) {
     });
 }
 
-/// A subtransaction was released into its parent.
+/// Adds the counts of a released subtransaction to those of its parent.
 pub fn released(level: Level, parent: Level) {
     PENDING.with_borrow_mut(|levels| {
         let Some((_, counts)) = levels.pop_if(|(top, _)| *top == level) else { return };
@@ -233,7 +231,8 @@ pub fn released(level: Level, parent: Level) {
     });
 }
 
-/// A subtransaction was rolled back, and with it whatever began after it: levels are numbered upwards.
+/// Drops the counts of a subtransaction that was rolled back, and of those that began after it. Levels have
+/// ascending numbers.
 pub fn rolled_back(level: Level) {
     PENDING.with_borrow_mut(|levels| while levels.pop_if(|(top, _)| *top >= level).is_some() {});
 }
@@ -246,7 +245,7 @@ fn publish_cell(cell: Cell, amount: i64) {
     shared::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
 }
 
-/// Counts a request to a collector, by its answer, and what became of what was in it. At once.
+/// Counts at once a collector's response to a request, and the outcome of the items in the request.
 pub fn answered(signal: Signal, answer: ResponseKind, fates: &[(DeliveryOutcome, u64)]) {
     publish_cell(cells::requests(signal, answer), 1);
     for (fate, items) in fates {
@@ -254,7 +253,7 @@ pub fn answered(signal: Signal, answer: ResponseKind, fates: &[(DeliveryOutcome,
     }
 }
 
-/// The committed value of a counter.
+/// Returns the committed value of a counter.
 pub fn read(counter: Counter) -> i64 {
     shared::block().counters[counter as usize].load(Ordering::Relaxed)
 }
@@ -276,7 +275,8 @@ pub fn reset() {
     block.counted_since.store(clock::now(), Ordering::Relaxed);
 }
 
-/// Since when counters count, in microseconds since 2000: the server's start, or the last reset.
+/// Returns the time since which counters count, in microseconds since 2000: the server's start, or the last
+/// reset.
 pub fn counted_since() -> i64 {
     shared::block().counted_since.load(Ordering::Relaxed)
 }

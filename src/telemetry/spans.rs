@@ -1,9 +1,10 @@
-//! Spans: what took how long, for whoever collects them.
+//! Creates spans and passes them to the exporter.
 //!
-//! They are made while somebody does, which the exporter says in shared memory; else nothing is but one look at that. A
-//! network's span is of work, and so is kept in this backend's memory until the transaction commits, as counters are; of
-//! networks a share is taken. What happens on the network is handed over at once. Where there is no room it is dropped and
-//! counted; nobody waits.
+//! Spans are created only while a collector is configured. The exporter sets a flag for this in shared
+//! memory; without it, the only cost is one read of the flag. The span of a network belongs to a transaction.
+//! Like the counters, it stays in this backend's memory until the commit. Only a sample of the networks gets
+//! spans. Spans of requests are passed to the exporter at once. If the buffer is full, a span is dropped and
+//! counted. No process waits.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -16,31 +17,31 @@ use crate::pg::catalog;
 use crate::pg::clock;
 use crate::pg::shared;
 
-/// Spans that a transaction keeps, in this backend's memory: 16 kB.
+/// Largest number of spans that a transaction keeps in this backend's memory: 16 kB.
 pub const MOST_KEPT: usize = 64;
 
-/// Where spans belong that are made meanwhile: a trace, and the span that they are part of.
+/// The trace and the parent of new spans.
 pub type Whole = (u128, u64);
 
 thread_local! {
     static WITHIN: Cell<Option<Whole>> = const { Cell::new(None) };
 }
 
-/// Whether anybody collects spans.
+/// Returns true if a collector is configured.
 pub fn are_collected() -> bool {
     shared::block().spans_collected.load(Ordering::Relaxed)
 }
 
-/// Somebody collects spans from now on, of networks this share (0 to 1); or nobody does.
+/// Starts the collection of spans, with this share (0 to 1) of the networks. `None` stops it.
 pub fn collect(share: Option<f64>) {
     let block = shared::block();
-    // As large as it gets is always, and more than nothing.
+    // The largest threshold selects all networks. It also differs from 0, which selects none.
     let threshold = (share.unwrap_or(0.0).clamp(0.0, 1.0) * 2_f64.powi(64)) as u64;
     block.networks_sampled.store(threshold, Ordering::Relaxed);
     block.spans_collected.store(share.is_some(), Ordering::Relaxed);
 }
 
-/// What is made within `work` is part of this.
+/// Runs `work`. The spans that it creates are part of `whole`.
 pub fn within<T>(whole: Option<Whole>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Whole>);
     impl Drop for Restore {
@@ -52,23 +53,24 @@ pub fn within<T>(whole: Option<Whole>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Number, country, registry and name of a network that a statement wrote.
+/// ASN, country, registry and name of a network that a statement wrote.
 pub type NetworkRow = (Option<i64>, Option<String>, Option<String>, Option<String>);
 
 /// Makes spans of the networks that a statement writes.
 pub struct NetworkSpans {
-    /// Nanoseconds since 1970; none where nobody collects.
+    /// Nanoseconds since 1970; `None` if spans are not collected.
     began: Option<u64>,
     together: usize,
 }
 
 impl NetworkSpans {
-    /// Begins before the statement. `together`: networks that it is about.
+    /// Begins before the statement. `together` is the number of networks in the statement.
     pub fn begin(together: usize) -> NetworkSpans {
         NetworkSpans { began: are_collected().then(clock::unix_nanoseconds), together }
     }
 
-    /// Makes spans of a share of the networks that the statement wrote. They are handed over when the transaction commits.
+    /// Creates spans for a sample of the networks that the statement wrote. They are passed to the exporter
+    /// when the transaction commits.
     pub fn record<'a>(
         &self,
         operation: Operation,
@@ -121,26 +123,26 @@ impl NetworkSpans {
     }
 }
 
-/// Hands a span over; where there is no room for it, counts that.
+/// Passes a span to the exporter. Counts it as dropped if the buffer is full.
 pub fn hand_over(span: &Span) {
     let ring = &shared::block().spans;
     if !ring.push(&span.words()) {
         dropped(1);
     } else if ring.len() == shared::SPANS / 2 {
-        // It comes by itself, but perhaps not soon enough.
+        // The exporter also runs periodically, but perhaps too late.
         shared::block().exporter.set_latch();
     }
 }
 
-/// So many spans were made and could not be kept.
+/// Counts spans that were created and could not be kept.
 pub fn dropped(spans: i64) {
     if spans > 0 {
         publish_cell(cells::items(otlp::Signal::Traces, cells::DeliveryOutcome::Dropped), spans);
     }
 }
 
-/// The oldest span that was handed over.
+/// Removes and returns the oldest span in the buffer.
 pub fn take() -> Option<Span> {
-    // Words that are no span are of a newer library's, which a restart would not leave behind.
+    // Invalid words can only come from a newer library version. They do not outlive a restart.
     std::iter::from_fn(|| shared::block().spans.pop()).find_map(|words| Span::of(&words))
 }

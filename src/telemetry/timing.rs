@@ -1,10 +1,10 @@
-//! How long something took.
+//! Measures the duration of operations.
 //!
-//! Work on networks is measured in processor time: while a transaction waits for somebody's lock its process does not
-//! run, and PostgreSQL does not add such waits up. Waits for the disk are left out with them.
+//! Work on networks is measured in processor time. So waits for locks and for the disk are left out: the
+//! process does not run while it waits, and PostgreSQL does not sum up such waits.
 //!
-//! The trigger is measured by the wall clock, because what a session waits for is what its honeypot waits for, and only
-//! now and then: reading a clock twice costs a good part of what a remembered address does.
+//! The trigger is measured in wall-clock time, because a honeypot waits for its session's INSERT. Only a
+//! sample is timed, because reading a clock twice takes a large part of the time that a cached address needs.
 
 use std::cell::Cell;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! What is null in the snapshots of sessions, filled: from the session's own document, which is of the moment of attack, else
-//! from what the inventory knows now.
+//! Fills null columns of sessions' snapshots. The values come from the session's own document, which is from
+//! the time of the attack, otherwise from the inventory's current values.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -31,20 +31,21 @@ use crate::store::complete_sessions::{self, Filling};
 use crate::store::completions::{self, Appended, Gaps, Incomplete};
 use crate::worker::registry;
 
-/// What became of sessions.
+/// The results for sessions.
 #[derive(Default)]
 pub struct CompletionCounts {
     pub sessions: i64,
-    /// Somebody held them at the moment.
+    /// Sessions that other transactions had locked.
     pub held: i64,
-    /// The table did not take them.
+    /// Sessions that the table refused.
     refused: usize,
     has_warned: bool,
-    /// Tables of which row-level security may hide sessions from their owner, as far as that was said.
+    /// Tables whose row-level security may hide sessions from their owner, and for which the warning was
+    /// shown.
     filtered: Vec<Oid>,
 }
 
-/// The columns of a snapshot, as far as a table has them of the right type.
+/// The columns of a snapshot that a table has with the right type.
 struct Snapshot {
     asn: Column,
     country: (Column, Length),
@@ -53,7 +54,7 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    /// `None`: they were dropped, or changed; the table must be attached again.
+    /// Returns `None` if columns were dropped or changed. The table must then be attached again.
     fn of(readable: &Readable, table: &Table) -> Option<Snapshot> {
         fn typed<T: SqlType>(readable: &Readable, name: &CStr) -> Option<Column> {
             readable.column(name).filter(|column| column.is::<T>())
@@ -72,7 +73,7 @@ impl Snapshot {
     }
 }
 
-/// A session with gaps in its snapshot. Of what is lacking, what its own document says.
+/// A session with gaps in its snapshot, and the values that its own document has for them.
 struct Session {
     place: Place,
     key: String,
@@ -85,9 +86,9 @@ struct Session {
 
 /// A column of a snapshot.
 enum Gap<T> {
-    /// It has a value already.
+    /// The column has a value already.
     None,
-    /// Null, and what fills it if the session's own document does.
+    /// The column is null. Holds the value from the session's own document, if there is one.
     Of(Option<T>),
 }
 
@@ -108,7 +109,7 @@ impl<T> Gap<T> {
         if let Gap::Of(own) = self { own.as_ref() } else { None }
     }
 
-    /// What fills it.
+    /// Returns the value that fills the gap.
     fn filling<'a>(&'a self, known: Option<&'a T>) -> Option<&'a T> {
         if self.is_some() { self.own().or(known) } else { None }
     }
@@ -123,10 +124,11 @@ pub struct IncompleteSessions {
     pub page: u32,
 }
 
-/// Addresses whose sessions are written together at most: their documents are in memory.
+/// Largest number of sessions that are written together. Their documents are in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
-/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
+/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch no
+/// longer exists.
 pub fn read(
     connection: &Connection,
     stretch: &PageRange,
@@ -193,7 +195,7 @@ pub fn read(
     })
 }
 
-/// A row with a gap that may be filled.
+/// Returns the session of a row, if it has a gap that may be filled.
 fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     let lacks = |column: Column| row.is_null(column.number);
     let is_null = [columns.asn, columns.country.0, columns.ip_type.0, columns.document].map(lacks);
@@ -221,10 +223,10 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
     })
 }
 
-/// Sessions per statement: what their documents take in memory is bounded.
+/// Sessions per statement. This limits the memory for their documents.
 const CHUNK: usize = 2_000;
 
-/// Fills the gaps as far as that can be done.
+/// Fills the gaps for which there are values.
 pub fn write(
     home: Home,
     connection: &Connection,
@@ -257,7 +259,8 @@ pub fn write(
         fillings.extend(filling.map(|filling| (session, filling)));
     }
     if !fillings.is_empty() {
-        // Read under a lock that lasts as long as this one: in between the table was neither rewritten nor emptied.
+        // The table was read under a lock that lasts as long as this one. So it was neither rewritten nor
+        // emptied in between.
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else { return };
         let mut writer = Writer { connection, table, locked, completed, rejected, held: Vec::new() };
         for chunk in fillings.chunks(CHUNK) {
@@ -287,7 +290,8 @@ impl Session {
     }
 }
 
-/// What fills a session's gaps, if anything does; a text that its column would not take is left out.
+/// Returns the values that fill a session's gaps; `None` if there are none. A text that does not fit into its
+/// column is left out.
 fn filling<'a>(
     session: &'a Session,
     known: &'a HashMap<Address, InventoryValues>,
@@ -312,7 +316,7 @@ fn filling<'a>(
     fills.then_some(filling)
 }
 
-/// Sessions that a table refuses; past that it is the table, and not they.
+/// Number of sessions that a table may refuse. At more, the cause is the table and not the sessions.
 const MOST_REFUSED: usize = 1_000;
 
 struct Writer<'a> {
@@ -321,13 +325,14 @@ struct Writer<'a> {
     locked: UserTable,
     completed: &'a mut CompletionCounts,
     rejected: &'a mut RejectedRows,
-    /// Addresses among whose sessions some were held.
+    /// Addresses with locked sessions.
     held: Vec<Address>,
 }
 
 impl Writer<'_> {
-    /// What fails is halved until it is single sessions that fail: a constraint of the table's that one does not satisfy
-    /// must not keep the others from being filled.
+    /// Writes sessions. If a statement fails, its sessions are split in halves and retried, down to single
+    /// sessions. So a session that violates a constraint of the table does not prevent the others from being
+    /// filled.
     fn write(&mut self, sessions: &[(&Session, Filling)]) {
         if self.completed.refused >= MOST_REFUSED {
             return;
@@ -360,7 +365,7 @@ impl Writer<'_> {
         }
     }
 
-    /// What the owner may not see looks like what somebody holds.
+    /// Warns about row-level security, because sessions that the owner may not see are counted as locked.
     fn explain_policies(&mut self) {
         let table = self.table.oid;
         if self.completed.filtered.contains(&table) || !catalog::is_filtered(table, self.locked.owner()) {

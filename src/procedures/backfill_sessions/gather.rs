@@ -1,4 +1,4 @@
-//! Answers: what do the sessions in some pages of a table say of addresses?
+//! Reads the sessions in some pages of a table for their data about addresses.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -26,14 +26,15 @@ use crate::store::backfill_sessions::{
 use crate::store::calls::Rejected;
 use crate::store::{Home, session_options};
 
-/// Addresses that are written together at most: whoever inserts the first session of one of them may wait for it.
+/// Largest number of addresses that are written together. An INSERT of the first session of one of them may
+/// have to wait.
 const MOST_ADDRESSES: usize = 5_000;
-/// Sessions that are read for one batch, for each that it may be about: most tell nothing new.
+/// Number of sessions to read for a batch, per address. Most sessions have nothing new.
 const ROWS_FOR_EACH: usize = 10;
 /// Bytes of documents that a batch keeps.
 const MOST_BYTES: usize = 32 << 20;
 
-/// Where things are in a table's rows.
+/// The columns of a table.
 pub struct Layout {
     pub ip: Column,
     pub time: Option<Column>,
@@ -57,7 +58,7 @@ impl Layout {
         })
     }
 
-    /// The address of a row; an error is the text that is none.
+    /// Returns the address of a row. The error is the text of an invalid address.
     pub fn address(&self, row: &Row) -> Result<Option<Address>, String> {
         match scan::value(row, self.ip) {
             None => Ok(None),
@@ -68,7 +69,7 @@ impl Layout {
         }
     }
 
-    /// Returns the time of a row's session, if it is believed.
+    /// Returns the time of a row's session, if it is plausible.
     pub fn time(&self, row: &Row) -> Option<i64> {
         let time = scan::time(row, self.time?)?;
         session_time::believed(time, self.enriched_at(row), self.now)
@@ -82,18 +83,18 @@ impl Layout {
         self.document.and_then(|column| row.jsonb(column.number))
     }
 
-    /// When a row's document was put together, as far as that is known.
+    /// Returns the time of a row's document, if it is known.
     fn documented_at(&self, row: &Row) -> Option<i64> {
         self.enriched_at(row).filter(|at| clock::is_finite(*at)).or_else(|| self.time(row))
     }
 
-    /// Who reads of a row finds it by this.
+    /// Returns a text by which a user can find the row.
     pub fn key(&self, row: &Row) -> String {
         shown_key(row, self.key)
     }
 }
 
-/// What some pages hold.
+/// The data in some pages.
 pub struct PageContents {
     pub addresses: Addresses,
     pub named: NamedNetworks,
@@ -102,7 +103,8 @@ pub struct PageContents {
     pub page: u32,
 }
 
-/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch is no more.
+/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch no
+/// longer exists.
 pub fn read(
     home: Home,
     stretch: &PageRange,
@@ -183,7 +185,7 @@ impl Collector {
     fn document(&mut self, row: &Row, address: Address, own: Container<'_>) -> Vec<String> {
         let mut reading = legacy::read(Some(own));
         let parts = legacy::parts(own, &mut reading.faults);
-        // A bogon has no network, whatever somebody was once told.
+        // A bogon has no network, even if an old document names one.
         if !self.is_input_trusted || bogon::reason(address).is_some() {
             return reading.faults;
         }
@@ -201,7 +203,7 @@ impl Collector {
                 CYMRU => reading.cymru.asn,
                 _ => None,
             };
-            // Who is asked for the network and names none has not answered.
+            // Team Cymru is asked for the network. Without one, its part is not an answer.
             if !evidence.lacks(source, at) || (source == CYMRU && asn.is_none()) {
                 continue;
             }

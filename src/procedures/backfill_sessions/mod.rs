@@ -1,12 +1,13 @@
-//! Sessions that were there before their table was attached.
+//! Processes sessions that were stored before their table was attached.
 //!
-//! Two passes over the table, in the order of its pages. The first reads what sessions say of addresses and writes the
-//! inventories; the second fills what is null in the sessions' snapshots, from their own documents and from inventories
-//! that by then are complete, so that it does not matter in which order sessions were met. A killed call goes on with the
-//! page where it stopped. Then everything is counted, and a foreign key validated if there is one.
+//! Two passes read the table in the order of its pages. The first pass writes the sessions' data about
+//! addresses into the inventories. The second pass fills null columns of the sessions' snapshots, from their
+//! own documents and from the inventories. The inventories are complete by then, so the order of sessions
+//! does not matter. After a call is killed, the next call resumes at the page where it stopped. At the end
+//! everything is recounted, and a foreign key is validated if there is one.
 //!
-//! The table is only ever read below the executor: nothing that somebody put on it runs with our rights. It is written as
-//! its owner. Rows and versions of rows that arrive meanwhile are the triggers' business.
+//! The table is only read below the executor, so that no code on it runs with the extension's rights. It is
+//! written as its owner. The triggers process rows and row versions that are written meanwhile.
 
 mod complete;
 mod gather;
@@ -34,7 +35,8 @@ use complete::CompletionCounts;
 use gather::PageContents;
 
 const BATCH_SIZES: (i64, i64) = (1, 1_000_000);
-/// Addresses written after which what they mean for their networks is folded: what is folded at once is held in memory.
+/// Number of written addresses after which their counts are folded. Counts that are folded together are held
+/// in memory.
 const FOLDED_TOGETHER: usize = 50_000;
 
 /// Entry point of `backfill_sessions()`.
@@ -52,7 +54,7 @@ pub fn backfill(call: &Call) {
     run(call, &options, |run| Backfill::new(run, rel, batch_size as usize).all());
 }
 
-/// Which pass, and how it is called in a checkpoint.
+/// A pass. Its name is stored in checkpoints.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Pass {
     Addresses,
@@ -68,7 +70,7 @@ impl Pass {
     }
 }
 
-/// Where a killed call stopped.
+/// The position at which a killed call stopped.
 ///
 /// ```json
 /// {"pass": "sessions", "table": 16412, "file": 16412, "page": 4711}
@@ -94,7 +96,8 @@ impl Checkpoint {
         Some(Checkpoint { pass, table: number("table")?, file: number("file")?, page: number("page")? })
     }
 
-    /// Whether what the first pass read is still there: a table that was emptied and filled again must be read again.
+    /// Returns true if the data that the first pass read still exists. A table that was emptied and filled
+    /// again must be read again.
     fn stands(&self, tables: &[Table]) -> bool {
         let is_file =
             |table: &Table| Readable::open(table.oid).is_some_and(|readable| readable.file() == self.file);
@@ -112,7 +115,7 @@ impl Checkpoint {
     }
 }
 
-/// Pages of a table that are still to be read, in the file that they were seen in.
+/// Pages of a table that are still to be read, and the file that they belong to.
 struct PageRange<'a> {
     table: &'a Table,
     file: u32,
@@ -120,7 +123,7 @@ struct PageRange<'a> {
 }
 
 impl PageRange<'_> {
-    /// The table, unless it is gone, or was rewritten since: then its pages mean nothing any more.
+    /// Opens the table. Returns `None` if it was dropped or rewritten: the page numbers are then invalid.
     fn open(&self) -> Option<Readable> {
         Readable::open(self.table.oid).filter(|readable| readable.file() == self.file)
     }
@@ -130,7 +133,7 @@ impl PageRange<'_> {
     }
 }
 
-/// Rows that are listed by one call; more of them tell nobody anything new.
+/// Largest number of rows that one call lists. More would not help the user.
 const MOST_LISTED: usize = 10_000;
 
 struct Backfill<'a, 'r> {
@@ -138,14 +141,14 @@ struct Backfill<'a, 'r> {
     rel: Oid,
     batch_size: usize,
     tables: Vec<Table>,
-    /// Sessions in them, as expected.
+    /// Expected number of sessions in them.
     rows: i64,
     settled: HandledNetworks,
     rejected: RejectedRows,
     scanned: i64,
     addresses_created: i64,
     networks_created: i64,
-    /// Addresses written that are not folded yet.
+    /// Number of written addresses whose counts are not folded yet.
     unfolded: usize,
     completed: CompletionCounts,
 }
@@ -177,7 +180,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         self.pass(Pass::Sessions, checkpoint.filter(|checkpoint| checkpoint.pass == Pass::Sessions));
         if self.completed.held > 0 {
-            // Whoever held them has moved them to other pages since.
+            // An UPDATE by the transactions that held these sessions moved them to other pages.
             self.completed.held = 0;
             self.pass(Pass::Sessions, None);
         }
@@ -207,7 +210,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         ]
     }
 
-    /// All pages of all tables, from the checkpoint on.
+    /// Reads all pages of all tables, beginning at the checkpoint.
     fn pass(&mut self, pass: Pass, checkpoint: Option<Checkpoint>) {
         let tables = std::mem::take(&mut self.tables);
         let stretches: Vec<(PageRange, i64)> =
@@ -227,7 +230,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             };
             match read_to {
                 Some(page) => stretch.pages.start = page,
-                // Written anew meanwhile: from the beginning.
+                // The table was rewritten meanwhile, so read it from the beginning.
                 None => match self::stretch(stretch.table, None) {
                     Some((again, _)) if again.file != stretch.file => stretch = again,
                     _ => return,
@@ -236,7 +239,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
     }
 
-    /// A batch of the first pass; answers the page that it came to.
+    /// Processes a batch of the first pass. Returns the next page.
     fn addresses(&mut self, stretch: &PageRange) -> Option<u32> {
         let home = self.run.home;
         let gathered = gather::read(home, stretch, self.batch_size, &mut self.rejected)?;
@@ -278,7 +281,8 @@ impl<'a, 'r> Backfill<'a, 'r> {
         Some(page)
     }
 
-    /// What sessions quote, a transaction for each kind; the last one makes the batch complete.
+    /// Writes the quotes of sessions, in one transaction for each selection. The last transaction completes
+    /// the batch.
     fn quotes(
         &mut self,
         addresses: &Addresses,
@@ -307,13 +311,13 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
     }
 
-    /// A batch of the second pass; answers the page that it came to.
+    /// Processes a batch of the second pass. Returns the next page.
     fn sessions(&mut self, stretch: &PageRange) -> Option<u32> {
         let mut read_to = None;
         let (home, batch_size) = (self.run.home, self.batch_size);
         let (completed, rejected) = (&mut self.completed, &mut self.rejected);
         self.run.batch_resumable(|connection| {
-            // Held until the rows that it sees are written: else their places could be other rows' by then.
+            // Held until the rows that it sees are written. Otherwise other rows could get their tuple ids.
             let latest = snapshot::Latest::take();
             let Some(waiting) = complete::read(connection, stretch, batch_size, latest.view()) else {
                 return (0, None);
@@ -327,12 +331,12 @@ impl<'a, 'r> Backfill<'a, 'r> {
     }
 }
 
-/// What of a table is to be read, and how many rows that may be.
+/// Returns the pages of a table that are to be read, and the estimated number of rows in them.
 fn stretch<'t>(table: &'t Table, checkpoint: Option<Checkpoint>) -> Option<(PageRange<'t>, i64)> {
     let readable = Readable::open(table.oid)?;
     let (file, pages) = (readable.file(), readable.pages());
     let from = match checkpoint {
-        // Tables are read in the order of their numbers.
+        // Tables are read in the order of their OIDs.
         Some(checkpoint) if checkpoint.table > table.oid.to_u32() => return None,
         Some(checkpoint) if checkpoint.table == table.oid.to_u32() && checkpoint.file == file => {
             checkpoint.page

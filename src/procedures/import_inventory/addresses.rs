@@ -1,10 +1,11 @@
-//! Addresses of the Python system's `ip_inventory`.
+//! Imports addresses of the Python system's `ip_inventory`.
 //!
-//! Its documents are those of ours but for `_meta`: what each source said has a time of its own there, so that nobody is
-//! asked again in vain and freshness is right. `_meta.import` is the row that an address was taken from: an address
-//! that several rows spell differently is one of ours, and each source's newest word stands.
+//! Its documents have the same format as this extension's, except for `_meta`. There, each source's answer
+//! gets its own time, so that sources are not asked again without need, and freshness is correct.
+//! `_meta.import` names the row from which an address was imported. Several rows with different spellings of
+//! one address become one row here. For each source, the newest answer is kept.
 //!
-//! Its session_count counts enrichments, and is not taken over.
+//! Its session_count counts enrichments and is not imported.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,25 +43,25 @@ const UPDATED: usize = 5;
 const VERSION: usize = 6;
 const CREATED: usize = 7;
 
-/// Sources whose answers we ask for.
+/// Sources that this extension also asks.
 const SOURCES: [&str; 5] = ["maxmind", "cymru", "greynoise", "dshield", "spur"];
-/// Where an address's `_meta` says what row it was taken from.
+/// Key in an address's `_meta` that names the imported row.
 const IMPORT: &str = "import";
 
-/// A row that makes sense.
+/// A valid row.
 struct ImportedRow<'a> {
     row: &'a Row,
-    /// As the row spells it.
+    /// The address as the row spells it.
     spelling: String,
-    /// Whether the row before spells the same.
+    /// True if the row before has the same spelling.
     is_repeated: bool,
     known: ImportedAddress,
-    /// The keys of its document, and when each was said.
+    /// The keys of its document, with the time of each answer.
     said: BTreeMap<String, Option<i64>>,
 }
 
 pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
-    // An address that several rows are of is written as often: each time once.
+    // If several rows have the same address, each is written in a round of its own.
     let mut rounds: Vec<BTreeMap<Address, ImportedRow>> = Vec::new();
     let mut networks = Networks::new();
     let mut sources: BTreeMap<i64, &'static str> = BTreeMap::new();
@@ -85,7 +86,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
             None => rounds.push(BTreeMap::from([(address, imported)])),
         }
     }
-    // All networks before the first address: the order of locks. Further rounds lock what the first has locked.
+    // Networks are written before addresses, which is the order of locks. Later rounds lock nothing new.
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_said(batch.connection, &networks, source);
     for round in &rounds {
@@ -117,7 +118,7 @@ fn read<'a>(
         for (source, named) in reading.about(asn) {
             let (name, country) = (named.name.clone(), named.country.clone());
             let registry = named.registry.map(str::to_owned);
-            // One source's words, so that it is known whose they are.
+            // Uses the values of one source only, so that the source of the network is known.
             if *sources.entry(asn).or_insert(source) == source {
                 network.merge(NetworkFacts { name, country, registry, first_seen: None, last_seen: None });
             }
@@ -165,7 +166,7 @@ fn said_at(document: Container<'_>, key: &str) -> Option<i64> {
     document.object(key).and_then(|own| own.text("cached_at")).and_then(timestamp::parse)
 }
 
-/// What `_meta` says of a row's sources, and what in them makes no sense. A source that said nothing that can be read may be
+/// Returns the `_meta` of a row's sources, and the faults in them. A source without a valid answer may be
 /// asked again.
 fn states(
     document: Option<Container<'_>>,
@@ -188,7 +189,7 @@ fn states(
                     });
                 }
                 None | Some(Value::Null) => {}
-                // Of the first two it is said already.
+                // The first two are listed already.
                 Some(_) if source == "maxmind" || source == "cymru" => {}
                 Some(_) => faults.push((format!("{source} is not an object"), None)),
             }
@@ -225,7 +226,7 @@ fn write(
     counts.written += merge_addresses(batch.connection, &decided);
 }
 
-/// Ours stands, unless theirs is newer.
+/// Decides how to merge an address. Stored values are kept unless the imported ones are newer.
 fn decide(
     imported: &ImportedRow,
     stored: &StoredAddress,
@@ -268,13 +269,14 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<i64>) -> bool {
     let Some(document) = stored.document else { return false };
     match enrichment::answer_of(document, key) {
         enrichment::CurrentAttribution::None => false,
-        // Who says nothing of when is as old as the row.
+        // An answer without a time gets the time of the row.
         enrichment::CurrentAttribution::Since(our_time) => our_time.or(stored.updated) >= their_time,
     }
 }
 
-/// Whether `_meta.import` stays as it is. Lists a row that is of the same address as another one: the one whose spelling is
-/// ours keeps it, else the first in order.
+/// Returns true if `_meta.import` is not changed. Lists one of two rows with the same address as merged.
+/// `_meta.import` names the row with this extension's spelling of the address, otherwise the first row in
+/// order.
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,
@@ -296,7 +298,7 @@ fn keeps_our_row(
         host.unwrap_or(spelling) == address.to_string()
     };
     if is_ours(&imported.spelling) && !is_ours(first) {
-        // The other one was counted when it was met.
+        // The other row was counted when it was read.
         listed.merge(first.to_owned(), &reason, None);
         return false;
     }

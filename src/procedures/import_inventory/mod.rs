@@ -1,9 +1,9 @@
-//! Taking over an installation of the Python system.
+//! Imports an installation of the Python system.
 //!
-//! Its inventories and its history are copied into ours; its sessions stay where they are, and their table is attached.
-//! Rows are read in the order of their key, a transaction a batch, and what a batch did is committed with where it ended: a
-//! call that was killed goes on there, and one that is repeated changes nothing. What makes no sense is listed: every row
-//! of theirs is in ours, or is one of another row's address, or is in `rejected_row`.
+//! Its inventories and its history are copied. Its sessions stay where they are, and their table is attached.
+//! Rows are read in the order of their key, and each batch is a transaction that also stores its end
+//! position. After a call is killed, the next call resumes at that position. A repeated call changes nothing.
+//! Every row is imported, or merged with another row of the same address, or listed in `rejected_row`.
 
 mod addresses;
 mod document;
@@ -25,7 +25,7 @@ use crate::store::import_inventory::sessions as session_tables;
 use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, Wanted};
 use crate::store::{Home, fold};
 
-/// The tables, by the names that the Python system gives them.
+/// The tables, with their names in the Python system.
 const NETWORKS: &str = "asn_inventory";
 const HISTORY: &str = "ip_asn_history";
 const ADDRESSES: &str = "ip_inventory";
@@ -52,7 +52,7 @@ pub fn take_over(call: &Call) {
         say_what_is_missing(&tables, &shown);
         let resume = run.resume_at().map(|kept| Resume::read(kept, &shown)).unwrap_or_default();
         let mut import = Import { run, schema: shown, counts: resume.counts, resume: resume.position };
-        // History before addresses: an address of which it says nothing gets a row of it.
+        // History comes before addresses, because an address without history gets a first row of history.
         for (phase, name) in TABLES.iter().enumerate() {
             if let Some(table) = tables.iter().find(|table| table.name == *name) {
                 import.table(phase, table, &tables);
@@ -63,7 +63,7 @@ pub fn take_over(call: &Call) {
     });
 }
 
-/// The tables, each checked: nothing is done before all can be.
+/// Finds the tables and checks them all before any of them is imported.
 fn find(home: Home, schema: Oid, schema_name: &str) -> Vec<Table> {
     let caller = role::current();
     let tables = acting_as(home.owner, || {
@@ -85,7 +85,7 @@ fn find(home: Home, schema: Oid, schema_name: &str) -> Vec<Table> {
         if !catalog::owns_table(table.oid) {
             error::not_owner(&table.name);
         }
-        // Raises where the key is none.
+        // Raises an error if there is no valid key.
         reader(table);
         if table.name == SESSIONS {
             session_tables::changes(table);
@@ -118,20 +118,20 @@ fn say_what_is_missing(tables: &[Table], schema: &str) {
     }
 }
 
-/// What is reported, over all calls that it took.
+/// The counts of the final report, over all calls of an import.
 #[derive(Default, Clone, Copy)]
 struct ImportCounts {
     networks: i64,
     addresses: i64,
     history: i64,
     sessions: i64,
-    /// Rows of theirs that say more of what another row said.
+    /// Imported rows that were merged with another row of the same subject.
     merged: i64,
-    /// Rows of theirs that nothing could be made of.
+    /// Imported rows that could not be used.
     rejected: i64,
-    /// Rows of theirs that are used except for what is listed.
+    /// Imported rows that were used except for the listed parts.
     partly_used: i64,
-    /// Rows of ours that are new or changed.
+    /// Rows of this extension's tables that are new or changed.
     written: i64,
 }
 
@@ -167,14 +167,14 @@ impl ImportCounts {
     }
 }
 
-/// Where a killed call was, if it imported from the same schema.
+/// The position of a killed call, if it imported from the same schema.
 #[derive(Default)]
 struct Resume {
     counts: ImportCounts,
     position: Option<Place>,
 }
 
-/// In which table, and where in it: `None` is behind its last row.
+/// The index of a table, and a position in it. `None` is the position after its last row.
 type Place = (usize, Option<Position>);
 
 impl Resume {
@@ -191,17 +191,17 @@ impl Resume {
     }
 }
 
-/// An import that runs.
+/// A running import.
 struct Import<'run, 'call> {
     run: &'run mut Run<'call>,
     schema: String,
     counts: ImportCounts,
-    /// Where to begin, until it has begun there.
+    /// The position at which to resume; unset after the import has resumed there.
     resume: Option<Place>,
 }
 
 impl Import<'_, '_> {
-    /// All rows of a table, or those that a killed call left.
+    /// Imports all rows of a table, or those that remain after a killed call.
     fn table(&mut self, phase: usize, table: &Table, tables: &[Table]) {
         let begin = match self.resume.take() {
             Some((killed_in, position)) if killed_in > phase => {
@@ -234,8 +234,8 @@ impl Import<'_, '_> {
         let mut next = None;
         run.batch_resumable(|_| {
             let mut listed = Listed::of(&format!("{schema}.{}", table.name));
-            // A connection of its own: what it allocates goes with it. A snapshot: long values are fetched after the
-            // statement that found them.
+            // Uses a separate connection, so that its memory is freed. Needs a snapshot, because long values
+            // are fetched after the statement that found them.
             let work = |connection: &Connection| {
                 let reader = reader(table);
                 let (rows, then) = reader.next(connection, position);
@@ -254,13 +254,14 @@ impl Import<'_, '_> {
             counts.rejected += listed.rejected;
             counts.merged += listed.merged;
             counts.partly_used += listed.partly_used;
-            // Also behind the last row: documents that were replaced are not counted as replaced again.
+            // Stores the position after the last row too. Otherwise replaced documents would be counted as
+            // replaced again.
             (read, Some(written_down(schema, phase, counts, next.as_ref())))
         });
         next
     }
 
-    /// Adds what the batches left to be counted, so that the inventories are right when the call ends.
+    /// Folds the counter deltas of the batches, so that the inventories are correct when the call ends.
     fn fold(&mut self) {
         let home = self.run.home;
         self.run.begin("counting", 0);
@@ -305,7 +306,7 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// The rows, each with whether its key is that of the row before.
+    /// Returns the rows, each with whether it has the same key as the row before.
     fn repeated(&self) -> impl Iterator<Item = (&Row, bool)> {
         let mut last = self.last_key;
         self.rows.iter().map(move |row| {
@@ -317,7 +318,7 @@ impl Batch<'_> {
     }
 }
 
-/// Rows that are listed in `rejected_row`.
+/// Rows to list in `rejected_row`.
 struct Listed {
     relation: String,
     rows: Vec<Rejected>,
@@ -332,19 +333,19 @@ impl Listed {
         Listed { relation, rows: Vec::new(), rejected: 0, merged: 0, partly_used: 0 }
     }
 
-    /// Nothing can be made of a row.
+    /// Lists a row that cannot be used.
     fn reject(&mut self, row: &Row, wanted: &[Wanted], reason: &str) {
         self.rejected += 1;
         self.add(row.shown_key(), reason, Some(row.shown(wanted)));
     }
 
-    /// A row is of something that another row is of too.
+    /// Lists a row that was merged with another row of the same subject.
     fn merge(&mut self, row_key: String, reason: &str, content: Option<String>) {
         self.merged += 1;
         self.add(row_key, reason, content);
     }
 
-    /// A row is used except for these parts: reasons, and what made no sense.
+    /// Lists the unused parts of a row: reasons and invalid values.
     fn faults(&mut self, row: &Row, faults: Vec<(String, Option<String>)>) {
         self.partly_used += i64::from(!faults.is_empty());
         for (reason, content) in faults {
@@ -358,7 +359,7 @@ impl Listed {
     }
 }
 
-/// Enough of a text to find it again.
+/// Returns the beginning of a text, long enough to find it again.
 fn shortened(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(60).collect()
 }

@@ -1,8 +1,8 @@
-//! Networks of the Python system's `asn_inventory`.
+//! Imports networks of the Python system's `asn_inventory`.
 //!
-//! Its organization_country is where the first address sat that it saw there, so it ranks below whatever else names a
-//! country; except for what its document has from Team Cymru. Words that no column of ours takes are kept below the key
-//! `import` of the network's enrichment.
+//! Its organization_country is the country of the first address that it saw in the network. So it ranks below
+//! the country from any other source, unless its document has a country from Team Cymru. Values that fit no
+//! column here are kept under the key `import` of the network's enrichment.
 
 use std::collections::BTreeMap;
 
@@ -41,11 +41,11 @@ const DOCUMENT: usize = 8;
 const UPDATED: usize = 9;
 const CREATED: usize = 10;
 
-/// Ranks below every source of ours: see `source_rank`.
+/// Ranks below all other sources: see `source_rank`.
 const SOURCE: &str = "import";
 
 pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
-    // A number that is there several times is written as often: each time once.
+    // If several rows have the same ASN, each is written in a round of its own.
     let mut rounds: Vec<BTreeMap<i64, ImportedNetwork>> = Vec::new();
     for (row, is_repeated) in batch.repeated() {
         let number = row.key.as_deref().map(String::from_utf8_lossy);
@@ -127,7 +127,7 @@ fn read(row: &Row, asn: i64) -> (ImportedNetwork, Faults) {
     (network, faults)
 }
 
-/// Words of theirs that no column of ours takes as they are.
+/// Imported values that fit no column here.
 #[derive(Default)]
 struct UnmappedValues(Vec<(&'static str, String)>);
 
@@ -151,13 +151,13 @@ impl UnmappedValues {
     }
 }
 
-/// A column that a network's own words are in; Team Cymru's stand over them.
+/// A column with a value about the network. Team Cymru's value takes precedence over it.
 struct Field {
     column: usize,
     name: &'static str,
     sense: fn(&str) -> Option<String>,
     wanted: &'static str,
-    /// Another spelling of a code says the same; a name that was cut does not.
+    /// Two spellings of a code are equal. A shortened name is not equal to the full name.
     is_code: bool,
 }
 
@@ -180,7 +180,7 @@ const REGISTRY_FIELD: Field = Field {
 
 const UNKNOWN: &str = "UNKNOWN";
 
-/// A type that says something; `UNKNOWN` is left to the network's name.
+/// Returns a known type. `UNKNOWN` is left out, because the network's name then determines the type.
 fn type_of(word: &str) -> Option<&'static str> {
     match word.to_ascii_uppercase().as_str() {
         "HOSTING" | "CLOUD" => Some("HOSTING"),

@@ -1,7 +1,8 @@
-//! Taking over what another system stored: its tables are read as their owners, ours are written as the extension's.
+//! Imports the inventory of another system. Its tables are read as their owners, and the inventory of this
+//! extension is written as the extension's owner.
 //!
-//! Nothing is written twice: whoever imports the same again changes nothing. What both know stands as we have it, unless
-//! theirs is newer, or from a better source.
+//! A repeated import changes nothing. If both inventories have a value, this extension's value is kept,
+//! unless the imported value is newer or has a better source.
 
 pub mod sessions;
 pub mod source;
@@ -49,10 +50,10 @@ thread_local! {
         "import_history", include_str!("../../../sql/queries/import/import_history.sql")) };
 }
 
-/// A value of a network's metadata, and the source that says so.
+/// A value of a network's metadata, and its source.
 pub type Sourced = Option<(String, &'static str)>;
 
-/// What another inventory says of a network.
+/// A network from the other inventory.
 pub struct ImportedNetwork {
     pub asn: i64,
     pub name: Sourced,
@@ -69,7 +70,7 @@ pub struct ImportedNetwork {
     pub created: Option<i64>,
 }
 
-/// Writes networks, given in order and each once; answers how many rows changed.
+/// Writes networks, which are in order and without duplicates. Returns the number of rows that changed.
 pub fn write_networks(connection: &Connection, networks: &[ImportedNetwork]) -> i64 {
     if networks.is_empty() {
         return 0;
@@ -112,7 +113,7 @@ fn network_arguments(networks: &[ImportedNetwork]) -> impl Arguments<NetworkPara
     )
 }
 
-/// What another inventory says of an address.
+/// An address from the other inventory.
 pub struct ImportedAddress {
     pub address: Address,
     pub asn: Option<i64>,
@@ -121,13 +122,13 @@ pub struct ImportedAddress {
     pub last_seen: Option<i64>,
     /// A jsonb object.
     pub document: Typed<Jsonb>,
-    /// What belongs into its `_meta`.
+    /// The entries for its `_meta`.
     pub states: Typed<Jsonb>,
     pub updated: Option<i64>,
     pub created: Option<i64>,
 }
 
-/// What we know of an address, valid inside the closure that it is handed to.
+/// This inventory's row of an address, valid inside the closure that receives it.
 pub struct StoredAddress<'a> {
     pub address: Address,
     pub asn: Option<i64>,
@@ -136,15 +137,17 @@ pub struct StoredAddress<'a> {
     pub updated: Option<i64>,
 }
 
-/// What becomes of what both know.
+/// How to merge the two rows of an address.
 pub struct Decision {
     pub moves: bool,
-    /// jsonb objects whose keys stand as we have them: of the document, and of its `_meta`.
+    /// jsonb objects whose keys keep their values in this inventory: keys of the document, and of its
+    /// `_meta`.
     pub stands: Typed<Jsonb>,
     pub states_stand: Typed<Jsonb>,
 }
 
-/// Creates those addresses that we have not, given in order and each once; answers which. Their networks must be there.
+/// Creates the addresses that are missing. They are in order and without duplicates, and their networks must
+/// exist. Returns the created addresses.
 pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> Vec<Address> {
     let times =
         |field: fn(&ImportedAddress) -> Option<i64>| array(known.iter().map(move |known| field(known)));
@@ -163,7 +166,7 @@ pub fn create_addresses(connection: &Connection, known: &[&ImportedAddress]) -> 
     CREATE_ADDRESSES.run(connection, arguments, |rows| rows.iter().filter_map(|(address,)| address).collect())
 }
 
-/// Passes what we know of addresses to `read`, in order; their rows are locked.
+/// Locks the rows of addresses that exist, in order, and passes them to `read`.
 pub fn existing<T>(
     connection: &Connection,
     addresses: impl Iterator<Item = Address>,
@@ -177,7 +180,7 @@ pub fn existing<T>(
     })
 }
 
-/// Merges what is known elsewhere into addresses of ours, whose rows are locked; answers how many changed.
+/// Merges imported values into addresses whose rows are locked. Returns the number of rows that changed.
 pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Decision)]) -> i64 {
     if known.is_empty() {
         return 0;
@@ -202,7 +205,7 @@ pub fn merge_addresses(connection: &Connection, known: &[(&ImportedAddress, Deci
     MERGE_ADDRESSES.run(connection, arguments, |rows| rows.count()) as i64
 }
 
-/// That an address was in a network.
+/// The fact that an address was in a network at a time.
 pub struct Observation {
     pub address: Address,
     pub asn: i64,
@@ -210,7 +213,7 @@ pub struct Observation {
     pub source: String,
 }
 
-/// Writes observations; answers how many were new, and which are there already from another source.
+/// Writes observations. Returns the number of new ones, and those that exist already from another source.
 pub fn write_history(connection: &Connection, observations: &[Observation]) -> (i64, Vec<(usize, String)>) {
     if observations.is_empty() {
         return (0, Vec::new());

@@ -1,7 +1,8 @@
-//! A session table of another system's: its columns are made fit, and it is attached, where it is.
+//! Prepares a session table of another system, and attaches it.
 //!
-//! What is done to it is done as its owner, in a restricted operation, except attaching, which its owner, or who may act as
-//! such, calls: everything that somebody put on it runs with their rights.
+//! The table stays where it is. Its columns are changed as its owner, in a restricted operation. The caller
+//! attaches it, who must be the owner or be able to act as the owner. So all code on the table runs with the
+//! owner's rights.
 
 use std::collections::HashSet;
 
@@ -36,16 +37,16 @@ pub const TIME: &str = "first_event_at";
 pub const KEY: &str = "session_id";
 const TYPE: &str = "snapshot_ip_type";
 
-/// A column whose type is to become another.
+/// A column whose type must change.
 pub struct Change {
     pub column: &'static str,
     pub becomes: &'static str,
-    /// How, where the server does not know by itself.
+    /// The conversion, if the server has no implicit one.
     using: Option<&'static str>,
 }
 
 impl Change {
-    /// Says what the change does, for a notice.
+    /// Returns a description of the change, for a notice.
     pub fn description(&self) -> String {
         match self.column {
             TYPE => format!("{TYPE} takes the first of {TYPES}"),
@@ -54,14 +55,16 @@ impl Change {
     }
 }
 
-/// Types that sessions' columns may have, and what they become; raises where nothing can be made of one.
+/// Returns the necessary changes of sessions' columns. Raises an error if a column's type cannot be
+/// converted.
 pub fn changes(table: &Table) -> Vec<Change> {
     const TEXTS: &[&str] = &["text", "varchar", "bpchar"];
     if table.column(ADDRESS).is_none() {
         error::no_such_column(&table.name, ADDRESS);
     }
     let mut changes = Vec::new();
-    // Whether a column's type is one of `fit`, or is missing; else it is changed if it is one of `others`.
+    // Accepts a missing column and the types in `fit`, and changes the types in `others`. Raises an error for
+    // other types.
     let mut check = |column, fit: &[&str], becomes, others: &[(&str, Option<&'static str>)]| {
         let Some(present) = table.column(column) else { return };
         let builtin_type = present.builtin_type().unwrap_or_default();
@@ -87,12 +90,12 @@ pub fn changes(table: &Table) -> Vec<Change> {
 /// Older versions of the Python system kept a list of types. The first of them becomes the type of the session.
 const TYPES: &str = "snapshot_ip_types";
 
-/// How the first of the types of a session is taken into the column for one.
+/// How the first type of a session's list is moved to the column for one type.
 pub enum Types {
     /// The table has no list of types.
     None,
     First(Change),
-    /// The list has a type that is not known to be a list.
+    /// The column's type is not known as a list.
     Unreadable,
 }
 
@@ -110,13 +113,13 @@ pub fn types(table: &Table) -> Types {
     Types::First(Change { column: TYPE, becomes: "text", using: Some(using) })
 }
 
-/// The column with a session's time, if there is one that can be used.
+/// Returns the column with a session's time, if its type is usable.
 pub fn time_column(table: &Table) -> Option<&'static str> {
     let column = table.column(TIME)?;
     matches!(column.builtin_type(), Some("timestamptz" | "timestamp" | "date")).then_some(TIME)
 }
 
-/// Foreign keys of a table to another, as SQL wants their names, in the server's encoding.
+/// Returns the foreign keys from one table to another. Names are quoted for SQL, in the server's encoding.
 pub fn references(connection: &Connection, from: Oid, to: Oid) -> Vec<Vec<u8>> {
     REFERENCES.run(connection, (from, to), |rows| rows.iter().filter_map(|(name,)| name).collect())
 }
@@ -144,7 +147,8 @@ pub fn make_fit(connection: &Connection, table: &Table, changes: &[Change], refe
     });
 }
 
-/// Replaces the documents of some rows by others that `jsonb` can hold. The owner's triggers fire as for any UPDATE.
+/// Replaces the documents of some rows by documents that `jsonb` can store. The owner's triggers fire as for
+/// any UPDATE.
 pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&Row, Vec<u8>)]) {
     let Some(column) = table.column("enrichment").filter(|_| !documents.is_empty()) else { return };
     let type_name: &[u8] = match column.builtin_type() {
@@ -169,7 +173,7 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
     });
 }
 
-/// Raises where the caller may not attach tables.
+/// Raises an error if the caller may not attach tables.
 pub fn check_may_attach(connection: &Connection, caller: Oid) {
     if MAY_ATTACH.first(connection, (caller,), |(may,)| may).flatten() != Some(true) {
         error::may_not_attach();
@@ -180,7 +184,7 @@ pub fn is_attached(connection: &Connection, table: &Table) -> bool {
     ATTACHED.run(connection, (table.oid, ADDRESS), |rows| rows.count() > 0)
 }
 
-/// Attaches it, with the rights of whoever calls.
+/// Attaches the table, with the rights of the caller.
 pub fn attach(connection: &Connection, table: &Table) {
     ATTACH.execute(connection, (table.oid, ADDRESS, time_column(table)));
 }

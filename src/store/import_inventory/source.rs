@@ -1,11 +1,12 @@
-//! Reading tables that are other people's, for taking over what is in them.
+//! Reads tables of other roles for the import.
 //!
-//! Only tables are read, no views; as their owner, in a restricted operation; and of columns only those whose type is the
-//! server's own, so that a cast is the server's too. What an owner put on a table can do nothing that the owner could
-//! not do, and policies do not apply: a table that must be read under one is an error, since rows would be missing.
+//! Only tables are read, not views. They are read as their owner, in a restricted operation. Only columns of
+//! built-in types are read, so that casts are built in too. Code on a table can therefore do no more than its
+//! owner can. Row-level security policies do not apply: a table that must be read under a policy is an error,
+//! because rows would be missing.
 //!
-//! Rows come in the order of their key, some at a time. Neither a key that is there twice nor a missing one gets lost
-//! between two batches: rows of one key are told apart by their place.
+//! Rows are read in batches, in the order of their key. Rows with duplicate or null keys are not lost between
+//! two batches, because rows of one key are told apart by their tuple id.
 
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
@@ -24,10 +25,10 @@ thread_local! {
         "import_tables", include_str!("../../../sql/queries/import/import_tables.sql")) };
 }
 
-/// Rows of a batch: their documents stay within the default work_mem of 4 MB, so nothing is spilled.
+/// Rows per batch. Their documents stay within the default work_mem of 4 MB, so nothing is spilled to disk.
 pub const BATCH: usize = 2_000;
 
-/// A table of somebody's.
+/// A table to read.
 pub struct Table {
     pub oid: Oid,
     pub name: String,
@@ -42,23 +43,24 @@ pub struct Column {
     pub name: String,
     /// The type as SQL writes it, for messages.
     pub type_name: String,
-    /// The name of the type in the catalog `pg_type`, if no code but the server's is in it.
+    /// The name of the type in the catalog `pg_type`, if the type runs only built-in code.
     builtin_type: Option<String>,
     is_never_null: bool,
 }
 
-/// What is read of a table.
+/// A column to read.
 pub struct Wanted {
-    /// Its names; where a table has several, the first that is not null counts.
+    /// The names of the column. If a table has several of them, the first that is not null is used.
     pub names: &'static [&'static str],
     pub kind: Kind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// As a text, whatever it is.
+    /// As text, for any type.
     Text,
-    /// As microseconds since 2000-01-01; a time without a zone is of UTC, as Python programs write it.
+    /// As microseconds since 2000-01-01. A time without a time zone is taken as UTC, because Python programs
+    /// write it so.
     Time,
 }
 
@@ -77,7 +79,7 @@ type RowColumns = (
 const READ: TableStatement<'static, (Text, value::Oid, Tid), RowColumns> =
     TableStatement::new("import_read", include_str!("../../../sql/queries/import/import_read.sql"));
 
-/// Does not compile if more is wanted than the statement returns.
+/// Fails to compile if `columns` has more columns than the statement returns.
 pub const fn wanted(columns: &'static [Wanted]) -> &'static [Wanted] {
     let (mut n, mut texts, mut times) = (0, 0, 0);
     while n < columns.len() {
@@ -99,7 +101,7 @@ pub const fn time(names: &'static [&'static str]) -> Wanted {
     Wanted { names, kind: Kind::Time }
 }
 
-/// The tables of these names in a schema.
+/// Returns the tables with these names in a schema.
 pub fn tables(connection: &Connection, schema: Oid, names: &[&str]) -> Vec<Table> {
     TABLES.run(connection, (schema, array(names.iter().copied())), |rows| {
         let mut tables: Vec<Table> = Vec::new();
@@ -132,7 +134,8 @@ pub fn tables(connection: &Connection, schema: Oid, names: &[&str]) -> Vec<Table
 }
 
 impl Column {
-    /// The name of its type in `pg_type`, if it is the server's own: an array's begins with `_`.
+    /// Returns the name of its type in `pg_type`, if the type is built in. The name of an array type begins
+    /// with `_`.
     pub fn builtin_type(&self) -> Option<&str> {
         self.builtin_type.as_deref()
     }
@@ -143,7 +146,7 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// About how many rows it has: counted where the server does not know.
+    /// Returns the estimated number of rows. Counts them if the server has no estimate.
     pub fn estimate(&self, connection: &Connection) -> i64 {
         if self.rows > 0 {
             return self.rows;
@@ -155,22 +158,22 @@ impl Table {
         as_owner(&table, count).and_then(|(count,)| count).unwrap_or_default()
     }
 
-    /// Locks the table, as far as it is still the one that was found.
+    /// Locks the table. Raises an error if it was dropped or changed since it was found.
     pub fn lock(&self, lock: Lock) -> UserTable {
         let Some(table) = UserTable::lock(self.oid, lock) else { error::vanished(&self.name) };
         self.check(&table);
         table
     }
 
-    /// The same for a utility statement.
+    /// Like [`Table::lock`], for a utility statement.
     pub fn freeze(&self, lock: Lock) -> FrozenTable {
         let Some(table) = FrozenTable::lock(self.oid, lock) else { error::vanished(&self.name) };
         self.check(table.table());
         table
     }
 
-    /// Raises where the table has another owner than when the caller's rights were checked, or where rows are in tables of
-    /// other owners or in inheritance children.
+    /// Raises an error if the owner differs from the one whose rights were checked, or if rows are in tables
+    /// of other owners or in inheritance children.
     fn check(&self, table: &UserTable) {
         if table.owner() != self.owner {
             error::not_owner(&self.name);
@@ -185,12 +188,12 @@ impl Table {
     }
 }
 
-/// Runs `work` as the owner of a table, and never under a policy.
+/// Runs `work` as the owner of a table, with row-level security off.
 pub fn as_owner<T>(table: &UserTable, work: impl FnOnce() -> T) -> T {
     with_settings(&[(c"row_security", c"off")], || table.as_owner(work))
 }
 
-/// How a column is read; `None` where it cannot be.
+/// Returns the expression that reads a column; `None` if the column cannot be read.
 fn expression(column: &Column, kind: Kind) -> Option<String> {
     let name = &column.name;
     match (kind, column.builtin_type()?) {
@@ -201,10 +204,10 @@ fn expression(column: &Column, kind: Kind) -> Option<String> {
     }
 }
 
-/// Where reading goes on.
+/// The position at which reading resumes.
 #[derive(Clone)]
 pub struct Position {
-    /// Rows without a key come first.
+    /// Rows with a null key come first.
     is_in_nulls: bool,
     /// The last key, in the server's encoding.
     pub key: Option<Vec<u8>>,
@@ -217,7 +220,7 @@ impl Position {
         Position { is_in_nulls: true, key: None, part: Oid::INVALID, place: Place::beginning_of(0) }
     }
 
-    /// Writes it down; [`Position::read`] reads it.
+    /// Writes the position into a document. [`Position::read`] reads it.
     pub fn write(&self, object: &mut jsonb::Object) {
         let (page, row) = self.place.numbers();
         object.boolean("nulls", self.is_in_nulls);
@@ -229,7 +232,8 @@ impl Position {
         }
     }
 
-    /// Where somebody was; the beginning where it cannot be told: what is read twice is written once.
+    /// Reads a position. Returns the beginning if the document has no valid position. That is safe, because
+    /// rows that are read twice are written once.
     pub fn read(document: Container<'_>) -> Position {
         let number = |key| match document.get(key) {
             Some(Value::Number(number)) => number.text().parse::<u32>().ok(),
@@ -238,7 +242,7 @@ impl Position {
         let is_in_nulls = !matches!(document.get("nulls"), Some(Value::Bool(false)));
         let key = document.converted_text("key");
         let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
-        // A key that the conversion does not bring back is no place to continue from.
+        // The conversion must be reversible. Otherwise reading cannot resume at this key.
         let is_told = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
         let place = || Some(Place::at(number("page")?, u16::try_from(number("row")?).ok()?));
         match (number("part"), place()) {
@@ -252,7 +256,7 @@ impl Position {
 
 /// A row that was read.
 pub struct Row {
-    /// Its key, in the server's encoding.
+    /// The key, in the server's encoding.
     pub key: Option<Vec<u8>>,
     pub place: Place,
     pub part: Oid,
@@ -265,7 +269,7 @@ enum Cell {
 }
 
 impl Row {
-    /// A column that is read as a text, in the server's encoding.
+    /// Returns a text column, in the server's encoding.
     pub fn bytes(&self, number: usize) -> Option<&[u8]> {
         match self.values.get(number) {
             Some(Cell::Text(text)) => text.as_deref(),
@@ -273,13 +277,13 @@ impl Row {
         }
     }
 
-    /// The same, without blanks around it; `None` where nothing is left.
+    /// Like [`Row::bytes`], as a trimmed string; `None` if it is empty.
     pub fn text(&self, number: usize) -> Option<String> {
         let text = text::from_server(self.bytes(number)?).trim().to_owned();
         (!text.is_empty()).then_some(text)
     }
 
-    /// A column that is read as a time. Infinity says nothing.
+    /// Returns a time column; `None` if it is infinite.
     pub fn time(&self, number: usize) -> Option<i64> {
         match self.values.get(number) {
             Some(Cell::Time(time)) => time.filter(|time| crate::pg::clock::is_finite(*time)),
@@ -287,13 +291,14 @@ impl Row {
         }
     }
 
-    /// A column with the time of a session, if that is believed.
+    /// Returns a column with the time of a session, if the time is plausible.
     pub fn session_time(&self, number: usize) -> Option<i64> {
         let time = self.time(number)?;
         cowrie_enrich_engine::session_time::believed(time, None, crate::pg::clock::now())
     }
 
-    /// What a list of rows names it by: its key, and its place where that is not enough to find it.
+    /// Returns a text that identifies the row in lists: its key, and its tuple id if the key is not enough to
+    /// find it.
     pub fn shown_key(&self) -> String {
         let (page, row) = self.place.numbers();
         match &self.key {
@@ -308,7 +313,7 @@ impl Row {
         }
     }
 
-    /// The whole row, as far as it was read.
+    /// Returns all values that were read of the row.
     pub fn shown(&self, wanted: &[Wanted]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
@@ -324,7 +329,7 @@ impl Row {
     }
 }
 
-/// Reads a table by its key.
+/// Reads a table in the order of its key.
 pub struct Reader<'a> {
     pub table: &'a Table,
     key: &'a Column,
@@ -332,7 +337,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Raises where the key cannot be read.
+    /// Raises an error if the key cannot be read.
     pub fn new(table: &'a Table, key: &str, wanted: &'static [Wanted]) -> Reader<'a> {
         match table.column(key).filter(|column| column.builtin_type.is_some()) {
             Some(key) => Reader { table, key, wanted },
@@ -340,7 +345,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Columns that are there and cannot be read.
+    /// Returns the columns that exist but cannot be read.
     pub fn unreadable(&self) -> impl Iterator<Item = &'a Column> {
         let pairs =
             self.wanted.iter().flat_map(|wanted| wanted.names.iter().map(move |name| (wanted, *name)));
@@ -350,7 +355,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The next rows, and where to go on behind them; `None` when these were the last.
+    /// Returns the next rows and the position after them; no position if these were the last.
     pub fn next(&self, connection: &Connection, position: &Position) -> (Vec<Row>, Option<Position>) {
         if position.is_in_nulls && self.key.is_never_null {
             return self.next(connection, &Position { is_in_nulls: false, ..Position::beginning() });
@@ -399,7 +404,8 @@ impl<'a> Reader<'a> {
         let key = &self.key.name;
         let columns = self.columns(Kind::Text, TEXTS).chain(self.columns(Kind::Time, TIMES));
         let columns: Vec<String> = columns.collect();
-        // By the type's own order, which an index has; where the server has none for it, by that of its text.
+        // Uses the type's own order if it is in `ORDERED`, because an index supports it. Otherwise uses the
+        // order of the text.
         let (order, last) = match self.key.builtin_type().filter(|name| ORDERED.contains(name)) {
             Some(type_name) => (format!("t.{key}"), format!("$1::pg_catalog.{type_name}")),
             None => {
@@ -425,7 +431,8 @@ impl<'a> Reader<'a> {
         ]
     }
 
-    /// Expressions for the columns of a kind, as many as the statement returns.
+    /// Returns the expressions for the columns of a kind, and fills up to the number that the statement
+    /// returns.
     fn columns(&self, kind: Kind, number: usize) -> impl Iterator<Item = String> {
         let missing = match kind {
             Kind::Text => "NULL::pg_catalog.text",
@@ -448,5 +455,5 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Types that a key is likely to have, with the server's own order.
+/// Likely types of a key, which the server can order.
 const ORDERED: [&str; 9] = ["text", "varchar", "bpchar", "inet", "int2", "int4", "int8", "numeric", "uuid"];
