@@ -1,4 +1,4 @@
-//! Rows of `ip_inventory`, read one at a time below the executor, and their deletion.
+//! Reads rows of `ip_inventory` one at a time below the executor, and deletes them.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
@@ -25,16 +25,16 @@ thread_local! {
         "addresses_delete", include_str!("../../sql/queries/inventory/addresses_delete.sql")) };
 }
 
-/// The part of an address's row that a session's snapshot needs.
+/// The columns of an address that a session's snapshot needs.
 pub struct AddressFacts {
     pub asn: Option<i64>,
     pub country: Option<[u8; 2]>,
     pub ip_type: Option<String>,
-    /// Whether the mmdb files in service are newer than its answer.
+    /// True if the mmdb files in service are newer than its answer.
     pub is_due: bool,
 }
 
-/// The inventory, open for looking up addresses under one snapshot.
+/// The inventory, open for lookups under one snapshot.
 pub struct Inventory(Option<Prober>);
 
 impl Inventory {
@@ -48,17 +48,17 @@ impl Inventory {
     }
 }
 
-/// One look-up.
+/// Looks up one address.
 pub fn probe<T>(home: Home, address: Address, view: View<'_>, read: impl FnOnce(&Row) -> T) -> Option<T> {
     Inventory::open(home, view).probe(address, read)
 }
 
-/// The document of a row.
+/// Returns the document of a row.
 pub fn document(row: &Row) -> Option<Container<'_>> {
     row.jsonb(ENRICHMENT)
 }
 
-/// Reads what a snapshot needs.
+/// Reads the columns that a snapshot needs.
 pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     let document = row.jsonb(ENRICHMENT);
     AddressFacts {
@@ -69,18 +69,19 @@ pub fn read_known(row: &Row, databases: &Databases) -> AddressFacts {
     }
 }
 
-/// Whether a row's answer is due again.
+/// Returns true if a row's answer is due again.
 pub fn is_due(row: &Row, databases: &Databases) -> bool {
     is_document_due(row, row.jsonb(ENRICHMENT), databases)
 }
 
-/// No newer file says more of a bogon.
+/// A bogon is never due, because no newer file has data about it.
 fn is_document_due(row: &Row, document: Option<Container<'_>>, databases: &Databases) -> bool {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     !is_bogon && databases.is_due(document.and_then(enrichment::builds))
 }
 
-/// Those of some providers that should be asked about a row's address: nothing fresh of theirs is in it.
+/// Returns those of `providers` that should be asked about a row's address, because it has no fresh answer of
+/// theirs.
 pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let asn = row.bigint(CURRENT_ASN);
@@ -90,7 +91,7 @@ pub fn due_providers(row: &Row, providers: Providers) -> Providers {
     }
 }
 
-/// Those of some providers that have not had their say about a row's address, however long ago others had theirs.
+/// Returns those of `providers` that have never answered about a row's address.
 pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
     let is_bogon = row.boolean(IS_BOGON) == Some(true);
     let has_network = row.bigint(CURRENT_ASN).is_some();
@@ -103,10 +104,11 @@ pub fn unasked_providers(row: &Row, providers: Providers) -> Providers {
     }
 }
 
-/// Deletes addresses and returns how many.
+/// Deletes addresses. Returns their number.
 ///
-/// Keys of session tables are checked as the owners of those tables, whose code runs meanwhile. So this is a restricted
-/// operation. The server allows no deferred checks in one; for the rest of the transaction there are none.
+/// The server checks the foreign keys of session tables as the owners of those tables, whose code may run
+/// meanwhile. So this is a restricted operation. The server allows no deferred checks in one, so constraints
+/// are immediate for the rest of the transaction.
 pub fn delete(home: Home, addresses: &[Address]) -> i64 {
     Connection::with(home.schema, |connection| {
         connection.run_utility(b"SET CONSTRAINTS ALL IMMEDIATE");

@@ -1,4 +1,4 @@
-//! What providers said of whole blocks.
+//! Providers' answers about whole blocks.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::lookup_key;
@@ -13,7 +13,7 @@ use crate::provider::Provider;
 use crate::store::networks::NetworkFacts;
 use crate::store::queue;
 
-/// Addresses written by one transaction: well below a second of work.
+/// Addresses that one transaction writes. That takes well below a second.
 pub const MOST_AT_ONCE: usize = 5_000;
 
 thread_local! {
@@ -30,29 +30,30 @@ thread_local! {
         "answers_forget", include_str!("../../sql/queries/queue/answers_forget.sql")) };
 }
 
-/// An answer and the block that it holds for.
+/// An answer and its block.
 pub struct Kept {
     pub prefix: Prefix,
-    /// The network that announces the block, and what was said of that.
+    /// The network that announces the block, and its values.
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,
-    /// What it means for an address: parts of its enrichment.
+    /// The parts of an address's document that hold the answer.
     pub document: Typed<Jsonb>,
 }
 
-/// An address that waited, with its answer. The document is valid inside the closure that it is handed to.
+/// A waiting address with its answer. The document is valid inside the closure that receives it.
 pub struct Waiting {
     pub address: Address,
     pub lookup_key: Prefix,
     pub asn: Option<i64>,
     pub network: NetworkFacts,
     pub is_absent: bool,
-    /// None where the inventory has it already.
+    /// `None` if the inventory has the document already.
     pub document: Option<Typed<Jsonb>>,
 }
 
-/// Keeps answers, over earlier ones for the same blocks. Each block once; `asked_at` in microseconds since 2000.
+/// Stores answers and replaces earlier ones for the same blocks. Each block occurs once. `asked_at` is in
+/// microseconds since 2000.
 pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked_at: i64) {
     if answers.is_empty() {
         return;
@@ -74,8 +75,8 @@ pub fn keep(connection: &Connection, provider: Provider, answers: &[Kept], asked
     KEEP.execute(connection, arguments);
 }
 
-/// Hands over the addresses that wait for these lookups and are answered, in key order, from behind `after` on, at
-/// most [`MOST_AT_ONCE`].
+/// Passes to `read` the answered addresses that wait for these lookups: in key order, after `after`, at most
+/// [`MOST_AT_ONCE`].
 pub fn waited_for<T>(
     connection: &Connection,
     provider: Provider,
@@ -110,7 +111,7 @@ pub fn waited_for<T>(
     })
 }
 
-/// Drops answers that are past every lifetime.
+/// Deletes answers past their lifetime.
 pub fn forget_stale(connection: &Connection, provider: Provider) {
     let Lifetimes { value, absent } = provider.lifetimes();
     FORGET.execute(connection, (provider.name(), value, absent));

@@ -20,25 +20,26 @@ thread_local! {
         "rejected_list", include_str!("../../sql/queries/import/rejected_list.sql")) };
 }
 
-/// Which call: of which procedure, and of which table, or `Oid::INVALID`.
+/// Identifies a call: its procedure, and its table or `Oid::INVALID`.
 #[derive(Clone, Copy)]
 pub struct Key {
     pub procedure: &'static str,
     pub relation: Oid,
 }
 
-/// How many advisory locks this session has, those of the call itself included.
+/// Returns the number of advisory locks of this session, including those of the call itself.
 pub fn locks_of_the_session(connection: &Connection) -> i64 {
     LOCKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Notes that a call began; answers where an earlier one that did not come to its end would have gone on.
+/// Stores the begin of a call. Returns the position at which an earlier unfinished call stopped.
 pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<Kept> {
     let arguments = (key.procedure, key.relation, i64::from(lock_kind), phase);
     BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.keep())).flatten()
 }
 
-/// Notes how far it is. `resume_at`: where the next call goes on if this one is killed; `None` leaves it.
+/// Stores the progress of a call. `resume_at` is the position at which the next call resumes if this one is
+/// killed. `None` leaves it unchanged.
 pub fn advance(
     connection: &Connection,
     key: Key,
@@ -49,7 +50,7 @@ pub fn advance(
     ADVANCE.execute(connection, (key.procedure, key.relation, phase, done, total, resume_at));
 }
 
-/// Notes that it came to its end, and what it reports.
+/// Stores the end of a call, and its report.
 pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
     let result = jsonb::object(|object| {
         for (name, number) in report {
@@ -64,17 +65,18 @@ pub struct Rejected {
     pub relation: String,
     pub row_key: String,
     pub reason: String,
-    /// What made no sense, as far as it can be shown.
+    /// The invalid value, if it can be shown.
     pub content: Option<String>,
 }
 
-/// Characters of a text that is listed.
+/// Largest number of characters of a listed text.
 const LONGEST: usize = 1_000;
-/// The same where the text is part of the list's key: three of them, of four bytes a character, fit an index's page.
+/// Largest number of characters of a text in the list's key. Three of them, with four bytes per character,
+/// fit on an index page.
 const LONGEST_OF_KEY: usize = 200;
 
 impl Rejected {
-    /// The same with no more of it than is listed, for who keeps many.
+    /// Cuts the content to its listed length. Saves memory for callers that keep many rows.
     pub fn shortened(mut self) -> Rejected {
         self.content = self.content.map(|content| content.chars().take(LONGEST).collect());
         self

@@ -1,8 +1,8 @@
-//! Which networks the sessions of a table came from.
+//! The networks from which the sessions of a table came.
 //!
-//! The caller names the table and writes the condition, and both are read with the caller's rights. Reading a table runs code
-//! of its owner where the owner has put some: policies, casts of column types. So the table is locked first, and its columns
-//! must have types of the server's own. Inheritance children are read too, if they have the same owner.
+//! The caller names the table and writes the condition. Both are read with the caller's rights. Reading a
+//! table may run code of its owner: policies and casts of column types. So the table is locked first, and its
+//! columns must have built-in types. Inheritance children are read too, if they have the same owner.
 
 use std::ffi::CString;
 
@@ -17,9 +17,10 @@ use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
 use crate::pg::{Oid, catalog, parser};
 
-/// The statement that analyses a table, with the condition of the caller.
+/// The statement that analyses a table, with the caller's condition.
 type Analysis<'a> = TableStatement<'a, (), Networks>;
-/// A network, its name and type, country and type at the moment of attack, sessions, addresses, first and last seen.
+/// A network, its name and type, country and type at the time of the attack, sessions, addresses, first and
+/// last seen.
 pub type Networks = (Bigint, Text, Text, Text, Text, Bigint, Bigint, Timestamptz, Timestamptz);
 type AttachedColumns = (Bytes, Bytes, Bytes, Bytes, Boolean, Boolean);
 
@@ -28,14 +29,14 @@ thread_local! {
         "campaign_attached", include_str!("../../sql/queries/analysis/campaign_attached.sql")) };
 }
 
-/// A table whose sessions can be read, and what of it the statement names.
+/// A table whose sessions can be read, and the names that the statement needs.
 pub struct Campaign {
     home: Home,
     table: UserTable,
     parts: [(&'static str, Vec<u8>); 6],
 }
 
-/// How a table is attached. Texts are in the server's encoding, two of them as SQL wants them.
+/// The columns with which a table is attached. Texts are in the server's encoding; two are quoted for SQL.
 struct Attached {
     ip_column: CString,
     time_column: Option<CString>,
@@ -46,7 +47,7 @@ struct Attached {
 }
 
 impl Campaign {
-    /// Locks the table for reading. Raises where it is not attached, or is not as it was attached.
+    /// Locks the table for reading. Raises an error if it is not attached, or has changed since.
     pub fn of(home: Home, connection: &Connection, rel: Oid) -> Campaign {
         let name = catalog::table_name(rel);
         let Some(table) = UserTable::lock(rel, Lock::Read) else { error::not_attached(&name) };
@@ -60,7 +61,7 @@ impl Campaign {
         }
         let schema = quoted_schema(home.schema).unwrap_or_default();
         let seen = match &attached.quoted_time {
-            // Some of the times that are not believed cannot even be converted. A comparison never fails.
+            // Some implausible times cannot even be converted. A comparison never fails.
             Some(column) => [
                 b"CASE WHEN s.",
                 column.as_slice(),
@@ -74,7 +75,7 @@ impl Campaign {
             .concat(),
             None => b"NULL::timestamp with time zone".to_vec(),
         };
-        // Whoever may read sessions but no inventory gets numbers without names.
+        // A caller with a right on the sessions but none on the inventories gets no names.
         let (names, inventory) = if attached.shows_names {
             let join = format!(
                 "LEFT JOIN {schema}.asn_inventory n ON n.asn_number OPERATOR(pg_catalog.=) c.asn_number"
@@ -147,7 +148,7 @@ fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<Attached> {
     .flatten()
 }
 
-/// The type that addresses are read as; `None` where a column is missing or has a type that is not the server's own.
+/// Returns the type for reading addresses. `None`: a column is missing, or its type is not built in.
 fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> {
     let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
     let text = |name| column(name).filter(|(column, _)| column.is_text_like());

@@ -1,4 +1,4 @@
-//! Rows of sessions that an answer may complete: the inbox that commits append to, and the rows that processes lease.
+//! Sessions that an answer may complete: the inbox that commits append to, and the rows that processes lease.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
@@ -14,7 +14,7 @@ use crate::provider::Providers;
 pub const MOST_TAKEN_IN: i64 = 10_000;
 /// Addresses that are visited together.
 pub const MOST_LEASED: i64 = 500;
-/// Pages of the inbox up to which commits append to it while no worker moves its rows: 32 MB.
+/// Largest number of inbox pages to which commits append while no worker moves its rows: 32 MB.
 const MOST_PAGES_UNATTENDED: u32 = 4_096;
 
 thread_local! {
@@ -72,7 +72,7 @@ impl Gaps {
         }
     }
 
-    /// Returns the parts that are in one of both.
+    /// Returns the parts that are in at least one of both.
     pub fn or(self, other: Gaps) -> Gaps {
         Gaps {
             network: self.network || other.network,
@@ -95,22 +95,22 @@ pub struct Incomplete {
     pub address: Address,
     pub table: Oid,
     pub gaps: Gaps,
-    /// An answer may be under way, so the row must become visible together with the session. Otherwise one pending row of
-    /// the address and table is enough.
+    /// An answer may be on its way, so the row must become visible together with the session. Otherwise one
+    /// pending row of the address and table is enough.
     pub is_asked: bool,
 }
 
-/// What became of sessions with gaps.
+/// The result of appending sessions with gaps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
     Rows,
-    /// Rows of them are pending already.
+    /// Their rows are pending already.
     Nothing,
-    /// The inbox takes no more while no worker moves its rows.
+    /// The inbox is full, because no worker moves its rows.
     NoRoom,
 }
 
-/// Appends sessions with gaps to the inbox, below the executor, because a session's commit does it.
+/// Appends sessions with gaps to the inbox. Works below the executor, because a session's commit calls this.
 pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attended: bool) -> Appended {
     let inbox = relation::find(home.schema, c"incomplete_session");
     let Some(table) = Table::open_if_there_for_appending(inbox) else { return Appended::NoRoom };
@@ -120,7 +120,7 @@ pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attende
     let rows = relation::find(home.schema, c"session_completion");
     let key = relation::find(home.schema, c"session_completion_pkey");
     let latest = snapshot::Latest::take();
-    // A commit does not wait for it: rows that are appended twice are merged later.
+    // A commit does not wait for this lock. Rows that are appended twice are merged later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };
     let mut is_pending = |it: &Incomplete| {
@@ -143,7 +143,7 @@ pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attende
 /// Position of `rel` in session_completion; upgrades may only append columns.
 const REL: i16 = 2;
 
-/// Moves rows out of the inbox; returns how many.
+/// Moves rows out of the inbox. Returns their number.
 pub fn take_in(connection: &Connection) -> i64 {
     TAKE_IN.first(connection, (MOST_TAKEN_IN,), |(moved,)| moved).flatten().unwrap_or_default()
 }
@@ -155,13 +155,13 @@ pub fn renew(connection: &Connection, addresses: &[Address]) {
     }
 }
 
-/// An owner of tables with rows that are pending.
+/// An owner of tables with pending rows.
 pub struct Owner {
     pub role: u32,
     /// A superuser, or the owner of the extension.
     pub comes_first: bool,
     pub is_due: bool,
-    /// When the next row falls due, microseconds since 2000.
+    /// When the next row falls due, in microseconds since 2000.
     pub next: Option<i64>,
 }
 
@@ -179,7 +179,7 @@ pub fn owners(home: Home, connection: &Connection) -> Vec<Owner> {
     })
 }
 
-/// A role whose code is to run.
+/// A role whose code a process will run.
 pub struct Role {
     pub name: String,
     pub may_connect: bool,
@@ -207,7 +207,7 @@ pub struct SessionLease {
     pub table: Oid,
     /// In key order.
     pub addresses: Vec<Address>,
-    /// The most that one of them has had.
+    /// The largest number of attempts of one of them.
     pub attempts: i64,
 }
 
@@ -222,14 +222,14 @@ pub fn lease(connection: &Connection, owner: Oid, holder: i64, seconds: f64) -> 
     })
 }
 
-/// The end of a lease.
+/// The outcome of a visit, with which a lease ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// For an answer.
+    /// The row waits for an answer.
     Waits,
     More,
-    /// After a backoff.
+    /// The row is due again after a backoff.
     Later,
 }
 
@@ -244,7 +244,8 @@ impl Outcome {
     }
 }
 
-/// Ends the lease of rows. `longest`: the longest backoff in seconds. `error`: why rows are to be completed later.
+/// Ends the lease of rows. `longest` is the longest backoff in seconds. `error` is the reason why rows are
+/// completed later.
 pub fn settle(
     connection: &Connection,
     table: Oid,
@@ -258,7 +259,7 @@ pub fn settle(
     SETTLE.execute(connection, (table, addresses, names, holder, longest, error));
 }
 
-/// Makes delayed rows of these tables due, because what kept them from being completed may be gone.
+/// Makes delayed rows of these tables due, because the cause of their failure may be gone.
 pub fn retry(connection: &Connection, tables: impl Iterator<Item = Oid>) {
     RETRY.execute(connection, (array(tables),));
 }
@@ -268,7 +269,7 @@ pub fn release(connection: &Connection, holder: i64, longest: f64) {
     end_leases(connection, &[holder], false, longest);
 }
 
-/// Ends the leases of all processes but `holders`, which are running.
+/// Ends the leases of all processes except `holders`, which are running.
 pub fn release_others(connection: &Connection, holders: &[i64], longest: f64) {
     end_leases(connection, holders, true, longest);
 }
@@ -277,7 +278,7 @@ fn end_leases(connection: &Connection, holders: &[i64], are_kept: bool, longest:
     RELEASE.execute(connection, (array(holders), are_kept, longest));
 }
 
-/// How many rows there are.
+/// The numbers of rows.
 #[derive(Clone, Copy, Default)]
 pub struct Sizes {
     pub pending: i64,

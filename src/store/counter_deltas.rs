@@ -1,5 +1,5 @@
-//! What prepared transactions have counted, in `counter_delta`: rows that come into being when the transaction commits, and
-//! that the worker adds to the counters in shared memory.
+//! Counts of prepared transactions, in `counter_delta`. The rows become visible when the transaction commits.
+//! The worker adds them to the counters in shared memory.
 
 use super::Home;
 use crate::pg::Oid;
@@ -8,10 +8,10 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Bigint, Text};
 use crate::telemetry::{self, Counted};
 
-/// The places of counters are those of this version of the library.
+/// The indexes of counters depend on the version of the library.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// Rows that one transaction takes.
+/// Largest number of rows that one transaction takes.
 const MOST_TAKEN: i64 = 10_000;
 
 thread_local! {
@@ -22,7 +22,7 @@ thread_local! {
 /// Pages of the table above which nothing is appended, because no worker takes its rows: 1 MB.
 const MOST_PAGES: u32 = 128;
 
-/// Appends what this transaction has counted. Below the executor, because a session's commit does it.
+/// Appends the counts of this transaction. Works below the executor, because a session's commit calls this.
 pub fn append(home: Home, counted: &[Counted]) {
     let table = Table::open_for_appending(home.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {

@@ -1,11 +1,12 @@
-//! Values that the extension is writing into null snapshots.
+//! The values that the extension is writing into null snapshots.
 //!
-//! On a table that is not trusted no UPDATE sets a snapshot column, and the UPDATE that completes sessions is one like any
-//! other: it runs as the table's owner, with the owner's triggers. So the extension registers, around its statement, which
-//! row gets which values, and the BEFORE trigger takes them from here. Whatever else the statement or a trigger of the
-//! owner says, a null column becomes the registered value or stays null.
+//! On a table that is not trusted, an UPDATE cannot set snapshot columns. The UPDATE that completes sessions
+//! is like any other: it runs as the table's owner and fires the owner's triggers. So the extension registers
+//! the values of each row before its statement, and the BEFORE trigger reads them here. Even if a trigger of
+//! the owner sets other values, a null column gets the registered value or stays null.
 //!
-//! The register is memory of this process alone. It is emptied when the statement ends, however it ends.
+//! The register is in the memory of this process. It is emptied when the statement ends, with or without an
+//! error.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,7 +29,8 @@ pub struct Values {
 }
 
 impl Values {
-    /// In the order of the snapshot columns, written into the current memory context.
+    /// Returns the values in the order of the snapshot columns. They are written into the current memory
+    /// context.
     pub fn values(&self) -> [Value; 5] {
         [
             value::<Bigint>(self.asn),
@@ -40,7 +42,8 @@ impl Values {
     }
 }
 
-/// A row of one table: another row may be stored in its place later, but not of the same address by the same statement.
+/// A row of one table. Another row may get its tuple id later, but the same statement cannot store a row of
+/// the same address there.
 type Key = (Place, Address);
 
 struct Statement {
@@ -49,13 +52,13 @@ struct Statement {
 }
 
 thread_local! {
-    /// The statements that run, innermost last.
+    /// The running statements, innermost last.
     static RUNNING: RefCell<Vec<Statement>> = RefCell::default();
 }
 
-/// Keeps values registered until it is dropped, also by an ERROR.
+/// Keeps values registered until it is dropped. An ERROR drops it too.
 pub struct Registration {
-    /// How many statements ran before this one.
+    /// Number of statements that were running before this one.
     depth: usize,
 }
 
@@ -65,7 +68,7 @@ impl Drop for Registration {
     }
 }
 
-/// Registers values for rows of a table, by their places and addresses.
+/// Registers values for rows of a table, by their tuple ids and addresses.
 #[must_use]
 pub fn register(table: Oid, rows: impl Iterator<Item = (Place, Address, Values)>) -> Registration {
     let values = rows.map(|(place, address, values)| ((place, address), values)).collect();
@@ -75,7 +78,7 @@ pub fn register(table: Oid, rows: impl Iterator<Item = (Place, Address, Values)>
     })
 }
 
-/// The values for a row, if the extension is filling it.
+/// Returns the values for a row, if the extension is filling it.
 pub fn values_for(table: Oid, place: Option<Place>, address: Option<Address>) -> Option<Values> {
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;
@@ -88,12 +91,12 @@ pub fn is_empty() -> bool {
     RUNNING.with_borrow(Vec::is_empty)
 }
 
-/// Forgets everything at the end of a transaction.
+/// Empties the register at the end of a transaction.
 pub fn clear() {
     RUNNING.with_borrow_mut(Vec::clear);
 }
 
-/// Copies of texts and documents that many rows share, made once each.
+/// Copies of texts and documents that many rows share. Each is copied once.
 #[derive(Default)]
 pub struct Copies<'a> {
     texts: HashMap<&'a str, Rc<Kept<Text>>>,

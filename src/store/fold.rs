@@ -1,14 +1,14 @@
-//! Folding: pending counts into the inventories.
+//! Folds pending counts into the inventories.
 //!
-//! A pass reads the pending counts once, in batches. A batch is one transaction: it reads counts, creates missing rows, locks
-//! addresses and networks, takes the counts of the locked addresses, and adds them. If the process is killed, the batch is
-//! rolled back. Most batches leave the networks alone, because each batch is about most of the networks. The counts of
-//! networks stay pending until a batch adds them.
+//! A pass reads the pending counts once, in batches. A batch is one transaction. It reads counts, creates
+//! missing rows, locks addresses and networks, takes the counts of the locked addresses, and adds them. If
+//! the process is killed, the batch is rolled back. Every batch has counts for most of the networks, so most
+//! batches do not write networks. The counts of networks stay pending until a batch adds them.
 //!
-//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is creating or has
-//! locked, and those of a new address whose network another transaction is creating or has locked. The next pass tries
-//! these again. Another transaction may still begin to create a row between the look and the INSERT. The wait for that row
-//! is bounded by [`WAITS`].
+//! A fold waits for no other transaction. It leaves the counts of an address that another transaction is
+//! creating or has locked. It also leaves those of a new address whose network another transaction is
+//! creating or has locked. The next pass tries these again. Another transaction may still begin to create a
+//! row between the check and the INSERT. [`WAITS`] limits the wait for that row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -32,17 +32,18 @@ use crate::pg::{self, Oid, check_for_interrupts, memory, settings, snapshot};
 use crate::provider::Providers;
 use crate::telemetry::{self, Operation, Source, Update, Work};
 
-/// Pending counts per transaction: well below a second of work.
+/// Pending counts per transaction. That takes well below a second.
 pub const BATCH: usize = 20_000;
-/// Addresses per statement: this bounds its memory.
+/// Addresses per statement. This limits its memory.
 const CHUNK: usize = 5_000;
 
-/// One of so few batches in a row adds to the networks, because the sums are in memory. The last batch of a pass does, too.
+/// One in this many batches adds to the networks. The number is small, because the sums are in memory. The
+/// last batch of a pass does too.
 const BATCHES_FOR_NETWORKS: u32 = 5;
 
-/// How long a fold waits for a row that another transaction has begun to create just now.
+/// How long a fold waits for a row that another transaction has just begun to create.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
-/// How often a batch tries to create missing rows.
+/// Number of times that a batch tries to create missing rows.
 const ATTEMPTS: u32 = 3;
 
 /// How long a procedure's fold waits for the lock of a table, or for a batch of another fold.
@@ -72,18 +73,18 @@ thread_local! {
         "fold_networks", include_str!("../../sql/queries/fold/fold_networks.sql")) };
 }
 
-/// How far a pass over the pending counts has come. Counts that arrive behind it are for the next pass: under load there
-/// are always more.
+/// The progress of a pass over the pending counts. Counts that arrive behind its position are left to the
+/// next pass, because under load new counts always arrive.
 #[derive(Clone, Copy, Default)]
 pub struct Pass {
     /// The first page of `session_delta` that is still to be read.
     page: u32,
-    /// How many pages there were at the beginning; `None` before that.
+    /// Number of pages at the beginning; `None` before that.
     pages: Option<u32>,
-    /// Batches since one added to the networks.
+    /// Number of batches since one added to the networks.
     without_networks: u32,
     is_over: bool,
-    /// Rows of `session_delta` that were folded, and those that were left.
+    /// Rows of `session_delta` that were folded, and rows that were left.
     pub folded: i64,
     pub left: i64,
     /// Networks whose pending counts were left.
@@ -99,7 +100,7 @@ impl Pass {
         self.is_over
     }
 
-    /// Tells the caller how many counts were left, and the reason.
+    /// Tells the caller the number of counts that were left, and the reason.
     pub fn report(&self) {
         if self.gave_up {
             pg::notice(
@@ -115,8 +116,8 @@ impl Pass {
     }
 }
 
-/// Folds all pending counts but those that other transactions block. `may_commit`: commits after each batch. The last batch
-/// is committed, too, because the caller must not keep its locks.
+/// Folds all pending counts except those that other transactions block. With `may_commit`, commits after each
+/// batch. The last batch is committed too, because the caller must not keep its locks.
 pub fn run(home: Home, may_commit: bool) -> Pass {
     let mut pass = Pass::default();
     if may_commit {
@@ -140,7 +141,7 @@ pub fn run(home: Home, may_commit: bool) -> Pass {
     pass
 }
 
-/// One batch of a pass, unless another process is folding. Returns whether this one did.
+/// Runs one batch of a pass, unless another process is folding. Returns true if it ran.
 pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut Pass) -> bool {
     let is_free = exclude_others(deltas(home), Wait::No);
     if is_free {
@@ -149,9 +150,9 @@ pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut Pass) -> bo
     is_free
 }
 
-/// One batch of a pass, behind that of another process. A lock of a table or of another fold that is not to be had within
-/// [`LONGEST_WAIT`] ends the pass; within the caller's own `lock_timeout` it is an ERROR. Returns how many pending counts
-/// the batch folded.
+/// Runs one batch of a pass, after that of another process. If a table's lock or the lock of another fold is
+/// not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is shorter, that is an
+/// ERROR. Returns the number of pending counts that the batch folded.
 pub fn step(home: Home, connection: &Connection, pass: &mut Pass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;
@@ -174,7 +175,7 @@ pub fn step(home: Home, connection: &Connection, pass: &mut Pass) -> i64 {
     pass.folded - folded
 }
 
-/// Returns how many pending counts there are.
+/// Returns the number of pending counts.
 pub fn pending(connection: &Connection) -> i64 {
     PENDING.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
@@ -216,8 +217,8 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
 /// The pending counts of one transaction.
 struct Batch {
     counts: BTreeMap<Address, Count>,
-    /// The snapshot that read the counts. It is held until they are deleted, because their places are not reused before
-    /// that.
+    /// The snapshot that read the counts. It is held until they are deleted, because until then their tuple
+    /// ids are not reused.
     _seen_with: snapshot::Latest,
 }
 
@@ -260,9 +261,10 @@ impl Batch {
     }
 }
 
-/// Creates the addresses that a trigger could not create (an error, another node), not yet counted, and renews those that it
-/// created without their networks, as far as no other transaction stands in the way. Returns the addresses whose counts were dropped: they have no row, and their sessions
-/// were never counted.
+/// Creates addresses that a trigger could not create, because of an error or because they came from another
+/// node. Their sessions are not counted yet. Also renews addresses that were created without their networks.
+/// Leaves addresses that another transaction blocks. Returns the addresses whose counts were dropped: they
+/// have no row, and their sessions were never counted.
 fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSet<Address> {
     mmdb::with(LoadPolicy::None, |databases| {
         let mut dropped = None;
@@ -277,7 +279,7 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
             let created = contained(|| with_settings(WAITS, || create(home, connection, databases, plan)));
             match created {
                 Ok(()) => break,
-                // Another transaction began to create one of these meanwhile. The next look finds it.
+                // Another transaction began to create one of these meanwhile. The next attempt finds it.
                 Err(failure) if failure.was_lock => {}
                 Err(failure) => failure.raise(),
             }
@@ -286,7 +288,8 @@ fn create_missing(home: Home, connection: &Connection, batch: &Batch) -> BTreeSe
     })
 }
 
-/// Returns the addresses without a row that no other transaction is creating, and those with a row that the files know more of.
+/// Returns the addresses without a row that no other transaction is creating, and the addresses for which
+/// newer files are in service.
 fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
     let latest = snapshot::Latest::take();
     let uncounted = batch.counts.keys().map(|address| (*address, SessionCount::default()));
@@ -297,7 +300,7 @@ fn missing_and_due(home: Home, batch: &Batch, databases: &Databases) -> Plan {
     plan
 }
 
-/// Drops the counts of missing addresses that came to nothing, and takes these addresses out of `missing`.
+/// Drops the counts of missing addresses whose sum is not above zero, and removes these addresses from `missing`.
 fn drop_uncounted(
     connection: &Connection,
     batch: &Batch,
@@ -315,7 +318,8 @@ fn drop_uncounted(
     dropped
 }
 
-/// Creates and renews addresses and their networks, but for those whose network another transaction is creating or has locked.
+/// Creates and renews addresses and their networks. Leaves those whose network another transaction is
+/// creating or has locked.
 fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: Plan) {
     let mut named = enrich::networks_of(&plan, databases);
     let mut blocked = unblocked::networks_being_created(home, named.keys());
@@ -335,8 +339,8 @@ fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: 
     enrich::update_addresses(home, connection, databases, &plan.due, Locked::Skip, Providers::NONE);
 }
 
-/// Locks the networks of these addresses and those with pending counts, in order, unless another transaction has locked
-/// them. Returns those that are locked now.
+/// Locks the networks of these addresses and the networks with pending counts, in order. Leaves those that
+/// another transaction has locked. Returns the locked networks.
 fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut Pass) -> Vec<i64> {
     LOCK_NETWORKS.run(connection, (array(addresses),), |rows| {
         let locked: Vec<i64> = rows
@@ -349,7 +353,8 @@ fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &
     })
 }
 
-/// Takes the counts of the locked addresses. Returns the sums by address, and how many pending counts they stand for.
+/// Takes the counts of the locked addresses. Returns the sums by address, and the number of pending counts in
+/// them.
 fn take(
     connection: &Connection,
     batch: &Batch,

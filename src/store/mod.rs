@@ -1,9 +1,9 @@
-//! All SQL that Rust runs. Knows tables, never the network.
+//! All SQL that Rust runs. This module uses tables, never the network.
 //!
-//! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order. A
-//! transaction that follows it cannot deadlock with another that does. Sessions only create; they take no lock on an
-//! existing network, and an existing address only if it is free. Jobs of the queue come before all of these, and
-//! rows of session_completion after them.
+//! Order of locks: new networks, existing networks, new addresses, existing addresses; each in key order.
+//! Transactions that follow this order cannot deadlock with each other. Sessions only create rows. They lock
+//! no existing network, and an existing address only if it is free. Jobs of the queue come before all of
+//! these, and rows of session_completion after them.
 
 pub mod addresses;
 pub mod backfill_sessions;
@@ -47,11 +47,11 @@ use crate::pg::spi::Connection;
 use crate::pg::{Oid, relation, snapshot, transaction};
 use crate::versions;
 
-/// For statements that work on much at once: compiling takes longer than it saves, and memory; and what they sum and compare
-/// is of any size, what is in memory of it is not.
+/// Settings for statements that process many rows. JIT is off, because compiling takes longer than it saves,
+/// and needs memory. work_mem limits the memory for any amount of data.
 const BOUNDED: &[(&CStr, &CStr)] = &[(c"jit", c"off"), (c"work_mem", c"4MB")];
 
-/// Where the extension's objects are, and who owns them.
+/// The OIDs of the extension's objects and of their owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Home {
     pub schema: Oid,
@@ -62,13 +62,14 @@ pub struct Home {
 }
 
 impl Home {
-    /// Found by the function that is being called: it lives where everything else does.
+    /// Returns the OIDs for the schema of the function that is being called.
     pub fn of(call: &Call) -> Home {
         let function = call.function();
         Home::at(call::schema_of_function(function), call::owner_of_function(function))
     }
 
-    /// The same for a function that somebody called, who can be told that it does not fit the objects.
+    /// Like [`Home::of`], for a function that a user called. Raises an error if the library does not fit the
+    /// objects.
     pub fn of_caller(call: &Call) -> Home {
         versions::require_fitting_objects();
         Home::of(call)
@@ -79,12 +80,12 @@ impl Home {
         (relation::find(self.schema, c"asn_inventory"), relation::find(self.schema, c"asn_inventory_pkey"))
     }
 
-    /// As the catalogs say, for a process that no function was called in.
+    /// Returns the OIDs from the catalogs, for a process that runs without a calling function.
     pub fn of_extension(extension: &Extension) -> Home {
         Home::at(extension.schema, extension.owner)
     }
 
-    /// The same for the worker and the processes that it starts: `worker_role` stands for the owner where it is set.
+    /// Replaces the owner by `worker_role`, if that is set. For the worker and the processes that it starts.
     pub fn with_worker_role(mut self) -> Home {
         if let Some(name) = guc::worker_role() {
             self.owner =
@@ -93,8 +94,8 @@ impl Home {
         self
     }
 
-    /// Runs `work` as the owner. Deferred triggers that somebody put on our tables fire within it, not as whom the process
-    /// began as.
+    /// Runs `work` as the owner. Deferred triggers on the extension's tables fire within it, and so not as
+    /// the user who started the process.
     pub fn run_by_owner<T>(self, work: impl FnOnce(Home, &Connection) -> T) -> T {
         let home = self;
         acting_as(home.owner, || {
@@ -104,8 +105,9 @@ impl Home {
         })
     }
 
-    /// The owner is that of `ip_inventory`. `pg_upgrade` makes the superuser who runs it the owner of the extension, and a
-    /// superuser who updates the extension becomes the owner of new functions. Neither may bring more rights.
+    /// Uses the owner of `ip_inventory`. The owner of the extension may be the superuser who ran
+    /// `pg_upgrade`, and the owner of a new function may be the superuser who updated the extension. Neither
+    /// may give this code more rights.
     fn at(schema: Oid, owner: Oid) -> Home {
         let inventory = relation::find(schema, c"ip_inventory");
         Home {
@@ -117,16 +119,16 @@ impl Home {
     }
 }
 
-/// Runs `work` in the current transaction of a process that the worker has started, as the extension's owner or `worker_role`.
-/// `None`: the extension is not there, or does not fit the library.
+/// Runs `work` in the current transaction of a process that the worker started, as the extension's owner or
+/// `worker_role`. `None`: the extension does not exist, or does not fit the library.
 pub fn run_for_worker<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
     let extension = catalog::extension()?;
     let fits = versions::fit(&extension.version) == Fit::Fits;
     fits.then(|| Home::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
-/// Returns whether a table of the extension has a row that is visible now; `None` if it cannot be read below the executor.
-/// Plans nothing, because an idle worker asks every naptime.
+/// Returns true if a table of the extension has a visible row; `None` if it cannot be read below the
+/// executor. Plans no statement, because an idle worker calls this every naptime.
 pub fn has_rows(home: Home, table: &CStr) -> Option<bool> {
     let readable = Readable::open(relation::find(home.schema, table))?;
     let latest = snapshot::Latest::take();

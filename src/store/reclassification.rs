@@ -1,12 +1,12 @@
-//! Edits of `known_networks`, applied to networks that exist already.
+//! Applies edits of `known_networks` to existing networks.
 //!
-//! A trigger appends the networks that an edit concerns to `network_reclassification`. A step reads some of these pending
-//! networks, gives them the type and the flags that the list has now, and deletes the pending rows.
+//! A trigger appends the networks of an edit to `network_reclassification`. A step reads some of these
+//! pending networks, gives them the type and the flags in the list, and deletes the pending rows.
 //!
-//! Another transaction may still write a network by the list before the edit, because its snapshot is older or because it
-//! has not committed yet. So a pending row stays until three things hold: all snapshots see the edit, no transaction is
-//! creating the network, and the network was free to be locked. Until then each pass reclassifies the network again. A step
-//! waits for no other transaction.
+//! Another transaction may still write a network by the list before the edit, because its snapshot is older
+//! or because it has not committed yet. So a pending row stays until three conditions hold: all snapshots see
+//! the edit, no transaction is creating the network, and the network could be locked. Until then each pass
+//! reclassifies the network again. A step waits for no other transaction.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ thread_local! {
 
 /// The result of one step.
 pub struct Batch {
-    /// Networks that were pending, whether or not they exist.
+    /// Networks that were pending, including those without a row.
     pub pending: usize,
     /// Networks whose type or flags changed.
     pub changed: Vec<i64>,
@@ -49,7 +49,8 @@ pub fn pending(connection: &Connection) -> i64 {
     PENDING_COUNT.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Reclassifies the next pending networks after a number, in the current transaction. A pass begins after 0.
+/// Reclassifies the next pending networks after ASN `after`, in the current transaction. A pass begins after
+/// 0.
 pub fn step(home: Home, connection: &Connection, after: i64) -> Batch {
     with_settings(BOUNDED, || reclassify(home, connection, after))
 }
@@ -60,13 +61,14 @@ fn reclassify(home: Home, connection: &Connection, after: i64) -> Batch {
     if pending.is_empty() {
         return Batch { pending: 0, changed: Vec::new(), blocked: 0, last };
     }
-    // In this order: a transaction that writes by an older list is found by one of these looks, or holds the horizon back.
+    // The order matters: a transaction that uses an older list is found by one of these checks, or holds back
+    // the horizon.
     let table = relation::find(home.schema, c"network_reclassification");
     let horizon = Table::open_for_reading(table).map(|table| table.oldest_visible_to_all());
     let mut blocked = unblocked::networks_being_created(home, pending.iter());
     let locked = unblocked::lock_networks(connection, pending.iter());
     blocked.extend(unblocked::existing_networks(home, pending.iter()).difference(&locked));
-    // Before the list is read: a later edit has another pending row.
+    // Deleted before the list is read, because a later edit appends another pending row.
     if let Some(horizon) = horizon {
         SETTLE.execute(connection, (array(pending.difference(&blocked)), horizon));
     }
@@ -77,7 +79,7 @@ fn read_pending(connection: &Connection, after: i64) -> BTreeSet<i64> {
     PENDING.run(connection, (after, BATCH), |rows| rows.iter().filter_map(|(network,)| network).collect())
 }
 
-/// Writes the type and the flags of networks that are locked; returns those that this changed.
+/// Writes the type and the flags of locked networks. Returns the networks that changed.
 fn write(connection: &Connection, locked: &BTreeSet<i64>) -> Vec<i64> {
     if locked.is_empty() {
         return Vec::new();

@@ -1,4 +1,5 @@
-//! Requests for a recount, in `recount_request`: a commit could not append the counts of its sessions.
+//! Requests for a recount, in `recount_request`. A commit appends one if it could not append the counts of
+//! its sessions.
 
 use super::Home;
 use crate::pg::clock;
@@ -15,16 +16,16 @@ thread_local! {
         "recount_requests_done", include_str!("../../sql/queries/procedures/recount_requests_done.sql")) };
 }
 
-/// What a transaction could not leave for the worker.
+/// The data that a transaction could not append for the worker.
 #[derive(Clone, Copy)]
 pub struct Missing {
-    /// Sessions that were not counted, as far as their number is known.
+    /// Number of sessions that were not counted, if it is known.
     pub sessions: i64,
-    /// Sessions with gaps in their snapshots were not noted.
+    /// True if sessions with gaps in their snapshots were not appended.
     pub has_gaps: bool,
 }
 
-/// Appends a request. Below the executor, because a session's commit does it.
+/// Appends a request. Works below the executor, because a session's commit calls this.
 pub fn append(home: Home, missing: Missing) {
     let table = Table::open_for_appending(home.schema, c"recount_request");
     let row = (clock::now(), missing.sessions, missing.has_gaps);
@@ -36,17 +37,17 @@ pub fn may_exist(home: Home) -> bool {
     relation::may_have_rows(relation::find(home.schema, c"recount_request"))
 }
 
-/// Returns when the oldest request was made, microseconds since 2000.
+/// Returns the time of the oldest request, in microseconds since 2000.
 pub fn oldest(connection: &Connection) -> Option<i64> {
     OLDEST.first(connection, (), |(oldest,)| oldest).flatten()
 }
 
-/// Returns whether a request says that sessions with gaps were not noted.
+/// Returns true if a request says that sessions with gaps were not appended.
 pub fn have_gaps(connection: &Connection) -> bool {
     HAVE_GAPS.first(connection, (), |(have_gaps,)| have_gaps).flatten() == Some(true)
 }
 
-/// Deletes the requests that the transaction sees, because it has counted all sessions that it sees.
+/// Deletes the requests that the transaction sees. It has counted all sessions that it sees.
 pub fn done(connection: &Connection) {
     DONE.execute(connection, ());
 }

@@ -16,12 +16,12 @@ thread_local! {
         "stale_queue", include_str!("../../sql/queries/procedures/stale_queue.sql")) };
 }
 
-/// What waits is held against every address, and statistics of a queue are seldom those of the moment: loops within loops
-/// would take for ever where they are wrong.
+/// Nested loops are off: all addresses are compared with the queue, and its statistics are rarely current.
+/// With wrong statistics, nested loops would take very long.
 const SETTINGS: &[(&CStr, &CStr)] =
     &[(c"enable_nestloop", c"off"), (c"plan_cache_mode", c"force_custom_plan"), (c"jit", c"off")];
 
-/// At most `most` addresses whose answer from a source is stale, by activity.
+/// Returns at most `most` addresses with a stale answer from a source, by activity.
 pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Address> {
     with_settings(SETTINGS, || {
         ADDRESSES
@@ -29,7 +29,7 @@ pub fn addresses(connection: &Connection, source: &str, most: i64) -> Vec<Addres
     })
 }
 
-/// Queues lookups for the same; answers how many.
+/// Queues lookups for such addresses. Returns their number.
 pub fn queue(connection: &Connection, provider: Provider, most: i64) -> i64 {
     with_settings(SETTINGS, || QUEUE.run(connection, (provider.name(), most), |rows| rows.count() as i64))
 }

@@ -1,5 +1,5 @@
-//! Finding work that no request announces: after a crash of a kind nobody thought of, a restore, a prepared transaction,
-//! a time without a source, or simply because an answer "nobody announces it" has had its time.
+//! Finds lookups that were never queued or got lost: after a crash, a restore, a prepared transaction, or a
+//! time without a source. Also finds expired answers that no network announces an address.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,15 +10,15 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Boolean, Inet, Text, array};
 use crate::provider::Providers;
 
-/// Addresses looked at by one transaction.
+/// Number of addresses that one transaction reads.
 const MOST_AT_ONCE: i64 = 10_000;
 
-/// How far a sweep has come: the last address that it looked at.
+/// The progress of a sweep: the last address that it read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress(Option<Address>);
 
 impl Progress {
-    /// Before the first: the lowest address is no host's.
+    /// Returns the position before the first address. The lowest address cannot be a host.
     pub fn start() -> Progress {
         Progress(Some(Address::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED))))
     }
@@ -30,8 +30,8 @@ thread_local! {
     };
 }
 
-/// Queues what these providers have not been asked, some addresses at a time; returns how far it came, or none when it
-/// has seen all.
+/// Queues lookups that these providers have not been asked, for some addresses at a time. Returns the new
+/// progress; `None` at the end.
 pub fn queue_unasked(connection: &Connection, providers: Providers, progress: Progress) -> Option<Progress> {
     let names = array(providers.iter().map(|provider| provider.name()));
     let for_unplaced = array(providers.iter().map(|provider| provider.purpose() == Purpose::Network));

@@ -1,4 +1,4 @@
-//! Counts of sessions, appended where nobody waits for anybody.
+//! Appends counts of sessions without waiting for other transactions.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -8,7 +8,7 @@ use crate::pg::clock;
 use crate::pg::relation::Table;
 use crate::pg::value::{Bigint, Inet, Timestamptz};
 
-/// Appends one delta per address, counted now.
+/// Appends one delta per address, with the current time.
 pub fn append(home: Home, tallies: impl Iterator<Item = (Address, SessionCount)>) {
     let table = Table::open_for_appending(home.schema, c"session_delta");
     let now = clock::now();

@@ -30,14 +30,16 @@ thread_local! {
 /// Name of the key of every session table.
 const KEY: &CStr = c"cowrie_enrich_address";
 
-/// Makes a table's address column reference `ip_inventory`, for the caller, who must own the table.
+/// Makes a table's address column reference `ip_inventory`. The caller must own the table.
 ///
-/// No role has the privilege REFERENCES. PostgreSQL checks a key as the owner of the referenced table, and converts the
-/// value by any implicit cast. So the owner of the column's type could run code as that owner. Here the type is exactly
-/// `pg_catalog.inet`. The extension's owner grants the privilege to the caller and revokes it in the same transaction, so
-/// no other session sees the grant. Code of the caller must not run in between. So the key is `NOT VALID`, and a
-/// partitioned table gets its key once all partitions have a valid one. Those are validated here, before the grant: the
-/// query that does so is planned with code of the table's owner.
+/// No role has the privilege REFERENCES. PostgreSQL checks a key as the owner of the referenced table, and
+/// converts the value by any implicit cast. So the owner of the column's type could run code as that owner.
+/// Here the type is exactly `pg_catalog.inet`. The extension's owner grants the privilege to the caller and
+/// revokes it in the same transaction, so no other session sees the grant.
+///
+/// Code of the caller must not run in between. So the key is `NOT VALID`, and a partitioned table gets its
+/// key once all partitions have a valid one. The partitions' keys are validated here before the grant,
+/// because planning the validating query runs code of the table's owner.
 ///
 /// The locks are those of ALTER TABLE, in its order: the table, then `ip_inventory`.
 pub fn create(home: Home, rel: Oid, column: &CStr) {
@@ -50,7 +52,7 @@ pub fn create(home: Home, rel: Oid, column: &CStr) {
         });
     }
     relation::lock_against_writers(rel);
-    // Once more: from here on no session can change the column.
+    // Checked again: from here on no session can change the column.
     require_address_column(rel, column);
     if catalog::has_constraint(rel, KEY) {
         error::has_key_already(&catalog::table_name(rel));
@@ -93,7 +95,7 @@ pub fn create(home: Home, rel: Oid, column: &CStr) {
         if needs_grant {
             change_grant(b"REVOKE", b" FROM ");
         }
-        // A schema that was renamed meanwhile may have led to another table.
+        // If the schema was renamed meanwhile, the name may have meant another table.
         if !catalog::has_constraint(rel, KEY) {
             error::vanished(&catalog::table_name(rel));
         }
@@ -105,7 +107,7 @@ pub fn create(home: Home, rel: Oid, column: &CStr) {
 
 const PINNED: &[(&CStr, &CStr)] = &[(c"search_path", c"pg_catalog, pg_temp")];
 
-/// The caller's mistakes.
+/// Raises an error for a table or column that cannot have the key.
 fn require_address_column(rel: Oid, column: &CStr) {
     let name = catalog::table_name(rel);
     if !catalog::is_table(rel) {
@@ -127,7 +129,7 @@ fn partitions_are_ready(home: Home, connection: &Connection, rel: Oid) -> bool {
     acting_as(home.owner, || READY.first(connection, (rel,), |(is_ready,)| is_ready)).flatten() == Some(true)
 }
 
-/// Keys that can run code as the extension's owner.
+/// Foreign keys that can run code as the extension's owner.
 pub struct UnsafeKeys {
     pub count: i64,
     /// One of them, for messages.
@@ -140,23 +142,24 @@ pub fn unsafe_keys(connection: &Connection) -> UnsafeKeys {
     UnsafeKeys { count: count.unwrap_or_default(), first }
 }
 
-/// Writers of a table queue behind whoever waits for a lock that they mind: not for long, then.
+/// Short timeout, because writers of the table queue behind a wait for a strong lock.
 const MOMENT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"200ms"), (c"search_path", c"pg_catalog, pg_temp")];
 
-/// Adds what a table lacks of its foreign key, not validated, with the rights of whoever calls; of a partitioned table as a
-/// `whole` once its partitions' are valid. Waits for locks a moment only.
+/// Adds the missing foreign keys of a table as NOT VALID, with the rights of the caller. With `whole`, adds
+/// the key of a partitioned table whose partitions have valid ones. Waits for locks only briefly.
 pub fn add(connection: &Connection, rel: Oid, whole: bool) -> Result<(), Failure> {
     contained(|| {
         with_settings(MOMENT, || ADD.execute(connection, (rel, whole)));
     })
 }
 
-/// Those tables among a table and its partitions whose foreign key is not validated.
+/// Returns those of a table and its partitions whose foreign key is not validated.
 pub fn not_valid(connection: &Connection, rel: Oid) -> Vec<Oid> {
     STATE.run(connection, (rel,), |rows| rows.iter().filter_map(|(table,)| table).collect())
 }
 
-/// Validates a table's foreign key, as its owner; answers whether all sessions point somewhere.
+/// Validates a table's foreign key, as its owner. Returns true if all sessions have an address in the
+/// inventory.
 pub fn validate(connection: &Connection, table: Oid) -> bool {
     match contained(|| validate_as_owner(connection, table)) {
         Ok(()) => true,
@@ -172,8 +175,8 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
     }
 }
 
-/// Hands over the sessions of a table that point at no address, each with what finds it there and its address; answers how
-/// many sessions there are.
+/// Passes each session of a table without an address in the inventory to `read`, as a text that identifies it
+/// and its address. Returns the number of all sessions.
 pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
     let Some(readable) = Readable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };
@@ -187,7 +190,7 @@ pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) 
     readable.rows(latest.view(), |row| {
         sessions += 1;
         if let Some(AddressValue::Inet(inet)) = scan::value(row, ip)
-            // The column must hold the very key, not only what names the same host.
+            // The column must hold exactly the key. Another spelling of the same host is not enough.
             && !(inet.is_canonical && backfill_sessions::has(&mut inventory, inet.address))
         {
             read(shown_key(row, key), scan::shown(row, ip).unwrap_or_default());

@@ -1,7 +1,7 @@
 //! Options of attached tables, in `session_table_option`.
 //!
-//! An option belongs to the owner that the table had when it was set. It does not apply once the table has another owner,
-//! nor to a partition or an inheritance child of another owner.
+//! An option belongs to the owner that the table had when the option was set. It does not apply after the
+//! table gets another owner, nor to a partition or an inheritance child of another owner.
 
 use super::Home;
 use crate::error;
@@ -23,8 +23,8 @@ thread_local! {
 
 /// Sets options of an attached table; `None` keeps an option as it is.
 ///
-/// The caller must own the table. Only a role with the privileges of the extension's owner may turn on `trust_input`, of any
-/// role's table.
+/// The caller must own the table. Only a role with the privileges of the extension's owner may turn on
+/// `trust_input`. That role may do so for a table of any owner.
 pub fn set(home: Home, table: Oid, run_triggers: Option<bool>, trust_input: Option<bool>) {
     let name = catalog::table_name(table);
     let (owns_table, acts_for_extension) = (catalog::owns_table(table), role::has_privileges_of(home.owner));

@@ -1,4 +1,4 @@
-//! How much there is: networks, and the queue. Reads whole tables, so never on behalf of a single address.
+//! Counts of networks and of the queue. Reads whole tables, so it is never called for a single address.
 
 use std::ffi::CStr;
 
@@ -23,22 +23,23 @@ thread_local! {
     };
 }
 
-/// What is counted of a provider's queue: requests, three states of jobs, addresses that wait for these, dead letters.
+/// The sizes of a provider's queue: requests, three states of jobs, addresses that wait for these, dead
+/// letters.
 pub const QUEUES: [&str; QUEUE_SIZES] = ["requested", "due", "leased", "delayed", "addresses", "dead"];
 
-/// When the oldest of something came, microseconds since 2000; `None` where there is none.
+/// Time of the oldest row, in microseconds since 2000; `None` if there is none.
 pub type Oldest = Option<i64>;
 
-/// Sizes of one database. `None` is a size that is not known, because a lock kept it from being counted.
+/// Sizes of one database. `None` is an unknown size, because a lock prevented counting.
 #[derive(Clone, Default)]
 pub struct Sizes {
     pub networks: Option<i64>,
     /// The oldest pending count.
     pub oldest_count: Option<Oldest>,
-    /// Empty where they are not known.
+    /// Empty if they are unknown.
     pub queues: Vec<Queue>,
     pub completions: Option<Completions>,
-    /// Networks that an edit of `known_networks` concerns and that are not reclassified yet.
+    /// Networks of an edit of `known_networks` that are not reclassified yet.
     pub pending_networks: Option<i64>,
     /// Attached tables that are not intact.
     pub tables_not_intact: Option<i64>,
@@ -73,7 +74,7 @@ impl Sizes {
             && self.queues.iter().all(|queue| queue.oldest.is_none())
     }
 
-    /// Fills in what is not known from `other`.
+    /// Replaces unknown sizes by those of `other`.
     pub fn or(self, other: Sizes) -> Sizes {
         Sizes {
             networks: self.networks.or(other.networks),
@@ -87,16 +88,16 @@ impl Sizes {
     }
 }
 
-/// After one wait for a lock the others are not waited for.
+/// After one wait for a lock, no further lock is waited for.
 const AT_ONCE: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1ms")];
 
-/// Counts each size by itself, so that a lock on one table hides one size and not all of them.
+/// Counts each size separately, so that a lock on one table hides only one size.
 struct Counting {
     blocked: Option<Failure>,
 }
 
 impl Counting {
-    /// Returns `None` if a lock kept `count` from its end. Any other failure is raised.
+    /// Returns `None` if a lock prevented counting. Any other failure is raised.
     fn part<T>(&mut self, count: impl FnOnce() -> T) -> Option<T> {
         let is_blocked = self.blocked.is_some();
         let counted = contained(|| if is_blocked { with_settings(AT_ONCE, count) } else { count() });
@@ -140,7 +141,7 @@ fn number(statement: &'static Number, connection: &Connection) -> i64 {
     statement.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Returns the time that was `age` microseconds ago, microseconds since 2000.
+/// Returns the time `age` microseconds ago, in microseconds since 2000.
 fn ago(age: i64) -> i64 {
     clock::now() - age.max(0)
 }

@@ -1,4 +1,4 @@
-//! Rows that can be written without waiting for another transaction: not locked by one, and not being created by one.
+//! Rows that can be written without waiting: no other transaction has locked them or is creating them.
 
 use std::collections::BTreeSet;
 use std::thread::LocalKey;
@@ -14,7 +14,7 @@ use crate::pg::{memory, snapshot};
 /// Addresses per statement.
 const CHUNK: usize = 5_000;
 
-/// Locks networks by their numbers and returns those that it locked.
+/// Locks networks by ASN and returns those that it locked.
 type NetworkLock = Statement<(Array<Bigint>,), (Bigint,)>;
 
 thread_local! {
@@ -48,7 +48,7 @@ pub fn networks_being_created<'a>(home: Home, networks: impl Iterator<Item = &'a
     networks.copied().filter(|asn| is_being_created(*asn)).collect()
 }
 
-/// Returns those of some networks that exist at this moment, even if the snapshot of the transaction does not see them.
+/// Returns those of some networks that exist now, even if the snapshot of the transaction does not see them.
 pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     let (table, index) = home.networks();
     let latest = snapshot::Latest::take();
@@ -58,7 +58,8 @@ pub fn existing_networks<'a>(home: Home, networks: impl Iterator<Item = &'a i64>
     networks.copied().filter(|asn| there.holds(Key::Number(*asn))).collect()
 }
 
-/// Locks addresses, given in key order, unless another transaction has locked them. Returns those that are locked now.
+/// Locks addresses, which are in key order, unless another transaction has locked them. Returns the locked
+/// addresses.
 pub fn lock_addresses<'a>(
     connection: &Connection,
     addresses: impl Iterator<Item = &'a Address>,
@@ -75,14 +76,14 @@ pub fn lock_addresses<'a>(
     locked
 }
 
-/// Locks existing networks, given in order, unless another transaction has locked them. Returns those that are locked
-/// now.
+/// Locks existing networks, which are in order, unless another transaction has locked them. Returns the
+/// locked networks.
 pub fn lock_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &LOCK_NETWORKS, networks)
 }
 
-/// Shares the keys of existing networks, given in order, as a foreign key does. Returns those for which that took no
-/// waiting.
+/// Locks the keys of existing networks, which are in order, as a foreign key does. Returns those that it
+/// could lock without waiting.
 pub fn share_networks<'a>(connection: &Connection, networks: impl Iterator<Item = &'a i64>) -> BTreeSet<i64> {
     lock(connection, &SHARE_NETWORKS, networks)
 }
