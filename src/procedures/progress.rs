@@ -1,16 +1,17 @@
-//! How far a procedure is that works in batches, for those who cannot look into its database: what `procedure_call` says
-//! of the last call there was, as of its last commit.
+//! Progress of procedures in shared memory, for readers outside their database. It is that of the last call
+//! in `procedure_call`, as of the last commit of that call.
 
 use crate::pg::shared::{self, PROCEDURES, ProcedureCall};
 use crate::pg::{background, catalog, clock};
 
-/// A call that tells how far it is.
+/// A call that reports its progress.
 pub struct Reporting {
     place: usize,
     pid: i32,
 }
 
-/// A call begins. Where two of one procedure run, in different databases or on different tables, the later is shown.
+/// Begins to report a call. If two calls of one procedure run, in different databases or on different tables,
+/// the later one is shown.
 pub fn begin(place: usize) -> Reporting {
     let (now, pid) = (clock::now(), background::own_pid());
     let database = catalog::own_database().to_u32();
@@ -43,7 +44,7 @@ impl Reporting {
         });
     }
 
-    /// A batch was committed; so much is done of this phase.
+    /// Reports that a batch was committed. `done` is the progress in this phase.
     pub fn batch(&self, done: i64) {
         self.with(|call, _| {
             call.batches += 1;
@@ -51,23 +52,23 @@ impl Reporting {
         });
     }
 
-    /// It came to its end.
+    /// Reports that the call completed.
     pub fn complete(&self) {
         self.with(|call, _| call.is_complete = true);
     }
 }
 
-/// However it ends.
+/// Reports the end of the call, with or without an error.
 impl Drop for Reporting {
     fn drop(&mut self) {
         self.with(|call, _| call.is_open = false);
     }
 }
 
-/// The last call of each procedure, where there was one, and whether it runs.
+/// Returns the last call of each procedure that was called, and whether it is running.
 pub fn all() -> Vec<(usize, ProcedureCall, bool)> {
     let calls: [ProcedureCall; PROCEDURES] = shared::locked(|guarded| guarded.calls);
     let known = calls.into_iter().enumerate().filter(|(_, call)| call.pid != 0);
-    // A process that was told to end had no time to say so.
+    // A killed process cannot report its end.
     known.map(|(place, call)| (place, call, call.is_open && background::is_backend(call.pid))).collect()
 }

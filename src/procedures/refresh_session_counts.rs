@@ -1,4 +1,4 @@
-//! Counts, from the sessions that there are.
+//! Recounts the sessions of all tables.
 
 use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::pg::call::Call;
@@ -7,7 +7,7 @@ use crate::pg::{self, Oid};
 use crate::store::refresh_session_counts::NotIntact;
 use crate::store::{fold, refresh_session_counts};
 
-/// What a recount found.
+/// The result of a recount.
 pub struct RecountReport {
     pub sessions: i64,
     pub addresses: i64,
@@ -36,7 +36,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// All phases of it, for a call of any procedure, which may have `read` so many sessions of some tables just now.
+/// Runs all phases of a recount, for a call of any procedure. The caller has just read `read` sessions of the
+/// tables for which `of` returns true.
 pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountReport {
     fold(run);
     let found = addresses(run, read, of);
@@ -61,7 +62,7 @@ pub fn recount(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> RecountRep
 fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_session_counts::RecountResult {
     let home = run.home;
     let mut tables = acting_as(home.owner, || refresh_session_counts::tables(run.connection));
-    // Of tables that were just written the server has no good estimate.
+    // The server has no good estimate for tables that were just written.
     run.begin("counting", read + refresh_session_counts::sessions_estimated(&tables, of));
     loop {
         let mut found = None;
@@ -71,7 +72,7 @@ fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_sess
                 found = Some(all);
                 sessions
             }
-            // A table was attached, or a partition, just then.
+            // A table or partition was attached meanwhile.
             Err(others) => {
                 tables = others;
                 0

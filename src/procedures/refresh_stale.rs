@@ -1,4 +1,4 @@
-//! Answers past their lifetime: the files' are redone here and now, for those of providers lookups are queued.
+//! Renews answers past their lifetime: from the mmdb files at once, and from providers by queued lookups.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -11,10 +11,10 @@ use crate::store::{enrich, refresh_stale};
 use crate::{error, guc};
 
 const MOST_IPS: (i64, i64) = (1, 1_000_000);
-/// Addresses redone by one transaction: a fraction of a second.
+/// Addresses that one transaction renews. That takes a fraction of a second.
 const BATCH: usize = 1_000;
 
-/// Whose answers.
+/// The source of the answers.
 #[derive(Clone, Copy)]
 enum Source {
     Files,
@@ -28,7 +28,7 @@ pub fn refresh(call: &Call) {
     if !(MOST_IPS.0..=MOST_IPS.1).contains(&most) {
         error::out_of_range("max_ips", most, MOST_IPS);
     }
-    // The order of locks is a transaction's: inside a block all are one batch.
+    // The order of locks applies to a whole transaction, so a transaction block is one batch.
     let batch = if call.is_atomic() { usize::MAX } else { BATCH };
     let options = Options {
         procedure: Procedure::RefreshStale,
@@ -45,7 +45,8 @@ pub fn refresh(call: &Call) {
     });
 }
 
-/// The one that was named, or all that are enabled. The files come first: whom they place no provider needs to.
+/// Returns the named source, or all enabled ones. The mmdb files come first, because addresses with a network
+/// in them need no provider.
 fn sources(named: Option<&str>) -> Vec<Source> {
     let are_files_enabled = guc::names(&guc::enabled_sources(), "maxmind");
     let Some(named) = named else {
@@ -63,13 +64,13 @@ fn sources(named: Option<&str>) -> Vec<Source> {
     vec![source]
 }
 
-/// Redoes answers that are of older files than those in service; answers how many.
+/// Renews answers that are older than the mmdb files in service. Returns their number.
 fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     run.begin("maxmind", 0);
     let home = run.home;
     let mut due: Vec<Address> = Vec::new();
     run.batch(|connection| {
-        // A newer file is put into service first.
+        // Puts newer files into service first.
         mmdb::with(LoadPolicy::Import, |_| ());
         due = refresh_stale::addresses(connection, "maxmind", most);
         0
@@ -85,9 +86,9 @@ fn redo(run: &mut Run, most: i64, batch: usize) -> i64 {
     due.len() as i64
 }
 
-/// Queues lookups for stale answers of a provider; answers how many.
+/// Queues lookups for a provider's stale answers. Returns their number.
 fn queue(run: &mut Run, provider: Provider, most: i64) -> i64 {
-    // How many are due is known once they are queued.
+    // The number of stale answers is known only after they are queued.
     run.begin(provider.name(), 0);
     let mut queued = 0;
     run.batch(|connection| {

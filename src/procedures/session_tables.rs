@@ -1,4 +1,4 @@
-//! What procedures that work through session tables share.
+//! Code that the procedures for session tables share.
 
 use crate::error;
 use crate::pg::role::acting_as;
@@ -23,11 +23,11 @@ pub fn require_own_attached(home: Home, rel: Oid) {
     }
 }
 
-/// What in the sessions makes no sense.
+/// Rows of sessions with invalid values.
 pub struct RejectedRows {
     procedure: &'static str,
     pub rows: i64,
-    /// How many more are listed.
+    /// Number of further rows that may be listed.
     room: usize,
     unlisted: Vec<Rejected>,
 }
@@ -37,7 +37,7 @@ impl RejectedRows {
         RejectedRows { procedure, rows: 0, room: most, unlisted: Vec::new() }
     }
 
-    /// A row with faults; what there is to say of it is asked for only if it is listed.
+    /// Adds a row with faults. The faults are computed only if the row is listed.
     pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
         self.rows += 1;
         let before = self.unlisted.len();
@@ -45,14 +45,14 @@ impl RejectedRows {
         self.room -= self.unlisted.len() - before;
     }
 
-    /// Lists what came up since, with the batch that met it.
+    /// Lists the rows that were added since the last call, in the transaction of the batch that found them.
     pub fn write(&mut self, connection: &Connection) {
         calls::reject(connection, self.procedure, &self.unlisted);
         self.unlisted.clear();
     }
 }
 
-/// Rows that some tables may have.
+/// Returns the estimated number of rows in some tables.
 pub fn rows_estimated(tables: &[Table]) -> i64 {
     tables.iter().filter_map(|table| Some(Readable::open(table.oid)?.rows_estimated())).sum()
 }

@@ -1,10 +1,10 @@
-//! How often what is measured left the server, by which way. Counted at once: it happens on the network, or on a disk.
+//! Counts of exports, by exporter. They count at once, because exports do not depend on a transaction.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::pg::shared::{self, EXPORTERS};
 
-/// A way out. The block is laid out by these numbers.
+/// An exporter. The numbers define the layout of the shared block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Exporter {
@@ -27,12 +27,12 @@ impl Exporter {
         }
     }
 
-    /// Exports that succeeded.
+    /// Returns the number of exports that succeeded.
     pub fn done(self) -> i64 {
         self.counter(DONE).load(Ordering::Relaxed)
     }
 
-    /// Exports that failed.
+    /// Returns the number of exports that failed.
     pub fn failed(self) -> i64 {
         self.counter(FAILED).load(Ordering::Relaxed)
     }
@@ -42,7 +42,7 @@ impl Exporter {
     }
 }
 
-/// Counts an export, and logs once per burst what kept it from succeeding.
+/// Counts an export. Logs the reason of a failure once per burst.
 pub fn exported(by: Exporter, outcome: Result<(), &str>) {
     match outcome {
         Ok(()) => by.counter(DONE).fetch_add(1, Ordering::Relaxed),

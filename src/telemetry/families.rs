@@ -1,8 +1,8 @@
-//! What this server measures, as the families that the engine declares: everything that is written out, in whatever
-//! format, is written from these values.
+//! The server's metrics, as the families that the engine declares. All output formats are written from these
+//! values.
 //!
-//! Counters and histograms come from shared memory, and so does what other databases' workers last counted. Of its own
-//! database the caller may bring sizes of this moment.
+//! Counters and histograms come from shared memory, and so do the last sizes that other databases' workers
+//! counted. The caller may pass current sizes of its own database.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -23,8 +23,9 @@ use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
 use crate::worker::registry::StepKind;
 
-/// Everything, at this moment. Inside a transaction: databases' names are looked up. `own`: sizes of the caller's
-/// database; without them its worker's are shown, as those of the others.
+/// Returns all metrics with their current values. Must run inside a transaction, because it looks up the
+/// names of databases. `own` are sizes of the caller's database. Without them, the sizes from its worker are
+/// used, as for other databases.
 pub fn families(own: Option<&Sizes>) -> Vec<Family> {
     let databases = databases(own);
     let mut families = networks(&databases);
@@ -51,12 +52,12 @@ fn truth(truth: bool) -> f64 {
     if truth { 1.0 } else { 0.0 }
 }
 
-/// Seconds since a time; 0 where there is none.
+/// Returns the seconds since a time; 0 for none.
 fn age(since: Oldest) -> f64 {
     since.map_or(0.0, |since| clock::seconds((clock::now() - since).max(0)))
 }
 
-/// One number of each database where it is known.
+/// Returns a family with one value per database, if it is known.
 fn by_database(
     declared: &'static Declared,
     databases: &[(String, Sizes)],
@@ -66,7 +67,7 @@ fn by_database(
     known.fold(Family::of(declared), |family, (database, value)| family.with([database], value))
 }
 
-/// Databases by name with what is known of their sizes.
+/// Returns the databases by name, with their known sizes.
 fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
     let mine = catalog::own_database();
     let attended = attended().into_iter();
@@ -81,7 +82,7 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
     known
 }
 
-/// Databases that are to have a worker and whose worker has found the extension.
+/// Returns the databases that should have a worker and whose worker has found the extension.
 fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
     if !shared::is_shared() || !guc::worker_enabled() {
         return Vec::new();
@@ -101,7 +102,7 @@ fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
     databases.filter_map(attended).collect()
 }
 
-/// What a worker last counted.
+/// Returns the sizes that a worker last counted.
 fn reported(report: &Report) -> Sizes {
     let known = |number: &AtomicI64| Some(number.load(Ordering::Relaxed)).filter(|number| *number != UNKNOWN);
     let oldest = |time: &AtomicI64| known(time).map(|time| (time != 0).then_some(time));
@@ -131,7 +132,7 @@ fn reported(report: &Report) -> Sizes {
     }
 }
 
-/// Writes down what a worker has counted. What is not known stays as it was.
+/// Stores the sizes that a worker counted. Unknown sizes keep their old values.
 pub fn report(report: &Report, sizes: &Sizes) {
     let store = |to: &AtomicI64, number: Option<i64>| {
         if let Some(number) = number {
@@ -176,7 +177,7 @@ fn networks(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![created, updated, size, durations, pending]
 }
 
-/// Counts that are not folded yet, and those that were lost until a recount.
+/// Returns the counts that are not folded yet, and those that are lost until a recount.
 fn pending_counts(databases: &[(String, Sizes)]) -> Vec<Family> {
     let ages = by_database(&declared::PENDING_COUNTS_AGE, databases, |sizes| sizes.oldest_count.map(age));
     let recounts =
@@ -208,12 +209,12 @@ fn cascade() -> Vec<Family> {
     ]
 }
 
-/// The word for how a request ended; none for counts of something else.
+/// Returns the name of the outcome of a request. Empty for counts of other events.
 pub fn outcome(count: Count) -> &'static str {
     OUTCOMES.iter().find(|(_, other)| *other == count).map_or("", |(name, _)| name)
 }
 
-/// How requests end.
+/// The outcomes of requests.
 const OUTCOMES: [(&str, Count); 10] = [
     ("completed", Count::Completed),
     ("unreachable", Count::Unreachable),
@@ -312,7 +313,8 @@ fn queues(databases: &[(String, Sizes)]) -> Vec<Family> {
     vec![depth, addresses, ages, dead]
 }
 
-/// Pending completions and suspended owners, as the workers counted them, and the processes of owners.
+/// Returns pending completions and suspended owners, as the workers counted them, and the processes of
+/// owners.
 fn completions(databases: &[(String, Sizes)]) -> Vec<Family> {
     let of = |declared, value: fn(Completions) -> f64| {
         by_database(declared, databases, |sizes| sizes.completions.map(value))
@@ -407,7 +409,7 @@ fn workers() -> Vec<Family> {
         unsafe_keys = unsafe_keys.with([&name], number(read(&worker_slot.report.unsafe_keys)));
         shown.push(database);
     }
-    // Those that never had a worker have reported nothing.
+    // A database that never had a worker has reported nothing.
     for waiting in shared::waiting() {
         let database = Oid::from(waiting.database);
         if !shown.contains(&database)

@@ -1,4 +1,4 @@
-//! Messages to the server's log: one a burst.
+//! Messages for the server's log, at most one per burst.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,31 +7,32 @@ use super::{Counter, add};
 use crate::pg::{self, clock, owner_process};
 
 thread_local! {
-    /// When each headline was last logged by this backend, in microseconds, and how often it was swallowed since.
+    /// When this backend last logged each headline, in microseconds, and the number of suppressed messages
+    /// since then.
     static LOGGED: RefCell<HashMap<Message, (i64, u64)>> = RefCell::default();
 }
 
-/// Counts an error that was no caller's fault, and logs it once per burst.
+/// Counts an error that the caller did not cause, and logs it once per burst.
 pub fn error(headline: &'static str, detail: &str) {
     error_is_logged(headline, detail);
 }
 
-/// The same. Returns whether it was logged.
+/// Like [`error`]. Returns true if the error was logged.
 pub fn error_is_logged(headline: &'static str, detail: &str) -> bool {
     add(Counter::Errors, 1);
     log_burst((headline, ""), detail)
 }
 
-/// The same where several may be the cause, each with bursts of its own.
+/// Like [`error`], with separate bursts for each subject.
 pub fn error_about(subject: &'static str, headline: &'static str, detail: &str) {
     add(Counter::Errors, 1);
     log_burst((headline, subject), &format!("{subject}: {detail}"));
 }
 
-/// A headline, and what it is about where that is said.
+/// A headline, and its subject or an empty text.
 type Message = (&'static str, &'static str);
 
-/// A burst of one message is a minute of it.
+/// Length of a burst: one minute.
 const BURST_MICROS: i64 = 60_000_000;
 
 /// Writes to the server's log, at most once a minute per headline and backend.

@@ -14,7 +14,7 @@ use super::observe;
 use crate::guc;
 use crate::pg::clock;
 
-/// A statement on networks under way.
+/// A statement on networks that is running.
 pub struct Work {
     began: i64,
 }
@@ -24,7 +24,8 @@ impl Work {
         Work { began: if guc::metrics() { clock::worked() } else { 0 } }
     }
 
-    /// It was about so many networks, and changed some of them: each of these took its share of the time.
+    /// Records the time of a statement about `networks`, of which it changed `changed`. Each changed network
+    /// gets its share of the time.
     pub fn end(self, operation: Operation, networks: usize, changed: usize) {
         if changed > 0 && guc::metrics() {
             let took = (clock::worked() - self.began).max(0);
@@ -33,15 +34,16 @@ impl Work {
     }
 }
 
-/// One in so many firings is timed; a prime, so that it does not keep step with the rows of a statement.
+/// One in this many calls is timed. A prime, so that sampling does not align with the rows of a statement.
 const SAMPLED: u32 = 31;
 
 thread_local! {
-    /// Firings until the next that is timed, by event. Begins anywhere, so that backends that fire once are seen too.
+    /// Calls until the next timed one, by event. The first value depends on the process, so that backends
+    /// with a single call are sampled too.
     static UNTIL_NEXT: [Cell<u32>; Event::ALL.len()] = const { [const { Cell::new(u32::MAX) }; Event::ALL.len()] };
 }
 
-/// The trigger is doing something.
+/// A running call of the trigger.
 pub struct TriggerTimer {
     event: Event,
     began: Option<Instant>,
@@ -53,7 +55,7 @@ impl TriggerTimer {
         TriggerTimer { event, began: is_sampled.then(Instant::now) }
     }
 
-    /// Counted when the transaction commits, if it was one of those that are timed.
+    /// Records the time when the transaction commits, if this call was sampled.
     pub fn end(self) {
         if let Some(began) = self.began {
             let took = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);

@@ -1,4 +1,4 @@
-//! Documents of another system's: whatever its column's type is, they come as texts.
+//! Documents of another system. They are read as text, for any type of their column.
 
 use cowrie_enrich_engine::jsonb_text::{Escapes, keepable, quoted};
 
@@ -6,12 +6,12 @@ use crate::pg::jsonb::{self, Container};
 use crate::pg::text::from_server;
 use crate::pg::value::{Jsonb, Typed};
 
-/// A document as `jsonb`, or what is wrong with it.
+/// A document as `jsonb`, or the problem with it.
 pub enum ParsedDocument {
     Whole(Typed<Jsonb>),
-    /// Without what no text of the server's can hold; also as the text that it was read from.
+    /// The document without characters that the server cannot store, and the cleaned text.
     Cleaned(Typed<Jsonb>, Vec<u8>),
-    /// No JSON, or too much of it.
+    /// The text is not JSON, or is too large.
     Unreadable,
 }
 
@@ -20,7 +20,7 @@ pub fn read(text: &[u8]) -> ParsedDocument {
     if let Some(document) = jsonb::parse(text) {
         return ParsedDocument::Whole(document);
     }
-    // ASCII where the database's encoding lacks the character that an escape names.
+    // Uses ASCII if the database's encoding lacks the character of an escape.
     for escapes in [Escapes::Unicode, Escapes::Ascii] {
         let kept = keepable(text, escapes);
         if let Some(document) = jsonb::parse(&kept) {
@@ -30,13 +30,14 @@ pub fn read(text: &[u8]) -> ParsedDocument {
     ParsedDocument::Unreadable
 }
 
-/// Bytes of an unreadable document that are kept as a text: a string of `jsonb` may have a quarter of a gigabyte.
+/// Bytes of an unreadable document that are kept as text. A string in `jsonb` may have a quarter of a
+/// gigabyte.
 const LONGEST: usize = 64 << 20;
 
-/// The JSON text that stands for an unreadable document: it as a string.
+/// Returns a JSON string with the text of an unreadable document.
 pub fn as_string(text: &[u8]) -> Vec<u8> {
     let whole = quoted(text.get(..LONGEST).unwrap_or(text));
-    // Cut in the middle of a character it is no text of the server's.
+    // A text that was cut within a character is not valid in the server's encoding.
     if jsonb::parse(&whole).is_some() { whole } else { b"null".to_vec() }
 }
 
@@ -44,7 +45,7 @@ pub const NOT_AN_OBJECT: &str = "the document is not an object";
 pub const CLEANED: &str = "enrichment holds characters that jsonb cannot: they are left out or replaced by ?";
 pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
 
-/// A document that is an object, and what was wrong with what there was.
+/// Returns a document that is an object, and its faults.
 pub fn object_of(text: Option<&[u8]>) -> (Typed<Jsonb>, Vec<(String, Option<String>)>) {
     let Some(text) = text else { return (jsonb::empty(), Vec::new()) };
     let shown = || Some(from_server(text).into_owned());
@@ -57,7 +58,7 @@ pub fn object_of(text: Option<&[u8]>) -> (Typed<Jsonb>, Vec<(String, Option<Stri
     if document.container().is_some_and(Container::is_object) {
         return (document, faults);
     }
-    // JSON's null says nothing, as SQL's does.
+    // JSON's null means no data, like SQL's.
     if text.trim_ascii() != b"null" {
         faults.push((NOT_AN_OBJECT.to_owned(), shown()));
     }

@@ -28,7 +28,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
             Err(reason) => {
                 let rejected = listed.rows.len();
                 listed.reject(row, COLUMNS, reason);
-                // An address has several rows.
+                // An address has several rows, so its key alone does not identify one.
                 listed.rows[rejected].row_key = key(row);
             }
         }
@@ -55,7 +55,7 @@ fn read(row: &Row) -> Result<Observation, &'static str> {
     })
 }
 
-/// All that the Python system tells its rows apart by.
+/// Returns the columns that identify a row in the Python system.
 fn key(row: &Row) -> String {
     let at = row.time(OBSERVED_AT).map(crate::pg::clock::iso8601);
     format!("{} {} {}", row.shown_key(), row.text(ASN).unwrap_or_default(), at.unwrap_or_default())

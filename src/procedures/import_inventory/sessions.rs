@@ -1,6 +1,8 @@
-//! Sessions of the Python system's `session_summaries`: they stay where they are, and their table is attached.
+//! Sessions of the Python system's `session_summaries`. They stay where they are, and their table is
+//! attached.
 //!
-//! Snapshots are of the moment of attack: none is changed, not even one that makes no sense. What is listed stays there.
+//! Snapshots are from the time of the attack, so none is changed, not even an invalid one. Listed rows stay
+//! in the table too.
 
 use cowrie_enrich_engine::{address, legacy};
 
@@ -28,7 +30,7 @@ const ASN: usize = 1;
 const COUNTRY: usize = 2;
 const DOCUMENT: usize = 3;
 
-/// What is read of the sessions.
+/// Returns the columns to read from the sessions.
 pub fn columns(table: &Table) -> &'static [Wanted] {
     let becomes_jsonb = tables::changes(table).iter().any(|change| change.column == "enrichment");
     if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
@@ -71,12 +73,12 @@ fn faults<'a>(row: &'a Row, documents: &mut Vec<(&'a Row, Vec<u8>)>) -> Vec<(Str
     faults
 }
 
-/// What the Python system's own check takes, `XX` with it.
+/// Returns true for the codes that the Python system's own check accepts, including `XX`.
 fn is_country(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|letter| letter.is_ascii_uppercase())
 }
 
-/// Makes the table's columns fit, and attaches it.
+/// Converts the table's columns, and attaches the table.
 pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     let schema = run.home.schema;
     let mut changes = tables::changes(table);
@@ -124,7 +126,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     ));
 }
 
-/// Has the first type of each session taken from the list that older versions of the Python system kept.
+/// Adds the change that takes each session's type from the list of types of older Python systems.
 fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
     match tables::types(table) {
         tables::Types::None => {}
