@@ -1,4 +1,4 @@
-//! Errors of callers as PostgreSQL errors: SQLSTATE, detail, hint.
+//! Errors for callers, with SQLSTATE, detail and hint. Each function raises one error.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::version::Fit;
@@ -21,7 +21,7 @@ fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Op
     unreachable!("ERROR does not return")
 }
 
-/// An `inet` with a prefix length where one host is meant.
+/// An `inet` argument is a network, but a single host is required.
 pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -76,7 +76,7 @@ pub fn unknown_provider(value: &str) -> ! {
     )
 }
 
-/// A source of answers: the files, or a provider.
+/// The argument names neither the mmdb files nor a provider.
 pub fn unknown_source(value: &str) -> ! {
     let names: Vec<&str> = std::iter::once("maxmind").chain(Provider::all().map(Provider::name)).collect();
     raise(
@@ -96,7 +96,7 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
     )
 }
 
-/// A provider that knows nothing of such addresses.
+/// The provider does not support such addresses.
 pub fn not_asked_about(provider: &str, address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -115,7 +115,7 @@ pub fn not_attached(table: &str) -> ! {
     )
 }
 
-/// Columns of another type could bring casts of their owner's.
+/// Columns have changed since the table was attached. Columns of another type could use casts of their owner.
 pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -156,7 +156,7 @@ pub fn not_a_table(name: &str) -> ! {
     raise(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{name} is not a table"), None, None)
 }
 
-/// A column of another type than `inet`, or a generated one.
+/// The column is generated, or its type is not `inet`.
 pub fn no_key_for(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -186,7 +186,7 @@ pub fn partitions_lack_keys(table: &str) -> ! {
     )
 }
 
-/// A foreign key that can run code as the extension's owner.
+/// A foreign key exists that can run code as the extension's owner.
 pub fn unsafe_key(key: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -196,7 +196,7 @@ pub fn unsafe_key(key: &str) -> ! {
     )
 }
 
-/// Turning on `trust_input` needs more than owning the table.
+/// The caller owns the table, but `trust_input` requires more privileges.
 pub fn may_not_trust() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -206,7 +206,7 @@ pub fn may_not_trust() -> ! {
     )
 }
 
-/// A trigger that would run code of a third role as the table's owner.
+/// A trigger would run code of a third role as the table's owner.
 pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -216,7 +216,7 @@ pub fn blocked_by_trigger(table: &str, reason: &str) -> ! {
     )
 }
 
-/// An import writes into the inventories, so few may call it.
+/// The caller may not import. An import writes into the inventories, so it needs more privileges.
 pub fn may_not_import() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -226,7 +226,7 @@ pub fn may_not_import() -> ! {
     )
 }
 
-/// A procedure that commits as it goes.
+/// The procedure commits, so it cannot run in a transaction block.
 pub fn in_transaction_block(procedure: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -236,7 +236,7 @@ pub fn in_transaction_block(procedure: &str) -> ! {
     )
 }
 
-/// Of some procedures there is one call at a time.
+/// Another call of the procedure is running.
 pub fn already_running(procedure: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
@@ -255,7 +255,7 @@ pub fn unknown_schema(name: &str) -> ! {
     )
 }
 
-/// Importing from where we are.
+/// The source of an import is the extension's own schema.
 pub fn own_schema(name: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -265,7 +265,7 @@ pub fn own_schema(name: &str) -> ! {
     )
 }
 
-/// A schema without any of the tables.
+/// The schema has none of the tables to import.
 pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -277,7 +277,7 @@ pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     )
 }
 
-/// A view, a foreign table, a temporary one.
+/// The relation is a view, a foreign table or a temporary table.
 pub fn not_a_plain_table(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -325,7 +325,7 @@ pub fn no_such_column(table: &str, column: &str) -> ! {
     )
 }
 
-/// A column that nothing can be made of.
+/// The column's type cannot be converted.
 pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
@@ -335,7 +335,7 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
     )
 }
 
-/// What the caller lacks for attaching a table.
+/// The caller lacks a privilege for attaching a table.
 pub fn may_not_attach() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -347,7 +347,7 @@ pub fn may_not_attach() -> ! {
     )
 }
 
-/// A table that was there a moment ago.
+/// The table was dropped during the call.
 pub fn vanished(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
@@ -357,7 +357,7 @@ pub fn vanished(table: &str) -> ! {
     )
 }
 
-/// A number that makes no sense for an argument.
+/// The value of an argument is out of range.
 pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -367,7 +367,7 @@ pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! 
     )
 }
 
-/// A lock that nobody lets go of.
+/// The lock on a table was not free.
 pub fn table_is_busy(table: &str, tries: u32) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
@@ -377,7 +377,7 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     )
 }
 
-/// A function that writes, called where nothing can be written. `hint`: what to do.
+/// A function that writes was called in a read-only transaction. `hint` says how to proceed.
 pub fn read_only(function: &str, hint: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -387,7 +387,7 @@ pub fn read_only(function: &str, hint: &str) -> ! {
     )
 }
 
-/// A source that `enabled_sources` leaves out.
+/// `enabled_sources` does not include the source.
 pub fn source_disabled(source: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -397,7 +397,7 @@ pub fn source_disabled(source: &str) -> ! {
     )
 }
 
-/// Nothing came of a request that the caller waited for.
+/// A request failed while the caller waited for it.
 pub fn provider_failed(provider: &str, why: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
@@ -407,7 +407,7 @@ pub fn provider_failed(provider: &str, why: &str) -> ! {
     )
 }
 
-/// The circuit breaker keeps a provider from being asked.
+/// The circuit breaker of the provider is open.
 pub fn provider_rests(provider: &str, health: &Health) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
@@ -421,7 +421,7 @@ pub fn provider_rests(provider: &str, health: &Health) -> ! {
     )
 }
 
-/// The operating system has no socket or thread for us.
+/// The operating system has no free socket or thread.
 pub fn no_network(error: &std::io::Error) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
@@ -431,7 +431,7 @@ pub fn no_network(error: &std::io::Error) -> ! {
     )
 }
 
-/// Numbers that the text format has no words for.
+/// The text format cannot represent a number.
 pub fn not_encoded(error: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
@@ -450,7 +450,7 @@ pub fn not_a_trigger_call() -> ! {
     )
 }
 
-/// A file that somebody asked for could not be put into service.
+/// A requested mmdb file could not be put into service.
 pub fn import_failed(error: &ImportError) -> ! {
     let code = match error {
         ImportError::File { error, .. } => match error.kind() {
@@ -474,7 +474,7 @@ pub fn import_failed(error: &ImportError) -> ! {
     )
 }
 
-/// Library and SQL objects are of versions that do not work together.
+/// The versions of the library and of the SQL objects do not work together.
 pub fn version_misfit(misfit: Fit, objects: &str, library: &str) -> ! {
     let (message, hint) = match misfit {
         Fit::LibraryTooOld => (

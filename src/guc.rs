@@ -1,6 +1,7 @@
-//! The settings, read here alone and handed on as plain values.
+//! The settings. Only this file reads them, and passes them on as plain values.
 //!
-//! All can be changed by a reload; none is per session, because the worker must see what every backend sees.
+//! All settings can be changed by a reload. None is per session, because the worker and all backends must see
+//! the same values.
 
 use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
@@ -17,14 +18,14 @@ use crate::pg::settings::{self, Check, Defined};
 
 type Text = GucSetting<Option<CString>>;
 
-/// How `enabled_sources` names the mmdb files.
+/// The name of the mmdb files in `enabled_sources`.
 pub const FILES: &str = "maxmind";
 
 static CITY_DATABASE: Text = Text::new(None);
 static ASN_DATABASE: Text = Text::new(None);
 static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
-/// Those of the providers, as they declare them.
+/// The settings that the providers declare.
 static PROVIDERS: OnceLock<Vec<Defined>> = OnceLock::new();
 
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
@@ -47,11 +48,12 @@ pub fn define() {
     define_worker();
     define_metrics();
     define_exporter();
-    // A misspelt setting should be an error, not a placeholder that nobody reads.
+    // A misspelt setting should be an error. Otherwise it would be an unused placeholder.
     crate::pg::reserve_setting_prefix(c"cowrie_enrich");
 }
 
-/// A path, a host, a role or the choice of what leaves the machine: for superusers alone.
+/// Defines a setting that only superusers may read and change: a path, a host, a role, or a choice of data
+/// that leaves the server.
 fn guarded(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static Text) {
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
 }
@@ -130,9 +132,9 @@ fn define_files() {
     );
 }
 
-/// A provider's settings are declared in its file.
+/// Defines the settings that the providers declare in their files.
 fn define_providers() {
-    // Only the loading of the library, which happens once, comes by here.
+    // The library is loaded only once, so the value is not set yet.
     let _ = PROVIDERS.set(providers::settings().into_iter().map(settings::define).collect());
 }
 
@@ -215,7 +217,8 @@ impl Check for Endpoint {
     }
 }
 
-/// While one of them names a place there is an exporter, if the library is preloaded.
+/// Defines the settings of the exporter. It runs while one of them names a target and the library is
+/// preloaded.
 fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
@@ -263,27 +266,27 @@ fn milliseconds(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(setting.get().unsigned_abs().into())
 }
 
-/// Path of the mmdb file for places.
+/// Returns the path of the mmdb file for locations.
 pub fn city_database() -> Option<String> {
     text(&CITY_DATABASE)
 }
 
-/// Path of the mmdb file for networks.
+/// Returns the path of the mmdb file for networks.
 pub fn asn_database() -> Option<String> {
     text(&ASN_DATABASE)
 }
 
-/// The names in `enabled_sources`.
+/// Returns the names in `enabled_sources`.
 pub fn enabled_sources() -> String {
     ENABLED_SOURCES.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Whether a source is among them.
+/// Returns true if a source is in the list.
 pub fn names(enabled_sources: &str, source: &str) -> bool {
     enabled_sources.split(',').any(|name| name.trim().eq_ignore_ascii_case(source))
 }
 
-/// What is set for a provider.
+/// Returns the settings of a provider.
 pub fn provider(declared: &dyn providers::Provider) -> Settings {
     let defined = PROVIDERS.get().map(Vec::as_slice).unwrap_or_default();
     let values = declared.settings().iter().filter_map(|setting| {
@@ -293,12 +296,12 @@ pub fn provider(declared: &dyn providers::Provider) -> Settings {
     Settings::new(values.collect())
 }
 
-/// Failures after which a lookup is a dead letter.
+/// Returns the number of failures after which a lookup is a dead letter.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
 }
 
-/// Pause after a lookup's first failure.
+/// Returns the pause after a lookup's first failure.
 pub fn retry_base() -> Duration {
     milliseconds(&RETRY_BASE)
 }
@@ -307,47 +310,47 @@ pub fn worker_enabled() -> bool {
     WORKER_ENABLED.get()
 }
 
-/// Longest sleep of a worker.
+/// Returns the longest sleep of a worker.
 pub fn worker_naptime() -> Duration {
     milliseconds(&WORKER_NAPTIME)
 }
 
-/// Whether work is counted and timed.
+/// Returns true if work is counted and timed.
 pub fn metrics() -> bool {
     METRICS.get()
 }
 
-/// Where scrapes are served.
+/// Returns the address and port for scrapes.
 pub fn metrics_listen() -> Option<SocketAddr> {
     text(&METRICS_LISTEN).and_then(|address| export::listen(&address).ok())
 }
 
-/// Path of the aggregate status file.
+/// Returns the path of the aggregate status file.
 pub fn status_file() -> Option<PathBuf> {
     text(&STATUS_FILE).map(PathBuf::from)
 }
 
-/// URL of the collector.
+/// Returns the URL of the collector.
 pub fn otlp_endpoint() -> Option<String> {
     text(&OTLP_ENDPOINT)
 }
 
-/// How often metrics are sent there.
+/// Returns the interval at which metrics are sent to the collector.
 pub fn otlp_interval() -> Duration {
     milliseconds(&OTLP_INTERVAL)
 }
 
-/// Share of the networks that a span is sent of.
+/// Returns the share of networks for which spans are sent.
 pub fn otlp_sample_ratio() -> f64 {
     OTLP_SAMPLE_RATIO.get()
 }
 
-/// Role that the workers act as, if it is not the extension's owner.
+/// Returns the role that the workers act as, if it is not the extension's owner.
 pub fn worker_role() -> Option<String> {
     text(&WORKER_ROLE)
 }
 
-/// Whether a database may have a worker.
+/// Returns true if a database may have a worker.
 pub fn database_is_wanted(name: &str) -> bool {
     text(&DATABASES).is_none_or(|list| list.split(',').any(|wanted| wanted.trim() == name))
 }

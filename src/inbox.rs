@@ -1,12 +1,12 @@
 //! Keeps the worker's inboxes small while no worker reads them.
 //!
-//! A row of an inbox says that the worker has to look at something. One row says it as well as many, until a worker has
-//! taken it. So where no worker sits, a row that waits already is not appended again. Shared memory remembers which rows
-//! wait, as fingerprints in a table where a newer one may take the place of an older one. A forgotten row is appended once
-//! more.
+//! A row of an inbox tells the worker to process something. Until a worker takes it, one row is as good as
+//! many. So while no worker is attached, a row that already waits is not appended again. Shared memory keeps
+//! fingerprints of the waiting rows in a table, where a newer fingerprint may replace an older one. A row
+//! whose fingerprint was replaced is appended once more.
 //!
-//! A row is remembered when its transaction commits. Whatever takes rows away begins a new epoch, in which nothing is
-//! remembered: a worker that sits down, and a statement that deletes from an inbox.
+//! A row is remembered when its transaction commits. A new epoch begins with no remembered rows. It begins
+//! when a worker attaches, and when a statement deletes from an inbox.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -29,10 +29,12 @@ thread_local! {
 
 /// Returns whether the caller must append a row.
 ///
-/// While a worker sits, it must: the worker may have taken an equal row and looked before this transaction's changes can
-/// be seen. The same holds for a prepared transaction, which may commit later.
+/// While a worker is attached, the caller must. The worker may have taken an equal row, and may have read the
+/// tables before this transaction's changes become visible. The same holds for a prepared transaction, which
+/// may commit later.
 pub fn needs(row: impl Hash) -> bool {
-    // The epoch before the look at the worker's slot: a worker that takes the slot in between makes this epoch an old one.
+    // The epoch is read before the worker's slot. If a worker takes the slot in between, this epoch is
+    // already outdated.
     let fingerprint = fingerprint(row);
     if registry::worker_slot_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
         return true;
@@ -44,7 +46,7 @@ pub fn needs(row: impl Hash) -> bool {
     APPENDED.with_borrow_mut(|appended| appended.len() >= MOST_REMEMBERED || appended.insert(fingerprint))
 }
 
-/// Rows are taken away from an inbox.
+/// Begins a new epoch, because rows are removed from an inbox.
 pub fn begin_epoch() {
     shared::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
 }
@@ -60,7 +62,8 @@ fn fingerprint(row: impl Hash) -> u64 {
     hasher.finish().max(1)
 }
 
-/// Returns an unpredictable number: an attacker must not find an address with the fingerprint of another one.
+/// Returns an unpredictable number. Otherwise an attacker could find an address with the fingerprint of
+/// another one.
 fn secret() -> u64 {
     let secret = &shared::block().inbox_secret;
     match secret.load(Ordering::Acquire) {
@@ -74,7 +77,7 @@ fn secret() -> u64 {
     }
 }
 
-/// The transaction ended. Sets atomics only; cannot fail.
+/// Remembers the appended rows if the transaction committed. Sets atomics only; cannot fail.
 pub fn transaction_ended(outcome: Outcome) {
     APPENDED.with_borrow_mut(|appended| {
         if outcome == Outcome::Committed {
@@ -82,14 +85,14 @@ pub fn transaction_ended(outcome: Outcome) {
                 shared::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
             }
         }
-        // Also the memory of a large transaction.
+        // Also frees the memory of a large transaction.
         if !appended.is_empty() {
             *appended = HashSet::new();
         }
     });
 }
 
-/// A subtransaction was rolled back, perhaps with rows that it had appended.
+/// Forgets all appended rows, because the subtransaction that was rolled back may have appended some of them.
 pub fn rolled_back() {
     APPENDED.with_borrow_mut(HashSet::clear);
 }

@@ -1,9 +1,10 @@
 //! cowrie_enrich: attribution for honeypot sessions inside PostgreSQL.
 //!
-//! Entry points are in [`api`] (functions), [`session`] (the trigger, and what it leaves for the end of the transaction),
-//! [`procedures`], and in [`worker`], [`owner`] and [`exporter`] (the background processes). They use [`store`] (all SQL),
-//! [`mmdb`] (the mmdb files), [`provider`] (who is asked, and the limits of that), [`document`] and [`telemetry`], and these use
-//! [`pg`], where all unsafe code is. What is true without PostgreSQL is in the crate `engine`.
+//! Entry points are in [`api`] (functions), [`session`] (the trigger and its work at the end of the
+//! transaction), [`procedures`], and in [`worker`], [`owner`] and [`exporter`] (the background processes).
+//! They use [`store`] (all SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits),
+//! [`document`] and [`telemetry`]. These use [`pg`], which has all unsafe code. The crate `engine` has all
+//! code that does not need PostgreSQL.
 
 pgrx::pg_module_magic!(name, version);
 
@@ -24,15 +25,15 @@ mod telemetry;
 mod versions;
 mod worker;
 
-/// Environment variable of a developer. With the value 1 in the server's environment, `RUST_BACKTRACE` adds backtraces to
-/// the DETAIL of errors.
+/// Environment variable for developers. If it is 1 in the server's environment, `RUST_BACKTRACE` adds
+/// backtraces to the DETAIL of errors.
 const BACKTRACES: &str = "COWRIE_ENRICH_BACKTRACE";
 
 /// Called once per process, when the library is loaded.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     if std::env::var_os(BACKTRACES).is_none_or(|value| value != "1") {
-        // In place of pgrx's hook, which hands backtraces to clients where RUST_BACKTRACE is set.
+        // Replaces pgrx's hook, which sends backtraces to clients if RUST_BACKTRACE is set.
         cowrie_enrich_engine::panics::report_in_one_line();
     }
     guc::define();

@@ -1,8 +1,9 @@
-//! Which SQL objects this library works with.
+//! The versions of SQL objects that this library works with.
 //!
-//! The files of a new version, the server's restart and `ALTER EXTENSION … UPDATE` come at different moments. In between
-//! a library meets objects of another version than its own. Sessions are stored and counted all the same: what their
-//! path needs of the tables never changes but by additions. The worker and the functions that write look here first.
+//! An upgrade installs the files, restarts the server and runs `ALTER EXTENSION … UPDATE` at different times.
+//! In between, the library works with objects of another version. Sessions are still stored and counted,
+//! because updates only add to the tables that this needs. The worker and the functions that write check the
+//! versions first.
 
 use std::cell::Cell;
 
@@ -16,15 +17,15 @@ use crate::{error, sql_function};
 /// This library's own version.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// The first version of the objects that all of `sql/queries` works with. A statement that needs what an update brings
-/// raises it to the version of that update.
+/// The oldest version of the objects that all of `sql/queries` works with. Raise it if a statement needs
+/// objects of a later update.
 const OLDEST_OBJECTS: &str = "0.1.0";
 
 pub fn fit(objects: &str) -> Fit {
     Fit::of(objects, OLDEST_OBJECTS, LIBRARY)
 }
 
-/// What to do where library and objects do not fit, in a few words.
+/// Returns a short text that says how to make library and objects fit.
 pub fn remedy(fit: Fit) -> &'static str {
     match fit {
         Fit::Fits => "",
@@ -36,11 +37,12 @@ pub fn remedy(fit: Fit) -> &'static str {
 }
 
 thread_local! {
-    /// Objects do not become older, and an update to newer ones refuses to run with this library.
+    /// The result stays valid: objects do not become older, and an update to newer objects fails with this
+    /// library.
     static FITTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Raises where a caller's function would meet objects that it was not made for.
+/// Raises an error if a function of the caller does not fit the objects.
 pub fn require_fitting_objects() {
     if FITTED.get() {
         return;
@@ -58,7 +60,8 @@ fn library_version(_: &Call) -> Typed<Text> {
 }
 
 sql_function!(require_library_wrapper, pg_finfo_require_library_wrapper, require_library);
-/// First statement of every update script: the objects that it makes are bound to functions of its own library.
+/// First statement of every update script, because the new objects are bound to functions of the update's own
+/// library.
 fn require_library(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     if Version::of(LIBRARY) < Version::of(&wanted) {

@@ -1,4 +1,4 @@
-//! What operators call.
+//! Functions for operators.
 
 use crate::mmdb::{self, Kind};
 use crate::pg::call::Call;
@@ -8,7 +8,7 @@ use crate::telemetry::{self, Counter, Distribution, Operation, cells};
 use crate::{error, row, sql_function};
 
 sql_function!(mmdb_file_wrapper, pg_finfo_mmdb_file_wrapper, mmdb_file);
-/// One row of `mmdb_status()`: of the kind given.
+/// Returns the row of `mmdb_status()` for one kind of file.
 fn mmdb_file(call: &Call) -> Option<Value> {
     let wanted = call.text(0)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.name() == wanted)?;

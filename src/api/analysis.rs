@@ -1,4 +1,4 @@
-//! Questions of analysts.
+//! Functions for analysts.
 
 use crate::pg::Oid;
 use crate::pg::call::Call;

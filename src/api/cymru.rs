@@ -1,7 +1,7 @@
-//! Team Cymru straight from psql.
+//! Lookups at Team Cymru from SQL.
 //!
-//! The question is the caller's own: nothing is queued, nothing is kept. It is asked within the same limits as the
-//! worker's, and the caller waits for a permit and for the network without holding anything but the statement.
+//! The caller's lookups are neither queued nor stored. They use the same limits as the worker's. While the
+//! caller waits for a permit and for the network, it holds only what its statement holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::provider::{Limits, Provider};
 use crate::worker::judge;
 use crate::{row, sql_function};
 
-/// How often a permit that others hold is asked for again.
+/// Time between two requests for a permit that other processes hold.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 sql_function!(cymru_lookup_wrapper, pg_finfo_cymru_lookup_wrapper, cymru_lookup);
@@ -47,8 +47,8 @@ fn cymru_lookup(call: &Call) {
     if unanswered > 0 {
         pgrx::warning!("Team Cymru gave no answer for {unanswered} of {} addresses", public.len());
     }
-    // An address without an answer has no row; a bogon, about which nobody is asked, and one that nobody announces have
-    // a row of nulls.
+    // An address without an answer has no row. Two kinds of addresses have a row of nulls: bogons, which are
+    // never sent, and addresses that no network announces.
     let answered = wanted.iter().filter(|a| answers.contains_key(a) || bogon::reason(**a).is_some());
     call.set(answered.map(|address| row(*address, answers.get(address))));
 }
@@ -65,8 +65,8 @@ fn wanted(call: &Call) -> BTreeSet<Address> {
         .collect()
 }
 
-/// One request, from the permit to the reply. A cancellation takes effect at once: the permit is given back, and the
-/// thread that is left behind sends nothing more.
+/// Runs one request, from the permit to the reply. A cancellation takes effect at once: the permit is
+/// returned, and the remaining thread sends nothing more.
 fn exchange(addresses: &[Address]) -> RouteReply {
     let provider = Provider::cymru();
     let limits = provider.limits();
@@ -93,7 +93,7 @@ fn wait_for_permit(limits: &Limits) -> Permit {
             Ok((permit, _)) => return permit,
             Err(Leave::NotBefore(until)) => {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
-                // The rate is waited for, a provider that is down is not.
+                // The caller waits for the rate limit, but not for a provider that is down.
                 if rest > limits.longest {
                     error::provider_rests("Team Cymru", &limiter::health(Provider::cymru()));
                 }

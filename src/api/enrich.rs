@@ -1,6 +1,7 @@
-//! The cascade on demand.
+//! Runs the cascade on demand.
 //!
-//! These functions write as the extension's owner: the right to EXECUTE them is the right to enrich.
+//! These functions write as the extension's owner. A role with the privilege EXECUTE on them may therefore
+//! enrich.
 
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
@@ -94,7 +95,7 @@ fn write(
 const USE_LOOKUPS: &str =
     "Use maxmind_lookup() or ip_asn(), which only read, or a read-write transaction on the primary.";
 
-/// Whom to ask about what the files do not say; nobody where nothing can be queued.
+/// Returns the providers to ask about data that the mmdb files lack; none if lookups cannot be queued.
 fn online() -> Providers {
     if transaction::may_write() { Providers::enabled() } else { Providers::NONE }
 }
@@ -120,7 +121,7 @@ fn ensure_asn_inventory(call: &Call) -> Option<Value> {
     })
 }
 
-/// A text argument; empty counts as missing.
+/// Returns a trimmed text argument. An empty text counts as null.
 fn given(call: &Call, n: usize) -> Option<String> {
     call.text(n).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
@@ -132,7 +133,7 @@ fn checked_country(country: &str) -> String {
     country.to_ascii_uppercase()
 }
 
-/// The registries' names, and RIPE's as Cymru writes it.
+/// Returns the name of a registry. Accepts the name that Team Cymru uses for RIPE.
 fn checked_registry(registry: &str) -> String {
     let upper = registry.to_ascii_uppercase();
     match upper.as_str() {

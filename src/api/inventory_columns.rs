@@ -1,5 +1,5 @@
-//! The generated columns of `ip_inventory`. Immutable, and without errors: a provider's malformed JSON must not
-//! fail the write that stores it.
+//! The generated columns of `ip_inventory`. The functions are immutable and never raise an error, because
+//! malformed JSON of a provider must not fail the statement that stores it.
 
 use crate::document::enrichment;
 use crate::pg::call::Call;

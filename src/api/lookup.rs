@@ -1,4 +1,4 @@
-//! Offline lookups.
+//! Lookups in the mmdb files.
 
 use cowrie_enrich_engine::address::{self, Address};
 use cowrie_enrich_engine::mmdb::clean_name;
@@ -13,7 +13,8 @@ use crate::pg::value::{Bigint, Boolean, Inet, Jsonb, Text, ToSql, Typed};
 use crate::pg::{inet, jsonb};
 use crate::sql_function;
 
-/// The argument of a lookup: one host. A network is in many places at once.
+/// Returns the argument of a lookup. Raises an error for a network, because its addresses may be in several
+/// places.
 fn host(call: &Call) -> Option<Address> {
     let inet = call.inet(0)?;
     if !inet.is_host {
@@ -101,7 +102,8 @@ fn canonical_address(call: &Call) -> Typed<Inet> {
 }
 
 sql_function!(parsed_address_in_wrapper, pg_finfo_parsed_address_in_wrapper, parsed_address_in);
-/// Input function of the type `parsed_address`. A cast must not return null, so a text that is no address has a value too.
+/// Input function of the type `parsed_address`. A cast must not return null, so a text that is not an address
+/// has a value too.
 fn parsed_address_in(call: &Call) -> Option<Typed<Inet>> {
     let address = address::parse_bytes(call.cstring(0)?.to_bytes()).ok().flatten();
     Some(address.map_or_else(inet::everything, Address::to_sql))

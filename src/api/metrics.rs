@@ -1,4 +1,4 @@
-//! What is measured, for those who may read it: as rows, as Prometheus reads it, and as the status files have it.
+//! Metrics: as rows, in Prometheus' text format, and in the format of the status files.
 
 use std::ffi::CStr;
 
@@ -40,11 +40,11 @@ fn status_json(call: &Call) -> Typed<Jsonb> {
     jsonb::object(|object| document.iter().for_each(|(key, value)| object.json(key, value)))
 }
 
-/// How long a look at metrics waits for a lock.
+/// How long a query of metrics waits for a lock.
 const WAITS: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"1s")];
 
-/// All metrics, with sizes of this moment for the database that the function is called in. A size that a lock keeps from
-/// being counted is the one that the worker has reported last.
+/// Returns all metrics, with the current sizes of the database in which the function is called. If a lock
+/// prevents counting a size, returns the size that the worker reported last.
 fn now(call: &Call) -> Vec<Family> {
     let home = Home::of(call);
     let (sizes, _) =

@@ -1,4 +1,4 @@
-//! What SQL calls.
+//! The functions that SQL calls.
 
 mod administration;
 mod analysis;
@@ -15,12 +15,13 @@ mod worker;
 use crate::error;
 use crate::pg::transaction;
 
-/// Raises a clear error where a write would fail with one that names an internal statement.
+/// Raises an error in a read-only transaction. Otherwise the write would fail with an error that names an
+/// internal statement.
 fn require_writable(function: &str) {
     require_writable_or(function, "Call it in a read-write transaction on the primary.");
 }
 
-/// The same for a function with another way. `hint`: what to do.
+/// Like [`require_writable`], for a function with an alternative. `hint` describes it.
 fn require_writable_or(function: &str, hint: &str) {
     if !transaction::may_write() {
         error::read_only(function, hint);

@@ -1,4 +1,4 @@
-//! Procedures that work through whole tables.
+//! Procedures that process whole tables.
 
 use crate::pg::call::Call;
 use crate::procedures::{

@@ -1,4 +1,5 @@
-//! The queue's own functions: who can be asked what, and what is answered already.
+//! Functions about the queue: which providers can be asked about an address, and which lookups are answered
+//! already.
 
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use cowrie_enrich_engine::{bogon, lookup_key};

@@ -1,4 +1,4 @@
-//! Session tables, and folding what they counted.
+//! Session tables, and the folding of their counts.
 
 use cowrie_enrich_engine::address::Address;
 
@@ -16,7 +16,7 @@ sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::
 sql_function!(forget_sessions_wrapper, pg_finfo_forget_sessions_wrapper, trigger::forget_sessions);
 
 sql_function!(inventory_changed_wrapper, pg_finfo_inventory_changed_wrapper, inventory_changed);
-/// Statement trigger on `ip_inventory`: answers in there changed or went away.
+/// Statement trigger on `ip_inventory`: answers were changed or deleted.
 fn inventory_changed(call: &Call) {
     invalidation::announce(Home::of(call).inventory);
 }
@@ -68,7 +68,8 @@ fn delete_addresses(call: &Call) -> Typed<Bigint> {
 }
 
 sql_function!(lock_session_table_wrapper, pg_finfo_lock_session_table_wrapper, lock_session_table);
-/// Locks tables for SQL functions that run commands by name, so that the names keep their meaning until the transaction ends.
+/// Locks tables for SQL functions that run commands by name. The names then keep their meaning until the
+/// transaction ends.
 fn lock_session_table(call: &Call) -> Option<Typed<Array<Regclass>>> {
     let table = call.oid(0)?;
     if !catalog::owns_table(table) {

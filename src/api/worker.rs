@@ -1,4 +1,4 @@
-//! The workers and the providers, as an operator sees them.
+//! The workers and the providers, for operators.
 
 use std::sync::atomic::Ordering;
 
@@ -67,7 +67,7 @@ fn worker_status(call: &Call) {
         block.worker_slots.iter().any(|worker_slot| worker_slot.database.load(Ordering::Acquire) == database)
     };
     for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
-        // One that is gone waits for nothing.
+        // A dropped database waits for no worker.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
         rows.push(row![
             Text: "worker",
@@ -83,7 +83,7 @@ fn worker_status(call: &Call) {
     call.set(rows);
 }
 
-/// A process that runs code of a table owner.
+/// Returns the row of a process that runs code of a table owner.
 fn owner_row(slot: &OwnerSlot) -> Vec<Value> {
     let role = Oid::from(slot.owner.load(Ordering::Acquire));
     let name = catalog::role_name(role).map(|name| text::distinct(&name));
