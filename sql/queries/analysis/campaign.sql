@@ -1,6 +1,6 @@
--- Sessions of a table for which a condition holds, by network, country and type at the moment of attack. Runs with the rights
--- of the caller. Grouping by address first counts addresses without sorting all sessions. The condition stands on lines of
--- its own, because it can end in a comment.
+-- Sessions of a table that meet a condition, by network, country and type at the time of the attack. Runs with the
+-- rights of the caller. Grouping by address first counts addresses without sorting all sessions. The condition is on
+-- separate lines, because it may end in a comment.
 SELECT c.asn_number, @names@, c.country, c.ip_type, c.sessions, c.addresses, c.first_seen, c.last_seen
 FROM (
     SELECT a.asn_number, a.country, a.ip_type, pg_catalog.sum(a.sessions)::bigint AS sessions,

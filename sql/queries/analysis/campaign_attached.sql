@@ -1,5 +1,5 @@
--- How a table, or a partitioned table that it is a partition of, is attached: names of its columns, and as SQL wants them;
--- whether the table is intact; whether a role may read the names of networks.
+-- How a table, or the partitioned table of a partition, is attached. Returns the names of its columns, plain and
+-- quoted for SQL. Also returns whether the table is intact, and whether a role may read the names of networks.
 -- $1 oid: rel
 -- $2 oid: role
 SELECT a.ip_column, a.time_column, quote_ident(a.ip_column), quote_ident(a.time_column), a.is_intact,

@@ -1,5 +1,5 @@
--- Takes what prepared transactions have counted. Rows of another version of the library are dropped, because their numbers
--- name other counters.
+-- Takes the counts of prepared transactions. Rows of another version of the library are dropped, because their
+-- indexes belong to other counters.
 -- $1 text: library
 -- $2 bigint: most
 WITH taken AS (

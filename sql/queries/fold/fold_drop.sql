@@ -1,5 +1,5 @@
--- Drops the pending session counts of addresses without a row whose sum is not above zero: their sessions were never counted.
--- The sum is that of all pending counts, because a batch may hold only some of them.
+-- Drops the pending session counts of addresses without a row whose sum is not above zero, because their sessions
+-- were never counted. The sum is that of all pending counts, because a batch may have only some of them.
 -- $1 inet[]: ip
 WITH summed AS MATERIALIZED (
     SELECT d.ip_address

@@ -1,5 +1,5 @@
--- Adds pending counts to the networks that are locked; deltas of networks that are gone go with them. Answers of how many
--- networks, and of how many that were there before it moved the times when they were seen.
+-- Adds pending counts to locked networks. Deletes the deltas of networks that do not exist any more. Returns the
+-- number of networks. Also returns the number of those that existed before and whose first_seen or last_seen changed.
 -- $1 bigint[]: asn
 WITH taken AS (
     DELETE FROM @extschema@.network_delta d

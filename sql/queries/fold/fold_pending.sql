@@ -1,2 +1,2 @@
--- Pending session counts.
+-- Number of pending session counts.
 SELECT count(*) FROM @extschema@.session_delta

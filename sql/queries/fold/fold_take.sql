@@ -1,5 +1,5 @@
--- Takes these pending session counts, summed by address. Deleted here, added in the same transaction. A time that is not
--- believed is unknown.
+-- Takes these pending session counts, summed by address. They are deleted here and added in the same transaction. An
+-- implausible time becomes unknown.
 -- $1 tid[]: places
 WITH taken AS (
     DELETE FROM @extschema@.session_delta d

@@ -1,4 +1,4 @@
--- Tables, among a table and its partitions, whose foreign key has not been validated.
+-- Returns those of a table and its partitions whose foreign key is not validated.
 -- $1 oid: rel
 SELECT c.conrelid
 FROM pg_constraint c

@@ -1,2 +1,2 @@
--- Looks at all rows of a table, with a lock that neither readers nor writers mind.
+-- Validates all rows of a table, with a lock that blocks neither readers nor writers.
 ALTER TABLE @table@ VALIDATE CONSTRAINT cowrie_enrich_address

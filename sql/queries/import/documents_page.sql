@@ -1,4 +1,4 @@
--- Addresses with their documents, in order, from behind $1 on.
+-- Addresses with their documents, in order, after $1.
 -- $1 inet: the last address that was read, or null
 -- $2 bigint: most
 SELECT i.ip_address, i.current_asn, i.enrichment, @extschema@.session_time(i.first_seen), @extschema@.session_time(i.last_seen)

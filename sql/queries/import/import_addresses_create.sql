@@ -1,5 +1,5 @@
--- Addresses that somebody else's inventory knows and ours does not, in order, with what follows from their being there: the
--- network's count, and history where none was imported.
+-- Creates the imported addresses that are missing, in order. Adds them to the counts of their networks, and adds
+-- history for addresses without imported history.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: verified

@@ -1,4 +1,4 @@
--- What we know of addresses that somebody else's inventory knows too, in order, and locked.
+-- Locks the imported addresses that exist already, in order, and returns their rows.
 -- $1 inet[]: ip
 SELECT i.ip_address, i.current_asn, i.asn_last_verified, i.enrichment, i.enrichment_updated_at
 FROM @extschema@.ip_inventory i

@@ -1,5 +1,6 @@
--- What somebody else's inventory says of addresses of ours, which are locked: times widen, of their document what ours has
--- not or has older. What stands is named: of the document, and of the states of its sources, as objects with such keys.
+-- Merges imported values into existing addresses, which are locked. The range of times grows. Imported parts of the
+-- document are added, except for the keys in $12 and $13, whose stored values are kept. Those are objects with one
+-- key for each part to keep.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: verified
@@ -10,7 +11,7 @@
 -- $8 timestamptz[]: updated
 -- $9 timestamptz[]: created
 -- $10 text: layout version
--- $11 boolean[]: whether their network replaces ours
+-- $11 boolean[]: true if the imported network replaces the stored one
 -- $12 jsonb[]: keys of the document that stay
 -- $13 jsonb[]: sources whose states stay
 WITH given AS (

@@ -1,5 +1,5 @@
--- Runs as the caller, whatever search_path that has. All arguments, as they are declared: else a function of somebody else's
--- with just these could be meant.
+-- Runs as the caller, with any search_path. All arguments are given with their declared types. Otherwise the call
+-- could mean another role's function with these arguments.
 -- $1 regclass: rel
 -- $2 name: address column
 -- $3 name: time column or null

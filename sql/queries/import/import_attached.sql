@@ -1,4 +1,4 @@
--- Whether a table is attached by this address column already.
+-- Returns whether a table is already attached by this address column.
 -- $1 oid: rel
 -- $2 text: address column
 SELECT FROM @extschema@.attached_tables a WHERE a.rel = $1 AND a.ip_column = $2

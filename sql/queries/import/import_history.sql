@@ -1,5 +1,5 @@
--- Observations of addresses in networks, as somebody else wrote them down. Answers how many were new, and of those that are
--- there already with another source, their number in the arguments and that source; at least one row.
+-- Adds imported observations of addresses in networks. Returns the number of new ones, in at least one row. Also
+-- returns each observation that exists already from another source: its index in the arguments, and that source.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 timestamptz[]: observed_at

@@ -1,4 +1,4 @@
--- Whether a role may attach a table that it owns.
+-- Returns whether a role may attach a table that it owns.
 -- $1 oid: role
 SELECT bool_and(has_function_privilege($1, p.oid, 'EXECUTE'))
        AND has_table_privilege($1, '@extschema@.attached_tables'::regclass, 'SELECT')

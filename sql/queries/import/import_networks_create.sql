@@ -1,4 +1,4 @@
--- Networks that somebody else's inventory knows and ours does not, in order.
+-- Creates the imported networks that are missing, in order.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

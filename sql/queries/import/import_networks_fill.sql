@@ -1,5 +1,5 @@
--- Networks of ours that somebody else's inventory knows too, in order: what ours lacks is filled, or what a lesser source
--- filled replaced; times widen; of their document what ours has not.
+-- Merges imported values into existing networks, in order. A column is set if it is null or has a source of lower
+-- rank. The range of times grows. Missing parts of the document are added.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

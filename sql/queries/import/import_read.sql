@@ -1,5 +1,5 @@
--- Some rows of a table in the order of their key, from behind where the last ones ended. Runs as the table's owner, who need
--- not have rights on anything of ours.
+-- Reads some rows of a table in the order of their key, after the last row that was read. Runs as the table's owner,
+-- who may have no rights on the extension's objects.
 -- $1 text: key
 -- $2 oid: part
 -- $3 tid: place

@@ -1,4 +1,4 @@
--- Foreign keys of a table to another, as SQL wants their names.
+-- Foreign keys from one table to another. Names are quoted for SQL.
 -- $1 oid: referencing
 -- $2 oid: referenced
 SELECT quote_ident(c.conname)

@@ -1,5 +1,5 @@
--- Documents of a table that jsonb cannot hold, replaced. Runs as the table's owner, who need not have rights on anything of
--- ours.
+-- Replaces documents of a table that jsonb cannot store. Runs as the table's owner, who may have no rights on the
+-- extension's objects.
 -- $1 tid[]: place
 -- $2 oid[]: part
 -- $3 text[]: document

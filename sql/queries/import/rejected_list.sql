@@ -1,4 +1,4 @@
--- Lists rows that could not be used. Each once, however often it is met.
+-- Lists rows that could not be used. Each is listed once, even if it is found again.
 -- $1 text: procedure
 -- $2 text[]: relation
 -- $3 text[]: row key

@@ -1,4 +1,5 @@
--- New addresses, in order, with what follows from their being there: history, the network's count. An address that somebody else creates at the same time is waited for and left alone.
+-- Creates addresses, in order, with their history, and adds them to the counts of their networks. If another
+-- transaction is creating an address, waits for it and leaves its row unchanged.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 jsonb[]: document

@@ -1,5 +1,5 @@
--- New addresses of which nothing is known yet, in order. No other table is opened, so that only a lock on the inventory stands in
--- the way. An address that somebody else creates at the same time is waited for and left alone.
+-- Creates addresses without data, in order. Uses no other table, so that only a lock on the inventory can block it.
+-- If another transaction is creating an address, waits for it and leaves its row unchanged.
 -- $1 inet[]: ip
 -- $2 jsonb[]: document
 -- $3 text: layout version

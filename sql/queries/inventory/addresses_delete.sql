@@ -1,4 +1,4 @@
--- Deletes addresses and returns how many.
+-- Deletes addresses and returns their number.
 -- $1 inet[]: addresses
 WITH deleted AS (
     DELETE FROM @extschema@.ip_inventory i

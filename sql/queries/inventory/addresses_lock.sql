@@ -1,5 +1,5 @@
--- Locks addresses in order, before another statement changes them. That one sees the rows as they are then: one that came
--- back to an older version could meet who waits there for the newer one.
+-- Locks addresses in order, before another statement changes them. That statement then sees the current row versions.
+-- With older versions, it could deadlock with a transaction that waits for a newer version.
 -- $1 inet[]: ip
 SELECT
 FROM @extschema@.ip_inventory i

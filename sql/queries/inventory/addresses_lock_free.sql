@@ -1,4 +1,4 @@
--- Locks those addresses, in order, that no other transaction has locked. Returns them.
+-- Locks, in order, those addresses that no other transaction has locked. Returns them.
 -- $1 inet[]: ip
 SELECT i.ip_address
 FROM @extschema@.ip_inventory i

@@ -1,7 +1,7 @@
--- Addresses without a network, in order, placed in the one that their document names, with what follows from that:
--- history, the network's count. One that got a network meanwhile is left alone.
--- Rows are locked as they are come to, in the order of $1: by their key, one by one. An index of networks must not be what
--- finds them, hence no IS NULL.
+-- Assigns addresses without a network to the network that their document names, in order. Adds history and the
+-- networks' counts. Leaves an address that got a network meanwhile. Rows are locked as they are visited: by their
+-- key, one by one, in the order of $1. The condition is not written as IS NULL, because an index on networks must not
+-- be used to find the rows.
 -- $1 inet[]: ip, in order
 -- $2 bigint[]: asn
 -- $3 text[]: source

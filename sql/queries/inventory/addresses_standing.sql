@@ -1,4 +1,4 @@
--- What is known now of addresses, in order.
+-- Current values of addresses, in order.
 -- $1 inet[]: ip
 SELECT i.ip_address, i.current_asn, i.enrichment
 FROM @extschema@.ip_inventory i

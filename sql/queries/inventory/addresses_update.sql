@@ -1,5 +1,6 @@
--- What a source says of existing addresses, in order. For sessions Rust adds SKIP LOCKED: an insert must not wait for an
--- enrichment. MaxMind's network stands over another source's, which fills in where MaxMind names none.
+-- Writes a source's answers about existing addresses, in order. For sessions, Rust adds SKIP LOCKED, because an
+-- INSERT must not wait for an enrichment. MaxMind's network takes precedence. Another source's network is used only
+-- if MaxMind has none.
 -- $1 inet[]: ip
 -- $2 bigint[]: asn
 -- $3 jsonb[]: document
@@ -38,7 +39,8 @@ WITH given AS (
 ), moved AS (
     SELECT m.* FROM merged m WHERE m.new_asn IS DISTINCT FROM m.old_asn
 ), history AS (
-    -- By the clock, now that the row is locked: a transaction that began earlier may come later.
+    -- The current time, now that the row is locked. The transaction's time could be older than that of the last
+    -- entry.
     INSERT INTO @extschema@.ip_asn_history (ip_address, asn_number, observed_at, verification_source)
     SELECT m.ip_address, m.new_asn, clock_timestamp(), $5
     FROM moved m

@@ -1,3 +1,3 @@
--- ensure_asn_inventory: the row as it is now.
+-- For ensure_asn_inventory: returns the current row.
 -- $1 bigint: asn
 SELECT * FROM @extschema@.asn_inventory WHERE asn_number = $1

@@ -1,4 +1,4 @@
--- ensure_asn_inventory: the network was seen now. No row where that is known already.
+-- For ensure_asn_inventory: sets last_seen to now. Returns no row if that changes nothing.
 -- $1 bigint: asn
 UPDATE @extschema@.asn_inventory
 SET first_seen = LEAST(@extschema@.session_time(first_seen), now()), last_seen = GREATEST(@extschema@.session_time(last_seen), now()),

@@ -1,5 +1,5 @@
--- Metadata of existing networks, each field with the source that says so: filled where null, replaced only where a lesser
--- source said it. A source does not correct itself here. Answers which networks changed.
+-- Completes the metadata of existing networks; each field has a source. A field is set if it is null or has a source
+-- of lower rank. A source does not replace its own value here. Returns the networks that changed.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: its source
@@ -19,7 +19,7 @@ WITH given AS (
     FROM @extschema@.asn_inventory a
     WHERE a.asn_number = ANY ($1)
 ), better AS (
-    -- Most say what is known already, or are who said it: only the others are ranked.
+    -- Most values are known already, or have the same source. Only the others are ranked.
     SELECT k.asn_number,
            CASE WHEN g.name IS DISTINCT FROM k.organization_name
                  AND (k.organization_name IS NULL OR g.name_source IS DISTINCT FROM k.name_source

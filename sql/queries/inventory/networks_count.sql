@@ -1,2 +1,2 @@
--- How many networks there are.
+-- Number of networks.
 SELECT count(*) FROM @extschema@.asn_inventory

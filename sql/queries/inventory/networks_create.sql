@@ -1,5 +1,5 @@
--- New networks, in order; a network that somebody else creates at the same time is waited for and left alone. Answers
--- which it created.
+-- Creates networks, in order. If another transaction is creating a network, waits for it and leaves its row
+-- unchanged. Returns the created networks.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

@@ -1,4 +1,4 @@
--- How many networks addresses are in, by counts that are right when what is pending has been added.
+-- Number of networks that have addresses. Includes the pending counts.
 SELECT count(*)
 FROM @extschema@.asn_inventory a
 LEFT JOIN (

@@ -1,4 +1,4 @@
--- Locks those networks, in order, that no other transaction has locked. Returns them.
+-- Locks, in order, those networks that no other transaction has locked. Returns them.
 -- $1 bigint[]: asn
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a

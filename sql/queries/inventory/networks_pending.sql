@@ -1,6 +1,6 @@
--- Networks that edits of known_networks concern, in order, behind a number.
+-- Networks that edits of known_networks concern, in order, after $1.
 -- $1 bigint: asn
--- $2 bigint: how many
+-- $2 bigint: most
 SELECT DISTINCT r.asn_number
 FROM @extschema@.network_reclassification r
 WHERE r.asn_number > $1

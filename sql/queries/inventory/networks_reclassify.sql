@@ -1,5 +1,5 @@
--- Type and flags of networks that are locked, as known_networks has them, else by their name. Returns the networks that this
--- changed.
+-- Sets the type and the flags of locked networks from known_networks, otherwise from their name. Returns the networks
+-- that changed.
 -- $1 bigint[]: asn
 WITH classified AS MATERIALIZED (
     SELECT n.asn_number, c.asn_type, c.is_known_hosting, c.is_known_vpn

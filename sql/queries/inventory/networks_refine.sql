@@ -1,6 +1,7 @@
--- Metadata of existing networks: filled where null, replaced only by a better source. A source that speaks for the
--- network itself (manual; cymru in the name) may also correct what it said before; a country that belongs to one address
--- or prefix may not. Answers which networks changed, and whether they were there before this transaction.
+-- Refines the metadata of existing networks. A field is set if it is null or the source is better. A source that
+-- describes the network itself (manual; cymru in the name) may also correct its own value. A country that belongs to
+-- one address or prefix may not be corrected that way. Returns the networks that changed, and whether they existed
+-- before this transaction.
 -- $1 bigint[]: asn
 -- $2 text[]: name
 -- $3 text[]: country

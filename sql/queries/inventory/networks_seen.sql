@@ -1,4 +1,4 @@
--- Appends to the pending counts when networks were seen, as far as that is not known.
+-- Appends the times when networks were seen to the pending counts, unless they are known already.
 -- $1 bigint[]: asn
 -- $2 timestamptz[]: first_seen
 -- $3 timestamptz[]: last_seen

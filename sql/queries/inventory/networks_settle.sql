@@ -1,4 +1,4 @@
--- Deletes the edits of these networks that all transactions see. Passes over rows that another transaction is deleting.
+-- Deletes the edits of these networks that all transactions see. Skips rows that another transaction is deleting.
 -- $1 bigint[]: asn
 -- $2 xid: the oldest transaction that a snapshot may not see
 DELETE FROM @extschema@.network_reclassification r

@@ -1,5 +1,5 @@
--- Shares the keys of networks, in order, as the foreign key of a new address does. Returns the networks for which that takes
--- no waiting.
+-- Locks the keys of networks, in order, as the foreign key of a new address does. Returns the networks that it could
+-- lock without waiting.
 -- $1 bigint[]: asn
 SELECT a.asn_number
 FROM @extschema@.asn_inventory a

@@ -1,5 +1,5 @@
--- Values of a rule for some rows of a table. Runs as the table's owner, who wrote the rule. The rule stands on lines of its
--- own, because it can end in a comment.
+-- Values of a rule for some rows of a table. Runs as the table's owner, who wrote the rule. The rule is on separate
+-- lines, because it may end in a comment.
 -- $1 tid[]: places
 SELECT s.ctid, CAST((
 @expression@

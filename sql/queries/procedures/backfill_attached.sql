@@ -1,3 +1,3 @@
--- Whether a table is attached itself, not as a partition.
+-- Returns whether a table is attached itself, and not as a partition.
 -- $1 oid: rel
 SELECT count(*) FROM @extschema@.attached_tables t WHERE t.rel = $1 AND t.ip_column <> ''

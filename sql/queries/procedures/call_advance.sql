@@ -1,4 +1,4 @@
--- How far a call is.
+-- Stores the progress of a call.
 -- $1 text: procedure
 -- $2 oid: relation
 -- $3 text: phase

@@ -1,4 +1,4 @@
--- A call begins. What an earlier one did not finish says where to go on.
+-- Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
 -- $1 text: procedure
 -- $2 oid: relation
 -- $3 bigint: lock kind

@@ -1,4 +1,4 @@
--- A call came to its end.
+-- Stores the end of a call.
 -- $1 text: procedure
 -- $2 oid: relation
 -- $3 jsonb: result

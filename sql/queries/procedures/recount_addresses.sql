@@ -1,8 +1,8 @@
--- Appends by how much the addresses' counts differ from the sessions that there are, pending counts taken into account.
--- Folding adds pending counts to the inventory, so their sum is what it was however much is folded meanwhile; of an
--- address without a row it drops what is below zero. A stored time that is not believed differs too: folding replaces it.
--- Returns how many addresses there are, and how many differed.
--- $1 boolean: whether sessions could not be read: they may be of any address, so no count is corrected downwards
+-- Appends the differences between the sessions that were counted and the addresses' counts, including pending ones.
+-- The sum of stored and pending counts does not change when counts are folded meanwhile. For an address without a
+-- row, folding drops a negative sum. An implausible stored time counts as a difference too, and folding replaces it.
+-- Returns the number of addresses, and the number of differences.
+-- $1 boolean: true if some sessions could not be read; no count is then corrected downwards, because they may have any address
 WITH counted AS (
     SELECT c.ip_address, sum(c.sessions)::bigint AS sessions, min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen
     FROM pg_temp.cowrie_enrich_counted c

@@ -1,4 +1,4 @@
--- Where sums of sessions are put until they are compared.
+-- Temporary table for the sums of sessions, until they are compared.
 CREATE TEMPORARY TABLE cowrie_enrich_counted (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

@@ -1,6 +1,6 @@
--- Session tables whose sessions count, partitions each for themselves, where in them addresses and times are, and of the
--- attached table its name, for messages, why it is not intact, and whether it can be read. Temporary tables belong to the session
--- that made them. Takes no lock on any of the tables.
+-- Session tables whose sessions are counted, with a row for each partition. Returns their columns for address and
+-- time. Also returns the attached table's name for messages, the reason why it is not intact, and whether it can be
+-- read. Leaves out temporary tables, because they belong to one session. Takes no lock on any of the tables.
 WITH RECURSIVE part (oid, ip_column, time_column, root, not_intact_reason, is_readable) AS (
     SELECT t.rel::oid, t.ip_column, t.time_column, t.rel::text, t.not_intact_reason, t.is_readable
     FROM @extschema@.attached_tables t WHERE t.ip_column <> ''

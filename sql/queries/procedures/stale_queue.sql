@@ -1,5 +1,5 @@
--- Queues lookups with a provider whose answers are past their lifetime, those of the most active addresses. What waits
--- already, or is dead, is left out.
+-- Queues lookups for a provider's answers past their lifetime, for the most active addresses. Leaves out lookups that
+-- already wait or are dead letters.
 -- $1 text: provider
 -- $2 bigint: most
 INSERT INTO @extschema@.enrichment_request (ip_address, provider)

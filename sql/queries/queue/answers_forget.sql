@@ -1,4 +1,4 @@
--- Answers past every lifetime.
+-- Deletes answers past their lifetime.
 -- $1 text: provider
 -- $2 integer: lifetime of a value in seconds
 -- $3 integer: lifetime of an absence in seconds

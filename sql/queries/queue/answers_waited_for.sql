@@ -1,5 +1,5 @@
--- Addresses of jobs that are answered, each with its answer: of the smallest block that covers it. In key order, from
--- behind $5 on. Probes by key, as in jobs_claim.sql.
+-- Answered addresses of jobs, each with its answer, which is that of the smallest block around it. In key order,
+-- after $5. Written as probes by key, as in jobs_claim.sql.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 integer: lifetime of a value in seconds

@@ -1,4 +1,4 @@
--- Puts dead letters of one provider, or of all, back into the queue. Returns how many.
+-- Puts dead letters of one provider, or of all, back into the queue. Returns their number.
 -- $1 text: provider; null for all
 WITH revived AS (
     DELETE FROM @extschema@.dead_letter d

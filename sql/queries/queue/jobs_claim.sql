@@ -1,19 +1,19 @@
--- Leases the most urgent jobs that are due, and names an address to ask about for each: one that no earlier answer
--- covers, another one after each failure. None: an answer came meanwhile.
+-- Leases the most urgent due jobs. Names an address to ask about for each: one without an earlier answer, and another
+-- one after each failure. Null: all addresses have an answer by now.
 --
--- Written as probes by key, for one job after the other: a join would be planned by statistics, which are seldom those
--- of the moment in a queue. (The planner sees the values: of each CASE one arm is left.)
+-- Written as probes by key, one job after the other. A join would be planned by statistics, which are rarely current
+-- for a queue. (The planner sees the values, so only one arm of each CASE remains.)
 --
--- Who finds out whether a provider is back asks about what has waited longest: the most urgent lookup may be the very
--- one that it cannot answer.
+-- A probe tests whether a provider is back. It leases the jobs that have waited longest, because the provider may be
+-- unable to answer the most urgent one.
 -- $1 text: provider
 -- $2 bigint: most
 -- $3 float8: lease in seconds
 -- $4 bigint: leased by
 -- $5 integer: lifetime of a value in seconds
 -- $6 integer: lifetime of an absence in seconds
--- $7 boolean: whether answers are of blocks
--- $8 boolean: whether it is a probe
+-- $7 boolean: true if answers are for blocks
+-- $8 boolean: true for a probe
 WITH leased AS (
     UPDATE @extschema@.enrichment_job j
     SET due_at = now() + make_interval(secs => $3), leased_by = $4

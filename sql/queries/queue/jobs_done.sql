@@ -1,4 +1,4 @@
--- Addresses that have their answer leave the queue.
+-- Removes answered addresses from the queue.
 -- $1 text: provider
 -- $2 inet[]: ip
 DELETE FROM @extschema@.job_address a

@@ -1,6 +1,6 @@
--- Jobs without an answer: tried again after a pause that doubles, or dead. A failure counts against the job in any case
--- (true), or if the provider answered others since the job's last failure and so was not down for everybody (false), or
--- never (null): the provider put everybody off, or was not asked.
+-- Retries jobs without an answer after a pause that doubles, or makes them dead letters. $4 decides when a failure
+-- uses up an attempt. True: always. False: if the provider answered other lookups since the job's last failure, and
+-- so was not down. Null: never, because the provider refused all requests or was not asked.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 text[]: error

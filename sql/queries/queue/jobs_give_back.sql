@@ -1,4 +1,4 @@
--- Jobs that were leased and then not asked about.
+-- Ends the leases of jobs that were not asked about.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 bigint: leased by

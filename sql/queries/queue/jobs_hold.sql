@@ -1,4 +1,5 @@
--- Locks the jobs that are still leased by the caller: what comes too late for a lease is somebody else's business now.
+-- Locks the jobs whose lease the caller still holds. After the lease has expired, the job may belong to another
+-- worker.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 bigint: leased by

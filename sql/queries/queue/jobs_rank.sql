@@ -1,5 +1,5 @@
--- Jobs of these providers on behalf of addresses with active sessions become more urgent. A job that somebody has locked is
--- being asked or answered.
+-- Raises the priority of these providers' jobs for addresses with active sessions. Skips locked jobs, because they
+-- are being asked or answered.
 -- $1 text[]: provider
 -- $2 inet[]: ip
 -- $3 bigint[]: priority

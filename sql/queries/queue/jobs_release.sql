@@ -1,4 +1,4 @@
--- Leases of workers that are gone: there is one worker per database, and it is this one.
+-- Ends the leases of earlier workers. A database has only one worker, which is the caller.
 -- $1 bigint: leased by
 UPDATE @extschema@.enrichment_job
 SET due_at = now(), leased_by = NULL

@@ -1,5 +1,6 @@
--- Jobs that were answered. A job without a waiting address is done. Another one falls due again: at once where a network
--- smaller than the block answered for some of its addresses, after a pause where another transaction holds an address.
+-- Settles jobs that were answered. A job without a waiting address is done. Any other job falls due again. It is due
+-- at once if the answer was for a network smaller than the block and covers only some of its addresses. It is due
+-- after a pause if another transaction holds an address.
 -- $1 text: provider
 -- $2 text[]: lookup key
 -- $3 text[]: lookup keys among them with such an address

@@ -1,4 +1,4 @@
--- What is in the queue, in the order of store::sizes::QUEUES, and the age of the oldest in microseconds.
+-- Sizes of the queue, in the order of store::sizes::QUEUES, and the age of the oldest row in microseconds.
 SELECT q.provider, q.requested, q.due, q.leased, q.delayed, q.addresses, q.dead,
        (EXTRACT(epoch FROM q.oldest_age) * 1000000)::bigint
 FROM @extschema@.queue_status q

@@ -1,12 +1,12 @@
--- At most $1 requests become jobs, each lookup and each address once. A lookup that an earlier answer covers is
--- leased at once: it needs no asking.
+-- Creates jobs from at most $1 requests, with each lookup and each address once. Leases a lookup at once if an
+-- earlier answer covers it, because it needs no request.
 -- $1 bigint: most
 -- $2 float8: lease in seconds
 -- $3 bigint: leased by
 -- $4 text[]: names of the providers
--- $5 boolean[]: of each provider, whether answers are of blocks
--- $6 integer[]: of each provider, the lifetime of a value in seconds
--- $7 integer[]: of each provider, the lifetime of an absence in seconds
+-- $5 boolean[]: for each provider, true if answers are for blocks
+-- $6 integer[]: for each provider, the lifetime of a value in seconds
+-- $7 integer[]: for each provider, the lifetime of an absence in seconds
 WITH taken AS (
     DELETE FROM @extschema@.enrichment_request
     WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM @extschema@.enrichment_request r LIMIT $1 FOR UPDATE SKIP LOCKED))
@@ -16,7 +16,7 @@ WITH taken AS (
            max(t.priority) AS priority, min(t.requested_at) AS requested_at
     FROM taken t
     CROSS JOIN LATERAL @extschema@.lookup_key_of(t.provider, t.ip_address) l
-    -- Whatever somebody inserted by hand: bogons never leave this machine.
+    -- Checks rows that were inserted by hand too: bogons are never sent to a provider.
     WHERE @extschema@.may_be_asked(t.provider, t.ip_address)
     GROUP BY t.provider, t.ip_address, l.lookup_kind, l.lookup_key
 ), addresses AS (
@@ -45,9 +45,9 @@ WITH taken AS (
            now() + CASE WHEN l.is_answered THEN make_interval(secs => $2) ELSE '0' END,
            CASE WHEN l.is_answered THEN $3 END
     FROM lookups l
-    -- In the order in which jobs_hold.sql locks.
+    -- Uses the order in which jobs_hold.sql locks.
     ORDER BY l.provider, l.lookup_key
-    -- Where nothing changes the row is locked all the same, which keeps the job from being finished without the new address.
+    -- The row is locked even if nothing changes. So the job cannot be finished without the new address.
     ON CONFLICT (provider, lookup_key) DO UPDATE
     SET priority = GREATEST(j.priority, excluded.priority), requested_at = LEAST(j.requested_at, excluded.requested_at)
     WHERE j.priority < excluded.priority OR j.requested_at > excluded.requested_at
@@ -55,6 +55,6 @@ WITH taken AS (
 )
 SELECT (SELECT count(*) FROM taken), l.provider, j.lookup_key
 FROM (SELECT) one
--- One row for each answered lookup, and at least one for each provider.
+-- Returns one row for each answered lookup, and at least one for each provider.
 LEFT JOIN (SELECT DISTINCT l.provider FROM lookups l) l ON true
 LEFT JOIN jobs j ON j.provider = l.provider AND j.is_answered

@@ -1,10 +1,10 @@
--- Queues what nobody queued, or what got lost: addresses that a provider was never asked about, and those without a
--- network of which it said long enough ago that nobody announces them. Looks at $1 of them, from behind $2 on; what is
--- queued already or dead is left out. Answers how many it looked at, and the last one.
+-- Queues lookups that were never queued or got lost. These are addresses that a provider was never asked about. They
+-- are also addresses without a network whose absence at this provider has expired. Reads $1 addresses after $2.
+-- Leaves out lookups that are queued or dead letters. Returns the number of addresses that it read, and the last one.
 -- $1 bigint: most
--- $2 inet: the last address that was looked at, or null
+-- $2 inet: the last address that was read, or null
 -- $3 text[]: names of the providers
--- $4 boolean[]: of each provider, whether it is for addresses without a network
+-- $4 boolean[]: for each provider, true if it is only for addresses without a network
 WITH seen AS MATERIALIZED (
     SELECT i.ip_address, i.current_asn IS NULL AS is_unplaced, i.is_bogon, i.enrichment
     FROM @extschema@.ip_inventory i

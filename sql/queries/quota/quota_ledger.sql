@@ -1,4 +1,4 @@
--- What was spent of a day, as far as this database knows.
+-- Used quotas of a day, as this database knows them.
 -- $1 integer: day as days since 2000
 SELECT q.provider, $1, q.cluster_spent
 FROM @extschema@.provider_quota q

@@ -1,4 +1,4 @@
--- Requests of a day that are about to be sent.
+-- Adds requests of a day that are about to be sent.
 -- $1 text: provider
 -- $2 integer: day as days since 2000
 -- $3 bigint: requests

@@ -1,4 +1,4 @@
--- Requests that were not sent after all.
+-- Subtracts requests that were not sent after all.
 -- $1 text: provider
 -- $2 integer: day as days since 2000
 -- $3 bigint: requests

@@ -1,7 +1,7 @@
--- Ends the leases of a process that has ended: of $1, or of every process but those of $1 if $2 is true. Its sessions are
--- visited again after a backoff, because its code may have ended the process.
+-- Ends the leases of processes that have ended: those in $1, or all except $1 if $2 is true. Their sessions are
+-- visited again after a backoff, because the owner's code may have ended the process.
 -- $1 bigint[]: leased by
--- $2 boolean: whether these are the leases to keep
+-- $2 boolean: true if these are the leases to keep
 -- $3 float8: backoff cap in seconds
 WITH mine AS MATERIALIZED (
     SELECT c.ip_address, c.rel

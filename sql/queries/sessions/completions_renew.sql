@@ -1,4 +1,4 @@
--- Addresses have an answer: their rows are due.
+-- Makes the rows of addresses due, because an answer arrived.
 -- $1 inet[]: ip
 WITH locked AS MATERIALIZED (
     SELECT c.ip_address, c.rel

@@ -1,4 +1,4 @@
--- Delayed rows of these tables are due now.
+-- Makes delayed rows of these tables due now.
 -- $1 oid[]: rel
 WITH delayed AS MATERIALIZED (
     SELECT c.ip_address, c.rel

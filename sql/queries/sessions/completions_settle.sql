@@ -1,5 +1,6 @@
--- Settles rows after a visit. A row without a gap is deleted. A row whose gaps nothing fills waits for an answer. A row with
--- more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at once, unless it failed.
+-- Settles rows after a visit. A row without a gap is deleted. A row whose gaps cannot be filled yet waits for an
+-- answer. A row with more sessions is due at once. A row that failed is due after a backoff. A renewed row is due at
+-- once, unless it failed.
 -- $1 oid: rel
 -- $2 inet[]: ip
 -- $3 text[]: outcome: done, waits, more, later

@@ -1,4 +1,5 @@
--- Pairs of address and table that are pending, and the age of the oldest in microseconds; suspended owners.
+-- Number of pending pairs of address and table, the age of the oldest in microseconds, and the number of suspended
+-- owners.
 SELECT count(*), (extract(epoch FROM clock_timestamp() - min(c.pending_since)) * 1000000)::bigint,
        (SELECT count(*) FROM @extschema@.suspended_owner)
 FROM @extschema@.session_completion c

@@ -1,6 +1,6 @@
--- Moves at most $1 rows of the inbox, each pair of address and table once. A pair waits if a job will answer for its address,
--- because the answer makes it due. It is due at once where no job will, or where the inventory knows now what was missing. A row
--- that is leased is due again after the lease.
+-- Moves at most $1 rows of the inbox, each pair of address and table once. A pair waits if a job exists for its
+-- address, because the answer makes it due. It is due at once if there is none, or if the inventory now has the
+-- missing values. A leased row is due again after the lease.
 -- $1 bigint: most
 WITH taken AS (
     DELETE FROM @extschema@.incomplete_session

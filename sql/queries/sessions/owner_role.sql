@@ -1,5 +1,5 @@
--- How a process becomes this role: whether its code comes first, and whether the role may connect as itself. A role that
--- may not log in can do so from version 17 on.
+-- How a process becomes this role: whether its code comes first, and whether the role may connect as itself. From
+-- version 17 on, a role without LOGIN can do so.
 -- $1 oid: owner
 -- $2 oid: owner of the extension
 SELECT r.rolname::text, r.rolsuper OR r.oid = $2,

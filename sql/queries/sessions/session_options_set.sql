@@ -1,4 +1,5 @@
--- Options of an attached table. Null keeps an option as it is, unless another role has owned the table since: then it is off.
+-- Sets options of an attached table. Null keeps an option, unless the table has had another owner since. The option
+-- is then off.
 -- $1 oid: rel
 -- $2 boolean: run_triggers
 -- $3 boolean: trust_input

@@ -1,6 +1,6 @@
--- Sessions of a table at these places, whose snapshot lacks something: what is null is filled. Rows that somebody holds
--- are passed over. Runs as the table's owner, who need not have rights on anything of ours. Answers where each is now,
--- and whether it has what is known: a trigger of the owner's may have put it back.
+-- Fills null columns of the snapshots of a table's sessions at these places. Skips locked rows. Runs as the table's
+-- owner, who may have no rights on the extension's objects. Returns the new place of each session, and whether it has
+-- all known values, because a trigger of the owner may have reset them.
 -- $1 tid[]: place
 -- $2 bigint[]: asn
 -- $3 text[]: country

@@ -1,4 +1,4 @@
--- Indexes that the incomplete sessions of a table may be found by: btrees of addresses. Takes no lock on the table.
+-- Indexes that may find the incomplete sessions of a table: btrees on addresses. Takes no lock on the table.
 -- $1 oid: rel
 SELECT i.indexrelid
 FROM pg_class c

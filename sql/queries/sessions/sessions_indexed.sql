@@ -1,5 +1,5 @@
--- Whether an index has the sessions that wait, and those among them that wait for a type alone. Locks the table. format()
--- quotes names when pg_get_expr() does, see quote_all_identifiers.
+-- Returns whether an index contains the sessions that lack only the type; null if it is not an index of waiting
+-- sessions. Locks the table. format() quotes names when pg_get_expr() does, see quote_all_identifiers.
 -- $1 oid: index
 SELECT waits.for_types
 FROM pg_index i

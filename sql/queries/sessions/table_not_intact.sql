@@ -1,4 +1,4 @@
--- Why an attached table, or the attached table that it is a partition of, is not intact.
+-- Reason why an attached table, or the attached table of a partition, is not intact.
 -- $1 oid: rel
 SELECT t.not_intact_reason
 FROM @extschema@.attached_tables t

@@ -1,2 +1,2 @@
--- How many attached tables are not intact.
+-- Number of attached tables that are not intact.
 SELECT count(DISTINCT t.rel) FROM @extschema@.attached_tables t WHERE NOT t.is_intact
