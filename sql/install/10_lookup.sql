@@ -1,5 +1,5 @@
--- A table of the same name, for example one of the Python system's, would stop the installation halfway with a message that
--- names no way out. The list is compared with the extension's relations by a test.
+-- An existing table of the same name, for example of the Python system, would stop the installation halfway. The
+-- server's message would not say how to proceed. A test compares the list with the extension's relations.
 DO $$
 DECLARE
     taken text;
@@ -26,7 +26,7 @@ BEGIN
 END
 $$;
 
--- Offline lookups: what the mmdb files of this server say, without a write and without the network.
+-- Lookups in this server's mmdb files. They neither write nor use the network.
 
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';

@@ -1,7 +1,7 @@
--- The tiers, and the append-only tables beside them.
+-- The inventories, and the append-only tables that feed them.
 --
--- Order of locks, for every writer of ours (see ARCHITECTURE.md, "Locks"):
--- new networks, existing networks, new addresses, existing addresses; each in key order.
+-- Order of locks for all writers of the extension (see ARCHITECTURE.md, "Locks"): new networks, existing networks,
+-- new addresses, existing addresses; each in key order.
 
 CREATE FUNCTION canonical_address(ip inet) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
@@ -28,8 +28,8 @@ CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
     'validation.is_bogon of an enrichment, false unless it is true';
 
--- Not STRICT, and without a search_path of its own, so that the planner inlines it. The wall clock of a long procedure is
--- now(), that of a long transaction statement_timestamp().
+-- Not STRICT, and without a search_path, so that the planner inlines it. It uses the later of two clocks: in a long
+-- procedure that is now(), in a long transaction statement_timestamp().
 CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE
@@ -40,8 +40,8 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
 COMMENT ON FUNCTION session_time(timestamptz) IS
     'the time of a session, or null if it is before 1970 or more than a day ahead of the clock';
 
--- A row may hold any two times, and their difference may be out of range: an error from version 17 on. Times that were
--- stored by an old version of the extension, or by hand, must not stop an UPDATE or a restore.
+-- A row may have any two times, and their difference may be out of range, which is an error from version 17 on. Times
+-- that an old version of the extension or a user stored must not stop an UPDATE or a restore.
 CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS interval
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE
@@ -115,7 +115,7 @@ CREATE INDEX ip_inventory_geo_country_idx ON ip_inventory (geo_country);
 CREATE INDEX ip_inventory_session_count_idx ON ip_inventory (session_count DESC);
 SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 
--- Backends remember answers of the inventory; this tells them to ask again. Replicated changes count too.
+-- Tells backends to discard their cached answers of the inventory. Also fires for replicated changes.
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
 COMMENT ON FUNCTION inventory_changed() IS 'trigger: backends forget what they remember of ip_inventory';
@@ -123,7 +123,7 @@ CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELE
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
 
--- Nothing of ours deletes addresses; who does by hand keeps the networks' counts exact.
+-- Keeps the networks' counts exact when a user deletes addresses, with delete_addresses() or with DELETE.
 CREATE FUNCTION addresses_deleted() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -162,16 +162,16 @@ CREATE TABLE ip_asn_history (
     PRIMARY KEY (ip_address, asn_number, observed_at)
 );
 CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observed_at);
--- Rows arrive in the order of time.
+-- BRIN, because rows arrive in the order of time.
 CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observed_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS 'one row each time an address is first seen in a network or moves to another';
 COMMENT ON COLUMN ip_asn_history.observed_at IS 'when the move was noticed';
 COMMENT ON COLUMN ip_asn_history.verification_source IS 'source that said so: maxmind, cymru, manual; import where it is not known';
 
--- Append-only on purpose: sessions must not queue for the rows of hot networks. No index and no key, so that an
--- insert is one heap insert and so that the tables work as node-local tables. Replica identity: without one, a
--- publication FOR ALL TABLES would refuse the deletes of folding.
+-- Append-only, because sessions must not wait for the rows of busy networks. Without an index or key, so that an
+-- INSERT writes one heap row, and so that the tables work as node-local tables. They have a replica identity, because
+-- otherwise a publication FOR ALL TABLES would refuse the deletes of folding.
 CREATE TABLE session_delta (
     ip_address inet NOT NULL,
     sessions   bigint NOT NULL,

@@ -1,4 +1,4 @@
--- What is known of networks, and how their metadata is filled.
+-- Networks, and how their metadata are filled.
 
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
@@ -70,7 +70,7 @@ INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_
     (8100, 'QuadraNet', 'HOSTING', true, true, true);
 SELECT pg_catalog.pg_extension_config_dump('known_networks', 'WHERE NOT is_seed');
 
--- A seed row that somebody edits is theirs from then on, and a dump must carry it.
+-- An edited seed row belongs to the user, so a dump must include it.
 CREATE FUNCTION known_network_edited() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -85,7 +85,7 @@ COMMENT ON FUNCTION known_network_edited() IS 'trigger: an edited row of known_n
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
--- Restoring a dump meets the seed rows that CREATE EXTENSION has just written: the dumped row wins.
+-- When a dump is restored, CREATE EXTENSION has just inserted the seed rows. A dumped row replaces them.
 CREATE FUNCTION known_network_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -99,14 +99,15 @@ COMMENT ON FUNCTION known_network_restored() IS 'trigger: a row of yours replace
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
--- Edits of the list reach networks that exist already. Append-only, because an edit must not wait for the worker. The index is
--- not unique for the same reason.
+-- Networks whose entry in the list was edited, so that existing networks are reclassified. Append-only, because an
+-- edit must not wait for the worker. The index is not unique for the same reason.
 CREATE TABLE network_reclassification (
     asn_number bigint NOT NULL CHECK (asn_number BETWEEN 1 AND 4294967295),
     edited_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification (asn_number);
--- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+-- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
+-- extension's deletes.
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
@@ -120,7 +121,7 @@ COMMENT ON FUNCTION reclassification_appended() IS
 CREATE TRIGGER reclassification_appended AFTER INSERT ON network_reclassification
     FOR EACH STATEMENT EXECUTE FUNCTION reclassification_appended();
 
--- As the extension's owner: who edits the list needs no right on the other tables.
+-- Runs as the extension's owner, so that an editor of the list needs no right on the other tables.
 CREATE FUNCTION known_networks_changed() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -170,8 +171,8 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
     'type of a network: known_networks first, then whole words of its name';
 
--- Flags of a network that is not listed may come from an import, so they are kept. While an edit of the list is pending,
--- they may come from a row that was deleted from it.
+-- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
+-- pending, they may come from a deleted entry.
 CREATE FUNCTION classify_network(
     asn bigint, organization_name text, was_datacenter boolean, was_vpn boolean,
     OUT asn_type text, OUT is_known_hosting boolean, OUT is_known_vpn boolean)
@@ -186,7 +187,7 @@ CREATE FUNCTION classify_network(
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
     'type and flags of a network: those of known_networks, else the type by its name and the flags that it had';
 
--- The order of sources: a better one may replace what a lesser one filled.
+-- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
@@ -198,7 +199,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
     AS $$
         SELECT $1 IS NULL
             OR @extschema@.source_rank($4) > @extschema@.source_rank($2 -> 'provenance' ->> $3)
-            -- Cymru's country and registry are those of a prefix: they would change with every address of the network.
+            -- Cymru's country and registry belong to a prefix. They would change with every address of the network.
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
@@ -249,7 +250,7 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT @extschema@.enrich_addresses(COALESCE($1, '{}'), COALESCE($2, false));
-        -- Addresses are sorted, then fetched one by one: sorting whole rows would spill to disk.
+        -- Addresses are sorted, then their rows are fetched one by one. Sorting whole rows would spill to disk.
         SELECT i.*
         FROM (SELECT DISTINCT @extschema@.canonical_address(u.ip) AS ip FROM unnest($1) u(ip) ORDER BY 1) wanted
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;

@@ -1,14 +1,15 @@
--- The queue: lookups that need the network, from the request to the answer or the dead letter.
+-- The queue: lookups at providers, from the request to the answer or the dead letter.
 --
--- A request is appended, by any transaction, and waits for nobody. The worker takes requests in, many at a time, and
--- turns them into jobs: a job is one lookup at one provider, and the addresses that wait for its answer. Claiming a
--- job sets its due time to the end of a lease; a worker that dies leaves it, and it falls due again.
+-- A transaction appends requests without waiting. The worker creates jobs from many requests at a time. A job is one
+-- lookup at one provider, with the addresses that wait for its answer. Claiming a job sets its due time to the end of
+-- a lease. If the worker is killed, the job falls due again.
 --
--- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written differently: a
--- host has no mask, a prefix always has one. Lookups of networks will add the kind asn, whose keys are numbers.
+-- A lookup has a kind and a key. The key alone identifies it, because keys of different kinds are written
+-- differently: a host has no mask, a prefix always has one. Lookups of networks will add the kind asn, whose keys are
+-- numbers.
 --
--- Order of locks in here: jobs in key order, then whatever the inventories' order says. Keys are compared by their bytes
--- (COLLATE "C"), so that the order is the same in every database.
+-- Order of locks: jobs in key order, then the inventories in their order. Keys are compared by their bytes (COLLATE
+-- "C"), so that the order is the same in every database.
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
@@ -50,7 +51,8 @@ CREATE TABLE enrichment_request (
     priority     integer NOT NULL DEFAULT 0,
     requested_at timestamptz NOT NULL DEFAULT now()
 );
--- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+-- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
+-- extension's deletes.
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
@@ -61,14 +63,14 @@ COMMENT ON COLUMN enrichment_request.priority IS 'higher is sooner';
 CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
 COMMENT ON FUNCTION request_appended() IS 'trigger: wakes the worker when the transaction commits';
--- Per row, because a statement trigger would fire for statements of ours that queue nothing.
+-- A row trigger, because a statement trigger would also fire for statements of the extension that queue nothing.
 CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
 COMMENT ON FUNCTION requests_removed() IS 'trigger: requests that equal a removed one are appended again';
--- Where no worker reads requests, equal ones are appended once.
+-- While no worker reads requests, equal requests are appended only once. A deleted request may be appended again.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
     FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
 
@@ -88,7 +90,8 @@ CREATE TABLE enrichment_job (
 );
 CREATE INDEX enrichment_job_due_idx ON enrichment_job (provider, priority DESC, due_at);
 CREATE INDEX enrichment_job_leased_idx ON enrichment_job (leased_by) WHERE leased_by IS NOT NULL;
--- A job is rewritten when it is claimed and deleted when it is done: vacuum should not wait for a fifth of the table.
+-- A job is updated when it is claimed and deleted when it is done. So vacuum must not wait until a fifth of the table
+-- has changed.
 ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
 COMMENT ON TABLE enrichment_job IS 'one lookup at one provider that has no answer yet';

@@ -1,4 +1,4 @@
--- Session tables: the trigger, and how it gets onto a table.
+-- Session tables: the trigger, and how it is added to a table.
 
 CREATE FUNCTION enrich_session() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'enrich_session_wrapper';
@@ -16,7 +16,7 @@ CREATE TABLE session_table_option (
     table_owner  name NOT NULL,
     set_at       timestamptz NOT NULL DEFAULT now()
 );
--- Rows of a table that was dropped are left out of a dump: another database may have another table with its OID.
+-- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
@@ -40,10 +40,10 @@ CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, tr
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
     'set options of an attached table; null keeps an option as it is. The owner of the table sets run_triggers; only a superuser or the owner of the extension turns trust_input on';
 
--- PostgreSQL does not record who created a trigger, so the owners of the code that it runs stand for its creator. A WHEN
--- condition is code too. Its functions must be immutable or known to be harmless: a volatile function of the server, such
--- as query_to_xml(), runs any statement, and a stable one, such as table_to_xml(), reads any view.
--- Partitions inherit triggers, whose conditions depend on nothing in pg_depend; so functions are read from the condition.
+-- PostgreSQL does not record who created a trigger. So the owners of its code count as its creator. A WHEN condition
+-- is code too. Its functions must be immutable or known to be harmless. A volatile function of the server, such as
+-- query_to_xml(), runs any statement, and a stable one, such as table_to_xml(), reads any view. Conditions of
+-- inherited triggers on partitions have no entries in pg_depend, so functions are read from the condition.
 CREATE VIEW blocked_session_tables AS
 SELECT t.tgrelid::pg_catalog.regclass AS rel, t.tgname AS trigger_name,
        CASE WHEN code.is_unsafe
@@ -68,7 +68,8 @@ CROSS JOIN LATERAL (
                 OR p.provolatile OPERATOR(pg_catalog.=) 'v'
                    AND p.proname OPERATOR(pg_catalog.<>) ALL ('{pg_trigger_depth,clock_timestamp,random}'::name[])
                 OR p.proname OPERATOR(pg_catalog.~) '(xml|^pg_input_)'
-                -- An input function, such as domain_in() or record_in(), takes the type as a number and runs its CHECKs.
+                -- An input function, such as domain_in() or record_in(), takes the type as a number and runs its
+                -- CHECKs.
                 OR p.provolatile OPERATOR(pg_catalog.<>) 'i'
                    AND 'pg_catalog.cstring'::pg_catalog.regtype::pg_catalog.oid OPERATOR(pg_catalog.=) ANY (p.proargtypes::pg_catalog.oid[]))
     FROM pg_catalog.regexp_matches(t.tgqual::text, ':(?:opfuncid|funcid) ([0-9]+)', 'g') m(parts)
@@ -107,9 +108,9 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
 COMMENT ON VIEW blocked_session_tables IS
     'triggers that an UPDATE fires and whose code belongs to another role than the owner of the table, the owner of the extension or a superuser, where the owner of the table has not allowed them';
 
--- Arguments are in tgargs with a NUL after each; in hex two digits a byte, so that no letter of a name is mistaken for it.
--- A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual column never has one in the
--- row that a trigger gets.
+-- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be
+-- mistaken for a NUL. A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual
+-- column never has one in the row that a trigger gets.
 CREATE VIEW attached_tables AS
     SELECT x.rel, x.ip_column, x.time_column, x.has_foreign_key,
            COALESCE(u.reason, c.reason, t.reason, k.reason, n.reason) IS NULL AS is_intact,
@@ -151,7 +152,7 @@ CREATE VIEW attached_tables AS
             JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid
             JOIN pg_catalog.pg_class child ON child.oid OPERATOR(pg_catalog.=) i.inhrelid AND child.relispartition)
         SELECT pg_catalog.array_agg(part.oid ORDER BY part.oid) AS parts FROM part) p
-    -- The first column that is not as it was.
+    -- The first column that has changed.
     LEFT JOIN LATERAL (
         SELECT w.place,
                CASE
@@ -175,7 +176,8 @@ CREATE VIEW attached_tables AS
                OR c.attgenerated::pg_catalog.text OPERATOR(pg_catalog.<>) ALL (w.generated))
         ORDER BY w.place
         LIMIT 1) c ON true
-    -- Why the addresses of its sessions cannot be read. The index by address shows which column was attached.
+    -- The reason why the addresses of its sessions cannot be read. The index by address shows which column was
+    -- attached.
     CROSS JOIN LATERAL (
         SELECT COALESCE(
             CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,
@@ -197,7 +199,7 @@ CREATE VIEW attached_tables AS
              JOIN pg_catalog.pg_class f ON f.oid OPERATOR(pg_catalog.=) part.oid AND f.relkind OPERATOR(pg_catalog.=) 'f'
              ORDER BY f.oid
              LIMIT 1)) AS reason) u
-    -- The first trigger that does not fire. Those of a partition that is partitioned itself need not.
+    -- The first trigger that does not fire. Those of a partitioned partition need not.
     LEFT JOIN LATERAL (
         SELECT CASE WHEN t.oid IS NULL THEN pg_catalog.format('%s has no trigger %I', r.oid::pg_catalog.regclass, w.name)
                     WHEN t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::pg_catalog."char"[])
@@ -274,9 +276,10 @@ COMMENT ON COLUMN attached_tables.blocked_reason IS
 COMMENT ON COLUMN attached_tables.inherits_from IS
     'the attached table that this table inherits from; campaign_networks() on that table shows the sessions of both';
 
--- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each function
--- in an index expression, but not on the functions of a type to which it casts a column. So a session is stored whatever was
--- revoked. The input function cannot return null, so 0.0.0.0/0 stands for a text that is no address.
+-- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each
+-- function in an index expression, but not on the functions of a type to which it casts a column. So revoking
+-- privileges cannot prevent a session from being stored. The input function cannot return null, so 0.0.0.0/0 stands
+-- for a text that is not an address.
 CREATE TYPE parsed_address;
 CREATE FUNCTION parsed_address_in(cstring) RETURNS parsed_address
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'parsed_address_in_wrapper';
@@ -290,7 +293,7 @@ COMMENT ON TYPE parsed_address IS
 CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
 COMMENT ON CAST (parsed_address AS inet) IS 'for index expressions: both types have the same bytes';
 
--- In SQL, and not strict, so that the planner puts the expression of the index by address in place of a call.
+-- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
@@ -352,7 +355,7 @@ BEGIN
             HINT = 'Do without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
-    -- Else a name could mean another table once a command has waited for its lock.
+    -- Otherwise a name could mean another table after a command has waited for its lock.
     PERFORM @extschema@.lock_session_table(rel, false);
     IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = 'COWRIE_ENRICH_reference') THEN
         -- The column must spell addresses as ip_inventory does.
@@ -365,8 +368,8 @@ BEGIN
              ON %s DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)',
             rel, own, arguments);
     END IF;
-    -- The key of a partitioned table looks at no row once those of its partitions are valid. Each of those is made without
-    -- a look at the rows.
+    -- Adding the key of a partitioned table reads no rows if the keys of its partitions are valid. Each of those is
+    -- added without reading rows.
     FOR part IN
         SELECT t.relid
         FROM (SELECT rel AS relid WHERE NOT is_partitioned
@@ -383,15 +386,15 @@ BEGIN
                   AND c.confrelid = '@extschema@.ip_inventory'::regclass AND c.conname = 'cowrie_enrich_address') THEN
         RETURN;
     END IF;
-    -- It validates the keys of the partitions, as their owner.
+    -- This validates the keys of the partitions, as their owner.
     PERFORM @extschema@.create_address_key(rel, attached.ip_column);
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
     'the part of attach_session_table() and add_session_foreign_key() that makes sessions point at ip_inventory: of a partitioned table as a whole, or of each partition';
 
--- Reads the catalogs alone, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL stores when it
--- builds the index.
+-- Reads only the catalogs, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL
+-- stores when it builds the index.
 CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column name, OUT finding text, OUT remedy text)
     RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -545,7 +548,7 @@ BEGIN
             DETAIL = 'Its sessions are on another server, so they can be neither completed nor recounted.',
             HINT = format('Detach it with ALTER TABLE %s DETACH PARTITION %s, or attach the sessions where they are stored.', rel, seen.rel);
     END IF;
-    -- The same relation as a partition has the parent's triggers already.
+    -- A partition of an attached table has the parent's triggers already.
     SELECT a.rel INTO seen
     FROM pg_partition_ancestors(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
     WHERE p.relid <> attach_session_table.rel LIMIT 1;
@@ -574,8 +577,8 @@ BEGIN
         END IF;
     END IF;
 
-    -- From here on the names of these tables cannot come to mean other tables. Dropping triggers and adding columns locks out
-    -- readers too. That lock is taken at once, because a transaction that waits for a stronger lock can deadlock.
+    -- From here on these names keep their meaning. Dropping triggers and adding columns blocks readers too. That lock
+    -- is taken at once, because a transaction that waits for a stronger lock can deadlock.
     members := @extschema@.lock_session_table(rel,
         EXISTS (SELECT FROM pg_trigger t
                 WHERE t.tgrelid = rel
@@ -665,13 +668,15 @@ BEGIN
                        WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass
                          AND (c.conrelid = ANY (members::oid[]) OR c.conrelid IN (SELECT t.relid FROM pg_partition_tree(rel) t)));
     PERFORM @extschema@.detach_session_table(rel);
-    -- A session's insert never waits for a new mmdb file; a lookup puts the configured ones into service first.
+    -- A session's INSERT never waits for a new mmdb file. So this lookup puts the configured files into service
+    -- first.
     PERFORM @extschema@.ip_asn('192.0.2.1'::inet);
     FOREACH member IN ARRAY members LOOP
-        -- Something else may copy the triggers and indexes of a parent to its children, as TimescaleDB does.
+        -- Another extension may copy the triggers and indexes of a parent to its children, as TimescaleDB does.
         IF NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = member AND t.tgname = 'zz_cowrie_enrich_snapshot') THEN
-            -- On every UPDATE, not only of the columns concerned: a BEFORE trigger of yours may change an address that the
-            -- statement does not name. "zz": BEFORE triggers fire in the order of their names, and ours must see the address that yours leave.
+            -- Fires on every UPDATE, because a BEFORE trigger of the user may change an address that the statement
+            -- does not name. The name begins with "zz", because BEFORE triggers fire in the order of their names.
+            -- This one must see the address that the user's triggers set.
             EXECUTE format(
                 'CREATE TRIGGER zz_cowrie_enrich_snapshot BEFORE INSERT OR UPDATE
                  ON %s FOR EACH ROW EXECUTE FUNCTION %s.enrich_session(%s)', member, own, arguments);
@@ -686,8 +691,8 @@ BEGIN
                 'CREATE TRIGGER zz_cowrie_enrich_truncate BEFORE TRUNCATE
                  ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s.forget_sessions(%s)', member, own, arguments);
         END IF;
-        -- How the worker finds the sessions whose snapshot an answer can complete: only those are in it. Without a source of
-        -- types every session would be.
+        -- The worker finds sessions with incomplete snapshots by this index, which contains only those. Without a
+        -- source of types every session would be incomplete.
         IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
                        WHERE i.indrelid = member AND c.relname LIKE '%cowrie\_enrich\_waiting%') THEN
             SELECT c.relnamespace, left(c.relname, 40) || '_cowrie_enrich_waiting' AS index_name,
@@ -697,18 +702,19 @@ BEGIN
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ip_column
             WHERE c.oid = member;
             index_name := present.index_name;
-            -- A longer name would lose the end that it is known by.
+            -- In a longer name, the end that identifies the index would be cut off.
             IF octet_length(index_name) > 63
                OR EXISTS (SELECT FROM pg_class c WHERE c.relname = index_name AND c.relnamespace = present.relnamespace) THEN
                 index_name := 'cowrie_enrich_waiting_' || member::oid;
             END IF;
-            -- No function of the extension: PostgreSQL would check the privilege of each role that inserts.
+            -- Uses no function of the extension, because PostgreSQL would check the privilege of each role that
+            -- inserts.
             EXECUTE format(
                 'CREATE INDEX %I ON %s ((%s::%s.parsed_address::inet)) WHERE snapshot_asn IS NULL OR snapshot_country IS NULL%s',
                 index_name, member, present.address_text, own,
                 CASE WHEN @extschema@.sessions_wait_for_types() THEN ' OR snapshot_ip_type IS NULL' ELSE '' END);
         END IF;
-        -- Null keeps the option as an earlier call has set it.
+        -- Null keeps an option of an earlier call.
         IF run_triggers IS NOT NULL OR trust_input IS NOT NULL THEN
             PERFORM @extschema@.set_session_table_options(member, run_triggers, trust_input);
         END IF;
@@ -744,8 +750,8 @@ DECLARE
     member regclass;
     ours record;
 BEGIN
-    -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers of a partition that are
-    -- those of its partitioned table go with that table.
+    -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers that a partition
+    -- inherits are removed with those of its partitioned table.
     IF NOT EXISTS (SELECT FROM pg_trigger t
                    WHERE t.tgrelid = rel AND t.tgparentid = 0
                      AND t.tgfoid IN ('@extschema@.enrich_session()'::regprocedure, '@extschema@.forget_sessions()'::regprocedure))
@@ -764,7 +770,7 @@ BEGIN
     members := @extschema@.lock_session_table(rel, true);
     -- Children first, because TimescaleDB removes a trigger of the parent from its chunks too.
     FOR member IN SELECT m.rel FROM unnest(members) WITH ORDINALITY m(rel, n) ORDER BY m.n DESC LOOP
-        -- The table's own, and those that partitions have for themselves.
+        -- The table's own keys, and separate ones of its partitions.
         FOR ours IN
             SELECT c.conrelid, c.conname FROM pg_constraint c
             WHERE c.conname = 'cowrie_enrich_address' AND c.confrelid = '@extschema@.ip_inventory'::regclass

@@ -13,9 +13,10 @@ CREATE TABLE incomplete_session (
     lacks_country boolean NOT NULL DEFAULT true,
     lacks_ip_type boolean NOT NULL DEFAULT true
 );
--- No key, as for the deltas: a publication FOR ALL TABLES must not refuse our deletes.
+-- Without a key, like the deltas. With the replica identity, a publication FOR ALL TABLES does not refuse the
+-- extension's deletes.
 ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
--- Rows of a table that was dropped are left out of a dump: another database may have another table with its OID.
+-- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
     'sessions stored with a gap in their snapshot that the worker has not moved to session_completion yet; append-only';
@@ -37,7 +38,8 @@ CREATE TABLE session_completion (
     PRIMARY KEY (ip_address, rel)
 );
 CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHERE due_at IS NOT NULL;
--- A row is rewritten at each visit and deleted when it is done: vacuum should not wait for a fifth of the table.
+-- A row is updated at each visit and deleted when it is done. So vacuum must not wait until a fifth of the table has
+-- changed.
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
@@ -97,7 +99,7 @@ CREATE FUNCTION abandoned_processes() RETURNS integer
 COMMENT ON FUNCTION abandoned_processes() IS
     'processes of this database that run code of a table owner which did not end after it was cancelled';
 
--- One row for each table, because the reason is a property of the table and not of the address.
+-- One row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
     SELECT q.rel,
            pg_catalog.pg_get_userbyid(c.relowner) AS owner,

@@ -1,4 +1,4 @@
--- What is measured: as rows, as Prometheus reads it, and as the status files have it.
+-- Metrics: as rows, in Prometheus' text format, and in the format of the status files.
 
 CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, OUT value double precision)
     RETURNS SETOF record

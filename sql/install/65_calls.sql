@@ -1,4 +1,5 @@
--- Procedures that work through whole tables, a transaction a batch: who runs one, how far it is, what the last one did.
+-- Calls of procedures that process whole tables, one transaction per batch: the running process, the progress, and
+-- the last result.
 
 CREATE TABLE procedure_call (
     procedure        text NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE procedure_call (
     resume_at        jsonb,
     PRIMARY KEY (procedure, relation)
 );
--- A row of a running call is of its process, and regclass numbers are of one database.
+-- Rows are not dumped: a running call belongs to a process, and regclass numbers to a database.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
     'the last call of each procedure that works in batches, and for a table''s the table; see enrich_progress for those that run';
@@ -31,7 +32,7 @@ CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
            pg_catalog.round(c.done OPERATOR(pg_catalog./) NULLIF(t.seconds, 0::pg_catalog.numeric), 1) AS rate,
            c.started_at, c.phase_started_at, c.updated_at,
-           -- At most a century: a clock that jumped must not take the view out of range.
+           -- At most a century, so that a jump of the clock does not take the view out of range.
            CASE WHEN c.done OPERATOR(pg_catalog.>) 0 THEN c.updated_at OPERATOR(pg_catalog.+) pg_catalog.make_interval(
                secs => LEAST(t.seconds OPERATOR(pg_catalog.*) GREATEST(c.total OPERATOR(pg_catalog.-) c.done, 0)
                         OPERATOR(pg_catalog./) c.done, 3155760000)::double precision) END AS estimated_end

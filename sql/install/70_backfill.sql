@@ -1,4 +1,4 @@
--- Sessions that were there before their table was attached, and counts that were.
+-- Processing of sessions that were stored before their table was attached, and recounting.
 
 CREATE PROCEDURE backfill_sessions(rel regclass, batch_size integer DEFAULT 10000, progress boolean DEFAULT true)
     LANGUAGE c AS 'MODULE_PATHNAME', 'backfill_sessions_wrapper';

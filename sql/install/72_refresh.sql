@@ -1,4 +1,4 @@
--- Networks from the addresses that are known, and answers that are past their lifetime.
+-- Building networks from the known addresses, and renewing answers past their lifetime.
 
 CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)

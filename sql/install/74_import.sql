@@ -1,4 +1,4 @@
--- Taking over an installation of the Python system.
+-- Importing an installation of the Python system.
 
 CREATE PROCEDURE import_inventory(source_schema name)
     LANGUAGE c AS 'MODULE_PATHNAME', 'import_inventory_wrapper';

@@ -1,7 +1,7 @@
--- The questions of analysts. Sessions are in tables of the user's, of any name, so what reads them is made when it is
--- asked, and runs with the rights of whoever asks. What reads the inventories is a plain view.
+-- Analysis. Sessions are in user tables with any name. So the query that reads them is built in each call, and runs
+-- with the rights of the caller. Queries that read only the inventories are plain views.
 --
--- Snapshots answer without a join; the inventory of networks is joined to groups, for their names.
+-- Snapshots need no join. The inventory of networks is joined to groups, for their names.
 
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
@@ -31,8 +31,8 @@ COMMENT ON VIEW network_activity IS
     'networks, most sessions first, as of the last fold: addresses now in them, sessions of these addresses and their part of all networks'' sessions, first and last session';
 COMMENT ON COLUMN network_activity.session_percent IS 'part of the sessions of all networks, in percent';
 
--- A probe for each row of the history, not a window over all of it: a question about one address, one network or the
--- last week then reads that and no more.
+-- Looks up the previous row for each row of the history, instead of using a window over all of it. So a query about
+-- one address, one network or the last week reads only their rows.
 CREATE VIEW moved_addresses AS
     SELECT h.ip_address, b.asn_number AS asn_before, nb.organization_name AS organization_before,
            h.asn_number AS asn_after, na.organization_name AS organization_after,
@@ -68,7 +68,7 @@ COMMENT ON VIEW persistent_addresses IS
     'addresses with at least a day between their first and their last session, longest first, as of the last fold';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session';
 
--- Covering: what campaign_networks() and a comparison with the inventory read of a session is all in them.
+-- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
 CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
     LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -91,7 +91,7 @@ BEGIN
             HINT = 'Call attach_session_table() first.';
     END IF;
     SELECT c.relname, c.relnamespace, n.nspname,
-           -- A partitioned table can only be indexed as a whole, with its writers waiting.
+           -- A partitioned table can only be indexed with its writers waiting.
            CASE WHEN writers_wait OR c.relkind = 'p' THEN '' ELSE ' CONCURRENTLY' END AS how
     INTO owner_table FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel;
     seen := COALESCE(', ' || quote_ident(attached.time_column), '');
@@ -116,7 +116,7 @@ BEGIN
         WHERE i.indrelid = rel AND strpos(c.relname::text, 'cowrie_enrich_' || wanted.name) > 0;
         CONTINUE WHEN FOUND AND present.indisvalid;
         IF FOUND THEN
-            -- Left behind by a CREATE INDEX CONCURRENTLY that failed.
+            -- The index remained after a CREATE INDEX CONCURRENTLY that failed.
             RETURN NEXT format('DROP INDEX%s %I.%I', owner_table.how, owner_table.nspname, present.relname);
         END IF;
         index_name := left(owner_table.relname::text, 36) || '_cowrie_enrich_' || wanted.name;

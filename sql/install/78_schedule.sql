@@ -1,7 +1,7 @@
--- Running procedures by the clock, where pg_cron is there. Nothing here needs it to be installed, and nothing of ours
--- needs it: without it the same statements can be run by any other clock.
+-- Schedules procedures with pg_cron if it is installed. The extension does not need it: any other scheduler can run
+-- the same statements.
 
--- A job is one statement: pg_cron sends several as one transaction, in which a procedure cannot commit.
+-- A job is one statement. pg_cron sends several statements as one transaction, in which a procedure cannot commit.
 CREATE VIEW default_schedule AS
     SELECT j.jobname, j.schedule, j.command, j.purpose
     FROM (VALUES
@@ -59,7 +59,7 @@ BEGIN
             MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = problem, HINT = way;
     END IF;
     FOR job IN SELECT d.jobname, d.schedule, d.command FROM @extschema@.default_schedule d LOOP
-        -- A job of the same name and role is replaced.
+        -- Replaces a job of the same name and role.
         PERFORM cron.schedule(job.jobname, job.schedule, job.command);
         SELECT job.jobname, job.schedule, job.command INTO jobname, schedule, command;
         RETURN NEXT;

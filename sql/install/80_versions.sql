@@ -1,4 +1,4 @@
--- Files, the running server and the objects of this script change at different moments.
+-- Versions: an upgrade changes the files, the running server and the objects of this script at different times.
 
 CREATE FUNCTION library_version() RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';

@@ -1,11 +1,12 @@
--- Restoring a dump. The key from addresses to networks is part of the extension, so it is there before any row is, and
--- several jobs of pg_restore load tables in any order: an address may come before its network. Then the network is
--- there by its number until its row comes. As superuser alone: an application's name is whatever somebody calls it.
+-- Triggers for restoring a dump. The foreign key from addresses to networks is part of the extension, so it exists
+-- before any row. Several jobs of pg_restore load tables in any order, so an address may come before its network. A
+-- network row with only its number is then created, until the dumped row replaces it. The triggers
+-- fire only for a superuser, because any client can set its application_name.
 
 CREATE FUNCTION addresses_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    -- Networks that another job is loading come first; those that it would load now wait for the addresses.
+    -- Waits for networks that another job is loading. Later networks wait for these addresses.
     LOCK TABLE @extschema@.asn_inventory IN SHARE ROW EXCLUSIVE MODE;
     RETURN NULL;
 END
@@ -51,7 +52,7 @@ CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION network_restored();
 
--- The worker comes with the extension, and writes down what it may spend today before that table's turn comes.
+-- The worker starts with the extension. It stores today's reserved quota before the rows of this table are restored.
 CREATE FUNCTION quota_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -69,7 +70,8 @@ CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
           AND current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
     EXECUTE FUNCTION quota_restored();
 
--- Who held the leases in a dump is a worker of another database; this one's may have taken its predecessors' over already.
+-- Leases in a dump belong to a worker of another database. The worker of this database may already have ended its
+-- predecessors' leases.
 CREATE FUNCTION job_restored() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -1,5 +1,5 @@
--- Foreign keys that others made. PostgreSQL checks a key as the owner of the referenced table, and converts the value by
--- any implicit cast. The owner of the column's type can write that cast.
+-- Foreign keys that other roles created. PostgreSQL checks a key as the owner of the referenced table, and converts
+-- the value by any implicit cast. The owner of the column's type can write that cast.
 
 CREATE VIEW unsafe_foreign_keys AS
     SELECT c.conrelid::pg_catalog.regclass AS rel, c.conname AS constraint_name,
@@ -19,7 +19,7 @@ CREATE VIEW unsafe_foreign_keys AS
     CROSS JOIN LATERAL (
         SELECT pg_catalog.array_agg(own.attname ORDER BY k.place) AS columns,
                pg_catalog.array_agg(own.atttypid::pg_catalog.regtype ORDER BY k.place) AS types,
-               -- An integer is compared with a bigint by operators of the server's own.
+               -- An integer is compared with a bigint by built-in operators.
                pg_catalog.bool_and(
                    own.atttypid OPERATOR(pg_catalog.=) theirs.atttypid
                    OR (own.atttypid OPERATOR(pg_catalog.=) ANY ('{int2,int4,int8}'::pg_catalog.regtype[]::pg_catalog.oid[])
@@ -38,9 +38,9 @@ COMMENT ON COLUMN unsafe_foreign_keys.types IS 'types of the columns; a type tha
 COMMENT ON COLUMN unsafe_foreign_keys.drop_command IS
     'the statement that drops the key; unset where the key belongs to the key of a partitioned table';
 
--- The server checks the keys of session tables when addresses are deleted: as the owners of those tables, whose code then
--- runs while the check is planned. Outside a restricted operation that code can leave a cursor WITH HOLD, whose query runs as
--- the user who commits.
+-- When addresses are deleted, the server checks the keys of session tables as the owners of those tables. Their code
+-- then runs while the check is planned. Outside a restricted operation, that code can leave a cursor WITH HOLD, whose
+-- query runs as the user who commits.
 CREATE FUNCTION in_restricted_operation() RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_restricted_operation_wrapper';
 COMMENT ON FUNCTION in_restricted_operation() IS

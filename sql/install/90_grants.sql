@@ -1,7 +1,7 @@
--- Least privilege, last: whatever ALTER DEFAULT PRIVILEGES granted on our objects is taken back. The honeypot's own
--- manual gives its internet-facing role write access to every future table in "public". Only of those that this very
--- transaction makes the extension's, in a subtransaction or not: an update script ends with the same block, and what was
--- granted since stays.
+-- Least privilege: revokes privileges that ALTER DEFAULT PRIVILEGES granted on the extension's objects. The
+-- honeypot's own manual gives its internet-facing role write access to every future table in "public". This must stay
+-- last. It covers only objects that this transaction adds to the extension, also in subtransactions. An update script
+-- ends with the same block, and must keep privileges that were granted since.
 DO $$
 DECLARE
     granted record;
@@ -34,9 +34,9 @@ BEGIN
 END
 $$;
 
--- What only reads this server's own mmdb files and constants is for everybody.
+-- Functions that read only this server's own mmdb files and constants may be called by all roles.
 GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city(inet), ip_asn(inet), ip_asn_org(inet), maxmind_lookup(inet), mmdb_in_service(text),
-    -- The planner checks these two where it converts a constant.
+    -- The planner checks these two when it converts a constant.
     parsed_address_in(cstring), parsed_address_out(parsed_address),
     is_bogon(inet), bogon_reason(inet), classify_asn(bigint, text), classify_name(text),
     canonical_address(inet), providers(), is_provider(text), may_be_asked(text, inet), lookup_key_of(text, inet), is_lookup_key(text, text),
@@ -44,8 +44,8 @@ GRANT EXECUTE ON FUNCTION ip_country(inet), ip_registered_country(inet), ip_city
     session_address(text), session_address(inet), session_time(timestamptz), seen_over(timestamptz, timestamptz), lock_session_table(regclass, boolean), session_table_findings(regclass, name, name), library_version(), require_library(text),
     geo_country_of(jsonb), ip_types_of(jsonb), is_scanner_of(jsonb), is_bogon_of(jsonb) TO PUBLIC;
 
--- Functions that were here before, of the same names and of somebody whom nobody asked to be trusted: a call that fits
--- theirs better would be theirs.
+-- Fails if functions with the same names and an untrusted owner exist already. A call that matches such a function
+-- better would run it.
 DO $$
 DECLARE
     lookalike record;
