@@ -52,8 +52,8 @@ pub fn define() {
     crate::pg::reserve_setting_prefix(c"cowrie_enrich");
 }
 
-/// Defines a setting that only superusers may read and change: a path, a host, a role, or a choice of data
-/// that leaves the server.
+/// Defines a setting that only superusers may see: a path, a host, a role, or a choice of the data that leaves
+/// the server.
 fn guarded(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static Text) {
     GucRegistry::define_string_guc(name, short, long, setting, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
 }

@@ -204,7 +204,7 @@ fn answered_at(document: Container<'_>, source: &str) -> Option<i64> {
     time.and_then(timestamp::parse)
 }
 
-/// Whether a source has answered, and when.
+/// The state of a source's answer, and its time.
 pub enum CurrentAttribution {
     /// The source was never asked, or all attempts failed.
     None,

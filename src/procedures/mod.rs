@@ -75,9 +75,9 @@ pub struct Options {
     pub procedure: Procedure,
     /// The table that the call works on, or `Oid::INVALID`.
     pub relation: Oid,
-    /// Whether the call reports its progress to the caller.
+    /// True if the call reports its progress to the caller.
     pub progress: bool,
-    /// Whether the procedure must commit. It then raises an error inside a transaction block.
+    /// True if the procedure must commit. It then raises an error inside a transaction block.
     pub needs_commits: bool,
 }
 

@@ -50,7 +50,7 @@ pub struct Table {
     pub ip_column: CString,
     pub time_column: Option<CString>,
     pub key_column: Option<CString>,
-    /// Whether the table has the same owner as its partitioned table.
+    /// True if the table has the same owner as its partitioned table.
     pub is_of_one_owner: bool,
 }
 
@@ -129,7 +129,7 @@ impl SessionEvidence {
 /// In the order of locks.
 pub type Addresses = BTreeMap<Address, SessionEvidence>;
 
-/// Networks that this call has already written, by source. Each is written once, however often sessions
+/// Networks that this call has already written, by source. Each is written once, even if sessions
 /// repeat it.
 #[derive(Default)]
 pub struct HandledNetworks(HashSet<(NetworkSource, i64)>);

@@ -43,9 +43,9 @@ const READING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_custom_plan"),
 /// Generic plans, because rows are always written by their keys. The plan of a foreign key's check, which
 /// runs for each row, is then made only once.
 const WRITING: &[(&CStr, &CStr)] = &[(c"plan_cache_mode", c"force_generic_plan"), (c"jit", c"off")];
-/// Rows are visited, and therefore locked, in the order of their key: with one lookup per given row, or, if
-/// they are most of a small table, with a scan of the key's index. No other index supports the statement's
-/// condition or order.
+/// Rows are visited, and therefore locked, in the order of their key. Each given row is looked up, or the key's
+/// index is scanned if the rows are most of a small table. No other index supports the statement's condition
+/// or order.
 const IN_ORDER: &[(&CStr, &CStr)] = &[
     (c"enable_hashjoin", c"off"),
     (c"enable_mergejoin", c"off"),

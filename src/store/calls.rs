@@ -32,7 +32,7 @@ pub fn locks_of_the_session(connection: &Connection) -> i64 {
     LOCKS.first(connection, (), |(count,)| count).flatten().unwrap_or_default()
 }
 
-/// Stores the begin of a call. Returns the position at which an earlier unfinished call stopped.
+/// Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
 pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<Kept> {
     let arguments = (key.procedure, key.relation, i64::from(lock_kind), phase);
     BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.keep())).flatten()

@@ -29,7 +29,7 @@ pub fn unspend(connection: &Connection, provider: Provider, day: i32, requests: 
 }
 
 /// Exchanges used quotas between this database and shared memory. So if a database is dropped, the other
-/// databases still know what it used.
+/// databases still know its used quota.
 pub fn exchange(connection: &Connection) {
     publish(connection);
     for provider in Provider::all().filter(|provider| provider.limits().daily_quota != 0) {

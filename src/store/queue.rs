@@ -85,14 +85,14 @@ pub struct Failed {
     pub blame: Blame,
 }
 
-/// Whether a failure uses up an attempt of the lookup.
+/// When a failure uses up an attempt of the lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blame {
     Always,
     /// Only if the provider has answered any lookup since this one's last failure. Otherwise the provider is
     /// down.
     UnlessDown,
-    /// The provider refused all requests, or nothing was sent. That is never the fault of the lookup.
+    /// The provider refused all requests, or nothing was sent. The lookup is not the cause.
     Never,
 }
 

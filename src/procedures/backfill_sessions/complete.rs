@@ -127,8 +127,8 @@ pub struct IncompleteSessions {
 /// Largest number of sessions that are written together. Their documents are in memory.
 const MOST_ADDRESSES: usize = 50_000;
 
-/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch no
-/// longer exists.
+/// Reads pages from the beginning of `stretch`, until there is enough for a batch. `None`: the table was dropped
+/// or rewritten.
 pub fn read(
     connection: &Connection,
     stretch: &PageRange,

@@ -103,8 +103,8 @@ pub struct PageContents {
     pub page: u32,
 }
 
-/// Reads pages from the beginning of a stretch until there is enough for a batch. `None`: the stretch no
-/// longer exists.
+/// Reads pages from the beginning of `stretch`, until there is enough for a batch. `None`: the table was dropped
+/// or rewritten.
 pub fn read(
     home: Home,
     stretch: &PageRange,

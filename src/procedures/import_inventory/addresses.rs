@@ -61,7 +61,7 @@ struct ImportedRow<'a> {
 }
 
 pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
-    // If several rows have the same address, each is written in a round of its own.
+    // If several rows have the same address, each is written in a separate round.
     let mut rounds: Vec<BTreeMap<Address, ImportedRow>> = Vec::new();
     let mut networks = Networks::new();
     let mut sources: BTreeMap<i64, &'static str> = BTreeMap::new();

@@ -85,7 +85,7 @@ fn find(home: Home, schema: Oid, schema_name: &str) -> Vec<Table> {
         if !catalog::owns_table(table.oid) {
             error::not_owner(&table.name);
         }
-        // Raises an error if there is no valid key.
+        // Raises an error if the table has no valid key.
         reader(table);
         if table.name == SESSIONS {
             session_tables::changes(table);

@@ -45,7 +45,7 @@ const CREATED: usize = 10;
 const SOURCE: &str = "import";
 
 pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
-    // If several rows have the same ASN, each is written in a round of its own.
+    // If several rows have the same ASN, each is written in a separate round.
     let mut rounds: Vec<BTreeMap<i64, ImportedNetwork>> = Vec::new();
     for (row, is_repeated) in batch.repeated() {
         let number = row.key.as_deref().map(String::from_utf8_lossy);

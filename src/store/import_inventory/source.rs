@@ -32,7 +32,7 @@ pub const BATCH: usize = 2_000;
 pub struct Table {
     pub oid: Oid,
     pub name: String,
-    /// Whether it is a permanent table.
+    /// True if it is an ordinary or partitioned table, and not temporary.
     pub is_plain: bool,
     pub columns: Vec<Column>,
     owner: Oid,
@@ -232,8 +232,8 @@ impl Position {
         }
     }
 
-    /// Reads a position. Returns the beginning if the document has no valid position. That is safe, because
-    /// rows that are read twice are written once.
+    /// Reads a position. Returns the beginning if the document has no valid position, because rows
+    /// that are read twice are written only once.
     pub fn read(document: Container<'_>) -> Position {
         let number = |key| match document.get(key) {
             Some(Value::Number(number)) => number.text().parse::<u32>().ok(),
