@@ -1,8 +1,8 @@
-# What can be done here; `make help` lists it. Each target is one script, which says at its top how it works.
+# Commands of this project; `make help` lists them. Each target is one script, which describes itself at its top.
 #
 # PG_MAJOR=15..18   the PostgreSQL version (default: the first of these that is installed or that apt offers)
 # PG_CONFIG=path    a PostgreSQL of your own instead
-# AS_SHIPPED=1      has `make test` build the extension as it is shipped, which takes twice the time
+# AS_SHIPPED=1      makes `make test` build the extension as it is shipped, which takes twice the time
 
 export PG_MAJOR PG_CONFIG AS_SHIPPED TEST_VERSIONS CITY_DATABASE ASN_DATABASE COWRIE_LOG CHECK
 export SEED SEEDS ROUNDS
@@ -14,7 +14,7 @@ export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=, whom to ask: see demo/run
+demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=, providers: see demo/run
 	@demo/run
 
 demo-stop: ## stop the demo's server
@@ -55,7 +55,7 @@ package: ## a Debian package for each version of PostgreSQL (PG_MAJOR=: for that
 	@env -u PG_MAJOR scripts/install-deps test
 	@scripts/package $(PG_MAJOR)
 
-dist: ## what PGXN takes: the sources of this commit with META.json, in target/packages
+dist: ## the archive for PGXN: the sources of this commit with META.json, in target/packages
 	@scripts/dist
 
 clean: ## stop scratch servers, delete target/

@@ -1,6 +1,6 @@
--- What has to hold once the worker has worked the queue off, in the manner of check.sql.
--- Expects demo/cymru-routes.tsv without comments on standard input, and the variables addresses and questions: how many
--- addresses had no network when the worker started, and in how many blocks they are.
+-- Checks the result after the worker has emptied the queue, like check.sql.
+-- Expects demo/cymru-routes.tsv without comments on standard input, and two variables. addresses is the number of
+-- addresses without a network when the worker started, questions the number of their blocks.
 
 \set QUIET 1
 \pset footer off

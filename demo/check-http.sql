@@ -1,4 +1,4 @@
--- What has to hold once GreyNoise, DShield and SPUR have been asked about every address, in the manner of check.sql.
+-- Checks the result after GreyNoise, DShield and SPUR have been asked about every address, like check.sql.
 -- Expects demo/hosts.tsv without comments on standard input.
 
 \set QUIET 1
@@ -22,7 +22,7 @@ SELECT
     host.riot,
     host.reports,
     host.asn,
-    -- Tunnels, where it stands, which devices: each type once, in that order.
+    -- Types of tunnels, of the location and of devices: each type once, in that order.
     ARRAY(
         SELECT type
         FROM unnest(

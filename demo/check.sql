@@ -1,4 +1,4 @@
--- What has to hold after a load, as a table of expectation and finding; prints FAILED where they differ.
+-- Checks the result of a load. Prints a table of expected and found values, and FAILED where they differ.
 -- Expects the variable in_log: sessions in the log, counted without the loader.
 
 \set QUIET 1
@@ -25,7 +25,7 @@ WITH recount AS (
     WHERE addresses.current_asn IS NOT NULL
     GROUP BY addresses.current_asn
 ), pending AS (
-    -- A worker that is at work at this moment has noted what it will fold.
+    -- The worker may be running: counts that it has not folded yet are here.
     SELECT asn_number, sum(addresses) AS addresses, sum(sessions) AS sessions FROM network_delta GROUP BY asn_number
 ), checks (nth, what, expected, got) AS (
     SELECT 1, 'sessions in the log = rows in sessions', :in_log::bigint, (SELECT count(*) FROM sessions)

@@ -1,5 +1,5 @@
--- What the demo prints when the day's quota of GreyNoise is spent: on whom, by the rule that demo/run sets with
--- set_session_priority().
+-- Printed by the demo when the day's quota of GreyNoise is spent: the addresses that were looked up, by the rule that
+-- demo/run sets with set_session_priority().
 
 \set QUIET 1
 \pset footer off

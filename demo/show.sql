@@ -1,5 +1,5 @@
--- What the demo prints once the log is loaded: plain SQL on Cowrie's tables and the inventories.
--- Expects the variables asked (stand-ins where the bundled lists and log were used, real or nobody), sources (as in
+-- Printed by the demo when the log is loaded: plain SQL on Cowrie's tables and the inventories.
+-- Expects three variables: asked (`stand-ins` with the bundled lists and log, else `real` or `nobody`), sources (as in
 -- enabled_sources) and before (addresses without a network when the worker started).
 
 \set QUIET 1
@@ -60,8 +60,8 @@ FROM asn_inventory
 ORDER BY total_session_count DESC, asn_number
 LIMIT 10;
 
--- A password that few networks' customers would choose independently: the one tried from the most networks that is
--- tried with one user name only.
+-- Finds a password that customers of different networks would hardly choose independently. It is the one from the most
+-- networks among those with one user name only.
 -- A log without any leaves the variable unset.
 SELECT (
     SELECT auth.password

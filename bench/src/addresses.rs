@@ -1,4 +1,4 @@
-//! The databases and the addresses that are asked for.
+//! The mmdb databases and the addresses of the measurements.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,19 +16,19 @@ pub const POOL: usize = 300_000;
 /// Addresses that are looked up.
 pub const SAMPLE: usize = 1_000_000;
 
-/// Where the country and the network are in a record.
+/// Paths of the country and the network in a record.
 pub const COUNTRY_PATHS: [&[PathElement<'static>]; 1] =
     [&[PathElement::Key("country"), PathElement::Key("iso_code")]];
 pub const ASN_PATHS: [&[PathElement<'static>]; 1] = [&[PathElement::Key("autonomous_system_number")]];
 
-/// A stretch of IPv4 with one answer.
+/// A range of IPv4 with one answer.
 pub struct Range {
     first: u32,
     last: u32,
     value: String,
 }
 
-/// An address with what the databases say of it.
+/// An address with its answers from the databases.
 pub struct Inhabitant {
     pub address: Ipv4Addr,
     pub asn: u32,
@@ -93,7 +93,7 @@ impl Addresses {
         db.run("VACUUM (FREEZE, ANALYZE) pool, sample");
     }
 
-    /// What a user would look up instead: ranges below a btree on their first address.
+    /// The alternative of a user: ranges below a btree on their first address.
     pub fn store_ranges(&self, db: &mut Session) {
         for (table, ranges) in [("country_ranges", &self.countries), ("asn_ranges", &self.networks)] {
             db.run(&format!(
@@ -113,8 +113,8 @@ impl Addresses {
         }
     }
 
-    /// So many addresses of exactly so many networks (or of all, where there are not so many), each with its network
-    /// and country.
+    /// Returns the given number of addresses, each with its network and country. They belong to exactly the given
+    /// number of networks, or to all if there are fewer.
     pub fn population(&self, count: usize, networks: usize) -> Vec<Inhabitant> {
         let mut random = Random::seeded(2_024);
         let mut by_network = shuffled(&self.networks, &mut random);
@@ -165,7 +165,7 @@ pub fn lines(addresses: &[Ipv4Addr]) -> String {
     addresses.iter().map(|ip| format!("{ip}\n")).collect()
 }
 
-/// Named by the caller, or fetched, or nothing.
+/// The path named by the caller, else the fetched file, else `None`.
 fn full_size_databases() -> Option<(PathBuf, PathBuf)> {
     let named = |name: &str| std::env::var_os(name).map(PathBuf::from);
     if let (Some(city), Some(asn)) = (named("CITY_DATABASE"), named("ASN_DATABASE")) {
@@ -180,7 +180,7 @@ fn full_size_databases() -> Option<(PathBuf, PathBuf)> {
     })
 }
 
-/// The database of a directory whose name says what it is.
+/// Finds an mmdb file whose name contains the word.
 fn like(directory: &Path, word: &str) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
         .ok()?
@@ -195,7 +195,7 @@ fn like(directory: &Path, word: &str) -> Option<PathBuf> {
     found.into_iter().next()
 }
 
-/// All IPv4 networks with an answer, neighbours with the same answer put together.
+/// All IPv4 networks with an answer. Neighbours with the same answer are merged.
 fn ranges(database: &[u8], paths: &[&[PathElement<'_>]]) -> Vec<Range> {
     let reader = Reader::from_source(database).expect("the database is valid");
     let mut values: HashMap<usize, Option<String>> = HashMap::new();
@@ -232,7 +232,7 @@ fn pool(networks: &[Range], random: &mut Random) -> Vec<Ipv4Addr> {
     draw(&by_network, Vec::new(), POOL, random).into_iter().map(|(address, _)| address).collect()
 }
 
-/// Networks in random order, the stretches of each together.
+/// Networks in random order, with the ranges of each.
 fn shuffled<'a>(networks: &'a [Range], random: &mut Random) -> Vec<(&'a str, Vec<&'a Range>)> {
     let mut by_network: HashMap<&str, Vec<&Range>> = HashMap::new();
     for range in networks {

@@ -1,4 +1,4 @@
-//! What an analyst waits for, among a year of sessions. Each question is asked a few times, everything in memory; its
+//! Measures analysts' queries over a year of sessions. Each query runs a few times, with all data in memory, and its
 //! plan is printed.
 
 use std::time::Instant;
@@ -79,7 +79,7 @@ pub fn measure(cluster: &Cluster, addresses: &Addresses, effort: &Effort, report
 }
 
 fn ask(db: &mut Database<'_>, effort: &Effort, report: &mut Report, what: &str, query: &str, aim: Aim) {
-    // Once unmeasured: what is cached afterwards is part of the setting, not of the answer.
+    // One run is not measured, because it fills the caches.
     let rows = db.rows(query).len();
     let milliseconds: Vec<f64> = (0..effort.rounds)
         .map(|_| {

@@ -1,5 +1,5 @@
-//! What a DBA does on day one: networks from addresses that are known, sessions that were there before. A year of
-//! sessions, and half of it: time may double between the two, memory may not.
+//! Measures the first day of an installation: creating networks from known addresses, and the backfill of old sessions.
+//! There is a year of sessions, and half of it. Time may double between the two, memory may not.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use crate::addresses::Addresses;
 use crate::history::{self, FULL, HALF, Size, TABLE};
 use crate::report::{Aim, Report, short};
 
-/// A call by a backend of its own.
+/// A call by a separate backend.
 struct Run {
     seconds: f64,
-    /// Of these the processor worked for the backend.
+    /// CPU time of the backend during these.
     busy: f64,
-    /// Most memory that was the backend's alone, in MiB.
+    /// Maximum of the backend's private memory, in MiB.
     private: f64,
     /// VmHWM, in MiB: with the pages of shared buffers that it touched.
     resident: f64,
 }
 
-/// Calls a procedure over a connection of its own and watches what its backend takes, in which of its phases.
+/// Calls a procedure over a separate connection and measures its backend's CPU time and memory in each phase.
 fn call(db: &Database<'_>, statement: &str) -> Run {
     let mut session = db.another();
     session.run("SET client_min_messages = warning");
@@ -52,7 +52,7 @@ fn call(db: &Database<'_>, statement: &str) -> Run {
     }
 }
 
-/// Prints how long each phase of a call took and what its backend had most: where to look if it is too much.
+/// Prints the duration of each phase of a call and its backend's maximum memory, to find the phase that takes too much.
 fn watch_phases(mut watcher: Session, status: &str, ended: &AtomicBool) {
     let (mut phase, mut began, mut most) = (String::new(), Instant::now(), 0);
     let print = |phase: &str, began: Instant, most: u64| {
@@ -72,7 +72,7 @@ fn watch_phases(mut watcher: Session, status: &str, ended: &AtomicBool) {
     print(&phase, began, most);
 }
 
-/// Processor time of a process, in user and in kernel mode: a hundredth of a second is the kernel's unit for programs.
+/// CPU time of a process, in user and in kernel mode. The kernel's unit for programs is a hundredth of a second.
 fn processor_seconds(pid: i64) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let behind_the_name = stat.rsplit(')').next().unwrap_or_default();
@@ -151,7 +151,8 @@ const PLAIN_UPSERT: &str = "
     SET unique_ip_count = excluded.unique_ip_count, total_session_count = excluded.total_session_count,
         last_seen = excluded.last_seen";
 
-/// `build_asn_inventory` over addresses that somebody else enriched, and one statement that does about the same.
+/// Measures `build_asn_inventory` over addresses that another system enriched, and one statement that does about the
+/// same.
 pub fn measure_networks(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
     let mut plain = 0.0;
     let runs = [HALF, FULL].map(|size: Size| {
@@ -186,7 +187,7 @@ const PLAIN_UPDATE: &str = "
     FROM population p
     WHERE p.ip = s.source_ip AND s.snapshot_asn IS NULL";
 
-/// `backfill_sessions` over sessions that were there before the table was attached, and one statement that fills only
+/// Measures `backfill_sessions` over sessions stored before the table was attached, and one statement that fills only
 /// the snapshots.
 pub fn measure_sessions(cluster: &Cluster, addresses: &Addresses, report: &mut Report) {
     let mut plain = 0.0;

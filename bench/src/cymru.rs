@@ -1,5 +1,5 @@
-//! What lies between the commit that queues addresses and the last answer in the inventories: a Team Cymru on loopback
-//! that takes its time, so that the floor of each time is known.
+//! Measures the time from the commit that queues addresses to the last answer in the inventories. The simulated Team
+//! Cymru on loopback has a fixed delay, so the minimum of each time is known.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::report::{Aim, Report, short};
 
 const HOST: &Host = &SUMMARIES;
 const ADDRESSES: usize = 10_000;
-/// As the settings' defaults have it.
+/// The default of the setting.
 const BATCH: usize = 500;
 const CONNECTIONS: usize = 4;
 const DELAY: Duration = Duration::from_secs(5);
-/// How long the worker's idleness is watched.
+/// Duration of the measurement of an idle worker.
 const IDLE: Duration = Duration::from_secs(30);
-/// Between two looks at the queue; what is measured is so much too long at most.
+/// Interval between two queries of the queue, and so the maximum error of each time.
 const GLANCE: Duration = Duration::from_millis(20);
 
 pub fn measure(effort: &Effort, report: &mut Report) {
@@ -36,7 +36,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     );
     let mut db = fresh_database(&cluster);
     HOST.create_attached(&mut db);
-    // The worker is there before anything is measured.
+    // The worker has started before the measurements.
     resolve(&mut db, vec!["11.255.0.1".to_owned()]);
 
     eprintln!("cymru: {ADDRESSES} addresses of as many /24s");
@@ -131,7 +131,7 @@ fn report_scattered(report: &mut Report, seconds: f64, busy: f64, record: &Recor
     );
 }
 
-/// Seconds that the server keeps its clients waiting at least, for so many questions.
+/// Minimum of the seconds that the server needs for this number of lookups.
 fn floor(questions: usize) -> f64 {
     questions.div_ceil(BATCH).div_ceil(CONNECTIONS) as f64 * DELAY.as_secs_f64()
 }
@@ -141,7 +141,8 @@ fn address(first: usize, n: usize, host: usize) -> String {
     format!("{first}.{}.{}.{host}", n / 256, n % 256)
 }
 
-/// One session from each address, in one transaction; seconds from its commit until all of them are resolved.
+/// Stores one session from each address, in one transaction. Returns the seconds from its commit until all are
+/// resolved.
 fn resolve(db: &mut Database<'_>, addresses: Vec<String>) -> f64 {
     let lines: String = addresses.iter().map(|ip| format!("{ip}\t{ip}\t{NOON}\n")).collect();
     db.copy(&format!("{} ({}, {}, {})", HOST.table, HOST.key, HOST.address, HOST.time), &lines);
@@ -185,13 +186,13 @@ pub fn cpu_seconds(db: &mut Session) -> f64 {
 }
 
 fn cpu_seconds_of(pid: &str) -> f64 {
-    // schedstat counts nanoseconds; stat counts ticks of 10 ms, coarse beside what an idle process uses.
+    // schedstat counts nanoseconds. stat counts ticks of 10 ms, which is coarse for an idle process.
     let schedule = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok();
     let exact: Option<f64> = schedule.as_deref().and_then(|text| text.split(' ').next()?.parse().ok());
     if let Some(nanoseconds) = exact {
         return nanoseconds / 1e9;
     }
-    // pid (name) state … utime stime …: the 14th and the 15th, and the name may hold blanks and parentheses.
+    // pid (name) state … utime stime …: the 14th and the 15th. The name may contain blanks and parentheses.
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let fields = status.rsplit_once(')').expect("a name in parentheses").1.split_ascii_whitespace();
     let ticks: f64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("ticks")).sum();

@@ -20,7 +20,7 @@ fn insert_others(db: &mut Session) {
     db.run(&format!(
         "INSERT INTO s (ip) SELECT '23.1.0.0'::inet + n % 2000 FROM generate_series(1, {OTHERS}) n"
     ));
-    // As many transactions would append them, and not as one sums them up.
+    // One row for each session, as separate transactions append them. One transaction would add them up.
     db.run(&format!(
         "INSERT INTO enrich.session_delta (ip_address, sessions)
          SELECT '23.1.0.0'::inet + n % 2000, (-1) ^ (n / 2000) FROM generate_series(1, {OTHERS}) n"
@@ -45,7 +45,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
         db.run("CREATE TABLE s (ip inet)");
         db.run("SELECT enrich.attach_session_table('s', 'ip')");
         insert_others(&mut db);
-        // A request that is gone again makes the launcher start the worker of a new database.
+        // A request that is deleted at once makes the launcher start the worker of a new database.
         db.run(
             "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
              DELETE FROM enrich.enrichment_request",

@@ -1,5 +1,5 @@
-//! A year of a honeypot, made with a fixed seed: sessions in the analysts' table, the addresses that they come from, the
-//! networks of these. What a database looked like before the extension came, and what it looks like with it.
+//! Generates a year of a honeypot with a fixed seed: sessions in the analysts' table, their addresses, the
+//! networks of these. The database can be in the state before the extension, or in the state with it.
 
 use std::fmt::Write;
 
@@ -20,7 +20,7 @@ pub const HALF: Size = Size { sessions: 840_000, addresses: 150_000, networks: 1
 
 pub const TABLE: &str = "session_summaries";
 
-/// cowrieprocessor's table, with what it wrote of an address beside some of the sessions.
+/// cowrieprocessor's table. Some sessions have its document about their address.
 const SESSIONS: &str = "
     CREATE TABLE session_summaries (
         session_id varchar(64) NOT NULL,
@@ -38,13 +38,13 @@ const SESSIONS: &str = "
         enrichment_at timestamptz
     )";
 
-/// Lines of one COPY: enough for speed, not so many that the text fills the memory.
+/// Lines of one COPY: enough for speed, but few enough for memory.
 const CHUNK: usize = 50_000;
 
 /// 2024 has 366 days.
 const SECONDS: usize = 366 * 24 * 3600;
 
-/// The server of these measurements, as the others'; on an SSD, so random reads cost what they cost there.
+/// The server of these measurements has the settings of the others, with the cost of random reads on an SSD.
 pub fn cluster() -> Cluster {
     Cluster::start(
         &Options::named("bench-history")
@@ -65,7 +65,7 @@ impl Size {
     }
 }
 
-/// Which address each session is from: every one comes new at its time, and those that were there early come most.
+/// The address of each session. New addresses appear all through the year, and early ones have the most sessions.
 fn visitors(size: &Size) -> impl Iterator<Item = usize> + '_ {
     let mut random = Random::seeded(7);
     let mut seen = 0;
@@ -79,8 +79,8 @@ fn visitors(size: &Size) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// Stores the sessions of `size`, a third of them with a document of their own; with snapshots, or as they were before
-/// there were any.
+/// Stores the sessions of `size`, a third of them with a document, with snapshots or in the state before the
+/// extension.
 pub fn store_sessions(db: &mut Database<'_>, size: &Size, population: &[Inhabitant], with_snapshots: bool) {
     db.run(SESSIONS);
     let mut random = Random::seeded(11);
@@ -122,7 +122,7 @@ pub fn store_sessions(db: &mut Database<'_>, size: &Size, population: &[Inhabita
     db.run("VACUUM (ANALYZE) session_summaries");
 }
 
-/// `2024-01-01 00:00`, so many minutes on.
+/// Returns the time this number of minutes after `2024-01-01 00:00`.
 fn at_minute(minute: usize) -> String {
     const MONTHS: [usize; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let mut day = minute / (24 * 60);
@@ -134,7 +134,7 @@ fn at_minute(minute: usize) -> String {
     format!("2024-{:02}-{:02} {:02}:{:02}", month + 1, day + 1, minute / 60 % 24, minute % 60)
 }
 
-/// What the Python system wrote of an address.
+/// The Python system's document about an address.
 fn document(of: &Inhabitant) -> String {
     let Inhabitant { address, asn, country } = of;
     let country = country.as_deref().unwrap_or("XX");
@@ -147,7 +147,7 @@ fn document(of: &Inhabitant) -> String {
     )
 }
 
-/// Table `population`: what a user who writes the statement by hand would join with.
+/// Table `population`, which a hand-written statement joins with.
 pub fn store_population(db: &mut Database<'_>, population: &[Inhabitant]) {
     db.run(
         "CREATE TABLE population (ip inet PRIMARY KEY, asn bigint NOT NULL, country text, document jsonb NOT NULL)",
@@ -165,7 +165,7 @@ pub fn store_population(db: &mut Database<'_>, population: &[Inhabitant]) {
     db.run("VACUUM (ANALYZE) population");
 }
 
-/// The inventory of addresses as the Python system left it: documents, when and how often they were seen, and no networks
+/// The inventory of addresses in the state of the Python system: documents, times and counts, but no networks
 /// yet.
 pub fn store_unread_inventory(db: &mut Database<'_>, size: &Size, population: &[Inhabitant]) {
     let mut seen = vec![(0, 0, 0); population.len()];

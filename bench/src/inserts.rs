@@ -1,5 +1,5 @@
-//! What an attached table costs those who insert: the same table without a trigger, attached, and
-//! with the trigger that a user would write by hand.
+//! Measures the cost of inserts into an attached table. Compares the table without a trigger, attached, and
+//! with a hand-written trigger.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -34,7 +34,7 @@ const TABLE: &str = "
     );
     CREATE INDEX ON {name} (first_event_at);";
 
-/// What a user would write: two range lookups and two upserts a row.
+/// A hand-written trigger: two range lookups and two upserts a row.
 const NAIVE_TRIGGER: &str = "
     CREATE TABLE naive_asn_inventory (
         asn_number bigint PRIMARY KEY,
@@ -120,7 +120,7 @@ fn pgbench(db: &mut Database<'_>, table: &str, inserts: usize, clients: u32, sec
     Run { tps, failed, deadlocks: db.number(deadlocks) - before }
 }
 
-/// The key is random, so that runs never meet the keys of another.
+/// The key is random, so that the keys of two runs do not collide.
 fn script(db: &Database<'_>, table: &str, inserts: usize) -> PathBuf {
     let path = db.cluster.files().join(format!("{table}-{inserts}.sql"));
     let mut text = String::new();
@@ -211,7 +211,7 @@ pub fn measure_batches(db: &mut Database<'_>, effort: &Effort, report: &mut Repo
         Aim::AtMost(0.0),
         String::new(),
     );
-    // One run is enough to see it stand still.
+    // One run is enough, because hardly any transaction commits.
     let naive = pgbench(db, NAIVE, 10, 16, 2 * effort.seconds);
     report.ratio(
         "10-insert transactions: hand-written trigger / bare",
@@ -264,7 +264,7 @@ pub fn measure_bulk(db: &mut Database<'_>, effort: &Effort, report: &mut Report)
     );
 }
 
-/// Everything that was measured was also counted.
+/// Checks that all measured sessions were counted.
 pub fn check_counts(db: &mut Database<'_>) {
     assert_counts_are_exact(db, &[(ATTACHED, "source_ip")]);
     eprintln!("counts of {} sessions equal a recount", db.number("SELECT count(*) FROM attached"));

@@ -1,7 +1,7 @@
 //! Measures how much hostile table owners delay an honest one. Forty owners have code that sleeps and catches its
 //! cancellation. Two owners have code that notices no interrupt. One owner has two hundred slow tables.
 //!
-//! `ISOLATION_SECONDS` says for how long, 600 unless it is set.
+//! `ISOLATION_SECONDS` sets the duration, 600 by default.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,7 +182,7 @@ fn hostile(db: &mut Session, role: &str, table: &str, body: &str) {
     constrain(db, role, table, &check);
 }
 
-/// xpath() where the server has libxml, else a long expression of products: neither notices an interrupt.
+/// Calls xpath() if the server has libxml, else a long expression of products. Neither notices an interrupt.
 fn stuck_code(db: &mut Session) -> String {
     let xpath = |elements: usize| {
         format!(

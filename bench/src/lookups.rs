@@ -28,13 +28,13 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     eprintln!("lookups: {SAMPLE} addresses, {} rounds", effort.rounds);
     addresses.store_ranges(db);
     let sample: Vec<IpAddr> = addresses.sample.iter().map(|a| IpAddr::V4(*a)).collect();
-    // The plain loop reads a mapped file, as the extension does: 4 kB pages of the page cache. In the heap the same file
-    // may lie in huge pages, which is another race; it is shown beside.
+    // The plain loop reads a mapped file, as the extension does: 4 kB pages of the page cache. In the heap the same
+    // file may be in huge pages, which is faster. That time is printed separately.
     let map = |name: &str, bytes: &[u8]| -> Mmap {
         let path = db.cluster.files().join(name);
         std::fs::write(&path, bytes).expect("a copy can be written");
         let file = std::fs::File::open(&path).expect("the copy can be opened");
-        // SAFETY: nobody else knows of the copy.
+        // SAFETY: no other process knows the path of the copy, so none truncates or changes it.
         unsafe { Mmap::map(&file) }.expect("the copy can be mapped")
     };
     let city =
@@ -48,7 +48,7 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     for (session, statement) in sessions.iter_mut().zip(statements) {
         hits.push(session.number(statement));
     }
-    // Each method has to find the same, or the race is not fair.
+    // All methods must return the same result, or the comparison is not fair.
     let raw_hits = [raw_loop(&city, &sample, &COUNTRY_PATHS).1, raw_loop(&asn, &sample, &ASN_PATHS).1];
     assert_eq!([hits[1], hits[2]], raw_hits, "answers in SQL and outside");
     assert_eq!([hits[3], hits[4]], raw_hits, "answers by ranges and outside");
@@ -93,7 +93,7 @@ pub fn measure(db: &mut Database<'_>, addresses: &Addresses, effort: &Effort, re
     }
 }
 
-/// Seconds of the second of two passes, and how many addresses had an answer.
+/// Returns the seconds of the second of two passes, and the number of addresses with an answer.
 fn raw_loop<S: AsRef<[u8]>>(
     reader: &Reader<S>,
     sample: &[IpAddr],

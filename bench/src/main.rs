@@ -1,5 +1,5 @@
-//! Measures the extension against its alternatives in one run and prints ratios beside their aims.
-//! See bench/README.md for what is measured and how.
+//! Measures the extension against its alternatives in one run and prints ratios with their aims.
+//! bench/README.md describes the measurements.
 
 mod addresses;
 mod analysis;
@@ -23,7 +23,7 @@ use server_tests::{Cluster, Options};
 use addresses::Addresses;
 use report::Report;
 
-/// What the environment asks for.
+/// Settings from the environment.
 pub struct Effort {
     pub rounds: usize,
     pub seconds: u64,
@@ -75,14 +75,14 @@ fn main() {
     if asked_for("metrics") {
         metrics::measure(&effort, &mut report);
     }
-    // Takes ten minutes, so only where it is named.
+    // Takes ten minutes, so it runs only if it is named.
     if wanted.iter().any(|what| what == "isolation") {
         isolation::measure(&mut report);
     }
     report.print();
 }
 
-/// What works through a year of sessions, on one server, a database each.
+/// Measurements over a year of sessions, on one server, each in a separate database.
 fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mut Report) {
     let cluster = history::cluster();
     let addresses = Addresses::prepare(&cluster);
@@ -100,7 +100,7 @@ fn measure_history(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &
     }
 }
 
-/// What needs the databases of places and networks, on one server.
+/// Measurements that need the databases of locations and networks, on one server.
 fn measure_files(asked_for: &impl Fn(&str) -> bool, effort: &Effort, report: &mut Report) {
     let cluster = Cluster::start(
         &Options::named("bench")

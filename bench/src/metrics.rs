@@ -1,9 +1,9 @@
-//! What counting and timing costs those who insert, in instructions: a server in single-user mode, which is one backend
-//! and nothing else, under callgrind, with `cowrie_enrich.metrics` on and off.
+//! Measures the cost of metrics for an insert, in instructions. The server runs in single-user mode, as one backend
+//! without other processes, under callgrind, with `cowrie_enrich.metrics` on and off.
 //!
-//! Instructions are counted, not time, so that one percent can be told from noise. Each count is the difference between a
-//! run with many inserts and a run with few, on copies of the same data directory: starting up falls out. What the kernel
-//! does is not in it.
+//! It counts instructions and not time, because noise would hide one percent of a time. Each count is the difference
+//! between a run with many inserts and a run with few, on copies of the same data directory. So the start of the server
+//! is not included. Instructions of the kernel are not included either.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ const KNOWN: u64 = 2_560;
 /// Counts of instructions hardly differ from round to round.
 const MOST_ROUNDS: usize = 3;
 
-/// Statements that insert so many sessions.
+/// Returns statements that insert this number of sessions.
 type Script = fn(u64) -> String;
 
 const SCRIPTS: [(&str, Script, [u64; 2]); 3] = [
@@ -121,7 +121,7 @@ fn instructions(cluster: &Cluster, database: &str, metrics: &str, script: &str) 
     collected.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no count: {said}"))
 }
 
-/// Runs a program that must succeed; answers what it said on its standard error.
+/// Runs a program that must succeed. Returns its standard error.
 fn run(command: &mut Command) -> String {
     let output = command.stdout(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

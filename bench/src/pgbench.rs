@@ -1,4 +1,4 @@
-//! How many transactions a second clients make of one script.
+//! Measures the transactions per second of clients that run one script.
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
-//! What lies between the first request to a provider that is asked by HTTP and the last answer in the inventory, beside
-//! the time that the provider takes; whether a provider that is down keeps others waiting; and what asking more of them
-//! costs those who insert sessions. GreyNoise, SPUR and Team Cymru are on loopback.
+//! Measures three things. The first is the time from the first request to an HTTP provider until the last answer is in
+//! the inventory, compared with the provider's own time. The second is the delay of other providers by one that is
+//! down. The third is the cost of more providers for an insert. GreyNoise, SPUR and Team Cymru are simulated on
+//! loopback.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,7 +20,7 @@ use crate::report::{Aim, Report, median, short};
 use crate::{Effort, pgbench};
 
 const HOST: &Host = &SUMMARIES;
-/// Between two looks at the queue; what is measured is so much too long at most.
+/// Interval between two queries of the queue, and so the maximum error of each time.
 const GLANCE: Duration = Duration::from_millis(20);
 
 pub fn measure(effort: &Effort, report: &mut Report) {
@@ -42,7 +43,7 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
             .conf(&format!("cowrie_enrich.greynoise_url = '{}'", greynoise.url()))
             .conf(&format!("cowrie_enrich.greynoise_max_parallel = {PARALLEL}"))
             .conf("cowrie_enrich.greynoise_rate = 0")
-            // Asked for, but never reached: what is written down for it costs too.
+            // Set, but never reached, because the bookkeeping of the quota is part of the cost.
             .conf("cowrie_enrich.greynoise_daily_quota = 1000000"),
     );
     let mut db = warm_database(&cluster, &["greynoise"]);
@@ -84,10 +85,10 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
     );
 }
 
-/// Addresses that the loop below asks about.
+/// Number of addresses that the loop below looks up.
 const FEW: usize = 200;
 
-/// What the Python system did: ask, wait, write, commit, next. Seconds for an address.
+/// The loop of the Python system: send, wait, write, commit. Returns seconds for an address.
 fn one_after_the_other(report: &mut Report) -> f64 {
     let greynoise = Http::start(Service::GreyNoise, Hosts::synthetic());
     greynoise.behave(HttpBehaviour::normal().delayed(DELAY));
@@ -181,12 +182,12 @@ fn at_a_rate(report: &mut Report) {
     );
 }
 
-/// As many /24s, so that Team Cymru has as many questions.
+/// Each address is in a separate /24, so Team Cymru gets one lookup for each.
 const ADDRESSES: usize = 5_000;
 /// With four connections to each, Team Cymru takes 15 s for its ten batches and SPUR 25 s.
 const CYMRU_DELAY: Duration = Duration::from_secs(5);
 const SPUR_DELAY: Duration = Duration::from_millis(20);
-/// How long GreyNoise is waited for when it says nothing.
+/// Time-out of a request while GreyNoise does not respond.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 fn beside_one_that_is_down(effort: &Effort, report: &mut Report) {
@@ -223,7 +224,7 @@ fn beside_one_that_is_down(effort: &Effort, report: &mut Report) {
     }
 }
 
-/// Seconds from the commit of the sessions to the last answer of Cymru and of SPUR.
+/// Returns the seconds from the commit of the sessions to the last answer of Cymru and of SPUR.
 fn others(state: &str) -> (f64, f64) {
     let whois = Whois::start(Routes::synthetic());
     let greynoise = Http::start(Service::GreyNoise, Hosts::synthetic());
@@ -270,8 +271,8 @@ fn others(state: &str) -> (f64, f64) {
     (cymru, spur)
 }
 
-/// What more sources cost those who insert. Each session comes from an address of its own, whose network the ASN file
-/// knows; no worker works.
+/// Measures the cost of more sources for an insert. Each session comes from a different address, whose network the ASN
+/// file knows. No worker runs.
 pub fn measure_sources(effort: &Effort, report: &mut Report) {
     const FEWER: &str = "maxmind,cymru";
     const MORE: &str = "maxmind,cymru,greynoise,spur";
@@ -291,7 +292,7 @@ pub fn measure_sources(effort: &Effort, report: &mut Report) {
             for step in 0..2 {
                 let which = (step + round) % 2;
                 reconfigure(&cluster, &[&format!("enabled_sources = '{}'", [FEWER, MORE][which])]);
-                // Nobody has left anything in there.
+                // An empty database, so that rows of the runs before do not count.
                 let mut db = fresh_database(&cluster);
                 HOST.create_attached(&mut db);
                 db.run("CREATE SEQUENCE fresh CACHE 100");
@@ -337,12 +338,12 @@ fn warm_database<'a>(cluster: &'a Cluster, providers: &[&str]) -> Database<'a> {
     db
 }
 
-/// The n-th of as many /24s, none of which the ASN file knows.
+/// An address in the n-th /24. The ASN file knows none of these.
 fn address(n: usize) -> String {
     format!("11.{}.{}.{}", n / 256, n % 256, 1 + n % 254)
 }
 
-/// One session from each address, in one transaction.
+/// Stores one session from each address, in one transaction.
 fn insert(db: &mut Database<'_>, numbers: std::ops::Range<usize>) {
     let line = |n| {
         let ip = address(n);
@@ -368,13 +369,13 @@ fn wait_for(db: &mut Database<'_>, provider: &str, limit: Duration) {
     }
 }
 
-/// Everything was answered by now.
+/// Returns the seconds since the first request. Call it when the last answer has arrived.
 fn since_first_request(server: &Http) -> f64 {
     let first = server.requests().iter().map(|request| request.at).min().expect("it was asked");
     first.elapsed().as_secs_f64()
 }
 
-/// Each address has its answer, a value or that there is none; the one that was there before too.
+/// Checks that each address has a value or an absence, the address from the preparation included.
 fn check(db: &mut Database<'_>, provider: &str, addresses: usize) {
     let answered = format!(
         "SELECT count(*) FROM ip_inventory WHERE enrichment #>> '{{_meta,{provider},state}}' IN ('value', 'absent')"
@@ -382,7 +383,7 @@ fn check(db: &mut Database<'_>, provider: &str, addresses: usize) {
     assert_eq!(db.number(&answered), addresses as i64 + 1, "{:?}", status(db));
 }
 
-/// Each was asked about once, and never more at a time than may be.
+/// Checks that each address was looked up once, and that the limit of parallel requests was kept.
 fn check_record(server: &Http, addresses: usize, parallel: usize) {
     let mut asked: Vec<_> = server.requests().iter().filter_map(|request| request.ip).collect();
     assert_eq!(asked.len(), addresses);

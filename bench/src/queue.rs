@@ -1,8 +1,8 @@
-//! A million requests on their way through the queue, by the statements that the worker runs: does a batch cost at the
-//! end what it costs at the beginning?
+//! Measures a million requests in the queue, by the statements that the worker runs, and compares the cost of the last
+//! batches with that of the first.
 //!
-//! They come to a database that has worked before: its tables were analysed while they were almost empty, and the
-//! worker's plans were made then. Nobody vacuums or analyses by hand once the million is there.
+//! The database has been in use before: its tables were analysed while they were almost empty, and the
+//! worker's plans were made then. Afterwards only autovacuum vacuums and analyses.
 
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use server_tests::{Cluster, Options, Session};
 use crate::report::{Aim, Report, median, short};
 
 const REQUESTS: usize = 1_000_000;
-/// Requests that one transaction takes in, and jobs that one claims: what the worker does.
+/// Requests that one transaction turns into jobs, and jobs that one claims, as in the worker.
 const TAKE_IN: usize = 10_000;
 const CLAIM: usize = 500;
-/// Small batches before the million comes: more than the server plans anew for.
+/// Small batches before the million: more than the executions after which the server keeps a plan.
 const DAYS_BEFORE: usize = 8;
 const FEW: usize = 30;
 /// Lease in seconds, its holder, lifetimes of answers in seconds.
@@ -80,7 +80,7 @@ pub fn measure(report: &mut Report) {
         for table in ["enrichment_request", "enrichment_job", "job_address", "block_answer"] {
             db.run(&format!("VACUUM (ANALYZE) enrich.{table}"));
         }
-        // What the worker asks between two pieces of work.
+        // The worker's queries between two steps.
         worker.run(&take_in);
         worker.run(&claim);
     }
@@ -142,7 +142,7 @@ pub fn measure(report: &mut Report) {
             Aim::AtMost(2.0),
             "medians".to_owned(),
         );
-        // A plan that went wrong for a while would hide behind a median.
+        // A median would hide a plan that is bad for a while.
         let means = || tenths.iter().map(|tenth| tenth.iter().sum::<f64>() / tenth.len() as f64);
         let (slowest, fastest) = (means().fold(f64::MIN, f64::max), means().fold(f64::MAX, f64::min));
         let worst = seconds.iter().copied().fold(f64::MIN, f64::max);
@@ -156,9 +156,9 @@ pub fn measure(report: &mut Report) {
     }
 }
 
-/// Queues so many addresses of as many /24s from `first` on, in no order, as attackers come.
+/// Queues this number of addresses from `first` on, each in a separate /24, in random order.
 fn request(db: &mut Session, first: &str, skip: usize, count: usize) {
-    // One of eight /24s, and some more than are needed, because not all are public.
+    // One of eight /24s, and some more than needed, because not all are public.
     let numbers = format!("generate_series({}, {}, 8)", 8 * skip, 8 * (skip + count + count / 50 + 10_000));
     db.run(&format!(
         "SELECT setseed(0.42);
@@ -176,7 +176,7 @@ fn request(db: &mut Session, first: &str, skip: usize, count: usize) {
     assert_eq!(db.number("SELECT count(*) FROM enrichment_request"), count as i64);
 }
 
-/// What ends a batch: what the worker does, without the inventories.
+/// The worker's statements at the end of a batch, without those on the inventories.
 fn finish(claimed: &[String]) -> Vec<String> {
     let (mut lookup_keys, mut addresses) = (Vec::new(), Vec::new());
     for row in claimed {
@@ -222,12 +222,12 @@ fn is_explained(batch: usize, batches: usize) -> bool {
     (batch == 0 || batch == batches - 1) && std::env::var_os("EXPLAIN").is_some()
 }
 
-/// Prints how a statement runs at this moment, and rolls it back.
+/// Prints the current plan of a statement with its execution, and rolls it back.
 fn explain(session: &mut Session, sql: &str) {
     session.run("BEGIN");
     eprintln!("  {}", &sql[..sql.len().min(40)]);
     for line in session.rows(&format!("EXPLAIN (ANALYZE, BUFFERS) {sql}")) {
-        // Lists of five hundred are in there.
+        // The plan contains lists of five hundred values.
         eprintln!("    {}", line.chars().take(200).collect::<String>());
     }
     session.run("ROLLBACK");

@@ -1,4 +1,4 @@
-//! Collects ratios and prints them beside their aims.
+//! Collects ratios and prints them with their aims.
 
 pub enum Aim {
     AtLeast(f64),
@@ -17,7 +17,7 @@ struct Line {
 }
 
 pub struct Report {
-    /// Whether lookups, if any, were made in full-size databases.
+    /// True if lookups, if any, used full-size databases.
     pub real: bool,
     lines: Vec<Line>,
 }
@@ -29,7 +29,7 @@ impl Default for Report {
 }
 
 impl Report {
-    /// One ratio, measured in several rounds; `absolute` says what was divided by what.
+    /// One ratio, measured in several rounds. `absolute` names the numerator and the denominator.
     pub fn ratio(&mut self, what: &str, absolute: String, rounds: Vec<f64>, aim: Aim, note: String) {
         self.line(what, absolute, rounds, "", aim, note);
     }
@@ -95,7 +95,7 @@ impl Line {
     }
 }
 
-/// Three digits that mean something.
+/// Formats a number with three significant digits.
 pub fn short(n: f64) -> String {
     match n.abs() {
         0.0 => "0".to_owned(),

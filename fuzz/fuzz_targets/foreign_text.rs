@@ -1,4 +1,4 @@
-//! Texts of documents that others wrote: AS numbers, countries, registries, names, and JSON that `jsonb` cannot keep.
+//! Texts of documents from other systems: AS numbers, countries, registries, names, and JSON that `jsonb` cannot keep.
 #![no_main]
 
 use cowrie_enrich_engine::invariants;

@@ -1,4 +1,4 @@
-//! Any bytes as an mmdb file: opened, verified, and asked.
+//! Any bytes as an mmdb file: opened, verified, and looked up in.
 #![no_main]
 
 #[path = "../../engine/tests/support/mod.rs"]

@@ -1,4 +1,4 @@
-//! What a scraper sends to the endpoint.
+//! Requests of a scraper to the endpoint.
 #![no_main]
 
 use cowrie_enrich_engine::invariants;
