@@ -1,5 +1,5 @@
 -- The tables that the honeypot Cowrie's PostgreSQL output writes: the same names, types, keys and indexes as
--- Cowrie's docs/sql/postgres.sql, so that what works here works on a honeypot's own database.
+-- Cowrie's docs/sql/postgres.sql, so that the same statements work on a honeypot's own database.
 
 CREATE TABLE sensors (
     id serial PRIMARY KEY,
