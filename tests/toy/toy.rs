@@ -1,7 +1,7 @@
-//! Answers: which toys does the toy shop know at the address?
+//! The toy shop: returns the toys at an address.
 //!
-//! Nobody's provider: `tests/server/tests/fifth_provider.rs` copies this file beside the others of `engine/src/providers/`
-//! and adds it to their list, in a copy of the sources, to see that a further provider needs nothing else.
+//! Not a real provider: `tests/server/tests/fifth_provider.rs` copies this file into `engine/src/providers/` in a copy
+//! of the sources, and adds it to the list of providers. The test shows that a new provider needs nothing else.
 //!
 //! ```text
 //! GET <url>/<ip>
@@ -10,7 +10,7 @@
 //! 404 {"ip":"198.51.100.7"}                          ; no toys there
 //! ```
 //!
-//! The rule: kept as it was sent, the address apart.
+//! The answer is stored as it was sent, except for the address.
 
 use super::http::settings::{absent_ttl, daily_quota, max_parallel, rate, timeout, ttl, url};
 use super::http::{self, Backoff, Common, HTTP_PROXY, HttpProvider, HttpResponse, HttpService, ReadResult};

@@ -1,10 +1,11 @@
 //! Writes mmdb files for tests: any value, any prefix, all three record sizes.
 //!
-//! Format: <https://maxmind.github.io/MaxMind-DB/>. A file is the search tree, 16 zero bytes, the data section, a marker
-//! and the metadata. It can also be damaged in ways that no honest writer produces: `Value::Pointer`, `Value::Raw`,
-//! `Record::Raw`, and nodes that a test changes one by one.
+//! Format: <https://maxmind.github.io/MaxMind-DB/>. A file is the search tree, 16 zero bytes, the data section, a
+//! marker and the metadata. A test can also damage a file in ways that a correct writer does not produce. For that
+//! there are `Value::Pointer`, `Value::Raw` and `Record::Raw`, and the nodes can be changed one by one.
 //!
-//! The format is written down here a second time. A misreading of it cannot hide in both this writer and the reader.
+//! The format is implemented here a second time. So a misreading of the format cannot be in both this writer and the
+//! reader.
 
 #![forbid(unsafe_code)]
 
@@ -24,9 +25,9 @@ pub enum Value {
     Bool(bool),
     Map(Vec<(String, Value)>),
     Array(Vec<Value>),
-    /// To this offset of the data section.
+    /// A pointer to this offset of the data section.
     Pointer(u32),
-    /// Bytes put there as they are.
+    /// Bytes that are written as they are.
     Raw(Vec<u8>),
 }
 
@@ -225,7 +226,7 @@ impl Writer {
             }
             node = match record {
                 Record::Node(child) => child as usize,
-                // The record of a wider prefix holds for both halves, until one is replaced.
+                // The record of a wider prefix holds for both halves until one is replaced.
                 inherited => {
                     let child = self.nodes.len();
                     self.nodes.push([inherited; 2]);
@@ -254,7 +255,7 @@ impl Writer {
         }
     }
 
-    /// Writes under a new name and renames: a reader sees the old file or the new one.
+    /// Writes under a new name and renames, so that a reader sees the old file or the new one.
     pub fn write(&self, path: &Path) {
         let draft = path.with_extension("draft");
         std::fs::write(&draft, self.bytes()).expect("the file can be written");

@@ -1,4 +1,4 @@
-//! In which ways the bulk whois can answer, and what the bytes of the answer then are.
+//! The ways in which the bulk whois can answer, and the bytes of each answer.
 //!
 //! An answer of the real service, to `begin`, `verbose`, three addresses, `end`:
 //!
@@ -19,7 +19,7 @@ use crate::prefix::masked;
 use crate::record::Connection;
 use crate::routes::{Route, Routes};
 
-/// The number in every row that nobody asked for: where it is found stored, a foreign row was believed.
+/// The AS number in rows for addresses that were not requested. If it is stored, the client used such a row.
 pub const FOREIGN_ASN: u64 = 64_500;
 
 const BULK_LINE: &str = "Bulk mode; whois.cymru.com [2026-11-20 06:00:00 +0000]";
@@ -29,7 +29,7 @@ const HEADINGS: &str =
 /// How one connection is answered.
 #[derive(Clone)]
 pub struct Behaviour {
-    /// Between the line `end` and the first byte of the answer.
+    /// Time between the line `end` and the first byte of the answer.
     pub delay: Duration,
     pub bulk_line: bool,
     pub headings: bool,
@@ -41,27 +41,28 @@ pub struct Behaviour {
 pub enum Fault {
     /// Reads and says nothing until the client leaves.
     Silent,
-    /// Waits until `Whois::behave` is called again, and then answers in that way.
+    /// Waits until `Whois::behave` is called again, and then answers as that call says.
     Held,
     /// One byte at a time.
     Drip { every: Duration },
-    /// After the rows, valid-looking rows that nobody asked for, for ever.
+    /// After the rows, an endless series of well-formed rows for addresses that were not requested.
     EndlessRows,
     /// After the rows, bytes without a line end, for ever.
     EndlessLine,
-    /// Closes after so many rows, or in the middle of the row that follows them.
+    /// Closes after this number of rows, or in the middle of the next row.
     CloseAfter { rows: usize, mid_row: bool },
-    /// Closes as soon as so many questions were read, without a word; often a reset. Fewer are answered.
+    /// Closes without an answer as soon as this number of addresses was read, often with a reset. Smaller requests are
+    /// answered.
     DropAfter { questions: usize },
-    /// A line of so many bytes, then the rows.
+    /// A line of this number of bytes, then the rows.
     LongLine(usize),
-    /// So many bytes of any value instead of an answer.
+    /// This number of arbitrary bytes instead of an answer.
     Garbage(usize),
-    /// A line of NULs; a NUL inside the name of each row, inside the number too of every second one.
+    /// A line of NUL bytes, then rows with a NUL byte inside the name. Every second row also has one inside the number.
     NulBytes,
     /// Bytes in each name that are not UTF-8.
     NotUtf8,
-    /// A row of `FOREIGN_ASN` for an address that was not asked, before each row or, with `only`, instead of it.
+    /// A row of `FOREIGN_ASN` for an address that was not requested, before each row or, with `only`, instead of it.
     Foreign { only: bool },
     /// Every n-th question has no row.
     Missing { every: usize },
@@ -73,10 +74,10 @@ pub enum Fault {
     AsnTooLarge,
     /// No route for anything.
     AllNa,
-    /// Every n-th question has an error line, before all rows, instead of its row.
+    /// Every n-th address gets an error line, before all rows, instead of its row.
     ErrorLines { every: usize },
-    /// Three rows for each row that would be: a wider prefix with the number below the true one; the prefix with
-    /// "true+1 true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
+    /// Three rows instead of each row: a wider prefix with the number below the true one; the prefix with "true+1
+    /// true"; the prefix with true+2. The most specific prefix and its lowest number are the true ones.
     MultiOrigin,
     /// These bytes instead of an answer, and then nothing until the client leaves.
     HangAfter(Vec<u8>),
@@ -87,7 +88,7 @@ pub enum Fault {
 pub type CustomAnswer = dyn Fn(&[IpAddr]) -> Vec<u8> + Send + Sync;
 
 impl Behaviour {
-    /// As the real service answers, at once.
+    /// Answers at once, as the real service does.
     pub fn normal() -> Behaviour {
         Behaviour { delay: Duration::ZERO, bulk_line: true, headings: false, crlf: false, fault: None }
     }
@@ -120,7 +121,7 @@ impl From<Fault> for Behaviour {
 }
 
 impl Behaviour {
-    /// The bytes of the answer; what has to do with time or has no end is left to the server.
+    /// Returns the bytes of the answer. The server implements delays and endless answers.
     pub(crate) fn answer(&self, routes: &Routes, request: &Connection) -> Vec<u8> {
         let questions = &request.questions;
         match &self.fault {
@@ -214,7 +215,7 @@ impl Behaviour {
         found.iter().flat_map(rows_of).collect()
     }
 
-    /// A row with bytes that do not belong there, where that is the fault.
+    /// Changes a row if the fault requires it.
     fn spoilt(&self, nth: usize, mut row: Vec<u8>) -> Vec<u8> {
         match self.fault {
             Some(Fault::NulBytes) => {
@@ -229,7 +230,7 @@ impl Behaviour {
         row
     }
 
-    /// What an endless answer goes on with, about 64 kB of it.
+    /// Returns the next 64 kB or so of an endless answer.
     pub(crate) fn more(&self, request: &Connection) -> Option<Vec<u8>> {
         match self.fault {
             Some(Fault::EndlessRows) => Some(
@@ -266,7 +267,7 @@ impl Row {
 
     fn bytes(&self, verbose: bool) -> Vec<u8> {
         let Row { number, address, route: Route { prefix, country, registry, allocated, name, .. } } = self;
-        // An IPv6 address does not fit in the column of IPv4, and gets one of its own width.
+        // An IPv6 address does not fit in the column of IPv4, and has another width.
         let width = if address.contains(':') { 40 } else { 16 };
         if verbose {
             format!("{number:<7} | {address:<width$} | {prefix:<19} | {country:<2} | {registry:<8} | {allocated:<10} | {name}")
@@ -277,7 +278,7 @@ impl Row {
     }
 }
 
-/// A row for the n-th address of 4.4.0.0/16, or the next that was not asked.
+/// Returns a row for the n-th address of 4.4.0.0/16, or for the next one that was not requested.
 fn foreign_row(nth: usize, questions: &[IpAddr], verbose: bool) -> Vec<u8> {
     let stranger = (nth as u32..)
         .map(|nth| IpAddr::V4(Ipv4Addr::from(0x0404_0000 | (nth & 0xffff))))
@@ -294,13 +295,13 @@ fn foreign_row(nth: usize, questions: &[IpAddr], verbose: bool) -> Vec<u8> {
     Row { number: FOREIGN_ASN.to_string(), address: stranger.to_string(), route }.bytes(verbose)
 }
 
-/// A prefix that holds the address and is wider than what a table has, as a rule.
+/// Returns a prefix that holds the address and is usually wider than the prefixes of a table.
 pub(crate) fn wider(address: IpAddr) -> String {
     let length = if address.is_ipv4() { 8 } else { 16 };
     format!("{}/{length}", masked(address, length))
 }
 
-/// Bytes of any value, the same in each run.
+/// Returns arbitrary bytes, the same in each run.
 pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     (0..bytes)

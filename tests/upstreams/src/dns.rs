@@ -6,8 +6,8 @@
 //! AS15169.asn.cymru.com               "15169 | US | arin | 2023-12-28 | GOOGLE, US"
 //! ```
 //!
-//! Several origins of one prefix are several numbers in the first field. Leading nibbles of the name, which are the
-//! last ones of an IPv6 address, may be left out. What has no route does not exist.
+//! If a prefix has several origins, the first field has several numbers. Leading nibbles of the name, which are the
+//! last ones of an IPv6 address, may be left out. A name without a route does not exist (NXDOMAIN).
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -23,7 +23,7 @@ use crate::routes::Routes;
 
 #[derive(Clone)]
 pub struct DnsBehaviour {
-    /// Before each answer; answers to several questions are delayed side by side.
+    /// Delay of each answer. Answers to several questions are delayed concurrently.
     pub delay: Duration,
     pub fault: Option<DnsFault>,
 }
@@ -51,18 +51,18 @@ pub enum DnsFault {
     Silent,
     /// The first n datagrams after `behave` are not answered.
     LoseFirst(usize),
-    /// By UDP an empty answer with the TC bit, by TCP the whole one.
+    /// By UDP an empty answer with the TC bit, by TCP the whole answer.
     Truncate,
-    /// Everything is said not to exist.
+    /// NXDOMAIN for every name.
     NxDomain,
     ServFail,
     /// Character strings of seven bytes instead of 255.
     MultiString,
-    /// For each origin a record of its own, and before them one of a wider prefix with a number of nobody's.
+    /// One record for each origin, and before them a record of a wider prefix with an unrelated AS number.
     SeveralRecords,
     /// By UDP, before the right answer: one with another id, and one to another question; both of `FOREIGN_ASN`.
     WrongFirst,
-    /// Messages sent instead, as a function of the transport and the received message.
+    /// Messages sent instead of the answer, as a function of the transport and the received message.
     Custom(Arc<CustomMessages>),
 }
 
@@ -107,7 +107,7 @@ impl Dns {
         Dns::open(address, routes, true)
     }
 
-    /// Leaves the TCP port of this number to somebody else.
+    /// Leaves the TCP port of this number to another server.
     pub fn start_without_tcp_on(address: SocketAddr, routes: Routes) -> io::Result<Dns> {
         Dns::open(address, routes, false)
     }
@@ -125,7 +125,7 @@ impl Dns {
                 Ok(sockets) => {
                     return Ok(Dns { address: sockets.address, shared, sockets: Mutex::new(Some(sockets)) });
                 }
-                // The port that one transport had free was in use with the other.
+                // The port that is free for one transport is in use for the other.
                 Err(_) if address.port() == 0 && attempts < 20 => attempts += 1,
                 Err(problem) => return Err(problem),
             }
@@ -136,12 +136,12 @@ impl Dns {
         self.address.port()
     }
 
-    /// Decides on all later questions.
+    /// Sets the behaviour for all later questions.
     pub fn behave(&self, behaviour: impl Into<DnsBehaviour>) {
         *locked(&self.shared.behaviour) = (behaviour.into(), 0);
     }
 
-    /// The questions in the order in which they arrived.
+    /// Returns the questions in the order in which they arrived.
     pub fn record(&self) -> Vec<DnsQuestion> {
         locked(&self.shared.record).clone()
     }
@@ -150,7 +150,7 @@ impl Dns {
         locked(&self.shared.record).clear();
     }
 
-    /// Closes everything: datagrams are answered by the kernel, as unreachable.
+    /// Closes all sockets. The kernel then rejects datagrams as unreachable.
     pub fn stop(&self) {
         drop(locked(&self.sockets).take());
         for stream in locked(&self.shared.streams).drain(..) {
@@ -183,7 +183,7 @@ impl Sockets {
                 let Ok(handle) = stream.try_clone() else { return };
                 locked(&shared.streams).push(handle);
                 let shared = Arc::clone(&shared);
-                // An error is the client's end.
+                // An error ends the connection.
                 std::thread::spawn(move || drop(serve_stream(&shared, stream)));
             })?)
         } else {
@@ -201,7 +201,7 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
-        // Wakes the thread.
+        // Wakes the thread, which waits for a datagram.
         let _ = self.udp.send_to(&[], self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -212,7 +212,7 @@ impl Drop for Sockets {
 fn serve_datagrams(shared: &Arc<Shared>, udp: &Arc<UdpSocket>, closing: &AtomicBool) {
     let mut bytes = [0; 4096];
     while !closing.load(Ordering::SeqCst) {
-        // What a client that is gone made unreachable is reported here, and is no end.
+        // The system reports here that an earlier client is unreachable. The server continues.
         let Ok((length, client)) = udp.recv_from(&mut bytes) else { continue };
         let message = bytes[..length].to_vec();
         let Some(answers) = shared.heard(&message, Transport::Udp) else { continue };
@@ -263,7 +263,7 @@ impl Answers {
 }
 
 impl Shared {
-    /// Notes the question and finds what to answer, if anything.
+    /// Records the question and returns the answers, if it gets any.
     fn heard(&self, message: &[u8], transport: Transport) -> Option<Answers> {
         let question = Question::parse(message)?;
         locked(&self.record).push(DnsQuestion {
@@ -310,7 +310,7 @@ impl Shared {
         Some(Answers { delay: behaviour.delay, messages })
     }
 
-    /// The records of a name; none where the name does not exist.
+    /// Returns the records of a name; `None` where the name does not exist.
     fn texts(&self, name: &str, several: bool) -> Option<Vec<String>> {
         let zone = name.strip_suffix(".asn.cymru.com")?;
         if let Some(digits) = zone.strip_prefix("as") {
@@ -355,14 +355,14 @@ fn nibbles_reversed(text: &str) -> Option<IpAddr> {
         bits = bits << 4 | u128::from(char::from(*digit).to_digit(16)?);
         nibbles += 1;
     }
-    // More than 32 have pushed the first ones out.
+    // With more than 32 nibbles, the first ones were shifted out.
     let rest = 32_u32.checked_sub(nibbles)?;
     Some(IpAddr::V6(Ipv6Addr::from(bits << (4 * rest))))
 }
 
 const HEADER: usize = 12;
 const TXT: u16 = 16;
-/// Bits of the header's second 16: what is added to "an answer, recursion desired and available".
+/// Bits of the header's second 16 bits, added to "an answer, recursion desired and available".
 const TRUNCATED: u16 = 0x0200;
 const SERVFAIL: u16 = 2;
 const NXDOMAIN: u16 = 3;
@@ -372,7 +372,7 @@ struct Question {
     id: [u8; 2],
     name: String,
     kind: u16,
-    /// As it was sent, to be repeated in the answer.
+    /// As it was sent. The answer repeats it.
     bytes: Vec<u8>,
 }
 
@@ -410,7 +410,7 @@ impl Question {
                 .chunks(string)
                 .flat_map(|chunk| [&[chunk.len() as u8], chunk].concat())
                 .collect();
-            // The name is the question's, by a pointer; then type, class IN, four hours to live.
+            // The name is a pointer to the question's name. Then follow the type, the class IN and a TTL of four hours.
             message.extend([0xc0, HEADER as u8, 0, TXT as u8, 0, 1, 0, 0, 0x38, 0x40]);
             message.extend((data.len() as u16).to_be_bytes());
             message.extend(data);

@@ -1,22 +1,22 @@
-//! What GreyNoise, DShield and SPUR know of addresses.
+//! The data that GreyNoise, DShield and SPUR have about addresses.
 //!
-//! As with routes, a table is small and searched from end to end, and a synthetic internet needs none: what is known
-//! of an address is computed from it, so that a test with ten thousand addresses can check every stored answer.
+//! A table is small and searched from end to end, as with routes. A synthetic internet needs no table: the data of an
+//! address is computed from the address. So a test with ten thousand addresses can check every stored answer.
 
 use std::net::IpAddr;
 
 use crate::prefix::{Prefix, is_public, masked};
 
-/// What the three services together know of one address; what is `None` or empty, nobody knows.
+/// The data of all three services about one address. `None` or empty is unknown to the service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// GreyNoise: `benign`, `malicious`, `suspicious` or `unknown` for who was seen scanning; `None` for who was not.
+    /// GreyNoise: `benign`, `malicious`, `suspicious` or `unknown` if the address was seen scanning, otherwise `None`.
     pub classification: Option<String>,
-    /// GreyNoise: who scans, or whose service it is.
+    /// GreyNoise: the name of the scanner or of the business service.
     pub name: Option<String>,
     /// GreyNoise: a common business service.
     pub riot: bool,
-    /// DShield: two letters; also the empty text, which it sends as well.
+    /// DShield: two letters or the empty text. DShield sends both.
     pub country: Option<String>,
     pub asn: Option<u64>,
     pub as_name: Option<String>,
@@ -24,7 +24,7 @@ pub struct Host {
     pub network: Option<String>,
     /// DShield: reports about the address (`count`) and targets that it attacked (`attacks`).
     pub reports: Option<Reports>,
-    /// SPUR: what leads traffic of others through the address.
+    /// SPUR: services that lead traffic of other users through the address.
     pub tunnels: Vec<Tunnel>,
     /// SPUR: `DATACENTER`, `RESIDENTIAL`, `MOBILE`, `BUSINESS`, …
     pub infrastructure: Option<String>,
@@ -42,7 +42,7 @@ pub struct Reports {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// `VPN`, `TOR`, `PROXY`, or what SPUR may invent.
+    /// `VPN`, `TOR`, `PROXY`, or a kind that SPUR adds later.
     pub kind: String,
     pub operator: Option<String>,
 }
@@ -54,17 +54,17 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Nobody knows anything of any address.
+    /// Returns a table in which every address is unknown.
     pub fn empty() -> Hosts {
         Hosts::default()
     }
 
-    /// Known or unknown as [`synthetic_noise`] and the other functions say. Hosts that are added come first.
+    /// Returns hosts computed by [`synthetic_noise`] and the other functions. Hosts that are added come first.
     pub fn synthetic() -> Hosts {
         Hosts { table: Vec::new(), synthetic: true }
     }
 
-    /// Reads lines of tab-separated columns; `#` begins a comment line, `-` is what is not known, and a first line of
+    /// Reads lines of tab-separated columns. `#` begins a comment line, and `-` is an unknown value. A first line of
     /// column names is optional:
     ///
     /// ```text
@@ -74,8 +74,8 @@ impl Hosts {
     /// 8.8.8.0/24        -               Google  yes   US       15169   GOOGLE   -        -        -                     DATACENTER      -
     /// ```
     ///
-    /// The first column is a prefix or an address; the longest that holds an address says all about it. Tunnels are
-    /// `kind` or `kind:operator`. A classification is of who scans; `riot` is `yes` or `-`.
+    /// The first column is a prefix or an address. The longest prefix that holds an address gives all its data. Tunnels
+    /// are `kind` or `kind:operator`. Only scanners have a classification. `riot` is `yes` or `-`.
     pub fn from_tsv(text: &str) -> Result<Hosts, String> {
         let mut hosts = Hosts::empty();
         for (number, line) in (1..).zip(text.lines()) {
@@ -104,7 +104,7 @@ impl Hosts {
         self.table.push((parsed, host));
     }
 
-    /// What the longest prefix that holds the address says; of several of one length, the first.
+    /// Returns the host of the longest prefix that holds the address. Of several of one length, returns the first.
     pub fn of(&self, address: IpAddr) -> Host {
         let holding = self.table.iter().filter(|(prefix, _)| prefix.holds(address));
         // Of equal ones `max_by_key` takes the last.
@@ -179,8 +179,9 @@ fn parse_host(columns: [&str; 11]) -> Result<Host, Misplaced> {
     })
 }
 
-/// Whether GreyNoise has seen the address scanning: about a third. `Some(false)` is a business service that does not
-/// scan; `None` is not known at all, and answered with 404 or, for what is no public IPv4 address, 400.
+/// Returns `Some(true)` if GreyNoise has seen the address scanning, which is about a third of all addresses.
+/// `Some(false)` is a business service that does not scan. `None` is unknown: the answer is 404, or 400 if the address
+/// is not a public IPv4 address.
 pub fn synthetic_noise(address: IpAddr) -> Option<bool> {
     if !address.is_ipv4() || !is_public(address) {
         return None;
@@ -192,7 +193,7 @@ pub fn synthetic_noise(address: IpAddr) -> Option<bool> {
     }
 }
 
-/// GreyNoise's classification: of what scans any of the four, of a business service `benign`.
+/// Returns GreyNoise's classification: one of four for a scanner, `benign` for a business service.
 pub fn synthetic_classification(address: IpAddr) -> Option<&'static str> {
     const CLASSES: [&str; 4] = ["malicious", "benign", "unknown", "suspicious"];
     match synthetic_noise(address)? {
@@ -201,26 +202,27 @@ pub fn synthetic_classification(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The type that leads, in the order VPN, TOR, PROXY, DATACENTER, RESIDENTIAL, MOBILE, among all that SPUR says.
+/// Returns the type that takes precedence, in the order VPN, TOR, PROXY, DATACENTER, RESIDENTIAL, MOBILE, among all
+/// types of SPUR's answer.
 pub fn synthetic_ip_type(address: IpAddr) -> Option<&'static str> {
     const TYPES: [&str; 6] = ["VPN", "TOR", "PROXY", "DATACENTER", "RESIDENTIAL", "MOBILE"];
     if is_public(address) { TYPES.get(draw(address, "spur", 8)).copied() } else { None }
 }
 
-/// What DShield says of the country; `None` where it says nothing, or says it with an empty text.
+/// Returns DShield's country of the address; `None` where the country is missing or empty in the answer.
 pub fn synthetic_dshield_country(address: IpAddr) -> Option<&'static str> {
     const COUNTRIES: [&str; 7] = ["US", "CN", "DE", "RU", "BR", "VN", "NL"];
     // The last two draws are the empty text, and nothing at all.
     if is_public(address) { COUNTRIES.get(draw(address, "dshield", 9)).copied() } else { None }
 }
 
-/// What DShield says of the network; it says nothing where it knows nothing else.
+/// Returns DShield's network of the address; `None` where DShield has no data about the address.
 pub fn synthetic_dshield_asn(address: IpAddr) -> Option<u64> {
     (is_public(address) && draw(address, "dshield", 9) != 8)
         .then(|| 3_000_000 + draw(address, "asn", 1000) as u64)
 }
 
-/// What DShield says of attacks; of about half the addresses that it knows, nobody reported any.
+/// Returns the number of attacks that were reported to DShield. About half the addresses with data have no report.
 pub fn synthetic_dshield_attacks(address: IpAddr) -> Option<u64> {
     let reported = synthetic_dshield_asn(address).is_some() && draw(address, "reported", 2) == 0;
     reported.then(|| 1 + draw(address, "attacks", 500) as u64)
@@ -234,7 +236,7 @@ fn synthetic_host(address: IpAddr) -> Host {
         kind: kind.to_owned(),
         operator: operator.map(str::to_owned),
     };
-    // What leads is not what comes first.
+    // The type that takes precedence is not the first one in the answer.
     let tunnels = match leading {
         Some("VPN") => vec![tunnel("PROXY", Some("SYNTH_PROXY")), tunnel("VPN", Some("SYNTH_VPN"))],
         Some("TOR") => vec![tunnel("PROXY", None), tunnel("TOR", None)],
@@ -246,7 +248,7 @@ fn synthetic_host(address: IpAddr) -> Host {
         Some("PROXY") => Some("RESIDENTIAL"),
         other => other,
     };
-    // Devices, which must not be taken for the type: many a MOBILE one is behind a hosted VPN.
+    // Devices must not be mistaken for the type: many VPNs that are hosted in a data center have a MOBILE device.
     let devices =
         if leading.is_some() { vec!["MOBILE".to_owned(), "DESKTOP".to_owned()] } else { Vec::new() };
     Host {
@@ -271,7 +273,7 @@ fn synthetic_host(address: IpAddr) -> Host {
     }
 }
 
-/// A number below `sides` that only the address and the purpose decide; neighbours get other ones.
+/// Returns a number below `sides` that depends on the address and the purpose only. Neighbours get other numbers.
 fn draw(address: IpAddr, purpose: &str, sides: usize) -> usize {
     let mut state = 0xcbf2_9ce4_8422_2325_u64;
     let mut take = |byte: u8| state = (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

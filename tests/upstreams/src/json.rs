@@ -1,4 +1,4 @@
-//! Values as JSON text. Written anew, as all formats here, so that no error of the client's parser is made twice.
+//! Values as JSON text. Written anew, as all formats here, so that an error of the client's parser is not repeated.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl From<bool> for Json {
 
 impl From<u64> for Json {
     fn from(value: u64) -> Json {
-        // Nothing here is as large as 2⁵³.
+        // Every number here is below 2⁵³.
         Json::Number(value as f64)
     }
 }
@@ -59,7 +59,7 @@ impl<T: Into<Json>> From<Option<T>> for Json {
 }
 
 impl Json {
-    /// The same fields with values of other types, down to the last; the fields named in `kept` stay as they are.
+    /// Returns the same fields with values of other types, at every depth. The fields named in `kept` stay as they are.
     pub fn mistyped(self, kept: &[&str]) -> Json {
         match self {
             Json::Null => Json::List(Vec::new()),
@@ -70,7 +70,7 @@ impl Json {
             Json::List(_) => Json::Text("list".to_owned()),
             Json::Object(fields) => {
                 let spoil = |(name, value): (String, Json)| {
-                    // A text that is to be kept; an object may have the name too, and is gone through.
+                    // A text is kept. An object can have a name in `kept`, too, and is processed recursively.
                     let keep = kept.contains(&name.as_str()) && matches!(value, Json::Text(_));
                     let value = if keep { value } else { value.mistyped(kept) };
                     (name, value)

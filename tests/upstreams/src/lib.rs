@@ -1,26 +1,26 @@
-//! Stand-ins for the services that the extension asks: they listen on loopback, misbehave by script, and record
-//! what they saw. Assertions are made on the record.
+//! Stand-ins for the services that the extension sends requests to. They listen on loopback, misbehave by script, and
+//! record the requests that they receive. Assertions are made on the record.
 //!
-//! | module | answers |
+//! | module | content |
 //! |---|---|
 //! | `routes` | which address belongs to which network: a table, or networks computed from the address |
-//! | `behaviour` | in which ways Team Cymru's whois can answer, and what the bytes then are |
-//! | `whois` | the bulk whois server: one thread a connection, stopped and started again at will |
-//! | `record` | what clients of the whois server said, and when |
+//! | `behaviour` | the ways in which Team Cymru's whois can answer, and the bytes of each answer |
+//! | `whois` | the bulk whois server: one thread a connection, can be stopped and started again |
+//! | `record` | the requests of clients of the whois server, with their times |
 //! | `dns` | the same routes as TXT records, by UDP and TCP |
-//! | `hosts` | what GreyNoise, DShield and SPUR know of addresses: a table, or computed from the address |
-//! | `http` | one of these three: how it is started, told how to behave, stopped and started again |
-//! | `http/services` | what each of them answers about an address |
-//! | `http/behaviour` | in which ways an HTTP service can answer |
-//! | `http/connection`, `http/wire` | the conversation on one connection, and its bytes |
-//! | `http/record` | what clients asked, and when |
-//! | `collector` | OpenTelemetry's, by OTLP over HTTP: what it was sent, and how it answers |
+//! | `hosts` | the data of GreyNoise, DShield and SPUR about addresses: a table, or computed from the address |
+//! | `http` | one of these three: starts, stops and starts it again, and sets its behaviour |
+//! | `http/services` | the answer of each of them about an address |
+//! | `http/behaviour` | the ways in which an HTTP service can answer |
+//! | `http/connection`, `http/wire` | the requests and answers on one connection, and their bytes |
+//! | `http/record` | the requests of clients, with their times |
+//! | `collector` | an OpenTelemetry collector, by OTLP over HTTP: the requests to it, and its answers |
 //! | `prefix`, `json` | prefixes of addresses; values as JSON text |
-//! | `listener` | accepts connections until told to stop |
-//! | `program` | what the programs have in common: options, port file, end with another process |
+//! | `listener` | accepts connections until it is closed |
+//! | `program` | the common parts of the programs: options, port file, end with another process |
 //!
-//! Nothing here uses code of the client under test: the formats are written down a second time, on purpose. The
-//! programs `cymru-loopback` and `http-loopback` serve a table of routes and one of hosts to the demo.
+//! Nothing here uses code of the client under test: the formats are implemented a second time, on purpose. The programs
+//! `cymru-loopback` and `http-loopback` serve a table of routes and one of hosts to the demo.
 
 #![forbid(unsafe_code)]
 
@@ -51,7 +51,7 @@ pub use whois::Whois;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A test that panicked while it looked at the record must not hide its message behind a second panic.
+/// A test that panicked while it held the record must not hide its message behind a second panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Accepts connections on a thread of its own until it is closed; from then on the kernel refuses them.
+//! Accepts connections in a thread until it is closed. After that the kernel refuses them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// `serve` is called on the accepting thread and must not block it.
+    /// The accepting thread calls `serve`, which must not block it.
     pub fn open(
         address: SocketAddr,
         mut serve: impl FnMut(TcpStream) + Send + 'static,
@@ -28,7 +28,7 @@ impl Listener {
                 match listener.accept() {
                     Ok((stream, _)) if !closes.load(Ordering::SeqCst) => serve(stream),
                     Ok(_) => {}
-                    // Out of file descriptors, most likely: some will be closed.
+                    // The process is most likely out of file descriptors. Some will be closed.
                     Err(_) => std::thread::sleep(Duration::from_millis(10)),
                 }
             }
@@ -36,7 +36,7 @@ impl Listener {
         Ok(Listener { address, closing, thread: Some(thread) })
     }
 
-    /// Opens one again where it was closed.
+    /// Opens a listener again if it was closed.
     ///
     /// # Panics
     /// When another program has taken the port and keeps it.
@@ -61,7 +61,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
-        // Wakes the thread; where this fails the thread is awake already.
+        // Wakes the thread. If this fails, the thread is awake already.
         drop(TcpStream::connect_timeout(&self.address, Duration::from_secs(10)));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -9,7 +9,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// `8.8.8.0/24`; host bits are refused.
+    /// Parses a prefix such as `8.8.8.0/24`. Host bits are refused.
     pub fn parse(text: &str) -> Option<Prefix> {
         let (network, length) = text.split_once('/')?;
         let prefix = Prefix { network: network.parse().ok()?, length: length.parse().ok()? };
@@ -17,7 +17,7 @@ impl Prefix {
             .then_some(prefix)
     }
 
-    /// The prefix that holds nothing but this address.
+    /// Returns the prefix that holds nothing but this address.
     pub fn only(address: IpAddr) -> Prefix {
         Prefix { network: address, length: width(address) }
     }
@@ -39,7 +39,7 @@ fn width(address: IpAddr) -> u32 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The first address of the prefix of this length that holds `address`.
+/// Returns the first address of the prefix of this length that holds `address`.
 pub fn masked(address: IpAddr, length: u32) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
@@ -53,7 +53,7 @@ pub fn masked(address: IpAddr, length: u32) -> IpAddr {
     }
 }
 
-/// Rougher than the registries: enough to notice that a private address was sent out and got an answer.
+/// Less exact than the registries, but enough to notice that a private address was sent out and got an answer.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

@@ -1,5 +1,5 @@
-//! What the stand-ins that are programs have in common: options of one value each, a file that says where they
-//! listen, and an end with the process that they were started for.
+//! The common parts of the stand-ins that are programs: options with one value each, and a file with the address where
+//! they listen. The program ends when the process that it was started for ends.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -13,11 +13,11 @@ use std::{fs, io};
 use lexopt::ValueExt;
 use lexopt::prelude::{Long, Short};
 
-/// The values that were given, by the option's name without its dashes.
+/// The values of the options, by the option's name without its dashes.
 pub struct Options(HashMap<String, OsString>);
 
 impl Options {
-    /// `None` when help was asked for.
+    /// Returns `None` for `--help`.
     fn parse(names: &[&str]) -> Result<Option<Options>, lexopt::Error> {
         let mut given = HashMap::new();
         let mut parser = lexopt::Parser::from_env();
@@ -58,7 +58,7 @@ impl Options {
         Ok(pid.map(|pid| Process::find(pid).ok_or_else(|| format!("no process {pid}"))).transpose()?)
     }
 
-    /// The list that an option names, as `parse` reads it.
+    /// Reads the file of an option with `parse`.
     pub fn list<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
         let path = self.needed_path(name)?;
         let list = path.display();
@@ -66,8 +66,7 @@ impl Options {
         parse(&text).map_err(|e| format!("invalid list {list}: {e}"))
     }
 
-    /// Writes what is to be known of the ports to the file of `--port-file`, if there is one. Whoever sees the file
-    /// finds all of it.
+    /// Writes the ports to the file of `--port-file`, if the option is set. The file appears with its whole content.
     pub fn publish(&self, text: &str) -> Result<(), String> {
         let Some(path) = self.path("port-file") else { return Ok(()) };
         write_by_rename(&path, text).map_err(|e| format!("could not write {}: {e}", path.display()))
@@ -81,10 +80,10 @@ fn write_by_rename(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&partial, path)
 }
 
-/// A process that lived when it was looked for.
+/// A process that existed when it was looked up.
 pub struct Process {
     pid: u32,
-    /// The moment at which it was started, which tells it from a later one of the same number.
+    /// Start time of the process, which tells it from a later process with the same id.
     born: String,
 }
 
@@ -103,12 +102,12 @@ fn birth(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = status.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
-    // Dead, but not yet waited for.
+    // The process is dead, but its parent has not waited for it yet.
     if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
 }
 
-/// Returns when the process has ended; without one, never. `each_second` is there to empty records that nobody looks
-/// at.
+/// Returns when the process has ended. Without a process, never returns. `each_second` can empty records that are not
+/// read.
 pub fn serve_while(parent: Option<&Process>, each_second: impl Fn()) {
     while parent.is_none_or(Process::lives) {
         std::thread::sleep(Duration::from_secs(1));
@@ -116,7 +115,7 @@ pub fn serve_while(parent: Option<&Process>, each_second: impl Fn()) {
     }
 }
 
-/// The whole of a program called `name`: its help, its options, its work, and what it says when that fails.
+/// Runs a program called `name`: prints its help, reads its options, does its work, and reports its errors.
 pub fn run(
     name: &str,
     help: &str,

@@ -1,15 +1,15 @@
-//! What clients of the whois server said, and when.
+//! The requests of clients of the whois server, with their times.
 //!
-//! Clocks: the end of a connection that the server ends is noted before the client can see it, so counting what was
-//! open at once is exact. A client that leaves is noticed when the server's thread gets to run, maybe after the same
-//! client's next connection was accepted; such an end counts as [`NOTICED_WITHIN`] earlier.
+//! Clocks: if the server ends a connection, the end is recorded before the client can see it. So the count of
+//! concurrent connections is exact. If a client leaves, the server's thread notices that when it is scheduled, perhaps
+//! after the same client's next connection was accepted. Such an end counts as [`NOTICED_WITHIN`] earlier.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How late a loaded machine may notice that a client has left.
+/// Maximum delay until a loaded machine notices that a client has left.
 pub(crate) const NOTICED_WITHIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -17,22 +17,22 @@ pub struct Connection {
     pub opened: Instant,
     /// When the line `end` was read.
     pub ended: Option<Instant>,
-    /// When the first byte of the answer was written; a client that had left may not have read it.
+    /// When the first byte of the answer was written. A client that had left may not have read it.
     pub answered: Option<Instant>,
     /// When the whole answer was written, to a client that had not left.
     pub completed: Option<Instant>,
-    /// When the client's end of file or reset was seen. A client that only stops sending looks the same.
+    /// When the server saw the client's end of file or reset. A client that only stops sending looks the same.
     pub left: Option<Instant>,
-    /// When the server closed, or stopped serving after the client had left.
+    /// When the server closed the connection, or stopped serving after the client had left.
     pub closed: Option<Instant>,
-    /// Exactly what was received, without line ends; invalid UTF-8 is replaced.
+    /// The received lines without their line ends. Invalid UTF-8 is replaced.
     pub lines: Vec<String>,
     /// The lines that are addresses, in their order.
     pub questions: Vec<IpAddr>,
     pub begin: bool,
     pub verbose: bool,
     pub end: bool,
-    /// Bytes given to the kernel; some may never have been read.
+    /// Bytes given to the kernel. The client may not have read all of them.
     pub sent: u64,
 }
 
@@ -74,7 +74,7 @@ impl Connection {
         self.left.is_none() && self.closed.is_none()
     }
 
-    /// Until when this connection counts as open, if it is over.
+    /// Returns the time until which this connection counts as open, if it is over.
     fn over(&self) -> Option<Instant> {
         match (self.closed, self.left) {
             (Some(closed), Some(left)) if closed <= left => Some(closed),
@@ -84,7 +84,7 @@ impl Connection {
     }
 }
 
-/// Five hundred lines would bury the message of the test that prints this.
+/// Five hundred lines would hide the message of the test that prints this.
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let after = |moment: Option<Instant>| moment.map(|moment| moment - self.opened);
@@ -125,13 +125,13 @@ impl Record {
         self.connections.iter().map(|connection| connection.questions.len()).max().unwrap_or(0)
     }
 
-    /// Addresses that were asked more than once, on whatever connections, in order.
+    /// Returns the addresses that were requested more than once, on any connection, in order.
     pub fn asked_twice(&self) -> Vec<IpAddr> {
         twice(self.questions())
     }
 
-    /// Addresses that were asked again although the server had written a whole answer to each of the questions: a
-    /// client that was killed in between may do so for one batch.
+    /// Returns the addresses that were requested again after the server had written the whole answer for them. A client
+    /// that was killed in between may do so for one batch.
     pub fn answered_twice(&self) -> Vec<IpAddr> {
         let complete = self.connections.iter().filter(|connection| connection.completed.is_some());
         twice(complete.flat_map(|connection| connection.questions.iter().copied()))
@@ -141,7 +141,7 @@ impl Record {
         self.connections.iter().filter(|connection| connection.is_open()).count()
     }
 
-    /// The largest number of connections that were open at one time.
+    /// Returns the largest number of connections that were open at one time.
     pub fn most_at_once(&self) -> usize {
         most_open(
             self.connections.iter().map(|connection| {
@@ -151,14 +151,14 @@ impl Record {
     }
 }
 
-/// The largest number of spans, each from its beginning to its end if it has one, that hold one moment.
+/// Returns the largest number of spans that were open at one time. A span without an end stays open.
 pub(crate) fn most_open(spans: impl Iterator<Item = (Instant, Option<Instant>)>) -> usize {
     let mut changes: Vec<(Instant, i64)> = Vec::new();
     for (opened, over) in spans {
         changes.push((opened, 1));
         changes.extend(over.map(|over| (over, -1)));
     }
-    // Of one moment, the ends come first.
+    // At one point in time, the ends come first.
     changes.sort_unstable();
     let mut open = 0;
     changes.iter().fold(0, |most, (_, change)| {

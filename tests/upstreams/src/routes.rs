@@ -29,13 +29,13 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Nobody announces anything: every answer is NA.
+    /// Returns a table without routes: every answer is NA.
     pub fn empty() -> Routes {
         Routes::default()
     }
 
-    /// Every public /24 (IPv4) and /48 (IPv6) belongs to a network computed from it; see [`synthetic_asn`]. Routes
-    /// that are added come first, whatever their length.
+    /// Every public /24 (IPv4) and /48 (IPv6) belongs to a network computed from it; see [`synthetic_asn`]. Routes that
+    /// are added come first, regardless of their length.
     pub fn synthetic() -> Routes {
         Routes { table: Vec::new(), synthetic: true }
     }
@@ -67,7 +67,7 @@ impl Routes {
     }
 
     /// # Panics
-    /// When `prefix` is not one.
+    /// When `prefix` is not a prefix.
     pub fn add(
         &mut self,
         prefix: &str,
@@ -104,7 +104,7 @@ impl Routes {
         Ok(())
     }
 
-    /// All origins of the longest prefix that holds the address, in the order in which they were added.
+    /// Returns all origins of the longest prefix that holds the address, in the order in which they were added.
     pub fn of(&self, address: IpAddr) -> Vec<Route> {
         let holding = || self.table.iter().filter(|(prefix, _)| prefix.holds(address));
         if let Some(longest) = holding().map(|(prefix, _)| prefix.length()).max() {
@@ -116,7 +116,7 @@ impl Routes {
         if self.synthetic && is_public(address) { vec![synthetic_route(address)] } else { Vec::new() }
     }
 
-    /// A route of this network, for its country, registry and name.
+    /// Returns a route of this network, for its country, registry and name.
     pub fn by_asn(&self, asn: u64) -> Option<Route> {
         let listed = self.table.iter().find(|(_, route)| route.asn == asn).map(|(_, route)| route.clone());
         listed.or_else(|| {
@@ -127,12 +127,12 @@ impl Routes {
     }
 }
 
-/// Between these two lie numbers that no registry has given out.
+/// No registry has assigned the numbers between these two.
 const V4_BASE: u64 = 1_000_000;
 const V6_BASE: u64 = 2_000_000;
 const V6_NETWORKS: u64 = 1_000_000;
 
-/// The network of an address in the synthetic internet, whether or not the address is public.
+/// Returns the network of an address in the synthetic internet. The address need not be public.
 pub fn synthetic_asn(address: IpAddr) -> u64 {
     match address {
         IpAddr::V4(v4) => {

@@ -1,10 +1,11 @@
 //! The bulk whois server: a thread that accepts, and one for each connection.
 //!
-//! It answers after `end` was read, whole, and then closes, as the real service does. A request that does not start
-//! with `begin` is closed without an answer. How a connection is answered is decided when it is accepted.
+//! The server sends its whole answer after `end` was read, and then closes, as the real service does. A request that
+//! does not start with `begin` is closed without an answer. The behaviour of a connection is chosen when it is
+//! accepted.
 //!
-//! Locking: a connection's record is written by its own thread and by `stop`, under its own mutex; no thread holds
-//! two mutexes, nor one while it reads or writes a socket.
+//! Locking: a connection's record is written by its thread and by `stop`, under the record's mutex. No thread holds two
+//! mutexes, and no thread holds one while it reads or writes a socket.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -17,7 +18,7 @@ use crate::locked;
 use crate::record::{Connection, Record};
 use crate::routes::Routes;
 
-/// How soon a waiting connection notices that something else is wanted of it.
+/// Interval at which a waiting connection checks for a new behaviour or the client's end.
 const GLANCE: Duration = Duration::from_millis(10);
 
 pub struct Whois {
@@ -33,7 +34,7 @@ struct Shared {
     streams: Mutex<Vec<(Arc<Mutex<Connection>>, TcpStream)>>,
 }
 
-/// Which behaviour is next; the last one repeats.
+/// The behaviours of the next connections. The last one repeats.
 struct Script {
     turns: Vec<Behaviour>,
     taken: usize,
@@ -50,7 +51,7 @@ impl Script {
 }
 
 impl Whois {
-    /// Listens on 127.0.0.1, on a port that is free.
+    /// Listens on 127.0.0.1, on a free port.
     pub fn start(routes: Routes) -> Whois {
         Whois::start_on((Ipv4Addr::LOCALHOST, 0).into(), routes).expect("a free port of 127.0.0.1 can be had")
     }
@@ -70,15 +71,15 @@ impl Whois {
         self.address.port()
     }
 
-    /// Decides on all later connections, and on those that `Fault::Held` holds.
+    /// Sets the behaviour of all later connections, and of those that `Fault::Held` holds.
     pub fn behave(&self, behaviour: impl Into<Behaviour>) {
         self.behave_in_turn(vec![behaviour.into()]);
     }
 
-    /// One behaviour for each later connection; the last repeats.
+    /// Sets one behaviour for each later connection. The last one repeats.
     ///
     /// # Panics
-    /// Without any behaviour.
+    /// If `turns` is empty.
     pub fn behave_in_turn(&self, turns: Vec<Behaviour>) {
         assert!(!turns.is_empty(), "a script needs a behaviour");
         let mut script = locked(&self.shared.script);
@@ -90,12 +91,12 @@ impl Whois {
         Record { connections: connections.iter().map(|connection| locked(connection).clone()).collect() }
     }
 
-    /// Starts a new record; connections that are open now are not in it.
+    /// Starts a new record. Connections that are open now are not in it.
     pub fn forget(&self) {
         locked(&self.shared.record).clear();
     }
 
-    /// Refuses connections from now on; those that are open stay.
+    /// Refuses connections from now on. Open ones stay.
     pub fn refuse(&self) {
         drop(locked(&self.listener).take());
     }
@@ -140,7 +141,7 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
         std::thread::spawn(move || {
             let mut dialogue =
                 Dialogue { stream, shared: &shared, connection: &connection, unread: Vec::new() };
-            // An error is the client's end, and in the record.
+            // An error ends the connection, and is recorded.
             let _ = dialogue.conduct(behaviour, version);
             locked(&connection).closed.get_or_insert_with(Instant::now);
             locked(&shared.streams).retain(|(other, _)| !Arc::ptr_eq(other, &connection));
@@ -197,10 +198,10 @@ impl Dialogue<'_> {
         if let Some(Fault::HangAfter(_)) = behaviour.fault {
             return self.hear_out();
         }
-        // The record first: a client that sees the end may open its next connection at once.
+        // Writes the record first, because a client that sees the end may open its next connection at once.
         locked(self.connection).closed.get_or_insert_with(Instant::now);
         self.stream.shutdown(Shutdown::Write)?;
-        // Closing with something unread would reset the connection, and the client lose the answer.
+        // Closing a socket with unread bytes would reset the connection, and the client would lose the answer.
         self.hear_out()
     }
 
@@ -260,7 +261,8 @@ impl Dialogue<'_> {
         Ok(())
     }
 
-    /// Lets time pass but notices what the client says, that it leaves, and `stop`.
+    /// Waits for this time, and reads the client's lines meanwhile. Ends early if the client leaves or `stop` is
+    /// called.
     fn wait(&mut self, how_long: Duration) -> io::Result<()> {
         let started = Instant::now();
         while let Some(rest) = how_long.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
@@ -281,7 +283,7 @@ impl Dialogue<'_> {
         Ok(())
     }
 
-    /// Takes what has arrived, or the end, or nothing when the time is over.
+    /// Reads the bytes that have arrived, or the end. Reads nothing if the time is over.
     fn read(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(limit)?;
         let mut bytes = [0; 16_384];

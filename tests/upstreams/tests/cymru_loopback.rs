@@ -1,4 +1,4 @@
-//! The demo's server as a program: it says where it listens, serves, and ends with the process it was told of.
+//! The demo's whois server as a program: it writes its port, serves, and ends with the process of `--parent`.
 
 mod support;
 
@@ -40,7 +40,7 @@ fn serves_the_demos_routes_until_the_given_process_ends() {
     let row = answer.lines().nth(1).unwrap();
     assert!(row.starts_with("60729   | 185.220.101.1    | 185.220.101.0/24    | "), "{row}");
 
-    // The process is not waited for yet: dead is enough.
+    // The process is not waited for yet. Being dead is enough.
     parent.0.kill().unwrap();
     assert!(server.0.wait().unwrap().success());
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());

@@ -1,4 +1,4 @@
-//! The DNS server, asked with messages that are written by hand.
+//! Tests of the DNS stand-in with messages that are written by hand.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};

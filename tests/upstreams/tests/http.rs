@@ -1,4 +1,4 @@
-//! The HTTP services, asked through plain sockets: what they send, and what they say that they saw.
+//! Tests of the HTTP stand-ins through plain sockets: their answers and their records.
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -50,7 +50,7 @@ fn hosts() -> Hosts {
     hosts
 }
 
-/// One connection to a service, of a client that believes what it is told about lengths.
+/// One connection of a client that trusts the length in the head.
 struct Client {
     stream: BufReader<TcpStream>,
     host: String,
@@ -61,7 +61,7 @@ struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    /// Whether the body was as long as the head said.
+    /// True if the body was as long as the head said.
     whole: bool,
 }
 
@@ -110,7 +110,7 @@ impl Client {
         }
     }
 
-    /// `None` where what comes is no HTTP, or nothing.
+    /// Reads an answer. Returns `None` at the end of the connection, or if the bytes are not HTTP.
     fn receive(&mut self) -> Option<Answer> {
         let mut answer = self.head()?;
         if answer.header("transfer-encoding") == Some("chunked") {
@@ -144,7 +144,7 @@ impl Client {
         self.receive().expect("an answer")
     }
 
-    /// What comes until the connection ends.
+    /// Reads until the connection ends.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         // A reset is an end too.
@@ -176,7 +176,7 @@ fn ask(service: Service, question: &str) -> Answer {
     Client::new(&http).ask(&path(service, question))
 }
 
-/// GreyNoise in this mood, asked for 185.220.101.7.
+/// Asks GreyNoise for 185.220.101.7 while it behaves like this.
 fn ask_of(behaviour: impl Into<HttpBehaviour>) -> (Http, Client, Option<Answer>) {
     let http = Http::start(Service::GreyNoise, hosts());
     http.behave(behaviour);
@@ -382,7 +382,7 @@ fn whoever_wants_the_connection_closed_sees_it_closed() {
     client.send("/v3/community/8.8.8.8", &[("Connection", "Close")]);
     assert_eq!(client.receive().unwrap().header("connection"), Some("close"));
     assert_eq!(client.rest(), b"");
-    // What is no HTTP is not answered, and a body is read over.
+    // A request that is not HTTP gets no answer. The body of a request is skipped.
     let mut client = Client::new(&http);
     client.stream.get_mut().write_all(b"begin\r\n\r\n").unwrap();
     assert_eq!(client.rest(), b"");
@@ -428,7 +428,7 @@ fn the_largest_number_within_a_window_is_counted_from_any_moment() {
     let whole = moments[5] - moments[0];
     assert_eq!((http.most_within(whole), http.most_within(whole + nanosecond)), (5, 6));
     assert_eq!(http.most_within(nanosecond), 1);
-    // Each span between two requests, counted in another way.
+    // Checks each span between two requests by another count.
     for span in moments.windows(3).map(|three| three[2] - three[0]) {
         let from =
             |first: &Instant| moments.iter().filter(|at| **at >= *first && **at < *first + span).count();
@@ -456,7 +456,7 @@ fn what_is_required_must_be_there() {
     assert_eq!(client.receive().unwrap().status, 401);
     client.send("/v3/community/8.8.8.8", &[("key", "new"), ("Also", "this")]);
     assert_eq!(client.receive().unwrap().status, 200);
-    // A server that is down is down for all.
+    // A server that is down sends this answer to requests without a key, too.
     http.behave(HttpFault::status(503));
     assert_eq!(client.ask("/v3/community/8.8.8.8").status, 503);
 }
@@ -497,18 +497,18 @@ fn a_held_request_waits_to_be_told() {
     wait_until(|| http.in_progress(), |count| *count == 2);
     assert!(first.nothing_yet() && second.nothing_yet());
     assert_eq!(http.most_at_once(), 2);
-    // The one that it is said for goes on, the other one stays.
+    // The request for this address is answered, the other one stays held.
     http.behave_for(ip("8.8.8.8"), HttpFault::status(500));
     assert_eq!(first.receive().unwrap().status, 500);
     assert_eq!(http.in_progress(), 1);
     assert!(second.nothing_yet());
-    // Also what is not in the record any more.
+    // A request is counted even if it is not in the record any more.
     http.forget();
     assert_eq!((http.in_progress(), http.requests().len()), (1, 0));
     http.behave(HttpBehaviour::normal());
     assert_eq!(second.receive().unwrap().status, 200);
     assert_eq!(http.in_progress(), 0);
-    // What was said for one address is over as well.
+    // The behaviour for this one address has ended as well.
     assert_eq!(first.ask("/v3/community/8.8.8.8").status, 200);
 }
 
@@ -520,7 +520,7 @@ fn one_address_can_be_treated_alone() {
     let mut client = Client::new(&http);
     assert_eq!(client.ask("/api/ip/8.8.8.8?json").status, 500);
     assert_eq!(client.ask("/api/ip/8.8.8.9?json").status, 200);
-    // The address is one, however it is written.
+    // The address is recognized in every spelling.
     let answer = client.ask("/api/ip/2001:0db8:0::0001?json");
     assert!(serde_json::from_slice::<Value>(&answer.body).is_err());
     http.behave_for(ip("8.8.8.8"), HttpBehaviour::normal());
@@ -547,7 +547,7 @@ fn a_delay_passes_before_the_first_byte_and_connections_do_not_wait_for_each_oth
     }
 }
 
-/// Asks, waits until the request is known, and goes away without an answer.
+/// Sends a request, waits until it is recorded, and leaves without reading an answer.
 fn gives_up(http: &Http, until: impl Fn(&HttpRequest) -> bool) {
     http.forget();
     let mut client = Client::new(http);
@@ -574,7 +574,7 @@ fn a_client_that_gives_up_is_noticed_and_its_request_is_over() {
         http.behave(fault);
         gives_up(&http, |request| request.status == Some(200));
     }
-    // Nobody reads: the server's socket is full, and the connection is reset.
+    // The client does not read, so the server's send buffer fills up, and the connection is reset.
     http.behave(HttpBehaviour::from(HttpFault::Huge { bytes: 1 << 40 }));
     gives_up(&http, |request| request.status == Some(200));
 }
@@ -586,7 +586,7 @@ fn silence_is_not_a_byte() {
     let mut client = Client::new(&http);
     client.send("/v3/community/8.8.8.8", &[]);
     wait_until(|| http.in_progress(), |count| *count == 1);
-    // Being told something else does not let it go: that is what `Held` is for.
+    // Another behaviour does not release a silent request. Only `Held` waits for that.
     http.behave(HttpBehaviour::normal());
     client.stream.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(client.stream.get_mut().read(&mut [0]).is_err());
@@ -797,7 +797,7 @@ fn a_custom_answer_is_a_function_of_the_request() {
         (&b"185.220.101.7"[..], Some("13"))
     );
     assert_eq!(client.ask("/v3/community/8.8.8.8").body, b"8.8.8.8");
-    // A length that is not true stays what it is.
+    // A `Content-Length` that is wrong is sent unchanged.
     let lies = HttpFault::Custom(Arc::new(|_| CannedAnswer {
         status: 200,
         headers: vec![

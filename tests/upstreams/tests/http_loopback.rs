@@ -1,4 +1,4 @@
-//! The demo's three services as a program: it says where they listen, serves, and ends with the process it was told of.
+//! The demo's three services as a program: it writes its ports, serves, and ends with the process of `--parent`.
 
 mod support;
 
@@ -59,7 +59,7 @@ fn serves_the_demos_hosts_until_the_given_process_ends() {
     let (status, body) = ask("spur", "185.220.101.175");
     assert_eq!((status, &body["tunnels"][0]["type"]), (200, &"TOR".into()));
 
-    // The process is not waited for yet: dead is enough.
+    // The process is not waited for yet. Being dead is enough.
     parent.0.kill().unwrap();
     assert!(server.0.wait().unwrap().success());
     let place = places["spur"].strip_prefix("http://").unwrap().split('/').next().unwrap();

@@ -1,4 +1,4 @@
-//! The whois server, asked through plain sockets: what it sends, and what it says that it saw.
+//! Tests of the whois stand-in through plain sockets: its answers and its records.
 
 use std::fmt::Debug;
 use std::io::{Read, Write};
@@ -25,7 +25,7 @@ fn request(questions: &[&str]) -> String {
     format!("begin\nverbose\n{}\nend\n", questions.join("\n"))
 }
 
-/// Everything up to the end, or up to a reset.
+/// Reads everything up to the end or a reset.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);

@@ -1,4 +1,4 @@
-//! `cymru-loopback`: Team Cymru for the demo, on 127.0.0.1, out of a table of routes.
+//! `cymru-loopback`: a stand-in for Team Cymru for the demo, on 127.0.0.1. Its data is a table of routes.
 
 use std::error::Error;
 use std::net::Ipv4Addr;
@@ -28,7 +28,7 @@ fn work(options: &Options) -> Result<(), Box<dyn Error>> {
         .map_err(|e| format!("could not listen on port {port}: {e}"))?;
     whois.behave(Behaviour::normal().delayed(delay));
     let port = whois.port();
-    // The TCP port of this number is the whois server's, and no answer is too long for a datagram.
+    // The whois server has the TCP port of this number. Every answer fits into a datagram.
     let dns = Dns::start_without_tcp_on((Ipv4Addr::LOCALHOST, port).into(), routes);
     if let Ok(dns) = &dns {
         dns.behave(DnsBehaviour::normal().delayed(delay));

@@ -1,4 +1,5 @@
-//! `http-loopback`: GreyNoise, DShield and SPUR for the demo, on 127.0.0.1, out of a table of hosts.
+//! `http-loopback`: stand-ins for GreyNoise, DShield and SPUR for the demo, on 127.0.0.1. Their data is a table of
+//! hosts.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -1,9 +1,10 @@
-//! A collector of OpenTelemetry's on 127.0.0.1: OTLP over HTTP, read with the official definitions.
+//! An OpenTelemetry collector on 127.0.0.1: OTLP over HTTP, read with the official definitions.
 //!
-//! One thread a connection, which stays for the next request. What cannot be read is in the record too, as what it is.
+//! Each connection has a thread, which also serves the next request. A request that cannot be read is recorded with the
+//! reason.
 //!
-//! Locking: the answer, the record and the open connections have a mutex of their own; no thread holds two of them, nor one
-//! while it reads or writes a socket.
+//! Locking: the answer, the record and the open connections each have a mutex. No thread holds two of them, and no
+//! thread holds one while it reads or writes a socket.
 
 mod seen;
 
@@ -27,15 +28,15 @@ use crate::http::wire::{self, Head};
 use crate::listener::Listener;
 use crate::locked;
 
-/// How soon a held request notices that something else is wanted of it.
+/// Interval at which a held request checks for a new answer or the client's end.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// How requests are answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CollectorAnswer {
-    /// Takes everything.
+    /// Accepts everything.
     Take,
-    /// Takes everything but so many, and says why.
+    /// Rejects this number of items with this message, and accepts the others.
     TakeBut {
         rejected: i64,
         words: String,
@@ -44,7 +45,7 @@ pub enum CollectorAnswer {
         code: u16,
         retry_after: Option<String>,
     },
-    /// Reads and says nothing until the client leaves or something else is wanted: that is what is answered then.
+    /// Reads, and sends nothing until the client leaves or another answer is set. Then sends that answer.
     Silent,
     /// Reads and closes the connection.
     Close,
@@ -53,13 +54,13 @@ pub enum CollectorAnswer {
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Exported {
-    /// When it had been read.
+    /// When the request had been read.
     pub at: Instant,
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub sent: Sent,
-    /// Of the answer, where there was one.
+    /// Status of the answer, if one was sent.
     pub status: Option<u16>,
 }
 
@@ -67,12 +68,12 @@ pub struct Exported {
 pub enum Sent {
     Metrics(Vec<ResourceMetrics>),
     Traces(Vec<ResourceSpans>),
-    /// What is wrong with it.
+    /// Body that cannot be decoded, with the reason.
     Unreadable(String),
 }
 
 impl Exported {
-    /// The value of the first header of this name.
+    /// Returns the value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         wire::value_of(&self.headers, name)
     }
@@ -91,7 +92,7 @@ struct Shared {
 }
 
 impl Collector {
-    /// Listens on 127.0.0.1, on a port that is free, and takes everything.
+    /// Listens on 127.0.0.1, on a free port, and accepts everything.
     pub fn start() -> Collector {
         let shared = Arc::new(Shared {
             answer: Mutex::new(CollectorAnswer::Take),
@@ -103,12 +104,12 @@ impl Collector {
         Collector { address: listener.address(), shared, listener: Mutex::new(Some(listener)) }
     }
 
-    /// What the client is to be configured with.
+    /// Returns the URL for the client's configuration.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Decides on later requests, and on those that `Silent` holds.
+    /// Sets the answer to later requests, and to requests that `Silent` holds.
     pub fn answer(&self, answer: CollectorAnswer) {
         *locked(&self.shared.answer) = answer;
     }
@@ -129,7 +130,7 @@ impl Collector {
         Listener::reopen(&mut locked(&self.listener), || listen(self.address, &self.shared));
     }
 
-    /// In the order in which they were read.
+    /// Returns the requests in the order in which they were read.
     pub fn requests(&self) -> Vec<Exported> {
         locked(&self.shared.record).clone()
     }
@@ -153,7 +154,7 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
         locked(&shared.open).push(handle);
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || {
-            // An error is the client's end.
+            // An error ends the connection.
             let _ = serve(stream, &shared);
         });
     })
@@ -191,7 +192,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
             CollectorAnswer::Take | CollectorAnswer::Silent => (200, Vec::new(), said(&exported.sent, 0, "")),
         };
-        // The record first: a client that has its answer may look as if nothing more were to come.
+        // Writes the record first, because a client that has its answer may read the record at once.
         for entry in locked(&shared.record).iter_mut().filter(|entry| entry.at == at) {
             entry.status = Some(status);
         }
@@ -202,7 +203,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-/// What is to be done now, or once a held request is let go.
+/// Returns the answer to a request. If the answer is `Silent`, waits until another one is set.
 fn decide(stream: &TcpStream, shared: &Shared) -> io::Result<CollectorAnswer> {
     loop {
         let answer = locked(&shared.answer).clone();

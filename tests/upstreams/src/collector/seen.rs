@@ -19,13 +19,14 @@ pub struct Point {
     pub resource: Attributes,
     pub name: String,
     pub unit: String,
-    /// `sum` or `histogram`, cumulative and, the former, growing; `gauge`; else what is wrong with it.
+    /// `sum` (cumulative and monotonic), `histogram` (cumulative) or `gauge`; otherwise the text says which property is
+    /// wrong.
     pub kind: String,
     pub attributes: Attributes,
     /// Nanoseconds since 1970.
     pub since: u64,
     pub at: u64,
-    /// Of a histogram how many were observed.
+    /// Of a histogram: the number of observations.
     pub value: f64,
     pub sum: f64,
     pub bounds: Vec<f64>,
@@ -43,7 +44,7 @@ pub struct SpanSeen {
     pub began: u64,
     pub ended: u64,
     pub attributes: Attributes,
-    /// What went wrong, if something is said to have.
+    /// The error message, if the span has an error status.
     pub error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! In which ways an HTTP service can answer.
+//! The ways in which an HTTP service can answer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use super::record::HttpRequest;
 /// How one request is answered.
 #[derive(Clone, Debug)]
 pub struct HttpBehaviour {
-    /// Between the request and the first byte of the answer.
+    /// Time between the request and the first byte of the answer.
     pub delay: Duration,
-    /// The body is compressed, whether or not the client said that it can read that.
+    /// Compresses the body, even if the client did not say that it can read that.
     pub gzip: bool,
-    /// The body comes in chunks of unknown number instead of with its length.
+    /// Sends the body in chunks instead of with its length.
     pub chunked: bool,
-    /// In each answer; they replace those of the same name.
+    /// Headers of each answer. They replace those of the same name.
     pub headers: Vec<(String, String)>,
-    /// The answer is the connection's last, and says so.
+    /// Closes the connection after the answer, and says so in the head.
     pub close: bool,
     pub fault: Option<HttpFault>,
 }
 
 #[derive(Clone)]
 pub enum HttpFault {
-    /// This status, with the JSON message that the service has for it.
+    /// This status, with the service's JSON message for it.
     Status { code: u16, retry_after: Option<String> },
-    /// Waits until `Http::behave` or `Http::behave_for` is called, and then answers in the way that is then said.
+    /// Waits until `Http::behave` or `Http::behave_for` is called, and then answers as that call says.
     Held,
     /// Reads and says nothing until the client leaves.
     Silent,
@@ -34,27 +34,26 @@ pub enum HttpFault {
     Hang,
     /// The right answer, head and body, one byte at a time.
     Drip { every: Duration },
-    /// Half of the right body, and the end of the connection.
+    /// Half of the right body, and then the end of the connection.
     CutBody,
-    /// Status 200, said to be JSON, and is not.
+    /// Status 200 and the content type of JSON, but a body that is not JSON.
     NotJson,
-    /// Status 404 with a page for people, as a proxy on the way has it.
+    /// Status 404 with an HTML page, as a proxy sends it.
     Html404,
     /// The right answer's fields with values of other types, the address excepted.
     WrongTypes,
-    /// The right answer, said to be about the neighbouring address.
+    /// The right answer, but with the neighbouring address in it.
     OtherAddress,
-    /// A text of so many bytes that is JSON to its end: with its length, or without it where the answer is `chunked`
-    /// or, where not, is to `close` the connection.
+    /// A JSON document of this number of bytes. It is sent with its length, unless the answer is `chunked` or `close`.
     Huge { bytes: u64 },
-    /// The same text compressed about a thousandfold, without its length.
+    /// The same document compressed about a thousandfold, without its length.
     GzipBomb { bytes: u64 },
     /// Status 302.
     Redirect { to: String },
-    /// Status 403 with a message that repeats the values of all headers of the request: where a key is found stored
-    /// or logged, a message of an upstream was not cleaned.
+    /// Status 403 with a message that repeats the values of all headers of the request. If a key is stored or logged,
+    /// the client did not remove it from the message.
     Echo,
-    /// So many bytes of any value instead of an answer, and the end of the connection.
+    /// This number of arbitrary bytes instead of an answer, and then the end of the connection.
     Garbage(usize),
     /// Status 200 and no body.
     EmptyBody,
@@ -73,7 +72,7 @@ pub struct CannedAnswer {
 }
 
 impl HttpBehaviour {
-    /// As the real service answers, at once.
+    /// Answers at once, as the real service does.
     pub fn normal() -> HttpBehaviour {
         HttpBehaviour {
             delay: Duration::ZERO,
@@ -119,13 +118,13 @@ impl From<HttpFault> for HttpBehaviour {
 }
 
 impl HttpFault {
-    /// This status, without a word on when to come again.
+    /// This status, without `Retry-After`.
     pub fn status(code: u16) -> HttpFault {
         HttpFault::Status { code, retry_after: None }
     }
 }
 
-/// A function has no text of its own.
+/// By hand, because functions do not implement `Debug`.
 impl fmt::Debug for HttpFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! The conversation on one connection: requests one after the other, and what is sent to each.
+//! One connection: its requests, one after the other, and the answer to each.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
@@ -17,10 +17,10 @@ use crate::behaviour::noise;
 use crate::json::{Json, object};
 use crate::locked;
 
-/// The day that SPUR's answers are of.
+/// The date in SPUR's answers.
 const RESULT_DATE: &str = "20250508";
 
-/// Large bodies are sent in pieces of this size, so that none of them is ever whole in memory.
+/// Large bodies are sent in pieces of this size, so that no body is ever in memory as a whole.
 const PIECE: usize = 65_536;
 
 pub fn serve(stream: TcpStream, shared: &Shared, open: &Open) -> io::Result<()> {
@@ -37,11 +37,11 @@ pub fn serve(stream: TcpStream, shared: &Shared, open: &Open) -> io::Result<()> 
         }
     }
     connection.stream.shutdown(Shutdown::Write)?;
-    // Closing with something unread would reset the connection, and the client lose the answer.
+    // Closing a socket with unread bytes would reset the connection, and the client would lose the answer.
     connection.hear_out()
 }
 
-/// What becomes of the connection after an answer.
+/// Says if the connection is kept after an answer.
 enum Next {
     Keep,
     Close,
@@ -51,13 +51,13 @@ struct Connection<'a> {
     stream: TcpStream,
     shared: &'a Shared,
     open: &'a Open,
-    /// What was received and belongs to no request yet.
+    /// Received bytes that belong to no request yet.
     unread: Vec<u8>,
-    /// Whether the client's end was seen.
+    /// True if the client's end was seen.
     left: bool,
 }
 
-/// How the end of a body is told.
+/// How the client learns where a body ends.
 #[derive(Clone, Copy, PartialEq)]
 enum Framing {
     Length,
@@ -66,7 +66,7 @@ enum Framing {
 }
 
 impl Connection<'_> {
-    /// Waits for a head; `None` when the client has left, or does not speak HTTP.
+    /// Waits for a head. Returns `None` if the client has left or does not speak HTTP.
     fn next_request(&mut self) -> io::Result<Option<(Head, Entry)>> {
         let end = loop {
             if let Some(end) = wire::head_end(&self.unread) {
@@ -113,7 +113,7 @@ impl Connection<'_> {
         self.answer(&behaviour, &request, entry)
     }
 
-    /// What is to be done now, or once a held request is let go.
+    /// Returns the behaviour for a request. If that is `Held`, waits until another one is set.
     fn decide(&mut self, ip: Option<IpAddr>) -> io::Result<HttpBehaviour> {
         let now = |connection: &Self| {
             let script = locked(&connection.shared.script);
@@ -167,7 +167,7 @@ impl Connection<'_> {
         }
         let says_close = wire::value_of(&headers, "connection") == Some("close");
         let head = wire::head(status, &headers);
-        // Half of a chunked body is the beginning of a chunk that does not come to its end.
+        // Half of a chunked body is the beginning of a chunk whose end is missing.
         let body = match (chunks, body.is_empty()) {
             (false, _) => body,
             (true, true) => wire::LAST_CHUNK.to_vec(),
@@ -197,7 +197,7 @@ impl Connection<'_> {
         Ok(if says_close { Next::Close } else { Next::Keep })
     }
 
-    /// The answers that are not too large to be made before they are sent.
+    /// Returns an answer that is small enough to be built before it is sent.
     fn canned(&self, behaviour: &HttpBehaviour, request: &HttpRequest) -> CannedAnswer {
         let service = self.shared.service;
         let json = |status: u16, body: &Json| CannedAnswer {
@@ -320,7 +320,7 @@ impl Connection<'_> {
         let mut encoder = GzEncoder::new(Pieces { connection: self, framing }, Compression::best());
         LongText::new(request.ip, bytes).write_to(&mut encoder)?;
         encoder.write_all(LongText::END)?;
-        // The compressed text says itself where it ends.
+        // The compressed data marks its end.
         shared.record.end(entry);
         encoder.finish()?;
         if framing == Framing::Chunks {
@@ -346,7 +346,8 @@ impl Connection<'_> {
         self.send(&wire::head(200, &headers))
     }
 
-    /// The end of an answer. The record first: a client that sees the end may send its next request at once.
+    /// Sends the end of an answer. Writes the record first, because a client that sees the end may send its next
+    /// request at once.
     fn last(&mut self, bytes: &[u8], entry: &Entry) -> io::Result<()> {
         self.shared.record.end(entry);
         self.send(bytes)
@@ -364,7 +365,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Until the client leaves or `stop` is called.
+    /// Waits until the client leaves or `stop` is called.
     fn wait_for_the_end(&mut self) -> io::Result<Next> {
         loop {
             self.read_more()?;
@@ -372,7 +373,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Lets time pass but notices that the client leaves; `stop` looks the same from here.
+    /// Waits for this time, or until the client leaves. `stop` has the same effect here.
     fn wait(&mut self, how_long: Duration) -> io::Result<()> {
         let started = Instant::now();
         while let Some(rest) = how_long.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
@@ -391,7 +392,7 @@ impl Connection<'_> {
         if self.left { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
-    /// Takes what has arrived, or the end, or nothing when the time is over.
+    /// Reads the bytes that have arrived, or the end. Reads nothing if the time is over.
     fn read(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(limit)?;
         let mut bytes = [0; 16_384];
@@ -412,7 +413,7 @@ impl Connection<'_> {
     }
 }
 
-/// Writes parts of a body as its framing wants them.
+/// Writes parts of a body in its framing.
 struct Pieces<'a, 'b> {
     connection: &'a mut Connection<'b>,
     framing: Framing,
@@ -455,7 +456,7 @@ impl LongText {
         (self.start.len() + LongText::END.len()) as u64 + self.padding
     }
 
-    /// All but `END`.
+    /// Writes all but `END`.
     fn write_to(&self, writer: &mut impl Write) -> io::Result<()> {
         writer.write_all(self.start.as_bytes())?;
         let piece = [b'x'; PIECE];
@@ -479,7 +480,7 @@ fn asks_for_json(path: &str) -> bool {
     path.split_once('?').is_some_and(|(_, query)| query.split('&').any(|part| part == "json"))
 }
 
-/// The address beside this one.
+/// Returns the next address.
 fn neighbour(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4) ^ 1)),

@@ -1,11 +1,11 @@
 //! One HTTP service on 127.0.0.1: a thread that accepts, and one for each connection.
 //!
-//! HTTP/1.1 as far as a client of these services needs it: GET, answers with their length, in chunks or up to the end
-//! of the connection, which otherwise stays for the next request. How a request is answered is decided when its head
-//! was read.
+//! Implements the part of HTTP/1.1 that clients of these services need: GET, and answers with their length, in chunks,
+//! or without either. After the last kind the connection ends, otherwise it stays open for the next request. The answer
+//! to a request is chosen when its head was read.
 //!
-//! Locking: the script, the record and each request in it have a mutex of their own; no thread holds two of them, nor
-//! one while it reads or writes a socket.
+//! Locking: the script, the record and each request in it each have a mutex. No thread holds two of them, and no thread
+//! holds one while it reads or writes a socket.
 
 mod behaviour;
 mod connection;
@@ -29,10 +29,10 @@ use crate::listener::Listener;
 use crate::locked;
 use record::HttpRecord;
 
-/// How soon a waiting connection notices that something else is wanted of it.
+/// Interval at which a waiting connection checks for a new behaviour or the client's end.
 const GLANCE: Duration = Duration::from_millis(10);
 
-/// What a SPUR token is good for at first.
+/// Initial balance of a SPUR token.
 const BALANCE: u64 = 100_000;
 
 /// A stand-in for one of the services.
@@ -50,11 +50,11 @@ struct Shared {
     record: HttpRecord,
     open: Mutex<Vec<Arc<Open>>>,
     accepted: AtomicUsize,
-    /// What SPUR says that the token is still good for.
+    /// Balance of the token that SPUR reports.
     balance: AtomicU64,
 }
 
-/// A connection that is open, as `stop` knows it.
+/// An open connection, for `stop`.
 struct Open {
     number: usize,
     stream: TcpStream,
@@ -74,7 +74,7 @@ impl Script {
 }
 
 impl Http {
-    /// Listens on 127.0.0.1, on a port that is free.
+    /// Listens on 127.0.0.1, on a free port.
     pub fn start(service: Service, hosts: Hosts) -> Http {
         Http::start_on((Ipv4Addr::LOCALHOST, 0).into(), service, hosts)
             .expect("a free port of 127.0.0.1 can be had")
@@ -103,12 +103,13 @@ impl Http {
         self.address.port()
     }
 
-    /// What the client is to be configured with: what stands before the slash and the address.
+    /// Returns the URL for the client's configuration: the part before the slash and the address.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.address, self.shared.service.path().trim_end_matches('/'))
     }
 
-    /// Decides on all later requests, whatever `behave_for` said before, and on those that `HttpFault::Held` holds.
+    /// Sets the behaviour for all later requests and for those that `HttpFault::Held` holds. Ends the effect of
+    /// `behave_for`.
     pub fn behave(&self, behaviour: impl Into<HttpBehaviour>) {
         let mut script = locked(&self.shared.script);
         script.general = behaviour.into();
@@ -116,15 +117,15 @@ impl Http {
         script.version += 1;
     }
 
-    /// Decides on later requests about this address, and on those that are held, until `behave` is called.
+    /// Sets the behaviour for requests about this address, held ones too, until `behave` is called.
     pub fn behave_for(&self, ip: IpAddr, behaviour: impl Into<HttpBehaviour>) {
         let mut script = locked(&self.shared.script);
         script.of_one.insert(ip, behaviour.into());
         script.version += 1;
     }
 
-    /// From now on the service's own answers are for requests with this header; others get a 401. Of one name, the
-    /// last value counts. Faults that are no answer of the service need no key.
+    /// From now on the service answers only requests with this header, and others get a 401. If a name was given
+    /// before, the last value counts. Faults that are not an answer of the service need no key.
     pub fn require(&self, header: &str, value: &str) {
         let mut required = locked(&self.shared.required);
         required.retain(|(other, _)| !other.eq_ignore_ascii_case(header));
@@ -135,7 +136,7 @@ impl Http {
     pub fn stop(&self) {
         drop(locked(&self.listener).take());
         let open = std::mem::take(&mut *locked(&self.shared.open));
-        // The record first, as with every end; and these are no clients that have left.
+        // Writes the record first, as with every end. These clients have not left, so they are not recorded as such.
         self.shared.record.end_all();
         for connection in open {
             let _ = connection.stream.shutdown(Shutdown::Both);
@@ -150,27 +151,29 @@ impl Http {
         Listener::reopen(&mut locked(&self.listener), || listen(self.address, &self.shared));
     }
 
-    /// In the order in which their heads were read.
+    /// Returns the requests in the order in which their heads were read.
     pub fn requests(&self) -> Vec<HttpRequest> {
         self.shared.record.requests()
     }
 
-    /// Starts a new record; requests that are under way now are not in it.
+    /// Starts a new record. Requests that are in progress now are not in it.
     pub fn forget(&self) {
         self.shared.record.forget();
     }
 
-    /// The largest number of requests of the record that were under way at one time.
+    /// Returns the largest number of requests of the record that were in progress at one time.
     pub fn most_at_once(&self) -> usize {
         record::most_at_once(&self.requests())
     }
 
-    /// The largest number of requests of the record that arrived within a window of this length, its end excluded.
+    /// Returns the largest number of requests of the record that arrived within a window of this length, its end
+    /// excluded.
     pub fn most_within(&self, window: Duration) -> usize {
         record::most_within(&self.requests(), window)
     }
 
-    /// Requests that were read and are not answered yet, in the record or not; held ones too.
+    /// Returns the number of requests that were read and are not answered yet, held ones too. They need not be in the
+    /// record.
     pub fn in_progress(&self) -> usize {
         self.shared.record.in_progress()
     }
@@ -191,7 +194,7 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
         locked(&shared.open).push(Arc::clone(&open));
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || {
-            // An error is the client's end, and in the record.
+            // An error ends the connection, and is recorded.
             let _ = connection::serve(stream, &shared, &open);
             locked(&shared.open).retain(|other| !Arc::ptr_eq(other, &open));
         });

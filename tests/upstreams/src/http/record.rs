@@ -1,8 +1,8 @@
-//! What clients of an HTTP service asked, and when.
+//! The requests of clients of an HTTP service, with their times.
 //!
-//! Clocks: the end of a request that the server answers is noted before the client can see the end of the answer, so
-//! counting what was under way at once is exact. A client that gives up is noticed when the server's thread gets to
-//! run, maybe after the same client's next request was read; such an end counts as [`NOTICED_WITHIN`] earlier.
+//! Clocks: if the server answers a request, its end is recorded before the client can see the end of the answer. So the
+//! count of concurrent requests is exact. If a client gives up, the server's thread notices that when it is scheduled,
+//! perhaps after it has read the same client's next request. Such an end counts as [`NOTICED_WITHIN`] earlier.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -16,25 +16,26 @@ use crate::record::{NOTICED_WITHIN, most_open};
 pub struct HttpRequest {
     /// When the head of the request had been read.
     pub at: Instant,
-    /// Noted before the client can see the end of the answer; or when the client's end was seen before that, or when
-    /// the server was stopped.
+    /// Recorded before the client can see the end of the answer. Otherwise the time at which the client's end was seen,
+    /// or the server was stopped.
     pub ended: Option<Instant>,
-    /// When the client was seen to have left before it had its answer. One that only stops sending looks the same.
+    /// When the server saw that the client had left before the end of the answer. A client that only stops sending
+    /// looks the same.
     pub left: Option<Instant>,
     /// The address that was asked about.
     pub ip: Option<IpAddr>,
     pub method: String,
-    /// With the query.
+    /// Includes the query.
     pub path: String,
     pub headers: Vec<(String, String)>,
-    /// Connections are counted in the order in which they were accepted, from 0.
+    /// Number of the connection, in the order in which they were accepted, from 0.
     pub connection: usize,
-    /// Of the answer, once its head was begun.
+    /// Status of the answer, once its head was begun.
     pub status: Option<u16>,
 }
 
 impl HttpRequest {
-    /// The value of the first header of this name, in whatever case the client wrote it.
+    /// Returns the value of the first header of this name. Ignores the case of the name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -42,7 +43,7 @@ impl HttpRequest {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Until when this request counts as under way, if it is over.
+    /// Returns the time until which this request counts as in progress, if it is over.
     fn over(&self) -> Option<Instant> {
         self.ended
             .map(|ended| if self.left.is_some() { (ended - NOTICED_WITHIN).max(self.at) } else { ended })
@@ -51,7 +52,7 @@ impl HttpRequest {
 
 pub type Entry = Arc<Mutex<HttpRequest>>;
 
-/// All requests since the last `forget`, and apart from them those that are under way.
+/// All requests since the last `forget`, and separately those that are in progress.
 #[derive(Default)]
 pub struct HttpRecord {
     requests: Mutex<Vec<Entry>>,
@@ -72,7 +73,7 @@ impl HttpRecord {
         locked(&self.under_way).retain(|other| !Arc::ptr_eq(other, entry));
     }
 
-    /// The client has left before its answer was whole.
+    /// Records that the client has left before the end of its answer.
     pub fn abandoned(&self, entry: &Entry) {
         {
             let mut request = locked(entry);

@@ -1,4 +1,4 @@
-//! What GreyNoise, DShield and SPUR answer to a question about one address.
+//! The answers of GreyNoise, DShield and SPUR about one address.
 //!
 //! ```text
 //! GET /v3/community/8.8.8.8      GreyNoise Community
@@ -6,13 +6,13 @@
 //!           "last_seen":"2025-05-07","message":"Success"}
 //!     404  {"ip":"9.9.9.1","noise":false,"riot":false,"message":"IP not observed scanning the internet or …"}
 //!     400  {"message":"Request is not a valid routable IPv4 address"}
-//! GET /v3/ip/8.8.8.8             GreyNoise with a paid plan: the same knowledge in two objects
-//! GET /api/ip/8.8.8.8?json       DShield; what it does not know is null, also of an address that it has never seen
+//! GET /v3/ip/8.8.8.8             GreyNoise with a paid plan: the same data in two objects
+//! GET /api/ip/8.8.8.8?json       DShield; an unknown value is null, also of an address that it has never seen
 //!     200  {"ip":{"number":"8.8.8.8","count":null,"attacks":null,…,"as":15169,"asname":"GOOGLE","ascountry":"US",…}}
 //!     200  {"error":"bad IP address"}
 //! GET /v2/context/8.8.8.8        SPUR; every field but `ip` may be missing
 //!     200  {"ip":"8.8.8.8","as":{…},"infrastructure":"DATACENTER","client":{"types":["MOBILE"],…},"tunnels":[…]}
-//!     400  {"message":"…"} for what is not public
+//!     400  {"message":"…"} for an address that is not public
 //! ```
 
 use std::net::IpAddr;
@@ -21,12 +21,12 @@ use crate::hosts::{Host, Hosts, Tunnel};
 use crate::json::{Json, list, object};
 use crate::prefix::is_public;
 
-/// Which service is played.
+/// The service that this stand-in imitates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Service {
     /// The Community API: `/v3/community/<ip>`.
     GreyNoise,
-    /// What a paid plan may ask: `/v3/ip/<ip>`.
+    /// The API of a paid plan: `/v3/ip/<ip>`.
     GreyNoiseFull,
     /// `/api/ip/<ip>?json`.
     Dshield,
@@ -34,11 +34,11 @@ pub enum Service {
     Spur,
 }
 
-/// The day up to which everything is known.
+/// The date of the data.
 const LAST_SEEN: &str = "2025-05-07";
 
 impl Service {
-    /// What stands before the address, with the slash.
+    /// Returns the part of the path before the address, with the slash.
     pub(super) fn path(self) -> &'static str {
         match self {
             Service::GreyNoise => "/v3/community/",
@@ -48,13 +48,13 @@ impl Service {
         }
     }
 
-    /// The text that stands where the address belongs.
+    /// Returns the part of the path in which the service expects the address.
     pub(super) fn question(self, path: &str) -> Option<&str> {
         let question = path.strip_prefix(self.path())?;
         Some(question.split_once('?').map_or(question, |(question, _)| question))
     }
 
-    /// The right answer to the question of this path, about `named` where the address is to be another one.
+    /// Returns the right answer for this path, with the address that `named` returns in it.
     pub(super) fn answer(self, hosts: &Hosts, path: &str, named: impl Fn(IpAddr) -> IpAddr) -> (u16, Json) {
         let Some(question) = self.question(path) else {
             return (404, self.message(404));
@@ -84,7 +84,7 @@ impl Service {
         }
     }
 
-    /// What the service says beside a status that is no answer.
+    /// Returns the service's message for a status other than that of an answer.
     pub(super) fn message(self, status: u16) -> Json {
         let greynoise = matches!(self, Service::GreyNoise | Service::GreyNoiseFull);
         match status {
@@ -116,7 +116,7 @@ fn message(text: &str) -> Json {
     object([("message", text.into())])
 }
 
-/// Whom GreyNoise knows: as a scanner, as a common business service, or as both.
+/// Returns true if GreyNoise has the address as a scanner, as a common business service, or as both.
 fn is_known(host: &Host) -> bool {
     host.classification.is_some() || host.riot
 }
@@ -248,7 +248,7 @@ fn full(ip: &str, host: &Host) -> (u16, Json) {
         ("tcp", object([("ja4", Json::List(Vec::new()))])),
     ]);
     let mut scanner = vec![("found".to_owned(), scans.into()), ("seen".to_owned(), scans.into())];
-    // Of whom GreyNoise has not seen, nothing more is said than that.
+    // GreyNoise says nothing more about an address that it has not seen.
     if scans {
         let Json::Object(rest) = object([
             ("classification", classification(host).into()),

@@ -7,21 +7,21 @@
 //!
 //! ```
 
-/// Enough for any client of these services.
+/// Longer than any head of a client of these services.
 pub const LONGEST_HEAD: usize = 65_536;
 
 pub struct Head {
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
-    /// Bytes of the body, which nobody reads.
+    /// Number of bytes of the body, which the server skips.
     pub body: usize,
-    /// Whether another request may follow.
+    /// True if another request may follow.
     pub keep_alive: bool,
 }
 
 impl Head {
-    /// Of the bytes up to the empty line; `None` where that is no HTTP/1.
+    /// Parses the bytes up to the empty line. Returns `None` if they are not HTTP/1.
     pub fn parse(bytes: &[u8]) -> Option<Head> {
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.lines();
@@ -53,12 +53,12 @@ pub fn set(headers: &mut Vec<(String, String)>, name: &str, value: impl Into<Str
     headers.push((name.to_owned(), value.into()));
 }
 
-/// Where the first empty line ends.
+/// Returns the position after the first empty line.
 pub fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4)
 }
 
-/// The head of an answer, with the empty line.
+/// Returns the head of an answer, with the empty line.
 pub fn head(status: u16, headers: &[(String, String)]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} {}\r\n", reason(status));
     for (name, value) in headers {
@@ -89,7 +89,7 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// A part of a body that comes in chunks. An empty one would be the last.
+/// Returns a part of a body that is sent in chunks. An empty part would end the body.
 pub fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }

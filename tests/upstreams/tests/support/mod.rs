@@ -2,14 +2,14 @@
 
 use std::process::{Child, Command, Stdio};
 
-/// One of the crate's programs, with nothing to read and its words caught.
+/// Returns one of the crate's programs, with empty standard input and captured output.
 pub fn program(path: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(path);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Whatever a failing test leaves behind ends with it.
+/// Kills the process when it is dropped, so that a failing test leaves no process behind.
 pub struct Killed(pub Child);
 
 impl Drop for Killed {
