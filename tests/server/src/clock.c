@@ -1,9 +1,9 @@
-/* Loaded into a server before everything else, this has its wall clock show real time plus so many microseconds as
- * stand in a file, which is mapped: whoever changes the file moves the clock, for every process and at once. Durations,
- * which the monotonic clock measures, are real.
+/* Loaded into a server before all other libraries, this library changes the server's wall clock. The clock shows real
+ * time plus an offset in microseconds from a file. The file is mapped, so a change of it moves the clock of every
+ * process at once. The monotonic clock, which measures durations, stays real.
  *
- * libfaketime does the same and more, and is of no use here: it stops faking while the process is in select() or
- * poll(), and PostgreSQL 15's postmaster starts its children out of a signal handler, just there. */
+ * libfaketime cannot be used instead: it stops faking while the process is in select() or poll(). PostgreSQL 15's
+ * postmaster starts its children in a signal handler during these calls. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 static const volatile int64_t *offset;
 static int (*real)(clockid_t, struct timespec *);
 
-/* Before the first thread; children have it by being forked. */
+/* Runs before the first thread starts. Children inherit the mapping at the fork. */
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("COWRIE_ENRICH_TEST_CLOCK");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;

@@ -1,5 +1,5 @@
-//! A server's clock that a test sets: real time and an offset, which may change while the server runs. It never stands
-//! still, and only goes forward.
+//! A server's clock that a test sets: real time plus an offset, which may change while the server runs. The clock never
+//! stops.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -16,7 +16,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Noon of this day (UTC): tests of a day do not want its end.
+    /// Returns a clock that shows noon (UTC) of this day, so that a test is far from the end of the day.
     pub fn at_noon(name: &str) -> Clock {
         let path = installation().run_dir().join(format!("{name}-{}.clock", std::process::id()));
         let file = fs::File::create(&path).expect("a clock can be made");
@@ -25,9 +25,9 @@ impl Clock {
         clock
     }
 
-    /// So many days from today, so many seconds from its beginning.
+    /// Sets the clock to this number of days from today, and this number of seconds after midnight.
     pub fn set(&self, days: i64, second: i64) {
-        // Today is the day on which the test began, whatever the real clock says by now: offsets are small.
+        // Today is the day on which the test began, so that offsets stay small.
         static TODAY: OnceLock<i64> = OnceLock::new();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as i64;
         let today = *TODAY.get_or_init(|| now - now.rem_euclid(86_400_000_000));
@@ -46,7 +46,7 @@ impl Drop for Clock {
     }
 }
 
-/// What has a server look at such a clock; made once, with the compiler that Rust needs anyway.
+/// Returns the library that makes a server use such a clock. It is built once, with the C compiler that Rust needs.
 pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -60,7 +60,7 @@ pub fn library() -> &'static Path {
             .output()
             .expect("there is a C compiler");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // Another test process may do the same; each renames a whole one.
+        // Another test process may do the same. Each renames a complete library.
         fs::rename(&draft, &library).expect("own directory");
         library
     })

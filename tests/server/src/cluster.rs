@@ -1,10 +1,11 @@
-//! How a server starts, dies, comes back and is cleaned away.
+//! Starts a server, kills it, starts it again and removes it.
 //!
-//! The postmaster is a child of the test process. A watchdog, a shell that waits for the end of
-//! its standard input, holds the promise that nothing is left running: whichever way the test
-//! process ends, the pipe closes, and the watchdog stops the server and removes its files.
-//! There is no TCP port: every server has a socket directory of its own, short because a socket's
-//! path may not be longer than 107 bytes.
+//! The postmaster is a child of the test process. A watchdog makes sure that no server is left behind. It is a shell
+//! that waits for the end of its standard input. However the test process ends, the pipe closes. Then the watchdog
+//! stops the server and removes its files.
+//!
+//! The servers use no TCP port. Each has a separate socket directory with a short name, because the path of a socket
+//! must not be longer than 107 bytes.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +23,7 @@ use crate::installation::{Installation, installation};
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// The port names the socket file; the directory tells servers apart.
+/// The port names the socket file. Servers have different directories.
 const PORT: u16 = 5432;
 
 /// The superuser of every test cluster.
@@ -66,29 +67,29 @@ impl Options {
         self
     }
 
-    /// Lets the background workers work; else nothing happens but what a test does.
+    /// Lets the background workers work. Without them only the test changes anything.
     #[must_use]
     pub fn with_worker(mut self) -> Self {
         self.worker = true;
         self
     }
 
-    /// Writes to disk as a production server does; without it a crash of the machine would lose
-    /// data, a crash of PostgreSQL would not.
+    /// Writes to disk as a production server does. Without this a crash of the machine would lose data, a crash of
+    /// PostgreSQL would not.
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
         self
     }
 
-    /// Gives the server a clock of its own, which a test sets: see `clock::Clock`.
+    /// Gives the server a separate clock, which a test sets: see `clock::Clock`.
     #[must_use]
     pub fn with_clock(mut self, clock: &clock::Clock) -> Self {
         self.clock = Some(clock.path().to_owned());
         self
     }
 
-    /// Runs another PostgreSQL than the one under test, whose data directory must be given, too.
+    /// Runs another PostgreSQL than the one under test. The data directory must be given, too.
     #[must_use]
     pub fn run_by(mut self, installation: &'static Installation) -> Self {
         self.installation = Some(installation);
@@ -117,7 +118,7 @@ impl Options {
         self
     }
 
-    /// Adds lines to postgresql.conf before those that were added already, which stand over them.
+    /// Adds lines to postgresql.conf before those that were added already. The later ones take precedence.
     #[must_use]
     pub fn conf_before(mut self, lines: &[String]) -> Self {
         self.conf.splice(0..0, lines.iter().cloned());
@@ -152,16 +153,16 @@ impl Cluster {
         })
     }
 
-    /// A standby of this server: a base backup that follows it. Its settings are this server's, then those of
+    /// Returns a standby of this server: a base backup that follows it. It has this server's settings, then those of
     /// `options`.
     pub fn standby(&self, options: &Options) -> Self {
         Self::made(options, |data| self.back_up(data, &["--write-recovery-conf"]))
     }
 
-    /// A base backup of this server, in a directory beside its data.
+    /// Makes a base backup of this server, in a directory next to its data.
     pub fn base_backup(&self, name: &str) -> PathBuf {
         let target = self.dir.join(name);
-        // In the server's own directory, which is the test's.
+        // The server's directory, which belongs to the test.
         make_server_dir(&target, 0o700);
         self.back_up(&target, &[]);
         target
@@ -180,7 +181,7 @@ impl Cluster {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// A server that recovers from a base backup by what the lines of `options` say, up to where they say.
+    /// Returns a server that recovers from a base backup. The lines of `options` say how and up to which point.
     pub fn restored(options: &Options, backup: &Path) -> Self {
         Self::made(options, |data| {
             copy_data(backup, data);
@@ -188,7 +189,7 @@ impl Cluster {
         })
     }
 
-    /// A server whose data directory `fill` makes.
+    /// Returns a server whose data directory `fill` makes.
     pub fn made(options: &Options, fill: impl FnOnce(&Path)) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let serial = STARTED.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +197,7 @@ impl Cluster {
         let dir = installation().scratch_dir().join(format!("{}-{pid}", options.name));
         let socket_dir = PathBuf::from(format!("/tmp/cowrie-{pid}-{serial}"));
         make_server_dir(&dir, 0o755);
-        // Whoever can enter may connect as superuser.
+        // Every user who can enter the directory may connect as superuser.
         make_server_dir(&socket_dir, 0o700);
         fill(&dir.join("data"));
 
@@ -218,12 +219,12 @@ impl Cluster {
         cluster
     }
 
-    /// A directory that the server's user can read, for mmdb files; gone with the cluster.
+    /// Returns a directory for mmdb files that the server's user can read. It is removed with the cluster.
     pub fn files(&self) -> &Path {
         &self.dir
     }
 
-    /// The role that owns the extension in the template; none where that is the superuser.
+    /// Returns the role that owns the extension in the template; `None` if that is the superuser.
     pub fn extension_owner(&self) -> Option<&str> {
         self.extension_owner.as_deref()
     }
@@ -236,7 +237,7 @@ impl Cluster {
         &self.socket_dir
     }
 
-    /// Appends lines to postgresql.conf; the last of equal settings counts.
+    /// Appends lines to postgresql.conf. Of equal settings the last one counts.
     pub fn configure(&self, lines: &[String]) {
         let path = self.data_dir().join("postgresql.conf");
         let mut file =
@@ -258,7 +259,7 @@ impl Cluster {
         self.session_with(database, SUPERUSER, "public,enrich")
     }
 
-    /// Connects with the search path that a stranger has.
+    /// Connects with the default search path of a role.
     pub fn session_as(&self, database: &str, role: &str) -> Session {
         self.session_with(database, role, "public")
     }
@@ -270,7 +271,7 @@ impl Cluster {
         }
     }
 
-    /// The same as [`session`](Cluster::session), for a server that may be gone.
+    /// Does the same as [`session`](Cluster::session) for a server that may not run.
     pub fn try_session(&self, database: &str) -> Result<Session, postgres::Error> {
         self.try_session_with(database, SUPERUSER, "public,enrich")
     }
@@ -284,7 +285,7 @@ impl Cluster {
         self.try_session_set(database, role, &[("search_path", &search_path.replace(' ', ""))])
     }
 
-    /// Connects with settings of the session, whose values hold no blank.
+    /// Connects with settings of the session. Their values must not contain a blank.
     pub fn try_session_set(
         &self,
         database: &str,
@@ -303,14 +304,14 @@ impl Cluster {
             .map(|client| Session { client })
     }
 
-    /// A client program of PostgreSQL that knows this server.
+    /// Returns a client program of PostgreSQL that connects to this server.
     pub fn program(&self, name: &str) -> Command {
         let mut command = self.installation.client_program(name);
         self.introduce(&mut command);
         command
     }
 
-    /// Tells any program that uses libpq where this server is.
+    /// Sets the connection parameters for any program that uses libpq.
     pub fn introduce(&self, command: &mut Command) {
         command
             .env("PGHOST", &self.socket_dir)
@@ -330,7 +331,7 @@ impl Cluster {
                 .envs(self.environment.iter().map(|(name, value)| (name, value)))
                 .arg("-D")
                 .arg(self.data_dir())
-                // Not the terminal's group: an interrupt there is the watchdog's business.
+                // In another process group than the terminal's, because the watchdog handles an interrupt there.
                 .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("the log can be shared"))
@@ -342,7 +343,7 @@ impl Cluster {
         wait_until(
             "the server accepts connections",
             || {
-                // A server that was killed leaves backends that hold its shared memory for a moment.
+                // Backends of a server that was killed hold its shared memory for a moment.
                 if child.try_wait().expect("postgres can be waited for").is_some() {
                     if !self.log().contains("pre-existing shared memory block") {
                         return Err(self.log());
@@ -366,13 +367,13 @@ impl Cluster {
         self.end_postmaster("INT");
     }
 
-    /// Kills the postmaster; its backends notice and end by themselves.
+    /// Kills the postmaster. Its backends notice and end by themselves.
     pub fn kill_postmaster(&self) {
         self.end_postmaster("KILL");
     }
 
-    /// Makes a standby the primary. A statement that waited for the promotion could hold up the replay before it, which
-    /// would cancel the statement.
+    /// Makes a standby the primary. Does not wait in a statement, because that could hold up the replay before the
+    /// promotion, which would cancel the statement.
     pub fn promote(&self) {
         self.session(SUPERUSER).run("SELECT pg_promote(wait => false)");
         let is_standby = || {
@@ -387,13 +388,13 @@ impl Cluster {
         self.start_postmaster();
     }
 
-    /// Kills one backend, upon which the postmaster throws out all others and recovers; waits for
-    /// the end of that, because until then connections come and go.
+    /// Kills one backend. The postmaster then ends all others and recovers. Waits for the end of the recovery, because
+    /// connections are unreliable until then.
     pub fn kill_backend(&self, pid: i64) {
         assert!(self.kill_unless_ended(pid), "process {pid} had ended before it was killed");
     }
 
-    /// The same for a backend that may end by itself just then; answers whether it was killed.
+    /// Does the same for a backend that may end by itself at the same time. Returns true if it was killed.
     pub fn kill_unless_ended(&self, pid: i64) -> bool {
         let recoveries =
             || self.whole_log().matches("database system is ready to accept connections").count();
@@ -403,7 +404,7 @@ impl Cluster {
         }
         let process = PathBuf::from(format!("/proc/{pid}"));
         wait_until("the process is gone", || process.exists(), |is_there| !is_there);
-        // Whoever saw the process end has closed the doors before.
+        // When the process is gone, the postmaster already refuses connections.
         let connect =
             || self.try_session_with(SUPERUSER, SUPERUSER, "public").map(drop).map_err(|e| e.to_string());
         let _ = wait_until("the server has recovered", connect, Result::is_ok);
@@ -417,7 +418,7 @@ impl Cluster {
         }
     }
 
-    /// What the server wrote to its log, the newest 40 lines.
+    /// Returns the newest 40 lines of the server's log.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -430,7 +431,7 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Stops the server at once and removes its files; the log stays for the curious.
+    /// Stops the server at once and removes its files. The log stays for later inspection.
     pub fn remove(&self) {
         self.end_postmaster("QUIT");
         let _ = fs::remove_dir_all(&self.dir);
@@ -448,7 +449,7 @@ impl Drop for Cluster {
     }
 }
 
-/// A postgres with another clock. Not for setpriv itself, which is not postgres.
+/// Returns postgres with another clock. Only postgres gets the clock, and setpriv does not.
 fn with_clock(file: &Path) -> Command {
     let mut command = installation().server_command("env");
     command
@@ -458,7 +459,7 @@ fn with_clock(file: &Path) -> Command {
     command
 }
 
-/// A directory of a test's own that a server can write into; gone with the value.
+/// A directory for one test that a server can write into. It is removed with the value.
 pub struct Scratch(PathBuf);
 
 pub fn scratch_directory(name: &str) -> Scratch {
@@ -488,7 +489,7 @@ fn signal(name: &str, pid: i64) {
     assert!(try_signal(name, pid), "could not signal {pid}");
 }
 
-/// Whether there was such a process.
+/// Sends a signal. Returns true if the process existed.
 fn try_signal(name: &str, pid: i64) -> bool {
     let output = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).output();
     output.is_ok_and(|output| output.status.success())
@@ -506,7 +507,7 @@ fn copy_data(from: &Path, to: &Path) {
     assert!(copied.is_ok_and(|s| s.success()), "could not copy {}", from.display());
 }
 
-/// An initialised data directory, made once per PostgreSQL version and copied ever after.
+/// Returns an initialised data directory, made once per PostgreSQL version and then copied.
 fn template() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _guard = lock(&MAKING);
@@ -545,7 +546,7 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
         lines.push("shared_preload_libraries = 'cowrie_enrich'".to_owned());
         lines.push(format!("cowrie_enrich.worker_enabled = {}", options.worker));
     }
-    // No test may ask the real service.
+    // No test may send requests to the real service.
     lines.push("cowrie_enrich.cymru_whois_host = '127.0.0.1'".to_owned());
     lines.push("cowrie_enrich.cymru_whois_port = 1".to_owned());
     lines.push("cowrie_enrich.cymru_transport = whois".to_owned());
@@ -557,8 +558,8 @@ fn base_configuration(options: &Options, socket_dir: &Path) -> Vec<String> {
     lines
 }
 
-/// Sleeps until its standard input ends, then stops the server of `dir` and removes the files.
-/// The working directory of the process is compared because process ids are used again.
+/// Sleeps until its standard input ends, then stops the server of `dir` and removes the files. Compares the working
+/// directory of the process, because process ids are used again.
 fn watchdog(dir: &Path, socket_dir: &Path) -> Child {
     const SCRIPT: &str = r#"
 trap '' INT TERM HUP

@@ -1,8 +1,9 @@
-//! Everything of ours that a database holds, row by row, for comparing one with another.
+//! Reads all rows of the extension and of both hosts' tables, to compare one database with another.
 
 use crate::session::Session;
 
-/// The extension's tables and both hosts'. Without `procedure_call`, which is about this server's processes.
+/// The tables of the extension and of both hosts. `procedure_call` is left out: its rows are about processes of this
+/// server.
 pub const TABLES: [&str; 17] = [
     "enrich.asn_inventory",
     "enrich.ip_inventory",
@@ -32,7 +33,7 @@ pub fn contents(session: &mut Session) -> Vec<String> {
     all
 }
 
-/// Tables that are empty, for tests that mean to fill all.
+/// Returns the tables that are empty, for tests that must fill all.
 pub fn empty_tables(session: &mut Session) -> Vec<&'static str> {
     TABLES.into_iter().filter(|table| session.number(&format!("SELECT count(*) FROM {table}")) == 0).collect()
 }

@@ -1,4 +1,4 @@
-//! A server whose workers ask a Team Cymru on loopback, and what it must have stored in the end.
+//! A server whose workers send requests to a Team Cymru stand-in, and the expected contents of its tables.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +13,14 @@ use crate::session::Session;
 use crate::wait::wait_until;
 
 pub struct Lab {
-    // The first to go: it asks the other.
+    // Dropped first, because it sends requests to the other.
     pub cluster: Cluster,
     pub whois: Whois,
 }
 
 impl Lab {
-    /// Workers, a synthetic internet, no limit of rate, short pauses. Lines of `options` stand over these.
+    /// Starts workers with a synthetic internet, no rate limit, and short pauses. Lines of `options` override these
+    /// settings.
     pub fn start(options: Options) -> Self {
         Self::with_routes(options, Routes::synthetic())
     }
@@ -30,31 +31,32 @@ impl Lab {
         Self { cluster, whois }
     }
 
-    /// A database of the test's own; its worker comes with the first work.
+    /// Returns a new database. Its worker starts with the first work.
     pub fn database(&self) -> Database<'_> {
         fresh_database(&self.cluster)
     }
 
-    /// Changes settings; when this returns every worker reads them before its next round, and none is in one.
+    /// Changes settings. When this returns, no worker is in a round, and every worker reads the settings before its
+    /// next round.
     pub fn reconfigure(&self, lines: &[&str]) {
         reconfigure(&self.cluster, lines);
     }
 
-    /// Whatever happened, nothing crashed.
+    /// Asserts that no process crashed.
     #[track_caller]
     pub fn assert_nothing_crashed(&self) {
         assert_nothing_crashed(&self.cluster);
     }
 }
 
-/// Options of a server that asks `whois`.
+/// Returns options of a server that sends requests to `whois`.
 pub fn pointed_at(whois: &Whois, options: Options) -> Options {
     let own = [
         format!("cowrie_enrich.cymru_whois_port = {}", whois.port()),
         "cowrie_enrich.cymru_rate = 0".to_owned(),
         "cowrie_enrich.retry_base = 20ms".to_owned(),
         "cowrie_enrich.worker_naptime = 200ms".to_owned(),
-        // One per database, and a test may make many.
+        // One worker per database, and a test may make many databases.
         "max_worker_processes = 40".to_owned(),
     ];
     options.conf_before(&own)
@@ -62,7 +64,8 @@ pub fn pointed_at(whois: &Whois, options: Options) -> Options {
 
 /// See [`Lab::reconfigure`].
 pub fn reconfigure(cluster: &Cluster, lines: &[&str]) {
-    // A new backend has what the postmaster had when it forked; the postmaster tells all others before it forks.
+    // A new backend has the settings that the postmaster had at the fork. The postmaster signals all other processes
+    // before it forks.
     let loaded = || cluster.session(SUPERUSER).one("SELECT pg_conf_load_time()");
     let before = loaded();
     let lines: Vec<String> = lines.iter().map(|line| format!("cowrie_enrich.{line}")).collect();
@@ -93,19 +96,19 @@ pub fn assert_nothing_crashed(cluster: &Cluster) {
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-/// An address of the `block`-th of 250,000 /24s that no mmdb file knows.
+/// Returns an address of the `block`-th of 250,000 /24s that are in no mmdb file.
 pub fn member(block: usize, host: u8) -> IpAddr {
     let (a, rest) = (60 + block % 20, block / 20);
     let (b, c) = (rest % 250, rest / 250);
     Ipv4Addr::new(a as u8, b as u8, c as u8, host).into()
 }
 
-/// An address of the `block`-th of 65,536 /48s that no mmdb file knows.
+/// Returns an address of the `block`-th of 65,536 /48s that are in no mmdb file.
 pub fn member6(block: usize, host: u16) -> IpAddr {
     Ipv6Addr::new(0x2a10, block as u16, 7, host, 0, 0, 0, 1).into()
 }
 
-/// One address of each of these /24s.
+/// Returns one address of each of these /24s.
 pub fn members(blocks: std::ops::Range<usize>) -> Vec<IpAddr> {
     blocks.map(|block| member(block, 7)).collect()
 }
@@ -123,15 +126,16 @@ pub fn queue(session: &mut Session, addresses: &[IpAddr]) {
     ));
 }
 
-/// Waits until nothing waits and every session was visited whose address has an answer; dead letters may be left, and
-/// sessions that back off. A first visit may find the machine too busy, so it is not the last. Gives up with the reasons.
+/// Waits until the queue is empty and every session was visited whose address has an answer. Dead letters and sessions
+/// in backoff may be left. A first visit may fail on a busy machine, so it is not the last one. On failure shows the
+/// reasons.
 #[track_caller]
 pub fn wait_for_the_queue(session: &mut Session) {
     let mut busy = false;
     wait_until(
         "the queue is empty",
         || {
-            // Cheap first: counting everything every few milliseconds would be the machine's main work.
+            // The cheap query comes first: counting everything every few milliseconds would use most of the machine.
             let left = session.number(
                 "SELECT (SELECT count(*) FROM (SELECT FROM enrich.enrichment_request LIMIT 1) r)
                       + (SELECT count(*) FROM (SELECT FROM enrich.enrichment_job LIMIT 1) j)
@@ -155,7 +159,7 @@ pub fn wait_for_the_queue(session: &mut Session) {
     );
 }
 
-/// What the queue, the worker and the providers say, for messages.
+/// Returns the state of the queue, the worker and the providers, for messages.
 pub fn state(session: &mut Session) -> String {
     let mut parts =
         session.rows("SELECT 'queue', q.* FROM enrich.queue_status q WHERE jobs + requested + dead > 0");
@@ -173,14 +177,14 @@ pub fn state(session: &mut Session) -> String {
     parts.join("\n")
 }
 
-/// One of the provider's counts.
+/// Returns one of the provider's counters.
 #[track_caller]
 pub fn provider(session: &mut Session, column: &str) -> i64 {
     session.number(&format!("SELECT {column} FROM enrich.provider_status() WHERE provider = 'cymru'"))
 }
 
-/// Waits until no request is in flight to a provider. A worker gives a request's permit back after it has stored the answers,
-/// so the queue is empty a moment before.
+/// Waits until no request is in flight to a provider. A worker returns a request's permit after it has stored the
+/// answers, so the queue is empty a little earlier.
 pub fn wait_for_permits(session: &mut Session) {
     wait_until(
         "all permits are back",
@@ -189,12 +193,12 @@ pub fn wait_for_permits(session: &mut Session) {
     );
 }
 
-/// The process that works for the session's database, once there is one.
+/// Returns the process of the worker of the session's database, once it runs.
 pub fn worker_pid(session: &mut Session) -> i64 {
     wait_until("the database has a worker", || worker_pid_now(session), Option::is_some).expect("it has one")
 }
 
-/// Has the launcher start the worker of a database, by a request that is gone again; waits until it is there.
+/// Makes the launcher start the worker of a database by a request that is deleted afterwards. Waits for the worker.
 pub fn start_worker(session: &mut Session) {
     session.run(
         "INSERT INTO enrich.enrichment_request (ip_address, provider) VALUES ('60.0.0.1', 'cymru');
@@ -211,14 +215,14 @@ pub fn worker_pid_now(session: &mut Session) -> Option<i64> {
     pids.first().map(|pid| pid.parse().expect("a process number"))
 }
 
-/// Peak of a process's memory, in kB.
+/// Returns the peak of a process's memory, in kB.
 pub fn peak_memory(pid: i64) -> i64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// The stored network of each address; `None` while it has none.
+/// Returns the stored network of each address; `None` while an address has none.
 pub fn stored(session: &mut Session) -> BTreeMap<IpAddr, Option<u64>> {
     session
         .rows("SELECT host(ip_address), current_asn FROM enrich.ip_inventory")
@@ -230,7 +234,7 @@ pub fn stored(session: &mut Session) -> BTreeMap<IpAddr, Option<u64>> {
         .collect()
 }
 
-/// Every address has its network in the synthetic internet, and one line of history that says so.
+/// Asserts that every address has its network of the synthetic internet, and one line of history with it.
 #[track_caller]
 pub fn assert_placed(session: &mut Session, addresses: &[IpAddr]) {
     let stored = stored(session);
@@ -258,7 +262,7 @@ pub fn assert_placed(session: &mut Session, addresses: &[IpAddr]) {
     assert_eq!(history.len(), expected.len(), "lines of history");
 }
 
-/// Nothing that is stored is wrong: no network but the right one, of no address but those that were asked for.
+/// Asserts that nothing wrong is stored: no network but the right one, and of no address but the requested ones.
 #[track_caller]
 pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
     let wrong: Vec<_> = stored(session)
@@ -276,7 +280,7 @@ pub fn assert_nothing_wrong(session: &mut Session, addresses: &[IpAddr]) {
     );
 }
 
-/// No session of the two hosts' tables lacks the network that its address has.
+/// Asserts that no session of the two hosts' tables lacks the network of its address.
 #[track_caller]
 pub fn assert_snapshots_are_complete(session: &mut Session) {
     for host in [&COWRIE, &SUMMARIES] {

@@ -1,5 +1,5 @@
-//! One shared server per test binary, one database per test: a test gets a database with the
-//! extension in schema `enrich` in the time of a file copy, and no test sees another's rows.
+//! One shared server per test binary, one database per test. A test gets a database with the extension in schema
+//! `enrich` in the time of a file copy. No test sees the rows of another test.
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::documentation;
 use crate::session::Session;
 use crate::world::{self, Files};
 
-/// Copied for every test; nobody may connect to it, or the copy would be refused.
+/// Copied for every test. Connections to it must stay closed, because an open one makes the copy fail.
 pub const TEMPLATE: &str = "with_extension";
 
 pub struct Database<'a> {
@@ -20,7 +20,7 @@ pub struct Database<'a> {
     session: Session,
 }
 
-/// Where a database is, without a connection: threads share it and connect for themselves.
+/// The location of a database, without a connection. Threads share it and open connections to it.
 #[derive(Clone)]
 pub struct Door<'a> {
     cluster: &'a Cluster,
@@ -28,14 +28,14 @@ pub struct Door<'a> {
 }
 
 impl Door<'_> {
-    /// A connection as superuser.
+    /// Opens a connection as superuser.
     pub fn session(&self) -> Session {
         self.cluster.session(&self.name)
     }
 }
 
 impl<'a> Database<'a> {
-    /// A name for something of the whole server, such as a role, that no other test's database uses.
+    /// Returns a name for an object of the whole server, such as a role. No other test's database uses the name.
     pub fn own_name(&self, name: &str) -> String {
         format!("{name}_{}", self.name.rsplit('_').next().expect("a number"))
     }
@@ -61,12 +61,12 @@ impl<'a> Database<'a> {
         Door { cluster: self.cluster, name: self.name.clone() }
     }
 
-    /// A new connection to a database whose server was started again.
+    /// Returns a new connection to a database whose server was started again.
     pub fn reconnected(cluster: &'a Cluster, name: &str) -> Database<'a> {
         Database { session: cluster.session(name), cluster, name: name.to_owned() }
     }
 
-    /// Dumps it in one of pg_dump's formats, beside the cluster's other files.
+    /// Dumps the database in one of pg_dump's formats, into the directory of the cluster's other files.
     #[track_caller]
     pub fn dump(&self, format: &str) -> PathBuf {
         let dump = self.cluster.files().join(format!("{}.dump", self.name));
@@ -82,12 +82,12 @@ impl<'a> Database<'a> {
         dump
     }
 
-    /// Another connection as superuser.
+    /// Opens another connection as superuser.
     pub fn another(&self) -> Session {
         self.cluster.session(&self.name)
     }
 
-    /// A connection of a role with the search path that a stranger has.
+    /// Opens a connection of a role with its default search path.
     pub fn session_as(&self, role: &str) -> Session {
         self.cluster.session_as(&self.name, role)
     }
@@ -106,13 +106,13 @@ impl DerefMut for Database<'_> {
     }
 }
 
-/// The server that the tests of this binary share.
+/// Returns the server that the tests of this binary share.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     kept_until_exit(&SHARED, || cluster_with_world(&Options::named(&binary_name())))
 }
 
-/// A server of this binary whose worker looks often and asks no provider.
+/// Returns a server of this binary whose worker works often and uses no provider.
 pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) -> &'static Cluster {
     let options = Options::named(name)
         .with_worker()
@@ -122,7 +122,7 @@ pub fn server_without_providers(server: &'static OnceLock<Cluster>, name: &str) 
     kept_until_exit(server, || cluster_with_world(&options))
 }
 
-/// The server in a static, made by the first test that asks for it and removed when the process exits.
+/// Returns the server in a static. The first test that needs it makes it, and it is removed when the process exits.
 fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cluster) -> &'static Cluster {
     static KEPT: Mutex<Vec<&'static OnceLock<Cluster>>> = Mutex::new(Vec::new());
     extern "C" fn stop() {
@@ -132,8 +132,8 @@ fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cl
     server.get_or_init(|| {
         let mut kept = KEPT.lock().expect("no test panics here");
         if kept.is_empty() {
-            // SAFETY: `stop` is a plain function that needs nothing but the static above; the
-            // watchdog does the same work where this is never called.
+            // SAFETY: `stop` is a plain function that needs nothing but the static above. If it is never called, the
+            // watchdog does the same work.
             unsafe { libc::atexit(stop) };
         }
         kept.push(server);
@@ -142,7 +142,7 @@ fn kept_until_exit(server: &'static OnceLock<Cluster>, make: impl FnOnce() -> Cl
     })
 }
 
-/// A server of the test's own with the fixture databases in service and the template.
+/// Returns a new server with the template and with the fixture databases in service.
 pub fn cluster_with_world(options: &Options) -> Cluster {
     let cluster = cluster_with_unread_world(options);
     let mut db = fresh_database(&cluster);
@@ -150,7 +150,7 @@ pub fn cluster_with_world(options: &Options) -> Cluster {
     cluster
 }
 
-/// The same, but nobody has read the fixture databases yet.
+/// Returns a new server with the template. The fixture databases were not imported yet.
 pub fn cluster_with_unread_world(options: &Options) -> Cluster {
     let cluster = Cluster::start(options);
     let files = Files::below(cluster.files());
@@ -177,12 +177,12 @@ pub fn make_template(cluster: &Cluster) {
     admin.run(&format!("ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false IS_TEMPLATE true"));
 }
 
-/// Creates the extension so that a role without SUPERUSER owns it, by the statements of docs/installation.md.
+/// Creates the extension with an owner without SUPERUSER, by the statements of docs/installation.md.
 pub fn create_extension_as(session: &mut Session, owner: &str) {
     session.run(&set_up(owner));
 }
 
-/// The documented statements without that which creates the role, with the schema and the owner of a test.
+/// Returns the documented statements except the one that creates the role, with the schema and the owner of a test.
 pub fn set_up(owner: &str) -> String {
     let create_role = "CREATE ROLE cowrie_enrich NOLOGIN;";
     let page = documentation::page("docs/installation.md");
@@ -201,22 +201,22 @@ pub fn set_up(owner: &str) -> String {
         .replace("the_extension", "cowrie_enrich")
 }
 
-/// A database of the test's own on the shared server.
+/// Returns a new database on the shared server.
 pub fn database() -> Database<'static> {
     fresh_database(shared())
 }
 
-/// A database of the test's own on any server made by `cluster_with_world`.
+/// Returns a new database on any server made by `cluster_with_world`.
 pub fn fresh_database(cluster: &Cluster) -> Database<'_> {
     copy_from(cluster, TEMPLATE)
 }
 
-/// An empty database without the extension.
+/// Returns an empty database without the extension.
 pub fn bare_database(cluster: &Cluster) -> Database<'_> {
     copy_from(cluster, "template0")
 }
 
-/// A new database into which pg_restore put a dump, or psql one of format `plain`.
+/// Returns a new database into which pg_restore restored a dump, or psql one of format `plain`.
 #[track_caller]
 pub fn restored_from<'a>(cluster: &'a Cluster, dump: &Path, format: &str) -> Database<'a> {
     let restored = bare_database(cluster);
@@ -236,7 +236,7 @@ pub fn restored_from<'a>(cluster: &'a Cluster, dump: &Path, format: &str) -> Dat
     restored
 }
 
-/// A database copied from any other that nobody is connected to.
+/// Returns a copy of any other database that has no connections.
 pub fn copy_from<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let serial = MADE.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +247,7 @@ pub fn copy_from<'a>(cluster: &'a Cluster, template: &str) -> Database<'a> {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .collect();
-    // At most 63 bytes, the number last because the names of tests share beginnings.
+    // At most 63 bytes. The number is last, because the names of tests share beginnings.
     let name = format!("{}_{serial}", &test[..test.len().min(55)]);
     cluster.session(SUPERUSER).run(&format!("CREATE DATABASE \"{name}\" TEMPLATE {template}"));
     Database { session: cluster.session(&name), cluster, name }

@@ -1,16 +1,16 @@
-//! The project's pages, as its readers have them: which there are, their sections, tables and SQL blocks.
+//! The pages of the project's documentation: their list, sections, tables and SQL blocks.
 
 use std::path::Path;
 
 use crate::installation::workspace;
 
-/// A file below the checkout, by its name from there.
+/// Returns the text of a file of the checkout. The name is relative to the root.
 pub fn page(name: &str) -> String {
     let path = workspace().join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("could not read {}: {e}", path.display()))
 }
 
-/// Every page of the checkout, by its name from there, in order.
+/// Returns the names of all pages of the checkout, relative to the root, in order.
 pub fn pages() -> Vec<String> {
     let root = workspace();
     let mut found = Vec::new();
@@ -19,7 +19,7 @@ pub fn pages() -> Vec<String> {
         for entry in std::fs::read_dir(&directory).expect("the directory can be read").flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             let hidden = name.to_string_lossy().starts_with('.');
-            // A link leads to what is somebody else's, or to a place that is met by itself.
+            // A symbolic link points to files of others, or to a directory that is found anyway.
             if entry.file_type().is_ok_and(|t| t.is_dir()) && !hidden && name != "target" {
                 open.push(path);
             } else if path.extension().is_some_and(|e| e == "md") {
@@ -38,14 +38,14 @@ fn name_of(root: &Path, path: &Path) -> String {
 /// A block of SQL on a page.
 #[derive(Clone)]
 pub struct Block {
-    /// Where the block's text begins, for the message.
+    /// The line on which the block's text begins, for messages.
     pub line: usize,
     pub sql: String,
-    /// Why it is not run.
+    /// The reason if the block is not run.
     pub skipped: Option<String>,
 }
 
-/// The ```sql blocks of a page. Below `<!-- not run: reason -->` one is not for running.
+/// Returns the ```sql blocks of a page. A block below `<!-- not run: reason -->` is marked as skipped.
 pub fn blocks_of(text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
@@ -65,7 +65,7 @@ pub fn blocks_of(text: &str) -> Vec<Block> {
                 if let Some(rest) = trimmed.strip_prefix("<!-- not run:") {
                     reason = Some(rest.trim_end_matches("-->").trim().to_owned());
                 } else if !trimmed.is_empty() {
-                    // The reason belongs to the block that follows it at once.
+                    // The reason belongs to the block that follows it immediately.
                     reason = None;
                 }
             }
@@ -75,7 +75,7 @@ pub fn blocks_of(text: &str) -> Vec<Block> {
     blocks
 }
 
-/// The first block of SQL on a page that contains a text.
+/// Returns the first block of SQL on a page that contains a text.
 pub fn sql_with(name: &str, text: &str) -> String {
     let blocks = blocks_of(&page(name)).into_iter().map(|block| block.sql);
     blocks
@@ -84,7 +84,7 @@ pub fn sql_with(name: &str, text: &str) -> String {
         .unwrap_or_else(|| panic!("{name} has no SQL with {text}"))
 }
 
-/// The lines of a page that are no code, numbered from 1.
+/// Returns the lines of a page outside code blocks, numbered from 1.
 pub fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut in_code = false;
     let mut lines = Vec::new();
@@ -98,14 +98,14 @@ pub fn prose(text: &str) -> Vec<(usize, &str)> {
     lines
 }
 
-/// A heading: its depth and its words.
+/// Returns the depth and the text of a heading.
 pub fn heading(line: &str) -> Option<(usize, &str)> {
     let depth = line.bytes().take_while(|b| *b == b'#').count();
     let words = line[depth..].strip_prefix(' ')?;
     (1..=6).contains(&depth).then_some((depth, words.trim()))
 }
 
-/// The anchor that a heading gets, as GitHub makes it (of two equal ones the second would get a number).
+/// Returns the anchor of a heading, as GitHub makes it. For equal headings GitHub would add a number.
 pub fn anchor(words: &str) -> String {
     words
         .to_lowercase()
@@ -118,7 +118,7 @@ pub fn anchor(words: &str) -> String {
         .collect()
 }
 
-/// What stands below the heading with these words, up to the next one that is not deeper.
+/// Returns the text below a heading, up to the next heading that is not deeper.
 #[track_caller]
 pub fn section<'a>(text: &'a str, words: &str) -> &'a str {
     let mut begin = None;
@@ -139,19 +139,19 @@ pub fn section<'a>(text: &'a str, words: &str) -> &'a str {
     &text[from..]
 }
 
-/// The cells of a row of a table; a `\|` is no border.
+/// Returns the cells of a row of a table. A `\|` does not separate cells.
 pub fn cells(line: &str) -> Option<Vec<String>> {
     let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
     let inner = inner.replace("\\|", "\0");
     Some(inner.split('|').map(|cell| cell.trim().replace('\0', "|")).collect())
 }
 
-/// What stands between backticks.
+/// Returns the texts between backticks.
 pub fn code_spans(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The grants of a page's block that creates this role, for a role of a test, with the schema of tests' databases.
+/// Returns the grants of a page's block that creates this role. The role and the schema are those of the test.
 #[track_caller]
 pub fn grants(page_name: &str, role: &str, named: &str) -> String {
     let creates = [format!("CREATE ROLE {role};"), format!("CREATE ROLE {role} LOGIN;")];

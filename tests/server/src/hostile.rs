@@ -1,9 +1,10 @@
-//! What an attacker puts where our names and operators might be looked up. Whatever of it runs leaves a trace.
+//! Objects of an attacker that could be found instead of the extension's functions and operators. All code in them
+//! leaves a trace.
 
 use crate::session::Session;
 
-/// Notes who ran it, in a sequence, which keeps that even if the visitor rolls back: 1 for its owner, 1000 for anybody
-/// else. Anybody may call it.
+/// Creates a function that records its caller in sequences, which keep that even after a rollback. There is one
+/// sequence for the attacker and one for all other roles. Every role may call the function.
 pub fn create_trap(session: &mut Session, attacker: &str) {
     session.run(&format!(
         "CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC;
@@ -20,14 +21,14 @@ pub fn create_trap(session: &mut Session, attacker: &str) {
     ));
 }
 
-/// True where code of a table runs in the background, as its owner: the tests insert as a superuser.
+/// True where code of a table runs in the background, as its owner. In the foreground the tests insert as a superuser.
 pub const IN_BACKGROUND: &str = "current_user <> 'postgres'";
 
 /// A statement of PL/pgSQL that does not end when it is cancelled.
 pub const LOOPS: &str =
     "LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP;";
 
-/// An attached table of an owner, in a schema with the owner's name; `id`, `ip` and `t` are its columns.
+/// Creates an attached table of an owner, in a schema with the owner's name. Its columns are `id`, `ip` and `t`.
 pub fn attach(session: &mut Session, role: &str, table: &str) {
     session.run(&format!(
         "CREATE TABLE {role}.{table} (id int, ip inet, t timestamptz DEFAULT now());
@@ -36,7 +37,8 @@ pub fn attach(session: &mut Session, role: &str, table: &str) {
     ));
 }
 
-/// A function of an owner, in a schema with the owner's name, that returns true, and in the background runs `body` first.
+/// Creates a function of an owner, in a schema with the owner's name. It returns true, and in the background runs
+/// `body` first.
 pub fn create_check(session: &mut Session, role: &str, name: &str, body: &str) {
     session.run(&format!(
         "CREATE FUNCTION {role}.{name}(anything text) RETURNS boolean LANGUAGE plpgsql AS $check$
@@ -52,25 +54,25 @@ pub fn create_check(session: &mut Session, role: &str, name: &str, body: &str) {
     ));
 }
 
-/// Has a function of [`create_check`] run for each changed row of a table of the owner.
+/// Makes a function of [`create_check`] run for each changed row of a table of the owner.
 pub fn constrain(session: &mut Session, role: &str, table: &str, check: &str) {
     session.run(&format!(
         "ALTER TABLE {role}.{table} ADD CONSTRAINT theirs CHECK ({role}.{check}(snapshot_country)) NOT VALID"
     ));
 }
 
-/// Whether anything of the trap ran with the rights of somebody else than the attacker.
+/// Returns true if code of the trap ran with the rights of another role than the attacker.
 pub fn is_sprung(session: &mut Session) -> bool {
     session.one("SELECT is_called FROM trap.others") == "t"
 }
 
-/// Whether it ran as the attacker, so that it is known to work.
+/// Returns true if the code ran as the attacker, which shows that the trap works.
 pub fn is_armed(session: &mut Session) -> bool {
     session.one("SELECT is_called FROM trap.own") == "t"
 }
 
-/// Every operator that our statements use, for every pair of types that the server has no operator for, which would
-/// otherwise be converted: in a schema that is looked into, these fit best.
+/// Creates every operator that the extension's statements use, for every pair of types that the server has no operator
+/// for. The server would convert such types. If it searches this schema, these operators fit best.
 pub fn create_operators(session: &mut Session, schema: &str) {
     session.run(&format!(
         "DO $do$
@@ -90,8 +92,8 @@ pub fn create_operators(session: &mut Session, schema: &str) {
     ));
 }
 
-/// Beside each function of the extension, functions of its name that would fit some call better: without the arguments that
-/// have defaults, and with one argument of a nearer type.
+/// Creates functions with the names of the extension's functions that fit some calls better. They lack the arguments
+/// that have defaults, or have one argument of a closer type.
 pub fn create_overloads(session: &mut Session, schema: &str) -> i64 {
     session.number(&format!(
         "CREATE FUNCTION pg_temp.overload() RETURNS bigint LANGUAGE plpgsql AS $do$
@@ -142,7 +144,7 @@ pub fn create_overloads(session: &mut Session, schema: &str) -> i64 {
     ))
 }
 
-/// Temporary tables and types of the names that our functions use.
+/// Creates temporary tables and types with the names that the extension's functions use.
 pub fn create_temporary_shadows(session: &mut Session) {
     session.run(
         "CREATE TEMP TABLE ip_inventory (LIKE enrich.ip_inventory);

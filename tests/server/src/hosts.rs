@@ -1,4 +1,4 @@
-//! The two tables that the extension serves. Whatever holds for one must hold for the other.
+//! The two tables that the extension serves. Every rule must hold for both.
 
 use crate::session::Session;
 
@@ -7,7 +7,7 @@ pub struct Host {
     pub key: &'static str,
     pub address: &'static str,
     pub time: &'static str,
-    /// What an address that is not known yet looks like: Cowrie's column refuses null.
+    /// The value for an address that is not known yet. Cowrie's column does not accept null.
     pub no_address: &'static str,
     create: &'static str,
 }
@@ -78,7 +78,7 @@ impl Host {
         self.attach(session);
     }
 
-    /// `INSERT … VALUES …` of (key, address) pairs, without a semicolon. None: not known yet.
+    /// Returns `INSERT … VALUES …` for (key, address) pairs, without a semicolon. `None` is an address not known yet.
     pub fn insert(&self, rows: &[(&str, Option<&str>)]) -> String {
         self.insert_at(NOON, rows)
     }
@@ -102,7 +102,7 @@ impl Host {
         )
     }
 
-    /// asn|country|type of one session.
+    /// Returns asn|country|type of one session.
     #[track_caller]
     pub fn snapshot(&self, session: &mut Session, key: &str) -> String {
         session.one(&format!(

@@ -1,5 +1,5 @@
-//! A server whose workers ask GreyNoise, DShield and SPUR on loopback, Team Cymru too where it is wanted, and what they
-//! must have stored in the end.
+//! A server whose workers send requests to stand-ins for GreyNoise, DShield and SPUR, and optionally Team Cymru. Also
+//! the expected contents of its tables.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,16 +17,16 @@ use crate::installation::installation;
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// Keys that nothing else looks like.
+/// Keys that differ from all other texts.
 pub const GREYNOISE_KEY: &str = "gn-Zq83vXw0TtLkP5sE";
 pub const SPUR_TOKEN: &str = "spur-7Yh2mNcR9uBdJx4K";
 pub const CONTACT: &str = "honeypot@example.org";
 
-/// Those that are asked by HTTP.
+/// The providers with an HTTP interface.
 pub const PROVIDERS: [&str; 3] = ["greynoise", "dshield", "spur"];
 
 pub struct Lab {
-    // The first to go: it asks the others.
+    // Dropped first, because it sends requests to the others.
     pub cluster: Cluster,
     pub greynoise: Http,
     pub dshield: Http,
@@ -34,7 +34,7 @@ pub struct Lab {
     pub whois: Whois,
 }
 
-/// What a lab is made of.
+/// The settings of a lab.
 pub struct Plan {
     options: Options,
     sources: String,
@@ -43,7 +43,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Workers that may ask `sources`, a synthetic internet, no limit of rate, short pauses.
+    /// Workers that use `sources`, a synthetic internet, no rate limit, and short pauses.
     pub fn of(name: &str, sources: &str) -> Plan {
         Plan {
             options: Options::named(name).with_worker(),
@@ -53,7 +53,7 @@ impl Plan {
         }
     }
 
-    /// A setting of the extension's, which stands over the lab's own.
+    /// Adds a setting of the extension, which overrides the lab's setting.
     #[must_use]
     pub fn with(mut self, setting: &str) -> Plan {
         self.options = self.options.conf(&format!("cowrie_enrich.{setting}"));
@@ -71,7 +71,7 @@ impl Plan {
         Plan { hosts, ..self }
     }
 
-    /// The interface of a paid plan.
+    /// Uses the interface of a paid plan.
     #[must_use]
     pub fn full_greynoise(self) -> Plan {
         Plan { greynoise: Service::GreyNoiseFull, ..self }
@@ -108,7 +108,7 @@ impl Plan {
 }
 
 impl Lab {
-    /// A database of the test's own; its worker comes with the first work.
+    /// Returns a new database. Its worker starts with the first work.
     pub fn database(&self) -> Database<'_> {
         fresh_database(&self.cluster)
     }
@@ -135,7 +135,7 @@ impl Lab {
         self.cluster.files().join(format!("{provider}.key"))
     }
 
-    /// As an operator would: readable for the server alone, and never half of it.
+    /// Writes a key as an operator does: readable by the server only, and in one step.
     pub fn write_key(&self, provider: &str, content: &str) {
         let (draft, path) = (self.cluster.files().join("draft.key"), self.key_file(provider));
         fs::write(&draft, content).expect("the key can be written");
@@ -149,13 +149,13 @@ impl Lab {
         cymru::assert_nothing_crashed(&self.cluster);
     }
 
-    /// Places in which a key has ended up, or the half of one.
+    /// Returns the places in which a key or the beginning of a key was found.
     pub fn where_keys_are(&self, session: &mut Session) -> Vec<String> {
         let mut places = Vec::new();
         let log = self.cluster.whole_log();
         for key in [GREYNOISE_KEY, SPUR_TOKEN].map(|key| &key[..10]) {
             places.extend(log.lines().filter(|line| line.contains(key)).map(|line| format!("log: {line}")));
-            // The statement that asks is no leak.
+            // The query must not contain the key, because pg_stat_activity shows the query.
             let backwards: String = key.chars().rev().collect();
             for source in [
                 "enrich.provider_status()",
@@ -175,7 +175,7 @@ impl Lab {
         places
     }
 
-    /// Wherever a key could have ended up, it has not; and it was sent to whom it is for alone.
+    /// Asserts that no key is stored, logged or shown, and that each key was sent only to its provider.
     #[track_caller]
     pub fn assert_keys_are_nowhere(&self, session: &mut Session) {
         assert_eq!(self.where_keys_are(session), [] as [String; 0]);
@@ -208,19 +208,19 @@ pub fn request(session: &mut Session, provider: &str, addresses: &[IpAddr]) {
     ));
 }
 
-/// Columns of a provider's status, joined by `|`.
+/// Returns columns of a provider's status, joined by `|`.
 #[track_caller]
 pub fn status(session: &mut Session, provider: &str, columns: &str) -> String {
     session.one(&format!("SELECT {columns} FROM enrich.provider_status() WHERE provider = '{provider}'"))
 }
 
-/// One of a provider's counts.
+/// Returns one of a provider's counters.
 #[track_caller]
 pub fn count(session: &mut Session, provider: &str, column: &str) -> i64 {
     session.number(&format!("SELECT {column} FROM enrich.provider_status() WHERE provider = '{provider}'"))
 }
 
-/// Waits until the status is this.
+/// Waits until the status has these values.
 #[track_caller]
 pub fn wait_for_status(session: &mut Session, provider: &str, columns: &str, expected: &str) {
     wait_until(
@@ -230,8 +230,8 @@ pub fn wait_for_status(session: &mut Session, provider: &str, columns: &str, exp
     );
 }
 
-/// Has the database's worker make a number of whole rounds, each of which looks at every provider: what could be sent
-/// is sent. `known` is an address that Team Cymru has answered; requests for it are served without a request to it.
+/// Makes the database's worker do this number of whole rounds. Each round looks at every provider and sends all
+/// requests that it may send. `known` is an address that Team Cymru has answered; no request is sent for it.
 #[track_caller]
 pub fn rounds(session: &mut Session, known: IpAddr, number: usize) {
     for _ in 0..number {
@@ -249,12 +249,12 @@ pub fn rounds(session: &mut Session, known: IpAddr, number: usize) {
     }
 }
 
-/// The addresses of the requests, in the order of their arrival.
+/// Returns the addresses of the requests, in the order of their arrival.
 pub fn asked(server: &Http) -> Vec<IpAddr> {
     server.requests().iter().filter_map(|request| request.ip).collect()
 }
 
-/// What a provider's part of an address's document is, without the time.
+/// Returns a provider's part of an address's document, without the time.
 #[track_caller]
 pub fn document(session: &mut Session, address: IpAddr, provider: &str) -> Value {
     let text = session.one(&format!(
@@ -263,7 +263,7 @@ pub fn document(session: &mut Session, address: IpAddr, provider: &str) -> Value
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }
 
-/// All documents of a provider, without the time, by address.
+/// Returns all documents of a provider, without the time, by address.
 pub fn documents(session: &mut Session, provider: &str) -> std::collections::BTreeMap<IpAddr, Value> {
     session
         .rows(&format!(
@@ -278,7 +278,7 @@ pub fn documents(session: &mut Session, provider: &str) -> std::collections::BTr
         .collect()
 }
 
-/// Asks a stand-in as anybody would: the status and the answer. Leaves a line in its record.
+/// Sends a request to a stand-in and returns the status and the answer. The stand-in records the request.
 pub fn ask(server: &Http, address: IpAddr, suffix: &str, headers: &[(&str, &str)]) -> (u16, Value) {
     let url = server.url();
     let (host, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
@@ -297,18 +297,18 @@ pub fn ask(server: &Http, address: IpAddr, suffix: &str, headers: &[(&str, &str)
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-/// Held until the stand-in is told something else.
+/// Holds requests until the stand-in gets another behaviour.
 pub fn held() -> HttpBehaviour {
     HttpFault::Held.into()
 }
 
-/// Waits until so many requests are held.
+/// Waits until this number of requests is held.
 #[track_caller]
 pub fn wait_until_held(server: &Http, number: usize) {
     wait_until("requests are held", || server.in_progress(), |now| *now >= number);
 }
 
-/// One address of each of these /24s that is like this; the mmdb files know none of them.
+/// Returns one address of each of these /24s for which `is_like` is true. The addresses are in no mmdb file.
 pub fn members_like(number: usize, mut is_like: impl FnMut(IpAddr) -> bool) -> Vec<IpAddr> {
     (0..).map(|block| member(block, 7)).filter(|address| is_like(*address)).take(number).collect()
 }

@@ -1,7 +1,7 @@
-//! Which PostgreSQL the tests run, under which user, and where their clusters live.
+//! Finds the PostgreSQL that the tests run, the user that it runs as, and the directory for clusters.
 //!
-//! PostgreSQL refuses to run as root, so there everything of the server is run as `postgres`
-//! through setpriv; an ordinary user runs it as himself.
+//! PostgreSQL refuses to run as root. If the tests run as root, the server's programs run as `postgres` through
+//! setpriv. Otherwise they run as the user of the tests.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ pub struct Installation {
     pub sharedir: PathBuf,
     pub version: String,
     pub major: u32,
-    /// Some when the tests run as root: the server's user.
+    /// The server's user if the tests run as root, otherwise `None`.
     runas: Option<User>,
 }
 
@@ -26,7 +26,7 @@ struct User {
     gid: u32,
 }
 
-/// The root of the checkout.
+/// Returns the root of the checkout.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
@@ -34,7 +34,7 @@ pub fn workspace() -> PathBuf {
         .expect("the workspace is two levels above this crate")
 }
 
-/// Files with this extension in a directory and below it, sorted.
+/// Returns the files with this extension in a directory and below it, sorted.
 pub fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![directory.to_owned()];
@@ -52,11 +52,11 @@ pub fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A script of a checkout, which learns nothing of this test process.
+/// Returns a script of a checkout, without the environment of this test process.
 pub fn script(checkout: &Path, name: &str) -> Command {
     let mut command = Command::new(checkout.join(name));
     for (name, _) in std::env::vars_os() {
-        // What cargo tells a test about itself. Build scripts look at some of it, and would run again.
+        // Cargo sets these variables for a test. Build scripts depend on some of them, and would run again.
         let name = name.to_string_lossy();
         if ["CARGO_PKG_", "CARGO_MANIFEST_", "COWRIE_"].iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(&*name);
@@ -71,20 +71,20 @@ pub fn installation() -> &'static Installation {
     INSTALLATION.get_or_init(|| Installation::of(named_pg_config()))
 }
 
-/// The installation that the environment names.
+/// Returns the installation that the environment names.
 pub fn named_pg_config() -> PathBuf {
     std::env::var_os("COWRIE_ENRICH_PG_CONFIG")
         .map_or_else(|| workspace().join("target/postgres/15/bin/pg_config"), PathBuf::from)
 }
 
-/// 15 of "PostgreSQL 15.20 (Debian 15.20-0+deb12u1)".
+/// Returns 15 for "PostgreSQL 15.20 (Debian 15.20-0+deb12u1)".
 fn major_of(version: &str) -> u32 {
     let number = version.trim_start_matches(|c: char| !c.is_ascii_digit());
     let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
     digits.parse().unwrap_or_else(|e| panic!("no version in \"{version}\": {e}"))
 }
 
-/// The version of the installation that the environment names, for who will use another.
+/// Returns the version of the installation that the environment names, for tests that run another one.
 pub fn named_major() -> u32 {
     Installation::of(named_pg_config()).major
 }
@@ -92,14 +92,14 @@ pub fn named_major() -> u32 {
 /// Makes this process run another installation than the environment names.
 ///
 /// # Panics
-/// When the process has asked for its installation before.
+/// When the process has used its installation before.
 pub fn use_installation(pg_config: &Path) {
     let installation = Installation::of(pg_config.to_owned());
     assert!(INSTALLATION.set(installation).is_ok(), "another installation is in use");
 }
 
 impl Installation {
-    /// The one of a pg_config.
+    /// Returns the installation of a pg_config.
     pub fn of(pg_config: PathBuf) -> Self {
         let ask = |what: &str| {
             let output = Command::new(&pg_config).arg(what).output();
@@ -126,7 +126,7 @@ impl Installation {
         }
     }
 
-    /// A program of PostgreSQL that runs as the server's user.
+    /// Returns a program of PostgreSQL that runs as the server's user.
     pub fn server_program(&self, name: &str) -> Command {
         self.server_command(self.bindir.join(name))
     }
@@ -146,7 +146,7 @@ impl Installation {
         assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Any program, run as the server's user.
+    /// Returns any program, run as the server's user.
     pub fn server_command(&self, program: impl AsRef<OsStr>) -> Command {
         match self.runas {
             None => Command::new(program),
@@ -162,12 +162,12 @@ impl Installation {
         }
     }
 
-    /// A client program of PostgreSQL, run as whoever runs the tests.
+    /// Returns a client program of PostgreSQL, run as the user of the tests.
     pub fn client_program(&self, name: &str) -> Command {
         Command::new(self.bindir.join(name))
     }
 
-    /// Hands a file or directory to the server's user.
+    /// Makes the server's user the owner of a file or directory.
     pub fn give_to_server(&self, path: &Path) {
         if let Some(User { uid, gid }) = self.runas {
             std::os::unix::fs::chown(path, Some(uid), Some(gid))
@@ -175,17 +175,17 @@ impl Installation {
         }
     }
 
-    /// Where clusters live: COWRIE_ENRICH_SCRATCH, a place in memory where `make test` found room for it, or the run
-    /// directory.
+    /// Returns the directory for clusters. It is COWRIE_ENRICH_SCRATCH, which `make test` sets to a directory in memory
+    /// if there is room, otherwise the run directory.
     pub fn scratch_dir(&self) -> PathBuf {
         std::env::var_os("COWRIE_ENRICH_SCRATCH").map_or_else(|| self.run_dir(), PathBuf::from)
     }
 
-    /// Where logs are kept; everything below is scratch.
+    /// Returns the directory for logs. Its subdirectories are temporary.
     pub fn run_dir(&self) -> PathBuf {
         let dir = workspace().join("target/postgres/run");
         std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("could not create {}: {e}", dir.display()));
-        // The server's user may be unable to follow a link out of the checkout, but can enter what it points to.
+        // The server's user may be unable to follow a link out of the checkout, but can enter its target.
         dir.canonicalize().unwrap_or(dir)
     }
 }

@@ -1,4 +1,4 @@
-//! What holds at any moment, whatever was killed before and whatever goes on at the same time: asked in one snapshot.
+//! The invariants: they hold at any time, after any kill, and during any work. They are checked in one snapshot.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use crate::session::Session;
 
 const HOSTS: [&Host; 2] = [&COWRIE, &SUMMARIES];
 
-/// Snapshots of sessions as they were seen: what was set once is not to change.
+/// The snapshots of sessions that were seen. A value that was set once must not change.
 #[derive(Default)]
 pub struct Snapshots(BTreeMap<String, [String; 5]>);
 
-/// Asserts all of it for a database that has both hosts' tables. Works on a standby, too.
+/// Asserts all invariants for a database that has both hosts' tables. Works on a standby, too.
 #[track_caller]
 pub fn assert_invariants(session: &mut Session, seen: &mut Snapshots) {
     session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
@@ -25,7 +25,7 @@ pub fn assert_invariants(session: &mut Session, seen: &mut Snapshots) {
     snapshots_stay(session, seen);
 }
 
-/// What is stored and what is pending make a recount.
+/// Asserts that stored and pending counts together equal a recount.
 #[track_caller]
 fn counts_are_exact(session: &mut Session) {
     let expected: BTreeMap<IpAddr, i64> =
@@ -65,7 +65,7 @@ fn counts_are_exact(session: &mut Session) {
 
 #[track_caller]
 fn references_hold(session: &mut Session) {
-    // By reading both: the keys' triggers are what this checks.
+    // Reads both tables instead of relying on the keys' triggers, because the triggers are under test.
     let dangling = session.rows(
         "SELECT i.ip_address, i.current_asn FROM enrich.ip_inventory i
          WHERE i.current_asn IS NOT NULL
@@ -79,7 +79,8 @@ fn references_hold(session: &mut Session) {
     assert_eq!(dangling, [""; 0], "these point at nothing");
 }
 
-/// A line for each time that an address came into a network, the last of them its own.
+/// Asserts that there is a line for each time that an address entered a network, and that the last one names the
+/// current network.
 #[track_caller]
 fn history_is_sound(session: &mut Session) {
     let wrong = session.rows(
@@ -106,8 +107,8 @@ fn history_is_sound(session: &mut Session) {
     assert_eq!(wrong, [""; 0], "lines of history");
 }
 
-/// What a provider of `enabled_sources` was never asked waits somewhere, or is buried with the reason; jobs have
-/// addresses, addresses that wait have a job.
+/// Asserts that each lookup of a provider of `enabled_sources` was made, is queued, or is a dead letter with a reason.
+/// Jobs have addresses, and addresses that wait have a job.
 #[track_caller]
 fn no_lookup_is_lost(session: &mut Session) {
     let lost = session.rows(
@@ -134,12 +135,13 @@ fn no_lookup_is_lost(session: &mut Session) {
     assert_eq!(lost, [""; 0], "lookups");
 }
 
-/// What was set in a session's snapshot is as it was. A session that was deleted and comes again is another one.
+/// Asserts that no set value of a session's snapshot has changed. A session that was deleted and stored again is
+/// another one.
 #[track_caller]
 fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     let mut now = BTreeMap::new();
     for host in HOSTS {
-        // The first look at a row as it was stored, by what no later UPDATE of ours changes.
+        // Remembers a row by values that no later UPDATE of the extension changes.
         for row in session.rows(&format!(
             "SELECT trim({key}) || ' ' || coalesce(host(enrich.session_address({address})), ''), snapshot_asn, snapshot_country,
                     snapshot_ip_type, md5(enrichment::text), enrichment_at FROM {table}",
@@ -154,7 +156,7 @@ fn snapshots_stay(session: &mut Session, seen: &mut Snapshots) {
     }
     for (key, before) in &seen.0 {
         let Some(after) = now.get(key) else { continue };
-        // The time is that of the enrichment: a session that was deleted and stored again has another.
+        // The time is that of the enrichment. A session that was deleted and stored again has another time.
         if before[4] != "NULL" && before[4] != after[4] && after[4] != "NULL" {
             continue;
         }
@@ -176,7 +178,8 @@ fn pairs(session: &mut Session, query: &str) -> BTreeMap<IpAddr, i64> {
         .collect()
 }
 
-/// What shared memory says once nothing is queued: the processes that it names are there, and nobody asks anybody.
+/// Asserts that shared memory is correct while the queue is empty: the processes that it names exist, and no request is
+/// in flight.
 #[track_caller]
 pub fn assert_shared_memory_is_sane(session: &mut Session) {
     let mut processes = Vec::new();
@@ -208,7 +211,7 @@ pub fn assert_shared_memory_is_sane(session: &mut Session) {
     assert_eq!(session.rows("SELECT procedure, phase FROM enrich.enrich_progress"), [""; 0]);
 }
 
-/// Indexes agree with their tables, where the server has what checks that.
+/// Asserts that indexes agree with their tables, if the server has amcheck.
 pub fn assert_indexes_are_sound(session: &mut Session) -> bool {
     if session.number("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'") == 0 {
         return false;

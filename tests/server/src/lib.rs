@@ -1,29 +1,29 @@
-//! Starts real PostgreSQL servers for the tests and asks them questions.
+//! Starts real PostgreSQL servers for the tests.
 //!
-//! | module | answers |
+//! | module | content |
 //! |---|---|
-//! | `documentation` | which pages there are, and their sections, tables and SQL blocks |
-//! | `invariants` | what holds at any moment, whatever was killed |
-//! | `traffic` | clients that know what the server acknowledged |
+//! | `documentation` | the pages of the documentation: their sections, tables and SQL blocks |
+//! | `invariants` | the invariants that hold at any time, after any kill |
+//! | `traffic` | clients that know which sessions the server acknowledged |
 //! | `torture` | obstacles in the way of a worker's steps |
-//! | `installation` | which PostgreSQL, under which user, and where may clusters live |
-//! | `cluster` | how a server starts, dies, comes back and is cleaned away |
+//! | `installation` | the PostgreSQL under test, its user, and the directory for clusters |
+//! | `cluster` | starts a server, kills it, starts it again and removes it |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
-//! | `session` | one connection: run, ask, expect a refusal |
+//! | `session` | one connection: runs statements, reads rows, expects errors |
 //! | `database` | one shared server per test binary, one database per test |
-//! | `contents` | every row of ours that a database holds |
-//! | `cymru` | a server whose workers ask a Team Cymru on loopback, and what it must have stored |
-//! | `http` | a server whose workers ask GreyNoise, DShield and SPUR on loopback |
+//! | `contents` | all rows of the extension in a database |
+//! | `cymru` | a server with a stand-in for Team Cymru on loopback, and the expected contents of its tables |
+//! | `http` | a server with stand-ins for GreyNoise, DShield and SPUR on loopback |
 //! | `world` | the small internet that the fixtures describe |
-//! | `hostile` | what an attacker puts where our names might be looked up |
+//! | `hostile` | objects of an attacker that could be found instead of the extension's |
 //! | `hosts` | the two tables that the extension serves: Cowrie's and the analysts' |
-//! | `recount` | what the counts must be, computed without the extension |
+//! | `recount` | the expected counts, computed without the extension |
 //! | `prometheus` | a real Prometheus, and promtool |
 //! | `python_system` | an installation of the Python system, for importing it |
-//! | `releases` | versions of the extension, and what a database has of one |
+//! | `releases` | versions of the extension, and the objects of one in a database |
 //! | `random` | repeatable randomness |
 //! | `scrape` | a server whose metrics are scraped, and the scraper |
-//! | `wait` | waits for a state, never for a time |
+//! | `wait` | waits for a condition, never for a time |
 
 pub mod clock;
 pub mod cluster;

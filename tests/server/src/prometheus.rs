@@ -1,7 +1,7 @@
-//! A real Prometheus: on a free port of loopback, asked over its interface, and stopped whatever happens.
+//! A real Prometheus on a free port of loopback, with its HTTP interface. It is stopped however the test ends.
 //!
-//! It is the child of a shell that waits for the end of its standard input. Whichever way the test process ends, the
-//! pipe closes, and the shell ends Prometheus. Its data are below target/ and go with it.
+//! It is the child of a shell that waits for the end of its standard input. When the test process ends, the pipe
+//! closes, and the shell ends Prometheus and removes its data below target/.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,8 @@ use serde_json::Value;
 use crate::installation::workspace;
 use crate::wait::wait_until;
 
-/// `promtool` or `prometheus`, installed or unpacked by scripts/fetch-prometheus. Says so if there is none.
+/// Returns `promtool` or `prometheus`, installed or unpacked by scripts/fetch-prometheus. Prints a message if there is
+/// none.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let unpacked = workspace().join("target/tools/prometheus/usr/bin").join(name);
     let runs =
@@ -28,7 +29,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// A port of loopback that was free a moment ago.
+/// Returns a port of loopback that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()
@@ -40,7 +41,7 @@ pub struct Prometheus {
     dir: PathBuf,
 }
 
-/// One sample of an answer, without the metric's name.
+/// One sample of a query's result, without the metric's name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub labels: BTreeMap<String, String>,
@@ -64,7 +65,7 @@ impl Prometheus {
              {{targets: [\"127.0.0.1:{target}\"], labels: {{instance: honeypot-db}}}}\n",
             rules.display()
         );
-        // Somebody else may take a port that was free.
+        // Another process may take the port before Prometheus does.
         let attempts = (0..5).find_map(|_| {
             fs::create_dir_all(&dir).expect("the directory can be made");
             fs::write(dir.join("prometheus.yml"), &configuration).expect("the configuration can be written");
@@ -85,7 +86,7 @@ impl Prometheus {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// What it says at a path of its interface.
+    /// Returns the answer at a path of the HTTP interface.
     pub fn ask(&self, path: &str) -> Result<Value, String> {
         let answer: Value = serde_json::from_str(&get(self.port, path)?).map_err(|e| e.to_string())?;
         match answer["status"].as_str() {
@@ -94,7 +95,7 @@ impl Prometheus {
         }
     }
 
-    /// The value of an expression at this moment, a sample for each set of labels.
+    /// Returns the value of an expression now, a sample for each set of labels.
     pub fn try_query(&self, expression: &str) -> Result<Vec<Sample>, String> {
         let data = self.ask(&format!("/api/v1/query?query={}", escaped(expression)))?;
         let samples = data["result"].as_array().cloned().unwrap_or_default();
@@ -106,7 +107,7 @@ impl Prometheus {
         self.try_query(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// The single number that an expression gives, if it gives any.
+    /// Returns the single number that an expression gives, if it gives any.
     #[track_caller]
     pub fn number(&self, expression: &str) -> Option<f64> {
         let samples = self.query(expression);
@@ -122,7 +123,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// Runs what follows the directory until its input ends, and takes both away.
+/// Runs the command after the directory until its input ends, then ends the command and removes the directory.
 const KEEPER: &str = r#"trap : INT TERM
 dir=$1; shift
 "$@" </dev/null &
@@ -147,12 +148,12 @@ fn kept(program: &Path, dir: &Path, port: u16) -> Child {
         .expect("sh runs")
 }
 
-/// The body of what a server on loopback says, whatever its status, unless that is none.
+/// Returns the body of the answer of a server on loopback, with any status. Fails without an answer.
 pub fn get(port: u16, path: &str) -> Result<String, String> {
     let told = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(told)?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(told)?;
-    // Of version 1.0, so that the body comes in one piece.
+    // HTTP/1.0, so that the body is not sent in chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").map_err(told)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(told)?;

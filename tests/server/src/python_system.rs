@@ -1,8 +1,8 @@
-//! The Python system's own schema (cowrieprocessor, schema version 16), rebuilt from its documented columns, and a
+//! The schema of the Python system (cowrieprocessor, schema version 16), rebuilt from its documented columns, and a
 //! repeatable installation of it.
 //!
-//! It comes in two flavours, as there were two ways to create it: SQL migrations and the ORM's `create_all`. They differ
-//! in names (`registry`, `rir_registry`) and types (`jsonb`, `json`), and in what is generated and checked.
+//! There are two flavours, because there were two ways to create it: SQL migrations and the ORM's `create_all`. They
+//! differ in names (`registry`, `rir_registry`), in types (`jsonb`, `json`), in generated columns and in checks.
 
 use crate::random::Random;
 use crate::session::Session;
@@ -32,7 +32,7 @@ impl Flavour {
     }
 }
 
-/// Its tables in a schema of the session's database.
+/// Creates its tables in a schema of the session's database.
 pub fn create(session: &mut Session, schema: &str, flavour: Flavour) {
     let (json, registry) = (flavour.json(), flavour.registry());
     let orm = flavour == Flavour::Orm;
@@ -126,7 +126,7 @@ pub fn create(session: &mut Session, schema: &str, flavour: Flavour) {
     ));
 }
 
-/// How much of it there is.
+/// The numbers of rows.
 #[derive(Clone, Copy)]
 pub struct Size {
     pub networks: u64,
@@ -134,7 +134,7 @@ pub struct Size {
     pub sessions: u64,
 }
 
-/// Fills it with rows that make sense.
+/// Fills the tables with valid rows.
 pub fn fill(session: &mut Session, schema: &str, seed: u64, size: Size) {
     let mut random = Random::seeded(seed);
     let mut networks = String::new();
@@ -195,7 +195,7 @@ fn asn_of(network: u64) -> u64 {
     300_000 + 7 * network
 }
 
-/// Its addresses, numbered; some are of IPv6.
+/// Returns the address of this number. Some are IPv6 addresses.
 pub fn member(number: u64) -> String {
     if number % 10 == 9 {
         format!("2001:470:{:x}::{number:x}", number % 50)
@@ -204,7 +204,7 @@ pub fn member(number: u64) -> String {
     }
 }
 
-/// As the cascade of the Python system wrote it, for a line of COPY.
+/// Returns a document as the cascade of the Python system wrote it, for a line of COPY.
 fn document(random: &mut Random, asn: Option<u64>, at: &str) -> String {
     let mut parts = Vec::new();
     if let Some(asn) = asn {
@@ -225,13 +225,13 @@ fn document(random: &mut Random, asn: Option<u64>, at: &str) -> String {
         ));
     }
     if random.one_in(9) {
-        // 18 fields in a row, as its parser of SPUR's answer leaves them.
+        // 18 fields in a row, as its parser of SPUR's answer stores them.
         parts.push(r#""spur": ["23.0.0.1", "", "VPN"]"#.to_owned());
     }
     format!("{{{}}}", parts.join(", "))
 }
 
-/// A checksum of networks, addresses and snapshots that make sense, of theirs or, after an import, of ours.
+/// Returns checksums of valid networks and addresses, of the Python system or, after an import, of the extension.
 pub fn checksums(session: &mut Session, schema: &str) -> Vec<String> {
     let ours = schema == "enrich";
     let address = if ours { "host(ip_address)" } else { "ip_address::text" };
@@ -247,7 +247,7 @@ pub fn checksums(session: &mut Session, schema: &str) -> Vec<String> {
     .collect()
 }
 
-/// A checksum of the sessions' own columns and snapshots, whatever their types are.
+/// Returns a checksum of the sessions with their snapshots, for any types of the columns.
 pub fn sessions_checksum(session: &mut Session, schema: &str) -> String {
     session.one(&format!(
         "SELECT count(*), md5(string_agg(concat_ws('|', session_id, source_ip, first_event_at, snapshot_asn, snapshot_country,

@@ -1,4 +1,4 @@
-//! Repeatable randomness: the same seed gives the same run, so a failure can be run again.
+//! Repeatable randomness: the same seed gives the same run, so a failure can be repeated.
 
 /// SplitMix64, see Steele, Lea, Flood: "Fast splittable pseudorandom number generators".
 pub struct Random(u64);
@@ -16,12 +16,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `0..limit`.
+    /// Returns a number of `0..limit`, uniformly distributed.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.number() % limit
     }
 
-    /// In `0..limit`, small numbers far more often: a few hot values, a long tail.
+    /// Returns a number of `0..limit`, small numbers far more often: a few frequent values, a long tail.
     pub fn skewed_below(&mut self, limit: u64) -> u64 {
         let u = (self.number() >> 11) as f64 / (1u64 << 53) as f64;
         ((limit as f64).powf(u) - 1.0) as u64

@@ -1,5 +1,4 @@
-//! What the counts must be, computed without the extension: addresses are fetched as text, read
-//! and added up here.
+//! The expected counts, computed without the extension: addresses are fetched as text, parsed and added up here.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,7 +6,7 @@ use std::net::IpAddr;
 use crate::session::Session;
 use crate::wait::wait_until;
 
-/// Sessions per address of the tables, `(table, address column)`.
+/// Returns the sessions per address of the tables, `(table, address column)`.
 pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> BTreeMap<IpAddr, i64> {
     let mut counts = BTreeMap::new();
     for (table, column) in tables {
@@ -20,7 +19,7 @@ pub fn sessions_per_address(session: &mut Session, tables: &[(&str, &str)]) -> B
     counts
 }
 
-/// The address that a text names, an IPv4-mapped one as IPv4.
+/// Returns the address in a text, an IPv4-mapped one as IPv4.
 fn host(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let text = text.strip_suffix("/32").unwrap_or(text);
@@ -85,7 +84,7 @@ pub fn assert_counts_are_exact(session: &mut Session, tables: &[(&str, &str)]) {
     assert_eq!(folded, networks, "addresses and sessions of networks: folded (left), recounted (right)");
 }
 
-/// Sessions of an address in the inventory; empty if it is not there.
+/// Returns the sessions of an address in the inventory; empty if it is not there.
 pub fn count(session: &mut Session, address: &str) -> String {
     session
         .rows(&format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'"))

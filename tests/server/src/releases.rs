@@ -1,4 +1,4 @@
-//! Versions of the extension: the install script of each, and what a database has once one is installed.
+//! Versions of the extension: the install script of each, and the objects of an installed one in a database.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,19 +6,19 @@ use std::path::PathBuf;
 use crate::installation::{installation, workspace};
 use crate::session::Session;
 
-/// The version under test.
+/// Returns the version under test.
 pub fn current() -> &'static str {
     let manifest = include_str!("../../../Cargo.toml");
     let line = manifest.lines().find_map(|line| line.strip_prefix("version = \""));
     line.and_then(|line| line.strip_suffix('"')).expect("the first version in Cargo.toml is the extension's")
 }
 
-/// What `CREATE EXTENSION` runs for the version under test.
+/// Returns the script that `CREATE EXTENSION` runs for the version under test.
 pub fn install_script() -> String {
     install_files().iter().map(|(_, text)| text.as_str()).collect()
 }
 
-/// Its files, by name, in their order.
+/// Returns the files of the install script by name, in their order.
 pub fn install_files() -> Vec<(String, String)> {
     let mut files: Vec<_> = fs::read_dir(workspace().join("sql/install"))
         .expect("sql/install is there")
@@ -29,7 +29,7 @@ pub fn install_files() -> Vec<(String, String)> {
     files
 }
 
-/// Version and install script of everything that was ever released, see sql/released/README.md.
+/// Returns the version and install script of every release, see sql/released/README.md.
 pub fn released() -> Vec<(String, String)> {
     let mut all: Vec<_> = fs::read_dir(workspace().join("sql/released"))
         .expect("sql/released is there")
@@ -56,7 +56,7 @@ fn read(path: PathBuf) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("could not read {}: {e}", path.display()))
 }
 
-/// All that the extension is in a database, a line for each thing that could be otherwise.
+/// Returns a description of the extension's objects in a database, a line for each property.
 pub fn catalog(session: &mut Session) -> Vec<String> {
     session.run(
         "SET search_path = '';
@@ -84,7 +84,7 @@ pub fn catalog(session: &mut Session) -> Vec<String> {
              FROM relation c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a"),
         ("grant on column", "SELECT c.oid::regclass, t.attname, t.attacl FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid
              WHERE t.attacl IS NOT NULL"),
-        // By place, too: rows are read and returned by it.
+        // The position counts, too: rows are read and returned by position.
         ("column", "SELECT c.oid::regclass, t.attnum, t.attname, format_type(t.atttypid, t.atttypmod), t.attnotnull, t.attgenerated,
                     t.attidentity, t.attcollation::regcollation, pg_get_expr(f.adbin, f.adrelid)
              FROM relation c JOIN pg_attribute t ON t.attrelid = c.oid AND t.attnum > 0 AND NOT t.attisdropped
@@ -104,14 +104,14 @@ pub fn catalog(session: &mut Session) -> Vec<String> {
         let rows = session.rows(&format!("SET search_path = pg_catalog, pg_temp; {query}"));
         all.extend(rows.into_iter().map(|row| format!("{what}: {row}")));
     }
-    // Rows that the script brings.
+    // Rows that the script inserts.
     all.extend(session.rows("SELECT 'known network: ' || to_jsonb(k)::text FROM enrich.known_networks k"));
     session.run("DROP TABLE member, relation; SET search_path = public, enrich");
     all.sort();
     all
 }
 
-/// What one has and the other has not.
+/// Returns the lines that only one of the two has.
 pub fn differences(updated: &[String], fresh: &[String]) -> Vec<String> {
     let lacks = fresh.iter().filter(|line| !updated.contains(line)).map(|line| format!("lacks {line}"));
     let surplus = updated.iter().filter(|line| !fresh.contains(line)).map(|line| format!("still has {line}"));

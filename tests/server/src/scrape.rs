@@ -1,4 +1,4 @@
-//! A server whose metrics are scraped, and the scraper: sockets and bytes, so that it can misbehave.
+//! A server whose metrics are scraped, and the scraper. It uses sockets and bytes, so that it can misbehave.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use crate::{Session, wait_until};
 
-/// Longer than any deadline of the exporter's.
+/// Longer than any deadline of the exporter.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An address where nobody listens, and nobody soon will: the system gives each port once around.
+/// Returns an address without a listener. The system does not give the port to another process soon, because it goes
+/// through all ports first.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free")
 }
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// As they were sent, one a line.
+    /// The status line and headers as they were sent, one a line.
     pub head: String,
     pub body: String,
 }
@@ -29,7 +30,7 @@ impl Answer {
         self.head.lines().find(named).and_then(|line| line.split_once(": ")).map(|(_, value)| value)
     }
 
-    /// The value of the sample whose line begins like this.
+    /// Returns the value of the sample whose line begins like this.
     #[track_caller]
     pub fn sample(&self, name_and_labels: &str) -> f64 {
         self.try_sample(name_and_labels).unwrap_or_else(|| panic!("no {name_and_labels} in\n{}", self.body))
@@ -48,7 +49,7 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends these bytes and reads until the other side hangs up.
+/// Sends these bytes and reads until the other side closes the connection.
 pub fn ask(address: SocketAddr, request: &[u8]) -> io::Result<Answer> {
     let mut stream = connect(address)?;
     stream.write_all(request)?;
@@ -65,7 +66,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str) -> io::Result<Answ
     ask(address, format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())
 }
 
-/// What Prometheus does.
+/// Scrapes as Prometheus does.
 #[track_caller]
 pub fn scrape(address: SocketAddr) -> Answer {
     let answer = request(address, "GET", "/metrics").expect("metrics are served");
@@ -73,7 +74,7 @@ pub fn scrape(address: SocketAddr) -> Answer {
     answer
 }
 
-/// Waits until metrics are served somewhere.
+/// Waits until metrics are served at an address.
 #[track_caller]
 pub fn wait_for_metrics(address: SocketAddr) -> Answer {
     let answer = wait_until(
@@ -84,14 +85,14 @@ pub fn wait_for_metrics(address: SocketAddr) -> Answer {
     answer.expect("wait_until returns what satisfied it")
 }
 
-/// Processes of the exporter's.
+/// Returns the exporter processes.
 pub fn exporters(session: &mut Session) -> Vec<i64> {
     let rows = session
         .rows("SELECT pid FROM pg_stat_activity WHERE backend_type = 'cowrie_enrich exporter' ORDER BY pid");
     rows.iter().map(|pid| pid.parse().expect("a process has a number")).collect()
 }
 
-/// The one that there is, once there is one and it sits.
+/// Returns the only exporter process, once it is running and registered.
 pub fn exporter_pid(session: &mut Session) -> i64 {
     wait_until(
         "there is an exporter",

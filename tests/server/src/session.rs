@@ -1,5 +1,5 @@
-//! One connection. Answers come as text, one line a row, the way `psql -A -t` prints them, so that
-//! an expectation reads like the output: `["8.8.8.8|US|15169"]`, an unknown is `NULL`.
+//! One connection. Results are text, one line a row, as `psql -A -t` prints them. So an expectation looks like the
+//! output: `["8.8.8.8|US|15169"]`. Null is `NULL`.
 
 use postgres::{Client, SimpleQueryMessage};
 
@@ -7,7 +7,7 @@ pub struct Session {
     pub client: Client,
 }
 
-/// What the server said when it refused a statement.
+/// The error with which the server refused a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub code: String,
@@ -30,7 +30,8 @@ impl Session {
         self.client.batch_execute(sql).map_err(|e| refusal(&e))
     }
 
-    /// Returns how a statement ends: `ok`, or the SQLSTATE. Nothing of it is left, but what a procedure does.
+    /// Returns how a statement ends: `ok`, or the SQLSTATE. The statement is rolled back, except for commits of a
+    /// procedure.
     pub fn end_of(&mut self, statement: &str) -> String {
         let is_procedure = statement.starts_with("CALL");
         if !is_procedure {
@@ -52,7 +53,7 @@ impl Session {
         }
     }
 
-    /// All rows of the last result, columns joined by `|`.
+    /// Returns all rows of the last result, columns joined by `|`.
     #[track_caller]
     pub fn rows(&mut self, sql: &str) -> Vec<String> {
         match self.try_rows(sql) {
@@ -66,7 +67,7 @@ impl Session {
         let mut rows = Vec::new();
         for message in messages {
             match message {
-                // A new result begins: only the last statement's rows are the answer.
+                // A new result begins. Only the rows of the last statement are returned.
                 SimpleQueryMessage::RowDescription(_) => rows.clear(),
                 SimpleQueryMessage::Row(row) => rows
                     .push((0..row.len()).map(|i| row.get(i).unwrap_or("NULL")).collect::<Vec<_>>().join("|")),
@@ -76,7 +77,7 @@ impl Session {
         Ok(rows)
     }
 
-    /// The single row of the answer.
+    /// Returns the single row of the result.
     #[track_caller]
     pub fn one(&mut self, sql: &str) -> String {
         let mut rows = self.rows(sql);
@@ -84,14 +85,14 @@ impl Session {
         rows.remove(0)
     }
 
-    /// The single number of the answer.
+    /// Returns the single number of the result.
     #[track_caller]
     pub fn number(&mut self, sql: &str) -> i64 {
         let text = self.one(sql);
         text.parse().unwrap_or_else(|_| panic!("expected a number, got {text} from:\n{}", shortened(sql)))
     }
 
-    /// The process that serves this connection.
+    /// Returns the process id of the backend of this connection.
     pub fn backend_pid(&mut self) -> i64 {
         self.number("SELECT pg_backend_pid()")
     }
@@ -125,7 +126,7 @@ fn refusal(error: &postgres::Error) -> Refusal {
     }
 }
 
-/// 08006 is what PostgreSQL itself calls a connection failure.
+/// 08006 is PostgreSQL's SQLSTATE of a connection failure.
 fn disconnected(message: &str) -> Refusal {
     Refusal { code: "08006".to_owned(), message: message.to_owned(), detail: None, hint: None }
 }

@@ -1,9 +1,9 @@
-//! Random obstacles in the way of a worker's steps, and what must be true once they are gone.
+//! Random obstacles in the way of a worker's steps, and the conditions that must hold once they are gone.
 //!
-//! A seed has a database of its own on a shared server. It puts obstacles in the way of steps, one after the other:
-//! locks, prepared transactions, statements that fail, killed processes, a fold that somebody has begun by hand. Sessions
-//! come in meanwhile, and no INSERT may fail. An obstacle ends when it was seen to strike. Then the worker may sleep for
-//! two naptimes until everything is done. It counts its sleep itself, so that a slow machine changes nothing.
+//! A seed has a separate database on a shared server. It puts obstacles in the way of steps, one after the other:
+//! locks, prepared transactions, statements that fail, killed processes, a fold by hand that has not ended. Sessions
+//! come in meanwhile, and no INSERT may fail. An obstacle ends when it was seen to strike. Then the worker may sleep
+//! for two naptimes until everything is done. It counts its sleep itself, so that a slow machine changes nothing.
 //!
 //! [`storm`] kills processes, holds locks in prepared transactions and fails over to a standby, while clients store
 //! sessions with two-phase commit. In the end every count is compared with a recount.
@@ -24,26 +24,26 @@ use crate::traffic::{self, TABLES, Traffic, assert_sessions_are};
 use crate::wait::wait_until;
 use crate::world::crowd_address;
 
-/// Whether this run is the proof of the bound, which `COWRIE_ENRICH_SEEDS` asks for. A run of all suites shares a busy machine
-/// with other tests.
+/// Returns true if this run is the proof of the bound, which `COWRIE_ENRICH_SEEDS` requests. A run of all suites shares
+/// a busy machine with other tests.
 fn is_proof() -> bool {
     std::env::var_os("COWRIE_ENRICH_SEEDS").is_some()
 }
 
-/// How many naptimes the worker may sleep after an obstacle has ended: two, or ten if this run is not the proof. Ten still find
-/// work that is not resumed.
+/// Returns how many naptimes the worker may sleep after an obstacle has ended: two, or ten if this run is not the
+/// proof. Ten still find work that is not resumed.
 pub fn naptimes_allowed() -> f64 {
     if is_proof() { 2.0 } else { 10.0 }
 }
 
-/// The `worker_naptime` of seeds. In the proof it is much longer than the start of a process takes. The default is ten times
-/// as long.
+/// Returns the `worker_naptime` of seeds. In the proof it is much longer than the start of a process takes. The default
+/// is ten times as long.
 fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
 
-/// The steps that obstacles strike. Three are left out. `give_back` depends on the rate of the whole server and has a test of
-/// its own. `look_for_restore` reads nothing that somebody could lock or change. The suite `commit_locks` strikes
+/// The steps that obstacles strike. Three are left out. `give_back` depends on the rate of the whole server and has a
+/// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` strikes
 /// `look_for_recounts`.
 pub const STEPS: [&str; 14] = [
     "take_over",
@@ -69,11 +69,11 @@ enum Obstacle {
     Locked(&'static str, &'static str),
     /// A prepared transaction has locked a table.
     Prepared(&'static str, &'static str),
-    /// A statement of the worker or of an owner process raises an error: when this trigger fires.
+    /// A statement of the worker or of an owner process raises an error when this trigger fires.
     Failing(&'static str),
-    /// The worker is terminated while it waits for a lock of a table.
+    /// The worker is terminated while it waits for a lock on a table.
     WorkerKilled(&'static str),
-    /// An owner process is terminated while it waits for a lock of a session table.
+    /// An owner process is terminated while it waits for a lock on a session table.
     OwnerKilled,
     /// Another transaction has begun to fold.
     FoldByHand,
@@ -94,7 +94,7 @@ impl Obstacle {
     }
 }
 
-/// Conflicts with every change of a table, and with no look at it.
+/// Conflicts with every change of a table, and does not conflict with reads.
 const CHANGES: &str = "SHARE ROW EXCLUSIVE";
 const EVERYTHING: &str = "ACCESS EXCLUSIVE";
 
@@ -187,7 +187,7 @@ fn obstacles(step: &str) -> Vec<Obstacle> {
     }
 }
 
-/// Raises an error in processes of the extension alone: what clients do is not the worker's step.
+/// Raises an error only in processes of the extension, because the obstacle is for steps of the worker.
 const OBSTRUCT: &str = "
     CREATE FUNCTION public.obstruct() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -216,13 +216,13 @@ pub fn server(name: &str) -> Lab {
     Plan::of(name, "maxmind,cymru,greynoise,spur")
         .with(&format!("worker_naptime = {}", naptime()))
         .with("cymru_batch_size = 5")
-        // So that lookups wait, whose urgency the rules say.
+        // So that lookups wait, with the priority that the rules give them.
         .with("spur_daily_quota = 1")
         .options(|options| options.conf("max_worker_processes = 80").conf("max_prepared_transactions = 60"))
         .start()
 }
 
-/// One seed: its database, and what it knows of the worker.
+/// One seed: its database, and its results so far.
 struct Torture<'a> {
     db: Database<'a>,
     /// Reads the metrics, in a database without obstacles.
@@ -232,8 +232,8 @@ struct Torture<'a> {
     strikes: Strikes,
 }
 
-/// Puts `obstacles` obstacles in the way of the worker of a database of its own. `turn`: seeds of consecutive turns strike
-/// all steps.
+/// Puts `obstacles` obstacles in the way of the worker of a new database. `turn`: seeds of consecutive turns strike all
+/// steps.
 pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, obstacles: usize) -> Strikes {
     let mut db = fresh_database(&lab.cluster);
     let name = db.name.clone();
@@ -244,7 +244,7 @@ pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, obstacles: usize) 
         Torture { db, watch, random: Random::seeded(seed), serial: 0, strikes: Strikes::default() };
     torture.store_sessions(true);
     worker_pid(&mut torture.db);
-    // The first process of an owner has little time, so that a slow machine delays its sessions.
+    // The first process of an owner has little time, so its sessions are late on a slow machine.
     wait_until("the first sessions are done", || torture.left(), Vec::is_empty);
     for number in 0..obstacles {
         torture.strike(STEPS[(turn * obstacles + number) % STEPS.len()], seed);
@@ -252,14 +252,14 @@ pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, obstacles: usize) 
     torture.recount();
     let Torture { db, strikes, .. } = torture;
     drop(db);
-    // Its worker makes room for others.
+    // The end of its worker frees a slot for others.
     lab.cluster.session(SUPERUSER).run(&format!("DROP DATABASE \"{name}\" WITH (FORCE)"));
     strikes
 }
 
 impl Torture<'_> {
-    /// Stores some sessions of both hosts, each in a transaction of its own. A session with a foreign key waits for a lock
-    /// of the whole inventory: `with_keys` is whether there are some.
+    /// Stores some sessions of both hosts, each in a separate transaction. `with_keys`: also stores sessions with a
+    /// foreign key, which wait for a lock of the whole inventory.
     fn store_sessions(&mut self, with_keys: bool) {
         for _ in 0..2 + self.random.below(4) {
             self.serial += 1;
@@ -284,13 +284,13 @@ impl Torture<'_> {
                 self.db.run(&format!("DELETE FROM {} WHERE {} = '{key}'", host.table, host.key));
             }
         }
-        // One at least that waits for an answer.
+        // At least one session waits for an answer.
         self.serial += 1;
         let address = member(self.random.below(60_000) as usize, 250).to_string();
         self.db.run(&COWRIE.insert(&[(&format!("k{}", self.serial), Some(&address))]));
     }
 
-    /// Stores sessions whose counts must be folded, because their addresses are there.
+    /// Stores sessions whose counts must be folded, because their addresses exist.
     fn store_sessions_of_known_addresses(&mut self) {
         for address in self.db.rows("SELECT host(ip_address) FROM enrich.ip_inventory LIMIT 3") {
             self.serial += 1;
@@ -298,7 +298,7 @@ impl Torture<'_> {
         }
     }
 
-    /// A metric of this database's worker.
+    /// Returns a metric of this database's worker.
     fn metric(&mut self, name: &str, step: &str) -> f64 {
         let database = &self.db.name;
         let filter =
@@ -345,12 +345,12 @@ impl Torture<'_> {
                 other.run(&format!("CREATE TRIGGER obstacle {trigger} EXECUTE FUNCTION public.obstruct()"));
             }
             Obstacle::FoldByHand => other.run("BEGIN; CALL enrich.fold_statistics()"),
-            // A foreign key does not wait for this.
+            // A foreign key does not wait for this lock.
             Obstacle::AddressesHeld => {
                 other.run("BEGIN; SELECT FROM enrich.ip_inventory FOR NO KEY UPDATE");
             }
             Obstacle::SessionsHeld | Obstacle::OwnerKilled => {
-                // No session is completed before it is locked.
+                // The lock is taken before any session is completed.
                 let mut first = self.db.another();
                 first.run(&format!("BEGIN; LOCK TABLE enrich.session_completion IN {CHANGES} MODE"));
                 self.store_sessions(true);
@@ -405,7 +405,7 @@ impl Torture<'_> {
         self.wait_until_done(&what);
     }
 
-    /// Leaves work that a sweep alone finds, and a lease that nobody ends but a worker that takes over.
+    /// Leaves work that only a sweep finds, and a lease that only a new worker ends, when it takes over.
     fn leave_work_unannounced(&mut self) {
         let address = member(60_000 + self.random.below(1_000) as usize, 251);
         self.db.run(&format!(
@@ -414,7 +414,7 @@ impl Torture<'_> {
         self.db.run("UPDATE enrich.enrichment_job SET leased_by = 1, due_at = now() + interval '1 hour' WHERE provider = 'spur'");
     }
 
-    /// Has the worker sweep, which it does after it has seen a restore, and then take over.
+    /// Makes the worker sweep and take over, which it does after it has seen a restore.
     fn pretend_restore(&mut self) {
         let mut restore = self.db.another();
         restore.run("SET application_name = 'pg_restore'");
@@ -429,11 +429,11 @@ impl Torture<'_> {
         );
     }
 
-    /// Waits until the obstacle was seen to strike the step: an error of it, or work that waits over a naptime.
+    /// Waits until the obstacle has struck the step: an error of the step, or work that waits over a naptime.
     fn wait_for_strike(&mut self, step: &str, obstacle: Obstacle, before: f64, what: &str) {
         let what = format!("{what}: it strikes");
         match obstacle {
-            // A fold leaves what it cannot lock, and an error is not the only strike.
+            // A fold leaves rows that it cannot lock, and an error is not the only effect.
             _ if step == "fold" => {
                 let from = self.naptimes();
                 wait_until(&what, || self.naptimes(), |now| *now >= from + 1.0);
@@ -448,7 +448,7 @@ impl Torture<'_> {
                     |number| *number > 0,
                 );
             }
-            // Being killed while it waits for the lock is the strike.
+            // The strike is the kill, which comes while the process waits for the lock.
             Obstacle::OwnerKilled => {}
             _ => {
                 wait_until(&what, || self.errors(step), |now| *now > before);
@@ -469,7 +469,7 @@ impl Torture<'_> {
         self.db.run(&format!("SELECT pg_terminate_backend({}, 10000)", pids[0]));
     }
 
-    /// What is left to do, in words; empty if nothing is.
+    /// Returns the work that is left to do, with its numbers; empty if there is none.
     fn left(&mut self) -> Vec<String> {
         self.db.rows(
             "SELECT what, n FROM (
@@ -496,18 +496,18 @@ impl Torture<'_> {
         )
     }
 
-    /// Whether this waits because the machine is too busy for a visit of an owner process, which has a tenth of a second. Such a
-    /// visit is retried, and its time depends on the machine.
+    /// Returns true if this waits because the machine is too busy for a visit of an owner process, which has a tenth of
+    /// a second. Such a visit is retried, and its time depends on the machine.
     fn is_too_slow_for(&mut self, what: &str) -> bool {
         (what.starts_with("completions") || what.starts_with("snapshots"))
             && self.db.one(
-                // None that is due: the visit has come to its end since.
+                // If none is due, the visit has ended meanwhile.
                 "SELECT count(*) FILTER (WHERE last_error ~ 'too long') > 0 OR count(due_at) = 0
                  FROM enrich.session_completion",
             ) == "t"
     }
 
-    /// Waits until everything is done, which is to be so before the worker has slept two naptimes.
+    /// Waits until everything is done. The worker must not sleep more than two naptimes until then.
     #[track_caller]
     fn wait_until_done(&mut self, what: &str) {
         let from = self.naptimes();
@@ -527,7 +527,7 @@ impl Torture<'_> {
         );
     }
 
-    /// At the end: the rules were evaluated, every count is exact, and nothing points at nothing.
+    /// Asserts that the rules were evaluated, that every count is exact, and that all references hold.
     fn recount(&mut self) {
         wait_until(
             "lookups are as urgent as the rule says",
@@ -568,7 +568,7 @@ pub fn kill(cluster: &Cluster, victim: &str, database: &str, random: &mut Random
 /// Clients of the storm.
 const CLIENTS: usize = 4;
 
-/// What a round of the storm kills; otherwise a prepared transaction holds a lock.
+/// The process that a round of the storm kills. In a round without one, a prepared transaction holds a lock.
 const VICTIMS: [Option<&str>; 6] = [
     Some("client backend"),
     Some("cowrie_enrich worker"),
@@ -578,10 +578,10 @@ const VICTIMS: [Option<&str>; 6] = [
     None,
 ];
 
-/// Tables whose lock holds up the worker and no session.
+/// Tables whose lock blocks the worker but no session.
 const WORKERS_TABLES: [&str; 4] = ["enrichment_job", "job_address", "session_completion", "block_answer"];
 
-/// As many rounds on the primary, a failover, and as many on the standby. Returns what happened, in words.
+/// Runs `rounds` rounds on the primary, a failover, and the same number on the standby. Returns a summary.
 pub fn storm(seed: u64, rounds: u64) -> String {
     let mut random = Random::seeded(seed);
     let sources = "maxmind,cymru,greynoise,dshield";
@@ -597,7 +597,7 @@ pub fn storm(seed: u64, rounds: u64) -> String {
     let standby = Options::named("torture-standby").with_worker().durable().conf("fsync = off");
     let standby = lab.cluster.standby(&pointed_at(
         &lab.whois,
-        // Base settings of tests name no source that is asked, and these come after them.
+        // The base settings of tests name no source with requests, and these lines follow them.
         [("greynoise", &lab.greynoise), ("dshield", &lab.dshield)]
             .iter()
             .fold(standby, |options, (provider, server)| {
@@ -657,7 +657,7 @@ pub fn storm(seed: u64, rounds: u64) -> String {
     format!("{transactions} transactions; {happened:?}, one failover; {compared}")
 }
 
-/// Stops the primary when the standby has everything, and promotes the standby.
+/// Stops the primary when the standby has replayed everything, and promotes the standby.
 fn fail_over(primary: &Cluster, standby: &Cluster, database: &str) {
     let written = primary.session(database).one("SELECT pg_current_wal_lsn()");
     let mut there = standby.session(database);
@@ -671,7 +671,8 @@ fn fail_over(primary: &Cluster, standby: &Cluster, database: &str) {
     standby.promote();
 }
 
-/// Compares every count with a recount of the test's own and with one of the extension's. Returns how many there were.
+/// Compares every count with a recount of the test and with one of the extension. Returns the numbers of sessions,
+/// addresses and networks.
 #[track_caller]
 fn assert_recount_changes_nothing(session: &mut Session) -> String {
     assert_counts_are_exact(session, &TABLES);

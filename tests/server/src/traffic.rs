@@ -1,7 +1,7 @@
-//! Clients that write sessions into both hosts' tables, all at once, and know what the server told them that it kept.
+//! Clients that write sessions into both hosts' tables concurrently, and know which ones the server acknowledged.
 //!
-//! Whatever is killed, a statement of theirs fails only because its connection is gone. A transaction whose end they
-//! did not learn is settled afterwards by the mark that it left, or did not: it is there as a whole or not at all.
+//! After any kill, a client's statement fails only because its connection is lost. If a client did not learn the end of
+//! a transaction, it looks later for the transaction's mark. The transaction is there as a whole or not at all.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,22 +16,22 @@ use crate::{Cluster, wait_until};
 
 const HOSTS: [&Host; 2] = [&COWRIE, &SUMMARIES];
 
-/// The tables and their address columns, as `recount` wants them.
+/// The tables and their address columns, as `recount` takes them.
 pub const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "source_ip")];
 
-/// Where a client's transactions leave their marks.
+/// The table into which each transaction of a client writes its mark.
 const MARKS: &str = "CREATE TABLE IF NOT EXISTS kept (mark text PRIMARY KEY)";
 
-/// By host and key, the address that a session has in the end.
+/// The final address of each session, by host and key.
 pub type Sessions = BTreeMap<(usize, String), Option<String>>;
 
 /// Makes both hosts' tables and the table of marks.
 pub fn prepare(session: &mut Session) {
-    // One of the two hosts has the foreign key, which the other's column cannot have.
+    // One of the two hosts has the foreign key. The other's column has another type, so it cannot have one.
     make_tables(session, true);
 }
 
-/// The same without the foreign key, which needs objects of the library's version.
+/// Does the same without the foreign key, which needs objects of the library's version.
 pub fn prepare_without_key(session: &mut Session) {
     make_tables(session, false);
 }
@@ -45,12 +45,12 @@ fn make_tables(session: &mut Session, with_key: bool) {
     session.run(MARKS);
 }
 
-/// What the server lets go of when a process of its is killed, or when it stops, starts or is not there.
+/// Returns true if the connection was lost because a process was killed, or the server stops, starts or is not running.
 pub fn is_connection_lost(refusal: &Refusal) -> bool {
     refusal.code.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&refusal.code.as_str())
 }
 
-/// A transaction as a client sends it, and what is true once it has committed.
+/// The statements of a transaction, and the sessions after its commit.
 struct Plan {
     statements: Vec<String>,
     after: Sessions,
@@ -62,7 +62,7 @@ enum End {
     Unknown,
 }
 
-/// A transaction whose end is open: prepared, or in doubt.
+/// A transaction whose end is unknown: prepared, or in doubt.
 struct Open {
     mark: String,
     after: Sessions,
@@ -75,7 +75,7 @@ pub struct Client {
     known: Sessions,
     open: Option<Open>,
     session: Option<Session>,
-    /// Whether it calls functions as well, or only stores sessions.
+    /// True if the client calls functions, too. Otherwise it only stores sessions.
     calls: bool,
 }
 
@@ -89,14 +89,14 @@ impl Client {
         let random = &mut self.random;
         match random.below(12) {
             0 => None,
-            // Mapped files know these, and nobody knows those yet.
+            // The first of these are in the mapped files, and the others are not.
             1..6 => Some(crowd_address(random, 400)),
             6 => Some("10.1.2.3".to_owned()),
             _ => Some(member(random.skewed_below(600) as usize, random.below(3) as u8).to_string()),
         }
     }
 
-    /// Sessions that are there as far as this client is concerned, or shall be.
+    /// Returns a key of a session. It exists already, as far as this client knows, or is new.
     fn key(&mut self, host: usize, now: &Sessions) -> String {
         let known: Vec<&(usize, String)> = now.keys().filter(|(of, _)| *of == host).collect();
         if !known.is_empty() && self.random.one_in(3) {
@@ -113,7 +113,7 @@ impl Client {
         match self.random.below(10) {
             0..6 => {
                 let upserts = self.random.one_in(2);
-                // The honeypot writes one row a statement.
+                // The honeypot writes one row per statement.
                 let number = if of == 0 { 1 } else { 1 + self.random.below(6) };
                 let mut rows: BTreeMap<String, Option<String>> = BTreeMap::new();
                 for _ in 0..number {
@@ -150,12 +150,12 @@ impl Client {
         }
     }
 
-    /// Statements with savepoints, of which some are rolled back.
+    /// Returns statements with savepoints, some of which are rolled back.
     fn plan(&mut self) -> Plan {
         let mut after = self.known.clone();
         let mut statements = Vec::new();
         if self.calls && self.random.one_in(6) {
-            // Alone: after others it would leave the order of locks.
+            // Alone in its transaction: after other statements it would violate the order of locks.
             let address = self.address().unwrap_or_else(|| "48.0.0.1".to_owned());
             statements.push(format!("SELECT enrich.enrich_ip('{address}')"));
             return Plan { statements, after };
@@ -181,8 +181,7 @@ impl Client {
         Plan { statements, after }
     }
 
-    /// Plans a transaction and makes it. The connection is opened where there is none; where there cannot be one nothing
-    /// happens.
+    /// Plans a transaction and runs it. Opens a connection if there is none, and does nothing if that fails.
     fn transact(&mut self, connect: impl FnOnce() -> Option<Session>) -> bool {
         if self.session.is_none() {
             self.session = connect();
@@ -204,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Asserts that nothing but the loss of the connection is why a statement fails.
+    /// Runs a statement. Asserts that it fails only if the connection is lost.
     fn run(&self, session: &mut Session, sql: &str) -> bool {
         match session.try_run(sql) {
             Ok(()) => true,
@@ -234,7 +233,7 @@ impl Client {
                 if !self.run(session, &format!("PREPARE TRANSACTION '{mark}'")) {
                     return End::Unknown;
                 }
-                // Others meet it meanwhile; and it may be what outlives a crash.
+                // Other transactions meet it meanwhile. It may also outlive a crash.
                 std::thread::sleep(std::time::Duration::from_millis(self.random.below(30)));
                 if !self.settle(session) {
                     return End::Unknown;
@@ -252,7 +251,7 @@ impl Client {
         }
     }
 
-    /// Ends what is prepared, and finds out how what was in doubt has ended.
+    /// Ends a prepared transaction, and finds out if a transaction in doubt has committed.
     fn settle(&mut self, session: &mut Session) -> bool {
         let Some(open) = &self.open else { return true };
         let mark = &open.mark;
@@ -278,19 +277,19 @@ impl Client {
     }
 }
 
-/// Clients and where they connect to.
+/// The clients and the server that they connect to.
 pub struct Traffic<'a> {
     clients: Vec<Mutex<Client>>,
     server: RwLock<&'a Cluster>,
     database: String,
     is_held: AtomicBool,
     is_over: AtomicBool,
-    /// A client met what it should not.
+    /// Set if a client met an unexpected error.
     gave_up: AtomicBool,
     pub transactions: AtomicU64,
 }
 
-/// Whichever way this goes, the clients end.
+/// Ends the clients when it is dropped, also by a panic.
 pub struct Ends<'a, 'b>(&'a Traffic<'b>);
 
 impl Drop for Ends<'_, '_> {
@@ -299,7 +298,7 @@ impl Drop for Ends<'_, '_> {
     }
 }
 
-/// All clients stand still while this lives, with nothing of theirs open.
+/// All clients are stopped while this value exists, and have no open transaction.
 pub struct Held<'a>(&'a Traffic<'a>, Vec<MutexGuard<'a, Client>>);
 
 impl<'a> Traffic<'a> {
@@ -315,7 +314,7 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// Runs all clients, a thread each, while `work` does what it does.
+    /// Runs all clients, one thread each, during `work`.
     pub fn during<T>(&'a self, work: impl FnOnce() -> T) -> T {
         std::thread::scope(|threads| {
             let _ends = self.ends();
@@ -326,7 +325,7 @@ impl<'a> Traffic<'a> {
         })
     }
 
-    /// The same with clients that only store sessions and call no function.
+    /// Does the same with clients that only store sessions and call no function.
     pub fn during_without_calls<T>(&'a self, work: impl FnOnce() -> T) -> T {
         (0..self.clients.len()).for_each(|number| self.client(number).calls = false);
         self.during(work)
@@ -353,7 +352,7 @@ impl<'a> Traffic<'a> {
         }
     }
 
-    /// Waits until so many more transactions have been made.
+    /// Waits until this number of further transactions was made.
     #[track_caller]
     pub fn wait_for_transactions(&self, number: u64) {
         let made = || {
@@ -364,13 +363,13 @@ impl<'a> Traffic<'a> {
         wait_until("sessions come in", made, |now| *now >= before + number);
     }
 
-    /// One transaction of such a client.
+    /// Runs one transaction of a client that calls no function.
     pub fn step_without_calls(&self, number: usize) {
         self.client(number).calls = false;
         self.step(number);
     }
 
-    /// One transaction of a client.
+    /// Runs one transaction of a client.
     pub fn step(&self, number: usize) {
         let mut client = self.client(number);
         if client.transact(|| self.try_connect()) {
@@ -390,7 +389,7 @@ impl<'a> Traffic<'a> {
         server.try_session(&self.database).ok()
     }
 
-    /// As a client of the other server, from now on.
+    /// Makes the clients connect to the other server from now on.
     pub fn turn_to(&self, server: &'a Cluster) {
         *self.server.write().unwrap_or_else(PoisonError::into_inner) = server;
     }
@@ -403,7 +402,7 @@ impl<'a> Traffic<'a> {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Waits until all clients stand still, and settles what they do not know.
+    /// Stops all clients, and finds out the end of transactions in doubt.
     pub fn hold(&'a self) -> Held<'a> {
         self.is_held.store(true, Ordering::Release);
         assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
@@ -422,7 +421,7 @@ impl<'a> Traffic<'a> {
 }
 
 impl Held<'_> {
-    /// What the server said that it kept.
+    /// Returns the sessions that the server acknowledged.
     pub fn acknowledged(&self) -> Sessions {
         self.1.iter().flat_map(|client| client.known.clone()).collect()
     }
@@ -434,7 +433,7 @@ impl Drop for Held<'_> {
     }
 }
 
-/// Every session that the server acknowledged is there with its address, and no other is.
+/// Asserts that every acknowledged session is there with its address, and no other session is.
 #[track_caller]
 pub fn assert_sessions_are(session: &mut Session, expected: &Sessions) {
     let mut found = Sessions::new();

@@ -1,12 +1,12 @@
-//! Waits for a state, never for a time: the limit only bounds a test that would otherwise hang.
+//! Waits for a condition, never for a time. The limit only bounds a test that would otherwise hang.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Generous, because a loaded machine is slow and a passing test never waits this long.
 const LIMIT: Duration = Duration::from_secs(180);
-/// Shortest and longest pause between two fetches. A fetch is often a query, and several suites wait on two cores, so the pause
-/// grows to a twentieth of the time that has passed.
+/// Shortest and longest pause between two fetches. A fetch is often a query, and several suites wait on two cores. So
+/// the pause grows to a twentieth of the time that has passed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
 
 /// Fetches until `predicate` holds and returns the value that satisfied it.
@@ -17,7 +17,7 @@ pub fn wait_until<T: Debug>(what: &str, fetch: impl FnMut() -> T, predicate: imp
     wait_up_to(LIMIT, what, fetch, predicate)
 }
 
-/// The same for what cannot happen within three minutes.
+/// Does the same for a condition that cannot become true within three minutes.
 pub fn wait_up_to<T: Debug>(
     limit: Duration,
     what: &str,

@@ -1,5 +1,5 @@
-//! The small internet that the fixtures describe: a few real networks with the odd cases, and the
-//! crowd, 256 made-up networks below 23.0.0.0/8 for tests that need many addresses.
+//! The small internet that the fixtures describe: a few real networks with special cases, and the crowd. The crowd is
+//! 256 made-up networks below 23.0.0.0/8 for tests that need many addresses.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::random::Random;
 use cowrie_enrich_test_mmdb::Writer;
 
-/// What is known about a prefix; an empty text or a zero is unknown.
+/// The data about a prefix. An empty text or a zero is unknown.
 pub struct Place {
     pub prefix: &'static str,
     pub country: &'static str,
@@ -44,7 +44,7 @@ pub const PLACES: &[Place] = &[
     place("2a03:2880::/32",    "IE", "Ireland",       "Dublin",        32934, "FACEBOOK"),
 ];
 
-/// Addresses that no database knows although they are public.
+/// Public addresses that are in no database.
 pub const UNKNOWN: &[&str] = &["48.0.0.1", "2a00::1"];
 
 pub const CROWD_NETWORKS: u64 = 256;
@@ -54,12 +54,12 @@ pub fn crowd_asn(network: u64) -> u64 {
     200_000 + network
 }
 
-/// One of `size` addresses; a few networks and a few addresses are hot.
+/// Returns one of `size` addresses. A few networks and a few addresses are frequent.
 pub fn crowd_address(random: &mut Random, size: u64) -> String {
     crowd_member(random.skewed_below(size))
 }
 
-/// The crowd's addresses, numbered; neighbours in number sit in different networks.
+/// Returns the crowd's address of this number. Neighbours in number are in different networks.
 pub fn crowd_member(number: u64) -> String {
     let (network, host) = (number % CROWD_NETWORKS, number / CROWD_NETWORKS + 1);
     format!("23.{network}.{}.{}", host / 256 % 256, host % 256)
@@ -109,7 +109,7 @@ pub fn asn_database() -> Writer {
     asn
 }
 
-/// Where a cluster's databases are.
+/// The paths of a cluster's mmdb databases.
 pub struct Files {
     pub city: PathBuf,
     pub asn: PathBuf,
@@ -120,7 +120,7 @@ impl Files {
         Self { city: dir.join("city.mmdb"), asn: dir.join("asn.mmdb") }
     }
 
-    /// The lines of postgresql.conf that name them.
+    /// Returns the lines of postgresql.conf that name them.
     pub fn settings(&self) -> Vec<String> {
         vec![
             format!("cowrie_enrich.city_database = '{}'", self.city.display()),

@@ -1,6 +1,6 @@
 //! One HTTP service on 127.0.0.1: a thread that accepts, and one for each connection.
 //!
-//! Implements the part of HTTP/1.1 that clients of these services need: GET, and answers with their length, in chunks,
+//! Implements the part of HTTP/1.1 that clients of these services need: GET, and bodies with their length, in chunks,
 //! or without either. After the last kind the connection ends, otherwise it stays open for the next request. The answer
 //! to a request is chosen when its head was read.
 //!
