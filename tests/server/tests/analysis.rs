@@ -1,10 +1,10 @@
-//! The questions of analysts: what they answer, to whom, and by which plan.
+//! The queries for analysts: their results, the roles that may run them, and their plans.
 
 use server_tests::database::bare_database;
 use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::{Database, database, shared};
 
-/// Sessions from three networks, logins of two of them with the campaign's password.
+/// Stores sessions from three networks, and logins of two of them with the campaign's password.
 fn campaign(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
     db.run("SELECT enrich.set_session_table_options('sessions', NULL, true)");
@@ -56,7 +56,7 @@ fn without_a_condition_all_sessions_are_grouped_and_spellings_of_an_address_are_
         ),
         [
             "15169|US|NULL|4|2",
-            // Neither network nor country are known of one, and of the other not even the address.
+            // Of one session neither the network nor the country is known, of the other not even the address.
             "NULL|NULL|NULL|2|1",
             "14061|IN|VPN|1|1",
             "14061|IN|NULL|1|1",
@@ -162,7 +162,7 @@ fn partitions_and_tables_without_a_time_can_be_asked() {
     }
 }
 
-/// What `docs/analysis.md` tells to grant.
+/// Grants the privileges that `docs/analysis.md` tells to grant.
 fn grant_analysis(db: &mut Database<'_>, role: &str) {
     db.run(&format!(
         "GRANT USAGE ON SCHEMA enrich TO {role};
@@ -186,7 +186,7 @@ fn who_may_read_sessions_but_no_inventory_gets_networks_without_names() {
     );
     assert_eq!(session.rows(&call), ["15169|NULL|NULL|3", "14061|NULL|NULL|1"]);
     assert_eq!(session.refused("SELECT * FROM enrich.asn_inventory").code, "42501");
-    // The views are theirs by grant, and show no more than their columns.
+    // The role has a grant on the views, which show no more than their columns.
     assert_eq!(session.number("SELECT count(*) FROM enrich.network_activity"), 3);
 
     db.run(&format!("GRANT SELECT ON enrich.asn_inventory TO {analyst}"));
@@ -210,7 +210,7 @@ fn who_may_read_the_inventories_but_no_sessions_gets_none() {
             session.refused(&format!("SELECT * FROM enrich.campaign_networks('sessions', '{condition}')"));
         assert_eq!(refusal.code, "42501");
     }
-    // A table that one may read does not open another in the condition.
+    // The right to read one table does not give access to another one in the condition.
     let refusal = session.refused(
         "SELECT * FROM enrich.campaign_networks('session_summaries', 'EXISTS (SELECT FROM auth a)')",
     );
@@ -363,7 +363,7 @@ fn at_scale_the_questions_are_answered_from_indexes() {
         let query = db.one(&format!("SELECT campaign_query('session_summaries', $c${condition}$c$)"));
         assert_plan(&mut db, &query, &only(index));
     }
-    // As on an SSD: then the whole comparison of attack time and now is one merge of two indexes.
+    // As on an SSD. Then the whole comparison of attack time and now is one merge of two indexes.
     db.run("SET random_page_cost = 1.1");
     assert_plan(
         &mut db,

@@ -1,4 +1,4 @@
-//! An address that another transaction holds keeps no answer for other addresses from being stored, and gets its own later.
+//! An address that another transaction has locked blocks no answer for other addresses, and gets its own answer later.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use server_tests::cymru::{self, assert_placed, members, queue};
 use server_tests::http::{Plan, asked, request, wait_for_the_queue};
 use server_tests::{Options, Session, wait_until};
 
-/// How a transaction holds an address: `@` is the address, `#` its network.
+/// Statements with which a transaction locks an address. `@` is the address, `#` its network.
 const HOLDS: [&str; 3] = [
     "BEGIN; SELECT FROM enrich.ip_inventory WHERE ip_address = '@' FOR UPDATE",
     "BEGIN; DELETE FROM enrich.ip_inventory WHERE ip_address = '@'; INSERT INTO enrich.ip_inventory (ip_address) VALUES ('@')",
@@ -68,7 +68,7 @@ fn cymrus_answers_for_other_networks_do_not_wait_for_a_held_one() {
     lab.assert_nothing_crashed();
 }
 
-/// Each request costs: an answer that could not be stored yet is not requested again.
+/// Requests use up quota, so an answer that could not be stored yet is not requested again.
 #[test]
 fn a_sources_answers_for_other_addresses_do_not_wait_for_a_held_one() {
     let lab = Plan::of("answers-blocked-http", "maxmind,greynoise").start();

@@ -1,5 +1,5 @@
-//! Scripts of an attacker, `tests/attacks/*.sql`, each against a database in the documented set-up.
-//! `tests/attacks/README.md` has the format.
+//! Runs the scripts of an attacker, `tests/attacks/*.sql`, each against a database in the documented set-up.
+//! `tests/attacks/README.md` describes the format.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use server_tests::{Cluster, Database, Options, Session};
 /// Owns the extension, without SUPERUSER.
 const OWNER: &str = "cowrie_owner";
 
-/// Runs the scripts alone whose names contain its value.
+/// Runs only the scripts whose names contain its value.
 const ONLY: &str = "COWRIE_ENRICH_ATTACK";
 
 /// Bounds a script that would otherwise hang.
@@ -30,7 +30,7 @@ const GRANTED: [(&str, &str); 4] = [
     ("docs/security.md", "honeypot_operator"),
 ];
 
-/// What every script finds. `al.note()` tells who runs alice's code, and makes alice a superuser if it can.
+/// The set-up of every script. `al.note()` records which role runs alice's code, and makes alice a superuser if it can.
 const SCENE: &str = "
     CREATE SCHEMA al AUTHORIZATION alice;
     CREATE SCHEMA bo AUTHORIZATION bob;
@@ -64,7 +64,7 @@ const OF_BOB: &str = "
 /// A step of a script.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// `-- as ROLE`, and a number after it for a connection more.
+    /// `-- as ROLE`. A number after the role selects a further connection.
     As(String),
     /// `-- wait CONDITION`
     Wait(String),
@@ -134,7 +134,7 @@ impl Connections<'_> {
         session
     }
 
-    /// Waits for what runs there in the background; connects again where the connection was lost.
+    /// Waits for the background statement of this connection. Connects again if the connection was lost.
     fn take(&mut self, name: &str) -> Session {
         let session = match self.open.remove(name) {
             Some(Connection::Free(session)) => *session,
@@ -145,7 +145,7 @@ impl Connections<'_> {
     }
 }
 
-/// Runs a script; an error tells what is not as it should be.
+/// Runs a script. An error says which result is wrong.
 fn outcome(db: &Database<'_>, script: &str) -> Result<(), String> {
     let mut connections = Connections { db, open: BTreeMap::new() };
     let mut role = "postgres".to_owned();
@@ -214,7 +214,7 @@ fn set_up(lab: &Lab) -> Database<'_> {
     db
 }
 
-/// Removes the database and the roles: the next script needs them as they were.
+/// Removes the database and the roles, because the next script needs them in their first state.
 fn clean_up(cluster: &Cluster, name: &str) {
     let mut admin = cluster.session_as("postgres", "postgres");
     let prepared = format!("SELECT gid FROM pg_prepared_xacts WHERE database = '{name}'");

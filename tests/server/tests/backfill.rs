@@ -1,4 +1,4 @@
-//! Old sessions: what they bring into the inventories, what becomes of their snapshots, and that nothing stops it.
+//! Backfill of old sessions: their contribution to the inventories, their snapshots, and calls that are interrupted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ use server_tests::{Database, Options, Session, database, fresh_database, wait_un
 
 const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
 
-/// So many sessions of the crowd from before the table was attached.
+/// Stores this number of sessions of the crowd before the table is attached.
 fn crowd_of_old(host: &Host, db: &mut Session, sessions: u64, addresses: u64) {
     let mut random = Random::seeded(sessions);
     let mut lines = String::new();
@@ -26,7 +26,7 @@ fn backfill(host: &Host) -> String {
     format!("CALL enrich.backfill_sessions('{}', progress => false)", host.table)
 }
 
-/// What the last call reported.
+/// Returns a value that the last call reported.
 #[track_caller]
 fn reported(db: &mut Session, what: &str) -> i64 {
     db.number(&format!(
@@ -92,7 +92,7 @@ fn old_sessions_fill_the_inventories_and_their_snapshots() {
         assert_counts_are_exact(&mut db, &[(host.table, host.address)]);
         assert_eq!(db.number("SELECT count(*) FROM enrich.enrich_progress"), 0);
 
-        // And again, which finds nothing to do.
+        // A second call changes nothing.
         let state = format!(
             "SELECT (SELECT string_agg(concat(ctid, xmin), ',') FROM {}),
                     (SELECT string_agg(concat(ctid, xmin), ',') FROM enrich.ip_inventory),
@@ -105,7 +105,7 @@ fn old_sessions_fill_the_inventories_and_their_snapshots() {
     }
 }
 
-/// The analysts' table, trusted, with documents of another system: key, address, document.
+/// Creates the analysts' table, trusted, with documents of another system: key, address, document.
 fn documented(db: &mut Session, rows: &[(&str, &str, &str)]) {
     SUMMARIES.create(db);
     db.run("ALTER TABLE session_summaries ADD enrichment jsonb");
@@ -145,7 +145,7 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
                 r#"{"session": {"48.0.0.2": {"dshield": {"ip": {"ascountry": "PL"}},
                                              "spur": {"tunnels": [{"type": "VPN"}]}}}, "password": {}}"#,
             ),
-            // The files know these.
+            // The mmdb files know these addresses.
             (
                 "known",
                 "8.8.8.8",
@@ -163,14 +163,14 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
              FROM enrich.ip_inventory ORDER BY 1"
         ),
         [
-            // MaxMind's network stands over Team Cymru's, whose words are kept.
+            // MaxMind's network takes precedence over Team Cymru's, whose other values are kept.
             "8.8.8.8|15169|US|{}|f|NULL|value",
             "48.0.0.1|64501|FR|{}|t|NEW, FR|value",
             "48.0.0.2|NULL|PL|{VPN}|f|NULL|NULL",
             "48.0.0.3|64502|FR|{}|f|NULL|NULL",
         ]
     );
-    // Of the moment of attack, where the session knows it.
+    // The values at the time of the attack, where the session has them.
     for (key, snapshot) in [
         ("old", "64500|FR|NULL"),
         ("new", "64501|FR|NULL"),
@@ -193,7 +193,7 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
             "64502|PLACED|FR|NULL|document|1|2024-05-01 12:00:00",
         ]
     );
-    // Whoever looks whether to ask again sees when they were asked.
+    // The time of the answer is stored, so that later code can decide on a new request.
     assert_eq!(
         db.one(
             "SELECT enrichment #>> '{greynoise,cached_at}', enrichment #>> '{_meta,greynoise,asked_at}',
@@ -202,7 +202,8 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
         ),
         "2024-03-01T00:00:00+00:00|2024-03-01T00:00:00.000000+00:00|f"
     );
-    // Who has had their say is not asked again, however long ago it was, and Team Cymru only about networks.
+    // A provider with an answer gets no new request, however old the answer is. Team Cymru gets requests only for
+    // networks.
     assert_eq!(
         db.rows(
             "SELECT ip_address, string_agg(provider, ',' ORDER BY provider) FROM enrich.enrichment_request
@@ -210,7 +211,7 @@ fn what_sessions_quote_is_kept_where_the_files_know_nothing() {
         ),
         ["48.0.0.2|cymru"]
     );
-    // Undated words are as old as their session.
+    // An answer without a date is as old as its session.
     assert_eq!(
         db.one("SELECT enrichment #>> '{_meta,spur,asked_at}' FROM enrich.ip_inventory WHERE ip_address = '48.0.0.2'"),
         "2024-05-01T12:00:00.000000+00:00"
@@ -239,7 +240,7 @@ fn older_words_replace_no_newer_ones() {
     assert_eq!(db.one("SELECT is_scanner FROM enrich.ip_inventory"), "t");
 }
 
-/// Documents that make no sense, one of every kind; an `@` stands for the address.
+/// Malformed documents, one of every kind. An `@` stands for the address.
 const MALFORMED: [&str; 20] = [
     "[]",
     "null",
@@ -276,7 +277,7 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
              VALUES ('m{number}', '{NOON}', '{address}', '{document}')"
         ));
     }
-    // Far too large for a part, and far too many characters for a list.
+    // A part that is far too large, and a list with far too many characters.
     db.run(&format!(
         "INSERT INTO session_summaries (session_id, first_event_at, source_ip, enrichment)
          SELECT 'large', '{NOON}', '48.0.9.1', jsonb_build_object('spur', jsonb_build_object('risks', repeat('x', 100000)))"
@@ -305,7 +306,8 @@ fn a_thousand_malformed_documents_are_counted_and_listed() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// As many as are read for one batch, each as large as a part may be: of what is listed no more is kept than is shown.
+/// The number of documents of one batch, each of the largest size of a part. Rejected rows are kept only in the length
+/// that is shown.
 #[test]
 fn large_malformed_documents_do_not_fill_the_memory() {
     let mut db = database();
@@ -337,7 +339,7 @@ fn malformed_addresses_are_listed_by_their_key() {
         db.rows("SELECT row_key, reason, content FROM enrich.rejected_row ORDER BY 1"),
         ["b|the address is none|not an ip", "c|the address is none|8.8.8.0/24"]
     );
-    // By their place where there is no key.
+    // The list has the row's ctid if the table lacks a key.
     db.run("DELETE FROM enrich.rejected_row; ALTER TABLE sessions DROP CONSTRAINT sessions_pkey");
     db.run(&backfill(&COWRIE));
     assert_eq!(
@@ -371,7 +373,7 @@ fn snapshots_that_have_a_value_keep_it() {
             )),
             ["7|US|NULL|t|f", "15169|FR|1|f|f", "15169|US|NULL|t|t"]
         );
-        // Nor does anything change them later.
+        // A later backfill changes nothing either.
         db.run("UPDATE enrich.ip_inventory SET current_asn = NULL, enrichment = '{}'");
         db.run(&backfill(host));
         assert_eq!(host.snapshot(&mut db, "b"), "15169|FR|NULL");
@@ -420,7 +422,7 @@ fn callers_mistakes_are_refused() {
     ));
     let mut stranger = db.session_as(&role);
     assert_eq!(code(&mut stranger, "CALL enrich.backfill_sessions('sessions')"), "42501");
-    // Whoever owns the table needs no rights on the inventories.
+    // The owner of the table needs no rights on the inventories.
     db.run(&format!("ALTER TABLE sessions OWNER TO {role}"));
     db.run("ALTER TABLE sessions DISABLE TRIGGER USER");
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
@@ -430,7 +432,7 @@ fn callers_mistakes_are_refused() {
     db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
-/// Runs a backfill of small batches in a thread of its own; `meanwhile` gets its process.
+/// Runs a backfill of small batches in a separate thread. `meanwhile` gets its process id.
 fn while_it_runs(
     db: &Database<'_>,
     host: &Host,
@@ -577,7 +579,7 @@ fn a_table_that_is_rewritten_is_read_from_the_beginning() {
         );
         watcher.run(&format!("SELECT pg_terminate_backend({pid})"));
     });
-    // Told so, or the connection was closed before it was read.
+    // The client got the message, or the connection was closed before the client read it.
     let code = ended.expect_err("it was terminated").code;
     assert!(["57P01", "08006"].contains(&code.as_str()), "{code}");
     wait_until("it is gone", || db.number("SELECT count(*) FROM enrich.enrich_progress"), |left| *left == 0);
@@ -588,7 +590,7 @@ fn a_table_that_is_rewritten_is_read_from_the_beginning() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Killed in its second pass; then the table is emptied and filled again behind the triggers' back.
+/// The call is killed in its second pass. Then the table is emptied and filled again without triggers.
 #[test]
 fn a_table_that_was_filled_anew_is_read_anew_for_addresses_too() {
     let mut db = database();
@@ -609,7 +611,7 @@ fn a_table_that_was_filled_anew_is_read_anew_for_addresses_too() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// One writer's statements, none of which may fail or wait long.
+/// The statements of one writer. None of them may fail or wait long.
 fn write_on(mut session: Session, host: &Host, writer: u64, old: u64, ended: &AtomicBool) -> u64 {
     let mut random = Random::seeded(writer + 77);
     let (table, key, address) = (host.table, host.key, host.address);
@@ -675,7 +677,7 @@ fn beside_writers_everything_is_counted_and_nobody_fails() {
             )),
             Vec::<String>::new()
         );
-        // With nobody in the way, the rest is filled.
+        // Without locks the rest is filled.
         db.run(&backfill(host));
         assert_eq!(
             db.number(&format!(
@@ -687,7 +689,7 @@ fn beside_writers_everything_is_counted_and_nobody_fails() {
     }
 }
 
-/// Everything that a backfill leaves, but what the clock says.
+/// Returns everything that a backfill writes, without times of the call.
 fn left_by_it(db: &mut Session, host: &Host) -> Vec<String> {
     let mut all = Vec::new();
     for query in [
@@ -712,7 +714,7 @@ fn left_by_it(db: &mut Session, host: &Host) -> Vec<String> {
     all
 }
 
-/// Old sessions of addresses that the files know and that they do not, half of them with documents.
+/// Stores old sessions of addresses in the mmdb files and of others, half of them with documents.
 fn documented_crowd(db: &mut Session, sessions: u64) {
     SUMMARIES.create(db);
     db.run("ALTER TABLE session_summaries ADD enrichment jsonb");
@@ -758,7 +760,7 @@ fn however_often_it_is_killed_the_result_is_that_of_one_clean_run() {
     let name = db.name.clone();
     drop(db);
     let mut phases = Vec::new();
-    // A call that is too quick to be killed is one more call that must change nothing.
+    // A call that ends before it is killed is one more call that must change nothing.
     for _ in 0..10 * KILLS {
         if phases.len() == KILLS {
             break;
@@ -766,9 +768,9 @@ fn however_often_it_is_killed_the_result_is_that_of_one_clean_run() {
         let mut caller = cluster.session(&name);
         let pid = caller.backend_pid();
         let mut watcher = cluster.session(&name);
-        // After so many more batches.
+        // Kills after this number of further batches.
         let batches = random.below(70) + 1;
-        // Its process is there to be killed even if the call has just ended.
+        // The backend can be killed even if the call has just ended.
         let running = std::thread::spawn(move || {
             (caller.try_run("CALL enrich.backfill_sessions('session_summaries', 100, false)"), caller)
         });
@@ -859,7 +861,8 @@ fn what_an_owner_put_on_their_table_runs_as_them_whoever_calls() {
     db.run(&format!("ALTER TABLE sessions OWNER TO postgres; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
-/// More addresses than are looked up together, and their rows in the inventory just rewritten: the index has dead entries.
+/// More addresses than are looked up together. Their rows in the inventory were just rewritten, so the index has dead
+/// entries.
 #[test]
 fn many_addresses_with_quotes_are_filled_and_validated() {
     let mut db = database();
@@ -883,7 +886,7 @@ fn many_addresses_with_quotes_are_filled_and_validated() {
         ),
         0
     );
-    // Of each address without a network no session had a document.
+    // Sessions whose address has no network had no document either.
     assert_eq!(
         db.number(
             "SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL AND enrichment IS NOT NULL"
@@ -891,7 +894,7 @@ fn many_addresses_with_quotes_are_filled_and_validated() {
         0
     );
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
-    // The same when they are looked at for a foreign key, one of them an orphan.
+    // The addresses are read again for a foreign key. One session has no row in the inventory.
     db.run(
         "ALTER TABLE session_summaries DISABLE TRIGGER USER;
          ALTER TABLE session_summaries DROP CONSTRAINT cowrie_enrich_address",

@@ -1,4 +1,4 @@
-//! Addresses that nobody on the internet can have, after IANA's special-purpose registries.
+//! Addresses that cannot be in use on the internet, from IANA's special-purpose registries.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +34,7 @@ const BOGONS: &[(&str, &str)] = &[
     ("::ffff:10.0.0.0", "::ffff:10.255.255.255"),
 ];
 
-/// Neighbours of those blocks, and addresses that are well known.
+/// Neighbours of those blocks, and well-known addresses.
 const PUBLIC: &[&str] = &[
     "1.0.0.0",
     "1.1.1.1",

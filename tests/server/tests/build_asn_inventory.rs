@@ -1,4 +1,4 @@
-//! CALL build_asn_inventory(): networks from the addresses that are known, whoever wrote these down.
+//! CALL build_asn_inventory(): creates networks from the stored addresses, of any origin.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use server_tests::{Options, Session, database, fresh_database, wait_until};
 
 const BUILD: &str = "CALL build_asn_inventory(progress => false)";
 
-/// Rows as a restore brings them in: no trigger and no foreign key looks at them.
+/// Inserts rows as a restore does: no trigger fires, and no foreign key is checked.
 fn load(db: &mut Session, rows: &str) {
     db.run(&format!(
         "SET session_replication_role = replica;
@@ -18,8 +18,8 @@ fn load(db: &mut Session, rows: &str) {
     ));
 }
 
-/// `count` addresses of a Python system: some placed in networks that are not there, some not placed, some that MaxMind,
-/// some that Team Cymru, some that both knew. They lie in the table in another order than that of their key.
+/// Loads `count` addresses of a Python system. Some are in networks that are missing, some in none. Some have an answer
+/// of MaxMind, some of Team Cymru, some of both. Their order in the table differs from that of their key.
 fn load_many(db: &mut Session, count: usize) {
     load(
         db,
@@ -38,7 +38,7 @@ fn load_many(db: &mut Session, count: usize) {
     );
 }
 
-/// Everything that a call may write but for when it did.
+/// Everything that a call may write, without the time of the call.
 const STATE: &str = "
     SELECT 'network', asn_number::text, concat_ws(',', organization_name, organization_country, rir_registry, asn_type,
            first_seen, last_seen, unique_ip_count, total_session_count, enrichment)
@@ -49,7 +49,7 @@ const STATE: &str = "
     UNION ALL SELECT 'pending', asn_number::text, '' FROM network_delta
     ORDER BY 1, 2, 3";
 
-/// Which versions of rows there are: whatever is written, be it the same, changes this.
+/// The versions of the rows. Every write changes these, even one that does not change a value.
 const VERSIONS: &str = "
     SELECT 'network', asn_number::text, concat(ctid, xmin, xmax) FROM asn_inventory
     UNION ALL SELECT 'address', host(ip_address), concat(ctid, xmin, xmax) FROM ip_inventory
@@ -106,7 +106,7 @@ fn missing_networks_are_made_with_what_each_source_says_and_addresses_are_placed
             r#"64503|{"rir_registry": "cymru", "organization_name": "cymru", "organization_country": "maxmind"}"#,
         ]
     );
-    // An address that was in its network already has its history from elsewhere.
+    // An address that was in its network before has its history from another source.
     assert_eq!(
         db.rows("SELECT host(ip_address), asn_number, verification_source FROM ip_asn_history ORDER BY 1"),
         ["60.0.0.3|64500|maxmind", "60.0.0.4|64502|cymru"]
@@ -153,7 +153,7 @@ fn a_better_source_stays_and_a_lesser_one_is_replaced() {
         );
     }
     db.run(BUILD);
-    // What Team Cymru said before it does not take back: an old document must not correct a newer answer.
+    // An answer of Team Cymru is not replaced: an old document must not correct a newer answer.
     assert_eq!(
         db.rows(networks),
         ["64500|By hand|FR|RIPE", "64501|CYMRU, NL|NL|RIPE", "64502|ROUTES|GB|RIPE", "64503|ROUTES|GB|RIPE"]
@@ -204,7 +204,7 @@ fn the_size_of_batches_makes_no_difference() {
     assert!(states[0] == states[1] && states[0] == states[2]);
 }
 
-/// No session table is attached: the sessions are those that the addresses say.
+/// No session table is attached, so the sessions are those of the addresses.
 #[track_caller]
 fn assert_counts_are_exact_without_tables(db: &mut Session) {
     db.run("CALL enrich.fold_statistics()");
@@ -226,7 +226,7 @@ fn wrong_counts_and_times_are_corrected_and_pending_ones_are_not_added_twice() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.9")), ("c", Some("1.1.1.1"))]));
-    // Nothing is folded yet: three sessions are pending, and what they mean for networks.
+    // Nothing is folded yet. Three sessions and their counts for networks are pending.
     db.run(BUILD);
     assert_eq!(result(&mut db)["corrected"], 0);
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
@@ -246,7 +246,7 @@ fn wrong_counts_and_times_are_corrected_and_pending_ones_are_not_added_twice() {
         [
             "13335|1|1|2024-05-01 12:00:00+00|2024-05-01 12:00:00+00",
             "15169|2|3|2024-05-01 12:00:00+00|2024-05-01 12:00:00+00",
-            // J7: a network without an address stays, and is no address's.
+            // J7: a network without an address stays, without counts.
             "64500|0|0|NULL|NULL",
         ]
     );
@@ -274,7 +274,7 @@ fn a_network_number_that_is_none_is_listed_and_stops_nothing() {
     assert_eq!(result(&mut db)["skipped"], 3);
 }
 
-/// One of each kind of nonsense, again and again.
+/// Loads malformed documents, of each kind in turn.
 fn load_malformed(db: &mut Session, count: usize) {
     load(
         db,
@@ -302,9 +302,9 @@ fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_on
         "WARNING:  build_asn_inventory: the enrichment of 1000 addresses makes no sense, wholly or in part";
     assert_eq!(said.matches("WARNING").count(), 1, "{said}");
     assert!(said.contains(expected), "{said}");
-    // J10: the summary names how many were skipped.
+    // J10: the summary contains the number of skipped addresses.
     let skipped = result(&mut db)["skipped"].as_i64().expect("a number");
-    // Of one kind the rest is used.
+    // For some kinds the valid part is used, so these addresses are not skipped.
     assert_eq!(skipped, 934);
     assert!(
         said.contains(&format!("scanned 20000, unique 97, created 97, updated 0, skipped {skipped}, ")),
@@ -385,14 +385,14 @@ fn inside_a_transaction_block_it_is_one_transaction() {
     assert!(db.rows(STATE) == before);
     assert_eq!(db.number("SELECT count(*) FROM procedure_call"), 0);
     db.run("BEGIN; CALL build_asn_inventory(10, false); CALL build_asn_inventory(10, false); COMMIT");
-    // What it means for counts is folded by whoever folds next.
+    // The next fold adds the counts.
     db.run("CALL fold_statistics()");
     clean.run(BUILD);
     assert!(db.rows(STATE) == clean.rows(STATE));
     assert_counts_are_exact_without_tables(&mut db);
 }
 
-/// The backend is killed, and with it goes the server; what was committed stays, and the next call goes on there.
+/// The backend is killed, so the server restarts. Committed work stays, and the next call continues after it.
 #[test]
 fn killed_again_and_again_it_comes_to_what_one_clean_run_does() {
     const ADDRESSES: usize = 20_000;
@@ -436,7 +436,7 @@ fn killed_again_and_again_it_comes_to_what_one_clean_run_does() {
     let mut db = cluster.session(&name);
     db.run("CALL build_asn_inventory(40, false)");
     assert!(db.rows(STATE) == expected, "after kills at {reached:?}");
-    // What was counted before counts.
+    // The report includes the work of the killed calls.
     let report_after = result(&mut db);
     for key in ["scanned", "unique", "created", "skipped"] {
         assert_eq!(report_after[key], report[key], "{key} after kills at {reached:?}");
@@ -446,7 +446,7 @@ fn killed_again_and_again_it_comes_to_what_one_clean_run_does() {
     cluster.session(&clean_name).run(BUILD);
 }
 
-/// Sessions come, statistics are folded, addresses are enriched in any order, and it runs meanwhile.
+/// Sessions are stored, statistics are folded and addresses are enriched in any order, while the procedure runs.
 #[test]
 fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
     const ROUNDS: usize = 60;
@@ -454,7 +454,7 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
     let crowd = |n: usize| server_tests::world::crowd_member(n as u64);
-    // Half of what the sessions will bring is there already, not placed yet.
+    // Half of the sessions' addresses exist already, without a network.
     load(
         &mut db,
         "SELECT ('23.' || g % 256 || '.0.' || g / 256 + 1)::inet, NULL::bigint, NULL::timestamptz, NULL::timestamptz, 0,
@@ -528,7 +528,7 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
     assert_eq!(result(&mut db)["corrected"], 0, "counts were exact without the last call");
     assert_eq!(db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NULL"), 0);
     assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
-    // One line of history for each address: nobody placed one twice.
+    // One line of history for each address, so no address was assigned twice.
     assert_eq!(
         db.number(
             "SELECT count(*) FROM (SELECT FROM ip_asn_history GROUP BY ip_address HAVING count(*) > 1) twice"
@@ -537,8 +537,9 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
     );
 }
 
-/// Whatever the planner believes of the inventory: nothing, that hardly any address lacks a network, that there are hardly
-/// any addresses. Fifty lie in the table in the opposite order of their key, and somebody holds the first.
+/// Tests three states of the planner's statistics of the inventory: there are none, hardly any address lacks a network,
+/// or there are hardly any addresses. Fifty addresses are in the table in reverse order of their key. Another
+/// transaction has locked the first one.
 #[test]
 fn addresses_are_locked_in_the_order_of_their_key() {
     for placed in [0, 1, 5_000] {
@@ -579,7 +580,7 @@ fn addresses_are_locked_in_the_order_of_their_key() {
     }
 }
 
-/// It folds on its way, which locks networks; then it creates some, for which it must hold none.
+/// The procedure folds, which locks networks. Then it creates some, and must hold no such lock.
 #[test]
 fn what_was_folded_on_the_way_is_locked_no_more_when_networks_are_created() {
     const FOLDED: usize = 100_000;

@@ -1,5 +1,6 @@
-//! Whatever can run long or wait can be stopped: by statement_timeout, lock_timeout, a cancellation, a termination, an idle
-//! transaction's timeout. What was stopped leaves nothing half done, and the same call works afterwards.
+//! Every call that can take long or wait can be stopped: by statement_timeout, lock_timeout, a cancellation, a
+//! termination or idle_in_transaction_session_timeout. A stopped call leaves no partial work, and the same call works
+//! afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,12 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::Files;
 use server_tests::{Database, Options, database, shared, wait_until};
 
-/// A stop that takes longer is a hang. On an idle machine all take milliseconds.
+/// Calls that take longer to stop are considered to hang. On an idle machine all take milliseconds.
 const SOON: Duration = Duration::from_secs(15);
 
 const SESSIONS: u32 = 20_000;
 
-/// Sessions that nobody has counted yet, of as many addresses, in an attached table.
+/// Creates an attached table with sessions that are not counted yet, each of another address.
 fn crowd() -> Database<'static> {
     let mut db = database();
     db.run(&format!(
@@ -28,7 +29,7 @@ fn crowd() -> Database<'static> {
     db
 }
 
-/// Runs a statement that is stopped while it works; answers the SQLSTATE, `None` if it came to its end before.
+/// Runs a statement that is stopped while it works. Returns the SQLSTATE, or `None` if the statement ended before.
 fn stopped(db: &Database<'_>, statement: &str, how: &str) -> Option<String> {
     let mut session = db.another();
     let pid = session.backend_pid();
@@ -38,7 +39,7 @@ fn stopped(db: &Database<'_>, statement: &str, how: &str) -> Option<String> {
     if is_timeout {
         session.run("SET statement_timeout = 40");
     }
-    // What comes to its end all the same is undone; procedures commit as they go.
+    // A statement that ends before the stop is rolled back. Procedures commit by themselves.
     let (begin, end) =
         if statement.starts_with("CALL") { ("SELECT 1", "SELECT 1") } else { ("BEGIN", "ROLLBACK") };
     let running = std::thread::spawn(move || {
@@ -62,12 +63,12 @@ fn stopped(db: &Database<'_>, statement: &str, how: &str) -> Option<String> {
     assert!(since.elapsed() < SOON, "{how} took {:?}", since.elapsed());
     let (end, after) = running.join().expect("no panic");
     let refusal = end.err()?;
-    // After a cancellation the connection goes on.
+    // The connection survives a cancellation.
     assert_eq!(after.is_ok(), how != "pg_terminate_backend", "{refusal:?} {after:?}");
     Some(refusal.code)
 }
 
-/// Whoever is terminated may find the connection closed before the word that says why.
+/// A terminated client may see the end of the connection before the message with the reason.
 fn is_end_by(end: &str, code: &str) -> bool {
     end == code || (code == "57P01" && end == "08006")
 }
@@ -112,7 +113,7 @@ fn everything_that_works_long_stops_when_it_is_told_to() {
     ] {
         for (how, code) in STOPS {
             if statement.contains("fold_statistics") {
-                // Something to fold, which is nothing in the end.
+                // Counts to fold, with sums of zero.
                 db.run(
                     "INSERT INTO enrich.session_delta
                      SELECT '23.0.0.0'::inet + n % 20000 + 1, CASE WHEN n < 60000 THEN 1 ELSE -1 END, NULL, NULL
@@ -130,7 +131,7 @@ fn everything_that_works_long_stops_when_it_is_told_to() {
         }
     }
     assert!(stops >= 48, "only {stops} of 66 were stopped in the middle");
-    // Nobody runs any more, nobody holds anything, and each of them works.
+    // No call is shown in progress, no lock is held, and each procedure works.
     assert_eq!(db.rows("SELECT procedure FROM enrich.enrich_progress"), [""; 0]);
     let held = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                 WHERE locktype = 'advisory' AND datname = current_database()";
@@ -154,7 +155,7 @@ fn everything_that_works_long_stops_when_it_is_told_to() {
     assert_counts_are_exact(&mut db.another(), &tables);
 }
 
-/// What waits for a lock of somebody else's is in the middle of its work for sure.
+/// A call that waits for another transaction's lock is in the middle of its work.
 #[test]
 fn whoever_waits_for_a_lock_can_be_stopped() {
     let mut db = database();
@@ -212,7 +213,7 @@ fn whoever_waits_for_a_lock_can_be_stopped() {
             wait_until("it has ended", || running.is_finished(), |ended| *ended);
             assert!(since.elapsed() < SOON, "{how} took {:?}: {statement}", since.elapsed());
             let end = running.join().expect("no panic").map_err(|refusal| refusal.code);
-            // Metrics wait for no lock longer than a second, and show what the worker has reported.
+            // Metrics wait at most a second for a lock, and then show values that the worker has reported.
             let needs_no_lock = how == "lock_timeout" && statement.contains("prometheus_metrics()");
             let is_stopped = end.as_ref().is_err_and(|end| is_end_by(end, code));
             assert!(
@@ -295,7 +296,7 @@ fn a_question_that_nobody_answers_can_be_stopped_and_gives_its_permit_back() {
     for (how, code) in
         [("statement_timeout", "57014"), ("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")]
     {
-        // Twice: the second would wait for the permit of the first if that had kept it.
+        // Twice, because the second call would wait for the permit of the first if that had kept it.
         for _ in 0..2 {
             let mut session = db.another();
             let pid = session.backend_pid();
@@ -355,7 +356,7 @@ fn what_is_no_file_is_refused_as_a_database_and_not_waited_for() {
         session.run("SET statement_timeout = '20s'");
         let refusal = session.refused("SELECT enrich.reload_mmdb()");
         assert_ne!(refusal.code, "57014", "{path} was waited for: {refusal:?}");
-        // The old one keeps serving.
+        // The old file stays in service.
         assert_eq!(session.one("SELECT enrich.ip_country('8.8.8.8')"), "US", "{path}");
     }
     let files = Files::below(cluster.files());

@@ -1,4 +1,5 @@
-//! `cargo pgrx package` gives the files that `scripts/build-extension` gives, for those who know pgrx and not this project.
+//! `cargo pgrx package` produces the same files as `scripts/build-extension`, for users who know pgrx and not this
+//! project.
 //!
 //! Installs cargo-pgrx below target/tools, which takes two minutes once. No other test needs it.
 
@@ -34,7 +35,7 @@ fn cargo_pgrx_package_gives_the_files_of_build_extension() {
     }
 }
 
-/// Runs a script of this checkout with the environment in which the extension under test was built.
+/// Runs a script of this checkout in the environment in which the extension under test was built.
 fn run(name: &str, arguments: &[&str]) {
     let output =
         script(&workspace(), name).args(arguments).env("QUIET", "1").output().expect("the script runs");
@@ -46,7 +47,7 @@ fn run(name: &str, arguments: &[&str]) {
     );
 }
 
-/// The files of a stage by their names. `cargo pgrx package` puts them below the directories of PostgreSQL.
+/// Returns the files of a stage by their names. `cargo pgrx package` puts them below the directories of PostgreSQL.
 fn files(stage: &Path) -> BTreeMap<String, Vec<u8>> {
     ["so", "control", "sql"]
         .iter()
@@ -62,7 +63,8 @@ fn names(files: &BTreeMap<String, Vec<u8>>) -> Vec<&String> {
     files.keys().collect()
 }
 
-/// The lines of an SQL script without blank lines and comments. pgrx adds comments that tell where a statement is from.
+/// Returns the lines of an SQL script without blank lines and comments. pgrx adds comments with the source of a
+/// statement.
 fn code(script: &[u8]) -> Vec<String> {
     let script = std::str::from_utf8(script).expect("scripts are ASCII");
     let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! enrich_ip, enrich_ips and ensure_asn_inventory: what is written, what is merged, what stays.
+//! enrich_ip, enrich_ips and ensure_asn_inventory: the values that they write, merge and keep.
 
 use server_tests::database::cluster_with_world;
 use server_tests::recount::assert_counts_are_exact;
@@ -54,7 +54,7 @@ fn force_asks_again_and_records_when() {
     let before = db.one(when);
     db.run("SELECT enrich_ip('8.8.8.8', true)");
     assert_eq!(db.one(&format!("SELECT ({when}) > '{before}'::timestamptz")), "t");
-    // The same network again is no news.
+    // The same network again adds no line.
     assert_eq!(db.number("SELECT count(*) FROM ip_asn_history"), 1);
 }
 
@@ -181,7 +181,7 @@ fn an_address_that_moved_leaves_a_trace() {
     networks.write(&files.asn);
     world::city_database().build_epoch(1_800_000_000).write(&files.city);
     db.run("SELECT reload_mmdb()");
-    // A newer build makes MaxMind's answer due, without force.
+    // A newer build makes MaxMind's answer stale, without force.
     assert_eq!(
         db.rows("SELECT ip_address, current_asn FROM enrich_ips('{8.8.8.8,8.8.8.9}') ORDER BY 1"),
         ["8.8.8.8|64500", "8.8.8.9|15169"]
@@ -195,7 +195,7 @@ fn an_address_that_moved_leaves_a_trace() {
         db.rows("SELECT asn_number, unique_ip_count FROM asn_inventory ORDER BY 1"),
         ["15169|1", "64500|1"]
     );
-    // An older build is no news: the file was put back by mistake, the answer is still known.
+    // An older build changes nothing: the file was put back by mistake, and the newer answer is still stored.
     assert_eq!(
         db.one("SELECT enrichment #>> '{maxmind,build_epoch}' FROM ip_inventory WHERE current_asn = 64500"),
         "1800000000"
@@ -220,7 +220,7 @@ fn sessions_move_with_their_address_to_its_new_network() {
     db.run("INSERT INTO s VALUES (10, '8.8.8.8')");
     assert_counts_are_exact(&mut db, &[("s", "source_ip")]);
     assert_eq!(db.one("SELECT current_asn, session_count FROM ip_inventory"), "64500|10");
-    // The attack was made from the old network.
+    // These attacks came from the old network.
     assert_eq!(db.rows("SELECT snapshot_asn, count(*) FROM s GROUP BY 1 ORDER BY 1"), ["15169|9", "64500|1"]);
 }
 
@@ -231,7 +231,7 @@ fn metadata_is_filled_where_null_and_replaced_only_by_a_better_source() {
     let row = "SELECT organization_name, organization_country, rir_registry FROM asn_inventory
                WHERE asn_number = 15169";
     assert_eq!(db.one(row).split('|').next(), Some("GOOGLE"));
-    // Somebody who says so by hand is the best source.
+    // A value that a user sets by hand takes precedence over all sources.
     db.run("SELECT ensure_asn_inventory(15169, 'Google LLC', 'us', 'arin')");
     assert_eq!(db.one(row), "Google LLC|US|ARIN");
     db.run("SELECT ensure_asn_inventory(15169)");
@@ -309,7 +309,7 @@ fn numbers_and_metadata_out_of_range_are_refused_without_side_effect() {
         assert!(refusal.code.starts_with("22"), "{arguments}: {refusal:?}");
     }
     assert_eq!(db.number("SELECT count(*) FROM asn_inventory"), 0);
-    // The tables say the same to those who write them by hand.
+    // The tables reject the same values in direct writes.
     for statement in [
         "INSERT INTO asn_inventory (asn_number) VALUES (0)",
         "INSERT INTO asn_inventory (asn_number) VALUES (4294967296)",
@@ -356,7 +356,7 @@ fn generated_columns_stand_any_json() {
             "{json}"
         );
     }
-    // SPUR says it in three places, each an array, a string or an object.
+    // SPUR's answer has types in three places, each an array, a string or an object.
     for (json, contains) in [
         (r#"{"spur":{"tunnels":[{"type":"VPN"},{"type":"PROXY"}]}}"#, "{VPN,PROXY}"),
         (r#"{"spur":{"infrastructure":"DATACENTER"}}"#, "{DATACENTER}"),
@@ -463,7 +463,7 @@ fn a_job_is_queued_for_known_providers_only() {
     assert_eq!(refusal.code, "22023", "{refusal:?}");
     let refusal = db.refused("SELECT request_enrichment('8.8.8.0/24', 'cymru')");
     assert_eq!(refusal.code, "22023", "{refusal:?}");
-    // Bogons never leave the machine, whoever asks.
+    // No lookup of a bogon is sent, for any caller.
     let _ = db.try_run("SELECT request_enrichment('10.0.0.1', 'cymru')");
     assert_eq!(db.number("SELECT count(*) FROM enrichment_request WHERE ip_address = '10.0.0.1'"), 0);
 }
@@ -497,7 +497,7 @@ fn counters_move_when_the_work_commits() {
     assert_eq!(db.one(stats), "1|0|1|0|1");
     db.run("SELECT enrich_ip('8.8.8.8'); SELECT enrich_ip('8.8.8.9')");
     assert_eq!(db.one(stats), "3|1|2|0|1");
-    // Another session sees the same: with the library preloaded the counters are the server's.
+    // Another session sees the same. If the library is preloaded, the counters belong to the server.
     assert_eq!(db.another().one(&stats.replace("FROM ", "FROM enrich.")), "3|1|2|0|1");
     db.run("SELECT reset_enrich_stats()");
     assert_eq!(db.one(stats), "0|0|0|0|0");

@@ -1,5 +1,5 @@
-//! Locks on tables of the extension: no commit of a session waits for them beyond a bound, whatever timeouts the session has,
-//! no session is lost, and counts that could not be appended are counted again.
+//! Locks on tables of the extension. The commit of a session waits for them only up to a bound, with any timeouts of
+//! the session. No session is lost, and counts that could not be appended are counted again.
 
 use std::sync::OnceLock;
 
@@ -9,13 +9,13 @@ use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::recount::{assert_counts_are_exact, wait_for_count};
 use server_tests::{Cluster, Database, Options, Session, fresh_database, wait_until};
 
-/// A server whose worker looks often and asks no provider.
+/// A server whose worker works often and uses no provider.
 fn server() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     server_without_providers(&CLUSTER, "commit-locks")
 }
 
-/// A database with a worker and a folded session of 8.8.8.8.
+/// Returns a database with a worker and a folded session of 8.8.8.8.
 fn prepared() -> Database<'static> {
     let mut db = fresh_database(server());
     COWRIE.create_attached(&mut db);
@@ -40,14 +40,14 @@ fn lost(db: &mut Session) -> i64 {
     )
 }
 
-/// Runs statements in another connection while `tables` are locked, and returns what became of them once they have ended.
-/// They must end while the lock is still held.
+/// Runs statements in another connection while `tables` are locked. Returns their result. They must end while the lock
+/// is still held.
 #[track_caller]
 fn while_locked(db: &Database<'_>, tables: &str, settings: &str, sql: &str) -> Result<(), String> {
     let (locker, mut session) = (db.another(), db.another());
     session.run(settings);
     std::thread::scope(|scope| {
-        // Dropped when this gives up: then the statements end, and the test with them.
+        // Dropped on a failure, so that the statements end, and the test with them.
         let mut locker = locker;
         locker.run(&format!("BEGIN; LOCK TABLE {tables}"));
         let running = scope.spawn(move || session.try_run(sql).map_err(|refusal| refusal.code));
@@ -61,8 +61,8 @@ fn while_locked(db: &Database<'_>, tables: &str, settings: &str, sql: &str) -> R
     })
 }
 
-/// Stores a session while `tables` are locked. A busy machine may need longer than a timeout of 20 ms for the statement alone,
-/// so it is repeated when it was cancelled. A lock that a commit waits for cancels it every time.
+/// Stores a session while `tables` are locked. A busy machine may need longer than a timeout of 20 ms for the statement
+/// alone, so a cancelled statement is repeated. A lock that a commit waits for cancels it every time.
 #[track_caller]
 fn assert_stored_while_locked(db: &Database<'_>, tables: &str, settings: &str, insert: &str) {
     let cancelled = Err("57014".to_owned());
@@ -82,7 +82,7 @@ const TABLES: [&str; 8] = [
     "enrich.known_networks",
 ];
 
-/// What a session may have set.
+/// Settings that a session may have.
 const SETTINGS: [&str; 3] = [
     "SET lock_timeout = 0; SET statement_timeout = 0",
     "SET lock_timeout = '1ms'; SET statement_timeout = '20ms'",
@@ -117,8 +117,8 @@ fn no_lock_holds_a_commit_and_counts_are_exact_afterwards() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Tables that the commit of a session with a foreign key does without. It cannot do without ip_inventory, because the server
-/// itself looks the address up there.
+/// Tables that the commit of a session with a foreign key does not need. It needs ip_inventory, because the server
+/// looks the address up there.
 const TABLES_BESIDE_A_FOREIGN_KEY: [&str; 8] = [
     "enrich.session_delta",
     "enrich.network_delta",
@@ -167,7 +167,7 @@ fn no_lock_beside_the_one_on_the_referenced_table_holds_a_session_with_a_foreign
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// A procedure commits while its statement_timeout runs: what it inserted before is not lost to a lock of ours.
+/// A procedure commits while its statement_timeout runs. A lock on a table of the extension does not undo its inserts.
 #[test]
 fn a_timeout_that_runs_during_a_commit_does_not_undo_it() {
     let mut db = prepared();
@@ -180,7 +180,7 @@ fn a_timeout_that_runs_during_a_commit_does_not_undo_it() {
             (&format!("n{n}"), Some(&format!("89.160.20.{}", n + 1))),
         ]);
         let ended = while_locked(&db, table, settings, &format!("DO $do$ BEGIN {insert}; COMMIT; END $do$"));
-        // The timeout is late, but not forgotten.
+        // The statement may still end with the timeout, but after the commit.
         assert!(ended.is_ok() || ended == Err("57014".to_owned()), "{table}: {ended:?}");
         assert_eq!(
             db.number(&format!("SELECT count(*) FROM sessions WHERE id IN ('k{n}', 'n{n}')")),
@@ -193,7 +193,7 @@ fn a_timeout_that_runs_during_a_commit_does_not_undo_it() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The inventory is locked, so the snapshot is that of the files.
+/// The inventory is locked, so the snapshot has the values of the mmdb files.
 #[test]
 fn a_locked_inventory_leaves_the_snapshot_to_the_files() {
     let mut db = prepared();
@@ -211,9 +211,10 @@ fn a_lost_count_is_seen_and_counted_again() {
     let said = db.notices(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8"))]));
     assert!(said.contains("WARNING:  cowrie_enrich could not count the sessions"), "{said}");
     assert!(said.contains("recount_request"), "{said}");
-    // As long as the table is locked, nobody can correct it.
+    // While the table is locked, its counts cannot be corrected.
     assert_eq!(db.one("SELECT sessions, has_gaps FROM enrich.recount_request"), "2|f");
-    // Another database has not got the lock, so that its view shows what the worker of this one has seen.
+    // In another database there are no such locks, so its view shows the values that the worker of this one has
+    // reported.
     let mut elsewhere = fresh_database(server());
     let age = format!(
         "SELECT count(*) FROM enrich.enrich_metrics
@@ -228,7 +229,7 @@ fn a_lost_count_is_seen_and_counted_again() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Sizes are counted in tables. Under a lock they are those that the worker has reported.
+/// Sizes are counted in tables. If these are locked, the values are those that the worker has reported.
 #[test]
 fn metrics_are_shown_while_tables_are_locked() {
     let db = prepared();
@@ -239,7 +240,7 @@ fn metrics_are_shown_while_tables_are_locked() {
     }
 }
 
-/// Where the request cannot be appended either, shared memory has it.
+/// If the request cannot be appended either, it is kept in shared memory.
 #[test]
 fn a_request_that_cannot_be_appended_is_not_lost() {
     let mut db = prepared();
@@ -251,7 +252,7 @@ fn a_request_that_cannot_be_appended_is_not_lost() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// A count that a prepared transaction could not append is missing only once that commits.
+/// The counts of a prepared transaction are missing only after its commit.
 #[test]
 fn a_prepared_transaction_is_recounted_when_it_commits() {
     for (n, tables) in
@@ -272,7 +273,7 @@ fn a_prepared_transaction_is_recounted_when_it_commits() {
     }
 }
 
-/// A load of many addresses appends in the middle of its statement, and leaves what it cannot append to its commit.
+/// A load of many addresses appends counts during its statement. Counts that it cannot append stay until its commit.
 #[test]
 fn a_large_load_keeps_its_counts_until_the_lock_is_gone() {
     let mut db = prepared();
@@ -290,7 +291,7 @@ fn a_large_load_keeps_its_counts_until_the_lock_is_gone() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// A session whose gap could not be noted is completed all the same.
+/// A session is completed even if the record of its gap could not be written.
 #[test]
 fn a_gap_that_could_not_be_noted_is_found_again() {
     let lab = Lab::start(

@@ -1,4 +1,4 @@
-//! No deadlocks by construction: named interleavings of two sessions, then brute force.
+//! Deadlocks are impossible by construction. Tests named interleavings of two sessions, then runs brute force.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -11,7 +11,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{crowd_address, crowd_member};
 use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
 
-/// How long the brute-force tests go on; `make race` or a night may ask for more.
+/// Returns the duration of the brute-force tests. `make race` sets a longer one.
 fn race_duration() -> Duration {
     let seconds = std::env::var("COWRIE_ENRICH_RACE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
     Duration::from_secs(seconds)
@@ -26,8 +26,8 @@ fn insert(host: &Host, key: &str, address: &str) -> String {
 
 // --- Named interleavings ------------------------------------------------------------------
 
-/// Ends a transaction in a thread of its own, because it may have to wait for another one.
-/// `meanwhile` runs once it waits or is done.
+/// Ends a transaction in a separate thread, because it may have to wait for another one. `meanwhile` runs once the
+/// thread waits or is done.
 fn end_while(db: &Database<'_>, mut waiting: Session, end: &str, meanwhile: impl FnOnce()) -> Session {
     let pid = waiting.backend_pid();
     let mut watcher = db.another();
@@ -67,7 +67,7 @@ fn two_sessions_meet_a_new_address_and_the_first_commits_first() {
     }
 }
 
-/// A foreign key writes the address before commit, so that here the first holds it uncommitted.
+/// A foreign key writes the address before commit, so here the first session holds it uncommitted.
 #[test]
 fn the_second_waits_for_the_first_to_write_the_new_address() {
     for end in ["COMMIT", "ROLLBACK"] {
@@ -89,8 +89,8 @@ fn the_second_waits_for_the_first_to_write_the_new_address() {
     }
 }
 
-/// Both hold an address of the other's uncommitted: a deadlock, if the second pair were locked in the
-/// order of the statements.
+/// Each session holds an uncommitted address that the other needs. If the second pair were locked in the order of the
+/// statements, this would be a deadlock.
 #[test]
 fn two_sessions_with_a_foreign_key_cross() {
     let mut db = database();
@@ -128,7 +128,7 @@ fn two_sessions_of_one_new_network_do_not_wait_for_each_other_before_commit() {
         host.create_attached(&mut db);
         let (mut a, mut b) = (db.another(), db.another());
         a.run(&format!("BEGIN; {}", insert(host, "a", "8.8.8.8")));
-        // Were the network's row locked by the first insert, this would wait for ever.
+        // If the first insert locked the network's row, this would wait forever.
         b.run("SET lock_timeout = '20s'");
         b.run(&insert(host, "b", "8.8.8.9"));
         assert_eq!(host.snapshot(&mut b, "b"), "15169|US|NULL");
@@ -144,7 +144,7 @@ fn a_hot_network_that_exists_is_locked_by_nobody() {
     db.run(&insert(&COWRIE, "seed", "8.8.8.8"));
     db.run("CALL enrich.fold_statistics()");
     let (mut a, mut b) = (db.another(), db.another());
-    // Even with everything deferred done at once, the known address needs no exclusive lock.
+    // Even if all deferred work is done at once, the known address needs no exclusive lock.
     a.run(&format!("BEGIN; {}; SET CONSTRAINTS ALL IMMEDIATE", insert(&COWRIE, "a", "8.8.8.8")));
     b.run("SET lock_timeout = '20s'");
     b.run(&insert(&COWRIE, "b", "8.8.8.8"));
@@ -187,7 +187,7 @@ fn two_callers_enrich_the_same_new_addresses_in_opposite_order() {
     assert_counts_are_exact(&mut db, &[]);
 }
 
-/// As docs/reference.md says of calls in an order of the caller's own.
+/// As docs/reference.md describes for calls in an order that the caller chose.
 #[test]
 fn of_two_transactions_that_name_networks_in_opposite_order_one_is_ended_and_can_be_repeated() {
     let mut db = database();
@@ -227,7 +227,7 @@ fn an_enrichment_and_a_session_meet_at_one_new_address() {
     }
 }
 
-/// The address appears after the transaction's snapshot was taken: it is there and cannot be seen.
+/// The address appears after the transaction took its snapshot, so the row exists and is invisible.
 #[test]
 fn a_repeatable_read_transaction_meets_an_address_newer_than_its_snapshot() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
@@ -247,13 +247,13 @@ fn a_repeatable_read_transaction_meets_an_address_newer_than_its_snapshot() {
     }
 }
 
-/// The user's own rows do not conflict, so nothing of ours may make one of these fail.
+/// The user's rows do not conflict, so the extension must not make one of these transactions fail.
 #[test]
 fn serializable_transactions_do_not_conflict_through_the_inventories() {
     for host in [&COWRIE, &SUMMARIES] {
         let mut db = database();
         host.create_attached(&mut db);
-        // Big enough for the planner and for page locks to be of interest.
+        // Large enough for the planner, and for page locks to matter.
         db.run(&format!(
             "SELECT count(*) FROM enrich.enrich_ips('{{{}}}')",
             (0..2_000).map(crowd_member).collect::<Vec<_>>().join(",")
@@ -317,8 +317,8 @@ fn a_table_is_attached_while_sessions_arrive() {
 
 // --- Brute force ----------------------------------------------------------------------------
 
-/// Ten inserts, some below savepoints that are released or rolled back, the whole committed or
-/// not: what one client of the honeypots' world sends.
+/// Returns ten inserts, as one client of the honeypots sends them. Some are below savepoints that are released or
+/// rolled back. The whole is committed or not.
 fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) -> Vec<String> {
     let mut statements = vec!["BEGIN".to_owned()];
     let mut open = false;
@@ -342,8 +342,8 @@ fn ten_inserts(host: &Host, random: &mut Random, client: u64, serial: &mut u64) 
     statements
 }
 
-/// Our part of a session's transaction is contained, so a deadlock in there fails no client: it shows
-/// in the server's statistics and in our errors.
+/// Errors of the extension in a session's transaction are caught, so a deadlock fails no client. It is visible in the
+/// server's statistics and in the extension's errors.
 #[track_caller]
 fn assert_no_deadlock(db: &mut Session) {
     wait_until(
@@ -364,8 +364,8 @@ fn assert_no_deadlock(db: &mut Session) {
     );
 }
 
-/// There was no deadlock, and contained errors are those of commits that waited as long as they may. How many of these there
-/// are depends on the machine.
+/// Asserts that there was no deadlock, and that caught errors come only from commits that waited for the longest
+/// allowed time. Their number depends on the machine.
 #[track_caller]
 fn assert_nothing_went_wrong_quietly(cluster: &Cluster, db: &mut Session) {
     assert_no_deadlock(db);
@@ -388,7 +388,7 @@ impl Race<'_> {
         let mut serial = 0;
         while Instant::now() < self.until {
             let statements = ten_inserts(self.host, &mut random, client, &mut serial);
-            // Half of them like a program that thinks between statements, half like a script.
+            // Half of the clients pause between statements like a program, the others do not, like a script.
             if client.is_multiple_of(2) {
                 for statement in &statements {
                     session.run(statement);
@@ -426,8 +426,8 @@ fn sixteen_clients_insert_skewed_addresses_without_deadlock() {
     }
 }
 
-/// The worst case for the order of locks: everybody meets the same new addresses at the same moment,
-/// each in an order of his own.
+/// The worst case for the order of locks: all clients meet the same new addresses at the same time, each in another
+/// order.
 #[test]
 fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
     const EACH: u64 = 60;
@@ -460,7 +460,7 @@ fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
                         format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}', true)", addresses.join(","))
                     };
                     start.wait();
-                    // Not at once: the others wait for this client in every round.
+                    // A refusal ends the test later, because the others wait for this client in every round.
                     if let Err(refusal) = session.try_run(&script) {
                         refusals.lock().expect("nobody panics with it").push(refusal);
                     }
@@ -488,7 +488,7 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     let cowrie = Race { host: &COWRIE, until, transactions: AtomicU64::new(0) };
     let summaries = Race { host: &SUMMARIES, until, transactions: AtomicU64::new(0) };
     std::thread::scope(|scope| {
-        // Commits meet the bound of their waits, also on a fast machine: these networks are there once one has.
+        // Commits reach the bound of their waits, also on a fast machine. Once one has, these networks exist.
         let mut creator = db.another();
         let addresses: Vec<String> = (0..50).map(|n| crowd_member(n * 5_000)).collect();
         creator.run(&format!("BEGIN; SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", addresses.join(",")));
@@ -561,8 +561,8 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     assert_nothing_went_wrong_quietly(&cluster, &mut db);
 }
 
-/// While a session's foreign key holds on to an address, its old version keeps those who wait for it, also when a newer one
-/// is there. Of two that enrich it at once the first must not come back to the old version.
+/// While a session's foreign key locks an address, transactions may wait for its old version although a newer one
+/// exists. If two callers enrich it at once, the first must not return to the old version.
 #[test]
 fn two_callers_meet_at_an_address_that_changes_while_a_foreign_key_holds_it() {
     let mut db = database();

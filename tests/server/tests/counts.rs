@@ -1,4 +1,4 @@
-//! Counts are exact: after folding they equal a recount, whatever happened in between.
+//! Counts are exact: after a fold they equal a recount, whichever statements ran before.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,7 +22,7 @@ fn assert_exact(host: &Host, db: &mut Session) {
     assert_counts_are_exact(db, &[(host.table, host.address)]);
 }
 
-/// One statement that changes sessions, of any kind.
+/// Returns one statement that changes sessions, of any kind.
 fn random_statement(host: &Host, random: &mut Random) -> String {
     let (table, key, address) = (host.table, host.key, host.address);
     let victim = format!("k{}", random.below(400));
@@ -30,7 +30,7 @@ fn random_statement(host: &Host, random: &mut Random) -> String {
         0..5 => {
             let rows: Vec<(String, Option<String>)> = (0..=random.below(4))
                 .map(|i| {
-                    // Distinct within a statement: an upsert may touch a row only once.
+                    // Distinct within a statement, because an upsert may touch a row only once.
                     let name = format!("k{}", random.below(100) * 4 + i);
                     let address = (!random.one_in(5)).then(|| crowd_address(random, 60));
                     (name, address)
@@ -67,8 +67,7 @@ fn random_statement(host: &Host, random: &mut Random) -> String {
     }
 }
 
-/// A transaction with nested savepoints, some released, some rolled back, at the end committed
-/// or not.
+/// Returns a transaction with nested savepoints, some released, some rolled back. In the end it is committed or not.
 fn random_transaction(host: &Host, random: &mut Random) -> String {
     let mut script = String::from("BEGIN;\n");
     let mut open = Vec::new();
@@ -79,7 +78,7 @@ fn random_transaction(host: &Host, random: &mut Random) -> String {
                 open.push(step);
             }
             1 if !open.is_empty() => {
-                // Of an outer one, too: that takes the inner ones with it.
+                // It may be an outer one, which ends the inner ones, too.
                 let depth = random.below(open.len() as u64) as usize;
                 script.push_str(&format!("RELEASE SAVEPOINT s{};\n", open[depth]));
                 open.truncate(depth);
@@ -141,7 +140,7 @@ fn folding_twice_changes_nothing() {
     }
 }
 
-/// More than the networks are added to at once, and whatever the number of batches is, none is left for later.
+/// More counts than the fold adds to networks in one step. For any number of batches, none may be left pending.
 #[test]
 fn many_batches_leave_nothing_pending_of_addresses_and_networks() {
     for pending in [40_000, 130_000] {
@@ -150,7 +149,7 @@ fn many_batches_leave_nothing_pending_of_addresses_and_networks() {
         let rows: Vec<_> = (0..2_000).map(|n| (format!("k{n}"), crowd_address(&mut random, 900))).collect();
         let rows: Vec<_> = rows.iter().map(|(key, address)| (key.as_str(), Some(address.as_str()))).collect();
         db.run(&COWRIE.insert(&rows));
-        // Sessions that came and went, each sum in a batch of its own chance.
+        // Sessions that were stored and deleted, in random order, so that each count may be in any batch.
         db.run(&format!(
             "INSERT INTO enrich.session_delta
              SELECT i.ip_address, CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END
@@ -308,7 +307,7 @@ fn rows_changed_through_a_cursor_are_counted() {
             k = host.key,
             a = host.address
         ));
-        // A cursor that outlives its transaction, over a function that writes.
+        // A cursor WITH HOLD over a function that writes.
         db.run(
             "BEGIN; DECLARE held CURSOR WITH HOLD FOR SELECT enrich.enrich_ip('89.160.20.1');
              COMMIT; FETCH held; CLOSE held",
@@ -406,7 +405,7 @@ fn an_inventory_row_that_the_owner_deleted_comes_back_with_the_next_session() {
     );
 }
 
-/// Clients insert in a loop; processes are killed under them.
+/// Clients insert in a loop while their processes are killed.
 #[test]
 fn a_crash_at_any_point_leaves_exact_counts() {
     let cluster = cluster_with_world(&Options::named("counts-crash"));
@@ -449,7 +448,7 @@ fn a_crash_at_any_point_leaves_exact_counts() {
                         );
                         match session.try_run(&script) {
                             Ok(()) => commits.fetch_add(1, Ordering::SeqCst),
-                            // The server went away, as it should.
+                            // The server was stopped, as expected.
                             Err(_) => return,
                         };
                     }

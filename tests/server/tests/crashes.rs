@@ -1,7 +1,8 @@
-//! Everything at once, and processes killed at any moment: after each recovery, and at the end, all invariants hold.
+//! All work at the same time, and processes killed at random times. After each recovery, and at the end, all invariants
+//! hold.
 //!
-//! `COWRIE_ENRICH_SEED` runs a failure again, as far as processes repeat themselves; `COWRIE_ENRICH_ROUNDS` makes it
-//! longer than its twelve kills, and has every file synced.
+//! `COWRIE_ENRICH_SEED` repeats a failure, as far as processes can be repeated. `COWRIE_ENRICH_ROUNDS` sets the number
+//! of kills instead of twelve, and turns fsync on.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use server_tests::{Session, wait_until};
 
 const CLIENTS: usize = 4;
 
-/// Who is killed, by `backend_type` of pg_stat_activity; the postmaster has no line there.
+/// The processes that are killed, by `backend_type` of pg_stat_activity. The postmaster has no line there.
 const VICTIMS: [&str; 10] = [
     "client backend",
     "cowrie_enrich worker",
@@ -44,7 +45,7 @@ fn seed() -> u64 {
     number("COWRIE_ENRICH_SEED").unwrap_or_else(|| u64::from(clock()))
 }
 
-/// One of the things that people run beside the sessions.
+/// Returns one of the calls that users make while sessions come in.
 fn errand(random: &mut Random) -> String {
     let crowd = |random: &mut Random| {
         let addresses: Vec<String> = (0..20).map(|_| crowd_address(random, 600)).collect();
@@ -95,8 +96,8 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
         .with("cymru_batch_size = 20")
         .with("worker_naptime = 100ms")
         .options(|options| {
-            // A kill does not take away what the kernel has: syncing every file before each recovery costs seconds and
-            // shows nothing more.
+            // A kill does not lose data that the kernel has. A sync of every file before each recovery would cost
+            // seconds and show nothing more.
             let fsync = if number("COWRIE_ENRICH_ROUNDS").is_some() { "fsync = on" } else { "fsync = off" };
             options.durable().conf(fsync).conf("restart_after_crash = on").conf("checkpoint_timeout = 30s")
         })
@@ -121,7 +122,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
             for round in 0..rounds {
                 traffic.wait_for_transactions(20);
                 std::thread::sleep(Duration::from_millis(random.below(250)));
-                // Now and then providers fail, so that there are dead letters too.
+                // Sometimes a provider fails, so that there are dead letters, too.
                 let fails = random.one_in(3);
                 lab.dshield.behave(if fails {
                     HttpFault::Status { code: 500, retry_after: None }.into()
@@ -132,7 +133,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
                 if kill(&lab.cluster, victim, &name, &mut random) {
                     *killed.entry(victim).or_default() += 1;
                 }
-                // With everything going on; then with the clients standing still.
+                // Asserts the invariants while all work continues, and then while the clients are stopped.
                 let mut session =
                     wait_until("it can be asked", || traffic.try_connect().map(Alive), Option::is_some)
                         .expect("it can be asked")
@@ -149,7 +150,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
     let transactions = traffic.transactions.load(std::sync::atomic::Ordering::Relaxed);
     eprintln!("killed {killed:?}; {transactions} transactions, {errands} errands");
 
-    // Everybody answers; whatever was queued comes to its end.
+    // All providers answer, so the queue becomes empty.
     lab.dshield.behave(HttpBehaviour::normal());
     let held = traffic.hold();
     let mut db = lab.cluster.session(&name);
@@ -162,7 +163,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
     assert_sessions_are(&mut db, &held.acknowledged());
     eprintln!("{} sessions, {}", held.acknowledged().len(), state(&mut db));
     assert_eq!(db.number("SELECT count(*) FROM enrich.job_address"), 0);
-    // An address that came in place of another, and was known already, is nobody's later answer.
+    // If an UPDATE brings an address that is known already, no later answer completes the session. The backfill does.
     for (table, address) in TABLES {
         db.run(&format!("CALL enrich.backfill_sessions('{table}', progress => false)"));
         let incomplete = format!(
@@ -179,7 +180,7 @@ fn whatever_is_killed_whenever_all_invariants_hold() {
     assert!(killed.len() >= 4, "hardly anything was killed");
 }
 
-/// A connection, which has nothing to show.
+/// A connection, which has no `Debug` output.
 struct Alive(Session);
 
 impl std::fmt::Debug for Alive {

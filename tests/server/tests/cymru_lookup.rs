@@ -1,4 +1,4 @@
-//! Team Cymru straight from psql: `cymru_lookup` asks within the limits, keeps nothing, and can be cancelled.
+//! Team Cymru from psql: `cymru_lookup` sends requests within the limits, stores nothing, and can be cancelled.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use server_tests::cymru::{
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::{Options, Session, wait_until};
 
-/// "Within a second", and what a loaded machine adds.
+/// "Within a second", plus a margin for a loaded machine.
 const MOMENT: Duration = Duration::from_millis(1_500);
 
 fn routes() -> Routes {
@@ -22,7 +22,7 @@ fn routes() -> Routes {
     routes
 }
 
-/// No worker: what is asked is asked by the function.
+/// Without a worker, so that only the function sends requests.
 fn quiet(name: &str) -> Lab {
     Lab::with_routes(Options::named(name), routes())
 }
@@ -41,13 +41,13 @@ fn rows_are_what_team_cymru_says() {
             }),
         ]
     );
-    // What makes no sense is null, and the rest of the row stands.
+    // Invalid values are null, and the rest of the row is kept.
     assert_eq!(
         db.rows("SELECT asn, prefix, registry, allocation_date FROM cymru_lookup('{1.2.3.4}')"),
         ["64496|1.2.3.0/24|NULL|NULL"]
     );
     assert_eq!(db.one("SELECT asn, allocation_date FROM cymru_lookup('{5.1.1.1}')"), "64497|NULL");
-    // Nothing is kept.
+    // Nothing is stored.
     assert_eq!(
         db.one(
             "SELECT (SELECT count(*) FROM ip_inventory) + (SELECT count(*) FROM asn_inventory)
@@ -137,7 +137,7 @@ fn a_provider_that_cannot_be_reached_or_says_nothing_sensible_is_an_error() {
     lab.whois.behave(Behaviour::normal());
     assert_eq!(db.one("SELECT asn FROM cymru_lookup('{8.8.8.8}')"), "15169");
     assert_eq!(provider(&mut db, "in_flight"), 0);
-    // A part of an answer is better than none.
+    // A partial answer is returned.
     lab.whois.behave(Fault::Missing { every: 2 });
     assert_eq!(db.rows("SELECT asn FROM cymru_lookup('{8.8.8.8,8.8.8.9}')"), ["15169"]);
     lab.reconfigure(&["enabled_sources = 'maxmind'"]);
@@ -178,7 +178,7 @@ fn it_is_not_for_everybody() {
     assert_eq!(stranger.one("SELECT asn FROM enrich.cymru_lookup('{8.8.8.8}')"), "15169");
 }
 
-/// Runs a lookup in another session until `end` has ended it; says how long that took from then.
+/// Runs a lookup in another session until `end` has ended it. Returns the SQLSTATE and the time from `end` on.
 fn ended_by(lab: &Lab, mut session: Session, end: impl FnOnce(&mut Session, i64)) -> (String, Duration) {
     let pid = session.backend_pid();
     let asked = lab.whois.record().connections.len();
@@ -229,7 +229,7 @@ fn a_lookup_is_cancelled_within_a_second_and_its_permit_is_free() {
     assert!(took < MOMENT, "the timeout took {took:?}");
     wait_until("the permit is back", || provider(&mut db, "in_flight"), |n| *n == 0);
 
-    // One that waits for a permit, too.
+    // Also while the call waits for a permit.
     let mut holding = db.another();
     let holding_pid = holding.backend_pid();
     let mut waiting = db.another();
@@ -361,7 +361,7 @@ fn by_dns_names_are_reversed_and_each_network_is_asked_once() {
     );
 }
 
-/// Written down a second time, on purpose.
+/// Implemented a second time, on purpose.
 fn origin_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => {
@@ -447,7 +447,7 @@ fn dns_is_asked_while_whois_cannot_be_reached() {
     assert_placed(&mut db, &members(0..10));
     assert_eq!(dns.record().len(), asked, "whois is there again");
     assert_eq!(lab.whois.record().questions_total(), 5);
-    // One that is there and says nothing is not circumvented: it may be that it was asked too much.
+    // There is no fallback if the server accepts connections but does not answer: it may be overloaded.
     lab.whois.behave(Fault::Silent);
     queue(&mut db, &members(10..15));
     wait_until("the silence is counted", || provider(&mut db, "silent"), |n| *n > 0);

@@ -1,4 +1,4 @@
-//! Errors and log lines name the mistake and its place, without noise and without the library's insides.
+//! Errors and log lines name the mistake and its place, without noise and without details of the library.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,7 @@ fn assert_no_backtrace(what: &str, text: &str) {
     }
 }
 
-/// An ERROR of the server that passes through Rust on its way to the client.
+/// Makes an ERROR of the server pass through Rust on its way to the client.
 fn refuse_addresses(db: &mut Database<'_>) {
     db.run(
         "CREATE FUNCTION public.boom() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'boom'; END $$;
@@ -56,7 +56,7 @@ fn a_developer_can_have_backtraces() {
     assert!(detail.contains("   0: "), "{detail}");
 }
 
-/// A connection that keeps the server's notices.
+/// Opens a connection that keeps the server's notices.
 fn listening(cluster: &Cluster, database: &str) -> (postgres::Client, Arc<Mutex<Vec<String>>>) {
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let hears = Arc::clone(&heard);
@@ -87,9 +87,9 @@ fn a_second_call_of_a_procedure_is_refused_without_a_warning_before() {
         let mut first = db.another();
         let pid = first.backend_pid();
         std::thread::scope(|scope| {
-            // In here, so that a failure ends the first call too.
+            // Inside the scope, so that a failure ends the first call too.
             let mut blocker = db.another();
-            // The first call has its own lock already when it writes this table.
+            // The first call holds its advisory lock before it writes this table.
             blocker.run("BEGIN; LOCK TABLE enrich.procedure_call IN ACCESS EXCLUSIVE MODE");
             let running = scope.spawn(move || first.try_run(call));
             wait_until(

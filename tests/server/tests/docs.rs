@@ -1,6 +1,6 @@
-//! Documentation runs: every ```sql block of every page is executed by psql, in order, on a
-//! database as the README assumes it: Cowrie's own tables, the extension installable, the mmdb
-//! files named. A block below `<!-- not run: reason -->` is left out and counted.
+//! The documentation runs: psql executes every ```sql block of every page, in order. The database is as the README
+//! assumes it: Cowrie's tables exist, the extension can be installed, and settings name the mmdb files. A block below
+//! `<!-- not run: reason -->` is left out and counted.
 
 use std::sync::{Mutex, Once};
 
@@ -47,7 +47,7 @@ fn blocks_are_found_and_skipped_with_a_reason() {
     );
 }
 
-/// A role belongs to the cluster, which all pages share: it is created once.
+/// A role belongs to the cluster, which all pages share. So it is created once.
 const CREATE_ROLE: &str = "CREATE ROLE cowrie_enrich NOLOGIN;";
 
 fn prepared() -> Database<'static> {
@@ -79,7 +79,7 @@ fn run_blocks(db: &mut Database<'_>, page: &str, blocks: &[Block]) {
         }
         let script = db.cluster.files().join(format!("{}.sql", db.name));
         std::fs::write(&script, block.sql.replace(CREATE_ROLE, "")).expect("the script can be written");
-        // Two transactions that change one role at the same time fail.
+        // Two transactions that change one role at the same time fail, so they run one after the other.
         static ROLE: Mutex<()> = Mutex::new(());
         let _alone = block.sql.contains("ALTER ROLE").then(|| ROLE.lock());
         let output = db

@@ -1,5 +1,5 @@
-//! The roles of the documentation, each with the grants of its page and no others: what is granted works, everything else is
-//! refused, and the pages for a role run as that role.
+//! The roles of the documentation, each with the grants of its page and no others. Granted actions work, and all others
+//! are refused. The pages for a role run as that role.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use server_tests::documentation::{blocks_of, code_spans, grants, page, section};
 use server_tests::hosts::COWRIE;
 use server_tests::{Database, shared};
 
-/// Page and role. The block that creates the role has its grants.
+/// Page and role. The page's block that creates the role has its grants.
 const ROLES: [(&str, &str); 6] = [
     ("docs/security.md", "honeypot_analyst"),
     ("docs/analysis.md", "campaign_analyst"),
@@ -21,7 +21,7 @@ const ROLES: [(&str, &str); 6] = [
 /// insufficient_privilege
 const REFUSED: &str = "42501";
 
-/// A database as the documentation sets it up, with the tables that its pages name.
+/// Returns a database as the documentation sets it up, with the tables that its pages name.
 fn documented() -> Database<'static> {
     let mut db = bare_database(shared());
     let owner = db.create_role("extension");
@@ -42,7 +42,7 @@ fn create_granted(db: &mut Database<'_>, page: &str, role: &str) -> String {
     name
 }
 
-/// Signature and call of each function and procedure, from the table of the suite `privilege_matrix`.
+/// Returns signature and call of each function and procedure, from the table of the suite `privilege_matrix`.
 fn calls() -> Vec<(String, String)> {
     let rows = include_str!("privilege_matrix.txt").lines();
     rows.filter(|line| line.starts_with("function ") || line.starts_with("procedure "))
@@ -54,7 +54,7 @@ fn calls() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Functions that docs/security.md names as those that check their caller as well.
+/// Returns the functions that docs/security.md names as those that check their caller as well.
 fn checking_callers() -> BTreeSet<String> {
     let page = page("docs/security.md");
     let paragraph = section(&page, "What to grant to whom")
@@ -113,7 +113,7 @@ fn each_documented_role_can_use_what_it_is_granted_and_nothing_else() {
     assert!(wrong.is_empty() && surplus.is_empty(), "{}\nnever refused: {surplus:?}", wrong.join("\n"));
 }
 
-/// The statements of a page, but those that only a superuser or an owner runs by their nature.
+/// Returns the statements of a page, except those that need a superuser or an owner.
 fn statements_of(name: &str) -> Vec<String> {
     let blocks = blocks_of(&page(name)).into_iter().filter(|block| block.skipped.is_none());
     blocks

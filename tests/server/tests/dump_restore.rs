@@ -1,5 +1,5 @@
-//! Dumps of a database in the middle of its work, in every format, restored into a server whose worker works: every row
-//! is there once, the queue goes on, sessions are counted as before.
+//! Dumps of a database in the middle of its work, in every format, restored into a server with a running worker. Every
+//! row exists once, the worker resumes the queue, and sessions are counted as before.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,11 +15,11 @@ use server_tests::releases::differences;
 use server_tests::traffic::{TABLES, Traffic, prepare};
 use server_tests::{Database, Options, wait_until};
 
-/// What pg_restore does with leases, on both sides of a comparison.
+/// Removes leases as pg_restore does, for both sides of a comparison.
 const WITHOUT_LEASES: &str = "UPDATE enrich.enrichment_job SET leased_by = NULL, due_at = 'epoch'";
 
-/// A database with something in every table: leased and waiting jobs, pending counts, dead letters, a rule, and rows
-/// of the operator's own.
+/// Returns a database with rows in every table: leased and waiting jobs, pending counts, dead letters, a rule, and rows
+/// that the operator added.
 fn busy_database(lab: &Lab) -> Database<'_> {
     let mut db = lab.database();
     prepare(&mut db);
@@ -50,7 +50,7 @@ fn busy_database(lab: &Lab) -> Database<'_> {
     wait_until("the worker has gone", || db.number(workers), |number| *number == 0);
     db.run(&COWRIE.insert(&[("waits", Some("60.0.77.7")), ("known", Some("8.8.8.8"))]));
     db.run(&SUMMARIES.insert(&[("waits", Some("60.0.77.8")), ("known", Some("8.8.8.8"))]));
-    // Counts of networks pend while folding is between its steps.
+    // Counts of networks are pending while the fold is between its steps.
     db.run("INSERT INTO enrich.network_delta (asn_number, addresses, sessions) VALUES (15169, 1, 0), (15169, -1, 0)");
     assert_eq!(empty_tables(&mut db), [""; 0], "a dump of nothing proves nothing");
     db
@@ -74,8 +74,9 @@ fn restore(into: &Database<'_>, arguments: &[&str], dump: &PathBuf) {
     succeeded(command.args(["--exit-on-error"]).args(arguments).arg("-d").arg(&into.name).arg(dump));
 }
 
-/// As docs/upgrade.md has it: `known_networks` with its trigger, by which an edited row takes the seed's place, the rest
-/// without triggers, or sessions would be counted again.
+/// Restores the data as docs/upgrade.md describes. `known_networks` is restored with its trigger, which replaces a row
+/// of the install script by an edited one. All other tables are restored without triggers, otherwise sessions would be
+/// counted again.
 fn restore_data(into: &Database<'_>, dump: &PathBuf, jobs: &str) {
     restore(into, &["--data-only", "--table", "known_networks"], dump);
     let list = into.cluster.program("pg_restore").arg("--list").arg(dump).output().expect("pg_restore runs");
@@ -87,7 +88,8 @@ fn restore_data(into: &Database<'_>, dump: &PathBuf, jobs: &str) {
     restore(into, &["--data-only", "--disable-triggers", "--jobs", jobs, "--use-list", file], dump);
 }
 
-/// What is restored is what was dumped; then the worker, which may have seen the restore, does the rest.
+/// Asserts that the worker, which may have seen the restore, completes the restored work, and that sessions are
+/// counted.
 #[track_caller]
 fn assert_it_goes_on(lab: &Lab, db: &mut Database<'_>, what: &str) {
     db.run("SET search_path = public, enrich");
@@ -139,14 +141,14 @@ fn every_format_is_restored_to_the_same_rows() {
             restore(&restored, &["--jobs", jobs], &file);
         }
         restored.run("SET search_path = public, enrich");
-        // Nobody here holds them.
+        // No worker of this server has these leases.
         assert!(format == "plain" || restored.number(leases) == 0, "{format}, {jobs} jobs");
         restored.run(WITHOUT_LEASES);
         assert_eq!(differences(&contents(&mut restored), &before), [""; 0], "{format}, {jobs} jobs");
     }
 }
 
-/// What several jobs do by chance, made sure of.
+/// Forces an order that parallel jobs produce by chance.
 #[test]
 fn addresses_that_are_restored_before_their_networks_find_them() {
     let lab = lab("dump-order");
@@ -170,7 +172,7 @@ fn addresses_that_are_restored_before_their_networks_find_them() {
     restored.run(WITHOUT_LEASES);
     assert_eq!(differences(&contents(&mut restored), &before), [""; 0]);
     assert_invariants(&mut restored, &mut Snapshots::default());
-    // Whoever calls himself pg_restore and is no superuser gets the key's own answer.
+    // A role that sets application_name to pg_restore and is not a superuser gets the error of the foreign key.
     restored.run(
         "CREATE ROLE dump_stranger; GRANT USAGE ON SCHEMA enrich TO dump_stranger;
          GRANT INSERT ON enrich.ip_inventory TO dump_stranger;
@@ -181,7 +183,7 @@ fn addresses_that_are_restored_before_their_networks_find_them() {
     assert_eq!(refusal.code, "23503", "{refusal:?}");
 }
 
-/// The worker comes with the extension, which is the first thing that a restore brings.
+/// A restore begins with the extension, so the worker starts then.
 #[test]
 fn a_restore_beside_a_working_worker_collides_with_nothing_of_its() {
     let lab = lab("dump-worker");
@@ -196,7 +198,7 @@ fn a_restore_beside_a_working_worker_collides_with_nothing_of_its() {
     }
 }
 
-/// What the worker of the database that is being restored does by chance, made sure of.
+/// Forces a case that the worker of the restored database causes by chance.
 #[test]
 fn a_quota_that_is_restored_is_added_to_what_was_spent_meanwhile() {
     let lab = lab("dump-quota");
@@ -217,7 +219,7 @@ fn a_quota_that_is_restored_is_added_to_what_was_spent_meanwhile() {
     assert_eq!(restored.rows(now), ["9|33"]);
 }
 
-/// First the schema, then the data: as two dumps, and as two looks into one.
+/// First the schema, then the data: from two dumps, and from one dump in two steps.
 #[test]
 fn schema_and_data_are_restored_one_after_the_other() {
     let lab = lab("dump-parts");
@@ -241,12 +243,12 @@ fn schema_and_data_are_restored_one_after_the_other() {
     let mut restored = bare_database(&lab.cluster);
     restore(&restored, &["--schema-only"], &schema);
     restore_data(&restored, &data, "1");
-    // As documented: not before both steps are done.
+    // As documented, not before both steps are done.
     lab.reconfigure(&["worker_enabled = on"]);
     assert_it_goes_on(&lab, &mut restored, "in two parts");
 }
 
-/// Another database may have another table with the OID of one that was dropped.
+/// Another database may have another table with the OID of a dropped one.
 #[test]
 fn a_dump_leaves_out_options_and_rules_of_dropped_tables() {
     let mut db = database();

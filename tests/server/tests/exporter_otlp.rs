@@ -1,5 +1,5 @@
-//! What a collector of OpenTelemetry's is sent: metrics with their values, spans of what committed, and nothing that the
-//! server or anybody else would wait for when the collector does not behave.
+//! The requests to an OpenTelemetry collector: metrics with their values, and spans of committed work. A collector that
+//! misbehaves makes neither the server nor a client wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ fn options(name: &str, collector: &Collector) -> Options {
         .conf("cowrie_enrich.otlp_sample_ratio = 1")
 }
 
-/// Without workers of databases.
+/// Starts a server without workers of databases.
 fn server(name: &str, collector: &Collector) -> Cluster {
     cluster_with_world(&options(name, collector))
 }
@@ -30,7 +30,7 @@ fn lab(name: &str, collector: &Collector) -> Lab {
     Lab::start(options(name, collector).with_worker())
 }
 
-/// Spans that were taken, in the order in which they came.
+/// Returns the accepted spans in the order of their arrival.
 fn spans(collector: &Collector) -> Vec<SpanSeen> {
     let taken = |request: &Exported| request.status == Some(200);
     collector.requests().iter().filter(|request| taken(request)).flat_map(Exported::spans).collect()
@@ -42,18 +42,18 @@ fn named(spans: &[SpanSeen], name: &str) -> Vec<SpanSeen> {
 
 const ENSURE: &str = "enrich.ensure_asn_inventory";
 
-/// The points of the latest metrics.
+/// Returns the points of the latest metrics.
 fn latest(collector: &Collector) -> Vec<Point> {
     let requests = collector.requests();
     requests.iter().rev().map(Exported::points).find(|points| !points.is_empty()).unwrap_or_default()
 }
 
-/// Waits for metrics that were made after this was called.
+/// Waits for metrics that were made after the call.
 fn next(collector: &Collector) -> Vec<Point> {
     let count = |collector: &Collector| {
         collector.requests().iter().filter(|request| matches!(request.sent, Sent::Metrics(_))).count()
     };
-    // The first may have been under way.
+    // The first request may have started before.
     let before = count(collector);
     wait_until("metrics come", || count(collector), |now| *now >= before + 2);
     latest(collector)
@@ -88,7 +88,7 @@ fn items(session: &mut Session, signal: &str, result: &str) -> i64 {
     value(session, "enrich_otlp_items_total", &labels)
 }
 
-/// Creates so many networks from a number on, in one statement.
+/// Returns a statement that creates this number of networks, beginning with a number.
 fn ensure(first: i64, networks: i64) -> String {
     format!(
         "SELECT enrich.ensure_asn_inventory(n, 'Net ' || n, 'DE', 'RIPE')
@@ -127,7 +127,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
         assert!(durations.bounds.contains(&bound), "{bound} of {:?}", durations.bounds);
     }
     assert!(durations.bounds[0] < 0.01 && durations.buckets.len() == durations.bounds.len() + 1);
-    // In milliseconds: SQL has it in seconds.
+    // In milliseconds. The SQL view has seconds.
     let seconds: f64 = db
         .one(
             "SELECT value FROM enrich.enrich_metrics WHERE labels @> '{\"operation\": \"create\"}'
@@ -137,7 +137,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
         .expect("a number");
     assert!((durations.sum - seconds * 1000.0).abs() < 1e-6, "{} ms, {seconds} s", durations.sum);
 
-    // Every family that has samples, and of each sample its value, but for what the export itself moves.
+    // Every family with samples, and the value of each sample, except those that the export changes.
     let declared: Vec<&str> =
         cowrie_enrich_engine::metrics::families::ALL.iter().map(|family| family.name).collect();
     assert!(points.iter().all(|point| declared.contains(&point.name.as_str())));
@@ -153,7 +153,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
         assert!(point.kind == "gauge" || point.since > 0 && point.since < point.at, "{point:?}");
     }
 
-    // Counters begin anew, and say when.
+    // After a reset counters start again, with a new start time.
     let since = created.since;
     db.run("SELECT enrich.reset_enrich_stats()");
     db.run(&ensure(64_600, 2));
@@ -174,9 +174,9 @@ fn a_networks_span_says_what_was_created_or_updated() {
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Réseau de test', 'FR', 'RIPE')");
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another', 'FR')");
     db.run("SELECT enrich.ensure_asn_inventory(64501)");
-    // Nothing that is known of it changes, but when it was seen.
+    // Nothing changes except the time at which the network was last seen.
     db.run("SELECT enrich.ensure_asn_inventory(64501)");
-    // A session from a network that the file names.
+    // A session from a network in the mmdb file.
     db.run(&COWRIE.insert(&[("s1", Some("123.123.123.5"))]));
     let seen = wait_until("the spans come", || spans(&collector), |seen| seen.len() >= 5);
     let after = db.one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
@@ -226,7 +226,7 @@ fn what_was_rolled_back_leaves_no_span() {
     ));
     db.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", ensure(600, 1)));
     db.run("COMMIT PREPARED 'p'");
-    // What was handed over before is here, for spans keep their order.
+    // Earlier spans have arrived, because spans keep their order.
     db.run(&ensure(700, 1));
     let seen = wait_until(
         "the last span comes",
@@ -237,7 +237,7 @@ fn what_was_rolled_back_leaves_no_span() {
     assert_eq!(numbers, ["100", "400", "401", "500", "501", "502", "503", "600", "700"]);
 }
 
-/// The batch's span and its parts, by name.
+/// Returns the batch's span and its parts, by name.
 fn batch(seen: &[SpanSeen], id: &str) -> BTreeMap<String, SpanSeen> {
     let parts = seen.iter().filter(|span| span.parent == id && span.name != ENSURE);
     let mut found = BTreeMap::new();
@@ -285,7 +285,7 @@ fn a_batch_has_its_parts_and_what_was_written_down_belongs_to_it() {
     assert!(connect.ended - connect.began < 300_000_000, "{connect:?}");
     assert!(query.ended <= apply.began, "{query:?} before {apply:?}");
 
-    // The networks that it brought were created while it was applied.
+    // The networks of the answer were created while the batch was applied.
     let networks = named(&seen, ENSURE);
     let expected: BTreeSet<String> = addresses.iter().map(|a| synthetic_asn(*a).to_string()).collect();
     let numbers: BTreeSet<String> = networks.iter().map(|it| it.attributes["asn.number"].clone()).collect();
@@ -329,7 +329,7 @@ fn requests_that_are_written_down_together_have_a_batch_each() {
     }
     let traces: BTreeSet<String> = seen.iter().map(|span| span.trace.clone()).collect();
     assert_eq!(traces.len(), 20);
-    // A connection is made by the first; those that follow over it connect in no time.
+    // The first request opens a connection. Later ones use it, so their connect spans take no time.
     let took: Vec<u64> = named(&seen, "connect").iter().map(|span| span.ended - span.began).collect();
     assert!(took.iter().any(|time| *time > 0), "{took:?}");
     lab.assert_nothing_crashed();
@@ -355,7 +355,7 @@ fn a_batch_that_failed_says_where() {
         )
         .expect("it was found")
     };
-    // Connected, and never answered.
+    // The stand-in accepts the connection and never answers.
     lab.whois.behave(Behaviour { fault: Some(Fault::Silent), ..Behaviour::normal() });
     queue(&mut db, &[member(0, 1)]);
     let (whole, parts) = failed("silent");
@@ -365,7 +365,7 @@ fn a_batch_that_failed_says_where() {
     assert_eq!(parts["apply"].error, None);
     assert_eq!(whole.attributes["enrich.answers"], "0");
 
-    // Nobody there.
+    // Nothing listens any more.
     lab.whois.stop();
     queue(&mut db, &[member(1, 1)]);
     let (whole, parts) = failed("unreachable");
@@ -375,7 +375,7 @@ fn a_batch_that_failed_says_where() {
     assert_eq!(parts.keys().collect::<Vec<_>>(), ["apply", "connect"]);
 }
 
-/// What a client of the server and one of its metrics see, which must not depend on any collector.
+/// Asserts that clients of the server and of its metrics are served, in any state of the collector.
 fn assert_served(db: &mut Database) {
     let began = Instant::now();
     db.run("SELECT enrich.ensure_asn_inventory(1 + (random() * 1000000)::int)");
@@ -416,7 +416,7 @@ fn a_collector_that_does_not_behave_costs_a_counter_and_nothing_else() {
         );
         assert_served(&mut db);
         collector.answer(CollectorAnswer::Take);
-        // What was put off arrives; what was refused does not, and is counted.
+        // Deferred spans arrive. Refused ones do not, and are counted.
         db.run(&ensure(number + 100_000, 1));
         let seen = wait_until(
             &format!("it recovers from {answer:?}"),
@@ -430,7 +430,7 @@ fn a_collector_that_does_not_behave_costs_a_counter_and_nothing_else() {
         assert!(items(&mut db, "traces", "taken") > taken);
     }
     assert_eq!(items(&mut db, "traces", "dropped"), 0);
-    // One line a burst, however often it failed.
+    // One line per series of failures, regardless of their number.
     let log = cluster.whole_log();
     let lines = log.lines().filter(|line| line.contains("could not be sent by OTLP")).count();
     assert!((1..=3).contains(&lines), "{lines} lines");
@@ -469,7 +469,7 @@ fn a_silent_collector_holds_up_neither_the_server_nor_other_requests() {
     db.run(&ensure(64_500, 1));
     let count = |collector: &Collector| collector.requests().len();
     wait_until("both kinds are held", || count(&collector), |held| *held == 2);
-    // A reload is heeded meanwhile, and of each kind one request is under way whatever comes.
+    // The exporter obeys a reload meanwhile. Of each kind, never more than one request is in flight.
     assert_served(&mut db);
     cluster.configure(&["cowrie_enrich.otlp_sample_ratio = 0".to_owned()]);
     db.run("SELECT pg_reload_conf()");
@@ -483,12 +483,12 @@ fn a_silent_collector_holds_up_neither_the_server_nor_other_requests() {
         },
         |ratio| ratio == "0",
     );
-    // They end by themselves.
+    // The requests time out.
     wait_until("it gives up", || requests(&mut db, "metrics", "deferred"), |put_off| *put_off > 0);
     collector.answer(CollectorAnswer::Take);
     wait_until("it recovers", || latest(&collector).len(), |points| *points > 0);
 
-    // Nor does it hold up the server's end.
+    // A silent collector does not delay the server's shutdown either.
     collector.answer(CollectorAnswer::Silent);
     collector.forget();
     wait_until("metrics are held", || count(&collector), |held| *held > 0);
@@ -541,7 +541,7 @@ fn spans_that_nobody_fetches_are_dropped_and_counted() {
     db.run(&ensure(1, 1));
     let is_traces = |request: &Exported| matches!(request.sent, Sent::Traces(_));
     wait_until("spans are held", || collector.requests().iter().any(is_traces), |held| *held);
-    // One transaction keeps 64; the ring has room for 2048.
+    // One transaction keeps 64 spans. The ring has room for 2048.
     db.run(&ensure(100_000, 100));
     assert_eq!(items(&mut db, "traces", "dropped"), 36);
     let began = Instant::now();
@@ -591,7 +591,7 @@ fn nobody_makes_spans_for_an_exporter_that_was_killed_before_it_was_turned_off()
     let exporter = exporter_pid(&mut db);
     assert_eq!(db.one(&format!("SELECT pg_terminate_backend({exporter}, 10000)")), "t");
     db.run("SELECT pg_reload_conf()");
-    // Whatever was made before the launcher heard of it is dropped; nothing is after that.
+    // Spans from before the launcher read the setting are dropped. Later none are made.
     let mut first = 100_000;
     wait_until(
         "no more spans are made",
@@ -624,7 +624,7 @@ fn another_collector_is_served_at_once_whatever_the_last_one_asked_for() {
     let seen = wait_until("and spans", || spans(&second), |seen| !seen.is_empty());
     assert_eq!(seen[0].attributes["asn.number"], "64500");
 
-    // Nor does a collector that says nothing hold up the next one.
+    // A collector that never answers does not delay the next one either.
     second.answer(CollectorAnswer::Silent);
     second.forget();
     db.run(&ensure(64_501, 1));

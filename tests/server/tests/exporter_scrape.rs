@@ -1,4 +1,5 @@
-//! Metrics can be scraped: of this moment, by anybody on this machine, and nobody else is hurt by whoever scrapes.
+//! Metrics can be scraped: they are current, and every user of this machine can read them. A scraper does not harm
+//! others.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -35,7 +36,7 @@ fn ensure(first: i64, networks: i64) -> String {
     )
 }
 
-/// Lines of these types, but for what moves while one looks.
+/// Returns the lines of these types, without those that change during the test.
 fn still_lines(text: &str) -> Vec<&str> {
     let moves = [
         "enrich_exports_total",
@@ -71,7 +72,7 @@ fn a_scrape_says_what_sql_says_and_never_what_was() {
     let differences: Vec<_> = scraped.iter().zip(&written).filter(|(one, other)| one != other).collect();
     assert!(differences.is_empty(), "{differences:?}");
     assert_eq!(scraped.len(), written.len(), "{:?}", &written[scraped.len().min(written.len())..]);
-    // What commits is seen by the next question, each time.
+    // Each scrape shows the values of the transactions that committed before it.
     for n in 4..54 {
         db.run(&ensure(n, 1));
         assert_eq!(scrape(address).sample(CREATED), n as f64);
@@ -124,7 +125,7 @@ fn other_paths_and_methods_are_told_so() {
             "{nonsense:?}"
         );
     }
-    // In pieces, as a slow network brings it.
+    // In pieces, as over a slow network.
     let mut stream = connect(address).expect("somebody listens");
     for piece in ["GE", "T /metr", "ics HTTP/1.1\r", "\nHost: localhost\r\n\r", "\n"] {
         stream.write_all(piece.as_bytes()).expect("it is taken");
@@ -162,7 +163,7 @@ fn a_request_for_another_host_is_refused() {
     assert_eq!(get("1.0", &[]).status, 200);
 }
 
-/// More connections than there is room for, of which none asks.
+/// Opens more connections than the exporter keeps, none with a request.
 #[test]
 fn idle_connections_do_not_keep_a_scraper_out() {
     let (cluster, address) = served("scrape-idle");
@@ -172,12 +173,12 @@ fn idle_connections_do_not_keep_a_scraper_out() {
         stream.set_nonblocking(true).expect("it can be set");
         matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     };
-    // The oldest gave way. The newest did not have to wait for their own deadline.
+    // The oldest one was closed. The newest ones did not have to wait for their deadline.
     assert!(!is_open(&idle[0]) && is_open(&idle[150]), "the scrape waited for idle connections to end");
     assert_nothing_crashed(&cluster);
 }
 
-/// Names and labels of the samples, each of which may be there once.
+/// Asserts that each combination of name and labels occurs once.
 #[track_caller]
 fn assert_each_once(text: &str) {
     let mut seen = BTreeSet::new();
@@ -187,7 +188,7 @@ fn assert_each_once(text: &str) {
     }
 }
 
-/// A name is in the encoding of the database that it was created from.
+/// A name is in the encoding of the database from which it was created.
 #[test]
 fn databases_are_told_apart_whatever_their_names_are_made_of() {
     let address = free_address();
@@ -263,11 +264,11 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
         stream.write_all(request).expect("it is taken");
         stream
     };
-    // Half a request; nothing; a question whose answer nobody reads; bytes without end.
+    // Clients that send half a request, or nothing, or do not read the answer, or send without end.
     let mut half: Vec<TcpStream> = (0..20).map(|_| opened(b"GET /metrics HTTP/1.1\r\nHost: ")).collect();
     let silent: Vec<TcpStream> = (0..10).map(|_| opened(b"")).collect();
     let deaf: Vec<TcpStream> = (0..10).map(|_| opened(b"GET /metrics HTTP/1.0\r\n\r\n")).collect();
-    // Hung up with the answer unread: a reset.
+    // Closed with the answer unread, which is a reset.
     for _ in 0..50 {
         drop(opened(b"GET /metrics HTTP/1.0\r\n\r\n"));
     }
@@ -290,7 +291,7 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
     assert!(began.elapsed() < Duration::from_secs(4), "scrapes waited {:?}", began.elapsed());
     let sent = flood.join().expect("the flood ends");
     assert!(sent < 50_000_000, "{sent} bytes of a request were taken");
-    // They are hung up on, before a scraper's patience would end.
+    // The exporter closes these connections before a scraper's timeout.
     for stream in &mut half {
         let left = Duration::from_secs(15).saturating_sub(began.elapsed()).max(Duration::from_millis(1));
         stream.set_read_timeout(Some(left)).expect("a time can be set");
@@ -301,7 +302,7 @@ fn who_misbehaves_is_cut_off_and_holds_up_nobody() {
     assert!(waited < Duration::from_secs(15), "cut off after {waited:?}");
     drop((silent, deaf));
 
-    // More than are served at once: the oldest give way.
+    // More connections than the exporter keeps: the oldest are closed.
     let crowd: Vec<TcpStream> = (0..100).map(|_| opened(b"GET ")).collect();
     assert_eq!(scrape(address).sample("enrich_exporter_up"), 1.0);
     drop(crowd);
@@ -328,7 +329,7 @@ fn a_reload_turns_it_on_moves_it_and_turns_it_off() {
     listen(&v6.to_string());
     assert_eq!(wait_for_metrics(v6).sample("enrich_exporter_up"), 1.0);
     assert_eq!(exporters(&mut db), [pid], "it is the same process still");
-    // What a file says that cannot be is logged, and what was stays.
+    // An invalid value in the file is logged, and the old value stays in use.
     listen("0.0.0.0:9487");
     wait_until(
         "it is refused",
@@ -338,9 +339,9 @@ fn a_reload_turns_it_on_moves_it_and_turns_it_off() {
     scrape(v6);
     listen("");
     wait_until("it is gone", || exporters(&mut db), Vec::is_empty);
-    // Its last act is not what pg_stat_activity sees.
+    // pg_stat_activity loses the process a little before its socket closes.
     wait_until("nobody listens", || connect(v6).is_err(), |is_closed| *is_closed);
-    // At once again where it just was.
+    // It listens again on the same address at once.
     listen(&v6.to_string());
     wait_for_metrics(v6);
     assert_nothing_crashed(&cluster);
@@ -363,7 +364,7 @@ fn only_loopback_addresses_can_be_set() {
         assert!(refusal.detail.as_ref().is_some_and(|text| text.contains(detail)), "{refusal:?}");
         assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains("127.0.0.1:9487")), "{refusal:?}");
     }
-    // Superusers alone see where.
+    // Only superusers see the address.
     db.run("CREATE ROLE scrape_stranger");
     let refusal = db.refused("SET ROLE scrape_stranger; SHOW cowrie_enrich.metrics_listen");
     assert_eq!(refusal.code, "42501", "{refusal:?}");
@@ -402,7 +403,7 @@ fn a_killed_exporter_comes_back() {
         pid = exporter_pid(&mut db);
         assert_eq!(wait_for_metrics(address).sample(CREATED), 5.0);
     }
-    // The launcher's end is not its own.
+    // The exporter survives the end of the launcher.
     let launcher = db.number("SELECT pid FROM enrich.worker_status() WHERE role = 'launcher'");
     assert_eq!(db.one(&format!("SELECT pg_terminate_backend({launcher})")), "t");
     wait_until(
@@ -412,12 +413,12 @@ fn a_killed_exporter_comes_back() {
     );
     assert_eq!(exporters(&mut db), [pid]);
     assert_eq!(scrape(address).sample(CREATED), 5.0);
-    // Nobody knows whose child it is any more, and it is started again all the same.
+    // The new launcher did not start this exporter. It starts another one all the same.
     assert_eq!(db.one(&format!("SELECT pg_terminate_backend({pid})")), "t");
     wait_until("it has ended", || exporters(&mut db), |pids| !pids.contains(&pid));
     wait_for_metrics(address);
     pid = exporter_pid(&mut db);
-    // A crash takes the whole server with it, and the counters.
+    // A crash restarts the whole server and resets the counters.
     cluster.kill_backend(pid);
     let after = wait_for_metrics(address);
     assert_eq!(after.try_sample(CREATED), None);
@@ -449,7 +450,7 @@ fn nobody_waits_for_the_exporter() {
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     drop(admin);
-    // What needs all processes to agree, and the end.
+    // After the commands that need all processes to agree, the shutdown works, too.
     let began = Instant::now();
     cluster.stop_fast();
     assert!(began.elapsed() < Duration::from_secs(10), "the shutdown took {:?}", began.elapsed());
@@ -476,7 +477,7 @@ fn a_standby_is_scraped_too_and_goes_on_when_it_is_promoted() {
         session.rows("SELECT role, state FROM enrich.worker_status() ORDER BY role"),
         ["exporter|running", "launcher|waiting for promotion"]
     );
-    // By replication, while it reads the shared catalogs.
+    // The database is dropped by replication while the exporter reads the shared catalogs.
     let victim = fresh_database(&primary).name;
     primary.session("postgres").run(&format!("DROP DATABASE \"{victim}\" WITH (FORCE)"));
     scrape(there);

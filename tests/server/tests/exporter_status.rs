@@ -1,4 +1,4 @@
-//! The status files have the layout that the Python system's monitor reads, and say what SQL says.
+//! The status files have the layout that the Python system's monitor reads, with the same values as the SQL views.
 
 use std::fs;
 use std::io::Read;
@@ -22,7 +22,7 @@ use server_tests::{Cluster, Options, Session, fresh_database, wait_until};
 const DONE: &str = "enrich_exports_total";
 const FAILURES: &str = "enrich_export_failures_total";
 
-/// A directory that the server may write to.
+/// Makes a directory that the server may write to.
 fn directory(cluster: &Cluster, name: &str) -> PathBuf {
     let path = cluster.files().join(name);
     fs::create_dir(&path).expect("the directory can be made");
@@ -34,7 +34,7 @@ fn write_to(cluster: &Cluster, path: &Path) {
     cluster.reconfigure(&[format!("cowrie_enrich.status_file = '{}'", path.display())]);
 }
 
-/// A server whose status is written.
+/// Starts a server that writes its status.
 fn watched(name: &str) -> (Cluster, PathBuf) {
     let cluster = cluster_with_world(&Options::named(name));
     let status = directory(&cluster, "status");
@@ -47,7 +47,7 @@ fn read(path: &Path) -> Option<Value> {
     Some(serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
 
-/// The file once it says this.
+/// Waits until the file satisfies a condition, and returns it.
 #[track_caller]
 fn wait_for(path: &Path, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let found = wait_until(what, || read(path), |document| document.as_ref().is_some_and(&is_so));
@@ -70,7 +70,7 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-/// Names in a directory.
+/// Returns the names in a directory.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("it can be read").flatten();
     let mut names: Vec<String> =
@@ -79,7 +79,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Without what differs between two moments at which nothing happened.
+/// Removes the values that change although nothing happens.
 fn still(mut document: Value) -> Value {
     fn strip(value: &mut Value) {
         if let Value::Object(object) = value {
@@ -103,8 +103,8 @@ fn is_time(value: &Value) -> bool {
     })
 }
 
-/// What the Python system's monitor prints of a directory: all .json files in the order of their names. Made from the
-/// table of what it reads; keys that are not there are left out.
+/// Returns the output of the Python system's monitor for a directory: all .json files in the order of their names. It
+/// is made from the table of the keys that the monitor reads. Missing keys are left out.
 fn monitor(directory: &Path) -> Vec<String> {
     names(directory)
         .iter()
@@ -194,7 +194,7 @@ fn status_has_every_key_that_the_layout_has_and_the_values_that_sql_has() {
     assert_eq!(phase["ingest_id"], "cowrie_enrich");
     assert_eq!(phase["last_updated"], status["last_updated"]);
 
-    // EnrichmentTelemetry, and the five that were to be added to it.
+    // The keys of EnrichmentTelemetry, and the five that were to be added to it.
     let metrics = &phase["metrics"];
     for key in [
         "asn_records_created",
@@ -287,7 +287,7 @@ fn files_say_what_the_function_says_and_the_monitor_can_read_them() {
     queue(&mut db, &members(0..3));
     wait_for_the_queue(&mut db);
     worker_pid(&mut db);
-    // The worker counts once more, and then nothing happens.
+    // The worker counts once more. After that nothing changes.
     let file = directory.join("status.json");
     let said = wait_until(
         "the file says what the function says",
@@ -354,7 +354,7 @@ fn readers_never_see_half_a_file_and_writes_are_rare() {
     let file = directory.join("status.json");
     wait_for(&file, "there is a file", |_| true);
     let (before, began) = (counted(&mut db, DONE), Instant::now());
-    // Whoever is reading it when it is written goes on reading what there was.
+    // A reader that has the file open during a write reads the old content.
     let first = fs::read_to_string(&file).expect("it can be read");
     let mut opened = fs::File::open(&file).expect("it can be opened");
     let is_over = AtomicBool::new(false);
@@ -397,7 +397,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
         let before = counted(db, FAILURES);
         wait_until(what, || counted(db, FAILURES), |failures| *failures > before);
         expected += 1;
-        // One a burst: the first alone.
+        // One log line per series of failures: the first.
         let log = cluster.whole_log();
         let lines: Vec<&str> =
             log.lines().filter(|line| line.contains("the status file could not be written")).collect();
@@ -408,7 +408,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     fails(&mut db, "there is no directory", "/nowhere/at/all: No such file");
     let pid = exporter_pid(&mut db);
 
-    // Somebody else's.
+    // The server may not write to this directory.
     let closed = cluster.files().join("closed");
     fs::create_dir(&closed).expect("the directory can be made");
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).expect("own directory");
@@ -423,7 +423,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     fails(&mut db, "it is the server's own", "");
     assert!(!cluster.data_dir().join("base/status.json").exists());
 
-    // A link that the owner of a directory on the path put there. Only root can make one that is another user's.
+    // A link on the path that the owner of its directory made. Only root can make one that belongs to another user.
     let (honeypot, target) = (cluster.files().join("honeypot"), directory(&cluster, "target"));
     symlink(&target, &honeypot).expect("a link can be made");
     if std::os::unix::fs::lchown(&honeypot, Some(12_345), None).is_ok() {
@@ -432,7 +432,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
         assert!(names(&target).is_empty());
     }
 
-    // Something in the way.
+    // A directory has the file's name.
     let crowded = directory(&cluster, "crowded");
     fs::create_dir(crowded.join("status.json")).expect("the directory can be made");
     write_to(&cluster, &crowded.join("status.json"));
@@ -441,7 +441,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
     db.run(&COWRIE.insert(&[("s", Some("8.8.8.8"))]));
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0);
 
-    // It comes by itself once nothing is in the way.
+    // The file is written as soon as its name is free.
     fs::remove_dir(crowded.join("status.json")).expect("the directory is empty");
     let written = wait_for(&crowded.join("status.json"), "it is written", Value::is_object);
     assert_eq!(written["phases"]["enrichment"]["metrics"]["records_processed"], 1);
@@ -522,7 +522,7 @@ fn a_call_that_was_killed_is_said_to_have_stopped() {
     });
     let stopped = wait_until("it has stopped", || phase(&mut db), |metrics| metrics["state"] == "stopped");
     assert!(stopped["sessions_processed"].as_i64().is_some_and(|done| done > 0), "{stopped}");
-    // In a block of its own: an error is an end too.
+    // After a call that ended by an error, the next one completes.
     db.run(&format!("CALL enrich.backfill_sessions('{}', progress => false)", COWRIE.table));
     assert_eq!(phase(&mut db)["state"], "complete");
     assert_nothing_crashed(&cluster);

@@ -1,4 +1,4 @@
-//! What must hold for both hosts: the honeypot's own table and the analysts'.
+//! Tests for both hosts: the honeypot's table and the analysts'.
 
 use server_tests::hosts::{Host, NOON};
 use server_tests::recount::assert_counts_are_exact;
@@ -93,7 +93,7 @@ pub fn a_session_carries_the_attribution_of_its_address(host: &Host) {
 pub fn a_new_address_enters_the_inventories_with_its_session(host: &Host) {
     let mut db = attached(host);
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
-    // Before anything is folded: the rows are there when the session is.
+    // Before any fold: the rows exist as soon as the session does.
     assert_eq!(
         db.rows("SELECT ip_address, current_asn, geo_country FROM enrich.ip_inventory"),
         ["8.8.8.8|15169|US"]
@@ -264,7 +264,7 @@ pub fn updates_of_other_columns_do_nothing(host: &Host) {
     let before = db.one(state);
     let column = if host.table == "sessions" { "endtime" } else { "last_event_at" };
     db.run(&format!("UPDATE {} SET {column} = now()", host.table));
-    // The address is written again, but it is the same one.
+    // The UPDATE writes the same address again.
     db.run(&format!("UPDATE {t} SET {a} = {a}", t = host.table, a = host.address));
     assert_eq!(db.one(state), before);
     assert_exact(host, &mut db);
@@ -353,7 +353,7 @@ pub fn first_and_last_seen_come_from_the_sessions(host: &Host) {
             "in {table}"
         );
     }
-    // Enriching it years later is no sighting.
+    // An enrichment years later does not change the times of sightings.
     db.run("SELECT enrich.enrich_ip('8.8.8.8', true)");
     db.run("CALL enrich.fold_statistics()");
     assert_eq!(
@@ -407,7 +407,8 @@ pub fn returning_shows_the_snapshot(host: &Host) {
 
 pub fn the_users_own_trigger_may_replace_the_address(host: &Host) {
     let mut db = attached(host);
-    // PostgreSQL fires triggers by name, so one of these runs before ours and one after.
+    // PostgreSQL fires triggers in the order of their names. So one of these runs before the extension's, and one
+    // after.
     for (name, old, new) in [("aaa", "1.1.1.1", "8.8.8.8"), ("zzz", "139.59.0.1", "89.160.20.1")] {
         db.run(&format!(
             "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -460,7 +461,7 @@ pub fn a_rolled_back_session_leaves_nothing(host: &Host) {
         ),
         "0|0|0"
     );
-    // And the connection is as good as new.
+    // The connection can still be used.
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
     assert_exact(host, &mut db);
     assert_eq!(inventory(&mut db, "8.8.8.8"), ["15169|US|1"]);
@@ -497,7 +498,7 @@ pub fn sessions_are_accepted_after_detach(host: &Host) {
 
 pub fn attaching_twice_counts_once(host: &Host) {
     let mut db = attached(host);
-    // Whether the second call is refused or does nothing: no second set of triggers.
+    // The second call may fail or do nothing, but it must not add a second set of triggers.
     let _ = db.try_run(&format!(
         "SELECT enrich.attach_session_table('{}', '{}', '{}')",
         host.table, host.address, host.time
@@ -517,7 +518,7 @@ pub fn attach_says_what_is_wrong_and_changes_nothing(host: &Host) {
     let refusals = [
         (format!("'{}', 'no_such_column'", host.table), "42703"),
         (format!("'{}', '{}', 'no_such_column'", host.table, host.address), "42703"),
-        // A number and a time are no addresses, an address is no time.
+        // Numbers and times are rejected as addresses, and addresses as times.
         (format!("'{}', '{}'", host.table, host.time), "42804"),
         (format!("'{t}', '{a}', '{a}'", t = host.table, a = host.address), "42804"),
     ];
@@ -531,8 +532,8 @@ pub fn attach_says_what_is_wrong_and_changes_nothing(host: &Host) {
     assert_eq!(db.number("SELECT count(*) FROM enrich.attached_tables"), 0);
 }
 
-/// The owner broke something of ours: sessions are stored all the same, in every shape of
-/// statement, and once it is repaired everything works again.
+/// The owner broke an object of the extension. Sessions are still stored, by every form of statement. After the repair
+/// everything works again.
 fn assert_no_session_is_lost(host: &Host, breaks: &str, repairs: &str) {
     let mut db = attached(host);
     db.run(&host.insert(&[("before", Some("8.8.8.8"))]));
@@ -576,7 +577,8 @@ pub fn a_failing_constraint_on_the_network_inventory_loses_no_session(host: &Hos
 }
 
 pub fn a_failing_trigger_on_the_inventory_loses_no_session(host: &Host) {
-    // Deferred, so that it fails where nothing of ours can catch it unless it was forced before.
+    // Deferred, so that it fails at commit, where the extension cannot catch the error. It has to force the trigger
+    // earlier.
     assert_no_session_is_lost(
         host,
         "CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS
@@ -611,7 +613,7 @@ pub fn a_locked_inventory_loses_no_session(host: &Host) {
     let mut db = attached(host);
     let mut locker = db.another();
     locker.run("BEGIN; LOCK TABLE enrich.ip_inventory, enrich.asn_inventory");
-    // The client's own limit ends the waiting; the session is stored without its inventory rows.
+    // The client's lock_timeout ends the wait. The session is stored without its inventory rows.
     db.run("SET lock_timeout = '50ms'");
     db.run(&host.insert(&[("a", Some("8.8.8.8"))]));
     db.run(&host.insert(&[("b", Some("1.1.1.1")), ("c", Some("48.0.0.1"))]));
@@ -638,7 +640,7 @@ pub fn a_cancelled_insert_is_still_cancelled(host: &Host) {
             || (watcher.rows(&waits), insert.is_finished()),
             |(waiting, finished)| *finished || waiting == &["t"],
         );
-        // An insert that never waits for the inventory has nothing that could be cancelled.
+        // An insert that does not wait for the inventory cannot be cancelled there.
         if !state.1 {
             cancel.cancel_query(postgres::NoTls).expect("a cancel request can be sent");
             let outcome = insert.join().expect("the insert does not panic");
