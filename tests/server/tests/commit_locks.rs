@@ -213,8 +213,7 @@ fn a_lost_count_is_seen_and_counted_again() {
     assert!(said.contains("recount_request"), "{said}");
     // While the table is locked, its counts cannot be corrected.
     assert_eq!(db.one("SELECT sessions, has_gaps FROM enrich.recount_request"), "2|f");
-    // In another database there are no such locks, so its view shows the values that the worker of this one has
-    // reported.
+    // Another database has no such locks, so its view shows the values that the worker of this one has reported.
     let mut elsewhere = fresh_database(server());
     let age = format!(
         "SELECT count(*) FROM enrich.enrich_metrics

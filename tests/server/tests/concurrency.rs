@@ -364,8 +364,8 @@ fn assert_no_deadlock(db: &mut Session) {
     );
 }
 
-/// Asserts that there was no deadlock, and that caught errors come only from commits that waited for the longest
-/// allowed time. Their number depends on the machine.
+/// Asserts that no deadlock happened, and that caught errors come only from commits that reached the bound of their
+/// waits. Their number depends on the machine.
 #[track_caller]
 fn assert_nothing_went_wrong_quietly(cluster: &Cluster, db: &mut Session) {
     assert_no_deadlock(db);

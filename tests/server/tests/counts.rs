@@ -1,4 +1,4 @@
-//! Counts are exact: after a fold they equal a recount, whichever statements ran before.
+//! Counts are exact: after a fold they equal a recount, for any statements, rollbacks and crashes before.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

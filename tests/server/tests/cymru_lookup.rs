@@ -447,7 +447,7 @@ fn dns_is_asked_while_whois_cannot_be_reached() {
     assert_placed(&mut db, &members(0..10));
     assert_eq!(dns.record().len(), asked, "whois is there again");
     assert_eq!(lab.whois.record().questions_total(), 5);
-    // There is no fallback if the server accepts connections but does not answer: it may be overloaded.
+    // The function uses no fallback if the server accepts connections but does not answer: it may be overloaded.
     lab.whois.behave(Fault::Silent);
     queue(&mut db, &members(10..15));
     wait_until("the silence is counted", || provider(&mut db, "silent"), |n| *n > 0);

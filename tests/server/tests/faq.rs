@@ -1,6 +1,6 @@
-//! What docs/faq.md says of personal data: its statements are run on sessions that are there, nothing of an erased
-//! address is left in any table, and the counts are those of a recount. Likewise docs/scaling.md on partitions that go. And
-//! when a provider is asked about an address again.
+//! The statements of docs/faq.md on personal data. They are run on stored sessions. No table contains the erased
+//! address afterwards, and the counts equal a recount. Also docs/scaling.md on dropped partitions, and the times of
+//! repeated requests for an address.
 
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::documentation::{blocks_of, page, section};
@@ -12,7 +12,7 @@ use server_tests::{Database, Options, database};
 const SESSIONS: &[(&str, &str)] = &[("sessions", "ip")];
 const ERASED: &str = "8.8.8.8";
 
-/// The blocks below a heading, for the schema of the tests and the address that is to go.
+/// Returns the blocks below a heading, for the schema of the tests and the address that is erased.
 fn blocks(file: &str, words: &str) -> Vec<String> {
     let text = page(file);
     let found: Vec<String> = blocks_of(section(&text, words))
@@ -23,14 +23,15 @@ fn blocks(file: &str, words: &str) -> Vec<String> {
     found
 }
 
-/// Statement by statement, as psql does: procedures commit.
+/// Runs a block statement by statement, as psql does, because procedures commit.
 fn run(db: &mut Database<'_>, block: &str) {
     for statement in block.split_inclusive(';').filter(|s| !s.trim().is_empty()) {
         db.run(statement);
     }
 }
 
-/// Sessions of the address that is to go, in several spellings, and of others; a trace of it in every table.
+/// Stores sessions of the address that is erased, in several spellings, and of others. Adds a row about it to every
+/// table.
 fn traces(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
     db.run(&COWRIE.insert(&[
@@ -58,7 +59,7 @@ fn traces(db: &mut Database<'_>) {
     );
 }
 
-/// Tables in which the address is still found, with how many of their rows.
+/// Returns the tables that contain the address, with the numbers of rows.
 fn found_in(db: &mut Database<'_>) -> Vec<String> {
     let tables = db.rows(
         "SELECT c.oid::regclass FROM pg_class c
@@ -66,7 +67,7 @@ fn found_in(db: &mut Database<'_>) -> Vec<String> {
     );
     let mut found = Vec::new();
     for table in tables {
-        // Whole, so that 8.8.8.80 is another one.
+        // Compares the whole address, because 8.8.8.80 is another one.
         let rows = db.number(&format!(
             "SELECT count(*) FROM {table} t WHERE t::text ~ '(^|[^0-9.])8\\.8\\.8\\.8($|[^0-9])'"
         ));

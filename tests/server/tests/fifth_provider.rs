@@ -1,7 +1,7 @@
-//! A fifth provider is one new file and one entry of one list. The file is `tests/toy/toy.rs`; here it is put where it
-//! belongs in a copy of the sources below `target/toy`, which is built, installed into a PostgreSQL of its own and run.
+//! A fifth provider needs one new file and one entry in a list. The file is `tests/toy/toy.rs`. The test adds it to a
+//! copy of the sources below `target/toy`, builds the copy, installs it into a separate PostgreSQL and runs it.
 //!
-//! What the build leaves is kept: it costs some minutes once, seconds afterwards.
+//! The results of the build are kept. The first build takes some minutes, later ones take seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +22,7 @@ use server_tests::{Cluster, Options, wait_until};
 const TOY: &str = "tests/toy/toy.rs";
 const PROVIDERS: &str = "engine/src/providers";
 const LIST: &str = "engine/src/providers/mod.rs";
-/// What is added to the file of the list.
+/// The line that is added to the file of the list.
 const DECLARATION: &str = "pub mod toy;\n";
 const ENTRY: &str = ", &toy::Toy";
 
@@ -46,13 +46,13 @@ fn a_fifth_provider_is_one_new_file_and_one_entry_of_one_list() {
     let changed: Vec<_> = before.iter().filter(|(name, file)| after[*name] != **file).collect();
     assert_eq!(changed.iter().map(|(name, _)| name.as_path()).collect::<Vec<_>>(), [Path::new(LIST)]);
 
-    // The file is declared, and is in the list; all else is as it was.
+    // The file is declared and in the list. All else is unchanged.
     let without = text(after).replacen(DECLARATION, "", 1).replacen(ENTRY, "", 1);
     assert_eq!(without, text(before));
     assert_eq!(text(after).len(), text(before).len() + DECLARATION.len() + ENTRY.len());
 }
 
-/// The sources with the toy beside the other providers, and in their list.
+/// Returns the sources with the toy in the directory of the providers and in their list.
 fn with_the_toy(mut tree: Tree) -> Tree {
     let toy = tree.get(Path::new(TOY)).expect("the toy is a file of this checkout").clone();
     tree.insert(Path::new(PROVIDERS).join("toy.rs"), toy);
@@ -82,7 +82,7 @@ fn text(tree: &Tree) -> String {
     String::from_utf8(tree[Path::new(LIST)].bytes.clone()).expect("the list is text")
 }
 
-/// All files but those that were built.
+/// Returns all files except those that were built.
 fn tree(root: &Path) -> Tree {
     let mut tree = Tree::new();
     let mut open = vec![root.to_owned()];
@@ -95,7 +95,7 @@ fn tree(root: &Path) -> Tree {
             }
             let metadata = match path.metadata() {
                 Ok(metadata) => metadata,
-                // An editor's file of a moment.
+                // A temporary file of an editor.
                 Err(problem) if problem.kind() == ErrorKind::NotFound => continue,
                 Err(problem) => panic!("could not look at {}: {problem}", path.display()),
             };
@@ -110,8 +110,8 @@ fn tree(root: &Path) -> Tree {
     tree
 }
 
-/// Makes the files below a directory those of the tree. What is right already is left alone: a new time of change would
-/// have cargo build it again.
+/// Makes the files below a directory equal to those of the tree. Correct files are not written, because cargo would
+/// build files with a new modification time again.
 fn write(wanted: &Tree, root: &Path) {
     let there = tree(root);
     for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
@@ -126,8 +126,8 @@ fn write(wanted: &Tree, root: &Path) {
     }
 }
 
-/// The copy that the extension was built from, with the sources as they were when it was made. This process uses the
-/// PostgreSQL that it was installed into.
+/// The copy that the extension was built from, and the original sources at that time. This process uses the PostgreSQL
+/// into which the copy was installed.
 struct Workshop {
     copy: PathBuf,
     sources: Tree,
@@ -150,16 +150,16 @@ fn workshop() -> &'static Workshop {
     })
 }
 
-/// Runs a script of the copy, which then knows nothing but the copy.
+/// Runs a script of the copy, with no path of the original in its environment.
 fn run(copy: &Path, script: &str, major: &str) {
     let mut command = installation::script(copy, script);
     if std::env::var_os("PG_CONFIG").is_none_or(|path| path.is_empty()) {
         command.env("PG_MAJOR", major);
     }
-    // Where the server's user can reach a copy of PostgreSQL, should it be unable to reach this one.
+    // The directory for a copy of PostgreSQL if the server's user cannot reach this one.
     let postgres = workspace().join("target/postgres");
     command.env("TMP_BASE", postgres.canonicalize().unwrap_or(postgres));
-    // A release that is built in seconds, with the same settings for all crates.
+    // A release build that takes seconds, with the same settings for all crates.
     command.env_remove("QUICK_BUILD");
     for (setting, value) in [
         ("OPT_LEVEL", "0"),
@@ -179,9 +179,9 @@ fn run(copy: &Path, script: &str, major: &str) {
     );
 }
 
-/// A toy shop that knows every second address, and a server that asks it.
+/// A toy shop that knows every second address, and a server that sends requests to it.
 struct Lab {
-    // The first to go: it asks the other.
+    // Dropped first, because it sends requests to the other.
     cluster: Cluster,
     shop: Http,
 }
@@ -272,11 +272,11 @@ fn it_is_known_wherever_providers_are() {
 fn it_is_asked_and_what_it_says_is_kept() {
     let lab = Lab::start("toy-kept", &["toy_rate = 0", "retry_base = 20ms", "max_attempts = 2"]);
     let mut db = fresh_database(&lab.cluster);
-    // Always about the neighbour.
+    // The answer is always about another address.
     let foreign = HttpFault::Custom(Arc::new(|_: &HttpRequest| toys_at(IpAddr::from([48, 0, 0, 8]))));
     lab.shop.behave_for(IpAddr::from([48, 0, 0, 9]), foreign);
 
-    // A session is enough.
+    // A session alone causes a request.
     COWRIE.create_attached(&mut db);
     db.run(&COWRIE.insert(&[
         ("known", Some("48.0.0.2")),
@@ -306,7 +306,7 @@ fn it_is_asked_and_what_it_says_is_kept() {
         "4|1|1|2|1"
     );
 
-    // What is fresh is not asked again.
+    // A fresh answer is not requested again.
     db.run("SELECT enrich_ips('{48.0.0.2,48.0.0.3}', true)");
     db.run("SELECT request_enrichment('48.0.0.2', 'toy'), request_enrichment('48.0.0.3', 'toy')");
     wait_for_the_queue(&mut db);
@@ -346,11 +346,11 @@ fn its_daily_quota_is_kept_and_written_down() {
 
     reconfigure(&lab.cluster, &["toy_daily_quota = 5"]);
     request(&mut db, 20..32);
-    // What was asked before there was a quota is of the same day, and counts.
+    // Requests from before the quota was set are of the same day, and count.
     let spent = "SELECT requests, cluster_spent, day BETWEEN (now() AT TIME ZONE 'UTC')::date - 1 AND (now() AT TIME ZONE 'UTC')::date
         FROM provider_quota WHERE provider = 'toy'";
     wait_until("the quota is spent", || db.rows(spent), |rows| *rows == ["3|5|t"]);
-    // The rest waits for tomorrow.
+    // The rest waits until tomorrow.
     let left = "SELECT requested, jobs FROM queue_status WHERE provider = 'toy'";
     wait_until("what was asked is written down", || db.one(left), |left| left == "0|9");
     assert_eq!(lab.asked().len(), 2 + 3);

@@ -1,4 +1,4 @@
-//! Folding waits for no other transaction: what others hold is left, the rest is folded, and nothing is lost.
+//! A fold waits for no other transaction. It leaves the rows that are locked, folds the others, and loses nothing.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ const TABLES: &[(&str, &str)] = &[("sessions", "ip"), ("session_summaries", "sou
 /// Waiting longer than this is waiting without end.
 const NO_END: &str = "SET statement_timeout = '40s'";
 
-/// A server whose worker folds often and asks no provider: folding is all its work.
+/// A server whose worker folds often and uses no provider, so that folding is all its work.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     server_without_providers(&CLUSTER, "fold-blocked-worker")
@@ -26,13 +26,13 @@ fn prepare(db: &mut Session) {
     db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
 }
 
-/// The same in a database whose worker runs.
+/// Does the same in a database whose worker runs.
 fn prepare_with_worker(db: &mut Session) {
     prepare(db);
     start_worker(db);
 }
 
-/// A database whose worker has folded a session of an address.
+/// Returns a database whose worker has folded a session of an address.
 fn database_with_folded(address: &str) -> Database<'static> {
     let mut db = fresh_database(with_worker());
     prepare_with_worker(&mut db);
@@ -62,7 +62,7 @@ fn pending(db: &mut Session) -> Vec<String> {
     db.rows("SELECT host(ip_address), sum(sessions) FROM enrich.session_delta GROUP BY 1 ORDER BY 1")
 }
 
-/// How a transaction that creates the address 8.8.8.8 begins, stays, and ends.
+/// How a transaction that creates the address 8.8.8.8 begins, continues, and ends.
 const CREATIONS: [(&str, &str, &str); 4] = [
     ("an operator's call", "BEGIN; SELECT 1 FROM enrich.enrich_ip('8.8.8.8')", "COMMIT"),
     ("an operator's call that is undone", "BEGIN; SELECT 1 FROM enrich.enrich_ip('8.8.8.8')", "ROLLBACK"),
@@ -120,7 +120,7 @@ fn a_call_leaves_the_counts_of_a_new_address_whose_network_another_transaction_c
     }
 }
 
-/// A new address shares the key of its network's row, which waits behind FOR UPDATE.
+/// The foreign key of a new address needs a lock on its network's row, which conflicts with FOR UPDATE.
 #[test]
 fn a_call_leaves_the_counts_of_a_new_address_whose_network_is_locked() {
     let mut db = database();
@@ -167,7 +167,7 @@ fn a_call_leaves_locked_addresses_and_networks_and_folds_the_others() {
     assert_counts_are_exact(&mut db, TABLES);
 }
 
-/// A recount and a backfill fold on their way.
+/// A recount and a backfill include a fold.
 #[test]
 fn a_recount_beside_an_open_transaction_ends_and_is_exact() {
     let mut db = database();
@@ -248,7 +248,7 @@ fn a_call_behind_another_fold_ends_by_its_own_lock_timeout() {
     assert_counts_are_exact(&mut db, TABLES);
 }
 
-/// Nothing wakes the worker but its naptime: no session comes after the lock is gone.
+/// Only the naptime wakes the worker, because no session is stored after the lock is released.
 #[test]
 fn the_worker_folds_again_what_a_locked_row_kept_it_from_folding() {
     let mut db = database_with_folded("8.8.8.8");
@@ -271,13 +271,13 @@ fn the_worker_folds_again_what_a_locked_table_kept_it_from_folding() {
         let before = db.number(errors);
         let mut other = db.another();
         other.run(&format!("BEGIN; LOCK TABLE enrich.{table} IN ACCESS EXCLUSIVE MODE"));
-        // A session would wait behind the lock.
+        // A session would wait for the lock.
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', 1)");
         wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
         other.run("ROLLBACK");
         wait_for_count(&mut db, "8.8.8.8", 2);
         db.run("INSERT INTO enrich.session_delta (ip_address, sessions) VALUES ('8.8.8.8', -1)");
-        // Counts that come without a session are found.
+        // Counts without a session are found.
         wait_for_count(&mut db, "8.8.8.8", 1);
         assert_counts_are_exact(&mut db, TABLES);
     }

@@ -1,9 +1,9 @@
-//! Enrichment documents that others wrote: whatever is in them, it is stored, used as far as it makes sense, and listed
-//! where it does not.
+//! Enrichment documents of other systems. Any content is stored. The valid part is used, and the invalid part is
+//! listed.
 
 use server_tests::{Session, database};
 
-/// A network of one address whose document says this; name|country|registry, and the fault that is listed.
+/// A document of one address, the resulting network as name|country|registry, and the listed fault.
 struct Case {
     document: &'static str,
     network: &'static str,
@@ -14,7 +14,7 @@ const NONE: &str = "";
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
-    // What makes sense.
+    // Valid documents.
     Case { document: r#"{"maxmind": {"asn": 65536, "asn_org": "Example", "country": "DE"}}"#, network: "Example|DE|NULL", fault: NONE },
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE, NL", "country": "NL", "registry": "ripencc"}}"#, network: "EXAMPLE, NL|NL|RIPE", fault: NONE },
     // J1: not an object.
@@ -23,38 +23,38 @@ const CASES: &[Case] = &[
     Case { document: "42", network: "NULL|NULL|NULL", fault: "the document is not an object" },
     Case { document: "true", network: "NULL|NULL|NULL", fault: "the document is not an object" },
     Case { document: "[]", network: "NULL|NULL|NULL", fault: "the document is not an object" },
-    // J2: null is as empty, and is listed; an empty object says nothing and is no fault.
+    // J2: null counts as empty and is listed. An empty object is valid and has no content.
     Case { document: "null", network: "NULL|NULL|NULL", fault: "the document is not an object" },
     Case { document: "{}", network: "NULL|NULL|NULL", fault: NONE },
-    // J3: a provider that is no object; the other one is used all the same.
+    // J3: the answer of one provider is not an object. The other one is used.
     Case { document: r#"{"maxmind": "DE", "cymru": {"asn_org": "EXAMPLE", "country": "nl"}}"#, network: "EXAMPLE|NL|NULL", fault: "maxmind is not an object" },
     Case { document: r#"{"maxmind": {"asn_org": "Example"}, "cymru": [1, 2]}"#, network: "Example|NULL|NULL", fault: "cymru is not an object" },
     Case { document: r#"{"maxmind": 1, "cymru": false}"#, network: "NULL|NULL|NULL", fault: "maxmind is not an object; cymru is not an object" },
     Case { document: r#"{"maxmind": null, "cymru": {"asn_org": "EXAMPLE"}}"#, network: "EXAMPLE|NULL|NULL", fault: NONE },
-    // J4: a number where text is due, and the other way round, is read as what it means.
+    // J4: a number instead of a text, or a text instead of a number, is converted.
     Case { document: r#"{"maxmind": {"asn": "AS65536", "asn_org": 4711, "country": "de"}}"#, network: "4711|DE|NULL", fault: NONE },
-    // J5: keys that lack.
+    // J5: missing keys.
     Case { document: r#"{"maxmind": {"city": "Berlin"}}"#, network: "NULL|NULL|NULL", fault: NONE },
     Case { document: r#"{"maxmind": {}, "cymru": {}}"#, network: "NULL|NULL|NULL", fault: NONE },
-    // J6: what MaxMind lacks Team Cymru says.
+    // J6: values that MaxMind lacks come from Team Cymru.
     Case { document: r#"{"maxmind": {"country": "SE"}, "cymru": {"asn_org": "EXAMPLE, SE", "registry": "ARIN"}}"#, network: "EXAMPLE, SE|SE|ARIN", fault: NONE },
-    // J8: what cannot be read at all leaves the field empty.
+    // J8: an unreadable value leaves the field empty.
     Case { document: r#"{"maxmind": {"asn_org": {"en": "Example"}, "country": true}}"#, network: "NULL|NULL|NULL",
            fault: "maxmind.asn_org is nested, not a name; maxmind.country is true, not a country" },
     Case { document: r#"{"maxmind": {"asn_org": ["Example"], "country": "Germany"}}"#, network: "NULL|NULL|NULL",
            fault: "maxmind.asn_org is nested, not a name; maxmind.country is \"Germany\", not a country" },
-    // J9: what no network may have is left out before it is written, so nothing fails.
+    // J9: a value that no network may have is left out before it is written, so nothing fails.
     Case { document: r#"{"cymru": {"asn_org": "EXAMPLE", "country": "D1", "registry": "other"}}"#, network: "EXAMPLE|NULL|NULL", fault: "cymru.country is \"D1\", not a country" },
     Case { document: r#"{"maxmind": {"asn": 4294967296, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"4294967296\", not an ASN" },
     Case { document: r#"{"maxmind": {"asn": 0, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"0\", not an ASN" },
     Case { document: r#"{"maxmind": {"asn": -1, "country": "XX"}}"#, network: "NULL|NULL|NULL", fault: "maxmind.asn is \"-1\", not an ASN" },
     Case { document: r#"{"maxmind": {"asn": 1e400, "asn_org": "NA"}}"#, network: "NULL|NULL|NULL", fault: "maxmind.asn is \"100000000000000000000000000000000000000000000000000000000000\", not an ASN" },
     Case { document: r#"{"maxmind": {"asn": 65536.5, "asn_org": "Example"}}"#, network: "Example|NULL|NULL", fault: "maxmind.asn is \"65536.5\", not an ASN" },
-    // A document that names another network says nothing of this one.
+    // A document that names another network is not used for this one.
     Case { document: r#"{"maxmind": {"asn": 64499, "asn_org": "Another", "country": "DE"}, "cymru": {"asn": 65536, "asn_org": "EXAMPLE"}}"#, network: "EXAMPLE|NULL|NULL", fault: NONE },
 ];
 
-/// Rows as a restore brings them in: no trigger and no foreign key looks at them.
+/// Inserts rows as a restore does: no trigger fires, and no foreign key is checked.
 fn load(db: &mut Session, rows: &str) {
     db.run(&format!(
         "SET session_replication_role = replica;
@@ -116,7 +116,7 @@ fn a_document_alone_places_an_address_where_it_names_a_network() {
         db.rows("SELECT host(ip_address), asn_number, verification_source FROM ip_asn_history ORDER BY 1"),
         ["60.0.0.0|64500|maxmind", "60.0.0.1|64501|maxmind", "60.0.0.2|64502|cymru", "60.0.0.3|64503|cymru"]
     );
-    // Asked and no network named, or of no use at all; the empty one was never asked about.
+    // Skipped are answers without a network and useless documents, but not the empty one.
     assert_eq!(
         db.one("SELECT result FROM procedure_call").parse::<serde_json::Value>().expect("JSON"),
         serde_json::json!({"scanned": 8, "unique": 4, "created": 4, "updated": 0, "skipped": 3, "corrected": 0})
@@ -146,7 +146,7 @@ fn a_huge_document_is_used_and_listed_in_short() {
     );
 }
 
-/// Generated columns are computed, and answers of the files merged, over anything that a document may be.
+/// Generated columns are computed from any document, and answers of the files are merged into it.
 #[test]
 fn malformed_documents_are_stored_and_enriched_like_any_other() {
     let mut db = database();

@@ -1,4 +1,5 @@
-//! Foreign keys of session tables: added without locking writers out, orphans reported, then validated.
+//! Foreign keys of session tables. They are added without locking writers out, orphans are reported, and then the keys
+//! are validated.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,7 @@ use server_tests::{Session, database, wait_until};
 
 const ADD: &str = "CALL enrich.add_session_foreign_key('session_summaries')";
 
-/// Table, and whether its foreign key has been validated.
+/// Returns each table with a foreign key, and if the key is validated.
 fn keys(db: &mut Session) -> Vec<String> {
     db.rows(
         "SELECT conrelid::regclass, convalidated FROM pg_constraint
@@ -27,7 +28,7 @@ fn a_table_attached_with_a_foreign_key_has_it_validated_by_the_backfill() {
     assert_eq!(keys(&mut db), ["session_summaries|f"]);
     db.run("CALL enrich.backfill_sessions('session_summaries')");
     assert_eq!(keys(&mut db), ["session_summaries|t"]);
-    // And it holds.
+    // The key is enforced.
     let refusal = db.refused("DELETE FROM enrich.ip_inventory");
     assert_eq!(refusal.code, "23503");
 }
@@ -54,10 +55,10 @@ fn orphans_are_reported_and_listed_and_the_key_stays_not_valid() {
             "add_session_foreign_key|c|::ffff:8.8.8.8",
         ]
     );
-    // New sessions are held to it already, and spelled as the inventory spells.
+    // The key is checked for new sessions already, and their addresses are spelled as in the inventory.
     db.run(&SUMMARIES.insert(&[("d", Some("::ffff:1.1.1.1"))]));
     assert_eq!(db.one("SELECT source_ip FROM session_summaries WHERE session_id = 'd'"), "1.1.1.1");
-    // The backfill leaves those whose column does not hold an address's key.
+    // The backfill leaves rows whose column is not the key of an address.
     db.run("CALL enrich.backfill_sessions('session_summaries')");
     assert_eq!(
         db.number(
@@ -94,7 +95,7 @@ fn partitions_have_theirs_validated_first_and_then_the_table_has_its_own() {
     assert_eq!(keys(&mut db), ["p1|t", "p2a|t"]);
     db.run("CALL enrich.add_session_foreign_key('p')");
     assert_eq!(keys(&mut db), ["p|t", "p1|t", "p2|t", "p2a|t"]);
-    // Partitions of tomorrow have it too.
+    // Later partitions get the key, too.
     db.run("CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (200) TO (300)");
     db.run("INSERT INTO p VALUES (201, '::ffff:1.1.1.1')");
     assert_eq!(db.one("SELECT source_ip, snapshot_asn FROM p3"), "1.1.1.1|13335");
@@ -116,7 +117,7 @@ fn what_cannot_have_one_is_refused() {
     assert_eq!(code(&mut db, "BEGIN; CALL enrich.add_session_foreign_key('sessions')"), "25001");
 }
 
-/// Ends a writer's loop however the test ends.
+/// Ends a writer's loop, also if the test fails.
 struct Ended(AtomicBool);
 
 impl Drop for Until<'_> {
@@ -127,7 +128,7 @@ impl Drop for Until<'_> {
 
 struct Until<'a>(&'a Ended);
 
-/// A writer's statements are cancelled by the server after a second: none may be.
+/// The server would cancel a writer's statement after a second. None may be cancelled.
 #[test]
 fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     let mut db = database();
@@ -139,12 +140,12 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     db.copy("session_summaries (session_id, first_event_at, source_ip)", &lines);
     SUMMARIES.attach(&mut db);
     let mut long = db.another();
-    // Conflicts with what the foreign key needs, not with other writers.
+    // Conflicts with the lock that the foreign key needs, but not with other writers.
     long.run(&format!("BEGIN; {}", SUMMARIES.insert(&[("long", Some("8.8.8.8"))])));
     let ended = Ended(AtomicBool::new(false));
     std::thread::scope(|scope| {
         let until = Until(&ended);
-        // Gone with this closure, and what it locks with it.
+        // The closure owns the session, so its locks are released at the end.
         let mut long = long;
         let mut writer = db.another();
         let door = &ended.0;
@@ -189,7 +190,7 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// An operator may lock the table, by the rights that docs/security.md gives.
+/// An operator may lock the table, with the rights of docs/security.md.
 #[test]
 fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     let mut db = database();
@@ -197,7 +198,7 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
     db.run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at', true)");
     let errors = db.number("SELECT errors FROM enrich.enrich_stats()");
     std::thread::scope(|scope| {
-        // In here, so that a failure releases the lock.
+        // Inside the scope, so that a failure releases the lock.
         let mut operator = db.another();
         operator.run("BEGIN; LOCK TABLE enrich.known_networks IN ACCESS EXCLUSIVE MODE");
         let mut honeypot = db.another();
@@ -212,9 +213,9 @@ fn a_lock_on_known_networks_does_not_keep_sessions_with_a_foreign_key() {
         "the snapshot is complete"
     );
     assert_eq!(db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), ["NULL"]);
-    // The counter is the server's, and other tests count in it.
+    // The counter belongs to the server, and other tests increase it, too.
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") > errors);
-    // Folding brings the network.
+    // The fold creates the network.
     db.run("CALL enrich.fold_statistics()");
     assert_eq!(
         db.rows("SELECT current_asn FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"),
@@ -256,7 +257,7 @@ fn immediate_constraints_keep_no_session_of_a_new_address() {
     assert!(db.number("SELECT count(*) FROM session_summaries") > 0);
 }
 
-/// Whoever creates a network and does not commit does not keep other addresses of that network.
+/// A transaction that creates a network and does not commit does not block other addresses of that network.
 #[test]
 fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_foreign_key() {
     let mut db = database();
@@ -280,7 +281,7 @@ fn an_open_transaction_with_the_same_network_does_not_keep_sessions_with_a_forei
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// At commit the server runs no statement_timeout any more.
+/// PostgreSQL does not apply statement_timeout during the commit.
 #[test]
 fn a_commit_that_waits_for_its_address_is_ended_by_lock_timeout_and_not_by_statement_timeout() {
     let mut db = database();

@@ -1,4 +1,4 @@
-//! The harness itself: it must start, answer, survive a kill and leave nothing behind.
+//! The harness: it must start, run statements, survive a kill and leave nothing behind.
 
 use server_tests::{Cluster, Options};
 

@@ -1,4 +1,4 @@
-//! Lines of history are in the order in which they came about, whenever the transactions began that wrote them.
+//! Lines of history are in the order of their changes. The start times of the transactions do not matter.
 
 use server_tests::database::cluster_with_world;
 use server_tests::world::{self, Files, asn_record};

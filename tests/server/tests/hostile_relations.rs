@@ -1,11 +1,11 @@
-//! What may stand in the place of a session table, and what its owner may put on it: odd kinds of relations and odd names,
-//! policies, triggers, checks and indexes that run code of theirs, wherever we read or write.
+//! Relations that could be attached as a session table: unusual kinds and unusual names. Also policies, triggers,
+//! checks and indexes with code of the table's owner, for every place where the extension reads or writes.
 
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Session, database, hostile};
 
-/// A login role that owns a schema `theirs`.
+/// Creates a login role that owns a schema `theirs`.
 fn tenant(db: &mut Database<'_>) -> (String, Session) {
     let role = db.own_name("tenant");
     db.run(&format!(
@@ -80,7 +80,7 @@ fn tables_of_every_kind_are_counted() {
         eprintln!("{create}");
         db.run(create);
         if let Err(refusal) = db.try_run(&format!("SELECT enrich.attach_session_table('{table}')")) {
-            // A typed table takes no columns; it is refused before anything was done.
+            // A typed table takes no columns. It is refused before anything was changed.
             assert!(create.contains("TABLE s OF") && refusal.code == "42809", "{create}: {refusal:?}");
             assert_eq!(db.one("SELECT count(*) FROM enrich.attached_tables"), "0");
             continue;
@@ -97,7 +97,7 @@ fn tables_of_every_kind_are_counted() {
     }
 }
 
-/// As SQL wants it.
+/// Quotes an identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -126,7 +126,7 @@ fn names_cannot_break_out_of_their_quotes() {
             let table = format!("{q}.{q}");
             let rel = format!("'{}'::regclass", table.replace('\'', "''"));
             let literal = format!("'{}'", name.replace('\'', "''"));
-            // One letter more than the address: the time.
+            // The name of the time column, one letter longer than that of the address.
             let time = if name.len() == 63 { format!("t{}", &name[1..]) } else { format!("{name}t") };
             let (tq, time_literal) = (quoted(&time), format!("'{}'", time.replace('\'', "''")));
             db.run(&format!(
@@ -184,7 +184,7 @@ fn names_cannot_break_out_of_their_quotes() {
     }
 }
 
-/// A table of theirs that is attached, with sessions that lack their snapshot.
+/// Creates an attached table of the role, with sessions that lack their snapshot.
 fn old_sessions(db: &mut Database<'_>, role: &str, theirs: &mut Session) {
     theirs.run(
         "CREATE TABLE s (id int PRIMARY KEY, ip text, note text);
@@ -213,7 +213,7 @@ fn forced_row_level_security_is_named_where_it_hides_sessions_from_their_owner()
     assert!(said.contains("sessions_completed 5, held 15"), "{said}");
     assert_eq!(said.matches("row-level security of theirs.s is forced upon its owner").count(), 1, "{said}");
     assert!(said.contains("NO FORCE ROW LEVEL SECURITY"), "{said}");
-    // Counts are those of all sessions, whatever a policy shows to whom.
+    // Counts include all sessions. Policies do not change them.
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
     theirs.run("ALTER TABLE s NO FORCE ROW LEVEL SECURITY");
     let said = db.notices("CALL enrich.backfill_sessions('theirs.s')");
@@ -287,7 +287,7 @@ fn casts_of_types_that_came_after_attaching_never_run_as_the_reader() {
     }
 }
 
-/// The race: the columns change between the look at them and the reading.
+/// A race: the columns change between the check and the reading.
 #[test]
 fn columns_cannot_change_while_the_reader_waits_for_the_table() {
     let mut db = database();
@@ -339,7 +339,7 @@ fn triggers_that_raise_swallow_rewrite_and_recurse_leave_exact_counts() {
         ("BEFORE INSERT OR UPDATE", "raise_it", "aa"),
         ("AFTER INSERT OR UPDATE", "raise_it", "zzzz"),
         ("BEFORE INSERT OR UPDATE", "swallow", "aa"),
-        // After ours: what it leaves is what is stored.
+        // Fires after the extension's trigger, so its result is stored.
         ("BEFORE INSERT OR UPDATE", "swallow", "zzzz"),
         ("BEFORE INSERT OR UPDATE", "rewrite", "aa"),
         ("BEFORE INSERT OR UPDATE", "rewrite", "zzzz"),
@@ -385,7 +385,7 @@ fn triggers_that_raise_swallow_rewrite_and_recurse_leave_exact_counts() {
     assert_counts_are_exact(&mut db, &[("s", "ip")]);
 }
 
-/// What runs where we write their table as them, and tries to be more than them.
+/// Code that runs when the extension writes the table as its owner, and that tries to get more rights.
 const ESCAPES: &str = r#"
     CREATE TABLE ran (place text, as_who name, session name, tried text, answer text);
     CREATE FUNCTION try_all(place text) RETURNS void LANGUAGE plpgsql AS $$
@@ -438,7 +438,7 @@ fn what_an_owner_put_on_their_table_runs_as_them_where_a_backfill_writes_it() {
     assert!(!hostile::is_sprung(&mut db), "some of it ran as somebody else");
     assert_eq!(db.rows(&format!("SELECT DISTINCT as_who FROM theirs.ran WHERE as_who <> '{role}'")), [""; 0]);
     let done = db.rows("SELECT DISTINCT tried, answer FROM theirs.ran WHERE answer LIKE 'done%' ORDER BY 1");
-    // What they set is theirs, and over when they return.
+    // Settings that this code changes apply to the code only, and are restored when it returns.
     let harmless = ["SET search_path = theirs", "RESET ALL"].map(|what| format!("{what}|done as {role}"));
     assert!(done.iter().all(|row| harmless.contains(row)), "{done:?}");
     for place in ["before_row", "after_row", "check"] {
@@ -448,7 +448,7 @@ fn what_an_owner_put_on_their_table_runs_as_them_where_a_backfill_writes_it() {
             "{place}"
         );
     }
-    // A superuser's own writes run it as the superuser, as PostgreSQL has it: not ours to change, so nothing of that here.
+    // In a superuser's own writes this code runs as the superuser. PostgreSQL does so, and this test does not cover it.
     assert_counts_are_exact(&mut db, &[("theirs.s", "ip")]);
 }
 
@@ -473,7 +473,8 @@ fn a_table_that_changed_hands_is_written_as_its_new_owner() {
         "GRANT USAGE ON SCHEMA enrich TO {role}; GRANT EXECUTE ON ALL PROCEDURES IN SCHEMA enrich TO {role}"
     ));
     assert_eq!(session.refused("CALL enrich.backfill_sessions('theirs.s')").code, "42501");
-    // The trigger's function is still the former owner's: it does not run as the new one, unless that is allowed.
+    // The trigger's function still belongs to the former owner. It does not run as the new owner, unless that is
+    // allowed.
     db.run("CALL enrich.backfill_sessions('theirs.s')");
     assert_eq!(db.rows("SELECT DISTINCT as_who FROM theirs.ran"), [""; 0]);
     db.run("SELECT enrich.set_session_table_options('theirs.s', true, NULL)");

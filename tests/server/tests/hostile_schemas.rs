@@ -1,5 +1,5 @@
-//! An attacker who may create objects where our names, operators or types might be looked up: in the schema that the
-//! extension is installed into, before and after that, in the caller's search_path, and in pg_temp.
+//! An attacker who may create objects that could be found instead of the extension's functions, operators or types.
+//! They are in the schema of the extension, before and after its creation, in the caller's search_path, or in pg_temp.
 
 use server_tests::cymru::{Lab, member};
 use server_tests::database::bare_database;
@@ -7,7 +7,7 @@ use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, Options, Session, hostile, shared, wait_until};
 
-/// A role that may create objects in `schema`, which is there already, and a connection of its.
+/// Creates a role that may create objects in `schema`, which exists already. Returns a connection of the role.
 fn attacker(db: &mut Database<'_>, schema: &str) -> (String, Session) {
     let role = db.own_name("attacker");
     db.run(&format!(
@@ -38,12 +38,12 @@ fn an_installation_among_somebodys_lookalikes_is_refused() {
         let refusal = db.refused("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
         assert!(["42723", "42P07", "42710"].contains(&refusal.code.as_str()), "{lookalike}: {refusal:?}");
         assert_eq!(db.one("SELECT count(*) FROM pg_extension WHERE extname = 'cowrie_enrich'"), "0");
-        // Gone with its owner's objects, and nothing was left.
+        // The owner's objects are dropped, and nothing is left.
         db.run(&format!("DROP OWNED BY {role} CASCADE; CREATE EXTENSION cowrie_enrich SCHEMA enrich"));
     }
 }
 
-/// Everything that we offer, called so that the caller's own call is not ambiguous.
+/// Calls all functions of the extension, with argument types that make each call unambiguous.
 fn use_everything(session: &mut Session, table: &str) {
     session.run(&format!(
         "SELECT enrich.attach_session_table('{table}'::pg_catalog.regclass, 'ip'::pg_catalog.name, 'starttime'::pg_catalog.name, false,
@@ -104,7 +104,7 @@ fn operators_that_were_in_the_schema_before_are_not_used() {
     assert_eq!(session.one("SELECT 1::bigint OPERATOR(enrich.=) 'x'::name"), "t");
     assert!(hostile::is_armed(&mut session));
     db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
-    // Whether or not it comes to be evaluated in here.
+    // No object refers to such an operator, even if this test does not evaluate the object.
     assert_eq!(
         db.rows(
             "SELECT pg_describe_object(d.classid, d.objid, d.objsubid), o.oid::regoperator
@@ -131,7 +131,7 @@ fn functions_that_would_fit_better_are_not_called_by_ours_nor_by_the_worker() {
     assert!(hostile::is_armed(&mut session));
     COWRIE.create(&mut db);
     use_everything(&mut db, "public.sessions");
-    // An address that the files do not know: the worker asks, writes down, completes and ranks.
+    // An address that is not in the mmdb files: the worker sends a request, stores the answer, completes and ranks.
     db.run(&format!(
         "INSERT INTO sessions (id, starttime, ip) VALUES ('w', '2024-05-01', '{}')",
         member(7, 7)
@@ -156,7 +156,7 @@ fn nothing_in_the_callers_path_or_in_pg_temp_is_used() {
     hostile::create_temporary_shadows(&mut caller);
     use_everything(&mut caller, "public.sessions");
     assert!(!hostile::is_sprung(&mut db), "something of the attacker's was used");
-    // And it is there to be found.
+    // The operator can be found.
     assert_eq!(caller.one("SELECT 1::bigint = 'x'::name"), "t");
     assert!(hostile::is_sprung(&mut db), "the trap does not work");
     for table in ["ip_inventory", "asn_inventory", "session_delta"] {

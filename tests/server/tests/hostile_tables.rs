@@ -1,5 +1,5 @@
-//! Session tables and transactions that somebody made difficult, knowingly or not. Each test is a fault that a review
-//! found and that stays found.
+//! Session tables and transactions that are difficult by intent or by accident. Each test covers a fault that a review
+//! found.
 
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, database, wait_until};

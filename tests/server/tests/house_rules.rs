@@ -1,4 +1,4 @@
-//! Rules of the house that a machine can check.
+//! Rules for the sources that a machine can check.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use cowrie_enrich_engine::metrics;
 use server_tests::database;
 use server_tests::installation::{files_below, workspace};
 
-/// Fails if a line of `src/` outside `src/pg/` is a stray.
+/// Fails if `is_stray` is true for a line of `src/` outside `src/pg/`.
 #[track_caller]
 fn assert_stays_in_src_pg(is_stray: impl Fn(&str) -> bool) {
     let mut strays = Vec::new();
@@ -28,24 +28,24 @@ fn assert_stays_in_src_pg(is_stray: impl Fn(&str) -> bool) {
 fn unsafe_code_stays_in_src_pg() {
     assert_stays_in_src_pg(|line| {
         let code = line.split("//").next().unwrap_or_default();
-        // Without the texts in it.
+        // Without string literals.
         let code: String = code.split('"').step_by(2).collect();
         code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
     });
 }
 
-/// The server's own types and functions have sound faces in src/pg.
+/// Types and functions of the server have safe wrappers in src/pg.
 #[test]
 fn nothing_outside_src_pg_names_the_server() {
     assert_stays_in_src_pg(|line| line.contains("pg_sys"));
 }
 
-/// Functions that the server calls without pgrx's guard. Each gives its reason where it is.
+/// Functions that the server calls without pgrx's guard. The reason is stated at each.
 const UNGUARDED: [&str; 5] = ["on_access", "on_utility", "end_process", "on_termination", "check_text"];
 
-/// A panic that unwinds into the server's frames ends the process and restarts the cluster. So a function that the server
-/// calls has pgrx's guard, which turns a panic into an ERROR. One without the guard only calls functions of C and guarded
-/// functions, or catches panics itself.
+/// A panic that unwinds into the server's frames ends the process and restarts the cluster. So a function that the
+/// server calls has pgrx's guard, which turns a panic into an ERROR. A function without the guard only calls C
+/// functions and guarded functions, or catches panics itself.
 #[test]
 fn what_the_server_calls_lets_no_panic_out() {
     let mut strays = Vec::new();
@@ -55,7 +55,7 @@ fn what_the_server_calls_lets_no_panic_out() {
         let lines: Vec<&str> = text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let Some((_, signature)) = line.split_once("extern \"C-unwind\" fn ") else { continue };
-            // Types have no name, and declarations of the server's functions no body.
+            // Types have no name, and declarations of the server's functions have no body.
             let Some((name, _)) = signature.split_once(['(', '<']).filter(|(name, _)| !name.is_empty())
             else {
                 continue;
@@ -71,7 +71,7 @@ fn what_the_server_calls_lets_no_panic_out() {
             let body = lines[at..].iter().skip_while(|line| !line.ends_with('{')).skip(1);
             let body: Vec<&str> = body.take_while(|line| **line != "}").copied().collect();
             let catches = body.iter().any(|line| line.contains("catch_unwind("));
-            // A call through a variable, which may be any function.
+            // A call through a variable can reach any function.
             let calls =
                 |line: &&&str| line.contains(")(") || line.contains("unwrap()") || line.contains("expect(");
             strays
@@ -82,7 +82,7 @@ fn what_the_server_calls_lets_no_panic_out() {
     assert_eq!(unguarded, UNGUARDED.map(str::to_owned).into());
 }
 
-/// An argument is evaluated whether it is used or not. A value that does something when it is dropped would do it.
+/// An argument is evaluated even if it is not used. A value with an effect when it is dropped would have that effect.
 #[test]
 fn values_that_are_dropped_with_an_effect_are_made_only_where_they_are_used() {
     let files: Vec<String> = ["src", "engine/src"]
@@ -133,7 +133,7 @@ fn statements_of_rust_are_files_and_every_file_is_a_statement() {
     }
 }
 
-/// A name may hold the end of a line, and what follows it would be no comment any more.
+/// A name may contain the end of a line. The text after it would not be a comment any more.
 #[test]
 fn comments_of_statements_name_nothing_that_is_put_in() {
     for file in files_below(&workspace().join("sql/queries"), "sql") {
@@ -160,7 +160,7 @@ fn every_metric_is_documented_and_nothing_else_is() {
             format!("| `{prometheus}` | `{name}` | {kind} | {} | `{unit}` |", labels.join(", "))
         })
         .collect();
-    // The cells before the meaning, of which every row has some.
+    // The cells before the meaning. Every row has some.
     let documented: BTreeSet<String> = page
         .lines()
         .filter(|line| line.starts_with("| `"))

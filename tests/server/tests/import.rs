@@ -1,5 +1,5 @@
-//! An installation of the Python system is taken over: all that makes sense, once, whatever interrupts it, and with nobody's
-//! rights but their own.
+//! Import of an installation of the Python system: all valid rows, once, with any interruption, and with no rights but
+//! those of the caller.
 
 use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::documentation::sql_with;
@@ -18,14 +18,14 @@ fn installation(flavour: Flavour, size: Size) -> Database<'static> {
     db
 }
 
-/// What the last call reported, by name.
+/// Returns a value that the last call reported, by name.
 fn report(session: &mut Session, name: &str) -> i64 {
     session.number(&format!(
         "SELECT result -> '{name}' FROM enrich.procedure_call WHERE procedure = 'import_inventory' AND ended_at IS NOT NULL"
     ))
 }
 
-/// Everything of ours that an import writes, except for when it did.
+/// Returns everything that an import writes into tables of the extension, without the times of the import.
 fn contents(session: &mut Session) -> Vec<String> {
     [
         "SELECT to_jsonb(n) - '{updated_at,created_at,enrichment_updated_at}'::text[] FROM enrich.asn_inventory n ORDER BY asn_number",
@@ -53,7 +53,7 @@ fn rows_that_make_sense_are_all_there_in_both_flavours() {
     }
 }
 
-/// Rows of every odd kind, put among the others. What a type or check of a flavour refuses is forced on it.
+/// Adds rows of every invalid kind. If a type or check of a flavour refuses one, the type or check is changed.
 fn add_odd_rows(db: &mut Session, flavour: Flavour) {
     let registry = flavour.registry();
     db.run(&format!(
@@ -99,7 +99,7 @@ fn add_odd_rows(db: &mut Session, flavour: Flavour) {
              ('odd-3', '81.2.69.2', '2024-01-01Z', -1, '??', '[1]'), ('odd-4', '81.2.69.2', '2024-01-01Z', 64501, 'GB', 'null');",
     ));
     if flavour == Flavour::Orm {
-        // Only a column of type json takes these.
+        // Only a column of type json accepts these.
         db.run(
             r#"INSERT INTO old.ip_inventory (ip_address, first_seen, last_seen, enrichment) VALUES
                  ('81.2.69.8', now(), now(), '{"dshield": {"note": "a\u0000b \ud83d \ud83d\ude00"}}'),
@@ -110,7 +110,7 @@ fn add_odd_rows(db: &mut Session, flavour: Flavour) {
     }
 }
 
-/// The list's rows of a table, without their content.
+/// Returns the rejected rows of a table, without their content.
 fn listed(db: &mut Session, table: &str) -> Vec<String> {
     db.rows(&format!(
         "SELECT regexp_replace(row_key, ' at [(].*', ''), reason FROM enrich.rejected_row WHERE relation = 'old.{table}' AND procedure = 'import_inventory'
@@ -224,7 +224,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
         ),
         "256|300|NULL|ISP"
     );
-    // A network that an address names and the inventory lacked.
+    // A network that an address has and that was missing from the inventory.
     assert_eq!(db.one("SELECT count(*) FROM enrich.asn_inventory WHERE asn_number = 4199999"), "1");
 
     let address =
@@ -237,7 +237,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
             r#"NULL|2024-01-01 00:00:00+00|2024-01-02 00:00:00+00|{"validation": {"reason": "link-local (RFC 4291)", "is_bogon": true}}|fe80::1%eth0"#,
         ),
         (
-            // MaxMind's word is the later one's, the network that of the row that is newer as a whole.
+            // MaxMind's answer is the later one. The network comes from the row that is newer as a whole.
             "81.2.69.2",
             r#"64502|2024-01-01 00:00:00+00|2024-01-03 00:00:00+00|{"dshield": {"ip": {}}, "maxmind": {"country": "GB", "cached_at": "2024-01-03T00:00:00+00:00"}, "greynoise": {"noise": true}}|81.2.69.2"#,
         ),
@@ -259,7 +259,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
         r#"{"dshield": {"note": "ab ? 😀"}}"#
     );
     assert_eq!(db.number("SELECT sum(session_count) FROM enrich.ip_inventory"), 0);
-    // Snapshots stay, even those that make no sense; a document that is no jsonb is kept as a text.
+    // Snapshots are kept, even invalid ones. A document that is not valid jsonb is kept as a text.
     assert_eq!(
         db.rows("SELECT session_id, snapshot_asn, snapshot_country, enrichment FROM old.session_summaries ORDER BY 1"),
         [
@@ -297,7 +297,7 @@ fn nobody_is_asked_again_for_what_was_known() {
     assert_eq!(db.one(&is_fresh("cymru", "81.2.69.1")), "t");
     assert_eq!(db.one(&is_fresh("greynoise", "81.2.69.1")), "f");
     assert_eq!(db.one(&is_fresh("greynoise", "81.2.69.2")), "t");
-    // An empty answer is none.
+    // An empty answer does not count as an answer.
     assert_eq!(db.one(&is_fresh("dshield", "81.2.69.2")), "f");
     assert_eq!(
         db.one(
@@ -323,14 +323,14 @@ fn imported_again_it_changes_nothing() {
         db.run(IMPORT);
         assert_eq!(report(&mut db, "written"), 0, "{flavour:?}");
         assert_eq!(db.one(&written.replace('$', &last)), "0|0|0|0");
-        // Sessions' documents were repaired, so they are not listed again.
+        // Documents of sessions were repaired, so they are not listed again.
         let changed = contents(&mut db);
         let without_report = |all: &[String]| all[..all.len() - 2].to_vec();
         assert!(without_report(&changed) == without_report(&before), "{flavour:?}");
     }
 }
 
-/// All sessions are read, and the last documents among them repaired, when a view keeps the table from being changed.
+/// A view prevents the change of the table. All sessions are still read, and their last documents are repaired.
 #[test]
 fn what_failed_behind_the_last_row_is_counted_as_if_it_had_not() {
     for flavour in Flavour::ALL {
@@ -378,12 +378,12 @@ fn what_we_know_better_stands() {
         db.one("SELECT current_asn, geo_country, is_scanner, ip_types, first_seen, created_at FROM enrich.ip_inventory"),
         "15169|US|t|{VPN}|2020-01-01 00:00:00+00|2020-01-01 00:00:00+00"
     );
-    // Nobody moved.
+    // No address changed its network.
     assert_eq!(
         db.rows("SELECT asn_number, verification_source FROM enrich.ip_asn_history"),
         ["15169|maxmind"]
     );
-    // What the Python system says of a network's country is where an address sat: a source of ours replaces it.
+    // In the Python system the country of a network is that of an address. A source of the extension replaces it.
     db.run("INSERT INTO old.asn_inventory (asn_number, organization_country, first_seen, last_seen) VALUES (13335, 'BR', now(), now())");
     db.run(IMPORT);
     db.run("SELECT enrich.enrich_ip('1.1.1.1')");
@@ -408,7 +408,7 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         });
     eprintln!("COWRIE_ENRICH_SEED={seed}");
     let mut random = Random::seeded(seed);
-    // Made once and copied: nobody is connected to it.
+    // Made once and copied, so it must have no connections.
     let original = prepared(&cluster, size);
     let expected = {
         let mut db = copy_from(&cluster, &original);
@@ -422,7 +422,7 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         let mut session = cluster.session(&name);
         let pid = session.backend_pid();
         let call = std::thread::spawn(move || session.try_run(IMPORT));
-        // At some share of the work, spread over the rounds, and then at any moment.
+        // Kills first at a certain share of the work, which grows with the rounds, and then at any time.
         let share = total * (round as i64 * 100 / ROUNDS as i64 + random.below(12) as i64) / 100;
         let mut watcher = cluster.session(&name);
         wait_until(
@@ -442,7 +442,7 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
         let ended = killed_and_called_again(&cluster, &name, pid, call, &expected);
         eprintln!("round {round}: killed after {share} of {total} rows, {ended}");
     }
-    // While it waits for the lock that it changes the sessions' columns under.
+    // Kills the call while it waits for the lock to change the columns of the sessions.
     let name = copy_from(&cluster, &original).name.clone();
     let mut reader = cluster.session(&name);
     reader.run("BEGIN; LOCK TABLE old.session_summaries IN ACCESS SHARE MODE");
@@ -460,7 +460,8 @@ fn killed_at_any_moment_and_called_again_it_ends_as_if_it_had_not_been() {
     assert!(phases.len() >= 3, "it was killed in {phases:?} only");
 }
 
-/// Kills a call, calls again, and compares with what one clean run leaves. Answers how far the first call came.
+/// Kills a call, calls again, and compares with the result of one uninterrupted run. Returns how far the first call
+/// came.
 fn killed_and_called_again(
     cluster: &Cluster,
     name: &str,
@@ -486,13 +487,13 @@ fn killed_and_called_again(
     if ended { "at its end".to_owned() } else { format!("goes on at {goes_on:?}") }
 }
 
-/// The name of a database with an installation, odd rows included, on a server of the test's own.
+/// Returns the name of a database with an installation, invalid rows included.
 fn prepared(cluster: &Cluster, size: Size) -> String {
     let mut db = fresh_database(cluster);
     python_system::create(&mut db, "old", Flavour::Orm);
     python_system::fill(&mut db, "old", 11, size);
     add_odd_rows(&mut db, Flavour::Orm);
-    // What says when it was is the same in all of them.
+    // All copies have the same times.
     db.run(
         "UPDATE old.asn_inventory SET created_at = '2025-01-01Z', first_seen = LEAST(first_seen, '2025-01-01Z'), last_seen = LEAST(last_seen, '2025-01-01Z');
          UPDATE old.ip_inventory SET created_at = '2025-01-01Z', first_seen = LEAST(first_seen, '2025-01-01Z'), last_seen = LEAST(last_seen, '2025-01-01Z'),
@@ -520,7 +521,7 @@ fn the_sessions_stay_where_they_are_and_are_attached() {
             ["enrichment|jsonb", "snapshot_asn|bigint", "snapshot_country|character varying", "source_ip|character varying"]
         );
         assert_eq!(db.number("SELECT count(*) FROM pg_constraint WHERE conrelid = 'old.session_summaries'::regclass AND contype = 'f'"), 0);
-        // A new session of an address that nobody knew: with a snapshot, and counted.
+        // A new session of an address that was not known gets a snapshot, and is counted.
         db.run("INSERT INTO old.session_summaries (session_id, source_ip, first_event_at) VALUES ('new', '8.8.8.8', now())");
         assert_eq!(
             db.one(
@@ -530,7 +531,7 @@ fn the_sessions_stay_where_they_are_and_are_attached() {
         );
         db.run("CALL enrich.fold_statistics()");
         assert_eq!(db.one("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '8.8.8.8'"), "1");
-        // Networks' addresses are counted already, and what the Python system counted is not taken for sessions.
+        // The addresses of networks are counted already. Session counts of the Python system are not used.
         let miscounted = db.rows(
             "SELECT a.asn_number, a.unique_ip_count, count(i.*) FROM enrich.asn_inventory a
              LEFT JOIN enrich.ip_inventory i ON i.current_asn = a.asn_number
@@ -559,7 +560,7 @@ fn a_backfill_after_the_import_makes_the_counts_right() {
             before,
             "{flavour:?}: snapshots changed"
         );
-        // Those that the Python system left empty have one, as far as their address's network is known.
+        // Sessions without a snapshot in the Python system have one now, if the network of their address is known.
         assert_eq!(
             db.number(
                 "SELECT count(*) FROM old.session_summaries s
@@ -570,7 +571,7 @@ fn a_backfill_after_the_import_makes_the_counts_right() {
         );
         db.run("CALL enrich.refresh_session_counts()");
         assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
-        // And again: nothing is counted twice.
+        // A second import counts nothing twice.
         db.run(IMPORT);
         assert_counts_are_exact(&mut db, &[("old.session_summaries", "source_ip")]);
     }
@@ -579,7 +580,7 @@ fn a_backfill_after_the_import_makes_the_counts_right() {
 #[test]
 fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
     let mut db = database();
-    // ADR-007's own types, without keys, with what keys would refuse.
+    // The types of ADR-007, without keys, and with rows that keys would refuse.
     db.run(
         "CREATE SCHEMA old;
          CREATE TABLE old.ip_inventory (ip_address inet, current_asn bigint, enrichment text, last_seen timestamp);
@@ -603,7 +604,8 @@ fn tables_and_columns_may_be_missing_or_of_the_neighbouring_type() {
         db.rows("SELECT snapshot_asn, enrichment FROM old.session_summaries ORDER BY session_id"),
         [r#"NULL|{"b": 2}"#, r#"NULL|"no json""#]
     );
-    // Each of 4500 that say the same but one, and one in another spelling; each of 4500 that name nobody, and a network.
+    // Merged are 4500 rows: all but one of the equal ones, and one with another spelling. Rejected are 4500 rows
+    // without an address, and one with a network.
     assert_eq!(report(&mut db, "addresses"), 3);
     assert_eq!(report(&mut db, "merged"), 4500);
     assert_eq!(report(&mut db, "rejected"), 4501);
@@ -742,7 +744,7 @@ fn only_a_superuser_or_the_extensions_owner_imports_and_only_what_is_theirs() {
     assert_eq!(refusal.message, "permission denied for procedure import_inventory");
     db.run("GRANT postgres TO import_owner, import_other");
     assert_eq!(db.session_as("import_other").refused(IMPORT).message, "must be owner of table asn_inventory");
-    // Its owner needs CREATE for the index that attaching makes.
+    // The owner needs CREATE for the index that attaching creates.
     db.run("GRANT CREATE ON SCHEMA old TO import_owner");
     db.session_as("import_owner").run(IMPORT);
     assert_eq!(db.number("SELECT count(*) FROM enrich.ip_inventory"), 50);
@@ -802,9 +804,9 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
            ALTER TABLE old.ip_asn_history ENABLE ROW LEVEL SECURITY"#,
     );
     db.run("TRUNCATE ran_as");
-    // As superuser, from a session whose search_path would find mallory's names first.
+    // As superuser, in a session whose search_path would find mallory's objects first.
     db.run("SET search_path = old, enrich, public, pg_catalog");
-    // A rule could turn the UPDATE of one table into changes of others. What was imported before stays.
+    // A rule could turn the UPDATE of one table into changes of others. Rows that were imported before stay.
     let refusal = db.another().refused(IMPORT);
     assert_eq!((refusal.code.as_str(), refusal.hint.is_some()), ("0A000", true), "{refusal:?}");
     mallory.run("DROP RULE also ON old.session_summaries");
@@ -814,7 +816,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     let ran = db.rows("SELECT DISTINCT who, what FROM public.ran_as ORDER BY 2");
     eprintln!("{ran:?}");
     assert!(ran.iter().all(|row| row.starts_with("import_mallory|")), "{ran:?}");
-    // So the test met what it is about; casts and operators were not met at all.
+    // The code in the check, the trigger and the index did run. Casts and operators did not run at all.
     for what in ["check", "trigger", "index"] {
         assert!(ran.contains(&format!("import_mallory|{what}")), "{what} did not run: {ran:?}");
     }
@@ -822,11 +824,11 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
         assert!(!ran.contains(&format!("import_mallory|{what}")), "{what} ran");
     }
     assert_eq!(db.rows("SELECT ip_address FROM enrich.ip_inventory"), ["8.8.8.8"]);
-    // As mallory: planning a query on such a table runs code of theirs already.
+    // As mallory, because planning a query on such a table already runs mallory's code.
     let document = "SELECT enrichment FROM old.session_summaries WHERE session_id = 'a'";
     assert_eq!(mallory.one(document), r#"{"x": ""}"#);
 
-    // Under a policy that even its owner obeys, rows could be missing: that is an error.
+    // A policy that applies even to the owner could hide rows, so it is an error.
     db.run("ALTER TABLE old.ip_asn_history FORCE ROW LEVEL SECURITY");
     assert_eq!(db.refused(IMPORT).code, "42501");
     assert_eq!(db.one("SELECT rolsuper FROM pg_roles WHERE rolname = 'import_mallory'"), "f");
@@ -834,7 +836,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     db.run("DROP OWNED BY import_mallory CASCADE; DROP ROLE import_mallory");
 }
 
-/// The Python system's own loader stores null where its inventory, which grows no more, lacks the address.
+/// The Python system's loader stores null if an address is missing from its inventory, which does not grow any more.
 #[test]
 fn sessions_that_the_python_systems_loader_stores_after_an_import_are_attributed_by_the_documented_trigger() {
     let mut db = database();
@@ -871,7 +873,7 @@ fn sessions_that_the_python_systems_loader_stores_after_an_import_are_attributed
         db.rows(snapshots),
         ["a|NULL|NULL|NULL", "b|1.1.1.1|13335|AU", "c|no address|NULL|NULL", "d|89.160.20.1|29518|SE"]
     );
-    // A later batch of events of a session that is there already.
+    // A later batch of events of a session that is already stored.
     db.run(&load("b", "1.1.1.1", "NULL"));
     db.run(&documented("SET source_ip = NULL WHERE source_ip IS NULL"));
     assert_eq!(db.rows(snapshots)[..2], ["a|8.8.8.8|15169|US", "b|1.1.1.1|13335|AU"]);

@@ -184,7 +184,7 @@ fn a_child_of_another_owner_or_kind_is_refused_with_a_hint() {
     }
 }
 
-/// A child that is handed to another role keeps its snapshots and is left alone; so is the parent's reader.
+/// A child that gets another owner keeps its snapshots and is left alone. The parent can still be read.
 #[test]
 fn a_child_that_changes_its_owner_is_left_alone() {
     let mut db = database();
@@ -207,7 +207,7 @@ fn a_child_that_changes_its_owner_is_left_alone() {
     assert_eq!(db.rows("SELECT rel FROM enrich.attached_tables"), ["chunk1"]);
 }
 
-/// The places of rows in different tables coincide.
+/// Rows in different tables have the same ctid.
 #[test]
 fn sessions_of_children_get_no_snapshots_of_their_parents_addresses() {
     let lab = Lab::start(Options::named("inheritance-worker").with_worker());

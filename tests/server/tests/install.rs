@@ -1,4 +1,4 @@
-//! Installing anywhere, dumping and restoring, dropping and coming back.
+//! Installs the extension into any schema, dumps and restores it, drops and creates it again.
 
 use server_tests::database::{bare_database, cluster_with_world, copy_from, restored_from};
 use server_tests::hosts::{COWRIE, SUMMARIES};
@@ -26,7 +26,7 @@ fn it_installs_in_any_schema_and_works_with_an_empty_search_path() {
              INSERT INTO public.s VALUES (1, '8.8.8.8'), (2, '1.1.1.1');
              SELECT * FROM {quoted}.enrich_ips('{{8.8.8.8,139.59.0.1}}')"
         ));
-        // By itself: what a transaction adds is there to be folded when it has committed.
+        // In a separate transaction, because counts can be folded only after the commit.
         db.run(&format!("CALL {quoted}.fold_statistics()"));
         assert_eq!(
             db.rows(&format!("SELECT ip_address, session_count FROM {quoted}.ip_inventory ORDER BY 1")),
@@ -42,7 +42,7 @@ fn without_preload_everything_of_sql_works() {
     let mut db = fresh_database(&cluster);
     assert_eq!(db.one("SELECT current_asn, geo_country FROM enrich_ip('8.8.8.8')"), "15169|US");
     COWRIE.create_attached(&mut db);
-    // A session that has not loaded the library yet: the trigger loads it.
+    // A session that has not loaded the library yet. The trigger loads it.
     db.another().run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("not an ip"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
     db.run("SELECT reload_mmdb(); SELECT * FROM mmdb_status(); SELECT * FROM enrich_stats()");
@@ -84,7 +84,7 @@ fn it_is_not_relocatable_and_its_tables_are_dumped() {
     assert_eq!(undumped, [""; 0], "these would be lost in a dump");
 }
 
-/// Everything that must survive, as text.
+/// Returns the rows that must survive, as text.
 fn contents(db: &mut Database<'_>) -> Vec<String> {
     let mut all = Vec::new();
     for (what, query) in [
@@ -129,7 +129,7 @@ fn dump_and_restore_lose_nothing_and_double_nothing() {
         assert_eq!(restored.rows(known), known_before, "{format}");
         let both = [("sessions", "ip"), ("session_summaries", "source_ip")];
         assert_counts_are_exact(&mut restored, &both);
-        // The restored database is alive: triggers, registration, queue.
+        // The restored database works: triggers, registration, queue.
         restored.run(&COWRIE.insert(&[("z", Some("139.59.0.1"))]));
         restored.run(&SUMMARIES.insert(&[("z", Some("48.0.0.2"))]));
         assert_eq!(COWRIE.snapshot(&mut restored, "z"), "14061|IN|NULL");
@@ -158,7 +158,7 @@ fn dropping_needs_cascade_and_leaves_sessions_working() {
         session.run("UPDATE sessions SET ip = '1.1.1.1'");
         session.run("DELETE FROM session_summaries");
     }
-    // What was written stays.
+    // Stored snapshots stay.
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
 }
 
@@ -208,7 +208,7 @@ fn an_installation_that_is_rolled_back_leaves_nothing() {
     assert_eq!(db.one("SELECT current_asn FROM enrich_ip('8.8.8.8')"), "15169");
 }
 
-/// What the files say is UTF-8; the database may not be.
+/// The texts of the files are UTF-8. The database may have another encoding.
 #[test]
 fn databases_of_other_encodings_store_what_they_can() {
     for (encoding, town) in [
@@ -238,7 +238,7 @@ fn databases_of_other_encodings_store_what_they_can() {
             [format!("{town}|{town}|{town}")],
             "{encoding}"
         );
-        // 北京 is nothing that LATIN1 knows: whatever is stored, it is valid and the session is there.
+        // LATIN1 does not have 北京. The stored text is still valid, and the session is stored.
         db.run("SELECT ip_city('123.123.123.1'), ip_asn_org('123.123.123.1')");
         db.run("SELECT enrich_ip('123.123.123.2'), maxmind_lookup('123.123.123.1')");
         db.rows("SELECT to_jsonb(s) FROM sessions s");
@@ -319,7 +319,7 @@ fn a_standby_answers_every_read_only_call() {
         db.name.clone()
     };
     cluster.stop_fast();
-    // No primary to follow: it replays what it has and stays read-only.
+    // It has no primary, so it replays its log and stays read-only.
     std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
     cluster.start_again();
     let mut session = cluster.session(&name);
@@ -357,7 +357,7 @@ fn a_call_that_writes_says_so_in_a_read_only_transaction() {
         let refusal = db.refused(call);
         assert_eq!(refusal.code, "25006", "{call}");
         assert_eq!(refusal.message, format!("could not run {function} in a read-only transaction"));
-        // Only who asks about an address has another function for it.
+        // Only lookups of an address can be replaced by another function.
         let names_lookups = refusal.hint.as_deref().expect("a hint").contains("ip_asn()");
         assert_eq!(names_lookups, function.starts_with("enrich_ip"), "{call}");
     }
@@ -393,7 +393,7 @@ fn a_standby_without_a_private_copy_still_answers() {
     std::fs::write(cluster.data_dir().join("standby.signal"), "").expect("it can be written");
     cluster.start_again();
     let mut session = cluster.session(&name);
-    // Importing a file is no database write; nothing is fine too, an error is not.
+    // The import of a file does not write to the database. Null is an accepted result, an error is not.
     let answer = session.one("SELECT ip_country('8.8.8.8')");
     assert!(["US", "NULL"].contains(&answer.as_str()), "{answer}");
     let _ = Files::below(cluster.files());

@@ -1,6 +1,7 @@
-//! Three rules of isolation, enforced. Rule 1: nothing of the extension switches to a superuser, and no role needs a
-//! privilege that leads to the rights of another. Rule 2: the extension touches no relation of a user that the caller did
-//! not name, or that its owner did not attach. Rule 3: no process that others wait for runs code of a table owner. Each check is also seen to fail, on something planted.
+//! Enforces three rules of isolation. Rule 1: the extension never switches to a superuser, and no role needs a
+//! privilege that leads to the rights of another. Rule 2: the extension touches a user's relation only if the caller
+//! named it or its owner attached it. Rule 3: no process that others wait for runs code of a table owner. Each check is
+//! also tested with a planted violation.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use server_tests::hosts::COWRIE;
 use server_tests::installation::{files_below, workspace};
 use server_tests::{Database, Session, database};
 
-/// Files below a directory of the checkout with their text, by their names from the root.
+/// Returns the files below a directory of the checkout with their text. Names are relative to the root.
 fn sources(directory: &str, extension: &str) -> Vec<(String, String)> {
     let name = |path: &Path| path.strip_prefix(workspace()).unwrap_or(path).to_string_lossy().into_owned();
     let mut found: Vec<(String, String)> = files_below(&workspace().join(directory), extension)
@@ -21,7 +22,7 @@ fn sources(directory: &str, extension: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Words that change the user of a process, or name the bootstrap superuser.
+/// Words that change the user of a process or name the bootstrap superuser.
 const SWITCHES: [&str; 9] = [
     "SetUserId",
     "SetSessionAuthorization",
@@ -34,12 +35,12 @@ const SWITCHES: [&str; 9] = [
     "set_config('role'",
 ];
 
-/// How an owner process becomes its owner for good, where the owner may not log in. It is the only line of its kind.
+/// How an owner process becomes its owner permanently if the owner may not log in. Only this line may do so.
 const BECOMES_THE_OWNER: &str =
     "unsafe { pg_sys::SetSessionAuthorization(role, pg_sys::superuser_arg(role)) };";
 
-/// Lines of code that switch users outside `src/pg/role.rs`, or to another user than the owner of the inventory or of
-/// a table.
+/// Returns lines of code that switch users outside `src/pg/role.rs`, or to another user than the owner of the inventory
+/// or of a table.
 fn strange_switches(files: &[(String, String)]) -> Vec<String> {
     let mut strange = Vec::new();
     for (name, text) in files {
@@ -75,7 +76,7 @@ fn nothing_switches_to_another_user_than_the_owners() {
     let background = files.iter().find(|(name, _)| name == "src/pg/background.rs").expect("it is there");
     assert_eq!(background.1.matches("SetSessionAuthorization(").count(), 1);
     let role = files.iter().find(|(name, _)| name == "src/pg/role.rs").expect("it is there");
-    // There and back, in one function.
+    // Switches and switches back in one function.
     assert_eq!(
         role.1.matches("SetUserIdAndSecContext(").count(),
         2 + role.1.matches("GetUserIdAndSecContext(").count() - 1
@@ -107,8 +108,8 @@ const OWNERS_CODE: [&str; 9] = [
     "contained_within(",
 ];
 
-/// Where nothing may run code of a table owner: in the worker, the launcher and the exporter, for which all owners wait, and
-/// in sessions of clients beyond the statement of the client.
+/// Places that may not run code of a table owner: the worker, the launcher and the exporter, for which all owners wait,
+/// and sessions of clients outside the client's statement.
 const MAY_NOT_RUN_IT: [&str; 6] = [
     "src/worker/",
     "src/exporter/",
@@ -118,7 +119,7 @@ const MAY_NOT_RUN_IT: [&str; 6] = [
     "src/store/fold.rs",
 ];
 
-/// Lines in these places that run code of a table owner.
+/// Returns the lines in these places that run code of a table owner.
 fn owners_code(files: &[(String, String)]) -> Vec<String> {
     let mut strange = Vec::new();
     for (name, text) in files.iter().filter(|(name, _)| MAY_NOT_RUN_IT.iter().any(|it| name.starts_with(it)))
@@ -137,7 +138,7 @@ fn owners_code(files: &[(String, String)]) -> Vec<String> {
 fn no_process_that_others_wait_for_runs_code_of_a_table_owner() {
     let files = sources("src", "rs");
     assert_eq!(owners_code(&files), [""; 0]);
-    // The same calls are found where they belong: in the processes of owners and in procedures.
+    // The check finds the same calls in allowed places: in owner processes and in procedures.
     for place in [
         "src/owner/",
         "src/store/complete_sessions.rs",
@@ -159,7 +160,7 @@ fn no_process_that_others_wait_for_runs_code_of_a_table_owner() {
     }
 }
 
-/// Statements that grant REFERENCES, or everything, on something.
+/// Returns the statements that grant REFERENCES or all privileges.
 fn grants_of_references(text: &str) -> Vec<String> {
     let statements =
         text.split(';').map(|statement| statement.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -270,7 +271,7 @@ fn no_view_and_no_function_reads_relations_that_nobody_named() {
     );
 }
 
-/// A role that owns a schema `al` and notes in `al.loot` which user runs its code.
+/// Creates a role that owns a schema `al` and records in `al.loot` which user runs its code.
 fn thief(db: &mut Database<'_>) -> (String, Session) {
     let role = format!("{}_{}", db.own_name("thief"), std::process::id());
     db.run(&format!(

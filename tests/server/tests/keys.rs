@@ -233,7 +233,7 @@ fn a_key_is_created_for_nothing_but_an_address_column_of_the_caller() {
     assert_eq!(db.number("SELECT count(*) FROM pg_constraint WHERE conname = 'cowrie_enrich_address'"), 0);
 }
 
-/// Code of the table's owner that the server runs by itself: while planning, in checks, in policies.
+/// Code of the table's owner that the server runs by itself: during planning, in checks, in policies.
 #[test]
 fn no_code_of_the_table_owner_runs_while_the_privilege_is_there() {
     let mut db = database();
@@ -274,8 +274,8 @@ fn no_code_of_the_table_owner_runs_while_the_privilege_is_there() {
     assert_eq!(db.number(REFERENCES), 0);
 }
 
-/// Between the look at the table and the statement: an event trigger of the administrator's does what a rename at that
-/// moment would do.
+/// An event trigger of the administrator changes the name between the check of the table and the statement, as a rename
+/// at that time would.
 #[test]
 fn a_table_that_takes_the_name_at_the_last_moment_gets_no_key() {
     let mut db = database();
@@ -383,7 +383,7 @@ fn every_kind_of_unsafe_key_is_listed_and_no_other() {
     assert_eq!(db.rows(LISTED), [""; 0]);
 }
 
-/// The version 18 case has keys that are not enforced yet: `ALTER CONSTRAINT … ENFORCED` asks for no privilege.
+/// Version 18 also has keys that are not enforced yet: `ALTER CONSTRAINT … ENFORCED` needs no privilege.
 #[test]
 fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     let lab =
@@ -407,7 +407,7 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     wait_until("the worker stops", || db.one(state), |state| state == "stopped by an unsafe foreign key");
     wait_until("the metric says so", || db.rows(metric), |value| *value == ["1"]);
     assert!(lab.cluster.whole_log().contains("unsafe foreign keys: 1 of them, for example k of of_alice.t"));
-    // Sessions come in as ever.
+    // Sessions are still stored.
     db.run(&COWRIE.insert(&[("a", Some("60.0.1.7"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "NULL|NULL|NULL");
     let drop = db.one("SELECT drop_command FROM enrich.unsafe_foreign_keys");
@@ -436,14 +436,14 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
     lab.assert_nothing_crashed();
 }
 
-/// Where the administrator has granted the privilege in spite of the documentation.
+/// The administrator has granted the privilege in spite of the documentation.
 #[test]
 fn in_the_documented_set_up_an_unsafe_key_gives_no_more_than_the_rights_of_the_owner() {
     let mut db = bare_database(shared());
     let owner = format!("keys_owner_{}", std::process::id());
     db.run(&format!("DROP ROLE IF EXISTS {owner}; CREATE ROLE {owner} NOLOGIN"));
     create_extension_as(&mut db, &owner);
-    // The cast is called for each row that there is.
+    // The cast is called for each existing row.
     db.run("SELECT enrich.enrich_ip('8.8.8.8')");
     let mut alice = tenant(&mut db, "alice");
     alice.create_evil_type();
@@ -453,7 +453,7 @@ fn in_the_documented_set_up_an_unsafe_key_gives_no_more_than_the_rights_of_the_o
     let refusal = alice.session.refused("INSERT INTO t VALUES ('a')");
     assert_eq!(refusal.code, "42501", "{refusal:?}");
     assert!(!alice.is_superuser(&mut db));
-    // Its code did run, as that owner.
+    // The code did run, as that owner.
     alice.session.run(
         "CREATE OR REPLACE FUNCTION evil_to_inet(evil) RETURNS inet LANGUAGE plpgsql AS $$
          BEGIN RAISE EXCEPTION 'runs as %', current_user; END $$",
@@ -461,7 +461,7 @@ fn in_the_documented_set_up_an_unsafe_key_gives_no_more_than_the_rights_of_the_o
     assert_eq!(alice.session.refused("INSERT INTO t VALUES ('a')").message, format!("runs as {owner}"));
 }
 
-/// The server plans the check of a key as the owner of the table that has the key, in the session that deletes.
+/// The server plans the check of a key as the owner of the table with the key, in the session that deletes.
 #[test]
 fn deleting_an_address_leaves_nothing_of_a_table_owner_to_run_as_whoever_deletes() {
     let mut db = database();

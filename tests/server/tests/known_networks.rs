@@ -7,7 +7,7 @@ use server_tests::cymru::worker_pid;
 use server_tests::database::{cluster_with_world, server_without_providers};
 use server_tests::{Cluster, Database, Options, Session, database, fresh_database, wait_until};
 
-/// A server whose worker works often and asks no provider.
+/// A server whose worker works often and uses no provider.
 fn with_worker() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     server_without_providers(&CLUSTER, "known-networks-worker")
@@ -167,7 +167,7 @@ fn a_call_inside_a_transaction_block_applies_edits_of_the_same_transaction() {
     assert_eq!(network(&mut db, 64777), "HOSTING|t|f");
 }
 
-/// The type by the list and flags from before an edit do not stand side by side, not even until the worker comes.
+/// The type from the list and flags from before an edit are never visible together, not even until the worker runs.
 #[test]
 fn a_name_that_is_set_after_an_edit_brings_type_and_flags_together() {
     let mut db = database();
@@ -184,7 +184,7 @@ fn a_name_that_is_set_after_an_edit_brings_type_and_flags_together() {
     assert_eq!(network(&mut db, 64778), "GOVERNMENT|f|t");
 }
 
-/// The commit wakes the worker: it does not sleep to the end of its naptime.
+/// The commit wakes the worker, which does not sleep until the end of its naptime.
 #[test]
 fn the_commit_of_an_edit_wakes_the_worker() {
     let cluster = cluster_with_world(
@@ -203,7 +203,7 @@ fn the_commit_of_an_edit_wakes_the_worker() {
     wait_until("the edit is applied", || network(&mut db, 64777), |now| now == "EDUCATION|f|f");
 }
 
-/// A note that woke nobody, such as one that a restore brings, is found within a naptime.
+/// A note that did not wake the worker, such as a restored one, is found within a naptime.
 #[test]
 fn pending_networks_are_found_without_being_announced() {
     let mut db = database_with_worker();
@@ -258,9 +258,9 @@ fn a_network_that_another_transaction_holds_waits_alone() {
     assert_eq!(network(&mut db, 64777), "HOSTING|t|f");
     let metric = "SELECT value FROM enrich.enrich_metrics
                   WHERE name = 'enrich_reclassifications_pending' AND labels ->> 'database' = current_database()";
-    // The mark too: the other transaction is older than both edits.
+    // The mark is pending, too, because the other transaction is older than both edits.
     wait_until("both networks are pending", || db.one(metric), |pending| pending == "2");
-    // Another database shows what the worker has counted.
+    // In another database the view shows the value that the worker has counted.
     let of_db = metric.replace("current_database()", &format!("'{}'", db.name));
     let mut elsewhere = fresh_database(with_worker());
     wait_until("the worker has counted it", || elsewhere.rows(&of_db), |pending| *pending == ["2"]);
@@ -270,7 +270,7 @@ fn a_network_that_another_transaction_holds_waits_alone() {
     wait_until("the worker has counted again", || elsewhere.rows(&of_db), |pending| *pending == ["0"]);
 }
 
-/// What a transaction writes that has read the list before an edit, and commits after the worker has looked.
+/// A transaction has read the list before an edit. It writes networks, and commits after the worker has looked.
 #[test]
 fn networks_written_by_an_older_list_follow_the_edit() {
     for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM enrich.known_networks LIMIT 1"]

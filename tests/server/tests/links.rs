@@ -1,4 +1,4 @@
-//! Pages lead somewhere: links, anchors, and the programs that they tell a reader to run.
+//! The targets on the pages exist: links, anchors, and the programs that they tell a reader to run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -70,7 +70,7 @@ fn every_script_and_every_target_of_make_that_a_page_names_exists() {
         for (number, command) in commands(&text) {
             for (at, _) in command.match_indices("make ") {
                 let word = word_of(&command[at + 5..], "-");
-                // At the beginning, behind `X=…`, or behind another command.
+                // At the beginning, after `X=…`, or after another command.
                 let before = command[..at].trim_end();
                 let begins =
                     before.split(' ').all(|w| w.is_empty() || w.contains('=')) || before.ends_with("&&");
@@ -120,13 +120,13 @@ fn links_and_anchors_are_read_as_github_reads_them() {
     assert_eq!(beside("docs/a.md", "../monitoring/README.md"), "monitoring/README.md");
 }
 
-/// The letters and digits, and these, with which a text begins.
+/// Returns the longest prefix of letters, digits and these characters.
 fn word_of<'a>(text: &'a str, also: &str) -> &'a str {
     let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || also.contains(c))).unwrap_or(text.len());
     &text[..end]
 }
 
-/// What a reader may type: lines of code blocks that are no SQL, and code within lines.
+/// Returns the commands that a reader may type: lines of code blocks other than SQL, and code within lines.
 fn commands(text: &str) -> Vec<(usize, &str)> {
     let spans = prose(text).into_iter().flat_map(|(number, line)| {
         code_spans(line).into_iter().map(move |span| (number, span)).collect::<Vec<_>>()
@@ -143,7 +143,7 @@ fn commands(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
-/// Targets of links, with their lines; code is left out.
+/// Returns the targets of links with their lines. Code is left out.
 fn links(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     for (number, line) in prose(text) {
@@ -174,7 +174,7 @@ fn anchors_of(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// The file that a link on a page names, by its name from the checkout.
+/// Returns the file that a link on a page names, relative to the root.
 fn beside(page: &str, link: &str) -> String {
     let mut path = PathBuf::from(page);
     path.pop();

@@ -1,5 +1,5 @@
-//! Offline lookups: values against fixtures and against MaxMind's own reader, layouts, bad input,
-//! and database files that are replaced, truncated and overwritten under running queries.
+//! Offline lookups: values compared with fixtures and with MaxMind's own reader, layouts, and invalid input. Also
+//! database files that are replaced, truncated and overwritten while queries run.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,7 @@ use server_tests::random::Random;
 use server_tests::world::{self, Files, PLACES, UNKNOWN, asn_record};
 use server_tests::{Cluster, Options, Session, database, fresh_database, installation, wait_until};
 
-/// Writes the databases, names them, and imports them.
+/// Writes the databases, sets their paths, and imports them.
 fn import(cluster: &Cluster, db: &mut Session, city: Option<&Path>, asn: Option<&Path>) {
     let name = |path: Option<&Path>| path.map_or(String::new(), |p| p.display().to_string());
     cluster.reconfigure(&[
@@ -32,7 +32,7 @@ fn import(cluster: &Cluster, db: &mut Session, city: Option<&Path>, asn: Option<
         },
         |settings| *settings == wanted,
     );
-    // A refused file may be an error or a line in mmdb_status(): each test says what it expects.
+    // A refused file may be an error or a line in mmdb_status(). Each test has its expectation.
     let _ = db.try_run("SELECT enrich.reload_mmdb()");
 }
 
@@ -203,7 +203,7 @@ fn flat_layouts_are_read() {
     let cluster = cluster_with_world(&Options::named("lookups-flat"));
     let mut db = fresh_database(&cluster);
     let path = |name: &str| cluster.files().join(format!("{name}.mmdb"));
-    // (what it is, what the file calls itself, record, expected country|city|asn|organization)
+    // (description, database type in the file, record, expected country|city|asn|organization)
     let layouts: [(&str, &str, Value, &str); 6] = [
         (
             "DB-IP city, as ip-location-db ships it",
@@ -253,7 +253,7 @@ fn flat_layouts_are_read() {
         mmdb.insert("2a10::/16", record);
         let file = path(&format!("flat{number}"));
         mmdb.write(&file);
-        // A file that knows no places is not named as city database, and the other way round.
+        // A file without places is not set as city database, and a file without networks is not set as ASN database.
         let columns: Vec<&str> = expected.split('|').collect();
         let city = (columns[0] != "NULL").then_some(file.as_path());
         let asn = (columns[2] != "NULL").then_some(file.as_path());
@@ -284,7 +284,7 @@ fn a_file_without_places_is_refused_as_city_database() {
     let refusal = db.refused("SELECT reload_mmdb()");
     assert!(refusal.hint.is_some() || refusal.detail.is_some(), "{refusal:?}");
     assert_eq!(db.number("SELECT count(*) FROM mmdb_status() WHERE last_error IS NOT NULL"), 2);
-    // What was in service before still is.
+    // The earlier file is still in service.
     assert_eq!(db.one(EIGHT), "US|15169");
 }
 
@@ -320,7 +320,7 @@ fn a_number_that_is_no_network_is_unknown() {
     db.run("SELECT reload_mmdb()");
     for n in 0..9 {
         assert_eq!(db.one(&format!("SELECT ip_asn('203.{n}.0.1')")), "NULL", "record {n}");
-        // Whatever comes back for the rest, it is an answer and not an error.
+        // The other functions may return any result, but no error.
         db.run(&format!(
             "SELECT ip_country('203.{n}.0.1'), ip_city('203.{n}.0.1'),
                     maxmind_lookup('203.{n}.0.1'), enrich_ip('203.{n}.0.1')"
@@ -345,7 +345,7 @@ fn maxmind_test_data() -> Option<PathBuf> {
     None
 }
 
-/// Copies a file to where the server's user may read it.
+/// Copies a file to a directory in which the server's user may read it.
 fn offer(cluster: &Cluster, source: &Path) -> PathBuf {
     let target = cluster.files().join(source.file_name().expect("a file has a name"));
     std::fs::copy(source, &target).expect("the file can be copied");
@@ -354,8 +354,7 @@ fn offer(cluster: &Cluster, source: &Path) -> PathBuf {
 
 type Reader = maxminddb::Reader<Vec<u8>>;
 
-/// The first and last address of every network in the file, their neighbours outside, and some
-/// at random.
+/// Returns the first and last address of every network in the file, their neighbours outside, and some random ones.
 fn interesting_addresses(reader: &Reader) -> Vec<IpAddr> {
     let mut addresses = BTreeSet::new();
     let mut add = |address: IpAddr| {
@@ -387,7 +386,7 @@ fn interesting_addresses(reader: &Reader) -> Vec<IpAddr> {
     addresses.into_iter().collect()
 }
 
-/// Asks the server and MaxMind's reader for every address and compares.
+/// Looks every address up in the server and in MaxMind's reader, and compares.
 fn compare<const N: usize>(
     db: &mut Session,
     reader: &Reader,
@@ -422,7 +421,7 @@ fn compare<const N: usize>(
 }
 
 fn expected_text(reader: &Reader, address: IpAddr, path: &[maxminddb::PathElement<'_>]) -> Option<String> {
-    // A file of IPv4 only knows no IPv6 address; the reader calls that an error.
+    // A file with IPv4 only contains no IPv6 address. The reader returns an error for one.
     let found = reader.lookup(address).ok()?;
     match found.decode_path::<Value>(path).expect("the record can be decoded")? {
         Value::String(text) => (!text.is_empty()).then_some(text),
@@ -490,7 +489,7 @@ fn no_file_takes_the_server_down() {
         let file = offer(&cluster, &source);
         import(&cluster, &mut db, Some(&file), Some(&file));
         for address in ["1.1.1.1", "81.2.69.142", "2001:218::1", "::1", "255.255.255.255"] {
-            // An error would be acceptable for a broken record, a lost connection would not.
+            // A broken record may cause an error, but not a lost connection.
             for function in ["ip_country", "ip_city", "ip_asn", "ip_asn_org", "maxmind_lookup"] {
                 let answer = db.try_rows(&format!("SELECT {function}('{address}')"));
                 if let Err(refusal) = answer {
@@ -508,7 +507,7 @@ fn no_file_takes_the_server_down() {
 
 // --- replaced, truncated, overwritten ---------------------------------------------------------
 
-/// A world in which 8.8.8.8 is somewhere else.
+/// Returns databases in which 8.8.8.8 is in another place.
 fn moved_world(country: &str, asn: u64, epoch: u64) -> (Writer, Writer) {
     let mut cities = world::city_database().build_epoch(epoch);
     cities.insert("8.8.8.8/32", json!({"country": {"iso_code": country, "names": {"en": country}}}));
@@ -607,8 +606,8 @@ fn a_bad_file_is_refused_with_a_reason_and_the_old_one_serves() {
     assert_eq!(db.one("SELECT last_error FROM mmdb_status() WHERE kind = 'city'"), "NULL");
 }
 
-/// Eight sessions ask in a loop while the source files are truncated, overwritten in place with
-/// rubbish, and at last replaced by a valid new file.
+/// Eight sessions run lookups in a loop. Meanwhile the source files are truncated, overwritten in place with random
+/// bytes, and finally replaced by a valid new file.
 #[test]
 fn files_damaged_under_eight_backends_give_no_wrong_answer() {
     const BACKENDS: usize = 8;
@@ -633,7 +632,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                         let may_be_new = may_be_new.load(Ordering::SeqCst);
                         let answers = session.rows(asks);
                         assert_eq!(answers[1..], old[1..]);
-                        // City and network are two files: each is the old one or the new one.
+                        // City and network come from two files. Each may be the old or the new one.
                         let columns: Vec<&str> = answers[0].split('|').collect();
                         let known = [["US", "15169"], ["CA", "64500"]];
                         let kinds = if may_be_new { 2 } else { 1 };
@@ -653,7 +652,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                 })
             })
             .collect();
-        // Every backend has to come round twice, so that each damage is met by each of them.
+        // Waits until every backend has run two more lookups, so that each of them meets each damage.
         let come_round = |what: &str| {
             let seen: Vec<u64> = rounds.iter().map(|r| r.load(Ordering::SeqCst)).collect();
             wait_until(
@@ -693,7 +692,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
         }
         may_be_new.store(true, Ordering::SeqCst);
         let (cities, networks) = moved_world("CA", 64_500, 1_800_000_000);
-        // In place, byte by byte, as a careless download does.
+        // In place, byte by byte, as some download programs write.
         std::fs::write(&files.city, cities.bytes()).expect("it can be written");
         std::fs::write(&files.asn, networks.bytes()).expect("it can be written");
         reloader.run("SELECT reload_mmdb()");
@@ -730,7 +729,7 @@ fn many_reloads_leave_no_files_behind() {
     assert!(after.len() <= before.len() + 2, "before: {before:?}, after ten reloads: {after:?}");
 }
 
-/// Files in the data directory that PostgreSQL itself would not have.
+/// Returns the files in the data directory that do not belong to PostgreSQL.
 fn mmdb_files(cluster: &Cluster) -> Vec<String> {
     fn walk(directory: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -752,7 +751,7 @@ fn mmdb_files(cluster: &Cluster) -> Vec<String> {
 fn eight_backends_may_import_at_once() {
     let cluster = cluster_with_unread_world(&Options::named("lookups-import-race"));
     let door = fresh_database(&cluster).door();
-    // No private copy exists yet: all of them find that out together.
+    // All backends find at the same time that the private copy does not exist yet.
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..8)
             .map(|_| {

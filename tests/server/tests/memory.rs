@@ -1,13 +1,14 @@
-//! A backend's memory stays flat, however much one transaction asks of us.
+//! The memory of a backend stays flat during large transactions.
 //!
-//! Each case is done once for `n` rows and once for `2n`, each in a connection of its own; what the second one's peak is
-//! above the first one's is what a row costs. For inserts, what a row costs a table with a plain trigger is PostgreSQL's
-//! own (it keeps some bytes of each row whose AFTER trigger is still to fire).
+//! Each case runs once with `n` rows and once with `2n`, each in a separate connection. The difference between the two
+//! peaks is the cost of the rows. For inserts, the cost of a row in a table with a plain trigger is PostgreSQL's: it
+//! keeps some bytes of each row whose AFTER trigger has not fired yet.
 //!
-//! What else happens meanwhile, such as plans made anew because a table was analyzed, can add to what is measured and never
-//! take away from it: of several measurements the least counts.
+//! Other events, such as new plans after a table was analyzed, can increase a measurement and never decrease it. So the
+//! smallest of several measurements counts.
 //!
-//! `COWRIE_ENRICH_MEMORY_ROWS` is n, 20,000 if it is not set. What must be flat altogether needs some 200,000 to show it.
+//! `COWRIE_ENRICH_MEMORY_ROWS` is n. The default is 20,000. Some flat cases need about 200,000 to show that they are
+//! flat.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +22,14 @@ fn rows() -> u64 {
     std::env::var("COWRIE_ENRICH_MEMORY_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000)
 }
 
-/// Memory of a process's own, in bytes; shared buffers are not.
+/// Returns the private memory of a process, in bytes. Shared buffers are not included.
 fn own_memory(pid: i64) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// The most that the connection's process has while `work` runs, above what it has before.
+/// Returns the most memory that the connection's process gains while `work` runs.
 fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
     let pid = session.backend_pid();
     let before = own_memory(pid).expect("the process is there");
@@ -38,7 +39,7 @@ fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 most.fetch_max(own_memory(pid).unwrap_or(0), Ordering::Relaxed);
-                // An interval of measuring, not a wait for anything.
+                // A sampling interval, not a wait for a condition.
                 std::thread::sleep(Duration::from_millis(1));
             }
         })
@@ -49,10 +50,10 @@ fn peak(session: &mut Session, work: impl FnOnce(&mut Session)) -> u64 {
     most.load(Ordering::Relaxed) - before
 }
 
-/// Bytes that one more row costs, measured again where it seems to be as much as `limit`, and thrice at most. `{n}` in the
-/// statement is the number of rows.
+/// Returns the bytes that one more row costs. Measures again, at most three times, while the cost is not below `limit`.
+/// `{n}` in the statement is the number of rows.
 fn cost(what: &str, limit: f64, setup: impl Fn(&mut Session), statement: &str) -> f64 {
-    // One at a time: a busy machine makes no difference to memory, but the time of all of them adds up.
+    // One measurement at a time: a busy machine does not change memory, but concurrent cases would each take longer.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let n = rows();
@@ -73,19 +74,19 @@ fn cost(what: &str, limit: f64, setup: impl Fn(&mut Session), statement: &str) -
     each
 }
 
-/// The peak of the statement for so many rows in a new database.
+/// Returns the peak of the statement for this number of rows in a new database.
 fn peak_of(rows: u64, setup: impl Fn(&mut Session), statement: &str) -> u64 {
     let mut db: Database<'_> = database();
     setup(&mut db);
     let mut session = db.another();
-    // What is loaded and planned once is there already.
+    // Loads and plans everything before the measurement.
     session.run(&format!("BEGIN; {}; ROLLBACK", statement.replace("{n}", "20")));
     peak(&mut session, |session| {
         session.run(&format!("BEGIN; {}; COMMIT", statement.replace("{n}", &rows.to_string())))
     })
 }
 
-/// A page or an allocator's block more or less is no growth.
+/// One page or one block of an allocator is not counted as growth.
 const NOISE: f64 = 8.0;
 
 #[test]
@@ -104,7 +105,7 @@ fn calls_of_enrich_ip_cost_nothing() {
         ("256 addresses, one statement", known, NOISE),
         ("one address after another in a loop", in_a_loop, NOISE),
         ("offline lookups", offline, NOISE),
-        // The server remembers that a row of the foreign key is to be checked until the statement ends.
+        // Until the statement ends, the server remembers the rows whose foreign key it must check.
         ("new addresses, one statement", distinct, 64.0),
         ("new addresses in a loop", of_new_ones, 64.0),
     ] {
@@ -121,7 +122,7 @@ fn an_array_costs_itself_a_few_times() {
     let in_parts = "SELECT count(*) FROM (SELECT generate_series(1, {n} / 100)) s(part),
         LATERAL enrich.enrich_ips(ARRAY(SELECT '23.0.0.0'::inet + part * 100 + n FROM generate_series(1, 100) n))";
     for (what, statement, limit) in [
-        // 16 bytes in the array, and its copy.
+        // 16 bytes in the array, and the copy of the array.
         ("an array of one address", same, 200.0),
         ("an array of different addresses", distinct, 1_000.0),
         ("arrays of a hundred", in_parts, 64.0),
@@ -151,7 +152,7 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
         };
         let text =
             if host.table == "sessions" { "host('23.0.0.0'::inet + n)" } else { "'23.0.0.0'::inet + n" };
-        // Below no limit: the least of three.
+        // No cost is below this limit, so the smallest of three measurements is used.
         let baseline = cost(&format!("{}, a plain trigger", host.table), 0.0, plain, &insert(host, text));
         let attached = |db: &mut Session| host.create_attached(db);
         let flat = baseline + NOISE;
@@ -161,7 +162,8 @@ fn rows_of_one_statement_cost_what_their_addresses_cost() {
             "{}: {same:.1} bytes a row of one address, {baseline:.1} with a plain trigger",
             host.table
         );
-        // Only so many addresses are remembered, and so much of what is known of them: of fewer, something for each.
+        // A limited number of addresses is remembered, with a limited amount of data. Below that number each address
+        // costs memory.
         let limit = if rows() < 200_000 { baseline + 1_500.0 } else { flat };
         let distinct =
             cost(&format!("{}, different addresses", host.table), limit, attached, &insert(host, text));

@@ -1,7 +1,7 @@
-//! What is kept of old and new answers, and for how long an answer is fresh: random documents, against models of a few
+//! The merge of old and new answers, and the lifetime of an answer: random documents, compared with models of a few
 //! lines.
 //!
-//! COWRIE_ENRICH_SEED= picks other random numbers; the seed is printed.
+//! COWRIE_ENRICH_SEED= sets other random numbers. The seed is printed.
 
 use serde_json::{Map, Value, json};
 use server_tests::random::Random;
@@ -16,7 +16,7 @@ fn random() -> Random {
     Random::seeded(seed)
 }
 
-/// Any JSON that somebody may have put there.
+/// Returns any JSON, as users may have stored it.
 fn any_value(random: &mut Random) -> Value {
     match random.below(8) {
         0 => Value::Null,
@@ -45,7 +45,7 @@ fn maxmind(random: &mut Random) -> Value {
     any_object(random, &members)
 }
 
-/// What stood in the inventory: often what we write, sometimes not even an object.
+/// Returns a document of the inventory: often one of the extension, sometimes not even an object.
 fn old_document(random: &mut Random) -> Value {
     if random.one_in(10) {
         return any_value(random);
@@ -66,7 +66,7 @@ fn old_document(random: &mut Random) -> Value {
     Value::Object(document)
 }
 
-/// What we found out.
+/// Returns a document with new answers.
 fn new_document(random: &mut Random) -> Value {
     let mut document = Map::new();
     for source in SOURCES {
@@ -85,8 +85,9 @@ fn new_document(random: &mut Random) -> Value {
     Value::Object(document)
 }
 
-/// A source's new words replace its old ones; MaxMind's are two files' words, on place and on network, each replaced
-/// where the new ones speak of it; of the states those that are new are replaced.
+/// Returns the expected result of a merge. A source's new answer replaces its old one. MaxMind's answer comes from two
+/// files, one on place and one on network. Each part is replaced if the new answer contains it. States are replaced one
+/// by one.
 fn merged(old: &Value, new: &Value) -> Value {
     let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
     let mut merged = object(Some(old));
@@ -114,7 +115,7 @@ fn quoted(value: &Value) -> String {
     format!("'{}'", value.to_string().replace('\'', "''"))
 }
 
-/// One answer a row, in order.
+/// Returns one result a row, in order.
 fn ask(db: &mut Session, columns: &str, expression: &str, rows: &[String]) -> Vec<String> {
     db.rows(&format!(
         "SELECT {expression} FROM (VALUES {}) AS v(n, {columns}) ORDER BY n",
@@ -140,7 +141,7 @@ fn any_two_documents_are_merged_as_the_model_has_it() {
     }
 }
 
-/// A document, as the server is told to build it, and whether the answer in it is fresh.
+/// An expression for a document, and the expected freshness of its answer.
 struct Answered {
     document: String,
     fresh: bool,
@@ -149,8 +150,8 @@ struct Answered {
 const VALUE_LIFETIME: i64 = 1000;
 const ABSENT_LIFETIME: i64 = 100;
 
-/// A document with some answer of cymru's, built by the server so that its clock is the one that counts, and whether that
-/// is fresh. Ages keep a minute away from the edges, for the test takes a moment.
+/// Returns a document with some answer of Team Cymru. The server builds it, so that the server's clock is used. Ages
+/// are at least a minute away from the limits, because the test takes time.
 fn answered(random: &mut Random) -> Answered {
     let ages = [-100_000, -360, -240, 0, 40, 160, 900, 1060, 100_000];
     let mut age = || *random.pick(&ages);
@@ -187,11 +188,11 @@ fn answered(random: &mut Random) -> Answered {
             members.join(", ")
         ));
     }
-    // The answer's own time counts, where it says one; else the time at which it was asked for.
+    // The answer's own time is used if there is one, otherwise the time of the request.
     let said = cached.filter(|_| has_own).or(asked.filter(|_| has_meta));
     let lifetime = if has_meta && state == "absent" { ABSENT_LIFETIME } else { VALUE_LIFETIME };
     let failed = has_meta && state == "failed";
-    // A clock that is five minutes ahead is another clock; more is a wrong one.
+    // A clock may be up to five minutes ahead. More is considered wrong.
     let fresh = !failed && said.and_then(|(_, age)| age).is_some_and(|age| age < lifetime && age > -300);
     Answered { document: format!("jsonb_build_object({})", parts.join(", ")), fresh }
 }
@@ -212,15 +213,15 @@ fn any_answer_is_fresh_as_long_as_the_model_has_it() {
         assert_eq!(fresh == "t", answered.fresh, "{document}");
     }
     assert!(seen.iter().all(|count| *count > 150), "one-sided: {seen:?}");
-    // Whatever else stands there is no answer, and no error either.
+    // All other content is neither an answer nor an error.
     let odd: Vec<String> =
         (0..500).map(|_| format!("{}::jsonb", quoted(&old_document(&mut random)))).collect();
     let answers = ask(&mut db, "document", "enrich.is_source_fresh(document, 'cymru', 1000, 100)", &odd);
     assert!(answers.iter().all(|fresh| fresh == "f"));
 }
 
-/// Every case there is: manual over Cymru over MaxMind over what was imported; nobody is replaced by an equal, but who
-/// speaks for the network itself may correct what it said.
+/// All cases: manual takes precedence over Cymru, Cymru over MaxMind, and MaxMind over imported values. A source of the
+/// same rank replaces nothing, but a source that speaks for the network itself may correct its earlier value.
 #[test]
 fn metadata_of_a_network_is_replaced_by_better_sources_alone() {
     let mut db = database();

@@ -1,6 +1,6 @@
-//! Metrics tell the truth: counters move with the commit, by exactly what was done, and everybody can read them.
+//! Metrics are correct: counters change with the commit, by the exact amount of work, and every role can read them.
 //!
-//! Counters are the whole server's, and here they are compared exactly: so each test has a server of its own.
+//! Counters belong to the whole server and are compared exactly here. So each test has a separate server.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -26,7 +26,7 @@ fn server(name: &str) -> Cluster {
     cluster_with_world(&Options::named(name))
 }
 
-/// Sum of the samples that have these labels.
+/// Returns the sum of the samples with these labels.
 #[track_caller]
 fn value(session: &mut Session, name: &str, labels: &str) -> f64 {
     let sum = session.one(&format!(
@@ -35,14 +35,14 @@ fn value(session: &mut Session, name: &str, labels: &str) -> f64 {
     sum.parse().unwrap_or_else(|_| panic!("{sum} is no number"))
 }
 
-/// Statements that create so many networks from a number on.
+/// Returns a statement that creates this number of networks, beginning with a number.
 fn ensure(first: i64, networks: i64) -> String {
     format!(
         "SELECT enrich.ensure_asn_inventory(n, 'Net ' || n, 'DE') FROM generate_series({first}, {first} + {networks} - 1) n"
     )
 }
 
-/// One session from each of these members of the crowd, every one in a network of its own.
+/// Returns an insert of one session from each of these members of the crowd, each in a different network.
 fn sessions(members: std::ops::Range<u64>) -> String {
     let rows: Vec<(String, String)> = members.map(|n| (format!("s{n}"), crowd_member(n))).collect();
     let rows: Vec<(&str, Option<&str>)> = rows.iter().map(|(k, a)| (k.as_str(), Some(a.as_str()))).collect();
@@ -60,7 +60,7 @@ fn what_was_rolled_back_moves_no_counter_and_what_committed_all_of_it() {
         ensure(1, 10),
         sessions(0..10)
     ));
-    // An error at the end, when everything was done.
+    // An error at commit, after all work was done.
     db.run("CREATE TABLE strict (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)");
     let refusal =
         db.refused(&format!("BEGIN; INSERT INTO strict VALUES (1), (1); {}; COMMIT", ensure(1, 10)));
@@ -75,7 +75,7 @@ fn what_was_rolled_back_moves_no_counter_and_what_committed_all_of_it() {
     db.run(&format!("BEGIN; {}; COMMIT", ensure(1, 10)));
     assert_eq!(value(&mut db, CREATED, r#"{"source": "manual", "country": "DE", "rir": "unknown"}"#), 10.0);
     assert_eq!(value(&mut db, CREATED, "{}"), 10.0);
-    // Those of sessions are created while their transaction commits.
+    // The networks of sessions are created while their transaction commits.
     db.run(&sessions(0..10));
     assert_eq!(value(&mut db, CREATED, r#"{"source": "maxmind"}"#), 10.0);
     assert_eq!(value(&mut db, CREATED, "{}"), 20.0);
@@ -103,7 +103,7 @@ fn what_a_savepoint_undid_was_never_counted() {
     assert_eq!(value(&mut db, &format!("{DURATION}_count"), r#"{"operation": "create"}"#), 7.0);
     assert_eq!(db.number("SELECT count(*) FROM enrich.asn_inventory"), 7);
 
-    // The subtransactions of a block with a handler, nested, the outer one with an error.
+    // The subtransactions of nested blocks with an exception handler. The outer one ends with an error.
     db.run(
         "DO $$
          BEGIN
@@ -137,7 +137,7 @@ fn a_contained_failure_at_commit_counts_as_an_error_and_nothing_else() {
     assert_eq!(value(&mut db, &format!("{DURATION}_count"), "{}"), 0.0);
     assert_eq!(value(&mut db, "enrich_lookups_total", r#"{"result": "maxmind_hit"}"#), 0.0);
     assert_eq!(value(&mut db, "enrich_errors_total", "{}"), 1.0);
-    // The look at the inventory happened, in the transaction that committed.
+    // The lookup in the inventory happened in the transaction that committed.
     assert_eq!(value(&mut db, "enrich_addresses_total", "{}"), 10.0);
 }
 
@@ -159,7 +159,7 @@ fn sessions_that_are_inserted_without_a_valid_address_are_counted() {
     assert_eq!(without(), 3.0);
 }
 
-/// Or more would be hit than was asked about.
+/// Otherwise there would be more hits than lookups.
 #[test]
 fn an_address_that_is_folded_was_asked_about_by_its_session() {
     let cluster = server("metrics-hits");
@@ -212,7 +212,7 @@ fn eight_sessions_at_once_sum_exactly() {
                             format!("SELECT count(*) FROM enrich.enrich_ips('{{{}}}')", list.join(","))
                         };
                         let (kept, undone) = (some(&mut random, 6), some(&mut random, 4));
-                        // Each transaction calls in key order once: no deadlock, whatever the others do.
+                        // Each transaction locks addresses once, in the order of keys, so deadlocks are impossible.
                         match random.below(3) {
                             0 => session.run(&format!("BEGIN; {}; ROLLBACK", call(&undone))),
                             1 => {
@@ -266,21 +266,21 @@ fn labels_say_who_created_and_what_kind_of_update_it_was() {
         db.rows(created),
         ["manual|DE|RIPE|1", "manual|unknown|unknown|1", "maxmind|AU|unknown|1", "maxmind|unknown|unknown|1"]
     );
-    // Named by the transaction that created it.
+    // The transaction that created the network sets its name.
     db.run("BEGIN; SELECT ensure_asn_inventory(7); SELECT ensure_asn_inventory(7, 'Seven'); COMMIT");
     assert_eq!(db.one("SELECT organization_name FROM asn_inventory WHERE asn_number = 7"), "Seven");
     assert_eq!(value(&mut db, UPDATED, "{}"), 0.0);
 
     let updated = "SELECT labels ->> 'source', labels ->> 'update_type', value
                    FROM enrich_metrics WHERE name = 'asn_inventory_records_updated_total' ORDER BY 1, 2";
-    // Seen again, and in one transaction once.
+    // Seen again, and counted once in one transaction.
     db.run("SELECT ensure_asn_inventory(1)");
     db.run("BEGIN; SELECT ensure_asn_inventory(1); SELECT ensure_asn_inventory(1); COMMIT");
     assert_eq!(db.rows(updated), ["manual|timestamp_refresh|2"]);
-    // Corrected, which is one thing although it is also seen.
+    // Corrected. This counts once, although the network is also seen.
     db.run("SELECT ensure_asn_inventory(2, 'Two', 'FR')");
     assert_eq!(db.rows(updated), ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2"]);
-    // The files know the name of a network that was created without one.
+    // The mmdb files contain the name of a network that was created without one.
     db.run("SELECT ensure_asn_inventory(15169)");
     db.run("SELECT enrich_ip('8.8.8.8')");
     assert_eq!(
@@ -288,7 +288,7 @@ fn labels_say_who_created_and_what_kind_of_update_it_was() {
         ["manual|metadata_enrichment|1", "manual|timestamp_refresh|2", "maxmind|metadata_enrichment|1"]
     );
 
-    // Sessions widen a network's times when they are folded; those that are within them do not.
+    // When sessions are folded, they extend a network's times. Sessions within these times change nothing.
     let widened = r#"{"source": "sessions", "update_type": "timestamp_refresh"}"#;
     db.run(&COWRIE.insert_at(NOON, &[("a", Some("139.59.0.1")), ("b", Some("139.59.0.2"))]));
     db.run("CALL fold_statistics()");
@@ -317,7 +317,7 @@ fn time_spent_waiting_for_a_lock_is_not_time_spent_working() {
     holder.run("BEGIN; SELECT FROM enrich.asn_inventory WHERE asn_number = 1 FOR UPDATE");
     let pid = waiting.backend_pid();
     std::thread::scope(|scope| {
-        // First the metadata, then last_seen: each may be what waits.
+        // First the metadata, then last_seen, because either may be the one that waits.
         let ending = scope.spawn(move || waiting.run("SELECT enrich.ensure_asn_inventory(1, 'Another')"));
         wait_until(
             "it has waited for 300 ms",
@@ -458,7 +458,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     assert_eq!(value(&mut db, "enrich_provider_breaker_state", "{}"), 0.0);
     assert_eq!(value(&mut db, "enrich_launcher_up", "{}"), 1.0);
 
-    // Somebody else asks, and gets what the worker counted.
+    // Another database shows the values that the worker counted.
     let of_db = format!(r#"{{"database": "{}"}}"#, db.name);
     wait_until(
         "the other database sees the size of this one",
@@ -468,7 +468,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     assert_eq!(value(&mut other, "enrich_queue_depth", &of_db), 0.0);
     assert!(value(&mut other, "enrich_worker_batches_total", &of_db) >= 2.0);
 
-    // Naptimes are counted while nothing happens.
+    // Naptimes are counted without any work.
     let counters = format!(
         "SELECT name, labels, value FROM enrich_metrics
          WHERE type <> 'gauge' AND COALESCE(labels ->> 'database', '{0}') = '{0}'
@@ -485,7 +485,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
     let after: BTreeSet<String> = db.rows(&counters).into_iter().collect();
     assert_eq!(after.symmetric_difference(&before).collect::<Vec<_>>(), [] as [&String; 0]);
     assert!(before.len() > 100, "{} samples", before.len());
-    // The template has had a worker too, before it became one.
+    // The template had a worker, too, before it became a template.
     let attended = "SELECT count(*) FROM enrich_metrics WHERE labels ->> 'database' = 'with_extension'";
     assert_eq!(db.number(attended), 0);
     let age = value(&mut db, "enrich_worker_heartbeat_age_seconds", &of_db);
@@ -496,7 +496,7 @@ fn values_survive_the_worker_and_other_databases_see_what_it_counted() {
         "one sample, not the worker's beside it"
     );
 
-    // What cannot be answered stays in the queue, and is seen from there.
+    // Lookups without an answer stay in the queue, and are visible there.
     lab.whois.stop();
     queue(&mut db, &members(1_000..1_003));
     wait_until(
@@ -543,9 +543,9 @@ fn promtool_finds_nothing_wrong() {
         let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (output.status.code(), said.concat())
     };
-    // It does find something where something is wrong.
+    // It reports an error in wrong input.
     assert_ne!(check("# TYPE some_total gauge\nsome_total 1\n").0, Some(0));
-    // Untouched, and after everything has moved once.
+    // Before any work, and after each metric has changed.
     for statements in
         ["SELECT 1".to_owned(), format!("{}; {}; CALL fold_statistics()", ensure(1, 10), sessions(0..50))]
     {
@@ -565,7 +565,7 @@ fn rows_and_text_say_the_same_and_every_family_has_its_help_and_type() {
     COWRIE.create_attached(&mut db);
     db.run(&ensure(1, 10));
     db.run(&sessions(0..50));
-    // In one statement, but for what changes with the clock.
+    // In one statement, without the values that change with the clock.
     let row = db
         .client
         .query_one(
@@ -632,7 +632,7 @@ fn whoever_is_granted_it_may_read_and_nobody_else() {
     ] {
         assert_eq!(session.refused(statement).code, "42501", "{statement}");
     }
-    // As docs/metrics.md has it.
+    // As docs/metrics.md describes.
     db.run(
         "GRANT pg_monitor TO monitor;
          GRANT USAGE ON SCHEMA enrich TO pg_monitor;

@@ -1,5 +1,5 @@
-//! mmdb files that cannot be meant, and things that are no files: each is refused with a word on why, what served before
-//! serves on, and nobody waits.
+//! Hostile mmdb files, and paths that do not lead to a file. Each is refused with a reason, the earlier file stays in
+//! service, and no session waits.
 
 #[path = "../../../engine/tests/support/mod.rs"]
 mod support;
@@ -24,7 +24,7 @@ const COMPLAINT: &str = "SELECT last_error FROM mmdb_status() WHERE kind = 'city
 /// Longer than any file here takes, and much shorter than a hang.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A file that says something of 8.8.8.8 in the way of a city file, with these bytes as the record of 9.0.0.0/8.
+/// Returns a city file with a place for 8.8.8.8, and with these bytes as the record of 9.0.0.0/8.
 fn with_record(hostile: Value) -> Vec<u8> {
     sound().swap_remove(0).with("9.0.0.0/8", hostile).bytes()
 }
@@ -36,7 +36,7 @@ fn with_metadata(field: &str, value: Option<Value>) -> Vec<u8> {
     writer.bytes_with(metadata)
 }
 
-/// `nodes` nodes, each the child of the one before; the last leads to `last`.
+/// Returns `nodes` nodes, each the child of the one before. The last leads to `last`.
 fn chain(nodes: usize, last: Record) -> Vec<u8> {
     let mut writer: Writer = sound().swap_remove(0);
     writer.nodes.truncate(1);
@@ -48,7 +48,7 @@ fn chain(nodes: usize, last: Record) -> Vec<u8> {
     writer.bytes()
 }
 
-/// What it is, its bytes, and a part of the complaint.
+/// Returns a description of each file, its bytes, and a part of the reason.
 fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let good = world::city_database().build_epoch(1_800_000_000).bytes();
     let record = sound()[0].data.len() as u32;
@@ -126,7 +126,7 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// Names a city file and waits until sessions know.
+/// Sets the path of the city file and waits until sessions have read the setting.
 fn name(cluster: &Cluster, db: &mut Session, path: &Path) {
     cluster.reconfigure(&[format!("cowrie_enrich.city_database = '{}'", path.display())]);
     let wanted = path.display().to_string();
@@ -137,7 +137,7 @@ fn name(cluster: &Cluster, db: &mut Session, path: &Path) {
     );
 }
 
-/// Names each file in turn; what is answered is `serving`, whoever asks.
+/// Sets the path to each file in turn. Every lookup must still return `serving`.
 fn each_is_refused(cluster: &Cluster, db: &mut Database<'_>, serving: &str) {
     let backend = db.backend_pid();
     let postmaster = cluster.postmaster_pid();
@@ -182,7 +182,7 @@ fn every_hostile_file_is_refused_where_none_served_before() {
     each_is_refused(&cluster, &mut db, NOTHING);
 }
 
-/// The path of an insert has nobody verify or copy anything; a worker refuses the file behind its back.
+/// An insert neither verifies nor copies a file. A worker refuses the file in the background.
 #[test]
 fn sessions_are_stored_while_a_hostile_file_waits() {
     let cluster = cluster_with_world(&Options::named("hostile-insert"));
@@ -197,7 +197,7 @@ fn sessions_are_stored_while_a_hostile_file_waits() {
         hostile_files().into_iter().enumerate().filter(|(n, _)| n % 6 == 1)
     {
         fs::write(&city, bytes).expect("it can be written");
-        // As if it had been written a while ago: files that may still be being written are left alone.
+        // Sets an old modification time, because files that may still be incomplete are ignored.
         let file = fs::File::options().write(true).open(&city).expect("it is there");
         file.set_modified(SystemTime::now() - Duration::from_secs(3600 - number as u64))
             .expect("its owner may");
@@ -206,7 +206,7 @@ fn sessions_are_stored_while_a_hostile_file_waits() {
             &format!("{what} is refused"),
             || {
                 inserted += 1;
-                // A session of its own each time: a backend has a worker started once in ten seconds.
+                // A new session each time, because a backend starts a worker at most once in ten seconds.
                 db.another().run(&format!("INSERT INTO visits VALUES ({number}, '8.8.8.8')"));
                 db.one(COMPLAINT)
             },
@@ -220,7 +220,7 @@ fn sessions_are_stored_while_a_hostile_file_waits() {
     }
 }
 
-/// Runs `reload_mmdb()` in a session of its own; whoever holds it up is `freed` after a while, so that the test ends.
+/// Runs `reload_mmdb()` in a separate session. If it hangs, calls `free` after a while, so that the test ends.
 fn reload_within(db: &Database<'_>, what: &str, free: impl FnOnce()) -> Result<(), server_tests::Refusal> {
     let mut session = db.another();
     std::thread::scope(|scope| {
@@ -270,7 +270,7 @@ fn what_is_no_file_is_refused_and_nobody_waits() {
         (below("city.mmdb/below"), "Not a directory", "58030"),
         (below(&"long".repeat(100)), "too long", "58030"),
         (below("closed.mmdb"), "ermission denied", "42501"),
-        // A file that says it has no bytes and has some.
+        // A file that claims to be empty and has bytes.
         ("/proc/self/status".into(), "no mmdb metadata", "XX001"),
     ];
     for (path, complaint, code) in places {
@@ -296,7 +296,7 @@ fn drafts(cluster: &Cluster) -> Vec<String> {
     names.filter(|name| name.ends_with(".draft")).collect()
 }
 
-/// The source of what is in service becomes something else, under its own name.
+/// The source of the file in service is replaced under the same name.
 #[test]
 fn what_takes_the_place_of_a_file_in_service_is_refused() {
     let cluster = cluster_with_world(&Options::named("hostile-instead"));
@@ -327,7 +327,7 @@ fn what_takes_the_place_of_a_file_in_service_is_refused() {
     assert_eq!(cluster.session(&db.name).one(EIGHT), OLD, "after a restart");
 }
 
-/// A disk of its own for the copies, too small for the file; gone with its owner.
+/// A separate disk for the copies, too small for the file. Unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -358,7 +358,7 @@ fn a_full_disk_refuses_a_file_and_is_not_left_full() {
     let Some(disk) = SmallDisk::mount(&folder) else {
         return eprintln!("skipped: a file system can only be mounted by root, and here by nobody");
     };
-    // The copies are hidden under the new disk, but backends keep what they have mapped.
+    // The new disk hides the copies, but backends keep their mappings.
     let city = Files::below(cluster.files()).city;
     let mut large = world::city_database().build_epoch(1_800_000_000);
     for n in 0..4000 {
@@ -371,7 +371,7 @@ fn a_full_disk_refuses_a_file_and_is_not_left_full() {
     assert_eq!(db.one(EIGHT), OLD);
     assert_eq!(drafts(&cluster), [""; 0], "what filled the disk is still there");
     assert!(db.one(COMPLAINT).contains("No space left"), "{}", db.one(COMPLAINT));
-    // Now there is room for a smaller one.
+    // There is room for a smaller file.
     world::city_database().build_epoch(1_900_000_000).write(&city);
     db.run("SELECT reload_mmdb()");
     assert_eq!(db.one(COMPLAINT), "NULL");

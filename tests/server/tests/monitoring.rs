@@ -1,5 +1,5 @@
-//! What is in monitoring/ works: alerts, dashboard and queries of exporters, against a real server, and a real Prometheus
-//! that scrapes it where there is one.
+//! Tests of monitoring/: alerts, the dashboard and queries for exporters, against a real server. A real Prometheus
+//! scrapes the server if it is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn rules() -> Vec<Rule> {
         .collect()
 }
 
-/// A query of a panel's.
+/// A query of a panel.
 #[derive(Debug)]
 struct Target {
     panel: String,
@@ -100,7 +100,7 @@ fn targets() -> Vec<Target> {
     targets
 }
 
-/// As Grafana puts it with all servers and databases chosen.
+/// Returns the expression as Grafana sends it with all servers and databases selected.
 fn with_variables(expression: &str) -> String {
     let put = expression
         .replace("$instance", ".*")
@@ -188,7 +188,7 @@ fn dashboard_is_importable_as_it_is() {
     }
 }
 
-/// Names with their labels and the values that each has, as the text format says.
+/// Names with their labels and the values of each label, from the text format.
 type Known = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn known(text: &str) -> Known {
@@ -205,7 +205,7 @@ fn known(text: &str) -> Known {
     known
 }
 
-/// What is wrong with the metrics and labels that an expression names.
+/// Returns the errors in the metrics and labels of an expression.
 fn strangers(expression: &str, known: &Known, recorded: &BTreeSet<String>) -> Vec<String> {
     let given = ["job", "instance"];
     let mut wrong = Vec::new();
@@ -267,12 +267,12 @@ fn strangers(expression: &str, known: &Known, recorded: &BTreeSet<String>) -> Ve
     wrong
 }
 
-/// A server with something of everything: networks by hand, by sessions and by a worker; hits, updates, answers that
-/// serve others, and a lookup that is refused for good.
+/// Makes the server do work of all kinds: networks by hand, by sessions and by a worker; hits, updates, answers that
+/// serve several addresses, and a lookup that is refused.
 fn work(lab: &Lab, db: &mut Database<'_>) {
     lab.whois.behave(Behaviour::normal());
     COWRIE.create_attached(db);
-    // One firing in 31 of a session's is timed.
+    // One trigger call in 31 of a session is timed.
     for n in 0..64 {
         let address = crowd_member(n % 40);
         db.run(&COWRIE.insert(&[(&format!("s{n}"), Some(&address))]));
@@ -285,7 +285,7 @@ fn work(lab: &Lab, db: &mut Database<'_>) {
     db.run("CALL fold_statistics()");
 }
 
-/// Workers, and the endpoint on this port.
+/// Starts a server with workers, and with the metrics endpoint on this port.
 fn watched(name: &str, port: u16) -> Lab {
     let listen = format!("cowrie_enrich.metrics_listen = '127.0.0.1:{port}'");
     Lab::start(Options::named(name).with_worker().conf(&listen))
@@ -315,7 +315,7 @@ fn every_metric_that_a_rule_or_a_panel_names_is_there_with_these_labels() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 
-    // It does find what is wrong.
+    // The check finds errors.
     for (expression, found) in [
         ("rate(enrich_nothing_total[5m])", "no metric enrich_nothing_total"),
         ("enrich_launcher_up{nonsense=\"1\"}", "no label nonsense of enrich_launcher_up"),
@@ -326,7 +326,7 @@ fn every_metric_that_a_rule_or_a_panel_names_is_there_with_these_labels() {
         let strangers = strangers(expression, &known, &recorded);
         assert!(strangers.iter().any(|it| it == found), "{expression}: {strangers:?}");
     }
-    // Whoever watches sees everything: no family is in no panel and no rule.
+    // Every family is in a panel or a rule.
     let said: String = targets()
         .into_iter()
         .map(|target| target.expression)
@@ -337,7 +337,7 @@ fn every_metric_that_a_rule_or_a_panel_names_is_there_with_these_labels() {
     assert_eq!(unseen, ["enrich_exporter_up"], "who scrapes the exporter sees that it runs");
 }
 
-/// What the database says of networks created by hand, by country.
+/// Returns the number of networks by country, from the database.
 fn by_country(db: &mut Session) -> BTreeMap<String, f64> {
     let rows = db.rows(
         "SELECT COALESCE(organization_country, 'unknown'), count(*) FROM enrich.asn_inventory GROUP BY 1",
@@ -355,7 +355,7 @@ fn assert_near(what: &str, value: f64, expected: f64, slack: f64) {
     );
 }
 
-/// The quantile of cumulative buckets by linear interpolation, as Prometheus defines it.
+/// Returns the quantile of cumulative buckets by linear interpolation, as Prometheus defines it.
 fn quantile(q: f64, buckets: &[(f64, f64)]) -> f64 {
     let all = buckets.last().expect("a bucket").1;
     let rank = q * all;
@@ -379,7 +379,8 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     let operations = format!("{DURATION}_count{{operation=\"create\"}}");
     scraped("it sees that nothing was created", &operations, 0.0);
 
-    // A network of each country, so that each set of labels is there: rate() cannot see what came before a counter.
+    // A network of each country, so that each set of labels exists. rate() does not see increases before the first
+    // sample.
     let countries = ["CN", "RU", "US", "VN", "BR", "IN", "NL", "DE", "FR", "GB", "KR", "JP", "IT"];
     let ensure = |db: &mut Session, first: usize, networks: usize, country: &str| {
         db.run(&format!(
@@ -393,7 +394,7 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     scraped("it sees one of each country", &created, countries.len() as f64);
     let before = by_country(&mut db);
 
-    // So many more, different by country; then those of sessions and of a worker.
+    // Adds different numbers of networks by country, and then those of sessions and of a worker.
     for (n, country) in countries.iter().enumerate() {
         ensure(&mut db, 1000 * (n + 1) + 1, 10 + 3 * n, country);
     }
@@ -403,13 +404,13 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     scraped("it sees all networks", &created, networks);
     scraped("it sees them as operations", &operations, networks);
     scraped("the worker counted the inventory", "sum(asn_inventory_size)", networks);
-    // Not of one scrape alone: the rate is a mean over those in the window.
+    // More than one scrape: the rate is a mean over the scrapes in the window.
     let samples = format!("count_over_time({operations}[5m])");
     let samples = wait_until("there are many samples", || prometheus.number(&samples), |n| *n >= Some(40.0))
         .expect("it is waited for");
 
-    // Creations a minute. Prometheus extends what it saw between the first and the last sample to the window's ends,
-    // by at most 1.1 pauses of scraping each.
+    // Creations in a minute. Prometheus extrapolates from the first and the last sample to the ends of the window, each
+    // by at most 1.1 scrape intervals.
     let slack = 2.2 / (samples - 20.0);
     let rates = prometheus.query(&format!("rate({CREATED}{{source=\"manual\", rir=\"unknown\"}}[5m]) * 60"));
     assert_eq!(rates.len(), countries.len(), "{rates:?}");
@@ -419,11 +420,11 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
         assert!(expected >= 10.0);
         assert_near(country, rate.value * 5.0, expected, slack);
     }
-    // Operations are counted from zero, all of them.
+    // Operations are counted from zero, so all are included.
     let rate = prometheus.number(&format!("sum(rate({operations}[5m])) * 60")).expect("a rate");
     assert_near("operations", rate * 5.0, networks, slack);
 
-    // The ten countries with most networks, as the inventory has them.
+    // The ten countries with most networks in the inventory.
     let mut expected: Vec<f64> = by_country(&mut db).into_values().collect();
     expected.sort_by(f64::total_cmp);
     assert!(expected.len() > 10);
@@ -437,7 +438,7 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     values.sort_by(f64::total_cmp);
     assert_eq!(values, expected[expected.len() - 10..]);
 
-    // Nothing works any more: what the database says now is what was scraped last.
+    // All work has ended, so the values in the database are those of the last scrape.
     let quantiles = prometheus
         .query(&format!("histogram_quantile(0.95, sum by (le, operation) (rate({DURATION}_bucket[5m])))"));
     for operation in ["create", "update"] {
@@ -468,7 +469,7 @@ fn prometheus_scrapes_a_real_run_and_the_seed_queries_are_right() {
     lab.assert_nothing_crashed();
 }
 
-/// What may well have nothing to show: what went wrong in a run where nothing did.
+/// Returns true if an expression may have no result, because it shows errors and the run had none.
 fn may_be_empty(expression: &str) -> bool {
     expression.ends_with("> 0")
         && ["unanswered", "dropped_rows", "export_failures", "step_errors"]
@@ -487,7 +488,7 @@ fn every_query_of_the_dashboard_and_every_rule_runs_in_a_real_prometheus() {
     let lab = watched("monitoring-panels", port);
     let mut db = lab.database();
     let prometheus = Prometheus::start(&program, "panels", port, &file("prometheus/alerts.yml"));
-    // What begins to exist with its first network must be there before the rest, to have a rate.
+    // Series that appear with the first network must be scraped before the other work, otherwise they have no rate.
     wait_until("it scrapes", || prometheus.number("enrich_launcher_up"), |up| *up == Some(1.0));
     work(&lab, &mut db);
     let counted = |expression: &str, expected: f64| {
@@ -523,7 +524,7 @@ fn every_query_of_the_dashboard_and_every_rule_runs_in_a_real_prometheus() {
         for label in legend_labels(&target.legend) {
             assert!(first.labels.contains_key(label), "{}: no {label} in {first:?}", target.panel);
         }
-        // A choice of one server and one database is a choice.
+        // A selected server and database restricts the result.
         let other = target.expression.replace("$instance", "another-server").replace("$database", "another");
         let none = prometheus.query(&with_variables(&other));
         let is_default = expression.ends_with("or vector(0)");
@@ -554,12 +555,12 @@ fn every_query_of_the_dashboard_and_every_rule_runs_in_a_real_prometheus() {
     lab.assert_nothing_crashed();
 }
 
-/// Statements are written for the schema that the README makes.
+/// The statements are written for the schema of the README.
 fn in_schema_enrich(sql: &str) -> String {
     sql.replace("cowrie_enrich.", "enrich.").replace("SCHEMA cowrie_enrich", "SCHEMA enrich")
 }
 
-/// Where the role of monitoring/README.md reads.
+/// Connects as the role of monitoring/README.md.
 fn monitor<'a>(db: &mut Database<'a>) -> Session {
     let page = read("README.md");
     let block =
@@ -574,10 +575,10 @@ fn monitor<'a>(db: &mut Database<'a>) -> Session {
     session
 }
 
-/// A sample's name and its labels as `name=value`, in order.
+/// The name of a sample and its labels as `name=value`, in order.
 type Series = (String, Vec<String>);
 
-/// What the view has, as a set: values move on.
+/// Returns the series of the view without values, which change.
 fn all_series(session: &mut Session) -> BTreeSet<Series> {
     let rows =
         session.client.query("SELECT name, labels::text FROM enrich.enrich_metrics", &[]).expect("metrics");
@@ -607,7 +608,7 @@ fn column<'a>(row: &'a Row, name: &str) -> &'a Type {
     found.unwrap_or_else(|| panic!("no column {name} in {:?}", row.columns())).type_()
 }
 
-/// Kind and help of the family that a sample is of.
+/// Returns kind and help of the sample's family.
 fn declared(sample: &str) -> (&'static str, &'static str) {
     let family = families::ALL.iter().find(|family| {
         let part = sample.strip_prefix(family.prometheus);
@@ -653,7 +654,7 @@ fn postgres_exporter_gets_every_metric_under_its_name() {
                 } else {
                     assert_eq!(*column(row, name), Type::FLOAT8, "{sample}");
                     let value: Option<f64> = row.get(name.as_str());
-                    // Null is NaN there.
+                    // Null becomes NaN.
                     assert!(value.is_some() || sample.contains("quota"), "{sample} of {labels:?}");
                     if value.is_some() {
                         found.insert((sample.clone(), labels));
@@ -661,7 +662,7 @@ fn postgres_exporter_gets_every_metric_under_its_name() {
                 }
             }
         }
-        // It would make a metric of its own of any other column.
+        // postgres_exporter would make a metric of any other column.
         let used = |column: &str| {
             metrics.iter().any(|(name, usage, _)| {
                 column == name
@@ -674,7 +675,7 @@ fn postgres_exporter_gets_every_metric_under_its_name() {
     compare(&found, &all_series(&mut session));
 }
 
-/// As postgres_exporter reads one: bounds and counts as arrays, without the last, infinite bucket, which it adds.
+/// Returns a histogram as postgres_exporter reads it: bounds and counts as arrays. It adds the last, infinite bucket.
 fn histogram(row: &Row, sample: &str, name: &str, labels: &[String]) -> Vec<Series> {
     assert_eq!(*column(row, name), Type::FLOAT8_ARRAY, "{sample}");
     assert_eq!(*column(row, &format!("{name}_bucket")), Type::INT8_ARRAY, "{sample}");
@@ -714,7 +715,7 @@ fn sql_exporter_gets_every_metric_under_its_name() {
         let name = text(&metric["metric_name"]);
         assert_eq!(metric["query_ref"], queries[0]["query_name"], "{name}");
         let (kind, help) = declared(&name);
-        // It knows counters and gauges; a histogram's samples only ever grow.
+        // sql_exporter has counters and gauges only. The samples of a histogram only increase.
         let expected = if kind == "histogram" { "counter" } else { kind };
         assert_eq!(text(&metric["type"]), expected, "{name}");
         assert!(text(&metric["help"]).starts_with(help), "{name}");
@@ -723,7 +724,7 @@ fn sql_exporter_gets_every_metric_under_its_name() {
         assert_eq!(value, std::slice::from_ref(&name));
         for row in &rows {
             assert_eq!(*column(row, &name), Type::FLOAT8, "{name}");
-            // It passes over null.
+            // sql_exporter skips null.
             if row.get::<_, Option<f64>>(name.as_str()).is_some() {
                 found.insert((name.clone(), labels_of(row, &labels)));
             }
@@ -731,7 +732,8 @@ fn sql_exporter_gets_every_metric_under_its_name() {
         keys.extend(labels);
         values.insert(name);
     }
-    // It refuses a column that is a label here and a value there, and logs those that are neither.
+    // sql_exporter refuses a column that is a label in one metric and a value in another. It logs a column that is
+    // neither.
     assert!(keys.is_disjoint(&values));
     let columns: BTreeSet<String> = rows[0].columns().iter().map(|column| column.name().to_owned()).collect();
     assert_eq!(columns, keys.union(&values).cloned().collect());
@@ -744,7 +746,7 @@ fn compare(found: &BTreeSet<Series>, expected: &BTreeSet<Series>) {
     let surplus: Vec<_> = found.difference(expected).take(10).collect();
     assert!(missing.is_empty() && surplus.is_empty(), "missing: {missing:#?}\nsurplus: {surplus:#?}");
     assert!(found.len() > 250, "{} samples", found.len());
-    // Not only what is always there.
+    // Includes series that do not always exist.
     for name in [
         "asn_inventory_records_created_total",
         "enrich_worker_heartbeat_age_seconds",
@@ -767,7 +769,7 @@ fn a_standby_says_that_it_is_one_so_that_nobody_misses_its_workers() {
     assert_eq!(there.number("SELECT count(*) FROM enrich.enrich_metrics WHERE name = 'enrich_worker_up'"), 0);
 }
 
-/// A path is a path, wherever the repository is.
+/// A relative link stays valid in any location of the repository.
 #[test]
 fn links_of_the_readme_lead_somewhere() {
     let page = read("README.md");

@@ -18,7 +18,7 @@ fn server(name: &str) -> Cluster {
     cluster_with_world(&Options::named(name).owned_by(OWNER))
 }
 
-/// The role that owns the extension, connected for a test: the documented one cannot log in.
+/// Connects as the role that owns the extension. The documented role cannot log in.
 fn owner_session(db: &Database<'_>) -> Session {
     db.another().run(&format!("ALTER ROLE {OWNER} LOGIN"));
     db.session_as(OWNER)
@@ -51,7 +51,7 @@ fn every_object_belongs_to_a_role_without_attributes() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Ways to make our C code meet something else than it was written for, each by statements of the owner's.
+/// Statements of the owner that make the C code of the extension meet objects that it was not written for.
 const ALTERATIONS: [(&str, &str); 10] = [
     (
         "another type of a column that is appended",
@@ -89,7 +89,7 @@ const ALTERATIONS: [(&str, &str); 10] = [
     ),
 ];
 
-/// Errors of callers, counted errors of sessions: never a crash, and sessions are stored.
+/// Callers get errors, and errors of sessions are counted. Nothing crashes, and sessions are stored.
 #[test]
 fn what_the_owner_makes_of_its_tables_is_refused_and_not_read_as_something_else() {
     let cluster = server("owner-types");
@@ -99,7 +99,7 @@ fn what_the_owner_makes_of_its_tables_is_refused_and_not_read_as_something_else(
         db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
         db.run("CALL enrich.fold_statistics()");
         owner_session(&db).run(statements);
-        // A backend that has met the tables as they were, and one that has not.
+        // One backend has used the tables before the change, and one has not.
         let mut fresh = db.another();
         for (key, session) in [("b", &mut *db), ("c", &mut fresh)] {
             session.run(&COWRIE.insert(&[(key, Some("8.8.8.8"))]));
@@ -128,7 +128,7 @@ fn what_the_owner_makes_of_its_tables_is_refused_and_not_read_as_something_else(
     }
 }
 
-/// The process of the worker belongs to the bootstrap superuser. A cursor WITH HOLD is filled when the transaction commits.
+/// The process of the worker belongs to the bootstrap superuser. A cursor WITH HOLD is filled at commit.
 #[test]
 fn what_the_owner_puts_on_its_tables_runs_as_the_owner_in_the_worker_to_the_end_of_the_transaction() {
     let lab = Lab::start(
@@ -158,7 +158,7 @@ fn what_the_owner_puts_on_its_tables_runs_as_the_owner_in_the_worker_to_the_end_
          CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON enrich.ip_inventory DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION enrich.hostile()",
     );
-    // The answer of the provider comes in a transaction of the worker.
+    // A transaction of the worker stores the answer of the provider.
     db.run(&COWRIE.insert(&[("a", Some("60.0.0.7"))]));
     wait_for_the_queue(&mut db);
     wait_until(
@@ -175,7 +175,7 @@ fn succeeded(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// As docs/upgrade.md has it: the set-up first, then the dump without the schema that the set-up has made.
+/// As docs/upgrade.md describes: the set-up first, then the dump without the schema that the set-up has created.
 #[test]
 fn a_dump_is_restored_into_the_same_set_up() {
     let cluster = server("owner-restore");
@@ -236,7 +236,7 @@ fn a_dump_is_restored_into_the_same_set_up() {
     }
 }
 
-/// `pg_upgrade`, and an update by a superuser, leave objects of other owners behind.
+/// `pg_upgrade`, and an update by a superuser, leave objects of other owners.
 #[test]
 fn whoever_owns_the_extension_the_worker_acts_as_the_owner_of_the_inventory() {
     let lab = Lab::start(

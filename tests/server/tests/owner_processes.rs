@@ -1,4 +1,4 @@
-//! Code of table owners runs in processes that may be lost: it holds up neither lookups nor folding nor other owners.
+//! Code of table owners runs in processes that may be lost. They delay neither lookups nor folds nor other owners.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,9 +26,9 @@ fn tenant(db: &mut Database<'_>, role: &str) -> Session {
     db.session_as(role)
 }
 
-/// A statement of PL/pgSQL that takes some seconds and notices no interrupt: one expression of many products.
+/// Returns a PL/pgSQL statement that takes some seconds and checks for no interrupt: one expression of many products.
 fn uninterruptible(db: &mut Session, seconds: f64) -> String {
-    // The fastest of some trials: a busy machine is faster later.
+    // Uses the fastest of some trials, because a busy machine may be faster later.
     let one = (0..5)
         .map(|_| -> f64 {
             db.one(
@@ -41,7 +41,7 @@ fn uninterruptible(db: &mut Session, seconds: f64) -> String {
         })
         .fold(f64::INFINITY, f64::min);
     let products = (seconds / one).ceil() as usize;
-    // Added pair by pair: a sum from left to right is nested as deeply as it is long.
+    // Added pair by pair, because a sum from left to right is nested as deeply as it is long.
     let mut terms = vec!["n * n".to_owned(); products];
     while terms.len() > 1 {
         terms = terms.chunks(2).map(|pair| format!("({})", pair.join(" + "))).collect();
@@ -66,7 +66,7 @@ fn abandoned(db: &mut Session) -> i64 {
     db.number("SELECT enrich.abandoned_processes()")
 }
 
-/// Addresses are looked up, and sessions are counted.
+/// Asserts that addresses are looked up and sessions are counted.
 fn assert_work_goes_on(db: &mut Session, table: &str, block: usize) {
     let address = member(block, 9);
     insert(db, table, 1_000_000 + block, address);
@@ -110,7 +110,7 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
             "the code runs",
             || {
                 if kind == "rule" {
-                    // A rule is evaluated while a lookup waits for its turn.
+                    // A rule is evaluated while a lookup waits in the queue.
                     tried += 1;
                     insert(&mut db, &format!("{bad}.s"), 1 + tried, member(1_000 + tried, 1));
                 }
@@ -130,7 +130,7 @@ fn code_that_cannot_be_interrupted_is_abandoned_and_holds_up_nobody() {
             || (abandoned(&mut db), suspended(&mut db), state(&mut db)),
             |(processes, owners, _)| *processes == 1 && *owners == [bad.clone()],
         );
-        // The process holds locks on the tables of its owner only, and has read whether the owner allows triggers of others.
+        // The process holds locks only on the tables of its owner. It has read if the owner allows triggers of others.
         let locks = "SELECT DISTINCT l.relation::regclass::text FROM pg_locks l
                      JOIN enrich.worker_status w ON w.pid = l.pid AND w.role = 'owner process'
                      JOIN pg_class c ON c.oid = l.relation AND c.relkind = 'r' AND c.relnamespace <> 'pg_catalog'::regnamespace
@@ -179,7 +179,7 @@ fn the_reason_of_a_failed_completion_is_shown_and_a_call_retries_at_once() {
             |(reasons, _)| reasons.iter().any(|reason| reason.contains("check constraint \"nothing\"")),
         );
         db.run(&format!("ALTER TABLE {table} DROP CONSTRAINT nothing"));
-        // Nothing but the call ends such a pause.
+        // Only the call ends such a pause.
         wait_until(
             "no process has leased the row",
             || {
@@ -228,7 +228,7 @@ fn a_trigger_of_a_third_role_is_the_reason_that_completion_status_shows() {
     lab.assert_nothing_crashed();
 }
 
-/// M-3: each of the tables takes its time, again and again.
+/// M-3: each of the tables takes long, repeatedly.
 #[test]
 fn two_hundred_slow_tables_delay_neither_another_owners_session_nor_alter_table() {
     let lab = lab("owner-slow");
@@ -246,7 +246,7 @@ fn two_hundred_slow_tables_delay_neither_another_owners_session_nor_alter_table(
     let rows: Vec<String> =
         (0..200).map(|n| format!("INSERT INTO slow.m{n} (id, ip) VALUES (1, '{address}')")).collect();
     db.run(&format!("BEGIN; {}; COMMIT", rows.join(";")));
-    // The code sleeps, and in a process that holds locks on the tables of its owner alone.
+    // The code sleeps in a process that holds locks only on the tables of its owner.
     let asleep = "SELECT count(*) FROM pg_stat_activity
                   WHERE backend_type LIKE 'cowrie%' AND wait_event = 'PgSleep'";
     wait_until("the code runs", || (db.number(asleep), state(&mut db)), |(n, _)| *n > 0);
@@ -540,7 +540,7 @@ fn ended_owner_processes_lose_no_session() {
         ));
         let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                    WHERE backend_type = 'cowrie_enrich owner process'";
-        // Every other time as soon as there is one.
+        // Every second process is ended as soon as it starts.
         ended += if n % 2 == 0 {
             wait_until("a process is ended", || (db.number(end), state(&mut db)), |(ended, _)| *ended > 0).0
         } else {
@@ -592,7 +592,7 @@ fn insert_one(db: &mut Session) {
 
 #[test]
 fn a_server_without_a_free_process_slot_says_so_and_goes_on() {
-    // Logical replication's launcher, ours, and the workers of two databases.
+    // One slot each for logical replication's launcher and the extension's, and two for workers of databases.
     let lab = Lab::start(Options::named("owner-slots").with_worker().conf("max_worker_processes = 4"));
     let mut db = lab.database();
     COWRIE.create_attached(&mut db);
@@ -617,7 +617,7 @@ fn a_server_without_a_free_process_slot_says_so_and_goes_on() {
     lab.assert_nothing_crashed();
 }
 
-/// Rows of a table that is dropped or detached go away.
+/// Rows of a table that is dropped or detached are deleted.
 #[test]
 fn rows_of_tables_that_are_dropped_or_detached_are_deleted() {
     let lab = lab("owner-gone");

@@ -1,6 +1,6 @@
-//! The Debian package: dpkg installs it into a PostgreSQL of its own, where it works, and removes it again without a trace.
+//! The Debian package: dpkg installs it into a separate PostgreSQL, where it works, and removes it again completely.
 //!
-//! A private copy of Debian's PostgreSQL has the same paths below its own root, so dpkg can be told that root.
+//! A private copy of Debian's PostgreSQL has the same paths below another root, and dpkg has an option for the root.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use server_tests::{Database, Options, releases, wait_until};
 fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
     let major = named_major().to_string();
     if !Path::new("/usr/lib/postgresql").join(&major).exists() || !is_there("dpkg-shlibdeps") {
-        // Packages are for Debian's layout.
+        // Packages have Debian's layout.
         eprintln!(
             "not run: PostgreSQL {major} is not installed from a package here, or there is no dpkg-dev"
         );
@@ -47,13 +47,13 @@ fn installed_by_dpkg_it_works_and_removed_it_leaves_nothing() {
     let left: BTreeSet<_> = files(&copy).difference(&before).cloned().collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(before.is_subset(&files(&copy)));
-    // The server starts without it, and what it stored can be read.
+    // The server starts without the library, and stored data can be read.
     cluster.configure(&["shared_preload_libraries = ''".to_owned()]);
     cluster.start_again();
     assert_eq!(cluster.session("postgres").one("SELECT 1"), "1");
 }
 
-/// What the README shows.
+/// The statements of the README.
 fn recipes(db: &mut Database<'_>) {
     COWRIE.create_attached(db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("10.0.0.1"))]));
@@ -75,7 +75,7 @@ fn recipes(db: &mut Database<'_>) {
 fn what_pgxn_is_told_is_what_is_there() {
     let meta: serde_json::Value = serde_json::from_str(&page("META.json")).expect("META.json is JSON");
     let version = releases::current();
-    // Those that the specification requires.
+    // The keys that the specification requires.
     for key in ["name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"] {
         assert!(meta.get(key).is_some(), "META.json has no {key}");
     }
@@ -139,7 +139,7 @@ fn a_private_copy_takes_over_no_files_of_an_installed_extension() {
     }
 }
 
-/// A copy of PostgreSQL into which nothing of ours was installed yet.
+/// Returns a copy of PostgreSQL without an installed extension.
 fn fresh_copy(major: &str) -> PathBuf {
     let name = format!("package-{major}");
     let copy = workspace().join("target/postgres").join(&name);
@@ -153,14 +153,14 @@ fn fresh_copy(major: &str) -> PathBuf {
     copy
 }
 
-/// What the package depends on is outside of the copy.
+/// The dependencies of the package are outside of the copy.
 fn dpkg(root: &Path, arguments: &[&str]) {
     let mut command = Command::new("dpkg");
     command.args(["--force-depends", "--force-not-root", "--log=/dev/null"]);
     run(command.arg("--root").arg(root).args(arguments));
 }
 
-/// Everything below but what dpkg remembers.
+/// Returns all files below a directory, without dpkg's own.
 fn files(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![root.to_owned()];
@@ -186,7 +186,7 @@ fn is_there(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Its standard output.
+/// Returns the standard output.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("the program runs");

@@ -1,7 +1,7 @@
-//! pg_upgrade from the PostgreSQL under test to newer ones: nothing is lost, nothing is counted twice, the worker goes on.
+//! pg_upgrade from the PostgreSQL under test to newer ones: nothing is lost or counted twice, and the worker resumes.
 //!
-//! To which: every `target/postgres/16…18` that is newer and has the extension. `COWRIE_ENRICH_PG_UPGRADE_TO` names
-//! pg_config programs instead, with blanks between them; each of these must be there.
+//! Targets are all newer `target/postgres/16…18` that have the extension. `COWRIE_ENRICH_PG_UPGRADE_TO` names pg_config
+//! programs instead, separated by blanks. Each of these must exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use server_tests::traffic::{TABLES, Traffic, assert_sessions_are, prepare};
 use server_tests::world::Files;
 use server_tests::{Cluster, Options, wait_until};
 
-/// Newer installations that have the extension.
+/// Returns the newer installations that have the extension.
 fn newer() -> Vec<&'static Installation> {
     let named = std::env::var("COWRIE_ENRICH_PG_UPGRADE_TO").unwrap_or_default();
     let known = |path: PathBuf| -> &'static Installation { Box::leak(Box::new(Installation::of(path))) };
@@ -52,8 +52,8 @@ fn has_the_extension(there: &Installation) -> bool {
         && there.bindir.join("pg_upgrade").exists()
 }
 
-/// PostgreSQL 15.20 writes an option to the columns of every relation that other majors know from their releases of the
-/// same day on. Older ones of a newer major refuse it, whichever extension there is: the remedy is a newer minor.
+/// PostgreSQL 15.20 writes an option to the columns of every relation. Other majors support it in their releases since
+/// the same day. Older releases of a newer major refuse it, even without any extension. A newer minor release helps.
 fn knows_versions_of_columns(there: &Installation) -> bool {
     let program = fs::read(there.bindir.join("postgres")).expect("the server is there");
     program.windows(b"pg_attver".len()).any(|bytes| bytes == b"pg_attver")
@@ -69,10 +69,10 @@ impl Upgraded {
         self.directory.path().join("data")
     }
 
-    /// The old server is stopped; its settings come along, as pg_upgrade leaves them to the operator.
+    /// The old server is stopped. The settings are copied, because pg_upgrade leaves them to the operator.
     fn from(old: &Cluster, new: &Installation) -> Upgraded {
         let upgraded = Upgraded { directory: scratch_directory(&format!("pg-upgrading-{}", new.major)) };
-        // On by default since 18, and the old server has none.
+        // Checksums are on by default since version 18, and the old server has none.
         let checksums: &[&str] = if new.major >= 18 { &["--no-data-checksums"] } else { &[] };
         new.initdb(&upgraded.data(), checksums);
         let conf = upgraded.data().join("postgresql.conf");
@@ -94,7 +94,7 @@ impl Upgraded {
                 .arg(old.data_dir())
                 .arg("--new-datadir")
                 .arg(upgraded.data())
-                // A socket's path is short.
+                // The path of a socket must be short.
                 .arg("--socketdir")
                 .arg(old.socket_dir())
                 .arg(kind);
@@ -114,7 +114,7 @@ fn succeeded(output: &Output, what: &str) {
     );
 }
 
-/// What pg_upgrade wrote down of its failure.
+/// Returns the log files of pg_upgrade after a failure.
 fn logs_below(directory: &Path) -> String {
     let found = Command::new("find").arg(directory).args(["-name", "*.log", "-o", "-name", "*.txt"]).output();
     let names = found.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
@@ -152,7 +152,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
     db.run(&format!("SELECT enrich.enrich_ips({})", array(&known)));
     wait_for_the_queue(&mut db);
     db.run("CALL enrich.refresh_session_counts()");
-    // From here on the worker has batches under way that do not end, pending counts pile up.
+    // From here on requests of the worker are held, and pending counts accumulate.
     whois.behave(Fault::Held);
     for _ in 0..60 {
         traffic.step(0);
@@ -165,7 +165,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
     let held = traffic.hold();
     let acknowledged = held.acknowledged();
     drop(held);
-    // Counts that nobody folded yet: the worker is told to rest, then they come.
+    // Sessions are stored while the worker is disabled, so that their counts are pending.
     old.reconfigure(&["cowrie_enrich.worker_enabled = off".to_owned()]);
     wait_until(
         "the worker has gone",
@@ -180,7 +180,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
     let before = contents(&mut db);
     let objects = catalog(&mut db);
     if targets.iter().any(|new| !knows_versions_of_columns(new)) {
-        // As in tables that a minor release from before has made.
+        // As in tables from an earlier minor release.
         for database in db.rows("SELECT datname FROM pg_database WHERE datallowconn") {
             old.session(&database).run(
                 "UPDATE pg_attribute SET attoptions = NULL WHERE attrelid >= 16384 AND attoptions::text LIKE '{pg\\_attver=%}'",
@@ -189,11 +189,11 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
         eprintln!("the columns' option pg_attver was taken away: a newer server here does not know it");
     }
     drop(db);
-    // pg_upgrade must be able to connect to everything.
+    // pg_upgrade must be able to connect to every database.
     let mut admin = old.session("postgres");
     admin.run(&format!("ALTER DATABASE {TEMPLATE} IS_TEMPLATE false"));
     admin.run(&format!("DROP DATABASE {TEMPLATE}"));
-    // In the servers that pg_upgrade starts nobody works, whatever the settings say.
+    // No worker runs in the servers that pg_upgrade starts, even if the settings enable it.
     old.configure(&["cowrie_enrich.worker_enabled = on".to_owned()]);
     old.stop_fast();
 
@@ -204,7 +204,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
         for line in Files::below(old.files()).settings() {
             settings = settings.conf(&line);
         }
-        // Until it was looked at.
+        // Off until the rows were compared.
         let server = Cluster::made(&settings.conf("cowrie_enrich.worker_enabled = off"), |data| {
             fs::rename(upgraded.data(), data).expect("both are below target/");
         });
@@ -212,7 +212,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
         let after = contents(&mut db);
         assert_eq!(differences(&after, &before), [""; 0], "rows after and before");
         assert_eq!(db.number("SELECT count(*) FROM enrich.session_delta"), pending, "pending counts");
-        // How a newer server spells its views and what it allows in addition is its own.
+        // A newer server may print views in another form and allow more. These differences are ignored.
         let kinds =
             ["comment:", "member: function", "member: table", "index:", "trigger:", "dumped:", "routine:"];
         let same = |lines: &[String]| -> Vec<String> {
@@ -225,7 +225,7 @@ fn sessions_counts_and_queue_survive_pg_upgrade_and_the_worker_goes_on() {
         );
         assert_invariants(&mut db, &mut seen);
 
-        // The private copies of mmdb files are not in the new directory: a lookup makes them anew.
+        // The new directory lacks the private copies of mmdb files. A lookup makes them again.
         assert_eq!(db.one("SELECT ip_country('8.8.8.8'), ip_asn('8.8.8.8')"), "US|15169");
         db.run("INSERT INTO sessions (id, starttime, ip) VALUES ('new', now(), '8.8.8.8')");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Two-phase commit: no callback of an extension runs at COMMIT PREPARED, and nothing is lost or early all the same.
+//! Two-phase commit: no callback of an extension runs at COMMIT PREPARED. Still, no work is lost or done too early.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const CREATE: &str = "CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich";
 
-/// A naptime that no test outlasts: whatever happens within one is announced.
+/// A naptime longer than any test, so that every reaction within it has a wake-up.
 fn long_naptime(name: &str) -> Options {
     Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h")
 }
@@ -20,7 +20,7 @@ fn short_naptime(name: &str) -> Options {
     Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 200ms")
 }
 
-/// A database with an attached table, whose worker has done something.
+/// Returns a database with an attached table, whose worker has done some work.
 fn at_work<'a>(lab: &'a Lab, host: &Host) -> Database<'a> {
     let mut db = lab.database();
     host.create_attached(&mut db);
@@ -29,7 +29,7 @@ fn at_work<'a>(lab: &'a Lab, host: &Host) -> Database<'a> {
     db
 }
 
-/// A name for a prepared transaction. They are the cluster's.
+/// Returns a name for a prepared transaction. These names belong to the cluster.
 fn gid(db: &Database<'_>, what: &str) -> String {
     format!("{}-{what}", db.name)
 }
@@ -39,7 +39,8 @@ fn workers(cluster: &Cluster) -> PathBuf {
     cluster.data_dir().join("cowrie_enrich/workers.json")
 }
 
-/// Waits until the launcher has found that a database has no extension, so that it does not look again unless it is told.
+/// Waits until the launcher has found that a database lacks the extension. After that it does not check again unless it
+/// is woken.
 fn wait_until_known_without(cluster: &Cluster, db: &mut Session) {
     let oid = db.number("SELECT oid::bigint FROM pg_database WHERE datname = current_database()");
     let list = workers(cluster);
@@ -73,11 +74,11 @@ fn an_extension_that_comes_in_a_prepared_transaction_has_a_worker() {
     // From a connection that has had nothing to do with the extension.
     db.another().run(&format!("COMMIT PREPARED '{gid}'"));
     wait_until("the worker comes", || has_worker(&mut db), |has| *has);
-    // And goes.
+    // The extension is dropped.
     db.run(&format!("BEGIN; DROP EXTENSION cowrie_enrich; PREPARE TRANSACTION '{gid}'"));
     db.run(&format!("COMMIT PREPARED '{gid}'"));
     wait_until("the worker leaves", || has_worker(&mut db), |has| !*has);
-    // And comes again.
+    // The extension is created again.
     wait_until_known_without(&cluster, &mut db);
     db.run(&format!("BEGIN; CREATE EXTENSION cowrie_enrich SCHEMA enrich; PREPARE TRANSACTION '{gid}'"));
     db.run(&format!("COMMIT PREPARED '{gid}'"));
@@ -93,7 +94,7 @@ fn an_extension_in_a_prepared_transaction_outlives_a_restart() {
     let name = db.name.clone();
     drop(db);
     cluster.kill_postmaster();
-    // What the next launcher knows, it has found out itself.
+    // Removes the list, so that the next launcher has to check the database itself.
     fs::remove_file(workers(&cluster)).expect("the launcher has written it");
     cluster.start_again();
     let mut db = cluster.session(&name);
@@ -102,7 +103,7 @@ fn an_extension_in_a_prepared_transaction_outlives_a_restart() {
     wait_until("the worker comes", || has_worker(&mut db), |has| *has);
 }
 
-/// The library is loaded by the statement itself, after the extension's row was inserted.
+/// The statement loads the library itself, after the extension's row was inserted.
 #[test]
 fn an_extension_prepared_before_the_library_was_preloaded_has_a_worker() {
     let options = Options::named("prepared-preload").without_preload();
@@ -137,7 +138,7 @@ fn a_rolled_back_extension_leaves_nothing() {
     db.run(&format!("ROLLBACK PREPARED '{gid}'"));
     assert_eq!(db.number(marks), 0);
     assert_eq!(db.number("SELECT count(*) FROM pg_extension WHERE extname = 'cowrie_enrich'"), 0);
-    // The next one is noticed.
+    // The next extension is noticed.
     db.run(&format!("BEGIN; {CREATE}; PREPARE TRANSACTION '{gid}'"));
     db.run(&format!("COMMIT PREPARED '{gid}'"));
     wait_until("the worker comes", || has_worker(&mut db), |has| *has);
@@ -162,7 +163,7 @@ fn a_worker_survives_the_rollback_of_a_prepared_drop() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The worker is woken by COMMIT PREPARED itself.
+/// COMMIT PREPARED itself wakes the worker.
 #[test]
 fn work_of_a_prepared_transaction_wakes_the_worker() {
     let lab = Lab::start(long_naptime("prepared-wake"));
@@ -263,7 +264,7 @@ fn rollback_prepared_leaves_nothing() {
     ));
     db.run(&format!("ROLLBACK PREPARED '{gid}'"));
     assert_eq!(rows(&mut db), before);
-    // What the worker does next does not bring any of it back.
+    // The next work of the worker does not bring the rows back.
     queue(&mut db, &members(60..61));
     wait_for_the_queue(&mut db);
     assert_eq!(rows(&mut db), before);

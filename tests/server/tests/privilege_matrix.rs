@@ -1,7 +1,7 @@
-//! Who may do what: every object of the extension, called by every kind of role, against `privilege_matrix.txt`.
+//! The privileges of each kind of role on every object of the extension, compared with `privilege_matrix.txt`.
 //!
-//! The roles are granted what the documentation says, read from its pages. An object that the table does not list, or
-//! that is no more, fails the test; on any difference the whole table as it was found is printed.
+//! The roles have the grants of the documentation, read from its pages. An object that is missing in the table fails
+//! the test, and so does a row without an object. On any difference the whole actual table is printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -15,17 +15,17 @@ use server_tests::{Database, Session, shared};
 const ROLES: [&str; 8] =
     ["stranger", "honeypot", "owner", "analyst", "operator", "worker", "extension", "superuser"];
 
-/// What a row of the table says.
+/// A row of the table.
 struct Expected {
-    /// A letter for each thing that a role may do, for each of the roles.
+    /// For each of the roles a letter for each permitted action.
     cells: Vec<String>,
-    /// How it is called, where it is called.
+    /// The call, if the object can be called.
     call: String,
-    /// How the call ends for those who may: `ok`, or an SQLSTATE.
+    /// How the call ends for roles that may call it: `ok`, or an SQLSTATE.
     end: String,
 }
 
-/// `kind identity | cells | call | end`, with a `#` before whatever is no row.
+/// Reads rows `kind identity | cells | call | end`. All other lines begin with `#`.
 fn table() -> BTreeMap<String, Expected> {
     let text = include_str!("privilege_matrix.txt");
     let rows = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
@@ -42,7 +42,7 @@ fn table() -> BTreeMap<String, Expected> {
     .collect()
 }
 
-/// Everything that belongs to the extension, but for what is part of something else: row types of tables.
+/// All objects of the extension, except row types of tables.
 const OBJECTS: &str = "
     SELECT CASE WHEN p.oid IS NOT NULL THEN CASE p.prokind WHEN 'p' THEN 'procedure ' ELSE 'function ' END
                      || p.oid::regprocedure
@@ -71,7 +71,7 @@ enum Owner {
     Superuser,
 }
 
-/// A database with the extension, and a connection of each role.
+/// Creates a database with the extension, and a connection of each role.
 fn scene(owner: Owner) -> Scene {
     let mut db = bare_database(shared());
     let serial = db.name.rsplit('_').next().expect("a number").to_owned();
@@ -86,7 +86,7 @@ fn scene(owner: Owner) -> Scene {
     COWRIE.create_attached(&mut db);
     db.run("CREATE TABLE auth (id int); CREATE TABLE other (id int, source_ip inet)");
     db.run(&format!("ALTER TABLE sessions OWNER TO {0}; ALTER TABLE other OWNER TO {0}", name("owner")));
-    // Attaching creates an index beside the table.
+    // Attaching creates an index in the schema of the table.
     db.run(&format!("GRANT CREATE ON SCHEMA public TO {}", name("owner")));
     db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {}", name("stranger")));
     db.run(&format!("GRANT INSERT ON sessions TO {}", name("honeypot")));
@@ -106,7 +106,7 @@ fn scene(owner: Owner) -> Scene {
     Scene { db, sessions }
 }
 
-/// What may be done with a relation, and by which statement.
+/// Returns the actions on a relation and a statement for each.
 fn actions(object: &str, relation: &str, column: &str) -> Vec<(char, String)> {
     let writes = [
         ('i', format!("INSERT INTO enrich.{relation} DEFAULT VALUES")),
@@ -123,7 +123,7 @@ fn actions(object: &str, relation: &str, column: &str) -> Vec<(char, String)> {
 
 const REFUSED: &str = "42501";
 
-/// Kinds of objects that are used by a statement of the table; the others are relations.
+/// Kinds of objects that the table's call uses. The others are relations.
 const CALLED: [&str; 4] = ["function", "procedure", "type", "cast"];
 
 #[test]
@@ -131,7 +131,7 @@ fn every_object_is_for_those_whom_the_table_says() {
     compare_with_the_table(Owner::Role);
 }
 
-/// Then the role of the column `extension` has no right at all.
+/// In this case the role of the column `extension` has no privilege.
 #[test]
 fn every_object_is_for_those_whom_the_table_says_where_a_superuser_owns_the_extension() {
     compare_with_the_table(Owner::Superuser);
@@ -188,7 +188,7 @@ fn compare_with_the_table(owner: Owner) {
         if owner == Owner::Superuser
             && let [.., extension, _] = expected_cells.as_mut_slice()
         {
-            // Without USAGE on the schema not even what PUBLIC may.
+            // Without USAGE on the schema it lacks even the privileges of PUBLIC.
             "-".clone_into(extension);
         }
         if cells != expected_cells || (is_called && end != row.end) {
@@ -208,7 +208,7 @@ fn compare_with_the_table(owner: Owner) {
     }
     assert!(differences.is_empty(), "{}\n\nas it was found:\n{found}", differences.join("\n"));
     eprintln!("{} objects, {} roles, {calls} calls as the table says", objects.len(), ROLES.len());
-    // Nobody of them left anything, and the honeypot's sessions are enriched with no grant at all.
+    // None of the calls left anything, and the honeypot's sessions are enriched without any grant.
     let honeypot = &mut scene.sessions[1];
     honeypot.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));
     assert_eq!(COWRIE.snapshot(&mut scene.db.another(), "b"), "13335|AU|NULL");

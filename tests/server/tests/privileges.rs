@@ -1,12 +1,12 @@
-//! Least privilege: what a stranger may do, and what a stranger's schema cannot make us do.
+//! Least privilege: the actions that a role without grants may do, and attacks by objects in such a role's schema.
 
 use server_tests::database::bare_database;
 use server_tests::hosts::COWRIE;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Database, database, shared};
 
-/// What everybody may call: answers from the server's own files and from constants, which read no
-/// table with a stranger's rights and write nothing.
+/// The functions that every role may call. They read the server's files and constants, but no table with the caller's
+/// privileges, and write nothing.
 const OFFLINE: &[&str] = &[
     "bogon_reason",
     "canonical_address",
@@ -70,7 +70,7 @@ fn a_role_that_may_only_insert_has_its_sessions_enriched() {
     }
 }
 
-/// What hardening guides say, and more: PUBLIC may do nothing with the objects of the extension.
+/// Revokes as hardening guides recommend, and more: PUBLIC has no privilege on objects of the extension.
 const HARDEN: &str = "
     DO $$
     DECLARE
@@ -91,7 +91,7 @@ const HARDEN: &str = "
     REVOKE ALL ON ALL TABLES IN SCHEMA enrich FROM PUBLIC;
     REVOKE ALL ON SCHEMA enrich FROM PUBLIC;";
 
-/// Addresses as a client writes them: known to the files, unknown, none, malformed.
+/// Addresses as a client writes them: in the mmdb files, unknown, empty, malformed.
 const WRITTEN: &[&str] =
     &["'8.8.8.8'", "'48.0.0.1'", "' ::FFFF:8.8.8.8 '", "''", "'not an ip'", "NULL", "repeat(md5('x'), 9)"];
 
@@ -106,7 +106,7 @@ fn sessions_are_stored_by_a_role_without_any_privilege_on_the_extension() {
          CREATE SCHEMA pot AUTHORIZATION {owner};
          GRANT USAGE ON SCHEMA pot TO {honeypot}"
     ));
-    // The owner is no superuser. The foreign key needs a column of type inet.
+    // The owner is not a superuser. The foreign key needs a column of type inet.
     let mut owns = db.session_as(&owner);
     let columns = "id serial, ip {}, seen timestamptz DEFAULT now()";
     let mut tables = Vec::new();
@@ -161,7 +161,7 @@ fn sessions_are_stored_by_a_role_without_any_privilege_on_the_extension() {
         );
         assert_eq!(session.refused(&format!("TRUNCATE {table}")).code, "42501");
     }
-    // What the owner does to the table needs no privilege either.
+    // Maintenance of the table by its owner needs no privilege either.
     let mut owns = db.session_as(&owner);
     db.run(&format!("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA enrich FROM {owner}; REVOKE USAGE ON SCHEMA enrich FROM {owner}"));
     for (table, _) in &tables {
@@ -189,7 +189,7 @@ fn a_role_that_may_update_the_address_has_the_change_counted() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The honeypot's manual gives its internet-facing role every future table in public.
+/// The honeypot's manual grants its internet-facing role all future tables in public.
 fn grant_everything_in_future(db: &mut Database<'_>, role: &str) {
     for scope in ["", "IN SCHEMA public"] {
         for kind in ["TABLES", "SEQUENCES", "FUNCTIONS", "TYPES"] {
@@ -201,7 +201,7 @@ fn grant_everything_in_future(db: &mut Database<'_>, role: &str) {
     db.run(&format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO {role}, PUBLIC"));
 }
 
-/// grantee|object|privilege of everything that others than the owner may do with our objects.
+/// grantee|object|privilege for all privileges of roles other than the owner on objects of the extension.
 const GRANTED: &str = "
     WITH ours AS (
         SELECT d.classid, d.objid
@@ -232,7 +232,7 @@ const GRANTED: &str = "
 
 #[test]
 fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
-    // In a subtransaction our objects are of another number than the transaction's.
+    // In a subtransaction the extension's objects have another transaction id than the transaction.
     for (schema, begin, end) in
         [("public", "", ""), ("attribution", "", ""), ("attribution", "BEGIN; SAVEPOINT s", "COMMIT")]
     {
@@ -248,7 +248,7 @@ fn every_object_is_the_owners_alone_whatever_default_privileges_say() {
         let mut granted = db.rows(GRANTED);
         granted.dedup();
         assert_eq!(granted, expected, "installed in {schema}");
-        // And the role finds closed doors when it tries them.
+        // The role's own attempts are refused.
         db.run(&format!("GRANT USAGE ON SCHEMA {schema} TO {honeypot}"));
         let mut session = db.session_as(&honeypot);
         for statement in [
@@ -302,7 +302,7 @@ fn paths_are_invisible_to_strangers() {
     let mut db = database();
     let stranger = db.create_role("stranger");
     let mut session = db.session_as(&stranger);
-    // A setting of a library is unknown until the library is loaded.
+    // Settings of a library are unknown until the library is loaded.
     db.run(&format!("GRANT USAGE ON SCHEMA enrich TO {stranger}"));
     session.run("SELECT enrich.ip_country('8.8.8.8')");
     for setting in ["city_database", "asn_database"] {
@@ -324,8 +324,8 @@ fn paths_are_invisible_to_strangers() {
     assert_eq!(refusal.code, "42602", "the prefix is reserved: {refusal:?}");
 }
 
-/// Everything that a careless function would find first in the caller's schema. The sequence
-/// counts visits, because it keeps them even when the visitor rolls back.
+/// Objects in the caller's schema that careless code of the extension would find first. A sequence counts calls,
+/// because it keeps its value after a rollback.
 const HOSTILE: &str = r#"
     CREATE SCHEMA evil;
     GRANT USAGE, CREATE ON SCHEMA evil TO PUBLIC;

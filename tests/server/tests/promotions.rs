@@ -1,6 +1,6 @@
-//! A server that comes to life from another's log, in the middle of everything: as a promoted standby whose primary was
-//! killed, and as a base backup that recovers up to a moment. What it finds in the data directory and in the log is
-//! all that it knows, and all invariants hold.
+//! A server that starts from the log of another one in the middle of its work. It is a promoted standby whose primary
+//! was killed, or a base backup that is recovered up to a point. It has only the data directory and the log. All
+//! invariants must hold.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -40,7 +40,7 @@ fn options(whois: &Whois, name: &str) -> Options {
     )
 }
 
-/// What is alive on this server works by itself, to the end of the queue.
+/// Asserts that the server works by itself until the queue is empty.
 #[track_caller]
 fn assert_it_works_on(server: &Cluster, name: &str, seen: &mut Snapshots) -> Session {
     let mut db = server.session(name);
@@ -71,7 +71,7 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
     prepare(&mut db);
     drop(db);
     let standby = primary.standby(&options(&whois, "promotion-standby"));
-    // Acknowledged is what the standby has, too.
+    // A commit is acknowledged only when the standby has it, too.
     primary.reconfigure(&["synchronous_standby_names = '*'".to_owned()]);
     wait_until(
         "the standby is synchronous",
@@ -83,7 +83,7 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
     let mut seen = Snapshots::default();
     let acknowledged = traffic.during(|| {
         traffic.wait_for_transactions(100);
-        // It holds them while it follows, too.
+        // The invariants also hold while the standby follows.
         let mut there = standby.session(&name);
         assert_eq!(there.one("SELECT pg_is_in_recovery()"), "t");
         assert_invariants(&mut there, &mut seen);
@@ -95,7 +95,7 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
         primary.kill_postmaster();
         assert_eq!(there.one("SELECT pg_promote()"), "t");
         traffic.turn_to(&standby);
-        // Nobody has written yet but the old primary.
+        // Only the old primary has written so far.
         let held = traffic.hold();
         assert_sessions_are(&mut there, &held.acknowledged());
         drop(held);
@@ -111,14 +111,15 @@ fn a_standby_that_is_promoted_while_its_primary_is_killed_holds_what_was_acknowl
     eprintln!("{} sessions", acknowledged.len());
 }
 
-/// A restore point at which the count of the session "the last" is not folded yet; the worker folds whenever it likes.
+/// Returns a restore point at which the count of the session "the last" is not folded yet. The worker may fold at any
+/// time.
 fn point_with_a_count_pending(session: &mut Session) -> String {
     let mut tried = 0;
     loop {
         tried += 1;
         let name = format!("middle-{tried}");
         session.run(&COWRIE.insert(&[("the last", Some("23.9.0.1"))]));
-        // Before the point and after it: a fold in between leaves none, or took more than one.
+        // Checked before and after the point: a fold in between removes the count, or there was more than one.
         let pending = |session: &mut Session| {
             session.number("SELECT count(*) FROM enrich.session_delta WHERE ip_address = '23.9.0.1'")
         };
@@ -155,7 +156,7 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
         traffic.wait_for_transactions(60);
         let backup = primary.base_backup("backup");
         traffic.wait_for_transactions(60);
-        // The clients stand still at that point; the worker and its leases do not.
+        // The clients are stopped at that point. The worker and its leases are not.
         let held = traffic.hold();
         let then = held.acknowledged();
         let mut session = primary.session(&name);
@@ -181,14 +182,14 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
         || session.one("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver"),
         |last| last.as_str() >= &current[..23] && fs::read_dir(archive.path()).is_ok(),
     );
-    // A server of its own, as its settings name a primary's archive; the first one goes on, and both ask.
+    // Starts a second server from the primary's archive. The first one continues, and both send requests.
     let restored = Cluster::restored(
         &options(&whois, "pitr-restored")
             .conf(&format!("restore_command = 'cp {}/%f %p'", archive.path().display()))
             .conf(&format!("recovery_target_name = '{middle}'"))
             .conf("recovery_target_action = 'promote'")
             .conf("archive_mode = off")
-            // Until it was looked at.
+            // Off until the rows were compared.
             .conf("cowrie_enrich.worker_enabled = off"),
         &backup,
     );
@@ -220,7 +221,8 @@ fn a_base_backup_recovered_to_a_point_in_the_middle_of_a_run_holds_what_was_ackn
     );
 }
 
-/// A backup tool copies one file after the other: it may have the status of one copy and no copy, or half of a draft.
+/// A backup tool copies one file after the other. So it may have a status that names a missing copy, or an incomplete
+/// draft.
 #[test]
 fn a_backup_without_the_copy_that_its_status_names_makes_it_anew() {
     let primary = cluster_with_world(&Options::named("copies-primary"));

@@ -1,4 +1,4 @@
-//! What GreyNoise, DShield and SPUR say is stored as they say it, and nobody is asked twice about what is fresh.
+//! Answers of GreyNoise, DShield and SPUR are stored as they were sent, and a fresh answer is not requested again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,14 +19,14 @@ use server_tests::{Session, wait_until};
 
 const ALL: &str = "maxmind,greynoise,dshield,spur";
 
-/// What a service says of each address, asked for by the test itself.
+/// Returns a service's answer for each address, requested by the test itself.
 fn said(service: Service, addresses: &[IpAddr]) -> BTreeMap<IpAddr, (u16, Value)> {
     let server = Http::start(service, Hosts::synthetic());
     let suffix = if service == Service::Dshield { "?json" } else { "" };
     addresses.iter().map(|address| (*address, ask(&server, *address, suffix, &[]))).collect()
 }
 
-/// What of GreyNoise's words is kept.
+/// Returns the part of GreyNoise's answer that is stored.
 fn kept(status: u16, said: &Value) -> Value {
     if status == 404 {
         return json!({"noise": false, "riot": false});
@@ -46,7 +46,7 @@ fn answers_are_stored_as_they_were_sent_whoever_asked() {
     let mut db = lab.database();
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
-    // By sessions of each host, and by request.
+    // By sessions of each host, and by direct requests.
     let addresses = members(0..180);
     let texts: Vec<(String, String)> =
         addresses.iter().enumerate().map(|(n, a)| (format!("k{n}"), a.to_string())).collect();
@@ -112,7 +112,7 @@ fn answers_are_stored_as_they_were_sent_whoever_asked() {
         3 * 180
     );
 
-    // What is generated from them.
+    // The generated columns.
     for row in db.rows("SELECT host(ip_address), is_scanner, geo_country, ip_types FROM enrich.ip_inventory")
     {
         let columns: Vec<&str> = row.split('|').collect();
@@ -159,7 +159,7 @@ fn answers_are_stored_as_they_were_sent_whoever_asked() {
     lab.assert_nothing_crashed();
 }
 
-/// A country that the files or Team Cymru know stands over DShield's.
+/// A country from the mmdb files or Team Cymru takes precedence over DShield's.
 #[test]
 fn dshield_names_the_country_only_where_nobody_else_does() {
     let lab = Plan::of("answers-country", "maxmind,cymru,dshield").start();
@@ -207,7 +207,7 @@ fn the_interface_of_a_paid_plan_gives_the_same_documents() {
     for (address, (status, said)) in said(Service::GreyNoise, &addresses) {
         let mut expected = kept(status, &said);
         if synthetic_noise(address) == Some(false) {
-            // What scans is classified and dated in there, what serves is named.
+            // This interface has the classification and date only for scanners, and the name only for services.
             for member in ["classification", "last_seen"] {
                 expected.as_object_mut().expect("an object").remove(member);
             }
@@ -273,7 +273,7 @@ fn nobody_is_asked_twice_about_what_is_fresh_and_each_again_after_its_own_time()
     rounds(&mut db, known[0], 2);
     assert_eq!(requests(&lab), [30; 3], "a restart changes nothing");
 
-    // A day before the end of a value's time; what is not there has had its time.
+    // One day before the end of a value's lifetime. The lifetime of negative answers is over.
     let absent = known.iter().filter(|address| synthetic_noise(**address).is_none()).count();
     assert!((5..25).contains(&absent), "{absent} of 30");
     age(&mut db, "greynoise", 6);
@@ -286,7 +286,7 @@ fn nobody_is_asked_twice_about_what_is_fresh_and_each_again_after_its_own_time()
         expected[place] += 30;
         assert_eq!(requests(&lab), expected, "{provider} alone");
     }
-    // A new session alone is no reason to ask again; `enrich_ip` is.
+    // A new session causes no new request, but `enrich_ip` does.
     age(&mut db, "spur", 8);
     db.run(&insert(10));
     rounds(&mut db, known[0], 2);
@@ -326,7 +326,7 @@ fn greynoise_is_not_asked_about_ipv6_and_nobody_about_bogons() {
         db.run(&COWRIE.insert(&[(&format!("k{n}"), Some(&text))]));
     }
     db.run(&format!("SELECT enrich.enrich_ip(a) FROM unnest({}) a", array(&addresses)));
-    // Whatever somebody puts into the queue by hand.
+    // Rows that a user inserts into the queue directly.
     db.run(&format!(
         "INSERT INTO enrich.enrichment_request (ip_address, provider)
          SELECT a, p FROM unnest({}) a, unnest('{{greynoise}}'::text[]) p
@@ -364,7 +364,7 @@ fn json_answer(body: impl Into<Vec<u8>>) -> CannedAnswer {
     }
 }
 
-/// Texts that PostgreSQL, or the database's encoding, cannot hold.
+/// Texts that PostgreSQL, or the database's encoding, cannot represent.
 #[test]
 fn texts_that_the_database_cannot_hold_are_kept_as_far_as_they_can() {
     let lab = Plan::of("answers-texts", "maxmind,spur").with("max_attempts = 1").start();
@@ -399,7 +399,7 @@ fn texts_that_the_database_cannot_hold_are_kept_as_far_as_they_can() {
         for (key, address) in [("good", good), ("surrogate", surrogate), ("bytes", bytes), ("plain", plain)] {
             db.run(&SUMMARIES.insert(&[(key, Some(&address.to_string()))]));
         }
-        // What fails fails for no fault of the provider's: others are answered meanwhile.
+        // These lookups fail while others are answered, so the provider counts as available.
         let mut fresh = 100;
         wait_until(
             "all is answered or dead",

@@ -1,5 +1,5 @@
-//! What owners of session tables, providers and clocks do to the worker on purpose: rules that are more than an
-//! expression, code that runs as somebody else or does not end, answers that are none.
+//! Attacks on the worker by owners of session tables, providers and clocks. Rules are more than an expression, code
+//! runs as another role or does not end, and answers are invalid.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,18 +18,18 @@ use server_tests::http::{
 };
 use server_tests::{Database, Session, wait_until};
 
-/// One request at a time, so that their order is that of their arrival; and nobody but the worker's rules writes to
-/// sessions.
+/// One request at a time, so that requests arrive in the order in which they were sent. Only the worker's rules write
+/// to sessions.
 fn plan(name: &str) -> Plan {
     Plan::of(name, "maxmind,greynoise")
         .with("greynoise_max_parallel = 1")
         .with("greynoise_daily_quota = 100000")
 }
 
-/// Generous: "some seconds", and what a busy machine adds.
+/// "Some seconds", plus a margin for a busy machine.
 const SOME_SECONDS: Duration = Duration::from_secs(20);
 
-/// Also those sessions that back off.
+/// Includes sessions in backoff.
 fn wait_until_complete(db: &mut Session) {
     wait_until(
         "no session waits to be completed",
@@ -38,7 +38,7 @@ fn wait_until_complete(db: &mut Session) {
     );
 }
 
-/// A role that is nobody, with a schema; the name is its own on the server.
+/// Creates a role without privileges, with a schema. The name is unique on the server.
 fn nobody(db: &mut Database<'_>, role: &str) -> Session {
     db.run(&format!(
         "CREATE ROLE {role} LOGIN; CREATE SCHEMA {role} AUTHORIZATION {role}; GRANT USAGE ON SCHEMA enrich TO {role};
@@ -47,7 +47,7 @@ fn nobody(db: &mut Database<'_>, role: &str) -> Session {
     db.cluster.session_with(&db.name, role, role)
 }
 
-/// A role that owns a session table, `<role>.session_summaries`, and is nobody otherwise.
+/// Creates a role that owns a session table, `<role>.session_summaries`, and has no other privileges.
 fn owner(db: &mut Database<'_>, role: &str) -> Session {
     let mut session = nobody(db, role);
     SUMMARIES.create(&mut session);
@@ -63,7 +63,7 @@ fn rule(session: &mut Session, table: &str, expression: &str) {
     session.run(&format!("SELECT enrich.set_session_priority('{table}', $rule${expression}$rule$)"));
 }
 
-/// Sessions in one transaction, with so many commands each.
+/// Inserts sessions in one transaction, each with its number of commands.
 fn insert_with_commands(session: &mut Session, table: &str, sessions: &[(IpAddr, i64)]) {
     let rows: Vec<String> = sessions
         .iter()
@@ -76,7 +76,7 @@ fn insert_with_commands(session: &mut Session, table: &str, sessions: &[(IpAddr,
     ));
 }
 
-/// Addresses whose order is not that of their numbers.
+/// Returns addresses whose priorities are in another order than their numbers.
 fn shuffled(blocks: std::ops::Range<usize>) -> Vec<(IpAddr, i64)> {
     let number = blocks.len();
     members(blocks)
@@ -96,7 +96,7 @@ fn wait_for_log(lab: &Lab, text: &str) {
     wait_until("the log says it", || lab.cluster.log(), |_| lab.cluster.whole_log().contains(text));
 }
 
-/// All of these were asked of GreyNoise and are written down.
+/// Waits until this number of GreyNoise's answers is stored.
 #[track_caller]
 fn wait_for_answers(db: &mut Session, number: usize) {
     wait_until(
@@ -106,7 +106,7 @@ fn wait_for_answers(db: &mut Session, number: usize) {
     );
 }
 
-/// Has the database's worker end as an administrator would, and waits for the next one.
+/// Ends the database's worker as an administrator would, and waits for the next one.
 fn terminate_worker(session: &mut Session) {
     let pid = worker_pid(session);
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
@@ -133,7 +133,7 @@ fn answer(status: u16, body: impl Fn(&HttpRequest) -> String + Send + Sync + 'st
 
 // --- Rules that are more than an expression ------------------------------------------------------
 
-/// Texts that would leave the parentheses around them.
+/// Texts that would close the parentheses around them.
 const ESCAPES: [&str; 19] = [
     "1)::float8 FROM (SELECT 8::bigint AS ctid) s UNION ALL SELECT NULL, (1",
     "1)::float8 FROM (SELECT 'x'::text AS ctid) s; SELECT NULL, (1",
@@ -169,7 +169,7 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
         assert_eq!(refusal.code, "42601", "{text}: {refusal:?}");
     }
     assert_eq!(db.number("SELECT count(*) FROM enrich.session_priority"), 0);
-    // One expression, however it looks.
+    // These look like more, but are one expression.
     for (text, code) in
         [("'x') || ('y'", "22P02"), ("'1') || ('y'", "22P02"), ("1) IS DISTINCT FROM (2", "42846")]
     {
@@ -186,7 +186,7 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
         set(text).unwrap_or_else(|refusal| panic!("{text}: {refusal:?}"));
     }
 
-    // As if it had been stored before, or came with a dump.
+    // As if the rule had been stored by an earlier version, or restored from a dump.
     let mut asked_before = 0;
     let others = ["'x') || ('y'", "'1') || ('y'", "1) IS DISTINCT FROM (2", "NULL) IS NULL) IS ((true"];
     for (n, text) in ESCAPES.into_iter().chain(others).enumerate() {
@@ -201,7 +201,7 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
     assert_eq!(db.number("SELECT count(*) FROM keeper.session_summaries"), asked_before as i64);
     assert_eq!(db.one("SELECT to_regclass('keeper.new_table')"), "NULL");
 
-    // And the worker is as good as before.
+    // The worker still works.
     rule(&mut theirs, "session_summaries", "s.command_count) + (0");
     lab.greynoise.forget();
     let ranked = shuffled(1_000..1_031);
@@ -211,7 +211,7 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
     lab.assert_nothing_crashed();
 }
 
-/// A rule of another table, set and removed: the worker looks at all of them again, and does not rest before it does.
+/// Sets a rule for another table and removes it, so that the worker evaluates all rules again at once.
 fn rules_are_news(db: &mut Session) {
     db.run(
         "CREATE TABLE IF NOT EXISTS public.another (source_ip inet, first_event_at timestamptz);
@@ -225,7 +225,7 @@ fn rules_are_news(db: &mut Session) {
     );
 }
 
-/// Names in the rule mean what its owner wants; those in the worker's own reading of the table do not.
+/// Names in the rule are resolved as its owner wants. Names in the worker's own query of the table are not.
 #[test]
 fn functions_and_operators_of_the_owner_are_the_rules_and_not_the_workers() {
     let lab = plan("hostile-names").start();
@@ -253,7 +253,7 @@ fn functions_and_operators_of_the_owner_are_the_rules_and_not_the_workers() {
     lab.assert_nothing_crashed();
 }
 
-/// What a rule locks for the session of the worker's it does not keep.
+/// Advisory locks of a rule, which belong to the session of the worker, are released.
 #[test]
 fn advisory_locks_of_a_rule_are_not_kept() {
     let lab = plan("hostile-locks").start();
@@ -289,9 +289,9 @@ fn advisory_locks_of_a_rule_are_not_kept() {
     lab.assert_nothing_crashed();
 }
 
-// --- Code that runs as somebody else -------------------------------------------------------------
+// --- Code that runs as another role --------------------------------------------------------------
 
-/// Notes as whom it runs, and makes its owner superuser if it can.
+/// Returns code that records the role that it runs as, and makes its owner a superuser if it can.
 fn grabber(role: &str) -> String {
     format!(
         "CREATE TABLE {role}.seen (who text);
@@ -322,7 +322,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     rule(&mut theirs, "session_summaries", "analyst.grab(s.session_id)");
     insert_with_commands(&mut theirs, "session_summaries", &[(member(0, 7), 1)]);
     wait_for_the_queue(&mut db);
-    // It works as long as it is the owner's.
+    // It works while the table belongs to that owner.
     assert_eq!(db.rows("SELECT DISTINCT who FROM analyst.seen"), ["analyst"]);
     db.run("DELETE FROM analyst.seen; ALTER TABLE analyst.session_summaries OWNER TO postgres");
     let who = "SELECT DISTINCT who FROM analyst.seen";
@@ -340,7 +340,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     assert_eq!(db.rows(who), [] as [&str; 0]);
     wait_for_log(&lab, "its owner is another than who set the rule");
 
-    // The same with a table that another ordinary role has now, and back again.
+    // The same with a table that gets another ordinary role as owner, and the first one again.
     let _ = nobody(&mut db, "heir");
     db.run("ALTER TABLE analyst.session_summaries OWNER TO heir");
     rules_are_news(&mut db);
@@ -359,7 +359,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     lab.assert_nothing_crashed();
 }
 
-/// A table of an ordinary role with a partition of its own, for 0, and one of the superuser's, for 1.
+/// Creates a table of an ordinary role with a partition of that role, for 0, and one of the superuser, for 1.
 fn partitioned(db: &mut Database<'_>, role: &str, check: &str) -> Session {
     let mut theirs = nobody(db, role);
     theirs.run(&grabber(role));
@@ -414,7 +414,7 @@ fn a_rule_is_not_evaluated_on_somebody_elses_partition() {
     assert_eq!(asked(&lab.greynoise).len(), 10);
     assert_nobody_grabbed(&mut db, "analyst");
     assert_eq!(db.rows("SELECT DISTINCT who FROM analyst.seen"), ["analyst"], "{}", lab.cluster.log());
-    // The partition of the owner's is ranked, and it alone.
+    // Only the partition of the table's owner is ranked.
     let own: BTreeSet<IpAddr> = rows.iter().filter(|(part, _)| *part == 0).map(|(_, a)| *a).collect();
     assert_eq!(asked(&lab.greynoise)[..5].iter().copied().collect::<BTreeSet<_>>(), own);
     wait_for_log(&lab, "part1: its owner is another than who set the rule");
@@ -469,7 +469,7 @@ fn sessions_of_somebody_elses_partition_are_not_completed_as_them() {
 
 // --- Code that does not end ----------------------------------------------------------------------
 
-/// Says that it began, and then whatever comes is swallowed.
+/// Code that records its start, and then catches every error.
 const ENDLESS: &str = "
     CREATE SEQUENCE public.began;
     CREATE FUNCTION public.spin() RETURNS integer LANGUAGE plpgsql AS $$
@@ -592,7 +592,7 @@ fn sixty_thousand_sessions_of_an_address_get_their_type_some_at_a_time() {
     lab.assert_nothing_crashed();
 }
 
-/// Nobody can be on the way with an answer for them.
+/// No answer for them can be in flight.
 #[test]
 fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     let lab = Plan::of("hostile-blocked_reason", "maxmind,spur").start();
@@ -611,10 +611,10 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
             |(left, state)| *left == 0 && (state == &["sleeping"] || state == &["waiting for a provider"]),
         );
     };
-    // The worker's first sweep is over.
+    // The worker's first sweep has ended.
     request(&mut db, "spur", &members(900..901));
     wait_until_taken_in(&mut db);
-    // While this is held it takes nothing in.
+    // While this lock is held, the worker creates no jobs.
     let mut holder = db.another();
     let hold = "BEGIN; LOCK TABLE enrich.enrichment_job IN SHARE MODE";
     let insert = |db: &mut Session, key: &str| {
@@ -635,7 +635,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     assert_eq!(requested(&mut db), 0, "known addresses ask for nothing");
     holder.run("ROLLBACK");
 
-    // While somebody is asked, an answer may be on its way for them.
+    // While requests are in flight, an answer for these addresses may arrive.
     lab.spur.behave(held());
     lab.reconfigure(&[&format!("spur_token_file = '{}'", lab.key_file("spur").display())]);
     wait_until_held(&lab.spur, 10);
@@ -684,7 +684,7 @@ fn a_ledger_of_a_later_day_does_not_forget_what_is_spent_today() {
     terminate_worker(&mut db);
     request(&mut db, "greynoise", &members(4..30));
     wait_for_status(&mut db, "greynoise", "quota, quota_left, in_flight", "10|0|0");
-    // Answers that are not written down yet would go with the worker.
+    // Answers that are not stored yet would be lost with the worker.
     wait_for_answers(&mut db, 10);
     terminate_worker(&mut db);
     wait_for_status(&mut db, "greynoise", "quota, quota_left, in_flight", "10|0|0");
@@ -702,7 +702,7 @@ fn what_a_database_spent_that_was_dropped_stays_spent() {
     let lab = quota_plan("hostile-dropped", &clock, 10).start();
     let mut kept = lab.database();
     let mut gone = lab.database();
-    // The worker is there before anything is spent.
+    // The worker runs before any quota is spent.
     request(&mut kept, "greynoise", &members(0..1));
     wait_for_the_queue(&mut kept);
     request(&mut gone, "greynoise", &members(1..7));
@@ -734,12 +734,12 @@ fn what_a_database_spent_that_was_dropped_stays_spent() {
 fn a_slow_rule_holds_up_neither_requests_nor_the_rules_of_others() {
     let lab = plan("hostile-slow").start();
     let mut db = lab.database();
-    // The first to be evaluated.
+    // Its rule is evaluated first.
     SUMMARIES.create_attached(&mut db);
-    // A page's rows fit into a step.
+    // The rows of a page can be read in one step.
     db.run("ALTER TABLE session_summaries SET (fillfactor = 20)");
     COWRIE.create_attached(&mut db);
-    // Rules of one owner wait for each other.
+    // Rules of one owner are evaluated one after the other.
     db.run(
         "CREATE ROLE slow_owner; GRANT CREATE ON SCHEMA public TO slow_owner;
          ALTER TABLE session_summaries OWNER TO slow_owner;
@@ -793,7 +793,7 @@ fn a_rule_that_is_set_while_lookups_wait_is_evaluated_without_a_new_one() {
     rule(&mut db, "session_summaries", "s.command_count");
     wait_until("the jobs are ranked", || (in_order(&mut db), state(&mut db)), |(now, _)| *now == ranks);
     assert_eq!(count(&mut db, "greynoise", "requests"), 5);
-    // Another one, for those whom it makes more urgent.
+    // Another rule gives these jobs a higher priority.
     rule(&mut db, "session_summaries", "1000 - s.command_count");
     ranks.reverse();
     wait_until("the jobs are ranked anew", || (in_order(&mut db), state(&mut db)), |(now, _)| *now == ranks);
@@ -856,7 +856,7 @@ fn countries_that_are_none_and_answers_of_years_ahead_are_not_believed() {
         }
     }
 
-    // A clock was wrong: the answer is as good as none.
+    // The answer's clock was wrong, so the answer is not used.
     let address = member(0, 7);
     lab.dshield.forget();
     request(&mut db, "dshield", &[address]);
@@ -878,7 +878,7 @@ fn countries_that_are_none_and_answers_of_years_ahead_are_not_believed() {
     lab.assert_nothing_crashed();
 }
 
-/// A provider that says so of everybody is down, whatever the status.
+/// A provider that sends this error for every address is down, with any status.
 #[test]
 fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     let lab = Plan::of("hostile-down", "maxmind,dshield").start();
@@ -889,7 +889,7 @@ fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     lab.dshield.forget();
     let addresses = members(0..40);
     request(&mut db, "dshield", &addresses);
-    // Enough for each of them to have died thrice over.
+    // Enough failures for each of them to use up its attempts three times.
     wait_until(
         "it was asked often enough",
         || {
@@ -916,7 +916,7 @@ fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     );
     assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
     for address in addresses {
-        // A number, or a text.
+        // A number or a text.
         let attacks = document(&mut db, address, "dshield")["ip"]["attacks"].to_string();
         let expected = synthetic_dshield_attacks(address).map_or("null".to_owned(), |n| n.to_string());
         assert_eq!(attacks.trim_matches('"'), expected, "{address}");
@@ -924,7 +924,7 @@ fn a_database_that_is_down_at_the_provider_kills_no_lookup() {
     lab.assert_nothing_crashed();
 }
 
-/// As a gateway, or a web server behind a mistyped URL, has it.
+/// As a gateway sends it, or a web server behind a mistyped URL.
 #[test]
 fn a_page_that_is_not_there_is_no_word_about_an_address() {
     let lab = Plan::of("hostile-gateway", "maxmind,spur").start();

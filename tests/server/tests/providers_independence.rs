@@ -1,4 +1,4 @@
-//! A provider that is down, silent or not set up does not keep the others waiting, nor anybody's sessions.
+//! A provider that is down, silent or not configured delays neither other providers nor sessions.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
         SUMMARIES.create_attached(&mut db);
         lab.greynoise.forget();
         lab.greynoise.behave(fault);
-        // A session waits for nobody's lock.
+        // A session does not wait for locks.
         db.run("SET lock_timeout = '100ms'");
         let addresses = members(0..120);
         for (n, address) in addresses.iter().enumerate() {
@@ -47,7 +47,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
         wait_until(
             "all others are answered",
             || {
-                // In one statement: meanwhile requests become jobs.
+                // In one statement, because requests become jobs meanwhile.
                 let left = db.number(
                     "SELECT (SELECT count(*) FROM enrich.enrichment_job WHERE provider <> 'greynoise')
                          + (SELECT count(*) FROM enrich.enrichment_request)",
@@ -65,7 +65,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
         for provider in ["dshield", "spur"] {
             assert_eq!(documents(&mut db, provider).len(), 120, "{what}: {provider}");
         }
-        // The country is DShield's where that was the first to name one.
+        // The country is DShield's if DShield was the first to name one.
         let is_complete = |snapshot: &str, address: IpAddr| {
             let asn = synthetic_asn(address);
             let kind = synthetic_ip_type(address).unwrap_or("NULL");
@@ -74,7 +74,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
                 .flatten()
                 .any(|country| snapshot == format!("{asn}|{country}|{kind}"))
         };
-        // The process of the tables' owner completes them, after the answers have left the queue.
+        // The owner process of the tables completes them after the answers have left the queue.
         for (n, address) in addresses.iter().enumerate() {
             let host = if n % 2 == 0 { &COWRIE } else { &SUMMARIES };
             wait_until(
@@ -83,7 +83,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
                 |snapshot| is_complete(snapshot, *address),
             );
         }
-        // Sessions of addresses known and unknown, while it lasts.
+        // Sessions of known and unknown addresses, meanwhile.
         for (key, address) in [("known", addresses[0]), ("unknown", member(500, 7))] {
             db.run(&COWRIE.insert(&[(key, Some(&address.to_string()))]));
         }
@@ -96,7 +96,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
         );
         assert_counts_are_exact(&mut db, &[("sessions", "ip"), ("session_summaries", "source_ip")]);
         assert_eq!(db.number("SELECT count(*) FROM enrich.dead_letter"), 0);
-        // Those that hear nothing more hear the end of the connection.
+        // Silent requests now see the end of the connection.
         lab.greynoise.behave(HttpBehaviour::normal());
         lab.greynoise.stop();
         lab.greynoise.start_again();
@@ -114,7 +114,7 @@ fn one_provider_that_is_down_does_not_slow_the_others_nor_any_session() {
     lab.assert_nothing_crashed();
 }
 
-/// All of them are down at once.
+/// All of them are down at the same time.
 #[test]
 fn with_nobody_there_sessions_are_stored_and_everything_is_found_out_later() {
     let lab = Plan::of("independence-nobody", ALL).start();
@@ -148,7 +148,7 @@ fn with_nobody_there_sessions_are_stored_and_everything_is_found_out_later() {
 
 // --- Settings --------------------------------------------------------------------------------
 
-/// While a setting keeps a provider from being asked, nobody is; a reload is enough to change that.
+/// While a setting blocks a provider, no request is sent to it. A reload is enough to unblock it.
 #[test]
 fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
     let lab = Plan::of("settings-obstacles", ALL).start();
@@ -252,7 +252,7 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
             "1|0|NULL",
             "{set}"
         );
-        // The others are asked as ever, but for what concerns them too.
+        // The other providers still get requests, except for a setting that also applies to them.
         lab.reconfigure(&[back]);
         wait_for_the_queue(&mut db);
         assert!(asked(server).contains(&address), "{set}");
@@ -261,8 +261,8 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
     lab.assert_nothing_crashed();
 }
 
-/// The inventory knows already what a session lacks, but its note comes late. It does not wait for a provider that has nothing to
-/// do with the gap.
+/// The inventory already has a value that a session lacks, but the note of the gap comes late. The session does not
+/// wait for a provider that has nothing to do with the gap.
 #[test]
 fn a_late_note_of_a_gap_does_not_wait_for_a_provider_that_is_silent() {
     let lab = Plan::of("independence-late", "maxmind,cymru,dshield").with("dshield_timeout = 120s").start();
@@ -304,7 +304,7 @@ fn a_reload_is_enough_for_urls_keys_limits_and_lifetimes() {
     request(&mut db, "greynoise", &members(0..5));
     wait_for_the_queue(&mut db);
     assert_eq!(asked(&lab.greynoise).len(), 5);
-    // Without a key where none is needed, at another server.
+    // At another server that needs no key.
     let elsewhere = cowrie_enrich_upstreams::Http::start(
         cowrie_enrich_upstreams::Service::GreyNoise,
         cowrie_enrich_upstreams::Hosts::synthetic(),
@@ -317,7 +317,7 @@ fn a_reload_is_enough_for_urls_keys_limits_and_lifetimes() {
     wait_for_the_queue(&mut db);
     assert_eq!((asked(&lab.greynoise).len(), asked(&elsewhere).len()), (5, 5));
     assert!(elsewhere.requests().iter().all(|request| request.header("key").is_none()), "no key is sent");
-    // How many at once.
+    // The number of concurrent requests.
     elsewhere.behave(held());
     lab.reconfigure(&["greynoise_max_parallel = 2"]);
     request(&mut db, "greynoise", &members(20..30));

@@ -1,5 +1,5 @@
-//! What is not held against a lookup, what a second and a day hold when the worker is kept by something, and how much of
-//! its time it spends on what needs no asking.
+//! Failures that do not count as attempts of a lookup. Limits per second and per day when the worker is delayed. The
+//! time that the worker spends on lookups that need no request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn plan(name: &str) -> Plan {
     Plan::of(name, "maxmind,cymru,greynoise").with("retry_base = 10ms")
 }
 
-/// Team Cymru's answer for it is fresh: see [`rounds`].
+/// Returns an address with a fresh answer of Team Cymru: see [`rounds`].
 fn known(session: &mut Session) -> IpAddr {
     let known = "2a10:ffff::1".parse().expect("an address that GreyNoise is not asked about");
     cymru::queue(session, &[known]);
@@ -47,7 +47,7 @@ fn after(seconds: u32) -> HttpFault {
     HttpFault::Status { code: 429, retry_after: Some(seconds.to_string()) }
 }
 
-/// Waits until so many have an answer, and ends every rest and pause.
+/// Waits until this number of addresses has an answer. Ends every backoff meanwhile.
 #[track_caller]
 fn wait_without_rests(db: &mut Session, provider: &str, number: usize) {
     wait_until(
@@ -64,7 +64,8 @@ fn wait_without_rests(db: &mut Session, provider: &str, number: usize) {
 
 // --- What is not held against a lookup ------------------------------------------------------------
 
-/// Its own limit is tighter than ours: what is put off is asked again, until each has had its turn.
+/// The provider's limit is lower than the configured one. Throttled lookups are requested again until each has an
+/// answer.
 #[test]
 fn a_provider_that_answers_one_of_eleven_and_throttles_the_others_kills_no_lookup() {
     let lab = plan("limits-throttled").start();
@@ -91,7 +92,7 @@ fn a_provider_that_answers_one_of_eleven_and_throttles_the_others_kills_no_looku
     lab.assert_nothing_crashed();
 }
 
-/// A URL that is wrong in a way that the provider has words for.
+/// A wrong URL, for which the provider returns an error message.
 #[test]
 fn a_provider_that_refuses_everybody_is_left_alone_and_kills_no_lookup() {
     let lab = plan("limits-refused").start();
@@ -107,7 +108,7 @@ fn a_provider_that_refuses_everybody_is_left_alone_and_kills_no_lookup() {
         || (status(&mut db, "greynoise", "state, last_error"), state(&mut db)),
         |(seen, _)| ["open|refused: ", "half-open|refused: "].iter().any(|start| seen.starts_with(start)),
     );
-    // Enough for each of them to have died thrice over.
+    // Enough failures for each of them to use up its attempts three times.
     wait_until(
         "it was asked often enough",
         || {
@@ -124,7 +125,7 @@ fn a_provider_that_refuses_everybody_is_left_alone_and_kills_no_lookup() {
     lab.assert_nothing_crashed();
 }
 
-/// They are the most urgent, and nobody else is asked about for a while.
+/// They have the highest priority, and block all other addresses for a while.
 #[test]
 fn a_handful_of_urgent_addresses_that_are_refused_hold_up_nobody_for_good() {
     let lab = plan("limits-urgent").with("greynoise_max_parallel = 1").start();
@@ -145,7 +146,7 @@ fn a_handful_of_urgent_addresses_that_are_refused_hold_up_nobody_for_good() {
         || (documents(&mut db, "greynoise").len(), state(&mut db)),
         |(stored, _)| *stored == good.len(),
     );
-    // While others are answered they die.
+    // When other addresses are answered, they become dead letters.
     let mut block = 200;
     wait_until(
         "the refused ones are dead",
@@ -164,9 +165,9 @@ fn a_handful_of_urgent_addresses_that_are_refused_hold_up_nobody_for_good() {
     lab.assert_nothing_crashed();
 }
 
-// --- Rests ------------------------------------------------------------------------------------------
+// --- Backoff ----------------------------------------------------------------------------------------
 
-/// What was sent before says nothing of whether the rest is over.
+/// The answer to a request from before the backoff does not end the backoff.
 #[test]
 fn an_answer_that_comes_during_a_rest_does_not_end_that_one_asks_whether_it_is_over() {
     let lab = plan("limits-late").start();
@@ -189,7 +190,7 @@ fn an_answer_that_comes_during_a_rest_does_not_end_that_one_asks_whether_it_is_o
         "still in the rest"
     );
     lab.greynoise.behave(held());
-    // Somebody asks once it is over.
+    // One request is sent when the backoff is over.
     wait_until_held(&lab.greynoise, 1);
     rounds(&mut db, known, 3);
     assert_eq!(lab.greynoise.in_progress(), 1, "one asks whether the rest is over");
@@ -199,7 +200,7 @@ fn an_answer_that_comes_during_a_rest_does_not_end_that_one_asks_whether_it_is_o
     lab.assert_nothing_crashed();
 }
 
-/// They have nothing to do with each other.
+/// The key and the backoff are independent.
 #[test]
 fn a_new_key_ends_the_stop_and_not_a_rest() {
     let lab = plan("limits-key").with("greynoise_max_parallel = 2").start();
@@ -231,7 +232,7 @@ fn a_new_key_ends_the_stop_and_not_a_rest() {
 
 // --- Seconds and days ---------------------------------------------------------------------------
 
-/// Holds a table that every claim writes to for so long, again and again, while `work` runs.
+/// Locks a table that every claim writes to for this long, repeatedly, while `work` runs.
 fn while_somebody_locks(db: &Database<'_>, table: &str, lasts: f64, pause: f64, work: impl FnOnce()) {
     let (door, is_over) = (db.door(), AtomicBool::new(false));
     let lock = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE; SELECT pg_sleep({lasts}); COMMIT");
@@ -248,7 +249,7 @@ fn while_somebody_locks(db: &Database<'_>, table: &str, lasts: f64, pause: f64, 
     });
 }
 
-/// The rate is of what is sent, whatever kept the worker between its leave to ask and that.
+/// The rate limits the times of sending, even if the worker is delayed between the claim and the request.
 #[test]
 fn a_claim_that_has_to_wait_does_not_push_two_requests_into_one_moment() {
     let lab = Plan::of("limits-rate", "maxmind,greynoise")
@@ -256,7 +257,7 @@ fn a_claim_that_has_to_wait_does_not_push_two_requests_into_one_moment() {
         .with("greynoise_daily_quota = 1000")
         .start();
     let mut db = lab.database();
-    // The claim's own table, and that of its daily quota; undisturbed for more than a second in between.
+    // The claim's table, and that of its daily quota. In between there is more than a second without a lock.
     for (n, table) in ["enrich.provider_quota", "enrich.enrichment_job"].into_iter().enumerate() {
         lab.greynoise.forget();
         let mut session = db.another();
@@ -308,7 +309,7 @@ fn what_one_day_paid_for_does_not_leave_on_the_next() {
         .start();
     let mut db = lab.database();
     let mut holder = db.another();
-    // The worker is there, and has swept.
+    // The worker runs, and has swept.
     request(&mut db, "greynoise", &members(0..1));
     wait_for_the_queue(&mut db);
     clock.set(0, 86_396);
@@ -341,7 +342,7 @@ fn what_one_day_paid_for_does_not_leave_on_the_next() {
     lab.assert_nothing_crashed();
 }
 
-/// It may have spent what the others do not know of.
+/// It may have spent quota that the others do not know of.
 #[test]
 fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() {
     let clock = Clock::at_noon("limits-late-ledger");
@@ -362,7 +363,7 @@ fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() 
     lab.cluster.start_again();
     let mut early = lab.cluster.session(&name);
     let mut late = lab.cluster.session(&late_name);
-    // Who has no worker is not asked.
+    // A database without a worker is not waited for.
     wait_for_status(&mut early, "greynoise", "blocked_reason, quota_left", "NULL|9");
 
     late.run("BEGIN; LOCK TABLE enrich.provider_quota IN ACCESS EXCLUSIVE MODE");
@@ -384,9 +385,9 @@ fn a_database_that_gets_its_worker_late_is_heard_before_the_quota_is_spent_on() 
     lab.assert_nothing_crashed();
 }
 
-// --- What needs no asking ---------------------------------------------------------------------------
+// --- Lookups without a request -----------------------------------------------------------------------
 
-/// Addresses that GreyNoise has answered just now, as far as the inventory knows.
+/// Adds addresses with a fresh answer of GreyNoise to the inventory.
 fn answer_in_the_inventory(db: &mut Session, number: usize) {
     db.run(&format!(
         "INSERT INTO enrich.ip_inventory (ip_address, enrichment)
@@ -411,7 +412,7 @@ fn batches(db: &mut Session) -> i64 {
     )
 }
 
-/// More than one transaction writes, and more than one hands over of a block's addresses.
+/// More addresses than one transaction writes, and more of one prefix than one transaction completes.
 #[test]
 fn twelve_thousand_fresh_answers_that_are_requested_again_are_served_and_nobody_is_asked() {
     const MANY: usize = 12_000;
@@ -434,14 +435,14 @@ fn twelve_thousand_fresh_answers_that_are_requested_again_are_served_and_nobody_
     lab.assert_nothing_crashed();
 }
 
-/// They fall due without having been taken in: a restored queue's, or those whose sessions were locked.
+/// They are due, but were not created from requests: a restored queue, or sessions that were locked.
 #[test]
 fn due_jobs_that_are_answered_already_are_served_many_at_a_time_and_the_others_asked_by_priority() {
     const MANY: usize = 3_000;
     let lab = plan("limits-due").with("greynoise_max_parallel = 1").with("worker_enabled = off").start();
     let mut db = lab.database();
     answer_in_the_inventory(&mut db, MANY);
-    // Among them some that are to be asked about.
+    // Some of them need a request.
     db.run(&format!(
         "INSERT INTO enrich.enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
          SELECT 'greynoise', 'host', host(ip_address), 1000, now() FROM enrich.ip_inventory;

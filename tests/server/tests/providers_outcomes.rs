@@ -1,5 +1,5 @@
-//! Whatever a service answers, or does not: the documented outcome, the right count, no crash, no key anywhere, and when
-//! it behaves again the queue drains, by the same process.
+//! For every answer of a service, or none: the documented outcome, the right counter, no crash, and no leaked key. When
+//! the service works again, the same worker process empties the queue.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use server_tests::http::{
 };
 use server_tests::{Database, wait_until};
 
-/// One database and one process that live through several outcomes.
+/// One database and one worker process for several outcomes.
 struct Patient<'a> {
     lab: &'a Lab,
     db: Database<'a>,
@@ -49,12 +49,13 @@ impl<'a> Patient<'a> {
         (self.blocks - number..self.blocks).map(|block| member(block, 9)).collect()
     }
 
-    /// Whole rounds of the worker's: what may be sent is sent.
+    /// Runs whole rounds of the worker, which send all requests that they may send.
     fn rounds(&mut self) {
         rounds(&mut self.db, self.known, 3);
     }
 
-    /// Nobody answers sensibly: nothing is stored, nothing dies, no attempt counts, whatever the number of requests.
+    /// No answer is usable. Asserts that nothing is stored, that no lookup becomes a dead letter, and that no attempt
+    /// counts, for any number of requests.
     #[track_caller]
     fn fails(
         &mut self,
@@ -97,10 +98,10 @@ impl<'a> Patient<'a> {
         self.recovers(provider, what, &addresses);
     }
 
-    /// Without anybody's help.
+    /// Asserts that the queue drains without a call of the operator.
     #[track_caller]
     fn recovers(&mut self, provider: &str, what: &str, addresses: &[IpAddr]) {
-        // The answers themselves; how they fail is in the record until then.
+        // Checks that no key has leaked so far, before the record is emptied.
         self.lab.assert_keys_are_nowhere(&mut self.db);
         self.lab.server(provider).behave(HttpBehaviour::normal());
         wait_for_the_queue(&mut self.db);
@@ -120,8 +121,8 @@ impl<'a> Patient<'a> {
         self.lab.server(provider).forget();
     }
 
-    /// The provider wants to be left alone: one request, nothing more however many rounds are made, and nothing of it
-    /// counts against a lookup.
+    /// The provider requests a backoff. Asserts that one request is sent, and no further one in any number of rounds,
+    /// and that it does not count as an attempt.
     #[track_caller]
     fn rests(&mut self, provider: &str, what: &str, fault: HttpFault, moves: &str) -> Vec<IpAddr> {
         eprintln!("{provider}: {what}");
@@ -237,7 +238,7 @@ fn answers_that_make_no_sense_are_not_stored() {
         };
         patient.fails("greynoise", body, HttpFault::Custom(Arc::new(answer)), "malformed_rows", "the answer");
     }
-    // Objects that are about no address: those of whoever sits at the URL.
+    // Objects without an address, such as another service behind the URL sends.
     for body in ["{}", "{\"status\":\"ok\"}", "{\"ip\":null,\"infrastructure\":\"DATACENTER\"}"] {
         let answer = move |_: &cowrie_enrich_upstreams::HttpRequest| CannedAnswer {
             status: 200,
@@ -249,7 +250,7 @@ fn answers_that_make_no_sense_are_not_stored() {
     }
 }
 
-/// Types that nobody expects are kept where everything is, and nothing that follows from them fails.
+/// Unexpected types are stored as they are. The columns that are generated from them are computed without an error.
 #[test]
 fn other_types_in_what_is_kept_as_sent_do_no_harm() {
     let lab = plan("outcomes-types").start();
@@ -275,7 +276,7 @@ fn other_types_in_what_is_kept_as_sent_do_no_harm() {
 fn large_answers_take_no_memory() {
     let lab = plan("outcomes-large").with("greynoise_timeout = 5s").with("spur_timeout = 5s").start();
     let mut patient = Patient::of(&lab);
-    // Ten connections and their buffers are had.
+    // After this, ten connections and their buffers are allocated.
     patient.fails("greynoise", "500", HttpFault::status(500), "bad_status", "");
     let before = peak_memory(patient.pid);
     let huge = HttpFault::Huge { bytes: 100_000_000 };
@@ -299,7 +300,7 @@ fn large_answers_take_no_memory() {
         patient.fails(provider, "a bomb", bomb.clone(), "too_large", "");
     }
     let grown = peak_memory(patient.pid) - before;
-    // Ten at a time, and each may read 1 MiB, which doubles while it grows.
+    // Ten requests at a time, each with up to 1 MiB in a buffer that doubles while it grows.
     assert!(grown < 40_000, "grown by {grown} kB");
 }
 
@@ -335,7 +336,7 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
         );
         patient.resumes(provider, &what, &addresses);
     }
-    // Refused again after having been resumed.
+    // Refused again after resume_provider().
     let addresses = patient.rests("greynoise", "401", HttpFault::status(401), "unauthorized");
     lab.greynoise.behave(HttpFault::status(401));
     patient.db.run("SELECT enrich.resume_provider('greynoise')");
@@ -345,7 +346,7 @@ fn a_key_that_is_refused_stops_the_provider_until_something_changes() {
     assert_eq!(asked(&lab.greynoise).len(), 2);
     lab.greynoise.behave(HttpBehaviour::normal());
     patient.resumes("greynoise", "401 twice", &addresses);
-    // Ten that are under way when the first is refused: no more than those.
+    // Ten requests are in flight when the first is refused. No further ones are sent.
     lab.greynoise.behave(held());
     let addresses = patient.addresses(40);
     request(&mut patient.db, "greynoise", &addresses);
@@ -370,7 +371,7 @@ fn a_new_key_is_tried_without_a_reload() {
         request(&mut patient.db, provider, &addresses);
         wait_for_status(&mut patient.db, provider, "blocked_reason LIKE 'stopped: %', in_flight", "t|0");
         let seen = server.requests().len();
-        // The same once more is no news.
+        // The same key again changes nothing.
         lab.write_key(provider, &format!("  {old}\n"));
         patient.rounds();
         assert_eq!(server.requests().len(), seen);
@@ -383,7 +384,7 @@ fn a_new_key_is_tried_without_a_reload() {
     }
 }
 
-/// The interleaving by name: the old key is refused after the new one was put into its place.
+/// A named interleaving: the old key is refused after the file has the new one.
 #[test]
 fn a_key_that_is_replaced_while_the_old_one_is_being_refused_is_tried() {
     let lab = plan("outcomes-replaced").with("greynoise_max_parallel = 1").start();
@@ -440,7 +441,7 @@ fn a_key_file_that_cannot_be_used_says_so_and_shows_nothing() {
             lab.write_key(provider, key);
             patient.recovers(provider, what, &addresses);
         }
-        // A pipe that nobody writes to would hold whoever opens it for ever.
+        // Opening a pipe without a writer would wait forever.
         eprintln!("{provider} pipe");
         let path = lab.key_file(provider);
         std::fs::remove_file(&path).expect("it is there");
@@ -460,7 +461,7 @@ fn a_key_file_that_cannot_be_used_says_so_and_shows_nothing() {
     }
 }
 
-/// What a provider repeats of the key is neither shown nor stored.
+/// If a provider repeats the key, the key is neither shown nor stored.
 #[test]
 fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
     let lab = plan("outcomes-echo").start();
@@ -471,7 +472,7 @@ fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
         assert!(told.contains("not allowed"), "{told}");
         patient.resumes(provider, "echo", &addresses);
     }
-    // Wherever it can be put: headers, refusals, and what is kept.
+    // The key in every place of an answer: headers, errors, and stored values.
     let repeated = |status: u16, key: &'static str| {
         HttpFault::Custom(Arc::new(move |request: &cowrie_enrich_upstreams::HttpRequest| {
             let headers: Vec<&str> = request.headers.iter().map(|(_, value)| value.as_str()).collect();
@@ -499,7 +500,7 @@ fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
         request(&mut patient.db, provider, &addresses);
         wait_for_the_queue(&mut patient.db);
         patient.recovers(provider, "200 that repeats", &addresses);
-        // Refusals count while others are answered: they are dead in the end.
+        // Refusals count while others are answered, so these lookups become dead letters.
         let addresses = patient.addresses(2);
         lab.server(provider).behave(HttpBehaviour::normal());
         for address in &addresses {
@@ -521,7 +522,7 @@ fn a_provider_that_repeats_the_key_spreads_it_nowhere() {
     }
 }
 
-/// Texts are cut at some length; a key that lies across that is no shorter key.
+/// Texts are cut at a maximum length. The part of a key before the cut must not be shown either.
 #[test]
 fn a_key_that_is_cut_in_the_middle_is_not_shown_either() {
     let lab = plan("outcomes-cut").start();
@@ -530,7 +531,7 @@ fn a_key_that_is_cut_in_the_middle_is_not_shown_either() {
         HttpFault::Custom(Arc::new(move |request: &cowrie_enrich_upstreams::HttpRequest| {
             let pad = |length: usize| "x".repeat(length);
             let ip = request.ip.expect("an address");
-            // A host's labels have 63 characters at most.
+            // The labels of a host name have at most 63 characters.
             let host = format!(
                 "{}.{}.{GREYNOISE_KEY}.example.com",
                 pad(40),
@@ -549,7 +550,7 @@ fn a_key_that_is_cut_in_the_middle_is_not_shown_either() {
         }))
     };
     let mut shown_where = BTreeSet::new();
-    // So many characters of the key are before the end of what is kept: of messages 100, of hosts 87, of names 256.
+    // The number of characters of the key before the cut: messages are cut at 100, hosts at 87, names at 256.
     for (status, length) in [(500, 100), (302, 87), (200, 256), (400, 100)] {
         for shown in [10, 14] {
             eprintln!("{status}, {shown} characters");
@@ -596,7 +597,7 @@ fn a_key_that_is_cut_in_the_middle_is_not_shown_either() {
 fn a_provider_that_asks_for_a_rest_gets_it() {
     let lab = plan("outcomes-rests").start();
     let mut patient = Patient::of(&lab);
-    // In seconds: from the refusal on.
+    // In seconds from the refusal.
     let lasts = "round(extract(epoch FROM backoff_until - last_failure))";
     let after = |moment: &str| HttpFault::Status { code: 429, retry_after: Some(moment.to_owned()) };
     for (provider, what, fault, expected) in [
@@ -623,7 +624,7 @@ fn a_provider_that_asks_for_a_rest_gets_it() {
         assert_eq!(status(&mut patient.db, provider, lasts), "120");
         patient.resumes(provider, "503 for 120 s", &addresses);
     }
-    // A date.
+    // A date instead of seconds.
     let date = patient.db.one(
         "SELECT to_char(now() AT TIME ZONE 'UTC' + interval '500 s', 'Dy, DD Mon YYYY HH24:MI:SS \"GMT\"')",
     );
@@ -636,7 +637,7 @@ fn a_provider_that_asks_for_a_rest_gets_it() {
     patient.resumes("greynoise", "429 until then", &addresses);
 }
 
-/// Whoever asks for rest after rest gets longer ones, and one request each time.
+/// If the provider repeats its backoff, the times grow, with one request after each.
 #[test]
 fn rests_grow_while_the_provider_asks_for_them() {
     let clock = Clock::at_noon("outcomes-rests-grow");
@@ -675,7 +676,7 @@ fn rests_grow_while_the_provider_asks_for_them() {
     lab.greynoise.behave(HttpBehaviour::normal());
     clock.set(0, second + 3_700);
     patient.recovers("greynoise", "seven rests", &addresses);
-    // An answer in between, and the next rest is a short one again.
+    // After a successful answer the next backoff is short again.
     lab.greynoise.behave(HttpFault::status(429));
     let addresses = patient.addresses(1);
     request(&mut patient.db, "greynoise", &addresses);
@@ -684,7 +685,7 @@ fn rests_grow_while_the_provider_asks_for_them() {
     patient.resumes("greynoise", "a rest", &addresses);
 }
 
-/// A rest that is short is over by itself.
+/// A short backoff ends without a call.
 #[test]
 fn a_rest_ends_by_itself() {
     let lab = plan("outcomes-rest-ends").start();
@@ -702,7 +703,7 @@ fn a_rest_ends_by_itself() {
     }
 }
 
-/// While others are answered a lookup that is not has three attempts, and what they failed of is written down.
+/// While others are answered, a failing lookup has three attempts. The error of the last one is stored.
 #[test]
 fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
     let lab = plan("outcomes-dead").start();
@@ -750,7 +751,7 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
         server.forget();
         let bad = patient.addresses(1)[0];
         server.behave_for(bad, fault);
-        // An address with a row, which tells its state.
+        // Creates a row of the address, which shows its state.
         patient.db.run(&format!("SELECT enrich.enrich_ip('{bad}')"));
         request(&mut patient.db, provider, &[bad]);
         wait_until(
@@ -784,9 +785,9 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
             "{what}"
         );
         let tried = asked(server).iter().filter(|ip| **ip == bad).count();
-        // Those that failed before anybody was answered do not count.
+        // Failures from before the first answer to another lookup do not count.
         assert!(tried >= 3, "{what}: {tried} times");
-        // It stays dead until somebody wants it.
+        // It stays a dead letter until retry_dead_letters() is called.
         patient.db.run(&format!("SELECT enrich.enrich_ip('{bad}')"));
         patient.rounds();
         wait_for_the_queue(&mut patient.db);
@@ -803,7 +804,7 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
     }
 }
 
-/// An answer may come in any of the forms that HTTP has.
+/// An answer may have any of the forms of HTTP.
 #[test]
 fn packed_and_chunked_answers_are_read_and_connections_are_used_again() {
     let lab = plan("outcomes-forms").start();

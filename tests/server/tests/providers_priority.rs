@@ -1,4 +1,4 @@
-//! A quota is spent on what matters first: rules of session tables, and what they may not do.
+//! Quota is spent by priority: rules of session tables, and their restrictions.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use server_tests::hosts::{COWRIE, SUMMARIES};
 use server_tests::http::{Plan, asked, documents, request, status, wait_for_status};
 use server_tests::{Database, Session, wait_until};
 
-/// One request at a time, so that their order is that of their arrival.
+/// One request at a time, so that requests arrive in the order in which they were sent.
 fn plan(name: &str) -> Plan {
     Plan::of(name, "maxmind,cymru,greynoise")
         .with("greynoise_max_parallel = 1")
@@ -20,7 +20,7 @@ fn rule(session: &mut Session, table: &str, expression: &str) {
     session.run(&format!("SELECT enrich.set_session_priority('{table}', $rule${expression}$rule$)"));
 }
 
-/// Sessions of SUMMARIES in one transaction, with so many commands each.
+/// Inserts sessions of SUMMARIES in one transaction, each with its number of commands.
 fn insert_with_commands(session: &mut Session, sessions: &[(IpAddr, i64)]) {
     let rows: Vec<String> = sessions
         .iter()
@@ -33,7 +33,7 @@ fn insert_with_commands(session: &mut Session, sessions: &[(IpAddr, i64)]) {
     ));
 }
 
-/// Addresses whose order is not that of their numbers.
+/// Returns addresses whose priorities are in another order than their numbers.
 fn shuffled(number: usize) -> Vec<(IpAddr, i64)> {
     members(0..number)
         .into_iter()
@@ -54,11 +54,11 @@ fn the_rule_decides_on_the_order_of_requests() {
     SUMMARIES.create_attached(&mut db);
     rule(&mut db, "session_summaries", "s.command_count -- of the honeypot");
     let mut ranked = shuffled(61);
-    // An address is as urgent as its most urgent session.
+    // An address has the priority of its most important session.
     let mut sessions = ranked.clone();
     sessions.extend(ranked.iter().map(|(address, _)| (*address, -5)));
     sessions.reverse();
-    // Somebody's own word counts as well.
+    // The priority of a direct request counts as well.
     let asked_for = [(member(500, 7), 30_000), (member(501, 7), 20_000)];
     let addresses: Vec<String> = asked_for
         .iter()
@@ -73,7 +73,7 @@ fn the_rule_decides_on_the_order_of_requests() {
     lab.assert_nothing_crashed();
 }
 
-/// Without a rule they are asked in another order: what the test above sees is the rule's doing.
+/// Without a rule the order of requests is another one. So the order in the test above comes from the rule.
 #[test]
 fn without_a_rule_the_order_is_another() {
     let lab = plan("priority-none").start();
@@ -99,7 +99,7 @@ const COWRIES_RULE: &str = "(SELECT count(*) FROM input i WHERE i.session = s.id
      + 20 * (SELECT count(*) FROM downloads d WHERE d.session = s.id)
      + CASE WHEN s.endtime - s.starttime > interval '5 minutes' THEN 10 ELSE 0 END";
 
-/// As the manual has it: the other tables are where their owner finds them.
+/// As in the manual: the other tables are in the owner's search_path.
 #[test]
 fn a_rule_may_look_at_other_tables_with_its_owners_search_path() {
     let lab = plan("priority-cowrie").start();
@@ -113,7 +113,7 @@ fn a_rule_may_look_at_other_tables_with_its_owners_search_path() {
     pot.run(COWRIES_TABLES);
     db.run("SELECT enrich.attach_session_table('honey.sessions', 'ip', 'starttime')");
     pot.run(&format!("SELECT enrich.set_session_priority('sessions', $rule${COWRIES_RULE}$rule$)"));
-    // Others of these names, for whoever looks elsewhere.
+    // Other tables with these names, which another search_path would find.
     db.run(COWRIES_TABLES);
     let addresses = members(0..9);
     let mut statements = vec!["BEGIN".to_owned()];
@@ -145,7 +145,7 @@ fn a_rule_may_look_at_other_tables_with_its_owners_search_path() {
     lab.assert_nothing_crashed();
 }
 
-/// What a session did comes after it: the next day's quota goes by what is known then.
+/// The events of a session are stored after it. The next day's quota is spent by the priorities of that day.
 #[test]
 fn commands_that_come_later_count_the_next_day() {
     let clock = Clock::at_noon("priority-later");
@@ -207,7 +207,7 @@ fn a_rule_of_a_partitioned_table_holds_for_its_partitions() {
     assert_eq!(asked(&lab.greynoise), by_rank(ranked));
 }
 
-/// Values that are no numbers, or too large for one, and rules that fail for a row.
+/// Values that are not numbers or are too large, and rules that fail for a row.
 #[test]
 fn a_rule_that_fails_for_a_row_is_logged_and_keeps_nothing_from_being_asked() {
     let lab = plan("priority-failing").start();
@@ -239,7 +239,7 @@ fn a_rule_that_fails_for_a_row_is_logged_and_keeps_nothing_from_being_asked() {
     db.run("COMMIT");
     wait_for_the_queue(&mut db);
     assert!(lab.cluster.whole_log().contains("division by zero"), "{}", lab.cluster.log());
-    // The other table's rule is none the worse.
+    // The other table's rule is still applied.
     let order: Vec<String> = asked(&lab.greynoise).iter().map(IpAddr::to_string).collect();
     let names = order.iter().filter_map(|ip| rows.iter().find(|(_, address)| *address == Some(ip)));
     let first: Vec<&str> = names.take(3).map(|(name, _)| *name).collect();
@@ -277,16 +277,16 @@ fn a_rule_that_takes_its_time_is_cut_off_and_holds_nobody_up() {
         "{}",
         lab.cluster.log()
     );
-    // 0.6 s, and what a busy machine adds; not the rule's 20.
+    // 0.6 s plus a margin for a busy machine, and not the rule's 20 s.
     assert!(longest < 5_000, "a transaction lasted {longest} ms");
     assert_placed(&mut db, &addresses);
-    // A second insert is not slowed by it either, nor another provider.
+    // The rule slows neither a second insert nor another provider.
     request(&mut db, "cymru", &members(100..101));
     wait_for_the_queue(&mut db);
     lab.assert_nothing_crashed();
 }
 
-/// A role that owns a session table and is nobody otherwise; its session.
+/// Creates a role that owns a session table and has no other privileges. Returns its session.
 fn owner(db: &mut Database<'_>, role: &str) -> Session {
     db.run(&format!(
         "CREATE ROLE {role} LOGIN; CREATE SCHEMA {role} AUTHORIZATION {role}; GRANT USAGE ON SCHEMA enrich TO {role};
@@ -315,7 +315,7 @@ fn a_rule_has_its_tables_owners_rights_and_no_more() {
             .code,
         "42501"
     );
-    // Had it been allowed then.
+    // The owner has the privilege when it sets the rule.
     db.run("CREATE TABLE public.secret (a int); GRANT SELECT ON public.secret TO thief");
     theirs.run(
         "SELECT enrich.set_session_priority('session_summaries', '(SELECT count(*) FROM public.secret)')",
@@ -328,7 +328,7 @@ fn a_rule_has_its_tables_owners_rights_and_no_more() {
     lab.assert_nothing_crashed();
 }
 
-/// What a rule can do it does as its table's owner, whoever set it.
+/// A rule acts as its table's owner, even if another role set it.
 #[test]
 fn a_rule_runs_as_its_tables_owner_and_can_become_nobody_else() {
     let lab = plan("priority-owner").start();
@@ -416,7 +416,7 @@ fn only_the_owner_sets_a_rule_and_only_one_that_works() {
     for (sql, code) in [
         ("1 +", "42601"),
         ("1) FROM pg_class; DROP TABLE keeper.session_summaries; SELECT (1", "42601"),
-        // Whole statements, well-formed.
+        // Whole statements with correct syntax.
         (
             "1)::float8 FROM ONLY keeper.session_summaries s; DROP TABLE keeper.session_summaries; SELECT NULL::tid, (1",
             "42601",
@@ -446,7 +446,7 @@ fn only_the_owner_sets_a_rule_and_only_one_that_works() {
     theirs.run("SELECT enrich.set_session_priority('session_summaries', NULL)");
     assert_eq!(db.rows(rules), [] as [&str; 0]);
 
-    // A table that goes takes its rule with it, once the rules are evaluated again.
+    // A dropped table's rule is deleted when the rules are evaluated again.
     theirs.run("SELECT enrich.set_session_priority('session_summaries', 's.file_downloads'); DROP TABLE session_summaries");
     request(&mut db, "greynoise", &members(0..3));
     wait_for_the_queue(&mut db);
@@ -480,7 +480,7 @@ fn a_rule_survives_dump_and_restore() {
     lab.assert_nothing_crashed();
 }
 
-/// What a transaction with the whole table to itself does to a rule: it is cut off, as one that takes its time.
+/// A rule whose table is locked exclusively is cut off, as a slow rule is.
 #[test]
 fn a_table_that_is_locked_does_not_hold_the_worker_up_for_good() {
     let lab = plan("priority-locked").start();

@@ -1,7 +1,7 @@
-//! Daily quotas are exact: by whatever process, whatever dies, and from midnight to midnight; and no more is asked at a
-//! time, or in a second, than may be.
+//! Daily quotas are exact: with any process and any kill, and from midnight to midnight. The limits of concurrent
+//! requests and of requests in a second hold, too.
 //!
-//! The servers' clocks show noon, so that no day ends while a test runs, unless it says so.
+//! The servers' clocks show noon, so that the day does not end during a test, unless the test sets the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ fn plan(name: &str, clock: &Clock) -> Plan {
     Plan::of(name, "maxmind,cymru,greynoise").options(|options| options.with_clock(clock))
 }
 
-/// Team Cymru's answer for it is fresh: see [`rounds`].
+/// Returns an address with a fresh answer of Team Cymru: see [`rounds`].
 fn known(session: &mut Session) -> IpAddr {
     let known = "2a10:ffff::1".parse().expect("an address that GreyNoise is not asked about");
     cymru::queue(session, &[known]);
@@ -36,7 +36,7 @@ fn known(session: &mut Session) -> IpAddr {
     known
 }
 
-/// How a session comes back after the server's end.
+/// Opens a session after a restart of the server.
 fn back(lab: &Lab, name: &str) -> Session {
     lab.cluster.session(name)
 }
@@ -59,14 +59,14 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     let known = known(&mut db);
     lab.greynoise.behave(held());
     std::fs::remove_file(lab.key_file("greynoise")).expect("it is there");
-    // The order of addresses has nothing to do with that of priorities: 7 and 500 have no divisor in common.
+    // The order of addresses is independent of that of priorities: 7 and 500 have no common divisor.
     let addresses = members(0..ADDRESSES);
     let priority: BTreeMap<IpAddr, usize> =
         addresses.iter().enumerate().map(|(n, address)| (*address, n * 7 % ADDRESSES)).collect();
     let rows: Vec<String> = priority
         .iter()
         .flat_map(|(address, rank)| {
-            // The most active session counts, and what makes it active may be one thing or the other.
+            // The most active session counts. Either value may make it active.
             [(rank % 10, rank / 10), (0, 0)].map(|(commands, files)| {
                 format!("('{address}-{commands}-{files}', '{address}', '2024-05-01', {commands}, {files})")
             })
@@ -79,7 +79,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
          VALUES {}",
         rows.join(", ")
     ));
-    // A quota waits for the rule only so long, and a busy machine may need longer.
+    // The worker waits for a rule for a limited time only, and a busy machine may need longer.
     wait_until(
         "the rule is evaluated",
         || {
@@ -96,7 +96,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     by_priority.sort_by_key(|address| std::cmp::Reverse(priority[address]));
     for kill in 0..3 {
         let mut session = back(&lab, &name);
-        // All that are paid for have been read by the server.
+        // All requests that used up quota have been read by the server.
         let ten_are_held = |session: &mut Session, seen: usize| {
             wait_until(
                 "ten are held",
@@ -133,7 +133,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     let midnight = "quota_resets_at = date_trunc('day', now()) + interval '1 day'";
     assert_eq!(status(&mut db, "greynoise", midnight), "t");
     assert_eq!(db.rows("SELECT requests, cluster_spent FROM enrich.provider_quota"), ["100|100"]);
-    // What was held when the worker died was asked again: 30 of the 100.
+    // Requests that were held when the worker was killed were sent again: 30 of the 100.
     let distinct: BTreeSet<IpAddr> = asked(&lab.greynoise).into_iter().collect();
     assert_eq!(distinct, by_priority[..QUOTA - 30].iter().copied().collect());
     wait_until(
@@ -142,7 +142,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
         |stored| *stored == distinct.len(),
     );
 
-    // Spent is spent.
+    // A restart does not give quota back.
     drop(db);
     lab.cluster.stop_fast();
     lab.cluster.start_again();
@@ -155,12 +155,12 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     let mut db = back(&lab, &name);
     wait_for_status(&mut db, "greynoise", spent, "the daily quota is spent|100|0|0");
     rounds(&mut db, known, 2);
-    // A second before midnight too.
+    // Also a second before midnight.
     clock.set(0, 86_390);
     rounds(&mut db, known, 2);
     assert_eq!(asked(&lab.greynoise).len(), QUOTA);
 
-    // Midnight comes, again and again.
+    // Midnight passes several times.
     for (day, of_day) in (1..).zip(by_priority[QUOTA - 30..].chunks(QUOTA)) {
         lab.greynoise.forget();
         clock.set(day, 5);
@@ -186,7 +186,7 @@ fn hundred_a_day_are_exactly_those_of_highest_priority_whatever_is_killed() {
     );
 }
 
-/// The day ends while the server looks, as it does outside of tests.
+/// The day ends while the server runs its queries, as outside of tests.
 #[test]
 fn midnight_comes_while_lookups_wait() {
     let clock = Clock::at_noon("quota-midnight");
@@ -261,7 +261,7 @@ fn databases_share_a_quota_exactly_across_restarts_and_kills() {
                 lab.cluster.start_again();
             }
             _ => {
-                // Not read before the postmaster is told, and that while it starts all anew.
+                // The setting is read only after a reload, and the postmaster reloads while it restarts all processes.
                 let pid = worker_pid(&mut a);
                 drop(a);
                 lab.cluster.kill_backend(pid);
@@ -272,7 +272,7 @@ fn databases_share_a_quota_exactly_across_restarts_and_kills() {
     assert!(lab.greynoise.most_at_once() <= 10);
 }
 
-/// Whatever comes of a request, it was one.
+/// A request counts with any outcome.
 #[test]
 fn requests_that_fail_are_spent() {
     let clock = Clock::at_noon("quota-failures");
@@ -322,7 +322,7 @@ fn requests_that_fail_are_spent() {
             |(left, _)| *left == 0,
         );
         sent = lab.greynoise.requests().len();
-        // What came back is written down before its place is free again.
+        // Answers are stored before their permits are returned.
         let spent = format!("{}|0", 50 - sent);
         eprintln!("after {fault:?}");
         wait_for_status(&mut db, "greynoise", "quota_left, in_flight", &spent);
@@ -363,7 +363,7 @@ fn a_quota_is_a_setting_and_none_is_none() {
     rounds(&mut db, known, 2);
     assert_eq!(status(&mut db, "greynoise", "quota, quota_left"), "3|0");
     assert_eq!(asked(&lab.greynoise).len(), 12);
-    // Nobody can talk a spent quota away.
+    // resume_provider() does not restore a spent quota.
     db.run("SELECT enrich.resume_provider('greynoise')");
     rounds(&mut db, known, 2);
     assert_eq!(asked(&lab.greynoise).len(), 12);
@@ -374,7 +374,7 @@ fn a_quota_is_a_setting_and_none_is_none() {
         status(&mut db, "greynoise", "quota, quota_left, quota_resets_at, blocked_reason"),
         "NULL|NULL|NULL|NULL"
     );
-    // Others have theirs.
+    // Other providers have separate quotas.
     assert_eq!(status(&mut db, "dshield", "quota"), "NULL");
     lab.assert_nothing_crashed();
 }

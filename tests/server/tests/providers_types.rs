@@ -1,4 +1,4 @@
-//! SPUR's types in the snapshots of sessions: from null to a value, once, and never else; and DShield's countries.
+//! SPUR's types in the snapshots of sessions change once, from null to a value. Also DShield's countries.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn insert(session: &mut Session, host: &Host, key: &str, address: IpAddr) {
     session.run(&host.insert(&[(key, Some(&address.to_string()))]));
 }
 
-/// With a value of its own in a column.
+/// Inserts a session with this value in a column.
 fn insert_own(session: &mut Session, host: &Host, key: &str, address: IpAddr, column: &str, value: &str) {
     session.run(&format!(
         "INSERT INTO {} ({}, {}, {}, {column}) VALUES ('{key}', '2024-05-01', '{address}', '{value}')",
@@ -36,7 +36,7 @@ fn insert_own(session: &mut Session, host: &Host, key: &str, address: IpAddr, co
     ));
 }
 
-/// SPUR says of every address that it is of this type alone.
+/// SPUR returns this type alone for every address.
 fn always(kind: &'static str) -> HttpBehaviour {
     HttpFault::Custom(Arc::new(move |request: &HttpRequest| CannedAnswer {
         status: 200,
@@ -68,7 +68,7 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
         insert_own(&mut db, host, "own-country", typed, "snapshot_country", "ZZ");
         insert_own(&mut db, host, "own-document", typed, "enrichment", "{\"mine\": 1}");
         wait_until_held(&lab.spur, 10);
-        // The network has come by now, or comes meanwhile: both write the same rows.
+        // The network is there by now, or arrives meanwhile. Both write the same rows.
         wait_until(
             "the networks are known",
             || {
@@ -79,7 +79,7 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
             },
             |(known, _)| *known == 60,
         );
-        // One that commits after SPUR's answer was written.
+        // A session that commits after SPUR's answer was stored.
         let mut late = db.another();
         late.run("BEGIN");
         insert(&mut late, host, "late", typed);
@@ -109,11 +109,11 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
             db.one(&format!("SELECT enrichment FROM {} WHERE {} = 'own-document'", host.table, host.key)),
             "{\"mine\": 1}"
         );
-        // A session that comes later has all at once.
+        // A later session has all values at once.
         insert(&mut db, host, "later", typed);
         assert_eq!(host.snapshot(&mut db, "later"), expected(typed));
 
-        // SPUR changes its mind: what was at the moment of attack stays.
+        // SPUR's type changes. The snapshot keeps the type at the time of the attack.
         lab.spur.behave(always("ORBITAL"));
         db.run(
             "UPDATE enrich.ip_inventory SET enrichment = jsonb_set(enrichment, '{spur,cached_at}', '\"2020-01-01T00:00:00+00:00\"')
@@ -133,7 +133,7 @@ fn sessions_that_wait_get_their_type_once_and_keep_what_they_have() {
     lab.assert_nothing_crashed();
 }
 
-/// Tunnels, infrastructure, devices, and the type that leads.
+/// Tunnels, infrastructure, devices, and the type that takes precedence.
 type Case = (&'static [&'static str], Option<&'static str>, &'static [&'static str], &'static str);
 
 #[test]
@@ -221,7 +221,7 @@ fn columns_that_are_too_short_stay_null_and_keep_nothing_else_from_being_complet
     assert_eq!(snapshot("narrow", datacenter), format!("{asn}|{country}|NULL"));
     assert_eq!(snapshot("narrower", datacenter), format!("{asn}|NULL|NULL"));
     assert_eq!(SUMMARIES.snapshot(&mut db, &datacenter.to_string()), expected(datacenter));
-    // And at once, by the trigger.
+    // The trigger does the same at once.
     for table in ["narrow", "narrower"] {
         db.run(&format!("INSERT INTO public.{table} VALUES ('again', '{datacenter}', now())"));
     }
@@ -242,7 +242,7 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     let mut db = lab.database();
     SUMMARIES.create_attached(&mut db);
     let hint = "sessions of a table may lack their type: attach it again, then call backfill_sessions()";
-    // The files know all but the type.
+    // The mmdb files have all values except the type.
     let typed = |from: u8| {
         (from..255)
             .map(|host| format!("89.160.20.{host}").parse().expect("an address"))
@@ -262,7 +262,7 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     let log = lab.cluster.whole_log();
     assert_eq!(log.matches(hint).count(), 1, "once");
     assert!(log.contains("session_summaries"), "{}", lab.cluster.log());
-    // New sessions of an address whose type is known carry it all the same.
+    // New sessions of an address with a known type still get the type.
     insert(&mut db, &SUMMARIES, "afterwards", second);
     let kind = synthetic_ip_type(second).expect("it has one");
     assert_eq!(SUMMARIES.snapshot(&mut db, "afterwards"), format!("29518|SE|{kind}"));
@@ -276,7 +276,7 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     wait_for_the_queue(&mut db);
     let kind = synthetic_ip_type(third).expect("it has one");
     assert_eq!(SUMMARIES.snapshot(&mut db, "waits"), format!("29518|SE|{kind}"));
-    // Sessions stored before wait for a backfill, because no commit has named them as incomplete.
+    // Earlier sessions wait for a backfill, because no commit has named them as incomplete.
     assert_eq!(SUMMARIES.snapshot(&mut db, "before"), "29518|SE|NULL");
     db.run("CALL enrich.backfill_sessions('session_summaries')");
     let kind = synthetic_ip_type(first).expect("it has one");
@@ -286,7 +286,7 @@ fn a_table_that_was_attached_before_there_was_a_source_of_types_is_attached_agai
     lab.assert_nothing_crashed();
 }
 
-/// DShield's country is the last that is looked for, and better than none.
+/// DShield's country has the lowest precedence, but is used.
 #[test]
 fn a_country_that_dshield_alone_knows_completes_the_snapshot() {
     let lab = Plan::of("types-country", "maxmind,dshield").start();
@@ -300,7 +300,7 @@ fn a_country_that_dshield_alone_knows_completes_the_snapshot() {
         for (n, address) in addresses.iter().enumerate() {
             insert(&mut db, host, &format!("s{n}"), *address);
         }
-        // The file knows a network and no country of this one, and the other way round.
+        // In the file one address has a network and no country, and another has a country and no network.
         let placed: IpAddr = (1..200)
             .map(|n| format!("47.0.7.{n}").parse().expect("an address"))
             .find(|address| synthetic_dshield_country(*address).is_some())
@@ -327,7 +327,7 @@ fn a_country_that_dshield_alone_knows_completes_the_snapshot() {
     lab.assert_nothing_crashed();
 }
 
-/// Sessions that somebody holds when the answer comes are completed when they let go.
+/// Sessions that are locked when the answer arrives are completed after the lock is released.
 #[test]
 fn a_session_that_is_held_gets_its_type_when_it_is_let_go() {
     let lab = lab("types-held");
