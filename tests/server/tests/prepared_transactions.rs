@@ -71,7 +71,7 @@ fn an_extension_that_comes_in_a_prepared_transaction_has_a_worker() {
     wait_until_known_without(&cluster, &mut db);
     let gid = gid(&db, "create");
     db.run(&format!("BEGIN; {CREATE}; PREPARE TRANSACTION '{gid}'"));
-    // From a connection that has had nothing to do with the extension.
+    // In a connection that has not used the extension.
     db.another().run(&format!("COMMIT PREPARED '{gid}'"));
     wait_until("the worker comes", || has_worker(&mut db), |has| *has);
     // The extension is dropped.

@@ -1,4 +1,5 @@
-//! The queue: requests become jobs once, jobs are leased to one, and what fails often enough is put aside.
+//! The queue: requests become jobs once, each job is leased to one worker, and a job that fails too often becomes a
+//! dead letter.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ fn prepare(session: &mut Session, name: &str, types: &str) {
     session.run(&format!("PREPARE {name}({types}) AS {}", text.replace("@extschema@", "enrich")));
 }
 
-/// A worker by hand.
+/// A worker whose statements the test runs.
 struct Hand {
     session: Session,
     number: i64,
@@ -47,13 +48,13 @@ impl Hand {
         Self { session, number }
     }
 
-    /// The number of requests and the lookups that earlier answers serve.
+    /// Returns the number of requests, and the lookups that earlier answers serve.
     fn takes_in(&mut self) -> Vec<String> {
         let rows = self.session.rows(&format!(
             "EXECUTE queue_take_in(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
             self.number
         ));
-        // Providers that got jobs are named too.
+        // The result also names providers that got jobs.
         let fields: Vec<Vec<&str>> = rows.iter().map(|row| row.split('|').collect()).collect();
         let served: Vec<String> = fields
             .iter()
@@ -63,7 +64,7 @@ impl Hand {
         if served.is_empty() { vec![format!("{}|NULL", fields[0][0])] } else { served }
     }
 
-    /// `lookup_key|address` of each job.
+    /// Returns `lookup_key|address` of each job.
     fn claims(&mut self, most: u64, seconds: f64) -> Vec<String> {
         self.claims_as(most, seconds, false)
     }
@@ -75,7 +76,7 @@ impl Hand {
         ))
     }
 
-    /// `counts`: `None` is never.
+    /// `counts`: `None` if the failure never counts.
     fn fails(
         &mut self,
         lookup_key: &str,
@@ -114,7 +115,7 @@ fn requests_are_taken_in_once_and_an_address_waits_once() {
         ),
         ["60.0.0.0/24|5|0", "2a10:0:1::/48|0|0", "2a10::/48|0|0", "60.0.1.0/24|-1|0"]
     );
-    // Once more, while they wait, and while one is leased.
+    // Requested again while they wait, and while one is leased.
     db.run("SELECT request_enrichment('60.0.0.1', 'cymru', 1), request_enrichment('60.0.1.1', 'cymru', 9)");
     assert_eq!(hand.claims(1, 60.0).len(), 1);
     assert_eq!(hand.takes_in(), ["2|NULL"]);
@@ -168,7 +169,7 @@ fn other_providers_are_asked_by_address() {
     );
 }
 
-/// The server writes the same texts, for addresses of every shape.
+/// The result equals the text that the server writes, for addresses of every form.
 #[test]
 fn a_lookup_key_is_written_as_the_server_writes_the_address() {
     let mut db = database();
@@ -257,7 +258,8 @@ fn parallel_claims_never_get_the_same_job() {
                     start.wait();
                     loop {
                         let some = hand.claims(37, 3600.0);
-                        // Others' locks may hide what is left for a moment, but each goes on while it gets some.
+                        // Locks of others may hide the remaining jobs for a moment. A worker continues while it gets
+                        // some.
                         if some.is_empty() {
                             break all;
                         }
@@ -300,7 +302,7 @@ fn expired_lease_is_claimed_again_and_a_late_holder_is_told() {
         hand.session.rows(&format!("EXECUTE jobs_hold('cymru', '{{{keys}}}', {number})")).len()
     };
     assert_eq!((held(&mut first), held(&mut second)), (0, 3));
-    // A third one that takes over needs not wait.
+    // A third worker that takes over does not have to wait.
     let mut third = Hand::of(db.another(), 3);
     assert_eq!(third.claims(10, 3600.0).len(), 0);
     third.session.run("EXECUTE jobs_release(3)");
@@ -331,13 +333,13 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
         assert_eq!(status(&mut db), "0|1|0|0|1|2|0");
     }
     assert_eq!(pauses, [60, 120]);
-    // The provider was down for everybody: no attempt is lost.
+    // The provider was down for every lookup, so this failure does not count as an attempt.
     let down = db.one("SELECT quote_literal(failed_at - interval '1 s') FROM enrichment_job");
     hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
     hand.claims(1, 60.0);
     assert_eq!(hand.fails("60.0.0.0/24", false, &down), [""; 0]);
     assert_eq!(db.one("SELECT attempts FROM enrichment_job"), "2");
-    // It answered others meanwhile: it is the lookup's fault after all.
+    // The provider answered others meanwhile, so the failure counts.
     let up = db.one("SELECT quote_literal(failed_at + interval '1 ms') FROM enrichment_job");
     hand.session.run("UPDATE enrich.enrichment_job SET due_at = now()");
     hand.claims(1, 60.0);
@@ -359,7 +361,8 @@ fn a_job_fails_with_a_growing_pause_and_dies_after_max_attempts() {
     assert_eq!(db.number("SELECT retry_dead_letters()"), 0);
 }
 
-/// Whoever was answered in between: the provider put everybody off, or nothing was sent.
+/// Failures that never count: the provider throttled all requests, or none was sent. Answers to other lookups do not
+/// matter.
 #[test]
 fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
     let mut db = database();
@@ -379,18 +382,18 @@ fn what_never_counts_costs_no_attempt_and_hides_no_failure() {
         assert_eq!(db.one(row), "1|NULL|it broke");
     }
     assert_eq!(db.one(&format!("SELECT failed_at = {failed} FROM enrichment_job")), "t");
-    // Others were answered since it last failed, whatever came in between.
+    // Others were answered after the last failure that could count.
     let since = format!("{failed}::timestamptz + interval '1 us'");
     assert_eq!(fails(&mut hand, Some(false), &since), [""; 0]);
     assert_eq!(db.one(row), "2|NULL|it broke");
-    // Fewer attempts are allowed from now on: that alone kills nobody.
+    // The limit of attempts was lowered. This alone makes no dead letter.
     hand.session.run("UPDATE enrich.enrichment_job SET attempts = 7");
     assert_eq!(fails(&mut hand, None, "clock_timestamp()"), [""; 0]);
     assert_eq!(fails(&mut hand, Some(false), "'2001-01-01'"), [""; 0]);
     assert_eq!(fails(&mut hand, Some(true), "NULL"), ["60.0.0.7|it broke"]);
 }
 
-/// The most urgent may be the one that the provider cannot answer.
+/// The provider may be unable to answer the lookup with the highest priority.
 #[test]
 fn a_probe_asks_about_what_has_waited_longest() {
     let mut db = database();
@@ -408,7 +411,7 @@ fn a_probe_asks_about_what_has_waited_longest() {
     assert_eq!(claims(false), by_age.pop());
     assert_eq!(claims(true).as_ref(), by_age.get(1));
     assert_eq!(claims(false), by_age.pop());
-    // Several are named in the order of their urgency.
+    // Several jobs are returned in the order of their priority.
     let both: Vec<String> = hand
         .claims(2, 60.0)
         .iter()
@@ -434,7 +437,7 @@ fn after_a_failure_another_address_of_the_block_is_asked_about() {
     assert!(asked.len() > 1, "{asked:?}");
 }
 
-/// A million would take minutes to insert; what is seen here is that claiming reads what it claims, not the queue.
+/// A million jobs would take minutes to insert. This test shows that a claim reads only the jobs that it claims.
 #[test]
 fn a_claim_costs_the_same_however_long_the_queue_is() {
     let mut db = database();
@@ -454,14 +457,14 @@ fn a_claim_costs_the_same_however_long_the_queue_is() {
         let plan: serde_json::Value = serde_json::from_str(&plan.join("\n")).expect("a plan");
         let of = |kind: &str| plan[0]["Plan"][format!("Shared {kind} Blocks")].as_u64().expect("blocks");
         let blocks = of("Hit") + of("Read");
-        // 500 jobs, each a few index descents and a heap row or two.
+        // 500 jobs, each with a few index descents and one or two heap rows.
         assert!(blocks < 30_000, "claim {round} touched {blocks} blocks");
     }
 }
 
 // --- With a worker ---------------------------------------------------------------------------
 
-/// Nothing is looked for unless it is announced.
+/// With a long naptime, so that the worker finds only work with a wake-up.
 fn lab(name: &str) -> Lab {
     Lab::start(Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h"))
 }
@@ -488,7 +491,7 @@ fn a_direct_insert_wakes_the_worker_when_it_commits() {
         wait_for_the_queue(&mut db);
     }
     assert_placed(&mut db, &members(0..10));
-    // By a function and by a session, too.
+    // Also by a function and by a session.
     db.run("SELECT request_enrichment('60.0.0.200', 'cymru')");
     wait_for_the_queue(&mut db);
     SUMMARIES.create_attached(&mut db);
@@ -522,7 +525,7 @@ fn bogons_that_somebody_inserts_never_leave_the_machine() {
     let spelling =
         "INSERT INTO enrichment_request (ip_address, provider) VALUES ('::ffff:10.0.0.1', 'cymru')";
     assert_eq!(db.refused(spelling).code, "23514");
-    // Past the door of the requests.
+    // Inserted as jobs, without the checks of requests.
     db.run(
         "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
          VALUES ('cymru', 'prefix', '10.1.2.0/24', 99, now()), ('cymru', 'prefix', '60.0.0.0/24', 1, now());
@@ -602,7 +605,7 @@ fn lookups_die_with_their_last_error_and_are_brought_back() {
         assert_eq!(record.questions().filter(|asked| asked == address).count(), 2, "{address}");
     }
     assert_eq!(provider(&mut db, "dead_letters"), 4);
-    // The inventory says why it does not know.
+    // The inventory has the reason why the value is missing.
     assert_eq!(
         db.rows("SELECT DISTINCT enrichment #>> '{_meta,cymru,state}', enrichment #>> '{_meta,cymru,error}' <> '' FROM ip_inventory"),
         ["failed|t"]
@@ -617,7 +620,7 @@ fn lookups_die_with_their_last_error_and_are_brought_back() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// Stops the database's worker and has another one start.
+/// Stops the database's worker, so that another one starts.
 fn restart_worker(db: &mut Database<'_>) {
     let pid = worker_pid(db);
     db.run(&format!("SELECT pg_terminate_backend({pid})"));
@@ -634,7 +637,7 @@ fn the_sweep_finds_what_no_request_announces() {
     }
     db.run("DELETE FROM enrichment_request");
     lab.reconfigure(&["worker_enabled = on"]);
-    // An empty queue says nothing here: the sweep may not have begun.
+    // An empty queue proves nothing, because the sweep may not have begun.
     wait_until(
         "the sweep has found them",
         || (db.number("SELECT count(*) FROM ip_inventory WHERE current_asn IS NOT NULL"), state(&mut db)),
@@ -643,7 +646,7 @@ fn the_sweep_finds_what_no_request_announces() {
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &addresses);
     assert_eq!(db.number("SELECT count(*) FROM session_summaries WHERE snapshot_asn IS NULL"), 0);
-    // Nothing is asked a second time by the next sweep.
+    // The next sweep requests nothing again.
     let before = lab.whois.record().questions_total();
     restart_worker(&mut db);
     queue(&mut db, &members(100..101));
@@ -682,7 +685,7 @@ fn what_a_prepared_transaction_queued_is_found() {
 fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_lookups() {
     let lab = lab("queue-many");
     let mut db = lab.database();
-    // More than one transaction takes in, and more than one writes down.
+    // More jobs than one transaction creates, and more answers than one stores.
     let addresses: Vec<IpAddr> = (0..12_000).map(|n| member(n % 60, (n / 60 + 1) as u8)).collect();
     for chunk in addresses.chunks(4_000) {
         db.run(&format!(
@@ -696,7 +699,8 @@ fn twelve_thousand_addresses_of_sixty_blocks_need_sixty_lookups() {
     assert_counts_are_exact(&mut db, &[]);
 }
 
-/// The column `is_bogon` says what was known when the row was written; the sweep goes on behind such rows, and ends.
+/// The column `is_bogon` has the state at the time when the row was written. The sweep continues after such rows, and
+/// ends.
 #[test]
 fn the_sweep_sees_what_lies_behind_ten_thousand_bogons_that_are_not_marked() {
     let lab = asleep("queue-sweep-bogons");
@@ -720,7 +724,7 @@ fn the_sweep_sees_what_lies_behind_ten_thousand_bogons_that_are_not_marked() {
     );
     wait_for_the_queue(&mut db);
     assert_eq!(asked(&lab), [behind]);
-    // Asleep, and not by chance between two rounds: for a hundred looks.
+    // The worker sleeps for a hundred checks, and not only between two rounds.
     let mut asleep = 0;
     wait_until(
         "the worker sleeps",
@@ -733,7 +737,7 @@ fn the_sweep_sees_what_lies_behind_ten_thousand_bogons_that_are_not_marked() {
         },
         |(_, asleep)| *asleep >= 100,
     );
-    // And the next sweep is as short.
+    // The next sweep is equally short.
     restart_worker(&mut db);
     queue(&mut db, &members(1..2));
     wait_for_the_queue(&mut db);
@@ -747,7 +751,7 @@ fn jobs_that_came_without_requests_are_worked_off() {
     let mut db = lab.database();
     queue(&mut db, &members(50..51));
     wait_for_the_queue(&mut db);
-    // One is leased for a day to somebody who never was here, one waits, one is due.
+    // One job is leased for a day to a worker that never existed, one waits, and one is due.
     db.run(
         "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at, due_at, leased_by)
          VALUES ('cymru', 'prefix', '60.0.0.0/24', 0, now(), now() + interval '1 day', 4711),
@@ -762,12 +766,12 @@ fn jobs_that_came_without_requests_are_worked_off() {
     let mut all = members(0..3);
     all.extend([member(2, 8), member(50, 7)]);
     assert_placed(&mut db, &all);
-    // The worker before may have asked about one of them when it ended.
+    // The earlier worker may have sent a request for one of them before it ended.
     let asked = lab.whois.record().questions_total();
     assert!((4..=5).contains(&asked), "{asked} questions");
 }
 
-/// The worker of the new database starts with CREATE EXTENSION, before there are any rows.
+/// The worker of the new database starts with CREATE EXTENSION, before the rows are restored.
 #[test]
 fn a_restored_queue_is_worked_off() {
     let lab = asleep("queue-restored");
@@ -815,8 +819,8 @@ fn a_restored_queue_is_worked_off() {
     lab.assert_nothing_crashed();
 }
 
-/// Requests come before the inventory in a dump, and large tables between them: the worker would have the time to write
-/// down what the restore is about to copy.
+/// In a dump, requests come before the inventory, with large tables in between. So the worker would have the time to
+/// store rows that the restore is about to copy.
 #[test]
 fn a_restore_that_takes_its_time_is_not_disturbed_by_the_worker_that_it_woke() {
     let lab = asleep("queue-restoring");

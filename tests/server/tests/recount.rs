@@ -1,4 +1,4 @@
-//! A recount puts right whatever is wrong with the counts, and counts right whatever happens meanwhile.
+//! A recount corrects all wrong counts, and is exact even if other transactions run meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ fn wrong_counts_are_put_right() {
         db.run(&host.insert(&[("a", Some("8.8.8.8")), ("b", Some("8.8.8.8")), ("c", Some("1.1.1.1"))]));
         db.run("CALL enrich.fold_statistics()");
         db.run(&host.insert(&[("d", Some("89.160.20.1")), ("e", Some("89.160.20.1"))]));
-        // Counts, pending counts, and those of networks; and an address that nobody came from.
+        // Counts, pending counts, and those of networks. Also an address without sessions.
         db.run(
             "UPDATE enrich.ip_inventory SET session_count = 40 WHERE ip_address = '8.8.8.8';
              INSERT INTO enrich.session_delta VALUES ('1.1.1.1', 5), ('45.0.0.1', 3);
@@ -100,9 +100,9 @@ fn all_attached_tables_count_and_no_others() {
     ]));
     db.run(&SUMMARIES.insert(&[("a", Some("8.8.8.8"))]));
     db.run("INSERT INTO p VALUES ('8.8.8.8'); INSERT INTO gone VALUES ('8.8.8.8'), ('1.1.1.1')");
-    // Its sessions stay counted until somebody counts.
+    // Its sessions stay counted until the next recount.
     db.run("DROP TABLE gone");
-    // Hidden rows are sessions all the same.
+    // Rows that a policy hides are still sessions.
     db.run("ALTER TABLE session_summaries ENABLE ROW LEVEL SECURITY; ALTER TABLE session_summaries FORCE ROW LEVEL SECURITY");
     db.run(RECOUNT);
     assert_eq!(
@@ -135,7 +135,7 @@ fn a_call_in_a_transaction_block_is_refused() {
     let refusal = db.refused("BEGIN; CALL enrich.refresh_session_counts()");
     assert_eq!(refusal.code, "25001");
     db.run("ROLLBACK");
-    // Any isolation will do.
+    // Any isolation level is accepted.
     db.run("SET default_transaction_isolation = 'serializable'");
     db.run(RECOUNT);
 }
@@ -163,7 +163,7 @@ fn write_on(mut session: Session, host: &Host, writer: u64, ended: &AtomicBool) 
     }
 }
 
-/// Recounts one after the other and two at a time, beside writers that also empty the table.
+/// Recounts one after the other and two at a time, while writers also empty the table.
 #[test]
 fn beside_writers_counts_stay_exact() {
     for host in BOTH {
@@ -171,7 +171,7 @@ fn beside_writers_counts_stay_exact() {
         host.create(&mut db);
         db.run(&host.insert(&[("old1", Some("8.8.8.8")), ("old2", Some("8.8.8.8"))]));
         host.attach(&mut db);
-        // It takes a while to count these, and they are counted last: what others commit meanwhile must not be seen.
+        // To count these takes a while, and they are counted last. Sessions that commit meanwhile must not be included.
         db.run(
             "CREATE TABLE quiet (source_ip inet);
              INSERT INTO quiet SELECT '23.0.0.0'::inet + n % 100 FROM generate_series(1, 60000) n;
@@ -195,12 +195,12 @@ fn beside_writers_counts_stay_exact() {
             ended.store(true, Ordering::Relaxed);
             called.expect("all calls succeed");
         });
-        // No recount after the last writer: what they left must be right.
+        // The last recount may end before the last writer, so the counts of the triggers must be right.
         assert_counts_are_exact(&mut db, &[(host.table, host.address), ("quiet", "source_ip")]);
     }
 }
 
-/// Both would find the same to correct.
+/// Both would find the same errors.
 #[test]
 fn two_recounts_do_not_correct_the_same_twice() {
     let mut db = database();

@@ -1,5 +1,5 @@
-//! The reference is complete and says nothing that is not so: settings, functions, procedures, tables, views and
-//! columns of a running server against docs/settings.md, docs/reference.md and docs/tables.md, both ways.
+//! The reference is complete and correct. The settings, functions, procedures, tables, views and columns of a running
+//! server are compared with docs/settings.md, docs/reference.md and docs/tables.md, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ fn every_setting_is_documented_as_the_server_has_it() {
     assert_same(SETTINGS, &defined, &documented);
 }
 
-/// What the server calls types, and the reference does.
+/// The server's names of types, and those of the reference.
 const SHORT_TYPES: &[(&str, &str)] = &[
     ("timestamp with time zone", "timestamptz"),
     ("double precision", "float8"),
@@ -75,7 +75,7 @@ fn short(text: &str) -> String {
     SHORT_TYPES.iter().fold(text.to_owned(), |text, (long, short)| text.replace(long, short))
 }
 
-/// `name(argument type = default, …) → result`, as the catalogs have it.
+/// Returns `name(argument type = default, …) → result`, from the catalogs.
 fn signatures(db: &mut Database<'_>) -> BTreeSet<String> {
     db.rows(
         "SELECT p.proname || '(' || coalesce((
@@ -114,7 +114,7 @@ fn every_function_and_procedure_is_documented_with_its_arguments_and_nothing_els
 fn every_table_and_view_is_documented_with_its_columns_and_nothing_else_is() {
     let mut db = database();
     db.run("SET search_path = pg_catalog");
-    // Functions whose result has columns are there too, unless a view of the same name is.
+    // The list includes functions whose result has columns, unless a view has the same name.
     let rows = db.rows(
         "WITH ours AS (
              SELECT d.classid, d.objid
@@ -151,8 +151,8 @@ fn every_table_and_view_is_documented_with_its_columns_and_nothing_else_is() {
     assert_same(TABLES, &defined, &documented);
 }
 
-/// Below each heading that is one name in backticks: rows of columns, their type and their meaning. Columns of one type
-/// that belong together may share a row.
+/// Returns the rows of columns, with type and meaning, below each heading that is one name in backticks. Columns of one
+/// type that belong together may share a row.
 fn columns_by_heading(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
     let mut found: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     let mut relation = None;
@@ -190,7 +190,7 @@ fn assert_same(page: &str, defined: &BTreeSet<String>, documented: &BTreeSet<Str
     );
 }
 
-/// `7776000` of `s` is `90d`: the largest unit that fits, as the server takes and prints it.
+/// Returns `90d` for `7776000` of `s`: in the largest unit without a fraction, as the server prints it.
 fn in_largest_unit(value: &str, unit: &str) -> String {
     let value: i64 = value.parse().expect("a number");
     let milliseconds = if unit == "s" { value * 1000 } else { value };

@@ -1,5 +1,5 @@
-//! Calls of refresh_session_counts() and refresh_stale(), killed while they wait for what somebody holds: at a place that
-//! the test chooses, with what they have written so far neither committed nor gone.
+//! Calls of refresh_session_counts() and refresh_stale() that are killed while they wait for a lock. The test chooses
+//! the place. The work of the current transaction is lost.
 
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, SUMMARIES};
@@ -10,7 +10,7 @@ use server_tests::{Cluster, Options, Session, fresh_database, wait_until};
 
 const TABLES: [(&str, &str); 2] = [("sessions", "ip"), ("session_summaries", "source_ip")];
 
-/// What is in the inventories, but for the times at which it was written.
+/// Returns the rows of the inventories, without the times at which they were written.
 fn inventories(db: &mut Session) -> Vec<String> {
     let mut all = Vec::new();
     for query in [
@@ -28,8 +28,8 @@ fn inventories(db: &mut Session) -> Vec<String> {
     all
 }
 
-/// Calls while somebody holds what `hold` locks, and kills the call when it waits for that. Answers the phase that it
-/// was in.
+/// Makes a call while another transaction holds the locks of `hold`, and kills the call when it waits for them. Returns
+/// the phase of the call.
 fn killed_while(cluster: &Cluster, database: &str, hold: &str, call: &'static str) -> String {
     let mut holder = cluster.session(database);
     holder.run(&format!("BEGIN; {hold}"));
@@ -54,7 +54,7 @@ fn killed_while(cluster: &Cluster, database: &str, hold: &str, call: &'static st
     phase
 }
 
-/// Calls once more, and compares with what one clean run left.
+/// Makes one more call, and compares the result with that of one uninterrupted run.
 #[track_caller]
 fn assert_ends_as(db: &mut Session, call: &str, expected: &[String]) {
     db.run(call);
@@ -66,14 +66,14 @@ fn assert_ends_as(db: &mut Session, call: &str, expected: &[String]) {
     assert_counts_are_exact(db, &TABLES);
 }
 
-/// All counts wrong, pending ones too.
+/// Makes all counts wrong, pending ones too.
 const SPOIL: &str = "
     UPDATE enrich.ip_inventory SET session_count = session_count + 7, first_seen = NULL;
     UPDATE enrich.asn_inventory SET unique_ip_count = 0, total_session_count = 3, last_seen = NULL;
     INSERT INTO enrich.session_delta SELECT ip_address, 5 FROM enrich.ip_inventory ORDER BY ip_address DESC LIMIT 90;
     INSERT INTO enrich.network_delta SELECT asn_number, 1, 4 FROM enrich.asn_inventory";
 
-/// Sessions of many addresses, counted, and then spoiled.
+/// Stores sessions of many addresses, counts them, and makes the counts wrong.
 fn miscounted(db: &mut Session) {
     COWRIE.create_attached(db);
     SUMMARIES.create_attached(db);
@@ -101,9 +101,9 @@ fn a_recount_that_is_killed_and_called_again_ends_as_one_clean_run() {
     miscounted(&mut db);
     let name = db.name.clone();
     drop(db);
-    // Rows that somebody holds do not stop it: their corrections stay pending.
+    // Locked rows do not stop the call: their corrections stay pending.
     for hold in [
-        // Something is to be corrected, but not all tables can be counted.
+        // There is something to correct, but not all tables can be counted.
         "LOCK TABLE session_summaries",
         "LOCK TABLE sessions",
         "LOCK TABLE enrich.session_delta IN SHARE MODE",
@@ -133,7 +133,7 @@ fn a_refresh_that_is_killed_and_called_again_ends_as_one_clean_run() {
         SUMMARIES.create_attached(db);
         let rows: Vec<_> = (0..CROWD).map(|n| (format!("k{n}"), world::crowd_member(n))).collect();
         let mut rows: Vec<_> = rows.iter().map(|(key, ip)| (key.as_str(), Some(ip.as_str()))).collect();
-        // Nobody knows its network: Team Cymru is to be asked.
+        // The network of this address is unknown, so Team Cymru gets a request.
         rows.push(("unplaced", Some("203.0.114.9")));
         db.run(&COWRIE.insert(&rows));
         db.run("CALL enrich.fold_statistics(); TRUNCATE enrich.enrichment_request");
@@ -156,7 +156,7 @@ fn a_refresh_that_is_killed_and_called_again_ends_as_one_clean_run() {
     drop((clean, db));
 
     let address = |place: &str| {
-        // Rows that an OFFSET leaves out would be locked too.
+        // With the OFFSET outside of the subquery, the rows before it would be locked, too.
         format!(
             "SELECT FROM enrich.ip_inventory WHERE ip_address =
                  (SELECT ip_address FROM enrich.ip_inventory ORDER BY ip_address OFFSET {place} LIMIT 1) FOR UPDATE"

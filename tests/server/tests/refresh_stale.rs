@@ -1,4 +1,4 @@
-//! CALL refresh_stale(): answers past their lifetime, those of the most active addresses first.
+//! CALL refresh_stale(): requests new answers after their lifetime, those of the most active addresses first.
 
 use std::sync::Once;
 
@@ -10,7 +10,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::{self, Files, asn_record};
 use server_tests::{Database, Options, Session, fresh_database, shared, wait_until};
 
-/// Addresses with sessions and documents, as they are known after a while: ip, network, sessions, document.
+/// Inserts addresses as they are known after a while: ip, network, sessions, document.
 fn load(db: &mut Session, rows: &[(&str, Option<u32>, u32, String)]) {
     for (ip, asn, sessions, document) in rows {
         let asn = asn.map_or("NULL".to_owned(), |asn| asn.to_string());
@@ -22,14 +22,14 @@ fn load(db: &mut Session, rows: &[(&str, Option<u32>, u32, String)]) {
     }
 }
 
-/// A database of the test's own on a server that may ask GreyNoise too; nobody works there.
+/// Returns a new database on a server that may use GreyNoise, too. No worker runs there.
 fn database() -> Database<'static> {
     static ENABLED: Once = Once::new();
     ENABLED.call_once(|| reconfigure(shared(), &["enabled_sources = 'maxmind,cymru,greynoise'"]));
     server_tests::database()
 }
 
-/// `days` ago in the spelling of documents.
+/// Returns the time `days` ago in the format of documents.
 fn ago(db: &mut Session, days: u32) -> String {
     db.one(&format!(
         "SELECT to_char((now() - interval '{days} days') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')"
@@ -74,14 +74,14 @@ fn whose_lifetime_is_over_is_asked_again_the_most_active_first() {
             ("60.0.0.7", None, 99, r#"{"_meta": {"greynoise": {"state": "failed"}}}"#.to_owned()),
             ("60.0.0.8", None, 98, r#"{"validation": {"is_bogon": true}}"#.to_owned()),
             ("10.0.0.1", None, 97, "{}".to_owned()),
-            // Free GreyNoise knows nothing of IPv6.
+            // GreyNoise's free interface has no IPv6 addresses.
             ("2a10::1", None, 96, "{}".to_owned()),
         ],
     );
     db.run("CALL refresh_stale('greynoise', 2)");
     assert_eq!(result(&mut db), serde_json::json!({"greynoise": 2}));
     assert_eq!(queued(&mut db, "greynoise"), ["60.0.0.3", "60.0.0.6"]);
-    // Those that wait are left out: the next are the next in activity, then by address.
+    // Queued addresses are left out. The next ones follow by activity, then by address.
     db.run("CALL refresh_stale('greynoise', 1)");
     assert_eq!(queued(&mut db, "greynoise"), ["60.0.0.1", "60.0.0.3", "60.0.0.6"]);
     db.run("CALL refresh_stale('greynoise')");
@@ -115,7 +115,8 @@ fn what_waits_as_a_job_or_is_dead_is_left_out() {
     assert_eq!(queued(&mut db, "greynoise"), ["60.0.0.1", "60.0.0.3"]);
 }
 
-/// Asked again about what it placed, and about what nobody placed; not about what the files placed without it.
+/// Requests again addresses whose network came from Team Cymru, and those without a network, but not those with a
+/// network from the files alone.
 #[test]
 fn team_cymru_is_asked_where_it_had_a_say_or_nobody_has() {
     let mut db = database();
@@ -192,7 +193,7 @@ fn sources_that_cannot_be_refreshed_are_refused() {
     assert_eq!(result(&mut db), serde_json::json!({"maxmind": 0, "cymru": 0, "greynoise": 0}));
 }
 
-/// Whatever is written, be it the same, changes this.
+/// Every write changes these, even one that does not change a value.
 const VERSIONS: &str = "
     SELECT 'network', asn_number::text, concat(ctid, xmin, xmax) FROM asn_inventory
     UNION ALL SELECT 'address', host(ip_address), concat(ctid, xmin, xmax) FROM ip_inventory
@@ -228,8 +229,7 @@ fn a_newer_file_moves_addresses_with_their_history_and_counts() {
     let files = Files::below(cluster.files());
     networks.write(&files.asn);
     world::city_database().build_epoch(1_800_000_000).write(&files.city);
-    // The call puts a newer file into service by itself, once nobody writes to it any more. The most active address comes
-    // first.
+    // The call puts a newer file into service when its writing has ended. The most active address comes first.
     wait_until(
         "the newer file serves",
         || {
@@ -260,7 +260,7 @@ fn a_newer_file_moves_addresses_with_their_history_and_counts() {
     db.run("BEGIN; CALL refresh_stale('maxmind', 1700); COMMIT");
     assert_eq!(result(&mut db), serde_json::json!({"maxmind": 801}));
     assert_eq!(db.number(stale), 0);
-    // The same answer again is no move, and the files alone were asked.
+    // The same network again adds no line, and only the files were read.
     assert_eq!(db.number("SELECT count(*) FROM ip_asn_history"), 2_503);
     assert_eq!(db.number("SELECT count(*) FROM enrichment_request"), 0);
     let versions = db.rows(VERSIONS);
@@ -269,7 +269,7 @@ fn a_newer_file_moves_addresses_with_their_history_and_counts() {
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// Answers of these addresses, and those kept for their blocks, as they will be after so many days.
+/// Makes the answers of these addresses, or the stored answers of their prefixes, this number of days older.
 fn age(db: &mut Session, table: &str, days: u32) {
     let shift = |expression: &str| {
         format!(
@@ -305,7 +305,7 @@ fn the_worker_asks_again_and_an_old_answer_of_a_block_is_no_answer() {
     let asked = || lab.whois.record().questions_total();
     assert_eq!(asked(), 30);
 
-    // The answer of an address is old, that of its block is not: nobody needs to be asked.
+    // The answer of an address is old, that of its prefix is not. So no request is needed.
     age(&mut db, "ip_inventory", 100);
     assert_eq!(db.number(answered_since), 0);
     db.run("CALL enrich.refresh_stale('cymru')");

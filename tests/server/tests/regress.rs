@@ -1,8 +1,7 @@
-//! Runs PostgreSQL's own pg_regress on `tests/pg_regress`: one behaviour a file, output that a
-//! person can check by eye.
+//! Runs PostgreSQL's pg_regress on `tests/pg_regress`: one behaviour a file, with output that a person can check.
 //!
-//! After an intended change: `UPDATE_EXPECTED=1 cargo test -p server_tests --test regress` writes
-//! what came out to `expected/`; read the difference before committing it.
+//! After an intended change: `UPDATE_EXPECTED=1 cargo test -p server_tests --test regress` writes the actual output to
+//! `expected/`. Read the difference before you commit it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +20,7 @@ fn output_equals_what_is_expected() {
     let program = pg_regress();
     let mut different = Vec::new();
     for name in &names {
-        // A database each, so that no file depends on another.
+        // One database for each file, so that no file depends on another.
         let db = database();
         shared()
             .session(SUPERUSER)
@@ -55,7 +54,8 @@ fn output_equals_what_is_expected() {
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
-/// This version's own, or, as it only calls psql and compares, one of another version: that in the Python package crashes.
+/// Returns pg_regress of this version, or of another one, because it only runs psql and compares. The one in the Python
+/// package crashes.
 fn pg_regress() -> PathBuf {
     const BELOW: &str = "pgxs/src/test/regress/pg_regress";
     let installed = (15..=18).map(|major| Path::new("/usr/lib/postgresql").join(format!("{major}/lib")));

@@ -16,11 +16,11 @@ use server_tests::{Database, Session, database, hostile, wait_until};
 /// Something that names a user's table.
 struct Place {
     name: &'static str,
-    /// The lines of `scripts/user-relations` for the statements that this place runs.
+    /// The lines of `scripts/user-relations` for the statements of this place.
     statements: &'static [&'static str],
     /// The call, for a table `mine.s`.
     call: &'static str,
-    /// Runs before the call, when the table is attached and filled.
+    /// SQL that runs before the call, when the table is attached and filled.
     before: &'static str,
     /// True if the call writes rows of the table.
     fills: bool,
@@ -121,7 +121,7 @@ const WORKER: &[&str] = &[
     "src/store/session_priority.rs priority_addresses",
 ];
 
-/// A command of our own whose text names no relation.
+/// A command of the extension whose text names no relation.
 const WITHOUT_RELATION: &[&str] = &["src/store/addresses.rs run_utility"];
 
 /// A role that owns a schema `mine` with an attached table `mine.s` of sessions without snapshots.
@@ -217,7 +217,8 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
             let (result, before) = ended;
             assert_eq!(contents(&mut db, &decoy), before, "{}: {what}: {result:?}", place.name);
             if let Err(Refusal { code, message, .. }) = &result {
-                // A name that the call itself resolves later is gone, or is of a table that is not attached.
+                // A name that the call resolves later does not exist any more, or belongs to a table that is not
+                // attached.
                 let known = ["55006", "55000", "42P01", "3F000", "42809", "42704"];
                 assert!(known.contains(&code.as_str()), "{}: {what}: {code} {message}", place.name);
             }
@@ -297,7 +298,7 @@ fn a_schema_keeps_its_name_while_commands_by_name_run() {
         place.prepare(&mut db);
         let mut call = db.another();
         call.run(&format!("BEGIN; {}", place.call));
-        // Rights on the schema do not matter to names.
+        // Privileges on the schema do not matter here.
         db.run(&format!("GRANT USAGE ON SCHEMA mine TO PUBLIC; ALTER SCHEMA mine OWNER TO {role}"));
         for change in ["ALTER SCHEMA mine RENAME TO away", "DROP SCHEMA mine CASCADE"] {
             let refusal = db.refused(&format!("SET lock_timeout = '100ms'; {change}"));
@@ -348,7 +349,7 @@ fn code_on_the_table_runs_as_its_owner_and_children_are_not_reached() {
              SELECT setval('trap.others', 1, false), setval('trap.own', 1, false);
              ALTER TABLE mine.child OWNER TO {other}"
         ));
-        // Where the call makes the table fit, code on it would be in the way of that.
+        // If the call attaches the table or changes it, such code would make the call fail.
         if place.fills || place.name == "campaign_networks" {
             db.run(&format!(
                 "ALTER TABLE mine.{table} ADD CHECK (trap.visited()) NOT VALID;

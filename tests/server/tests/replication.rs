@@ -1,5 +1,5 @@
-//! What docs/scaling.md says of replication: read replicas, sessions that come by logical replication (its statements are
-//! run here), and publications of a database that has the extension.
+//! The statements of docs/scaling.md on replication: read replicas, sessions from logical replication (whose statements
+//! are run here), and publications of a database with the extension.
 
 use cowrie_enrich_test_mmdb::Writer;
 use cowrie_enrich_upstreams::{Routes, Whois};
@@ -13,12 +13,12 @@ use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const SESSIONS: &[(&str, &str)] = &[("sessions", "ip")];
 
-/// A sensor's server, which knows nothing of the extension.
+/// A sensor's server, without the extension.
 fn sensor_server(name: &str) -> Cluster {
     Cluster::start(&Options::named(name).without_preload().conf("wal_level = logical"))
 }
 
-/// The statement of the page that begins so, for the schema of the tests.
+/// Returns the statement of the page that begins like this, for the schema of the tests.
 fn statement(beginning: &str) -> String {
     let page = page("docs/scaling.md");
     blocks_of(section(&page, "By logical replication"))
@@ -39,12 +39,12 @@ fn subscribe(central: &mut Session, sensor: &Database<'_>) {
     ));
 }
 
-/// The subscription holds a slot at the sensor, and is of the whole server.
+/// The subscription holds a replication slot at the sensor, and belongs to the whole server.
 fn unsubscribe(central: &mut Session) {
     central.run("DROP SUBSCRIPTION sensor_a");
 }
 
-/// Until what the sensor has written so far was applied.
+/// Waits until all changes of the sensor so far were applied.
 fn wait_for_replication(sensor: &mut Session, central: &mut Session) {
     sensor.run("CREATE TABLE IF NOT EXISTS unpublished (n int)");
     wait_until(
@@ -95,7 +95,7 @@ fn replicated_sessions_are_enriched_and_counted_where_the_triggers_fire_always()
     assert_eq!(COWRIE.snapshot(&mut central, "c"), "14061|IN|NULL", "an address that came late");
     assert_eq!(COWRIE.snapshot(&mut central, "e"), "15169|US|NULL", "the moment of attack stays");
     assert_counts_are_exact(&mut central, SESSIONS);
-    // The worker completes it, and our own triggers, which fire for that, too, count nothing twice.
+    // The worker completes it. The extension's triggers fire for it, too, and count nothing twice.
     wait_for_the_queue(&mut central);
     wait_until(
         "the session is completed",
@@ -152,7 +152,7 @@ fn a_publication_of_all_tables_stops_neither_folding_nor_the_queue() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
     db.run("CALL enrich.refresh_session_counts()");
     db.run("CALL enrich.build_asn_inventory(progress => false)");
-    // Whatever else of ours deletes or updates: every table can be identified by.
+    // All tables that the extension deletes from or updates have a replica identity.
     assert_eq!(
         db.rows(
             "SELECT c.relname FROM pg_class c
@@ -203,7 +203,8 @@ fn a_read_replica_answers_analysts_and_takes_newer_mmdb_files_of_its_own() {
     assert_eq!(db.one("SELECT ip_country('8.8.8.8')"), "US", "the primary has its own");
 }
 
-/// Sensors that enrich publish snapshots of the moment of attack; whether these count is for the central database to say.
+/// Sensors with the extension publish snapshots of the time of the attack. The central database decides if it uses
+/// them.
 #[test]
 fn snapshots_of_sensors_that_enrich_are_kept_in_a_trusted_table() {
     let server = sensor_server("replication-enriching-sensor");

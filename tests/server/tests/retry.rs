@@ -1,6 +1,7 @@
-//! How often a lookup is tried again, and after which pause: random histories of failures, against a model.
+//! The number of attempts of a lookup, and the pauses between them: random histories of failures, compared with a
+//! model.
 //!
-//! COWRIE_ENRICH_SEED= picks other random numbers; the seed is printed.
+//! COWRIE_ENRICH_SEED= sets other random numbers. The seed is printed.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ const MOST_ATTEMPTS: u64 = 4;
 const BASE: f64 = 90.0;
 const LONGEST: f64 = 3600.0;
 
-/// One lookup: its failures that counted, and whether the provider was heard since the last of any kind.
+/// One lookup: the failures that counted, and if the provider has answered since the last failure of any kind.
 #[derive(Clone, Copy, Default, Debug)]
 struct Lookup {
     attempts: u64,
@@ -25,7 +26,7 @@ fn any_history_of_failures_ends_as_the_model_has_it() {
     println!("seed {seed}");
     let mut random = Random::seeded(seed);
     let mut db = database();
-    // Each lookup with two addresses that wait for it.
+    // Each lookup has two addresses that wait for it.
     db.run(
         "INSERT INTO enrichment_job (provider, lookup_kind, lookup_key, priority, requested_at)
              SELECT 'cymru', 'prefix', format('60.0.%s.0/24', n), 0, now() FROM generate_series(0, 39) n;
@@ -49,7 +50,7 @@ fn any_history_of_failures_ends_as_the_model_has_it() {
                 failed.push((*lookup, *random.pick(&[Some(true), Some(false), None])));
             }
         }
-        // The provider answered somebody in between, or has been silent.
+        // True if the provider answered another lookup in between.
         let heard = random.one_in(2);
         let jitter = random.below(1001) as f64 / 1000.0;
         let list = |texts: Vec<String>| texts.join(",");
@@ -108,7 +109,7 @@ fn any_history_of_failures_ends_as_the_model_has_it() {
             .map(|(n, q)| format!("{n}|{}|{}", q.attempts, if q.has_failed { "t" } else { "f" }))
             .collect();
         assert_eq!(jobs, model, "step {step}");
-        // A lookup waits or is dead: never both, never neither.
+        // A lookup either waits or is a dead letter.
         assert_eq!(
             db.one(
                 "SELECT (SELECT count(*) FROM job_address), (SELECT count(*) FROM dead_letter),

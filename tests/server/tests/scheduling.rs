@@ -1,6 +1,6 @@
-//! Jobs by the clock: pg_cron, really firing, in both ways in which it runs its jobs.
+//! Scheduled jobs: a real pg_cron runs them, in both of its modes.
 //!
-//! Debian's pg_cron fires on the minute, so that is how long these tests take.
+//! Debian's pg_cron runs jobs on the minute, so these tests take at least that long.
 
 use std::io::Write;
 use std::path::Path;
@@ -14,7 +14,7 @@ use server_tests::recount::assert_counts_are_exact;
 use server_tests::wait::wait_up_to;
 use server_tests::{Cluster, Database, Options, database};
 
-/// To the next full minute, and what the jobs take.
+/// The time to the next full minute, and the time of the jobs.
 const NEXT_MINUTE: Duration = Duration::from_secs(90);
 
 const JOBS: [&str; 7] = [
@@ -27,25 +27,26 @@ const JOBS: [&str; 7] = [
     "cowrie_enrich_reload_mmdb",
 ];
 
-/// Debian has it, and scripts/install-deps installs it or notes that it cannot; a PostgreSQL from elsewhere may be without.
+/// Returns true if pg_cron is installed. For Debian, scripts/install-deps installs it or records that it cannot.
+/// Another PostgreSQL may lack it.
 fn pg_cron_is_there(test: &str) -> bool {
     let library = installation().pkglibdir.join("pg_cron.so");
     if library.exists() {
         return true;
     }
     let (version, major) = (&installation().version, installation().major);
-    // Of a version that was unpacked for the tests, nothing else was.
+    // If the version was unpacked for the tests, only PostgreSQL itself was unpacked.
     let is_installed = Path::new("/usr/lib/postgresql").join(major.to_string()).exists();
     let is_offered = version.contains("Debian")
         && is_installed
         && !workspace().join(format!("target/no-postgresql-{major}-cron")).exists();
     assert!(!is_offered, "no {}: run scripts/install-deps, then scripts/private-postgres", library.display());
-    // Not by a macro, which the test harness would keep to itself.
+    // Not by a macro, because the test harness would capture its output.
     let _ = writeln!(std::io::stderr(), "{test} is skipped: {version} has no pg_cron");
     false
 }
 
-/// A server with pg_cron, whose jobs are in the database that it answers.
+/// Starts a server with pg_cron. Returns the database with the jobs, too.
 fn cluster_with_cron(name: &str, setting: impl Fn(&Cluster) -> String) -> (Cluster, String) {
     let cluster = cluster_with_world(&Options::named(name));
     let home = fresh_database(&cluster).name.clone();
@@ -105,7 +106,7 @@ fn fire_default_jobs(name: &str, setting: impl Fn(&Cluster) -> String) {
              VALUES (-1, -100, 'of others', now() - interval '8 days')",
     );
     let mut other = schedule_for_another(&cluster, &home);
-    // The other database's other jobs never come: whatever minute it is, just these are fired.
+    // Other jobs of the other database are never due. These jobs are due every minute.
     db.run(
         "UPDATE cron.job SET schedule = CASE
              WHEN database = current_database() OR command LIKE '%refresh_stale%' THEN '* * * * *'
@@ -137,7 +138,7 @@ fn fire_default_jobs(name: &str, setting: impl Fn(&Cluster) -> String) {
     runs.sort();
     assert_eq!(runs, expected, "{}", cluster.log());
 
-    // And each did what it is there for.
+    // Each job did its work.
     assert_eq!(db.number("SELECT count(*) FROM session_delta"), 0);
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
     let calls = "SELECT procedure, ended_at IS NOT NULL FROM procedure_call ORDER BY 1";
@@ -147,7 +148,7 @@ fn fire_default_jobs(name: &str, setting: impl Fn(&Cluster) -> String) {
     assert_eq!(db.rows("SELECT status FROM cron.job_run_details WHERE runid < 0"), ["of others"]);
 }
 
-/// What `docs/scheduling.md` says of a pg_cron that lives elsewhere; answers the database that it was done for.
+/// Schedules as `docs/scheduling.md` describes for a pg_cron in another database. Returns the database of the jobs.
 fn schedule_for_another<'a>(cluster: &'a Cluster, home: &str) -> Database<'a> {
     let mut other = fresh_database(cluster);
     let refusal = other.refused("SELECT schedule_defaults()");
@@ -240,7 +241,7 @@ fn every_default_command_can_be_run_by_another_clock() {
     let mut db = database();
     for job in db.rows("SELECT jobname FROM default_schedule WHERE jobname <> 'cowrie_enrich_clean_runs'") {
         let command = db.one(&format!("SELECT command FROM default_schedule WHERE jobname = '{job}'"));
-        // Whoever runs it has another search path.
+        // The session that runs it has another search path.
         db.cluster.session_with(&db.name, "postgres", "pg_catalog").run(&command);
     }
 }
@@ -280,7 +281,7 @@ fn block_with(word: &str) -> String {
         .unwrap_or_else(|| panic!("docs/scheduling.md has no block with {word}"))
 }
 
-/// The page's blocks of SQL.
+/// Returns the page's blocks of SQL.
 fn blocks() -> Vec<String> {
     blocks_of(&page("docs/scheduling.md")).into_iter().map(|block| block.sql).collect()
 }

@@ -1,4 +1,5 @@
-//! A key that is looked for everywhere: while it is used, refused and crashed with, at the most talkative level of the log.
+//! Searches all places for a key: while it is used, after it was refused, and after a crash, with the log at its most
+//! detailed level.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,7 @@ use server_tests::installation::installation;
 use server_tests::scrape::{free_address, wait_for_metrics};
 use server_tests::{Session, wait_until};
 
-/// Half a key is a key.
+/// A part of a key counts as a key.
 const KEYS: [&str; 2] = [GREYNOISE_KEY, SPUR_TOKEN];
 
 fn holds_a_key(bytes: &[u8]) -> bool {
@@ -21,19 +22,19 @@ fn holds_a_key(bytes: &[u8]) -> bool {
     })
 }
 
-/// Files below a directory that hold a key, but for the key files themselves.
+/// Returns the files below a directory that contain a key, except the key files.
 fn files_with_keys(directory: &Path) -> Vec<String> {
     let mut grep = Command::new("grep");
     grep.args(["-r", "-l", "-a", "-F", "--exclude=*.key"]);
     for key in KEYS {
         grep.args(["-e", &key[..10]]);
     }
-    // Files come and go meanwhile: what it says of those is of no interest.
+    // Files are created and removed meanwhile. The errors of grep about them are ignored.
     let output = grep.arg(directory).output().expect("grep runs");
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// What a client is told, wherever the server speaks of itself.
+/// Returns all rows of views and tables in which the server shows its state.
 fn shown_by_sql(session: &mut Session) -> Vec<String> {
     let mut tables = session.rows(
         "SELECT c.oid::regclass::text FROM pg_class c
@@ -69,7 +70,7 @@ fn shown_by_sql(session: &mut Session) -> Vec<String> {
         .collect()
 }
 
-/// Command lines and environments of the server's processes.
+/// Returns command lines and environments of the server's processes that contain a key.
 fn processes_with_keys(session: &mut Session, postmaster: u32) -> Vec<String> {
     let mut pids = session.rows("SELECT pid FROM pg_stat_activity");
     pids.push(postmaster.to_string());
@@ -129,7 +130,7 @@ fn a_key_is_in_its_file_and_in_requests_and_nowhere_else() {
     installation().give_to_server(&status_dir);
     lab.reconfigure(&[&format!("status_file = '{}'", status_dir.join("status.json").display())]);
 
-    // It is used,
+    // The key is used.
     request(&mut db, "greynoise", &[member(1, 7)]);
     request(&mut db, "spur", &[member(1, 7)]);
     wait_until(
@@ -141,7 +142,7 @@ fn a_key_is_in_its_file_and_in_requests_and_nowhere_else() {
     assert!(!holds_a_key(scrape.body.as_bytes()) && !holds_a_key(scrape.head.as_bytes()));
     assert_no_key_anywhere(&lab, &mut db, &collector, "in use");
 
-    // refused, and repeated by whom it was sent to,
+    // The key is refused, and the provider repeats it.
     for provider in ["greynoise", "spur"] {
         lab.server(provider).behave(HttpFault::Echo);
         request(&mut db, provider, &[member(2, 7)]);
@@ -153,7 +154,7 @@ fn a_key_is_in_its_file_and_in_requests_and_nowhere_else() {
     }
     assert_no_key_anywhere(&lab, &mut db, &collector, "refused");
 
-    // and in the memory of a worker that crashes.
+    // The key is in the memory of a worker that crashes.
     request(&mut db, "greynoise", &[member(3, 7)]);
     let worker = db.number(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'cowrie_enrich worker' AND datname = current_database()",
@@ -162,7 +163,7 @@ fn a_key_is_in_its_file_and_in_requests_and_nowhere_else() {
     let mut session = lab.cluster.session(&db.name);
     assert_no_key_anywhere(&lab, &mut session, &collector, "crashed");
     assert!(lab.cluster.whole_log().contains("DEBUG"), "the log was not as talkative as it can be");
-    // The search finds what there is to find.
+    // The search finds a key that is stored on purpose.
     session.run(&format!("CREATE TABLE leak AS SELECT '{GREYNOISE_KEY}'::text AS key; CHECKPOINT"));
     assert_ne!(files_with_keys(lab.cluster.files()), [""; 0], "a key in a table was not found");
     assert_ne!(files_with_keys(&lab.cluster.data_dir()), [""; 0]);

@@ -5,7 +5,7 @@ use server_tests::installation::named_major;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, database, wait_until};
 
-/// Kinds of generated columns that the server has.
+/// Returns the kinds of generated columns that the server has.
 fn kinds() -> &'static [&'static str] {
     if named_major() >= 18 { &["STORED", "VIRTUAL"] } else { &["STORED"] }
 }
@@ -33,7 +33,7 @@ fn a_generated_address_column_is_refused_with_a_hint() {
     }
 }
 
-/// What the hint says works.
+/// The advice of the hint works.
 #[test]
 fn a_trigger_can_fill_the_address_column_instead() {
     let mut db = database();
@@ -157,14 +157,14 @@ fn a_column_that_becomes_generated_later_is_noticed() {
             ));
             assert_eq!(db.one("SELECT is_intact FROM enrich.attached_tables"), "f", "{column} {kind}");
             let before = errors(&mut db);
-            // The session is stored all the same.
+            // The session is still stored.
             let mut other = db.another();
             other.run("INSERT INTO g (id) VALUES (1)");
             wait_until("the error is counted", || errors(&mut db), |now| *now > before);
             assert_eq!(db.number("SELECT count(*) FROM g"), 1);
             let refusal = db.refused("SELECT * FROM enrich.campaign_networks('g')");
             assert_eq!(refusal.code, "42804", "{column} {kind}: {refusal:?}");
-            // Triggers and recount agree.
+            // Triggers and recount have the same result.
             db.run("CALL enrich.fold_statistics()");
             let counted = "SELECT coalesce(sum(session_count), 0) FROM enrich.ip_inventory";
             let by_trigger = db.number(counted);
@@ -176,7 +176,7 @@ fn a_column_that_becomes_generated_later_is_noticed() {
     }
 }
 
-/// G2: the inventory spells addresses in its own way, and a generated column cannot be respelled.
+/// G2: the inventory has one spelling of an address, and a generated column cannot be rewritten.
 #[test]
 fn a_foreign_key_on_a_column_that_became_generated_is_refused() {
     let mut db = database();
@@ -220,7 +220,7 @@ fn temporary_tables_are_refused_with_a_hint() {
         (refusal.code.as_str(), refusal.hint.as_deref()),
         ("42809", Some("Attach a permanent table."))
     );
-    // As a child it would be in the way of all other sessions.
+    // As a child it would make the inserts of all other sessions fail.
     db.run("CREATE TABLE parent (source_ip inet); CREATE TEMP TABLE child () INHERITS (parent)");
     let refusal = db.refused("SELECT enrich.attach_session_table('parent')");
     assert_eq!(refusal.code, "42809", "{refusal:?}");
@@ -291,11 +291,11 @@ fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
          HINT:  Call backfill_sessions('public.s').\n\
          Name the columns in COPY and INSERT statements.\n"
     );
-    // What the first call said of the columns does not apply to the second. The rows still wait.
+    // The columns were added by the first call, so the second does not report them. The rows still wait.
     let again = db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')");
     assert!(!again.contains("added") && again.contains("about 1200"), "{again}");
     db.run("CALL enrich.backfill_sessions('s')");
-    // The index has row versions too that a snapshot of another transaction may still see.
+    // The index also has row versions that a snapshot of another transaction may still see.
     wait_until(
         "no row of the index waits",
         || db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
@@ -369,7 +369,7 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
          Attach the table again with the time column as the third argument, and repeat all other arguments.\n\
          Rename trigger \"zzz last\" on public.s, to a name that sorts before zz_cowrie_enrich_snapshot.\n"
     );
-    // The hints can be followed.
+    // The advice of the hints works.
     db.run(
         "ALTER TABLE s ALTER enrichment DROP DEFAULT, ALTER snapshot_asn DROP DEFAULT, ALTER snapshot_asn DROP NOT NULL,
              ALTER snapshot_country TYPE text, ALTER snapshot_ip_type TYPE text, ADD seen timestamptz;
@@ -393,7 +393,7 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
          HINT:  Name a file in this setting; mmdb_status() shows why a file is refused.\n"
     );
     assert_eq!(db.one("SELECT enrich.mmdb_in_service('other')"), "NULL");
-    // Then it does not matter which files there are.
+    // With other sources the mmdb files do not matter.
     cluster.reconfigure(&["cowrie_enrich.enabled_sources = 'cymru'".to_owned()]);
     wait_until(
         "the setting is read",

@@ -268,7 +268,7 @@ fn a_change_of_trust_reaches_connections_that_have_inserted_already() {
         db.one(&format!("SELECT snapshot_asn FROM sessions WHERE id = '{key}'"))
     };
     assert_eq!(["before", "trusted", "after"].map(|key| asn(&mut db, key)), ["15169", "666", "15169"]);
-    // Also what a superuser writes into the table of options.
+    // A direct update of the options by a superuser takes effect, too.
     db.run("UPDATE enrich.session_table_option SET trust_input = true");
     insert(&mut honeypot, "by hand");
     assert_eq!(asn(&mut db, "by hand"), "666");
@@ -479,7 +479,7 @@ fn triggers_of_the_owner_fire_when_a_backfill_fills_snapshots() {
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     empty(&mut db, "sessions");
     put_witnesses(&mut db.session_as(&alice));
-    // An audit trigger of a superuser is no third role's.
+    // An audit trigger of a superuser does not count as one of a third role.
     db.run(
         "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO public.seen VALUES ('audit', current_user, ''); RETURN NULL; END $$;
@@ -590,7 +590,7 @@ fn a_table_with_code_of_a_third_role_is_left_alone_until_its_owner_allows_it() {
         assert_eq!(owner.one("SELECT blocked_reason FROM enrich.attached_tables"), "NULL", "{way}");
         backfill(&mut db, "public.sessions");
         let refused = db.rows("SELECT reason FROM enrich.rejected_row");
-        // A server that was built without libxml runs the function no further.
+        // A server that was built without libxml does not execute the function further.
         if refused.iter().any(|reason| reason.contains("unsupported XML feature")) {
             continue;
         }

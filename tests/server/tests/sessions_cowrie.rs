@@ -1,5 +1,5 @@
-//! The honeypot's own table: `sessions` with a varchar address, one statement per transaction,
-//! and peers that call themselves anything.
+//! The honeypot's own table: `sessions` with a varchar address, one statement per transaction, and peers with arbitrary
+//! names.
 
 #[macro_use]
 mod behaviours;
@@ -11,8 +11,8 @@ use server_tests::{Options, database, fresh_database};
 
 behaviours_of!(COWRIE);
 
-/// Text that a peer or a proxy may leave in an address column, and whether it is an error.
-/// '' and null say that there is no address, which is no fault.
+/// Returns texts that a peer or a proxy may leave in an address column. The flag says if a text is an error. '' and
+/// null mean that an address is missing, and are not errors.
 fn malformed() -> Vec<(&'static str, Option<String>, bool)> {
     let some = |text: &str| Some(text.to_owned());
     vec![
@@ -32,7 +32,7 @@ fn malformed() -> Vec<(&'static str, Option<String>, bool)> {
     ]
 }
 
-/// Own servers: counters are of the whole server, and here they are compared exactly.
+/// A separate server, because counters belong to the whole server and are compared exactly here.
 #[test]
 fn malformed_addresses_are_stored_and_counted_as_errors() {
     let cluster = cluster_with_world(&Options::named("sessions-malformed"));
@@ -84,7 +84,7 @@ fn cowries_own_column_takes_what_fits_it() {
     assert_eq!(COWRIE.snapshot(&mut db, "mapped"), "15169|US|NULL");
     assert_eq!(COWRIE.snapshot(&mut db, "blanks"), "15169|US|NULL");
     assert_eq!(db.one("SELECT is_bogon FROM enrich.ip_inventory WHERE ip_address = '2001:db8::1'"), "t");
-    // Too long for varchar(61): the table itself refuses that, with or without us.
+    // Too long for varchar(61). The table refuses it, with or without the extension.
     let refusal = db.refused(&COWRIE.insert(&[("long", Some(&"x".repeat(62)))]));
     assert_eq!(refusal.code, "22001");
 }
@@ -113,7 +113,7 @@ fn one_honeypot_session_goes_through_as_cowrie_sends_it() {
     let mut db = database();
     COWRIE.create_attached(&mut db);
     let id = "a1b2c3d4e5f6";
-    // A scan that connects and closes: the close may overtake the connect.
+    // A scan that connects and closes: the close may arrive before the connect.
     db.run(&format!("UPDATE sessions SET endtime = now() WHERE id = '{id}'"));
     let mut rows = db
         .client
@@ -223,7 +223,7 @@ fn without_databases_sessions_are_stored_and_inventoried() {
         db.rows("SELECT ip_address, geo_country, session_count FROM enrich.ip_inventory"),
         ["8.8.8.8|XX|1"]
     );
-    // A path that leads nowhere is the same, and says so.
+    // A path without a file has the same effect, and is reported.
     cluster.reconfigure(&[
         "cowrie_enrich.city_database = '/nonexistent/city.mmdb'".to_owned(),
         "cowrie_enrich.asn_database = '/nonexistent/asn.mmdb'".to_owned(),
@@ -240,7 +240,7 @@ fn attaching_puts_the_databases_into_service() {
     let cluster = cluster_with_unread_world(&Options::named("sessions-unread"));
     let mut db = fresh_database(&cluster);
     COWRIE.create_attached(&mut db);
-    // The very first thing that happens is a session, in this connection and in another.
+    // The first use of the extension is a session, in this connection and in another.
     db.another().run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     db.run(&COWRIE.insert(&[("b", Some("1.1.1.1"))]));
     assert_eq!(COWRIE.snapshot(&mut db, "a"), "15169|US|NULL");
@@ -286,7 +286,7 @@ fn failing_statements_of_ours_are_counted() {
     db.run("ALTER TABLE enrich.ip_inventory ADD CHECK (false) NOT VALID");
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") > 0);
-    // What rolled back did not happen, errors included or not: the counter never goes down.
+    // A rollback may undo the count of its errors, but the counter never decreases.
     let before = db.number("SELECT errors FROM enrich.enrich_stats()");
     db.run(&format!("BEGIN; {}; ROLLBACK", COWRIE.insert(&[("b", Some("1.1.1.1"))])));
     assert!(db.number("SELECT errors FROM enrich.enrich_stats()") >= before);

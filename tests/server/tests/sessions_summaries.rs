@@ -1,5 +1,5 @@
-//! The analysts' table: many rows a statement, upserts, partitions, a foreign key, an address that
-//! is null at first.
+//! The analysts' table: many rows a statement, upserts, partitions, a foreign key, and an address that is null at
+//! first.
 
 #[macro_use]
 mod behaviours;
@@ -181,7 +181,7 @@ fn with_a_foreign_key_a_mapped_address_does_not_lose_the_session() {
     assert_exact(&mut db);
 }
 
-/// The address is written below a savepoint that goes away, the session above it stays.
+/// The address is written below a savepoint that is rolled back. The session above it stays.
 #[test]
 fn with_a_foreign_key_an_address_written_below_a_rolled_back_savepoint_is_written_again() {
     let mut db = database();
@@ -268,7 +268,7 @@ fn the_predecessors_narrow_snapshot_columns_lose_no_session() {
              enrichment jsonb,
              enrichment_at timestamptz)",
     );
-    // To refuse the table is as good as to live with it, if the caller learns what to change.
+    // The call may refuse the table if the hint tells what to change.
     match db.try_run("SELECT enrich.attach_session_table('session_summaries', 'source_ip', 'first_event_at')")
     {
         Err(refusal) => assert!(refusal.code == "42804" && refusal.hint.is_some(), "{refusal:?}"),
@@ -311,7 +311,7 @@ fn a_hand_written_trigger_with_a_wrong_argument_is_refused_or_harmless() {
             "CREATE TRIGGER enrich BEFORE INSERT ON by_hand
                  FOR EACH ROW EXECUTE FUNCTION enrich.enrich_session({arguments})"
         ));
-        // A honeypot's session is worth more than the message.
+        // The session must be stored, even if the message is lost.
         db.run("INSERT INTO by_hand VALUES (1, '8.8.8.8'); DELETE FROM by_hand");
         db.run("DROP TRIGGER enrich ON by_hand");
     }
@@ -355,7 +355,7 @@ fn columns_renamed_dropped_or_added_lose_no_session() {
     db.run("ALTER TABLE session_summaries DROP COLUMN snapshot_country");
     db.run(&SUMMARIES.insert(&[("c", Some("1.1.1.1"))]));
     assert_eq!(db.one("SELECT snapshot_asn FROM session_summaries WHERE session_id = 'c'"), "13335");
-    // With or without the trigger knowing the new name: the row is stored.
+    // The row is stored, even if the trigger does not know the new name.
     let renamed = db.try_run("ALTER TABLE session_summaries RENAME source_ip TO peer");
     if renamed.is_ok() {
         db.run("INSERT INTO session_summaries (session_id, peer) VALUES ('d', '8.8.8.8')");

@@ -1,5 +1,5 @@
-//! Nobody but a superuser can make the server connect anywhere, read a file or write one: not by a setting, not by an
-//! argument, not by a name.
+//! Only a superuser can make the server connect anywhere, or read or write a file. No setting, argument or name lets
+//! another role do so.
 
 use std::net::TcpListener;
 
@@ -8,8 +8,8 @@ use server_tests::hosts::COWRIE;
 use server_tests::scrape::{free_address, scrape, wait_for_metrics};
 use server_tests::{Database, Options, database};
 
-/// Every setting, and whether those without rights see it. All are the server's: none can be set in a session, for a role,
-/// for a database or when connecting, whoever asks.
+/// Every setting, and if roles without privileges see it. All belong to the server. No role can set one in a session,
+/// for a role, for a database or when connecting.
 const SETTINGS: &[(&str, bool)] = &[
     ("asn_database", false),
     ("city_database", false),
@@ -66,7 +66,7 @@ const SETTINGS: &[(&str, bool)] = &[
 fn stranger(db: &mut Database<'_>) -> String {
     let role = db.own_name("stranger");
     let database = db.name.clone();
-    // Owner of the database: may say how it is connected to.
+    // The owner of the database may set options of its connections.
     db.run(&format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN CREATEROLE; ALTER DATABASE {database} OWNER TO {role};
          GRANT USAGE ON SCHEMA enrich TO {role}"
@@ -119,9 +119,9 @@ fn every_setting_is_the_servers_and_is_set_by_superusers_alone() {
         for attempt in &attempts {
             let end = session.try_run(attempt).map_err(|refusal| refusal.code);
             let is_refused = end.as_ref().is_err_and(|code| code == "42501" || code == "55P02");
-            // What cannot be seen cannot be updated either.
+            // An UPDATE of an invisible row changes nothing.
             assert!(is_refused || attempt.starts_with("UPDATE"), "{attempt}: {end:?}");
-            // Nor can a superuser, but for the last way, which is the server's.
+            // A superuser cannot do it either, except by ALTER SYSTEM.
             if !attempt.starts_with("ALTER SYSTEM") && !attempt.starts_with("UPDATE") {
                 assert_eq!(superuser.refused(attempt).code, "55P02", "{attempt}");
             }
@@ -151,7 +151,7 @@ fn every_setting_is_the_servers_and_is_set_by_superusers_alone() {
     assert_eq!(now, all, "a setting has changed");
 }
 
-/// Since PostgreSQL 15 a superuser can hand on the right to a setting.
+/// Since PostgreSQL 15 a superuser can grant the privilege to set a setting.
 #[test]
 fn a_granted_right_to_set_is_of_no_use_and_one_to_alter_system_is_what_it_says() {
     let mut db = database();
@@ -177,7 +177,7 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
          WHERE n.name ~* '(url|host|port|path|file|server|endpoint|uri|dsn)' ORDER BY 1, 2",
     );
     assert_eq!(named, [""; 0]);
-    // What is a text is one of a list.
+    // Every text argument must be one of a list.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let place = listener.local_addr().expect("it has one");
     for call in [
@@ -205,7 +205,7 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
     for text in
         ["8.8.8.8/../../x", "8.8.8.8?x=1", "8.8.8.8#x", "8.8.8.8%0d%0aX: 1", "fe80::1%eth0", "8.8.8.8 "]
     {
-        // An address is an address before it is anybody's business.
+        // The address is parsed before any other step.
         let end = db.try_run(&format!("SELECT enrich.request_enrichment('{text}', 'cymru')"));
         assert_eq!(end.map_err(|refusal| refusal.code), Err("22P02".to_owned()), "{text}");
     }
@@ -213,7 +213,7 @@ fn no_argument_of_ours_is_a_place_to_connect_to_or_a_file() {
     assert!(listener.accept().is_err(), "somebody connected");
 }
 
-/// Each line of the text format is a comment, or a name, labels and a number.
+/// Asserts that each line of the text format is a comment, or a name with labels and a number.
 fn assert_is_prometheus_text(text: &str) {
     for line in text.lines().filter(|line| !line.starts_with("# ") && !line.is_empty()) {
         let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line:?}"));
@@ -236,7 +236,7 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
             .with_worker()
             .conf(&format!("cowrie_enrich.metrics_listen = '{scraped}'"))
             .conf("cowrie_enrich.worker_naptime = 100ms")
-            // The server's own prefix would write it as it is.
+            // The prefix contains no name, because the server would write the name unchanged.
             .conf("log_line_prefix = '%m [%p] '")
             .conf("max_worker_processes = 20"),
     );
@@ -248,7 +248,7 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
     session.run("SELECT enrich.ensure_asn_inventory(64500, E'Evil\\n\"} 1\\nfake_metric 3', 'DE', 'RIPE')");
     COWRIE.create_attached(&mut session);
     session.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("\n\u{1b}[31mFATAL: fake"))]));
-    // A table of such a name, with which something goes wrong.
+    // A table with such a name, whose processing fails.
     session.run(
         "CREATE TABLE \"x\nLOG:  fake line\n\" (ip text); SELECT enrich.attach_session_table(a.oid::regclass, 'ip') FROM pg_class a
          WHERE relname LIKE '%fake line%' AND relkind = 'r';
@@ -270,7 +270,7 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
     let log = cluster.whole_log();
     let faked: Vec<&str> = log
         .lines()
-        // The server itself quotes statements, behind a tab.
+        // The server quotes statements after a tab.
         .filter(|line| !line.starts_with('\t'))
         .filter(|line| {
             line.starts_with("LOG:  fake") || line.starts_with("fake_metric") || line.contains('\u{1b}')
@@ -279,7 +279,7 @@ fn names_put_nothing_into_metrics_status_files_or_the_log() {
     assert!(faked.is_empty(), "{faked:?}");
 }
 
-/// A list with an unknown or empty name is refused where it is set, and a correct one in any case and spacing is not.
+/// A list with an unknown or empty name is refused when it is set. A correct list is accepted in any case and spacing.
 #[test]
 fn a_list_with_a_name_that_does_not_exist_is_refused() {
     let mut db = database();

@@ -1,8 +1,8 @@
-//! Settings that an owner of a database or a user can set change no result: each value of each setting that is a choice, and
-//! settings of other types that change how PostgreSQL reads or writes values.
+//! Settings that the owner of a database or a user can set change no result. The test covers each value of each enum
+//! setting, and settings of other types that change how PostgreSQL reads or writes values.
 //!
-//! A scenario runs in a database with such settings, in sessions that have them, and its results are compared with those of a
-//! database without any. Settings are tried together, and one by one only to find the one that changes a result.
+//! A scenario runs in a database with such settings, in sessions that have them. Its results are compared with those of
+//! a database without any. Settings are tried together, and one by one only to find the one that changes a result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -26,8 +26,8 @@ fn setting(name: &str, value: &str) -> Setting {
     Setting { name: name.to_owned(), value: value.to_owned() }
 }
 
-/// Settings by which a session asks PostgreSQL to refuse writes, to fire no triggers, or to end its statements. Sessions of the
-/// scenario set them back; processes of the extension have to do that by themselves.
+/// Settings by which a session tells PostgreSQL to refuse writes, to fire no triggers, or to end its statements.
+/// Sessions of the scenario reset them. Processes of the extension have to do that by themselves.
 const FOR_SESSIONS: [(&str, &str); 7] = [
     ("default_transaction_read_only", "off"),
     ("session_replication_role", "origin"),
@@ -41,8 +41,8 @@ const FOR_SESSIONS: [(&str, &str); 7] = [
 /// By this setting a session asks PostgreSQL to refuse views, so calls that read views are refused. An insert is not.
 const VIEWS: &str = "restrict_nonsystem_relation_kind";
 
-/// What a wait of the scenario is given before its result counts as missing. On a busy machine the worker has an owner's process
-/// wait, and tries again later.
+/// The time after which a missing result of the scenario is an error. On a busy machine the worker delays an owner's
+/// process and retries later.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The results of one scenario, step by step.
@@ -79,12 +79,12 @@ impl Scenario {
 
 fn lab(name: &str) -> Lab {
     let lab = Lab::start(Options::named(name).with_worker());
-    // Sessions of an owner set it back.
+    // Sessions of an owner reset it.
     lab.cluster.session("postgres").run("GRANT SET ON PARAMETER session_replication_role TO PUBLIC");
     lab
 }
 
-/// A session with the settings of its database, but for those that a session with work to do sets back.
+/// Opens a session with the settings of its database, except those that a session with work to do resets.
 fn session_of(db: &Database<'_>, role: &str, kept: &[&str]) -> Session {
     let mut postgres = db.cluster.session("postgres");
     let mut exists =
@@ -100,7 +100,7 @@ fn session_of(db: &Database<'_>, role: &str, kept: &[&str]) -> Session {
 const WAITING: &str = "SELECT id FROM public.sessions WHERE ip ~ '^(60|2a10)' AND snapshot_asn IS NULL
     UNION ALL SELECT session_id FROM public.session_summaries WHERE family(source_ip) = 4 AND snapshot_asn IS NULL";
 
-/// All that is stored, but for times of the run.
+/// All stored rows, without times of the run.
 const STORED: [&str; 10] = [
     "SELECT id, starttime, ip, snapshot_asn, snapshot_country, snapshot_ip_type,
             enrichment_at IS NOT NULL, regexp_replace(enrichment::text, '\"20[2-9][0-9]-[^\"]*\"', 'time', 'g')
@@ -129,7 +129,7 @@ fn outcome(lab: &Lab, settings: &[Setting]) -> Vec<String> {
     let mut db = bare_database(&lab.cluster);
     for Setting { name, value } in settings {
         let statement = format!("ALTER DATABASE {} SET {name} = {value}", db.name);
-        // Some releases lack one.
+        // Some releases lack a setting.
         if let Err(refusal) = db.try_run(&statement) {
             assert!(name == VIEWS && refusal.code == "42704", "{statement}: {refusal:?}");
         }
@@ -227,7 +227,7 @@ fn outcome(lab: &Lab, settings: &[Setting]) -> Vec<String> {
     for query in STORED {
         steps.rows(&mut db, query);
     }
-    // What a session with the settings reads.
+    // Queries in a session with the settings.
     for query in [
         "SELECT asn_number, sessions, addresses, country FROM enrich.campaign_networks('public.sessions') ORDER BY 1, 4",
         "SELECT enrich.ip_country('8.8.8.8'), enrich.bogon_reason('10.0.0.1'), enrich.classify_asn(64501, NULL)",
@@ -252,7 +252,7 @@ fn outcome(lab: &Lab, settings: &[Setting]) -> Vec<String> {
 /// result one by one.
 fn compare(lab: &Lab, groups: &[Vec<Setting>]) {
     let expected = outcome(lab, &[]);
-    // More at a time would have owner processes wait for the processor, until the worker ends them.
+    // With more at a time, owner processes would wait for the processor until the worker ends them.
     let mut failed: Vec<_> = groups.chunks(3).flat_map(|some| different(lab, some, &expected)).collect();
     let single: Vec<Vec<Setting>> =
         failed.iter().flat_map(|(group, _)| group.iter()).map(|setting| vec![setting.clone()]).collect();
@@ -286,7 +286,7 @@ fn differences(expected: &[String], found: &[String]) -> String {
     new.chain(gone).collect()
 }
 
-/// Each other value of each setting that is a choice: the n-th group has the n-th one of each.
+/// Returns each other value of each enum setting: the n-th group has the n-th value of each.
 fn choices(session: &mut Session) -> Vec<Vec<Setting>> {
     let database = session.one("SELECT current_database()");
     let all = session.rows(

@@ -1,4 +1,4 @@
-//! A standby answers what can be answered without writing; after promotion its worker works off what was left.
+//! A standby runs all read-only functions. After promotion its worker works through the queue.
 
 use cowrie_enrich_upstreams::{Routes, Whois};
 use server_tests::cymru::{
@@ -13,7 +13,7 @@ use server_tests::{Options, wait_until};
 #[test]
 fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
     let whois = Whois::start(Routes::synthetic());
-    // The primary's own worker is off, so that the queue stays.
+    // The worker of the primary is disabled, so that the queue stays.
     let primary = cluster_with_world(&pointed_at(&whois, Options::named("standby-primary")));
     let mut db = fresh_database(&primary);
     let name = db.name.clone();
@@ -29,7 +29,7 @@ fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
     let standby = primary.standby(&pointed_at(&whois, Options::named("standby").with_worker()));
     let mut there = standby.session(&name);
     assert_eq!(there.one("SELECT pg_is_in_recovery()"), "t");
-    // What comes by replication, too.
+    // Requests that arrive by replication.
     queue(&mut db, requests);
     wait_until(
         "the standby has followed",
@@ -62,7 +62,7 @@ fn a_standby_answers_lookups_and_works_off_the_queue_once_it_is_promoted() {
     ] {
         assert_eq!(there.refused(statement).code, "25006", "{statement}");
     }
-    // Asking needs no writing.
+    // A lookup does not write.
     assert_eq!(there.number("SELECT asn FROM cymru_lookup('{60.0.0.1}')"), 1_000_000 + 60 * 256);
     assert_eq!(whois.record().connections.len(), 1);
     assert_eq!(

@@ -12,7 +12,7 @@ fn attached(host: &Host) -> Database<'static> {
     db
 }
 
-/// Savepoints in savepoints, each with a session of an address of its own, and what is to become of them.
+/// Stores sessions with different addresses, each below one more nested savepoint, and ends the transaction with `end`.
 fn nested(host: &Host, session: &mut Session, depth: usize, end: &str) {
     session.run("BEGIN");
     for chunk in (0..depth).collect::<Vec<_>>().chunks(500) {
@@ -73,7 +73,7 @@ fn a_function_that_calls_itself_within_exception_blocks_is_counted() {
     let deep = deep.expect("some depth fits the stack");
     eprintln!("{deep} levels fit the stack");
     assert!(deep >= 250);
-    // Those below the one that failed went with it.
+    // The levels below the one that failed were rolled back with it.
     assert_eq!(db.one("SELECT count(*) FROM sessions"), (deep - deep / 2).to_string());
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
@@ -94,7 +94,8 @@ fn a_hundred_thousand_exception_blocks_in_a_row_are_counted() {
     assert_counts_are_exact(&mut db, &[("session_summaries", "source_ip")]);
 }
 
-/// More addresses than a transaction remembers: their counts are appended early, in the subtransaction that they are of.
+/// More addresses than a transaction remembers. Their counts are appended early, in the subtransaction to which they
+/// belong.
 #[test]
 fn counts_that_are_appended_early_go_with_their_subtransaction() {
     let mut db = attached(&COWRIE);

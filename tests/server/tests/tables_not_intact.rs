@@ -158,7 +158,7 @@ fn every_change_is_named_by_the_view_the_recount_and_the_backfill() {
     }
 }
 
-/// What is done to triggers, the reason that is given for it, and what makes the table intact again.
+/// A change of triggers, the reported reason, and the statement that makes the table intact again.
 const TRIGGERS: [(&str, &str, &str); 11] = [
     (
         "ALTER TABLE s DISABLE TRIGGER USER",
@@ -287,7 +287,7 @@ fn a_recount_that_left_out_a_table_is_repeated() {
     );
 }
 
-/// A partition has triggers of its own.
+/// Each partition has separate triggers.
 #[test]
 fn a_trigger_of_one_partition_that_does_not_fire_is_named() {
     let mut db = database();

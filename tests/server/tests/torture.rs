@@ -1,7 +1,7 @@
 //! Work that an obstacle delayed is resumed when the obstacle ends, at every step of the worker.
 //!
-//! `COWRIE_ENRICH_SEEDS` says how many seeds are run, `COWRIE_ENRICH_SEED` which is the first, and `COWRIE_ENRICH_ROUNDS`
-//! how long the storm is. `make torture` runs all of it for longer.
+//! `COWRIE_ENRICH_SEEDS` sets the number of seeds, `COWRIE_ENRICH_SEED` the first one, and `COWRIE_ENRICH_ROUNDS` the
+//! length of the storm. `make torture` runs everything for longer.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +13,9 @@ use server_tests::documentation::{page, section};
 use server_tests::torture::{self, STEPS, Strikes, naptimes_allowed};
 use server_tests::{Options, Session, wait_until};
 
-/// Obstacles of a seed.
+/// Obstacles in a seed.
 const OBSTACLES: usize = 3;
-/// Seeds at the same time.
+/// Seeds that run concurrently.
 const THREADS: usize = 6;
 
 fn number(variable: &str) -> Option<u64> {
@@ -70,7 +70,7 @@ fn counts_are_exact_after_kills_prepared_transactions_and_a_failover() {
     eprintln!("{}", torture::storm(seed, rounds));
 }
 
-/// A claim waits at the gate until it is called once. Until it is called twice, no lease can be given back.
+/// A claim waits at the gate until it is called once. Until it is called twice, no lease can be released.
 const GATE: &str = "
     CREATE SEQUENCE public.gate;
     CREATE FUNCTION public.pass_gate() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -110,7 +110,7 @@ fn jobs_are_given_back_once_the_obstacle_has_ended() {
     db.run(GATE);
     lab.whois.behave(Fault::Held);
     std::thread::scope(|threads| {
-        // A client has one of the two connections while the worker claims for the other.
+        // A client uses one of the two connections while the worker claims for the other.
         let lookup = threads.spawn(move || client.run("SELECT FROM enrich.cymru_lookup('{60.0.0.1}')"));
         wait_until("the client asks", || lab.whois.record().connections.len(), |number| *number == 1);
         queue(&mut db, &[member(1, 7)]);
@@ -175,13 +175,14 @@ fn every_step_is_struck_and_explained() {
     }
 }
 
-/// Nanoseconds that a process has used of processors.
+/// Returns the processor time of a process in nanoseconds.
 fn processor_time(pid: i64) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("the process is there");
     text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// Every naptime the worker looks into its tables. By default that is every ten seconds, of which a millisecond is 0.01 %.
+/// In every naptime the worker checks its tables. By default that is every ten seconds, of which a millisecond is 0.01
+/// %.
 #[test]
 fn an_idle_worker_uses_less_than_a_millisecond_for_each_naptime() {
     let lab = Lab::start(Options::named("torture-idle").with_worker());
@@ -202,7 +203,7 @@ fn an_idle_worker_uses_less_than_a_millisecond_for_each_naptime() {
     // The first naptimes plan statements and fill caches.
     let first = naptimes();
     wait_until("the worker has begun to sleep", &mut naptimes, |now| *now >= first + 10.0);
-    // Whatever else a machine does only adds to it, so the least of some measurements counts.
+    // Other work on the machine can only increase the value, so the smallest of some measurements counts.
     let mut each = f64::INFINITY;
     for _ in 0..5 {
         let (first, before) = (naptimes(), processor_time(pid));

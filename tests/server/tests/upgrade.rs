@@ -1,8 +1,8 @@
-//! Files of a new version, the server's restart and ALTER EXTENSION UPDATE come one after the other, in any order, while
-//! sessions come in: none is lost, and in the end everything is as a fresh install has it.
+//! New files, a restart of the server and ALTER EXTENSION UPDATE follow each other in any order, while sessions come
+//! in. No session is lost, and the result equals a fresh install.
 //!
-//! What came before is version 0.0.9, which this file makes from the install script by leaving something out. It runs
-//! in a PostgreSQL of its own, whose files are replaced as `make install` and packages do it, by rename.
+//! The earlier version is 0.0.9. This file makes it from the install script by leaving parts out. It runs in a separate
+//! PostgreSQL, whose files are replaced by rename, as `make install` and packages do.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,8 +24,8 @@ use server_tests::{Cluster, Database, Options, Session, wait_until};
 
 const OLD: &str = "0.0.9";
 
-/// Left out of the old version, and how it gets there: an index, a column at a table's end with its comment, a
-/// function's text, and whole files of functions, views and procedures.
+/// The parts that the old version lacks, with their replacements: an index, a column at a table's end, its comment, and
+/// a function's text. Whole files of functions, views and procedures are left out, too.
 const LACKED: [(&str, &str); 4] = [
     ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
     ("    resume_at        jsonb,\n", ""),
@@ -37,7 +37,7 @@ const LACKED: [(&str, &str); 4] = [
 ];
 const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
 
-/// A copy of the installation under test, which this process uses from then on; with the old version in it.
+/// Makes a copy of the installation under test with the old version in it. This process then uses the copy.
 fn workshop() {
     static MADE: OnceLock<()> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -69,7 +69,8 @@ fn old_script() -> String {
     script
 }
 
-/// As a person would write it: first who may run it, then what is new, at the end whose it is.
+/// Returns an update script as a developer would write it: the check of the library, the new objects, and the grants at
+/// the end.
 fn update_script() -> String {
     let files = install_files();
     let file = |name: &str| &files.iter().find(|(own, _)| own == name).expect("a file").1;
@@ -81,7 +82,7 @@ fn update_script() -> String {
     for name in LACKED_FILES {
         script.push_str(file(name));
     }
-    // Takes nothing back but from what is new.
+    // Revokes privileges on new objects only.
     script.push_str(file("90_grants.sql"));
     script
 }
@@ -91,7 +92,7 @@ struct Server {
     whois: Whois,
 }
 
-/// A server whose worker works, and a database with the old version.
+/// Starts a server whose worker works. Its databases have the old version.
 fn server(name: &str, change: impl FnOnce(Options) -> Options) -> Server {
     workshop();
     let whois = Whois::start(Routes::synthetic());
@@ -101,7 +102,7 @@ fn server(name: &str, change: impl FnOnce(Options) -> Options) -> Server {
 
 fn database_of_version<'a>(cluster: &'a Cluster, version: &str) -> Database<'a> {
     let mut db = bare_database(cluster);
-    // As Cowrie's manual has it: whatever is created is for the honeypot, too.
+    // As Cowrie's manual has it: the honeypot gets privileges on all future objects.
     db.run(
         "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC; ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO PUBLIC",
     );
@@ -127,18 +128,18 @@ fn wait_until_it_waits(session: &mut Session) {
     );
 }
 
-/// Replaces the library as `make install` does: another file under the same name, never a write into the old one.
+/// Replaces the library as `make install` does: another file with the same name, without writing to the old one.
 fn replace_library() -> PathBuf {
     let library = installation().pkglibdir.join("cowrie_enrich.so");
     let draft = installation().pkglibdir.join("cowrie_enrich.so.new");
-    // Built differently, as far as it takes for every byte to be elsewhere.
+    // Stripped, so that all bytes are at other positions.
     let stripped = Command::new("strip").arg("--strip-debug").arg("-o").arg(&draft).arg(&library).status();
     assert!(stripped.is_ok_and(|status| status.success()), "strip is there, as Rust needs a linker");
     fs::rename(&draft, &library).expect("own directory");
     library
 }
 
-/// The file that a process has loaded, and whether it is there no more.
+/// Returns true if the library file that a process has loaded was deleted.
 fn has_a_replaced_library(pid: i64) -> bool {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process is there");
     let line =
@@ -169,7 +170,7 @@ fn sessions_keep_coming_while_files_are_replaced_and_the_extension_is_updated() 
 
         let library = replace_library();
         traffic.wait_for_transactions(50);
-        // A backend that came since has what the postmaster has.
+        // A new backend has the library of the postmaster.
         let mut newcomer = cluster.session(&name);
         assert_eq!(newcomer.one("SELECT library_version()"), current());
         assert!(has_a_replaced_library(newcomer.backend_pid()), "it loaded {}", library.display());
@@ -222,7 +223,7 @@ fn without_preload_backends_with_the_old_and_the_new_file_work_side_by_side() {
         session.run("SELECT enrich_ip('139.59.0.1', true)");
         session.run(&format!("DELETE FROM sessions WHERE id = 't{n}'"));
     }
-    // One of them has a newer mmdb file put into service; the other one finds it.
+    // One session puts a newer mmdb file into service, and the other one finds it.
     db.run("SELECT reload_mmdb()");
     new.run("SELECT reload_mmdb()");
     assert_eq!(COWRIE.snapshot(&mut new, "s1"), "15169|US|NULL");
@@ -251,7 +252,7 @@ fn an_update_whose_library_the_server_does_not_run_yet_is_refused_and_changes_no
     assert_counts_are_exact(&mut db, &[("sessions", "ip")]);
 }
 
-/// The files of an older version came back: by a downgraded package, or a standby that was forgotten.
+/// The files of an older version return, by a downgraded package or a standby that was not upgraded.
 #[test]
 fn objects_newer_than_the_library_are_left_alone_by_the_worker_and_sessions_are_counted() {
     let server = server("upgrade-older", |options| options);
@@ -293,7 +294,7 @@ fn every_released_version_updates_to_what_a_fresh_install_is() {
     let server = server("upgrade-released", |options| options);
     let fresh = catalog(&mut database_of_version(&server.cluster, current()));
     let mut versions = Vec::new();
-    // The one that this file makes, too: the comparison is to have something to compare.
+    // Includes the version that this file makes, so that there is at least one.
     for (version, script) in released().into_iter().chain([(OLD.to_owned(), old_script())]) {
         if version == current() {
             continue;
@@ -347,7 +348,7 @@ fn what_an_operator_granted_survives_an_update() {
     );
 }
 
-/// An update that forgets something is told from a fresh install.
+/// A comparison with a fresh install shows the parts that an update lacks.
 #[test]
 fn what_an_update_forgets_is_found() {
     let server = server("upgrade-forgets", |options| options);
@@ -382,7 +383,7 @@ fn the_script_of_a_released_version_never_changes() {
         "{} is released, and sql/install/ is not what it was: see sql/released/README.md for how to change it",
         current()
     );
-    // That this is noticed does not wait for a release.
+    // The check can be tested before the first release.
     let frozen = vec![(current().to_owned(), now.clone())];
     assert!(!problem(&frozen, &now));
     assert!(problem(&frozen, &format!("{now}\n")));
@@ -396,7 +397,7 @@ fn the_install_script_is_its_files_in_the_order_of_their_names() {
         installation().sharedir.join(format!("extension/cowrie_enrich--{}.sql", current())),
     )
     .expect("the version under test is installed");
-    // What pgrx puts between them are comments.
+    // pgrx puts only comments between them.
     let mut rest = installed.as_str();
     for (name, text) in install_files() {
         let at = rest.find(text.trim_end()).unwrap_or_else(|| panic!("{name} is not where it should be"));

@@ -1,4 +1,4 @@
-//! The worker asks in batches, politely and frugally, and writes down what it is told.
+//! The worker sends lookups in batches, within the limits and once for each prefix, and stores the answers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -66,7 +66,7 @@ fn addresses_of_one_block_share_one_lookup_and_later_ones_need_none() {
     assert_eq!(lab.whois.record().questions_total(), 230, "the answers are fresh");
     assert_eq!(provider(&mut db, "shared"), 2_300 - 230 + 500);
 
-    // And when they are not fresh any more, one lookup serves the block again.
+    // When the answers are stale, one lookup serves the prefix again.
     db.run("UPDATE enrich.block_answer SET asked_at = asked_at - interval '91 days'");
     let last: Vec<IpAddr> = (0..460).map(|n| member(n % 230, (n / 230 + 200) as u8)).collect();
     queue(&mut db, &last);
@@ -91,7 +91,7 @@ fn both_families_go_into_one_batch_and_ipv6_shares_by_48() {
     assert_eq!(record.connections.len(), 1, "{record:?}");
 }
 
-/// Values that were there stay, whatever Cymru says; what was null is filled.
+/// Existing values stay, for any answer of Team Cymru. Null values are filled.
 #[test]
 fn sessions_that_wait_for_their_network_are_completed_from_null_to_a_value_only() {
     let lab = lab("batches-sessions");
@@ -103,7 +103,7 @@ fn sessions_that_wait_for_their_network_are_completed_from_null_to_a_value_only(
             "SELECT enrich.set_session_table_options('{}', run_triggers => NULL, trust_input => true)",
             host.table
         ));
-        // Held, so that all of them are stored before the answer.
+        // The answer is held until all of them are stored.
         lab.whois.behave(cowrie_enrich_upstreams::Fault::Held);
         let addresses = members(0..40);
         let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -186,7 +186,7 @@ fn networks_are_described_as_cymru_describes_them() {
     let lab = lab("batches-networks");
     let mut db = lab.database();
     let addresses = members(0..21);
-    // What a file said of the country gives way to Cymru, what an operator said does not.
+    // Team Cymru's country replaces that of a file, but not that of an operator.
     let (filed, manual) = (synthetic_asn(addresses[1]), synthetic_asn(addresses[2]));
     db.run(&format!("SELECT enrich.ensure_asn_inventory({manual}, 'By hand', 'FR')"));
     db.run(&format!(
@@ -253,7 +253,7 @@ fn limits_are_obeyed_from_the_reload_on() {
     let record = lab.whois.record();
     assert_eq!(record.connections.len(), 6);
     assert_eq!(record.most_at_once(), 1);
-    // Five intervals of 0.2 s; the first connection may have been noticed late.
+    // Five intervals of 0.2 s. The first connection may have been noticed late.
     let took = record.connections[5].opened - record.connections[0].opened;
     assert!(took > Duration::from_millis(900), "six batches began within {took:?}");
 

@@ -1,4 +1,4 @@
-//! One worker per database that has the extension, all polite together, none in anybody's way.
+//! One worker per database with the extension. Together they stay within the limits, and none blocks another.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use server_tests::cymru::{
 use server_tests::database::bare_database;
 use server_tests::{Cluster, Database, Options, Session, wait_until};
 
-/// "Under a second", and what a loaded machine adds.
+/// "Under a second", plus a margin for a loaded machine.
 const MOMENT: Duration = Duration::from_millis(1_500);
 
-/// The times in here are of waiting: nothing is asked for unless a test does.
+/// With a long naptime, so that only a request of the test makes the worker work.
 fn lab(name: &str) -> Lab {
     Lab::start(Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h"))
 }
@@ -22,14 +22,14 @@ fn admin(cluster: &Cluster) -> Session {
     cluster.session_with("postgres", "postgres", "public")
 }
 
-/// A database whose worker waits for an answer.
+/// Returns a database whose worker waits for an answer.
 fn in_the_middle_of_a_batch(lab: &Lab) -> Database<'_> {
     lab.whois.behave(Fault::Held);
     let before = held(lab);
     let mut db = lab.database();
     queue(&mut db, &members(0..20));
     wait_until("a batch is under way", || held(lab), |now| *now > before);
-    // Said only after the claim's transaction has ended.
+    // The worker reports this state only after the claim's transaction has ended.
     wait_until(
         "the worker waits",
         || {
@@ -46,9 +46,9 @@ fn held(lab: &Lab) -> usize {
     lab.whois.record().connections.iter().filter(|c| c.end && c.is_open()).count()
 }
 
-/// Databases that have a worker at this moment.
+/// Returns the databases that have a worker now.
 fn at_work(session: &mut Session) -> Vec<String> {
-    // worker_status() is the extension's; what the server says needs none.
+    // worker_status() needs the extension. pg_stat_activity does not.
     session.rows(
         "SELECT datname FROM pg_stat_activity WHERE backend_type = 'cowrie_enrich worker' ORDER BY datname",
     )
@@ -74,7 +74,7 @@ fn three_databases_have_three_workers_and_share_one_limit() {
         &format!("cymru_rate = {PER_MINUTE}"),
     ]);
     lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(100)));
-    // The same addresses: each database answers for itself.
+    // The same addresses, because each database stores answers separately.
     for db in &mut dbs {
         queue(db, &members(0..10));
     }
@@ -102,7 +102,8 @@ fn three_databases_have_three_workers_and_share_one_limit() {
     let record = lab.whois.record();
     assert_eq!(record.connections.len(), 15, "{record:?}");
     assert!(record.most_at_once() <= CONNECTIONS, "{} at once", record.most_at_once());
-    // Any stretch holds a burst and what the rate allows; a connection may be noticed a moment late.
+    // Any period contains at most a burst and the number that the rate allows. A connection may be noticed a moment
+    // late.
     let late = Duration::from_millis(100);
     let opened: Vec<Instant> = record.connections.iter().map(|c| c.opened).collect();
     for (first, from) in opened.iter().enumerate() {
@@ -116,14 +117,14 @@ fn three_databases_have_three_workers_and_share_one_limit() {
     assert_nothing_crashed(&lab.cluster);
 }
 
-/// A database with a long queue does not keep the others from asking.
+/// A database with a long queue does not block requests of the others.
 #[test]
 fn a_short_queue_does_not_wait_for_a_long_one() {
     let lab = lab("databases-turns");
     let (mut long, mut short) = (lab.database(), lab.database());
     lab.reconfigure(&["cymru_batch_size = 5", "cymru_max_connections = 1"]);
     lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(50)));
-    // Both are awake before it begins.
+    // Both workers are awake before the test begins.
     for db in [&mut long, &mut short] {
         queue(db, &members(9_000..9_001));
         wait_for_the_queue(db);
@@ -147,7 +148,7 @@ fn a_database_is_dropped_while_its_worker_is_in_the_middle_of_a_batch() {
     in_a_moment("DROP DATABASE", || admin.run(&format!("DROP DATABASE \"{name}\"")));
     wait_until("its worker has left the connection", || held(&lab), |held| *held == 0);
     wait_until("its seat is free", || at_work(&mut admin), |at_work| !at_work.contains(&name));
-    // Its permit is free again: one connection would be enough for another database to be stuck.
+    // The permit must be free again, because with one connection another database would otherwise wait forever.
     lab.reconfigure(&["cymru_max_connections = 1"]);
     lab.whois.behave(Behaviour::normal());
     let mut other = lab.database();
@@ -166,7 +167,7 @@ fn a_database_is_renamed_and_copied_while_its_worker_is_in_the_middle_of_a_batch
     in_a_moment("ALTER DATABASE RENAME", || {
         admin.run(&format!("ALTER DATABASE \"{name}\" RENAME TO renamed"));
     });
-    // It comes back, and is asked to go once more.
+    // The worker starts again, and has to leave once more.
     let asked = || lab.whois.record().connections.iter().filter(|c| c.end).count();
     wait_until("the worker asks again", || (asked(), at_work(&mut admin)), |(asked, _)| *asked == 2);
     in_a_moment("CREATE DATABASE TEMPLATE", || admin.run("CREATE DATABASE copied TEMPLATE renamed"));
@@ -174,7 +175,7 @@ fn a_database_is_renamed_and_copied_while_its_worker_is_in_the_middle_of_a_batch
     for name in ["renamed", "copied"] {
         let mut db = lab.cluster.session(name);
         if name == "copied" {
-            // Work that came with the copy is found by the next look; this announces it.
+            // Work in the copy would be found after the naptime. This request wakes the worker.
             queue(&mut db, &members(0..1));
         }
         wait_for_the_queue(&mut db);
@@ -195,7 +196,7 @@ fn the_extension_is_dropped_while_its_worker_is_in_the_middle_of_a_batch() {
     let name = db.name.clone();
     wait_until("the worker has ended", || at_work(&mut db), |at_work| !at_work.contains(&name));
     wait_until("and left the connection", || held(&lab), |held| *held == 0);
-    // And it comes back with the extension, which begins anew.
+    // It starts again with the extension, which has a new state.
     lab.whois.behave(Behaviour::normal());
     db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
     queue(&mut db, &members(0..5));
@@ -226,7 +227,7 @@ fn a_worker_begins_when_create_extension_commits_and_not_when_it_is_rolled_back(
     undone.run("CREATE SCHEMA enrich; BEGIN; CREATE EXTENSION cowrie_enrich SCHEMA enrich; ROLLBACK");
     let mut db = bare_database(&lab.cluster);
     db.run("CREATE SCHEMA enrich");
-    // The launcher has looked at both, and found nothing.
+    // The launcher has checked both databases and found no extension.
     db.run("BEGIN; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
     let mut admin = admin(&lab.cluster);
     assert!(!at_work(&mut admin).contains(&db.name));
@@ -315,7 +316,7 @@ fn a_worker_comes_back_when_the_drop_was_refused() {
     assert_placed(&mut db, &members(0..4));
 }
 
-/// Nobody who may not drop a database can send its worker away.
+/// A role that may not drop a database cannot make its worker leave.
 #[test]
 fn a_stranger_who_may_not_drop_a_database_does_not_stop_its_worker() {
     let lab = lab("databases-stranger");
@@ -365,7 +366,7 @@ fn a_worker_that_is_terminated_comes_back_and_one_that_is_cancelled_goes_on() {
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &members(0..40));
     assert_eq!(cymru::provider(&mut db, "in_flight"), 0);
-    // The launcher too.
+    // The same for the launcher.
     let launcher = "SELECT pid FROM enrich.worker_status() WHERE role = 'launcher'";
     let old = db.one(launcher);
     db.run(&format!("SELECT pg_terminate_backend({old})"));
@@ -391,7 +392,7 @@ fn a_worker_that_waits_for_the_network_has_no_transaction_and_no_lock() {
         );
     }
     assert_eq!(held(&lab), 1);
-    // While it goes on with other work, no transaction lasts.
+    // While the worker does other work, no transaction lasts long.
     for block in 100..120 {
         queue(&mut db, &members(block..block + 1));
         assert_eq!(
@@ -412,7 +413,7 @@ fn the_extension_is_updated_while_its_worker_is_in_the_middle_of_a_batch() {
     let mut db = in_the_middle_of_a_batch(&lab);
     db.run("SET client_min_messages = warning");
     in_a_moment("ALTER EXTENSION UPDATE", || db.run("ALTER EXTENSION cowrie_enrich UPDATE"));
-    // What an upgrade step does: locks that nobody else may hold.
+    // Exclusive locks, as an upgrade script takes them.
     in_a_moment("ALTER TABLE", || {
         db.run(
             "BEGIN; ALTER TABLE enrich.enrichment_job ADD COLUMN more integer;
@@ -427,7 +428,7 @@ fn the_extension_is_updated_while_its_worker_is_in_the_middle_of_a_batch() {
     lab.assert_nothing_crashed();
 }
 
-/// How often the system has put a process back to work.
+/// Returns how often the system has woken a process.
 fn wake_ups(pid: i64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -448,7 +449,7 @@ fn an_idle_worker_sleeps() {
         |state| state == &["sleeping"],
     );
     let before = (wake_ups(worker), wake_ups(launcher));
-    // Not a wait: the stretch that is looked at. Others' commits that queue nothing are no reason to wake either.
+    // The measured period, not a wait. Commits of others that queue nothing do not wake the worker either.
     for _ in 0..20 {
         db.run("CREATE TABLE IF NOT EXISTS public.other (a int); INSERT INTO public.other VALUES (1)");
         std::thread::sleep(Duration::from_millis(100));
@@ -460,7 +461,7 @@ fn an_idle_worker_sleeps() {
     );
 }
 
-/// Said by whoever is connected to no particular database; the launcher looks at once.
+/// Makes the launcher check all databases at once, without a connection to a certain one.
 fn nudge_launcher(lab: &Lab, by_extension: bool) {
     if by_extension {
         bare_database(&lab.cluster).run("CREATE SCHEMA enrich; CREATE EXTENSION cowrie_enrich SCHEMA enrich");
@@ -485,7 +486,7 @@ fn a_database_that_becomes_a_template_loses_its_worker_and_gets_it_back_with_its
         assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_request"), 2);
         drop(db);
         let copy = format!("copy_{by_extension}");
-        // The connection that was dropped may take a moment; the server waits for it by itself.
+        // The dropped connection may take a moment to end. The server waits for it.
         admin.run(&format!("CREATE DATABASE {copy} TEMPLATE \"{name}\""));
         assert!(!at_work(&mut admin).contains(&name), "nobody came back for the copy");
         admin.run(&format!("ALTER DATABASE \"{name}\" IS_TEMPLATE false"));
@@ -499,8 +500,8 @@ fn a_database_that_becomes_a_template_loses_its_worker_and_gets_it_back_with_its
     lab.assert_nothing_crashed();
 }
 
-/// Any extension's creation is news to the launcher. The worker that it starts finds none of ours and says so, maybe
-/// at the very moment when ours comes.
+/// The launcher reacts to the creation of any extension. The worker that it starts finds no cowrie_enrich and reports
+/// that, perhaps at the same time at which cowrie_enrich is created.
 #[test]
 fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() {
     let lab = lab("databases-second");
@@ -515,7 +516,7 @@ fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() 
     for round in 0..20u64 {
         let before = db.one("SELECT pg_backend_pid()");
         others.run("CREATE EXTENSION hstore");
-        // Not a wait: the second comes at another moment of the first one's each time.
+        // Not a wait: in each round the second extension follows after another time.
         std::thread::sleep(Duration::from_millis(round * 5));
         db.run("CREATE EXTENSION cowrie_enrich SCHEMA enrich");
         let block = round as usize;
@@ -525,7 +526,7 @@ fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() 
         worker_pid(&mut db);
         assert_eq!(db.one("SELECT pg_backend_pid()"), before);
         db.run("DROP EXTENSION cowrie_enrich; DROP EXTENSION hstore");
-        // In every second round the worker has not even left when the next two come.
+        // In every second round the worker is still there when the next two extensions are created.
         if round % 2 == 0 {
             wait_until("its worker has left", || at_work(&mut db), |at_work| !at_work.contains(&name));
         }
@@ -533,7 +534,8 @@ fn an_extension_that_comes_right_after_another_one_gets_its_worker_every_time() 
     lab.assert_nothing_crashed();
 }
 
-/// Turns: all connections are taken at each moment, and yet a newcomer waits for as many as there are, not for the end.
+/// All connections are always in use. Still, a new lookup waits only for about as many requests as there are
+/// connections.
 #[test]
 fn a_single_lookup_is_among_the_next_requests_whatever_another_database_has_to_ask() {
     const CONNECTIONS: usize = 4;
@@ -559,7 +561,7 @@ fn a_single_lookup_is_among_the_next_requests_whatever_another_database_has_to_a
         wait_for_the_queue(&mut short);
         let record = lab.whois.record();
         let at = record.connections.iter().position(|c| c.questions == lookup).expect("it was asked alone");
-        // Its own worker takes it in while the others go on; then it is next.
+        // Its worker creates the job while the others send requests. Then it is next.
         let waited = at - before;
         assert!(waited <= 3 * CONNECTIONS, "{waited} requests came before it");
     }
@@ -570,7 +572,7 @@ fn a_single_lookup_is_among_the_next_requests_whatever_another_database_has_to_a
     lab.assert_nothing_crashed();
 }
 
-/// The interleaving by name: all permits come back in one instant, while both databases wait for one.
+/// A named interleaving: all permits are returned at once, while both databases wait for one.
 #[test]
 fn of_four_permits_that_come_back_at_once_one_goes_to_the_database_that_has_none() {
     const CONNECTIONS: usize = 4;
@@ -617,7 +619,7 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     wait_for_the_queue(&mut db);
     let pid = worker_pid(&mut db);
     let burst = format!("SELECT count(pg_cancel_backend({pid})) FROM generate_series(1, 200)");
-    // Asleep, with requests to take in, with answers to write down, and in the middle of all that.
+    // While it sleeps, creates jobs, stores answers, and in the middle of all that.
     db.run(&burst);
     lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(5)));
     let mut other = db.another();
@@ -636,7 +638,7 @@ fn hundreds_of_cancellations_at_whatever_moment_do_not_end_a_worker() {
     lab.assert_nothing_crashed();
 }
 
-/// Starts a server with slots for `workers` workers, our launcher and the launcher of logical replication.
+/// Starts a server with slots for `workers` workers, the extension's launcher and that of logical replication.
 fn with_room_for(name: &str, workers: usize) -> Cluster {
     let slots = format!("max_worker_processes = {}", workers + 2);
     Cluster::start(&Options::named(name).with_worker().conf("cowrie_enrich.worker_naptime = 1h").conf(&slots))
@@ -693,7 +695,7 @@ fn a_database_without_a_slot_is_shown_and_gets_one_when_another_database_is_drop
 fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts() {
     let cluster = with_room_for("databases-places", 2);
     let mut owner = admin(&cluster);
-    // Made first, so that no order of numbers or names is in favour of the others.
+    // Created first, so that no order of OIDs or names favours the others.
     owner.run("CREATE DATABASE copy");
     for name in ["shop", "zoo"] {
         owner.run(&format!("CREATE DATABASE {name}"));
@@ -712,7 +714,7 @@ fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts(
         let before = pid_of(&mut copy, database);
         assert_eq!(before.len(), 1);
         copy.run(&format!("SELECT pg_terminate_backend({})", before[0]));
-        // Work in the copy has the launcher try at once.
+        // Work in the copy makes the launcher try at once.
         wait_until(
             "the worker is back, and the copy has none",
             || {
@@ -731,7 +733,7 @@ fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts(
         let mut copy = cluster.session("copy");
         wait_until("they have their places again", || workers(&mut copy), |workers| workers == &waits);
     }
-    // A list that cannot be read is none.
+    // An unreadable list is ignored.
     cluster.stop_fast();
     let list = cluster.data_dir().join("cowrie_enrich/workers.json");
     assert!(list.exists());
@@ -743,7 +745,7 @@ fn a_database_that_had_a_worker_keeps_its_place_from_copies_and_across_restarts(
     assert_nothing_crashed(&cluster);
 }
 
-/// The place was free for a moment, because the setting excluded the older database.
+/// The slot was free for a moment, because the setting excluded the older database.
 #[test]
 fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     let cluster = with_room_for("databases-gives-way", 1);
@@ -753,7 +755,7 @@ fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     }
     create_extension(&cluster, "shop");
     wait_until("it has a worker", || at_work(&mut owner), |at_work| at_work == &["shop"]);
-    // A worker that ends before the launcher has noted it leaves no claim to the place.
+    // If a worker ends before the launcher has stored it, the database has no right to the slot.
     let list = cluster.data_dir().join("cowrie_enrich/workers.json");
     let shop = owner.one("SELECT oid FROM pg_database WHERE datname = 'shop'");
     wait_until(
@@ -773,7 +775,7 @@ fn a_copy_that_came_into_the_place_of_an_older_database_gives_way() {
     assert_nothing_crashed(&cluster);
 }
 
-/// Sessions of one address whose network is not known, each committed by itself.
+/// Stores sessions of one address whose network is unknown, each in a separate transaction.
 fn sessions_of_an_unknown_network(session: &mut Session, count: usize) {
     for n in 0..count {
         session.run(&format!("INSERT INTO public.sessions VALUES ('{n}', '5.9.200.1')"));
@@ -787,14 +789,14 @@ fn requests(session: &mut Session) -> Vec<String> {
 #[test]
 fn requests_do_not_pile_up_where_no_worker_takes_them() {
     let lab = lab("databases-elsewhere");
-    // Answers may arrive at any moment, for another database.
+    // An answer for another database may arrive at any time.
     let elsewhere = in_the_middle_of_a_batch(&lab);
     lab.cluster.reconfigure(&[format!("cowrie_enrich.databases = '{}'", elsewhere.name)]);
     let mut db = lab.database();
     db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
     sessions_of_an_unknown_network(&mut db, 200);
     assert_eq!(requests(&mut db), ["cymru|1"]);
-    // Neither from other connections, nor by calls.
+    // Neither from other connections nor by calls.
     for _ in 0..20 {
         let mut other = db.another();
         sessions_of_an_unknown_network(&mut other, 2);
@@ -816,14 +818,14 @@ fn requests_do_not_pile_up_where_no_worker_takes_them() {
     lab.assert_nothing_crashed();
 }
 
-/// Without a worker, what commits leave for it grows to a bound only. What they do not note beyond that is looked for.
+/// Without a worker, the notes of commits for it have a maximum size. Sessions without a note are found by a search.
 #[test]
 fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     let lab = lab("databases-full");
     lab.cluster.reconfigure(&["cowrie_enrich.worker_enabled = off".to_owned()]);
     let mut db = lab.database();
     db.run("CREATE TABLE sessions (id text, ip text); SELECT enrich.attach_session_table('sessions', 'ip')");
-    // 32 MB of rows that the worker has nothing to do for.
+    // 32 MB of rows without work for the worker.
     db.run(
         "INSERT INTO enrich.incomplete_session (rel, ip_address)
          SELECT 'public.sessions', '203.0.113.1' FROM generate_series(1, 900000)",
@@ -844,7 +846,7 @@ fn sessions_beyond_the_bound_of_the_inbox_are_found_when_the_worker_comes() {
     lab.assert_nothing_crashed();
 }
 
-/// Also those that its worker has not counted before.
+/// Includes sizes that its worker has not counted before.
 #[test]
 fn a_lock_hides_no_other_size_than_the_one_behind_it() {
     let lab = lab("databases-sizes");
@@ -905,7 +907,7 @@ fn sessions_without_a_worker_are_completed_when_it_comes() {
         lab.cluster.reconfigure(&["cowrie_enrich.databases = 'elsewhere'".to_owned()]);
         let name = db.name.clone();
         wait_until("the worker has left", || at_work(&mut db), |at_work| !at_work.contains(&name));
-        // The network is unknown again, and the earlier request was taken: a new one is needed.
+        // The network is unknown again, and the earlier request became a job. A new one is needed.
         db.run(&format!(
             "DELETE FROM enrich.block_answer; UPDATE enrich.ip_inventory SET current_asn = NULL, enrichment = '{{}}' WHERE ip_address = '{address}'"
         ));

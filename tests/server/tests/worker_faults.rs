@@ -1,5 +1,5 @@
-//! Whatever Team Cymru sends, nothing wrong is stored, the right count moves, and when it behaves again everything is
-//! resolved, by the same process.
+//! For anything that Team Cymru sends: nothing wrong is stored, and the right counter increases. When Team Cymru works
+//! again, the same worker process resolves every address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,12 +13,12 @@ use server_tests::cymru::{
 };
 use server_tests::{Database, Options, wait_until};
 
-/// Where no answer is too late, however busy the machine is.
+/// Timeouts are too long for any answer to be late, even on a busy machine.
 fn lab(name: &str) -> Lab {
     lab_with(name, "30s")
 }
 
-/// Where some answers never come, and tests wait for that.
+/// Timeouts are short, for tests of answers that never come.
 fn impatient_lab(name: &str) -> Lab {
     lab_with(name, "1s")
 }
@@ -33,28 +33,28 @@ fn lab_with(name: &str, timeout: &str) -> Lab {
     )
 }
 
-/// One database and one process that live through several faults.
+/// One database and one worker process for several faults.
 struct Patient<'a> {
     lab: &'a Lab,
     db: Database<'a>,
     pid: i64,
-    /// Blocks used up.
+    /// Number of prefixes used so far.
     blocks: usize,
     asked: Vec<IpAddr>,
 }
 
-/// What is to be seen of a fault.
+/// The effect of a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Course {
-    /// The rows are good enough for all.
+    /// The valid rows resolve every address.
     NoHarm,
-    /// All is resolved in the end, while the fault lasts.
+    /// Every address is resolved in the end, while the fault lasts.
     Gradually,
-    /// Some are resolved, the others end as dead letters.
+    /// Some addresses are resolved, the others end as dead letters.
     Partly,
     /// Every address ends as a dead letter.
     Dies,
-    /// Nothing is resolved and nothing dies, since the provider is down for everybody.
+    /// No address is resolved, and none becomes a dead letter, because the provider is down for every lookup.
     Waits,
 }
 
@@ -145,7 +145,7 @@ impl<'a> Patient<'a> {
         self.recovers(what, &addresses);
     }
 
-    /// The provider behaves again: without anybody's help but for the dead.
+    /// Team Cymru works again. Asserts that the queue drains; only dead letters need a call.
     #[track_caller]
     fn recovers(&mut self, what: &str, addresses: &[IpAddr]) {
         self.lab.whois.listen_again();
@@ -156,7 +156,7 @@ impl<'a> Patient<'a> {
         assert_eq!(self.db.number("SELECT count(*) FROM enrich.dead_letter"), 0, "{what}");
         assert_nothing_wrong(&mut self.db, &self.asked);
         assert_eq!(worker_pid(&mut self.db), self.pid, "the same process: {what}");
-        // What an exchange brought is stored before the exchange is over.
+        // Answers are stored before the request ends.
         wait_until("no exchange is under way", || provider(&mut self.db, "in_flight"), |n| *n == 0);
         self.lab.assert_nothing_crashed();
     }
@@ -169,11 +169,11 @@ fn a_provider_that_is_down_for_everybody_kills_no_lookup() {
     lab.whois.refuse();
     patient.goes_through("refused", &["unreachable"], Course::Waits);
     patient.suffers("silent", Fault::Silent, &["silent", "unanswered"], Course::Waits);
-    // A connection that ends with nothing said.
+    // A connection that ends without an answer.
     patient.suffers("dropped", Fault::DropAfter { questions: 2 }, &["unanswered"], Course::Waits);
 }
 
-/// However often it fails: attempts of a lookup are spent on answers that lack it, not on a provider that is away.
+/// With any number of failures: attempts of a lookup are used up by answers that lack it, not by an outage.
 #[test]
 fn an_outage_that_lasts_longer_than_all_attempts_kills_no_lookup() {
     let lab = lab("faults-outage");
@@ -353,7 +353,7 @@ fn nobody_announces_it_is_an_answer_with_a_lifetime_of_its_own() {
         )),
         ["absent|t"]
     );
-    // While it is fresh it serves the block; when it is not, the block is asked about again.
+    // A fresh negative answer serves the prefix. After its lifetime the prefix is requested again.
     lab.reconfigure(&["cymru_absent_ttl = 1h"]);
     lab.whois.behave(Behaviour::normal());
     lab.whois.forget();

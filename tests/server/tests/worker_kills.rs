@@ -1,4 +1,4 @@
-//! Whatever is killed, whenever: no lookup is lost, none is written twice, and hardly any is asked twice.
+//! With a kill at any time: no lookup is lost, none is stored twice, and few are requested twice.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -19,13 +19,13 @@ const KILLS: usize = 20;
 struct Size {
     addresses: usize,
     batch: usize,
-    /// The server's, for each batch.
+    /// Delay of the server before each answer.
     delay: Duration,
-    /// Most milliseconds from an exchange's beginning to the kill.
+    /// Maximum milliseconds from the start of a request to the kill.
     pause: u64,
 }
 
-/// `COWRIE_ENRICH_FULL_SIZE` takes some three minutes and shows the same.
+/// With `COWRIE_ENRICH_FULL_SIZE` the test takes about three minutes and shows the same.
 fn size() -> Size {
     if std::env::var_os("COWRIE_ENRICH_FULL_SIZE").is_some() {
         return Size { addresses: 10_000, batch: 500, delay: Duration::from_secs(5), pause: 8_000 };
@@ -33,7 +33,7 @@ fn size() -> Size {
     Size { addresses: 10_000, batch: 40, delay: Duration::from_millis(80), pause: 120 }
 }
 
-/// `COWRIE_ENRICH_SEED` runs a failure again, as far as processes repeat themselves.
+/// `COWRIE_ENRICH_SEED` repeats a failure, as far as processes can be repeated.
 fn seed() -> u64 {
     let given = std::env::var("COWRIE_ENRICH_SEED").ok().and_then(|seed| seed.parse().ok());
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
@@ -76,12 +76,13 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     let mut kinds = [0; 3];
     for _ in 0..KILLS {
         let mut session = lab.cluster.session(&name);
-        // Some exchange after the last kill has begun, so each kill meets work; then at any moment.
+        // Waits until a request has begun after the last kill, so that each kill interrupts work. The kill then comes
+        // at a random time.
         let seen = lab.whois.record().connections.len();
         wait_until(
             "work goes on",
             || {
-                // In one statement: meanwhile requests become jobs.
+                // In one statement, because requests become jobs meanwhile.
                 let left = session.number(
                     "SELECT (SELECT count(*) FROM enrich.enrichment_job)
                          + (SELECT count(*) FROM enrich.enrichment_request)",
@@ -141,7 +142,7 @@ fn twenty_kills_lose_nothing_and_repeat_little() {
     );
 }
 
-/// The lease of a process that is gone is not waited for.
+/// The next worker does not wait for the lease of a process that has ended.
 #[test]
 fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
     let lab = Lab::start(Options::named("kills-lease").with_worker());
@@ -159,7 +160,7 @@ fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
     );
     drop(db);
     lab.cluster.kill_backend(pid);
-    // Held as before: what is asked now is asked by the successor.
+    // Answers are still held, so the second request comes from the next worker.
     wait_until("the successor asks again", asked, |n| *n == 2);
     lab.whois.behave(Behaviour::normal());
     let mut db = lab.cluster.session(&name);
@@ -169,7 +170,7 @@ fn a_worker_that_is_killed_in_the_middle_of_a_batch_has_it_asked_again() {
     assert_eq!(provider(&mut db, "in_flight"), 0);
 }
 
-/// A snapshot is of the moment of attack: a network that was stored stays when another one is found later.
+/// A snapshot shows the time of the attack. A stored network stays when another one is found later.
 #[test]
 fn a_kill_between_two_batches_writes_no_session_twice() {
     let lab =

@@ -1,4 +1,4 @@
-//! What the worker writes into tables that are not ours, and what it does not let their owners do.
+//! The worker's writes to tables of users, and the limits for code of their owners.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn held(lab: &Lab) -> usize {
     lab.whois.record().connections.iter().filter(|c| c.end && c.is_open()).count()
 }
 
-/// Also those sessions that back off.
+/// Includes sessions in backoff.
 fn wait_until_complete(db: &mut Session) {
     wait_until(
         "no session waits to be completed",
@@ -50,7 +50,7 @@ fn wait_until_placed(db: &mut Session, address: IpAddr) {
     );
 }
 
-/// The answer is written while nobody can see the session yet.
+/// The answer is stored before the session is committed.
 #[test]
 fn a_session_that_commits_after_the_answer_was_written_is_completed() {
     let lab = lab("sessions-late");
@@ -69,7 +69,7 @@ fn a_session_that_commits_after_the_answer_was_written_is_completed() {
             );
             let mut late = db.another();
             late.run(&format!("BEGIN ISOLATION LEVEL {isolation}; {}", insert(host, "late", address)));
-            // Another address of the block, too: its answer is there before its lookup.
+            // Another address of the prefix, too. Its answer exists before its lookup.
             late.run(&insert(host, "neighbour", member(0, 2)));
             lab.whois.behave(Behaviour::normal());
             wait_until_placed(&mut db, address);
@@ -143,7 +143,7 @@ fn a_session_that_somebody_holds_is_completed_when_they_let_go() {
     lab.assert_nothing_crashed();
 }
 
-/// A role that owns a session table and is nobody otherwise.
+/// Creates a role that owns a session table and has no other privileges.
 fn owner(db: &mut Database<'_>, host: &Host) -> String {
     let role = db.own_name("owner");
     db.run(&format!("CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}"));
@@ -160,7 +160,7 @@ const KINDS: [(&str, &str, &str); 3] = [
     ("CONSTRAINT", "AFTER UPDATE", "DEFERRABLE INITIALLY DEFERRED"),
 ];
 
-/// Puts a trigger on Cowrie's table, one that fires always or one that fires for ordinary sessions.
+/// Puts a trigger on Cowrie's table: one that fires always, or one that fires for ordinary sessions.
 fn put_trigger(session: &mut Session, (timing, event, deferred): (&str, &str, &str), always: bool) {
     session.run(&format!(
         "CREATE {timing} TRIGGER theirs {event} ON sessions {deferred}
@@ -203,7 +203,7 @@ fn a_table_whose_trigger_raises_keeps_neither_the_inventory_nor_other_tables_wai
     lab.assert_nothing_crashed();
 }
 
-/// Whoever owns a table may put a trigger on it; it runs with their rights and theirs alone, at once or deferred.
+/// The owner of a table may put a trigger on it. It runs with the owner's rights only, at once or deferred.
 #[test]
 fn what_the_owner_put_on_the_table_runs_with_the_owners_rights() {
     let lab = lab("sessions-owner");
@@ -244,7 +244,7 @@ fn what_the_owner_put_on_the_table_runs_with_the_owners_rights() {
         wait_until_placed(&mut db, address);
         wait_for_the_queue(&mut db);
         let seen = db.rows("SELECT who, role_set, secrets, inventory FROM public.seen");
-        // Nothing is deferred: it fires with the statement, in the restricted operation.
+        // Deferred triggers are forced, so they fire with the statement, in the restricted operation.
         assert_eq!(seen, [format!("{role}|refused|refused|refused")], "{kind:?}, always: {always}");
         assert_eq!(COWRIE.snapshot(&mut db, "a"), snapshot(address), "{kind:?}, always: {always}");
         assert_eq!(db.one(&format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'")), "f");
@@ -252,7 +252,7 @@ fn what_the_owner_put_on_the_table_runs_with_the_owners_rights() {
     lab.assert_nothing_crashed();
 }
 
-/// Not by the trigger's own hand, but by what the statement evaluates on the way.
+/// Code that the statement itself evaluates, without a trigger.
 #[test]
 fn policies_and_index_expressions_of_the_owner_run_with_the_owners_rights() {
     let lab = lab("sessions-policies");
@@ -269,7 +269,7 @@ fn policies_and_index_expressions_of_the_owner_run_with_the_owners_rights() {
     );
     let address = member(0, 1);
     db.run(&insert(&SUMMARIES, "a", address));
-    // What the superuser's own insert evaluated.
+    // Rows from the superuser's own insert.
     db.run("DELETE FROM public.seen");
     wait_until(
         "the session is complete, or the log says why not",
@@ -317,7 +317,7 @@ fn settings_of_the_database_do_not_change_how_the_worker_works() {
         db.run(&format!("ALTER DATABASE \"{name}\" SET {setting}"));
     }
     db.run("ALTER ROLE postgres SET default_transaction_read_only = on");
-    // Some settings count from the next worker on.
+    // Some settings take effect when the next worker starts.
     db.run(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type LIKE 'cowrie%'"));
     let addresses = members(0..5);
     for (n, address) in addresses.iter().enumerate() {
@@ -377,14 +377,14 @@ fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing()
     wait_for_the_queue(&mut db);
     assert_placed(&mut db, &[member(0, 1), member(1, 1)]);
     assert_eq!(worker_pid(&mut db), pid);
-    // One that may not write is an error of each step, and loses nothing either.
+    // With a role that may not write, each step fails with an error, and nothing is lost.
     db.run("CREATE ROLE powerless");
     let errors =
         "SELECT errors FROM enrich.worker_status WHERE role = 'worker' AND database = current_database()";
     let before = db.number(errors);
     lab.reconfigure(&["worker_role = 'powerless'"]);
     db.run(&insert(&COWRIE, "c", member(2, 1)));
-    // The log may be silent about it: it is the same burst of steps that fail.
+    // The log may have no line for it, because it belongs to the same series of failures.
     wait_until("a step has failed", || db.number(errors), |errors| *errors > before);
     lab.reconfigure(&["worker_role = ''"]);
     wait_for_the_queue(&mut db);
@@ -393,7 +393,7 @@ fn worker_role_works_with_its_grants_and_one_that_does_not_exist_loses_nothing()
     lab.assert_nothing_crashed();
 }
 
-/// Tables come and go, are renamed, partitioned, or lose a column; the inventory is written all the same.
+/// Tables are created, dropped, renamed, partitioned, or lose a column. The inventory is still written.
 #[test]
 fn a_table_that_changed_does_not_stop_the_worker() {
     let lab = lab("sessions-changed");
@@ -429,7 +429,7 @@ fn a_table_that_changed_does_not_stop_the_worker() {
     lab.assert_nothing_crashed();
 }
 
-/// Writers of sessions and the worker at the same rows, and nobody waits for the other in a circle.
+/// Writers of sessions and the worker use the same rows without a deadlock.
 #[test]
 fn sessions_arrive_and_change_while_answers_are_written() {
     let lab = Lab::start(
@@ -450,7 +450,7 @@ fn sessions_arrive_and_change_while_answers_are_written() {
                 let mut session = door.session();
                 let host = if client % 2 == 0 { &COWRIE } else { &SUMMARIES };
                 for round in 0..60usize {
-                    // Every second block is new to all, and met by all of them.
+                    // Every second prefix is new, and all clients use it.
                     let at = |n: usize| member(round * 5 + n, (client + 1) as u8);
                     let key = |n: usize| format!("{client}-{round}-{n}");
                     let rows: Vec<(String, String)> = (0..5).map(|n| (key(n), at(n).to_string())).collect();
@@ -479,7 +479,7 @@ fn sessions_arrive_and_change_while_answers_are_written() {
     lab.assert_nothing_crashed();
 }
 
-/// An attached table's owner may be anybody, a superuser too; TRIGGER is a privilege that others are given.
+/// The owner of an attached table may be a superuser. Other roles can have the TRIGGER privilege.
 #[test]
 fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
     let lab = lab("sessions-trigger");
@@ -488,7 +488,7 @@ fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
         COWRIE.create_attached(&mut db);
         let role = format!("intruder_{n}");
         db.run(&format!("CREATE ROLE {role} LOGIN; GRANT INSERT, TRIGGER ON sessions TO {role}"));
-        // Its temporary function lives as long as it is connected.
+        // Its temporary function exists as long as the session is connected.
         let mut theirs = db.session_as(&role);
         theirs.run(&format!(
             "CREATE FUNCTION pg_temp.rise() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -511,7 +511,7 @@ fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
         assert!(reason.contains("trigger theirs") && reason.contains(&role), "{reason}");
         let is_superuser = format!("SELECT rolsuper FROM pg_roles WHERE rolname = '{role}'");
         assert_eq!(db.one(&is_superuser), "f", "{timing} {event} {deferred}");
-        // The trap works: an update of the superuser's own is caught by it.
+        // The trap works: it runs in an update by the superuser.
         db.run("BEGIN; UPDATE sessions SET sensor = 2; SET CONSTRAINTS ALL IMMEDIATE");
         assert_eq!(db.one(&is_superuser), "t", "{timing} {event} {deferred}");
         db.run("ROLLBACK");
@@ -520,7 +520,7 @@ fn whoever_may_only_put_triggers_on_a_superusers_table_does_not_become_one() {
     lab.assert_nothing_crashed();
 }
 
-/// More than one transaction can write, and not one of the sessions can be written.
+/// More sessions than one transaction writes, and all of them are locked.
 #[test]
 fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_other_work() {
     let lab = Lab::start(Options::named("sessions-six-thousand"));
@@ -537,7 +537,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     holder.run("BEGIN; LOCK TABLE sessions IN SHARE MODE");
     lab.reconfigure(&["worker_enabled = on"]);
 
-    // Seven seconds of growing pauses; a worker that does not pause has made hundreds of batches by then.
+    // Seven seconds of growing pauses. A worker without pauses would have made hundreds of batches by then.
     let completions =
         |db: &mut Session| db.number("SELECT COALESCE(min(attempts), 0) FROM enrich.session_completion");
     let written = |db: &mut Session| db.number("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint");
@@ -569,7 +569,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
         "the inventory does not wait for sessions"
     );
 
-    // The holder is in nobody's way but its own: the worker has left.
+    // Only the holder of the lock prevents the rename. The worker has left.
     let name = db.name.clone();
     drop(db);
     let mut admin = lab.cluster.session_with("postgres", "postgres", "public");
@@ -580,7 +580,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
         |refusal| refusal.detail.as_deref() == Some("There is 1 other session using the database."),
     );
     assert_eq!(refusal.code, "55006");
-    // And with everything before it that it may write now.
+    // After the lock is released, the rename succeeds, and the worker completes the sessions.
     drop(holder);
     let started = Instant::now();
     admin.run(&rename);
@@ -604,7 +604,7 @@ fn six_thousand_sessions_that_are_locked_keep_the_worker_neither_busy_nor_from_o
     lab.assert_nothing_crashed();
 }
 
-/// More than one transaction completes, and each time nothing has moved in the end.
+/// More sessions than one transaction completes, and each attempt changes nothing in the end.
 #[test]
 fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy() {
     let lab = lab("sessions-undone");
@@ -612,7 +612,7 @@ fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy
         ("BEFORE", "BEGIN RETURN OLD; END"),
         ("BEFORE", "BEGIN RETURN NULL; END"),
         ("BEFORE", "BEGIN NEW.snapshot_asn := NULL; RETURN NEW; END"),
-        // One of what is known is always missing.
+        // One of the known values is always missing.
         (
             "BEFORE",
             "BEGIN
@@ -646,7 +646,7 @@ fn an_owners_trigger_that_undoes_what_is_completed_does_not_keep_the_worker_busy
             db.number("SELECT count(*) FROM sessions WHERE snapshot_asn IS NOT NULL AND snapshot_country IS NOT NULL"),
             0
         );
-        // Other work goes on, and so does this once it is let.
+        // Other work continues, and the sessions are completed after the trigger is dropped.
         let other = member(1_000, 1);
         SUMMARIES.create_attached(&mut db);
         db.run(&self::insert(&SUMMARIES, "other", other));
@@ -712,7 +712,7 @@ fn an_owners_trigger_that_sleeps_holds_up_neither_other_tables_nor_drop_extensio
     lab.assert_nothing_crashed();
 }
 
-/// The process began as the bootstrap superuser; a trigger that fires when it commits must not find it so.
+/// The process began as the bootstrap superuser. A trigger that fires at commit must not run as that role.
 #[test]
 fn deferred_triggers_on_the_inventory_never_run_as_whom_the_worker_began_as() {
     let mut routes = Routes::empty();
@@ -740,14 +740,14 @@ fn deferred_triggers_on_the_inventory_never_run_as_whom_the_worker_began_as() {
         if address == dead {
             lab.whois.behave(Fault::Missing { every: 1 });
         }
-        // Folding writes the row as well.
+        // A fold writes the row as well.
         db.run(&format!("INSERT INTO enrich.session_delta VALUES ('{address}', 1, now(), now())"));
         queue(&mut db, &[address]);
         wait_for_the_queue(&mut db);
         let counted = format!("SELECT session_count FROM enrich.ip_inventory WHERE ip_address = '{address}'");
         wait_until("the session is counted", || db.rows(&counted), |row| row == &["1"]);
     }
-    // A failure is noted in a row that is there. Whether it was, folding and asking had to settle between them.
+    // A failure is recorded only in an existing row. So this lookup runs again, after the fold has created the row.
     queue(&mut db, &[dead]);
     wait_for_the_queue(&mut db);
     assert_eq!(
@@ -766,7 +766,7 @@ fn a_strangers_advisory_locks_do_not_keep_sessions_from_being_counted() {
     SUMMARIES.create_attached(&mut db);
     db.run("CREATE ROLE stranger LOGIN");
     let mut stranger = db.session_as("stranger");
-    // Every key that can be made of what is in the catalogs about the extension.
+    // Takes locks with every key that can be built from OIDs of the extension in the catalogs.
     stranger.run(
         "SELECT pg_advisory_lock(k.a), pg_advisory_lock(k.a << 32), pg_advisory_lock(k.b << 32 | k.a),
                 pg_advisory_lock(k.a << 32 | k.b), pg_advisory_lock(k.a::int, k.b::int),
@@ -796,7 +796,7 @@ fn a_strangers_advisory_locks_do_not_keep_sessions_from_being_counted() {
     lab.assert_nothing_crashed();
 }
 
-/// Names of tables and of networks come from outside; the server's encoding need not be ours.
+/// Names of tables and networks come from outside, and the database may have another encoding than the library.
 #[test]
 fn sessions_of_a_latin1_database_are_completed() {
     let mut routes = Routes::synthetic();
@@ -829,7 +829,7 @@ fn sessions_of_a_latin1_database_are_completed() {
         |(rows, _, _)| *rows == expected,
     );
     wait_for_the_queue(&mut db);
-    // Characters that LATIN1 lacks become question marks, and cost no session.
+    // Characters that LATIN1 lacks become question marks. No session is lost.
     assert_eq!(
         db.rows(
             "SELECT organization_name FROM enrich.asn_inventory WHERE asn_number < 65000 ORDER BY asn_number"
