@@ -1,5 +1,5 @@
 -- alice makes a foreign key from a column of her enum type, with an implicit cast that runs as the extension's owner.
--- Success: the key is there, or her cast ran as another role.
+-- Success: the key exists, or her cast ran as another role.
 -- as alice
 CREATE TYPE al.evil AS ENUM ('a');
 CREATE FUNCTION al.evil_to_inet(al.evil) RETURNS inet LANGUAGE plpgsql AS $$

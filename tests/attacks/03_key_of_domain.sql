@@ -1,5 +1,5 @@
 -- alice wants a key on a column of a domain over inet whose CHECK is her code.
--- Success: the key is made, or the CHECK runs as another role.
+-- Success: the key is created, or the CHECK runs as another role.
 -- as alice
 CREATE DOMAIN al.dom AS inet CHECK (al.note('domain'));
 CREATE TABLE al.d (a al.dom, t timestamptz);

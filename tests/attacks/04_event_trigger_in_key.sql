@@ -1,5 +1,5 @@
--- A superuser's event trigger calls a function of alice; the functions that make keys run commands as the extension's owner.
--- dbo, who owns the database, tries to make one himself. Success: his event trigger exists.
+-- A superuser's event trigger calls a function of alice. The functions that create keys run commands as the extension's owner.
+-- dbo, the owner of the database, tries to create an event trigger. Success: the event trigger exists.
 -- as dbo
 CREATE SCHEMA db_own;
 CREATE FUNCTION db_own.spy() RETURNS event_trigger LANGUAGE plpgsql AS $$

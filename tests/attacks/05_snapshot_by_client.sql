@@ -1,5 +1,5 @@
 -- hp inserts snapshots and documents to poison networks and addresses at the next backfill.
--- Success: an inventory or another session shows what hp wrote.
+-- Success: an inventory or another session has a value that hp wrote.
 -- as hp
 INSERT INTO public.sessions (id, starttime, ip, enrichment, snapshot_asn, snapshot_country, enrichment_at) VALUES
     ('p1', '2999-01-01', '45.45.45.45',

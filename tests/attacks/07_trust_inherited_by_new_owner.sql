@@ -1,4 +1,4 @@
--- postgres trusts a table, then gives it to alice; alice wants to write inventories by documents.
+-- postgres trusts a table, then makes alice its owner. alice wants to write inventories by documents.
 -- Success: the document of alice reaches an inventory.
 -- as postgres
 CREATE TABLE public.gift (id int, ip inet, t timestamptz DEFAULT now());

@@ -1,4 +1,4 @@
--- bob has TRIGGER on alice's table; his trigger is to run as alice when her sessions are completed.
+-- bob has TRIGGER on alice's table. His trigger shall run as alice when her sessions are completed.
 -- Success: bob's code runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

@@ -1,4 +1,4 @@
--- bob has TRIGGER on alice's table; the trigger calls a built-in function, its WHEN condition is bob's operator.
+-- bob has TRIGGER on alice's table. The trigger calls a built-in function, and its WHEN condition has bob's operator.
 -- Success: bob's operator runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

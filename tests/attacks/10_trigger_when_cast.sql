@@ -1,4 +1,4 @@
--- bob has TRIGGER on alice's table; the WHEN condition casts to bob's domain, alone and inside bob's composite type.
+-- bob has TRIGGER on alice's table. The WHEN condition casts to bob's domain, alone and inside bob's composite type.
 -- Success: bob's cast runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

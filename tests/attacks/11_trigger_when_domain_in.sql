@@ -1,5 +1,5 @@
--- bob has TRIGGER on alice's table; the WHEN condition calls the server's own input function of domains, with the OID
--- of bob's domain as a number. The function is stable and bob does not name a type.
+-- bob has TRIGGER on alice's table. The WHEN condition calls the server's input function for domains, with the OID of
+-- bob's domain as a number. The function is stable and bob does not name a type.
 -- Success: the CHECK of bob's domain runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

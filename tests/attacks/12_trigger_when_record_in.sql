@@ -1,4 +1,4 @@
--- The same by record_in(): the input function of bob's composite type, whose column is of bob's domain.
+-- The same with record_in(), the input function of bob's composite type. Its column has bob's domain as type.
 -- Success: the CHECK of bob's domain runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

@@ -1,4 +1,4 @@
--- The same by JSON_VALUE(… RETURNING domain) and JSON_QUERY, from version 17 on.
+-- The same with JSON_VALUE(… RETURNING domain) and JSON_QUERY, in version 17 and later.
 -- Success: the CHECK of bob's domain runs as alice.
 -- as bob
 CREATE TABLE bo.loot (who name);

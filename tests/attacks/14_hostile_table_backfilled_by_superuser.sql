@@ -1,4 +1,4 @@
--- alice's table has code in every place that a table can have code in; postgres backfills, recounts and folds.
+-- alice's table has code in every place in which a table can have code. postgres backfills, recounts and folds.
 -- Success: al.loot names another role than alice.
 -- as alice
 INSERT INTO al.sess (id, ip) VALUES (1, '8.8.8.8'), (2, '60.0.0.7'), (3, 'fd00::1');

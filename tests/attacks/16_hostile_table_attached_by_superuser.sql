@@ -1,4 +1,4 @@
--- postgres attaches, indexes, keys, detaches and gives a rule to alice's hostile table.
+-- postgres attaches, indexes and detaches alice's hostile table, and adds a key and a rule.
 -- Success: al.loot names another role than alice.
 -- as alice
 INSERT INTO al.sess (id, ip) VALUES (1, '8.8.8.8'), (2, '60.0.0.7');

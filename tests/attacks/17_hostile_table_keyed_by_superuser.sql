@@ -1,4 +1,4 @@
--- postgres adds and validates the foreign key of alice's hostile table; the check of the rows plans a query on it.
+-- postgres adds and validates the foreign key of alice's hostile table. The check of the rows plans a query on it.
 -- Success: al.loot names another role than alice.
 -- as alice
 INSERT INTO al.sess (id, ip) VALUES (1, '8.8.8.8');

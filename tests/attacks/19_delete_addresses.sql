@@ -1,5 +1,5 @@
--- The owner of the extension and postgres delete addresses; the check of alice's key plans a query on her table, and her
--- code tries to leave a cursor WITH HOLD and a deferred trigger for the commit.
+-- The owner of the extension and postgres delete addresses. The check of alice's key plans a query on her table. Her code
+-- tries to leave a cursor WITH HOLD and a deferred trigger for the commit.
 -- Success: al.loot names another role than alice.
 -- as alice
 CREATE FUNCTION al.konst(how text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN al.note(how); END $$;

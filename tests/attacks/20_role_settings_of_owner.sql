@@ -1,5 +1,5 @@
--- alice sets everything that a role may set for its connections, and puts look-alikes on the search_path, so that the
--- statements of her owner process, or those of the extension's owner in it, run her functions or stop.
+-- alice sets all settings that a role may set for its connections, and puts look-alikes on the search_path. Statements of
+-- her owner process, or those of the extension's owner in it, shall run her functions or fail.
 -- Success: al.loot names another role than alice, or the sessions of bob are not completed.
 -- as alice
 CREATE FUNCTION al.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM al.note('operator text'); RETURN true; END $$;

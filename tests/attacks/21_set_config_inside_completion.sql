@@ -1,5 +1,5 @@
--- alice's CHECK changes settings of the session that backfills her table: search_path, role, timeouts. She raises
--- errors after that. Success: the session of postgres is lost, has one of her settings, or runs her look-alike.
+-- alice's CHECK changes settings of the session that backfills her table: search_path, role, timeouts. After that
+-- she raises errors. Success: the session of postgres is lost, has one of her settings, or runs her look-alike.
 -- as alice
 CREATE FUNCTION al.lower(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM al.note('lower'); RETURN $1; END $$;
 CREATE FUNCTION al.change(x text) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
--- alice's CHECK sets exit_on_error and fails, in her owner process, again and again.
+-- alice's CHECK sets exit_on_error and fails, in her owner process, repeatedly.
 -- Success: bob's sessions are not completed, or the worker ends.
 -- as alice
 CREATE FUNCTION al.change(x text) RETURNS boolean LANGUAGE plpgsql SET exit_on_error = on AS $$

@@ -1,4 +1,4 @@
--- alice ends and cancels every process that the server lets her, in a loop, her owner process among them.
+-- alice terminates and cancels every process that the server allows, in a loop, including her owner process.
 -- Success: the worker ends, or bob's sessions are not completed.
 -- as postgres
 CREATE TABLE public.worker AS SELECT pid FROM pg_stat_activity WHERE backend_type = 'cowrie_enrich worker' AND datname = current_database();

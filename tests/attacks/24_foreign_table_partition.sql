@@ -1,4 +1,4 @@
--- alice's attached table gets a foreign table as a partition, and as a child; the extension reads below the executor.
+-- alice's attached table gets a foreign table as a partition, and as a child. The extension reads without the executor.
 -- Success: a backend crashes (the connection of postgres is lost), or the honest counts are not folded.
 -- as postgres
 CREATE FOREIGN DATA WRAPPER nothing;

@@ -1,5 +1,5 @@
 -- alice writes the triggers by hand, on tables of the wrong types and kinds, with system columns and strange arguments.
--- Success: a backend crashes (her connection is lost), or code gets at memory.
+-- Success: a backend crashes (her connection is lost), or code reads memory.
 -- as alice
 CREATE TEMP TABLE alive (x int);
 DO $$

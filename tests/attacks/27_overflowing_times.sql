@@ -1,5 +1,5 @@
--- alice stores times that overflow, in columns of type date, timestamp and timestamptz,.
--- Success: an insert fails, folding or recounting fails, or first_seen and last_seen are what she wrote.
+-- alice stores times that overflow, in columns of type date, timestamp and timestamptz.
+-- Success: an insert fails, folding or recounting fails, or first_seen and last_seen have her times.
 -- as alice
 CREATE TABLE al.d (id int, ip inet, t date);
 CREATE TABLE al.ts (id int, ip inet, t timestamp);

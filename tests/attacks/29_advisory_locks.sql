@@ -1,5 +1,5 @@
--- alice takes every advisory lock whose key the extension's processes show in pg_locks, and a million of small keys' worth of
--- both kinds. Success: addresses, folds, backfills or completions wait for her.
+-- alice takes every advisory lock whose key the extension's processes show in pg_locks, and a million locks of both kinds
+-- with small keys. Success: addresses, folds, backfills or completions wait for her.
 -- as postgres
 CREATE TABLE public.seen (classid oid, objid oid, objsubid int2);
 GRANT SELECT ON public.seen TO alice;

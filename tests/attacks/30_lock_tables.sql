@@ -1,5 +1,5 @@
--- The operator, an analyst and alice lock tables of the extension as hard as they may, and lock_session_table() what is not
--- theirs. Success: an insert of hp waits or fails, or others' tables are locked.
+-- The operator, an analyst and alice lock tables of the extension with the strongest modes that they may use. They call
+-- lock_session_table() for tables of others. Success: an insert of hp waits or fails, or others' tables are locked.
 -- as alice
 BEGIN;
 -- fails

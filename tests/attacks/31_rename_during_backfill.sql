@@ -1,5 +1,5 @@
--- alice swaps her attached table and another one by rename, all the time, while postgres backfills it and the worker
--- completes it. Success: a row of the other table gets a snapshot, or a session gets that of another address.
+-- alice swaps her attached table and another one by rename, in a loop, while postgres backfills it and the worker
+-- completes it. Success: a row of the other table gets a snapshot, or a session gets another address's snapshot.
 -- as alice
 CREATE TABLE al.other (LIKE al.sess);
 INSERT INTO al.other (id, ip) SELECT i, ('60.9.' || i % 250 || '.7')::inet FROM generate_series(1, 2000) i;

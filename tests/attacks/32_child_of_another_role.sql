@@ -1,5 +1,5 @@
--- bob owns a child and a partition of tables of alice's, with his code in CHECKs, defaults and triggers; alice backfills and the
--- worker completes. Success: bob's code runs as alice, or a row of the child gets another address's snapshot.
+-- bob owns a child and a partition of alice's tables, with his code in CHECKs, defaults and triggers. alice backfills, and
+-- the worker completes. Success: bob's code runs as alice, or a row of the child gets another address's snapshot.
 -- as bob
 CREATE TABLE bo.loot (who name);
 GRANT INSERT ON bo.loot TO PUBLIC;

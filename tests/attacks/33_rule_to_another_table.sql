@@ -1,4 +1,4 @@
--- alice has a rule that makes an UPDATE of her table one of the inventory, of bob's table, and a call of her function.
+-- alice has rules that turn an UPDATE of her table into one of the inventory, one of bob's table, and a call of her function.
 -- Success: the inventory or bob's table changes, or her function runs as another role.
 -- as bob
 GRANT USAGE ON SCHEMA bo TO alice;

@@ -1,4 +1,4 @@
--- alice's code runs while postgres is the session user of a backfill; it calls the functions that a superuser may call.
+-- alice's code runs while postgres is the session user of a backfill. It calls the functions that a superuser may call.
 -- Success: her table is trusted, an owner is resumed, or another privilege of the session user was used.
 -- as alice
 CREATE FUNCTION al.ask(x text) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -1,5 +1,5 @@
--- alice and others set rules: on tables of others, with more than an expression, with code; and the rule stays when a table
--- changes hands. Success: a rule is set where it must not be, or code runs as another role.
+-- alice and others set rules on tables of others, with more than an expression, and with code. The rule stays when a table
+-- gets another owner. Success: a rule is set that must be refused, or code runs as another role.
 -- as alice
 -- fails
 SELECT enrich.set_session_priority('public.sessions', '1');

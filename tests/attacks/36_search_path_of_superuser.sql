@@ -1,5 +1,5 @@
--- postgres has alice's schema before pg_catalog on its search_path, and calls the extension's functions by full name on
--- honest tables. Success: alice's look-alikes run.
+-- postgres has alice's schema before pg_catalog on its search_path, and calls the extension's functions by qualified name
+-- on honest tables. Success: alice's look-alikes run.
 -- as alice
 CREATE FUNCTION al.eqt(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM al.note('= text'); RETURN true; END $$;
 CREATE OPERATOR al.= (LEFTARG = text, RIGHTARG = text, FUNCTION = al.eqt);

@@ -1,5 +1,5 @@
--- hp creates temporary tables, types and a function of the names that the extension uses, then inserts.
--- Success: the counts or the request end in hp's tables, or the insert fails.
+-- hp creates temporary tables, types and a function with names that the extension uses, then inserts.
+-- Success: the counts or the request are written to hp's tables, or the insert fails.
 -- as hp
 CREATE TEMP TABLE ip_inventory (ip_address text, x int);
 CREATE TEMP TABLE session_delta (ip_address inet, sessions int);

@@ -1,4 +1,4 @@
--- dbo, alice and the extension's owner try to set where the server connects and whom it trusts, for a session, a role, a database.
+-- dbo, alice and the extension's owner try to change the hosts and roles that the server uses, for a session, a role, a database.
 -- Success: one of these settings is set.
 -- as dbo
 -- fails

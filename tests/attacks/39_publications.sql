@@ -1,5 +1,5 @@
--- dbo, who owns the database, and alice publish: tables of the extension, and alice's own with a row filter by her function and
--- without a replica identity. Success: a publication of the extension's tables, her function in a filter, or folding or bob's completion stops.
+-- dbo, the owner of the database, and alice publish tables of the extension. They also publish alice's table, with her function
+-- as row filter and without a replica identity. Success: a publication of the extension's tables, her function in a filter, or folding or bob's completion stops.
 -- as dbo
 -- fails
 CREATE PUBLICATION p1 FOR TABLE enrich.session_delta;

@@ -1,4 +1,4 @@
--- postgres imports a schema of alice's: views, domains, hostile CHECKs, triggers and generated columns in place of the tables.
+-- postgres imports a schema of alice with views, domains, hostile CHECKs, triggers and generated columns in place of the tables.
 -- Success: alice's code runs as postgres or as the extension's owner.
 -- as alice
 CREATE FUNCTION al.konst(how text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN al.note(how); END $$;

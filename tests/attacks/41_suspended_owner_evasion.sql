@@ -1,4 +1,4 @@
--- alice's code catches cancellations until she is suspended; then she gives the table to honeypot_tables, resumes herself, and
+-- alice's code catches cancellations until she is suspended. Then she gives the table to honeypot_tables, resumes herself, and
 -- deletes the row of her suspension. Success: she ends the suspension, or bob's sessions are not completed.
 -- as alice
 CREATE FUNCTION al.stay(x text) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -1,5 +1,5 @@
 -- anon, hp and members of honeypot_tables try every table and function of the extension that they were not granted.
--- Success: a right that the documentation does not give.
+-- Success: a privilege that the documentation does not list.
 -- as anon
 -- fails
 SELECT * FROM enrich.ip_inventory;

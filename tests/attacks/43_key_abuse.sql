@@ -1,5 +1,6 @@
--- alice calls create_address_key() for tables of others, views, partitions, system tables, a temporary table, for other columns, in a
--- transaction that she aborts, inside a function and after a savepoint. Success: a key that is not hers, or a grant that stays.
+-- alice calls create_address_key() for tables of others, views, partitions, system tables, a temporary table and other columns.
+-- She also calls it in a transaction that she aborts, inside a function and after a savepoint. Success: a key on a table of
+-- another role, or a grant that stays.
 -- as alice
 -- fails
 SELECT enrich.create_address_key('bo.sess', 'ip');

@@ -1,4 +1,4 @@
--- alice makes columns of an attached table generated, renames them, and changes their types while sessions come and wait.
+-- alice makes columns of an attached table generated, renames them, and changes their types while sessions are stored and wait.
 -- Success: a backend crashes, or campaign_networks() of the analyst runs her cast.
 -- as alice
 CREATE TYPE al.evil AS ENUM ('a');

@@ -1,5 +1,5 @@
--- dbo, who owns the database, and alice alter, move and drop the extension, add their objects to it, and take the names of its schema.
--- Success: the extension, its owner, its schema or its members are not as they were.
+-- dbo, the owner of the database, and alice alter, move and drop the extension, add objects to it, and create objects in its schema.
+-- Success: the extension, its owner, its schema or its members have changed.
 -- as dbo
 -- fails
 ALTER EXTENSION cowrie_enrich SET SCHEMA public;

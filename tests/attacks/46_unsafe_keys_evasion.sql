@@ -1,5 +1,5 @@
--- An old installation granted REFERENCES. Alice makes keys by a domain, an enum, text with a cast, NOT VALID, on partitions and to networks.
--- Success: a key of another type is not in unsafe_foreign_keys, or the worker runs on with one.
+-- An old installation granted REFERENCES. Alice creates keys with a domain, an enum, text with a cast, NOT VALID, on partitions and to networks.
+-- Success: a key of another type is not in unsafe_foreign_keys, or the worker continues with one.
 -- as postgres
 GRANT REFERENCES ON enrich.ip_inventory, enrich.asn_inventory TO alice;
 -- as alice

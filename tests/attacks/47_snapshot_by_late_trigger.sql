@@ -1,4 +1,4 @@
--- alice's trigger, after ours in the order of names, writes snapshots and documents, with times that overflow.
+-- alice's trigger, which fires after the extension's, writes snapshots and documents, with times that overflow.
 -- Success: an inventory, the history or a count shows them, or folding fails.
 -- as alice
 CREATE FUNCTION al.forge() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -1,4 +1,4 @@
--- alice's CHECK sets exit_on_error and fails, while postgres backfills her table: the error becomes the end of the session.
+-- alice's CHECK sets exit_on_error and fails, while postgres backfills her table. The error would end the session.
 -- Success: the session of postgres is lost.
 -- as alice
 CREATE FUNCTION al.change(x text) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -1,5 +1,5 @@
--- postgres attaches alice's partitioned table with add_foreign_key, as the documentation allows a superuser to. The keys of the
--- partitions are validated by a query on them. Success: the predicate of her index runs as postgres.
+-- postgres attaches alice's partitioned table with add_foreign_key, which the documentation allows for a superuser. A query on
+-- the partitions validates their keys. Success: the predicate of her index runs as postgres.
 -- as alice
 CREATE FUNCTION al.konst(how text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN al.note(how); END $$;
 CREATE TABLE al.parts (id int, ip inet, t timestamptz DEFAULT now()) PARTITION BY LIST (id);

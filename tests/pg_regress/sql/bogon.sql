@@ -1,4 +1,4 @@
--- Addresses that nobody on the internet can have, and why.
+-- Addresses that cannot be in use on the internet, with the reason.
 SELECT address, is_bogon(address), bogon_reason(address)
 FROM unnest('{0.0.0.0, 10.0.0.1, 100.64.0.1, 127.0.0.1, 169.254.0.1, 172.16.0.1, 192.0.2.1,
               192.168.0.1, 198.18.0.1, 198.51.100.1, 203.0.113.1, 224.0.0.1, 255.255.255.255,

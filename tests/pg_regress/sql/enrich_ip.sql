@@ -6,7 +6,7 @@ SELECT ip_address, current_asn, geo_country, is_bogon, session_count FROM enrich
 -- A network is refused, and nothing is written for it.
 SELECT enrich_ip('10.0.0.0/8');
 
--- What is there now.
+-- The rows in the inventory now.
 SELECT ip_address, current_asn, geo_country FROM ip_inventory ORDER BY ip_address;
 SELECT asn_number, organization_name, asn_type, is_known_hosting, is_known_vpn
 FROM asn_inventory ORDER BY asn_number;

@@ -1,4 +1,4 @@
--- Columns computed from the enrichment stand any JSON.
+-- Generated columns are computed from any JSON without an error.
 INSERT INTO ip_inventory (ip_address, enrichment) VALUES
     ('192.0.2.1', '{}'),
     ('192.0.2.2', '{"maxmind": {"country": "us"}}'),

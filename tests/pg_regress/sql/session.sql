@@ -1,4 +1,4 @@
--- A session table is attached; its sessions carry the attribution of their address.
+-- A session table is attached. Its sessions get the attribution of their address.
 CREATE TABLE sessions (id int PRIMARY KEY, ip varchar(61) NOT NULL DEFAULT '', starttime timestamptz);
 SELECT attach_session_table('sessions', 'ip', 'starttime');
 \d sessions
@@ -12,7 +12,7 @@ INSERT INTO sessions VALUES
     (6, '', '2024-05-02 14:00+00');
 SELECT id, ip, snapshot_asn, snapshot_country, snapshot_ip_type FROM sessions ORDER BY id;
 
--- An address that is filled later; a snapshot that somebody tries to change.
+-- An address is filled later. A client tries to change a snapshot.
 UPDATE sessions SET ip = '1.1.1.1' WHERE id = 6;
 UPDATE sessions SET snapshot_country = 'ZZ';
 SELECT id, ip, snapshot_asn, snapshot_country FROM sessions ORDER BY id;
