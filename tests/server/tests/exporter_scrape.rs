@@ -413,7 +413,7 @@ fn a_killed_exporter_comes_back() {
     );
     assert_eq!(exporters(&mut db), [pid]);
     assert_eq!(scrape(address).sample(CREATED), 5.0);
-    // The new launcher did not start this exporter. It starts another one all the same.
+    // The new launcher did not start this exporter, but it starts the next one.
     assert_eq!(db.one(&format!("SELECT pg_terminate_backend({pid})")), "t");
     wait_until("it has ended", || exporters(&mut db), |pids| !pids.contains(&pid));
     wait_for_metrics(address);

@@ -423,7 +423,7 @@ fn the_worker_stops_while_there_is_an_unsafe_key_and_says_so() {
         |rows| *rows == 0,
     );
     assert_eq!(db.one(metric), "0");
-    // A worker that is started while there is one says so as well.
+    // A worker that starts while there is such a key reports it as well.
     lab.reconfigure(&["worker_enabled = off"]);
     alice.with_references(&mut db.another(), |session| {
         session

@@ -540,7 +540,7 @@ fn ended_owner_processes_lose_no_session() {
         ));
         let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                    WHERE backend_type = 'cowrie_enrich owner process'";
-        // Every second process is ended as soon as it starts.
+        // In every second round a process is ended as soon as it starts.
         ended += if n % 2 == 0 {
             wait_until("a process is ended", || (db.number(end), state(&mut db)), |(ended, _)| *ended > 0).0
         } else {

@@ -412,7 +412,7 @@ fn batches(db: &mut Session) -> i64 {
     )
 }
 
-/// More addresses than one transaction writes, and more of one prefix than one transaction completes.
+/// More addresses than one transaction writes, and more addresses of a prefix than one transaction handles.
 #[test]
 fn twelve_thousand_fresh_answers_that_are_requested_again_are_served_and_nobody_is_asked() {
     const MANY: usize = 12_000;

@@ -237,7 +237,7 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
     }
 }
 
-/// A schema can be renamed without any lock on its tables, so at any moment.
+/// A rename of a schema needs no lock on its tables, so it can happen at any time.
 #[test]
 fn schemas_that_change_places_again_and_again_never_exchange_snapshots() {
     let mut db = database();

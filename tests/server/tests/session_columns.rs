@@ -220,7 +220,7 @@ fn temporary_tables_are_refused_with_a_hint() {
         (refusal.code.as_str(), refusal.hint.as_deref()),
         ("42809", Some("Attach a permanent table."))
     );
-    // As a child it would make the inserts of all other sessions fail.
+    // A temporary child in the tree is refused as well, because other connections cannot read it.
     db.run("CREATE TABLE parent (source_ip inet); CREATE TEMP TABLE child () INHERITS (parent)");
     let refusal = db.refused("SELECT enrich.attach_session_table('parent')");
     assert_eq!(refusal.code, "42809", "{refusal:?}");

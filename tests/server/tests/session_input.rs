@@ -197,7 +197,7 @@ fn a_trigger_of_the_owner_that_fires_before_supplies_no_snapshot() {
     assert_eq!(whole(&mut db, &SUMMARIES, "unknown"), OF_NOBODY);
 }
 
-/// As replication applies rows: our triggers fire because they are made to fire always.
+/// Simulates how replication applies rows. The extension's triggers are ENABLE ALWAYS, so they fire.
 #[test]
 fn replicated_rows_bring_their_snapshots_into_trusted_tables_only() {
     for trusted in [false, true] {
@@ -336,7 +336,7 @@ fn only_a_superuser_or_the_extensions_owner_turns_trust_on_and_only_the_owner_al
     assert_eq!(db.rows(options), [format!("t|f|{owner}")]);
     db.run(&set("NULL", "true"));
     assert_eq!(db.rows(options), [format!("t|t|{owner}")]);
-    // Null keeps, also when the table is attached again.
+    // Null keeps the option, also when the table is attached again.
     theirs.run("SELECT enrich.attach_session_table('public.sessions', 'ip', 'starttime')");
     assert_eq!(db.rows(options), [format!("t|t|{owner}")]);
     theirs.run(&set("NULL", "false"));

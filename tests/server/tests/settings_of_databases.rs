@@ -38,7 +38,7 @@ const FOR_SESSIONS: [(&str, &str); 7] = [
     (VIEWS, ""),
 ];
 
-/// By this setting a session asks PostgreSQL to refuse views, so calls that read views are refused. An insert is not.
+/// With this setting PostgreSQL refuses views, so calls that read views are refused. An insert is not.
 const VIEWS: &str = "restrict_nonsystem_relation_kind";
 
 /// The time after which a missing result of the scenario is an error. On a busy machine the worker delays an owner's

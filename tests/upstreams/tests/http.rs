@@ -428,7 +428,7 @@ fn the_largest_number_within_a_window_is_counted_from_any_moment() {
     let whole = moments[5] - moments[0];
     assert_eq!((http.most_within(whole), http.most_within(whole + nanosecond)), (5, 6));
     assert_eq!(http.most_within(nanosecond), 1);
-    // Checks each span between two requests by another count.
+    // Checks each span between two requests with a second way of counting.
     for span in moments.windows(3).map(|three| three[2] - three[0]) {
         let from =
             |first: &Instant| moments.iter().filter(|at| **at >= *first && **at < *first + span).count();

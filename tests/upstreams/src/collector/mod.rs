@@ -255,7 +255,7 @@ fn decode(head: &Head, body: &[u8]) -> Sent {
     read.unwrap_or_else(|error| Sent::Unreadable(error.to_string()))
 }
 
-/// The answer's message.
+/// Returns the message of an answer.
 fn said(to: &Sent, rejected: i64, words: &str) -> Vec<u8> {
     let is_partial = rejected != 0 || !words.is_empty();
     match to {
