@@ -504,6 +504,11 @@ DECLARE
     had_key boolean;
     own CONSTANT text := '@extschema@';
 BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
+            MESSAGE = 'could not run attach_session_table() in a read-only transaction',
+            HINT = 'Call it in a read-write transaction on the primary.';
+    END IF;
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'table, address column and add_foreign_key must not be null';
@@ -750,6 +755,11 @@ DECLARE
     member regclass;
     ours record;
 BEGIN
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction',
+            MESSAGE = 'could not run detach_session_table() in a read-only transaction',
+            HINT = 'Call it in a read-write transaction on the primary.';
+    END IF;
     -- Views and other relations have nothing to remove, and cannot be locked like tables. Triggers that a partition
     -- inherits are removed with those of its partitioned table.
     IF NOT EXISTS (SELECT FROM pg_trigger t

@@ -126,6 +126,7 @@ fn named(call: &Call, n: usize) -> Provider {
 sql_function!(set_session_priority_wrapper, pg_finfo_set_session_priority_wrapper, set_session_priority);
 fn set_session_priority(call: &Call) {
     let Some(table) = call.oid(0) else { error::null_argument("rel") };
+    require_writable("set_session_priority()");
     let expression = call.text(1).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
     session_priority::set(Home::of_caller(call), table, expression.as_deref());
 }

@@ -20,6 +20,8 @@ const MOST_PAGES_UNATTENDED: u32 = 4_096;
 thread_local! {
     static TAKE_IN: Statement<(Bigint,), (Bigint,)> = const { Statement::new(
         "completions_take_in", include_str!("../../sql/queries/sessions/completions_take_in.sql")) };
+    static FORGET: Statement<()> = const { Statement::new(
+        "completions_forget", include_str!("../../sql/queries/sessions/completions_forget.sql")) };
     static RENEW: Statement<(Array<Inet>,)> = const { Statement::new(
         "completions_renew", include_str!("../../sql/queries/sessions/completions_renew.sql")) };
     static OWNERS: Statement<(value::Oid,), (value::Oid, Boolean, Boolean, Timestamptz)> = const {
@@ -85,8 +87,13 @@ impl Gaps {
 /// Returns the parts of a snapshot that an enabled provider may fill.
 pub fn may_be_filled() -> Gaps {
     let enabled = Providers::enabled();
-    let ip_type = enabled.iter().any(|provider| provider.purpose() == Purpose::IpType);
-    Gaps { network: !enabled.is_empty(), country: !enabled.is_empty(), ip_type }
+    let has = |is_asked: fn(Purpose) -> bool| enabled.iter().any(|provider| is_asked(provider.purpose()));
+    Gaps {
+        network: !enabled.is_empty(),
+        // Providers of networks are not asked about an address whose network is known.
+        country: has(|purpose| purpose != Purpose::Network),
+        ip_type: has(|purpose| purpose == Purpose::IpType),
+    }
 }
 
 /// A row for the inbox.
@@ -153,6 +160,11 @@ pub fn renew(connection: &Connection, addresses: &[Address]) {
     if !addresses.is_empty() {
         RENEW.execute(connection, (array(addresses),));
     }
+}
+
+/// Deletes rows of dropped tables, and makes rows due that no answer will make due.
+pub fn forget(connection: &Connection) {
+    FORGET.execute(connection, ());
 }
 
 /// An owner of tables with pending rows.

@@ -550,12 +550,16 @@ impl Worker {
         if !self.sweep.is_now() {
             return Ok(());
         }
+        let is_first = self.sweeping.is_none();
         let progress = *self.sweeping.get_or_insert_with(Progress::start);
         let swept = self.steps.step(StepKind::Sweep, |_, connection| {
             Provider::all().filter(|provider| provider.declared().shares_answers()).for_each(|provider| {
                 block_answer::forget_stale(connection, provider);
             });
             session_options::forget(connection);
+            if is_first {
+                completions::forget(connection);
+            }
             let enabled = Providers::enabled();
             (!enabled.is_empty()).then(|| requeue::queue_unasked(connection, enabled, progress)).flatten()
         });
@@ -570,6 +574,7 @@ impl Worker {
         // Jobs may also exist without requests: from a restored dump, or made due by hand.
         self.fold.request();
         self.count.request();
+        self.owners.look();
         self.provider_queues.iter_mut().for_each(|provider_queue| provider_queue.next_due = 0);
         Ok(())
     }

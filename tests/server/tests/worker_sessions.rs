@@ -839,3 +839,50 @@ fn sessions_of_a_latin1_database_are_completed() {
     assert_counts_are_exact(&mut db, &[("été.séances", "adressé")]);
     lab.assert_nothing_crashed();
 }
+
+/// Rows that no answer can make due are removed by the sweep that every worker begins with.
+#[test]
+fn rows_of_dropped_tables_and_of_addresses_without_sessions_do_not_stay() {
+    let lab = lab("sessions-forgotten");
+    let mut db = lab.database();
+    db.run(
+        "CREATE TABLE gone (ip inet); SELECT enrich.attach_session_table('gone', 'ip');
+         CREATE TABLE kept (ip inet); SELECT enrich.attach_session_table('kept', 'ip')",
+    );
+    let pid = worker_pid(&mut db);
+    db.run(
+        "INSERT INTO enrich.session_completion (ip_address, rel) VALUES ('60.0.0.1', 'gone'), ('60.0.0.2', 'kept');
+         DROP TABLE gone",
+    );
+    db.run(&format!("SELECT pg_terminate_backend({pid})"));
+    wait_until(
+        "both rows are gone",
+        || db.number("SELECT count(*) FROM enrich.session_completion"),
+        |rows| *rows == 0,
+    );
+    lab.assert_nothing_crashed();
+}
+
+/// Team Cymru is not asked about an address whose network is known, so nothing is awaited.
+#[test]
+fn a_session_without_a_country_waits_for_a_provider_that_is_asked() {
+    let lab = lab("sessions-country");
+    let mut db = lab.database();
+    COWRIE.create_attached(&mut db);
+    worker_pid(&mut db);
+    lab.cluster.reconfigure(&["cowrie_enrich.city_database = ''".to_owned()]);
+    wait_until(
+        "no file knows countries",
+        || db.one("SELECT enrich.ip_asn('8.8.8.8'), enrich.ip_country('8.8.8.8')"),
+        |answer| answer == "15169|NULL",
+    );
+    db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
+    wait_for_the_queue(&mut db);
+    assert_eq!(db.one("SELECT snapshot_asn, snapshot_country FROM sessions"), "15169|NULL");
+    assert_eq!(
+        db.number(
+            "SELECT (SELECT count(*) FROM enrich.incomplete_session) + (SELECT count(*) FROM enrich.session_completion)"
+        ),
+        0
+    );
+}
