@@ -5,7 +5,7 @@ use cowrie_enrich_engine::version::Fit;
 use pgrx::prelude::*;
 
 use crate::mmdb::ImportError;
-use crate::pg::ErrorReport;
+use crate::pg::{ErrorReport, transaction};
 use crate::provider::Provider;
 use crate::provider::limiter::Health;
 
@@ -377,8 +377,17 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     )
 }
 
-/// A function that writes was called in a read-only transaction. `hint` says how to proceed.
-pub fn read_only(function: &str, hint: &str) -> ! {
+/// Raises an error in a read-only transaction. Otherwise the write would fail with an error that names an
+/// internal statement.
+pub fn require_writable(function: &str) {
+    require_writable_or(function, "Call it in a read-write transaction on the primary.");
+}
+
+/// Like [`require_writable`], for a function with an alternative. `hint` describes it.
+pub fn require_writable_or(function: &str, hint: &str) {
+    if transaction::may_write() {
+        return;
+    }
     raise(
         PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
         format!("could not run {function} in a read-only transaction"),

@@ -6,8 +6,7 @@
 use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::mmdb::clean_name;
 
-use super::{require_writable, require_writable_or};
-use crate::error;
+use crate::error::{self, require_writable, require_writable_or};
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;

@@ -4,8 +4,8 @@
 use cowrie_enrich_engine::providers::{Lifetimes, Purpose};
 use cowrie_enrich_engine::{bogon, lookup_key};
 
-use super::require_writable;
 use crate::document::enrichment;
+use crate::error::{self, require_writable};
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
@@ -14,7 +14,7 @@ use crate::pg::value::{Bigint, Boolean, ToSql, Typed, Value};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::store::{Home, queue, session_priority};
-use crate::{error, row, sql_function};
+use crate::{row, sql_function};
 
 sql_function!(providers_wrapper, pg_finfo_providers_wrapper, providers);
 fn providers(call: &Call) {

@@ -2,14 +2,14 @@
 
 use cowrie_enrich_engine::address::Address;
 
-use super::require_writable;
+use crate::error::{self, require_writable};
 use crate::pg::call::Call;
 use crate::pg::user_table::{FrozenTable, Lock};
 use crate::pg::value::{Array, Bigint, Boolean, Regclass, ToSql, Typed, array};
 use crate::pg::{catalog, invalidation, role};
 use crate::session::trigger;
+use crate::sql_function;
 use crate::store::{Home, addresses, fold, session_foreign_key, session_options};
-use crate::{error, sql_function};
 
 sql_function!(enrich_session_wrapper, pg_finfo_enrich_session_wrapper, trigger::enrich_session);
 

@@ -103,12 +103,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     if options.needs_commits && !may_commit {
         error::in_transaction_block(procedure.name());
     }
-    if !transaction::may_write() {
-        error::read_only(
-            &format!("{}()", procedure.name()),
-            "Call it in a read-write transaction on the primary.",
-        );
-    }
+    error::require_writable(&format!("{}()", procedure.name()));
     let home = Home::of_caller(call);
     let kind = procedure as u16;
     let calls_table = relation::find(home.schema, c"procedure_call");

@@ -90,7 +90,7 @@ fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
     if not_intact.is_left_out {
         pg::warning(
             &format!("{procedure}: left out the sessions of {table}: {reason}"),
-            "No count was corrected downwards. Undo the change, or attach the table again and repeat all arguments. Then call backfill_sessions() on it.",
+            &format!("No count was corrected downwards. {ATTACH_AGAIN}"),
         );
     } else {
         pg::warning(&format!("{procedure}: {table} is not intact: {reason}"), ATTACH_AGAIN);

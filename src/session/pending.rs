@@ -169,32 +169,26 @@ pub fn create_now(home: Home, referenced: Option<Address>) {
     if !PENDING.with_borrow_mut(|pending| std::mem::take(&mut pending.unsure)) && referenced.is_none() {
         return;
     }
-    let wanted: Vec<(Address, SessionCount)> = PENDING.with_borrow(|pending| {
+    let wanted: BTreeSet<Address> = PENDING.with_borrow(|pending| {
         let seen = pending.levels.iter().flat_map(|(_, addresses)| addresses);
         let missing = seen.filter(|(_, seen)| seen.came && !seen.is_present());
-        missing
-            .map(|(address, _)| *address)
-            .chain(referenced)
-            .map(|address| (address, SessionCount::default()))
-            .collect()
+        missing.map(|(address, _)| *address).chain(referenced).collect()
     });
     if wanted.is_empty() {
         return;
     }
     let is_created = {
         let _suspended = timeouts::Suspended::begin();
-        create(home, wanted.iter().copied(), Moment::Reference).is_ok()
+        let uncounted = wanted.iter().map(|address| (*address, SessionCount::default()));
+        create(home, uncounted, Moment::Reference).is_ok()
     };
-    if !is_created {
-        let addresses: BTreeSet<Address> = wanted.iter().map(|(address, _)| *address).collect();
-        if !create_bare(home, &Vec::from_iter(addresses)) {
-            return;
-        }
+    if !is_created && !create_bare(home, &Vec::from_iter(wanted.iter().copied())) {
+        return;
     }
     let as_of = ROLLBACKS.get();
     PENDING.with_borrow_mut(|pending| {
         for (_, addresses) in &mut pending.levels {
-            for (address, _) in &wanted {
+            for address in &wanted {
                 if let Some(seen) = addresses.get_mut(address) {
                     (seen.inventory, seen.as_of) = (Inventory::Present, as_of);
                 }

@@ -4,7 +4,7 @@ use server_tests::cymru::worker_pid;
 use server_tests::database::cluster_with_world;
 use server_tests::hosts::{COWRIE, Host, SUMMARIES};
 use server_tests::recount::assert_counts_are_exact;
-use server_tests::{Options, Session, database, fresh_database, wait_until};
+use server_tests::{Cluster, Options, Session, database, fresh_database, wait_until};
 
 const BOTH: [&Host; 2] = [&COWRIE, &SUMMARIES];
 const RECOUNT: &str = "CALL enrich.refresh_session_counts()";
@@ -20,6 +20,15 @@ fn counts(session: &mut Session) -> Vec<String> {
 fn corrected(session: &mut Session) -> i64 {
     session.number(
         "SELECT result -> 'addresses_corrected' FROM enrich.procedure_call WHERE procedure = 'refresh_session_counts'",
+    )
+}
+
+fn cluster_with_worker(name: &str) -> Cluster {
+    cluster_with_world(
+        &Options::named(name)
+            .with_worker()
+            .conf("cowrie_enrich.worker_naptime = 100ms")
+            .conf("cowrie_enrich.enabled_sources = 'maxmind'"),
     )
 }
 
@@ -251,12 +260,7 @@ fn a_trigger_that_does_not_fire_is_named_and_its_sessions_are_recounted() {
 /// A recount that could not read a table is made again when the table can be read.
 #[test]
 fn a_recount_that_left_out_a_table_is_repeated() {
-    let cluster = cluster_with_world(
-        &Options::named("not-intact-repeat")
-            .with_worker()
-            .conf("cowrie_enrich.worker_naptime = 100ms")
-            .conf("cowrie_enrich.enabled_sources = 'maxmind'"),
-    );
+    let cluster = cluster_with_worker("not-intact-repeat");
     let mut db = fresh_database(&cluster);
     db.run(
         "CREATE TABLE lost (id int, ip inet); SELECT enrich.attach_session_table('lost', 'ip');
@@ -438,12 +442,7 @@ fn truncate_of_a_table_that_cannot_be_read_is_a_counted_error() {
 /// No work of a session wakes the worker when a column is renamed. It counts all the same.
 #[test]
 fn the_worker_publishes_the_number_of_tables() {
-    let cluster = cluster_with_world(
-        &Options::named("not-intact-worker")
-            .with_worker()
-            .conf("cowrie_enrich.worker_naptime = 200ms")
-            .conf("cowrie_enrich.enabled_sources = 'maxmind'"),
-    );
+    let cluster = cluster_with_worker("not-intact-worker");
     let (mut db, mut other) = (fresh_database(&cluster), fresh_database(&cluster));
     COWRIE.create_attached(&mut db);
     db.run(&COWRIE.insert(&[("a", Some("8.8.8.8"))]));
