@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use crate::mmdb::ImportError;
 use crate::pg::{ErrorReport, transaction};
 use crate::provider::Provider;
-use crate::provider::limiter::Health;
+use crate::provider::health::Health;
 
 fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Option<&str>) -> ! {
     let mut report = ErrorReport::new(code, message, function_name!());

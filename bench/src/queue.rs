@@ -13,7 +13,7 @@ use crate::report::{Aim, Report, median, short};
 
 const REQUESTS: usize = 1_000_000;
 /// Requests that one transaction turns into jobs, and jobs that one claims, as in the worker.
-const TAKE_IN: usize = 10_000;
+const MOST_REQUESTS: usize = 10_000;
 const CLAIM: usize = 500;
 /// Small batches before the million: more than the executions after which the server keeps a plan.
 const DAYS_BEFORE: usize = 8;
@@ -25,9 +25,9 @@ const LIFETIMES: (u32, u32) = (7_776_000, 604_800);
 /// Name, types of the parameters, text.
 const STATEMENTS: [(&str, &str, &str); 7] = [
     (
-        "take_in",
+        "create_jobs",
         "bigint, float8, bigint, text[], bool[], int[], int[]",
-        include_str!("../../sql/queries/queue/queue_take_in.sql"),
+        include_str!("../../sql/queries/queue/jobs_create.sql"),
     ),
     (
         "claim",
@@ -65,15 +65,15 @@ pub fn measure(report: &mut Report) {
 
     let (lease, lifetimes) =
         (format!("{}, {}", LEASE.0, LEASE.1), format!("{}, {}", LIFETIMES.0, LIFETIMES.1));
-    let take_in = format!(
-        "EXECUTE take_in ({TAKE_IN}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}')",
+    let create_jobs = format!(
+        "EXECUTE create_jobs ({MOST_REQUESTS}, {lease}, '{{cymru}}', '{{t}}', '{{{}}}', '{{{}}}')",
         LIFETIMES.0, LIFETIMES.1
     );
     let claim = format!("EXECUTE claim ('cymru', {CLAIM}, {lease}, {lifetimes}, true, false)");
 
     for day in 0..DAYS_BEFORE {
         request(&mut db, "200.0.0.0", day * FEW, FEW);
-        worker.run(&take_in);
+        worker.run(&create_jobs);
         let claimed = worker.rows(&claim);
         assert_eq!(claimed.len(), FEW);
         worker.run(&transaction(&finish(&claimed)));
@@ -81,18 +81,18 @@ pub fn measure(report: &mut Report) {
             db.run(&format!("VACUUM (ANALYZE) enrich.{table}"));
         }
         // The worker's queries between two steps.
-        worker.run(&take_in);
+        worker.run(&create_jobs);
         worker.run(&claim);
     }
     request(&mut db, "1.0.0.0", 0, REQUESTS);
 
     let mut taking = Vec::new();
-    for batch in 0..REQUESTS / TAKE_IN {
-        if is_explained(batch, REQUESTS / TAKE_IN) {
-            explain(&mut worker, &take_in);
+    for batch in 0..REQUESTS / MOST_REQUESTS {
+        if is_explained(batch, REQUESTS / MOST_REQUESTS) {
+            explain(&mut worker, &create_jobs);
         }
-        let (seconds, rows) = timed(&mut worker, &format!("BEGIN; {take_in}"));
-        assert_eq!(rows, [format!("{TAKE_IN}|cymru|NULL")]);
+        let (seconds, rows) = timed(&mut worker, &format!("BEGIN; {create_jobs}"));
+        assert_eq!(rows, [format!("{MOST_REQUESTS}|cymru|NULL")]);
         let (analysing, _) = timed(
             &mut worker,
             &format!(
@@ -129,7 +129,7 @@ pub fn measure(report: &mut Report) {
         WHERE relname IN ('enrichment_job', 'enrichment_request', 'job_address')";
     let vacuums = format!("autovacuum runs: {}", worker.one(vacuums));
     for (what, seconds) in [
-        (format!("taking in {TAKE_IN}"), &taking),
+        (format!("jobs from {MOST_REQUESTS} requests"), &taking),
         (format!("claiming {CLAIM}"), &claiming),
         (format!("finishing {CLAIM}"), &finishing),
     ] {

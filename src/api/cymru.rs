@@ -16,9 +16,10 @@ use crate::error;
 use crate::pg::call::Call;
 use crate::pg::value::Value;
 use crate::pg::{background, clock, latch};
-use crate::provider::limiter::{self, Leave, Permit};
+use crate::provider::limiter::{self, Permit, PermitDecision};
+use crate::provider::reply::apply_reply;
 use crate::provider::{Limits, Provider};
-use crate::worker::judge;
+use crate::provider::{counters, health};
 use crate::{row, sql_function};
 
 /// Time between two requests for a permit that other processes hold.
@@ -74,13 +75,13 @@ fn exchange(addresses: &[Address]) -> RouteReply {
     let mut pool = Pool::new().unwrap_or_else(|error| error::no_network(&error));
     let task =
         RouteRequest { settings: cymru::settings(&provider.settings()), addresses: addresses.to_vec() };
-    limiter::begins(provider, addresses.len());
+    counters::count_start(provider, addresses.len());
     if let Err(error) = background::without_signals(|| pool.start(0, task)) {
         error::no_network(&error);
     }
     loop {
         if let Some(Finished { done: reply, took, .. }) = pool.finished().pop() {
-            judge(permit, &reply.clone().into(), took, addresses.len(), &limits);
+            apply_reply(permit, &reply.clone().into(), took, addresses.len(), &limits);
             return reply;
         }
         latch::wait(Duration::from_secs(1), Some(pool.ready()));
@@ -89,13 +90,13 @@ fn exchange(addresses: &[Address]) -> RouteReply {
 
 fn wait_for_permit(limits: &Limits) -> Permit {
     loop {
-        let pause = match limiter::ask(Provider::cymru(), limits) {
+        let pause = match limiter::take_permit(Provider::cymru(), limits) {
             Ok((permit, _)) => return permit,
-            Err(Leave::NotBefore(until)) => {
+            Err(PermitDecision::NotBefore(until)) => {
                 let rest = Duration::from_micros(u64::try_from(until - clock::now()).unwrap_or_default());
                 // The caller waits for the rate limit, but not for a provider that is down.
                 if rest > limits.longest {
-                    error::provider_rests("Team Cymru", &limiter::health(Provider::cymru()));
+                    error::provider_rests("Team Cymru", &health::health(Provider::cymru()));
                 }
                 rest.clamp(Duration::from_millis(1), Duration::from_secs(1))
             }

@@ -11,7 +11,8 @@ use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::value::{Bigint, Integer, ToSql, Typed, Value, value};
 use crate::pg::{Oid, catalog, owner_process, text};
 use crate::provider::Provider;
-use crate::provider::limiter::{self, COUNTS};
+use crate::provider::counters::{self, COUNTS};
+use crate::provider::health;
 use crate::worker::registry::{self, Doing, Lack};
 use crate::{row, sql_function};
 
@@ -134,7 +135,7 @@ fn row(role: &str, database: Option<String>, worker_slot: &WorkerSlot, says: &st
 sql_function!(provider_status_wrapper, pg_finfo_provider_status_wrapper, provider_status);
 fn provider_status(call: &Call) {
     call.set(Provider::all().map(|provider| {
-        let health = limiter::health(provider);
+        let health = health::health(provider);
         let (quota, left, resets_at) = match health.quota {
             Some((quota, left, resets_at)) => {
                 (Some(i64::from(quota)), i64::try_from(left).ok(), Some(resets_at))
@@ -161,7 +162,7 @@ fn provider_status(call: &Call) {
             Bigint: left,
             Timestamptz: resets_at,
         ];
-        row.extend(COUNTS.map(|count| value::<Bigint>(limiter::counted(provider, count))));
+        row.extend(COUNTS.map(|count| value::<Bigint>(counters::read(provider, count))));
         row
     }));
 }

@@ -16,7 +16,7 @@ use crate::pg::shared::ProcedureCall;
 use crate::pg::{self, background, catalog, clock};
 use crate::procedures::Procedure;
 use crate::procedures::progress;
-use crate::provider::limiter;
+use crate::provider::counters;
 use crate::telemetry::families;
 use crate::telemetry::{Exporter, exported};
 
@@ -31,7 +31,7 @@ const WRITES_WITHIN: Duration = Duration::from_secs(30);
 /// Returns the state of each phase, from current metrics. Called inside a transaction, because it looks up
 /// names of databases.
 fn phases(families: &[Family]) -> Vec<Phase> {
-    let last_failure = limiter::last_buried().map(|(provider, reason, at)| Failure {
+    let last_failure = counters::last_dead_letter().map(|(provider, reason, at)| Failure {
         provider: provider.name(),
         reason,
         at,

@@ -9,126 +9,18 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cowrie_enrich_engine::breaker::{Breaker, OPENS_AFTER, Permission, State};
+use cowrie_enrich_engine::breaker::{Breaker, OPENS_AFTER, Permission};
 use cowrie_enrich_engine::providers::Demand;
 use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
 
-use crate::pg::shared::{self, PROVIDER_SLOTS, PROVIDERS, WorkerSlot};
+use crate::pg::shared::{self, PROVIDERS, WorkerSlot};
 use crate::pg::{catalog, clock};
 use crate::provider::{Limits, Provider};
-use crate::telemetry::{self, Distribution};
 
-/// Counters of a provider. Append only: the slots are laid out by these numbers.
+/// The decision on a process's wish to query a provider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum Count {
-    /// Exchanges begun, and lookup keys in them.
-    Requests = 0,
-    Questions,
-    /// Answers that were applied: values, and valid answers that the address is not announced.
-    Values,
-    Absent,
-    /// Addresses that were served from an earlier answer for their block.
-    Shared,
-    /// Lookup keys that an exchange left without an answer, and those that the provider refused.
-    Unanswered,
-    Refused,
-    /// Rows dropped: for addresses that were not in the request, invalid, too long.
-    Foreign,
-    Malformed,
-    Oversized,
-    /// Exchanges that failed, by reason.
-    Unreachable,
-    Silent,
-    TimedOut,
-    CutOff,
-    TooLarge,
-    Failed,
-    /// Lookups that became dead letters.
-    DeadLetters,
-    /// Exchanges that the provider refused: too many requests (429), the key (401, 403), another status.
-    Throttled,
-    Unauthorized,
-    BadStatus,
-    /// Exchanges that succeeded.
-    Completed,
-}
-
-/// The counts that `provider_status` shows, in its order.
-pub const COUNTS: [Count; 20] = [
-    Count::Requests,
-    Count::Questions,
-    Count::Values,
-    Count::Absent,
-    Count::Shared,
-    Count::Unanswered,
-    Count::Refused,
-    Count::Foreign,
-    Count::Malformed,
-    Count::Oversized,
-    Count::Unreachable,
-    Count::Silent,
-    Count::TimedOut,
-    Count::CutOff,
-    Count::TooLarge,
-    Count::Failed,
-    Count::DeadLetters,
-    Count::Throttled,
-    Count::Unauthorized,
-    Count::BadStatus,
-];
-
-const _: () = assert!((Count::Completed as usize) < PROVIDER_SLOTS);
-
-/// Adds to a count at once, because the counted event happened on the network even if the transaction rolls
-/// back.
-pub fn count(provider: Provider, what: Count, amount: u64) {
-    if amount > 0 {
-        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-        shared::block().provider_counters[provider.place()][what as usize]
-            .fetch_add(amount, Ordering::Relaxed);
-    }
-}
-
-/// Records that a lookup became a dead letter, and the reason.
-pub fn buried(provider: Provider, reason: &str) {
-    let now = clock::now();
-    shared::locked(|guarded| {
-        let last = &mut guarded.last_buried;
-        (last.provider, last.at) = (provider.place() as u32, now);
-        last.reason.set(reason);
-    });
-}
-
-/// Returns the last dead letter since the server was started: provider, reason, time (microseconds since
-/// 2000).
-pub fn last_buried() -> Option<(Provider, String, i64)> {
-    let last = shared::locked(|guarded| guarded.last_buried);
-    let provider = Provider::all().nth(last.provider as usize)?;
-    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
-}
-
-/// Counts the start of an exchange with `questions` lookup keys.
-pub fn begins(provider: Provider, questions: usize) {
-    count(provider, Count::Requests, 1);
-    count(provider, Count::Questions, questions as u64);
-    telemetry::happened(Distribution::Batch(provider), i64::try_from(questions).unwrap_or(i64::MAX));
-}
-
-/// Records the duration of an exchange, from beginning to end.
-pub fn took(provider: Provider, time: Duration) {
-    let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-    telemetry::happened(Distribution::Request(provider), nanoseconds);
-}
-
-pub fn counted(provider: Provider, what: Count) -> i64 {
-    shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
-}
-
-/// Answer to a process that wants to query a provider.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Leave {
+pub enum PermitDecision {
     Granted,
     /// A small request may test whether the provider has recovered.
     Probe,
@@ -151,9 +43,9 @@ pub struct Permit {
 pub enum SendTime {
     Now,
     /// Other processes sent first, and the rate requires a pause; until microseconds since 2000.
-    Waits(i64),
+    After(i64),
     /// The provider may no longer be queried, until this time.
-    Off(i64),
+    Blocked(i64),
 }
 
 /// Result of an exchange, as far as it says something about the provider.
@@ -174,54 +66,60 @@ thread_local! {
 }
 
 /// Returns whether a permit would be granted now, and how many are available; takes none.
-pub fn look(provider: Provider, limits: &Limits) -> (Leave, usize) {
+pub fn available_permits(provider: Provider, limits: &Limits) -> (PermitDecision, usize) {
     let mut copy = shared::locked(|guarded| guarded.providers[provider.place()]);
     let now = clock::now();
     let left = copy.quota.left(now, limits.daily_quota);
     if left == Some(0) {
-        return (Leave::NotBefore(copy.quota.resets_at(now)), 0);
+        return (PermitDecision::NotBefore(copy.quota.resets_at(now)), 0);
     }
     if left.is_some() && !super::quota::is_known() {
-        return (Leave::NotBefore(now + LEDGERS_ARE_READ_WITHIN), 0);
+        return (PermitDecision::NotBefore(now + LEDGERS_ARE_READ_WITHIN), 0);
     }
-    let leave = take(&mut copy, limits, Rated::Now);
-    let mut permits = usize::from(matches!(leave, Leave::Granted | Leave::Probe));
-    while leave == Leave::Granted && take(&mut copy, limits, Rated::Now) == Leave::Granted {
+    let decision = take_from(&mut copy, limits, RateCount::Now);
+    let mut permits = usize::from(matches!(decision, PermitDecision::Granted | PermitDecision::Probe));
+    while decision == PermitDecision::Granted
+        && take_from(&mut copy, limits, RateCount::Now) == PermitDecision::Granted
+    {
         permits += 1;
     }
     let left = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
-    (leave, permits.min(left))
+    (decision, permits.min(left))
 }
 
 /// Takes a permit for a request that is sent now.
-pub fn ask(provider: Provider, limits: &Limits) -> Result<(Permit, Leave), Leave> {
-    ask_rated(provider, limits, Rated::Now)
+pub fn take_permit(provider: Provider, limits: &Limits) -> Result<(Permit, PermitDecision), PermitDecision> {
+    take_permit_counted(provider, limits, RateCount::Now)
 }
 
-fn ask_rated(provider: Provider, limits: &Limits, rated: Rated) -> Result<(Permit, Leave), Leave> {
+fn take_permit_counted(
+    provider: Provider,
+    limits: &Limits,
+    rate_count: RateCount,
+) -> Result<(Permit, PermitDecision), PermitDecision> {
     shared::at_exit(process_ends);
-    let (leave, more) = shared::locked(|guarded| {
+    let (decision, more) = shared::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
-        (take(state, limits, rated), state.in_use < limits.parallel)
+        (take_from(state, limits, rate_count), state.in_use < limits.parallel)
     });
-    match leave {
-        Leave::Granted | Leave::Probe => {
+    match decision {
+        PermitDecision::Granted | PermitDecision::Probe => {
             if more {
-                hand_on(provider);
+                offer_permits(provider);
             }
             let mut held = HELD.get();
             held[provider.place()] += 1;
             HELD.set(held);
-            Ok((Permit { provider, returned: false, is_counted: rated == Rated::Now }, leave))
+            Ok((Permit { provider, returned: false, is_counted: rate_count == RateCount::Now }, decision))
         }
         refused => Err(refused),
     }
 }
 
-/// Takes up to `most` available permits for requests that are sent later: see [`Permit::departs`].
-pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
-    let grants = std::iter::from_fn(|| match ask_rated(provider, limits, Rated::Later) {
-        Ok((permit, Leave::Granted)) => Some(permit),
+/// Takes up to `most` available permits for requests that are sent later: see [`Permit::send_time`].
+pub fn take_permits(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> {
+    let grants = std::iter::from_fn(|| match take_permit_counted(provider, limits, RateCount::WhenSent) {
+        Ok((permit, PermitDecision::Granted)) => Some(permit),
         _ => None,
     });
     grants.take(most).collect()
@@ -230,39 +128,39 @@ pub fn ask_for(provider: Provider, most: usize, limits: &Limits) -> Vec<Permit> 
 /// When the rate counts a request: the limit of a second applies to the requests sent in it, not to the
 /// permits taken in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rated {
+enum RateCount {
     Now,
-    Later,
+    WhenSent,
 }
 
 /// Takes a permit out of a provider's state. If none is available, the state stays unchanged.
-fn take(state: &mut shared::Provider, limits: &Limits, rated: Rated) -> Leave {
+fn take_from(state: &mut shared::Provider, limits: &Limits, rate_count: RateCount) -> PermitDecision {
     let now = clock::now();
     forget_wrong_times(state, now);
     if state.stop.until > now {
-        return Leave::NotBefore(state.stop.until);
+        return PermitDecision::NotBefore(state.stop.until);
     }
     // After a pause, one request tests whether it is over.
     let parallel = if state.rests > 0 { 1 } else { limits.parallel };
     if state.in_use >= parallel || is_others_turn(state, catalog::own_database().to_u32(), now) {
-        return Leave::Busy;
+        return PermitDecision::Busy;
     }
     let next = match limits.rate.admit(state.rate, now) {
-        _ if rated == Rated::Later => state.rate,
+        _ if rate_count == RateCount::WhenSent => state.rate,
         Admission::Granted { next } => next,
-        Admission::NotBefore(until) => return Leave::NotBefore(until),
+        Admission::NotBefore(until) => return PermitDecision::NotBefore(until),
     };
     // A probe expires after a while, in case its process was killed.
     let probe_lasts = 2 * clock::micros(limits.longest);
-    let leave = match state.breaker.permission(now, probe_lasts) {
-        Permission::NotBefore(until) => return Leave::NotBefore(until),
-        Permission::Probe => Leave::Probe,
-        Permission::Ask => Leave::Granted,
+    let decision = match state.breaker.permission(now, probe_lasts) {
+        Permission::NotBefore(until) => return PermitDecision::NotBefore(until),
+        Permission::Probe => PermitDecision::Probe,
+        Permission::Ask => PermitDecision::Granted,
     };
     state.rate = next;
     state.in_use += 1;
     state.turn_ends = 0;
-    leave
+    decision
 }
 
 /// Corrects times that lie too far ahead, because the clock was ahead when they were set.
@@ -289,28 +187,28 @@ impl Permit {
 
     /// Returns whether the permit's request may be sent now. The rate counts the request from here on, even
     /// if the permit was taken earlier. A pause that the provider has asked for since then applies.
-    pub fn departs(&mut self, limits: &Limits) -> SendTime {
+    pub fn send_time(&mut self, limits: &Limits) -> SendTime {
         if self.is_counted {
             return SendTime::Now;
         }
         let now = clock::now();
-        let departure = shared::locked(|guarded| {
+        let send_time = shared::locked(|guarded| {
             let state = &mut guarded.providers[self.provider.place()];
             forget_wrong_times(state, now);
             let backoff_until = state.stop.until.max(state.breaker.until);
             if backoff_until > now {
-                return SendTime::Off(backoff_until);
+                return SendTime::Blocked(backoff_until);
             }
             match limits.rate.admit(state.rate, now) {
                 Admission::Granted { next } => {
                     state.rate = next;
                     SendTime::Now
                 }
-                Admission::NotBefore(until) => SendTime::Waits(until),
+                Admission::NotBefore(until) => SendTime::After(until),
             }
         });
-        self.is_counted = departure == SendTime::Now;
-        departure
+        self.is_counted = send_time == SendTime::Now;
+        send_time
     }
 
     fn release(&mut self, verdict: &Verdict<'_>, base: Duration) {
@@ -351,7 +249,7 @@ impl Permit {
         let mut held = HELD.get();
         held[self.provider.place()] = held[self.provider.place()].saturating_sub(1);
         HELD.set(held);
-        hand_on(self.provider);
+        offer_permits(self.provider);
     }
 }
 
@@ -376,7 +274,7 @@ fn process_ends() {
                 let state = &mut guarded.providers[provider.place()];
                 state.in_use = state.in_use.saturating_sub(permits);
             });
-            hand_on(provider);
+            offer_permits(provider);
         }
     }
 }
@@ -397,7 +295,7 @@ const TURN_LASTS: i64 = 200_000;
 /// Offers free permits to the next waiting worker in the order of the slots. Otherwise a database with a long
 /// queue would keep the others from sending. One turn at a time: the worker that takes a permit passes the
 /// remaining ones on.
-fn hand_on(provider: Provider) {
+fn offer_permits(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared::block().worker_slots);
     let now = clock::now();
     if shared::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
@@ -418,7 +316,7 @@ fn hand_on(provider: Provider) {
 }
 
 /// Applies the provider's demand to its clients. `credentials` is the fingerprint of those in the request.
-pub fn heed(provider: Provider, demand: &Demand, credentials: u64) {
+pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     let after = |pause: Duration| now.saturating_add(clock::micros(pause));
     shared::locked(|guarded| {
@@ -447,7 +345,7 @@ fn longer(pause: Duration, times: u32) -> Duration {
 }
 
 /// Stores a notice that the provider sent with its answer.
-pub fn note(provider: Provider, notice: &str) {
+pub fn store_notice(provider: Provider, notice: &str) {
     shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
 }
 
@@ -485,68 +383,11 @@ fn wake_all() {
         .for_each(WorkerSlot::wake);
 }
 
-/// A provider's health, as `provider_status` shows it.
-pub struct Health {
-    pub state: State,
-    /// Why it is not queried, for reasons other than the circuit breaker.
-    pub blocked_reason: Option<String>,
-    /// True if the provider refused the key and is stopped for that reason.
-    pub is_stopped: bool,
-    pub failures: u32,
-    /// Microseconds since 2000.
-    pub backoff_until: Option<i64>,
-    pub in_use: u32,
-    pub last_success: Option<i64>,
-    pub last_failure: Option<i64>,
-    pub last_error: Option<String>,
-    pub notice: Option<String>,
-    /// For a provider with a daily quota: the quota, the remaining requests, and when the next day begins.
-    pub quota: Option<(u32, u64, i64)>,
-}
-
-pub fn health(provider: Provider) -> Health {
-    let now = clock::now();
-    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
-    let ever = |time: i64| (time != 0).then_some(time);
-    let limit = provider.limits().daily_quota;
-    let left = state.quota.left(now, limit);
-    Health {
-        state: state.breaker.state(now),
-        is_stopped: state.stop.until > now,
-        blocked_reason: blocked_reason(provider, &state, left),
-        failures: state.breaker.failures,
-        backoff_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
-        in_use: state.in_use,
-        last_success: ever(state.last_success),
-        last_failure: ever(state.last_failure),
-        last_error: state.last_error.text(),
-        notice: state.notice.text(),
-        quota: left.map(|left| (limit, left, state.quota.resets_at(now))),
-    }
-}
-
-fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64>) -> Option<String> {
-    if !provider.is_enabled() {
-        return Some("not in cowrie_enrich.enabled_sources".to_owned());
-    }
-    if let Some(blocked_reason) = provider.blocked_reason() {
-        return Some(blocked_reason);
-    }
-    if state.stop.until > clock::now() {
-        return Some(format!("stopped: {}", state.stop.reason.text().unwrap_or_default()));
-    }
-    match left {
-        Some(0) => Some("the daily quota is spent".to_owned()),
-        Some(_) if !super::quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
-        _ => None,
-    }
-}
-
 /// Answers older than this are certainly stored, in microseconds.
 const WRITTEN_WITHIN: i64 = 600_000_000;
 
 /// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
-pub fn is_speaking(provider: Provider) -> bool {
+pub fn may_have_pending_answer(provider: Provider) -> bool {
     let state = shared::locked(|guarded| guarded.providers[provider.place()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }

@@ -1,7 +1,10 @@
 //! The providers as the extension sees them: their index in shared memory and their current settings.
 
+pub mod counters;
+pub mod health;
 pub mod limiter;
 pub mod quota;
+pub mod reply;
 
 use std::cell::RefCell;
 use std::ops::Deref;

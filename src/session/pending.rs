@@ -382,8 +382,9 @@ fn queue_awaited(home: Home, seen: &Addresses, waiting: &Waiting) {
     if !some || !registry::is_attended() {
         return;
     }
-    let speaking =
-        Providers::of(Providers::enabled().iter().filter(|provider| limiter::is_speaking(*provider)));
+    let speaking = Providers::of(
+        Providers::enabled().iter().filter(|provider| limiter::may_have_pending_answer(*provider)),
+    );
     let awaited: Vec<(Address, Provider)> = seen
         .iter()
         .filter(|(_, seen)| seen.came)

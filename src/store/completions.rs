@@ -10,16 +10,16 @@ use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Regclass, Text
 use crate::pg::{Oid, snapshot};
 use crate::provider::Providers;
 
-/// Rows that one transaction moves out of the inbox.
-pub const MOST_TAKEN_IN: i64 = 10_000;
+/// Largest number of inbox rows that one transaction moves.
+pub const MOST_MOVED: i64 = 10_000;
 /// Addresses that are visited together.
 pub const MOST_LEASED: i64 = 500;
 /// Largest number of inbox pages to which commits append while no worker moves its rows: 32 MB.
 const MOST_PAGES_UNATTENDED: u32 = 4_096;
 
 thread_local! {
-    static TAKE_IN: Statement<(Bigint,), (Bigint,)> = const { Statement::new(
-        "completions_take_in", include_str!("../../sql/queries/sessions/completions_take_in.sql")) };
+    static CREATE: Statement<(Bigint,), (Bigint,)> = const { Statement::new(
+        "completions_create", include_str!("../../sql/queries/sessions/completions_create.sql")) };
     static FORGET: Statement<()> = const { Statement::new(
         "completions_forget", include_str!("../../sql/queries/sessions/completions_forget.sql")) };
     static RENEW: Statement<(Array<Inet>,)> = const { Statement::new(
@@ -150,9 +150,9 @@ pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attende
 /// Position of `rel` in session_completion; upgrades may only append columns.
 const REL: i16 = 2;
 
-/// Moves rows out of the inbox. Returns their number.
-pub fn take_in(connection: &Connection) -> i64 {
-    TAKE_IN.first(connection, (MOST_TAKEN_IN,), |(moved,)| moved).flatten().unwrap_or_default()
+/// Moves rows out of the inbox into `session_completion`. Returns the number of inbox rows.
+pub fn create(connection: &Connection) -> i64 {
+    CREATE.first(connection, (MOST_MOVED,), |(moved,)| moved).flatten().unwrap_or_default()
 }
 
 /// Makes the rows of these addresses due, because the inventory has an answer.

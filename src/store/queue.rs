@@ -18,18 +18,18 @@ use crate::pg::{Oid, catalog, clock};
 use crate::provider::Provider;
 
 /// Largest number of requests from which one transaction creates jobs. That takes a fraction of a second.
-pub const MOST_TAKEN_IN: i64 = 10_000;
+pub const MOST_REQUESTS_AT_ONCE: i64 = 10_000;
 
 thread_local! {
     static APPEND: Statement<(Inet, Text, Integer)> = const { Statement::new(
         "queue_append", include_str!("../../sql/queries/queue/queue_append.sql")) };
     static RETRY_DEAD_LETTERS: Statement<(Text,), (Bigint,)> = const { Statement::new(
         "dead_letters_retry", include_str!("../../sql/queries/queue/dead_letters_retry.sql")) };
-    static TAKE_IN: Statement<
+    static CREATE_JOBS: Statement<
         (Bigint, Float, Bigint, Array<Text>, Array<Boolean>, Array<Integer>, Array<Integer>),
         (Bigint, Text, Text),
     > = const { Statement::new(
-        "queue_take_in", include_str!("../../sql/queries/queue/queue_take_in.sql")) };
+        "jobs_create", include_str!("../../sql/queries/queue/jobs_create.sql")) };
     static ANALYZE: Statement<()> = const { Statement::new(
         "queue_analyze", include_str!("../../sql/queries/queue/queue_analyze.sql")) };
     static CLAIM: Statement<
@@ -65,21 +65,21 @@ pub struct Lease {
 
 /// A leased job, and the address to ask about. `None` if an earlier answer serves the job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Claimed {
+pub struct ClaimedJob {
     pub lookup_key: Prefix,
     pub ask: Option<Address>,
 }
 
 /// The requests from which jobs were created.
 #[derive(Default)]
-pub struct TakenIn {
+pub struct CreatedJobs {
     pub requests: i64,
     /// The providers that got new jobs. Each has the leased jobs that an earlier answer serves.
     pub jobs: BTreeMap<Provider, Vec<Prefix>>,
 }
 
 /// The reason why a job has no answer.
-pub struct Failed {
+pub struct FailedJob {
     pub lookup_key: Prefix,
     pub error: String,
     pub blame: Blame,
@@ -123,9 +123,9 @@ pub fn append_all(home: Home, requests: impl Iterator<Item = (Address, Provider)
 }
 
 /// Creates jobs from requests.
-pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
+pub fn create_jobs(connection: &Connection, lease: Lease) -> CreatedJobs {
     let arguments = (
-        MOST_TAKEN_IN,
+        MOST_REQUESTS_AT_ONCE,
         lease.seconds,
         lease.holder,
         array(Provider::all().map(|provider| provider.name())),
@@ -133,14 +133,14 @@ pub fn take_in(connection: &Connection, lease: Lease) -> TakenIn {
         array(Provider::all().map(|provider| provider.lifetimes().value)),
         array(Provider::all().map(|provider| provider.lifetimes().absent)),
     );
-    TAKE_IN.run(connection, arguments, |rows| {
-        let mut taken = TakenIn::default();
+    CREATE_JOBS.run(connection, arguments, |rows| {
+        let mut created = CreatedJobs::default();
         for (requests, name, key) in rows.iter() {
-            taken.requests = requests.unwrap_or_default();
+            created.requests = requests.unwrap_or_default();
             let Some(provider) = name.and_then(|name| Provider::named(&name)) else { continue };
-            taken.jobs.entry(provider).or_default().extend(key.as_deref().and_then(lookup_key::parse));
+            created.jobs.entry(provider).or_default().extend(key.as_deref().and_then(lookup_key::parse));
         }
-        taken
+        created
     })
 }
 
@@ -161,7 +161,7 @@ pub fn claim(
     most: usize,
     lease: Lease,
     probe: bool,
-) -> Vec<Claimed> {
+) -> Vec<ClaimedJob> {
     let lifetimes = provider.lifetimes();
     let arguments = (
         provider.name(),
@@ -175,7 +175,7 @@ pub fn claim(
     );
     CLAIM.run(connection, arguments, |rows| {
         rows.iter()
-            .filter_map(|(key, ask)| Some(Claimed { lookup_key: lookup_key::parse(&key?)?, ask }))
+            .filter_map(|(key, ask)| Some(ClaimedJob { lookup_key: lookup_key::parse(&key?)?, ask }))
             .collect()
     })
 }
@@ -238,7 +238,7 @@ pub struct RetryPolicy {
 pub fn fail(
     connection: &Connection,
     provider: Provider,
-    failed: &[&Failed],
+    failed: &[&FailedJob],
     policy: &RetryPolicy,
 ) -> Vec<(Address, String)> {
     if failed.is_empty() {

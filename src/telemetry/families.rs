@@ -17,7 +17,8 @@ use crate::pg::catalog::{self, Database};
 use crate::pg::shared::{self, Report, UNKNOWN, WorkerSlot};
 use crate::pg::{Oid, clock, owner_process};
 use crate::provider::Provider;
-use crate::provider::limiter::{self, Count};
+use crate::provider::counters::{self, Count, OUTCOMES};
+use crate::provider::health::{self, Health};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
@@ -209,27 +210,8 @@ fn cascade() -> Vec<Family> {
     ]
 }
 
-/// Returns the name of the outcome of a request. Empty for counts of other events.
-pub fn outcome(count: Count) -> &'static str {
-    OUTCOMES.iter().find(|(_, other)| *other == count).map_or("", |(name, _)| name)
-}
-
-/// The outcomes of requests.
-const OUTCOMES: [(&str, Count); 10] = [
-    ("completed", Count::Completed),
-    ("unreachable", Count::Unreachable),
-    ("silent", Count::Silent),
-    ("timed_out", Count::TimedOut),
-    ("cut_off", Count::CutOff),
-    ("too_large", Count::TooLarge),
-    ("failed", Count::Failed),
-    ("throttled", Count::Throttled),
-    ("unauthorized", Count::Unauthorized),
-    ("bad_status", Count::BadStatus),
-];
-
 fn providers() -> Vec<Family> {
-    let counted = |provider, count| number(limiter::counted(provider, count));
+    let counted = |provider, count| number(counters::read(provider, count));
     let by = |declared, labelled: &[(&str, Count)]| {
         let mut family = Family::of(declared);
         for provider in Provider::all() {
@@ -250,14 +232,14 @@ fn providers() -> Vec<Family> {
     };
     let plain =
         |declared, count: Count| each(declared, &|provider| Some(Value::Number(counted(provider, count))));
-    let health: Vec<_> = Provider::all().map(limiter::health).collect();
-    let gauge = |declared, value: &dyn Fn(&limiter::Health) -> Option<f64>| {
+    let health: Vec<_> = Provider::all().map(health::health).collect();
+    let gauge = |declared, value: &dyn Fn(&Health) -> Option<f64>| {
         each(declared, &|provider| value(&health[provider.place()]).map(Value::Number))
     };
     let unix = |time: Option<i64>| Some(time.map_or(0.0, clock::to_unix));
     vec![
         by(&declared::PROVIDER_REQUESTS, &OUTCOMES),
-        plain(&declared::PROVIDER_QUESTIONS, Count::Questions),
+        plain(&declared::PROVIDER_QUESTIONS, Count::LookupKeys),
         by(&declared::PROVIDER_ANSWERS, &[("value", Count::Values), ("absent", Count::Absent)]),
         plain(&declared::PROVIDER_SHARED, Count::Shared),
         by(&declared::PROVIDER_UNANSWERED, &[("missing", Count::Unanswered), ("refused", Count::Refused)]),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use cowrie_enrich_engine::version::Fit;
 
 use super::due::{Due, after_naptime, naptime, retry_pause};
-use super::in_flight::InFlight;
+use super::exchanges::Exchanges;
 use super::owners::Owners;
 use super::provider_queue::ProviderQueue;
 use super::recounter::Recounter;
@@ -26,7 +26,7 @@ use crate::pg::role::with_settings;
 use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
-use crate::store::queue::{self, TakenIn};
+use crate::store::queue::{self, CreatedJobs};
 use crate::store::recount_requests::Missing;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
@@ -62,7 +62,7 @@ const LOOKED_FOR: [Mark; 3] = [Mark::Rules, Mark::Recount, Mark::Sweep];
 
 pub struct Worker {
     steps: Steps,
-    in_flight: InFlight,
+    exchanges: Exchanges,
     /// One for each provider.
     provider_queues: Vec<ProviderQueue>,
     ranking: SessionPriorities,
@@ -71,7 +71,7 @@ pub struct Worker {
     /// True for each mark with which a transaction was prepared at the last check.
     prepared: [bool; LOOKED_FOR.len()],
     take_over: Due,
-    take_in: Due,
+    create_jobs: Due,
     fold: Due,
     reclassification: Due,
     sweep: Due,
@@ -123,7 +123,7 @@ pub fn run(worker_slot: i32) {
     loop {
         background::reload_settings();
         if worker_slot.woken.swap(false, Ordering::AcqRel) {
-            worker.take_in.request();
+            worker.create_jobs.request();
         }
         if worker_slot.rules_changed.swap(false, Ordering::AcqRel) {
             worker.ranking.changed();
@@ -152,13 +152,13 @@ impl Worker {
         Ok(Worker {
             owners: Owners::new(&steps),
             steps,
-            in_flight: InFlight::new()?,
+            exchanges: Exchanges::new()?,
             provider_queues: Provider::all().map(ProviderQueue::of).collect(),
             ranking: SessionPriorities::new(),
             recounter: Recounter::default(),
             prepared: [false; LOOKED_FOR.len()],
             take_over: Due::now(),
-            take_in: Due::now(),
+            create_jobs: Due::now(),
             fold: Due::now(),
             reclassification: Due::now(),
             sweep: Due::now(),
@@ -187,24 +187,24 @@ impl Worker {
         }
         let mut made = vec![
             settled(self.take_over())?.is_some(),
-            settled(self.take_in())?.is_some(),
+            settled(self.create_jobs())?.is_some(),
             settled(self.sweep())?.is_some(),
             settled(self.rank())?.is_some(),
         ];
-        self.distribute();
+        self.receive();
         for provider_queue in &mut self.provider_queues {
             made.push(
-                settled(provider_queue.dispatch(&self.steps, &mut self.in_flight, &self.ranking))?.is_some(),
+                settled(provider_queue.send(&self.steps, &mut self.exchanges, &self.ranking))?.is_some(),
             );
         }
-        for provider_queue in &mut self.provider_queues {
-            let landed = settled(provider_queue.land(&self.steps, &mut self.in_flight))?;
-            made.push(landed.is_some());
-            if landed == Some(true) {
+        for index in 0..self.provider_queues.len() {
+            let applied = settled(self.apply(index))?;
+            made.push(applied.is_some());
+            if applied == Some(true) {
                 self.count.request();
                 self.fold.request();
             }
-            if landed != Some(false) {
+            if applied != Some(false) {
                 self.owners.look();
             }
         }
@@ -217,7 +217,7 @@ impl Worker {
         made.push(settled(self.owners.step(&self.steps, &mut self.ranking))?.is_some());
         // Only the metrics need this; no other step waits for it.
         settled(self.count())?;
-        self.distribute();
+        self.receive();
         background::report_statistics();
 
         if made.contains(&false) {
@@ -226,30 +226,40 @@ impl Worker {
         if self.sweeping.is_some() {
             return Ok(0);
         }
-        let next = self
-            .provider_queues
-            .iter()
-            .map(|provider_queue| provider_queue.next(&self.in_flight))
-            .min()
-            .unwrap_or(i64::MAX);
-        let next =
-            next.min(self.take_in.at()).min(self.fold.at()).min(self.ranking.next()).min(self.counts_at());
+        let next = self.provider_queues.iter().map(ProviderQueue::next_at).min().unwrap_or(i64::MAX);
+        let next = next
+            .min(self.create_jobs.at())
+            .min(self.fold.at())
+            .min(self.ranking.next())
+            .min(self.counts_at());
         let next = next.min(self.reclassification.at()).min(self.recounter.next());
         let next = next.min(self.take_over.at()).min(self.owners.next());
         Ok(next.saturating_sub(clock::now()).clamp(0, naptime()))
     }
 
-    /// Passes completed batches to their provider queues.
-    fn distribute(&mut self) {
-        for completed_batch in self.in_flight.landed() {
-            let provider_queue = self
-                .provider_queues
-                .iter_mut()
-                .find(|provider_queue| provider_queue.provider == completed_batch.provider);
-            if let Some(provider_queue) = provider_queue {
-                provider_queue.take(completed_batch);
+    /// Completes the batches whose replies have arrived. Their permits become free for the next request,
+    /// perhaps of another database.
+    fn receive(&mut self) {
+        for finished in self.exchanges.finished() {
+            let mut provider_queues = self.provider_queues.iter_mut();
+            if let Some(provider_queue) = provider_queues.find(|queue| queue.has_in_flight(finished.ticket)) {
+                provider_queue.complete(finished);
             }
         }
+    }
+
+    /// Applies the completed batches of one provider, one transaction for each batch and round. Returns
+    /// whether it tried any.
+    fn apply(&mut self, index: usize) -> Result<bool, Stop> {
+        let due = self.provider_queues[index].take_due();
+        let mut result = Ok(!due.is_empty());
+        for batch in due {
+            self.receive();
+            if let Some(stop) = self.provider_queues[index].apply(&self.steps, batch) {
+                result = Err(stop);
+            }
+        }
+        result
     }
 
     /// Tables of another version are not touched. Sessions are still stored, and their requests stay in the
@@ -275,7 +285,7 @@ impl Worker {
     }
 
     fn sleep(&mut self, microseconds: i64) {
-        self.steps.says(match self.in_flight.is_empty() {
+        self.steps.says(match self.exchanges.is_empty() {
             _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
             _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
             _ if std::mem::take(&mut self.waits_for_restore) => Doing::WaitingForRestore,
@@ -283,10 +293,10 @@ impl Worker {
             false => Doing::Waiting,
         });
         background::report_activity(None);
-        let is_idle = self.in_flight.is_empty() && !self.owners.are_working();
+        let is_idle = self.exchanges.is_empty() && !self.owners.are_working();
         let from = clock::now();
         // Called even with a pause of zero, because the sleep accepts interrupts.
-        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.in_flight.ready()));
+        background::sleep(Duration::from_micros(microseconds.unsigned_abs()), Some(self.exchanges.ready()));
         if is_idle {
             // Excludes the time during which the system did not schedule the process.
             self.slept += (clock::now() - from).clamp(0, microseconds) * 1_000;
@@ -297,7 +307,7 @@ impl Worker {
     }
 
     fn end(&mut self, ending: Ending) -> ! {
-        self.in_flight.cancel();
+        self.exchanges.cancel();
         if ending == Ending::NoExtension {
             self.steps.worker_slot.report.begin(0);
         }
@@ -353,63 +363,63 @@ impl Worker {
     /// Turns requests into jobs, and sessions with gaps into pending completions, each in a separate
     /// transaction. So a lock on one table does not block the other. Requests come first, because sessions of
     /// an address with a job wait for its answer.
-    fn take_in(&mut self) -> Result<(), Stop> {
-        if !self.take_in.is_now() {
+    fn create_jobs(&mut self) -> Result<(), Stop> {
+        if !self.create_jobs.is_now() {
             return Ok(());
         }
-        let requests = settled(self.take_in_requests())?;
-        let sessions = settled(self.take_in_sessions())?;
+        let requests = settled(self.create_jobs_from_requests())?;
+        let sessions = settled(self.create_completions())?;
         let result = match (requests, sessions) {
             (Some(is_full), Some(is_full_too)) => Ok(is_full || is_full_too),
             _ => Err(Stop::Failed),
         };
-        self.take_in.attempted(&result, |is_full| if *is_full { 0 } else { after_naptime() });
+        self.create_jobs.attempted(&result, |is_full| if *is_full { 0 } else { after_naptime() });
         result.map(|_| ())
     }
 
     /// Returns whether there may be more.
-    fn take_in_sessions(&mut self) -> Result<bool, Stop> {
-        let sessions = self.steps.step(StepKind::TakeIn, |home, connection| {
+    fn create_completions(&mut self) -> Result<bool, Stop> {
+        let sessions = self.steps.step(StepKind::CreateJobs, |home, connection| {
             if store::has_rows(home, c"incomplete_session") == Some(false) {
                 return 0;
             }
-            completions::take_in(connection)
+            completions::create(connection)
         })?;
         if sessions > 0 {
             self.owners.look();
             self.count.request();
         }
-        Ok(sessions >= completions::MOST_TAKEN_IN)
+        Ok(sessions >= completions::MOST_MOVED)
     }
 
     /// Returns whether there may be more.
-    fn take_in_requests(&mut self) -> Result<bool, Stop> {
+    fn create_jobs_from_requests(&mut self) -> Result<bool, Stop> {
         let lease =
             self.steps.lease(self.provider_queues.iter().map(|provider_queue| provider_queue.provider));
-        let taken = self.steps.step(StepKind::TakeIn, |home, connection| {
+        let created = self.steps.step(StepKind::CreateJobs, |home, connection| {
             let prepared = LOOKED_FOR.map(|mark| exclusion::is_marked(catalog::own_database(), mark));
             counter_deltas::take(home, connection);
             if store::has_rows(home, c"enrichment_request") == Some(false) {
-                return (TakenIn::default(), prepared);
+                return (CreatedJobs::default(), prepared);
             }
-            let taken = queue::take_in(connection, lease);
-            if taken.requests >= queue::MOST_TAKEN_IN {
+            let created = queue::create_jobs(connection, lease);
+            if created.requests >= queue::MOST_REQUESTS_AT_ONCE {
                 queue::analyze(home, connection);
             }
-            (taken, prepared)
+            (created, prepared)
         });
-        let (taken, prepared) = taken?;
+        let (created, prepared) = created?;
         self.heed_prepared(prepared);
-        if taken.requests > 0 {
+        if created.requests > 0 {
             self.count.request();
         }
-        self.ranking.came_in(taken.jobs.keys().copied());
+        self.ranking.came_in(created.jobs.keys().copied());
         for provider_queue in &mut self.provider_queues {
-            let Some(answered) = taken.jobs.get(&provider_queue.provider) else { continue };
+            let Some(answered) = created.jobs.get(&provider_queue.provider) else { continue };
             provider_queue.next_due = 0;
             provider_queue.serve(answered.iter().copied());
         }
-        Ok(taken.requests >= queue::MOST_TAKEN_IN)
+        Ok(created.requests >= queue::MOST_REQUESTS_AT_ONCE)
     }
 
     /// Acts on prepared transactions that have ended since the last check. The statement that ended them

@@ -1,16 +1,17 @@
 //! Background workers: one per database that has the extension, and the launcher that starts them.
 //!
-//! | module | answers |
+//! | module | contents |
 //! |---|---|
 //! | `launcher` | starts a worker in each database that needs one |
 //! | `seniority` | the order in which databases get their workers |
 //! | `main_loop` | the rounds of a worker in its database |
 //! | `steps` | the short transactions of a worker |
 //! | `due` | when a step is due, also after a failure |
-//! | `provider_queue` | one provider's jobs, from the claim to the answer |
-//! | `in_flight` | requests in flight |
-//! | `request` | a request to a provider, and the conclusions from its reply |
-//! | `apply` | stores completed batches in the inventories |
+//! | `batch` | the states of a batch of jobs, from the claim to the stored answers |
+//! | `provider_queue` | one provider's batches: when each step is taken |
+//! | `exchanges` | the network threads |
+//! | `completed` | the outcomes in a completed batch |
+//! | `apply` | the transaction that stores outcomes in the inventories |
 //! | `trace` | a batch as spans |
 //! | `registry` | the worker slots, and how workers are woken |
 //! | `owners` | supervises the processes that run code of table owners |
@@ -18,22 +19,22 @@
 //! | `session_priority` | when session priorities are evaluated |
 
 mod apply;
+mod batch;
+mod completed;
 pub mod due;
-mod in_flight;
+mod exchanges;
 mod launcher;
 mod main_loop;
 mod owners;
 mod provider_queue;
 mod recounter;
 pub mod registry;
-mod request;
 mod seniority;
 mod session_priority;
 mod steps;
 mod trace;
 
 pub use launcher::register;
-pub use request::judge;
 
 use crate::pg::background::{self, Needs, Process, Program};
 

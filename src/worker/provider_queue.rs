@@ -1,26 +1,27 @@
-//! One provider's jobs, from the claim to the stored answer. Providers share only the process, so none waits
-//! for another.
+//! One provider's batches, in all of their states (`batch`). Providers share only the process, so none waits for
+//! another.
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
+use cowrie_enrich_engine::net::Finished;
 use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::Reply;
 
-use super::apply::{self, CompletedBatch};
+use super::batch::{BUSY_PAUSE, Batch, Claimed, Sending};
+use super::completed::{Completed, MOST_TOGETHER};
 use super::due::retry_pause;
-use super::in_flight::InFlight;
-use super::request::{Ask, BUSY_PAUSE, ProviderRequest};
+use super::exchanges::{Exchanges, Ticket};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
-use crate::provider::limiter::{self, Leave, SendTime};
+use crate::provider::limiter::{self, PermitDecision};
 use crate::provider::quota;
 use crate::provider::{Limits, Provider};
 use crate::store::provider_quota;
-use crate::store::queue::{self, Claimed, Lease};
-use crate::telemetry::spans;
+use crate::store::queue::{self, ClaimedJob};
 use crate::worker::registry::StepKind;
 
 /// How long claimed jobs may wait until they are sent, in microseconds. They wait while it is another
@@ -40,14 +41,12 @@ pub struct ProviderQueue {
     blocked_until: i64,
     /// When to check again whether a stopped provider may be queried.
     next_credentials: i64,
-    /// Requests whose jobs are claimed and whose quota is spent, but which are not sent yet because of the
-    /// rate; and since when.
-    ready: VecDeque<ProviderRequest>,
-    ready_since: i64,
+    /// In the order of their claims.
+    batches: VecDeque<Batch>,
+    /// When the batches that are not sent yet were claimed.
+    claimed_at: i64,
     /// The most urgent jobs need no request, so the next claim looks at many jobs together.
     is_behind_known: bool,
-    /// Completed batches whose answers are not stored yet.
-    completed_batches: Vec<CompletedBatch>,
     /// Unused jobs and quota, which the queue and the ledger must get back before the next claim.
     to_give_back: Vec<Unused>,
 }
@@ -68,88 +67,94 @@ impl ProviderQueue {
             next_due: 0,
             blocked_until: 0,
             next_credentials: 0,
-            ready: VecDeque::new(),
-            ready_since: 0,
+            batches: VecDeque::new(),
+            claimed_at: 0,
             is_behind_known: false,
-            completed_batches: Vec::new(),
             to_give_back: Vec::new(),
         }
     }
 
     /// Returns when there is something to do without a wake-up, microseconds since 2000.
-    pub fn next(&self, in_flight: &InFlight) -> i64 {
+    pub fn next_at(&self) -> i64 {
         let is_stopped = self.next_due < self.blocked_until && limiter::stopped_with(self.provider).is_some();
         let blocked_until =
             if is_stopped { self.blocked_until.min(self.next_credentials) } else { self.blocked_until };
-        let next_due = if self.ready.is_empty() { self.next_due } else { 0 };
-        next_due.max(blocked_until).min(self.lands_at(in_flight))
+        let next_due = if self.has_claimed() { 0 } else { self.next_due };
+        next_due.max(blocked_until).min(self.applies_at())
     }
 
-    /// Takes a completed batch.
-    pub fn take(&mut self, completed_batch: CompletedBatch) {
-        (self.next_due, self.blocked_until) = (0, 0);
-        self.add(completed_batch);
+    fn has_claimed(&self) -> bool {
+        self.batches.iter().any(|batch| matches!(batch, Batch::Claimed(_)))
+    }
+
+    /// Returns whether the exchange with this ticket carries a batch of this queue.
+    pub fn has_in_flight(&self, ticket: Ticket) -> bool {
+        self.batches.iter().any(|batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == ticket))
     }
 
     /// Adds jobs that earlier answers serve. Blocks form one batch of any size, because their addresses are
     /// read in parts.
     pub fn serve(&mut self, lookup_keys: impl IntoIterator<Item = Prefix>) {
         let shares = self.provider.declared().shares_answers();
-        let together = if shares { usize::MAX } else { apply::MOST_TOGETHER };
+        let together = if shares { usize::MAX } else { MOST_TOGETHER };
         let mut lookup_keys = lookup_keys.into_iter().peekable();
         while lookup_keys.peek().is_some() {
-            self.add(CompletedBatch::of_known(self.provider, lookup_keys.by_ref().take(together)));
+            self.add(Completed::of_known(self.provider, lookup_keys.by_ref().take(together)));
         }
     }
 
-    fn add(&mut self, completed_batch: CompletedBatch) {
-        let completed_batch = match self.completed_batches.last_mut() {
-            Some(last) => last.absorb(completed_batch),
-            None => Some(completed_batch),
+    /// Adds a completed batch. Merges it into the last one if the two may be stored together.
+    fn add(&mut self, completed: Completed) {
+        let last = self.batches.iter_mut().rev().find_map(|batch| match batch {
+            Batch::Completed(last) => Some(last),
+            _ => None,
+        });
+        let separate = match last {
+            Some(last) => last.merge(completed),
+            None => Some(completed),
         };
-        self.completed_batches.extend(completed_batch);
+        self.batches.extend(separate.map(Batch::Completed));
     }
 
     /// Sends jobs while there are some and the provider may be queried. If no claimed job needs a request, it
     /// stops until the next round, because completed batches must not wait longer.
-    pub fn dispatch(
+    pub fn send(
         &mut self,
         steps: &Steps,
-        in_flight: &mut InFlight,
-        ranking: &SessionPriorities,
+        exchanges: &mut Exchanges,
+        priorities: &SessionPriorities,
     ) -> Result<(), Stop> {
         let provider = self.provider;
         self.blocked_until = 0;
         steps.worker_slot.waits_no_more(provider.place());
         self.give_back(steps)?;
         if !provider.is_enabled() || provider.blocked_reason().is_some() {
-            let ready = std::mem::take(&mut self.ready);
             self.blocked_until = i64::MAX;
-            return self.release_jobs(steps, ready);
+            return self.release(steps);
         }
-        self.see_to_credentials();
+        self.check_credentials();
         let limits = provider.limits();
-        while self.depart(steps, in_flight, &limits)? && self.next_due <= clock::now() {
+        while self.send_claimed(steps, exchanges, &limits)? && self.next_due <= clock::now() {
             // The session priorities decide on what a quota is spent, so they are evaluated first.
-            if ranking.holds(provider) {
+            if priorities.holds(provider) {
                 return Ok(());
             }
-            let (leave, permits) = self.may_ask(steps, &limits);
-            let (permits, most) = match (leave, permits) {
-                (Leave::Granted, permits) => {
+            let (decision, permits) = self.available_permits(steps, &limits);
+            let (permits, most) = match (decision, permits) {
+                (PermitDecision::Granted, permits) => {
                     // The permits are taken before the quota, because requests that are returned to the quota
                     // may have been counted elsewhere.
-                    let permits = limiter::ask_for(provider, permits, &limits);
+                    let permits = limiter::take_permits(provider, permits, &limits);
                     let most = permits.len().saturating_mul(limits.batch);
                     (permits, most)
                 }
                 // The probe's permit is taken once there is a job to send.
-                (Leave::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
-                (Leave::NotBefore(until), _) => {
+                (PermitDecision::Probe, _) => (Vec::new(), PROBE_SIZE.min(limits.batch)),
+                (PermitDecision::NotBefore(until), _) => {
                     self.blocked_until = until;
                     return Ok(());
                 }
-                (Leave::Busy, _) => (Vec::new(), 0),
+                (PermitDecision::Busy, _) => (Vec::new(), 0),
             };
             if most == 0 {
                 // A process that returns a permit wakes this process. This pause is for the case that no
@@ -157,13 +162,14 @@ impl ProviderQueue {
                 self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 return Ok(());
             }
-            let ask = self.claim(steps, most, &limits, leave == Leave::Probe)?;
-            self.serve(ask.jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.lookup_key));
-            self.ready = ProviderRequest::of(provider, &ask, limits.batch, permits).into();
-            self.ready_since = clock::now();
-            self.is_behind_known = self.ready.is_empty() && !ask.jobs.is_empty();
-            if self.ready.is_empty() {
-                if ask.jobs.is_empty() && self.next_due <= clock::now() {
+            let (jobs, day) = self.claim(steps, most, &limits, decision == PermitDecision::Probe)?;
+            self.serve(jobs.iter().filter(|job| job.ask.is_none()).map(|job| job.lookup_key));
+            self.batches.extend(Claimed::batches(provider, &jobs, day, limits.batch, permits));
+            self.claimed_at = clock::now();
+            let needs_no_request = !self.has_claimed();
+            self.is_behind_known = needs_no_request && !jobs.is_empty();
+            if needs_no_request {
+                if jobs.is_empty() && self.next_due <= clock::now() {
                     // Jobs are due, but another transaction holds them.
                     self.blocked_until = clock::now() + BUSY_PAUSE.min(retry_pause());
                 }
@@ -174,7 +180,7 @@ impl ProviderQueue {
     }
 
     /// Lifts the stop of a provider that refused a key, once there is another key.
-    fn see_to_credentials(&mut self) {
+    fn check_credentials(&mut self) {
         let now = clock::now();
         if self.next_credentials > now {
             return;
@@ -186,25 +192,34 @@ impl ProviderQueue {
         }
     }
 
-    fn may_ask(&self, steps: &Steps, limits: &Limits) -> (Leave, usize) {
-        let (leave, permits) = limiter::look(self.provider, limits);
-        if leave != Leave::Busy {
-            return (leave, permits);
+    /// Returns the number of available permits. If there are none, a process that returns one wakes this
+    /// worker.
+    fn available_permits(&self, steps: &Steps, limits: &Limits) -> (PermitDecision, usize) {
+        let (decision, permits) = limiter::available_permits(self.provider, limits);
+        if decision != PermitDecision::Busy {
+            return (decision, permits);
         }
         steps.worker_slot.waits_for(self.provider.place());
-        // Another process may have returned a permit before the note was there.
-        let (leave, permits) = limiter::look(self.provider, limits);
-        if leave != Leave::Busy {
+        // Another process may have returned a permit before the slot said so.
+        let (decision, permits) = limiter::available_permits(self.provider, limits);
+        if decision != PermitDecision::Busy {
             steps.worker_slot.waits_no_more(self.provider.place());
         }
-        (leave, permits)
+        (decision, permits)
     }
 
     /// Leases jobs, at most `most` of which need a request, and takes their requests out of the day's quota.
-    /// If fewer jobs are found than looked for, finds out when the next ones fall due.
-    fn claim(&mut self, steps: &Steps, most: usize, limits: &Limits, probe: bool) -> Result<Ask, Stop> {
+    /// If fewer jobs are found than looked for, finds out when the next ones fall due. Returns the jobs and the
+    /// day whose quota paid for their requests.
+    fn claim(
+        &mut self,
+        steps: &Steps,
+        most: usize,
+        limits: &Limits,
+        probe: bool,
+    ) -> Result<(Vec<ClaimedJob>, Option<i32>), Stop> {
         let (provider, lease) = (self.provider, steps.lease([self.provider]));
-        let look_at = if self.is_behind_known { most.max(apply::MOST_TOGETHER) } else { most };
+        let look_at = if self.is_behind_known { most.max(MOST_TOGETHER) } else { most };
         let mut reserved = None;
         let claimed = steps.step(StepKind::Claim, |_, connection| {
             let jobs =
@@ -233,47 +248,63 @@ impl ProviderQueue {
         if let Some(next) = next {
             self.next_due = next.unwrap_or(i64::MAX);
         }
-        Ok(Ask { jobs, day: reserved.map(|reserved| reserved.day) })
+        Ok((jobs, reserved.map(|reserved| reserved.day)))
     }
 
-    /// Sends the requests that are ready. Returns whether all of them are in flight.
-    fn depart(&mut self, steps: &Steps, in_flight: &mut InFlight, limits: &Limits) -> Result<bool, Stop> {
-        while let Some(mut request) = self.ready.pop_front() {
+    /// Sends the claimed batches. Returns whether all of them are in flight.
+    fn send_claimed(
+        &mut self,
+        steps: &Steps,
+        exchanges: &mut Exchanges,
+        limits: &Limits,
+    ) -> Result<bool, Stop> {
+        while let Some(index) = self.batches.iter().position(|batch| matches!(batch, Batch::Claimed(_))) {
+            let Some(Batch::Claimed(claimed)) = self.batches.remove(index) else { break };
             let now = clock::now();
-            let is_late = now - self.ready_since > LONGEST_WAIT;
-            let departure = if is_late { SendTime::Off(now) } else { request.departs(limits) };
-            let not_before = match departure {
-                SendTime::Now => match in_flight.start(request) {
-                    None => continue,
-                    Some(left) => {
-                        request = left;
-                        now + retry_pause()
-                    }
-                },
-                SendTime::Waits(until) if until - now <= LONGEST_WAIT => {
-                    self.ready.push_front(request);
-                    self.blocked_until = until;
+            let is_late = now - self.claimed_at > LONGEST_WAIT;
+            let sending =
+                if is_late { Sending::Blocked(now, claimed) } else { claimed.send(exchanges, limits) };
+            let (not_before, claimed) = match sending {
+                Sending::Sent(sent) => {
+                    self.batches.insert(index, Batch::InFlight(sent));
+                    continue;
+                }
+                Sending::After(time, claimed) if time - now <= LONGEST_WAIT => {
+                    self.batches.insert(index, Batch::Claimed(claimed));
+                    self.blocked_until = time;
                     return Ok(false);
                 }
-                SendTime::Waits(until) | SendTime::Off(until) => until,
+                Sending::After(time, claimed) | Sending::Blocked(time, claimed) => (time, claimed),
             };
-            let mut left = std::mem::take(&mut self.ready);
-            left.push_front(request);
+            self.batches.insert(index, Batch::Claimed(claimed));
             (self.next_due, self.blocked_until) = (0, not_before);
-            self.release_jobs(steps, left)?;
+            self.release(steps)?;
             return Ok(false);
         }
         Ok(true)
     }
 
-    /// Releases the jobs of requests that may not be sent after all, and returns their share of the day's
-    /// quota.
-    fn release_jobs(&mut self, steps: &Steps, requests: VecDeque<ProviderRequest>) -> Result<(), Stop> {
-        let Some(first) = requests.front() else { return Ok(()) };
-        // All were claimed together.
-        let day = first.day;
-        let lookup_keys: Vec<Prefix> = requests.iter().flat_map(ProviderRequest::lookup_keys).collect();
-        self.to_give_back.push(Unused { lookup_keys, day, requests: requests.len(), is_returned: false });
+    /// Releases the jobs of claimed batches, which may not be sent after all, and returns their share of the
+    /// day's quota.
+    fn release(&mut self, steps: &Steps) -> Result<(), Stop> {
+        let mut unused: Option<Unused> = None;
+        self.batches.retain(|batch| {
+            let Batch::Claimed(claimed) = batch else { return true };
+            // All were claimed together, so the same day paid for them.
+            let unused = unused.get_or_insert_with(|| Unused {
+                lookup_keys: Vec::new(),
+                day: claimed.day,
+                requests: 0,
+                is_returned: false,
+            });
+            unused.lookup_keys.extend(claimed.lookup_keys());
+            unused.requests += 1;
+            false
+        });
+        if unused.is_none() {
+            return Ok(());
+        }
+        self.to_give_back.extend(unused);
         self.give_back(steps)
     }
 
@@ -296,83 +327,81 @@ impl ProviderQueue {
         Ok(())
     }
 
-    /// Returns when a batch is to be stored. Once no request is in flight, there are no more answers to
-    /// gather.
-    fn lands_at(&self, in_flight: &InFlight) -> i64 {
-        let is_alone = !in_flight.has_any_of(self.provider);
-        let of = |completed_batch: &CompletedBatch| {
-            if is_alone { completed_batch.alone_at() } else { completed_batch.not_before }
+    /// Completes the batch of an exchange that has ended.
+    pub fn complete(&mut self, finished: Finished<Reply>) {
+        let is_its_batch =
+            |batch: &Batch| matches!(batch, Batch::InFlight(sent) if sent.ticket == finished.ticket);
+        let Some(index) = self.batches.iter().position(is_its_batch) else { return };
+        let Some(Batch::InFlight(sent)) = self.batches.remove(index) else { return };
+        (self.next_due, self.blocked_until) = (0, 0);
+        self.add(sent.complete(finished.done, finished.took));
+    }
+
+    fn has_requests_in_flight(&self) -> bool {
+        self.batches.iter().any(|batch| matches!(batch, Batch::InFlight(_)))
+    }
+
+    /// Returns when the next completed batch is to be applied, microseconds since 2000.
+    fn applies_at(&self) -> i64 {
+        let has_requests_in_flight = self.has_requests_in_flight();
+        let due_at = |batch: &Batch| match batch {
+            Batch::Completed(completed) => Some(completed.due_at(has_requests_in_flight)),
+            _ => None,
         };
-        self.completed_batches.iter().map(of).min().unwrap_or(i64::MAX)
+        self.batches.iter().filter_map(due_at).min().unwrap_or(i64::MAX)
     }
 
-    /// Keeps a batch for a later transaction, unless its lease has run out: then the jobs will be claimed
-    /// again.
-    fn keep(&mut self, completed_batch: CompletedBatch, lease: Lease) {
-        if completed_batch.not_before < completed_batch.since + (lease.seconds * 1e6) as i64 {
-            self.completed_batches.push(completed_batch);
-        } else {
-            self.to_give_back.extend(completed_batch.unspent().map(|(day, requests)| Unused {
-                lookup_keys: Vec::new(),
-                day: Some(day),
-                requests,
-                is_returned: true,
-            }));
-            self.next_due = 0;
-            completed_batch.ended(Some("it could not be written down in time"));
+    /// Removes and returns the completed batches that are to be applied now.
+    pub fn take_due(&mut self) -> Vec<Completed> {
+        let (now, has_requests_in_flight) = (clock::now(), self.has_requests_in_flight());
+        let mut due = Vec::new();
+        for batch in std::mem::take(&mut self.batches) {
+            match batch {
+                Batch::Completed(completed) if completed.due_at(has_requests_in_flight) <= now => {
+                    due.push(completed);
+                }
+                batch => self.batches.push_back(batch),
+            }
         }
+        due
     }
 
-    /// Stores completed batches, one transaction for each batch and round. Returns whether it tried any. A
-    /// batch that could not be stored is kept and retried. A batch that needs more than one transaction
-    /// continues in the next round.
-    pub fn land(&mut self, steps: &Steps, in_flight: &mut InFlight) -> Result<bool, Stop> {
-        if self.lands_at(in_flight) > clock::now() {
-            return Ok(false);
-        }
+    /// Runs one transaction for a batch. A batch that needs more transactions continues in the next round.
+    /// Returns the reason to end the round if the transaction failed.
+    pub fn apply(&mut self, steps: &Steps, batch: Completed) -> Option<Stop> {
         let lease = steps.lease([self.provider]);
-        let is_alone = !in_flight.has_any_of(self.provider);
-        let mut landed = Ok(true);
-        for mut completed_batch in std::mem::take(&mut self.completed_batches) {
-            // Responses that have arrived in the meantime return their permits to the provider.
-            in_flight.collect();
-            if (if is_alone { completed_batch.alone_at() } else { completed_batch.not_before }) > clock::now()
-            {
-                self.completed_batches.push(completed_batch);
-                continue;
-            }
-            let whole = completed_batch.is_applied();
-            let written = spans::within(whole, || {
-                steps.step(StepKind::Apply, |home, connection| {
-                    apply::write_down(home, connection, &completed_batch, lease)
-                })
-            });
-            match written {
-                Ok(written) => {
-                    self.next_due = 0;
-                    if completed_batch.advance(written) {
-                        steps.worker_slot.batches.fetch_add(1, Ordering::Relaxed);
-                        steps.worker_slot.report.batches.fetch_add(1, Ordering::Relaxed);
-                        completed_batch.ended(None);
-                    } else if completed_batch.is_blocked() {
-                        self.keep(completed_batch, lease);
-                    } else {
-                        self.completed_batches.push(completed_batch);
-                    }
-                }
-                Err(stop) => {
-                    completed_batch.postpone(clock::now() + retry_pause());
-                    self.keep(completed_batch, lease);
-                    landed = Err(stop);
-                }
-            }
+        let (batch, stop) = batch.apply(steps, lease);
+        if stop.is_none() {
+            self.next_due = 0;
         }
-        landed
+        match batch {
+            Batch::Completed(batch) if (stop.is_some() || batch.is_blocked) && batch.outlives(lease) => {
+                self.give_up(batch);
+            }
+            Batch::Applied => {
+                steps.worker_slot.batches.fetch_add(1, Ordering::Relaxed);
+                steps.worker_slot.report.batches.fetch_add(1, Ordering::Relaxed);
+            }
+            batch => self.batches.push_back(batch),
+        }
+        stop
+    }
+
+    /// Drops a batch whose lease has run out. Its jobs will be claimed again.
+    fn give_up(&mut self, batch: Completed) {
+        self.to_give_back.extend(batch.unspent.iter().map(|(day, requests)| Unused {
+            lookup_keys: Vec::new(),
+            day: Some(*day),
+            requests: *requests,
+            is_returned: true,
+        }));
+        self.next_due = 0;
+        batch.end(Some("its lease ran out before it could be stored"));
     }
 }
 
 /// Splits jobs: up to `affordable` of those that need a request with all that need none, and the rest.
-fn within(jobs: Vec<Claimed>, affordable: usize) -> (Vec<Claimed>, Vec<Claimed>) {
+fn within(jobs: Vec<ClaimedJob>, affordable: usize) -> (Vec<ClaimedJob>, Vec<ClaimedJob>) {
     let mut left = affordable;
     jobs.into_iter().partition(|job| {
         let is_affordable = job.ask.is_none() || left > 0;

@@ -120,7 +120,7 @@ impl Doing {
 pub enum StepKind {
     LookForRestore = 0,
     TakeOver,
-    TakeIn,
+    CreateJobs,
     Sweep,
     Rank,
     Claim,
@@ -141,7 +141,7 @@ impl StepKind {
     pub const ALL: [StepKind; shared::STEP_KINDS] = [
         StepKind::LookForRestore,
         StepKind::TakeOver,
-        StepKind::TakeIn,
+        StepKind::CreateJobs,
         StepKind::Sweep,
         StepKind::Rank,
         StepKind::Claim,
@@ -163,7 +163,7 @@ impl StepKind {
         match self {
             StepKind::LookForRestore => "look_for_restore",
             StepKind::TakeOver => "take_over",
-            StepKind::TakeIn => "take_in",
+            StepKind::CreateJobs => "create_jobs",
             StepKind::Sweep => "sweep",
             StepKind::Rank => "rank",
             StepKind::Claim => "claim",
@@ -186,7 +186,7 @@ impl StepKind {
         match self {
             StepKind::LookForRestore => Doing::LookingForRestore,
             StepKind::TakeOver => Doing::TakingOver,
-            StepKind::TakeIn => Doing::CreatingJobs,
+            StepKind::CreateJobs => Doing::CreatingJobs,
             StepKind::Sweep => Doing::Requeueing,
             StepKind::Rank => Doing::EvaluatingPriorities,
             StepKind::Claim | StepKind::GiveBack => Doing::Claiming,

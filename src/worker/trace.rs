@@ -19,8 +19,8 @@ use crate::pg::{catalog, clock};
 use crate::provider::Provider;
 use crate::telemetry::spans::{self, Whole};
 
-/// A batch, from its reply on.
-pub struct Batch {
+/// The spans of a batch, from its reply on.
+pub struct BatchTrace {
     trace: u128,
     id: u64,
     apply: u64,
@@ -40,17 +40,17 @@ struct Exchange {
     failure: String,
 }
 
-impl Batch {
-    /// Returns a batch if spans are collected. `began`: nanoseconds since 1970.
+impl BatchTrace {
+    /// Returns a trace if spans are collected. `began`: nanoseconds since 1970.
     pub fn of(
         provider: Provider,
         began: u64,
         (questions, outcome): (usize, &str),
         reply: &Reply,
         took: Duration,
-    ) -> Option<Batch> {
+    ) -> Option<BatchTrace> {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        spans::are_collected().then(|| Batch {
+        spans::are_collected().then(|| BatchTrace {
             trace: new_trace(),
             id: new_id(),
             apply: new_id(),
@@ -71,14 +71,14 @@ impl Batch {
         })
     }
 
-    /// Marks the batch as being applied and returns its span context.
-    pub fn is_applied(&mut self) -> Whole {
+    /// Begins the span `apply` and returns its context.
+    pub fn begin_apply(&mut self) -> Whole {
         self.applied_from.get_or_insert_with(clock::unix_nanoseconds);
         (self.trace, self.apply)
     }
 
     /// Ends the spans: the batch was stored, or will not be because of this error.
-    pub fn ended(self, error: Option<&str>) {
+    pub fn end(self, error: Option<&str>) {
         let now = clock::unix_nanoseconds();
         let after = |time: Duration| self.began + u64::try_from(time.as_nanos()).unwrap_or_default();
         let failure = self.exchange.failure.as_str();

@@ -47,7 +47,7 @@ fn naptime() -> &'static str {
 /// `look_for_recounts`.
 pub const STEPS: [&str; 14] = [
     "take_over",
-    "take_in",
+    "create_jobs",
     "sweep",
     "rank",
     "claim",
@@ -108,7 +108,7 @@ fn obstacles(step: &str) -> Vec<Obstacle> {
             Prepared("enrichment_job", CHANGES),
             Failing("BEFORE UPDATE ON enrich.enrichment_job FOR EACH STATEMENT"),
         ],
-        "take_in" => vec![
+        "create_jobs" => vec![
             Locked("job_address", CHANGES),
             Prepared("enrichment_job", CHANGES),
             Failing("BEFORE DELETE ON enrich.enrichment_request FOR EACH STATEMENT"),

@@ -371,8 +371,8 @@ fn enabled_sources_switches_it() {
     db.run(&COWRIE.insert(&[("before", Some("48.0.0.2"))]));
     assert_eq!(db.one("SELECT requested, jobs FROM queue_status WHERE provider = 'toy'"), "0|0");
     db.run("SELECT request_enrichment('48.0.0.4', 'toy')");
-    let taken_in = "SELECT jobs FROM queue_status WHERE provider = 'toy'";
-    wait_until("the request is taken in", || db.number(taken_in), |jobs| *jobs == 1);
+    let jobs = "SELECT jobs FROM queue_status WHERE provider = 'toy'";
+    wait_until("the request has become a job", || db.number(jobs), |count| *count == 1);
     assert_eq!(
         db.one("SELECT blocked_reason FROM provider_status WHERE provider = 'toy'"),
         "not in cowrie_enrich.enabled_sources"

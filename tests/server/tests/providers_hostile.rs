@@ -600,7 +600,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     let mut db = lab.database();
     SUMMARIES.create_attached(&mut db);
     let requested = |db: &mut Session| db.number("SELECT count(*) FROM enrich.enrichment_request");
-    let wait_until_taken_in = |db: &mut Session| {
+    let wait_until_jobs_exist = |db: &mut Session| {
         wait_until(
             "the requests are taken in, and the worker sleeps",
             || {
@@ -613,7 +613,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     };
     // The worker's first sweep has ended.
     request(&mut db, "spur", &members(900..901));
-    wait_until_taken_in(&mut db);
+    wait_until_jobs_exist(&mut db);
     // While this lock is held, the worker creates no jobs.
     let mut holder = db.another();
     let hold = "BEGIN; LOCK TABLE enrich.enrichment_job IN SHARE MODE";
@@ -624,7 +624,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
         ));
     };
     insert(&mut db, "first");
-    wait_until_taken_in(&mut db);
+    wait_until_jobs_exist(&mut db);
     assert_eq!(status(&mut db, "spur", "blocked_reason IS NOT NULL"), "t");
     assert_eq!(db.number("SELECT count(*) FROM enrich.enrichment_job"), 21);
     holder.run(hold);
@@ -639,7 +639,7 @@ fn sessions_ask_nothing_of_a_provider_that_cannot_be_asked() {
     lab.spur.behave(held());
     lab.reconfigure(&[&format!("spur_token_file = '{}'", lab.key_file("spur").display())]);
     wait_until_held(&lab.spur, 10);
-    wait_until_taken_in(&mut db);
+    wait_until_jobs_exist(&mut db);
     holder.run(hold);
     insert(&mut db, "third");
     assert_eq!(requested(&mut db), 20);

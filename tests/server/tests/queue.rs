@@ -32,7 +32,7 @@ struct Hand {
 
 impl Hand {
     fn of(mut session: Session, number: i64) -> Self {
-        prepare(&mut session, "queue_take_in", "bigint, float8, bigint, text[], bool[], int[], int[]");
+        prepare(&mut session, "jobs_create", "bigint, float8, bigint, text[], bool[], int[], int[]");
         prepare(
             &mut session,
             "jobs_claim",
@@ -51,7 +51,7 @@ impl Hand {
     /// Returns the number of requests, and the lookups that earlier answers serve.
     fn takes_in(&mut self) -> Vec<String> {
         let rows = self.session.rows(&format!(
-            "EXECUTE queue_take_in(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
+            "EXECUTE jobs_create(10000, 60, {}, '{{cymru,greynoise}}', '{{t,f}}', '{{1000,1000}}', '{{1000,1000}}')",
             self.number
         ));
         // The result also names providers that got jobs.
@@ -95,7 +95,7 @@ fn status(session: &mut Session) -> String {
 }
 
 #[test]
-fn requests_are_taken_in_once_and_an_address_waits_once() {
+fn requests_become_jobs_once_and_an_address_waits_once() {
     let mut db = database();
     for priority in [0, 5, 3] {
         db.run(&format!("SELECT request_enrichment('60.0.0.1', 'cymru', {priority})"));

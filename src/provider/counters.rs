@@ -1,0 +1,156 @@
+//! Counters of providers in shared memory, and the names of the outcomes of requests.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cowrie_enrich_engine::providers::Failure;
+
+use crate::pg::clock;
+use crate::pg::shared::{self, PROVIDER_SLOTS};
+use crate::provider::Provider;
+use crate::telemetry::{self, Distribution};
+
+/// Counters of a provider. Append only: the slots are laid out by these numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Count {
+    /// Exchanges begun, and lookup keys in them.
+    Requests = 0,
+    LookupKeys,
+    /// Answers that were applied: values, and valid answers that the address is not announced.
+    Values,
+    Absent,
+    /// Addresses that were served from an earlier answer for their block.
+    Shared,
+    /// Lookup keys that an exchange left without an answer, and those that the provider refused.
+    Unanswered,
+    Refused,
+    /// Rows dropped: for addresses that were not in the request, invalid, too long.
+    Foreign,
+    Malformed,
+    Oversized,
+    /// Exchanges that failed, by reason.
+    Unreachable,
+    Silent,
+    TimedOut,
+    CutOff,
+    TooLarge,
+    Failed,
+    /// Lookups that became dead letters.
+    DeadLetters,
+    /// Exchanges that the provider refused: too many requests (429), the key (401, 403), another status.
+    Throttled,
+    Unauthorized,
+    BadStatus,
+    /// Exchanges that succeeded.
+    Completed,
+}
+
+/// The counts that `provider_status` shows, in its order.
+pub const COUNTS: [Count; 20] = [
+    Count::Requests,
+    Count::LookupKeys,
+    Count::Values,
+    Count::Absent,
+    Count::Shared,
+    Count::Unanswered,
+    Count::Refused,
+    Count::Foreign,
+    Count::Malformed,
+    Count::Oversized,
+    Count::Unreachable,
+    Count::Silent,
+    Count::TimedOut,
+    Count::CutOff,
+    Count::TooLarge,
+    Count::Failed,
+    Count::DeadLetters,
+    Count::Throttled,
+    Count::Unauthorized,
+    Count::BadStatus,
+];
+
+const _: () = assert!((Count::Completed as usize) < PROVIDER_SLOTS);
+
+/// The outcomes of requests, as the metrics name them.
+pub const OUTCOMES: [(&str, Count); 10] = [
+    ("completed", Count::Completed),
+    ("unreachable", Count::Unreachable),
+    ("silent", Count::Silent),
+    ("timed_out", Count::TimedOut),
+    ("cut_off", Count::CutOff),
+    ("too_large", Count::TooLarge),
+    ("failed", Count::Failed),
+    ("throttled", Count::Throttled),
+    ("unauthorized", Count::Unauthorized),
+    ("bad_status", Count::BadStatus),
+];
+
+impl Count {
+    /// Returns the outcome of a request that ended with `failure`.
+    pub fn of_outcome(failure: Option<&Failure>) -> Count {
+        match failure {
+            None => Count::Completed,
+            Some(Failure::Resolve(_) | Failure::Connect(_) | Failure::ConnectTimeout) => Count::Unreachable,
+            Some(Failure::Silent) => Count::Silent,
+            Some(Failure::Stalled | Failure::TooSlow) => Count::TimedOut,
+            Some(Failure::Cut) => Count::CutOff,
+            Some(Failure::TooLarge) => Count::TooLarge,
+            Some(Failure::Status { code: 429, .. }) => Count::Throttled,
+            Some(Failure::Status { code: 401 | 403, .. }) => Count::Unauthorized,
+            Some(Failure::Status { .. }) => Count::BadStatus,
+            Some(Failure::Io(_) | Failure::Malformed(_) | Failure::Cancelled) => Count::Failed,
+        }
+    }
+
+    /// Returns the name of the outcome of a request. Empty for counts of other events.
+    pub fn outcome(self) -> &'static str {
+        OUTCOMES.iter().find(|(_, outcome)| *outcome == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// Adds to a count at once, because the counted event happened on the network even if the transaction rolls
+/// back.
+pub fn count(provider: Provider, what: Count, amount: u64) {
+    if amount > 0 {
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        shared::block().provider_counters[provider.place()][what as usize]
+            .fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// Records that a lookup became a dead letter, and the reason.
+pub fn record_dead_letter(provider: Provider, reason: &str) {
+    let now = clock::now();
+    shared::locked(|guarded| {
+        let last = &mut guarded.last_buried;
+        (last.provider, last.at) = (provider.place() as u32, now);
+        last.reason.set(reason);
+    });
+}
+
+/// Returns the last dead letter since the server was started: provider, reason, time (microseconds since
+/// 2000).
+pub fn last_dead_letter() -> Option<(Provider, String, i64)> {
+    let last = shared::locked(|guarded| guarded.last_buried);
+    let provider = Provider::all().nth(last.provider as usize)?;
+    (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
+}
+
+/// Counts the start of an exchange with `lookup_keys` lookup keys.
+pub fn count_start(provider: Provider, lookup_keys: usize) {
+    count(provider, Count::Requests, 1);
+    count(provider, Count::LookupKeys, lookup_keys as u64);
+    telemetry::happened(Distribution::Batch(provider), i64::try_from(lookup_keys).unwrap_or(i64::MAX));
+}
+
+/// Records the duration of an exchange, from beginning to end.
+pub fn record_duration(provider: Provider, time: Duration) {
+    let nanoseconds = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    telemetry::happened(Distribution::Request(provider), nanoseconds);
+}
+
+/// Returns a count since the counters were last reset.
+pub fn read(provider: Provider, what: Count) -> i64 {
+    shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
+}

@@ -1,0 +1,65 @@
+//! The state of a provider, as `provider_status` and the metrics show it.
+
+use cowrie_enrich_engine::breaker::State;
+
+use crate::pg::clock;
+use crate::pg::shared;
+use crate::provider::{Provider, quota};
+
+/// A provider's health, as `provider_status` shows it.
+pub struct Health {
+    pub state: State,
+    /// Why it is not queried, for reasons other than the circuit breaker.
+    pub blocked_reason: Option<String>,
+    /// True if the provider refused the key and is stopped for that reason.
+    pub is_stopped: bool,
+    pub failures: u32,
+    /// Microseconds since 2000.
+    pub backoff_until: Option<i64>,
+    pub in_use: u32,
+    pub last_success: Option<i64>,
+    pub last_failure: Option<i64>,
+    pub last_error: Option<String>,
+    pub notice: Option<String>,
+    /// For a provider with a daily quota: the quota, the remaining requests, and when the next day begins.
+    pub quota: Option<(u32, u64, i64)>,
+}
+
+/// Returns the current state of a provider.
+pub fn health(provider: Provider) -> Health {
+    let now = clock::now();
+    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let ever = |time: i64| (time != 0).then_some(time);
+    let limit = provider.limits().daily_quota;
+    let left = state.quota.left(now, limit);
+    Health {
+        state: state.breaker.state(now),
+        is_stopped: state.stop.until > now,
+        blocked_reason: blocked_reason(provider, &state, left),
+        failures: state.breaker.failures,
+        backoff_until: ever(state.breaker.until.max(state.stop.until)).filter(|until| *until > now),
+        in_use: state.in_use,
+        last_success: ever(state.last_success),
+        last_failure: ever(state.last_failure),
+        last_error: state.last_error.text(),
+        notice: state.notice.text(),
+        quota: left.map(|left| (limit, left, state.quota.resets_at(now))),
+    }
+}
+
+fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64>) -> Option<String> {
+    if !provider.is_enabled() {
+        return Some("not in cowrie_enrich.enabled_sources".to_owned());
+    }
+    if let Some(blocked_reason) = provider.blocked_reason() {
+        return Some(blocked_reason);
+    }
+    if state.stop.until > clock::now() {
+        return Some(format!("stopped: {}", state.stop.reason.text().unwrap_or_default()));
+    }
+    match left {
+        Some(0) => Some("the daily quota is spent".to_owned()),
+        Some(_) if !quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,71 @@
+//! What the reply to a request says about its provider: counts, the breaker, and the provider's demands.
+
+use std::time::Duration;
+
+use cowrie_enrich_engine::providers::{Answer, Demand, Failure, Reply};
+
+use crate::provider::counters::{self, Count};
+use crate::provider::limiter::{self, Permit, Verdict};
+use crate::provider::{Limits, Provider};
+use crate::telemetry;
+
+/// Counts a reply, judges the provider by it and follows its demands. A provider that answered at least one
+/// lookup is up.
+pub fn apply_reply(permit: Permit, reply: &Reply, took: Duration, asked: usize, limits: &Limits) {
+    let provider = permit.provider();
+    count(provider, reply, asked);
+    if !reply.unsent {
+        counters::record_duration(provider, took);
+    }
+    if let Some(demand) = &reply.demand {
+        // The refusal of a key that was replaced in the meantime says nothing about the current key.
+        let is_current =
+            !matches!(demand, Demand::Stop(_)) || reply.credentials == Some(provider.credentials());
+        if is_current {
+            limiter::apply_demand(provider, demand, reply.credentials.unwrap_or_default());
+        }
+    }
+    if let Some(notice) = &reply.notice {
+        limiter::store_notice(provider, notice);
+    }
+    match &reply.failure {
+        _ if reply.answers.values().any(|answer| !matches!(answer, Answer::Refused(_))) => {
+            permit.give_back(&Verdict::Answered, limits);
+        }
+        // Refusals of these particular lookups say nothing about the provider.
+        _ if !reply.answers.is_empty() && reply.blames_lookup => {
+            permit.give_back(&Verdict::Unknown, limits);
+        }
+        _ if !reply.answers.is_empty() => {
+            let words = reply.answers.values().find_map(|answer| match answer {
+                Answer::Refused(words) => Some(format!("refused: {words}")),
+                _ => None,
+            });
+            permit.give_back(&Verdict::Refused(&words.unwrap_or_default()), limits);
+        }
+        Some(Failure::Cancelled) => permit.give_back(&Verdict::Unknown, limits),
+        Some(failure) => {
+            telemetry::error_about(
+                provider.title(),
+                "a provider gave no complete answer",
+                &failure.to_string(),
+            );
+            let error = failure.to_string();
+            // A provider that sends a demand is up.
+            let verdict =
+                if reply.demand.is_some() { Verdict::Deferred(&error) } else { Verdict::Failed(&error) };
+            permit.give_back(&verdict, limits);
+        }
+        None => permit.give_back(&Verdict::Failed("an answer without a row that makes sense"), limits),
+    }
+}
+
+fn count(provider: Provider, reply: &Reply, asked: usize) {
+    counters::count(provider, Count::Foreign, reply.anomalies.foreign);
+    counters::count(provider, Count::Malformed, reply.anomalies.malformed);
+    counters::count(provider, Count::Oversized, reply.anomalies.oversized);
+    counters::count(provider, Count::Unanswered, asked.saturating_sub(reply.answers.len()) as u64);
+    let refused = reply.answers.values().filter(|answer| matches!(answer, Answer::Refused(_))).count();
+    counters::count(provider, Count::Refused, refused as u64);
+    counters::count(provider, Count::of_outcome(reply.failure.as_ref()), 1);
+}

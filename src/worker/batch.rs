@@ -1,0 +1,230 @@
+//! A batch: the jobs of one request to a provider, from the claim to the commit that stores the answers.
+//!
+//! ```text
+//!            send            complete               apply
+//! Claimed ----------> InFlight ---------> Completed ------> Applied
+//!    |                                        ^ |  ^
+//!    | release                                | +--+ another transaction stores more, or retries
+//!    v                                        |
+//! job is due again      an earlier answer ----+
+//! ```
+//!
+//! | state | the jobs are | ends with |
+//! |---|---|---|
+//! | `Claimed` | leased; the quota is spent, nothing is sent | `Claimed::send`; `ProviderQueue::release` if the provider may not be queried |
+//! | `InFlight` | leased; a thread exchanges data with the provider | `InFlight::complete`, with any reply |
+//! | `Completed` | leased; the outcome of each is in memory | `Completed::apply`, possibly in several transactions |
+//! | `Applied` | done, retried later, or dead letters; this is committed | |
+//!
+//! `ProviderQueue` holds the batches of its provider in all states. If the worker ends, the leases run out and
+//! the jobs are claimed again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::{Answer, Exchange, Failure, Reply};
+
+use super::apply;
+use super::completed::{Completed, Outcome};
+use super::due::retry_pause;
+use super::exchanges::{Exchanges, Ticket};
+use super::steps::{Steps, Stop};
+use super::trace::BatchTrace;
+use crate::pg::clock;
+use crate::provider::counters::{self, Count};
+use crate::provider::limiter::{self, Permit, PermitDecision, SendTime};
+use crate::provider::reply::apply_reply;
+use crate::provider::{Limits, Provider, quota};
+use crate::store::queue::{Blame, ClaimedJob, FailedJob, Lease};
+use crate::telemetry;
+use crate::telemetry::spans;
+use crate::worker::registry::StepKind;
+
+/// Pause while other processes query the provider, in microseconds.
+pub const BUSY_PAUSE: i64 = 250_000;
+
+pub enum Batch {
+    Claimed(Claimed),
+    InFlight(InFlight),
+    Completed(Completed),
+    Applied,
+}
+
+/// Leased jobs of one request, which is not sent yet.
+pub struct Claimed {
+    pub provider: Provider,
+    /// The lookup keys of the jobs, each with the address to query.
+    lookups: Vec<(Prefix, Address)>,
+    /// The day whose quota paid for the request, in days since 2000.
+    pub day: Option<i32>,
+    /// A probe takes its permit when it is sent.
+    permit: Option<Permit>,
+}
+
+/// The attempt to send a batch.
+pub enum Sending {
+    Sent(InFlight),
+    /// The batch may be sent at this time, microseconds since 2000.
+    After(i64, Claimed),
+    /// The batch may not be sent. The provider may be queried again at this time, microseconds since 2000.
+    Blocked(i64, Claimed),
+}
+
+/// The jobs of a request that was sent.
+pub struct InFlight {
+    pub ticket: Ticket,
+    claimed: Claimed,
+    /// When it was sent, nanoseconds since 1970.
+    sent_at: u64,
+}
+
+impl Claimed {
+    /// Divides claimed jobs into batches of at most `size`, and gives each a permit while there are permits.
+    /// `day`: the day whose quota paid for the requests.
+    pub fn batches(
+        provider: Provider,
+        jobs: &[ClaimedJob],
+        day: Option<i32>,
+        size: usize,
+        permits: Vec<Permit>,
+    ) -> Vec<Batch> {
+        let lookups = jobs.iter().filter_map(|job| job.ask.map(|address| (job.lookup_key, address)));
+        // The queue contains no bogons; this is the last check.
+        let public: Vec<_> = lookups.filter(|(_, address)| bogon::reason(*address).is_none()).collect();
+        let permits = permits.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        public
+            .chunks(size.max(1))
+            .zip(permits)
+            .map(|(lookups, permit)| {
+                Batch::Claimed(Claimed { provider, lookups: lookups.to_vec(), day, permit })
+            })
+            .collect()
+    }
+
+    pub fn lookup_keys(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.lookups.iter().map(|(lookup_key, _)| *lookup_key)
+    }
+
+    /// Starts a thread that sends the request, if the provider may be queried now.
+    pub fn send(mut self, exchanges: &mut Exchanges, limits: &Limits) -> Sending {
+        match self.send_time(limits) {
+            SendTime::Now => {}
+            SendTime::After(time) => return Sending::After(time, self),
+            SendTime::Blocked(until) => return Sending::Blocked(until, self),
+        }
+        counters::count_start(self.provider, self.lookups.len());
+        let sent_at = clock::unix_nanoseconds();
+        let exchange = Exchange {
+            provider: self.provider.declared(),
+            settings: self.provider.settings(),
+            addresses: self.lookups.iter().map(|(_, address)| *address).collect(),
+        };
+        match exchanges.start(exchange) {
+            Ok(ticket) => Sending::Sent(InFlight { ticket, claimed: self, sent_at }),
+            Err(error) => {
+                telemetry::error("a network thread could not be started", &error.to_string());
+                Sending::Blocked(clock::now() + retry_pause(), self)
+            }
+        }
+    }
+
+    /// Returns when the request may be sent. This is the last check before sending.
+    fn send_time(&mut self, limits: &Limits) -> SendTime {
+        if self.day.is_some_and(quota::is_over) {
+            return SendTime::Blocked(0);
+        }
+        if let Some(permit) = &mut self.permit {
+            return permit.send_time(limits);
+        }
+        match limiter::take_permit(self.provider, limits) {
+            Ok((permit, _)) => {
+                self.permit = Some(permit);
+                SendTime::Now
+            }
+            Err(PermitDecision::NotBefore(until)) => SendTime::Blocked(until),
+            Err(_) => SendTime::Blocked(clock::now() + BUSY_PAUSE),
+        }
+    }
+}
+
+impl InFlight {
+    /// Handles the reply: returns the permit, counts the provider's errors, and assigns an outcome to each job.
+    /// `took`: duration of the exchange.
+    pub fn complete(self, reply: Reply, took: Duration) -> Completed {
+        let InFlight { claimed: Claimed { provider, lookups, day, permit }, sent_at, .. } = self;
+        if let Some(permit) = permit {
+            apply_reply(permit, &reply, took, lookups.len(), &provider.limits());
+        }
+        let outcome = Count::of_outcome(reply.failure.as_ref()).outcome();
+        let trace = BatchTrace::of(provider, sent_at, (lookups.len(), outcome), &reply, took);
+        let blame = blame(&reply);
+        let Reply { mut answers, failure, unsent, .. } = reply;
+        let mut outcomes = BTreeMap::new();
+        for (lookup_key, address) in lookups {
+            let outcome = match answers.remove(&address) {
+                Some(Answer::Refused(words)) => {
+                    Outcome::Failed(FailedJob { lookup_key, error: format!("refused: {words}"), blame })
+                }
+                Some(answer) => Outcome::Answered(address, answer),
+                None => Outcome::Failed(unanswered(lookup_key, failure.as_ref(), blame)),
+            };
+            outcomes.insert(lookup_key, outcome);
+        }
+        let completed = Completed::of(provider, outcomes).traced(trace);
+        match day.filter(|_| unsent) {
+            Some(day) => {
+                quota::give_back(provider, day, 1);
+                completed.not_sent(day)
+            }
+            None => completed,
+        }
+    }
+}
+
+impl Completed {
+    /// Runs one transaction that stores outcomes. Returns `Batch::Applied` after the last one. Otherwise returns
+    /// the batch, which needs another transaction, and the reason to end the round if the transaction failed.
+    pub fn apply(mut self, steps: &Steps, lease: Lease) -> (Batch, Option<Stop>) {
+        let span = self.begin_apply();
+        let stored = spans::within(span, || {
+            steps.step(StepKind::Apply, |home, connection| apply::store(home, connection, &self, lease))
+        });
+        match stored {
+            Ok(stored) => {
+                if self.advance(stored) {
+                    self.end(None);
+                    (Batch::Applied, None)
+                } else {
+                    (Batch::Completed(self), None)
+                }
+            }
+            Err(stop) => {
+                self.postpone(clock::now() + retry_pause());
+                (Batch::Completed(self), Some(stop))
+            }
+        }
+    }
+}
+
+/// Returns whether a lookup without an answer counts against the lookup or the provider.
+fn blame(reply: &Reply) -> Blame {
+    if reply.demand.is_some() || reply.unsent || reply.failure == Some(Failure::Cancelled) {
+        Blame::Never
+    } else if reply.blames_lookup {
+        Blame::Always
+    } else {
+        Blame::UnlessDown
+    }
+}
+
+fn unanswered(lookup_key: Prefix, failure: Option<&Failure>, blame: Blame) -> FailedJob {
+    match failure {
+        Some(failure) => FailedJob { lookup_key, error: failure.to_string(), blame },
+        None => {
+            FailedJob { lookup_key, error: "the answer has no row for it".to_owned(), blame: Blame::Always }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A completed batch: the outcomes of its jobs, until transactions have stored them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::prefix::Prefix;
+use cowrie_enrich_engine::providers::Answer;
+
+use super::due::retry_pause;
+use super::trace::BatchTrace;
+use crate::pg::clock;
+use crate::provider::Provider;
+use crate::provider::counters::{self, Count};
+use crate::store::queue::{FailedJob, Lease};
+use crate::telemetry::spans::Whole;
+
+/// How long replies for single addresses are gathered, in microseconds. Each write to the inventory
+/// invalidates the answers that every backend has cached.
+const GATHERED_FOR: i64 = 500_000;
+/// Jobs that are stored together, of providers that are queried about single addresses.
+pub const MOST_TOGETHER: usize = 500;
+
+/// Completed jobs of one provider and their outcomes.
+pub struct Completed {
+    pub provider: Provider,
+    pub outcomes: BTreeMap<Prefix, Outcome>,
+    /// When the first reply arrived, microseconds since 2000.
+    pub since: i64,
+    /// When the next transaction may store outcomes, microseconds since 2000.
+    not_before: i64,
+    /// True until a transaction tries to store the batch. Until then another batch may be merged into it.
+    is_gathering: bool,
+    /// Earlier transactions stored the addresses up to this one.
+    pub stored_to: Option<Address>,
+    /// True if only the rows that another transaction held are left.
+    pub is_blocked: bool,
+    /// Requests that were taken from a quota, by its day, and not sent.
+    pub unspent: BTreeMap<i32, usize>,
+    /// Traces of the requests in this batch, if spans are collected.
+    traces: Vec<BatchTrace>,
+}
+
+/// Outcome of a lookup.
+pub enum Outcome {
+    /// An earlier answer applies.
+    Known,
+    /// The answer for this address.
+    Answered(Address, Answer),
+    Failed(FailedJob),
+}
+
+/// Results of one transaction that stored outcomes of a batch.
+pub struct Stored {
+    /// True if all jobs but the blocked ones were completed. Otherwise another transaction stores more.
+    pub is_last: bool,
+    /// Lookups of single addresses that could not be written, because another transaction holds the address or its
+    /// network.
+    pub blocked: BTreeSet<Prefix>,
+    pub last: Option<Address>,
+    pub values: u64,
+    pub absent: u64,
+    pub shared: u64,
+    pub dead: u64,
+    /// The last dead letter's error.
+    pub dead_letter_error: Option<String>,
+}
+
+impl Completed {
+    pub fn of(provider: Provider, outcomes: BTreeMap<Prefix, Outcome>) -> Completed {
+        let now = clock::now();
+        Completed {
+            provider,
+            outcomes,
+            since: now,
+            not_before: if provider.declared().shares_answers() { now } else { now + GATHERED_FOR },
+            is_gathering: true,
+            stored_to: None,
+            is_blocked: false,
+            unspent: BTreeMap::new(),
+            traces: Vec::new(),
+        }
+    }
+
+    /// Adds the trace of the request.
+    pub fn traced(mut self, trace: Option<BatchTrace>) -> Completed {
+        self.traces.extend(trace);
+        self
+    }
+
+    /// Begins to apply the batch. Returns the context for spans of the transaction.
+    pub fn begin_apply(&mut self) -> Option<Whole> {
+        self.traces.iter_mut().rev().map(BatchTrace::begin_apply).last()
+    }
+
+    /// Ends the traces. `error`: why the batch was given up.
+    pub fn end(self, error: Option<&str>) {
+        self.traces.into_iter().for_each(|trace| trace.end(error));
+    }
+
+    /// Notes a request of this day that was not sent.
+    pub fn not_sent(mut self, day: i32) -> Completed {
+        *self.unspent.entry(day).or_default() += 1;
+        self
+    }
+
+    /// Makes a batch of jobs that earlier answers serve.
+    pub fn of_known(provider: Provider, lookup_keys: impl IntoIterator<Item = Prefix>) -> Completed {
+        let outcomes = lookup_keys.into_iter().map(|lookup_key| (lookup_key, Outcome::Known)).collect();
+        Completed { not_before: clock::now(), ..Completed::of(provider, outcomes) }
+    }
+
+    /// Merges another batch into this one, or returns it if the two may not be stored together. Batches of
+    /// providers that share answers are large already.
+    pub fn merge(&mut self, other: Completed) -> Option<Completed> {
+        let shares = self.provider.declared().shares_answers();
+        if shares || !self.is_gathering || self.outcomes.len() + other.outcomes.len() > MOST_TOGETHER {
+            return Some(other);
+        }
+        self.not_before = self.not_before.min(other.not_before);
+        self.outcomes.extend(other.outcomes);
+        self.traces.extend(other.traces);
+        for (day, requests) in other.unspent {
+            *self.unspent.entry(day).or_default() += requests;
+        }
+        if self.outcomes.len() == MOST_TOGETHER {
+            self.not_before = clock::now();
+        }
+        None
+    }
+
+    /// Returns when the batch is to be stored, microseconds since 2000. A batch gathers further replies only
+    /// while requests are in flight.
+    pub fn due_at(&self, has_requests_in_flight: bool) -> i64 {
+        if self.is_gathering && !has_requests_in_flight {
+            self.since.min(self.not_before)
+        } else {
+            self.not_before
+        }
+    }
+
+    /// Postpones the next attempt until this time, in microseconds since 2000. The batch gathers no further
+    /// replies.
+    pub fn postpone(&mut self, until: i64) {
+        (self.is_gathering, self.not_before) = (false, until);
+    }
+
+    /// Returns whether the next attempt comes after the end of the lease. Then the jobs will be claimed again.
+    pub fn outlives(&self, lease: Lease) -> bool {
+        self.not_before >= self.since + (lease.seconds * 1e6) as i64
+    }
+
+    /// Records the results of a transaction that has committed. Returns whether the batch is finished.
+    pub fn advance(&mut self, stored: Stored) -> bool {
+        let count = |what, amount| counters::count(self.provider, what, amount);
+        count(Count::Values, stored.values);
+        count(Count::Absent, stored.absent);
+        count(Count::Shared, stored.shared);
+        count(Count::DeadLetters, stored.dead);
+        if let Some(reason) = stored.dead_letter_error {
+            counters::record_dead_letter(self.provider, &reason);
+        }
+        self.stored_to = stored.last;
+        self.unspent.clear();
+        if !self.provider.declared().shares_answers() {
+            // The answer is in the inventory now.
+            let is_stored = |(lookup_key, outcome): &(&Prefix, &mut Outcome)| {
+                matches!(outcome, Outcome::Answered(..)) && !stored.blocked.contains(lookup_key)
+            };
+            self.outcomes.iter_mut().filter(is_stored).for_each(|(_, outcome)| *outcome = Outcome::Known);
+        }
+        if stored.is_last && !stored.blocked.is_empty() {
+            // The other jobs are completed.
+            self.outcomes.retain(|lookup_key, _| stored.blocked.contains(lookup_key));
+            self.is_blocked = true;
+            self.postpone(clock::now() + retry_pause());
+            return false;
+        }
+        self.postpone(clock::now());
+        stored.is_last
+    }
+}
