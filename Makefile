@@ -38,8 +38,8 @@ torture: ## random obstacles, kills and a failover, then a recount of every coun
 bench: ## benchmarks, as ratios measured in one run
 	@bench/run
 
-regress: ## SQL files against their expected output
-	@scripts/regress
+regress: ## SQL files against their expected output; TEST=bogon: one file
+	@scripts/regress $(TEST)
 
 fuzz: ## each parser of foreign bytes for FUZZ_SECONDS (300), under AddressSanitizer where a nightly Rust is
 	@scripts/fuzz

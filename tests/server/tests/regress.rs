@@ -1,4 +1,5 @@
 //! Runs PostgreSQL's pg_regress on `tests/pg_regress`: one behaviour a file, with output that a person can check.
+//! `REGRESS` names the files to run, without `.sql`; otherwise all run.
 //!
 //! After an intended change: `UPDATE_EXPECTED=1 cargo test -p server_tests --test regress` writes the actual output to
 //! `expected/`. Read the difference before you commit it.
@@ -13,7 +14,13 @@ use server_tests::{database, shared};
 #[test]
 fn output_equals_what_is_expected() {
     let directory = workspace().join("tests/pg_regress");
-    let names = tests_below(&directory.join("sql"));
+    let wanted = std::env::var("REGRESS").unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split_whitespace().collect();
+    let mut names = tests_below(&directory.join("sql"));
+    for name in &wanted {
+        assert!(names.iter().any(|known| known == name), "there is no {name}.sql; there are {names:?}");
+    }
+    names.retain(|name| wanted.is_empty() || wanted.contains(&name.as_str()));
     assert!(!names.is_empty(), "there are no tests");
     let output = shared().files().join("regress");
     std::fs::create_dir_all(&output).expect("the output directory can be made");
