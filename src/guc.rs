@@ -92,21 +92,21 @@ impl Check for DatabaseNames {
         if list.contains('"') {
             return Err(Refusal {
                 reason: "The list contains a quotation mark.",
-                hint: "Separate the names of databases by single commas, without quotation marks.",
+                hint: "Separate database names by single commas, without quotation marks.",
             });
         }
         if list.split(',').any(|name| name.trim() == "*") {
             return Err(Refusal {
-                reason: "* is not a name of a database.",
-                hint: "Leave the setting empty for all databases that have the extension.",
+                reason: "* is not the name of a database.",
+                hint: "Leave the setting empty to use all databases that have the extension.",
             });
         }
         if list.split(',').map(str::trim).all(|name| (1..=LONGEST_NAME).contains(&name.len())) {
             return Ok(());
         }
         Err(Refusal {
-            reason: "The list contains an empty name, or one of more than 63 bytes.",
-            hint: "Separate the names of databases by single commas, without quotation marks.",
+            reason: "The list contains an empty name, or a name of more than 63 bytes.",
+            hint: "Separate database names by single commas, without quotation marks.",
         })
     }
 }
@@ -114,20 +114,20 @@ impl Check for DatabaseNames {
 fn define_files() {
     guarded(
         c"cowrie_enrich.city_database",
-        c"Path of the mmdb file that knows places (City, Country or Enterprise layout).",
-        c"The file is verified and copied into the data directory; the copy is what serves lookups.",
+        c"Path of the mmdb file for locations (City, Country or Enterprise layout).",
+        c"The file is verified and copied into the data directory. Lookups read the copy.",
         &CITY_DATABASE,
     );
     guarded(
         c"cowrie_enrich.asn_database",
-        c"Path of the mmdb file that knows networks (ASN or ISP layout).",
-        c"The file is verified and copied into the data directory; the copy is what serves lookups.",
+        c"Path of the mmdb file for networks (ASN or ISP layout).",
+        c"The file is verified and copied into the data directory. Lookups read the copy.",
         &ASN_DATABASE,
     );
     settings::define_checked::<Sources>(
         c"cowrie_enrich.enabled_sources",
-        c"Sources that may be used, separated by commas.",
-        c"maxmind, and the names that provider_status lists.",
+        c"Enabled sources, separated by commas.",
+        c"Use maxmind for the mmdb files, and the names of providers that the view provider_status lists.",
         &ENABLED_SOURCES,
     );
 }
@@ -141,46 +141,48 @@ fn define_providers() {
 fn define_worker() {
     number(
         c"cowrie_enrich.max_attempts",
-        c"How often a lookup may fail before it becomes a dead letter.",
-        c"Failures of a provider that is down for everybody do not count.",
+        c"Number of failures after which a lookup becomes a dead letter.",
+        c"Provider outages do not count as failures of a lookup.",
         &MAX_ATTEMPTS,
         (1, 100),
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.retry_base",
-        c"Pause after the first failure of a lookup or a provider; it doubles with each further one.",
-        c"",
+        c"Pause after the first failure of a lookup or a provider.",
+        c"The pause doubles with each further failure.",
         &RETRY_BASE,
         (1, 3_600_000),
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.worker_enabled",
-        c"Whether background workers look up what is queued and fold the statistics.",
-        c"Needs cowrie_enrich in shared_preload_libraries.",
+        c"Enables the background workers.",
+        c"Workers send queued lookups and add pending counts to the inventories. \
+        They run only if shared_preload_libraries contains cowrie_enrich.",
         &WORKER_ENABLED,
         GucContext::Sighup,
         GucFlags::default(),
     );
     number(
         c"cowrie_enrich.worker_naptime",
-        c"How long a worker sleeps at most; statistics are folded this often.",
-        c"Queued lookups wake it at the commit that queued them.",
+        c"Maximum time that a worker sleeps.",
+        c"The worker adds pending counts to the inventories at this interval. \
+        A commit that queues lookups wakes the worker at once.",
         &WORKER_NAPTIME,
         (10, 3_600_000),
         GucFlags::UNIT_MS,
     );
     guarded(
         c"cowrie_enrich.worker_role",
-        c"Role that the workers write the inventories as.",
-        c"Empty: the owner of the extension.",
+        c"Role that the workers use to write to the inventories.",
+        c"If empty, the workers use the owner of the extension.",
         &WORKER_ROLE,
     );
     settings::define_checked::<DatabaseNames>(
         c"cowrie_enrich.databases",
         c"Databases that get a worker, separated by commas.",
-        c"Empty: every database that has the extension.",
+        c"If empty, every database that has the extension gets a worker.",
         &DATABASES,
     );
 }
@@ -188,8 +190,8 @@ fn define_worker() {
 fn define_metrics() {
     GucRegistry::define_bool_guc(
         c"cowrie_enrich.metrics",
-        c"Whether work is counted and timed.",
-        c"Off: counters and histograms stand still, but for errors and for what providers are asked.",
+        c"Enables counters and timing of work.",
+        c"Errors and requests to providers are counted even when this is off.",
         &METRICS,
         GucContext::Sighup,
         GucFlags::default(),
@@ -222,25 +224,26 @@ impl Check for Endpoint {
 fn define_exporter() {
     settings::define_checked::<Listen>(
         c"cowrie_enrich.metrics_listen",
-        c"Loopback address and port where Prometheus may scrape /metrics.",
-        c"Empty: none. Whoever can connect there reads all metrics.",
+        c"Loopback address and port where the exporter serves /metrics to Prometheus.",
+        c"If empty, metrics are not served. Every client that can connect can read all metrics.",
         &METRICS_LISTEN,
     );
     settings::define_checked::<StatusFile>(
         c"cowrie_enrich.status_file",
-        c"Path of the file status.json, beside which a file for each phase is written.",
-        c"Empty: none. Its directory must be writable for the server.",
+        c"Absolute path of the aggregate status file.",
+        c"The same directory gets one file for each phase. The server must be able to write to the directory. \
+        If empty, no status files are written.",
         &STATUS_FILE,
     );
     settings::define_checked::<Endpoint>(
         c"cowrie_enrich.otlp_endpoint",
-        c"URL of the OpenTelemetry collector that metrics and spans are sent to (OTLP over HTTP).",
-        c"Empty: none.",
+        c"URL of the OpenTelemetry collector that receives metrics and spans (OTLP over HTTP).",
+        c"If empty, nothing is sent.",
         &OTLP_ENDPOINT,
     );
     number(
         c"cowrie_enrich.otlp_interval",
-        c"How often metrics are sent to the collector.",
+        c"Interval at which metrics are sent to the OpenTelemetry collector.",
         c"",
         &OTLP_INTERVAL,
         (100, 3_600_000),
@@ -248,8 +251,8 @@ fn define_exporter() {
     );
     GucRegistry::define_float_guc(
         c"cowrie_enrich.otlp_sample_ratio",
-        c"Share of the networks created or updated that a span is sent of.",
-        c"Of batches to providers all are.",
+        c"Fraction of created or updated networks for which a span is sent.",
+        c"Spans of batches to providers are always sent.",
         &OTLP_SAMPLE_RATIO,
         0.0,
         1.0,

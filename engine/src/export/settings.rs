@@ -23,12 +23,12 @@ pub fn listen(value: &str) -> Result<SocketAddr, Refusal> {
         value.parse().map_err(|_| refused("The value is not an IP address with a port."))?;
     if !address.ip().is_loopback() {
         return Err(Refusal {
-            reason: "Metrics are served on loopback addresses only, because whoever connects may read them.",
-            hint: "Use for example 127.0.0.1:9487 or [::1]:9487, and put a proxy that asks who is there in front of it.",
+            reason: "Only loopback addresses are allowed, because every client that can connect can read all metrics.",
+            hint: "Use for example 127.0.0.1:9487 or [::1]:9487. For remote clients, use a proxy that authenticates them.",
         });
     }
     if address.port() == 0 {
-        return Err(refused("Port 0 would be another one each time."));
+        return Err(refused("Port 0 is not a fixed port."));
     }
     Ok(address)
 }
@@ -46,10 +46,10 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if value.ends_with('/') || !name.ends_with(".json") || name.starts_with('.') {
-        return refused("The path does not end in the name of a .json file.");
+        return refused("The path does not end with the name of a .json file.");
     }
     if PHASES.iter().any(|phase| name.strip_suffix(".json") == Some(phase)) {
-        return refused("The name is that of a phase's file, which is written beside it.");
+        return refused("The name is reserved for a phase's file in the same directory.");
     }
     if path.starts_with(data_directory) {
         return refused("The path is inside the data directory.");
@@ -60,7 +60,7 @@ pub fn status_file(value: &str, data_directory: &Path) -> Result<PathBuf, Refusa
 /// Checks the URL of an OpenTelemetry collector.
 pub fn endpoint(value: &str) -> Result<(), Refusal> {
     otlp::check(value).map_err(|_| Refusal {
-        reason: "The value is not an http or https URL, without user name and query.",
+        reason: "The value is not an http or https URL, or it contains a user name or a query.",
         hint: "Use for example http://127.0.0.1:4318.",
     })
 }

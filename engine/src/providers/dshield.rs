@@ -30,28 +30,29 @@ use std::time::Duration;
 pub struct Dshield;
 
 pub static DSHIELD_URL: Setting =
-    url(c"cowrie_enrich.dshield_url", c"URL at which DShield is asked.", c"https://isc.sans.edu/api/ip");
+    url(c"cowrie_enrich.dshield_url", c"URL of the DShield API.", c"https://isc.sans.edu/api/ip");
 pub static DSHIELD_CONTACT: Setting = Setting {
     name: c"cowrie_enrich.dshield_contact",
-    short: c"Whom DShield may write to about these requests.",
-    long: c"An e-mail address or a URL, sent in the User-Agent. DShield is not asked without.",
+    short: c"E-mail address or URL where DShield can contact you about your requests.",
+    long: c"The value is sent in the User-Agent header. If empty, no requests are sent to DShield.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
 pub static DSHIELD_RATE: Setting =
-    rate(c"cowrie_enrich.dshield_rate", c"Most requests to DShield in a second.", 1);
-pub static DSHIELD_MAX_PARALLEL: Setting =
-    max_parallel(c"cowrie_enrich.dshield_max_parallel", c"Most requests to DShield at the same time.", 2);
-pub static DSHIELD_DAILY_QUOTA: Setting =
-    daily_quota(c"cowrie_enrich.dshield_daily_quota", c"Most requests to DShield in a day.", 0);
-pub static DSHIELD_TIMEOUT: Setting =
-    timeout(c"cowrie_enrich.dshield_timeout", c"Longest duration of a request to DShield.");
-pub static DSHIELD_TTL: Setting =
-    ttl(c"cowrie_enrich.dshield_ttl", c"Time for which an answer of DShield is fresh.");
-pub static DSHIELD_ABSENT_TTL: Setting = absent_ttl(
-    c"cowrie_enrich.dshield_absent_ttl",
-    c"Time for which it is fresh that DShield knows nothing of an address.",
+    rate(c"cowrie_enrich.dshield_rate", c"Maximum number of requests to DShield per second.", 1);
+pub static DSHIELD_MAX_PARALLEL: Setting = max_parallel(
+    c"cowrie_enrich.dshield_max_parallel",
+    c"Maximum number of concurrent requests to DShield.",
+    2,
 );
+pub static DSHIELD_DAILY_QUOTA: Setting =
+    daily_quota(c"cowrie_enrich.dshield_daily_quota", c"Maximum number of requests to DShield per day.", 0);
+pub static DSHIELD_TIMEOUT: Setting =
+    timeout(c"cowrie_enrich.dshield_timeout", c"Maximum duration of one request to DShield.");
+pub static DSHIELD_TTL: Setting =
+    ttl(c"cowrie_enrich.dshield_ttl", c"Lifetime of a positive DShield answer.");
+pub static DSHIELD_ABSENT_TTL: Setting =
+    absent_ttl(c"cowrie_enrich.dshield_absent_ttl", c"Lifetime of a negative DShield answer.");
 
 /// Error texts about the address, in lower case. Other errors would occur for any address.
 const REFUSALS: [&str; 3] = ["bad ip", "invalid ip", "not a valid ip"];

@@ -35,32 +35,33 @@ pub struct GreyNoise;
 
 pub static GREYNOISE_URL: Setting = url(
     c"cowrie_enrich.greynoise_url",
-    c"URL at which GreyNoise is asked.",
+    c"URL of the GreyNoise API.",
     c"https://api.greynoise.io/v3/community",
 );
 pub static GREYNOISE_API_KEY_FILE: Setting = key_file(
     c"cowrie_enrich.greynoise_api_key_file",
-    c"File with the key for GreyNoise, or the word community.",
-    c"The server reads the file for each request. community asks without a key, 50 times a day at most. \
-        GreyNoise is not asked while this is empty.",
+    c"Path of the file with the GreyNoise API key, or the word community.",
+    c"The server reads the file for each request. The word community means no key and at most 50 requests a day. \
+        If empty, no requests are sent to GreyNoise.",
 );
 pub static GREYNOISE_RATE: Setting =
-    rate(c"cowrie_enrich.greynoise_rate", c"Most requests to GreyNoise in a second.", 10);
+    rate(c"cowrie_enrich.greynoise_rate", c"Maximum number of requests to GreyNoise per second.", 10);
 pub static GREYNOISE_MAX_PARALLEL: Setting = max_parallel(
     c"cowrie_enrich.greynoise_max_parallel",
-    c"Most requests to GreyNoise at the same time.",
+    c"Maximum number of concurrent requests to GreyNoise.",
     10,
 );
-pub static GREYNOISE_DAILY_QUOTA: Setting =
-    daily_quota(c"cowrie_enrich.greynoise_daily_quota", c"Most requests to GreyNoise in a day.", 10_000);
-pub static GREYNOISE_TIMEOUT: Setting =
-    timeout(c"cowrie_enrich.greynoise_timeout", c"Longest duration of a request to GreyNoise.");
-pub static GREYNOISE_TTL: Setting =
-    ttl(c"cowrie_enrich.greynoise_ttl", c"Time for which an answer of GreyNoise is fresh.");
-pub static GREYNOISE_ABSENT_TTL: Setting = absent_ttl(
-    c"cowrie_enrich.greynoise_absent_ttl",
-    c"Time for which it is fresh that GreyNoise knows nothing of an address.",
+pub static GREYNOISE_DAILY_QUOTA: Setting = daily_quota(
+    c"cowrie_enrich.greynoise_daily_quota",
+    c"Maximum number of requests to GreyNoise per day.",
+    10_000,
 );
+pub static GREYNOISE_TIMEOUT: Setting =
+    timeout(c"cowrie_enrich.greynoise_timeout", c"Maximum duration of one request to GreyNoise.");
+pub static GREYNOISE_TTL: Setting =
+    ttl(c"cowrie_enrich.greynoise_ttl", c"Lifetime of a positive GreyNoise answer.");
+pub static GREYNOISE_ABSENT_TTL: Setting =
+    absent_ttl(c"cowrie_enrich.greynoise_absent_ttl", c"Lifetime of a negative GreyNoise answer.");
 
 static SERVICE: HttpService = HttpService {
     name: "greynoise",

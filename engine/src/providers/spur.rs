@@ -33,24 +33,23 @@ use ureq::http::HeaderMap;
 pub struct Spur;
 
 pub static SPUR_URL: Setting =
-    url(c"cowrie_enrich.spur_url", c"URL at which SPUR is asked.", c"https://api.spur.us/v2/context");
+    url(c"cowrie_enrich.spur_url", c"URL of the SPUR API.", c"https://api.spur.us/v2/context");
 pub static SPUR_TOKEN_FILE: Setting = key_file(
     c"cowrie_enrich.spur_token_file",
-    c"File with the token for SPUR.",
-    c"Read by the server for each request. SPUR is not asked without.",
+    c"Path of the file with the SPUR API token.",
+    c"The server reads the file for each request. If empty, no requests are sent to SPUR.",
 );
-pub static SPUR_RATE: Setting = rate(c"cowrie_enrich.spur_rate", c"Most requests to SPUR in a second.", 10);
+pub static SPUR_RATE: Setting =
+    rate(c"cowrie_enrich.spur_rate", c"Maximum number of requests to SPUR per second.", 10);
 pub static SPUR_MAX_PARALLEL: Setting =
-    max_parallel(c"cowrie_enrich.spur_max_parallel", c"Most requests to SPUR at the same time.", 4);
+    max_parallel(c"cowrie_enrich.spur_max_parallel", c"Maximum number of concurrent requests to SPUR.", 4);
 pub static SPUR_DAILY_QUOTA: Setting =
-    daily_quota(c"cowrie_enrich.spur_daily_quota", c"Most requests to SPUR in a day.", 0);
+    daily_quota(c"cowrie_enrich.spur_daily_quota", c"Maximum number of requests to SPUR per day.", 0);
 pub static SPUR_TIMEOUT: Setting =
-    timeout(c"cowrie_enrich.spur_timeout", c"Longest duration of a request to SPUR.");
-pub static SPUR_TTL: Setting = ttl(c"cowrie_enrich.spur_ttl", c"Time for which an answer of SPUR is fresh.");
-pub static SPUR_ABSENT_TTL: Setting = absent_ttl(
-    c"cowrie_enrich.spur_absent_ttl",
-    c"Time for which it is fresh that SPUR knows nothing of an address.",
-);
+    timeout(c"cowrie_enrich.spur_timeout", c"Maximum duration of one request to SPUR.");
+pub static SPUR_TTL: Setting = ttl(c"cowrie_enrich.spur_ttl", c"Lifetime of a positive SPUR answer.");
+pub static SPUR_ABSENT_TTL: Setting =
+    absent_ttl(c"cowrie_enrich.spur_absent_ttl", c"Lifetime of a negative SPUR answer.");
 
 static SERVICE: HttpService = HttpService {
     name: "spur",

@@ -16,7 +16,7 @@ pub struct TeamCymru;
 
 static WHOIS_HOST: Setting = Setting {
     name: c"cowrie_enrich.cymru_whois_host",
-    short: c"Host of Team Cymru's bulk whois service.",
+    short: c"Host name of Team Cymru's bulk whois service.",
     long: c"",
     kind: Kind::Text { default: Some(c"whois.cymru.com") },
     guarded: true,
@@ -32,8 +32,8 @@ static WHOIS_PORT: Setting = Setting {
 
 static DNS_SERVER: Setting = Setting {
     name: c"cowrie_enrich.cymru_dns_server",
-    short: c"DNS server, host:port, that Team Cymru's zones are asked through.",
-    long: c"Empty: the system's first name server.",
+    short: c"DNS server (host:port) for lookups in Team Cymru's zones.",
+    long: c"If empty, the system's first name server is used.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -43,15 +43,15 @@ const TRANSPORTS: [Transport; 3] = [Transport::Auto, Transport::Whois, Transport
 
 static TRANSPORT: Setting = Setting {
     name: c"cowrie_enrich.cymru_transport",
-    short: c"How Team Cymru is asked: whois, dns, or auto.",
-    long: c"auto asks by whois, and by DNS while the whois service cannot be reached.",
+    short: c"Protocol for requests to Team Cymru: whois, dns, or auto.",
+    long: c"auto uses whois, and uses DNS while the whois service cannot be reached.",
     kind: Kind::Choice { default: 0, words: &[c"auto", c"whois", c"dns"] },
     guarded: false,
 };
 
 static BATCH_SIZE: Setting = Setting {
     name: c"cowrie_enrich.cymru_batch_size",
-    short: c"Most addresses in one request to Team Cymru.",
+    short: c"Maximum number of addresses in one request to Team Cymru.",
     long: c"",
     kind: Kind::Number { default: 500, least: 1, most: MOST_ADDRESSES as i32, unit: Unit::None },
     guarded: false,
@@ -59,15 +59,15 @@ static BATCH_SIZE: Setting = Setting {
 
 static MAX_CONNECTIONS: Setting = Setting {
     name: c"cowrie_enrich.cymru_max_connections",
-    short: c"Most requests to Team Cymru at the same time, across all databases of the cluster.",
-    long: c"",
+    short: c"Maximum number of concurrent requests to Team Cymru.",
+    long: c"The limit applies to the whole cluster.",
     kind: Kind::Number { default: 2, least: 1, most: 16, unit: Unit::None },
     guarded: false,
 };
 
 static TIMEOUT: Setting = Setting {
     name: c"cowrie_enrich.cymru_timeout",
-    short: c"Longest duration of one request to Team Cymru.",
+    short: c"Maximum duration of one request to Team Cymru.",
     long: c"",
     kind: Kind::Number { default: 30_000, least: 100, most: 600_000, unit: Unit::Milliseconds },
     guarded: false,
@@ -75,15 +75,15 @@ static TIMEOUT: Setting = Setting {
 
 static RATE: Setting = Setting {
     name: c"cowrie_enrich.cymru_rate",
-    short: c"Most requests (batches) to Team Cymru per minute, across all databases of the cluster.",
-    long: c"0 sets no limit.",
+    short: c"Maximum number of requests (batches) to Team Cymru per minute.",
+    long: c"The limit applies to the whole cluster. A value of 0 means no limit.",
     kind: Kind::Number { default: 60, least: 0, most: 60_000, unit: Unit::None },
     guarded: false,
 };
 
 static TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_ttl",
-    short: c"How long an answer of Team Cymru that names a network is fresh.",
+    short: c"Lifetime of a Team Cymru answer that names a network.",
     long: c"",
     kind: Kind::Number { default: 90 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,
@@ -91,7 +91,7 @@ static TTL: Setting = Setting {
 
 static ABSENT_TTL: Setting = Setting {
     name: c"cowrie_enrich.cymru_absent_ttl",
-    short: c"How long Team Cymru's answer that nobody announces an address is fresh.",
+    short: c"Lifetime of a Team Cymru answer that no network announces the address.",
     long: c"",
     kind: Kind::Number { default: 7 * 86_400, least: 60, most: i32::MAX, unit: Unit::Seconds },
     guarded: false,

@@ -11,9 +11,9 @@ use std::time::Duration;
 /// The proxy of all HTTP providers. Each of them lists it among its settings.
 pub static HTTP_PROXY: Setting = Setting {
     name: c"cowrie_enrich.http_proxy",
-    short: c"URL of the proxy through which providers are asked by HTTP.",
-    long: c"http://host:port or https://host:port, with CONNECT; empty: none. Providers on this host itself are asked \
-        directly. Environment variables are not looked at.",
+    short: c"URL of the proxy for requests to GreyNoise, DShield and SPUR.",
+    long: c"Write http://host:port or https://host:port. The proxy must support CONNECT. If empty, no proxy is used. \
+        Requests to a loopback address never use it. Environment variables are ignored.",
     kind: Kind::Text { default: None },
     guarded: true,
 };
@@ -60,7 +60,8 @@ pub(in crate::providers) const fn url(
     short: &'static CStr,
     default: &'static CStr,
 ) -> Setting {
-    let long = c"http or https; a slash and the address are appended. Keys are sent by https alone, or to this host itself.";
+    let long = c"An http or https URL, to which a slash and the address are appended. \
+        A key is sent only over https or to a loopback address.";
     Setting { name, short, long, kind: Kind::Text { default: Some(default) }, guarded: true }
 }
 
@@ -74,7 +75,8 @@ pub(in crate::providers) const fn key_file(
 
 /// Declares a limit of requests per second.
 pub(in crate::providers) const fn rate(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
-    let long = c"All processes together; evenly spaced, so that no second holds more. 0: no limit.";
+    let long =
+        c"The limit applies to the whole cluster. Requests are evenly spaced. A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 1_000, unit: Unit::None })
 }
 
@@ -83,7 +85,7 @@ pub(in crate::providers) const fn max_parallel(
     short: &'static CStr,
     default: i32,
 ) -> Setting {
-    let long = c"All processes together.";
+    let long = c"The limit applies to the whole cluster.";
     number(name, short, long, Kind::Number { default, least: 1, most: 32, unit: Unit::None })
 }
 
@@ -93,26 +95,30 @@ pub(in crate::providers) const fn daily_quota(
     short: &'static CStr,
     default: i32,
 ) -> Setting {
-    let long = c"All processes together, from midnight to midnight UTC, whatever comes of them. 0: no limit.";
+    let long =
+        c"The limit applies to the whole cluster. Failed requests count too. A day begins at midnight UTC. \
+        A value of 0 means no limit.";
     number(name, short, long, Kind::Number { default, least: 0, most: 10_000_000, unit: Unit::None })
 }
 
 pub(in crate::providers) const fn timeout(name: &'static CStr, short: &'static CStr) -> Setting {
-    let long = c"From resolving the name to the last byte of the answer.";
+    let long =
+        c"The time starts with the resolution of the host name and ends with the last byte of the answer.";
     let kind = Kind::Number { default: 20_000, least: 100, most: 600_000, unit: Unit::Milliseconds };
     number(name, short, long, kind)
 }
 
 pub(in crate::providers) const fn ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    lifetime(name, short, 7 * DAY)
+    lifetime(name, short, c"A positive answer contains data about the address.", 7 * DAY)
 }
 
 pub(in crate::providers) const fn absent_ttl(name: &'static CStr, short: &'static CStr) -> Setting {
-    lifetime(name, short, 2 * DAY)
+    let long = c"A negative answer says that the provider has no data about the address.";
+    lifetime(name, short, long, 2 * DAY)
 }
 
-const fn lifetime(name: &'static CStr, short: &'static CStr, default: i32) -> Setting {
-    number(name, short, c"", Kind::Number { default, least: 60, most: i32::MAX, unit: Unit::Seconds })
+const fn lifetime(name: &'static CStr, short: &'static CStr, long: &'static CStr, default: i32) -> Setting {
+    number(name, short, long, Kind::Number { default, least: 60, most: i32::MAX, unit: Unit::Seconds })
 }
 
 const fn number(name: &'static CStr, short: &'static CStr, long: &'static CStr, kind: Kind) -> Setting {
