@@ -352,9 +352,9 @@ fn only_loopback_addresses_can_be_set() {
     let (cluster, address) = served("scrape-refused");
     let mut db = fresh_database(&cluster);
     for (value, detail) in [
-        ("0.0.0.0:9487", "loopback addresses only"),
-        ("[::]:9487", "loopback addresses only"),
-        ("192.0.2.1:9487", "loopback addresses only"),
+        ("0.0.0.0:9487", "Only loopback addresses"),
+        ("[::]:9487", "Only loopback addresses"),
+        ("192.0.2.1:9487", "Only loopback addresses"),
         ("localhost:9487", "not an IP address with a port"),
         ("127.0.0.1", "not an IP address with a port"),
         ("127.0.0.1:0", "Port 0"),
