@@ -56,28 +56,27 @@ COMMENT ON FUNCTION ip_asn_org(inet) IS
 CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
 COMMENT ON FUNCTION maxmind_lookup(inet) IS
-    'everything the city and ASN databases know of an address, in the shape of ip_inventory.enrichment -> ''maxmind''';
+    'all data about an address in the city and ASN databases, in the layout of ip_inventory.enrichment -> ''maxmind''';
 
 CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
 COMMENT ON FUNCTION is_bogon(inet) IS
-    'whether an address cannot be a source on the public internet (IANA special-purpose registries)';
+    'true if an address cannot be a source address on the public internet, according to the IANA special-purpose registries';
 
 CREATE FUNCTION bogon_reason(ip inet) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
-COMMENT ON FUNCTION bogon_reason(inet) IS
-    'why an address is a bogon, or null';
+COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon, or null';
 
 CREATE FUNCTION mmdb_file(
     kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
-COMMENT ON FUNCTION mmdb_file(text) IS 'the row of mmdb_status() for one setting: city or asn';
+COMMENT ON FUNCTION mmdb_file(text) IS 'row of mmdb_status() for one kind of file, city or asn';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'whether a file answers lookups of one kind, city or asn; null for another kind, and while enabled_sources leaves maxmind out';
+    'true if an mmdb file of this kind (city or asn) is in service; null for another kind, or if enabled_sources does not contain maxmind';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
@@ -88,9 +87,9 @@ CREATE FUNCTION mmdb_status(
         SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'one row per mmdb setting: which file is served, since when, and why the newest one was refused';
+    'one row per mmdb setting: the file in service, since when it is in service, and why a newer file was refused';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'verify the configured mmdb files now and put changed ones into service; an unusable file is an error and the old one keeps serving';
+    'verify the configured mmdb files now and put changed files into service; raises an error for an unusable file, and the old file stays in service';

@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN by whole words of an organisation''s name';
+    'type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) by whole words of its organisation''s name';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -14,9 +14,10 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'networks whose type is known better than by name; yours to edit: rows you add or change are dumped, the deletion of a seed row is not';
+    'types of networks that override the classification by name; you can edit this table; dumps include your changes, but not the deletion of a seed row';
 COMMENT ON COLUMN known_networks.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
-COMMENT ON COLUMN known_networks.is_seed IS 'came with the extension and is unchanged, so dumps leave it out';
+COMMENT ON COLUMN known_networks.is_seed IS
+    'true if the row came with the extension and is unchanged; dumps omit such rows';
 
 INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed) VALUES
     -- clouds
@@ -81,7 +82,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_edited() IS 'trigger: an edited row of known_networks is no longer a seed row';
+COMMENT ON FUNCTION known_network_edited() IS 'trigger: clears is_seed in edited rows of known_networks';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
@@ -95,7 +96,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_restored() IS 'trigger: a row of yours replaces the seed row of the same network';
+COMMENT ON FUNCTION known_network_restored() IS 'trigger: an inserted row replaces the seed row of the same network';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -111,13 +112,13 @@ CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
-    'networks whose row in known_networks was added, changed or removed, and whose type and flags in asn_inventory may be those of before; append-only';
-COMMENT ON COLUMN network_reclassification.edited_at IS 'when the transaction began that edited known_networks';
+    'networks whose row in known_networks was added, changed or deleted, and that the worker has not reclassified yet; append-only';
+COMMENT ON COLUMN network_reclassification.edited_at IS 'start of the transaction that edited known_networks';
 
 CREATE FUNCTION reclassification_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'reclassification_appended_wrapper';
 COMMENT ON FUNCTION reclassification_appended() IS
-    'trigger: when the transaction commits, wakes the worker, which reclassifies the networks';
+    'trigger: at commit, wakes the worker, which reclassifies the networks';
 CREATE TRIGGER reclassification_appended AFTER INSERT ON network_reclassification
     FOR EACH STATEMENT EXECUTE FUNCTION reclassification_appended();
 
@@ -151,7 +152,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_networks_changed() IS
-    'trigger: appends the networks that an edit of known_networks concerns to network_reclassification';
+    'trigger: appends the networks that an edit of known_networks affects to network_reclassification';
 CREATE TRIGGER known_networks_inserted AFTER INSERT ON known_networks
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
 CREATE TRIGGER known_networks_updated AFTER UPDATE ON known_networks
@@ -169,7 +170,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'type of a network: known_networks first, then whole words of its name';
+    'type of a network: from known_networks, otherwise by whole words of its name';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -185,14 +186,14 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'type and flags of a network: those of known_networks, else the type by its name and the flags that it had';
+    'type and flags of a network from known_networks; without a row there, the type by name and the previous flags';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'manual over cymru over maxmind over anything else, which was imported, over document, which is what documents of sessions say';
+    'rank of a source of network metadata; from highest to lowest: manual, cymru, maxmind, imported sources, document';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -203,7 +204,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'whether a source may set a field of a network: it is null, or from a lesser source, or this source speaks for the network itself and corrects what it said';
+    'true if a source may set a field of a network: the field is null, has a source of lower rank, or this source corrects its value';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -222,12 +223,12 @@ CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
                      ARRAY['country', 'country_name', 'city', 'latitude', 'longitude', 'accuracy_radius'] AS place) parts
     $$;
 COMMENT ON FUNCTION merge_enrichment(jsonb, jsonb) IS
-    'an enrichment with newer answers in it: a source''s new values replace its old ones, what it no longer says is kept';
+    'merge newer answers into an enrichment document; new values of a source replace its old values, other old values are kept';
 
 CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
-    'queue one lookup with a provider of providers(); higher priority is sooner; bogons are refused';
+    'queue the lookup of an address at a provider; lookups with a higher priority are sent first; bogons are refused';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
@@ -235,16 +236,16 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text) IS
-    'create a network or refresh its last_seen, and set the metadata given, which then outranks every other source';
+    'create a network or update its last_seen, and set the given metadata, which other sources do not replace';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
 COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
-    'the inventory row of an address, enriched from the mmdb files when it is new, due or forced; lookups that need the network are queued';
+    'return the ip_inventory row of an address; a new, outdated or forced address is enriched from the mmdb files, and lookups at providers are queued';
 
 CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
-COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS 'the writing half of enrich_ips()';
+COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS 'the part of enrich_ips() that writes to the inventories';
 
 CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETOF ip_inventory
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -256,4 +257,4 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
-    'enrich_ip() for many addresses at once, in key order: concurrent callers cannot deadlock';
+    'enrich_ip() for many addresses; locks rows in key order, so that concurrent calls cannot deadlock';

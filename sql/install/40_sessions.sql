@@ -3,11 +3,11 @@
 CREATE FUNCTION enrich_session() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'enrich_session_wrapper';
 COMMENT ON FUNCTION enrich_session() IS
-    'trigger function; arguments: address column, time column or empty. BEFORE INSERT OR UPDATE it fills and protects the snapshot, AFTER INSERT, UPDATE or DELETE it counts';
+    'trigger function; arguments: address column, and time column or an empty string; the BEFORE trigger fills and protects the snapshot, the AFTER trigger counts sessions';
 
 CREATE FUNCTION forget_sessions() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
-COMMENT ON FUNCTION forget_sessions() IS 'trigger: TRUNCATE takes its sessions out of the counts';
+COMMENT ON FUNCTION forget_sessions() IS 'trigger: subtracts the sessions that TRUNCATE removes from the counts';
 
 CREATE TABLE session_table_option (
     rel          regclass PRIMARY KEY,
@@ -20,25 +20,25 @@ CREATE TABLE session_table_option (
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
-    'the attached table; of a partitioned table, the root. Partitions and inheritance children of the same owner have its options';
+    'the attached table; for a partitioned table, the root; options also apply to partitions and inheritance children of the same owner';
 COMMENT ON COLUMN session_table_option.run_triggers IS
-    'the owner allows triggers that run code of other roles to fire when the extension completes sessions';
+    'true if the owner allows triggers with code of other roles to fire when the extension completes sessions';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'a superuser or the owner of the extension trusts the snapshots and documents that clients write into this table';
+    'true if a superuser or the extension''s owner trusts the snapshots and documents that clients write into this table';
 COMMENT ON COLUMN session_table_option.table_owner IS
-    'owner of the table when the options were set; with another owner the options do not apply';
+    'owner of the table when the options were set; the options do not apply after a change of owner';
 
 CREATE FUNCTION session_options_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'session_options_changed_wrapper';
 COMMENT ON FUNCTION session_options_changed() IS
-    'trigger: tells all backends to read the options of attached tables again';
+    'trigger: makes all backends read the options of attached tables again';
 CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON session_table_option
     FOR EACH STATEMENT EXECUTE FUNCTION session_options_changed();
 
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set options of an attached table; null keeps an option as it is. The owner of the table sets run_triggers; only a superuser or the owner of the extension turns trust_input on';
+    'set options of an attached table; null keeps an option; the table owner sets run_triggers; only a superuser or the extension''s owner can turn on trust_input';
 
 -- PostgreSQL does not record who created a trigger. So the owners of its code count as its creator. A WHEN condition
 -- is code too. Its functions must be immutable or known to be harmless. A volatile function of the server, such as
@@ -106,7 +106,7 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
         AND p.relowner OPERATOR(pg_catalog.=) c.relowner
         AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
 COMMENT ON VIEW blocked_session_tables IS
-    'triggers that an UPDATE fires and whose code belongs to another role than the owner of the table, the owner of the extension or a superuser, where the owner of the table has not allowed them';
+    'triggers that block the completion of sessions: UPDATE fires them, their code belongs to a third role, and the table owner has not allowed it';
 
 -- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be
 -- mistaken for a NUL. A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual
@@ -264,17 +264,17 @@ CREATE VIEW attached_tables AS
               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
         THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
-    'tables with triggers of the extension, from the catalogs; partitions are part of their parent, inheritance children have separate rows';
+    'tables with triggers of the extension; partitions belong to their parent, inheritance children have their own rows';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'whether the table is as it was attached: its columns are there with usable types, its triggers fire in all partitions, no partition is a foreign table, and all inheritance children are attached and have the same owner';
+    'true if columns, triggers, partitions and inheritance children are as the extension needs them; not_intact_reason names the problem';
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
-    'why the table is not intact: the column, trigger, partition or inheritance child; null while it is intact';
+    'the column, trigger, partition or inheritance child that is not as the extension needs it; null if the table is intact';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'whether a recount can read the addresses of all its sessions; while it is false, no count is corrected downwards';
+    'true if a recount can read the addresses of all sessions of the table; if false, a recount lowers no count';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
-    'why the extension does not complete sessions of the table or of one of its partitions: a trigger runs code of a third role. Null where nothing is in the way';
+    'why the extension does not complete sessions of the table or of one of its partitions; null if nothing blocks it; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS
-    'the attached table that this table inherits from; campaign_networks() on that table shows the sessions of both';
+    'attached parent of this table; campaign_networks() on the parent includes the sessions of this table';
 
 -- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each
 -- function in an index expression, but not on the functions of a type to which it casts a column. So revoking
@@ -289,9 +289,9 @@ CREATE FUNCTION parsed_address_out(parsed_address) RETURNS cstring
 COMMENT ON FUNCTION parsed_address_out(parsed_address) IS 'output function of the type parsed_address';
 CREATE TYPE parsed_address (INPUT = parsed_address_in, OUTPUT = parsed_address_out, LIKE = pg_catalog.inet);
 COMMENT ON TYPE parsed_address IS
-    'the address in a text as the trigger reads it, for index expressions; 0.0.0.0/0 for a text that is no address';
+    'address in a text, as the trigger parses it; for index expressions; 0.0.0.0/0 for a text that is not an address';
 CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
-COMMENT ON CAST (parsed_address AS inet) IS 'for index expressions: both types have the same bytes';
+COMMENT ON CAST (parsed_address AS inet) IS 'for index expressions; both types have the same binary representation';
 
 -- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
@@ -299,27 +299,27 @@ CREATE FUNCTION session_address(ip text) RETURNS inet
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
                 THEN ip::@extschema@.parsed_address::pg_catalog.inet END;
 COMMENT ON FUNCTION session_address(text) IS
-    'the address in a text column of a session table as the trigger reads it, or null';
+    'address in a text column of a session table as the trigger parses it, or null';
 CREATE FUNCTION session_address(ip inet) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.host(ip)::@extschema@.parsed_address::pg_catalog.inet;
 COMMENT ON FUNCTION session_address(inet) IS
-    'the address in an inet column of a session table as the trigger reads it, or null';
+    'address in an inet column of a session table as the trigger uses it, or null';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
-    'whether a source that knows the types of addresses is enabled, so that sessions wait for snapshot_ip_type';
+    'true if a source of address types is enabled; only then is a session without snapshot_ip_type incomplete';
 
 CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
 COMMENT ON FUNCTION create_address_key(regclass, name) IS
-    'adds the foreign key from a table of the caller to ip_inventory, for an address column of exactly the type inet; the caller needs no privilege REFERENCES';
+    'add a foreign key from the caller''s table to ip_inventory; the address column must be of type inet; the caller does not need the REFERENCES privilege';
 
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock a table of the caller, and its inheritance children of the same owner, so that commands by name hit exactly these tables until the transaction ends; returns them';
+    'lock the caller''s table and its inheritance children of the same owner, so that their names stay valid until the transaction ends; returns the tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -391,7 +391,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
-    'the part of attach_session_table() and add_session_foreign_key() that makes sessions point at ip_inventory: of a partitioned table as a whole, or of each partition';
+    'internal: adds the foreign key to ip_inventory for attach_session_table() and add_session_foreign_key(), to a table or to each of its partitions';
 
 -- Reads only the catalogs, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL
 -- stores when it builds the index.
@@ -482,7 +482,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
     SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
     $$;
 COMMENT ON FUNCTION session_table_findings(regclass, name, name) IS
-    'what keeps sessions of an attached table from being enriched or counted as expected, and what to do about it; attach_session_table() reports it';
+    'problems that keep sessions of an attached table from being enriched or counted, with remedies; attach_session_table() reports them';
 
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
@@ -746,7 +746,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, the triggers and a small partial index to a session table and its inheritance children; repeatable: repeat all arguments, because without add_foreign_key => true another call drops the foreign key';
+    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; a later call must repeat all arguments: without add_foreign_key => true it drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -812,7 +812,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove our triggers, index and foreign key from a session table and its inheritance children; snapshots and counts stay';
+    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; snapshots and counts stay';
 
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,
@@ -822,18 +822,21 @@ CREATE TABLE session_priority (
     set_at      timestamptz NOT NULL DEFAULT now()
 );
 SELECT pg_catalog.pg_extension_config_dump('session_priority', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
-COMMENT ON TABLE session_priority IS 'which sessions of a table matter more; see set_session_priority()';
-COMMENT ON COLUMN session_priority.expression IS 'an expression over a row s of the table; higher is sooner';
+COMMENT ON TABLE session_priority IS
+    'expressions that rank the sessions of attached tables; see set_session_priority()';
+COMMENT ON COLUMN session_priority.expression IS
+    'SQL expression over a row s of the table; addresses of sessions with a higher value are looked up first';
 COMMENT ON COLUMN session_priority.set_by IS
-    'owner of the table when the rule was set: it is evaluated as long as the table and the partition are theirs';
-COMMENT ON COLUMN session_priority.search_path IS 'what names in the expression mean: the search_path of whoever set it';
+    'owner of the table when the expression was set; it is evaluated only while this role owns the table and the partition';
+COMMENT ON COLUMN session_priority.search_path IS
+    'search_path with which names in the expression are resolved: that of the role that set it';
 
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
-    'have sources with a daily quota ask first about addresses behind sessions for which an SQL expression over the row s of an attached table is high; null removes it';
+    'set an SQL expression over the row s of an attached table; providers with a daily quota first look up addresses of sessions with high values; null removes the expression';
 
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
 COMMENT ON PROCEDURE fold_statistics() IS
-    'add pending counts to the inventories, but for those of rows that other transactions hold; commits after each batch unless called inside a transaction block';
+    'add pending counts to the inventories; skips rows that other transactions have locked; commits after each batch unless called in a transaction block';

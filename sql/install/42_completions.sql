@@ -19,12 +19,13 @@ ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
-    'sessions stored with a gap in their snapshot that the worker has not moved to session_completion yet; append-only';
-COMMENT ON COLUMN incomplete_session.rel IS 'the table that holds the session; of a partitioned table, the partition';
-COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, spelled as in ip_inventory';
-COMMENT ON COLUMN incomplete_session.lacks_network IS 'whether snapshot_asn was null';
-COMMENT ON COLUMN incomplete_session.lacks_country IS 'whether snapshot_country was null';
-COMMENT ON COLUMN incomplete_session.lacks_ip_type IS 'whether snapshot_ip_type was null and a source of types is enabled';
+    'sessions with an incomplete snapshot that the worker has not moved to session_completion yet; append-only';
+COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
+COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
+COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn was null';
+COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country was null';
+COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
+    'true if snapshot_ip_type was null and a source of address types is enabled';
 
 CREATE TABLE session_completion (
     ip_address    inet NOT NULL,
@@ -43,19 +44,20 @@ CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHER
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
-    'addresses whose sessions in a table have gaps in their snapshots that an answer may fill';
-COMMENT ON COLUMN session_completion.ip_address IS 'a single host, spelled as in ip_inventory';
-COMMENT ON COLUMN session_completion.rel IS 'the table that holds the sessions; of a partitioned table, the partition';
+    'pairs of address and table whose sessions have incomplete snapshots that an answer can complete';
+COMMENT ON COLUMN session_completion.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
+COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'not before: end of the backoff, or of the lease while leased_by is set; null until a provider''s answer or a backfill makes the row due';
+    'earliest time of the next attempt: end of the lease if leased_by is set, otherwise end of the backoff; null until an answer or a backfill makes the row due';
 COMMENT ON COLUMN session_completion.leased_by IS 'id of the owner process that holds the lease';
 COMMENT ON COLUMN session_completion.is_renewed IS
-    'an answer or a session arrived while the row was leased, so that it is due again after the lease';
+    'true if an answer or a session arrived during the lease; the row is then due again after the lease';
 COMMENT ON COLUMN session_completion.attempts IS
-    'visits in a row that failed or found the sessions locked; each one makes the backoff longer and the batch smaller';
-COMMENT ON COLUMN session_completion.pending_since IS 'since when the row has been due; null while due_at is null';
+    'consecutive attempts that failed or found the sessions locked; each lengthens the backoff and reduces the batch size';
+COMMENT ON COLUMN session_completion.pending_since IS
+    'time since which the row has been due; null while due_at is null';
 COMMENT ON COLUMN session_completion.last_error IS
-    'why the last visit did not complete the sessions; null if it did, or if there was none';
+    'why the last attempt did not complete the sessions; null if it did, or if there was none';
 
 CREATE TABLE suspended_owner (
     owner        name PRIMARY KEY,
@@ -64,9 +66,9 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'owners of session tables whose code did not end or ended its process again and again; see resume_owner()';
+    'owners of session tables whose code is not run, because it did not end or repeatedly ended its process; see resume_owner()';
 COMMENT ON COLUMN suspended_owner.owner IS 'role that owns the tables';
-COMMENT ON COLUMN suspended_owner.reason IS 'what the code of the owner did';
+COMMENT ON COLUMN suspended_owner.reason IS 'why the owner was suspended';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
@@ -92,12 +94,12 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of an owner of session tables, after the code on the tables was repaired, and retry delayed completions of these tables now; returns whether the owner was suspended';
+    'end the suspension of a table owner after the code on the tables was repaired, and retry delayed completions now; returns whether the owner was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
 COMMENT ON FUNCTION abandoned_processes() IS
-    'processes of this database that run code of a table owner which did not end after it was cancelled';
+    'processes of this database with code of a table owner that did not end after it was cancelled';
 
 -- One row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
@@ -146,4 +148,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'pending completions by table: addresses that wait, how many of them are due, leased to a process or delayed, the age of the oldest that is not only waiting for an answer, and why the table is not completed now';
+    'pending completions by table: waiting addresses (due, leased, delayed), age of the oldest that needs no further answer, and what blocks the table now';

@@ -7,11 +7,12 @@ CREATE FUNCTION enrich_stats(
     OUT asn_operation_duration_ms double precision, OUT asn_unique_seen bigint)
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'enrich_stats_wrapper';
 COMMENT ON FUNCTION enrich_stats() IS
-    'counters of committed work since start or reset: of the whole cluster when the library is preloaded, else of this session; asn_operation_duration_ms is the processor time of creating and updating networks, asn_unique_seen the number of distinct networks created';
+    'counters of committed work since start or reset: of the whole cluster if the library is preloaded, otherwise of this session';
 
 CREATE FUNCTION reset_enrich_stats() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reset_enrich_stats_wrapper';
-COMMENT ON FUNCTION reset_enrich_stats() IS 'set the counters and histograms of enrich_stats(), enrich_metrics and provider_status to zero, for the whole cluster when the library is preloaded';
+COMMENT ON FUNCTION reset_enrich_stats() IS
+    'reset the counters and histograms of enrich_stats(), enrich_metrics and provider_status; for the whole cluster if the library is preloaded';
 
 CREATE FUNCTION asn_inventory_size(
     OUT total_asns bigint, OUT asns_with_metadata bigint, OUT asns_by_registry jsonb)
@@ -25,4 +26,5 @@ CREATE FUNCTION asn_inventory_size(
             FROM @extschema@.asn_inventory a GROUP BY 1
             UNION ALL SELECT NULL, 0, 0) r
     $$;
-COMMENT ON FUNCTION asn_inventory_size() IS 'how many networks are known, with an organisation, and by registry';
+COMMENT ON FUNCTION asn_inventory_size() IS
+    'number of known networks: all, those with an organisation, and by registry';

@@ -6,10 +6,10 @@ CREATE FUNCTION worker_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'worker_status_wrapper';
 COMMENT ON FUNCTION worker_status() IS
-    'the launcher, the exporter where there is one, and the workers of all databases of the cluster: what they are doing, and how many batches they have written and steps have failed since they were started; a database without a worker has the reason in state';
+    'state of the launcher, the exporter and the workers of all databases, with stored batches and failed steps since their start; for a database without a worker, state has the reason';
 
 CREATE VIEW worker_status AS SELECT * FROM @extschema@.worker_status();
-COMMENT ON VIEW worker_status IS 'worker_status(), beside queue_status';
+COMMENT ON VIEW worker_status IS 'the rows of worker_status()';
 
 CREATE FUNCTION provider_status(
     OUT provider text, OUT state text, OUT blocked_reason text, OUT failures bigint, OUT backoff_until timestamptz,
@@ -23,15 +23,15 @@ CREATE FUNCTION provider_status(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'provider_status_wrapper';
 COMMENT ON FUNCTION provider_status() IS
-    'how each provider is doing, across the cluster: its circuit breaker (closed, open, half-open), what else keeps it from being asked, requests under way, what is left of its daily quota, and, since the server was started or the counters were reset, what was asked and answered, what was dropped, and how requests failed';
+    'state of each provider in the whole cluster: circuit breaker, backoff, requests under way, remaining quota; and counts of requests, answers and failures since start or reset';
 
 CREATE VIEW provider_status AS SELECT * FROM @extschema@.provider_status();
-COMMENT ON VIEW provider_status IS 'provider_status(), beside queue_status';
+COMMENT ON VIEW provider_status IS 'the rows of provider_status()';
 
 CREATE FUNCTION resume_provider(provider text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_provider_wrapper';
 COMMENT ON FUNCTION resume_provider(text) IS
-    'ask a provider again that refused the key, asked for a rest or failed, without waiting any longer; rate and quota stay';
+    'send requests again now to a provider that refused the key, asked for a pause or failed; rate limit and quota still apply';
 
 CREATE FUNCTION cymru_lookup(
     ips inet[], OUT ip_address inet, OUT asn bigint, OUT prefix cidr, OUT country text, OUT registry text,
@@ -39,4 +39,4 @@ CREATE FUNCTION cymru_lookup(
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cymru_lookup_wrapper';
 COMMENT ON FUNCTION cymru_lookup(inet[]) IS
-    'ask Team Cymru now, in batches and within the limits of the settings; keeps nothing; nulls where nobody announces an address; can be cancelled';
+    'look up addresses at Team Cymru now, in batches and within the configured limits; stores nothing; returns nulls if no network announces an address; can be cancelled';

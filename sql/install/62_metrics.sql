@@ -4,18 +4,16 @@ CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, O
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_metrics_wrapper';
 COMMENT ON FUNCTION enrich_metrics() IS
-    'every number that is measured, named and labelled as Prometheus has it, histograms as rows of _bucket, _sum and _count: of the whole cluster when the library is preloaded, else of this session; sizes of this database are counted by the call';
+    'all metrics with their Prometheus names and labels; of the whole cluster if the library is preloaded, otherwise of this session; the call counts the sizes of this database';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
-COMMENT ON VIEW enrich_metrics IS
-    'enrich_metrics(); without preloading its counters are those of this session alone';
+COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); without preloading, counters cover only this session';
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
-COMMENT ON FUNCTION prometheus_metrics() IS
-    'the same in the text format of Prometheus: of the whole cluster when the library is preloaded, else of this session';
+COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
 COMMENT ON FUNCTION status_json() IS
-    'what is written to the file that status_file names, as of now: a phase for each thing that goes on, with metrics, checkpoint and dead_letter';
+    'current content of the file that status_file names: one phase for each activity, with metrics, checkpoint and dead_letter';

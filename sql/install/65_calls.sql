@@ -20,13 +20,13 @@ CREATE TABLE procedure_call (
 -- Rows are not dumped: a running call belongs to a process, and regclass numbers to a database.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
-    'the last call of each procedure that works in batches, and for a table''s the table; see enrich_progress for those that run';
-COMMENT ON COLUMN procedure_call.relation IS 'table that it works on, 0 where it works on the inventories';
+    'last call of each procedure that works in batches, for each table that it works on; enrich_progress shows running calls';
+COMMENT ON COLUMN procedure_call.relation IS 'table that the procedure works on; 0 if it works on the inventories';
 COMMENT ON COLUMN procedure_call.lock_kind IS 'objsubid in pg_locks of the lock that a running call holds';
-COMMENT ON COLUMN procedure_call.done IS 'of total in this phase, as of the last committed batch';
-COMMENT ON COLUMN procedure_call.ended_at IS 'null while it runs, and for ever where it failed or was killed';
-COMMENT ON COLUMN procedure_call.result IS 'what it reported, by name';
-COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call goes on; null when the last one came to its end';
+COMMENT ON COLUMN procedure_call.done IS 'finished part of total in this phase, as of the last committed batch';
+COMMENT ON COLUMN procedure_call.ended_at IS 'end of the call; null while it runs, and after it failed or was killed';
+COMMENT ON COLUMN procedure_call.result IS 'numbers that the call reported, by name';
+COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';
 
 CREATE VIEW enrich_progress AS
     SELECT c.procedure, NULLIF(c.relation, 0::pg_catalog.oid)::pg_catalog.regclass AS relation, l.pid, c.phase, c.done, c.total,
@@ -48,7 +48,7 @@ CREATE VIEW enrich_progress AS
         SELECT (EXTRACT(epoch FROM c.updated_at OPERATOR(pg_catalog.-) c.phase_started_at)) AS seconds) t
     WHERE c.ended_at IS NULL AND c.pid OPERATOR(pg_catalog.=) l.pid;
 COMMENT ON VIEW enrich_progress IS
-    'calls of procedures that run now: phase, how much of it is done, a second, and when the phase will end at that rate';
+    'running calls of procedures: phase, progress, rate per second, and estimated end of the phase';
 
 CREATE TABLE rejected_row (
     procedure   text NOT NULL,
@@ -61,7 +61,7 @@ CREATE TABLE rejected_row (
 );
 SELECT pg_catalog.pg_extension_config_dump('rejected_row', '');
 COMMENT ON TABLE rejected_row IS
-    'rows that a procedure could not use, or only in part, and why; yours to delete';
-COMMENT ON COLUMN rejected_row.relation IS 'table that the row is in';
-COMMENT ON COLUMN rejected_row.row_key IS 'its key there, or its ctid where the table has none';
-COMMENT ON COLUMN rejected_row.content IS 'what made no sense, shortened';
+    'rows that a procedure could not use, or only in part, and the reason; you can delete these rows';
+COMMENT ON COLUMN rejected_row.relation IS 'table that contains the row';
+COMMENT ON COLUMN rejected_row.row_key IS 'key of the row in that table, or its ctid if the table has no key';
+COMMENT ON COLUMN rejected_row.content IS 'the invalid content, shortened';

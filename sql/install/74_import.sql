@@ -3,4 +3,4 @@
 CREATE PROCEDURE import_inventory(source_schema name)
     LANGUAGE c AS 'MODULE_PATHNAME', 'import_inventory_wrapper';
 COMMENT ON PROCEDURE import_inventory(name) IS
-    'take over asn_inventory, ip_inventory, ip_asn_history and session_summaries of the Python system from a schema; what cannot be used is listed in rejected_row';
+    'import asn_inventory, ip_inventory, ip_asn_history and session_summaries of the Python system from a schema; rejected_row lists what could not be used';

@@ -6,7 +6,7 @@
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
-    'the statement that campaign_networks() runs, to be explained or changed';
+    'text of the query that campaign_networks() runs, to explain or change it';
 
 -- Without a search_path, because names in the condition are the caller's. The condition may only read.
 CREATE FUNCTION campaign_networks(
@@ -16,7 +16,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'which networks host a campaign: the sessions of an attached table for which an SQL condition over its row s holds, by network, country and type at the moment of attack, most sessions first; names are what asn_inventory says now; runs with the rights of the caller, condition included';
+    'networks behind a campaign, by number of sessions; selects sessions of an attached table by an SQL condition over the row s; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -28,8 +28,8 @@ CREATE VIEW network_activity AS
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
     ORDER BY n.total_session_count DESC;
 COMMENT ON VIEW network_activity IS
-    'networks, most sessions first, as of the last fold: addresses now in them, sessions of these addresses and their part of all networks'' sessions, first and last session';
-COMMENT ON COLUMN network_activity.session_percent IS 'part of the sessions of all networks, in percent';
+    'networks by number of sessions, as of the last fold_statistics(): addresses now in them, their sessions and percentage of all sessions, first and last session';
+COMMENT ON COLUMN network_activity.session_percent IS 'percentage of the sessions of all networks';
 
 -- Looks up the previous row for each row of the history, instead of using a window over all of it. So a query about
 -- one address, one network or the last week reads only their rows.
@@ -49,8 +49,8 @@ CREATE VIEW moved_addresses AS
     LEFT JOIN @extschema@.asn_inventory na ON na.asn_number OPERATOR(pg_catalog.=) h.asn_number
     WHERE b.asn_number OPERATOR(pg_catalog.<>) h.asn_number;
 COMMENT ON VIEW moved_addresses IS
-    'one row each time an address moved to another network, from ip_asn_history: from which, to which, noticed when and by which source';
-COMMENT ON COLUMN moved_addresses.moved_at IS 'when the move was noticed, not when it happened';
+    'one row for each change of an address to another network: old and new network, time of detection, source; from ip_asn_history';
+COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the change was detected, not when it happened';
 
 CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
     WHERE seen_over(first_seen, last_seen) >= interval '1 day';
@@ -65,7 +65,7 @@ CREATE VIEW persistent_addresses AS
     WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
     ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
-    'addresses with at least a day between their first and their last session, longest first, as of the last fold';
+    'addresses with at least one day between first and last session, longest first, as of the last fold_statistics()';
 COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session';
 
 -- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
@@ -129,7 +129,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
-    'the commands that index an attached table for analysts, without those that it has already; run them with \gexec, one transaction each';
+    'commands that create the missing indexes for analysis on an attached table; run them with \gexec, each in its own transaction';
 
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -147,4 +147,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'index an attached table and its inheritance children for analysts now, while their writers wait; see session_index_commands() for those that cannot';
+    'create the indexes for analysis on an attached table and its inheritance children now, which blocks writers; session_index_commands() avoids that';

@@ -28,8 +28,9 @@ CREATE VIEW default_schedule AS
          'pg_cron''s own record of our jobs, which it keeps for ever')
     ) j(jobname, schedule, command, purpose);
 COMMENT ON VIEW default_schedule IS
-    'the jobs that schedule_defaults() installs; also for other clocks, and for a pg_cron in another database';
-COMMENT ON COLUMN default_schedule.schedule IS 'minute, hour, day, month, day of the week, as in crontab; pg_cron reads it in GMT unless cron.timezone says otherwise';
+    'jobs that schedule_defaults() installs; also for other schedulers, or for pg_cron in another database';
+COMMENT ON COLUMN default_schedule.schedule IS
+    'minute, hour, day, month, day of the week, as in crontab; pg_cron uses GMT unless cron.timezone is set';
 
 CREATE FUNCTION schedule_defaults(OUT jobname text, OUT schedule text, OUT command text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -67,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION schedule_defaults() IS
-    'have pg_cron run the jobs of default_schedule in this database, as the role that calls this; replaces jobs of the same names; answers what it scheduled';
+    'schedule the jobs of default_schedule with pg_cron in this database, as the calling role; replaces jobs of the same names; returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -90,4 +91,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION unschedule_defaults() IS
-    'take the jobs of default_schedule out of pg_cron again, those of the calling role in this database; answers which';
+    'remove the calling role''s jobs of default_schedule in this database from pg_cron; returns the removed jobs';

@@ -3,9 +3,9 @@
 CREATE FUNCTION library_version() RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version_wrapper';
 COMMENT ON FUNCTION library_version() IS
-    'version of the library that this session runs; pg_extension.extversion is that of the SQL objects';
+    'version of the library in this session; pg_extension.extversion is the version of the SQL objects';
 
 CREATE FUNCTION require_library(version text) RETURNS void
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'require_library_wrapper';
 COMMENT ON FUNCTION require_library(text) IS
-    'fails where this session runs a library older than a version; the first statement of update scripts';
+    'raise an error if the library in this session is older than a version; first statement of update scripts';

@@ -11,7 +11,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION addresses_restored() IS 'trigger: pg_restore loads addresses and networks one after the other, in whichever order';
+COMMENT ON FUNCTION addresses_restored() IS
+    'trigger: prevents parallel jobs of pg_restore from loading addresses and networks at the same time';
 CREATE TRIGGER addresses_restored BEFORE INSERT ON ip_inventory
     FOR EACH STATEMENT
     WHEN (current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
@@ -24,7 +25,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION address_restored() IS 'trigger: an address that pg_restore loads has its network, if only by its number';
+COMMENT ON FUNCTION address_restored() IS
+    'trigger: creates the missing network of an address that pg_restore loads, with its number only';
 CREATE TRIGGER address_restored BEFORE INSERT ON ip_inventory
     FOR EACH ROW
     WHEN (NEW.current_asn IS NOT NULL
@@ -45,7 +47,8 @@ BEGIN
     RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
 END
 $$;
-COMMENT ON FUNCTION network_restored() IS 'trigger: a network that pg_restore loads takes the place of its bare number';
+COMMENT ON FUNCTION network_restored() IS
+    'trigger: a network that pg_restore loads replaces a network that has only its number';
 CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -63,7 +66,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION quota_restored() IS 'trigger: a quota that pg_restore loads is added to what this database has spent of the day';
+COMMENT ON FUNCTION quota_restored() IS
+    'trigger: adds a quota that pg_restore loads to the requests of this database on that day';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -80,7 +84,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION job_restored() IS 'trigger: a lookup that was under way when it was dumped is due when pg_restore has loaded it';
+COMMENT ON FUNCTION job_restored() IS
+    'trigger: makes a job that was leased at the time of the dump due when pg_restore loads it';
 CREATE TRIGGER job_restored BEFORE INSERT ON enrichment_job
     FOR EACH ROW
     WHEN (NEW.leased_by IS NOT NULL

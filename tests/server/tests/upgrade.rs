@@ -30,10 +30,10 @@ const LACKED: [(&str, &str); 4] = [
     ("CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);\n", ""),
     ("    resume_at        jsonb,\n", ""),
     (
-        "COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call goes on; null when the last one came to its end';\n",
+        "COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';\n",
         "",
     ),
-    ("how many networks are known, with an organisation, and by registry", "how many networks are known"),
+    ("number of known networks: all, those with an organisation, and by registry", "number of known networks"),
 ];
 const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
 
