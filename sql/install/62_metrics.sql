@@ -11,7 +11,7 @@ COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); without preload
 
 CREATE FUNCTION prometheus_metrics() RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'prometheus_metrics_wrapper';
-COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus';
+COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in the text format of Prometheus; without preloading, counters cover only this session';
 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';

@@ -33,7 +33,10 @@ const LACKED: [(&str, &str); 4] = [
         "COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';\n",
         "",
     ),
-    ("number of known networks: all, those with an organisation, and by registry", "number of known networks"),
+    (
+        "number of known networks: all, those with an organisation, and by registry",
+        "number of known networks",
+    ),
 ];
 const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
 
