@@ -25,7 +25,7 @@ fn raise(code: PgSqlErrorCode, message: String, detail: Option<String>, hint: Op
 pub fn not_a_host(address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        "invalid address: a single host is expected".to_owned(),
+        "invalid address: must be a single host".to_owned(),
         Some(format!("The value is a network that contains {address}.")),
         Some("Use host(…)::inet to drop the prefix length."),
     )
@@ -44,7 +44,7 @@ pub fn asn_out_of_range(asn: i64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         "invalid ASN".to_owned(),
-        Some(format!("The value is {asn}; an ASN is between 1 and 4294967295.")),
+        Some(format!("The value is {asn}, but an ASN must be between 1 and 4294967295.")),
         None,
     )
 }
@@ -54,7 +54,7 @@ pub fn invalid_country(value: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         "invalid country".to_owned(),
         Some(format!("The value is \"{value}\".")),
-        Some("Use a code of two letters (ISO 3166-1), for example DE."),
+        Some("Use a two-letter code (ISO 3166-1), for example DE."),
     )
 }
 
@@ -90,8 +90,8 @@ pub fn unknown_source(value: &str) -> ! {
 pub fn bogon_refused(address: Address, reason: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        "could not queue a bogon".to_owned(),
-        Some(format!("{address} is {reason}; bogons never leave this machine.")),
+        "could not queue a lookup of a bogon".to_owned(),
+        Some(format!("The address {address} is {reason}. Bogons are never sent to providers.")),
         None,
     )
 }
@@ -100,8 +100,8 @@ pub fn bogon_refused(address: Address, reason: &str) -> ! {
 pub fn not_asked_about(provider: &str, address: Address) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        format!("{provider} cannot be asked about {address}"),
-        Some("It knows IPv4 addresses only.".to_owned()),
+        format!("provider {provider} does not support address {address}"),
+        Some("The provider supports only IPv4 addresses.".to_owned()),
         None,
     )
 }
@@ -119,9 +119,9 @@ pub fn not_attached(table: &str) -> ! {
 pub fn not_intact(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-        format!("columns of {table} are missing, generated or of other types than when it was attached"),
-        None,
-        Some("Give them their types back, or attach the table again and repeat all arguments."),
+        format!("columns of {table} have changed since the table was attached"),
+        Some("A column is missing, is generated or has another type.".to_owned()),
+        Some("Undo the change, or attach the table again and repeat all arguments."),
     )
 }
 
@@ -130,16 +130,18 @@ pub fn children_not_attached(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("a table that inherits from {table} is not attached, or has another owner"),
         None,
-        Some("Attach the table again and repeat all arguments. Its children are attached with it."),
+        Some("Attach the table again and repeat all arguments. This also attaches its children."),
     )
 }
 
 pub fn not_an_expression() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
-        "invalid expression: a single SQL expression is expected".to_owned(),
+        "invalid expression: must be a single SQL expression".to_owned(),
         None,
-        Some("Write what could stand in a SELECT list over the row s, for example s.command_count."),
+        Some(
+            "Use an expression that is valid in the select list of a query with row s, for example s.command_count.",
+        ),
     )
 }
 
@@ -163,7 +165,7 @@ pub fn no_key_for(table: &str, column: &str) -> ! {
         format!("could not create a foreign key for column \"{column}\" of table {table}"),
         Some("The column must have exactly the type inet, and must not be generated.".to_owned()),
         Some(
-            "Do without a foreign key, or detach the table, change the column's type to inet, and attach the table again.",
+            "Attach the table without a foreign key, or detach it, change the column's type to inet, and attach it again.",
         ),
     )
 }
@@ -182,7 +184,7 @@ pub fn partitions_lack_keys(table: &str) -> ! {
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("could not create a foreign key for partitioned table {table}"),
         Some("Not all of its partitions have a valid foreign key.".to_owned()),
-        Some("CALL add_session_foreign_key() for the table."),
+        Some("Call add_session_foreign_key() for the partitioned table."),
     )
 }
 
@@ -190,9 +192,9 @@ pub fn partitions_lack_keys(table: &str) -> ! {
 pub fn unsafe_key(key: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        "could not create a foreign key while there is an unsafe one".to_owned(),
+        "could not create a foreign key while an unsafe foreign key exists".to_owned(),
         Some(format!("The unsafe foreign key is {key}.")),
-        Some("Drop what the view unsafe_foreign_keys lists."),
+        Some("Drop the foreign keys that the view unsafe_foreign_keys lists."),
     )
 }
 
@@ -201,7 +203,10 @@ pub fn may_not_trust() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied to set trust_input".to_owned(),
-        Some("Documents of a trusted table reach the inventories, which all tables share.".to_owned()),
+        Some(
+            "Documents of a trusted table are written to the inventories, which all session tables share."
+                .to_owned(),
+        ),
         Some("Ask a superuser or the owner of the extension to set it."),
     )
 }
@@ -221,7 +226,9 @@ pub fn may_not_import() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for procedure import_inventory".to_owned(),
-        Some("What it reads is written into the inventories as it is.".to_owned()),
+        Some(
+            "The procedure writes the imported values to the inventories without verifying them.".to_owned(),
+        ),
         Some("Call it as a superuser or as the owner of the extension."),
     )
 }
@@ -232,7 +239,7 @@ pub fn in_transaction_block(procedure: &str) -> ! {
         PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
         format!("{procedure}() cannot run inside a transaction block"),
         None,
-        Some("It commits after each batch: CALL it by itself, with autocommit."),
+        Some("The procedure commits after each batch. Call it with autocommit, outside a transaction block."),
     )
 }
 
@@ -240,9 +247,9 @@ pub fn in_transaction_block(procedure: &str) -> ! {
 pub fn already_running(procedure: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-        format!("{procedure}() is running already"),
+        format!("{procedure}() is already running"),
         None,
-        Some("The view enrich_progress shows how far it is."),
+        Some("See the view enrich_progress for its progress."),
     )
 }
 
@@ -251,7 +258,7 @@ pub fn unknown_schema(name: &str) -> ! {
         PgSqlErrorCode::ERRCODE_INVALID_SCHEMA_NAME,
         format!("schema \"{name}\" does not exist"),
         None,
-        Some("Name the schema that holds the Python system's tables, for example public."),
+        Some("Name the schema that contains the Python system's tables, for example public."),
     )
 }
 
@@ -259,9 +266,9 @@ pub fn unknown_schema(name: &str) -> ! {
 pub fn own_schema(name: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        format!("could not import from schema \"{name}\": it is the extension's own"),
+        format!("could not import from schema \"{name}\" of the extension itself"),
         None,
-        Some("Name the schema that holds the Python system's tables, for example public."),
+        Some("Name the schema that contains the Python system's tables, for example public."),
     )
 }
 
@@ -269,10 +276,10 @@ pub fn own_schema(name: &str) -> ! {
 pub fn nothing_to_import(schema: &str, tables: &[&str]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("schema \"{schema}\" holds no table of the Python system"),
-        Some(format!("These are looked for: {}.", tables.join(", "))),
+        format!("schema \"{schema}\" contains no table of the Python system"),
+        Some(format!("The import looks for these tables: {}.", tables.join(", "))),
         Some(
-            "Name the schema that holds them; restore its dump into this database first if they are elsewhere.",
+            "Name the schema that contains them. If they are in another database, restore a dump of them into this one first.",
         ),
     )
 }
@@ -282,7 +289,9 @@ pub fn not_a_plain_table(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("{table} is not a table that can be imported"),
-        Some("Only permanent tables are: a view could be anybody's code.".to_owned()),
+        Some(
+            "Only permanent tables can be imported, because a view can run code of another role.".to_owned(),
+        ),
         None,
     )
 }
@@ -291,7 +300,7 @@ pub fn has_children(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("table {table} has inheritance children"),
-        Some("Rows of children are in other tables, which the import does not read.".to_owned()),
+        Some("The import does not read the rows of inheritance children.".to_owned()),
         Some("Move the rows into the table, or end the inheritance with ALTER TABLE ... NO INHERIT."),
     )
 }
@@ -299,9 +308,9 @@ pub fn has_children(table: &str) -> ! {
 pub fn foreign_partition(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        format!("a partition of {table} belongs to another role than the table"),
+        format!("a partition of {table} has another owner than the table"),
         None,
-        Some("Give all partitions the owner of the table with ALTER TABLE ... OWNER TO."),
+        Some("Use ALTER TABLE ... OWNER TO to give all partitions the owner of the table."),
     )
 }
 
@@ -311,7 +320,7 @@ pub fn no_address_column(table: &str, column: &str) -> ! {
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
         format!("column {column} of {table} does not exist"),
         None,
-        Some("Name the column that holds the addresses."),
+        Some("Name the column that contains the addresses."),
     )
 }
 
@@ -319,9 +328,11 @@ pub fn no_address_column(table: &str, column: &str) -> ! {
 pub fn no_such_column(table: &str, column: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-        format!("column {column} of {table} does not exist, or is of a type that is not PostgreSQL's own"),
+        format!("column {column} of {table} does not exist or does not have a built-in type"),
         None,
-        Some("Rename the table if it is not the Python system's: what is not there is not imported."),
+        Some(
+            "If the table does not belong to the Python system, rename it. The import ignores other tables.",
+        ),
     )
 }
 
@@ -331,7 +342,7 @@ pub fn wrong_column_type(table: &str, column: &str, found: &str, wanted: &str) -
         PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         format!("column {column} of {table} has type {found}, but must have type {wanted}"),
         None,
-        Some("Change its type, or rename it: a column that is missing is added."),
+        Some("Change the type of the column, or rename the column. The import adds a missing column."),
     )
 }
 
@@ -340,7 +351,10 @@ pub fn may_not_attach() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         "permission denied for function attach_session_table".to_owned(),
-        Some("session_summaries stays where it is and is attached as a session table.".to_owned()),
+        Some(
+            "The import attaches session_summaries as a session table, which needs more privileges."
+                .to_owned(),
+        ),
         Some(
             "Grant EXECUTE on attach_session_table(), detach_session_table(), enrich_session() and forget_sessions().",
         ),
@@ -351,9 +365,9 @@ pub fn may_not_attach() -> ! {
 pub fn vanished(table: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-        format!("table {table} is gone"),
+        format!("table {table} was dropped during the import"),
         None,
-        Some("What was imported before stays; CALL import_inventory() again to go on."),
+        Some("Rows that were already imported stay. Call import_inventory() again to continue."),
     )
 }
 
@@ -362,7 +376,7 @@ pub fn out_of_range(argument: &str, value: i64, (least, most): (i64, i64)) -> ! 
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         format!("invalid {argument}"),
-        Some(format!("The value is {value}; it is between {least} and {most}.")),
+        Some(format!("The value is {value}, but must be between {least} and {most}.")),
         None,
     )
 }
@@ -372,8 +386,10 @@ pub fn table_is_busy(table: &str, tries: u32) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE,
         format!("could not lock table {table}"),
-        Some(format!("It was tried {tries} times, a moment each time, so that no writer waits behind it.")),
-        Some("See pg_locks for the transaction that holds it, and try again when that has ended."),
+        Some(format!(
+            "The lock was not available in {tries} short attempts. The attempts are short so that writers do not wait."
+        )),
+        Some("Find the transaction that holds the lock in pg_locks, and try again after it has ended."),
     )
 }
 
@@ -420,13 +436,13 @@ pub fn provider_failed(provider: &str, why: &str) -> ! {
 pub fn provider_rests(provider: &str, health: &Health) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-        format!("{provider} is not asked at the moment"),
+        format!("no requests are sent to {provider} at the moment"),
         Some(format!(
-            "The last {} requests failed, the last one with: {}.",
+            "The last {} requests failed. The last error was: {}.",
             health.failures,
             health.last_error.as_deref().unwrap_or("no reason given")
         )),
-        Some("The view provider_status says until when."),
+        Some("The view provider_status shows when requests start again."),
     )
 }
 
@@ -434,7 +450,7 @@ pub fn provider_rests(provider: &str, health: &Health) -> ! {
 pub fn no_network(error: &std::io::Error) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-        "could not start a request".to_owned(),
+        "could not start a request to a provider".to_owned(),
         Some(error.to_string()),
         None,
     )
@@ -453,7 +469,7 @@ pub fn not_encoded(error: &str) -> ! {
 pub fn not_a_trigger_call() -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-        "enrich_session() was not called as a row trigger".to_owned(),
+        "enrich_session() must be called as a row trigger".to_owned(),
         None,
         Some("Use it in CREATE TRIGGER … FOR EACH ROW, or call attach_session_table()."),
     )
@@ -476,10 +492,7 @@ pub fn import_failed(error: &ImportError) -> ! {
         code,
         format!("could not put \"{}\" into service", error.path()),
         Some(error.to_string()),
-        Some(&format!(
-            "Check the setting {}; what was in service before keeps serving.",
-            error.kind().setting()
-        )),
+        Some(&format!("Check the setting {}. The previous file stays in service.", error.kind().setting())),
     )
 }
 
@@ -487,18 +500,18 @@ pub fn import_failed(error: &ImportError) -> ! {
 pub fn version_misfit(misfit: Fit, objects: &str, library: &str) -> ! {
     let (message, hint) = match misfit {
         Fit::LibraryTooOld => (
-            "this session runs a library of cowrie_enrich that is too old",
-            "Install the files of that version and restart the server; where the library is not preloaded, connect again.",
+            "the library of cowrie_enrich in this session is too old",
+            "Install the files of that version and restart the server. If the library is not preloaded, reconnect instead.",
         ),
         _ => (
-            "the extension's objects in this database are too old for its library",
+            "the SQL objects of cowrie_enrich in this database are too old for its library",
             "Run ALTER EXTENSION cowrie_enrich UPDATE.",
         ),
     };
     raise(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         message.to_owned(),
-        Some(format!("The library is of version {library}, the objects are of version {objects}.")),
+        Some(format!("The library has version {library}, the SQL objects have version {objects}.")),
         Some(hint),
     )
 }

@@ -470,7 +470,7 @@ fn it_is_seen_while_it_runs_and_refuses_a_second_call_and_can_be_cancelled() {
         let refusal = watcher.refused("CALL enrich.backfill_sessions('sessions')");
         assert_eq!(
             (refusal.code.as_str(), refusal.message.as_str()),
-            ("55006", "backfill_sessions() is running already")
+            ("55006", "backfill_sessions() is already running")
         );
         watcher.run(&format!("SELECT pg_cancel_backend({pid})"));
     });

@@ -105,7 +105,7 @@ fn a_second_call_of_a_procedure_is_refused_without_a_warning_before() {
             let (mut second, heard) = listening(db.cluster, &db.name);
             let refusal = second.batch_execute(call).expect_err("one call runs already");
             let refusal = refusal.as_db_error().expect("the server refused it");
-            assert!(refusal.message().ends_with(" is running already"), "{call}: {refusal:?}");
+            assert!(refusal.message().ends_with(" is already running"), "{call}: {refusal:?}");
             assert_eq!(*heard.lock().expect("no listener panics"), [] as [String; 0], "{call}");
             blocker.run("ROLLBACK");
             running.join().expect("the call ends").expect("the first call goes on");

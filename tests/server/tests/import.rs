@@ -701,11 +701,11 @@ fn what_cannot_be_imported_is_refused_before_anything_is_done() {
     );
     assert_eq!(
         refusal(&mut db, "CALL enrich.import_inventory('enrich')"),
-        "22023 could not import from schema \"enrich\": it is the extension's own"
+        "22023 could not import from schema \"enrich\" of the extension itself"
     );
     assert_eq!(
         refusal(&mut db, "CALL enrich.import_inventory('empty')"),
-        "42P01 schema \"empty\" holds no table of the Python system"
+        "42P01 schema \"empty\" contains no table of the Python system"
     );
     assert!(db.refused("CALL enrich.import_inventory('empty')").hint.is_some());
 
