@@ -29,9 +29,11 @@ pub fn fit(objects: &str) -> Fit {
 pub fn remedy(fit: Fit) -> &'static str {
     match fit {
         Fit::Fits => "",
-        Fit::ObjectsTooOld => "the library is newer than the extension: ALTER EXTENSION cowrie_enrich UPDATE",
+        Fit::ObjectsTooOld => {
+            "the library is newer than the SQL objects; run ALTER EXTENSION cowrie_enrich UPDATE"
+        }
         Fit::LibraryTooOld => {
-            "the extension is newer than the library: install its files, restart the server"
+            "the SQL objects are newer than the library; install its files and restart the server"
         }
     }
 }

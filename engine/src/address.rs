@@ -54,9 +54,9 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { length } => {
-                write!(f, "address text of {length} bytes is longer than {LONGEST_TEXT}")
+                write!(f, "address of {length} bytes is longer than {LONGEST_TEXT} bytes")
             }
-            Self::NotAnAddress => f.write_str("text is not one IPv4 or IPv6 host address"),
+            Self::NotAnAddress => f.write_str("text is not an IPv4 or IPv6 address"),
         }
     }
 }
@@ -209,9 +209,9 @@ mod tests {
     fn errors_say_what_is_wrong() {
         assert_eq!(
             AddressError::TooLong { length: 500 }.to_string(),
-            "address text of 500 bytes is longer than 128"
+            "address of 500 bytes is longer than 128 bytes"
         );
-        assert_eq!(AddressError::NotAnAddress.to_string(), "text is not one IPv4 or IPv6 host address");
+        assert_eq!(AddressError::NotAnAddress.to_string(), "text is not an IPv4 or IPv6 address");
     }
 
     fn any_ip() -> impl Strategy<Value = IpAddr> {

@@ -37,16 +37,15 @@ fn cymru_lookup(call: &Call) {
     for batch in public.chunks(provider.limits().batch) {
         let reply = exchange(batch);
         if reply.answers.is_empty() {
-            let why = reply
-                .failure
-                .map_or_else(|| "the answer has no row that makes sense".to_owned(), |f| f.to_string());
+            let why =
+                reply.failure.map_or_else(|| "the answer has no valid row".to_owned(), |f| f.to_string());
             error::provider_failed("Team Cymru", &why);
         }
         answers.extend(reply.answers);
     }
     let unanswered = public.iter().filter(|address| !answers.contains_key(address)).count();
     if unanswered > 0 {
-        pgrx::warning!("Team Cymru gave no answer for {unanswered} of {} addresses", public.len());
+        pgrx::warning!("Team Cymru did not answer for {unanswered} of {} addresses", public.len());
     }
     // An address without an answer has no row. Two kinds of addresses have a row of nulls: bogons, which are
     // never sent, and addresses that no network announces.

@@ -83,7 +83,7 @@ pub fn of_address(document: Container<'_>, address: Address) -> Result<Option<Co
     match session.get(&address.to_string()) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Nested(own)) if own.is_object() => Ok(Some(own)),
-        Some(_) => Err("session holds something else than an object for the address".to_owned()),
+        Some(_) => Err("session does not have an object for the address".to_owned()),
     }
 }
 
@@ -93,7 +93,7 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
         Value::Null => None,
         Value::Nested(own) if own.is_object() && own.size() <= LARGEST_PART => Some(own),
         Value::Nested(own) if own.is_object() => {
-            faults.push(format!("{source} has {} bytes, too many to be kept", own.size()));
+            faults.push(format!("{source} is too large to be stored: {} bytes", own.size()));
             None
         }
         _ => {

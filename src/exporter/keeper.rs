@@ -60,8 +60,8 @@ impl Supervisor {
                 return NEVER;
             }
             telemetry::log_once_per_burst(
-                "the exporter could not be started",
-                "no slot is free; raise max_worker_processes",
+                "could not start the exporter",
+                "no background worker slot is free; raise max_worker_processes",
             );
             self.backoff_until = now + START_AGAIN_AFTER;
         }

@@ -231,7 +231,10 @@ impl Line {
                 exported(Exporter::Otlp, Ok(()));
                 if rejected > 0 || !words.is_empty() {
                     let detail = format!("{rejected} of {items} items ({}): {words}", signal.name());
-                    telemetry::log_once_per_burst("the OpenTelemetry collector did not take all", &detail);
+                    telemetry::log_once_per_burst(
+                        "the OpenTelemetry collector rejected items or sent a warning",
+                        &detail,
+                    );
                 }
             }
             Outcome::Deferred { rest, why } => {

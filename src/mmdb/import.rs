@@ -53,10 +53,10 @@ impl fmt::Display for ImportError {
             ImportError::Changing { .. } => f.write_str("the file changed while it was read"),
             ImportError::Damaged { error, .. } => write!(f, "{error}"),
             ImportError::WrongContent { kind: Kind::City, database_type, .. } => {
-                write!(f, "a file of type \"{database_type}\" does not say where addresses are")
+                write!(f, "a file of type \"{database_type}\" does not contain locations of addresses")
             }
             ImportError::WrongContent { kind: Kind::Asn, database_type, .. } => {
-                write!(f, "a file of type \"{database_type}\" does not say which network addresses are in")
+                write!(f, "a file of type \"{database_type}\" does not contain networks of addresses")
             }
         }
     }
@@ -209,7 +209,7 @@ fn refuse(
     }
     if mode == Mode::IfChanged {
         telemetry::log_once_per_burst(
-            "an mmdb file was refused and the old one keeps serving",
+            "an mmdb file was refused, and the old one stays in service",
             &format!("{} \"{}\": {message}", kind.setting(), error.path()),
         );
     }

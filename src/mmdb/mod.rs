@@ -135,8 +135,8 @@ fn look_for_newer(patience: LoadPolicy) {
             match background::start(IMPORT, IMPORT.kind, 0) {
                 Some(process) => process.forget(),
                 None => telemetry::log_once_per_burst(
-                    "a newer mmdb file waits",
-                    "no background worker slot is free (max_worker_processes); reload_mmdb() puts it into service",
+                    "a newer mmdb file is not in service yet",
+                    "no background worker slot is free; raise max_worker_processes, or call reload_mmdb()",
                 ),
             }
         }

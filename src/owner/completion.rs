@@ -21,7 +21,7 @@ const SMALLEST_AFTER: i64 = 11;
 /// Reasons why sessions were not completed. Users read these texts in `completion_status`.
 const TOO_SLOW: &str = "code on the table took too long and was cancelled";
 const UNCHANGED: &str = "the sessions were locked, or code on the table left them unchanged";
-const FAILED: &str = "the transaction failed; the server log has the error";
+const FAILED: &str = "the transaction failed; see the server log for the error";
 
 /// A visit whose rows are still leased, because the step that settles them failed. The visit was rolled back.
 pub struct UnsettledLease {
@@ -132,6 +132,6 @@ fn report(leased: &SessionLease, problem: Problem, most: usize) -> (f64, String)
         Problem::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
         Problem::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
     };
-    telemetry::error("sessions of a table could not be completed", &format!("{table}: {message}"));
+    telemetry::error("could not complete sessions of a table", &format!("{table}: {message}"));
     (longest, message)
 }

@@ -15,7 +15,7 @@ use crate::store::session_priority::{self, Table};
 use crate::telemetry;
 use crate::worker::registry::StepKind;
 
-const FAILED: &str = "a rule of which sessions matter could not be evaluated";
+const FAILED: &str = "could not evaluate a session priority";
 /// A step should last between these two, in microseconds.
 const SHORT: i64 = 40_000;
 const LONG: i64 = 150_000;

@@ -171,7 +171,7 @@ fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Res
     match transaction::run(|| store::run_for_worker(work)) {
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {
-            let headline = "a step of an owner process failed and will be tried again";
+            let headline = "a step of an owner process failed and will be retried";
             match owner_process::own_seat() {
                 Some(worker_slot) => kind.failed(&worker_slot.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),

@@ -90,7 +90,7 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
         let reason = acting_as(home.owner, || store::backfill_sessions::not_intact_reason(connection, rel));
         pg::warning(
             &format!(
-                "sessions of {} were not compared with ip_inventory, the foreign key stays NOT VALID: {}",
+                "could not compare sessions of {} with ip_inventory, so the foreign key stays NOT VALID: {}",
                 catalog::table_name(rel),
                 reason.unwrap_or_default()
             ),
@@ -100,8 +100,10 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
     }
     let orphans = count_orphans(run, &tables, rows);
     pg::warning(
-        &format!("{orphans} sessions point at no address of ip_inventory, the foreign key stays NOT VALID"),
-        "The table rejected_row lists some of them. Addresses must be single hosts; correct them, then CALL \
+        &format!(
+            "{orphans} sessions reference no address of ip_inventory, so the foreign key stays NOT VALID"
+        ),
+        "The table rejected_row lists some of them. Change their addresses to single hosts, then call \
          backfill_sessions() or add_session_foreign_key() again.",
     );
     orphans
@@ -122,7 +124,7 @@ fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
                 rejected.about([Rejected {
                     relation: table.shown(),
                     row_key,
-                    reason: "it points at no address of ip_inventory".to_owned(),
+                    reason: "it references no address of ip_inventory".to_owned(),
                     content: Some(address),
                 }]);
             });

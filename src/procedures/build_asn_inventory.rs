@@ -70,11 +70,11 @@ pub fn build(call: &Call) {
         let (unique, corrected) = count(run, &build_options);
         if state.faulty > 0 {
             let message = format!(
-                "{}: the enrichment of {} addresses makes no sense, wholly or in part",
+                "{}: the enrichment of {} addresses is invalid, or partly invalid",
                 PROCEDURE.name(),
                 state.faulty
             );
-            pg::warning(&message, "The table rejected_row lists them; what could be read was used.");
+            pg::warning(&message, "The table rejected_row lists them. Valid parts were used.");
         }
         vec![
             ("scanned", state.scanned),
@@ -90,7 +90,7 @@ pub fn build(call: &Call) {
 fn read_addresses(run: &mut Run, build_options: &BuildOptions) -> BuildProgress {
     let mut state = run.resume_at().map(BuildProgress::resumed).unwrap_or_default();
     if let Some(last) = state.last {
-        pg::notice(&format!("{}: goes on behind {last}, where an earlier call stopped", PROCEDURE.name()));
+        pg::notice(&format!("{}: continues after {last}, where an earlier call stopped", PROCEDURE.name()));
     }
     let connection = run.connection;
     let left = acting_as(run.home.owner, || build_asn_inventory::left(connection, state.last));
@@ -127,7 +127,7 @@ fn reclassify(run: &mut Run, state: &mut BuildProgress) {
     }
     if blocked > 0 {
         pg::notice(&format!(
-            "{}: left {blocked} networks as they were classified, because other transactions hold these rows",
+            "{}: did not reclassify {blocked} networks, because other transactions have locked their rows",
             PROCEDURE.name()
         ));
     }
@@ -169,7 +169,7 @@ fn show(rejections: &PageRejections, most: usize) -> usize {
     }
     let more = rejections.skipped.len().saturating_sub(most);
     if more > 0 && most > 0 {
-        pg::notice(&format!("{}: skipped {more} more among these", PROCEDURE.name()));
+        pg::notice(&format!("{}: skipped {more} more addresses of this batch", PROCEDURE.name()));
     }
     rejections.skipped.len().min(most)
 }

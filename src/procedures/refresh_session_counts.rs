@@ -90,7 +90,7 @@ fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
     if not_intact.is_left_out {
         pg::warning(
             &format!("{procedure}: left out the sessions of {table}: {reason}"),
-            &format!("No count was corrected downwards. {ATTACH_AGAIN}"),
+            &format!("No count was lowered. {ATTACH_AGAIN}"),
         );
     } else {
         pg::warning(&format!("{procedure}: {table} is not intact: {reason}"), ATTACH_AGAIN);

@@ -59,7 +59,9 @@ fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64
     }
     match left {
         Some(0) => Some("the daily quota is spent".to_owned()),
-        Some(_) if !quota::is_known() => Some("waiting for what all databases spent today".to_owned()),
+        Some(_) if !quota::is_known() => {
+            Some("waiting until each database has reported its requests of today".to_owned())
+        }
         _ => None,
     }
 }

@@ -135,7 +135,7 @@ fn append_early(home: Home) {
     };
     if let Err(failure) = contained(lock_all) {
         // The counts stay in memory until the commit, even beyond the limit.
-        telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
+        telemetry::error("could not append session counts yet; will retry at commit", &failure.message);
         PENDING.with_borrow_mut(|pending| pending.referenced = true);
         return;
     }
@@ -147,7 +147,7 @@ fn append_early(home: Home) {
     let counts =
         seen.iter().map(|(address, seen)| (*address, seen.tally)).filter(|(_, tally)| tally.sessions != 0);
     if let Err(failure) = waiting.append(home, c"session_delta", || session_delta::append(home, counts)) {
-        telemetry::error("session counts of a transaction could not be appended yet", &failure.message);
+        telemetry::error("could not append session counts yet; will retry at commit", &failure.message);
         PENDING.with_borrow_mut(|pending| {
             pending.referenced = true;
             if let Some((_, addresses)) = pending.levels.last_mut() {
@@ -236,7 +236,7 @@ fn before_commit() {
     if transaction::is_being_prepared() {
         leave_counters();
         if let Err(failure) = contained(registry::transaction_is_prepared) {
-            telemetry::error("a prepared transaction will be noticed late", &failure.message);
+            telemetry::error("the worker will process a prepared transaction with a delay", &failure.message);
         }
     }
 }
@@ -256,7 +256,7 @@ fn leave_counters() {
         registry::work_was_queued();
     });
     if let Err(failure) = left {
-        telemetry::error("the counters of a prepared transaction are not counted", &failure.message);
+        telemetry::error("could not store the counters of a prepared transaction", &failure.message);
     }
 }
 
@@ -347,7 +347,7 @@ fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
         return;
     }
     let hint = if registry::is_attended() {
-        "A recount follows by itself. The table recount_request has a row until then."
+        "A recount will start automatically. The table recount_request has a row until then."
     } else {
         "No worker runs, so call refresh_session_counts()."
     };
@@ -370,7 +370,10 @@ fn request_recount(home: Home, missing: Missing) {
 
 fn were_not_queued(failure: &Failure) {
     registry::sweep_is_needed();
-    telemetry::error("lookups of a transaction were not queued, a sweep will", &failure.message);
+    telemetry::error(
+        "could not queue the lookups of a transaction; the next sweep will queue them",
+        &failure.message,
+    );
 }
 
 /// Queues lookups for sessions of existing addresses whose network or type is still unknown. The answer may
@@ -432,7 +435,7 @@ fn note_incomplete(home: Home, seen: &Addresses, further: &Further, waiting: &Wa
         Ok(Appended::NoRoom) if recount_requests::may_exist(home) => {}
         Ok(Appended::NoRoom) => request_recount(home, Missing { sessions: 0, has_gaps: true }),
         Err(failure) => {
-            telemetry::error("could not note the incomplete sessions of a transaction", &failure.message);
+            telemetry::error("could not store the incomplete sessions of a transaction", &failure.message);
             request_recount(home, Missing { sessions: 0, has_gaps: true });
         }
     }
@@ -492,7 +495,7 @@ fn create_bare(home: Home, wanted: &[Address]) -> bool {
     let created = match written {
         Ok(created) => created,
         Err(failure) => {
-            telemetry::error("addresses for a foreign key could not be created", &failure.message);
+            telemetry::error("could not create addresses for a foreign key", &failure.message);
             return false;
         }
     };
@@ -521,8 +524,10 @@ fn create(
     });
     written.inspect_err(|failure| {
         let what = match moment {
-            Moment::Commit => "inventory rows of a transaction could not be created, folding will",
-            Moment::Reference => "addresses for a foreign key are created without their networks",
+            Moment::Commit => {
+                "could not create inventory rows of a transaction; the next fold will create them"
+            }
+            Moment::Reference => "could not create the networks of addresses for a foreign key",
         };
         telemetry::error(what, &failure.message);
     })

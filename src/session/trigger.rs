@@ -55,11 +55,11 @@ thread_local! {
     static SITES: RefCell<(u64, HashMap<Oid, TriggerLayout>)> = RefCell::default();
 }
 
-const NOT_INTACT: &str = "a session table lacks columns of the right type";
+const NOT_INTACT: &str = "a session table has changed since it was attached";
 
 /// Logs that a session table has changed since it was attached.
 fn report_not_intact(table: Oid) {
-    let reason = "a column was renamed, dropped, changed or generated since; see attached_tables";
+    let reason = "a column was renamed, was dropped, has another type or is generated; see attached_tables";
     telemetry::error(NOT_INTACT, &format!("table {}: {reason}", catalog::table_name(table)));
 }
 
@@ -106,7 +106,7 @@ impl TriggerLayout {
             lengths: [length(snapshot[1]), length(snapshot[2])],
             respell: firing.argument(2).is_some(),
             is_input_trusted: is_input_trusted.unwrap_or_else(|failure| {
-                telemetry::error("the options of a session table could not be read", &failure.message);
+                telemetry::error("could not read the options of a session table", &failure.message);
                 false
             }),
         }
@@ -376,7 +376,7 @@ pub fn forget_sessions(call: &Call) {
             }
         }
         Err(failure) => {
-            telemetry::error("sessions that TRUNCATE removes were not counted", &failure.message);
+            telemetry::error("could not subtract the sessions that TRUNCATE removes", &failure.message);
         }
     }
 }

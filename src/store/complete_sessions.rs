@@ -125,7 +125,7 @@ pub fn visit(
             Some((table, has_types)) => {
                 if !has_types && known.iter().any(|known| known.ip_type.is_some()) {
                     telemetry::log_once_per_burst(
-                        "sessions of a table may lack their type: attach it again, then call backfill_sessions()",
+                        "sessions of a table may lack snapshot_ip_type; attach the table again, then call backfill_sessions()",
                         &String::from_utf8_lossy(&table.name),
                     );
                 }
@@ -211,7 +211,7 @@ fn complete_table(
         let owner = catalog::owner_of_table(table.oid);
         if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
             telemetry::log_once_per_burst(
-                "sessions of a table may be hidden from its owner, who completes them: row-level security is forced",
+                "forced row-level security may hide sessions of a table from its owner, so they are not completed",
                 &String::from_utf8_lossy(&table.name),
             );
         }

@@ -108,7 +108,7 @@ impl Pass {
             );
         } else if self.left > 0 || self.networks_left > 0 {
             pg::notice(&format!(
-                "left {} pending counts of addresses and the counts of {} networks, because other transactions hold these \
+                "skipped pending counts of {} addresses and {} networks, because other transactions have locked their \
                  rows",
                 self.left, self.networks_left
             ));

@@ -48,9 +48,9 @@ pub fn exported(by: Exporter, outcome: Result<(), &str>) {
         Ok(()) => by.counter(DONE).fetch_add(1, Ordering::Relaxed),
         Err(reason) => {
             let headline = match by {
-                Exporter::Scrape => "metrics could not be served",
-                Exporter::StatusFile => "the status file could not be written",
-                Exporter::Otlp => "metrics could not be sent by OTLP",
+                Exporter::Scrape => "could not serve metrics",
+                Exporter::StatusFile => "could not write the status file",
+                Exporter::Otlp => "could not send metrics or spans by OTLP",
             };
             super::log_once_per_burst(headline, reason);
             by.counter(FAILED).fetch_add(1, Ordering::Relaxed)

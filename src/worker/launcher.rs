@@ -262,7 +262,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             databases
         }
         Err(failure) => {
-            telemetry::error("the launcher could not list the databases", &failure.message);
+            telemetry::error("could not list the databases", &failure.message);
             return RESTART_BASE;
         }
     };
@@ -371,7 +371,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
     }
     (state.started_at, state.is_news) = (now, false);
     let (lack, problem) = match take_seat(database.oid) {
-        None => (Lack::Room, "more than 64 databases have a worker already"),
+        None => (Lack::Room, "64 databases already have a worker, which is the maximum"),
         Some(index) => match super::start(&database.name, index) {
             Some(process) => {
                 state.worker = Some((index, Some(process)));
@@ -380,13 +380,13 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
             }
             None => {
                 free(&shared::block().worker_slots[index]);
-                (Lack::Slot, "no slot is free; raise max_worker_processes")
+                (Lack::Slot, "no background worker slot is free; raise max_worker_processes")
             }
         },
     };
     order.room = Some(running);
     state.lacks(lack);
-    telemetry::log_once_per_burst("a worker could not be started", &format!("{}: {problem}", database.name));
+    telemetry::log_once_per_burst("could not start a worker", &format!("{}: {problem}", database.name));
     state.backoff_until = now + START_AGAIN_AFTER;
     state.backoff_until
 }

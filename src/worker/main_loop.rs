@@ -118,7 +118,7 @@ pub fn run(worker_slot: i32) {
     }
     let mut worker = match Worker::new(worker_slot) {
         Ok(worker) => worker,
-        Err(error) => pgrx::error!("could not set the worker up: {error}"),
+        Err(error) => pgrx::error!("could not initialize the worker: {error}"),
     };
     loop {
         background::reload_settings();

@@ -208,7 +208,10 @@ impl Owners {
             slot.is_abandoned.store(true, Ordering::Release);
             telemetry::error(
                 "an owner process is abandoned",
-                &format!("process {}: code of the owner did not end", slot.pid.load(Ordering::Relaxed)),
+                &format!(
+                    "process {}: code of the table owner did not end after it was cancelled",
+                    slot.pid.load(Ordering::Relaxed)
+                ),
             );
             self.to_suspend.insert(owner, "code on a table did not end after it was cancelled".to_owned());
             return;
@@ -243,7 +246,7 @@ impl Owners {
         } else if !slot.is_connected.load(Ordering::Acquire) {
             history.cannot_connect = !history.cannot_connect;
             history.not_before = now + retry_pause();
-            telemetry::error("an owner process could not connect", "the server log has the error");
+            telemetry::error("an owner process could not connect", "see the server log for the error");
         } else if slot.ended_in_code.load(Ordering::Acquire) && !was_abandoned {
             history.deaths += 1;
             let pause = backoff::delay(
@@ -255,7 +258,7 @@ impl Owners {
             history.not_before = now + clock::micros(pause);
             if history.deaths >= MOST_DEATHS {
                 history.deaths = 0;
-                let reason = format!("code on a table ended {MOST_DEATHS} processes in a row");
+                let reason = format!("code on a table ended its process {MOST_DEATHS} times in a row");
                 self.to_suspend.insert(owner, reason);
             }
         } else {
@@ -413,8 +416,8 @@ impl Owners {
         ranking.process_ended(role, slot);
         steps.worker_slot.report.launch_failures.fetch_add(1, Ordering::Relaxed);
         telemetry::log_once_per_burst(
-            "an owner process could not be started",
-            "no slot is free; raise max_worker_processes",
+            "could not start an owner process",
+            "no background worker slot is free; raise max_worker_processes",
         );
         self.next = self.next.min(clock::now() + retry_pause());
         Ok(false)

@@ -75,7 +75,10 @@ impl Recounter {
             clock::micros(backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit()))
         } else {
             // Nothing was read, and a slot may be free a moment later.
-            telemetry::error("a recount could not be started", "no slot is free; raise max_worker_processes");
+            telemetry::error(
+                "could not start a recount",
+                "no background worker slot is free; raise max_worker_processes",
+            );
             retry_pause()
         };
         self.not_before = now + pause;
@@ -122,7 +125,7 @@ fn run(worker_slot: i32) {
                 telemetry::log_once_per_burst("a recount waits for a lock", &failure.message);
             }
             Err(failure) => {
-                telemetry::error("a recount failed and will be tried again", &failure.message);
+                telemetry::error("a recount failed and will be retried", &failure.message);
                 break;
             }
             Ok(None) => break,

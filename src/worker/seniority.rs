@@ -35,7 +35,7 @@ impl Seniority {
         read().unwrap_or_else(|error| {
             if error.kind() != ErrorKind::NotFound {
                 telemetry::log_once_per_burst(
-                    "the list of databases with workers is ignored",
+                    "could not read the list of databases with workers",
                     &error.to_string(),
                 );
             }
@@ -93,7 +93,7 @@ impl Seniority {
         {
             self.is_changed = true;
             telemetry::log_once_per_burst(
-                "the list of databases with workers could not be written",
+                "could not write the list of databases with workers",
                 &error.to_string(),
             );
         }

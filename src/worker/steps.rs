@@ -107,7 +107,7 @@ impl Steps {
         self.keys_were_safe_at.set((keys.count == 0).then_some(version));
         if let Some(first) = keys.first {
             let detail =
-                format!("{} of them, for example {first}; see the view unsafe_foreign_keys", keys.count);
+                format!("{} found, for example {first}; see the view unsafe_foreign_keys", keys.count);
             telemetry::log_once_per_burst("a worker stops because of unsafe foreign keys", &detail);
         }
         keys.count == 0

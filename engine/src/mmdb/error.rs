@@ -27,7 +27,10 @@ impl fmt::Display for MmdbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotMmdb { length, looks_like: None } => {
-                write!(f, "file of {length} bytes holds no mmdb metadata: not an mmdb file, or one cut short")
+                write!(
+                    f,
+                    "file of {length} bytes has no mmdb metadata: it is not an mmdb file, or it is truncated"
+                )
             }
             Self::NotMmdb { length, looks_like: Some(kind) } => {
                 write!(f, "file of {length} bytes is {kind}, not an mmdb file")

@@ -48,12 +48,12 @@ impl fmt::Display for Failure {
             | Self::Io(text)
             | Self::Malformed(text)
             | Self::Status { text, .. } => write!(f, "{text:.200}"),
-            Self::ConnectTimeout => f.write_str("no connection within the time allowed"),
-            Self::Silent => f.write_str("no answer within the time allowed"),
-            Self::Stalled => f.write_str("the answer stopped coming"),
-            Self::TooSlow => f.write_str("the answer took longer than the time allowed"),
-            Self::Cut => f.write_str("the answer was cut short"),
-            Self::TooLarge => f.write_str("the answer was larger than any answer can be"),
+            Self::ConnectTimeout => f.write_str("could not connect within the timeout"),
+            Self::Silent => f.write_str("no answer within the timeout"),
+            Self::Stalled => f.write_str("the answer stopped before its end"),
+            Self::TooSlow => f.write_str("the answer was not complete within the timeout"),
+            Self::Cut => f.write_str("the connection was closed before the end of the answer"),
+            Self::TooLarge => f.write_str("the answer was larger than the maximum"),
             Self::Cancelled => f.write_str("cancelled"),
         }
     }

@@ -228,7 +228,7 @@ pub(super) mod tests {
                 answers: 499,
                 outcome: Text::new("timed_out"),
             }),
-            error: Text::new("the answer took longer than the time allowed"),
+            error: Text::new("the answer was not complete within the timeout"),
             ..network()
         }
     }

@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(names, ["enrich.batch", "connect", "query", "apply"]);
         let status = spans[0].status.as_ref().unwrap();
         assert_eq!(status.code(), StatusCode::Error);
-        assert_eq!(status.message, "the answer took longer than the time allowed");
+        assert_eq!(status.message, "the answer was not complete within the timeout");
         assert_eq!(
             spans[0].attributes,
             [

@@ -148,15 +148,21 @@ pub fn read(
         let reason = backfill_sessions::not_intact_reason(connection, stretch.table.oid);
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         pg::warning(
-            &format!("sessions of {} have no snapshot that could be filled{reason}", stretch.table.shown()),
+            &format!(
+                "snapshots of {} are not filled, because the table has changed{reason}",
+                stretch.table.shown()
+            ),
             "Attach the table again and repeat all arguments. Missing columns are added.",
         );
         return Some(nothing);
     };
     if !stretch.table.is_of_one_owner {
         pg::warning(
-            &format!("snapshots of {} are not filled", stretch.table.shown()),
-            "The partition belongs to somebody else than the table: make them one role's.",
+            &format!(
+                "snapshots of {} are not filled, because it has another owner than its table",
+                stretch.table.shown()
+            ),
+            "Use ALTER TABLE ... OWNER TO to give the partition the owner of the table.",
         );
         return Some(nothing);
     }
@@ -374,11 +380,11 @@ impl Writer<'_> {
         self.completed.filtered.push(table);
         pg::warning(
             &format!(
-                "row-level security of {} is forced upon its owner, who fills the snapshots: sessions that no policy lets \
-                 the owner change stay as they are, and are reported as held",
+                "forced row-level security of {} can prevent its owner from completing sessions; such sessions are \
+                 reported as held",
                 self.table.shown()
             ),
-            "Give the owner a policy, or call it again after ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.",
+            "Create a policy for the owner, or run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY; then call the procedure again.",
         );
     }
 
@@ -393,8 +399,11 @@ impl Writer<'_> {
         if self.completed.refused >= MOST_REFUSED && !self.completed.has_warned {
             self.completed.has_warned = true;
             pg::warning(
-                &format!("{} refuses to have snapshots filled, which is given up", self.table.shown()),
-                "The table rejected_row says what is in the way.",
+                &format!(
+                    "snapshots of {} are not filled, because too many updates failed",
+                    self.table.shown()
+                ),
+                "See the table rejected_row for the errors.",
             );
         }
     }

@@ -161,7 +161,7 @@ impl Collector {
             Ok(Some(address)) => address,
             Ok(None) => return,
             Err(text) => {
-                rejected.about([self.rejected(row, "the address is none".to_owned(), Some(text))]);
+                rejected.about([self.rejected(row, "the value is not an address".to_owned(), Some(text))]);
                 return;
             }
         };

@@ -42,7 +42,8 @@ pub fn as_string(text: &[u8]) -> Vec<u8> {
 }
 
 pub const NOT_AN_OBJECT: &str = "the document is not an object";
-pub const CLEANED: &str = "enrichment holds characters that jsonb cannot: they are left out or replaced by ?";
+pub const CLEANED: &str =
+    "enrichment has characters that jsonb does not support; they are omitted or replaced by ?";
 pub const UNREADABLE: &str = "enrichment cannot be read as JSON";
 
 /// Returns a document that is an object, and its faults.

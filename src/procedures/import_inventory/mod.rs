@@ -105,13 +105,13 @@ fn reader(table: &Table) -> Reader<'_> {
 
 fn say_what_is_missing(tables: &[Table], schema: &str) {
     for name in TABLES.iter().filter(|name| tables.iter().all(|table| table.name != **name)) {
-        pg::notice(&format!("schema \"{schema}\" has no table {name}: nothing to import from it"));
+        pg::notice(&format!("schema \"{schema}\" has no table {name}, so no rows of it are imported"));
     }
     for table in tables {
         for column in reader(table).unreadable() {
             let (name, type_name) = (&column.name, &column.type_name);
             pg::notice(&format!(
-                "column {name} of {} is left out: its type {type_name} cannot be read",
+                "column {name} of {} is not imported, because its type {type_name} is not supported",
                 table.name
             ));
         }

@@ -95,7 +95,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     });
     if !changes.is_empty() {
         let becomes: Vec<String> = changes.iter().map(tables::Change::description).collect();
-        pg::notice(&format!("{name} is rewritten, and locked meanwhile: {}", becomes.join(", ")));
+        pg::notice(&format!("rewriting {name}, which stays locked until the end: {}", becomes.join(", ")));
     }
     run.begin("attaching session_summaries", 1);
     run.batch(|_| {
@@ -106,14 +106,14 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     });
     for reference in &references {
         pg::notice(&format!(
-            "foreign key {} of {name} to the imported ip_inventory is dropped",
+            "dropped foreign key {} of {name} to the imported ip_inventory",
             String::from_utf8_lossy(reference)
         ));
     }
     if is_attached {
         let reason = |connection: &Connection| backfill_sessions::not_intact_reason(connection, table.oid);
         if let Some(reason) = acting_as(run.home.owner, || Connection::with(schema, reason)) {
-            pg::warning(&format!("{name} is attached already, but is not intact: {reason}"), ATTACH_AGAIN);
+            pg::warning(&format!("{name} is already attached, but is not intact: {reason}"), ATTACH_AGAIN);
         }
         return;
     }
@@ -121,7 +121,7 @@ pub fn attach(run: &mut Run, table: &Table, inventory: Option<&Table>) {
     run.commit();
     let by = tables::time_column(table).unwrap_or("no time column");
     pg::notice(&format!(
-        "{name} is attached ({}, {by}); now CALL backfill_sessions('{name}') to count its sessions and to complete their snapshots",
+        "{name} is attached ({}, {by}); call backfill_sessions('{name}') next, to count its sessions and complete their snapshots",
         tables::ADDRESS
     ));
 }
@@ -132,7 +132,7 @@ fn take_types(table: &Table, name: &str, changes: &mut Vec<tables::Change>) {
         tables::Types::None => {}
         tables::Types::First(change) => changes.push(change),
         tables::Types::Unreadable => pg::notice(&format!(
-            "column snapshot_ip_types of {name} is not imported: it is neither an array of texts nor JSON; \
+            "column snapshot_ip_types of {name} is not imported, because it is neither an array of text nor JSON; \
              fill snapshot_ip_type before the import"
         )),
     }

@@ -337,7 +337,7 @@ fn malformed_addresses_are_listed_by_their_key() {
     assert_eq!(reported(&mut db, "malformed"), 2);
     assert_eq!(
         db.rows("SELECT row_key, reason, content FROM enrich.rejected_row ORDER BY 1"),
-        ["b|the address is none|not an ip", "c|the address is none|8.8.8.0/24"]
+        ["b|the value is not an address|not an ip", "c|the value is not an address|8.8.8.0/24"]
     );
     // The list has the row's ctid if the table lacks a key.
     db.run("DELETE FROM enrich.rejected_row; ALTER TABLE sessions DROP CONSTRAINT sessions_pkey");

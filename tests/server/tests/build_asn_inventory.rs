@@ -300,7 +300,7 @@ fn a_thousand_malformed_documents_among_many_are_counted_listed_and_warned_of_on
     load_malformed(&mut db, 1_000);
     let said = db.notices("CALL enrich.build_asn_inventory(progress => false)");
     let expected =
-        "WARNING:  build_asn_inventory: the enrichment of 1000 addresses makes no sense, wholly or in part";
+        "WARNING:  build_asn_inventory: the enrichment of 1000 addresses is invalid, or partly invalid";
     assert_eq!(said.matches("WARNING").count(), 1, "{said}");
     assert!(said.contains(expected), "{said}");
     // J10: the summary contains the number of skipped addresses.
@@ -327,7 +327,11 @@ fn a_verbose_call_shows_some_of_those_that_it_skips() {
     let shown = said.lines().filter(|line| line.contains("skipped 70.0.0.")).count();
     assert_eq!(shown, 20, "ten of each batch: {said}");
     assert!(said.contains("skipped 70.0.0.0: the document is not an object"), "{said}");
-    assert_eq!(said.lines().filter(|line| line.contains("more among these")).count(), 2, "{said}");
+    assert_eq!(
+        said.lines().filter(|line| line.contains("more addresses of this batch")).count(),
+        2,
+        "{said}"
+    );
     let quiet = db.notices("CALL enrich.build_asn_inventory(50, false, false)");
     assert!(!quiet.contains("skipped 70."), "{quiet}");
     assert!(!quiet.contains("[#"), "{quiet}");

@@ -359,7 +359,7 @@ fn a_batch_that_failed_says_where() {
     lab.whois.behave(Behaviour { fault: Some(Fault::Silent), ..Behaviour::normal() });
     queue(&mut db, &[member(0, 1)]);
     let (whole, parts) = failed("silent");
-    let why = "no answer within the time allowed";
+    let why = "no answer within the timeout";
     assert_eq!(whole.error.as_deref(), Some(why));
     assert_eq!((&parts["connect"].error, parts["query"].error.as_deref()), (&None, Some(why)));
     assert_eq!(parts["apply"].error, None);
@@ -432,7 +432,7 @@ fn a_collector_that_does_not_behave_costs_a_counter_and_nothing_else() {
     assert_eq!(items(&mut db, "traces", "dropped"), 0);
     // One line per series of failures, regardless of their number.
     let log = cluster.whole_log();
-    let lines = log.lines().filter(|line| line.contains("could not be sent by OTLP")).count();
+    let lines = log.lines().filter(|line| line.contains("could not send metrics or spans by OTLP")).count();
     assert!((1..=3).contains(&lines), "{lines} lines");
     server_tests::cymru::assert_nothing_crashed(&cluster);
 }
@@ -526,7 +526,7 @@ fn what_a_collector_does_not_take_is_counted_and_logged() {
     wait_until("some are rejected", || items(&mut db, "traces", "rejected"), |all| *all == 2);
     assert_eq!(items(&mut db, "traces", "taken"), 3);
     assert_eq!(requests(&mut db, "traces", "taken"), 1);
-    let said = "did not take all: 2 of ";
+    let said = "rejected items or sent a warning: 2 of ";
     wait_until("the log has it", || cluster.whole_log(), |log| log.contains(said));
     assert!(cluster.whole_log().contains("too many attributes"));
 }

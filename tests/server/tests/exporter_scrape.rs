@@ -382,7 +382,7 @@ fn a_port_that_is_taken_costs_a_counter_and_a_line_and_is_tried_again() {
                     WHERE name = 'enrich_export_failures_total' AND labels ->> 'exporter' = 'scrape'";
     wait_until("it was tried three times", || db.number(failures), |failures| *failures >= 3);
     let pid = exporter_pid(&mut db);
-    let lines = cluster.whole_log().matches("cowrie_enrich: metrics could not be served").count();
+    let lines = cluster.whole_log().matches("cowrie_enrich: could not serve metrics").count();
     assert_eq!(lines, 1, "{}", cluster.log());
     db.run(&COWRIE.insert(&[("s", Some("8.8.8.8"))]));
     assert_eq!(db.number("SELECT errors FROM enrich.enrich_stats()"), 0);

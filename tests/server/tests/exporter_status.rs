@@ -400,7 +400,7 @@ fn what_keeps_it_from_being_written_costs_a_counter_and_a_line() {
         // One log line per series of failures: the first.
         let log = cluster.whole_log();
         let lines: Vec<&str> =
-            log.lines().filter(|line| line.contains("the status file could not be written")).collect();
+            log.lines().filter(|line| line.contains("could not write the status file")).collect();
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(expected > 1 || lines[0].contains(reason), "{lines:?}");
     };

@@ -92,7 +92,7 @@ fn a_call_leaves_the_counts_of_an_address_that_another_transaction_creates() {
         insert(&mut db, "blocked", "8.8.8.8");
         insert(&mut db, "again", "1.1.1.1");
         let said = fold(&db);
-        assert!(said.contains("left 1 pending counts of addresses"), "{what}: {said}");
+        assert!(said.contains("skipped pending counts of 1 addresses"), "{what}: {said}");
         assert_eq!(count(&mut db, "1.1.1.1"), "2", "{what}");
         assert_eq!(pending(&mut db), ["8.8.8.8|1"], "{what}");
         other.run(end);
@@ -111,7 +111,7 @@ fn a_call_leaves_the_counts_of_a_new_address_whose_network_another_transaction_c
         insert(&mut db, "blocked", "8.8.8.8");
         insert(&mut db, "free", "1.1.1.1");
         let said = fold(&db);
-        assert!(said.contains("left 1 pending counts of addresses"), "{said}");
+        assert!(said.contains("skipped pending counts of 1 addresses"), "{said}");
         assert_eq!(count(&mut db, "1.1.1.1"), "1");
         assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
         other.run(end);
@@ -131,7 +131,7 @@ fn a_call_leaves_the_counts_of_a_new_address_whose_network_is_locked() {
     insert(&mut db, "blocked", "8.8.8.8");
     insert(&mut db, "free", "1.1.1.1");
     let said = fold(&db);
-    assert!(said.contains("left 1 pending counts of addresses"), "{said}");
+    assert!(said.contains("skipped pending counts of 1 addresses"), "{said}");
     assert_eq!(count(&mut db, "1.1.1.1"), "1");
     assert_eq!(pending(&mut db), ["8.8.8.8|1"]);
     other.run("ROLLBACK");
@@ -156,7 +156,7 @@ fn a_call_leaves_locked_addresses_and_networks_and_folds_the_others() {
         insert(&mut db, &format!("second{n}"), address);
     }
     let said = fold(&db);
-    assert!(said.contains("left 1 pending counts of addresses and the counts of 1 networks"), "{said}");
+    assert!(said.contains("skipped pending counts of 1 addresses and 1 networks"), "{said}");
     assert_eq!([count(&mut db, "8.8.8.8"), count(&mut db, "8.8.8.9")], ["2", "2"]);
     assert_eq!(pending(&mut db), ["1.1.1.1|1"]);
     let sessions = "SELECT total_session_count FROM enrich.asn_inventory WHERE asn_number = 15169";
@@ -197,7 +197,7 @@ fn counts_behind_more_blocked_ones_than_a_batch_takes_are_folded() {
     insert_many(&mut db, 20_500);
     insert(&mut db, "again", "1.1.1.1");
     let said = fold(&db);
-    assert!(said.contains("left 20500 pending counts of addresses"), "{said}");
+    assert!(said.contains("skipped pending counts of 20500 addresses"), "{said}");
     assert_eq!(count(&mut db, "1.1.1.1"), "2");
     other.run("ROLLBACK");
     assert_eq!(fold(&db), "");

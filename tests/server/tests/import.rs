@@ -163,7 +163,7 @@ fn every_row_is_taken_merged_or_listed() {
         if orm {
             addresses.insert(
                 10,
-                "81.2.69.8|enrichment holds characters that jsonb cannot: they are left out or replaced by ?",
+                "81.2.69.8|enrichment has characters that jsonb does not support; they are omitted or replaced by ?",
             );
             addresses.insert(11, "81.2.69.9|enrichment cannot be read as JSON");
         }
@@ -173,7 +173,7 @@ fn every_row_is_taken_merged_or_listed() {
             [
                 "81.2.69.2 0 2024-01-03T00:00:00.000000+00:00|asn_number is not an ASN",
                 "81.2.69.2 64502 |observed_at is missing",
-                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation is there, of source maxmind",
+                "::ffff:81.2.69.2 64501 2024-01-03T00:00:00.000000+00:00|the same observation exists from source maxmind",
                 "nobody 64501 2024-01-03T00:00:00.000000+00:00|ip_address is not an address",
             ]
         );
@@ -184,7 +184,7 @@ fn every_row_is_taken_merged_or_listed() {
         ];
         if orm {
             sessions.push(
-                "odd-5|enrichment holds characters that jsonb cannot: they are left out or replaced by ?",
+                "odd-5|enrichment has characters that jsonb does not support; they are omitted or replaced by ?",
             );
             sessions.push("odd-6|enrichment cannot be read as JSON");
         }

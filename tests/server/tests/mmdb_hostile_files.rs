@@ -122,7 +122,7 @@ fn hostile_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             with_metadata("build_epoch", Some(Value::U64(9_224_318_016_000))),
             "build_epoch",
         ),
-        ("a file for the other setting", sound()[1].bytes(), "does not say where addresses are"),
+        ("a file for the other setting", sound()[1].bytes(), "does not contain locations of addresses"),
     ]
 }
 

@@ -197,7 +197,11 @@ fn a_rule_that_leaves_its_expression_is_refused_and_one_that_got_in_is_not_run()
         asked_before += 2;
         wait_for_answers(&mut db, asked_before);
     }
-    assert!(lab.cluster.whole_log().contains("could not be evaluated"), "{}", lab.cluster.log());
+    assert!(
+        lab.cluster.whole_log().contains("could not evaluate a session priority"),
+        "{}",
+        lab.cluster.log()
+    );
     assert_eq!(db.number("SELECT count(*) FROM keeper.session_summaries"), asked_before as i64);
     assert_eq!(db.one("SELECT to_regclass('keeper.new_table')"), "NULL");
 
@@ -330,7 +334,14 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     insert_with_commands(&mut db, "analyst.session_summaries", &[(member(1, 7), 1)]);
     wait_until(
         "the rule's turn has come",
-        || (lab.cluster.whole_log().contains("its owner is another than who set the rule"), db.rows(who)),
+        || {
+            (
+                lab.cluster
+                    .whole_log()
+                    .contains("the table has another owner than when the priority was set"),
+                db.rows(who),
+            )
+        },
         |(is_refused, who)| *is_refused || !who.is_empty(),
     );
     lab.greynoise.behave(HttpBehaviour::normal());
@@ -338,7 +349,7 @@ fn a_rule_does_not_come_into_a_new_owners_rights() {
     assert_eq!(asked(&lab.greynoise).len(), 2);
     assert_nobody_grabbed(&mut db, "analyst");
     assert_eq!(db.rows(who), [] as [&str; 0]);
-    wait_for_log(&lab, "its owner is another than who set the rule");
+    wait_for_log(&lab, "the table has another owner than when the priority was set");
 
     // The same with a table that gets another ordinary role as owner, and the first one again.
     let _ = nobody(&mut db, "heir");
@@ -417,7 +428,7 @@ fn a_rule_is_not_evaluated_on_somebody_elses_partition() {
     // Only the partition of the table's owner is ranked.
     let own: BTreeSet<IpAddr> = rows.iter().filter(|(part, _)| *part == 0).map(|(_, a)| *a).collect();
     assert_eq!(asked(&lab.greynoise)[..5].iter().copied().collect::<BTreeSet<_>>(), own);
-    wait_for_log(&lab, "part1: its owner is another than who set the rule");
+    wait_for_log(&lab, "part1: the table has another owner than when the priority was set");
     lab.assert_nothing_crashed();
 }
 

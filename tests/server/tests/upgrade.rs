@@ -282,7 +282,7 @@ fn objects_newer_than_the_library_are_left_alone_by_the_worker_and_sessions_are_
     assert_eq!(other.number("SELECT count(*) FROM ip_inventory"), 21);
     assert_eq!(server.whois.record().connections.len(), 0);
     assert!(
-        server.cluster.whole_log().contains("the extension is newer than the library"),
+        server.cluster.whole_log().contains("the SQL objects are newer than the library"),
         "nobody was told"
     );
 

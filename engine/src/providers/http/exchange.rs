@@ -214,7 +214,7 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
         |why: String| Failure::Connect(format!("could not connect to {host:.80}{through}: {why:.100}"));
     match error {
         Error::Timeout(Timeout::Resolve) => {
-            Failure::Resolve(format!("could not resolve {host:.80}: no answer within the time allowed"))
+            Failure::Resolve(format!("could not resolve {host:.80}: no answer within the timeout"))
         }
         Error::Timeout(Timeout::Connect) => Failure::ConnectTimeout,
         Error::Timeout(_) => Failure::Silent,
