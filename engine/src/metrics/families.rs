@@ -39,88 +39,88 @@ macro_rules! families {
 families! {
     RECORDS_CREATED: Counter "asn_inventory.records_created" as "asn_inventory_records_created_total" in "{network}"
         by ["source", "country", "rir"]
-        => "Networks created, by who named them, their country and their registry";
+        => "Networks created, by source, country and registry";
     RECORDS_UPDATED: Counter "asn_inventory.records_updated" as "asn_inventory_records_updated_total" in "{network}"
         by ["source", "update_type"]
-        => "Networks updated: their metadata, or the times when they were seen";
+        => "Networks updated, by source and kind of update (metadata or times seen)";
     TOTAL_COUNT: Gauge "asn_inventory.total_count" as "asn_inventory_size" in "{network}" by ["database"]
-        => "Networks in asn_inventory";
+        => "Rows of asn_inventory";
     OPERATION_DURATION: Histogram "asn_inventory.operation_duration_ms" as "asn_inventory_operation_duration_seconds" in "ms"
         by ["operation"]
-        => "Processor time of creating or updating one network, without waiting for locks or disks";
+        => "Processor time to create or update one network, excluding waits for locks and disks";
     PENDING_NETWORKS: Gauge "enrich.reclassifications_pending" as "enrich_reclassifications_pending" in "{network}"
         by ["database"]
-        => "Networks that an edit of known_networks concerns and that are not reclassified yet";
+        => "Networks that are not reclassified yet after an edit of known_networks";
     PENDING_COUNTS_AGE: Gauge "enrich.pending_counts_oldest_age" as "enrich_pending_counts_oldest_age_seconds" in "s"
         by ["database"]
-        => "Age of the oldest count of sessions or addresses that is not folded yet; 0 if there is none";
+        => "Age of the oldest pending count of sessions or addresses; 0 if there is none";
     COUNTS_LOST: Counter "enrich.session_counts_lost" as "enrich_session_counts_lost_total" in "{session}" by []
-        => "Sessions that their commit could not count, so that a recount follows";
+        => "Sessions whose commit could not count them; a recount follows";
     RECOUNT_OLDEST_AGE: Gauge "enrich.recount_oldest_age" as "enrich_recount_oldest_age_seconds" in "s" by ["database"]
         => "Age of the oldest request for a recount; 0 if there is none";
 
     ADDRESSES: Counter "enrich.addresses" as "enrich_addresses_total" in "{address}" by []
-        => "Addresses that sessions and calls asked the cascade about";
+        => "Addresses that sessions and calls looked up";
     LOOKUPS: Counter "enrich.lookups" as "enrich_lookups_total" in "{address}" by ["result"]
-        => "Answers by where they came from: the inventory, the mmdb files, a provider";
+        => "Addresses that were found, by place: the inventory, the mmdb files or a provider";
     WITHOUT_ADDRESS: Counter "enrich.sessions_without_address" as "enrich_sessions_without_address_total" in "{session}" by []
-        => "Sessions stored without a valid address: they have no snapshot and are not counted";
+        => "Sessions stored without a valid address; they have no snapshot and are not counted";
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
-        => "Errors that were no caller's fault and failed no caller; the server's log has them";
+        => "Internal errors that did not fail a session or call; see the server log";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]
-        => "Time that sessions spend in the trigger, waiting included; a sample of the firings";
+        => "Time that sessions spend in the trigger, including waits; sampled";
 
     PROVIDER_REQUESTS: Counter "enrich.provider_requests" as "enrich_provider_requests_total" in "{request}"
         by ["provider", "outcome"]
-        => "Requests to a provider that have ended, by how";
+        => "Finished requests to a provider, by outcome";
     PROVIDER_QUESTIONS: Counter "enrich.provider_questions" as "enrich_provider_questions_total" in "{question}"
         by ["provider"]
-        => "Questions put to a provider, several in one request where it takes that";
+        => "Lookups sent to a provider; one request may contain several";
     PROVIDER_ANSWERS: Counter "enrich.provider_answers" as "enrich_provider_answers_total" in "{address}"
         by ["provider", "result"]
-        => "Answers that were written down: a value, or that there is nothing";
+        => "Stored answers: a value, or that the provider has no data (absent)";
     PROVIDER_SHARED: Counter "enrich.provider_shared_answers" as "enrich_provider_shared_answers_total" in "{address}"
         by ["provider"]
-        => "Those of the answers that served an address without a question of its own";
+        => "Addresses that were served by the answer to another lookup of the same prefix";
     PROVIDER_UNANSWERED: Counter "enrich.provider_unanswered" as "enrich_provider_unanswered_total" in "{question}"
         by ["provider", "reason"]
-        => "Questions that a request left without an answer, or that the provider refused";
+        => "Lookups without an answer: missing from the reply, or refused by the provider";
     PROVIDER_DROPPED: Counter "enrich.provider_dropped_rows" as "enrich_provider_dropped_rows_total" in "{row}"
         by ["provider", "reason"]
-        => "Rows of answers that were dropped: not asked for, without sense, too long";
+        => "Rows of replies that were dropped: not requested, malformed, or too long";
     PROVIDER_DEAD_LETTERS: Counter "enrich.provider_dead_letters" as "enrich_provider_dead_letters_total" in "{address}"
         by ["provider"]
-        => "Lookups that failed for good and became dead letters";
+        => "Lookups that failed max_attempts times and became dead letters";
     PROVIDER_DURATION: Histogram "enrich.provider_request_duration" as "enrich_provider_request_duration_seconds" in "s"
         by ["provider"]
-        => "Time from the beginning of a request to its end";
+        => "Duration of a request";
     PROVIDER_BATCH: Histogram "enrich.provider_batch_size" as "enrich_provider_batch_size" in "{question}" by ["provider"]
-        => "Questions in one request";
+        => "Lookups in one request";
     PROVIDER_IN_FLIGHT: Gauge "enrich.provider_in_flight" as "enrich_provider_in_flight" in "{request}" by ["provider"]
-        => "Requests under way, of all databases";
+        => "Requests under way, in all databases";
     PROVIDER_QUOTA: Gauge "enrich.provider_quota" as "enrich_provider_quota" in "{request}" by ["provider"]
-        => "Requests allowed per day (UTC); none where there is no limit";
+        => "Requests allowed per day (UTC); not shown if there is no limit";
     PROVIDER_QUOTA_LEFT: Gauge "enrich.provider_quota_left" as "enrich_provider_quota_left" in "{request}" by ["provider"]
-        => "What is left of them today";
+        => "Requests that are still allowed today (UTC)";
     PROVIDER_ENABLED: Gauge "enrich.provider_enabled" as "enrich_provider_enabled" in "1" by ["provider"]
-        => "1 if the settings have the provider asked, else 0";
+        => "1 if the provider is enabled and fully configured, else 0";
     PROVIDER_BREAKER: Gauge "enrich.provider_breaker_state" as "enrich_provider_breaker_state" in "1" by ["provider"]
         => "State of the circuit breaker: 0 closed, 1 half-open, 2 open";
     PROVIDER_FAILURES: Gauge "enrich.provider_failures" as "enrich_provider_failures" in "{request}" by ["provider"]
-        => "Requests that failed in a row";
+        => "Consecutive failed requests";
     PROVIDER_STOPPED: Gauge "enrich.provider_stopped" as "enrich_provider_stopped" in "1" by ["provider"]
-        => "1 while the provider is not asked because it refused the key, else 0";
+        => "1 while no requests are sent because the provider refused the key, else 0";
     PROVIDER_BACKOFF_UNTIL: Gauge "enrich.provider_backoff_until" as "enrich_provider_backoff_until_timestamp_seconds" in "s"
         by ["provider"]
-        => "Unix time before which the provider is not asked; 0 if it may be asked now";
+        => "Unix time until which no requests are sent; 0 if there is no pause";
     PROVIDER_LAST_SUCCESS: Gauge "enrich.provider_last_success" as "enrich_provider_last_success_timestamp_seconds" in "s"
         by ["provider"]
-        => "Unix time of the last request that was answered; 0 if none was";
+        => "Unix time of the last request that was answered; 0 if there is none";
 
     QUEUE_DEPTH: Gauge "enrich.queue_depth" as "enrich_queue_depth" in "{lookup}" by ["database", "provider", "state"]
-        => "The queue: requests that were not taken in yet, and jobs that are due, leased to the worker, or delayed";
+        => "Lookups in the queue, by state: requested (no job yet), due, leased to the worker, or delayed";
     QUEUE_ADDRESSES: Gauge "enrich.queue_addresses" as "enrich_queue_addresses" in "{address}" by ["database", "provider"]
-        => "Addresses that wait for the answers to jobs";
+        => "Addresses that wait for the answer to a job";
     QUEUE_OLDEST_AGE: Gauge "enrich.queue_oldest_age" as "enrich_queue_oldest_age_seconds" in "s"
         by ["database", "provider"]
         => "Age of the oldest request or job; 0 if there is none";
@@ -129,54 +129,54 @@ families! {
         => "Rows of dead_letter";
 
     MMDB_BUILD_AGE: Gauge "enrich.mmdb_build_age" as "enrich_mmdb_build_age_seconds" in "s" by ["kind"]
-        => "Age of the build of the mmdb file in service";
+        => "Time since the mmdb file in service was built";
     MMDB_LOADED: Gauge "enrich.mmdb_loaded" as "enrich_mmdb_loaded_timestamp_seconds" in "s" by ["kind"]
-        => "Unix time when the mmdb file in service was put there";
+        => "Unix time when the mmdb file was put into service";
 
     LAUNCHER_UP: Gauge "enrich.launcher_up" as "enrich_launcher_up" in "1" by []
         => "1 while the launcher runs, else 0";
     STANDBY: Gauge "enrich.server_standby" as "enrich_server_standby" in "1" by []
-        => "1 while the server is a standby, where no worker runs, else 0";
+        => "1 while the server is a standby, else 0; no worker runs on a standby";
     EXPORTER_UP: Gauge "enrich.exporter_up" as "enrich_exporter_up" in "1" by []
         => "1 while the exporter runs, else 0";
     EXPORTS: Counter "enrich.exports" as "enrich_exports_total" in "{export}" by ["exporter"]
-        => "Times that metrics were handed on: a scrape served, the status files written, a request taken by a collector";
+        => "Successful exports: a scrape served, status files written, or a request accepted by a collector";
     EXPORT_FAILURES: Counter "enrich.export_failures" as "enrich_export_failures_total" in "{export}" by ["exporter"]
-        => "Times that metrics could not be handed on; the server's log has the reasons";
+        => "Failed exports; see the server log for the reasons";
     OTLP_REQUESTS: Counter "enrich.otlp_requests" as "enrich_otlp_requests_total" in "{request}" by ["signal", "outcome"]
-        => "Requests to the OpenTelemetry collector, by its answer: taken, to be sent again later, refused";
+        => "Requests to the OpenTelemetry collector, by its answer: accepted, deferred or refused";
     OTLP_ITEMS: Counter "enrich.otlp_items" as "enrich_otlp_items_total" in "{item}" by ["signal", "result"]
-        => "Data points and spans for the collector: taken, rejected by it, or dropped before";
+        => "Data points and spans for the collector: accepted, rejected by it, or dropped before sending";
     WORKER_UP: Gauge "enrich.worker_up" as "enrich_worker_up" in "1" by ["database"]
-        => "1 while the worker of a database runs, 0 if it is to run and does not, for example without a slot";
+        => "1 while the worker of a database runs, 0 if it should run and does not";
     WORKER_HEARTBEAT_AGE: Gauge "enrich.worker_heartbeat_age" as "enrich_worker_heartbeat_age_seconds" in "s"
         by ["database"]
-        => "Time since the worker last began a step; it does at least every worker_naptime";
+        => "Time since the worker last began a step; it begins one at least every worker_naptime";
     WORKER_BATCHES: Counter "enrich.worker_batches" as "enrich_worker_batches_total" in "{batch}" by ["database"]
-        => "Batches of answers that the worker has written down";
+        => "Batches of answers that the worker has stored";
     WORKER_ERRORS: Counter "enrich.worker_errors" as "enrich_worker_errors_total" in "{error}" by ["database"]
         => "Steps of the worker that failed and were rolled back";
     WORKER_STEP_ERRORS: Counter "enrich.worker_step_errors" as "enrich_worker_step_errors_total" in "{error}"
         by ["database", "step"]
-        => "Steps of the worker and of its owner processes that failed and were rolled back, by kind of step";
+        => "Steps of the worker and its owner processes that failed and were rolled back, by kind";
     WORKER_NAPTIMES: Counter "enrich.worker_naptimes" as "enrich_worker_naptimes_total" in "{naptime}" by ["database"]
-        => "Time that the worker slept with nothing under way, in units of worker_naptime";
+        => "Time that the worker was idle, in units of worker_naptime";
     COMPLETIONS_PENDING: Gauge "enrich.completions_pending" as "enrich_completions_pending" in "{address}" by ["database"]
-        => "Pairs of address and table whose sessions can be completed and are not yet";
+        => "Pairs of address and table whose sessions can be completed, but are not completed yet";
     COMPLETION_OLDEST_AGE: Gauge "enrich.completion_oldest_age" as "enrich_completion_oldest_age_seconds" in "s"
         by ["database"]
-        => "Time since the oldest of them became so; 0 if there is none";
+        => "Age of the oldest pending completion; 0 if there is none";
     SUSPENDED_OWNERS: Gauge "enrich.suspended_owners" as "enrich_suspended_owners" in "{role}" by ["database"]
-        => "Owners of session tables whose code is not run until resume_owner() is called";
+        => "Suspended owners of session tables; their code runs again after resume_owner()";
     ABANDONED_PROCESSES: Gauge "enrich.owner_processes_abandoned" as "enrich_owner_processes_abandoned" in "{process}"
         by ["database"]
-        => "Processes whose code of a table owner did not end after it was cancelled; with three no other is started";
+        => "Processes in which code of a table owner did not end after it was cancelled; at three, no other is started";
     LAUNCH_FAILURES: Counter "enrich.owner_process_launch_failures" as "enrich_owner_process_launch_failures_total"
         in "{process}" by ["database"]
-        => "Processes for code of table owners that could not be started, because max_worker_processes was reached";
+        => "Owner processes that could not be started, because max_worker_processes was reached";
     UNSAFE_FOREIGN_KEYS: Gauge "enrich.unsafe_foreign_keys" as "enrich_unsafe_foreign_keys" in "{key}" by ["database"]
-        => "Foreign keys to tables of the extension that can run code as its owner; the worker works only while there are none";
+        => "Foreign keys that can run code as the extension's owner; while any exists, the worker does nothing";
     TABLES_NOT_INTACT: Gauge "enrich.attached_tables_not_intact" as "enrich_attached_tables_not_intact" in "{table}"
         by ["database"]
-        => "Attached tables that are not as they were attached";
+        => "Attached session tables that are not intact; see attached_tables";
 }
