@@ -68,7 +68,7 @@ families! {
     ERRORS: Counter "enrich.errors" as "enrich_errors_total" in "{error}" by []
         => "Internal errors that did not fail a session or call; see the server log";
     TRIGGER_DURATION: Histogram "enrich.trigger_duration" as "enrich_trigger_duration_seconds" in "s" by ["event"]
-        => "Time that sessions spend in the trigger, including waits; sampled";
+        => "Time that sessions spend in the trigger, including waits (sampled)";
 
     PROVIDER_REQUESTS: Counter "enrich.provider_requests" as "enrich_provider_requests_total" in "{request}"
         by ["provider", "outcome"]

@@ -4,7 +4,7 @@
 //! Example:
 //!
 //! ```text
-//! # HELP asn_inventory_records_created_total Networks created, by who named them, their country and their registry
+//! # HELP asn_inventory_records_created_total Networks created, by source, country and registry
 //! # TYPE asn_inventory_records_created_total counter
 //! asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
 //! # HELP asn_inventory_operation_duration_seconds Processor time of creating or updating one network
@@ -167,14 +167,14 @@ mod tests {
     }
 
     /// The expected output of a scrape.
-    const TEXT: &str = r#"# HELP asn_inventory_records_created_total Networks created, by who named them, their country and their registry
+    const TEXT: &str = r#"# HELP asn_inventory_records_created_total Networks created, by source, country and registry
 # TYPE asn_inventory_records_created_total counter
 asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
 asn_inventory_records_created_total{source="cymru",country="DE",rir="RIPE"} 12345678901
 # HELP asn_inventory_size Networks in asn_inventory
 # TYPE asn_inventory_size gauge
 asn_inventory_size{database="a \"b\" \\ c"} 7
-# HELP asn_inventory_operation_duration_seconds Processor time of creating or updating one network, without waiting for locks or disks
+# HELP asn_inventory_operation_duration_seconds Processor time to create or update one network, excluding waits for locks and disks
 # TYPE asn_inventory_operation_duration_seconds histogram
 asn_inventory_operation_duration_seconds_bucket{operation="create",le="0.000005"} 2
 asn_inventory_operation_duration_seconds_bucket{operation="create",le="0.00001"} 2
