@@ -171,7 +171,7 @@ mod tests {
 # TYPE asn_inventory_records_created_total counter
 asn_inventory_records_created_total{source="maxmind",country="US",rir="unknown"} 3
 asn_inventory_records_created_total{source="cymru",country="DE",rir="RIPE"} 12345678901
-# HELP asn_inventory_size Networks in asn_inventory
+# HELP asn_inventory_size Rows of asn_inventory
 # TYPE asn_inventory_size gauge
 asn_inventory_size{database="a \"b\" \\ c"} 7
 # HELP asn_inventory_operation_duration_seconds Processor time to create or update one network, excluding waits for locks and disks
