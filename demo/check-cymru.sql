@@ -12,7 +12,7 @@ CREATE TEMPORARY TABLE routes (
     prefix cidr PRIMARY KEY, asn bigint, country text, registry text, allocated date, name text);
 \copy routes FROM pstdin WITH (FORMAT csv, DELIMITER E'\t', HEADER)
 
-\echo 'Check: the worker against demo/cymru-routes.tsv'
+\echo 'Check: compares the answers of the worker with demo/cymru-routes.tsv'
 CREATE TEMPORARY TABLE found AS
 SELECT addresses.ip_address, addresses.current_asn, route.asn AS expected_asn, route.name AS expected_name
 FROM ip_inventory AS addresses
@@ -24,13 +24,13 @@ WHERE NOT addresses.is_bogon AND ip_asn(addresses.ip_address) IS NULL;
 WITH cymru AS (
     SELECT * FROM provider_status() WHERE provider = 'cymru'
 ), checks (nth, what, expected, got) AS (
-    SELECT 1, 'addresses that the ASN file does not know = those without a network at the start',
+    SELECT 1, 'addresses without a network in the ASN file = those at the start of the worker',
         :addresses::bigint, (SELECT count(*) FROM found)
     UNION ALL
-    SELECT 2, 'addresses placed elsewhere than the routes say', 0,
+    SELECT 2, 'addresses in another network than in the routes', 0,
         (SELECT count(*) FROM found WHERE current_asn IS DISTINCT FROM expected_asn)
     UNION ALL
-    SELECT 3, 'networks that are called otherwise', 0,
+    SELECT 3, 'networks with another name than in the routes', 0,
         (SELECT count(*) FROM found JOIN asn_inventory AS networks ON networks.asn_number = found.expected_asn
          WHERE networks.organization_name <> found.expected_name)
     UNION ALL
@@ -38,26 +38,26 @@ WITH cymru AS (
         (SELECT count(*) FROM sessions JOIN found ON found.ip_address = session_address(sessions.ip)
          WHERE sessions.snapshot_asn IS DISTINCT FROM found.expected_asn)
     UNION ALL
-    SELECT 5, 'addresses placed = one row each in the history, of source cymru',
+    SELECT 5, 'addresses with a network = rows in ip_asn_history with source cymru',
         (SELECT count(*) FROM found WHERE expected_asn IS NOT NULL),
         (SELECT count(*) FROM ip_asn_history JOIN found USING (ip_address)
          WHERE asn_number = found.expected_asn AND verification_source = 'cymru')
     UNION ALL
-    SELECT 6, 'addresses with an answer, one that names a network', (SELECT count(expected_asn) FROM found),
+    SELECT 6, 'addresses with an answer that names a network', (SELECT count(expected_asn) FROM found),
         (SELECT answers FROM cymru)
     UNION ALL
-    SELECT 7, 'addresses with an answer, that nobody announces them',
+    SELECT 7, 'addresses with the answer that no network announces them',
         (SELECT count(*) - count(expected_asn) FROM found), (SELECT absent FROM cymru)
     UNION ALL
-    SELECT 8, 'blocks of /24 and /48 = questions asked: each once', :questions, (SELECT questions FROM cymru)
+    SELECT 8, 'prefixes (/24 and /48) = lookups sent, one for each', :questions, (SELECT questions FROM cymru)
     UNION ALL
-    SELECT 9, 'requests, of at most 500 questions', (:questions + 499) / 500, (SELECT requests FROM cymru)
+    SELECT 9, 'requests, with at most 500 lookups each', (:questions + 499) / 500, (SELECT requests FROM cymru)
     UNION ALL
-    SELECT 10, 'requests and rows that went wrong', 0,
+    SELECT 10, 'failed requests and invalid rows', 0,
         (SELECT unanswered + refused + foreign_rows + malformed_rows + oversized_rows + unreachable + silent + timed_out
             + cut_off + too_large + failed + dead_letters FROM cymru)
     UNION ALL
-    SELECT 11, 'left in the queue', 0,
+    SELECT 11, 'lookups and dead letters left in the queue', 0,
         (SELECT requested + jobs + addresses + dead FROM queue_status WHERE provider = 'cymru')
 )
 SELECT what, expected, got, CASE WHEN expected = got THEN 'ok' ELSE 'FAILED' END AS outcome

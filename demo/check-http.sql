@@ -58,7 +58,7 @@ WITH asked AS (
         ) AS type
     FROM found
 ), checks (nth, what, expected, got) AS (
-    SELECT 1, 'public IPv4 addresses = requests to GreyNoise: each once', (SELECT count(*) FROM found WHERE is_ipv4),
+    SELECT 1, 'public IPv4 addresses = requests to GreyNoise, one for each', (SELECT count(*) FROM found WHERE is_ipv4),
         (SELECT requests FROM asked WHERE provider = 'greynoise')
     UNION ALL
     SELECT 2, 'public addresses = requests to DShield', (SELECT count(*) FROM found),
@@ -67,13 +67,13 @@ WITH asked AS (
     SELECT 3, 'public addresses = requests to SPUR', (SELECT count(*) FROM found),
         (SELECT requests FROM asked WHERE provider = 'spur')
     UNION ALL
-    SELECT 4, 'IPv6 addresses of which GreyNoise was asked', 0,
+    SELECT 4, 'IPv6 addresses that were sent to GreyNoise', 0,
         (SELECT count(*) FROM found WHERE NOT is_ipv4 AND (enrichment ? 'greynoise' OR enrichment -> '_meta' ? 'greynoise'))
     UNION ALL
-    SELECT 5, 'addresses whose is_scanner is wrong', 0,
+    SELECT 5, 'addresses with a wrong is_scanner', 0,
         (SELECT count(*) FROM found WHERE is_scanner IS DISTINCT FROM (is_ipv4 AND classification IS NOT NULL))
     UNION ALL
-    SELECT 6, 'addresses that GreyNoise classifies or names otherwise', 0,
+    SELECT 6, 'addresses with another GreyNoise class or name', 0,
         (SELECT count(*) FROM found
          WHERE is_ipv4 AND (classification IS NOT NULL OR riot = 'yes')
            AND (enrichment #>> '{greynoise,classification}', enrichment #>> '{greynoise,name}')
@@ -84,7 +84,7 @@ WITH asked AS (
          WHERE (enrichment #>> '{dshield,ip,count}', enrichment #>> '{dshield,ip,as}')
              IS DISTINCT FROM (reports::text, asn::text))
     UNION ALL
-    SELECT 8, 'addresses whose ip_types are wrong', 0,
+    SELECT 8, 'addresses with wrong ip_types', 0,
         (SELECT count(*) FROM found WHERE ip_types IS DISTINCT FROM expected_types)
     UNION ALL
     SELECT 9, 'sessions with another snapshot_ip_type than the leading type', 0,
@@ -96,9 +96,9 @@ WITH asked AS (
             WHERE led.type IS NOT NULL),
         (SELECT count(*) FROM sessions WHERE snapshot_ip_type IS NOT NULL)
     UNION ALL
-    SELECT 11, 'requests and answers that went wrong', 0, (SELECT sum(wrong)::bigint FROM asked)
+    SELECT 11, 'failed requests and invalid answers', 0, (SELECT sum(wrong)::bigint FROM asked)
     UNION ALL
-    SELECT 12, 'left in the queues', 0,
+    SELECT 12, 'lookups and dead letters left in the queues', 0,
         (SELECT sum(requested + jobs + addresses + dead)::bigint FROM queue_status JOIN asked USING (provider))
 )
 SELECT what, expected, got, CASE WHEN expected = got THEN 'ok' ELSE 'FAILED' END AS outcome

@@ -8,7 +8,7 @@
 SET search_path = public, cowrie_enrich;
 
 \echo
-\echo 'Check: the log against the tables, the counts against a recount'
+\echo 'Check: compares the tables with the log, and the counts with a recount'
 CREATE TEMPORARY TABLE found AS
 SELECT
     session_address(sessions.ip) AS address,

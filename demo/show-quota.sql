@@ -8,6 +8,8 @@
 SET search_path = public, cowrie_enrich;
 
 \echo
+\echo 'Addresses that GreyNoise looked up with the limited quota, by what their sessions did'
+\echo 'The session priority prefers downloads, then commands.'
 WITH addresses AS (
     SELECT
         session_address(sessions.ip) AS ip_address,
@@ -19,7 +21,7 @@ WITH addresses AS (
 SELECT
     CASE WHEN fetched THEN 'fetched files' WHEN typed THEN 'ran commands' ELSE 'neither' END AS "their sessions",
     count(*) AS addresses,
-    count(*) FILTER (WHERE enrichment -> '_meta' ? 'greynoise') AS "asked today"
+    count(*) FILTER (WHERE enrichment -> '_meta' ? 'greynoise') AS "looked up today"
 FROM addresses
 JOIN ip_inventory USING (ip_address)
 WHERE may_be_asked('greynoise', ip_address)

@@ -10,7 +10,8 @@
 SET search_path = public, cowrie_enrich;
 
 \echo
-\echo 'Sessions, enriched as they were stored (the snapshot columns are the extension''s)'
+\echo 'Sample of sessions, enriched when they were stored'
+\echo 'country and asn are the snapshot columns that the extension added; they keep the values at the time of the attack.'
 WITH sample AS (
     -- Any five with an IPv4 and three with an IPv6 address, the same ones in each run.
     SELECT one.*,
@@ -35,7 +36,7 @@ LEFT JOIN asn_inventory AS networks ON networks.asn_number = sample.snapshot_asn
 WHERE sample.nth <= 5
 ORDER BY sample.starttime;
 
-\echo 'Sessions by country'
+\echo 'Sessions by country at the time of the attack: the ten with the most sessions'
 SELECT
     snapshot_country AS country,
     count(*) AS sessions,
@@ -47,7 +48,7 @@ GROUP BY snapshot_country
 ORDER BY sessions DESC, country
 LIMIT 10;
 
-\echo 'Networks by sessions (the inventory: no session table is read)'
+\echo 'Networks with the most sessions, from asn_inventory; this query reads no session table'
 SELECT
     asn_number AS asn,
     left(organization_name, 40) AS organization,
@@ -74,7 +75,7 @@ SELECT (
 ) AS password
 \gset
 \if :{?password}
-\echo 'Which networks host the campaign that used the password' :'password'
+\echo 'Networks that host one campaign: all sessions that used the password' :'password'
 SELECT
     networks.asn_number AS asn,
     left(networks.organization_name, 40) AS organization,
@@ -98,7 +99,8 @@ SELECT
     'spur' = ANY (string_to_array(:'sources', ',')) AS types
 \gset
 \if :moved
-\echo 'The address that moved: its network was sold in between, the old sessions keep what was true then'
+\echo 'An address that moved to another network between two versions of the ASN file (ip_asn_history)'
+\echo 'sessions_then are the sessions while it was in that network; their snapshots did not change.'
 SELECT
     history.ip_address,
     history.asn_number AS asn,
@@ -123,7 +125,7 @@ WHERE history.ip_address IN (
 ORDER BY history.ip_address, history.observed_at;
 \endif
 
-\echo 'Sessions without a country, and why'
+\echo 'Sessions without a country, by reason'
 SELECT
     CASE
         WHEN address.parsed IS NULL THEN 'not an address'
@@ -140,22 +142,23 @@ GROUP BY reason
 ORDER BY sessions DESC, reason;
 
 \if :cymru
-\echo 'What the worker made of the' :before 'addresses whose network the ASN file does not know'
+\echo 'Lookups at Team Cymru for the' :before 'addresses that have no network in the ASN file'
+\echo 'One lookup serves all addresses of a /24 or /48. "not announced" are addresses that no network announces.'
 SELECT
     provider.requests,
-    provider.questions AS "questions (/24, /48)",
-    provider.answers AS "placed now",
-    provider.absent AS "in nobody's network",
-    queue.addresses AS waiting,
-    queue.dead AS "given up",
+    provider.questions AS "lookups (/24, /48)",
+    provider.answers AS "network found",
+    provider.absent AS "not announced",
+    queue.addresses AS "still waiting",
+    queue.dead AS "dead letters",
     worker.state AS worker,
-    worker.errors
+    worker.errors AS "failed steps"
 FROM provider_status() AS provider
 JOIN queue_status AS queue USING (provider)
 LEFT JOIN worker_status() AS worker ON worker.role = 'worker' AND worker.database = current_database()
 WHERE provider.provider = 'cymru';
 
-\echo 'Some of their sessions, stored without a network and completed'
+\echo 'Sample of their sessions: stored without a network, and completed by the worker after the answer'
 WITH completed AS (
     SELECT sessions.*, row_number() OVER (PARTITION BY sessions.snapshot_asn ORDER BY md5(sessions.id)) AS nth
     FROM sessions
@@ -178,14 +181,15 @@ LIMIT 5;
 \endif
 
 \if :about_addresses
-\echo 'Who scans the whole Internet, and who came for you (GreyNoise; reports from elsewhere: DShield)'
+\echo 'Addresses by what GreyNoise knows: scanners of the whole Internet, and others'
+\echo 'reports is the number of reports of these addresses at DShield.'
 SELECT
     CASE
         WHEN is_scanner THEN 'scanner: ' || coalesce(enrichment #>> '{greynoise,classification}', '-')
         WHEN enrichment #>> '{greynoise,riot}' = 'true' THEN 'common service'
         WHEN enrichment -> '_meta' ? 'greynoise' THEN 'not seen scanning'
-        WHEN may_be_asked('greynoise', ip_address) THEN 'not asked'
-        ELSE 'not asked: IPv6'
+        WHEN may_be_asked('greynoise', ip_address) THEN 'not looked up'
+        ELSE 'not looked up: IPv6'
     END AS greynoise,
     count(*) AS addresses,
     sum(session_count) AS sessions,
@@ -198,7 +202,7 @@ GROUP BY 1
 ORDER BY sessions DESC, 1;
 
 \if :types
-\echo 'What kind of connection they came through (SPUR; the type is in the session''s snapshot)'
+\echo 'Sessions by type of the address, from SPUR (snapshot_ip_type); - is unknown'
 SELECT
     coalesce(snapshot_ip_type, '-') AS type,
     count(*) AS sessions,
@@ -209,7 +213,7 @@ FROM sessions
 GROUP BY snapshot_ip_type
 ORDER BY sessions DESC;
 
-\echo 'Who came through a VPN, Tor or a proxy and ran commands: the busiest session of each address'
+\echo 'Sessions through a VPN, Tor or a proxy that ran commands: the busiest session of each address'
 WITH ran AS (
     SELECT
         sessions.*,
@@ -239,14 +243,15 @@ ORDER BY ran.number DESC, ran.id
 LIMIT 6;
 \endif
 
-\echo 'What they were asked, and what is left'
+\echo 'Requests to each provider, and the rest of the daily quota'
+\echo '"negative" answers say that the provider has no data about the address.'
 SELECT
     provider,
     requests,
     answers,
-    absent AS unknown,
+    absent AS negative,
     queue.addresses AS waiting,
-    quota AS a_day,
+    quota AS daily_quota,
     quota_left AS left_today,
     coalesce(blocked_reason, last_error, notice) AS notice
 FROM provider_status
@@ -254,7 +259,11 @@ JOIN queue_status AS queue USING (provider)
 WHERE provider = ANY (string_to_array(:'sources', ','));
 \endif
 
-\echo 'Counters, and the database files that answered'
+SELECT count(*) AS invalid FROM sessions WHERE session_address(ip) IS NULL AND ip <> ''
+\gset
+\echo 'Counters of the whole server since its start (enrich_stats), and the mmdb files in service'
+\echo 'total_ips are addresses looked up; the *_hits say where the answers came from. errors are invalid addresses and internal errors.'
+\echo 'This log has' :invalid 'sessions whose address is invalid; see "Sessions without a country".'
 \x on
 SELECT * FROM enrich_stats();
 \x off
