@@ -11,52 +11,52 @@ export CYMRU GREYNOISE_KEY_FILE DSHIELD_CONTACT SPUR_TOKEN_FILE
 .PHONY: help demo demo-stop real-log test test-all torture fuzz bench regress lint install package dist clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: ## enriched honeypot sessions from nothing; own files: CITY_DATABASE= ASN_DATABASE= COWRIE_LOG=, providers: see demo/run
+demo: ## run the demo; for your own files set CITY_DATABASE=, ASN_DATABASE=, COWRIE_LOG=; for providers see demo/run
 	@demo/run
 
 demo-stop: ## stop the demo's server
 	@scripts/cluster stop demo
 
-real-log: ## the demo with full-size databases and COWRIE_LOG=file, and a check of every count
+real-log: ## run the demo with full-size mmdb files and COWRIE_LOG=file, and check every count
 	@test -n "$(COWRIE_LOG)" || { echo "make real-log needs COWRIE_LOG=file" >&2; exit 2; }
 	@scripts/install-deps
 	@scripts/fetch-real-databases
 	@CHECK=1 CITY_DATABASE="$(CURDIR)/target/real/city.mmdb" ASN_DATABASE="$(CURDIR)/target/real/asn.mmdb" demo/run
 
-test: ## the fast suites on one version of PostgreSQL; TEST=counts: one suite, or tests by their name
+test: ## run the fast suites on one version of PostgreSQL; TEST=counts runs one suite, or tests by name
 	@scripts/test $(TEST)
 
-test-all: ## all suites, on PostgreSQL 15 to 18 (TEST_VERSIONS='15 18': on these); the last line is "N passed, N failed"
+test-all: ## run all suites on PostgreSQL 15 to 18 (or TEST_VERSIONS='15 18'); the last line is "N passed, N failed"
 	@scripts/test all
 
-torture: ## random obstacles, kills and a failover, then a recount of every count; SEED= repeats a run, SEEDS= and ROUNDS= its length
+torture: ## run random faults, kills and a failover, then check every count; SEED= repeats a run, SEEDS= and ROUNDS= set its length
 	@scripts/torture
 
-bench: ## benchmarks, as ratios measured in one run
+bench: ## run the benchmarks and print ratios
 	@bench/run
 
-regress: ## SQL files against their expected output; TEST=bogon: one file
+regress: ## run SQL files and compare the output with the expected output; TEST=bogon runs one file
 	@scripts/regress $(TEST)
 
-fuzz: ## each parser of foreign bytes for FUZZ_SECONDS (300), under AddressSanitizer where a nightly Rust is
+fuzz: ## fuzz each parser for FUZZ_SECONDS (300), with AddressSanitizer if a nightly Rust is installed
 	@scripts/fuzz
 
-lint: ## formatting, and clippy without a warning
+lint: ## check formatting, and run clippy without warnings
 	@scripts/lint
 
 install: ## build and install into the PostgreSQL of PG_CONFIG
 	@scripts/install-deps
 	@scripts/install-extension system
 
-package: ## a Debian package for each version of PostgreSQL (PG_MAJOR=: for that one), in target/packages
+package: ## build a Debian package for each version of PostgreSQL (or for PG_MAJOR=), in target/packages
 	@env -u PG_MAJOR scripts/install-deps test
 	@scripts/package $(PG_MAJOR)
 
-dist: ## the archive for PGXN: the sources of this commit with META.json, in target/packages
+dist: ## build the archive for PGXN: the sources of this commit with META.json, in target/packages
 	@scripts/dist
 
-clean: ## stop scratch servers, delete target/
+clean: ## stop scratch servers and delete target/
 	@scripts/clean

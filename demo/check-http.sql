@@ -12,7 +12,7 @@ CREATE TEMPORARY TABLE hosts (
     reports bigint, attacks bigint, tunnels text, infrastructure text, devices text);
 \copy hosts FROM pstdin WITH (FORMAT csv, DELIMITER E'\t', HEADER, NULL '-')
 
-\echo 'Check: the worker against demo/hosts.tsv'
+\echo 'Check: compares the answers of the worker with demo/hosts.tsv'
 CREATE TEMPORARY TABLE found AS
 SELECT
     addresses.*,

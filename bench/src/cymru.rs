@@ -68,7 +68,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     );
     let one = |what: &str| format!("cymru: {what}");
     report.line(
-        &one("questions asked for them"),
+        &one("lookups sent for them"),
         format!("{ADDRESSES} addresses"),
         questions,
         "",
@@ -82,7 +82,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     std::thread::sleep(IDLE);
     let spent = cpu_seconds(&mut db) - before;
     report.line(
-        &one("CPU of launcher and worker with nothing to do"),
+        &one("CPU time of launcher and worker while idle"),
         format!("{} ms in {} s", short(spent * 1e3), IDLE.as_secs()),
         vec![spent / IDLE.as_secs_f64() * 100.0],
         " %",
@@ -122,7 +122,7 @@ fn report_scattered(report: &mut Report, seconds: f64, busy: f64, record: &Recor
     count("most connections at once", record.most_at_once(), CONNECTIONS);
     count("addresses asked twice", record.asked_twice().len(), 0);
     report.line(
-        "cymru: CPU of launcher and worker for an address",
+        "cymru: CPU time of launcher and worker per address",
         format!("{} s for {ADDRESSES}", short(busy)),
         vec![busy * 1e6 / ADDRESSES as f64],
         " us",

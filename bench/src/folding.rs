@@ -77,7 +77,7 @@ pub fn measure(effort: &Effort, report: &mut Report) {
     }
     let what = format!("{OTHERS} counts beside {BLOCKED} blocked ones");
     report.line(
-        "naptimes until an open transaction's others are folded",
+        "naptimes until a fold during an open transaction",
         what.clone(),
         naptimes,
         "",

@@ -129,7 +129,7 @@ pub fn measure(report: &mut Report) {
     );
     let longest = |times: &[f64]| times.iter().copied().fold(0.0, f64::max) * 1e3;
     report.line(
-        "longest INSERT, beyond the longest on a bare table",
+        "longest INSERT, minus the longest without triggers",
         format!("{} and {} inserts", attached.len(), bare.len()),
         vec![longest(&attached) - longest(&bare)],
         " ms",

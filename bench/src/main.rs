@@ -40,7 +40,7 @@ fn main() {
     ]
     .concat();
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
-        eprintln!("unknown measurement {unknown}; known are: {}", known.join(", "));
+        eprintln!("unknown measurement \"{unknown}\"; valid measurements: {}", known.join(", "));
         std::process::exit(2);
     }
     let asked_for = |what: &str| wanted.is_empty() || wanted.iter().any(|w| w == what);

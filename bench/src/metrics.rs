@@ -34,7 +34,9 @@ const SCRIPTS: [(&str, Script, [u64; 2]); 3] = [
 
 pub fn measure(effort: &Effort, report: &mut Report) {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        eprintln!("metrics: not measured, no valgrind here (Debian: apt-get install valgrind)");
+        eprintln!(
+            "metrics: not measured, because valgrind is not installed (Debian: apt-get install valgrind)"
+        );
         return;
     }
     eprintln!("metrics: instructions of inserts, under callgrind");

@@ -76,7 +76,7 @@ fn at_full_speed(report: &mut Report, one_by_one: f64) {
         format!("that one measured with {FEW} addresses over one connection"),
     );
     report.line(
-        "providers: CPU of launcher and worker for an address",
+        "providers: CPU time of launcher and worker per address",
         format!("{} s for {MANY}", short(busy)),
         vec![busy * 1e6 / MANY as f64],
         " us",
@@ -113,7 +113,7 @@ fn one_after_the_other(report: &mut Report) -> f64 {
     assert_eq!(db.number("SELECT count(*) FROM known"), FEW as i64);
     assert_eq!(greynoise.most_at_once(), 1);
     report.line(
-        "providers: one after the other, over the provider's time",
+        "providers: sequential lookups / time of the provider",
         format!("{} / {} ms", short(each * 1e3), DELAY.as_millis()),
         vec![each / DELAY.as_secs_f64()],
         "",

@@ -52,8 +52,8 @@ impl Report {
         println!();
         if !self.real {
             println!(
-                "No full-size databases: the lookup ratios below say nothing \
-                 (scripts/fetch-real-databases fetches some)."
+                "The lookup ratios below are not valid, because full-size mmdb files are missing \
+                 (see scripts/fetch-real-databases)."
             );
         }
         println!(

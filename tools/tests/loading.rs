@@ -171,8 +171,8 @@ fn damaged_lines_are_counted_and_the_rest_is_stored() {
     .concat();
     let report = database.report(&["-"], log.as_bytes());
     assert!(report.contains("malformed, skipped                                 4"), "{report}");
-    assert!(report.contains("of no session, skipped                             1"), "{report}");
-    assert!(report.contains("values cut to their column's length                  1"), "{report}");
+    assert!(report.contains("without a session, skipped                         1"), "{report}");
+    assert!(report.contains("values truncated to the column's length              1"), "{report}");
     assert_eq!(database.one("SELECT username FROM auth"), "xy\\N\n\t'; drop table auth; --");
     assert_eq!(database.one("SELECT password FROM auth"), "\u{fffd}");
 }
@@ -192,7 +192,7 @@ fn too_long_values_are_cut_and_counted() {
     ]
     .concat();
     let report = database.report(&["-"], log.as_bytes());
-    assert!(report.contains("values cut to their column's length                  4"), "{report}");
+    assert!(report.contains("values truncated to the column's length              4"), "{report}");
     assert!(report.contains("not closed in this log                             1"), "{report}");
     let lengths = "SELECT concat_ws(' ', length(username), length(password), length(input), (SELECT length(version) FROM clients), (SELECT termsize FROM sessions)) FROM auth, input";
     assert_eq!(database.one(lengths), "100 100 300 50 100000x");

@@ -21,16 +21,17 @@ Loads JSON logs of the honeypot Cowrie into the tables of Cowrie's own PostgreSQ
 
 usage: cowrie-load [--dsn CONNECTION] [--from TIME] [--until TIME] [--batch SESSIONS] FILE...
 
-  FILE              a log, plain or compressed with gzip or xz; `-` is standard input.
-                    Give rotated logs in the order they were written.
-  --dsn CONNECTION  as libpq has it: 'host=… dbname=…' or postgresql://…; what it leaves out comes from
-                    PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE. No TLS: use a socket or a tunnel.
-  --from, --until   only events at or after, and before, a time such as 2024-05-01T00:00:00Z
-  --batch SESSIONS  sessions stored in one transaction (default 5000)
-  --quiet           only the report's last line
+  FILE              log file, plain or compressed with gzip or xz; `-` is standard input.
+                    Name rotated logs in the order in which they were written.
+  --dsn CONNECTION  connection string: 'host=… dbname=…' or postgresql://…. Missing parts come from PGHOST,
+                    PGPORT, PGUSER, PGPASSWORD and PGDATABASE. TLS is not supported.
+  --from TIME       load only events at or after this time, for example 2024-05-01T00:00:00Z
+  --until TIME      load only events before this time
+  --batch SESSIONS  number of sessions per transaction (default: 5000)
+  --quiet           print only the last line of the report
 
-The tables must exist (Cowrie's docs/sql/postgres.sql). Loading the same log again changes nothing. Lines that are
-no events, over-long values and sessions without a beginning are counted and reported, and never stop a load.
+The tables must exist (see docs/sql/postgres.sql of Cowrie). Loading the same log again changes nothing. Invalid
+lines, values that are too long, and sessions without a connect event are counted and do not stop the load.
 ";
 
 #[derive(Default)]
@@ -54,7 +55,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Long("batch") => {
                 parsed.batch = Some(parser.value()?.parse_with(|text| match text.parse() {
                     Ok(number) if number > 0 => Ok(number),
-                    _ => Err("a number of sessions from 1 is needed"),
+                    _ => Err("the number of sessions must be at least 1"),
                 })?);
             }
             Long("quiet") | Short('q') => parsed.quiet = true,
@@ -64,7 +65,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         }
     }
     if parsed.files.is_empty() {
-        return Err("a FILE is needed; see --help".into());
+        return Err("no FILE given; see --help".into());
     }
     Ok(Some(parsed))
 }
@@ -81,7 +82,7 @@ fn connection(dsn: &str) -> Result<Config, Box<dyn Error>> {
     }
     if config.get_user().is_none() {
         let user = variable("PGUSER").or_else(|| variable("USER")).or_else(|| variable("LOGNAME"));
-        config.user(&user.ok_or("no user: set PGUSER or user= in --dsn")?);
+        config.user(&user.ok_or("no user name given; set PGUSER, or user= in --dsn")?);
     }
     if let (None, Some(password)) = (config.get_password(), variable("PGPASSWORD")) {
         config.password(password);
@@ -209,7 +210,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     });
     bar.finish_and_clear();
     let stored = stored.map_err(|_| "the storing thread ended unexpectedly")?.map_err(|error| {
-        format!("could not store a batch; what was stored before stays: {}", explained(&error))
+        format!("could not store a batch; earlier batches stay stored: {}", explained(&error))
     })?;
     report(arguments, &lines, &stored, started.elapsed());
     Ok(lines.broken.is_empty())
@@ -225,22 +226,22 @@ fn report(arguments: &Arguments, lines: &Lines, stored: &LoadCounts, took: Durat
         };
         count("lines read", lines.read);
         noteworthy("  malformed, skipped", lines.malformed);
-        noteworthy("  of no session, skipped", lines.without_session);
+        noteworthy("  without a session, skipped", lines.without_session);
         noteworthy("  outside of --from and --until", lines.outside);
         count("sessions stored", stored.sessions);
         noteworthy("  without a connect event", stored.without_connect);
         noteworthy("  not closed in this log", stored.without_end);
-        noteworthy("sessions that were there before", stored.known);
+        noteworthy("sessions that were stored before", stored.known);
         noteworthy("  completed now", stored.continued);
         noteworthy(
-            "  another session by the same id, not stored",
+            "  different session with the same id, not stored",
             stored.other_of_same_id + lines.repeated_connects,
         );
         for table in TABLES {
             noteworthy(&format!("rows stored in {}", table.name()), stored.rows[table as usize]);
         }
         noteworthy("rows without a table here, not stored", stored.without_table);
-        noteworthy("values cut to their column's length", stored.cut);
+        noteworthy("values truncated to the column's length", stored.cut);
     }
     for broken in &lines.broken {
         eprintln!("cowrie-load: could not read all of {broken}");

@@ -12,19 +12,19 @@ use lexopt::prelude::*;
 use mmdb_writer::RecordSize;
 
 const HELP: &str = "\
-Writes MaxMind databases from lists of networks.
+Builds MaxMind databases (mmdb files) from lists of networks.
 
 usage: mmdb-build [--city OUT] [--asn OUT] [--build-epoch SECONDS] [--record-size 24|28|32] LIST...
 
-  --city OUT       country, city and coordinates, in the layout of GeoLite2-City
-  --asn OUT        number and organisation, in the layout of GeoLite2-ASN
-  --build-epoch N  the build time the file states, seconds since 1970 (default: now)
-  --record-size N  bits of a tree record (default: the smallest that fits)
+  --city OUT       write country, city and coordinates, in the layout of GeoLite2-City
+  --asn OUT        write ASN and organisation, in the layout of GeoLite2-ASN
+  --build-epoch N  build time to store in the file, in seconds since 1970 (default: now)
+  --record-size N  bits per tree record (default: the smallest size that fits)
 
-A LIST is tab or comma separated: either with a header out of
+A LIST is separated by tabs or commas. It has a header line with some of these columns:
   prefix, country, country_name, city, latitude, longitude, accuracy_radius, asn, organization
-or without one, as start,end,asn,organization (the files of the npm package @ip-location-db/asn).
-Several lists count as one. Where networks overlap, the narrower one answers. OUT is replaced by rename.
+or no header and the columns start,end,asn,organization (as in the npm package @ip-location-db/asn).
+Several lists are merged. If networks overlap, the longest prefix wins. OUT is replaced atomically.
 ";
 
 struct Arguments {
@@ -47,7 +47,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
                     28 => RecordSize::Bits28,
                     32 => RecordSize::Bits32,
                     other => {
-                        return Err(format!("invalid record size {other}: 24, 28 or 32").into());
+                        return Err(format!("invalid record size {other}; must be 24, 28 or 32").into());
                     }
                 });
             }
@@ -57,7 +57,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         }
     }
     if parsed.outputs.is_empty() || parsed.lists.is_empty() {
-        return Err("a LIST and --city or --asn are needed; see --help".into());
+        return Err("a LIST and one of --city and --asn are required; see --help".into());
     }
     Ok(Some(parsed))
 }
@@ -90,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             database.networks,
             database.bytes.len(),
             if database.aliased > 0 {
-                format!(", {} left out (they repeat IPv4)", database.aliased)
+                format!(", {} networks omitted because they repeat IPv4 networks", database.aliased)
             } else {
                 String::new()
             },

@@ -8,15 +8,15 @@ use cowrie_enrich_upstreams::program::{self, Options};
 use cowrie_enrich_upstreams::{Behaviour, Dns, DnsBehaviour, Routes, Whois};
 
 const HELP: &str = "\
-Answers as Team Cymru's bulk whois does, on 127.0.0.1, and on the same UDP port as its DNS does.
+Simulates Team Cymru on 127.0.0.1: its bulk whois service on a TCP port, and its DNS service on the same UDP port.
 
 usage: cymru-loopback --routes FILE [--port N] [--port-file PATH] [--delay MS] [--parent PID]
 
-  --routes FILE     tab-separated: prefix, asn, country, registry, allocated, name
-  --port N          0, the default, takes one that is free
-  --port-file PATH  where the number of the port is written, by rename, once connections are accepted
-  --delay MS        before each answer (default: 0)
-  --parent PID      end when this process has ended; without it, serve until killed
+  --routes FILE     tab-separated columns: prefix, asn, country, registry, allocated, name
+  --port N          port to listen on; 0 selects a free port (default: 0)
+  --port-file PATH  write the port number to this file when the server is ready
+  --delay MS        wait before each answer (default: 0)
+  --parent PID      exit when this process ends (default: run until killed)
 ";
 
 fn work(options: &Options) -> Result<(), Box<dyn Error>> {

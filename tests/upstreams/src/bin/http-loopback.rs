@@ -8,16 +8,16 @@ use cowrie_enrich_upstreams::program::{self, Options};
 use cowrie_enrich_upstreams::{Hosts, Http, HttpBehaviour, Service};
 
 const HELP: &str = "\
-Answers as GreyNoise's Community API, DShield and SPUR's context API do, each on a free port of 127.0.0.1.
+Simulates the APIs of GreyNoise (Community), DShield and SPUR (context), each on a free port of 127.0.0.1.
 
 usage: http-loopback --hosts FILE [--port-file PATH] [--delay MS] [--parent PID]
 
-  --hosts FILE      tab-separated, - for what is not known: prefix or address, classification, name, riot, country,
+  --hosts FILE      tab-separated columns, - if unknown: prefix or address, classification, name, riot, country,
                     asn, as_name, reports, attacks, tunnels, infrastructure, devices
-  --port-file PATH  where lines such as `spur http://127.0.0.1:PORT/v2/context`, one for each of greynoise, dshield
-                    and spur, are written, by rename, once all of them accept connections
-  --delay MS        before each answer (default: 0)
-  --parent PID      end when this process has ended; without it, serve until killed
+  --port-file PATH  write the URLs to this file when all servers are ready, one line for each of greynoise, dshield
+                    and spur, for example `spur http://127.0.0.1:PORT/v2/context`
+  --delay MS        wait before each answer (default: 0)
+  --parent PID      exit when this process ends (default: run until killed)
 ";
 
 const SERVICES: [(&str, Service); 3] =
