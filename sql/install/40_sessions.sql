@@ -181,7 +181,7 @@ CREATE VIEW attached_tables AS
     CROSS JOIN LATERAL (
         SELECT COALESCE(
             CASE WHEN c.place OPERATOR(pg_catalog.=) 1 THEN c.reason END,
-            (SELECT pg_catalog.format('column %I is another one than when the table was attached', x.ip_column)
+            (SELECT pg_catalog.format('column %I is not the column that the table was attached with', x.ip_column)
              FROM pg_catalog.pg_index i
              JOIN pg_catalog.pg_class index ON index.oid OPERATOR(pg_catalog.=) i.indexrelid
              JOIN pg_catalog.pg_attribute a
@@ -345,14 +345,14 @@ BEGIN
     IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
             MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
-            HINT = 'Do without a foreign key, or detach the table, change the column''s type to inet, and attach the table again.';
+            HINT = 'Attach the table without a foreign key, or detach it, change the column''s type to inet, and attach it again.';
     END IF;
     IF EXISTS (SELECT FROM pg_attribute a
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
             DETAIL = 'The trigger cannot store an address as ip_inventory spells it.',
-            HINT = 'Do without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
+            HINT = 'Attach the table without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
     -- Otherwise a name could mean another table after a command has waited for its lock.
@@ -453,13 +453,13 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         FROM snapshot_column s
         WHERE s.atthasdef
         UNION ALL
-        SELECT 6, format('Column %I of %s is NOT NULL, so an INSERT fails that brings no value where none is known.', s.attname, s.rel),
+        SELECT 6, format('Column %I of %s is NOT NULL, so an INSERT fails if neither the client nor the extension has a value.', s.attname, s.rel),
                format('ALTER TABLE %s ALTER COLUMN %I DROP NOT NULL;', s.rel, s.attname)
         FROM snapshot_column s
         WHERE s.attnotnull
         UNION ALL
         -- BEFORE triggers for rows: bits 1 and 2; INSERT or UPDATE: bits 4 and 16.
-        SELECT 7, format('Trigger %I on %s fires after the trigger of the extension, which does not see what it changes.',
+        SELECT 7, format('Trigger %I on %s fires after the trigger of the extension, so the extension does not see its changes.',
                          t.tgname, t.tgrelid::regclass),
                format('Rename trigger %I on %s, to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
         FROM member m

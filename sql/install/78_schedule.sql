@@ -43,18 +43,18 @@ DECLARE
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
         IF NOT EXISTS (SELECT FROM pg_available_extensions a WHERE a.name = 'pg_cron') THEN
-            problem := 'This server does not have it.';
-            way := format('Install it (Debian: postgresql-%s-cron), or run the statements of the view default_schedule by another clock.',
+            problem := 'pg_cron is not available on this server.';
+            way := format('Install pg_cron (Debian: postgresql-%s-cron), or run the statements of the view default_schedule with another scheduler.',
                 current_setting('server_version_num')::integer / 10000);
         ELSIF home IS NULL THEN
-            problem := 'It is not in shared_preload_libraries.';
-            way := format('Set shared_preload_libraries = ''pg_cron,cowrie_enrich'' and cron.database_name = ''%s'', restart, and CREATE EXTENSION pg_cron.', here);
+            problem := 'shared_preload_libraries does not contain pg_cron.';
+            way := format('Set shared_preload_libraries = ''pg_cron,cowrie_enrich'' and cron.database_name = ''%s'', restart the server, and run CREATE EXTENSION pg_cron.', here);
         ELSIF home = here THEN
-            problem := 'It is loaded, and nobody has created it.';
-            way := 'As superuser: CREATE EXTENSION pg_cron.';
+            problem := 'The library pg_cron is loaded, but the extension is not created.';
+            way := 'Run CREATE EXTENSION pg_cron as a superuser.';
         ELSE
-            problem := format('It keeps its jobs in database "%s".', home);
-            way := 'There, give the jobs of the view default_schedule to cron.schedule_in_database(); docs/scheduling.md has the statement.';
+            problem := format('pg_cron keeps its jobs in database "%s".', home);
+            way := 'In that database, schedule the jobs of the view default_schedule with cron.schedule_in_database(); see docs/scheduling.md.';
         END IF;
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('pg_cron is not installed in database "%s"', here), DETAIL = problem, HINT = way;

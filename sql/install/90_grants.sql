@@ -65,9 +65,9 @@ BEGIN
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_function',
-            MESSAGE = pg_catalog.format('%s is there already', lookalike.call),
+            MESSAGE = pg_catalog.format('function %s already exists', lookalike.call),
             DETAIL = pg_catalog.format('It belongs to %I, and could be called in place of a function of cowrie_enrich.', lookalike.owner),
-            HINT = 'Install into a schema of its own, in which nobody else may create objects.';
+            HINT = 'Install into a separate schema in which no other role can create objects.';
     END IF;
 END
 $$;

@@ -333,7 +333,7 @@ impl Shared {
         match error.kind() {
             _ if is_replaced => "newer connections replaced a scraper".to_owned(),
             ErrorKind::WouldBlock | ErrorKind::TimedOut => "a scraper did not read in time".to_owned(),
-            _ => format!("a scraper hung up: {error}"),
+            _ => format!("a scraper closed the connection: {error}"),
         }
     }
 }

@@ -38,13 +38,13 @@ impl fmt::Display for MmdbError {
             Self::Metadata { field, reason } => write!(f, "mmdb metadata, {field}: {reason}"),
             Self::Truncated { needed, available } => write!(
                 f,
-                "mmdb file is cut short or its metadata is wrong: the search tree needs {needed} bytes, \
+                "mmdb file is truncated or its metadata is wrong: the search tree needs {needed} bytes, \
                  {available} are there"
             ),
             Self::Unsupported { what, value } => write!(f, "mmdb {what} {value} is not supported"),
             Self::NoAnswers { database_type } => write!(
                 f,
-                "mmdb file of type \"{database_type}\" holds neither countries or cities nor AS numbers"
+                "mmdb file of type \"{database_type}\" contains neither countries or cities nor AS numbers"
             ),
             Self::Tree { network, reason } => write!(f, "mmdb search tree at {network}: {reason}"),
             Self::Record { network, offset: Some(offset), reason } => {

@@ -112,7 +112,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
     let report = match (object.remove("ip"), object.remove("error")) {
         (Some(Value::Object(report)), _) if !report.is_empty() => unwrapped(report),
         (None | Some(Value::Null), Some(error)) if !http::says_nothing(&error) => return read_error(&error),
-        _ => return ReadResult::Malformed("the answer is no report about an address"),
+        _ => return ReadResult::Malformed("the answer is not a report about an address"),
     };
     if http::names(&report, "number", address) == Some(false) {
         return ReadResult::Foreign;

@@ -134,7 +134,7 @@ fn read_answer(address: Address, body: &[u8]) -> ReadResult {
             ReadResult::Answer(Answer::Absent(Some(Flags::NEITHER.kept(&JsonObject::new()))))
         }
         Ok(None) => ReadResult::Malformed("the answer does not say whether the address was seen"),
-        Err(NotBoolean) => ReadResult::Malformed("the answer says neither yes nor no"),
+        Err(NotBoolean) => ReadResult::Malformed("the answer has a value that is neither true nor false"),
     }
 }
 
@@ -143,7 +143,9 @@ fn read_absence(address: Address, body: &[u8]) -> Option<ReadResult> {
     let object = http::object(body)?;
     let seen = match Flags::read(&object) {
         Ok(seen) => seen,
-        Err(NotBoolean) => return Some(ReadResult::Malformed("the answer says neither yes nor no")),
+        Err(NotBoolean) => {
+            return Some(ReadResult::Malformed("the answer has a value that is neither true nor false"));
+        }
     };
     let absent = match http::names(&object, "ip", address) {
         Some(false) => return Some(ReadResult::Foreign),

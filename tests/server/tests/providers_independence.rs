@@ -209,8 +209,13 @@ fn a_provider_that_is_not_set_up_says_which_setting_and_is_not_asked() {
             "cowrie_enrich.greynoise_url is not an http or https URL",
         ),
         ("greynoise", "greynoise_url = ''", &greynoise_url, "cowrie_enrich.greynoise_url"),
-        ("greynoise", &with_user, &greynoise_url, "cowrie_enrich.greynoise_url has a user name in it"),
-        ("greynoise", &with_query, &greynoise_url, "cowrie_enrich.greynoise_url has more behind its path"),
+        ("greynoise", &with_user, &greynoise_url, "cowrie_enrich.greynoise_url contains a user name"),
+        (
+            "greynoise",
+            &with_query,
+            &greynoise_url,
+            "cowrie_enrich.greynoise_url contains a query or a fragment",
+        ),
         (
             "greynoise",
             &other_scheme,

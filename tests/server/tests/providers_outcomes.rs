@@ -228,7 +228,7 @@ fn answers_that_make_no_sense_are_not_stored() {
         patient.fails(provider, "no body", HttpFault::EmptyBody, "malformed_rows", not_json);
         patient.fails(provider, "noise", HttpFault::Garbage(3_000), "failed", "");
     }
-    let types = "the answer says neither yes nor no";
+    let types = "the answer has a value that is neither true nor false";
     patient.fails("greynoise", "other types", HttpFault::WrongTypes, "malformed_rows", types);
     for body in ["[]", "null", "{}", "42", "{\"noise\":", "\u{feff}{}"] {
         let answer = move |_: &cowrie_enrich_upstreams::HttpRequest| CannedAnswer {
@@ -729,7 +729,12 @@ fn a_lookup_that_fails_while_others_are_answered_is_dead_in_the_end() {
         ("greynoise", "500", HttpFault::status(500), "500 Internal Server Error"),
         ("greynoise", "400", HttpFault::status(400), "refused: Request is not a valid routable IPv4 address"),
         ("greynoise", "no JSON", HttpFault::NotJson, "the answer is not a JSON object"),
-        ("greynoise", "other types", HttpFault::WrongTypes, "the answer says neither yes nor no"),
+        (
+            "greynoise",
+            "other types",
+            HttpFault::WrongTypes,
+            "the answer has a value that is neither true nor false",
+        ),
         ("greynoise", "a page", HttpFault::Html404, "404 Not Found"),
         ("greynoise", "silence", HttpFault::Silent, ""),
         ("greynoise", "half a body", HttpFault::CutBody, ""),

@@ -153,7 +153,7 @@ fn schedule_for_another<'a>(cluster: &'a Cluster, home: &str) -> Database<'a> {
     let mut other = fresh_database(cluster);
     let refusal = other.refused("SELECT schedule_defaults()");
     assert_eq!(refusal.code, "0A000");
-    assert_eq!(refusal.detail, Some(format!("It keeps its jobs in database \"{home}\".")));
+    assert_eq!(refusal.detail, Some(format!("pg_cron keeps its jobs in database \"{home}\".")));
     let statements = other.rows(&block_with("schedule_in_database").replace("cowrie_enrich.", "enrich."));
     assert_eq!(statements.len(), JOBS.len() - 1, "{statements:?}");
     cluster.session(home).run(&statements.join("\n"));
@@ -169,7 +169,7 @@ fn scheduling_again_replaces_the_jobs_and_unscheduling_removes_only_them() {
     let mut db = cluster.session(&home);
     let refusal = db.refused("SELECT schedule_defaults()");
     assert_eq!(refusal.code, "0A000");
-    assert_eq!(refusal.hint.as_deref(), Some("As superuser: CREATE EXTENSION pg_cron."));
+    assert_eq!(refusal.hint.as_deref(), Some("Run CREATE EXTENSION pg_cron as a superuser."));
     assert_eq!(db.rows("SELECT unschedule_defaults()"), [""; 0]);
 
     db.run("CREATE EXTENSION pg_cron");
@@ -225,11 +225,11 @@ fn without_pg_cron_it_says_how_to_get_it() {
     assert_eq!(refusal.message, format!("pg_cron is not installed in database \"{}\"", db.name));
     let hint = refusal.hint.expect("a hint");
     if db.number("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_cron'") == 1 {
-        assert_eq!(refusal.detail.as_deref(), Some("It is not in shared_preload_libraries."));
+        assert_eq!(refusal.detail.as_deref(), Some("shared_preload_libraries does not contain pg_cron."));
         assert!(hint.contains("shared_preload_libraries = 'pg_cron,cowrie_enrich'"), "{hint}");
         assert!(hint.contains(&format!("cron.database_name = '{}'", db.name)), "{hint}");
     } else {
-        assert_eq!(refusal.detail.as_deref(), Some("This server does not have it."));
+        assert_eq!(refusal.detail.as_deref(), Some("pg_cron is not available on this server."));
         assert!(hint.contains("default_schedule"), "{hint}");
     }
     assert_eq!(db.rows("SELECT unschedule_defaults()"), [""; 0]);

@@ -359,8 +359,8 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
          Column snapshot_ip_type of public.s takes at most 5 characters, so other values stay null.\n\
          Column enrichment of public.s has a default, which counts as a value of the client.\n\
          Column snapshot_asn of public.s has a default, which counts as a value of the client.\n\
-         Column snapshot_asn of public.s is NOT NULL, so an INSERT fails that brings no value where none is known.\n\
-         Trigger \"zzz last\" on public.s fires after the trigger of the extension, which does not see what it changes.\n\
+         Column snapshot_asn of public.s is NOT NULL, so an INSERT fails if neither the client nor the extension has a value.\n\
+         Trigger \"zzz last\" on public.s fires after the trigger of the extension, so the extension does not see its changes.\n\
          HINT:  ALTER TABLE public.s ALTER COLUMN enrichment DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP NOT NULL;\n\

@@ -326,7 +326,7 @@ fn an_address_column_in_the_place_of_another_is_left_out() {
              INSERT INTO s VALUES (1, '8.8.8.8'), (2, '1.1.1.1')"
         ));
         db.run("CALL enrich.fold_statistics(); ALTER TABLE s RENAME ip TO old; ALTER TABLE s ADD ip inet");
-        let reason = "column ip is another one than when the table was attached";
+        let reason = "column ip is not the column that the table was attached with";
         assert_eq!(
             db.one("SELECT is_intact, is_readable, not_intact_reason FROM enrich.attached_tables"),
             format!("f|f|{reason}")

@@ -229,7 +229,7 @@ fn failure_of(error: Error, host: &str, proxied: bool) -> Failure {
         Error::Decompress(_, error) if error.kind() == ErrorKind::UnexpectedEof => Failure::Cut,
         Error::Decompress(..) => Failure::Malformed("the answer could not be decompressed".to_owned()),
         Error::Io(error) => failure_of_io(&error, host, connect),
-        _ => Failure::Io(format!("could not ask {host:.80}")),
+        _ => Failure::Io(format!("could not send a request to {host:.80}")),
     }
 }
 
@@ -250,7 +250,7 @@ fn failure_of_io(error: &std::io::Error, host: &str, connect: impl Fn(String) ->
         _ if error.to_string().starts_with(UNRESOLVED) => {
             Failure::Resolve(format!("could not resolve {host:.80}: {error:.100}"))
         }
-        _ => Failure::Io(format!("could not ask {host:.80}: {error:.100}")),
+        _ => Failure::Io(format!("could not send a request to {host:.80}: {error:.100}")),
     }
 }
 

@@ -290,7 +290,7 @@ impl HttpService {
         };
         let name = name(setting);
         let contact = settings.text(setting).ok_or_else(|| {
-            format!("{name} is not set: {} wants an e-mail address or URL of who is asking", self.title)
+            format!("{name} is not set: {} requires an e-mail address or URL of the operator", self.title)
         })?;
         let visible =
             contact.bytes().all(|byte| matches!(byte, b' '..=b'~')) && contact.len() <= LONGEST_CONTACT;
@@ -405,7 +405,9 @@ impl Key {
     fn missing(&self) -> String {
         let name = name(self.file);
         match &self.keyless {
-            Some(terms) => format!("{name} is not set: name a file with a key, or \"{}\"", terms.word),
+            Some(terms) => {
+                format!("{name} is not set: set it to the path of a key file, or to \"{}\"", terms.word)
+            }
             None => format!("{name} is not set"),
         }
     }

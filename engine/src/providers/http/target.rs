@@ -35,10 +35,10 @@ impl Target {
         };
         let authority = uri.authority().ok_or(MALFORMED)?;
         if authority.as_str().contains('@') {
-            return Err("has a user name in it");
+            return Err("contains a user name");
         }
         if url.contains(['?', '#']) {
-            return Err("has more behind its path");
+            return Err("contains a query or a fragment");
         }
         // `Uri` accepts any text as port, and ureq replaces an invalid port by the scheme's default.
         let port = authority.as_str().strip_prefix(authority.host()).ok_or(MALFORMED)?;

@@ -108,9 +108,7 @@ fn ask(mut resolver: Resolver<'_>, addresses: &[Address], cancel: &Cancel) -> Ro
         (Err(failure), _) => Some(failure),
         (Ok(()), _) if !answers.is_empty() => None,
         (Ok(()), Some(reason)) => Some(Failure::Io(format!("the DNS server answered: {reason}"))),
-        (Ok(()), None) if resolver.spoke => {
-            Some(Failure::Io("the DNS server gave no answer that makes sense".into()))
-        }
+        (Ok(()), None) if resolver.spoke => Some(Failure::Io("the DNS server sent no valid answer".into())),
         (Ok(()), None) => Some(Failure::Silent),
     };
     anomalies.malformed += resolver.malformed;
