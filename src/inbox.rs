@@ -15,8 +15,9 @@ use std::sync::atomic::Ordering;
 
 use cowrie_enrich_engine::random;
 
+use crate::pg::catalog;
 use crate::pg::transaction::{self, Outcome};
-use crate::pg::{catalog, shared};
+use crate::shared_state;
 use crate::worker::registry;
 
 /// Rows of one transaction that are remembered.
@@ -39,7 +40,7 @@ pub fn needs(row: impl Hash) -> bool {
     if registry::worker_slot_of(catalog::own_database()).is_some() || transaction::is_being_prepared() {
         return true;
     }
-    let place = shared::block().waiting_row(fingerprint);
+    let place = shared_state::block().waiting_row(fingerprint);
     if place.load(Ordering::Acquire) == fingerprint {
         return false;
     }
@@ -48,11 +49,11 @@ pub fn needs(row: impl Hash) -> bool {
 
 /// Begins a new epoch, because rows are removed from an inbox.
 pub fn begin_epoch() {
-    shared::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
+    shared_state::block().inbox_epoch.fetch_add(1, Ordering::AcqRel);
 }
 
 fn fingerprint(row: impl Hash) -> u64 {
-    let block = shared::block();
+    let block = shared_state::block();
     let mut hasher = DefaultHasher::new();
     secret().hash(&mut hasher);
     block.inbox_epoch.load(Ordering::Acquire).hash(&mut hasher);
@@ -65,7 +66,7 @@ fn fingerprint(row: impl Hash) -> u64 {
 /// Returns an unpredictable number. Otherwise an attacker could find an address with the fingerprint of
 /// another one.
 fn secret() -> u64 {
-    let secret = &shared::block().inbox_secret;
+    let secret = &shared_state::block().inbox_secret;
     match secret.load(Ordering::Acquire) {
         0 => {
             let drawn = random::bits().max(1);
@@ -82,7 +83,7 @@ pub fn transaction_ended(outcome: Outcome) {
     APPENDED.with_borrow_mut(|appended| {
         if outcome == Outcome::Committed {
             for fingerprint in appended.iter() {
-                shared::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
+                shared_state::block().waiting_row(*fingerprint).store(*fingerprint, Ordering::Release);
             }
         }
         // Also frees the memory of a large transaction.

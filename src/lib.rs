@@ -3,8 +3,8 @@
 //! Entry points are in [`api`] (functions), [`session`] (the trigger and its work at the end of the
 //! transaction), [`procedures`], and in [`worker`], [`owner`] and [`exporter`] (the background processes).
 //! They use [`store`] (all SQL), [`mmdb`] (the mmdb files), [`provider`] (the providers and their limits),
-//! [`document`] and [`telemetry`]. These use [`pg`], which has all unsafe code. The crate `engine` has all
-//! code that does not need PostgreSQL.
+//! [`document`] and [`telemetry`]. These use [`shared_state`] and [`pg`]. All unsafe code is in [`pg`]. The
+//! crate `engine` has all code that does not need PostgreSQL.
 
 pgrx::pg_module_magic!(name, version);
 
@@ -20,6 +20,7 @@ mod pg;
 mod procedures;
 mod provider;
 mod session;
+mod shared_state;
 mod store;
 mod telemetry;
 mod versions;
@@ -37,7 +38,7 @@ pub extern "C-unwind" fn _PG_init() {
         cowrie_enrich_engine::panics::report_in_one_line();
     }
     guc::define();
-    if pg::shared::request() {
+    if shared_state::request() {
         worker::register();
     }
     worker::registry::listen();

@@ -6,13 +6,12 @@ use cowrie_enrich_engine::breaker::State;
 
 use crate::inbox;
 use crate::pg::call::Call;
-use crate::pg::owner_slot::OwnerSlot;
-use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::value::{Bigint, Integer, ToSql, Typed, Value, value};
-use crate::pg::{Oid, catalog, owner_process, text};
+use crate::pg::{Oid, catalog, text};
 use crate::provider::Provider;
 use crate::provider::counters::{self, COUNTS};
 use crate::provider::health;
+use crate::shared_state::{self, OwnerSlot, WorkerSlot, owner_process};
 use crate::worker::registry::{self, Doing, Lack};
 use crate::{row, sql_function};
 
@@ -40,8 +39,8 @@ fn requests_removed(_: &Call) {
 
 sql_function!(worker_status_wrapper, pg_finfo_worker_status_wrapper, worker_status);
 fn worker_status(call: &Call) {
-    let block = shared::block();
-    let launcher_says = if !shared::is_shared() {
+    let block = shared_state::block();
+    let launcher_says = if !shared_state::is_shared() {
         "not preloaded"
     } else if catalog::is_standby() {
         "waiting for promotion"
@@ -64,10 +63,10 @@ fn worker_status(call: &Call) {
             rows.push(owner_row(slot));
         }
     }
-    let has_seat = |database| {
+    let has_slot = |database| {
         block.worker_slots.iter().any(|worker_slot| worker_slot.database.load(Ordering::Acquire) == database)
     };
-    for waiting in shared::waiting().into_iter().filter(|waiting| !has_seat(waiting.database)) {
+    for waiting in shared_state::waiting().into_iter().filter(|waiting| !has_slot(waiting.database)) {
         // A dropped database waits for no worker.
         let Some(name) = catalog::database_name(waiting.database.into()) else { continue };
         rows.push(row![

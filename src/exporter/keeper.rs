@@ -8,7 +8,8 @@ use cowrie_enrich_engine::{backoff, random};
 
 use super::{PROGRAM, is_wanted, otlp};
 use crate::pg::background::{self, Presence, Process};
-use crate::pg::{clock, shared};
+use crate::pg::clock;
+use crate::shared_state;
 use crate::telemetry;
 use crate::worker::registry::Ending;
 
@@ -39,7 +40,7 @@ impl Supervisor {
     /// ends by itself.
     pub fn see_to_it(&mut self) -> Duration {
         self.collect_ended();
-        let worker_slot = &shared::block().exporter;
+        let worker_slot = &shared_state::block().exporter;
         // An exporter that an earlier launcher started counts as well.
         if self.process.is_some() || worker_slot.is_taken() {
             return NEVER;
@@ -74,7 +75,7 @@ impl Supervisor {
         };
         process.forget();
         let now = clock::now();
-        if Ending::of(&shared::block().exporter) == Ending::Left {
+        if Ending::of(&shared_state::block().exporter) == Ending::Left {
             (self.crashes, self.backoff_until) = (0, 0);
             return;
         }

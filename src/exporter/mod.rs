@@ -28,7 +28,8 @@ pub use keeper::Supervisor;
 
 use crate::guc;
 use crate::pg::background::{self, Needs, Program};
-use crate::pg::{shared, transaction};
+use crate::pg::transaction;
+use crate::shared_state::{self, worker_process};
 use crate::telemetry::families;
 use crate::worker::registry::Ending;
 
@@ -48,8 +49,8 @@ fn is_wanted() -> bool {
 fn run(_argument: i32) {
     background::accept_signals();
     background::connect(None, PROGRAM);
-    let own = &shared::block().exporter;
-    if !own.take() {
+    let own = &shared_state::block().exporter;
+    if !worker_process::take(own) {
         // An earlier launcher's exporter still runs.
         return;
     }

@@ -14,7 +14,8 @@ use cowrie_enrich_engine::otlp::{self, Export, Outcome, Request, Resource, Signa
 use cowrie_enrich_engine::{backoff, random};
 
 use crate::guc;
-use crate::pg::{self, background, catalog, clock, shared, transaction};
+use crate::pg::{self, background, catalog, clock, transaction};
+use crate::shared_state;
 use crate::telemetry::cells::{DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Exporter, exported, spans};
 
@@ -88,7 +89,9 @@ impl Otlp {
             self.send_metrics(&endpoint, now);
         }
         // With enough spans for a full request, the request is sent before it is due.
-        if self.traces.is_due(now) || self.traces.may_go_on() && shared::block().spans.len() >= MOST_SPANS {
+        if self.traces.is_due(now)
+            || self.traces.may_go_on() && shared_state::block().spans.len() >= MOST_SPANS
+        {
             self.send_spans(&endpoint, now);
         }
         [&self.metrics, &self.traces].into_iter().filter_map(Line::next).min()

@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 
 use super::in_transaction;
 use crate::guc;
-use crate::pg::shared::ProcedureCall;
 use crate::pg::{self, background, catalog, clock};
 use crate::procedures::Procedure;
 use crate::procedures::progress;
 use crate::provider::counters;
+use crate::shared_state::ProcedureCall;
 use crate::telemetry::families;
 use crate::telemetry::{Exporter, exported};
 

@@ -18,10 +18,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::pg::background::{self, Needs, Process, Program};
-use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
-use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::spi::Connection;
-use crate::pg::{Oid, clock, owner_process, transaction};
+use crate::pg::{Oid, clock, transaction};
+use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, WorkerSlot, owner_process};
 use crate::store::{self, Home};
 use crate::telemetry;
 use crate::worker::due::retry_pause;
@@ -75,7 +74,8 @@ struct Worker {
 fn run(argument: i32) {
     background::accept_signals();
     let argument = usize::try_from(argument).unwrap_or_default();
-    let worker_slot = &shared::block().worker_slots[argument / OWNER_SLOTS % shared::SEATS];
+    let worker_slot =
+        &shared_state::block().worker_slots[argument / OWNER_SLOTS % shared_state::WORKER_SLOTS];
     let slot = &worker_slot.owner_slots[argument % OWNER_SLOTS];
     if !owner_process::take(slot, worker_slot) {
         return;
@@ -172,7 +172,7 @@ fn transact<T>(kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Res
         Ok(result) => result.ok_or(TransactionFailure { was_lock: false }),
         Err(failure) => {
             let headline = "a step of an owner process failed and will be retried";
-            match owner_process::own_seat() {
+            match owner_process::own_worker_slot() {
                 Some(worker_slot) => kind.failed(&worker_slot.report, headline, &failure.message),
                 None => telemetry::error(headline, &failure.message),
             }

@@ -1,28 +1,39 @@
 //! Latches: waking another process, and waiting for a wake-up.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// The latch of a process, as shared memory stores it. 0 stands for none.
+/// The latch of a process, in shared memory.
 ///
-/// Latches are in the server's main shared memory, which every process maps at the same address and which is
-/// never freed. Setting the latch of a process that has ended has no effect, or wakes a new process that
-/// finds no work and sleeps again.
-pub type Address = usize;
+/// It holds the address of the latch, or 0 for none. Latches are in the server's main shared memory, which every
+/// process maps at the same address and which is never freed. Setting the latch of a process that has ended has no
+/// effect, or wakes a new process that finds no work and sleeps again.
+#[repr(transparent)]
+pub struct SharedLatch(AtomicUsize);
 
-/// Returns the latch of this process.
-pub fn own() -> Address {
-    // SAFETY: reads a static that is set before any library code runs in a backend.
-    unsafe { pg_sys::MyLatch as Address }
-}
+impl SharedLatch {
+    /// Makes the latch that of this process.
+    pub fn own(&self) {
+        // SAFETY: reads a static that is set before any library code runs in a backend.
+        let latch = unsafe { pg_sys::MyLatch };
+        self.0.store(latch as usize, Ordering::Release);
+    }
 
-/// Wakes the process that owns this latch.
-pub fn set(latch: Address) {
-    if latch != 0 {
-        // SAFETY: see `Address`; SetLatch neither raises nor blocks.
-        unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) }
+    /// Called before the process ends.
+    pub fn disown(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    /// Wakes the process that owns the latch.
+    pub fn set(&self) {
+        let latch = self.0.load(Ordering::Acquire);
+        if latch != 0 {
+            // SAFETY: see the type; SetLatch neither raises nor blocks.
+            unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) }
+        }
     }
 }
 

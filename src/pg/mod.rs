@@ -20,9 +20,9 @@
 //! | [`call`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
 //! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has only microseconds; until it borrows them |
 //! | [`relation`], [`scan`], [`keyed`], [`snapshot`] | none | |
-//! | [`subtransaction`], [`transaction`], [`timeouts`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
+//! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
 //! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
-//! | [`shared`], [`owner_slot`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
+//! | [`shmem`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
 //! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message |
 //! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`kept`] | none, or single bindings | |
 
@@ -48,18 +48,17 @@ pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
 pub mod memory;
-pub mod owner_process;
-pub mod owner_slot;
 pub mod parser;
 pub mod relation;
 pub mod role;
 pub mod scan;
 pub mod settings;
-pub mod shared;
+pub mod shmem;
 pub mod snapshot;
 pub mod spi;
 pub mod subtransaction;
 pub mod text;
+pub mod time_limit;
 pub mod timeouts;
 pub mod transaction;
 pub mod trigger;

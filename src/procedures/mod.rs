@@ -24,12 +24,12 @@ use crate::pg::call::Call;
 use crate::pg::exclusion::{Held, Released, kind_in_pg_locks};
 use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
-use crate::pg::shared::PROCEDURES;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{self, Oid, check_for_interrupts, relation};
 use crate::procedures::progress::{self as report, Reporting};
+use crate::shared_state::PROCEDURES;
 use crate::store::Home;
 use crate::store::calls::{self, Key};
 

@@ -1,8 +1,8 @@
 //! Progress of procedures in shared memory, for readers outside their database. It is that of the last call
 //! in `procedure_call`, as of the last commit of that call.
 
-use crate::pg::shared::{self, PROCEDURES, ProcedureCall};
 use crate::pg::{background, catalog, clock};
+use crate::shared_state::{self, PROCEDURES, ProcedureCall};
 
 /// A call that reports its progress.
 pub struct Reporting {
@@ -15,7 +15,7 @@ pub struct Reporting {
 pub fn begin(place: usize) -> Reporting {
     let (now, pid) = (clock::now(), background::own_pid());
     let database = catalog::own_database().to_u32();
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let call = &mut guarded.calls[place];
         (call.database, call.pid, call.is_open, call.is_complete) = (database, pid, true, false);
         (call.batches, call.done, call.total) = (0, 0, 0);
@@ -28,7 +28,7 @@ pub fn begin(place: usize) -> Reporting {
 impl Reporting {
     fn with(&self, report: impl FnOnce(&mut ProcedureCall, i64)) {
         let now = clock::now();
-        shared::locked(|guarded| {
+        shared_state::locked(|guarded| {
             let call = &mut guarded.calls[self.place];
             if call.pid == self.pid && call.is_open {
                 report(call, now);
@@ -67,7 +67,7 @@ impl Drop for Reporting {
 
 /// Returns the last call of each procedure that was called, and whether it is running.
 pub fn all() -> Vec<(usize, ProcedureCall, bool)> {
-    let calls: [ProcedureCall; PROCEDURES] = shared::locked(|guarded| guarded.calls);
+    let calls: [ProcedureCall; PROCEDURES] = shared_state::locked(|guarded| guarded.calls);
     let known = calls.into_iter().enumerate().filter(|(_, call)| call.pid != 0);
     // A killed process cannot report its end.
     known.map(|(place, call)| (place, call, call.is_open && background::is_backend(call.pid))).collect()

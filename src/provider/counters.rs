@@ -6,8 +6,8 @@ use std::time::Duration;
 use cowrie_enrich_engine::providers::Failure;
 
 use crate::pg::clock;
-use crate::pg::shared::{self, PROVIDER_SLOTS};
 use crate::provider::Provider;
+use crate::shared_state::{self, PROVIDER_SLOTS};
 use crate::telemetry::{self, Distribution};
 
 /// Counters of a provider. Append only: the slots are laid out by these numbers.
@@ -114,7 +114,7 @@ impl Count {
 pub fn count(provider: Provider, what: Count, amount: u64) {
     if amount > 0 {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-        shared::block().provider_counters[provider.place()][what as usize]
+        shared_state::block().provider_counters[provider.place()][what as usize]
             .fetch_add(amount, Ordering::Relaxed);
     }
 }
@@ -122,8 +122,8 @@ pub fn count(provider: Provider, what: Count, amount: u64) {
 /// Records that a lookup became a dead letter, and the reason.
 pub fn record_dead_letter(provider: Provider, reason: &str) {
     let now = clock::now();
-    shared::locked(|guarded| {
-        let last = &mut guarded.last_buried;
+    shared_state::locked(|guarded| {
+        let last = &mut guarded.last_dead_letter;
         (last.provider, last.at) = (provider.place() as u32, now);
         last.reason.set(reason);
     });
@@ -132,7 +132,7 @@ pub fn record_dead_letter(provider: Provider, reason: &str) {
 /// Returns the last dead letter since the server was started: provider, reason, time (microseconds since
 /// 2000).
 pub fn last_dead_letter() -> Option<(Provider, String, i64)> {
-    let last = shared::locked(|guarded| guarded.last_buried);
+    let last = shared_state::locked(|guarded| guarded.last_dead_letter);
     let provider = Provider::all().nth(last.provider as usize)?;
     (last.at != 0).then(|| (provider, last.reason.text().unwrap_or_default(), last.at))
 }
@@ -152,5 +152,5 @@ pub fn record_duration(provider: Provider, time: Duration) {
 
 /// Returns a count since the counters were last reset.
 pub fn read(provider: Provider, what: Count) -> i64 {
-    shared::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
+    shared_state::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
 }

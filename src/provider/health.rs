@@ -3,8 +3,8 @@
 use cowrie_enrich_engine::breaker::State;
 
 use crate::pg::clock;
-use crate::pg::shared;
 use crate::provider::{Provider, quota};
+use crate::shared_state;
 
 /// A provider's health, as `provider_status` shows it.
 pub struct Health {
@@ -28,7 +28,7 @@ pub struct Health {
 /// Returns the current state of a provider.
 pub fn health(provider: Provider) -> Health {
     let now = clock::now();
-    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let state = shared_state::locked(|guarded| guarded.providers[provider.place()]);
     let ever = |time: i64| (time != 0).then_some(time);
     let limit = provider.limits().daily_quota;
     let left = state.quota.left(now, limit);
@@ -47,7 +47,11 @@ pub fn health(provider: Provider) -> Health {
     }
 }
 
-fn blocked_reason(provider: Provider, state: &shared::Provider, left: Option<u64>) -> Option<String> {
+fn blocked_reason(
+    provider: Provider,
+    state: &shared_state::ProviderState,
+    left: Option<u64>,
+) -> Option<String> {
     if !provider.is_enabled() {
         return Some("not in cowrie_enrich.enabled_sources".to_owned());
     }

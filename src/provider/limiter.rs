@@ -14,9 +14,9 @@ use cowrie_enrich_engine::providers::Demand;
 use cowrie_enrich_engine::random;
 use cowrie_enrich_engine::rate::Admission;
 
-use crate::pg::shared::{self, PROVIDERS, WorkerSlot};
-use crate::pg::{catalog, clock};
+use crate::pg::{catalog, clock, shmem};
 use crate::provider::{Limits, Provider};
+use crate::shared_state::{self, PROVIDERS, WorkerSlot};
 
 /// The decision on a process's wish to query a provider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +67,7 @@ thread_local! {
 
 /// Returns whether a permit would be granted now, and how many are available; takes none.
 pub fn available_permits(provider: Provider, limits: &Limits) -> (PermitDecision, usize) {
-    let mut copy = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let mut copy = shared_state::locked(|guarded| guarded.providers[provider.place()]);
     let now = clock::now();
     let left = copy.quota.left(now, limits.daily_quota);
     if left == Some(0) {
@@ -97,8 +97,8 @@ fn take_permit_counted(
     limits: &Limits,
     rate_count: RateCount,
 ) -> Result<(Permit, PermitDecision), PermitDecision> {
-    shared::at_exit(process_ends);
-    let (decision, more) = shared::locked(|guarded| {
+    shmem::at_exit(process_ends);
+    let (decision, more) = shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         (take_from(state, limits, rate_count), state.in_use < limits.parallel)
     });
@@ -134,7 +134,11 @@ enum RateCount {
 }
 
 /// Takes a permit out of a provider's state. If none is available, the state stays unchanged.
-fn take_from(state: &mut shared::Provider, limits: &Limits, rate_count: RateCount) -> PermitDecision {
+fn take_from(
+    state: &mut shared_state::ProviderState,
+    limits: &Limits,
+    rate_count: RateCount,
+) -> PermitDecision {
     let now = clock::now();
     forget_wrong_times(state, now);
     if state.stop.until > now {
@@ -164,14 +168,14 @@ fn take_from(state: &mut shared::Provider, limits: &Limits, rate_count: RateCoun
 }
 
 /// Corrects times that lie too far ahead, because the clock was ahead when they were set.
-fn forget_wrong_times(state: &mut shared::Provider, now: i64) {
+fn forget_wrong_times(state: &mut shared_state::ProviderState, now: i64) {
     state.stop.until = state.stop.until.min(now + clock::micros(STOPPED_FOR));
     state.turn_ends = state.turn_ends.min(now + TURN_LASTS);
     state.breaker.until = state.breaker.until.min(now + clock::micros(LONGEST_NAMED_REST));
     state.breaker.backoff_until = state.breaker.backoff_until.min(now + clock::micros(LONGEST_NAMED_REST));
 }
 
-fn is_others_turn(state: &shared::Provider, own: u32, now: i64) -> bool {
+fn is_others_turn(state: &shared_state::ProviderState, own: u32, now: i64) -> bool {
     now < state.turn_ends && state.next_turn != own
 }
 
@@ -192,7 +196,7 @@ impl Permit {
             return SendTime::Now;
         }
         let now = clock::now();
-        let send_time = shared::locked(|guarded| {
+        let send_time = shared_state::locked(|guarded| {
             let state = &mut guarded.providers[self.provider.place()];
             forget_wrong_times(state, now);
             let backoff_until = state.stop.until.max(state.breaker.until);
@@ -216,7 +220,7 @@ impl Permit {
             return;
         }
         let (now, random) = (clock::now(), random::unit());
-        shared::locked(|guarded| {
+        shared_state::locked(|guarded| {
             let state = &mut guarded.providers[self.provider.place()];
             state.in_use = state.in_use.saturating_sub(1);
             match verdict {
@@ -253,7 +257,7 @@ impl Permit {
     }
 }
 
-fn fails(state: &mut shared::Provider, now: i64, base: Duration, random: f64, error: &str) {
+fn fails(state: &mut shared_state::ProviderState, now: i64, base: Duration, random: f64, error: &str) {
     state.breaker.failed(now, base, random);
     state.last_failure = now;
     state.last_error.set(error);
@@ -270,7 +274,7 @@ fn process_ends() {
     let held = HELD.replace([0; PROVIDERS]);
     for (provider, permits) in Provider::all().zip(held) {
         if permits > 0 {
-            shared::locked(|guarded| {
+            shared_state::locked(|guarded| {
                 let state = &mut guarded.providers[provider.place()];
                 state.in_use = state.in_use.saturating_sub(permits);
             });
@@ -296,9 +300,9 @@ const TURN_LASTS: i64 = 200_000;
 /// queue would keep the others from sending. One turn at a time: the worker that takes a permit passes the
 /// remaining ones on.
 fn offer_permits(provider: Provider) {
-    let (own, worker_slots) = (catalog::own_database().to_u32(), &shared::block().worker_slots);
+    let (own, worker_slots) = (catalog::own_database().to_u32(), &shared_state::block().worker_slots);
     let now = clock::now();
-    if shared::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
+    if shared_state::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
         return;
     }
     let database = |worker_slot: &WorkerSlot| worker_slot.database.load(Ordering::Acquire);
@@ -308,7 +312,7 @@ fn offer_permits(provider: Provider) {
     else {
         return;
     };
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         (state.next_turn, state.turn_ends) = (database(next), now + TURN_LASTS);
     });
@@ -319,7 +323,7 @@ fn offer_permits(provider: Provider) {
 pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     let after = |pause: Duration| now.saturating_add(clock::micros(pause));
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         match demand {
             Demand::Rest(pause) => {
@@ -346,19 +350,19 @@ fn longer(pause: Duration, times: u32) -> Duration {
 
 /// Stores a notice that the provider sent with its answer.
 pub fn store_notice(provider: Provider, notice: &str) {
-    shared::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
+    shared_state::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
 }
 
 /// Returns the fingerprint of the refused credentials while the provider is stopped.
 pub fn stopped_with(provider: Provider) -> Option<u64> {
-    let stop = shared::locked(|guarded| guarded.providers[provider.place()].stop);
+    let stop = shared_state::locked(|guarded| guarded.providers[provider.place()].stop);
     (stop.until > clock::now()).then_some(stop.credentials)
 }
 
 /// Clears the reasons for which a provider is not queried: a stop, a pause, repeated failures. The rate and
 /// the quota stay.
 pub fn resume(provider: Provider) {
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let state = &mut guarded.providers[provider.place()];
         state.stop.until = 0;
         (state.rests, state.refusals) = (0, 0);
@@ -370,13 +374,13 @@ pub fn resume(provider: Provider) {
 /// Lifts a stop after its cause has changed. A pause that the provider asked for stays, because it had
 /// another reason.
 pub fn lift_stop(provider: Provider) {
-    shared::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
+    shared_state::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
     wake_all();
 }
 
 /// Makes every worker check again whether it may send.
 fn wake_all() {
-    shared::block()
+    shared_state::block()
         .worker_slots
         .iter()
         .filter(|worker_slot| worker_slot.is_taken())
@@ -388,11 +392,11 @@ const WRITTEN_WITHIN: i64 = 600_000_000;
 
 /// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
-    let state = shared::locked(|guarded| guarded.providers[provider.place()]);
+    let state = shared_state::locked(|guarded| guarded.providers[provider.place()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
 /// Returns when the provider last answered; 0 is never.
 pub fn last_success(provider: Provider) -> i64 {
-    shared::locked(|guarded| guarded.providers[provider.place()].last_success)
+    shared_state::locked(|guarded| guarded.providers[provider.place()].last_success)
 }

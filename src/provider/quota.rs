@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::quota::day_of;
 
 use crate::pg::clock;
-use crate::pg::shared;
 use crate::provider::{Limits, Provider};
+use crate::shared_state;
 
 /// How long databases without a running worker are waited for, in microseconds.
 const WAITED_FOR: i64 = 60_000_000;
@@ -37,7 +37,7 @@ pub struct Reserved {
 pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Reserved> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
-    let reserved = shared::locked(|guarded| {
+    let reserved = shared_state::locked(|guarded| {
         let quota = &mut guarded.providers[provider.place()].quota;
         let requests = quota.take(now, wanted, limits.daily_quota);
         Reserved { day: quota.day, requests, spent: quota.used }
@@ -48,7 +48,7 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Res
 /// Returns the requests spent today in the whole cluster, as far as this server knows: day and number.
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let quota = &mut guarded.providers[provider.place()].quota;
         quota.take(now, 0, 0);
         (quota.day, quota.used)
@@ -64,18 +64,18 @@ pub fn is_over(day: i32) -> bool {
 /// Gives unsent requests back to the quota.
 pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
-    shared::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));
+    shared_state::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));
 }
 
 /// Takes over the requests of a day that a ledger records as spent.
 pub fn learn(provider: Provider, day: i32, spent: i64) {
     let now = clock::now();
-    shared::locked(|guarded| guarded.providers[provider.place()].quota.learn(now, day, spent));
+    shared_state::locked(|guarded| guarded.providers[provider.place()].quota.learn(now, day, spent));
 }
 
 /// Returns whether every database that may have spent requests has reported.
 pub fn is_known() -> bool {
-    let block = shared::block();
+    let block = shared_state::block();
     let since = block.awaited_since.load(Ordering::Acquire);
     block.ledgers_known.load(Ordering::Acquire) || (since != 0 && clock::now() - since > WAITED_FOR)
 }

@@ -20,7 +20,6 @@ use crate::document::enrichment;
 use crate::pg::column::Length;
 use crate::pg::jsonb::Container;
 use crate::pg::kept::Kept;
-use crate::pg::owner_process::contained_within;
 use crate::pg::relation::{Key, Place, Prober, Row};
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Run, Statement};
@@ -28,6 +27,7 @@ use crate::pg::subtransaction::Failure;
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Inet, Jsonb, Regclass, Text, Tid, array};
 use crate::pg::{Oid, catalog, jsonb, snapshot};
+use crate::shared_state::owner_process::contained_within;
 use crate::telemetry;
 
 thread_local! {

@@ -15,7 +15,6 @@ use cowrie_enrich_engine::address::{self, Address};
 
 use super::Home;
 use crate::error;
-use crate::pg::owner_process::contained_within;
 use crate::pg::relation::Place;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
@@ -24,6 +23,7 @@ use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Bytes, Columns, Float, Inet, Text, Tid, ToSql, array};
 use crate::pg::{Oid, catalog, parser};
 use crate::provider::{Provider, Providers};
+use crate::shared_state::owner_process::contained_within;
 use crate::telemetry;
 use crate::worker::registry;
 

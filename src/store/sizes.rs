@@ -5,11 +5,11 @@ use std::ffi::CStr;
 use super::{completions, reclassification, recount_requests};
 use crate::pg::clock;
 use crate::pg::role::with_settings;
-use crate::pg::shared::QUEUE_SIZES;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::value::{Bigint, Text, Timestamptz};
 use crate::provider::Provider;
+use crate::shared_state::QUEUE_SIZES;
 
 thread_local! {
     static NETWORKS: Statement<(), (Bigint,)> = const { Statement::new(

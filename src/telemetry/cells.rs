@@ -19,8 +19,8 @@ use cowrie_enrich_engine::metrics::{Histogram, bucket};
 use cowrie_enrich_engine::otlp::Signal;
 use cowrie_enrich_engine::providers::Registry;
 
-use crate::pg::shared::{self, PROVIDERS};
 use crate::provider::Provider;
+use crate::shared_state::{self, PROVIDERS};
 
 /// The source of a change to a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +150,7 @@ pub struct Cell(u16);
 
 impl Cell {
     fn at(place: usize) -> Cell {
-        // All indexes are below `shared::CELLS`, see below.
+        // All indexes are below `shared_state::CELLS`, see below.
         Cell(place as u16)
     }
 
@@ -164,7 +164,7 @@ impl Cell {
     }
 
     pub fn read(self) -> i64 {
-        shared::block().cells[self.place()].load(Ordering::Relaxed)
+        shared_state::block().cells[self.place()].load(Ordering::Relaxed)
     }
 }
 
@@ -186,7 +186,7 @@ const BATCHES: usize = REQUESTS + PROVIDERS * size(REQUEST_SECONDS);
 const OTLP_REQUESTS: usize = BATCHES + PROVIDERS * size(BATCH_ADDRESSES);
 const OTLP_ITEMS: usize = OTLP_REQUESTS + Signal::ALL.len() * ResponseKind::ALL.len();
 const END: usize = OTLP_ITEMS + Signal::ALL.len() * DeliveryOutcome::ALL.len();
-const _: () = assert!(END <= shared::CELLS && shared::CELLS <= u16::MAX as usize);
+const _: () = assert!(END <= shared_state::CELLS && shared_state::CELLS <= u16::MAX as usize);
 
 /// Returns the number of cells of a histogram.
 const fn size(bounds: &[f64]) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::pg::shared::{self, EXPORTERS};
+use crate::shared_state::{self, EXPORTERS};
 
 /// An exporter. The numbers define the layout of the shared block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +38,7 @@ impl Exporter {
     }
 
     fn counter(self, which: usize) -> &'static AtomicI64 {
-        &shared::block().exports[self as usize][which]
+        &shared_state::block().exports[self as usize][which]
     }
 }
 

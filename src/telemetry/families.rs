@@ -14,11 +14,11 @@ use cowrie_enrich_engine::otlp::Signal;
 use crate::guc;
 use crate::mmdb::{self, Kind};
 use crate::pg::catalog::{self, Database};
-use crate::pg::shared::{self, Report, UNKNOWN, WorkerSlot};
-use crate::pg::{Oid, clock, owner_process};
+use crate::pg::{Oid, clock};
 use crate::provider::Provider;
 use crate::provider::counters::{self, Count, OUTCOMES};
 use crate::provider::health::{self, Health};
+use crate::shared_state::{self, Report, UNKNOWN, WorkerSlot, owner_process};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
@@ -85,11 +85,11 @@ fn databases(own: Option<&Sizes>) -> Vec<(String, Sizes)> {
 
 /// Returns the databases that should have a worker and whose worker has found the extension.
 fn attended() -> Vec<(Oid, String, &'static WorkerSlot)> {
-    if !shared::is_shared() || !guc::worker_enabled() {
+    if !shared_state::is_shared() || !guc::worker_enabled() {
         return Vec::new();
     }
     let databases = catalog::databases().into_iter().filter(|it| guc::database_is_wanted(&it.name));
-    let worker_slots = &shared::block().worker_slots;
+    let worker_slots = &shared_state::block().worker_slots;
     let worker_slot = |database: &Database| {
         let reports = |worker_slot: &&WorkerSlot| {
             worker_slot.report.database.load(Ordering::Acquire) == database.oid.to_u32()
@@ -333,7 +333,7 @@ fn files() -> Vec<Family> {
 }
 
 fn server() -> Vec<Family> {
-    let is_up = shared::is_shared() && shared::block().launcher.is_taken();
+    let is_up = shared_state::is_shared() && shared_state::block().launcher.is_taken();
     vec![
         Family::of(&declared::LAUNCHER_UP).with([], truth(is_up)),
         Family::of(&declared::STANDBY).with([], truth(catalog::is_standby())),
@@ -341,7 +341,7 @@ fn server() -> Vec<Family> {
 }
 
 fn exports() -> Vec<Family> {
-    let exporter = shared::is_shared() && shared::block().exporter.is_taken();
+    let exporter = shared_state::is_shared() && shared_state::block().exporter.is_taken();
     let exporter = Family::of(&declared::EXPORTER_UP).with([], truth(exporter));
     let (mut exports, mut export_failures) =
         (Family::of(&declared::EXPORTS), Family::of(&declared::EXPORT_FAILURES));
@@ -392,7 +392,7 @@ fn workers() -> Vec<Family> {
         shown.push(database);
     }
     // A database that never had a worker has reported nothing.
-    for waiting in shared::waiting() {
+    for waiting in shared_state::waiting() {
         let database = Oid::from(waiting.database);
         if !shown.contains(&database)
             && let Some(name) = catalog::database_name(database)

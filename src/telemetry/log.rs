@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::{Counter, add};
-use crate::pg::{self, clock, owner_process};
+use crate::pg::{self, clock};
+use crate::shared_state::owner_process;
 
 thread_local! {
     /// When this backend last logged each headline, in microseconds, and the number of suppressed messages

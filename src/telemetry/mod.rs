@@ -26,8 +26,9 @@ use cells::{Cell, DeliveryOutcome, ResponseKind};
 use cowrie_enrich_engine::otlp::{Signal, Span};
 
 use crate::guc;
+use crate::pg::clock;
 use crate::pg::transaction::{Level, Outcome, current_level};
-use crate::pg::{clock, shared};
+use crate::shared_state;
 
 pub use cells::{Distribution, Event, Operation, Source, Update};
 pub use exports::{Exporter, exported};
@@ -66,7 +67,7 @@ impl Counter {
 }
 
 const COUNTERS: usize = Counter::CountsLost as usize + 1;
-const _: () = assert!(COUNTERS <= shared::SLOTS);
+const _: () = assert!(COUNTERS <= shared_state::SLOTS);
 
 /// The counts of one level of subtransactions.
 #[derive(Default)]
@@ -193,7 +194,7 @@ pub fn count(Counted { place, amount }: Counted) {
 }
 
 /// Index of the first cell, after the counters.
-const FIRST_CELL: i64 = shared::SLOTS as i64;
+const FIRST_CELL: i64 = shared_state::SLOTS as i64;
 
 /// Publishes the counts when the transaction commits, and drops them when it aborts. For a prepared
 /// transaction, passes only the spans to the exporter, because [`take_counted`] has stored the counts in a
@@ -238,11 +239,11 @@ pub fn rolled_back(level: Level) {
 }
 
 fn publish(slot: usize, amount: i64) {
-    shared::block().counters[slot].fetch_add(amount, Ordering::Relaxed);
+    shared_state::block().counters[slot].fetch_add(amount, Ordering::Relaxed);
 }
 
 fn publish_cell(cell: Cell, amount: i64) {
-    shared::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
+    shared_state::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
 }
 
 /// Counts at once a collector's response to a request, and the outcome of the items in the request.
@@ -255,12 +256,12 @@ pub fn answered(signal: Signal, answer: ResponseKind, fates: &[(DeliveryOutcome,
 
 /// Returns the committed value of a counter.
 pub fn read(counter: Counter) -> i64 {
-    shared::block().counters[counter as usize].load(Ordering::Relaxed)
+    shared_state::block().counters[counter as usize].load(Ordering::Relaxed)
 }
 
 /// Sets all counters and histograms to zero.
 pub fn reset() {
-    let block = shared::block();
+    let block = shared_state::block();
     let of_providers = block.provider_counters.iter().flatten();
     let of_exporters = block.exports.iter().flatten();
     let of_workers = block.worker_slots.iter().flat_map(|worker_slot| {
@@ -278,5 +279,5 @@ pub fn reset() {
 /// Returns the time since which counters count, in microseconds since 2000: the server's start, or the last
 /// reset.
 pub fn counted_since() -> i64 {
-    shared::block().counted_since.load(Ordering::Relaxed)
+    shared_state::block().counted_since.load(Ordering::Relaxed)
 }

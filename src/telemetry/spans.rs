@@ -15,7 +15,7 @@ use cowrie_enrich_engine::random;
 use super::{Operation, cells, pending, publish_cell};
 use crate::pg::catalog;
 use crate::pg::clock;
-use crate::pg::shared;
+use crate::shared_state;
 
 /// Largest number of spans that a transaction keeps in this backend's memory: 16 kB.
 pub const MOST_KEPT: usize = 64;
@@ -29,12 +29,12 @@ thread_local! {
 
 /// Returns true if a collector is configured.
 pub fn are_collected() -> bool {
-    shared::block().spans_collected.load(Ordering::Relaxed)
+    shared_state::block().spans_collected.load(Ordering::Relaxed)
 }
 
 /// Starts the collection of spans, with this share (0 to 1) of the networks. `None` stops it.
 pub fn collect(share: Option<f64>) {
-    let block = shared::block();
+    let block = shared_state::block();
     // The cast saturates. The largest threshold selects all networks, and 0 selects none.
     let threshold = (share.unwrap_or(0.0).clamp(0.0, 1.0) * 2_f64.powi(64)) as u64;
     block.networks_sampled.store(threshold, Ordering::Relaxed);
@@ -78,7 +78,7 @@ impl NetworkSpans {
         source: impl Fn(i64) -> &'a str,
     ) {
         let Some(began) = self.began else { return };
-        let threshold = shared::block().networks_sampled.load(Ordering::Relaxed);
+        let threshold = shared_state::block().networks_sampled.load(Ordering::Relaxed);
         if threshold == 0 {
             return;
         }
@@ -125,12 +125,12 @@ impl NetworkSpans {
 
 /// Passes a span to the exporter. Counts it as dropped if the buffer is full.
 pub fn hand_over(span: &Span) {
-    let ring = &shared::block().spans;
+    let ring = &shared_state::block().spans;
     if !ring.push(&span.words()) {
         dropped(1);
-    } else if ring.len() == shared::SPANS / 2 {
+    } else if ring.len() == shared_state::SPANS / 2 {
         // The exporter also runs periodically, but perhaps too late.
-        shared::block().exporter.set_latch();
+        shared_state::block().exporter.set_latch();
     }
 }
 
@@ -144,5 +144,5 @@ pub fn dropped(spans: i64) {
 /// Removes and returns the oldest span in the buffer.
 pub fn take() -> Option<Span> {
     // Invalid words can only come from a newer library version. They do not outlive a restart.
-    std::iter::from_fn(|| shared::block().spans.pop()).find_map(|words| Span::of(&words))
+    std::iter::from_fn(|| shared_state::block().spans.pop()).find_map(|words| Span::of(&words))
 }

@@ -22,8 +22,8 @@ use crate::guc;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::exclusion::{self, Mark};
-use crate::pg::shared::{self, SEATS, Waiting, WorkerSlot};
 use crate::pg::{Oid, clock, transaction};
+use crate::shared_state::{self, WORKER_SLOTS, WaitingDatabase, WorkerSlot, worker_process};
 use crate::telemetry;
 use crate::worker::registry::{self, Announced, Ending, Lack};
 
@@ -87,8 +87,9 @@ impl DatabaseState {
 
     /// Returns whether its worker must leave.
     fn is_leaving(&self) -> bool {
-        let is_told =
-            |(index, _): &(usize, _)| shared::block().worker_slots[*index].leave.load(Ordering::Acquire);
+        let is_told = |(index, _): &(usize, _)| {
+            shared_state::block().worker_slots[*index].leave.load(Ordering::Acquire)
+        };
         self.worker.as_ref().is_some_and(is_told)
     }
 
@@ -107,8 +108,8 @@ impl DatabaseState {
 fn run(_argument: i32) {
     background::accept_signals();
     background::connect(None, PROGRAM);
-    let own = &shared::block().launcher;
-    if !own.take() {
+    let own = &shared_state::block().launcher;
+    if !worker_process::take(own) {
         // An earlier launcher is still ending. A launcher that ends with an error is restarted.
         pgrx::error!("another cowrie_enrich launcher is running");
     }
@@ -133,7 +134,7 @@ fn run(_argument: i32) {
 /// Returns the workers that an earlier launcher started and that outlived it.
 fn adopt() -> BTreeMap<u32, DatabaseState> {
     let mut states = BTreeMap::new();
-    for (index, worker_slot) in shared::block().worker_slots.iter().enumerate() {
+    for (index, worker_slot) in shared_state::block().worker_slots.iter().enumerate() {
         let database = worker_slot.database.load(Ordering::Acquire);
         if database != 0 {
             states
@@ -184,7 +185,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
     let mut is_slot_free = false;
     for (database, state) in states.iter_mut() {
         let Some((index, process)) = &state.worker else { continue };
-        let worker_slot = &shared::block().worker_slots[*index];
+        let worker_slot = &shared_state::block().worker_slots[*index];
         let gone = match process {
             Some(process) => process.presence() == Presence::Gone,
             // Started by an earlier launcher: it may not have taken its slot yet.
@@ -271,7 +272,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
     for state in states.iter().filter(|(oid, _)| !known.contains(oid)).map(|(_, state)| state) {
         send_away(state);
     }
-    let block = shared::block();
+    let block = shared_state::block();
     databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
     // Number of databases so far that had a worker before and have none now.
     let mut older = 0;
@@ -312,7 +313,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             state.lacks = None;
         } else if let Some((lack, since)) = state.lacks.filter(|_| !order.seniority.is_without_extension(oid))
         {
-            waiting.push(Waiting { database: oid, reason: lack as u32, since });
+            waiting.push(WaitingDatabase { database: oid, reason: lack as u32, since });
         }
         if is_missing && is_known {
             older += 1;
@@ -322,8 +323,8 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
             }
         }
     }
-    if waiting != shared::waiting() {
-        shared::publish_waiting(&waiting);
+    if waiting != shared_state::waiting() {
+        shared_state::publish_waiting(&waiting);
     }
     order.seniority.write_if_changed();
     let has_settled =
@@ -338,7 +339,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
 
 fn send_away(state: &DatabaseState) {
     if let Some((index, _)) = &state.worker {
-        let worker_slot = &shared::block().worker_slots[*index];
+        let worker_slot = &shared_state::block().worker_slots[*index];
         worker_slot.leave.store(true, Ordering::Release);
         worker_slot.set_latch();
     }
@@ -361,10 +362,10 @@ fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, rank: 
 /// Starts a worker, in addition to `running` ones, if it may start now. Returns when to check again.
 fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, running: usize) -> i64 {
     let now = clock::now();
-    let kept_out = registry::kept_out(database.oid).unwrap_or(0);
-    let not_before = kept_out.max(state.backoff_until);
+    let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(0);
+    let not_before = cooldown_end.max(state.backoff_until);
     if not_before > now {
-        if state.lacks.is_none() && state.crashes > 0 && kept_out <= now {
+        if state.lacks.is_none() && state.crashes > 0 && cooldown_end <= now {
             state.lacks(Lack::Pause);
         }
         return not_before;
@@ -379,7 +380,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
                 return i64::MAX;
             }
             None => {
-                free(&shared::block().worker_slots[index]);
+                free(&shared_state::block().worker_slots[index]);
                 (Lack::Slot, "no background worker slot is free; raise max_worker_processes")
             }
         },
@@ -392,7 +393,7 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
 }
 
 fn take_seat(database: Oid) -> Option<usize> {
-    let worker_slots: &[WorkerSlot; SEATS] = &shared::block().worker_slots;
+    let worker_slots: &[WorkerSlot; WORKER_SLOTS] = &shared_state::block().worker_slots;
     // An owner process of another database that does not end keeps its worker's slot in use.
     let is_anothers = |worker_slot: &WorkerSlot| {
         let mut running = worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0);

@@ -23,9 +23,9 @@ use crate::inbox;
 use crate::pg::background;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::role::with_settings;
-use crate::pg::shared::{self, WorkerSlot};
 use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
+use crate::shared_state::{self, WorkerSlot, worker_process};
 use crate::store::queue::{self, CreatedJobs};
 use crate::store::recount_requests::Missing;
 use crate::store::requeue::{self, Progress};
@@ -102,13 +102,13 @@ pub struct Worker {
 /// Entry point of the process.
 pub fn run(worker_slot: i32) {
     background::accept_signals();
-    let worker_slot = shared::worker_slot(worker_slot);
+    let worker_slot = worker_process::worker_slot(worker_slot);
     if worker_slot.database.load(Ordering::Acquire) == 0 {
         // The launcher that started this worker has ended, and no process knows about this worker.
         return;
     }
     background::connect(Some(Oid::from(worker_slot.database.load(Ordering::Acquire))), super::PROGRAM);
-    if !worker_slot.take() {
+    if !worker_process::take(worker_slot) {
         pgrx::error!("another cowrie_enrich worker is running in this database");
     }
     // From now on this worker reads the waiting rows.
@@ -355,7 +355,7 @@ impl Worker {
         }
         if !self.steps.worker_slot.ledger_read.swap(true, Ordering::AcqRel) {
             // The launcher waits until all databases have reported.
-            shared::block().launcher.set_latch();
+            shared_state::block().launcher.set_latch();
         }
         Ok(())
     }

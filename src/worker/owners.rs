@@ -15,9 +15,8 @@ use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, settled};
 use crate::owner;
 use crate::pg::background::{self, Presence, Process};
-use crate::pg::owner_slot::{OWNER_SLOTS, OwnerSlot};
-use crate::pg::shared;
 use crate::pg::{catalog, clock};
+use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, worker_process};
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
 use crate::worker::registry::{Doing, StepKind};
@@ -111,7 +110,7 @@ pub struct Owners {
 impl Owners {
     pub fn new(steps: &Steps) -> Owners {
         Owners {
-            worker_slot: shared::number_of(steps.worker_slot),
+            worker_slot: worker_process::number_of(steps.worker_slot),
             database: catalog::own_database().to_u32(),
             processes: std::array::from_fn(|_| None),
             pending: Vec::new(),
@@ -170,7 +169,7 @@ impl Owners {
     }
 
     fn slots(&self) -> &'static [OwnerSlot; OWNER_SLOTS] {
-        &shared::block().worker_slots[self.worker_slot].owner_slots
+        &shared_state::block().worker_slots[self.worker_slot].owner_slots
     }
 
     /// Watches one process: collects it after its end, terminates it or abandons it.
@@ -401,7 +400,7 @@ impl Owners {
             return Ok(true);
         };
         let history = self.histories.entry(role).or_default();
-        let slot = &shared::block().worker_slots[self.worker_slot].owner_slots[index];
+        let slot = &shared_state::block().worker_slots[self.worker_slot].owner_slots[index];
         slot.reserve(self.database, role, background::own_pid());
         slot.is_trial.store(history.cost.is_none(), Ordering::Relaxed);
         slot.connects_as_superuser.store(!known.may_connect || history.cannot_connect, Ordering::Relaxed);

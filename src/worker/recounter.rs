@@ -14,8 +14,8 @@ use cowrie_enrich_engine::{backoff, random};
 use super::due::retry_pause;
 use super::steps::Steps;
 use crate::pg::background::{self, Needs, Presence, Process, Program};
-use crate::pg::shared;
 use crate::pg::{Oid, clock, transaction};
+use crate::shared_state::worker_process;
 use crate::store::{self, refresh_session_counts};
 use crate::telemetry;
 
@@ -68,8 +68,11 @@ impl Recounter {
         if self.next() > now {
             return false;
         }
-        self.process =
-            background::start(PROGRAM, "cowrie_enrich recount", shared::number_of(steps.worker_slot) as i32);
+        self.process = background::start(
+            PROGRAM,
+            "cowrie_enrich recount",
+            worker_process::number_of(steps.worker_slot) as i32,
+        );
         let pause = if self.process.is_some() {
             self.attempts = self.attempts.saturating_add(1);
             clock::micros(backoff::delay(self.attempts, AGAIN_BASE, AGAIN_CAP, random::unit()))
@@ -88,7 +91,7 @@ impl Recounter {
 
 fn run(worker_slot: i32) {
     background::accept_signals();
-    let worker_slot = shared::worker_slot(worker_slot);
+    let worker_slot = worker_process::worker_slot(worker_slot);
     let database = worker_slot.database.load(Ordering::Acquire);
     // The process of an earlier worker may still run.
     if database == 0 || !worker_slot.recounter.take(database) {

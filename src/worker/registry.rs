@@ -12,10 +12,9 @@ use std::sync::atomic::Ordering;
 use crate::guc;
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::hooks::{self, Listener};
-use crate::pg::owner_slot::OwnerSlot;
-use crate::pg::shared::{self, KeptOut, Report, WorkerSlot};
 use crate::pg::transaction::Outcome;
 use crate::pg::{Oid, catalog, clock};
+use crate::shared_state::{self, DatabaseCooldown, OwnerSlot, Report, WorkerSlot};
 use crate::telemetry;
 
 thread_local! {
@@ -138,7 +137,7 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    pub const ALL: [StepKind; shared::STEP_KINDS] = [
+    pub const ALL: [StepKind; shared_state::STEP_KINDS] = [
         StepKind::LookForRestore,
         StepKind::TakeOver,
         StepKind::CreateJobs,
@@ -257,7 +256,7 @@ impl Lack {
 
 /// How long a database stays without a worker once another session needs exclusive access. The server itself
 /// waits five seconds for other processes to disconnect.
-const KEPT_OUT_MICROS: i64 = 6_000_000;
+const COOLDOWN_MICROS: i64 = 6_000_000;
 
 /// Begins to listen for extensions that are created or dropped and for databases that another session needs.
 ///
@@ -317,7 +316,7 @@ pub fn transaction_is_prepared() {
 /// Called before COMMIT PREPARED. Among several prepared transactions, another one may have the marks, but an
 /// unnecessary wake-up costs little.
 fn prepared_commits() {
-    if !shared::is_shared() {
+    if !shared_state::is_shared() {
         return;
     }
     let database = catalog::own_database();
@@ -339,7 +338,7 @@ fn prepared_commits() {
 pub fn transaction_ended(outcome: Outcome) {
     let wakeups = WAKEUPS.take();
     let tells_some = wakeups != Wakeups::default();
-    if outcome != Outcome::Committed || !tells_some || !shared::is_shared() {
+    if outcome != Outcome::Committed || !tells_some || !shared_state::is_shared() {
         return;
     }
     let database = catalog::own_database();
@@ -369,32 +368,32 @@ pub fn transaction_ended(outcome: Outcome) {
 /// Makes the worker of this database request a recount.
 pub fn ask_for_recount() {
     let database = catalog::own_database().to_u32();
-    shared::locked(|guarded| guarded.ask_for_recount(database));
+    shared_state::locked(|guarded| guarded.ask_for_recount(database));
 }
 
 /// Returns whether this database needs a recount that its tables do not show.
 pub fn is_recount_needed() -> bool {
     let database = catalog::own_database().to_u32();
-    shared::locked(|guarded| guarded.recounts.contains(&database))
+    shared_state::locked(|guarded| guarded.recounts.contains(&database))
 }
 
 /// Notes that the table of requests contains the recount now.
 pub fn recount_is_requested() {
     let database = catalog::own_database().to_u32();
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         guarded.recounts.iter_mut().filter(|entry| **entry == database).for_each(|entry| *entry = 0);
     });
 }
 
 /// Returns whether this database has a worker, or may have one soon.
 pub fn is_attended() -> bool {
-    shared::is_shared() && guc::worker_enabled()
+    shared_state::is_shared() && guc::worker_enabled()
 }
 
 /// Returns the slot of a database's worker.
 pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
     let wanted = database.to_u32();
-    shared::block()
+    shared_state::block()
         .worker_slots
         .iter()
         .find(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted && worker_slot.is_taken())
@@ -403,7 +402,7 @@ pub fn worker_slot_of(database: Oid) -> Option<&'static WorkerSlot> {
 /// Makes the launcher check a database.
 fn announce(database: Oid) {
     let wanted = database.to_u32();
-    let is_news = shared::locked(|guarded| {
+    let is_news = shared_state::locked(|guarded| {
         if guarded.announced_all || guarded.announced.contains(&wanted) {
             return false;
         }
@@ -414,7 +413,7 @@ fn announce(database: Oid) {
         true
     });
     if is_news {
-        shared::block().launcher.wake();
+        shared_state::block().launcher.wake();
     }
 }
 
@@ -425,7 +424,7 @@ pub enum Announced {
 }
 
 pub fn take_announced() -> Announced {
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         let databases = std::mem::take(&mut guarded.announced);
         if std::mem::take(&mut guarded.announced_all) {
             Announced::All
@@ -438,19 +437,19 @@ pub fn take_announced() -> Announced {
 /// Makes a database's worker leave, because another session needs exclusive access, and keeps new workers out
 /// for a while. Does not wait; the server does.
 fn database_is_needed(database: Oid) {
-    if !shared::is_shared() {
+    if !shared_state::is_shared() {
         return;
     }
     let (wanted, now) = (database.to_u32(), clock::now());
-    let entry = KeptOut { database: wanted, until: now + KEPT_OUT_MICROS };
-    shared::locked(|guarded| {
-        let mine = guarded.kept_out.iter().position(|kept| kept.database == wanted);
-        let free = || guarded.kept_out.iter().position(|kept| kept.until <= now);
-        if let Some(place) = mine.or_else(free) {
-            guarded.kept_out[place] = entry;
+    let entry = DatabaseCooldown { database: wanted, until: now + COOLDOWN_MICROS };
+    shared_state::locked(|guarded| {
+        let mine = guarded.cooldowns.iter().position(|cooldown| cooldown.database == wanted);
+        let free = || guarded.cooldowns.iter().position(|cooldown| cooldown.until <= now);
+        if let Some(index) = mine.or_else(free) {
+            guarded.cooldowns[index] = entry;
         }
     });
-    let block = shared::block();
+    let block = shared_state::block();
     // Also a worker that is being started and has not taken its slot yet.
     for worker_slot in
         block.worker_slots.iter().filter(|worker_slot| worker_slot.database.load(Ordering::Acquire) == wanted)
@@ -465,13 +464,13 @@ fn database_is_needed(database: Oid) {
 }
 
 /// Returns until when a database must stay without a worker, if it must.
-pub fn kept_out(database: Oid) -> Option<i64> {
+pub fn cooldown_end(database: Oid) -> Option<i64> {
     let (wanted, now) = (database.to_u32(), clock::now());
-    shared::locked(|guarded| {
+    shared_state::locked(|guarded| {
         guarded
-            .kept_out
+            .cooldowns
             .iter()
-            .find(|kept| kept.database == wanted && kept.until > now)
-            .map(|kept| kept.until)
+            .find(|cooldown| cooldown.database == wanted && cooldown.until > now)
+            .map(|cooldown| cooldown.until)
     })
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 
 use super::due::{naptime, retry_pause};
 use crate::pg::clock;
-use crate::pg::owner_slot::OwnerSlot;
 use crate::pg::spi::Connection;
 use crate::provider::Provider;
+use crate::shared_state::OwnerSlot;
 use crate::store::Home;
 use crate::store::session_priority::{self, has_quota};
 

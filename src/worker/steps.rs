@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use cowrie_enrich_engine::version::Fit;
 
 use crate::pg::background;
-use crate::pg::shared::WorkerSlot;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::Failure;
 use crate::pg::{catalog, clock, invalidation, transaction};
 use crate::provider::Provider;
+use crate::shared_state::WorkerSlot;
 use crate::store::queue::Lease;
 use crate::store::{Home, session_foreign_key};
 use crate::telemetry;

@@ -5,10 +5,11 @@
 //! fields are atomics. The worker writes the owner and the requests. The process writes its pid and its
 //! progress.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::{background, clock, latch};
+use crate::pg::latch::SharedLatch;
+use crate::pg::{background, clock};
 
 /// Slots per database: for two running processes, or for two abandoned processes and a running one.
 pub const OWNER_SLOTS: usize = 3;
@@ -19,59 +20,60 @@ const TRIAL_LIMIT: Duration = Duration::from_millis(100);
 /// Number of messages whose last time is stored.
 pub const LOGGED: usize = 32;
 
-#[repr(C)]
-pub struct OwnerSlot {
-    /// OID of the database; it stays until the process has ended.
-    pub database: AtomicU32,
-    /// OID of the role whose code the process runs; 0 while the slot is free.
-    pub owner: AtomicU32,
-    /// 0 while no process is running.
-    pub pid: AtomicI32,
-    pub(super) latch: AtomicUsize,
-    /// The pid of the worker that started the process. The process ends when that worker has ended.
-    pub supervisor: AtomicI32,
-    /// The process connects as the bootstrap superuser first, because the owner may not connect.
-    pub connects_as_superuser: AtomicBool,
-    /// The process must end as soon as it can.
-    pub leave: AtomicBool,
-    /// Other owners wait, so the process ends when its share of the time is over.
-    pub others_wait: AtomicBool,
-    /// The owner is new, so the code gets less time.
-    pub is_trial: AtomicBool,
-    /// The worker stopped waiting for the code to end.
-    pub is_abandoned: AtomicBool,
-    /// The process evaluates the rules of the owner, from this table and page on.
-    pub evaluates: AtomicBool,
-    /// The evaluation left out a table or pages because of a lock or a failed transaction.
-    pub has_gaps: AtomicBool,
-    pub next_table: AtomicU32,
-    pub next_page: AtomicU32,
-    /// A process has taken the slot since it was reserved.
-    pub has_begun: AtomicBool,
-    /// The process is connected.
-    pub is_connected: AtomicBool,
-    /// The process waits for work.
-    pub is_idle: AtomicBool,
-    /// Since when code of the owner has been running, microseconds since 2000; 0 while none is.
-    pub code_since: AtomicI64,
-    /// Time that this code has taken so far, microseconds.
-    pub used: AtomicI64,
-    /// Statements that were cancelled because their time was over.
-    pub overruns: AtomicI64,
-    /// The worker terminated the process.
-    pub is_terminated: AtomicBool,
-    /// The code of the owner ended the process, not a SIGTERM by another role.
-    pub ended_in_code: AtomicBool,
-    /// The process ended by itself and left no work unfinished.
-    pub has_finished: AtomicBool,
-    /// Holder of the process's leases; 0 before the first lease.
-    pub holder: AtomicI64,
-    /// Steps, and failed steps, since the process was started.
-    pub batches: AtomicI64,
-    pub errors: AtomicI64,
-    /// Microseconds since 2000.
-    pub started_at: AtomicI64,
-    pub since: AtomicI64,
+crate::zeroable! {
+    pub struct OwnerSlot {
+        /// OID of the database; it stays until the process has ended.
+        pub database: AtomicU32,
+        /// OID of the role whose code the process runs; 0 while the slot is free.
+        pub owner: AtomicU32,
+        /// 0 while no process is running.
+        pub pid: AtomicI32,
+        pub(super) latch: SharedLatch,
+        /// The pid of the worker that started the process. The process ends when that worker has ended.
+        pub supervisor: AtomicI32,
+        /// The process connects as the bootstrap superuser first, because the owner may not connect.
+        pub connects_as_superuser: AtomicBool,
+        /// The process must end as soon as it can.
+        pub leave: AtomicBool,
+        /// Other owners wait, so the process ends when its share of the time is over.
+        pub others_wait: AtomicBool,
+        /// The owner is new, so the code gets less time.
+        pub is_trial: AtomicBool,
+        /// The worker stopped waiting for the code to end.
+        pub is_abandoned: AtomicBool,
+        /// The process evaluates the rules of the owner, from this table and page on.
+        pub evaluates: AtomicBool,
+        /// The evaluation left out a table or pages because of a lock or a failed transaction.
+        pub has_gaps: AtomicBool,
+        pub next_table: AtomicU32,
+        pub next_page: AtomicU32,
+        /// A process has taken the slot since it was reserved.
+        pub has_begun: AtomicBool,
+        /// The process is connected.
+        pub is_connected: AtomicBool,
+        /// The process waits for work.
+        pub is_idle: AtomicBool,
+        /// Since when code of the owner has been running, microseconds since 2000; 0 while none is.
+        pub code_since: AtomicI64,
+        /// Time that this code has taken so far, microseconds.
+        pub used: AtomicI64,
+        /// Statements that were cancelled because their time was over.
+        pub overruns: AtomicI64,
+        /// The worker terminated the process.
+        pub is_terminated: AtomicBool,
+        /// The code of the owner ended the process, not a SIGTERM by another role.
+        pub ended_in_code: AtomicBool,
+        /// The process ended by itself and left no work unfinished.
+        pub has_finished: AtomicBool,
+        /// Holder of the process's leases; 0 before the first lease.
+        pub holder: AtomicI64,
+        /// Steps, and failed steps, since the process was started.
+        pub batches: AtomicI64,
+        pub errors: AtomicI64,
+        /// Microseconds since 2000.
+        pub started_at: AtomicI64,
+        pub since: AtomicI64,
+    }
 }
 
 impl OwnerSlot {
@@ -81,7 +83,7 @@ impl OwnerSlot {
 
     /// Wakes the process, so that it reads its slot.
     pub fn set_latch(&self) {
-        latch::set(self.latch.load(Ordering::Acquire));
+        self.latch.set();
     }
 
     /// Returns the time after which code in this slot is cancelled.

@@ -1,0 +1,24 @@
+//! Databases that wait for a worker, and databases that must stay without one.
+
+crate::zeroable! {
+    /// No worker may start in this database for a moment.
+    #[derive(Clone, Copy)]
+    pub struct DatabaseCooldown {
+        pub database: u32,
+        /// Microseconds since 2000.
+        pub until: i64,
+    }
+}
+
+crate::zeroable! {
+    /// A database that is to have a worker and has none.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct WaitingDatabase {
+        /// 0 is an empty entry.
+        pub database: u32,
+        /// A code that the caller defines.
+        pub reason: u32,
+        /// Microseconds since 2000.
+        pub since: i64,
+    }
+}

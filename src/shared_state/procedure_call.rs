@@ -1,0 +1,26 @@
+//! Progress of a procedure.
+
+use crate::shared_state::note::Note;
+
+crate::zeroable! {
+    /// Progress of a procedure call.
+    #[derive(Clone, Copy)]
+    pub struct ProcedureCall {
+        pub database: u32,
+        /// Process that runs the call; 0 before the first call.
+        pub pid: i32,
+        /// The call has not ended, according to the last report.
+        pub is_open: bool,
+        /// The call reached its end.
+        pub is_complete: bool,
+        pub phase: Note,
+        pub batches: i64,
+        /// Items of this phase that are done.
+        pub done: i64,
+        pub total: i64,
+        /// Microseconds since 2000.
+        pub began: i64,
+        pub phase_began: i64,
+        pub updated: i64,
+    }
+}

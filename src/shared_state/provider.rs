@@ -1,0 +1,62 @@
+//! A provider's health, and the last lookup that became a dead letter.
+
+use cowrie_enrich_engine::breaker::Breaker;
+use cowrie_enrich_engine::quota::Quota;
+
+use crate::shared_state::note::Note;
+
+/// Providers that are queried over the network.
+pub const PROVIDERS: usize = cowrie_enrich_engine::providers::ALL.len();
+
+crate::zeroable! {
+    /// A provider's health, and which processes query it.
+    #[derive(Clone, Copy)]
+    pub struct ProviderState {
+        pub breaker: Breaker,
+        /// State of the rate limit.
+        pub rate: i64,
+        /// Requests in flight.
+        pub in_use: u32,
+        /// How many times in a row the provider asked for a pause.
+        pub rests: u32,
+        /// Requests in a row whose lookup the provider rejected as invalid.
+        pub refusals: u32,
+        /// Database whose worker comes next, because it waits while other workers send one request after another;
+        /// and until when the permit is kept for it (microseconds since 2000).
+        pub next_turn: u32,
+        pub turn_ends: i64,
+        /// Microseconds since 2000; 0 is never.
+        pub last_success: i64,
+        pub last_failure: i64,
+        pub last_error: Note,
+        /// Requests of the current day that count against the quota.
+        pub quota: Quota,
+        pub stop: Stop,
+        /// A notice that the provider sent with its last answer.
+        pub notice: Note,
+    }
+}
+
+crate::zeroable! {
+    /// A provider refuses requests with the current credentials.
+    #[derive(Clone, Copy)]
+    pub struct Stop {
+        /// Microseconds since 2000; 0 is not stopped. After this time, another request is tried.
+        pub until: i64,
+        /// Fingerprint of the refused credentials. While they are unchanged, further requests are pointless.
+        pub credentials: u64,
+        pub reason: Note,
+    }
+}
+
+crate::zeroable! {
+    /// The last lookup that became a dead letter.
+    #[derive(Clone, Copy)]
+    pub struct DeadLetter {
+        /// The provider's index.
+        pub provider: u32,
+        /// Microseconds since 2000; 0 is never.
+        pub at: i64,
+        pub reason: Note,
+    }
+}

@@ -1,0 +1,46 @@
+//! The slot of this process, if it is the launcher, the exporter or a worker.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+use crate::pg::{background, shmem};
+use crate::shared_state::block::{WORKER_SLOTS, block};
+use crate::shared_state::worker_slot::WorkerSlot;
+
+thread_local! {
+    static OWN: Cell<Option<&'static WorkerSlot>> = const { Cell::new(None) };
+}
+
+/// Takes a slot until this process exits. Returns whether the slot was free.
+pub fn take(slot: &'static WorkerSlot) -> bool {
+    if slot.pid.compare_exchange(0, background::own_pid(), Ordering::AcqRel, Ordering::Acquire).is_err() {
+        return false;
+    }
+    slot.latch.own();
+    OWN.set(Some(slot));
+    shmem::at_exit(free_own);
+    true
+}
+
+fn free_own() {
+    if let Some(slot) = OWN.take() {
+        slot.latch.disown();
+        slot.pid.store(0, Ordering::Release);
+        // The launcher is informed even if it is not the launcher that started this process.
+        block().launcher.set_latch();
+    }
+}
+
+/// Returns the worker slot with the number that was passed to the process at its start.
+pub fn worker_slot(number: i32) -> &'static WorkerSlot {
+    &block().worker_slots[usize::try_from(number).unwrap_or_default() % WORKER_SLOTS]
+}
+
+/// Returns the number of a worker's slot. For other slots, returns the last worker slot's number.
+pub fn number_of(slot: &WorkerSlot) -> usize {
+    block()
+        .worker_slots
+        .iter()
+        .position(|worker_slot| std::ptr::eq(worker_slot, slot))
+        .unwrap_or(WORKER_SLOTS - 1)
+}
