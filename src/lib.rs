@@ -25,6 +25,7 @@ mod store;
 mod telemetry;
 mod versions;
 mod worker;
+mod xact;
 
 /// Environment variable for developers. If it is 1 in the server's environment, `RUST_BACKTRACE` adds
 /// backtraces to the DETAIL of errors.
@@ -42,7 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
         worker::register();
     }
     worker::registry::listen();
-    session::pending::observe();
+    xact::register();
 }
 
 pgrx::extension_sql_file!("../sql/install/10_lookup.sql", name = "lookup", bootstrap);

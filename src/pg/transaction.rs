@@ -25,9 +25,9 @@ pub enum Outcome {
     Aborted,
 }
 
-/// Callbacks at the ends of transactions.
+/// Callbacks at the ends of transactions and subtransactions.
 #[derive(Clone, Copy)]
-pub struct Observer {
+pub struct Callbacks {
     /// Called last before commit or PREPARE TRANSACTION, after deferred triggers. May run SQL.
     pub before_commit: fn(),
     /// The transaction has ended. Changes only this backend's memory.
@@ -39,7 +39,7 @@ pub struct Observer {
 }
 
 thread_local! {
-    static OBSERVER: Cell<Option<Observer>> = const { Cell::new(None) };
+    static CALLBACKS: Cell<Option<Callbacks>> = const { Cell::new(None) };
     static PREPARING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -48,12 +48,12 @@ pub fn is_being_prepared() -> bool {
     PREPARING.get()
 }
 
-/// Registers the only observer of this backend; later calls change nothing.
-pub fn observe(observer: Observer) {
-    if OBSERVER.get().is_some() {
+/// Registers the only callbacks of this backend; later calls change nothing.
+pub fn register(callbacks: Callbacks) {
+    if CALLBACKS.get().is_some() {
         return;
     }
-    OBSERVER.set(Some(observer));
+    CALLBACKS.set(Some(callbacks));
     // SAFETY: both callbacks are static functions that live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut());
@@ -149,16 +149,16 @@ pub fn end_as_current_user() {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
-    let Some(observer) = OBSERVER.get() else { return };
+    let Some(callbacks) = CALLBACKS.get() else { return };
     PREPARING.set(false);
     match event {
         pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT | pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => {
             PREPARING.set(event == pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE);
-            (observer.before_commit)();
+            (callbacks.before_commit)();
         }
-        pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| (observer.ended)(Outcome::Committed)),
-        pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| (observer.ended)(Outcome::Prepared)),
-        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| (observer.ended)(Outcome::Aborted)),
+        pg_sys::XactEvent::XACT_EVENT_COMMIT => quietly(|| (callbacks.ended)(Outcome::Committed)),
+        pg_sys::XactEvent::XACT_EVENT_PREPARE => quietly(|| (callbacks.ended)(Outcome::Prepared)),
+        pg_sys::XactEvent::XACT_EVENT_ABORT => quietly(|| (callbacks.ended)(Outcome::Aborted)),
         _ => {}
     }
 }
@@ -170,10 +170,10 @@ extern "C-unwind" fn at_subtransaction_end(
     parent: Level,
     _argument: *mut std::ffi::c_void,
 ) {
-    let Some(observer) = OBSERVER.get() else { return };
+    let Some(callbacks) = CALLBACKS.get() else { return };
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => quietly(|| (observer.released)(level, parent)),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => quietly(|| (observer.rolled_back)(level)),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => quietly(|| (callbacks.released)(level, parent)),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => quietly(|| (callbacks.rolled_back)(level)),
         _ => {}
     }
 }

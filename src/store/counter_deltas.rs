@@ -1,12 +1,16 @@
 //! Counts of prepared transactions, in `counter_delta`. The rows become visible when the transaction commits.
 //! The worker adds them to the counters in shared memory.
 
+use std::time::Duration;
+
 use super::Home;
-use crate::pg::Oid;
 use crate::pg::relation::{self, Table};
 use crate::pg::spi::{Connection, Run, Statement};
+use crate::pg::subtransaction::contained;
 use crate::pg::value::{Bigint, Text};
+use crate::pg::{Oid, catalog};
 use crate::telemetry::{self, Counted};
+use crate::worker::registry;
 
 /// The indexes of counters depend on the version of the library.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
@@ -22,8 +26,30 @@ thread_local! {
 /// Pages of the table above which nothing is appended, because no worker takes its rows: 1 MB.
 const MOST_PAGES: u32 = 128;
 
+/// How long PREPARE TRANSACTION waits for the lock of the table.
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+
+/// Stores the counts of this transaction in the table, as rows of the transaction that is being prepared.
+/// Without a worker, no process would read these rows.
+pub fn store_of_prepared() {
+    let counted = telemetry::take_counted();
+    if counted.is_empty() || !registry::is_attended() {
+        return;
+    }
+    let stored = contained(|| {
+        let Some(extension) = catalog::extension() else { return };
+        let home = Home::of_extension(&extension);
+        relation::lock_for_appending(table(home), LOCK_WAIT);
+        append(home, &counted);
+        registry::work_was_queued();
+    });
+    if let Err(failure) = stored {
+        telemetry::error("could not store the counters of a prepared transaction", &failure.message);
+    }
+}
+
 /// Appends the counts of this transaction. Works below the executor, because a session's commit calls this.
-pub fn append(home: Home, counted: &[Counted]) {
+fn append(home: Home, counted: &[Counted]) {
     let table = Table::open_for_appending(home.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {
         return;

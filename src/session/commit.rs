@@ -1,0 +1,323 @@
+//! The steps of a commit: creates missing inventory rows, appends the counts, and queues lookups.
+//!
+//! Each step is contained in a separate subtransaction: if creating fails, the counts are appended all the same, and
+//! folding creates the missing rows.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
+
+use cowrie_enrich_engine::address::Address;
+use cowrie_enrich_engine::bogon;
+
+use crate::mmdb::{self, Databases, LoadPolicy};
+use crate::pg::role::{acting_as, with_settings};
+use crate::pg::spi::Connection;
+use crate::pg::subtransaction::{Failure, contained};
+use crate::pg::{self, relation, snapshot, transaction};
+use crate::provider::limiter;
+use crate::provider::{Provider, Providers};
+use crate::session::pending_address::{OtherIncomplete, PendingAddresses};
+use crate::store::completions::{Appended, Incomplete};
+use crate::store::enrich::{self, Locked, SessionCount};
+use crate::store::recount_requests::Missing;
+use crate::store::{Home, completions, recount_requests, session_delta};
+use crate::telemetry::{self, Counter};
+use crate::worker::registry;
+
+/// The rest of the time that a commit may wait for locks, over all steps.
+pub struct LockWaitBudget(Cell<Duration>);
+
+impl LockWaitBudget {
+    /// Starts with the limit of a commit.
+    pub fn begin() -> LockWaitBudget {
+        LockWaitBudget(Cell::new(LOCK_WAIT_LIMIT))
+    }
+
+    fn spend(&self, waited: Duration) {
+        self.0.set(self.0.get().saturating_sub(waited));
+    }
+
+    /// Takes the lock for appending to a table of the extension. Raises an error if that takes too long.
+    pub fn lock(&self, home: Home, table: &CStr) {
+        let began = Instant::now();
+        let longest = self.0.get().max(LOCK_WAIT_MINIMUM);
+        relation::lock_for_appending(relation::find(home.schema, table), longest);
+        self.spend(began.elapsed());
+    }
+
+    /// Takes the lock of a table of the extension, then runs a step that appends to it. Both are contained in
+    /// a subtransaction.
+    pub fn append<T>(&self, home: Home, table: &CStr, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        let began = Instant::now();
+        let appended = contained(|| {
+            self.lock(home, table);
+            work()
+        });
+        if let Err(failure) = &appended
+            && failure.was_lock
+        {
+            self.spend(began.elapsed());
+        }
+        appended
+    }
+}
+
+/// Runs all steps.
+pub fn write(home: Home, mut addresses: PendingAddresses, other_incomplete: &OtherIncomplete) {
+    let budget = LockWaitBudget::begin();
+    let may_be_missing = addresses.iter().filter(|(_, pending)| pending.was_added && !pending.is_present());
+    let may_be_missing: Vec<(Address, SessionCount)> =
+        may_be_missing.map(|(address, pending)| (*address, pending.count.arrived())).collect();
+    // Reads that the user did not ask for must not make a serializable transaction fail, nor make others
+    // fail.
+    if !may_be_missing.is_empty() && !snapshot::is_serializable() {
+        let began = Instant::now();
+        let created = create(home, may_be_missing.into_iter(), CreationTime::Commit);
+        if let Err(failure) = &created
+            && failure.was_lock
+        {
+            budget.spend(began.elapsed());
+        }
+        for address in created.unwrap_or_default() {
+            // A created row already includes its sessions, and its lookups are queued.
+            if let Some(created) = addresses.get_mut(&address) {
+                created.count.sessions -= created.count.arrived().sessions;
+                created.awaits = Providers::NONE;
+            }
+        }
+    }
+    // The counts come first, because no other step makes up for them.
+    append_counts(home, &addresses, &budget);
+    queue_awaited(home, &addresses, &budget);
+    note_incomplete(home, &addresses, other_incomplete, &budget);
+}
+
+fn append_counts(home: Home, addresses: &PendingAddresses, budget: &LockWaitBudget) {
+    let counts = || {
+        addresses
+            .iter()
+            .map(|(address, pending)| (*address, pending.count))
+            .filter(|(_, count)| count.sessions != 0)
+    };
+    if counts().next().is_none() {
+        return;
+    }
+    if let Err(failure) = budget.append(home, c"session_delta", || session_delta::append(home, counts())) {
+        let sessions = counts().map(|(_, count)| count.sessions.abs()).sum();
+        counts_are_lost(home, sessions, &failure);
+    }
+}
+
+fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
+    telemetry::add(Counter::CountsLost, sessions);
+    let headline = "could not append the session counts of a transaction";
+    let is_logged = telemetry::error_is_logged(headline, &failure.message);
+    request_recount(home, Missing { sessions, has_gaps: false });
+    if !is_logged {
+        return;
+    }
+    let hint = if registry::is_attended() {
+        "A recount will start automatically. The table recount_request has a row until then."
+    } else {
+        "No worker runs, so call refresh_session_counts()."
+    };
+    pg::warning("cowrie_enrich could not count the sessions of this transaction", hint);
+}
+
+/// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If
+/// it cannot be appended either, shared memory keeps the request until the worker has written a row.
+fn request_recount(home: Home, missing: Missing) {
+    registry::work_was_queued();
+    let requested = contained(|| {
+        relation::lock_for_appending(relation::find(home.schema, c"recount_request"), LOCK_WAIT_MINIMUM);
+        recount_requests::append(home, missing);
+    });
+    if let Err(failure) = requested {
+        telemetry::error("could not append the request for a recount", &failure.message);
+        registry::recount_is_needed();
+    }
+}
+
+fn were_not_queued(failure: &Failure) {
+    registry::sweep_is_needed();
+    telemetry::error(
+        "could not queue the lookups of a transaction; the next sweep will queue them",
+        &failure.message,
+    );
+}
+
+/// Queues lookups for sessions of existing addresses whose network or type is still unknown. The answer may
+/// be pending, and may be stored before this transaction's sessions become visible. A request that the worker
+/// reads after this commit completes them.
+pub fn queue_awaited(home: Home, addresses: &PendingAddresses, budget: &LockWaitBudget) {
+    let some = addresses.values().any(|pending| pending.was_added && !pending.awaits.is_empty());
+    // Without a worker, no answer is pending.
+    if !some || !registry::is_attended() {
+        return;
+    }
+    let answering = Providers::of(
+        Providers::enabled().iter().filter(|provider| limiter::may_have_pending_answer(*provider)),
+    );
+    let awaited: Vec<(Address, Provider)> = addresses
+        .iter()
+        .filter(|(_, pending)| pending.was_added)
+        .flat_map(|(address, pending)| enrich::able(*address, pending.awaits.and(answering)))
+        .collect();
+    if awaited.is_empty() {
+        return;
+    }
+    let table = c"enrichment_request";
+    if let Err(failure) = budget.append(home, table, || enrich::request(home, awaited)) {
+        were_not_queued(&failure);
+    }
+}
+
+/// Notes which tables have sessions with gaps that an enabled provider may fill.
+pub fn note_incomplete(
+    home: Home,
+    addresses: &PendingAddresses,
+    other_incomplete: &OtherIncomplete,
+    budget: &LockWaitBudget,
+) {
+    if other_incomplete.is_empty() && addresses.values().all(|pending| pending.incomplete.is_none()) {
+        return;
+    }
+    let may_be_filled = completions::may_be_filled();
+    let own = addresses.iter().filter_map(|(address, pending)| {
+        let (table, gaps) = pending.incomplete?;
+        Some((*address, table, gaps))
+    });
+    let incomplete: Vec<Incomplete> = own
+        .chain(other_incomplete.iter().map(|((address, table), gaps)| (*address, *table, *gaps)))
+        .map(|(address, table, gaps)| (address, table, gaps.and(may_be_filled)))
+        .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
+        .filter_map(|(address, table, gaps)| {
+            let pending = addresses.get(&address).filter(|pending| pending.was_added)?;
+            // A serializable transaction would track reads of the index for conflicts.
+            let is_asked = pending.is_asked || snapshot::is_serializable();
+            Some(Incomplete { address, table, gaps, is_asked })
+        })
+        .collect();
+    if incomplete.is_empty() {
+        return;
+    }
+    let is_attended = registry::is_attended();
+    let append = || completions::append(home, incomplete.into_iter(), is_attended);
+    match budget.append(home, c"incomplete_session", append) {
+        Ok(Appended::Rows) => registry::work_was_queued(),
+        Ok(Appended::Nothing) => {}
+        // One request is enough: the recount looks at the sessions of all tables.
+        Ok(Appended::NoRoom) if recount_requests::may_exist(home) => {}
+        Ok(Appended::NoRoom) => request_recount(home, Missing { sessions: 0, has_gaps: true }),
+        Err(failure) => {
+            telemetry::error("could not store the incomplete sessions of a transaction", &failure.message);
+            request_recount(home, Missing { sessions: 0, has_gaps: true });
+        }
+    }
+}
+
+/// When addresses are created.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum CreationTime {
+    /// Before a foreign key is checked. If this fails, the addresses are created without their networks.
+    ForeignKeyCheck,
+    /// At commit, when statement_timeout no longer runs. If this fails, folding creates the rows.
+    Commit,
+}
+
+/// How long a commit waits for locks. Commits of other sessions take milliseconds. A long enrichment, an idle
+/// transaction or a lock on a table of the extension must not block a honeypot.
+const LOCK_WAIT_LIMIT: Duration = Duration::from_millis(300);
+/// The same as a setting.
+const LOCK_TIMEOUT: &[(&CStr, &CStr)] = &[(c"lock_timeout", c"300ms")];
+/// How long a step waits for the lock of a table when earlier steps have used up [`LOCK_WAIT_LIMIT`].
+const LOCK_WAIT_MINIMUM: Duration = Duration::from_millis(20);
+
+/// The server opens `asn_inventory` to check a reference to it, even if the reference is null. These rows
+/// refer to no network.
+const WITHOUT_REFERENCES: &[(&CStr, &CStr)] = &[(c"session_replication_role", c"replica")];
+
+/// Creates addresses for a foreign key without their networks, after a lock or an error prevented creating
+/// the networks. Only the address itself is needed now, so only the inventory is opened. Returns whether the
+/// rows exist.
+///
+/// If another transaction is creating the same address, this one waits, up to the user's own lock_timeout.
+/// Giving up would fail the session on its foreign key, and Cowrie would lose the session.
+pub fn create_bare(home: Home, wanted: &[Address]) -> bool {
+    let written = contained(|| {
+        snapshot::with_fresh(|| {
+            acting_as(home.owner, || {
+                with_settings(WITHOUT_REFERENCES, || {
+                    Connection::with(home.schema, |connection| enrich::create_bare(connection, wanted))
+                })
+            })
+        })
+    });
+    let created = match written {
+        Ok(created) => created,
+        Err(failure) => {
+            telemetry::error("could not create addresses for a foreign key", &failure.message);
+            return false;
+        }
+    };
+    let budget = LockWaitBudget(Cell::new(LOCK_WAIT_MINIMUM));
+    let lookups =
+        enrich::lookups_of_new(created.into_iter().map(|address| (address, None)), Providers::enabled());
+    let queued = budget.append(home, c"enrichment_request", || enrich::request(home, lookups));
+    if let Err(failure) = queued {
+        were_not_queued(&failure);
+    }
+    true
+}
+
+/// Creates missing rows and renews due ones. Returns the created addresses.
+pub fn create(
+    home: Home,
+    addresses: impl Iterator<Item = (Address, SessionCount)>,
+    time: CreationTime,
+) -> Result<Vec<Address>, Failure> {
+    let counts: BTreeMap<Address, SessionCount> = addresses.collect();
+    // This limit also applies to opening the tables.
+    let written = contained(|| {
+        with_settings(LOCK_TIMEOUT, || {
+            mmdb::with(LoadPolicy::None, |databases| create_missing(home, counts, databases, time))
+        })
+    });
+    written.inspect_err(|failure| {
+        let what = match time {
+            CreationTime::Commit => {
+                "could not create inventory rows of a transaction; the next fold will create them"
+            }
+            CreationTime::ForeignKeyCheck => "could not create the networks of addresses for a foreign key",
+        };
+        telemetry::error(what, &failure.message);
+    })
+}
+
+fn create_missing(
+    home: Home,
+    counts: BTreeMap<Address, SessionCount>,
+    databases: &Databases,
+    time: CreationTime,
+) -> Vec<Address> {
+    let latest = snapshot::Latest::take();
+    let plan = enrich::plan(home, counts, databases, latest.view(), false, Providers::NONE);
+    drop(latest);
+    if plan.missing.is_empty() && plan.due.is_empty() {
+        return Vec::new();
+    }
+    snapshot::with_fresh(|| {
+        acting_as(home.owner, || {
+            let created = Connection::with(home.schema, |connection| {
+                enrich::write(home, connection, databases, &plan, Locked::Skip)
+            });
+            if time == CreationTime::Commit {
+                // Deferred triggers on the inventories: the server has fired those of this commit already.
+                transaction::end_as_current_user();
+            }
+            created
+        })
+    })
+}

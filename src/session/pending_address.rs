@@ -1,0 +1,109 @@
+//! The sessions that a transaction recorded for each address.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+
+use cowrie_enrich_engine::address::Address;
+use foldhash::fast::RandomState;
+
+use crate::pg::Oid;
+use crate::provider::Providers;
+use crate::session::attribution::Inventory;
+use crate::store::completions::Gaps;
+use crate::store::enrich::SessionCount;
+
+thread_local! {
+    /// Rollbacks of subtransactions in this backend.
+    static ROLLBACKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns the number of rollbacks so far. The last one may have rolled back a row that was read before it.
+pub fn rollbacks() -> u64 {
+    ROLLBACKS.get()
+}
+
+pub fn count_rollback() {
+    ROLLBACKS.set(ROLLBACKS.get() + 1);
+}
+
+/// A table with sessions of an address that have gaps, and the gaps.
+pub type IncompleteTable = Option<(Oid, Gaps)>;
+
+/// Gaps of addresses in further tables.
+pub type OtherIncomplete = HashMap<(Address, Oid), Gaps>;
+
+/// The sessions of one address, and what the transaction knows about the address.
+#[derive(Clone, Copy)]
+pub struct PendingAddress {
+    pub count: SessionCount,
+    /// True if at least one session was added. Then the address must be in the inventory, even if the sum is
+    /// zero.
+    pub was_added: bool,
+    pub inventory: Inventory,
+    /// Providers whose answers may complete stored snapshots.
+    pub awaits: Providers,
+    /// True if `awaits` was not empty before the address was created and its lookups queued.
+    pub is_asked: bool,
+    pub incomplete: IncompleteTable,
+    /// Value of [`rollbacks`] when `inventory` was determined.
+    pub as_of: u64,
+}
+
+pub type PendingAddresses = HashMap<Address, PendingAddress, RandomState>;
+
+impl PendingAddress {
+    /// Merges a later record of the same address into this one.
+    pub fn absorb(
+        &mut self,
+        address: Address,
+        later: PendingAddress,
+        other_incomplete: &mut OtherIncomplete,
+    ) {
+        self.is_asked |= later.is_asked;
+        match (self.incomplete, later.incomplete) {
+            (Some((table, gaps)), Some((other, more))) if table == other => {
+                self.incomplete = Some((table, gaps.or(more)));
+            }
+            (Some(_), Some((other, more))) => {
+                let known = other_incomplete.entry((address, other)).or_default();
+                *known = known.or(more);
+            }
+            (known, later) => self.incomplete = known.or(later),
+        }
+        self.count.add(later.count);
+        self.was_added |= later.was_added;
+        self.awaits = self.awaits.with(later.awaits);
+        if later.inventory == Inventory::Present {
+            (self.inventory, self.as_of) = (later.inventory, later.as_of);
+        }
+    }
+
+    pub fn is_present(&self) -> bool {
+        self.inventory == Inventory::Present && self.as_of == rollbacks()
+    }
+}
+
+/// Merges later records. The smaller map is merged into the larger one, because otherwise deeply nested
+/// savepoints would copy all records from level to level.
+pub fn merge(
+    known: &mut PendingAddresses,
+    mut later: PendingAddresses,
+    other_incomplete: &mut OtherIncomplete,
+) {
+    if later.len() <= known.len() {
+        for (address, pending) in later {
+            known
+                .entry(address)
+                .and_modify(|known| known.absorb(address, pending, other_incomplete))
+                .or_insert(pending);
+        }
+        return;
+    }
+    for (address, mut pending) in known.drain() {
+        if let Some(later) = later.get(&address) {
+            pending.absorb(address, *later, other_incomplete);
+        }
+        later.insert(address, pending);
+    }
+    *known = later;
+}

@@ -1,0 +1,54 @@
+//! What runs at the ends of transactions and subtransactions, in which order, and why.
+//!
+//! A step before commit may run SQL. The later steps change memory only and cannot fail, because an ERROR after the
+//! commit has begun restarts the whole cluster.
+
+use crate::inbox;
+use crate::pg::subtransaction::contained;
+use crate::pg::transaction::{self, Callbacks, Level, Outcome};
+use crate::session::{attribution, pending};
+use crate::store::{counter_deltas, fill_register};
+use crate::telemetry;
+use crate::worker::registry;
+
+/// Registers the steps; called when the library is loaded.
+pub fn register() {
+    transaction::register(Callbacks { before_commit, ended, released, rolled_back });
+}
+
+fn before_commit() {
+    // First, because it counts and queues work, which the next steps store.
+    pending::before_commit();
+    if transaction::is_being_prepared() {
+        counter_deltas::store_of_prepared();
+        // Last, because all of the steps above may request wake-ups.
+        if let Err(failure) = contained(registry::transaction_is_prepared) {
+            telemetry::error("the worker will process a prepared transaction with a delay", &failure.message);
+        }
+    }
+}
+
+fn ended(outcome: Outcome) {
+    pending::transaction_ended();
+    fill_register::clear();
+    attribution::transaction_ended(outcome);
+    telemetry::transaction_ended(outcome);
+    inbox::transaction_ended(outcome);
+    // Last, so that the steps above have published their results before another process is woken. These steps are
+    // independent of each other.
+    registry::transaction_ended(outcome);
+}
+
+/// The steps are independent of each other.
+fn released(level: Level, parent: Level) {
+    telemetry::released(level, parent);
+    pending::released(level, parent);
+}
+
+/// The steps are independent of each other.
+fn rolled_back(level: Level) {
+    attribution::forget();
+    inbox::rolled_back();
+    telemetry::rolled_back(level);
+    pending::rolled_back(level);
+}
