@@ -1,7 +1,7 @@
 //! Errors for callers, with SQLSTATE, detail and hint. Each function raises one error.
 
 use cowrie_enrich_engine::address::Address;
-use cowrie_enrich_engine::version::Fit;
+use cowrie_enrich_engine::version::VersionMatch;
 use pgrx::prelude::*;
 
 use crate::mmdb::ImportError;
@@ -497,9 +497,9 @@ pub fn import_failed(error: &ImportError) -> ! {
 }
 
 /// The versions of the library and of the SQL objects do not work together.
-pub fn version_misfit(misfit: Fit, objects: &str, library: &str) -> ! {
-    let (message, hint) = match misfit {
-        Fit::LibraryTooOld => (
+pub fn version_mismatch(mismatch: VersionMatch, objects: &str, library: &str) -> ! {
+    let (message, hint) = match mismatch {
+        VersionMatch::LibraryTooOld => (
             "the library of cowrie_enrich in this session is too old",
             "Install the files of that version and restart the server. If the library is not preloaded, reconnect instead.",
         ),

@@ -14,7 +14,7 @@ use cowrie_enrich_engine::providers::{self, Settings};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 use crate::pg;
-use crate::pg::settings::{self, Check, Defined};
+use crate::pg::settings::{self, Check, DefinedSetting};
 
 type Text = GucSetting<Option<CString>>;
 
@@ -26,7 +26,7 @@ static ASN_DATABASE: Text = Text::new(None);
 static ENABLED_SOURCES: Text = Text::new(Some(c"maxmind,cymru"));
 
 /// The settings that the providers declare.
-static PROVIDERS: OnceLock<Vec<Defined>> = OnceLock::new();
+static PROVIDERS: OnceLock<Vec<DefinedSetting>> = OnceLock::new();
 
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static RETRY_BASE: GucSetting<i32> = GucSetting::<i32>::new(1_000);

@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 
-use cowrie_enrich_engine::version::{Fit, Version};
+use cowrie_enrich_engine::version::{Version, VersionMatch};
 
 use crate::pg::call::Call;
 use crate::pg::catalog;
@@ -21,18 +21,18 @@ pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 /// objects of a later update.
 const OLDEST_OBJECTS: &str = "0.1.0";
 
-pub fn fit(objects: &str) -> Fit {
-    Fit::of(objects, OLDEST_OBJECTS, LIBRARY)
+pub fn compare(objects: &str) -> VersionMatch {
+    VersionMatch::of(objects, OLDEST_OBJECTS, LIBRARY)
 }
 
 /// Returns a short text that says how to make library and objects fit.
-pub fn remedy(fit: Fit) -> &'static str {
-    match fit {
-        Fit::Fits => "",
-        Fit::ObjectsTooOld => {
+pub fn remedy(result: VersionMatch) -> &'static str {
+    match result {
+        VersionMatch::Compatible => "",
+        VersionMatch::ObjectsTooOld => {
             "the library is newer than the SQL objects; run ALTER EXTENSION cowrie_enrich UPDATE"
         }
-        Fit::LibraryTooOld => {
+        VersionMatch::LibraryTooOld => {
             "the SQL objects are newer than the library; install its files and restart the server"
         }
     }
@@ -41,18 +41,18 @@ pub fn remedy(fit: Fit) -> &'static str {
 thread_local! {
     /// The result stays valid: objects do not become older, and an update to newer objects fails with this
     /// library.
-    static FITTED: Cell<bool> = const { Cell::new(false) };
+    static IS_COMPATIBLE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Raises an error if a function of the caller does not fit the objects.
-pub fn require_fitting_objects() {
-    if FITTED.get() {
+/// Raises an error if a function of the caller is not compatible with the objects.
+pub fn require_compatible_objects() {
+    if IS_COMPATIBLE.get() {
         return;
     }
     let Some(extension) = catalog::extension() else { return };
-    match fit(&extension.version) {
-        Fit::Fits => FITTED.set(true),
-        misfit => error::version_misfit(misfit, &extension.version, LIBRARY),
+    match compare(&extension.version) {
+        VersionMatch::Compatible => IS_COMPATIBLE.set(true),
+        mismatch => error::version_mismatch(mismatch, &extension.version, LIBRARY),
     }
 }
 
@@ -67,6 +67,6 @@ sql_function!(require_library_wrapper, pg_finfo_require_library_wrapper, require
 fn require_library(call: &Call) {
     let wanted = call.text(0).unwrap_or_default();
     if Version::of(LIBRARY) < Version::of(&wanted) {
-        error::version_misfit(Fit::LibraryTooOld, &wanted, LIBRARY);
+        error::version_mismatch(VersionMatch::LibraryTooOld, &wanted, LIBRARY);
     }
 }

@@ -14,24 +14,24 @@ impl Version {
 
 /// Compatibility of a library with the SQL objects of another version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fit {
-    Fits,
+pub enum VersionMatch {
+    Compatible,
     /// The library's statements need objects of a later version.
     ObjectsTooOld,
     /// The objects belong to a later version of the library.
     LibraryTooOld,
 }
 
-impl Fit {
+impl VersionMatch {
     /// Compares the versions. `oldest` is the first version of the objects that the library works with.
-    pub fn of(objects: &str, oldest: &str, library: &str) -> Fit {
+    pub fn of(objects: &str, oldest: &str, library: &str) -> VersionMatch {
         let objects = Version::of(objects);
         if objects < Version::of(oldest) {
-            Fit::ObjectsTooOld
+            VersionMatch::ObjectsTooOld
         } else if objects > Version::of(library) {
-            Fit::LibraryTooOld
+            VersionMatch::LibraryTooOld
         } else {
-            Fit::Fits
+            VersionMatch::Compatible
         }
     }
 }
@@ -52,13 +52,13 @@ mod tests {
 
     #[test]
     fn a_library_works_with_objects_from_its_oldest_to_its_own() {
-        let fit = |objects| Fit::of(objects, "0.2.0", "0.3.1");
-        assert_eq!(fit("0.1.9"), Fit::ObjectsTooOld);
-        assert_eq!(fit("nonsense"), Fit::ObjectsTooOld);
+        let compare = |objects| VersionMatch::of(objects, "0.2.0", "0.3.1");
+        assert_eq!(compare("0.1.9"), VersionMatch::ObjectsTooOld);
+        assert_eq!(compare("nonsense"), VersionMatch::ObjectsTooOld);
         for objects in ["0.2.0", "0.2.7", "0.3.0", "0.3.1"] {
-            assert_eq!(fit(objects), Fit::Fits, "{objects}");
+            assert_eq!(compare(objects), VersionMatch::Compatible, "{objects}");
         }
-        assert_eq!(fit("0.3.2"), Fit::LibraryTooOld);
-        assert_eq!(fit("1.0.0"), Fit::LibraryTooOld);
+        assert_eq!(compare("0.3.2"), VersionMatch::LibraryTooOld);
+        assert_eq!(compare("1.0.0"), VersionMatch::LibraryTooOld);
     }
 }

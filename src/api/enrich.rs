@@ -15,7 +15,7 @@ use crate::pg::value::Value;
 use crate::pg::{snapshot, transaction};
 use crate::provider::Providers;
 use crate::sql_function;
-use crate::store::enrich::{self, Locked, SessionCount};
+use crate::store::enrich::{self, LockPolicy, SessionCount};
 use crate::store::networks::{self, NetworkFacts};
 use crate::store::{Home, addresses};
 use crate::telemetry::{self, Counter};
@@ -86,7 +86,7 @@ fn write(
             return;
         }
         Connection::with(home.schema, |connection| {
-            enrich::write(home, connection, databases, &plan, Locked::Wait);
+            enrich::write(home, connection, databases, &plan, LockPolicy::Wait);
         });
     });
 }

@@ -64,8 +64,11 @@ sql_function!(maxmind_lookup_wrapper, pg_finfo_maxmind_lookup_wrapper, maxmind_l
 fn maxmind_lookup(call: &Call) -> Option<Typed<Jsonb>> {
     let address = host(call)?;
     mmdb::with(LoadPolicy::Import, |databases| {
-        let answer =
-            Answer { bogon: None, place: databases.place(address), network: databases.network(address) };
+        let answer = Answer {
+            bogon: None,
+            location: databases.location(address),
+            network: databases.network(address),
+        };
         answer.is_hit().then(|| jsonb::object(|object| answer.write_maxmind(object, databases)))
     })
 }

@@ -12,7 +12,7 @@ use crate::provider::Provider;
 use crate::provider::counters::{self, COUNTS};
 use crate::provider::health;
 use crate::shared_state::{self, OwnerSlot, WorkerSlot, owner_process};
-use crate::worker::registry::{self, Doing, Lack};
+use crate::worker::registry::{self, Activity, NoWorkerReason};
 use crate::{row, sql_function};
 
 sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);
@@ -56,7 +56,7 @@ fn worker_status(call: &Call) {
     for worker_slot in &block.worker_slots {
         let database = Oid::from(worker_slot.database.load(Ordering::Acquire));
         if database != Oid::INVALID {
-            let says = Doing::in_seat(worker_slot).name();
+            let says = Activity::of_slot(worker_slot).name();
             rows.push(row("worker", catalog::database_name(database), worker_slot, says));
         }
         for slot in worker_slot.owner_slots.iter().filter(|slot| slot.pid.load(Ordering::Acquire) != 0) {
@@ -73,7 +73,7 @@ fn worker_status(call: &Call) {
             Text: "worker",
             Text: &name,
             Integer: None::<i32>,
-            Text: Lack::name(waiting.reason),
+            Text: NoWorkerReason::name(waiting.reason),
             Timestamptz: waiting.since,
             Timestamptz: None::<i64>,
             Bigint: 0_i64,
@@ -118,7 +118,7 @@ fn abandoned_processes(_: &Call) -> Typed<Integer> {
 fn row(role: &str, database: Option<String>, worker_slot: &WorkerSlot, says: &str) -> Vec<Value> {
     let time = |time: i64| (time != 0).then_some(time);
     let pid = worker_slot.pid.load(Ordering::Acquire);
-    let says = if pid == 0 && role == "worker" { Doing::Starting.name() } else { says };
+    let says = if pid == 0 && role == "worker" { Activity::Starting.name() } else { says };
     row![
         Text: role,
         Text: database,

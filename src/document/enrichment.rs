@@ -38,7 +38,7 @@ pub const LAYOUT_VERSION: &str = "3.0";
 /// The data about an address that needs no provider: the bogon check and the mmdb files.
 pub struct Answer<'a> {
     pub bogon: Option<&'static str>,
-    pub place: Option<Location<'a>>,
+    pub location: Option<Location<'a>>,
     pub network: Option<Network<'a>>,
 }
 
@@ -47,9 +47,9 @@ impl<'a> Answer<'a> {
     pub fn for_address(address: Address, databases: &'a Databases) -> Answer<'a> {
         let bogon = bogon::reason(address);
         if bogon.is_some() {
-            return Answer { bogon, place: None, network: None };
+            return Answer { bogon, location: None, network: None };
         }
-        Answer { bogon, place: databases.place(address), network: databases.network(address) }
+        Answer { bogon, location: databases.location(address), network: databases.network(address) }
     }
 
     pub fn asn(&self) -> Option<i64> {
@@ -61,18 +61,18 @@ impl<'a> Answer<'a> {
     }
 
     pub fn country(&self) -> Option<[u8; 2]> {
-        self.place.as_ref().and_then(|place| place.country)
+        self.location.as_ref().and_then(|location| location.country)
     }
 
     /// Returns true if an mmdb file has data for the address.
     pub fn is_hit(&self) -> bool {
-        self.place.is_some() || self.network.is_some()
+        self.location.is_some() || self.network.is_some()
     }
 
     /// Writes the `maxmind` object.
     pub fn write_maxmind(&self, object: &mut Object, databases: &Databases) {
-        if let Some(place) = &self.place {
-            write_place(object, place);
+        if let Some(location) = &self.location {
+            write_location(object, location);
         }
         if let Some(network) = &self.network {
             object.number("asn", i64::from(network.asn));
@@ -113,26 +113,26 @@ impl<'a> Answer<'a> {
     }
 }
 
-fn write_place(object: &mut Object, place: &Location<'_>) {
-    if let Some(country) = place.country {
+fn write_location(object: &mut Object, location: &Location<'_>) {
+    if let Some(country) = location.country {
         object.text("country", &country_text(country));
     }
-    if let Some(country) = place.registered_country {
+    if let Some(country) = location.registered_country {
         object.text("registered_country", &country_text(country));
     }
-    if let Some(name) = place.country_name {
+    if let Some(name) = location.country_name {
         object.text("country_name", &clean_name(name));
     }
-    if let Some(city) = place.city {
+    if let Some(city) = location.city {
         object.text("city", &clean_name(city));
     }
-    if let Some(latitude) = place.latitude {
+    if let Some(latitude) = location.latitude {
         object.float("latitude", latitude);
     }
-    if let Some(longitude) = place.longitude {
+    if let Some(longitude) = location.longitude {
         object.float("longitude", longitude);
     }
-    if let Some(radius) = place.accuracy_radius {
+    if let Some(radius) = location.accuracy_radius {
         object.number("accuracy_radius", i64::from(radius));
     }
 }

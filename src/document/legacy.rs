@@ -8,11 +8,11 @@ use cowrie_enrich_engine::legacy;
 
 use crate::document::enrichment::country_text;
 use crate::pg::jsonb::{self, Container, Value};
-use crate::pg::kept::Kept;
+use crate::pg::varlena::OwnedVarlena;
 
 /// The network in one source's part of a document.
 #[derive(Default, Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub struct LegacyNetwork {
     pub asn: Option<i64>,
     pub name: Option<String>,
     pub country: Option<String>,
@@ -21,25 +21,25 @@ pub struct Named {
 
 /// The valid values and the faults of a document.
 #[derive(Default, Debug)]
-pub struct Reading {
-    pub maxmind: Named,
-    pub cymru: Named,
+pub struct LegacyDocument {
+    pub maxmind: LegacyNetwork,
+    pub cymru: LegacyNetwork,
     /// Text for the user who repairs the data: `maxmind.asn is true, not a number`.
     pub faults: Vec<String>,
     /// Source and key of each invalid field.
     pub faulty: Vec<(&'static str, &'static str)>,
 }
 
-impl Reading {
+impl LegacyDocument {
     /// Returns the network of the address, with the source that names it. MaxMind comes first.
     pub fn network(&self) -> Option<(i64, &'static str)> {
-        let of = |named: &Named, source| named.asn.map(|asn| (asn, source));
+        let of = |named: &LegacyNetwork, source| named.asn.map(|asn| (asn, source));
         of(&self.maxmind, "maxmind").or_else(|| of(&self.cymru, "cymru"))
     }
 
     /// Returns the values that sources have about a network. A source counts if it names this network or
     /// none. If it names none, its name and country belong to the network of the address.
-    pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &Named)> {
+    pub fn about(&self, asn: i64) -> impl Iterator<Item = (&'static str, &LegacyNetwork)> {
         [("maxmind", &self.maxmind), ("cymru", &self.cymru)]
             .into_iter()
             .filter(move |(_, named)| named.asn.is_none_or(|own| own == asn))
@@ -47,8 +47,8 @@ impl Reading {
 }
 
 /// Reads a document. `None` is SQL's null and counts as an empty document.
-pub fn read(document: Option<Container<'_>>) -> Reading {
-    let mut reading = Reading::default();
+pub fn read(document: Option<Container<'_>>) -> LegacyDocument {
+    let mut reading = LegacyDocument::default();
     let Some(document) = document else { return reading };
     if !document.is_object() {
         reading.faults.push("the document is not an object".to_owned());
@@ -107,9 +107,9 @@ pub fn parts<'a>(document: Container<'a>, faults: &mut Vec<String>) -> [Option<C
 }
 
 /// Returns a part of a document without its invalid fields.
-pub fn keep_sensible(part: Container<'_>, source: &str, faulty: &[(&str, &str)]) -> Kept {
+pub fn keep_sensible(part: Container<'_>, source: &str, faulty: &[(&str, &str)]) -> OwnedVarlena {
     let keys = faulty.iter().filter(|(of, _)| *of == source).map(|(_, key)| key);
-    keys.fold(part.keep(), |kept, key| jsonb::keep_without(jsonb::of_kept(&kept), key))
+    keys.fold(part.into_owned(), |kept, key| jsonb::owned_without(jsonb::container(&kept), key))
 }
 
 fn named(
@@ -117,13 +117,13 @@ fn named(
     source: &'static str,
     faults: &mut Vec<String>,
     faulty: &mut Vec<(&'static str, &'static str)>,
-) -> Named {
+) -> LegacyNetwork {
     let own = match document.get(source) {
-        None | Some(Value::Null) => return Named::default(),
+        None | Some(Value::Null) => return LegacyNetwork::default(),
         Some(Value::Nested(own)) if own.is_object() => own,
         Some(_) => {
             faults.push(format!("{source} is not an object"));
-            return Named::default();
+            return LegacyNetwork::default();
         }
     };
     let mut field = |key: &'static str, sense: &dyn Fn(&str) -> bool, wanted: &str| {
@@ -156,7 +156,7 @@ fn named(
     let country = field("country", &|text| legacy::country(text).is_some(), "a country");
     // Some sources, such as Team Cymru, write values like "other" here.
     let registry = field("registry", &|_| true, "a registry");
-    Named {
+    LegacyNetwork {
         asn: asn.as_deref().and_then(legacy::asn).map(i64::from),
         name: name.as_deref().and_then(legacy::name),
         country: country.as_deref().and_then(legacy::country).map(country_text),

@@ -8,15 +8,15 @@
 //!
 //! | module | answers |
 //! |---|---|
-//! | `keeper` | the launcher's side: when the exporter is started |
+//! | `supervisor` | the launcher's side: when the exporter is started |
 //! | `scrape` | the endpoint for Prometheus |
 //! | `status` | the status files |
 //! | `otlp` | metrics and spans for an OpenTelemetry collector |
 
-mod keeper;
 mod otlp;
 mod scrape;
 pub mod status;
+mod supervisor;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -24,14 +24,14 @@ use std::time::{Duration, Instant};
 use cowrie_enrich_engine::metrics::Family;
 use cowrie_enrich_engine::net::Notifier;
 
-pub use keeper::Supervisor;
+pub use supervisor::Supervisor;
 
 use crate::guc;
 use crate::pg::background::{self, Needs, Program};
 use crate::pg::transaction;
 use crate::shared_state::{self, worker_process};
 use crate::telemetry::families;
-use crate::worker::registry::Ending;
+use crate::worker::registry::ExitReason;
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_exporter_main", kind: "cowrie_enrich exporter", needs: Needs::Reading };
@@ -72,7 +72,7 @@ fn run(_argument: i32) {
         background::report_activity(None);
         background::sleep(pause.min(LONGEST_SLEEP), Some(notifier.fd()));
     }
-    own.ending.store(Ending::Left as u32, Ordering::Release);
+    own.ending.store(ExitReason::Left as u32, Ordering::Release);
 }
 
 /// Returns the current metrics, or the reason why they cannot be read.

@@ -43,9 +43,9 @@ fn phases(families: &[Family]) -> Vec<Phase> {
 
 /// Returns the running procedures, and those that ran last.
 fn calls() -> Vec<Call> {
-    let call = |(place, call, is_running): (usize, ProcedureCall, bool)| {
+    let call = |(index, call, is_running): (usize, ProcedureCall, bool)| {
         Some(Call {
-            procedure: Procedure::ALL.get(place)?.name(),
+            procedure: Procedure::ALL.get(index)?.name(),
             // A database that was dropped is left out.
             database: catalog::database_name(call.database.into())?,
             state: match (call.is_complete, is_running) {

@@ -9,7 +9,7 @@ use cowrie_enrich_engine::mmdb::{Database, MmdbError};
 use cowrie_enrich_engine::regular_file;
 
 use super::Kind;
-use super::private_copy::{Custody, Draft, Signature, Status, read_status};
+use super::private_copy::{Draft, ReplacementLock, Signature, Status, read_status};
 use crate::pg::{self, clock, mapped_file};
 use crate::telemetry;
 
@@ -71,7 +71,7 @@ pub enum Mode {
 }
 
 /// A writer may still be writing a source that changed more recently.
-const SETTLED_AFTER_SECONDS: i64 = 2;
+const STABLE_AFTER_SECONDS: i64 = 2;
 
 /// Puts the configured file into service unless it is already.
 pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
@@ -82,32 +82,32 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
         // requested the import.
         Err(_) if mode == Mode::IfChanged && read_status(kind).is_some() => return Ok(()),
         Err(error) => {
-            let custody = Custody::take(false).ok().flatten();
-            return refuse(kind, custody.as_ref(), None, ImportError::File { kind, path, error }, mode);
+            let lock = ReplacementLock::take(false).ok().flatten();
+            return refuse(kind, lock.as_ref(), None, ImportError::File { kind, path, error }, mode);
         }
     };
     if !is_wanted(kind, &signature, mode) {
         return Ok(());
     }
     let first = read_status(kind).is_none_or(|status| !status.serves());
-    let custody = Custody::take(mode == Mode::Ask || first).map_err(|error| ImportError::File {
+    let lock = ReplacementLock::take(mode == Mode::Ask || first).map_err(|error| ImportError::File {
         kind,
         path: path.clone(),
         error,
     })?;
-    let Some(custody) = custody else { return Ok(()) };
+    let Some(lock) = lock else { return Ok(()) };
     // The previous holder of the lock may have imported the file.
     if !is_wanted(kind, &signature, mode) {
         return Ok(());
     }
-    match copy_and_verify(kind, &custody, &path, &signature) {
-        Ok((draft, status)) => custody.publish(kind, draft, status).or_else(|error| {
-            refuse(kind, Some(&custody), None, ImportError::File { kind, path, error }, mode)
-        }),
+    match copy_and_verify(kind, &lock, &path, &signature) {
+        Ok((draft, status)) => lock
+            .publish(kind, draft, status)
+            .or_else(|error| refuse(kind, Some(&lock), None, ImportError::File { kind, path, error }, mode)),
         Err(error @ ImportError::Changing { .. }) if mode == Mode::IfChanged => Err(error),
         Err(error) => {
             let refused = (!matches!(error, ImportError::Changing { .. })).then_some(signature);
-            refuse(kind, Some(&custody), refused.as_ref(), error, mode)
+            refuse(kind, Some(&lock), refused.as_ref(), error, mode)
         }
     }
 }
@@ -115,7 +115,7 @@ pub fn run(kind: Kind, mode: Mode) -> Result<(), ImportError> {
 /// Returns true if a file waits to be put into service and no process is importing it.
 pub fn is_due(kind: Kind) -> bool {
     let Some(signature) = kind.source_path().and_then(|path| Signature::of(&path).ok()) else { return false };
-    is_wanted(kind, &signature, Mode::IfChanged) && matches!(Custody::take(false), Ok(Some(_)))
+    is_wanted(kind, &signature, Mode::IfChanged) && matches!(ReplacementLock::take(false), Ok(Some(_)))
 }
 
 fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
@@ -127,20 +127,20 @@ fn is_wanted(kind: Kind, signature: &Signature, mode: Mode) -> bool {
         Mode::IfChanged => {
             !serving
                 && status.refused.as_ref() != Some(signature)
-                && (!has_copy || signature.is_settled(SETTLED_AFTER_SECONDS))
+                && (!has_copy || signature.is_stable(STABLE_AFTER_SECONDS))
         }
     }
 }
 
 fn copy_and_verify(
     kind: Kind,
-    custody: &Custody,
+    lock: &ReplacementLock,
     path: &str,
     signature: &Signature,
 ) -> Result<(Draft, Status), ImportError> {
     let file_error = |error| ImportError::File { kind, path: path.to_owned(), error };
     let mut source = regular_file::open(path).map_err(file_error)?;
-    let mut draft = custody.draft(kind).map_err(file_error)?;
+    let mut draft = lock.draft(kind).map_err(file_error)?;
     copy(&mut source, &mut draft.file, signature.size).map_err(file_error)?;
     let after = Signature::of(path).map_err(file_error)?;
     let opened = Signature::from_metadata(path, &source.metadata().map_err(file_error)?);
@@ -198,14 +198,14 @@ fn copy(from: &mut File, to: &mut File, size: u64) -> io::Result<()> {
 /// Records why a file was refused, so that it is not tried again until it changes.
 fn refuse(
     kind: Kind,
-    custody: Option<&Custody>,
+    lock: Option<&ReplacementLock>,
     refused: Option<&Signature>,
     error: ImportError,
     mode: Mode,
 ) -> Result<(), ImportError> {
     let message = error.to_string();
-    if let Some(custody) = custody {
-        record(custody, kind, refused, &message);
+    if let Some(lock) = lock {
+        record(lock, kind, refused, &message);
     }
     if mode == Mode::IfChanged {
         telemetry::log_once_per_burst(
@@ -216,10 +216,10 @@ fn refuse(
     Err(error)
 }
 
-fn record(custody: &Custody, kind: Kind, refused: Option<&Signature>, message: &str) {
+fn record(lock: &ReplacementLock, kind: Kind, refused: Option<&Signature>, message: &str) {
     let mut status = read_status(kind).unwrap_or_default();
     status.last_error = Some(message.to_owned());
     status.refused = refused.cloned().or(status.refused);
     // A full disk must not turn a refused file into a failed query.
-    let _ = custody.write_status(kind, &status);
+    let _ = lock.write_status(kind, &status);
 }

@@ -71,7 +71,7 @@ pub enum LoadPolicy {
     Import,
 }
 
-struct Loaded {
+struct LoadedDatabase {
     database: Database<Mmap>,
     version: private_copy::Version,
 }
@@ -79,8 +79,8 @@ struct Loaded {
 /// The maps of this backend.
 #[derive(Default)]
 pub struct Databases {
-    city: Option<Loaded>,
-    asn: Option<Loaded>,
+    city: Option<LoadedDatabase>,
+    asn: Option<LoadedDatabase>,
     /// Increases with every change of the maps.
     version: u64,
     /// Builds of both files, `<city epoch>/<ASN epoch>` with `-` for none. An answer is due again when this
@@ -100,11 +100,11 @@ const LOOK_EVERY_MICROS: i64 = 1_000_000;
 const START_EVERY_MICROS: i64 = 10_000_000;
 
 /// Runs `work` with the databases in service.
-pub fn with<T>(patience: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
+pub fn with<T>(policy: LoadPolicy, work: impl FnOnce(&Databases) -> T) -> T {
     let now = clock::statement_start();
     let due = now.saturating_sub(LAST_LOOK.get()) >= LOOK_EVERY_MICROS || now < LAST_LOOK.get();
     if due {
-        look_for_newer(patience);
+        look_for_newer(policy);
         LAST_LOOK.set(now);
     }
     DATABASES.with_borrow(work)
@@ -127,8 +127,8 @@ pub fn status(kind: Kind) -> Option<Status> {
     private_copy::read_status(kind)
 }
 
-fn look_for_newer(patience: LoadPolicy) {
-    match patience {
+fn look_for_newer(policy: LoadPolicy) {
+    match policy {
         LoadPolicy::Import => import_changed(),
         LoadPolicy::None if may_start_import() && Kind::ALL.into_iter().any(import::is_due) => {
             LAST_START.set(clock::statement_start());
@@ -189,7 +189,7 @@ fn refresh_maps() {
     });
 }
 
-fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
+fn refresh_map(kind: Kind, slot: &mut Option<LoadedDatabase>) -> bool {
     if kind.source_path().is_none() || !guc::names(&guc::enabled_sources(), "maxmind") {
         return slot.take().is_some();
     }
@@ -200,7 +200,7 @@ fn refresh_map(kind: Kind, slot: &mut Option<Loaded>) -> bool {
     match private_copy::map_current(kind) {
         Some((map, version)) => match Database::open(map) {
             Ok(database) => {
-                *slot = Some(Loaded { database, version });
+                *slot = Some(LoadedDatabase { database, version });
                 true
             }
             Err(error) => {
@@ -266,7 +266,7 @@ impl Databases {
         answered(self.network_file()?.database.organization(address))
     }
 
-    pub fn place(&self, address: Address) -> Option<Location<'_>> {
+    pub fn location(&self, address: Address) -> Option<Location<'_>> {
         answered(self.city.as_ref()?.database.location(address))
     }
 
@@ -275,7 +275,7 @@ impl Databases {
     }
 
     /// Returns the ASN file. Without one, returns the city file if it also has networks (Enterprise).
-    fn network_file(&self) -> Option<&Loaded> {
+    fn network_file(&self) -> Option<&LoadedDatabase> {
         self.asn
             .as_ref()
             .or_else(|| self.city.as_ref().filter(|city| city.database.content() == Content::Both))
@@ -289,7 +289,7 @@ impl Databases {
         }
     }
 
-    fn loaded(&self, kind: Kind) -> Option<&Loaded> {
+    fn loaded(&self, kind: Kind) -> Option<&LoadedDatabase> {
         match kind {
             Kind::City => self.city.as_ref(),
             Kind::Asn => self.asn.as_ref(),

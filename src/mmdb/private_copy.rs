@@ -50,7 +50,7 @@ impl Signature {
     }
 
     /// Returns true if the last write to the source is old enough for it to be complete.
-    pub fn is_settled(&self, seconds: i64) -> bool {
+    pub fn is_stable(&self, seconds: i64) -> bool {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         (now.as_secs() as i64).saturating_sub(self.modified.0) >= seconds
     }
@@ -174,13 +174,13 @@ pub fn map_current(kind: Kind) -> Option<(Mmap, Version)> {
 }
 
 /// The right to replace the copies in service. Released when dropped.
-pub struct Custody {
+pub struct ReplacementLock {
     _lock: File,
 }
 
-impl Custody {
+impl ReplacementLock {
     /// Takes the right. If another process holds it, waits, or returns `None` if `wait` is false.
-    pub fn take(wait: bool) -> io::Result<Option<Custody>> {
+    pub fn take(wait: bool) -> io::Result<Option<ReplacementLock>> {
         let directory = directory();
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -194,7 +194,7 @@ impl Custody {
             .open(directory.join("lock"))?;
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Some(Custody { _lock: lock })),
+                Ok(()) => return Ok(Some(ReplacementLock { _lock: lock })),
                 Err(fs::TryLockError::WouldBlock) if wait => {
                     pg::check_for_interrupts();
                     std::thread::sleep(std::time::Duration::from_millis(20));

@@ -5,7 +5,7 @@ use cowrie_enrich_engine::address::Address;
 use super::{Step, Worker, transact};
 use crate::guc;
 use crate::pg::{Oid, background, catalog};
-use crate::store::complete_sessions::{self, Finding, MOST_SESSIONS, Problem};
+use crate::store::complete_sessions::{self, MOST_SESSIONS, VisitError, VisitResult};
 use crate::store::completions::{self, Outcome, SessionLease};
 use crate::telemetry;
 use crate::worker::registry::StepKind;
@@ -80,7 +80,7 @@ pub fn step(worker: &mut Worker) -> Step {
             Ok(findings) => {
                 (findings.into_iter().map(outcome).collect(), (after_lock(), UNCHANGED.to_owned()))
             }
-            Err(problem) => (later(&leased.addresses), report(&leased, problem, most)),
+            Err(error) => (later(&leased.addresses), report(&leased, error, most)),
         };
         completions::settle(connection, leased.table, &outcomes, worker.holder, longest, &error);
     });
@@ -107,12 +107,12 @@ fn settle(worker: &mut Worker) -> Step {
     Step::Worked
 }
 
-fn outcome((address, finding): (Address, Finding)) -> (Address, Outcome) {
-    let outcome = match finding {
-        Finding::Complete => Outcome::Done,
-        Finding::Waits => Outcome::Waits,
-        Finding::More => Outcome::More,
-        Finding::Held => Outcome::Later,
+fn outcome((address, result): (Address, VisitResult)) -> (Address, Outcome) {
+    let outcome = match result {
+        VisitResult::Complete => Outcome::Done,
+        VisitResult::Waits => Outcome::Waits,
+        VisitResult::More => Outcome::More,
+        VisitResult::Locked => Outcome::Later,
     };
     (address, outcome)
 }
@@ -122,15 +122,15 @@ fn later(addresses: &[Address]) -> Vec<(Address, Outcome)> {
 }
 
 /// Logs why a table was not completed. Returns the longest backoff and the reason.
-fn report(leased: &SessionLease, problem: Problem, most: usize) -> (f64, String) {
+fn report(leased: &SessionLease, error: VisitError, most: usize) -> (f64, String) {
     let table = String::from_utf8_lossy(&catalog::quoted_table_name(leased.table)).into_owned();
-    let (message, longest) = match problem {
+    let (message, longest) = match error {
         // A smaller batch may be fast enough.
-        Problem::TooSlow if most > 1 => return (after_slow_visit(leased.attempts), TOO_SLOW.to_owned()),
-        Problem::TooSlow => (TOO_SLOW.to_owned(), after_slow_session(leased.attempts)),
-        Problem::Busy(failure) if failure.was_lock => return (after_lock(), failure.message),
-        Problem::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
-        Problem::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
+        VisitError::TooSlow if most > 1 => return (after_slow_visit(leased.attempts), TOO_SLOW.to_owned()),
+        VisitError::TooSlow => (TOO_SLOW.to_owned(), after_slow_session(leased.attempts)),
+        VisitError::Busy(failure) if failure.was_lock => return (after_lock(), failure.message),
+        VisitError::Busy(failure) => (failure.message, LONGEST_AFTER_CODE),
+        VisitError::Failed(failure) => (failure.message, LONGEST_AFTER_ERROR),
     };
     telemetry::error("could not complete sessions of a table", &format!("{table}: {message}"));
     (longest, message)

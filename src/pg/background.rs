@@ -16,7 +16,7 @@ pub struct Process(*mut pg_sys::BackgroundWorkerHandle);
 
 /// State of such a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
+pub enum ProcessState {
     NotYet,
     Running,
     Gone,
@@ -90,13 +90,13 @@ pub fn start(program: Program, name: &str, argument: i32) -> Option<Process> {
 }
 
 impl Process {
-    pub fn presence(&self) -> Presence {
+    pub fn state(&self) -> ProcessState {
         let mut pid = 0;
         // SAFETY: the handle came from the registration.
         match unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &mut pid) } {
-            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => Presence::NotYet,
-            pg_sys::BgwHandleStatus::BGWH_STARTED => Presence::Running,
-            _ => Presence::Gone,
+            pg_sys::BgwHandleStatus::BGWH_NOT_YET_STARTED => ProcessState::NotYet,
+            pg_sys::BgwHandleStatus::BGWH_STARTED => ProcessState::Running,
+            _ => ProcessState::Gone,
         }
     }
 

@@ -5,7 +5,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
-use super::relation::Place;
+use super::relation::TupleId;
 use super::value::{
     Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass,
     TEXT_LIKE, Text, Tid, Timestamptz, ToSql, Typed, Xid,
@@ -42,8 +42,8 @@ to_sql! {
     &Address => Inet, |address| inet::write(*address);
     Prefix => Cidr, |prefix| inet::write_prefix(prefix);
     &Prefix => Cidr, |prefix| inet::write_prefix(*prefix);
-    Place => Tid, |place| place.write();
-    &Place => Tid, |place| place.write();
+    TupleId => Tid, |tuple_id| tuple_id.write();
+    &TupleId => Tid, |tuple_id| tuple_id.write();
     Container<'_> => Jsonb, |container| container.write();
     [u8; 2] => Text, |letters| text::two_capitals(letters);
     pg_sys::Oid => Oid, |oid| pg_sys::Datum::from(oid);
@@ -74,7 +74,7 @@ column_types! {
     Float as f64, [pg_sys::FLOAT8OID], |datum| Some(f64::from_bits(datum.value() as u64));
     Timestamptz as i64, [pg_sys::TIMESTAMPTZOID], |datum| Some(datum.value() as i64);
     Inet as Address, [pg_sys::INETOID], |datum| inet::read(datum).map(|inet| inet.address);
-    Tid as Place, [pg_sys::TIDOID], |datum| Some(Place::read(datum));
+    Tid as TupleId, [pg_sys::TIDOID], |datum| Some(TupleId::read(datum));
     Jsonb as Container<'r>, [pg_sys::JSONBOID], |datum| Some(Container::read(datum));
     Oid as pg_sys::Oid, [pg_sys::OIDOID, pg_sys::REGCLASSOID], |datum| Some(pg_sys::Oid::from(datum.value() as u32));
 }

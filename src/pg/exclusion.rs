@@ -18,16 +18,16 @@ pub enum Wait {
 ///
 /// The owner of a table can take such locks with code that runs in another user's session, where they would
 /// stay.
-pub struct Released(());
+pub struct AdvisoryLockGuard(());
 
-impl Released {
+impl AdvisoryLockGuard {
     /// The session must have none now, so that all locks come from the work that runs until this is dropped.
-    pub fn on_drop() -> Released {
-        Released(())
+    pub fn begin() -> AdvisoryLockGuard {
+        AdvisoryLockGuard(())
     }
 }
 
-impl Drop for Released {
+impl Drop for AdvisoryLockGuard {
     fn drop(&mut self) {
         // SAFETY: changes only the lock table, which stays usable while an ERROR unwinds.
         unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID) };
@@ -58,17 +58,17 @@ pub fn exclude_others(object: pg_sys::Oid, wait: Wait) -> bool {
 }
 
 /// A lock on a part of an object, held by this process over several transactions.
-pub struct Held(pg_sys::LOCKTAG);
+pub struct HeldLock(pg_sys::LOCKTAG);
 
-impl Held {
+impl HeldLock {
     /// Returns `None` if another process holds the lock. `kind` distinguishes the kinds of work on one part;
     /// see [`kind_in_pg_locks`].
-    pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<Held> {
+    pub fn take(object: pg_sys::Oid, part: u32, kind: u16) -> Option<HeldLock> {
         let tag = tag(object, part, kind_in_pg_locks(kind));
         // SAFETY: a complete tag; the lock is the process's and is released when this is dropped, or with the process.
         let result = unsafe { pg_sys::LockAcquire(&tag, MODE, true, true) };
         // A closure: an eager argument would release a lock that this process does not have.
-        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| Held(tag))
+        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then(|| HeldLock(tag))
     }
 }
 
@@ -77,7 +77,7 @@ pub const fn kind_in_pg_locks(kind: u16) -> u16 {
     OURS + 1 + kind
 }
 
-impl Drop for Held {
+impl Drop for HeldLock {
     fn drop(&mut self) {
         // SAFETY: taken once; releasing changes only the lock table, which stays usable while an ERROR
         // unwinds.

@@ -63,7 +63,7 @@ unsafe extern "C-unwind" fn on_access(
     argument: *mut c_void,
 ) {
     if class == pg_sys::ExtensionRelationId || class == pg_sys::DatabaseRelationId {
-        cowrie_enrich_overhear_access(access, class, object);
+        cowrie_enrich_on_object_access(access, class, object);
     }
     if let Some(previous) = PREVIOUS_ACCESS.get() {
         // SAFETY: the arguments are passed on unchanged.
@@ -104,7 +104,7 @@ unsafe extern "C-unwind" fn on_utility(
             && (*node.cast::<pg_sys::TransactionStmt>()).kind
                 == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED
         {
-            cowrie_enrich_overhear_commit();
+            cowrie_enrich_on_commit_prepared();
         }
         if matches!(
             (*node).type_,
@@ -112,7 +112,7 @@ unsafe extern "C-unwind" fn on_utility(
                 | pg_sys::NodeTag::T_AlterDatabaseStmt
                 | pg_sys::NodeTag::T_CreatedbStmt
         ) {
-            cowrie_enrich_overhear(node);
+            cowrie_enrich_on_utility(node);
         }
         let next = PREVIOUS_UTILITY.get().unwrap_or(standard_ProcessUtility);
         next(statement, text, read_only_tree, context, parameters, environment, destination, completion)
@@ -123,7 +123,7 @@ unsafe extern "C-unwind" fn on_utility(
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]
-extern "C-unwind" fn cowrie_enrich_overhear_access(
+extern "C-unwind" fn cowrie_enrich_on_object_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
     object: pg_sys::Oid,
@@ -148,7 +148,7 @@ extern "C-unwind" fn cowrie_enrich_overhear_access(
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
+unsafe extern "C-unwind" fn cowrie_enrich_on_utility(node: *mut pg_sys::Node) {
     let Some(listener) = LISTENER.get() else { return };
     // SAFETY: the caller checked the node's tag; names are NUL-terminated strings of the parse tree.
     let database = unsafe { needed_database(node).and_then(catalog::owned_database) };
@@ -161,7 +161,7 @@ unsafe extern "C-unwind" fn cowrie_enrich_overhear(node: *mut pg_sys::Node) {
 #[unsafe(no_mangle)]
 #[doc(hidden)]
 #[pgrx::pg_guard]
-extern "C-unwind" fn cowrie_enrich_overhear_commit() {
+extern "C-unwind" fn cowrie_enrich_on_commit_prepared() {
     if let Some(listener) = LISTENER.get() {
         (listener.prepared_commits)();
     }

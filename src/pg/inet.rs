@@ -10,6 +10,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::value::Typed;
+use super::varlena;
 
 /// PGSQL_AF_INET: AF_INET + 0.
 const FAMILY_V4: u8 = 2;
@@ -34,10 +35,10 @@ pub(super) unsafe fn read(datum: pg_sys::Datum) -> Option<Inet> {
     // SAFETY: the caller vouches for the varlena. An inet is never long enough to be compressed or moved out of
     // line, so the payload starts behind a one- or four-byte header.
     let payload = unsafe {
-        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
         std::slice::from_raw_parts(
-            pgrx::varlena::vardata_any(varlena).cast::<u8>(),
-            pgrx::varlena::varsize_any_exhdr(varlena),
+            pgrx::varlena::vardata_any(value).cast::<u8>(),
+            pgrx::varlena::varsize_any_exhdr(value),
         )
     };
     match payload {
@@ -81,15 +82,5 @@ pub(super) fn write_prefix(prefix: Prefix) -> pg_sys::Datum {
 }
 
 fn allocate(family: u8, bits: u8, bytes: &[u8]) -> pg_sys::Datum {
-    let size = pg_sys::VARHDRSZ + 2 + bytes.len();
-    // SAFETY: palloc returns `size` writable bytes or raises; every byte is written below.
-    unsafe {
-        let start = pg_sys::palloc(size).cast::<u8>();
-        pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
-        let payload = start.add(pg_sys::VARHDRSZ);
-        payload.write(family);
-        payload.add(1).write(bits);
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), payload.add(2), bytes.len());
-        pg_sys::Datum::from(start)
-    }
+    varlena::write(&[&[family, bits], bytes])
 }

@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-use super::kept::Kept;
 use super::subtransaction::contained;
 use super::text;
 use super::value::{Jsonb, Typed};
+use super::varlena::{self, OwnedVarlena};
 
 /// A jsonb object under construction.
 pub struct Object {
@@ -300,20 +300,12 @@ impl<'a> Container<'a> {
 
     /// Writes a jsonb into the current memory context.
     pub(super) fn write(self) -> pg_sys::Datum {
-        let bytes = self.bytes();
-        let size = pg_sys::VARHDRSZ + bytes.len();
-        // SAFETY: palloc returns `size` writable bytes or raises; every byte is written.
-        unsafe {
-            let start = pg_sys::palloc(size).cast::<u8>();
-            pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), start.add(pg_sys::VARHDRSZ), bytes.len());
-            pg_sys::Datum::from(start)
-        }
+        varlena::write(&[self.bytes()])
     }
 
     /// Returns a copy that outlives its memory context.
-    pub fn keep(self) -> Kept {
-        Kept::from_payload(self.bytes())
+    pub fn into_owned(self) -> OwnedVarlena {
+        OwnedVarlena::from_payload(self.bytes())
     }
 
     /// Returns it as JSON text.
@@ -388,15 +380,15 @@ impl Typed<Jsonb> {
     }
 }
 
-/// Returns a kept document for reading.
-pub fn of_kept(document: &Kept) -> Container<'_> {
-    // SAFETY: the kept bytes are a jsonb datum, and plain: the container points into them.
+/// Returns an owned document for reading.
+pub fn container(document: &OwnedVarlena) -> Container<'_> {
+    // SAFETY: the owned bytes are a jsonb datum, and plain: the container points into them.
     unsafe { Container::read(document.datum()) }
 }
 
-/// Returns whether a kept document is an object without keys.
-pub fn is_empty(document: &Kept) -> bool {
-    of_kept(document).header() & (COUNT | OBJECT) == OBJECT
+/// Returns whether an owned document is an object without keys.
+pub fn is_empty(document: &OwnedVarlena) -> bool {
+    container(document).header() & (COUNT | OBJECT) == OBJECT
 }
 
 /// Type bits of a JEntry (src/include/utils/jsonb.h).
@@ -413,10 +405,10 @@ const OFFSET_STRIDE: usize = 32;
 ///
 /// Children are copied as bytes. The SQL operator decomposes and rebuilds every nested value, which costs
 /// more than finding the document's row.
-pub fn keep_without(document: Container<'_>, key: &str) -> Kept {
+pub fn owned_without(document: Container<'_>, key: &str) -> OwnedVarlena {
     let (bytes, header) = (document.bytes(), document.header());
     if header & OBJECT == 0 || document.get(key).is_none() {
-        return Kept::from_payload(bytes);
+        return OwnedVarlena::from_payload(bytes);
     }
     let pairs = (header & COUNT) as usize;
     let children = children(bytes, 2 * pairs);

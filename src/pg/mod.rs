@@ -24,7 +24,7 @@
 //! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
 //! | [`shmem`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
 //! | [`settings`] | `GucRegistry` | is used; only the check of a value is separate, because pgrx has no check hook with a message |
-//! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`kept`] | none, or single bindings | |
+//! | [`hooks`], [`exclusion`], [`invalidation`], [`role`], [`catalog`], [`clock`], [`memory`], [`parser`], [`varlena`] | none, or single bindings | |
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")))]
 compile_error!(
@@ -43,7 +43,6 @@ pub mod hooks;
 pub mod inet;
 pub mod invalidation;
 pub mod jsonb;
-pub mod kept;
 pub mod keyed;
 pub mod latch;
 pub mod mapped_file;
@@ -64,6 +63,7 @@ pub mod transaction;
 pub mod trigger;
 pub mod user_table;
 pub mod value;
+pub mod varlena;
 
 pub use pgrx::pg_sys::Oid;
 pub use pgrx::pg_sys::panic::ErrorReport;

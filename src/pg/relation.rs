@@ -365,20 +365,20 @@ impl Prober {
         self.next().map(|row| read(&row))
     }
 
-    /// Returns the places of up to `most` rows with this key that are `wanted`.
-    pub fn places(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<Place> {
-        let mut places = Vec::new();
+    /// Returns the tuple ids of up to `most` rows with this key that are `wanted`.
+    pub fn tuple_ids(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<TupleId> {
+        let mut tuple_ids = Vec::new();
         if most == 0 || !self.seek(key) {
-            return places;
+            return tuple_ids;
         }
-        while places.len() < most {
+        while tuple_ids.len() < most {
             super::check_for_interrupts();
             let Some(row) = self.next() else { break };
             if wanted(&row) {
-                places.push(row.place());
+                tuple_ids.push(row.tuple_id());
             }
         }
-        places
+        tuple_ids
     }
 
     /// Returns a column of the table by its name.
@@ -422,43 +422,43 @@ impl Prober {
     }
 }
 
-/// The place of a row in its table; valid until the end of the transaction that read it.
+/// The tuple id of a row in its table; valid until the end of the transaction that read it.
 #[derive(Clone, Copy)]
-pub struct Place(pg_sys::ItemPointerData);
+pub struct TupleId(pg_sys::ItemPointerData);
 
-impl PartialEq for Place {
-    fn eq(&self, other: &Place) -> bool {
+impl PartialEq for TupleId {
+    fn eq(&self, other: &TupleId) -> bool {
         self.parts() == other.parts()
     }
 }
 
-impl Eq for Place {}
+impl Eq for TupleId {}
 
-impl std::hash::Hash for Place {
+impl std::hash::Hash for TupleId {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }
 }
 
-impl Place {
+impl TupleId {
     /// # Safety
     /// `datum` must be a non-null tid.
-    pub(super) unsafe fn read(datum: pg_sys::Datum) -> Place {
+    pub(super) unsafe fn read(datum: pg_sys::Datum) -> TupleId {
         // SAFETY: as the caller promises.
-        Place(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
+        TupleId(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
     }
 
-    /// Returns the place before the first row of a page.
-    pub fn beginning_of(page: u32) -> Place {
+    /// Returns the tuple id before the first row of a page.
+    pub fn beginning_of(page: u32) -> TupleId {
         let block = pg_sys::BlockIdData { bi_hi: (page >> 16) as u16, bi_lo: page as u16 };
-        Place(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
+        TupleId(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
     }
 
-    /// Returns the place after the last row of the preceding page.
-    pub fn end_of_those_before(page: u32) -> Place {
-        let mut place = Place::beginning_of(page.saturating_sub(1));
-        place.0.ip_posid = u16::MAX;
-        place
+    /// Returns the tuple id after the last row of the preceding page.
+    pub fn end_of_those_before(page: u32) -> TupleId {
+        let mut tuple_id = TupleId::beginning_of(page.saturating_sub(1));
+        tuple_id.0.ip_posid = u16::MAX;
+        tuple_id
     }
 
     pub fn page(&self) -> u32 {
@@ -466,14 +466,14 @@ impl Place {
         u32::from(high) << 16 | u32::from(low)
     }
 
-    /// Returns the place as the server writes it, `(page,number)`.
+    /// Returns the tuple id as the server writes it, `(page,number)`.
     pub fn text(&self) -> String {
         format!("({},{})", self.page(), self.0.ip_posid)
     }
 
-    /// Makes a place from the numbers of a page and of a row in it.
-    pub fn at(page: u32, row: u16) -> Place {
-        Place(pg_sys::ItemPointerData { ip_posid: row, ..Place::beginning_of(page).0 })
+    /// Makes a tuple id from the numbers of a page and of a row in it.
+    pub fn at(page: u32, row: u16) -> TupleId {
+        TupleId(pg_sys::ItemPointerData { ip_posid: row, ..TupleId::beginning_of(page).0 })
     }
 
     /// Returns the numbers of the page and of the row in it.
@@ -520,9 +520,9 @@ pub struct Row {
 }
 
 impl Row {
-    pub fn place(&self) -> Place {
+    pub fn tuple_id(&self) -> TupleId {
         // SAFETY: the slot holds a row of a table.
-        Place(unsafe { (*self.slot).tts_tid })
+        TupleId(unsafe { (*self.slot).tts_tid })
     }
 
     /// Returns column `number`, from 1. By-reference datums are valid while the row is.

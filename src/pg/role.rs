@@ -98,7 +98,7 @@ pub fn acting_as_stranger<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let flags = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
     // SAFETY: reads a static.
     let in_session = unsafe { pg_sys::MyBgworkerEntry.is_null() };
-    let _fixed = if in_session { Fixed::exit_on_error() } else { None };
+    let _fixed = if in_session { FixedSetting::exit_on_error() } else { None };
     switched(role, flags, || {
         set_locally(c"session_replication_role", c"origin");
         work()
@@ -126,23 +126,23 @@ fn switched<T>(role: pg_sys::Oid, flags: u32, work: impl FnOnce() -> T) -> T {
 /// A setting that no code can change until this is dropped.
 ///
 /// Every role may set `exit_on_error`, and it has no check hook with which an extension could refuse a value.
-struct Fixed {
+struct FixedSetting {
     record: *mut pg_sys::config_generic,
     context: pg_sys::GucContext::Type,
 }
 
-impl Fixed {
-    fn exit_on_error() -> Option<Fixed> {
+impl FixedSetting {
+    fn exit_on_error() -> Option<FixedSetting> {
         let record = setting(c"exit_on_error")?;
         // SAFETY: the record of a built-in setting lives as long as the process.
         let context = unsafe { (*record).context };
         // SAFETY: see above. `context` determines who may set it; restoring a GUC level does not check it.
         unsafe { (*record).context = pg_sys::GucContext::PGC_INTERNAL };
-        Some(Fixed { record, context })
+        Some(FixedSetting { record, context })
     }
 }
 
-impl Drop for Fixed {
+impl Drop for FixedSetting {
     fn drop(&mut self) {
         // SAFETY: see `exit_on_error`.
         unsafe { (*self.record).context = self.context };

@@ -9,7 +9,7 @@ use std::ops::{ControlFlow, Range};
 use pgrx::pg_sys;
 
 use super::column::{Column, Generated};
-use super::relation::{Place, Row};
+use super::relation::{Row, TupleId};
 use super::snapshot::View;
 use super::{catalog, column, inet, snapshot, text};
 
@@ -26,7 +26,7 @@ pub fn column(table: pg_sys::Oid, name: &CStr, mut read: impl FnMut(AddressValue
     let latest = snapshot::Latest::take();
     let mut is_whole = true;
     for part in parts(table) {
-        let Some(part) = Readable::open(part) else { continue };
+        let Some(part) = ReadableTable::open(part) else { continue };
         let Some(column) = part.address_column(name) else {
             is_whole = false;
             continue;
@@ -88,14 +88,14 @@ pub fn shown(row: &Row, column: Column) -> Option<String> {
 }
 
 /// A plain table open for reading. Its lock is kept until the transaction ends.
-pub struct Readable {
+pub struct ReadableTable {
     relation: pg_sys::Relation,
 }
 
-impl Readable {
+impl ReadableTable {
     /// Returns `None` if the table was dropped, is not a plain table, or is another session's temporary
     /// table, whose pages are in that session's memory.
-    pub fn open(table: pg_sys::Oid) -> Option<Readable> {
+    pub fn open(table: pg_sys::Oid) -> Option<ReadableTable> {
         // SAFETY: the kind is checked before opening, which raises an error for an index. It is checked again
         // when it cannot change any more. try_table_open returns null for a dropped table.
         unsafe {
@@ -106,7 +106,7 @@ impl Readable {
             if relation.is_null() {
                 return None;
             }
-            let readable = Readable { relation };
+            let readable = ReadableTable { relation };
             let form = (*relation).rd_rel;
             ((*form).relkind as u8 == pg_sys::RELKIND_RELATION
                 && ((*form).relpersistence as u8 != pg_sys::RELPERSISTENCE_TEMP
@@ -174,7 +174,8 @@ impl Readable {
         if pages.is_empty() {
             return;
         }
-        let (mut first, mut last) = (Place::beginning_of(pages.start), Place::end_of_those_before(pages.end));
+        let (mut first, mut last) =
+            (TupleId::beginning_of(pages.start), TupleId::end_of_those_before(pages.end));
         // SAFETY: the table is open during the scan, which copies both places. Not every access method
         // supports this.
         let scan = unsafe {
@@ -226,7 +227,7 @@ impl Readable {
     }
 }
 
-impl Drop for Readable {
+impl Drop for ReadableTable {
     fn drop(&mut self) {
         // SAFETY: opened once; NoLock keeps the lock until the transaction ends.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }

@@ -13,7 +13,7 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
 /// A setting that is defined in the server.
-pub struct Defined {
+pub struct DefinedSetting {
     pub declared: &'static Setting,
     cell: Cell,
 }
@@ -26,13 +26,13 @@ enum Cell {
 
 // SAFETY: only the server's own thread reads and writes the value behind a choice's pointer, like every
 // setting.
-unsafe impl Sync for Defined {}
+unsafe impl Sync for DefinedSetting {}
 // SAFETY: as above.
-unsafe impl Send for Defined {}
+unsafe impl Send for DefinedSetting {}
 
 /// Defines a setting; called while the library is loaded. Settings change only by a reload, because the
 /// workers must see the same values as every backend.
-pub fn define(declared: &'static Setting) -> Defined {
+pub fn define(declared: &'static Setting) -> DefinedSetting {
     let guard = if declared.guarded { GucFlags::SUPERUSER_ONLY } else { GucFlags::default() };
     let cell = match declared.kind {
         Kind::Text { default } => {
@@ -63,7 +63,7 @@ pub fn define(declared: &'static Setting) -> Defined {
         }
         Kind::Choice { default, words } => Cell::Choice(define_choice(declared, default, words, guard)),
     };
-    Defined { declared, cell }
+    DefinedSetting { declared, cell }
 }
 
 fn define_choice(
@@ -96,7 +96,7 @@ fn define_choice(
     value
 }
 
-impl Defined {
+impl DefinedSetting {
     /// Returns its current value.
     pub fn value(&self) -> Value {
         match self.cell {

@@ -36,12 +36,12 @@ impl Drop for Latest {
 }
 
 /// A registered snapshot of the moment that a repeatable read transaction sees.
-pub struct OfTransaction(pg_sys::Snapshot);
+pub struct TransactionSnapshot(pg_sys::Snapshot);
 
-impl OfTransaction {
+impl TransactionSnapshot {
     pub fn take() -> Self {
         // SAFETY: as for `Latest`.
-        OfTransaction(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+        TransactionSnapshot(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
     }
 
     pub fn view(&self) -> View<'_> {
@@ -49,7 +49,7 @@ impl OfTransaction {
     }
 }
 
-impl Drop for OfTransaction {
+impl Drop for TransactionSnapshot {
     fn drop(&mut self) {
         // SAFETY: as for `Latest`.
         unsafe { pg_sys::UnregisterSnapshot(self.0) }

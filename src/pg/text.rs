@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys;
 
-use super::kept::Kept;
 use super::value::Text;
+use super::varlena::OwnedVarlena;
 
 /// Returns the bytes of a text-like datum (text, varchar, bpchar), copied only if they were compressed or out
 /// of line.
@@ -72,9 +72,9 @@ pub(super) fn two_capitals(letters: [u8; 2]) -> pg_sys::Datum {
 }
 
 /// Returns a copy of a text that outlives its memory context.
-pub fn keep(text: &str) -> Kept<Text> {
+pub fn owned(text: &str) -> OwnedVarlena<Text> {
     // SAFETY: `write` makes a plain varlena.
-    unsafe { Kept::copy(write(text)) }
+    unsafe { OwnedVarlena::copy(write(text)) }
 }
 
 /// Converts a text to the database's encoding, by the server's own conversion. A character that the encoding

@@ -12,7 +12,7 @@ use super::timeouts::{
 };
 
 /// Result of work with a time limit.
-pub struct Limited<T> {
+pub struct LimitedResult<T> {
     pub result: Result<T, Failure>,
     /// The work took longer than its limit.
     pub is_over: bool,
@@ -24,13 +24,13 @@ pub struct Limited<T> {
 ///
 /// The owner's code may catch the cancellation. Then the process ends a moment later. Advisory locks that the
 /// code took for the session are released.
-pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> Limited<T> {
+pub fn contained_within<T>(limit: Duration, work: impl FnOnce() -> T) -> LimitedResult<T> {
     let timer = Timer::start(limit);
     let result = contained_unless(work, |error| must_be_raised(error) && !timer.has_ended());
     let is_over = timer.has_ended();
     // SAFETY: releases session-level advisory locks; the extension's locks belong to the transaction.
     unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as u16) };
-    Limited { result, is_over }
+    LimitedResult { result, is_over }
 }
 
 /// How long cancelled code may run at most, in milliseconds. It never runs longer than it ran before the

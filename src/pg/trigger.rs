@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::call::{Call, Returned};
 use super::column::{Column, timestamptz, type_of};
-use super::relation::{Place, Row};
+use super::relation::{Row, TupleId};
 use super::value::Value;
 
 /// The event that fires a row trigger.
@@ -113,11 +113,11 @@ impl TriggerCall {
         self.tuple(unsafe { (*self.data).tg_trigtuple })
     }
 
-    /// Returns the place of the row that an UPDATE or DELETE replaces.
-    pub fn old_place(&self) -> Option<Place> {
+    /// Returns the tuple id of the row that an UPDATE or DELETE replaces.
+    pub fn old_tuple_id(&self) -> Option<TupleId> {
         // SAFETY: see `any`; the slot holds the row before the UPDATE or DELETE, until the call ends.
         let slot = unsafe { (*self.data).tg_trigslot };
-        (!slot.is_null()).then(|| Row { slot }.place())
+        (!slot.is_null()).then(|| Row { slot }.tuple_id())
     }
 
     /// Returns the row after an INSERT or UPDATE.

@@ -71,7 +71,7 @@ pub struct TableStatement<'a, P, C> {
     name: &'static str,
     text: &'static str,
     parts: &'a [(&'static str, &'a [u8])],
-    others: Others<'a>,
+    others: OtherRelations<'a>,
     is_read_only: bool,
     of: PhantomData<fn(P) -> C>,
 }
@@ -80,7 +80,14 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
     /// Used in a constant. Does not compile if the header of `text` declares other parameters.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
         assert!(value::declares(text, P::NAMES), "the statement's header declares other parameters");
-        TableStatement { name, text, parts: &[], others: Others::None, is_read_only: false, of: PhantomData }
+        TableStatement {
+            name,
+            text,
+            parts: &[],
+            others: OtherRelations::None,
+            is_read_only: false,
+            of: PhantomData,
+        }
     }
 
     /// Adds further placeholders, and the text that replaces each, in the server's encoding.
@@ -90,7 +97,7 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
     }
 
     /// Sets which other relations the statement may name.
-    pub fn naming(mut self, others: Others<'a>) -> Self {
+    pub fn naming(mut self, others: OtherRelations<'a>) -> Self {
         self.others = others;
         self
     }
@@ -104,7 +111,7 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
 
 /// Relations that a statement may name besides the table.
 #[derive(Clone, Copy)]
-pub enum Others<'a> {
+pub enum OtherRelations<'a> {
     None,
     /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these
     /// relations in the statement itself.
@@ -118,9 +125,9 @@ impl UserTable {
         // SAFETY: locks a number, whether or not there is such a relation. The catalogs are read afterwards.
         unsafe {
             // Indexes and composite types are not locked like tables.
-            class(table).filter(Class::is_table)?;
+            class(table).filter(RelationClass::is_table)?;
             pg_sys::LockRelationOid(table, lock.mode());
-            let class = class(table).filter(Class::is_table)?;
+            let class = class(table).filter(RelationClass::is_table)?;
             if pg_sys::isOtherTempNamespace(class.schema) {
                 return None;
             }
@@ -362,19 +369,19 @@ unsafe fn planned<P: Parameters, C>(
 ///
 /// # Safety
 /// The query is a tree that parse analysis has made.
-unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: Others<'_>) {
+unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: OtherRelations<'_>) {
     let mut found = 0;
     // SAFETY: as the caller promises; the lists are lists of OIDs.
     unsafe {
         let known = match others {
-            Others::None => &[][..],
-            Others::InExpression(known) => known,
+            OtherRelations::None => &[][..],
+            OtherRelations::InExpression(known) => known,
         };
         compare_from(query, table, known, &mut found);
         if found == 0 {
             changed(table.oid);
         }
-        if matches!(others, Others::None) {
+        if matches!(others, OtherRelations::None) {
             // Subqueries inside expressions too.
             let (mut relations, mut items, mut has_policies) =
                 (std::ptr::null_mut(), std::ptr::null_mut(), false);
@@ -486,14 +493,14 @@ fn terminated(text: Vec<u8>) -> CString {
     text
 }
 
-struct Class {
+struct RelationClass {
     kind: u8,
     persistence: u8,
     schema: pg_sys::Oid,
     owner: pg_sys::Oid,
 }
 
-impl Class {
+impl RelationClass {
     fn is_permanent(&self) -> bool {
         self.is_table() && self.persistence != pg_sys::RELPERSISTENCE_TEMP
     }
@@ -504,7 +511,7 @@ impl Class {
 }
 
 /// Returns the row of a relation in pg_class.
-fn class(relation: pg_sys::Oid) -> Option<Class> {
+fn class(relation: pg_sys::Oid) -> Option<RelationClass> {
     // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
     unsafe {
         let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
@@ -513,7 +520,7 @@ fn class(relation: pg_sys::Oid) -> Option<Class> {
             return None;
         }
         let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
-        let class = Class {
+        let class = RelationClass {
             kind: (*form).relkind as u8,
             persistence: (*form).relpersistence as u8,
             schema: (*form).relnamespace,

@@ -11,10 +11,10 @@ use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
-use crate::pg::scan::Readable;
+use crate::pg::scan::ReadableTable;
 use crate::pg::{self, Oid, catalog, latch};
 use crate::store::backfill_sessions::Table;
-use crate::store::calls::Rejected;
+use crate::store::calls::RejectedRow;
 use crate::store::{self, Home, session_foreign_key};
 
 /// Entry point of `add_session_foreign_key()`.
@@ -111,7 +111,7 @@ pub fn settle(run: &mut Run, rel: Oid, rows: Option<i64>) -> i64 {
 
 /// Returns true if the address column of a table is missing.
 fn is_unreadable(table: &Table) -> bool {
-    Readable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
+    ReadableTable::open(table.oid).is_some_and(|readable| readable.address_column(&table.ip_column).is_none())
 }
 
 fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
@@ -121,7 +121,7 @@ fn count_orphans(run: &mut Run, tables: &[Table], rows: Option<i64>) -> i64 {
     for table in tables {
         run.batch(|connection| {
             let sessions = session_foreign_key::orphans(home, table, |row_key, address| {
-                rejected.about([Rejected {
+                rejected.about([RejectedRow {
                     relation: table.shown(),
                     row_key,
                     reason: "it references no address of ip_inventory".to_owned(),

@@ -13,10 +13,10 @@ use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Value};
-use crate::pg::kept::Kept;
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Typed};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts};
 use crate::store::build_asn_inventory::{self, DocumentBatch, PageRejections, WrittenRanks};
 use crate::store::{calls, fold, reclassification, refresh_session_counts};
@@ -193,8 +193,8 @@ fn count(run: &mut Run, build_options: &BuildOptions) -> (i64, i64) {
 }
 
 impl BuildProgress {
-    fn resumed(at: &Kept) -> BuildProgress {
-        let at = jsonb::of_kept(at);
+    fn resumed(at: &OwnedVarlena) -> BuildProgress {
+        let at = jsonb::container(at);
         let number = |key| match at.get(key) {
             Some(Value::Number(number)) => number.text().parse().unwrap_or_default(),
             _ => 0,

@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 
 use crate::error;
 use crate::pg::call::Call;
-use crate::pg::exclusion::{Held, Released, kind_in_pg_locks};
-use crate::pg::kept::Kept;
+use crate::pg::exclusion::{AdvisoryLockGuard, HeldLock, kind_in_pg_locks};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{Jsonb, Typed};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, check_for_interrupts, relation};
-use crate::procedures::progress::{self as report, Reporting};
+use crate::procedures::progress::{self as report, ProgressReporter};
 use crate::shared_state::PROCEDURES;
 use crate::store::Home;
 use crate::store::calls::{self, Key};
@@ -87,13 +87,13 @@ pub struct Run<'a> {
     pub connection: &'a Connection,
     key: Key,
     may_commit: bool,
-    progress: Option<Bar>,
+    progress: Option<ProgressBar>,
     phase: &'static str,
     done: i64,
     total: i64,
-    resume_at: Option<Kept>,
+    resume_at: Option<OwnedVarlena>,
     /// Set if the call commits. Batches that may still be rolled back are not reported to other sessions.
-    reporting: Option<Reporting>,
+    reporting: Option<ProgressReporter>,
 }
 
 /// Runs a call from beginning to end. `work` returns the counts of the final report, with their names.
@@ -109,17 +109,17 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
     let calls_table = relation::find(home.schema, c"procedure_call");
     // Dropped after the call's own lock.
     let mut released = None;
-    let Some(_held) = Held::take(calls_table, options.relation.to_u32(), kind) else {
+    let Some(_held) = HeldLock::take(calls_table, options.relation.to_u32(), kind) else {
         error::already_running(procedure.name());
     };
     let key = Key { procedure: procedure.name(), relation: options.relation };
     let in_connection = |connection: &Connection| {
         if acting_as(home.owner, || calls::locks_of_the_session(connection)) == 1 {
-            released = Some(Released::on_drop());
+            released = Some(AdvisoryLockGuard::begin());
         }
         let begin = || calls::begin(connection, key, kind_in_pg_locks(kind), "starting");
         let resume_at = acting_as(home.owner, begin);
-        let progress = options.progress.then(Bar::new);
+        let progress = options.progress.then(ProgressBar::new);
         let (phase, done, total) = ("starting", 0, 0);
         let reporting = may_commit.then(|| report::begin(procedure as usize));
         let mut run =
@@ -129,7 +129,7 @@ pub fn run(call: &Call, options: &Options, work: impl FnOnce(&mut Run) -> Vec<(&
         run.end_phase();
         acting_as(home.owner, || calls::end(connection, key, &report));
         run.commit();
-        run.report(Reporting::complete);
+        run.report(ProgressReporter::complete);
         let words: Vec<String> = report.iter().map(|(name, number)| format!("{name} {number}")).collect();
         pg::notice(&format!("{}: {}", procedure.name(), words.join(", ")));
     };
@@ -147,7 +147,7 @@ impl Run<'_> {
     }
 
     /// Returns the position at which a killed call stopped.
-    pub fn resume_at(&self) -> Option<&Kept> {
+    pub fn resume_at(&self) -> Option<&OwnedVarlena> {
         self.resume_at.as_ref()
     }
 
@@ -199,7 +199,7 @@ impl Run<'_> {
         check_for_interrupts();
     }
 
-    fn report(&self, report: impl FnOnce(&Reporting)) {
+    fn report(&self, report: impl FnOnce(&ProgressReporter)) {
         if let Some(reporting) = &self.reporting {
             report(reporting);
         }
@@ -227,7 +227,7 @@ impl Run<'_> {
 /// ```text
 /// NOTICE:  backfill_sessions: sessions [##########..........]  50 %, 840000 of 1680000, 31250 a second, 27 s left
 /// ```
-struct Bar {
+struct ProgressBar {
     began: Instant,
     shown: Option<(Instant, i64)>,
     was_shown_in_phase: bool,
@@ -236,13 +236,13 @@ struct Bar {
 const EVERY: Duration = Duration::from_secs(1);
 const WIDTH: i64 = 20;
 
-impl Bar {
-    fn new() -> Bar {
-        Bar { began: Instant::now(), shown: None, was_shown_in_phase: false }
+impl ProgressBar {
+    fn new() -> ProgressBar {
+        ProgressBar { began: Instant::now(), shown: None, was_shown_in_phase: false }
     }
 
     fn restart(&mut self) {
-        *self = Bar { shown: self.shown, ..Bar::new() };
+        *self = ProgressBar { shown: self.shown, ..ProgressBar::new() };
     }
 
     fn show(&mut self, procedure: &str, phase: &str, done: i64, total: i64, is_last: bool) {

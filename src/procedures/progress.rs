@@ -5,31 +5,31 @@ use crate::pg::{background, catalog, clock};
 use crate::shared_state::{self, PROCEDURES, ProcedureCall};
 
 /// A call that reports its progress.
-pub struct Reporting {
-    place: usize,
+pub struct ProgressReporter {
+    index: usize,
     pid: i32,
 }
 
 /// Begins to report a call. If two calls of one procedure run, in different databases or on different tables,
 /// the later one is shown.
-pub fn begin(place: usize) -> Reporting {
+pub fn begin(index: usize) -> ProgressReporter {
     let (now, pid) = (clock::now(), background::own_pid());
     let database = catalog::own_database().to_u32();
     shared_state::locked(|guarded| {
-        let call = &mut guarded.calls[place];
+        let call = &mut guarded.calls[index];
         (call.database, call.pid, call.is_open, call.is_complete) = (database, pid, true, false);
         (call.batches, call.done, call.total) = (0, 0, 0);
         (call.began, call.phase_began, call.updated) = (now, now, now);
         call.phase.set("");
     });
-    Reporting { place, pid }
+    ProgressReporter { index, pid }
 }
 
-impl Reporting {
+impl ProgressReporter {
     fn with(&self, report: impl FnOnce(&mut ProcedureCall, i64)) {
         let now = clock::now();
         shared_state::locked(|guarded| {
-            let call = &mut guarded.calls[self.place];
+            let call = &mut guarded.calls[self.index];
             if call.pid == self.pid && call.is_open {
                 report(call, now);
                 call.updated = now;
@@ -59,7 +59,7 @@ impl Reporting {
 }
 
 /// Reports the end of the call, with or without an error.
-impl Drop for Reporting {
+impl Drop for ProgressReporter {
     fn drop(&mut self) {
         self.with(|call, _| call.is_open = false);
     }
@@ -70,5 +70,5 @@ pub fn all() -> Vec<(usize, ProcedureCall, bool)> {
     let calls: [ProcedureCall; PROCEDURES] = shared_state::locked(|guarded| guarded.calls);
     let known = calls.into_iter().enumerate().filter(|(_, call)| call.pid != 0);
     // A killed process cannot report its end.
-    known.map(|(place, call)| (place, call, call.is_open && background::is_backend(call.pid))).collect()
+    known.map(|(index, call)| (index, call, call.is_open && background::is_backend(call.pid))).collect()
 }

@@ -4,7 +4,7 @@ use super::{ATTACH_AGAIN, Options, Procedure, Run, run};
 use crate::pg::call::Call;
 use crate::pg::role::acting_as;
 use crate::pg::{self, Oid};
-use crate::store::refresh_session_counts::NotIntact;
+use crate::store::refresh_session_counts::DamagedTable;
 use crate::store::{fold, refresh_session_counts};
 
 /// The result of a recount.
@@ -85,7 +85,7 @@ fn addresses(run: &mut Run, read: i64, of: impl Fn(Oid) -> bool) -> refresh_sess
     }
 }
 
-fn warn(procedure: &str, table: &str, not_intact: &NotIntact) {
+fn warn(procedure: &str, table: &str, not_intact: &DamagedTable) {
     let reason = &not_intact.reason;
     if not_intact.is_left_out {
         pg::warning(
@@ -101,7 +101,7 @@ fn fold(run: &mut Run) {
     let home = run.home;
     let pending = acting_as(home.owner, || fold::pending(run.connection));
     run.begin("folding", pending);
-    let mut pass = fold::Pass::default();
+    let mut pass = fold::FoldPass::default();
     while !pass.is_over() {
         run.batch(|connection| fold::step(home, connection, &mut pass));
     }

@@ -2,12 +2,12 @@
 
 use crate::error;
 use crate::pg::role::acting_as;
-use crate::pg::scan::Readable;
+use crate::pg::scan::ReadableTable;
 use crate::pg::spi::Connection;
 use crate::pg::{Oid, catalog};
 use crate::store::Home;
 use crate::store::backfill_sessions::{self, Table};
-use crate::store::calls::{self, Rejected};
+use crate::store::calls::{self, RejectedRow};
 
 /// Raises an error if the caller does not own the table, or if it is not attached.
 pub fn require_own_attached(home: Home, rel: Oid) {
@@ -29,7 +29,7 @@ pub struct RejectedRows {
     pub rows: i64,
     /// Number of further rows that may be listed.
     room: usize,
-    unlisted: Vec<Rejected>,
+    unlisted: Vec<RejectedRow>,
 }
 
 impl RejectedRows {
@@ -38,10 +38,10 @@ impl RejectedRows {
     }
 
     /// Adds a row with faults. The faults are computed only if the row is listed.
-    pub fn about(&mut self, rejected: impl IntoIterator<Item = Rejected>) {
+    pub fn about(&mut self, rejected: impl IntoIterator<Item = RejectedRow>) {
         self.rows += 1;
         let before = self.unlisted.len();
-        self.unlisted.extend(rejected.into_iter().take(self.room).map(Rejected::shortened));
+        self.unlisted.extend(rejected.into_iter().take(self.room).map(RejectedRow::shortened));
         self.room -= self.unlisted.len() - before;
     }
 
@@ -54,5 +54,5 @@ impl RejectedRows {
 
 /// Returns the estimated number of rows in some tables.
 pub fn rows_estimated(tables: &[Table]) -> i64 {
-    tables.iter().filter_map(|table| Some(Readable::open(table.oid)?.rows_estimated())).sum()
+    tables.iter().filter_map(|table| Some(ReadableTable::open(table.oid)?.rows_estimated())).sum()
 }

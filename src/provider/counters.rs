@@ -114,7 +114,7 @@ impl Count {
 pub fn count(provider: Provider, what: Count, amount: u64) {
     if amount > 0 {
         let amount = i64::try_from(amount).unwrap_or(i64::MAX);
-        shared_state::block().provider_counters[provider.place()][what as usize]
+        shared_state::block().provider_counters[provider.index()][what as usize]
             .fetch_add(amount, Ordering::Relaxed);
     }
 }
@@ -124,7 +124,7 @@ pub fn record_dead_letter(provider: Provider, reason: &str) {
     let now = clock::now();
     shared_state::locked(|guarded| {
         let last = &mut guarded.last_dead_letter;
-        (last.provider, last.at) = (provider.place() as u32, now);
+        (last.provider, last.at) = (provider.index() as u32, now);
         last.reason.set(reason);
     });
 }
@@ -152,5 +152,5 @@ pub fn record_duration(provider: Provider, time: Duration) {
 
 /// Returns a count since the counters were last reset.
 pub fn read(provider: Provider, what: Count) -> i64 {
-    shared_state::block().provider_counters[provider.place()][what as usize].load(Ordering::Relaxed)
+    shared_state::block().provider_counters[provider.index()][what as usize].load(Ordering::Relaxed)
 }

@@ -28,7 +28,7 @@ pub struct Health {
 /// Returns the current state of a provider.
 pub fn health(provider: Provider) -> Health {
     let now = clock::now();
-    let state = shared_state::locked(|guarded| guarded.providers[provider.place()]);
+    let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     let ever = |time: i64| (time != 0).then_some(time);
     let limit = provider.limits().daily_quota;
     let left = state.quota.left(now, limit);

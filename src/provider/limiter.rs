@@ -67,7 +67,7 @@ thread_local! {
 
 /// Returns whether a permit would be granted now, and how many are available; takes none.
 pub fn available_permits(provider: Provider, limits: &Limits) -> (PermitDecision, usize) {
-    let mut copy = shared_state::locked(|guarded| guarded.providers[provider.place()]);
+    let mut copy = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     let now = clock::now();
     let left = copy.quota.left(now, limits.daily_quota);
     if left == Some(0) {
@@ -99,7 +99,7 @@ fn take_permit_counted(
 ) -> Result<(Permit, PermitDecision), PermitDecision> {
     shmem::at_exit(process_ends);
     let (decision, more) = shared_state::locked(|guarded| {
-        let state = &mut guarded.providers[provider.place()];
+        let state = &mut guarded.providers[provider.index()];
         (take_from(state, limits, rate_count), state.in_use < limits.parallel)
     });
     match decision {
@@ -108,7 +108,7 @@ fn take_permit_counted(
                 offer_permits(provider);
             }
             let mut held = HELD.get();
-            held[provider.place()] += 1;
+            held[provider.index()] += 1;
             HELD.set(held);
             Ok((Permit { provider, returned: false, is_counted: rate_count == RateCount::Now }, decision))
         }
@@ -197,7 +197,7 @@ impl Permit {
         }
         let now = clock::now();
         let send_time = shared_state::locked(|guarded| {
-            let state = &mut guarded.providers[self.provider.place()];
+            let state = &mut guarded.providers[self.provider.index()];
             forget_wrong_times(state, now);
             let backoff_until = state.stop.until.max(state.breaker.until);
             if backoff_until > now {
@@ -221,7 +221,7 @@ impl Permit {
         }
         let (now, random) = (clock::now(), random::unit());
         shared_state::locked(|guarded| {
-            let state = &mut guarded.providers[self.provider.place()];
+            let state = &mut guarded.providers[self.provider.index()];
             state.in_use = state.in_use.saturating_sub(1);
             match verdict {
                 Verdict::Answered => {
@@ -251,7 +251,7 @@ impl Permit {
             }
         });
         let mut held = HELD.get();
-        held[self.provider.place()] = held[self.provider.place()].saturating_sub(1);
+        held[self.provider.index()] = held[self.provider.index()].saturating_sub(1);
         HELD.set(held);
         offer_permits(self.provider);
     }
@@ -275,7 +275,7 @@ fn process_ends() {
     for (provider, permits) in Provider::all().zip(held) {
         if permits > 0 {
             shared_state::locked(|guarded| {
-                let state = &mut guarded.providers[provider.place()];
+                let state = &mut guarded.providers[provider.index()];
                 state.in_use = state.in_use.saturating_sub(permits);
             });
             offer_permits(provider);
@@ -302,18 +302,18 @@ const TURN_LASTS: i64 = 200_000;
 fn offer_permits(provider: Provider) {
     let (own, worker_slots) = (catalog::own_database().to_u32(), &shared_state::block().worker_slots);
     let now = clock::now();
-    if shared_state::locked(|guarded| is_others_turn(&guarded.providers[provider.place()], own, now)) {
+    if shared_state::locked(|guarded| is_others_turn(&guarded.providers[provider.index()], own, now)) {
         return;
     }
     let database = |worker_slot: &WorkerSlot| worker_slot.database.load(Ordering::Acquire);
     let mine = worker_slots.iter().position(|worker_slot| database(worker_slot) == own).unwrap_or(0);
     let in_order = (1..=worker_slots.len()).map(|step| &worker_slots[(mine + step) % worker_slots.len()]);
-    let Some(next) = in_order.into_iter().find(|worker_slot| worker_slot.waits_no_more(provider.place()))
+    let Some(next) = in_order.into_iter().find(|worker_slot| worker_slot.waits_no_more(provider.index()))
     else {
         return;
     };
     shared_state::locked(|guarded| {
-        let state = &mut guarded.providers[provider.place()];
+        let state = &mut guarded.providers[provider.index()];
         (state.next_turn, state.turn_ends) = (database(next), now + TURN_LASTS);
     });
     next.set_latch();
@@ -324,7 +324,7 @@ pub fn apply_demand(provider: Provider, demand: &Demand, credentials: u64) {
     let now = clock::now();
     let after = |pause: Duration| now.saturating_add(clock::micros(pause));
     shared_state::locked(|guarded| {
-        let state = &mut guarded.providers[provider.place()];
+        let state = &mut guarded.providers[provider.index()];
         match demand {
             Demand::Rest(pause) => {
                 // Requests that were in flight together count as one pause.
@@ -350,12 +350,12 @@ fn longer(pause: Duration, times: u32) -> Duration {
 
 /// Stores a notice that the provider sent with its answer.
 pub fn store_notice(provider: Provider, notice: &str) {
-    shared_state::locked(|guarded| guarded.providers[provider.place()].notice.set(notice));
+    shared_state::locked(|guarded| guarded.providers[provider.index()].notice.set(notice));
 }
 
 /// Returns the fingerprint of the refused credentials while the provider is stopped.
 pub fn stopped_with(provider: Provider) -> Option<u64> {
-    let stop = shared_state::locked(|guarded| guarded.providers[provider.place()].stop);
+    let stop = shared_state::locked(|guarded| guarded.providers[provider.index()].stop);
     (stop.until > clock::now()).then_some(stop.credentials)
 }
 
@@ -363,7 +363,7 @@ pub fn stopped_with(provider: Provider) -> Option<u64> {
 /// the quota stay.
 pub fn resume(provider: Provider) {
     shared_state::locked(|guarded| {
-        let state = &mut guarded.providers[provider.place()];
+        let state = &mut guarded.providers[provider.index()];
         state.stop.until = 0;
         (state.rests, state.refusals) = (0, 0);
         state.breaker = Breaker::default();
@@ -374,7 +374,7 @@ pub fn resume(provider: Provider) {
 /// Lifts a stop after its cause has changed. A pause that the provider asked for stays, because it had
 /// another reason.
 pub fn lift_stop(provider: Provider) {
-    shared_state::locked(|guarded| guarded.providers[provider.place()].stop.until = 0);
+    shared_state::locked(|guarded| guarded.providers[provider.index()].stop.until = 0);
     wake_all();
 }
 
@@ -392,11 +392,11 @@ const WRITTEN_WITHIN: i64 = 600_000_000;
 
 /// Returns whether an answer of the provider may be pending: requested, or received and not stored yet.
 pub fn may_have_pending_answer(provider: Provider) -> bool {
-    let state = shared_state::locked(|guarded| guarded.providers[provider.place()]);
+    let state = shared_state::locked(|guarded| guarded.providers[provider.index()]);
     state.in_use > 0 || state.last_success > clock::transaction_start() - WRITTEN_WITHIN
 }
 
 /// Returns when the provider last answered; 0 is never.
 pub fn last_success(provider: Provider) -> i64 {
-    shared_state::locked(|guarded| guarded.providers[provider.place()].last_success)
+    shared_state::locked(|guarded| guarded.providers[provider.index()].last_success)
 }

@@ -110,7 +110,7 @@ impl Provider {
     }
 
     /// Returns the index of its state in shared memory.
-    pub fn place(self) -> usize {
+    pub fn index(self) -> usize {
         self.0
     }
 

@@ -24,7 +24,7 @@ const WAITED_FOR: i64 = 60_000_000;
 
 /// Requests of one day that may be sent, taken out of its quota.
 #[derive(Clone, Copy)]
-pub struct Reserved {
+pub struct QuotaReservation {
     /// Days since 2000, UTC.
     pub day: i32,
     pub requests: u32,
@@ -34,13 +34,13 @@ pub struct Reserved {
 
 /// Takes up to `wanted` of the remaining requests out of the quota. Returns `None` if the provider has no
 /// quota. The requests are counted all the same, for a quota that is set later in the day.
-pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Reserved> {
+pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<QuotaReservation> {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
     let now = clock::now();
     let reserved = shared_state::locked(|guarded| {
-        let quota = &mut guarded.providers[provider.place()].quota;
+        let quota = &mut guarded.providers[provider.index()].quota;
         let requests = quota.take(now, wanted, limits.daily_quota);
-        Reserved { day: quota.day, requests, spent: quota.used }
+        QuotaReservation { day: quota.day, requests, spent: quota.used }
     });
     (limits.daily_quota != 0).then_some(reserved)
 }
@@ -49,7 +49,7 @@ pub fn reserve(provider: Provider, wanted: usize, limits: &Limits) -> Option<Res
 pub fn spent(provider: Provider) -> (i32, i64) {
     let now = clock::now();
     shared_state::locked(|guarded| {
-        let quota = &mut guarded.providers[provider.place()].quota;
+        let quota = &mut guarded.providers[provider.index()].quota;
         quota.take(now, 0, 0);
         (quota.day, quota.used)
     })
@@ -64,13 +64,13 @@ pub fn is_over(day: i32) -> bool {
 /// Gives unsent requests back to the quota.
 pub fn give_back(provider: Provider, day: i32, unspent: usize) {
     let unspent = u32::try_from(unspent).unwrap_or(u32::MAX);
-    shared_state::locked(|guarded| guarded.providers[provider.place()].quota.give_back(day, unspent));
+    shared_state::locked(|guarded| guarded.providers[provider.index()].quota.give_back(day, unspent));
 }
 
 /// Takes over the requests of a day that a ledger records as spent.
 pub fn learn(provider: Provider, day: i32, spent: i64) {
     let now = clock::now();
-    shared_state::locked(|guarded| guarded.providers[provider.place()].quota.learn(now, day, spent));
+    shared_state::locked(|guarded| guarded.providers[provider.index()].quota.learn(now, day, spent));
 }
 
 /// Returns whether every database that may have spent requests has reported.

@@ -17,10 +17,10 @@ use crate::document::enrichment::{self, Answer};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::column::Length;
 use crate::pg::jsonb;
-use crate::pg::kept::Kept;
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::Outcome;
 use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, ToSql, Typed, Value, value};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{clock, invalidation, relation, snapshot, text};
 use crate::provider::Providers;
 use crate::store::{Home, addresses};
@@ -40,9 +40,9 @@ pub struct Attribution {
     asn: Option<i64>,
     country: Option<[u8; 2]>,
     /// With its length in characters.
-    ip_type: Option<(Kept<Text>, usize)>,
+    ip_type: Option<(OwnedVarlena<Text>, usize)>,
     /// The document without `_meta`; `None` without a value.
-    enrichment: Option<Kept>,
+    enrichment: Option<OwnedVarlena>,
     inventory: Inventory,
     /// Providers whose answers may still fill unknown values.
     awaits: Providers,
@@ -67,11 +67,11 @@ const MOST_OF_BACKEND: usize = 8 << 20;
 
 thread_local! {
     /// Attributions that this transaction asked for.
-    static ASKED: RefCell<Memory> = RefCell::default();
+    static OWN: RefCell<Memory> = RefCell::default();
     /// Attributions from committed rows of the inventory.
-    static SETTLED: RefCell<Memory> = RefCell::default();
-    /// Versions of the inventory and of the files for which `SETTLED` is valid.
-    static SETTLED_AS_OF: Cell<Version> = const { Cell::new((0, 0)) };
+    static COMMITTED: RefCell<Memory> = RefCell::default();
+    /// Versions of the inventory and of the files for which `COMMITTED` is valid.
+    static COMMITTED_AS_OF: Cell<Version> = const { Cell::new((0, 0)) };
 }
 
 impl Memory {
@@ -99,13 +99,13 @@ impl Memory {
 
 /// Returns the attribution of an address.
 pub fn of(home: Home, address: Address) -> Rc<Attribution> {
-    if let Some(known) = ASKED.with_borrow(|asked| asked.get(address)) {
+    if let Some(known) = OWN.with_borrow(|own| own.get(address)) {
         return known;
     }
     telemetry::add(Counter::TotalIps, 1);
     let found = mmdb::with(LoadPolicy::None, |databases| {
         forget_if_stale(home, databases);
-        if let Some(known) = SETTLED.with_borrow(|settled| settled.get(address)) {
+        if let Some(known) = COMMITTED.with_borrow(|committed| committed.get(address)) {
             telemetry::add(Counter::CacheHits, 1);
             return known;
         }
@@ -116,15 +116,15 @@ pub fn of(home: Home, address: Address) -> Rc<Attribution> {
             });
         Rc::new(from_inventory.unwrap_or_else(|| read_files(address, databases)))
     });
-    ASKED.with_borrow_mut(|asked| asked.put(address, Rc::clone(&found), MOST_OF_TRANSACTION));
+    OWN.with_borrow_mut(|own| own.put(address, Rc::clone(&found), MOST_OF_TRANSACTION));
     found
 }
 
 /// Returns whether this transaction read an inventory row for an address, and the providers whose answers may
 /// still fill unknown values.
 pub fn seen(address: Address) -> (Inventory, Providers) {
-    ASKED.with_borrow(|asked| {
-        let known = asked.by_address.get(&address);
+    OWN.with_borrow(|own| {
+        let known = own.by_address.get(&address);
         known.map_or((Inventory::Unknown, Providers::NONE), |known| (known.inventory, known.awaits))
     })
 }
@@ -132,34 +132,34 @@ pub fn seen(address: Address) -> (Inventory, Providers) {
 /// After a commit, keeps what the transaction read from committed rows; otherwise drops all. A prepared
 /// transaction may have read rows that it wrote and that may never be committed.
 pub fn transaction_ended(outcome: Outcome) {
-    ASKED.with_borrow_mut(|asked| {
+    OWN.with_borrow_mut(|own| {
         // A load that alone would fill the cache is dropped, because the earlier entries are worth more.
-        if outcome == Outcome::Committed && asked.bytes <= MOST_OF_BACKEND {
-            SETTLED.with_borrow_mut(|settled| {
-                let now = SETTLED_AS_OF.get();
-                let current = asked
+        if outcome == Outcome::Committed && own.bytes <= MOST_OF_BACKEND {
+            COMMITTED.with_borrow_mut(|committed| {
+                let now = COMMITTED_AS_OF.get();
+                let current = own
                     .by_address
                     .iter()
                     .filter(|(_, a)| a.inventory == Inventory::Present && a.as_of == now);
                 for (address, attribution) in current {
-                    settled.put(*address, Rc::clone(attribution), MOST_OF_BACKEND);
+                    committed.put(*address, Rc::clone(attribution), MOST_OF_BACKEND);
                 }
             });
         }
-        asked.clear();
+        own.clear();
     });
 }
 
 /// Clears the transaction's cache after a rollback, because the transaction may have written the rows that it
 /// read.
 pub fn forget() {
-    ASKED.with_borrow_mut(Memory::clear);
+    OWN.with_borrow_mut(Memory::clear);
 }
 
 fn forget_if_stale(home: Home, databases: &Databases) {
     let now = (invalidation::content_version(home.inventory), databases.version());
-    if SETTLED_AS_OF.replace(now) != now {
-        SETTLED.with_borrow_mut(Memory::clear);
+    if COMMITTED_AS_OF.replace(now) != now {
+        COMMITTED.with_borrow_mut(Memory::clear);
     }
 }
 
@@ -180,7 +180,7 @@ impl Attribution {
     /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         let ip_type = self.ip_type.as_ref().map_or(0, |(kept, _)| kept.size());
-        128 + ip_type + self.enrichment.as_ref().map_or(0, Kept::size)
+        128 + ip_type + self.enrichment.as_ref().map_or(0, OwnedVarlena::size)
     }
 }
 
@@ -191,7 +191,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
         telemetry::error("could not read the inventory", "another session holds a lock on ip_inventory");
         return None;
     }
-    let as_of = SETTLED_AS_OF.get();
+    let as_of = COMMITTED_AS_OF.get();
     let own = snapshot::for_probe().is_none().then(snapshot::Latest::take);
     let snapshot = match &own {
         Some(own) => own.view(),
@@ -204,8 +204,8 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
             Some(document) if enrichment::is_bogon(document) => Providers::NONE,
             document => enrichment::awaited(document, asn, known.ip_type.as_deref()),
         };
-        let ip_type = known.ip_type.as_deref().map(|name| (text::keep(name), name.chars().count()));
-        let kept = document.map(|document| jsonb::keep_without(document, "_meta"));
+        let ip_type = known.ip_type.as_deref().map(|name| (text::owned(name), name.chars().count()));
+        let kept = document.map(|document| jsonb::owned_without(document, "_meta"));
         if known.is_due {
             let answer = Answer::for_address(address, databases);
             let newer = answer.document(databases, false);
@@ -214,7 +214,7 @@ fn read_inventory(home: Home, address: Address, databases: &Databases) -> Option
                 asn,
                 country: answer.country().or(known.country),
                 ip_type,
-                enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).keep()),
+                enrichment: kept.and_then(|old| jsonb::concat((&old).to_sql(), newer).into_owned()),
                 // Not "present", because the row has to be renewed at commit.
                 inventory: Inventory::Unknown,
                 awaits: awaits(asn),
@@ -241,12 +241,12 @@ fn read_files(address: Address, databases: &Databases) -> Attribution {
         asn: answer.asn(),
         country: answer.country(),
         ip_type: None,
-        enrichment: known.then(|| answer.document(databases, false)).and_then(Typed::keep),
+        enrichment: known.then(|| answer.document(databases, false)).and_then(Typed::into_owned),
         inventory: Inventory::Unknown,
         awaits: match answer.bogon {
             Some(_) => Providers::NONE,
             None => enrichment::awaited(None, answer.asn(), None),
         },
-        as_of: SETTLED_AS_OF.get(),
+        as_of: COMMITTED_AS_OF.get(),
     }
 }

@@ -19,9 +19,9 @@ use crate::pg::{self, relation, snapshot, transaction};
 use crate::provider::limiter;
 use crate::provider::{Provider, Providers};
 use crate::session::pending_address::{OtherIncomplete, PendingAddresses};
-use crate::store::completions::{Appended, Incomplete};
-use crate::store::enrich::{self, Locked, SessionCount};
-use crate::store::recount_requests::Missing;
+use crate::store::completions::{AppendResult, IncompleteSessionRow};
+use crate::store::enrich::{self, LockPolicy, SessionCount};
+use crate::store::recount_requests::RecountRequest;
 use crate::store::{Home, completions, recount_requests, session_delta};
 use crate::telemetry::{self, Counter};
 use crate::worker::registry;
@@ -114,7 +114,7 @@ fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
     telemetry::add(Counter::CountsLost, sessions);
     let headline = "could not append the session counts of a transaction";
     let is_logged = telemetry::error_is_logged(headline, &failure.message);
-    request_recount(home, Missing { sessions, has_gaps: false });
+    request_recount(home, RecountRequest { sessions, has_gaps: false });
     if !is_logged {
         return;
     }
@@ -128,7 +128,7 @@ fn counts_are_lost(home: Home, sessions: i64, failure: &Failure) {
 
 /// Requests a recount of the sessions of all tables. The request is a row that commits with the sessions. If
 /// it cannot be appended either, shared memory keeps the request until the worker has written a row.
-fn request_recount(home: Home, missing: Missing) {
+fn request_recount(home: Home, missing: RecountRequest) {
     registry::work_was_queued();
     let requested = contained(|| {
         relation::lock_for_appending(relation::find(home.schema, c"recount_request"), LOCK_WAIT_MINIMUM);
@@ -189,7 +189,7 @@ pub fn note_incomplete(
         let (table, gaps) = pending.incomplete?;
         Some((*address, table, gaps))
     });
-    let incomplete: Vec<Incomplete> = own
+    let incomplete: Vec<IncompleteSessionRow> = own
         .chain(other_incomplete.iter().map(|((address, table), gaps)| (*address, *table, *gaps)))
         .map(|(address, table, gaps)| (address, table, gaps.and(may_be_filled)))
         .filter(|(address, _, gaps)| gaps.any() && bogon::reason(*address).is_none())
@@ -197,7 +197,7 @@ pub fn note_incomplete(
             let pending = addresses.get(&address).filter(|pending| pending.was_added)?;
             // A serializable transaction would track reads of the index for conflicts.
             let is_asked = pending.is_asked || snapshot::is_serializable();
-            Some(Incomplete { address, table, gaps, is_asked })
+            Some(IncompleteSessionRow { address, table, gaps, is_asked })
         })
         .collect();
     if incomplete.is_empty() {
@@ -206,14 +206,14 @@ pub fn note_incomplete(
     let is_attended = registry::is_attended();
     let append = || completions::append(home, incomplete.into_iter(), is_attended);
     match budget.append(home, c"incomplete_session", append) {
-        Ok(Appended::Rows) => registry::work_was_queued(),
-        Ok(Appended::Nothing) => {}
+        Ok(AppendResult::Rows) => registry::work_was_queued(),
+        Ok(AppendResult::Nothing) => {}
         // One request is enough: the recount looks at the sessions of all tables.
-        Ok(Appended::NoRoom) if recount_requests::may_exist(home) => {}
-        Ok(Appended::NoRoom) => request_recount(home, Missing { sessions: 0, has_gaps: true }),
+        Ok(AppendResult::NoRoom) if recount_requests::may_exist(home) => {}
+        Ok(AppendResult::NoRoom) => request_recount(home, RecountRequest { sessions: 0, has_gaps: true }),
         Err(failure) => {
             telemetry::error("could not store the incomplete sessions of a transaction", &failure.message);
-            request_recount(home, Missing { sessions: 0, has_gaps: true });
+            request_recount(home, RecountRequest { sessions: 0, has_gaps: true });
         }
     }
 }
@@ -311,7 +311,7 @@ fn create_missing(
     snapshot::with_fresh(|| {
         acting_as(home.owner, || {
             let created = Connection::with(home.schema, |connection| {
-                enrich::write(home, connection, databases, &plan, Locked::Skip)
+                enrich::write(home, connection, databases, &plan, LockPolicy::Skip)
             });
             if time == CreationTime::Commit {
                 // Deferred triggers on the inventories: the server has fired those of this commit already.

@@ -128,7 +128,7 @@ pub fn enrich_session(call: &Call) -> Value {
         return row.returned();
     }
     if firing.is_constraint() {
-        let source = source_address(&site, firing.new_row(), Complain::No);
+        let source = source_address(&site, firing.new_row(), InvalidAddress::Ignore);
         pending::create_now(site.home, source.map(|source| source.address));
     } else {
         let timed = telemetry::TriggerTimer::begin(telemetry::Event::After);
@@ -157,23 +157,24 @@ fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
     match event {
         Event::Insert => {
             let row = firing.new_row();
-            let given = if site.is_input_trusted { Given::Kept } else { Given::Replaced };
-            let Some(source) = source_address(site, row, Complain::Yes) else {
-                return replaced(site, row, given, [Value::NULL; 5]);
+            let existing =
+                if site.is_input_trusted { ExistingValues::Kept } else { ExistingValues::Replaced };
+            let Some(source) = source_address(site, row, InvalidAddress::Report) else {
+                return replaced(site, row, existing, [Value::NULL; 5]);
             };
-            fill(site, source.respelled(row), source.address, given)
+            fill(site, source.respelled(row), source.address, existing)
         }
         Event::Update => {
             let old = firing.old_row();
-            let before = source_address(site, old, Complain::No).map(|source| source.address);
+            let before = source_address(site, old, InvalidAddress::Ignore).map(|source| source.address);
             let (row, is_filled) = protect(site, firing, before);
-            let Some(source) = source_address(site, row, Complain::Yes) else { return row };
+            let Some(source) = source_address(site, row, InvalidAddress::Report) else { return row };
             // The extension fills snapshots and leaves the address as it is spelled.
             let is_same = site.ip.is_some_and(|column| old.same(&row, column));
             let row = if is_filled && is_same { row } else { source.respelled(row) };
             // Only an address that arrives now marks the moment of an attack. The worker adds later answers.
             match before {
-                None => fill(site, row, source.address, Given::Kept),
+                None => fill(site, row, source.address, ExistingValues::Kept),
                 Some(_) => row,
             }
         }
@@ -183,27 +184,27 @@ fn before(site: &TriggerLayout, firing: &TriggerCall, event: Event) -> Tuple {
 
 /// Treatment of values that a row already has in its snapshot columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Given {
+enum ExistingValues {
     Kept,
     Replaced,
 }
 
 /// Returns the row with its snapshot filled by the attribution of its address.
-fn fill(site: &TriggerLayout, row: Tuple, address: Address, given: Given) -> Tuple {
+fn fill(site: &TriggerLayout, row: Tuple, address: Address, existing: ExistingValues) -> Tuple {
     let is_complete = site.snapshot.iter().flatten().all(|column| !row.is_null(*column));
-    if given == Given::Kept && is_complete {
+    if existing == ExistingValues::Kept && is_complete {
         return row;
     }
     let attribution = attribution::of(site.home, address);
-    replaced(site, row, given, attribution.values(site.lengths))
+    replaced(site, row, existing, attribution.values(site.lengths))
 }
 
 /// Returns the row with these values in its snapshot columns.
 ///
 /// This never makes an insert fail: a NOT NULL column keeps its value if the new one is null. The document
 /// becomes an empty object.
-fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 5]) -> Tuple {
-    if given == Given::Replaced {
+fn replaced(site: &TriggerLayout, row: Tuple, existing: ExistingValues, mut values: [Value; 5]) -> Tuple {
+    if existing == ExistingValues::Replaced {
         for (n, value) in
             values.iter_mut().enumerate().filter(|(n, value)| !site.nullable[*n] && value.is_null())
         {
@@ -214,17 +215,15 @@ fn replaced(site: &TriggerLayout, row: Tuple, given: Given, mut values: [Value; 
             };
         }
     }
-    let changes: Vec<(Column, Value)> = site
-        .snapshot
-        .into_iter()
-        .zip(values)
-        .filter_map(|(column, value)| column.map(|column| (column, value)))
-        .filter(
-            |(column, value)| {
-                if row.is_null(*column) { !value.is_null() } else { given == Given::Replaced }
-            },
-        )
-        .collect();
+    let changes: Vec<(Column, Value)> =
+        site.snapshot
+            .into_iter()
+            .zip(values)
+            .filter_map(|(column, value)| column.map(|column| (column, value)))
+            .filter(|(column, value)| {
+                if row.is_null(*column) { !value.is_null() } else { existing == ExistingValues::Replaced }
+            })
+            .collect();
     if changes.is_empty() { row } else { row.with(&changes) }
 }
 
@@ -236,7 +235,7 @@ fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>)
     let registered = if fill_register::is_empty() {
         None
     } else {
-        fill_register::values_for(firing.table(), firing.old_place(), address)
+        fill_register::values_for(firing.table(), firing.old_tuple_id(), address)
     };
     let is_filled = registered.is_some();
     let registered = registered.as_ref().map_or([Value::NULL; 5], |values| values.values());
@@ -255,7 +254,7 @@ fn protect(site: &TriggerLayout, firing: &TriggerCall, address: Option<Address>)
 }
 
 fn after(site: &TriggerLayout, firing: &TriggerCall, event: Event) {
-    let address = |row| source_address(site, row, Complain::No).map(|source| source.address);
+    let address = |row| source_address(site, row, InvalidAddress::Ignore).map(|source| source.address);
     let went = if event == Event::Insert { None } else { address(firing.old_row()) };
     let came = if event == Event::Delete { None } else { address(firing.new_row()) };
     if event == Event::Insert && came.is_none() {
@@ -316,12 +315,12 @@ impl Source {
 
 /// Treatment of a malformed address. Each row is counted once.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Complain {
-    Yes,
-    No,
+enum InvalidAddress {
+    Report,
+    Ignore,
 }
 
-fn source_address(site: &TriggerLayout, row: Tuple, complain: Complain) -> Option<Source> {
+fn source_address(site: &TriggerLayout, row: Tuple, invalid: InvalidAddress) -> Option<Source> {
     let column = site.ip?;
     if !column.is_text_like() {
         let found = row.inet(column)?;
@@ -331,7 +330,7 @@ fn source_address(site: &TriggerLayout, row: Tuple, complain: Complain) -> Optio
     match address::parse_bytes(row.text(column)?) {
         Ok(found) => found.map(|address| Source { address, canonical: None }),
         Err(error) => {
-            if complain == Complain::Yes {
+            if invalid == InvalidAddress::Report {
                 telemetry::error("a session has no valid address", &error.to_string());
             }
             None

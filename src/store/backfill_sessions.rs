@@ -15,19 +15,19 @@ use cowrie_enrich_engine::address::Address;
 
 use super::Home;
 use super::addresses::{self, Inventory};
-use super::enrich::{self, Locked, SessionCount};
+use super::enrich::{self, LockPolicy, SessionCount};
 use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment;
 use crate::document::legacy::{self, SOURCES};
 use crate::mmdb::Databases;
 use crate::pg::column::Column;
 use crate::pg::jsonb;
-use crate::pg::kept::Kept;
 use crate::pg::relation::Row;
 use crate::pg::scan;
 use crate::pg::snapshot::Latest;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Jsonb, Text, Typed};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, memory};
 use crate::provider::Providers;
 
@@ -64,7 +64,7 @@ impl Table {
 /// Returns a text that identifies a row: its key if it has a simple one, otherwise its tuple id.
 pub fn shown_key(row: &Row, key: Option<Column>) -> String {
     let key = key.and_then(|column| scan::shown(row, column));
-    key.unwrap_or_else(|| row.place().text())
+    key.unwrap_or_else(|| row.tuple_id().text())
 }
 
 pub fn is_attached(connection: &Connection, rel: Oid) -> bool {
@@ -103,7 +103,7 @@ pub const CYMRU: usize = 1;
 pub struct Quote {
     /// When the source was asked, microseconds since 2000.
     pub at: Option<i64>,
-    pub words: Kept,
+    pub words: OwnedVarlena,
     /// The network of the address, if the answer has one.
     pub asn: Option<i64>,
 }
@@ -143,11 +143,11 @@ enum NetworkSource {
 }
 
 /// Number of networks to remember. About a hundred thousand networks exist.
-const MOST_SETTLED: usize = 200_000;
+const MOST_HANDLED: usize = 200_000;
 
 impl HandledNetworks {
     fn is_new(&mut self, source: NetworkSource, asn: i64) -> bool {
-        if self.0.len() >= MOST_SETTLED {
+        if self.0.len() >= MOST_HANDLED {
             self.0.clear();
         }
         self.0.insert((source, asn))
@@ -164,7 +164,7 @@ pub struct NamedNetworks {
 impl NamedNetworks {
     /// Adds a network that a session names. `time` is the time of the session if the session's address was in
     /// this network.
-    pub fn add(&mut self, source: usize, named: &legacy::Named, time: Option<i64>) {
+    pub fn add(&mut self, source: usize, named: &legacy::LegacyNetwork, time: Option<i64>) {
         let (Some(networks), Some(asn)) = (self.by_source.get_mut(source), named.asn) else { return };
         let known = networks.entry(asn).or_default();
         let lacking = |known: &Option<String>, said: Option<&str>| match known {
@@ -182,11 +182,11 @@ impl NamedNetworks {
     }
 
     /// Returns the networks to write. Team Cymru's values take precedence over MaxMind's.
-    pub fn networks(&self, settled: &mut HandledNetworks) -> Networks {
+    pub fn networks(&self, handled: &mut HandledNetworks) -> Networks {
         let mut networks = Networks::new();
         for source in [CYMRU, MAXMIND] {
             for (asn, said) in &self.by_source[source] {
-                if settled.is_new(NetworkSource::Document(source), *asn) {
+                if handled.is_new(NetworkSource::Document(source), *asn) {
                     networks.entry(*asn).or_default().merge(said.clone());
                 }
             }
@@ -218,17 +218,17 @@ pub fn place(
     connection: &Connection,
     databases: &Databases,
     (addresses, named): (&Addresses, &NamedNetworks),
-    settled: &mut HandledNetworks,
+    handled: &mut HandledNetworks,
 ) -> InventoryChanges {
     let latest = Latest::take();
     let seen = addresses.iter().map(|(address, evidence)| (*address, evidence.tally));
     let plan = enrich::plan(home, seen, databases, latest.view(), false, Providers::NONE);
     drop(latest);
     let mut networks = enrich::networks_of(&plan, databases);
-    networks.retain(|asn, _| settled.is_new(NetworkSource::Files, *asn));
+    networks.retain(|asn, _| handled.is_new(NetworkSource::Files, *asn));
     let networks_created = write_networks(connection, &networks, "maxmind");
     let created = enrich::create_addresses(home, connection, databases, &plan.missing, Providers::NONE);
-    enrich::update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
+    enrich::update_addresses(home, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
     // The times of later sessions count too, so all networks are passed here.
     named.by_source.iter().for_each(|networks| networks::append_times(connection, networks));
     InventoryChanges { networks_created, created, renewed: plan.due }
@@ -239,7 +239,7 @@ pub fn place(
 pub enum QuoteSelection {
     Maxmind,
     /// All other sources. Their answers never write the same part of a document.
-    Others,
+    OtherRelations,
 }
 
 impl QuoteSelection {
@@ -339,7 +339,7 @@ fn answer(
     let asn = leading.and_then(|(_, quote)| quote.asn);
     let parts: Vec<_> = quotes
         .iter()
-        .map(|(source, quote)| (SOURCES[*source], jsonb::of_kept(&quote.words), quote.at))
+        .map(|(source, quote)| (SOURCES[*source], jsonb::container(&quote.words), quote.at))
         .collect();
     let builds = (!databases.is_empty()).then(|| databases.builds());
     Some((asn, enrichment::kept_by_others(&parts, builds)))
@@ -377,7 +377,7 @@ pub struct InventoryValues {
     pub country: Option<String>,
     pub ip_type: Option<String>,
     /// Without `_meta`.
-    pub document: Kept,
+    pub document: OwnedVarlena,
 }
 
 /// Returns the current values of these addresses. Bogons and unknown addresses are left out.
@@ -393,7 +393,7 @@ pub fn known(home: Home, databases: &Databases, addresses: &[Address]) -> HashMa
             asn: known.asn,
             country: known.country.map(enrichment::country_text),
             ip_type: known.ip_type,
-            document: jsonb::keep_without(document, "_meta"),
+            document: jsonb::owned_without(document, "_meta"),
         })
     };
     let mut all = HashMap::with_capacity(addresses.len());

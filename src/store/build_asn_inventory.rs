@@ -10,9 +10,9 @@ use std::ffi::CStr;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::calls::Rejected;
+use super::calls::RejectedRow;
 use super::networks::{self, Best, Filled, NetworkFacts, Networks, Origin};
-use crate::document::legacy::{self, Named, Reading};
+use crate::document::legacy::{self, LegacyDocument, LegacyNetwork};
 use crate::pg::jsonb::{Container, Value};
 use crate::pg::memory;
 use crate::pg::role::with_settings;
@@ -68,7 +68,7 @@ pub struct DocumentBatch {
 /// The problems in one page of documents.
 #[derive(Default)]
 pub struct PageRejections {
-    pub faulty: Vec<Rejected>,
+    pub faulty: Vec<RejectedRow>,
     /// Addresses whose document names no network or cannot be used, with the reason.
     pub skipped: Vec<(Address, String)>,
 }
@@ -174,7 +174,7 @@ impl DocumentBatch {
             rejections.skipped.push((address, why));
         }
         if !reading.faults.is_empty() {
-            rejections.faulty.push(Rejected {
+            rejections.faulty.push(RejectedRow {
                 relation: "ip_inventory".to_owned(),
                 row_key: address.to_string(),
                 reason: reading.faults.join("; "),
@@ -276,7 +276,7 @@ impl NetworkSources {
     }
 }
 
-fn said(named: &Named) -> NetworkFacts {
+fn said(named: &LegacyNetwork) -> NetworkFacts {
     NetworkFacts {
         name: named.name.clone(),
         country: named.country.clone(),
@@ -289,8 +289,8 @@ fn is_empty(said: &NetworkFacts) -> bool {
     said.name.is_none() && said.country.is_none() && said.registry.is_none()
 }
 
-fn is_silent(reading: &Reading) -> bool {
-    reading.maxmind == Named::default() && reading.cymru == Named::default()
+fn is_silent(reading: &LegacyDocument) -> bool {
+    reading.maxmind == LegacyNetwork::default() && reading.cymru == LegacyNetwork::default()
 }
 
 /// Returns true if a network source has answered for an address. An absence counts as an answer.

@@ -1,8 +1,8 @@
 //! Calls of procedures that work in batches, and the rows that they could not use.
 
-use crate::pg::kept::Kept;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Array, Bigint, Jsonb, Text, Typed, array};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, jsonb};
 
 type Rejections = (Text, Array<Text>, Array<Text>, Array<Text>, Array<Text>);
@@ -33,9 +33,9 @@ pub fn locks_of_the_session(connection: &Connection) -> i64 {
 }
 
 /// Stores the start of a call. Returns the position at which an earlier unfinished call stopped.
-pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<Kept> {
+pub fn begin(connection: &Connection, key: Key, lock_kind: u16, phase: &str) -> Option<OwnedVarlena> {
     let arguments = (key.procedure, key.relation, i64::from(lock_kind), phase);
-    BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.keep())).flatten()
+    BEGIN.first(connection, arguments, |(resume_at,)| Some(resume_at?.into_owned())).flatten()
 }
 
 /// Stores the progress of a call. `resume_at` is the position at which the next call resumes if this one is
@@ -61,7 +61,7 @@ pub fn end(connection: &Connection, key: Key, report: &[(&'static str, i64)]) {
 }
 
 /// A row that could not be used, or only in part.
-pub struct Rejected {
+pub struct RejectedRow {
     pub relation: String,
     pub row_key: String,
     pub reason: String,
@@ -75,23 +75,23 @@ const LONGEST: usize = 1_000;
 /// fit on an index page.
 const LONGEST_OF_KEY: usize = 200;
 
-impl Rejected {
+impl RejectedRow {
     /// Cuts the content to its listed length. Saves memory for callers that keep many rows.
-    pub fn shortened(mut self) -> Rejected {
+    pub fn shortened(mut self) -> RejectedRow {
         self.content = self.content.map(|content| content.chars().take(LONGEST).collect());
         self
     }
 }
 
 /// Lists such rows in `rejected_row`.
-pub fn reject(connection: &Connection, procedure: &str, rows: &[Rejected]) {
+pub fn reject(connection: &Connection, procedure: &str, rows: &[RejectedRow]) {
     if rows.is_empty() {
         return;
     }
     let shortened = |text: &str, longest: usize| -> String {
         text.chars().filter(|letter| *letter != '\0').take(longest).collect()
     };
-    let keys = |field: fn(&Rejected) -> &String| {
+    let keys = |field: fn(&RejectedRow) -> &String| {
         array(rows.iter().map(move |row| shortened(field(row), LONGEST_OF_KEY)))
     };
     let contents = rows.iter().map(|row| row.content.as_deref().map(|content| shortened(content, LONGEST)));

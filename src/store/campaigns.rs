@@ -13,7 +13,7 @@ use crate::pg::column::Generated;
 use crate::pg::relation;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
-use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
+use crate::pg::user_table::{Lock, OtherRelations, TableStatement, UserTable};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
 use crate::pg::{Oid, catalog, parser};
 
@@ -37,7 +37,7 @@ pub struct Campaign {
 }
 
 /// The columns with which a table is attached. Texts are in the server's encoding; two are quoted for SQL.
-struct Attached {
+struct AttachmentColumns {
     ip_column: CString,
     time_column: Option<CString>,
     quoted_ip: Vec<u8>,
@@ -122,11 +122,11 @@ impl Campaign {
         let parts: Vec<(&'static str, &[u8])> =
             self.parts.iter().map(|(name, part)| (*name, part.as_slice())).collect();
         let parts = [parts.as_slice(), &[("@condition@", condition)]].concat();
-        work(&STATEMENT.with_parts(&parts).naming(Others::InExpression(others)).read_only())
+        work(&STATEMENT.with_parts(&parts).naming(OtherRelations::InExpression(others)).read_only())
     }
 }
 
-fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<Attached> {
+fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<AttachmentColumns> {
     let column = |name: Option<Vec<u8>>| CString::new(name?).ok();
     let caller = role::current();
     acting_as(home.owner, || {
@@ -134,7 +134,7 @@ fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<Attached> {
             connection,
             (rel, caller),
             |(ip, time, quoted_ip, quoted_time, is_intact, shows_names)| {
-                Some(Attached {
+                Some(AttachmentColumns {
                     ip_column: column(ip)?,
                     time_column: column(time),
                     quoted_ip: quoted_ip?,
@@ -149,7 +149,7 @@ fn attached(home: Home, connection: &Connection, rel: Oid) -> Option<Attached> {
 }
 
 /// Returns the type for reading addresses. `None`: a column is missing, or its type is not built in.
-fn address_type(table: &UserTable, attached: &Attached) -> Option<&'static str> {
+fn address_type(table: &UserTable, attached: &AttachmentColumns) -> Option<&'static str> {
     let column = |name| table.column(name).filter(|(_, generated)| *generated == Generated::Never);
     let text = |name| column(name).filter(|(column, _)| column.is_text_like());
     column(c"snapshot_asn").filter(|(column, _)| column.is::<Bigint>())?;

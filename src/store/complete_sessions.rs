@@ -19,13 +19,13 @@ use super::fill_register::{self, Copies, Values};
 use crate::document::enrichment;
 use crate::pg::column::Length;
 use crate::pg::jsonb::Container;
-use crate::pg::kept::Kept;
-use crate::pg::relation::{Key, Place, Prober, Row};
+use crate::pg::relation::{Key, Prober, Row, TupleId};
 use crate::pg::role::{acting_as, with_settings};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::Failure;
 use crate::pg::user_table::{Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Inet, Jsonb, Regclass, Text, Tid, array};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, catalog, jsonb, snapshot};
 use crate::shared_state::owner_process::contained_within;
 use crate::telemetry;
@@ -51,7 +51,7 @@ pub struct CurrentAttribution {
     asn: Option<i64>,
     country: Option<String>,
     ip_type: Option<String>,
-    document: Option<Kept>,
+    document: Option<OwnedVarlena>,
 }
 
 /// A table without partitions, and the index of its sessions with gaps in their snapshots. The name is quoted
@@ -64,7 +64,7 @@ struct Table {
 
 /// The result of a visit to the sessions of an address in a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Finding {
+pub enum VisitResult {
     /// No session has a gap.
     Complete,
     /// No known value fills the gaps.
@@ -72,11 +72,11 @@ pub enum Finding {
     /// There are more sessions than one transaction completes.
     More,
     /// Other transactions have locked the sessions.
-    Held,
+    Locked,
 }
 
 /// The reason why sessions were not completed.
-pub enum Problem {
+pub enum VisitError {
     /// The owner's code exceeded the time limit.
     TooSlow,
     /// The table was locked, or the server was out of a resource.
@@ -92,7 +92,7 @@ pub fn known(connection: &Connection, wanted: &[Address]) -> Vec<CurrentAttribut
             let (address, document) = address.zip(document)?;
             let country = enrichment::country(document);
             let ip_type = enrichment::leading_type(&enrichment::ip_types(document)).map(str::to_owned);
-            let document = Some(jsonb::keep_without(document, "_meta"));
+            let document = Some(jsonb::owned_without(document, "_meta"));
             Some(CurrentAttribution { address, asn, country, ip_type, document })
         };
         rows.iter().filter_map(read).collect()
@@ -116,7 +116,7 @@ pub fn visit(
     known: &[CurrentAttribution],
     (most, limit): (usize, Duration),
     waits_for_types: bool,
-) -> Result<Vec<(Address, Finding)>, Problem> {
+) -> Result<Vec<(Address, VisitResult)>, VisitError> {
     let started = Instant::now();
     contained_within(limit, || {
         let is_there = catalog::owner_of_table(table) == Some(owner);
@@ -132,20 +132,20 @@ pub fn visit(
                 let found = complete_table(connection, &table, known, most, waits_for_types);
                 // Sessions that lack only the type are not in the index.
                 let is_known = has_types || !waits_for_types;
-                let sure = |finding| if finding == Finding::Complete && !is_known { Finding::Waits } else { finding };
-                found.into_iter().map(|(address, finding)| (address, sure(finding))).collect()
+                let sure = |result| if result == VisitResult::Complete && !is_known { VisitResult::Waits } else { result };
+                found.into_iter().map(|(address, result)| (address, sure(result))).collect()
             }
             // The table was dropped, has another owner, or has no usable index. A later visit looks again.
-            None => all(known, Finding::Held),
+            None => all(known, VisitResult::Locked),
         }
     })
     .map_err(|failure| {
         if started.elapsed() >= limit {
-            Problem::TooSlow
+            VisitError::TooSlow
         } else if failure.was_lock || failure.was_resource() {
-            Problem::Busy(failure)
+            VisitError::Busy(failure)
         } else {
-            Problem::Failed(failure)
+            VisitError::Failed(failure)
         }
     })
 }
@@ -165,8 +165,8 @@ fn indexed(connection: &Connection, index: Oid) -> Option<bool> {
     INDEXED.first(connection, (index,), |(has_types,)| has_types).flatten()
 }
 
-fn all(known: &[CurrentAttribution], finding: Finding) -> Vec<(Address, Finding)> {
-    known.iter().map(|known| (known.address, finding)).collect()
+fn all(known: &[CurrentAttribution], result: VisitResult) -> Vec<(Address, VisitResult)> {
+    known.iter().map(|known| (known.address, result)).collect()
 }
 
 fn complete_table(
@@ -175,15 +175,17 @@ fn complete_table(
     known: &[CurrentAttribution],
     most: usize,
     waits_for_types: bool,
-) -> Vec<(Address, Finding)> {
-    let Some((columns, waiting)) = waiting(table, known, most) else { return all(known, Finding::Complete) };
+) -> Vec<(Address, VisitResult)> {
+    let Some((columns, waiting)) = waiting(table, known, most) else {
+        return all(known, VisitResult::Complete);
+    };
     let is_cut = waiting.len() >= most;
     let mut any_completed = false;
     if !waiting.is_empty() {
-        let fillings: Vec<Filling> = waiting
+        let fillings: Vec<SnapshotValues> = waiting
             .iter()
-            .map(|(known, place)| Filling {
-                place: *place,
+            .map(|(known, tuple_id)| SnapshotValues {
+                tuple_id: *tuple_id,
                 address: known.address,
                 asn: known.asn,
                 country: columns.country(known),
@@ -192,22 +194,22 @@ fn complete_table(
             })
             .collect();
         let Some(locked) = UserTable::lock(table.oid, Lock::Write) else {
-            return all(known, Finding::Complete);
+            return all(known, VisitResult::Complete);
         };
         if blocks_completion(connection, table.oid) {
-            return all(known, Finding::Held);
+            return all(known, VisitResult::Locked);
         }
         any_completed = as_owner(&locked, || {
             let written = update(connection, &locked, &fillings);
-            let completed: Vec<Place> = written
+            let completed: Vec<TupleId> = written
                 .into_iter()
-                .filter_map(|(place, lacks_nothing)| lacks_nothing.then_some(place))
+                .filter_map(|(tuple_id, lacks_nothing)| lacks_nothing.then_some(tuple_id))
                 .collect();
             is_cut && are_any_there(connection, &locked, &completed)
         });
     }
     let found = gaps(table, known, waits_for_types);
-    if found.iter().any(|(_, finding)| *finding == Finding::Held) {
+    if found.iter().any(|(_, result)| *result == VisitResult::Locked) {
         let owner = catalog::owner_of_table(table.oid);
         if owner.is_some_and(|owner| catalog::is_filtered(table.oid, owner)) {
             telemetry::log_once_per_burst(
@@ -217,48 +219,48 @@ fn complete_table(
         }
         // Otherwise the next visit would complete none either.
         if is_cut && any_completed {
-            let more = |finding| if finding == Finding::Held { Finding::More } else { finding };
-            return found.into_iter().map(|(address, finding)| (address, more(finding))).collect();
+            let more = |result| if result == VisitResult::Locked { VisitResult::More } else { result };
+            return found.into_iter().map(|(address, result)| (address, more(result))).collect();
         }
     }
     found
 }
 
 /// Looks for remaining gaps in the sessions of each address.
-fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, Finding)> {
+fn gaps(table: &Table, known: &[CurrentAttribution], waits_for_types: bool) -> Vec<(Address, VisitResult)> {
     let latest = snapshot::Latest::take();
     let Some(mut sessions) = Prober::open(table.oid, table.index, latest.view()) else {
-        return all(known, Finding::Complete);
+        return all(known, VisitResult::Complete);
     };
     let columns = Columns::of(table, &sessions);
-    let finding = |known: &CurrentAttribution| {
+    let result = |known: &CurrentAttribution| {
         let key = Key::Address(known.address);
         let is_lacking = |row: &Row| columns.are_lacking(row, known);
-        if !sessions.places(key, 1, is_lacking).is_empty() {
-            return (known.address, Finding::Held);
+        if !sessions.tuple_ids(key, 1, is_lacking).is_empty() {
+            return (known.address, VisitResult::Locked);
         }
         let has_gap = |row: &Row| columns.have_gap(row, waits_for_types);
-        let has_any = !sessions.places(key, 1, has_gap).is_empty();
-        (known.address, if has_any { Finding::Waits } else { Finding::Complete })
+        let has_any = !sessions.tuple_ids(key, 1, has_gap).is_empty();
+        (known.address, if has_any { VisitResult::Waits } else { VisitResult::Complete })
     };
-    known.iter().map(finding).collect()
+    known.iter().map(result).collect()
 }
 
 /// The values for the null columns of a session's snapshot.
 #[derive(Clone, Copy)]
-pub struct Filling<'a> {
-    pub place: Place,
+pub struct SnapshotValues<'a> {
+    pub tuple_id: TupleId,
     pub address: Address,
     pub asn: Option<i64>,
     pub country: Option<&'a str>,
     pub ip_type: Option<&'a str>,
-    pub document: Option<&'a Kept>,
+    pub document: Option<&'a OwnedVarlena>,
 }
 
 /// Fills null columns of these sessions of a table, as its owner; returns how many sessions it filled. Rows that another
 /// transaction has locked are left out, and all rows of a table that [`blocked_reason`] names. An ERROR of the owner's
 /// code fails the caller.
-pub fn fill(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> usize {
+pub fn fill(connection: &Connection, table: &UserTable, sessions: &[SnapshotValues<'_>]) -> usize {
     as_owner(table, || update(connection, table, sessions).len())
 }
 
@@ -331,7 +333,7 @@ fn waiting<'a>(
     table: &Table,
     known: &'a [CurrentAttribution],
     most: usize,
-) -> Option<(Columns, Vec<(&'a CurrentAttribution, Place)>)> {
+) -> Option<(Columns, Vec<(&'a CurrentAttribution, TupleId)>)> {
     let latest = snapshot::Latest::take();
     let mut sessions = Prober::open(table.oid, table.index, latest.view())?;
     let columns = Columns::of(table, &sessions);
@@ -339,8 +341,8 @@ fn waiting<'a>(
     for known in known {
         let left = most - waiting.len();
         let is_lacking = |row: &Row| columns.are_lacking(row, known);
-        let places = sessions.places(Key::Address(known.address), left, is_lacking);
-        waiting.extend(places.into_iter().map(|place| (known, place)));
+        let tuple_ids = sessions.tuple_ids(Key::Address(known.address), left, is_lacking);
+        waiting.extend(tuple_ids.into_iter().map(|tuple_id| (known, tuple_id)));
     }
     Some((columns, waiting))
 }
@@ -370,13 +372,17 @@ const COMPLETED: TableStatement<'static, (Array<Tid>,), (Boolean,)> = TableState
 
 /// Writes the sessions of a table. Returns the tuple id of each session, and whether it now has all known
 /// values.
-fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) -> Vec<(Place, bool)> {
+fn update(
+    connection: &Connection,
+    table: &UserTable,
+    sessions: &[SnapshotValues<'_>],
+) -> Vec<(TupleId, bool)> {
     // The table is locked, so no trigger is created between this check and the statement.
     if blocks_completion(connection, table.oid()) {
         return Vec::new();
     }
     let arguments = (
-        array(sessions.iter().map(|session| session.place)),
+        array(sessions.iter().map(|session| session.tuple_id)),
         array(sessions.iter().map(|session| session.asn)),
         array(sessions.iter().map(|session| session.country)),
         array(sessions.iter().map(|session| session.ip_type)),
@@ -390,18 +396,20 @@ fn update(connection: &Connection, table: &UserTable, sessions: &[Filling<'_>]) 
             ip_type: session.ip_type.map(|text| copies.text(text)),
             document: session.document.map(|document| copies.document(document)),
         };
-        (session.place, session.address, values)
+        (session.tuple_id, session.address, values)
     });
     let _registration = fill_register::register(table.oid(), rows);
     connection.run_on(table, &COMPLETE, arguments, |rows| {
-        rows.iter().filter_map(|(place, is_complete)| Some((place?, is_complete == Some(true)))).collect()
+        rows.iter()
+            .filter_map(|(tuple_id, is_complete)| Some((tuple_id?, is_complete == Some(true))))
+            .collect()
     })
 }
 
 /// Returns true if at least one of these tuple ids still has a session.
-fn are_any_there(connection: &Connection, table: &UserTable, places: &[Place]) -> bool {
-    if places.is_empty() {
+fn are_any_there(connection: &Connection, table: &UserTable, tuple_ids: &[TupleId]) -> bool {
+    if tuple_ids.is_empty() {
         return false;
     }
-    connection.run_on(table, &COMPLETED, (array(places),), |rows| rows.count() > 0)
+    connection.run_on(table, &COMPLETED, (array(tuple_ids),), |rows| rows.count() > 0)
 }

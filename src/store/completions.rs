@@ -98,7 +98,7 @@ pub fn may_be_filled() -> Gaps {
 
 /// A row for the inbox.
 #[derive(Clone, Copy)]
-pub struct Incomplete {
+pub struct IncompleteSessionRow {
     pub address: Address,
     pub table: Oid,
     pub gaps: Gaps,
@@ -109,7 +109,7 @@ pub struct Incomplete {
 
 /// The result of appending sessions with gaps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
+pub enum AppendResult {
     Rows,
     /// Their rows are pending already.
     Nothing,
@@ -118,11 +118,15 @@ pub enum Appended {
 }
 
 /// Appends sessions with gaps to the inbox. Works below the executor, because a session's commit calls this.
-pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attended: bool) -> Appended {
+pub fn append(
+    home: Home,
+    sessions: impl Iterator<Item = IncompleteSessionRow>,
+    is_attended: bool,
+) -> AppendResult {
     let inbox = relation::find(home.schema, c"incomplete_session");
-    let Some(table) = Table::open_if_there_for_appending(inbox) else { return Appended::NoRoom };
+    let Some(table) = Table::open_if_there_for_appending(inbox) else { return AppendResult::NoRoom };
     if !is_attended && table.pages() >= MOST_PAGES_UNATTENDED {
-        return Appended::NoRoom;
+        return AppendResult::NoRoom;
     }
     let rows = relation::find(home.schema, c"session_completion");
     let key = relation::find(home.schema, c"session_completion_pkey");
@@ -130,21 +134,21 @@ pub fn append(home: Home, sessions: impl Iterator<Item = Incomplete>, is_attende
     // A commit does not wait for this lock. Rows that are appended twice are merged later.
     let is_free = [rows, key].into_iter().all(relation::lock_for_reading_if_free);
     let mut known = if is_free { Prober::open(rows, key, latest.view()) } else { None };
-    let mut is_pending = |it: &Incomplete| {
+    let mut is_pending = |it: &IncompleteSessionRow| {
         let Some(known) = &mut known else { return false };
         let is_of_table = |row: &Row| row.regclass(REL) == Some(it.table);
-        !known.places(Key::Address(it.address), 1, is_of_table).is_empty()
+        !known.tuple_ids(Key::Address(it.address), 1, is_of_table).is_empty()
     };
-    let wanted: Vec<Incomplete> = sessions.filter(|it| it.is_asked || !is_pending(it)).collect();
+    let wanted: Vec<IncompleteSessionRow> = sessions.filter(|it| it.is_asked || !is_pending(it)).collect();
     if wanted.is_empty() {
-        return Appended::Nothing;
+        return AppendResult::Nothing;
     }
     table.append::<(Regclass, Inet, Boolean, Boolean, Boolean)>(
         wanted
             .into_iter()
             .map(|it| (it.table, it.address, it.gaps.network, it.gaps.country, it.gaps.ip_type)),
     );
-    Appended::Rows
+    AppendResult::Rows
 }
 
 /// Position of `rel` in session_completion; upgrades may only append columns.

@@ -9,7 +9,7 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::contained;
 use crate::pg::value::{Bigint, Text};
 use crate::pg::{Oid, catalog};
-use crate::telemetry::{self, Counted};
+use crate::telemetry::{self, CounterDelta};
 use crate::worker::registry;
 
 /// The indexes of counters depend on the version of the library.
@@ -49,12 +49,12 @@ pub fn store_of_prepared() {
 }
 
 /// Appends the counts of this transaction. Works below the executor, because a session's commit calls this.
-fn append(home: Home, counted: &[Counted]) {
+fn append(home: Home, counted: &[CounterDelta]) {
     let table = Table::open_for_appending(home.schema, c"counter_delta");
     if table.pages() > MOST_PAGES {
         return;
     }
-    let rows = counted.iter().map(|Counted { place, amount }| (LIBRARY, *place, *amount));
+    let rows = counted.iter().map(|CounterDelta { index, amount }| (LIBRARY, *index, *amount));
     table.append::<(Text, Bigint, Bigint)>(rows);
 }
 
@@ -68,9 +68,9 @@ pub fn take(home: Home, connection: &Connection) {
         return;
     }
     TAKE.run(connection, (LIBRARY, MOST_TAKEN), |rows| {
-        for (place, amount) in rows.iter() {
-            if let (Some(place), Some(amount)) = (place, amount) {
-                telemetry::count(Counted { place, amount });
+        for (index, amount) in rows.iter() {
+            if let (Some(index), Some(amount)) = (index, amount) {
+                telemetry::count(CounterDelta { index, amount });
             }
         }
     });

@@ -67,7 +67,7 @@ pub struct Plan {
 
 /// How to treat rows that another transaction has locked.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Locked {
+pub enum LockPolicy {
     Wait,
     /// Leave existing networks unchanged and skip locked addresses.
     Skip,
@@ -131,16 +131,16 @@ pub fn write(
     connection: &Connection,
     databases: &Databases,
     plan: &Plan,
-    locked: Locked,
+    policy: LockPolicy,
 ) -> Vec<Address> {
     let networks = networks_of(plan, databases);
     networks::create(connection, &networks, "maxmind");
-    if locked == Locked::Wait {
+    if policy == LockPolicy::Wait {
         networks::refine(connection, &networks, "maxmind");
     }
     let online = Providers::enabled();
     let created = create_addresses(home, connection, databases, &plan.missing, online);
-    update_addresses(home, connection, databases, &plan.due, locked, online);
+    update_addresses(home, connection, databases, &plan.due, policy, online);
     request(home, plan.ask.iter().copied());
     created
 }
@@ -151,14 +151,14 @@ pub fn renew(home: Home, connection: &Connection, databases: &Databases, due: Ve
     let networks = networks_of(&plan, databases);
     networks::create(connection, &networks, "maxmind");
     networks::refine(connection, &networks, "maxmind");
-    update_addresses(home, connection, databases, &plan.due, Locked::Wait, Providers::NONE);
+    update_addresses(home, connection, databases, &plan.due, LockPolicy::Wait, Providers::NONE);
 }
 
 /// Queues lookups, except those that already wait for a worker. Wakes the worker at commit.
 pub fn request(home: Home, lookups: impl IntoIterator<Item = (Address, Provider)>) {
     let table = queue::request_table(home).to_u32();
     let is_needed =
-        |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.place()));
+        |(address, provider): &(Address, Provider)| inbox::needs((table, address, provider.index()));
     let mut lookups = lookups.into_iter().filter(is_needed).peekable();
     if lookups.peek().is_some() {
         registry::work_was_queued();
@@ -234,19 +234,19 @@ pub fn update_addresses(
     connection: &Connection,
     databases: &Databases,
     due: &[Address],
-    locked: Locked,
+    policy: LockPolicy,
     online: Providers,
 ) {
     for chunk in due.chunks(CHUNK) {
         memory::scratch(|| {
             let (asns, documents) = answers(databases, chunk);
             let addresses = array(chunk).to_sql();
-            let statement = match locked {
-                Locked::Wait => {
+            let statement = match policy {
+                LockPolicy::Wait => {
                     lock_addresses(connection, addresses);
                     &UPDATE
                 }
-                Locked::Skip => &UPDATE_FREE,
+                LockPolicy::Skip => &UPDATE_FREE,
             };
             let arguments = (addresses, array(asns), array(documents), LAYOUT_VERSION, "maxmind");
             statement.run(connection, arguments, |rows| {

@@ -14,18 +14,18 @@ use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
 
-use crate::pg::kept::Kept;
-use crate::pg::relation::Place;
+use crate::pg::relation::TupleId;
 use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, Value, value};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, clock, text};
 
 /// Values for the null columns of a snapshot.
 #[derive(Clone, Default)]
 pub struct Values {
     pub asn: Option<i64>,
-    pub country: Option<Rc<Kept<Text>>>,
-    pub ip_type: Option<Rc<Kept<Text>>>,
-    pub document: Option<Rc<Kept>>,
+    pub country: Option<Rc<OwnedVarlena<Text>>>,
+    pub ip_type: Option<Rc<OwnedVarlena<Text>>>,
+    pub document: Option<Rc<OwnedVarlena>>,
 }
 
 impl Values {
@@ -44,7 +44,7 @@ impl Values {
 
 /// A row of one table. Another row may get its tuple id later, but the same statement cannot store a row of
 /// the same address there.
-type Key = (Place, Address);
+type Key = (TupleId, Address);
 
 struct Statement {
     table: Oid,
@@ -70,8 +70,8 @@ impl Drop for Registration {
 
 /// Registers values for rows of a table, by their tuple ids and addresses.
 #[must_use]
-pub fn register(table: Oid, rows: impl Iterator<Item = (Place, Address, Values)>) -> Registration {
-    let values = rows.map(|(place, address, values)| ((place, address), values)).collect();
+pub fn register(table: Oid, rows: impl Iterator<Item = (TupleId, Address, Values)>) -> Registration {
+    let values = rows.map(|(tuple_id, address, values)| ((tuple_id, address), values)).collect();
     RUNNING.with_borrow_mut(|running| {
         running.push(Statement { table, values });
         Registration { depth: running.len() - 1 }
@@ -79,10 +79,10 @@ pub fn register(table: Oid, rows: impl Iterator<Item = (Place, Address, Values)>
 }
 
 /// Returns the values for a row, if the extension is filling it.
-pub fn values_for(table: Oid, place: Option<Place>, address: Option<Address>) -> Option<Values> {
+pub fn values_for(table: Oid, tuple_id: Option<TupleId>, address: Option<Address>) -> Option<Values> {
     RUNNING.with_borrow(|running| {
         let statement = running.last().filter(|statement| statement.table == table)?;
-        statement.values.get(&(place?, address?)).cloned()
+        statement.values.get(&(tuple_id?, address?)).cloned()
     })
 }
 
@@ -99,16 +99,16 @@ pub fn clear() {
 /// Copies of texts and documents that many rows share. Each is copied once.
 #[derive(Default)]
 pub struct Copies<'a> {
-    texts: HashMap<&'a str, Rc<Kept<Text>>>,
-    documents: HashMap<*const Kept, Rc<Kept>>,
+    texts: HashMap<&'a str, Rc<OwnedVarlena<Text>>>,
+    documents: HashMap<*const OwnedVarlena, Rc<OwnedVarlena>>,
 }
 
 impl<'a> Copies<'a> {
-    pub fn text(&mut self, value: &'a str) -> Rc<Kept<Text>> {
-        Rc::clone(self.texts.entry(value).or_insert_with(|| Rc::new(text::keep(value))))
+    pub fn text(&mut self, value: &'a str) -> Rc<OwnedVarlena<Text>> {
+        Rc::clone(self.texts.entry(value).or_insert_with(|| Rc::new(text::owned(value))))
     }
 
-    pub fn document(&mut self, document: &'a Kept) -> Rc<Kept> {
+    pub fn document(&mut self, document: &'a OwnedVarlena) -> Rc<OwnedVarlena> {
         Rc::clone(self.documents.entry(&raw const *document).or_insert_with(|| Rc::new(document.clone())))
     }
 }

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use cowrie_enrich_engine::address::Address;
 
-use super::enrich::{self, Locked, Plan, SessionCount};
+use super::enrich::{self, LockPolicy, Plan, SessionCount};
 use super::{BOUNDED, Home, networks, unblocked};
 use crate::mmdb::{self, Databases, LoadPolicy};
 use crate::pg::exclusion::{Wait, exclude_others};
-use crate::pg::relation::{self, Place};
+use crate::pg::relation::{self, TupleId};
 use crate::pg::role::{acting_as, with_settings};
-use crate::pg::scan::Readable;
+use crate::pg::scan::ReadableTable;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::contained;
 use crate::pg::transaction::{self, Isolation};
@@ -76,7 +76,7 @@ thread_local! {
 /// The progress of a pass over the pending counts. Counts that arrive behind its position are left to the
 /// next pass, because under load new counts always arrive.
 #[derive(Clone, Copy, Default)]
-pub struct Pass {
+pub struct FoldPass {
     /// The first page of `session_delta` that is still to be read.
     page: u32,
     /// Number of pages at the beginning; `None` before that.
@@ -95,7 +95,7 @@ pub struct Pass {
     gave_up: bool,
 }
 
-impl Pass {
+impl FoldPass {
     pub fn is_over(&self) -> bool {
         self.is_over
     }
@@ -118,8 +118,8 @@ impl Pass {
 
 /// Folds all pending counts except those that other transactions block. With `may_commit`, commits after each
 /// batch. The last batch is committed too, because the caller must not keep its locks.
-pub fn run(home: Home, may_commit: bool) -> Pass {
-    let mut pass = Pass::default();
+pub fn run(home: Home, may_commit: bool) -> FoldPass {
+    let mut pass = FoldPass::default();
     if may_commit {
         Connection::with_commits(home.schema, |connection| {
             while !pass.is_over {
@@ -142,7 +142,7 @@ pub fn run(home: Home, may_commit: bool) -> Pass {
 }
 
 /// Runs one batch of a pass, unless another process is folding. Returns true if it ran.
-pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut Pass) -> bool {
+pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut FoldPass) -> bool {
     let is_free = exclude_others(deltas(home), Wait::No);
     if is_free {
         fold_batch(home, connection, pass);
@@ -153,7 +153,7 @@ pub fn batch_if_free(home: Home, connection: &Connection, pass: &mut Pass) -> bo
 /// Runs one batch of a pass, after that of another process. If a table's lock or the lock of another fold is
 /// not free within [`LONGEST_WAIT`], the pass ends. If the caller's own `lock_timeout` is shorter, that is an
 /// ERROR. Returns the number of pending counts that the batch folded.
-pub fn step(home: Home, connection: &Connection, pass: &mut Pass) -> i64 {
+pub fn step(home: Home, connection: &Connection, pass: &mut FoldPass) -> i64 {
     let folded = pass.folded;
     let mut after = *pass;
     let mut batch = || {
@@ -184,11 +184,11 @@ fn deltas(home: Home) -> Oid {
     relation::find(home.schema, c"session_delta")
 }
 
-fn fold_batch(home: Home, connection: &Connection, pass: &mut Pass) {
+fn fold_batch(home: Home, connection: &Connection, pass: &mut FoldPass) {
     with_settings(BOUNDED, || fold_some(home, connection, pass));
 }
 
-fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
+fn fold_some(home: Home, connection: &Connection, pass: &mut FoldPass) {
     let batch = Batch::read(home, pass);
     let is_networks_turn = pass.is_over || pass.without_networks + 1 >= BATCHES_FOR_NETWORKS;
     pass.without_networks = if is_networks_turn { 0 } else { pass.without_networks + 1 };
@@ -209,14 +209,15 @@ fn fold_some(home: Home, connection: &Connection, pass: &mut Pass) {
         add_to_networks(connection, networks);
     }
     let done = |address: &Address| locked.contains(address) || dropped.contains(address);
-    let left = batch.counts.iter().filter(|(address, _)| !done(address)).map(|(_, count)| count.places.len());
+    let left =
+        batch.counts.iter().filter(|(address, _)| !done(address)).map(|(_, count)| count.tuple_ids.len());
     pass.left += left.sum::<usize>() as i64;
     pass.folded += taken;
 }
 
 /// The pending counts of one transaction.
 struct Batch {
-    counts: BTreeMap<Address, Count>,
+    counts: BTreeMap<Address, PendingCount>,
     /// The snapshot that read the counts. It is held until they are deleted, because until then their tuple
     /// ids are not reused.
     _seen_with: snapshot::Latest,
@@ -224,17 +225,17 @@ struct Batch {
 
 /// The pending counts of one address in a batch.
 #[derive(Default)]
-struct Count {
+struct PendingCount {
     sessions: i64,
-    places: Vec<Place>,
+    tuple_ids: Vec<TupleId>,
 }
 
 impl Batch {
     /// Reads the next pages of a pass, until there is enough for a transaction.
-    fn read(home: Home, pass: &mut Pass) -> Batch {
+    fn read(home: Home, pass: &mut FoldPass) -> Batch {
         let seen_with = snapshot::Latest::take();
-        let mut counts: BTreeMap<Address, Count> = BTreeMap::new();
-        let Some(readable) = Readable::open(deltas(home)) else {
+        let mut counts: BTreeMap<Address, PendingCount> = BTreeMap::new();
+        let Some(readable) = ReadableTable::open(deltas(home)) else {
             pass.is_over = true;
             return Batch { counts, _seen_with: seen_with };
         };
@@ -242,17 +243,17 @@ impl Batch {
         let (mut rows, mut page) = (0, pass.page);
         let mut is_cut = false;
         readable.rows_of_pages(seen_with.view(), pass.page..end, |row| {
-            let place = row.place();
-            if rows >= BATCH && place.page() != page {
-                (is_cut, page) = (true, place.page());
+            let tuple_id = row.tuple_id();
+            if rows >= BATCH && tuple_id.page() != page {
+                (is_cut, page) = (true, tuple_id.page());
                 return ControlFlow::Break(());
             }
-            page = place.page();
+            page = tuple_id.page();
             rows += 1;
             if let Some(address) = row.address(ADDRESS) {
                 let count = counts.entry(address).or_default();
                 count.sessions += row.bigint(SESSIONS).unwrap_or_default();
-                count.places.push(place);
+                count.tuple_ids.push(tuple_id);
             }
             ControlFlow::Continue(())
         });
@@ -336,12 +337,12 @@ fn create(home: Home, connection: &Connection, databases: &Databases, mut plan: 
         plan.due.retain(|address| is_free(*address));
     }
     enrich::create_addresses(home, connection, databases, &plan.missing, Providers::enabled());
-    enrich::update_addresses(home, connection, databases, &plan.due, Locked::Skip, Providers::NONE);
+    enrich::update_addresses(home, connection, databases, &plan.due, LockPolicy::Skip, Providers::NONE);
 }
 
 /// Locks the networks of these addresses and the networks with pending counts, in order. Leaves those that
 /// another transaction has locked. Returns the locked networks.
-fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut Pass) -> Vec<i64> {
+fn lock_networks(connection: &Connection, addresses: &BTreeSet<Address>, pass: &mut FoldPass) -> Vec<i64> {
     LOCK_NETWORKS.run(connection, (array(addresses),), |rows| {
         let locked: Vec<i64> = rows
             .iter()
@@ -361,8 +362,8 @@ fn take(
     locked: &BTreeSet<Address>,
 ) -> (BTreeMap<Address, SessionCount>, i64) {
     let counts = batch.counts.iter().filter(|(address, _)| locked.contains(address));
-    let places = counts.flat_map(|(_, count)| &count.places);
-    TAKE.run(connection, (array(places),), |rows| {
+    let tuple_ids = counts.flat_map(|(_, count)| &count.tuple_ids);
+    TAKE.run(connection, (array(tuple_ids),), |rows| {
         let (mut sums, mut taken) = (BTreeMap::new(), 0);
         for (address, sessions, first_seen, last_seen, counts) in rows.iter() {
             taken += counts.unwrap_or_default();

@@ -36,13 +36,13 @@ pub mod unblocked;
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
-use cowrie_enrich_engine::version::Fit;
+use cowrie_enrich_engine::version::VersionMatch;
 
 use crate::guc;
 use crate::pg::call::{self, Call};
 use crate::pg::catalog::{self, Extension};
 use crate::pg::role::acting_as;
-use crate::pg::scan::Readable;
+use crate::pg::scan::ReadableTable;
 use crate::pg::spi::Connection;
 use crate::pg::{Oid, relation, snapshot, transaction};
 use crate::versions;
@@ -71,7 +71,7 @@ impl Home {
     /// Like [`Home::of`], for a function that a user called. Raises an error if the library does not fit the
     /// objects.
     pub fn of_caller(call: &Call) -> Home {
-        versions::require_fitting_objects();
+        versions::require_compatible_objects();
         Home::of(call)
     }
 
@@ -123,14 +123,14 @@ impl Home {
 /// `worker_role`. `None`: the extension does not exist, or does not fit the library.
 pub fn run_for_worker<T>(work: impl FnOnce(Home, &Connection) -> T) -> Option<T> {
     let extension = catalog::extension()?;
-    let fits = versions::fit(&extension.version) == Fit::Fits;
-    fits.then(|| Home::of_extension(&extension).with_worker_role().run_by_owner(work))
+    let is_compatible = versions::compare(&extension.version) == VersionMatch::Compatible;
+    is_compatible.then(|| Home::of_extension(&extension).with_worker_role().run_by_owner(work))
 }
 
 /// Returns true if a table of the extension has a visible row; `None` if it cannot be read below the
 /// executor. Plans no statement, because an idle worker calls this every naptime.
 pub fn has_rows(home: Home, table: &CStr) -> Option<bool> {
-    let readable = Readable::open(relation::find(home.schema, table))?;
+    let readable = ReadableTable::open(relation::find(home.schema, table))?;
     let latest = snapshot::Latest::take();
     let mut has_some = false;
     readable.rows(latest.view(), |_| {

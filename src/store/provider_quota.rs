@@ -4,7 +4,7 @@ use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Bigint, Integer, Text};
 use crate::pg::{clock, transaction};
 use crate::provider::Provider;
-use crate::provider::quota::{self, Reserved};
+use crate::provider::quota::{self, QuotaReservation};
 
 thread_local! {
     static SPEND: Statement<(Text, Integer, Bigint, Bigint)> = const { Statement::new(
@@ -17,7 +17,7 @@ thread_local! {
 
 /// Stores requests that are about to be sent. The record is durable after the commit, even if
 /// synchronous_commit is off.
-pub fn spend(connection: &Connection, provider: Provider, reserved: &Reserved) {
+pub fn spend(connection: &Connection, provider: Provider, reserved: &QuotaReservation) {
     transaction::commit_durably();
     let arguments = (provider.name(), reserved.day, i64::from(reserved.requests), reserved.spent);
     SPEND.execute(connection, arguments);
@@ -35,7 +35,7 @@ pub fn exchange(connection: &Connection) {
     for provider in Provider::all().filter(|provider| provider.limits().daily_quota != 0) {
         let (day, spent) = quota::spent(provider);
         if spent > 0 {
-            self::spend(connection, provider, &Reserved { day, requests: 0, spent });
+            self::spend(connection, provider, &QuotaReservation { day, requests: 0, spent });
         }
     }
 }

@@ -18,7 +18,7 @@ thread_local! {
 
 /// The data that a transaction could not append for the worker.
 #[derive(Clone, Copy)]
-pub struct Missing {
+pub struct RecountRequest {
     /// Number of sessions that were not counted, if it is known.
     pub sessions: i64,
     /// True if sessions with gaps in their snapshots were not appended.
@@ -26,7 +26,7 @@ pub struct Missing {
 }
 
 /// Appends a request. Works below the executor, because a session's commit calls this.
-pub fn append(home: Home, missing: Missing) {
+pub fn append(home: Home, missing: RecountRequest) {
     let table = Table::open_for_appending(home.schema, c"recount_request");
     let row = (clock::now(), missing.sessions, missing.has_gaps);
     table.append::<(Timestamptz, Bigint, Boolean)>(std::iter::once(row));

@@ -21,14 +21,14 @@ use cowrie_enrich_engine::bogon;
 use cowrie_enrich_engine::session_time;
 use foldhash::fast::RandomState;
 
-use super::completions::{self, Appended, Incomplete};
+use super::completions::{self, AppendResult, IncompleteSessionRow};
 use super::enrich::SessionCount;
 use super::{BOUNDED, Home, recount_requests};
 use crate::pg::exclusion::{Wait, exclude_others};
 use crate::pg::relation::{self, Table};
 use crate::pg::role::with_settings;
-use crate::pg::scan::{self, AddressValue, Readable};
-use crate::pg::snapshot::{self, OfTransaction, View};
+use crate::pg::scan::{self, AddressValue, ReadableTable};
+use crate::pg::snapshot::{self, TransactionSnapshot, View};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::transaction::{self, Isolation};
 use crate::pg::value::{self, Bigint, Boolean, Bytes, Inet, Text, Timestamptz};
@@ -76,7 +76,7 @@ pub struct RecountResult {
     /// Sessions with an invalid address.
     pub malformed: i64,
     /// Attached tables that differ from their state when they were attached, by name.
-    pub not_intact: BTreeMap<String, NotIntact>,
+    pub not_intact: BTreeMap<String, DamagedTable>,
 }
 
 impl RecountResult {
@@ -87,7 +87,7 @@ impl RecountResult {
 }
 
 /// An attached table that differs from its state when it was attached.
-pub struct NotIntact {
+pub struct DamagedTable {
     pub reason: String,
     /// True if its sessions could not be read.
     pub is_left_out: bool,
@@ -116,7 +116,7 @@ pub fn tables(connection: &Connection) -> Vec<CountedTable> {
 /// The caller has just read those.
 pub fn sessions_estimated(tables: &[CountedTable], but: impl Fn(Oid) -> bool) -> i64 {
     let others = tables.iter().filter(|counted| !but(counted.table));
-    others.filter_map(|counted| Some(Readable::open(counted.table)?.rows_estimated())).sum()
+    others.filter_map(|counted| Some(ReadableTable::open(counted.table)?.rows_estimated())).sum()
 }
 
 /// Counts the sessions of all tables and appends the corrections. The transaction must not have taken a
@@ -142,14 +142,14 @@ fn corrections(
     connection: &Connection,
     locked: &[CountedTable],
 ) -> Result<RecountResult, Vec<CountedTable>> {
-    let moment = OfTransaction::take();
+    let moment = TransactionSnapshot::take();
     let tables = tables(connection);
     if tables.iter().any(|counted| !locked.contains(counted)) {
         return Err(tables);
     }
     CREATE.execute(connection, ());
     let sums = CREATED.first(connection, (), |(table,)| table).flatten();
-    let mut sums = Sums::new(Table::open_if_there_for_appending(sums.unwrap_or(Oid::INVALID)));
+    let mut sums = AddressSums::new(Table::open_if_there_for_appending(sums.unwrap_or(Oid::INVALID)));
     let mut found = RecountResult::default();
     let mut gaps = recount_requests::have_gaps(connection).then(|| Gaps::new(home));
     for counted in &tables {
@@ -190,19 +190,19 @@ fn count(
     counted: &CountedTable,
     moment: View<'_>,
     found: &mut RecountResult,
-    sums: &mut Sums,
+    sums: &mut AddressSums,
     mut gaps: Option<&mut Gaps>,
 ) {
     let mut is_not_intact = |is_left_out: bool| {
         let reason = counted.not_intact_reason.as_deref().unwrap_or("its address column cannot be read");
-        let new = || NotIntact { reason: reason.to_owned(), is_left_out: false };
+        let new = || DamagedTable { reason: reason.to_owned(), is_left_out: false };
         let entry = found.not_intact.entry(counted.attached.clone()).or_insert_with(new);
         entry.is_left_out |= is_left_out;
     };
     if !counted.is_readable {
         return is_not_intact(true);
     }
-    let Some(table) = Readable::open(counted.table) else { return };
+    let Some(table) = ReadableTable::open(counted.table) else { return };
     let ip = table.address_column(&counted.ip_column);
     if ip.is_none() || counted.not_intact_reason.is_some() {
         is_not_intact(ip.is_none());
@@ -238,7 +238,7 @@ fn count(
 }
 
 /// Returns the columns for network, country and type that a provider may fill.
-fn fillable(table: &Readable) -> [Option<i16>; 3] {
+fn fillable(table: &ReadableTable) -> [Option<i16>; 3] {
     let may_be_filled = completions::may_be_filled();
     [
         (c"snapshot_asn", may_be_filled.network),
@@ -271,27 +271,27 @@ impl Gaps {
     }
 
     fn append(&mut self) {
-        let sessions = self.noted.drain().map(|((address, table), gaps)| Incomplete {
+        let sessions = self.noted.drain().map(|((address, table), gaps)| IncompleteSessionRow {
             address,
             table,
             gaps,
             is_asked: true,
         });
-        if completions::append(self.home, sessions, true) == Appended::Rows {
+        if completions::append(self.home, sessions, true) == AppendResult::Rows {
             registry::work_was_queued();
         }
     }
 }
 
 /// Sums by address. Only some of them are in memory.
-struct Sums {
+struct AddressSums {
     table: Option<Table>,
     in_memory: HashMap<Address, SessionCount, RandomState>,
 }
 
-impl Sums {
-    fn new(table: Option<Table>) -> Sums {
-        Sums { table, in_memory: HashMap::default() }
+impl AddressSums {
+    fn new(table: Option<Table>) -> AddressSums {
+        AddressSums { table, in_memory: HashMap::default() }
     }
 
     fn add(&mut self, address: Address, tally: SessionCount) {

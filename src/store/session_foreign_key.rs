@@ -8,7 +8,7 @@ use super::addresses::Inventory;
 use super::backfill_sessions::{self, Table, shown_key};
 use crate::error;
 use crate::pg::role::{self, acting_as, with_settings};
-use crate::pg::scan::{self, AddressValue, Readable};
+use crate::pg::scan::{self, AddressValue, ReadableTable};
 use crate::pg::snapshot::Latest;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained};
@@ -178,7 +178,7 @@ fn validate_as_owner(connection: &Connection, table: Oid) {
 /// Passes each session of a table without an address in the inventory to `read`, as a text that identifies it
 /// and its address. Returns the number of all sessions.
 pub fn orphans(home: Home, table: &Table, mut read: impl FnMut(String, String)) -> i64 {
-    let Some(readable) = Readable::open(table.oid) else { return 0 };
+    let Some(readable) = ReadableTable::open(table.oid) else { return 0 };
     let Some(ip) = readable.column(&table.ip_column) else { return 0 };
     if !ip.is::<Inet>() {
         return 0;

@@ -15,11 +15,11 @@ use cowrie_enrich_engine::address::{self, Address};
 
 use super::Home;
 use crate::error;
-use crate::pg::relation::Place;
+use crate::pg::relation::TupleId;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::{Connection, Rows, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained};
-use crate::pg::user_table::{Lock, Others, TableStatement, UserTable};
+use crate::pg::user_table::{Lock, OtherRelations, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Bytes, Columns, Float, Inet, Text, Tid, ToSql, array};
 use crate::pg::{Oid, catalog, parser};
 use crate::provider::{Provider, Providers};
@@ -179,10 +179,10 @@ pub fn rank(
         let Some(locked) = UserTable::lock(table.oid, Lock::Read) else { return BTreeMap::new() };
         locked.as_owner(|| {
             role::set_locally(c"enable_seqscan", c"off");
-            let places = places(connection, table, &locked, pages, waiting);
+            let tuple_ids = tuple_ids(connection, table, &locked, pages, waiting);
             // From here on, names resolve as they did for the role that set the rule.
             role::set_locally(c"search_path", &role::setting_text(&table.search_path));
-            values(connection, table, &locked, &places)
+            values(connection, table, &locked, &tuple_ids)
         })
     })?;
     if urgent.is_empty() {
@@ -193,26 +193,26 @@ pub fn rank(
 }
 
 /// Returns the sessions in these pages whose address waits.
-fn places(
+fn tuple_ids(
     connection: &Connection,
     table: &Table,
     locked: &UserTable,
     pages: Range<u32>,
     waiting: &BTreeSet<Address>,
-) -> HashMap<Place, Address> {
+) -> HashMap<TupleId, Address> {
     const STATEMENT: TableStatement<'static, (Tid, Tid), (Tid, Bytes)> = TableStatement::new(
         "priority_addresses",
         include_str!("../../sql/queries/priority/priority_addresses.sql"),
     );
     let parts: [(&str, &[u8]); 2] =
         [("@host@", if table.is_inet { b"pg_catalog.host" } else { b"" }), ("@ip@", &table.ip_column)];
-    let range = (Place::beginning_of(pages.start), Place::beginning_of(pages.end));
+    let range = (TupleId::beginning_of(pages.start), TupleId::beginning_of(pages.end));
     connection.run_on(locked, &STATEMENT.with_parts(&parts), range, |rows| {
-        let places = rows.iter().filter_map(|(place, address)| {
+        let tuple_ids = rows.iter().filter_map(|(tuple_id, address)| {
             let address = address::parse_bytes(&address?).ok().flatten()?;
-            waiting.contains(&address).then_some((place?, address))
+            waiting.contains(&address).then_some((tuple_id?, address))
         });
-        places.collect()
+        tuple_ids.collect()
     })
 }
 
@@ -221,16 +221,16 @@ fn values(
     connection: &Connection,
     table: &Table,
     locked: &UserTable,
-    places: &HashMap<Place, Address>,
+    tuple_ids: &HashMap<TupleId, Address>,
 ) -> BTreeMap<Address, i64> {
     let mut urgent = BTreeMap::new();
-    if places.is_empty() {
+    if tuple_ids.is_empty() {
         return urgent;
     }
-    run_values(connection, locked, &table.expression, places.keys(), |rows| {
-        for (place, value) in rows.iter() {
-            let (Some(place), Some(value)) = (place, value) else { continue };
-            let Some(address) = places.get(&place) else { continue };
+    run_values(connection, locked, &table.expression, tuple_ids.keys(), |rows| {
+        for (tuple_id, value) in rows.iter() {
+            let (Some(tuple_id), Some(value)) = (tuple_id, value) else { continue };
+            let Some(address) = tuple_ids.get(&tuple_id) else { continue };
             // The cast saturates. NaN becomes 0.
             let rank = i64::from(value.round() as i32);
             urgent.entry(*address).and_modify(|known: &mut i64| *known = rank.max(*known)).or_insert(rank);
@@ -244,7 +244,7 @@ fn run_values<'a>(
     connection: &Connection,
     table: &UserTable,
     expression: &[u8],
-    places: impl Iterator<Item = &'a Place>,
+    tuple_ids: impl Iterator<Item = &'a TupleId>,
     read: impl FnOnce(&Rows<(Tid, Float)>),
 ) {
     const STATEMENT: TableStatement<'static, (Array<Tid>,), (Tid, Float)> = TableStatement::new(
@@ -255,8 +255,8 @@ fn run_values<'a>(
         error::not_an_expression();
     }
     let parts: [(&str, &[u8]); 1] = [("@expression@", expression)];
-    let statement = STATEMENT.with_parts(&parts).naming(Others::InExpression(&[]));
-    connection.run_on(table, &statement, (array(places),), read);
+    let statement = STATEMENT.with_parts(&parts).naming(OtherRelations::InExpression(&[]));
+    connection.run_on(table, &statement, (array(tuple_ids),), read);
 }
 
 fn names(providers: &[Provider]) -> impl ToSql<Array<Text>> {

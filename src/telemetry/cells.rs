@@ -63,12 +63,12 @@ impl Source {
             .chain(Provider::all().map(Source::Provider))
     }
 
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         match self {
             Source::Maxmind => 0,
             Source::Manual => 1,
             Source::Import => 2,
-            Source::Provider(provider) => 3 + provider.place(),
+            Source::Provider(provider) => 3 + provider.index(),
             // Last, because sessions create no networks here.
             Source::Sessions => CREATORS,
         }
@@ -149,22 +149,22 @@ pub enum Distribution {
 pub struct Cell(u16);
 
 impl Cell {
-    fn at(place: usize) -> Cell {
+    fn at(index: usize) -> Cell {
         // All indexes are below `shared_state::CELLS`, see below.
-        Cell(place as u16)
+        Cell(index as u16)
     }
 
     /// Returns the cell with this number, if it exists.
     pub fn numbered(number: i64) -> Option<Cell> {
-        usize::try_from(number).ok().filter(|place| *place < END).map(Cell::at)
+        usize::try_from(number).ok().filter(|index| *index < END).map(Cell::at)
     }
 
-    pub fn place(self) -> usize {
+    pub fn index(self) -> usize {
         usize::from(self.0)
     }
 
     pub fn read(self) -> i64 {
-        shared_state::block().cells[self.place()].load(Ordering::Relaxed)
+        shared_state::block().cells[self.index()].load(Ordering::Relaxed)
     }
 }
 
@@ -174,11 +174,11 @@ const COUNTRIES: usize = LETTERS * LETTERS + 1;
 const REGISTRIES: [Registry; 5] =
     [Registry::Arin, Registry::Ripe, Registry::Apnic, Registry::Lacnic, Registry::Afrinic];
 /// One of the registries, or unknown.
-const REGISTRY_PLACES: usize = REGISTRIES.len() + 1;
+const REGISTRY_COUNT: usize = REGISTRIES.len() + 1;
 const UNKNOWN: &str = "unknown";
 
 const CREATED: usize = 0;
-const UPDATED: usize = CREATED + CREATORS * COUNTRIES * REGISTRY_PLACES;
+const UPDATED: usize = CREATED + CREATORS * COUNTRIES * REGISTRY_COUNT;
 const OPERATIONS: usize = UPDATED + SOURCES * Update::ALL.len();
 const TRIGGERS: usize = OPERATIONS + Operation::ALL.len() * size(OPERATION_MS);
 const REQUESTS: usize = TRIGGERS + Event::ALL.len() * size(TRIGGER_SECONDS);
@@ -200,24 +200,24 @@ pub fn created(source: Source, country: Option<&str>, registry: Option<&str>) ->
         _ => None,
     };
     let registry = registry.and_then(|name| REGISTRIES.iter().position(|known| known.name() == name));
-    let source = source.place().min(CREATORS - 1);
+    let source = source.index().min(CREATORS - 1);
     let country = country.unwrap_or(COUNTRIES - 1);
     let registry = registry.unwrap_or(REGISTRIES.len());
-    Cell::at(CREATED + (source * COUNTRIES + country) * REGISTRY_PLACES + registry)
+    Cell::at(CREATED + (source * COUNTRIES + country) * REGISTRY_COUNT + registry)
 }
 
 pub fn updated(source: Source, update: Update) -> Cell {
-    Cell::at(UPDATED + source.place() * Update::ALL.len() + update as usize)
+    Cell::at(UPDATED + source.index() * Update::ALL.len() + update as usize)
 }
 
 /// Returns the numbers of created networks that are not zero, by source, country and registry.
 pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)> {
-    let creators = Source::all().filter(|source| source.place() < CREATORS);
+    let creators = Source::all().filter(|source| source.index() < CREATORS);
     creators.flat_map(|source| (0..COUNTRIES).map(move |country| (source, country))).flat_map(
         |(source, country)| {
-            (0..REGISTRY_PLACES).filter_map(move |registry| {
-                let place = (source.place() * COUNTRIES + country) * REGISTRY_PLACES + registry;
-                let number = Cell::at(CREATED + place).read();
+            (0..REGISTRY_COUNT).filter_map(move |registry| {
+                let index = (source.index() * COUNTRIES + country) * REGISTRY_COUNT + registry;
+                let number = Cell::at(CREATED + index).read();
                 let name = REGISTRIES.get(registry).map_or(UNKNOWN, |registry| registry.name());
                 (number != 0).then(|| (source, country_name(country), name, number))
             })
@@ -225,11 +225,11 @@ pub fn all_created() -> impl Iterator<Item = (Source, String, &'static str, i64)
     )
 }
 
-fn country_name(place: usize) -> String {
-    if place == COUNTRIES - 1 {
+fn country_name(index: usize) -> String {
+    if index == COUNTRIES - 1 {
         return UNKNOWN.to_owned();
     }
-    [place / LETTERS, place % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
+    [index / LETTERS, index % LETTERS].map(|letter| char::from(b'A' + letter as u8)).iter().collect()
 }
 
 /// Returns the numbers of updated networks that are not zero, by source and kind.
@@ -311,26 +311,26 @@ impl Distribution {
         }
     }
 
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         let size = size(self.bounds());
         match self {
             Distribution::Operation(operation) => OPERATIONS + operation as usize * size,
             Distribution::Trigger(event) => TRIGGERS + event as usize * size,
-            Distribution::Request(provider) => REQUESTS + provider.place() * size,
-            Distribution::Batch(provider) => BATCHES + provider.place() * size,
+            Distribution::Request(provider) => REQUESTS + provider.index() * size,
+            Distribution::Batch(provider) => BATCHES + provider.index() * size,
         }
     }
 
     pub fn bucket(self, value: i64) -> Cell {
-        Cell::at(self.place() + bucket(self.bounds(), value as f64 / self.unit()))
+        Cell::at(self.index() + bucket(self.bounds(), value as f64 / self.unit()))
     }
 
     pub fn sum(self) -> Cell {
-        Cell::at(self.place() + self.bounds().len() + 1)
+        Cell::at(self.index() + self.bounds().len() + 1)
     }
 
     pub fn read(self) -> Histogram {
-        let counts = (0..=self.bounds().len()).map(|n| Cell::at(self.place() + n).read());
+        let counts = (0..=self.bounds().len()).map(|n| Cell::at(self.index() + n).read());
         Histogram {
             bounds: self.bounds(),
             counts: counts.map(|count| u64::try_from(count).unwrap_or_default()).collect(),

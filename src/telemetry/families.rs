@@ -108,7 +108,7 @@ fn reported(report: &Report) -> Sizes {
     let known = |number: &AtomicI64| Some(number.load(Ordering::Relaxed)).filter(|number| *number != UNKNOWN);
     let oldest = |time: &AtomicI64| known(time).map(|time| (time != 0).then_some(time));
     let queue = |provider: Provider| {
-        let queue = &report.queues[provider.place()];
+        let queue = &report.queues[provider.index()];
         Some(Queue {
             provider,
             sizes: std::array::from_fn(|place| queue.sizes[place].load(Ordering::Relaxed)),
@@ -145,7 +145,7 @@ pub fn report(report: &Report, sizes: &Sizes) {
     store(&report.networks, sizes.networks);
     store_oldest(&report.oldest_count, sizes.oldest_count);
     for queue in &sizes.queues {
-        let to = &report.queues[queue.provider.place()];
+        let to = &report.queues[queue.provider.index()];
         queue.sizes.iter().zip(&to.sizes).for_each(|(size, to)| store(to, Some(*size)));
         store_oldest(&to.oldest, Some(queue.oldest));
     }
@@ -234,7 +234,7 @@ fn providers() -> Vec<Family> {
         |declared, count: Count| each(declared, &|provider| Some(Value::Number(counted(provider, count))));
     let health: Vec<_> = Provider::all().map(health::health).collect();
     let gauge = |declared, value: &dyn Fn(&Health) -> Option<f64>| {
-        each(declared, &|provider| value(&health[provider.place()]).map(Value::Number))
+        each(declared, &|provider| value(&health[provider.index()]).map(Value::Number))
     };
     let unix = |time: Option<i64>| Some(time.map_or(0.0, clock::to_unix));
     vec![

@@ -161,34 +161,34 @@ pub fn happened(what: Distribution, value: i64) {
 
 /// An amount and the index of its counter. The indexes of `Counter`s come first, then those of cells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Counted {
-    pub place: i64,
+pub struct CounterDelta {
+    pub index: i64,
     pub amount: i64,
 }
 
 /// Takes the counts of this transaction, so that a prepared transaction can store them in a table.
-pub fn take_counted() -> Vec<Counted> {
+pub fn take_counted() -> Vec<CounterDelta> {
     PENDING.with_borrow_mut(|levels| {
         let mut all = BTreeMap::<i64, i64>::new();
         for (_, counts) in levels {
             let counters = std::mem::take(&mut counts.counters).into_iter().enumerate();
             let counters = counters.map(|(slot, amount)| (slot as i64, amount));
             let cells = std::mem::take(&mut counts.cells).into_iter();
-            let cells = cells.map(|(cell, amount)| (FIRST_CELL + cell.place() as i64, amount));
-            counters.chain(cells).for_each(|(place, amount)| *all.entry(place).or_default() += amount);
+            let cells = cells.map(|(cell, amount)| (FIRST_CELL + cell.index() as i64, amount));
+            counters.chain(cells).for_each(|(index, amount)| *all.entry(index).or_default() += amount);
         }
         all.into_iter()
             .filter(|(_, amount)| *amount != 0)
-            .map(|(place, amount)| Counted { place, amount })
+            .map(|(index, amount)| CounterDelta { index, amount })
             .collect()
     })
 }
 
 /// Adds the stored count of another transaction when this one commits.
-pub fn count(Counted { place, amount }: Counted) {
-    if let Some(cell) = place.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
+pub fn count(CounterDelta { index, amount }: CounterDelta) {
+    if let Some(cell) = index.checked_sub(FIRST_CELL).and_then(Cell::numbered) {
         pending(|counts| *counts.cells.entry(cell).or_default() += amount);
-    } else if let Some(slot) = usize::try_from(place).ok().filter(|slot| *slot < COUNTERS) {
+    } else if let Some(slot) = usize::try_from(index).ok().filter(|slot| *slot < COUNTERS) {
         pending(|counts| counts.counters[slot] += amount);
     }
 }
@@ -243,7 +243,7 @@ fn publish(slot: usize, amount: i64) {
 }
 
 fn publish_cell(cell: Cell, amount: i64) {
-    shared_state::block().cells[cell.place()].fetch_add(amount, Ordering::Relaxed);
+    shared_state::block().cells[cell.index()].fetch_add(amount, Ordering::Relaxed);
 }
 
 /// Counts at once a collector's response to a request, and the outcome of the items in the request.

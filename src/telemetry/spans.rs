@@ -21,10 +21,10 @@ use crate::shared_state;
 pub const MOST_KEPT: usize = 64;
 
 /// The trace and the parent of new spans.
-pub type Whole = (u128, u64);
+pub type SpanContext = (u128, u64);
 
 thread_local! {
-    static WITHIN: Cell<Option<Whole>> = const { Cell::new(None) };
+    static WITHIN: Cell<Option<SpanContext>> = const { Cell::new(None) };
 }
 
 /// Returns true if a collector is configured.
@@ -41,15 +41,15 @@ pub fn collect(share: Option<f64>) {
     block.spans_collected.store(share.is_some(), Ordering::Relaxed);
 }
 
-/// Runs `work`. The spans that it creates are part of `whole`.
-pub fn within<T>(whole: Option<Whole>, work: impl FnOnce() -> T) -> T {
-    struct Restore(Option<Whole>);
+/// Runs `work`. The spans that it creates are part of `context`.
+pub fn within<T>(context: Option<SpanContext>, work: impl FnOnce() -> T) -> T {
+    struct Restore(Option<SpanContext>);
     impl Drop for Restore {
         fn drop(&mut self) {
             WITHIN.set(self.0);
         }
     }
-    let _restore = Restore(WITHIN.replace(whole));
+    let _restore = Restore(WITHIN.replace(context));
     work()
 }
 

@@ -12,7 +12,7 @@ use crate::pg::clock;
 use crate::provider::Provider;
 use crate::provider::counters::{self, Count};
 use crate::store::queue::{FailedJob, Lease};
-use crate::telemetry::spans::Whole;
+use crate::telemetry::spans::SpanContext;
 
 /// How long replies for single addresses are gathered, in microseconds. Each write to the inventory
 /// invalidates the answers that every backend has cached.
@@ -88,7 +88,7 @@ impl Completed {
     }
 
     /// Begins to apply the batch. Returns the context for spans of the transaction.
-    pub fn begin_apply(&mut self) -> Option<Whole> {
+    pub fn begin_apply(&mut self) -> Option<SpanContext> {
         self.traces.iter_mut().rev().map(BatchTrace::begin_apply).last()
     }
 

@@ -19,15 +19,15 @@ use cowrie_enrich_engine::{backoff, random};
 
 use crate::exporter::Supervisor;
 use crate::guc;
-use crate::pg::background::{self, Needs, Presence, Process, Program};
+use crate::pg::background::{self, Needs, Process, ProcessState, Program};
 use crate::pg::catalog::{self, Database};
 use crate::pg::exclusion::{self, Mark};
 use crate::pg::{Oid, clock, transaction};
 use crate::shared_state::{self, WORKER_SLOTS, WaitingDatabase, WorkerSlot, worker_process};
 use crate::telemetry;
-use crate::worker::registry::{self, Announced, Ending, Lack};
+use crate::worker::registry::{self, AnnouncedDatabases, ExitReason, NoWorkerReason};
 
-use super::seniority::{Rank, Seniority};
+use super::seniority::{Seniority, SortKey};
 
 const PROGRAM: Program =
     Program { symbol: "cowrie_enrich_launcher_main", kind: "cowrie_enrich launcher", needs: Needs::Reading };
@@ -68,7 +68,7 @@ struct DatabaseState {
     /// Earliest time of the next start, microseconds since 2000.
     backoff_until: i64,
     /// Why it has no worker, and since when (microseconds since 2000).
-    lacks: Option<(Lack, i64)>,
+    no_worker: Option<(NoWorkerReason, i64)>,
     /// `is_wanted`: the database is to have a worker. `has_told`: that worker has read the ledger of spent
     /// quotas.
     is_wanted: bool,
@@ -78,9 +78,9 @@ struct DatabaseState {
 }
 
 impl DatabaseState {
-    fn lacks(&mut self, what: Lack) {
-        match &mut self.lacks {
-            Some((lack, _)) => *lack = what,
+    fn set_no_worker(&mut self, what: NoWorkerReason) {
+        match &mut self.no_worker {
+            Some((reason, _)) => *reason = what,
             none => *none = Some((what, clock::now())),
         }
     }
@@ -94,13 +94,13 @@ impl DatabaseState {
     }
 
     /// Returns whether its spent quotas are published, or need not be.
-    fn has_settled(&self) -> bool {
+    fn has_reported(&self) -> bool {
         !self.is_wanted || self.has_told || self.has_no_extension
     }
 
     /// Returns whether the others have to wait for it from now on.
     fn becomes_awaited(&mut self) -> bool {
-        let is_awaited = !self.has_settled();
+        let is_awaited = !self.has_reported();
         is_awaited && !std::mem::replace(&mut self.is_awaited, is_awaited)
     }
 }
@@ -146,8 +146,10 @@ fn adopt() -> BTreeMap<u32, DatabaseState> {
 
 fn heed_announcements(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seniority) {
     match registry::take_announced() {
-        Announced::All => states.iter_mut().for_each(|(database, state)| heed(*database, state, seniority)),
-        Announced::These(databases) => {
+        AnnouncedDatabases::All => {
+            states.iter_mut().for_each(|(database, state)| heed(*database, state, seniority))
+        }
+        AnnouncedDatabases::These(databases) => {
             databases
                 .into_iter()
                 .for_each(|database| heed(database, states.entry(database).or_default(), seniority));
@@ -187,7 +189,7 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         let Some((index, process)) = &state.worker else { continue };
         let worker_slot = &shared_state::block().worker_slots[*index];
         let gone = match process {
-            Some(process) => process.presence() == Presence::Gone,
+            Some(process) => process.state() == ProcessState::Gone,
             // Started by an earlier launcher: it may not have taken its slot yet.
             None => {
                 !worker_slot.is_taken()
@@ -197,15 +199,15 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         if !gone {
             continue;
         }
-        match Ending::of(worker_slot) {
-            Ending::NoExtension => {
+        match ExitReason::of(worker_slot) {
+            ExitReason::NoExtension => {
                 state.has_no_extension = !state.is_news;
                 if state.has_no_extension {
                     seniority.has_no_extension(*database);
                 }
             }
-            Ending::Left => {}
-            Ending::Crashed => {
+            ExitReason::Left => {}
+            ExitReason::Crashed => {
                 state.crashes =
                     if now - state.started_at > LIVED { 1 } else { state.crashes.saturating_add(1) };
                 let pause = backoff::delay(state.crashes, RESTART_BASE, RESTART_CAP, random::unit());
@@ -219,7 +221,9 @@ fn collect_ended(states: &mut BTreeMap<u32, DatabaseState>, seniority: &mut Seni
         }
     }
     if is_slot_free {
-        let waits = |state: &&mut DatabaseState| matches!(state.lacks, Some((Lack::Slot | Lack::Room, _)));
+        let waits = |state: &&mut DatabaseState| {
+            matches!(state.no_worker, Some((NoWorkerReason::Slot | NoWorkerReason::Room, _)))
+        };
         states.values_mut().filter(waits).for_each(|state| state.backoff_until = 0);
     }
 }
@@ -273,7 +277,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         send_away(state);
     }
     let block = shared_state::block();
-    databases.sort_by_key(|database| order.seniority.rank(database.oid.to_u32()));
+    databases.sort_by_key(|database| order.seniority.sort_key(database.oid.to_u32()));
     // Number of databases so far that had a worker before and have none now.
     let mut older = 0;
     let mut waiting = Vec::new();
@@ -301,7 +305,7 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
                 next = next.min(match order.is_room(running, older) {
                     true => start(database, state, order, running),
                     false => {
-                        state.lacks(Lack::Slot);
+                        state.set_no_worker(NoWorkerReason::Slot);
                         clock::now() + START_AGAIN_AFTER
                     }
                 });
@@ -310,16 +314,17 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         }
         let is_missing = is_wanted && !state.has_no_extension && state.worker.is_none();
         if !is_missing {
-            state.lacks = None;
-        } else if let Some((lack, since)) = state.lacks.filter(|_| !order.seniority.is_without_extension(oid))
+            state.no_worker = None;
+        } else if let Some((reason, since)) =
+            state.no_worker.filter(|_| !order.seniority.is_without_extension(oid))
         {
-            waiting.push(WaitingDatabase { database: oid, reason: lack as u32, since });
+            waiting.push(WaitingDatabase { database: oid, reason: reason as u32, since });
         }
         if is_missing && is_known {
             older += 1;
-            if state.lacks.is_some_and(|(lack, _)| lack != Lack::Pause) {
-                let rank = order.seniority.rank(oid);
-                give_way(states, &order.seniority, rank, older);
+            if state.no_worker.is_some_and(|(reason, _)| reason != NoWorkerReason::Pause) {
+                let key = order.seniority.sort_key(oid);
+                give_way(states, &order.seniority, key, older);
             }
         }
     }
@@ -327,9 +332,9 @@ fn see_to_databases(states: &mut BTreeMap<u32, DatabaseState>, order: &mut Order
         shared_state::publish_waiting(&waiting);
     }
     order.seniority.write_if_changed();
-    let has_settled =
-        |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_settled);
-    if databases.iter().all(has_settled) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
+    let has_reported =
+        |database: &Database| states.get(&database.oid.to_u32()).is_none_or(DatabaseState::has_reported);
+    if databases.iter().all(has_reported) && !block.ledgers_known.swap(true, Ordering::AcqRel) {
         // All are woken together; otherwise the first one would take the whole quota.
         block.worker_slots.iter().for_each(WorkerSlot::set_latch);
     }
@@ -347,14 +352,14 @@ fn send_away(state: &DatabaseState) {
 
 /// Makes the worker of the most junior database leave for a more senior database that has none. As many
 /// workers leave as databases wait.
-fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, rank: Rank, waiting: usize) {
+fn give_way(states: &BTreeMap<u32, DatabaseState>, seniority: &Seniority, key: SortKey, waiting: usize) {
     let running = states.iter().filter(|(_, state)| state.worker.is_some());
     let (leaving, staying): (Vec<_>, Vec<_>) = running.partition(|(_, state)| state.is_leaving());
     if leaving.len() >= waiting {
         return;
     }
-    let last = staying.into_iter().max_by_key(|(oid, _)| seniority.rank(**oid));
-    if let Some((_, state)) = last.filter(|(oid, _)| seniority.rank(**oid) > rank) {
+    let last = staying.into_iter().max_by_key(|(oid, _)| seniority.sort_key(**oid));
+    if let Some((_, state)) = last.filter(|(oid, _)| seniority.sort_key(**oid) > key) {
         send_away(state);
     }
 }
@@ -365,14 +370,14 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
     let cooldown_end = registry::cooldown_end(database.oid).unwrap_or(0);
     let not_before = cooldown_end.max(state.backoff_until);
     if not_before > now {
-        if state.lacks.is_none() && state.crashes > 0 && cooldown_end <= now {
-            state.lacks(Lack::Pause);
+        if state.no_worker.is_none() && state.crashes > 0 && cooldown_end <= now {
+            state.set_no_worker(NoWorkerReason::Pause);
         }
         return not_before;
     }
     (state.started_at, state.is_news) = (now, false);
-    let (lack, problem) = match take_seat(database.oid) {
-        None => (Lack::Room, "64 databases already have a worker, which is the maximum"),
+    let (reason, problem) = match take_slot(database.oid) {
+        None => (NoWorkerReason::Room, "64 databases already have a worker, which is the maximum"),
         Some(index) => match super::start(&database.name, index) {
             Some(process) => {
                 state.worker = Some((index, Some(process)));
@@ -381,18 +386,18 @@ fn start(database: &Database, state: &mut DatabaseState, order: &mut Order, runn
             }
             None => {
                 free(&shared_state::block().worker_slots[index]);
-                (Lack::Slot, "no background worker slot is free; raise max_worker_processes")
+                (NoWorkerReason::Slot, "no background worker slot is free; raise max_worker_processes")
             }
         },
     };
     order.room = Some(running);
-    state.lacks(lack);
+    state.set_no_worker(reason);
     telemetry::log_once_per_burst("could not start a worker", &format!("{}: {problem}", database.name));
     state.backoff_until = now + START_AGAIN_AFTER;
     state.backoff_until
 }
 
-fn take_seat(database: Oid) -> Option<usize> {
+fn take_slot(database: Oid) -> Option<usize> {
     let worker_slots: &[WorkerSlot; WORKER_SLOTS] = &shared_state::block().worker_slots;
     // An owner process of another database that does not end keeps its worker's slot in use.
     let is_anothers = |worker_slot: &WorkerSlot| {
@@ -406,16 +411,16 @@ fn take_seat(database: Oid) -> Option<usize> {
     };
     let is_free = |(_, worker_slot): &(usize, &WorkerSlot)| is_free(worker_slot);
     // Prefers the slot of the database's last worker, then a slot whose report is unused.
-    let rank =
+    let key =
         |(_, worker_slot): &(usize, &WorkerSlot)| match worker_slot.report.database.load(Ordering::Acquire) {
             whose if whose == database.to_u32() => 0,
             0 => 1,
             _ => 2,
         };
-    let (index, _) = worker_slots.iter().enumerate().filter(is_free).min_by_key(rank)?;
+    let (index, _) = worker_slots.iter().enumerate().filter(is_free).min_by_key(key)?;
     let worker_slot = &worker_slots[index];
     worker_slot.leave.store(false, Ordering::Release);
-    worker_slot.ending.store(Ending::Crashed as u32, Ordering::Release);
+    worker_slot.ending.store(ExitReason::Crashed as u32, Ordering::Release);
     worker_slot.batches.store(0, Ordering::Relaxed);
     worker_slot.errors.store(0, Ordering::Relaxed);
     worker_slot.ledger_read.store(false, Ordering::Release);

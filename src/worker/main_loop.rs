@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cowrie_enrich_engine::version::Fit;
+use cowrie_enrich_engine::version::VersionMatch;
 
 use super::due::{Due, after_naptime, naptime, retry_pause};
 use super::exchanges::Exchanges;
@@ -27,7 +27,7 @@ use crate::pg::{Oid, catalog, clock};
 use crate::provider::{Provider, Providers};
 use crate::shared_state::{self, WorkerSlot, worker_process};
 use crate::store::queue::{self, CreatedJobs};
-use crate::store::recount_requests::Missing;
+use crate::store::recount_requests::RecountRequest;
 use crate::store::requeue::{self, Progress};
 use crate::store::{
     self, block_answer, completions, counter_deltas, fold, provider_quota, reclassification,
@@ -35,7 +35,7 @@ use crate::store::{
 };
 use crate::telemetry::{self, families};
 use crate::versions;
-use crate::worker::registry::{self, Doing, Ending, StepKind};
+use crate::worker::registry::{self, Activity, ExitReason, StepKind};
 
 /// Interval of sweeps, which look for unannounced work, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;
@@ -83,7 +83,7 @@ pub struct Worker {
     /// Another sweep follows at once.
     sweeps_again: bool,
     /// Progress of a pass over the pending counts.
-    folding: Option<fold::Pass>,
+    folding: Option<fold::FoldPass>,
     /// The network to which a pass over the edits of `known_networks` has come.
     reclassified: Option<i64>,
     /// When pg_restore was last looked for and last seen in this database.
@@ -136,10 +136,10 @@ pub fn run(worker_slot: i32) {
         }
         let pause = match worker.round() {
             Ok(pause) => pause,
-            Err(Stop::Misfit(misfit)) => worker.wait_for_an_update(misfit),
+            Err(Stop::VersionMismatch(mismatch)) => worker.wait_for_an_update(mismatch),
             Err(Stop::UnsafeKeys) => worker.wait_for_safe_keys(),
-            Err(Stop::NoExtension) => worker.end(Ending::NoExtension),
-            Err(Stop::Leave) => worker.end(Ending::Left),
+            Err(Stop::NoExtension) => worker.end(ExitReason::NoExtension),
+            Err(Stop::Leave) => worker.end(ExitReason::Left),
             Err(Stop::Failed) => retry_pause(),
         };
         worker.sleep(pause);
@@ -264,9 +264,9 @@ impl Worker {
 
     /// Tables of another version are not touched. Sessions are still stored, and their requests stay in the
     /// queue.
-    fn wait_for_an_update(&mut self, misfit: Fit) -> i64 {
+    fn wait_for_an_update(&mut self, mismatch: VersionMatch) -> i64 {
         self.outdated = true;
-        telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(misfit));
+        telemetry::log_once_per_burst("a worker waits for an update", versions::remedy(mismatch));
         naptime()
     }
 
@@ -285,12 +285,12 @@ impl Worker {
     }
 
     fn sleep(&mut self, microseconds: i64) {
-        self.steps.says(match self.exchanges.is_empty() {
-            _ if std::mem::take(&mut self.stopped_by_keys) => Doing::StoppedByKeys,
-            _ if std::mem::take(&mut self.outdated) => Doing::WaitingForUpdate,
-            _ if std::mem::take(&mut self.waits_for_restore) => Doing::WaitingForRestore,
-            true => Doing::Sleeping,
-            false => Doing::Waiting,
+        self.steps.set_activity(match self.exchanges.is_empty() {
+            _ if std::mem::take(&mut self.stopped_by_keys) => Activity::StoppedByKeys,
+            _ if std::mem::take(&mut self.outdated) => Activity::WaitingForUpdate,
+            _ if std::mem::take(&mut self.waits_for_restore) => Activity::WaitingForRestore,
+            true => Activity::Sleeping,
+            false => Activity::Waiting,
         });
         background::report_activity(None);
         let is_idle = self.exchanges.is_empty() && !self.owners.are_working();
@@ -306,9 +306,9 @@ impl Worker {
         }
     }
 
-    fn end(&mut self, ending: Ending) -> ! {
+    fn end(&mut self, ending: ExitReason) -> ! {
         self.exchanges.cancel();
-        if ending == Ending::NoExtension {
+        if ending == ExitReason::NoExtension {
             self.steps.worker_slot.report.begin(0);
         }
         self.steps.worker_slot.ending.store(ending as u32, Ordering::Release);
@@ -510,7 +510,7 @@ impl Worker {
         let oldest = self.steps.step(StepKind::LookForRecounts, |home, connection| {
             if is_needed {
                 // The transaction that could append no row did not say more than that.
-                recount_requests::append(home, Missing { sessions: 0, has_gaps: true });
+                recount_requests::append(home, RecountRequest { sessions: 0, has_gaps: true });
             }
             let may_exist = recount_requests::may_exist(home);
             may_exist.then(|| recount_requests::oldest(connection)).flatten()

@@ -14,12 +14,12 @@ use super::due::{Due, naptime, retry_pause};
 use super::session_priority::SessionPriorities;
 use super::steps::{Steps, Stop, settled};
 use crate::owner;
-use crate::pg::background::{self, Presence, Process};
+use crate::pg::background::{self, Process, ProcessState};
 use crate::pg::{catalog, clock};
 use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, worker_process};
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
-use crate::worker::registry::{Doing, StepKind};
+use crate::worker::registry::{Activity, StepKind};
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;
@@ -182,7 +182,7 @@ impl Owners {
         ranking.evaluated(owner, slot);
         let now = clock::now();
         let is_gone = match &self.processes[index] {
-            Some(process) => process.presence() == Presence::Gone,
+            Some(process) => process.state() == ProcessState::Gone,
             // An earlier worker started it: it may not have taken its slot yet.
             None => {
                 let has_begun = slot.has_begun.load(Ordering::Acquire);
@@ -218,7 +218,7 @@ impl Owners {
         if lasts > ends_within {
             slot.is_terminated.store(true, Ordering::Release);
             background::terminate(slot.pid.load(Ordering::Acquire));
-            steps.says(Doing::Supervising);
+            steps.set_activity(Activity::Supervising);
         }
         let deadline = if lasts > ends_within { abandoned_after } else { ends_within };
         self.next = self.next.min(since + deadline + 1_000);

@@ -126,7 +126,7 @@ impl ProviderQueue {
     ) -> Result<(), Stop> {
         let provider = self.provider;
         self.blocked_until = 0;
-        steps.worker_slot.waits_no_more(provider.place());
+        steps.worker_slot.waits_no_more(provider.index());
         self.give_back(steps)?;
         if !provider.is_enabled() || provider.blocked_reason().is_some() {
             self.blocked_until = i64::MAX;
@@ -199,11 +199,11 @@ impl ProviderQueue {
         if decision != PermitDecision::Busy {
             return (decision, permits);
         }
-        steps.worker_slot.waits_for(self.provider.place());
+        steps.worker_slot.waits_for(self.provider.index());
         // Another process may have returned a permit before the slot said so.
         let (decision, permits) = limiter::available_permits(self.provider, limits);
         if decision != PermitDecision::Busy {
-            steps.worker_slot.waits_no_more(self.provider.place());
+            steps.worker_slot.waits_no_more(self.provider.index());
         }
         (decision, permits)
     }

@@ -13,7 +13,7 @@ use cowrie_enrich_engine::{backoff, random};
 
 use super::due::retry_pause;
 use super::steps::Steps;
-use crate::pg::background::{self, Needs, Presence, Process, Program};
+use crate::pg::background::{self, Needs, Process, ProcessState, Program};
 use crate::pg::{Oid, clock, transaction};
 use crate::shared_state::worker_process;
 use crate::store::{self, refresh_session_counts};
@@ -59,7 +59,7 @@ impl Recounter {
     /// Starts a process if one is requested and none runs. Returns true if one has ended since the last call:
     /// then the requests must be checked.
     pub fn step(&mut self, steps: &Steps) -> bool {
-        let has_ended = self.process.as_ref().is_some_and(|process| process.presence() == Presence::Gone);
+        let has_ended = self.process.as_ref().is_some_and(|process| process.state() == ProcessState::Gone);
         if has_ended && let Some(process) = self.process.take() {
             process.forget();
             return true;

@@ -35,7 +35,7 @@ struct Wakeups {
 /// A worker's activity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Doing {
+pub enum Activity {
     Starting = 0,
     Sleeping,
     CreatingJobs,
@@ -55,61 +55,61 @@ pub enum Doing {
     WaitingForRestore,
 }
 
-impl Doing {
+impl Activity {
     /// As `worker_status` shows it.
     pub fn name(self) -> &'static str {
-        self.activity().to_str().unwrap_or_default()
+        self.c_name().to_str().unwrap_or_default()
     }
 
     /// As pg_stat_activity shows it.
-    pub fn activity(self) -> &'static CStr {
+    pub fn c_name(self) -> &'static CStr {
         match self {
-            Doing::Starting => c"starting",
-            Doing::Sleeping => c"sleeping",
-            Doing::CreatingJobs => c"creating jobs",
-            Doing::Claiming => c"claiming jobs",
-            Doing::Applying => c"applying answers",
-            Doing::Folding => c"folding statistics",
-            Doing::Requeueing => c"queueing missed lookups",
-            Doing::Waiting => c"waiting for a provider",
-            Doing::EvaluatingPriorities => c"evaluating session priorities",
-            Doing::CollectingMetrics => c"collecting queue metrics",
-            Doing::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
-            Doing::Supervising => c"supervising owner processes",
-            Doing::StoppedByKeys => c"stopped by an unsafe foreign key",
-            Doing::Reclassifying => c"reclassifying networks",
-            Doing::TakingOver => c"taking over from an earlier worker",
-            Doing::LookingForRestore => c"looking for pg_restore",
-            Doing::WaitingForRestore => c"waiting for pg_restore to end",
+            Activity::Starting => c"starting",
+            Activity::Sleeping => c"sleeping",
+            Activity::CreatingJobs => c"creating jobs",
+            Activity::Claiming => c"claiming jobs",
+            Activity::Applying => c"applying answers",
+            Activity::Folding => c"folding statistics",
+            Activity::Requeueing => c"queueing missed lookups",
+            Activity::Waiting => c"waiting for a provider",
+            Activity::EvaluatingPriorities => c"evaluating session priorities",
+            Activity::CollectingMetrics => c"collecting queue metrics",
+            Activity::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
+            Activity::Supervising => c"supervising owner processes",
+            Activity::StoppedByKeys => c"stopped by an unsafe foreign key",
+            Activity::Reclassifying => c"reclassifying networks",
+            Activity::TakingOver => c"taking over from an earlier worker",
+            Activity::LookingForRestore => c"looking for pg_restore",
+            Activity::WaitingForRestore => c"waiting for pg_restore to end",
         }
     }
 
-    fn of(code: u32) -> Doing {
-        const ALL: [Doing; 17] = [
-            Doing::Starting,
-            Doing::Sleeping,
-            Doing::CreatingJobs,
-            Doing::Claiming,
-            Doing::Applying,
-            Doing::Folding,
-            Doing::Requeueing,
-            Doing::Waiting,
-            Doing::EvaluatingPriorities,
-            Doing::CollectingMetrics,
-            Doing::WaitingForUpdate,
-            Doing::Supervising,
-            Doing::StoppedByKeys,
-            Doing::Reclassifying,
-            Doing::TakingOver,
-            Doing::LookingForRestore,
-            Doing::WaitingForRestore,
+    fn of(code: u32) -> Activity {
+        const ALL: [Activity; 17] = [
+            Activity::Starting,
+            Activity::Sleeping,
+            Activity::CreatingJobs,
+            Activity::Claiming,
+            Activity::Applying,
+            Activity::Folding,
+            Activity::Requeueing,
+            Activity::Waiting,
+            Activity::EvaluatingPriorities,
+            Activity::CollectingMetrics,
+            Activity::WaitingForUpdate,
+            Activity::Supervising,
+            Activity::StoppedByKeys,
+            Activity::Reclassifying,
+            Activity::TakingOver,
+            Activity::LookingForRestore,
+            Activity::WaitingForRestore,
         ];
-        ALL.into_iter().find(|doing| *doing as u32 == code).unwrap_or(Doing::Starting)
+        ALL.into_iter().find(|activity| *activity as u32 == code).unwrap_or(Activity::Starting)
     }
 
     /// Returns the activity of the worker in a slot.
-    pub fn in_seat(worker_slot: &WorkerSlot) -> Doing {
-        Doing::of(worker_slot.state.load(Ordering::Relaxed))
+    pub fn of_slot(worker_slot: &WorkerSlot) -> Activity {
+        Activity::of(worker_slot.state.load(Ordering::Relaxed))
     }
 }
 
@@ -181,24 +181,24 @@ impl StepKind {
     }
 
     /// Returns the activity that a worker shows during such a step.
-    pub fn doing(self) -> Doing {
+    pub fn c_name(self) -> Activity {
         match self {
-            StepKind::LookForRestore => Doing::LookingForRestore,
-            StepKind::TakeOver => Doing::TakingOver,
-            StepKind::CreateJobs => Doing::CreatingJobs,
-            StepKind::Sweep => Doing::Requeueing,
-            StepKind::Rank => Doing::EvaluatingPriorities,
-            StepKind::Claim | StepKind::GiveBack => Doing::Claiming,
-            StepKind::Apply => Doing::Applying,
-            StepKind::LookForRecounts | StepKind::Fold => Doing::Folding,
-            StepKind::Reclassify => Doing::Reclassifying,
-            StepKind::Count => Doing::CollectingMetrics,
+            StepKind::LookForRestore => Activity::LookingForRestore,
+            StepKind::TakeOver => Activity::TakingOver,
+            StepKind::CreateJobs => Activity::CreatingJobs,
+            StepKind::Sweep => Activity::Requeueing,
+            StepKind::Rank => Activity::EvaluatingPriorities,
+            StepKind::Claim | StepKind::GiveBack => Activity::Claiming,
+            StepKind::Apply => Activity::Applying,
+            StepKind::LookForRecounts | StepKind::Fold => Activity::Folding,
+            StepKind::Reclassify => Activity::Reclassifying,
+            StepKind::Count => Activity::CollectingMetrics,
             // Owner processes run all but the first.
             StepKind::Supervise
             | StepKind::Lease
             | StepKind::Complete
             | StepKind::Settle
-            | StepKind::Evaluate => Doing::Supervising,
+            | StepKind::Evaluate => Activity::Supervising,
         }
     }
 
@@ -212,7 +212,7 @@ impl StepKind {
 /// How a worker ended, left in its slot for the launcher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Ending {
+pub enum ExitReason {
     /// It failed without reporting a reason.
     Crashed = 0,
     /// The database does not have the extension.
@@ -221,12 +221,12 @@ pub enum Ending {
     Left,
 }
 
-impl Ending {
-    pub fn of(worker_slot: &WorkerSlot) -> Ending {
+impl ExitReason {
+    pub fn of(worker_slot: &WorkerSlot) -> ExitReason {
         match worker_slot.ending.load(Ordering::Acquire) {
-            1 => Ending::NoExtension,
-            2 => Ending::Left,
-            _ => Ending::Crashed,
+            1 => ExitReason::NoExtension,
+            2 => ExitReason::Left,
+            _ => ExitReason::Crashed,
         }
     }
 }
@@ -234,7 +234,7 @@ impl Ending {
 /// Why a database that is to have a worker has none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Lack {
+pub enum NoWorkerReason {
     /// All slots of max_worker_processes are taken, or kept for databases that had a worker before.
     Slot = 1,
     /// The limit of workers is reached.
@@ -243,7 +243,7 @@ pub enum Lack {
     Pause,
 }
 
-impl Lack {
+impl NoWorkerReason {
     /// As `worker_status` shows it.
     pub fn name(code: u32) -> &'static str {
         match code {
@@ -418,18 +418,18 @@ fn announce(database: Oid) {
 }
 
 /// Databases announced since the launcher last checked, or all of them.
-pub enum Announced {
+pub enum AnnouncedDatabases {
     These(Vec<u32>),
     All,
 }
 
-pub fn take_announced() -> Announced {
+pub fn take_announced() -> AnnouncedDatabases {
     shared_state::locked(|guarded| {
         let databases = std::mem::take(&mut guarded.announced);
         if std::mem::take(&mut guarded.announced_all) {
-            Announced::All
+            AnnouncedDatabases::All
         } else {
-            Announced::These(databases.into_iter().filter(|database| *database != 0).collect())
+            AnnouncedDatabases::These(databases.into_iter().filter(|database| *database != 0).collect())
         }
     })
 }

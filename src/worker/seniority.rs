@@ -19,7 +19,7 @@ use crate::telemetry;
 const LONGEST: u64 = 1 << 20;
 
 /// The sort key; the lowest key comes first.
-pub type Rank = (i64, bool, u32);
+pub type SortKey = (i64, bool, u32);
 
 #[derive(Default)]
 pub struct Seniority {
@@ -44,7 +44,7 @@ impl Seniority {
     }
 
     /// Returns the key by which databases are sorted.
-    pub fn rank(&self, database: u32) -> Rank {
+    pub fn sort_key(&self, database: u32) -> SortKey {
         let since = self.since.get(&database).copied().unwrap_or(i64::MAX);
         (since, self.is_without_extension(database), database)
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
-use cowrie_enrich_engine::version::Fit;
+use cowrie_enrich_engine::version::VersionMatch;
 
 use crate::pg::background;
 use crate::pg::spi::Connection;
@@ -15,14 +15,14 @@ use crate::store::queue::Lease;
 use crate::store::{Home, session_foreign_key};
 use crate::telemetry;
 use crate::versions;
-use crate::worker::registry::{Doing, StepKind};
+use crate::worker::registry::{Activity, StepKind};
 
 /// Reason why a round ended early.
 pub enum Stop {
     /// The database does not have the extension (any more).
     NoExtension,
     /// The versions of library and SQL objects do not match: an update is in progress.
-    Misfit(Fit),
+    VersionMismatch(VersionMatch),
     /// A foreign key to a table of the extension can run code as the extension's owner.
     UnsafeKeys,
     /// The worker must leave.
@@ -51,9 +51,9 @@ impl Steps {
         if self.worker_slot.leave.load(Ordering::Acquire) { Err(Stop::Leave) } else { Ok(()) }
     }
 
-    pub fn says(&self, doing: Doing) {
+    pub fn set_activity(&self, activity: Activity) {
         self.worker_slot.report.heartbeat.store(clock::now(), Ordering::Relaxed);
-        if self.worker_slot.state.swap(doing as u32, Ordering::Relaxed) != doing as u32 {
+        if self.worker_slot.state.swap(activity as u32, Ordering::Relaxed) != activity as u32 {
             self.worker_slot.since.store(clock::now(), Ordering::Relaxed);
         }
     }
@@ -61,13 +61,13 @@ impl Steps {
     /// Runs one transaction as the extension's owner, or as `worker_role`.
     pub fn step<T>(&self, kind: StepKind, work: impl FnOnce(Home, &Connection) -> T) -> Result<T, Stop> {
         self.check()?;
-        self.says(kind.doing());
-        background::report_activity(Some(kind.doing().activity()));
+        self.set_activity(kind.activity());
+        background::report_activity(Some(kind.activity().c_name()));
         let done = transaction::run(|| {
             let Some(extension) = catalog::extension() else { return Err(Stop::NoExtension) };
-            match versions::fit(&extension.version) {
-                Fit::Fits => {}
-                misfit => return Err(Stop::Misfit(misfit)),
+            match versions::compare(&extension.version) {
+                VersionMatch::Compatible => {}
+                mismatch => return Err(Stop::VersionMismatch(mismatch)),
             }
             let home = Home::of_extension(&extension);
             if !self.keys_are_safe(home) {

@@ -17,7 +17,7 @@ use cowrie_enrich_engine::providers::Reply;
 
 use crate::pg::{catalog, clock};
 use crate::provider::Provider;
-use crate::telemetry::spans::{self, Whole};
+use crate::telemetry::spans::{self, SpanContext};
 
 /// The spans of a batch, from its reply on.
 pub struct BatchTrace {
@@ -62,7 +62,7 @@ impl BatchTrace {
                 failure: reply.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
             },
             what: otlp::BatchSpan {
-                provider: u8::try_from(provider.place()).unwrap_or(u8::MAX),
+                provider: u8::try_from(provider.index()).unwrap_or(u8::MAX),
                 questions: count(questions),
                 answers: count(reply.answers.len()),
                 outcome: Text::new(outcome),
@@ -72,7 +72,7 @@ impl BatchTrace {
     }
 
     /// Begins the span `apply` and returns its context.
-    pub fn begin_apply(&mut self) -> Whole {
+    pub fn begin_apply(&mut self) -> SpanContext {
         self.applied_from.get_or_insert_with(clock::unix_nanoseconds);
         (self.trace, self.apply)
     }

@@ -15,8 +15,8 @@ use crate::document::legacy;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::column::{Column, Length};
 use crate::pg::jsonb::Container;
-use crate::pg::relation::{Place, Row};
-use crate::pg::scan::Readable;
+use crate::pg::relation::{Row, TupleId};
+use crate::pg::scan::ReadableTable;
 use crate::pg::snapshot::View;
 use crate::pg::spi::Connection;
 use crate::pg::subtransaction::contained;
@@ -26,9 +26,9 @@ use crate::pg::{self, Oid, call, catalog, memory};
 use crate::procedures::session_tables::RejectedRows;
 use crate::store::Home;
 use crate::store::backfill_sessions::{self, InventoryValues, Table};
-use crate::store::calls::Rejected;
-use crate::store::complete_sessions::{self, Filling};
-use crate::store::completions::{self, Appended, Gaps, Incomplete};
+use crate::store::calls::RejectedRow;
+use crate::store::complete_sessions::{self, SnapshotValues};
+use crate::store::completions::{self, AppendResult, Gaps, IncompleteSessionRow};
 use crate::worker::registry;
 
 /// The results for sessions.
@@ -55,8 +55,8 @@ struct Snapshot {
 
 impl Snapshot {
     /// Returns `None` if columns were dropped or changed. The table must then be attached again.
-    fn of(readable: &Readable, table: &Table) -> Option<Snapshot> {
-        fn typed<T: SqlType>(readable: &Readable, name: &CStr) -> Option<Column> {
+    fn of(readable: &ReadableTable, table: &Table) -> Option<Snapshot> {
+        fn typed<T: SqlType>(readable: &ReadableTable, name: &CStr) -> Option<Column> {
             readable.column(name).filter(|column| column.is::<T>())
         }
         let text = |name| {
@@ -75,7 +75,7 @@ impl Snapshot {
 
 /// A session with gaps in its snapshot, and the values that its own document has for them.
 struct Session {
-    place: Place,
+    tuple_id: TupleId,
     key: String,
     address: Address,
     asn: Gap<i64>,
@@ -184,11 +184,11 @@ pub fn read(
     let mut sessions = Vec::new();
     readable.rows_of_pages(view, stretch.pages.clone(), |row| {
         let is_enough = rows >= most || sessions.len() >= MOST_ADDRESSES;
-        if row.place().page() != page && is_enough {
-            (is_cut, page) = (true, row.place().page());
+        if row.tuple_id().page() != page && is_enough {
+            (is_cut, page) = (true, row.tuple_id().page());
             return ControlFlow::Break(());
         }
-        page = row.place().page();
+        page = row.tuple_id().page();
         rows += 1;
         sessions.extend(session(row, &layout, &columns));
         ControlFlow::Continue(())
@@ -219,7 +219,7 @@ fn session(row: &Row, layout: &Layout, columns: &Snapshot) -> Option<Session> {
         enrichment::leading_type(&types).map(str::to_owned)
     };
     Some(Session {
-        place: row.place(),
+        tuple_id: row.tuple_id(),
         key: layout.key(row),
         address,
         asn: Gap::of(is_null[0], asn),
@@ -253,7 +253,7 @@ pub fn write(
     addresses.dedup();
     let known =
         mmdb::with(LoadPolicy::None, |databases| backfill_sessions::known(home, databases, &addresses));
-    let mut fillings: Vec<(&Session, Filling)> = Vec::new();
+    let mut fillings: Vec<(&Session, SnapshotValues)> = Vec::new();
     let mut left = Vec::new();
     let may_be_filled = completions::may_be_filled();
     for session in &waiting.sessions {
@@ -278,16 +278,18 @@ pub fn write(
     left.sort_unstable();
     left.dedup();
     let left = left.into_iter().filter(|(address, _)| bogon::reason(*address).is_none());
-    let left = left.map(|(address, gaps)| Incomplete { address, table: table.oid, gaps, is_asked: false });
-    if completions::append(home, left, true) == Appended::Rows {
+    let left =
+        left.map(|(address, gaps)| IncompleteSessionRow { address, table: table.oid, gaps, is_asked: false });
+    if completions::append(home, left, true) == AppendResult::Rows {
         registry::work_was_queued();
     }
 }
 
 impl Session {
     /// Returns the gaps that a filling leaves.
-    fn gaps_left(&self, filling: Option<&Filling>) -> Gaps {
-        let keeps = |is_gap: bool, is_filled: fn(&Filling) -> bool| is_gap && !filling.is_some_and(is_filled);
+    fn gaps_left(&self, filling: Option<&SnapshotValues>) -> Gaps {
+        let keeps =
+            |is_gap: bool, is_filled: fn(&SnapshotValues) -> bool| is_gap && !filling.is_some_and(is_filled);
         Gaps {
             network: keeps(self.asn.is_some(), |filling| filling.asn.is_some()),
             country: keeps(self.country.is_some(), |filling| filling.country.is_some()),
@@ -302,13 +304,13 @@ fn filling<'a>(
     session: &'a Session,
     known: &'a HashMap<Address, InventoryValues>,
     [country, ip_type]: [Length; 2],
-) -> Option<Filling<'a>> {
+) -> Option<SnapshotValues<'a>> {
     let known = known.get(&session.address);
     let fitting = |text: Option<&'a String>, length: Length| {
         text.map(String::as_str).filter(|text| length.takes(text.chars().count()))
     };
-    let filling = Filling {
-        place: session.place,
+    let filling = SnapshotValues {
+        tuple_id: session.tuple_id,
         address: session.address,
         asn: session.asn.filling(known.and_then(|known| known.asn.as_ref())).copied(),
         country: fitting(session.country.filling(known.and_then(|known| known.country.as_ref())), country),
@@ -339,13 +341,13 @@ impl Writer<'_> {
     /// Writes sessions. If a statement fails, its sessions are split in halves and retried, down to single
     /// sessions. So a session that violates a constraint of the table does not prevent the others from being
     /// filled.
-    fn write(&mut self, sessions: &[(&Session, Filling)]) {
+    fn write(&mut self, sessions: &[(&Session, SnapshotValues)]) {
         if self.completed.refused >= MOST_REFUSED {
             return;
         }
         let written = contained(|| {
             memory::scratch(|| {
-                let fillings: Vec<Filling> = sessions.iter().map(|(_, filling)| *filling).collect();
+                let fillings: Vec<SnapshotValues> = sessions.iter().map(|(_, filling)| *filling).collect();
                 complete_sessions::fill(self.connection, &self.locked, &fillings)
             })
         });
@@ -390,7 +392,7 @@ impl Writer<'_> {
 
     fn refuse(&mut self, session: &Session, why: &str) {
         self.completed.refused += 1;
-        self.rejected.about([Rejected {
+        self.rejected.about([RejectedRow {
             relation: self.table.shown(),
             row_key: session.key.clone(),
             reason: format!("its snapshot could not be filled: {why}"),

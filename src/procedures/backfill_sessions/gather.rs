@@ -15,7 +15,7 @@ use crate::pg::clock;
 use crate::pg::column::Column;
 use crate::pg::jsonb::Container;
 use crate::pg::relation::Row;
-use crate::pg::scan::{self, AddressValue, Readable};
+use crate::pg::scan::{self, AddressValue, ReadableTable};
 use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;
 use crate::pg::value::{Jsonb, Timestamptz};
@@ -23,7 +23,7 @@ use crate::procedures::session_tables::RejectedRows;
 use crate::store::backfill_sessions::{
     Addresses, CYMRU, MAXMIND, NamedNetworks, Quote, SessionEvidence, Table, shown_key,
 };
-use crate::store::calls::Rejected;
+use crate::store::calls::RejectedRow;
 use crate::store::{Home, session_options};
 
 /// Largest number of addresses that are written together. An INSERT of the first session of one of them may
@@ -46,7 +46,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub fn of(readable: &Readable, table: &Table) -> Option<Layout> {
+    pub fn of(readable: &ReadableTable, table: &Table) -> Option<Layout> {
         let named = |name: &Option<_>| name.as_deref().and_then(|name| readable.column(name));
         Some(Layout {
             ip: readable.address_column(&table.ip_column)?,
@@ -128,11 +128,11 @@ pub fn read(
         let is_enough = collector.addresses.len() >= most
             || rows >= most.saturating_mul(ROWS_FOR_EACH)
             || collector.bytes >= MOST_BYTES;
-        if row.place().page() != page && is_enough {
-            (is_cut, page) = (true, row.place().page());
+        if row.tuple_id().page() != page && is_enough {
+            (is_cut, page) = (true, row.tuple_id().page());
             return ControlFlow::Break(());
         }
-        page = row.place().page();
+        page = row.tuple_id().page();
         rows += 1;
         collector.row(row, rejected);
         ControlFlow::Continue(())
@@ -214,7 +214,7 @@ impl Collector {
         reading.faults
     }
 
-    fn rejected(&self, row: &Row, reason: String, content: Option<String>) -> Rejected {
-        Rejected { relation: self.relation.clone(), row_key: self.layout.key(row), reason, content }
+    fn rejected(&self, row: &Row, reason: String, content: Option<String>) -> RejectedRow {
+        RejectedRow { relation: self.relation.clone(), row_key: self.layout.key(row), reason, content }
     }
 }

@@ -22,7 +22,7 @@ use crate::mmdb::{self, LoadPolicy};
 use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Value};
 use crate::pg::role::acting_as;
-use crate::pg::scan::Readable;
+use crate::pg::scan::ReadableTable;
 use crate::pg::value::{Jsonb, Typed};
 use crate::pg::{self, Oid, snapshot};
 use crate::store::Home;
@@ -85,7 +85,7 @@ struct Checkpoint {
 
 impl Checkpoint {
     fn of(run: &Run) -> Option<Checkpoint> {
-        let document = jsonb::of_kept(run.resume_at()?);
+        let document = jsonb::container(run.resume_at()?);
         let number = |key| match document.get(key)? {
             Value::Number(number) => number.text().parse().ok(),
             _ => None,
@@ -99,8 +99,9 @@ impl Checkpoint {
     /// Returns true if the data that the first pass read still exists. A table that was emptied and filled
     /// again must be read again.
     fn stands(&self, tables: &[Table]) -> bool {
-        let is_file =
-            |table: &Table| Readable::open(table.oid).is_some_and(|readable| readable.file() == self.file);
+        let is_file = |table: &Table| {
+            ReadableTable::open(table.oid).is_some_and(|readable| readable.file() == self.file)
+        };
         self.pass == Pass::Addresses
             || tables.iter().any(|table| table.oid.to_u32() == self.table && is_file(table))
     }
@@ -124,8 +125,8 @@ struct PageRange<'a> {
 
 impl PageRange<'_> {
     /// Opens the table. Returns `None` if it was dropped or rewritten: the page numbers are then invalid.
-    fn open(&self) -> Option<Readable> {
-        Readable::open(self.table.oid).filter(|readable| readable.file() == self.file)
+    fn open(&self) -> Option<ReadableTable> {
+        ReadableTable::open(self.table.oid).filter(|readable| readable.file() == self.file)
     }
 
     fn checkpoint(&self, pass: Pass, page: u32) -> Checkpoint {
@@ -333,7 +334,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
 
 /// Returns the pages of a table that are to be read, and the estimated number of rows in them.
 fn stretch<'t>(table: &'t Table, checkpoint: Option<Checkpoint>) -> Option<(PageRange<'t>, i64)> {
-    let readable = Readable::open(table.oid)?;
+    let readable = ReadableTable::open(table.oid)?;
     let (file, pages) = (readable.file(), readable.pages());
     let from = match checkpoint {
         // Tables are read in the order of their OIDs.

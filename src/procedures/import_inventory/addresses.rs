@@ -12,19 +12,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use cowrie_enrich_engine::address::{self, Address, AddressError};
 use cowrie_enrich_engine::{bogon, legacy, timestamp};
 
-use super::{Batch, ImportCounts, Listed, document, shortened};
+use super::{Batch, ImportCounts, RowReport, document, shortened};
 use crate::document::enrichment;
 use crate::document::legacy as documents;
 use crate::pg::clock;
 use crate::pg::jsonb::{self, Container, Value};
 use crate::pg::value::{Jsonb, Typed};
-use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
+use crate::store::import_inventory::source::{Row, WantedColumn, text, time, wanted};
 use crate::store::import_inventory::{
     Decision, ImportedAddress, StoredAddress, create_addresses, existing, merge_addresses,
 };
 use crate::store::networks::{self, NetworkFacts, Networks};
 
-pub const COLUMNS: &[Wanted] = wanted(&[
+pub const COLUMNS: &[WantedColumn] = wanted(&[
     text(&["current_asn"]),
     time(&["asn_last_verified"]),
     time(&["first_seen"]),
@@ -60,7 +60,7 @@ struct ImportedRow<'a> {
     said: BTreeMap<String, Option<i64>>,
 }
 
-pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
+pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     // If several rows have the same address, each is written in a separate round.
     let mut rounds: Vec<BTreeMap<Address, ImportedRow>> = Vec::new();
     let mut networks = Networks::new();
@@ -69,16 +69,16 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
         let address = match address::parse_bytes(row.key.as_deref().unwrap_or_default()) {
             Ok(Some(address)) => address,
             Ok(None) => {
-                listed.reject(row, COLUMNS, "ip_address is empty");
+                report.reject(row, COLUMNS, "ip_address is empty");
                 continue;
             }
             Err(AddressError::TooLong { .. } | AddressError::NotAnAddress) => {
-                listed.reject(row, COLUMNS, "ip_address is not the address of one host");
+                report.reject(row, COLUMNS, "ip_address is not the address of one host");
                 continue;
             }
         };
         let (imported, faults) = read(row, address, is_repeated, &mut networks, &mut sources);
-        listed.faults(row, faults);
+        report.faults(row, faults);
         match rounds.iter_mut().find(|round| !round.contains_key(&address)) {
             Some(round) => {
                 round.insert(address, imported);
@@ -90,7 +90,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     let source = |asn| sources.get(&asn).copied().unwrap_or(IMPORT);
     networks::create_said(batch.connection, &networks, source);
     for round in &rounds {
-        write(batch, round, listed, counts);
+        write(batch, round, report, counts);
     }
 }
 
@@ -207,7 +207,7 @@ fn states(
 fn write(
     batch: &Batch,
     round: &BTreeMap<Address, ImportedRow>,
-    listed: &mut Listed,
+    report: &mut RowReport,
     counts: &mut ImportCounts,
 ) {
     let all: Vec<&ImportedAddress> = round.values().map(|imported| &imported.known).collect();
@@ -219,7 +219,7 @@ fn write(
     let decided = existing(batch.connection, others, |stored| {
         let decided = stored.into_iter().filter_map(|stored| {
             let imported = round.get(&stored.address)?;
-            Some((&imported.known, decide(imported, &stored, listed, counts)))
+            Some((&imported.known, decide(imported, &stored, report, counts)))
         });
         decided.collect::<Vec<_>>()
     });
@@ -230,7 +230,7 @@ fn write(
 fn decide(
     imported: &ImportedRow,
     stored: &StoredAddress,
-    listed: &mut Listed,
+    report: &mut RowReport,
     counts: &mut ImportCounts,
 ) -> Decision {
     let meta = stored.document.and_then(|document| document.object(META));
@@ -240,7 +240,7 @@ fn decide(
         .filter(|(key, at)| stands(stored, key, **at))
         .map(|(key, _)| key.as_str())
         .collect();
-    let is_our_row = keeps_our_row(imported, meta, listed, counts);
+    let is_our_row = keeps_our_row(imported, meta, report, counts);
     let own_states = imported.known.document.container().and_then(|document| document.object(META));
     let own_states = own_states.map(Container::keys).unwrap_or_default();
     let is_there = |key: &str| meta.is_some_and(|meta| meta.get(key).is_some());
@@ -280,7 +280,7 @@ fn stands(stored: &StoredAddress, key: &str, their_time: Option<i64>) -> bool {
 fn keeps_our_row(
     imported: &ImportedRow,
     meta: Option<Container<'_>>,
-    listed: &mut Listed,
+    report: &mut RowReport,
     counts: &mut ImportCounts,
 ) -> bool {
     let Some(first) = meta.and_then(|meta| meta.object(IMPORT)).and_then(|import| import.text("row")) else {
@@ -299,9 +299,9 @@ fn keeps_our_row(
     };
     if is_ours(&imported.spelling) && !is_ours(first) {
         // The other row was counted when it was read.
-        listed.merge(first.to_owned(), &reason, None);
+        report.merge(first.to_owned(), &reason, None);
         return false;
     }
-    listed.merge(imported.row.shown_key(), &reason, Some(imported.row.shown(COLUMNS)));
+    report.merge(imported.row.shown_key(), &reason, Some(imported.row.shown(COLUMNS)));
     true
 }

@@ -2,11 +2,11 @@
 
 use cowrie_enrich_engine::{address, legacy};
 
-use super::{Batch, ImportCounts, Listed};
-use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
+use super::{Batch, ImportCounts, RowReport};
+use crate::store::import_inventory::source::{Row, WantedColumn, text, time, wanted};
 use crate::store::import_inventory::{Observation, write_history};
 
-pub const COLUMNS: &[Wanted] = wanted(&[
+pub const COLUMNS: &[WantedColumn] = wanted(&[
     text(&["asn_number"]),
     time(&["observed_at"]),
     text(&["verification_source"]),
@@ -16,7 +16,7 @@ const ASN: usize = 0;
 const OBSERVED_AT: usize = 1;
 const SOURCE: usize = 2;
 
-pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
+pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     let mut observations = Vec::new();
     let mut rows: Vec<&Row> = Vec::new();
     for row in batch.rows {
@@ -26,10 +26,10 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
                 rows.push(row);
             }
             Err(reason) => {
-                let rejected = listed.rows.len();
-                listed.reject(row, COLUMNS, reason);
+                let rejected = report.rows.len();
+                report.reject(row, COLUMNS, reason);
                 // An address has several rows, so its key alone does not identify one.
-                listed.rows[rejected].row_key = key(row);
+                report.rows[rejected].row_key = key(row);
             }
         }
     }
@@ -39,7 +39,7 @@ pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
     for (number, source) in others {
         if let Some(row) = rows.get(number) {
             let reason = format!("the same observation exists from source {source}");
-            listed.merge(key(row), &reason, Some(row.shown(COLUMNS)));
+            report.merge(key(row), &reason, Some(row.shown(COLUMNS)));
         }
     }
 }

@@ -15,14 +15,14 @@ use super::{Options, Procedure, Run, run};
 use crate::error;
 use crate::pg::call::Call;
 use crate::pg::jsonb::{self, Container, Value};
-use crate::pg::kept::Kept;
 use crate::pg::role::{self, acting_as};
 use crate::pg::spi::Connection;
 use crate::pg::value::{Jsonb, Typed};
+use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{self, Oid, catalog, snapshot};
-use crate::store::calls::{self, Rejected};
+use crate::store::calls::{self, RejectedRow};
 use crate::store::import_inventory::sessions as session_tables;
-use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, Wanted};
+use crate::store::import_inventory::source::{self, Position, Reader, Row, Table, WantedColumn};
 use crate::store::{Home, fold};
 
 /// The tables, with their names in the Python system.
@@ -50,7 +50,7 @@ pub fn take_over(call: &Call) {
         Options { procedure: Procedure::ImportInventory, relation, progress: true, needs_commits: true };
     run(call, &options, |run| {
         say_what_is_missing(&tables, &shown);
-        let resume = run.resume_at().map(|kept| Resume::read(kept, &shown)).unwrap_or_default();
+        let resume = run.resume_at().map(|kept| ResumePosition::read(kept, &shown)).unwrap_or_default();
         let mut import = Import { run, schema: shown, counts: resume.counts, resume: resume.position };
         // History comes before addresses, because an address without history gets a first row of history.
         for (phase, name) in TABLES.iter().enumerate() {
@@ -169,24 +169,24 @@ impl ImportCounts {
 
 /// The position of a killed call, if it imported from the same schema.
 #[derive(Default)]
-struct Resume {
+struct ResumePosition {
     counts: ImportCounts,
-    position: Option<Place>,
+    position: Option<TablePosition>,
 }
 
 /// The index of a table, and a position in it. `None` is the position after its last row.
-type Place = (usize, Option<Position>);
+type TablePosition = (usize, Option<Position>);
 
-impl Resume {
-    fn read(kept: &Kept, schema: &str) -> Resume {
-        let document = jsonb::of_kept(kept);
+impl ResumePosition {
+    fn read(kept: &OwnedVarlena, schema: &str) -> ResumePosition {
+        let document = jsonb::container(kept);
         let phase = TABLES.iter().position(|name| document.text("table") == Some(name));
         match (phase, document.object("tally")) {
             (Some(phase), Some(counts)) if document.text("schema") == Some(schema) => {
                 let position = document.object("position").map(Position::read);
-                Resume { counts: ImportCounts::read(counts), position: Some((phase, position)) }
+                ResumePosition { counts: ImportCounts::read(counts), position: Some((phase, position)) }
             }
-            _ => Resume::default(),
+            _ => ResumePosition::default(),
         }
     }
 }
@@ -197,7 +197,7 @@ struct Import<'run, 'call> {
     schema: String,
     counts: ImportCounts,
     /// The position at which to resume; unset after the import has resumed there.
-    resume: Option<Place>,
+    resume: Option<TablePosition>,
 }
 
 impl Import<'_, '_> {
@@ -233,7 +233,7 @@ impl Import<'_, '_> {
         let home = run.home;
         let mut next = None;
         run.batch_resumable(|_| {
-            let mut listed = Listed::of(&format!("{schema}.{}", table.name));
+            let mut report = RowReport::of(&format!("{schema}.{}", table.name));
             // Uses a separate connection, so that its memory is freed. Needs a snapshot, because long values
             // are fetched after the statement that found them.
             let work = |connection: &Connection| {
@@ -241,19 +241,19 @@ impl Import<'_, '_> {
                 let (rows, then) = reader.next(connection, position);
                 let batch = Batch { connection, table, last_key: position.key.as_deref(), rows: &rows };
                 match table.name.as_str() {
-                    NETWORKS => networks::take(&batch, &mut listed, counts),
-                    HISTORY => history::take(&batch, &mut listed, counts),
-                    ADDRESSES => addresses::take(&batch, &mut listed, counts),
-                    _ => sessions::take(&batch, &mut listed, counts),
+                    NETWORKS => networks::take(&batch, &mut report, counts),
+                    HISTORY => history::take(&batch, &mut report, counts),
+                    ADDRESSES => addresses::take(&batch, &mut report, counts),
+                    _ => sessions::take(&batch, &mut report, counts),
                 }
-                calls::reject(connection, Procedure::ImportInventory.name(), &listed.rows);
+                calls::reject(connection, Procedure::ImportInventory.name(), &report.rows);
                 next = then;
                 rows.len() as i64
             };
             let read = snapshot::with_fresh(|| Connection::with(home.schema, work));
-            counts.rejected += listed.rejected;
-            counts.merged += listed.merged;
-            counts.partly_used += listed.partly_used;
+            counts.rejected += report.rejected;
+            counts.merged += report.merged;
+            counts.partly_used += report.partly_used;
             // Stores the position after the last row too. Otherwise replaced documents would be counted as
             // replaced again.
             (read, Some(written_down(schema, phase, counts, next.as_ref())))
@@ -265,7 +265,7 @@ impl Import<'_, '_> {
     fn fold(&mut self) {
         let home = self.run.home;
         self.run.begin("counting", 0);
-        let mut pass = fold::Pass::default();
+        let mut pass = fold::FoldPass::default();
         let mut more = true;
         while more {
             self.run.batch(|connection| {
@@ -319,22 +319,22 @@ impl Batch<'_> {
 }
 
 /// Rows to list in `rejected_row`.
-struct Listed {
+struct RowReport {
     relation: String,
-    rows: Vec<Rejected>,
+    rows: Vec<RejectedRow>,
     rejected: i64,
     merged: i64,
     partly_used: i64,
 }
 
-impl Listed {
-    fn of(relation: &str) -> Listed {
+impl RowReport {
+    fn of(relation: &str) -> RowReport {
         let relation = relation.to_owned();
-        Listed { relation, rows: Vec::new(), rejected: 0, merged: 0, partly_used: 0 }
+        RowReport { relation, rows: Vec::new(), rejected: 0, merged: 0, partly_used: 0 }
     }
 
     /// Lists a row that cannot be used.
-    fn reject(&mut self, row: &Row, wanted: &[Wanted], reason: &str) {
+    fn reject(&mut self, row: &Row, wanted: &[WantedColumn], reason: &str) {
         self.rejected += 1;
         self.add(row.shown_key(), reason, Some(row.shown(wanted)));
     }
@@ -355,7 +355,7 @@ impl Listed {
 
     fn add(&mut self, row_key: String, reason: &str, content: Option<String>) {
         let (relation, reason) = (self.relation.clone(), reason.to_owned());
-        self.rows.push(Rejected { relation, row_key, reason, content });
+        self.rows.push(RejectedRow { relation, row_key, reason, content });
     }
 }
 

@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 
 use cowrie_enrich_engine::legacy;
 
-use super::{Batch, ImportCounts, Listed, document, shortened};
+use super::{Batch, ImportCounts, RowReport, document, shortened};
 use crate::document::enrichment::country_text;
 use crate::document::legacy as documents;
 use crate::pg::jsonb;
 use crate::pg::value::{Jsonb, Typed};
-use crate::store::import_inventory::source::{Row, Wanted, text, time, wanted};
+use crate::store::import_inventory::source::{Row, WantedColumn, text, time, wanted};
 use crate::store::import_inventory::{ImportedNetwork, write_networks};
 
-pub const COLUMNS: &[Wanted] = wanted(&[
+pub const COLUMNS: &[WantedColumn] = wanted(&[
     text(&["organization_name"]),
     text(&["organization_country"]),
     text(&["rir_registry", "registry"]),
@@ -44,23 +44,23 @@ const CREATED: usize = 10;
 /// Ranks below all other sources: see `source_rank`.
 const SOURCE: &str = "import";
 
-pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
+pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     // If several rows have the same ASN, each is written in a separate round.
     let mut rounds: Vec<BTreeMap<i64, ImportedNetwork>> = Vec::new();
     for (row, is_repeated) in batch.repeated() {
         let number = row.key.as_deref().map(String::from_utf8_lossy);
         let Some(asn) = number.as_deref().and_then(legacy::asn).map(i64::from) else {
-            listed.reject(row, COLUMNS, "asn_number is not an ASN");
+            report.reject(row, COLUMNS, "asn_number is not an ASN");
             continue;
         };
         let round = rounds.iter().position(|round| !round.contains_key(&asn));
         if is_repeated || round != Some(0) && !rounds.is_empty() {
-            listed.merge(row.shown_key(), &format!("the same network as AS{asn}"), Some(row.shown(COLUMNS)));
+            report.merge(row.shown_key(), &format!("the same network as AS{asn}"), Some(row.shown(COLUMNS)));
         } else {
             counts.networks += 1;
         }
         let (network, faults) = read(row, asn);
-        listed.faults(row, faults);
+        report.faults(row, faults);
         match round {
             Some(round) => rounds[round].insert(asn, network),
             None => {

@@ -7,7 +7,7 @@
 use cowrie_enrich_engine::{address, legacy};
 
 use super::document::{self, ParsedDocument};
-use super::{Batch, ImportCounts, Listed, Run, shortened};
+use super::{Batch, ImportCounts, RowReport, Run, shortened};
 use crate::pg::role::acting_as;
 use crate::pg::spi::Connection;
 use crate::pg::text::from_server;
@@ -15,39 +15,39 @@ use crate::pg::{self, catalog};
 use crate::procedures::ATTACH_AGAIN;
 use crate::store::backfill_sessions;
 use crate::store::import_inventory::sessions as tables;
-use crate::store::import_inventory::source::{Row, Table, Wanted, text, wanted};
+use crate::store::import_inventory::source::{Row, Table, WantedColumn, text, wanted};
 
-const WITH_DOCUMENT: &[Wanted] = wanted(&[
+const WITH_DOCUMENT: &[WantedColumn] = wanted(&[
     text(&[tables::ADDRESS]),
     text(&["snapshot_asn"]),
     text(&["snapshot_country"]),
     text(&["enrichment"]),
 ]);
 /// Large documents that need no change are not read.
-const WITHOUT_DOCUMENT: &[Wanted] = WITH_DOCUMENT.split_at(3).0;
+const WITHOUT_DOCUMENT: &[WantedColumn] = WITH_DOCUMENT.split_at(3).0;
 const ADDRESS: usize = 0;
 const ASN: usize = 1;
 const COUNTRY: usize = 2;
 const DOCUMENT: usize = 3;
 
 /// Returns the columns to read from the sessions.
-pub fn columns(table: &Table) -> &'static [Wanted] {
+pub fn columns(table: &Table) -> &'static [WantedColumn] {
     let becomes_jsonb = tables::changes(table).iter().any(|change| change.column == "enrichment");
     if becomes_jsonb { WITH_DOCUMENT } else { WITHOUT_DOCUMENT }
 }
 
-pub fn take(batch: &Batch, listed: &mut Listed, counts: &mut ImportCounts) {
+pub fn take(batch: &Batch, report: &mut RowReport, counts: &mut ImportCounts) {
     let mut documents = Vec::new();
     for row in batch.rows {
         let faults = faults(row, &mut documents);
         if let Err(address::AddressError::NotAnAddress | address::AddressError::TooLong { .. }) =
             address::parse_bytes(row.bytes(ADDRESS).unwrap_or_default())
         {
-            listed.reject(row, WITH_DOCUMENT, "source_ip is not an address: the session is not counted");
+            report.reject(row, WITH_DOCUMENT, "source_ip is not an address: the session is not counted");
         } else {
             counts.sessions += 1;
         }
-        listed.faults(row, faults);
+        report.faults(row, faults);
     }
     tables::replace_documents(batch.connection, batch.table, &documents);
 }

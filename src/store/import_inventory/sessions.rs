@@ -159,7 +159,7 @@ pub fn replace_documents(connection: &Connection, table: &Table, documents: &[(&
     let parts: [(&str, &[u8]); 1] = [("@type@", type_name)];
     let statement = REPLACE_DOCUMENTS.with_parts(&parts);
     let arguments = (
-        array(documents.iter().map(|(row, _)| row.place)),
+        array(documents.iter().map(|(row, _)| row.tuple_id)),
         array(documents.iter().map(|(row, _)| row.part)),
         array(documents.iter().map(|(_, text)| text)),
     );

@@ -10,7 +10,7 @@
 
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
-use crate::pg::relation::Place;
+use crate::pg::relation::TupleId;
 use crate::pg::role::with_settings;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::user_table::{FrozenTable, Lock, TableStatement, UserTable};
@@ -49,7 +49,7 @@ pub struct Column {
 }
 
 /// A column to read.
-pub struct Wanted {
+pub struct WantedColumn {
     /// The names of the column. If a table has several of them, the first that is not null is used.
     pub names: &'static [&'static str],
     pub kind: Kind,
@@ -68,7 +68,7 @@ pub enum Kind {
 const TEXTS: usize = 7;
 const TIMES: usize = 5;
 
-/// Key, part, place, texts and times.
+/// Key, part, tuple id, texts and times.
 #[rustfmt::skip]
 type RowColumns = (
     Bytes, value::Oid, Tid,
@@ -80,7 +80,7 @@ const READ: TableStatement<'static, (Text, value::Oid, Tid), RowColumns> =
     TableStatement::new("import_read", include_str!("../../../sql/queries/import/import_read.sql"));
 
 /// Fails to compile if `columns` has more columns than the statement returns.
-pub const fn wanted(columns: &'static [Wanted]) -> &'static [Wanted] {
+pub const fn wanted(columns: &'static [WantedColumn]) -> &'static [WantedColumn] {
     let (mut n, mut texts, mut times) = (0, 0, 0);
     while n < columns.len() {
         match columns[n].kind {
@@ -93,12 +93,12 @@ pub const fn wanted(columns: &'static [Wanted]) -> &'static [Wanted] {
     columns
 }
 
-pub const fn text(names: &'static [&'static str]) -> Wanted {
-    Wanted { names, kind: Kind::Text }
+pub const fn text(names: &'static [&'static str]) -> WantedColumn {
+    WantedColumn { names, kind: Kind::Text }
 }
 
-pub const fn time(names: &'static [&'static str]) -> Wanted {
-    Wanted { names, kind: Kind::Time }
+pub const fn time(names: &'static [&'static str]) -> WantedColumn {
+    WantedColumn { names, kind: Kind::Time }
 }
 
 /// Returns the tables with these names in a schema.
@@ -212,17 +212,17 @@ pub struct Position {
     /// The last key, in the server's encoding.
     pub key: Option<Vec<u8>>,
     part: Oid,
-    place: Place,
+    tuple_id: TupleId,
 }
 
 impl Position {
     pub fn beginning() -> Position {
-        Position { is_in_nulls: true, key: None, part: Oid::INVALID, place: Place::beginning_of(0) }
+        Position { is_in_nulls: true, key: None, part: Oid::INVALID, tuple_id: TupleId::beginning_of(0) }
     }
 
     /// Writes the position into a document. [`Position::read`] reads it.
     pub fn write(&self, object: &mut jsonb::Object) {
-        let (page, row) = self.place.numbers();
+        let (page, row) = self.tuple_id.numbers();
         object.boolean("nulls", self.is_in_nulls);
         object.number("part", i64::from(self.part.to_u32()));
         object.number("page", i64::from(page));
@@ -244,10 +244,10 @@ impl Position {
         let bytes = key.as_deref().map(|key| text::to_server(key).into_owned());
         // The conversion must be reversible. Otherwise reading cannot resume at this key.
         let is_told = bytes.as_deref().is_none_or(|bytes| Some(text::from_server(bytes)) == key);
-        let place = || Some(Place::at(number("page")?, u16::try_from(number("row")?).ok()?));
-        match (number("part"), place()) {
-            (Some(part), Some(place)) if is_told => {
-                Position { is_in_nulls, key: bytes, part: Oid::from(part), place }
+        let tuple_id = || Some(TupleId::at(number("page")?, u16::try_from(number("row")?).ok()?));
+        match (number("part"), tuple_id()) {
+            (Some(part), Some(tuple_id)) if is_told => {
+                Position { is_in_nulls, key: bytes, part: Oid::from(part), tuple_id }
             }
             _ => Position::beginning(),
         }
@@ -258,7 +258,7 @@ impl Position {
 pub struct Row {
     /// The key, in the server's encoding.
     pub key: Option<Vec<u8>>,
-    pub place: Place,
+    pub tuple_id: TupleId,
     pub part: Oid,
     values: Vec<Cell>,
 }
@@ -300,7 +300,7 @@ impl Row {
     /// Returns a text that identifies the row in lists: its key, and its tuple id if the key is not enough to
     /// find it.
     pub fn shown_key(&self) -> String {
-        let (page, row) = self.place.numbers();
+        let (page, row) = self.tuple_id.numbers();
         match &self.key {
             Some(key) if key.len() <= 100 && !key.trim_ascii().is_empty() => {
                 text::from_server(key).into_owned()
@@ -314,7 +314,7 @@ impl Row {
     }
 
     /// Returns all values that were read of the row.
-    pub fn shown(&self, wanted: &[Wanted]) -> String {
+    pub fn shown(&self, wanted: &[WantedColumn]) -> String {
         let shown = wanted.iter().zip(&self.values).filter_map(|(wanted, value)| {
             let value = match value {
                 Cell::Text(text) => text::from_server(text.as_deref()?).into_owned(),
@@ -333,12 +333,12 @@ impl Row {
 pub struct Reader<'a> {
     pub table: &'a Table,
     key: &'a Column,
-    wanted: &'static [Wanted],
+    wanted: &'static [WantedColumn],
 }
 
 impl<'a> Reader<'a> {
     /// Raises an error if the key cannot be read.
-    pub fn new(table: &'a Table, key: &str, wanted: &'static [Wanted]) -> Reader<'a> {
+    pub fn new(table: &'a Table, key: &str, wanted: &'static [WantedColumn]) -> Reader<'a> {
         match table.column(key).filter(|column| column.builtin_type.is_some()) {
             Some(key) => Reader { table, key, wanted },
             None => error::no_such_column(&table.name, key),
@@ -366,7 +366,7 @@ impl<'a> Reader<'a> {
                 is_in_nulls: position.is_in_nulls,
                 key: last.key.clone(),
                 part: last.part,
-                place: last.place,
+                tuple_id: last.tuple_id,
             }),
             _ if position.is_in_nulls => Some(Position { is_in_nulls: false, ..Position::beginning() }),
             _ => None,
@@ -379,7 +379,7 @@ impl<'a> Reader<'a> {
         let parts: Vec<(&'static str, &[u8])> =
             parts.iter().map(|(name, part)| (*name, part.as_bytes())).collect();
         let statement = READ.with_parts(&parts);
-        let arguments = (position.key.as_deref().unwrap_or_default(), position.part, position.place);
+        let arguments = (position.key.as_deref().unwrap_or_default(), position.part, position.tuple_id);
         let table = self.table.lock(Lock::Read);
         as_owner(&table, || {
             connection.run_on(&table, &statement, arguments, |rows| {
@@ -390,13 +390,13 @@ impl<'a> Reader<'a> {
 
     #[rustfmt::skip]
     fn row(&self, columns: <RowColumns as Columns>::Row<'_>) -> Option<Row> {
-        let (key, part, place, a, b, c, d, e, f, g, v, w, x, y, z) = columns;
+        let (key, part, tuple_id, a, b, c, d, e, f, g, v, w, x, y, z) = columns;
         let (mut texts, mut times) = ([a, b, c, d, e, f, g].into_iter(), [v, w, x, y, z].into_iter());
-        let value = |wanted: &Wanted| match wanted.kind {
+        let value = |wanted: &WantedColumn| match wanted.kind {
             Kind::Text => Cell::Text(texts.next().flatten()),
             Kind::Time => Cell::Time(times.next().flatten()),
         };
-        Some(Row { key, part: part?, place: place?, values: self.wanted.iter().map(value).collect() })
+        Some(Row { key, part: part?, tuple_id: tuple_id?, values: self.wanted.iter().map(value).collect() })
     }
 
     /// Returns the replacements of the placeholders.
@@ -444,7 +444,7 @@ impl<'a> Reader<'a> {
         expressions.chain(std::iter::repeat_with(|| missing.to_owned())).take(number)
     }
 
-    fn expression(&self, wanted: &Wanted) -> Option<String> {
+    fn expression(&self, wanted: &WantedColumn) -> Option<String> {
         let columns = wanted.names.iter().filter_map(|name| self.table.column(name));
         let expressions: Vec<String> = columns.filter_map(|column| expression(column, wanted.kind)).collect();
         match expressions.as_slice() {

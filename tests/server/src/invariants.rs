@@ -198,7 +198,7 @@ pub fn assert_shared_memory_is_sane(session: &mut Session) {
     processes.sort();
     let number = processes.len();
     processes.dedup();
-    assert_eq!(processes.len(), number, "somebody has two seats: {processes:?}");
+    assert_eq!(processes.len(), number, "a process has two slots: {processes:?}");
     assert!(processes.contains(&"launcher ".to_owned()), "{processes:?}");
     assert_eq!(
         session.rows("SELECT provider, in_flight, state FROM enrich.provider_status() WHERE in_flight <> 0 OR state <> 'closed'"),

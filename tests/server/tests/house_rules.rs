@@ -96,7 +96,7 @@ fn values_that_are_dropped_with_an_effect_are_made_only_where_they_are_used() {
         .filter_map(|line| line.split_once(" Drop for ").map(|(_, name)| name))
         .filter_map(|name| name.split(|c: char| !c.is_alphanumeric()).next())
         .collect();
-    assert!(types.len() > 10 && types.contains("Held"), "{types:?}");
+    assert!(types.len() > 10 && types.contains("HeldLock"), "{types:?}");
     let mut eager = Vec::new();
     for line in files.iter().flat_map(|text| text.lines()) {
         for method in ["then_some(", "unwrap_or(", "map_or(", "or(Some(", "ok_or(", "insert(Some("] {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use cowrie_enrich_engine::{backoff, random};
 
 use super::{PROGRAM, is_wanted, otlp};
-use crate::pg::background::{self, Presence, Process};
+use crate::pg::background::{self, Process, ProcessState};
 use crate::pg::clock;
 use crate::shared_state;
 use crate::telemetry;
-use crate::worker::registry::Ending;
+use crate::worker::registry::ExitReason;
 
 /// Pause before a crashed exporter is started again, doubling.
 const RESTART_BASE: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Supervisor {
         }
         let now = clock::now();
         if now >= self.backoff_until {
-            worker_slot.ending.store(Ending::Crashed as u32, Ordering::Release);
+            worker_slot.ending.store(ExitReason::Crashed as u32, Ordering::Release);
             worker_slot.started_at.store(now, Ordering::Relaxed);
             worker_slot.since.store(now, Ordering::Relaxed);
             self.started_at = now;
@@ -70,12 +70,12 @@ impl Supervisor {
     }
 
     fn collect_ended(&mut self) {
-        let Some(process) = self.process.take_if(|process| process.presence() == Presence::Gone) else {
+        let Some(process) = self.process.take_if(|process| process.state() == ProcessState::Gone) else {
             return;
         };
         process.forget();
         let now = clock::now();
-        if Ending::of(&shared_state::block().exporter) == Ending::Left {
+        if ExitReason::of(&shared_state::block().exporter) == ExitReason::Left {
             (self.crashes, self.backoff_until) = (0, 0);
             return;
         }

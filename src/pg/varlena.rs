@@ -1,4 +1,4 @@
-//! Values that outlive the memory context in which they were made.
+//! Values of variable length: writing them, and keeping them beyond the memory context in which they were made.
 
 use std::marker::PhantomData;
 
@@ -6,15 +6,45 @@ use pgrx::pg_sys;
 
 use super::value::{Jsonb, SqlType, Text, ToSql, Typed};
 
+/// Writes a varlena into the current memory context. Its payload is these parts, one after the other.
+pub(super) fn write(parts: &[&[u8]]) -> pg_sys::Datum {
+    // SAFETY: palloc returns this number of writable bytes or raises.
+    unsafe {
+        let start = pg_sys::palloc(size_of_parts(parts)).cast::<u8>();
+        fill(start, parts);
+        pg_sys::Datum::from(start)
+    }
+}
+
+fn size_of_parts(parts: &[&[u8]]) -> usize {
+    pg_sys::VARHDRSZ + parts.iter().map(|part| part.len()).sum::<usize>()
+}
+
+/// Writes the header of a varlena, and its payload.
+///
+/// # Safety
+/// `start` must have [`size_of_parts`] writable bytes.
+unsafe fn fill(start: *mut u8, parts: &[&[u8]]) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        pgrx::varlena::set_varsize_4b(start.cast(), size_of_parts(parts) as i32);
+        let mut to = start.add(pg_sys::VARHDRSZ);
+        for part in parts {
+            std::ptr::copy_nonoverlapping(part.as_ptr(), to, part.len());
+            to = to.add(part.len());
+        }
+    }
+}
+
 /// A copy of a value of variable length in Rust's memory, with the alignment of PostgreSQL's varlenas.
-pub struct Kept<T = Jsonb> {
+pub struct OwnedVarlena<T = Jsonb> {
     words: Box<[u64]>,
     of: PhantomData<T>,
 }
 
-impl<T> Clone for Kept<T> {
+impl<T> Clone for OwnedVarlena<T> {
     fn clone(&self) -> Self {
-        Kept { words: self.words.clone(), of: PhantomData }
+        OwnedVarlena { words: self.words.clone(), of: PhantomData }
     }
 }
 
@@ -24,33 +54,28 @@ pub trait Varlena: SqlType {}
 impl Varlena for Jsonb {}
 impl Varlena for Text {}
 
-impl<T: Varlena> Kept<T> {
+impl<T: Varlena> OwnedVarlena<T> {
     /// Copies a plain or toasted varlena.
     ///
     /// # Safety
     /// `datum` must be a valid pointer to a varlena of the type `T`.
-    pub(super) unsafe fn copy(datum: pg_sys::Datum) -> Kept<T> {
+    pub(super) unsafe fn copy(datum: pg_sys::Datum) -> OwnedVarlena<T> {
         // SAFETY: detoasting yields a varlena whose four-byte header holds its size; the box is at least as large.
         unsafe {
             let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
             let size = pgrx::varlena::varsize_any(plain);
             let mut words = vec![0u64; size.div_ceil(8)].into_boxed_slice();
             std::ptr::copy_nonoverlapping(plain.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), size);
-            Kept { words, of: PhantomData }
+            OwnedVarlena { words, of: PhantomData }
         }
     }
 
     /// Makes a varlena with this payload, which must be a payload of the type `T`.
-    pub(super) fn from_payload(payload: &[u8]) -> Kept<T> {
-        let size = pg_sys::VARHDRSZ + payload.len();
-        let mut words = vec![0u64; size.div_ceil(8)].into_boxed_slice();
-        // SAFETY: the box holds at least `size` bytes.
-        unsafe {
-            let start = words.as_mut_ptr().cast::<u8>();
-            pgrx::varlena::set_varsize_4b(start.cast(), size as i32);
-            std::ptr::copy_nonoverlapping(payload.as_ptr(), start.add(pg_sys::VARHDRSZ), payload.len());
-        }
-        Kept { words, of: PhantomData }
+    pub(super) fn from_payload(payload: &[u8]) -> OwnedVarlena<T> {
+        let mut words = vec![0u64; size_of_parts(&[payload]).div_ceil(8)].into_boxed_slice();
+        // SAFETY: the box holds at least this number of bytes.
+        unsafe { fill(words.as_mut_ptr().cast(), &[payload]) }
+        OwnedVarlena { words, of: PhantomData }
     }
 
     /// Returns the datum, valid as long as `self`.
@@ -77,13 +102,13 @@ impl<T: Varlena> Kept<T> {
 
 impl<T: Varlena> Typed<T> {
     /// Returns a copy that outlives its memory context.
-    pub fn keep(self) -> Option<Kept<T>> {
+    pub fn into_owned(self) -> Option<OwnedVarlena<T>> {
         // SAFETY: the type guarantees a varlena.
-        self.datum().map(|datum| unsafe { Kept::copy(datum) })
+        self.datum().map(|datum| unsafe { OwnedVarlena::copy(datum) })
     }
 }
 
-impl<T: Varlena> ToSql<T> for &Kept<T> {
+impl<T: Varlena> ToSql<T> for &OwnedVarlena<T> {
     fn to_sql(self) -> Typed<T> {
         Typed::made(self.write())
     }
