@@ -22,12 +22,12 @@ pub struct Database<'a> {
 
 /// The location of a database, without a connection. Threads share it and open connections to it.
 #[derive(Clone)]
-pub struct Door<'a> {
+pub struct DatabaseHandle<'a> {
     cluster: &'a Cluster,
     name: String,
 }
 
-impl Door<'_> {
+impl DatabaseHandle<'_> {
     /// Opens a connection as superuser.
     pub fn session(&self) -> Session {
         self.cluster.session(&self.name)
@@ -57,8 +57,8 @@ impl<'a> Database<'a> {
         notices
     }
 
-    pub fn door(&self) -> Door<'a> {
-        Door { cluster: self.cluster, name: self.name.clone() }
+    pub fn handle(&self) -> DatabaseHandle<'a> {
+        DatabaseHandle { cluster: self.cluster, name: self.name.clone() }
     }
 
     /// Returns a new connection to a database whose server was started again.

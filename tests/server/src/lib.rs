@@ -5,7 +5,7 @@
 //! | `documentation` | the pages of the documentation: their sections, tables and SQL blocks |
 //! | `invariants` | the invariants that hold at any time, after any kill |
 //! | `traffic` | clients that know which sessions the server acknowledged |
-//! | `torture` | obstacles in the way of a worker's steps |
+//! | `torture` | faults in the steps of a worker |
 //! | `installation` | the PostgreSQL under test, its user, and the directory for clusters |
 //! | `cluster` | starts a server, kills it, starts it again and removes it |
 //! | `clock` | a server's wall clock that a test sets while the server runs |
@@ -49,6 +49,6 @@ pub mod wait;
 pub mod world;
 
 pub use cluster::{Cluster, Options};
-pub use database::{Database, Door, database, fresh_database, shared};
+pub use database::{Database, DatabaseHandle, database, fresh_database, shared};
 pub use session::{Refusal, Session};
 pub use wait::wait_until;

@@ -36,7 +36,7 @@ pub fn free_port() -> u16 {
 }
 
 pub struct Prometheus {
-    keeper: Child,
+    process: Child,
     port: u16,
     dir: PathBuf,
 }
@@ -70,7 +70,8 @@ impl Prometheus {
             fs::create_dir_all(&dir).expect("the directory can be made");
             fs::write(dir.join("prometheus.yml"), &configuration).expect("the configuration can be written");
             let port = free_port();
-            let prometheus = Prometheus { keeper: kept(program, &dir, port), port, dir: dir.clone() };
+            let prometheus =
+                Prometheus { process: child_until_exit(program, &dir, port), port, dir: dir.clone() };
             let log = wait_until(
                 "Prometheus is ready, or says why not",
                 || prometheus.log(),
@@ -118,8 +119,8 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        let _ = self.keeper.wait();
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
     }
 }
 
@@ -132,7 +133,7 @@ kill -KILL $!
 wait
 rm -rf "$dir""#;
 
-fn kept(program: &Path, dir: &Path, port: u16) -> Child {
+fn child_until_exit(program: &Path, dir: &Path, port: u16) -> Child {
     let log = fs::File::create(dir.join("log")).expect("the log can be created");
     Command::new("sh")
         .args(["-c", KEEPER, "sh"])

@@ -9,33 +9,33 @@ use crate::session::Session;
 use crate::world;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flavour {
+pub enum PythonSchema {
     Migrations,
     Orm,
 }
 
-impl Flavour {
-    pub const ALL: [Flavour; 2] = [Flavour::Migrations, Flavour::Orm];
+impl PythonSchema {
+    pub const ALL: [PythonSchema; 2] = [PythonSchema::Migrations, PythonSchema::Orm];
 
     fn json(self) -> &'static str {
         match self {
-            Flavour::Migrations => "jsonb",
-            Flavour::Orm => "json",
+            PythonSchema::Migrations => "jsonb",
+            PythonSchema::Orm => "json",
         }
     }
 
     pub fn registry(self) -> &'static str {
         match self {
-            Flavour::Migrations => "registry",
-            Flavour::Orm => "rir_registry",
+            PythonSchema::Migrations => "registry",
+            PythonSchema::Orm => "rir_registry",
         }
     }
 }
 
 /// Creates its tables in a schema of the session's database.
-pub fn create(session: &mut Session, schema: &str, flavour: Flavour) {
-    let (json, registry) = (flavour.json(), flavour.registry());
-    let orm = flavour == Flavour::Orm;
+pub fn create(session: &mut Session, schema: &str, schema_kind: PythonSchema) {
+    let (json, registry) = (schema_kind.json(), schema_kind.registry());
+    let orm = schema_kind == PythonSchema::Orm;
     let either = |of_orm: &'static str, of_migrations: &'static str| if orm { of_orm } else { of_migrations };
     let positive = either("", "CHECK (asn_number > 0)");
     let two_capitals =

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{Session, wait_until};
 
 /// Longer than any deadline of the exporter.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns an address without a listener. The system does not give the port to another process soon, because it goes
 /// through all ports first.
@@ -43,9 +43,9 @@ impl Answer {
 }
 
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     Ok(stream)
 }
 

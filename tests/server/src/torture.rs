@@ -1,8 +1,8 @@
-//! Random obstacles in the way of a worker's steps, and the conditions that must hold once they are gone.
+//! Random faults in the way of a worker's steps, and the conditions that must hold once they are gone.
 //!
-//! A seed has a separate database on a shared server. It puts obstacles in the way of steps, one after the other:
+//! A seed has a separate database on a shared server. It puts faults into steps, one after the other:
 //! locks, prepared transactions, statements that fail, killed processes, a fold by hand that has not ended. Sessions
-//! come in meanwhile, and no INSERT may fail. An obstacle ends when it was seen to strike. Then the worker may sleep
+//! come in meanwhile, and no INSERT may fail. A fault ends once its effect was seen. Then the worker may sleep
 //! for two naptimes until everything is done. It counts its sleep itself, so that a slow machine changes nothing.
 //!
 //! [`storm`] kills processes, holds locks in prepared transactions and fails over to a standby, while clients store
@@ -30,7 +30,7 @@ fn is_proof() -> bool {
     std::env::var_os("COWRIE_ENRICH_SEEDS").is_some()
 }
 
-/// Returns how many naptimes the worker may sleep after an obstacle has ended: two, or ten if this run is not the
+/// Returns how many naptimes the worker may sleep after a fault has ended: two, or ten if this run is not the
 /// proof. Ten still find work that is not resumed.
 pub fn naptimes_allowed() -> f64 {
     if is_proof() { 2.0 } else { 10.0 }
@@ -42,7 +42,7 @@ fn naptime() -> &'static str {
     if is_proof() { "1s" } else { "200ms" }
 }
 
-/// The steps that obstacles strike. Three are left out. `give_back` depends on the rate of the whole server and has a
+/// The steps that get faults. Three are left out. `give_back` depends on the rate of the whole server and has a
 /// separate test. `look_for_restore` reads nothing that can be locked or changed. The suite `commit_locks` strikes
 /// `look_for_recounts`.
 pub const STEPS: [&str; 14] = [
@@ -62,9 +62,9 @@ pub const STEPS: [&str; 14] = [
     "evaluate",
 ];
 
-/// An obstacle in the way of a step.
+/// A fault in the way of a step.
 #[derive(Clone, Copy, Debug)]
-enum Obstacle {
+enum InjectedFault {
     /// Another transaction has locked a table.
     Locked(&'static str, &'static str),
     /// A prepared transaction has locked a table.
@@ -83,12 +83,12 @@ enum Obstacle {
     SessionsHeld,
 }
 
-impl Obstacle {
+impl InjectedFault {
     fn locks(self, table: &str) -> bool {
         match self {
-            Obstacle::Locked(locked, _) | Obstacle::Prepared(locked, _) | Obstacle::WorkerKilled(locked) => {
-                locked == table
-            }
+            InjectedFault::Locked(locked, _)
+            | InjectedFault::Prepared(locked, _)
+            | InjectedFault::WorkerKilled(locked) => locked == table,
             _ => false,
         }
     }
@@ -98,8 +98,8 @@ impl Obstacle {
 const CHANGES: &str = "SHARE ROW EXCLUSIVE";
 const EVERYTHING: &str = "ACCESS EXCLUSIVE";
 
-fn obstacles(step: &str) -> Vec<Obstacle> {
-    use Obstacle::{
+fn faults(step: &str) -> Vec<InjectedFault> {
+    use InjectedFault::{
         AddressesHeld, Failing, FoldByHand, Locked, OwnerKilled, Prepared, SessionsHeld, WorkerKilled,
     };
     match step {
@@ -187,24 +187,24 @@ fn obstacles(step: &str) -> Vec<Obstacle> {
     }
 }
 
-/// Raises an error only in processes of the extension, because the obstacle is for steps of the worker.
-const OBSTRUCT: &str = "
-    CREATE FUNCTION public.obstruct() RETURNS trigger LANGUAGE plpgsql AS $$
+/// Raises an error only in processes of the extension, because the fault is for steps of the worker.
+const INJECT_FAULT: &str = "
+    CREATE FUNCTION public.inject_fault() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF (SELECT backend_type LIKE 'cowrie_enrich%' FROM pg_catalog.pg_stat_activity
             WHERE pid = pg_catalog.pg_backend_pid()) THEN
-            RAISE EXCEPTION 'an obstacle';
+            RAISE EXCEPTION 'a fault';
         END IF;
         IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
         RETURN NEW;
     END $$";
 
-/// How often an obstacle struck each step.
+/// How often each step got a fault.
 #[derive(Default, Debug)]
-pub struct Strikes(pub BTreeMap<&'static str, u64>);
+pub struct FaultCounts(pub BTreeMap<&'static str, u64>);
 
-impl Strikes {
-    pub fn add(&mut self, others: Strikes) {
+impl FaultCounts {
+    pub fn add(&mut self, others: FaultCounts) {
         for (step, number) in others.0 {
             *self.0.entry(step).or_default() += number;
         }
@@ -225,36 +225,36 @@ pub fn server(name: &str) -> Lab {
 /// One seed: its database, and its results so far.
 struct Torture<'a> {
     db: Database<'a>,
-    /// Reads the metrics, in a database without obstacles.
+    /// Reads the metrics, in a database without faults.
     watch: Session,
     random: Random,
     serial: u64,
-    strikes: Strikes,
+    fault_counts: FaultCounts,
 }
 
-/// Puts `obstacles` obstacles in the way of the worker of a new database. `turn`: seeds of consecutive turns strike all
+/// Puts `faults` faults in the way of the worker of a new database. `turn`: seeds of consecutive turns strike all
 /// steps.
-pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, obstacles: usize) -> Strikes {
+pub fn run(lab: &Lab, watch: Session, seed: u64, turn: usize, faults: usize) -> FaultCounts {
     let mut db = fresh_database(&lab.cluster);
     let name = db.name.clone();
     traffic::prepare(&mut db);
-    db.run(OBSTRUCT);
+    db.run(INJECT_FAULT);
     db.run("SELECT enrich.set_session_priority('sessions', 's.sensor')");
     let mut torture =
-        Torture { db, watch, random: Random::seeded(seed), serial: 0, strikes: Strikes::default() };
+        Torture { db, watch, random: Random::seeded(seed), serial: 0, fault_counts: FaultCounts::default() };
     torture.store_sessions(true);
     worker_pid(&mut torture.db);
     // The first process of an owner has little time, so its sessions are late on a slow machine.
     wait_until("the first sessions are done", || torture.left(), Vec::is_empty);
-    for number in 0..obstacles {
-        torture.strike(STEPS[(turn * obstacles + number) % STEPS.len()], seed);
+    for number in 0..faults {
+        torture.inject(STEPS[(turn * faults + number) % STEPS.len()], seed);
     }
     torture.recount();
-    let Torture { db, strikes, .. } = torture;
+    let Torture { db, fault_counts, .. } = torture;
     drop(db);
     // The end of its worker frees a slot for others.
     lab.cluster.session(SUPERUSER).run(&format!("DROP DATABASE \"{name}\" WITH (FORCE)"));
-    strikes
+    fault_counts
 }
 
 impl Torture<'_> {
@@ -320,42 +320,46 @@ impl Torture<'_> {
         self.metric("enrich_worker_naptimes_total", "")
     }
 
-    fn strike(&mut self, step: &'static str, seed: u64) {
-        let obstacle = *self.random.pick(&obstacles(step));
-        let what = format!("seed {seed}: {obstacle:?} in the way of {step}");
+    fn inject(&mut self, step: &'static str, seed: u64) {
+        let fault = *self.random.pick(&faults(step));
+        let what = format!("seed {seed}: {fault:?} in the way of {step}");
         let mut other = self.db.another();
-        let prepared = format!("obstacle {}", self.db.name);
+        let prepared = format!("fault {}", self.db.name);
         let before = self.errors(step);
         let pid = worker_pid(&mut self.db);
         let is_of_restore = matches!(step, "sweep" | "take_over");
         if is_of_restore {
             self.leave_work_unannounced();
         }
-        match obstacle {
-            Obstacle::Locked(table, mode) => {
+        match fault {
+            InjectedFault::Locked(table, mode) => {
                 other.run(&format!("BEGIN; LOCK TABLE enrich.{table} IN {mode} MODE"));
             }
-            Obstacle::WorkerKilled(table) => {
+            InjectedFault::WorkerKilled(table) => {
                 other.run(&format!("BEGIN; LOCK TABLE enrich.{table} IN {CHANGES} MODE"));
             }
-            Obstacle::Prepared(table, mode) => other.run(&format!(
+            InjectedFault::Prepared(table, mode) => other.run(&format!(
                 "BEGIN; LOCK TABLE enrich.{table} IN {mode} MODE; PREPARE TRANSACTION '{prepared}'"
             )),
-            Obstacle::Failing(trigger) => {
-                other.run(&format!("CREATE TRIGGER obstacle {trigger} EXECUTE FUNCTION public.obstruct()"));
+            InjectedFault::Failing(trigger) => {
+                other.run(&format!(
+                    "CREATE TRIGGER raise_fault {trigger} EXECUTE FUNCTION public.inject_fault()"
+                ));
             }
-            Obstacle::FoldByHand => other.run("BEGIN; CALL enrich.fold_statistics()"),
+            InjectedFault::FoldByHand => other.run("BEGIN; CALL enrich.fold_statistics()"),
             // A foreign key does not wait for this lock.
-            Obstacle::AddressesHeld => {
+            InjectedFault::AddressesHeld => {
                 other.run("BEGIN; SELECT FROM enrich.ip_inventory FOR NO KEY UPDATE");
             }
-            Obstacle::SessionsHeld | Obstacle::OwnerKilled => {
+            InjectedFault::SessionsHeld | InjectedFault::OwnerKilled => {
                 // The lock is taken before any session is completed.
                 let mut first = self.db.another();
                 first.run(&format!("BEGIN; LOCK TABLE enrich.session_completion IN {CHANGES} MODE"));
                 self.store_sessions(true);
-                other.run(match obstacle {
-                    Obstacle::OwnerKilled => "BEGIN; LOCK TABLE sessions, session_summaries IN SHARE MODE",
+                other.run(match fault {
+                    InjectedFault::OwnerKilled => {
+                        "BEGIN; LOCK TABLE sessions, session_summaries IN SHARE MODE"
+                    }
                     _ => "BEGIN; SELECT FROM sessions FOR UPDATE; SELECT FROM session_summaries FOR UPDATE",
                 });
                 first.run("COMMIT");
@@ -374,28 +378,28 @@ impl Torture<'_> {
                  ON CONFLICT (asn_number) DO UPDATE SET asn_type = CASE k.asn_type WHEN 'ISP' THEN 'HOSTING' ELSE 'ISP' END",
             );
         }
-        if !matches!(obstacle, Obstacle::SessionsHeld | Obstacle::OwnerKilled) {
-            self.store_sessions(!obstacle.locks("ip_inventory"));
+        if !matches!(fault, InjectedFault::SessionsHeld | InjectedFault::OwnerKilled) {
+            self.store_sessions(!fault.locks("ip_inventory"));
         }
-        self.wait_for_strike(step, obstacle, before, &what);
-        match obstacle {
-            Obstacle::WorkerKilled(_) => self.kill("cowrie_enrich worker", &what),
-            Obstacle::OwnerKilled => self.kill("cowrie_enrich owner process", &what),
+        self.wait_for_effect(step, fault, before, &what);
+        match fault {
+            InjectedFault::WorkerKilled(_) => self.kill("cowrie_enrich worker", &what),
+            InjectedFault::OwnerKilled => self.kill("cowrie_enrich owner process", &what),
             _ => {}
         }
-        *self.strikes.0.entry(step).or_default() += 1;
-        match obstacle {
-            Obstacle::Prepared(..) => {
+        *self.fault_counts.0.entry(step).or_default() += 1;
+        match fault {
+            InjectedFault::Prepared(..) => {
                 let verb = if self.random.one_in(2) { "COMMIT" } else { "ROLLBACK" };
                 other.run(&format!("{verb} PREPARED '{prepared}'"));
             }
-            Obstacle::Failing(trigger) => {
+            InjectedFault::Failing(trigger) => {
                 let table = trigger.split_whitespace().find(|word| word.starts_with("enrich."));
-                other.run(&format!("DROP TRIGGER obstacle ON {}", table.expect("a table")));
+                other.run(&format!("DROP TRIGGER raise_fault ON {}", table.expect("a table")));
             }
             _ => other.run(if self.random.one_in(2) { "COMMIT" } else { "ROLLBACK" }),
         }
-        if matches!(obstacle, Obstacle::WorkerKilled(_)) {
+        if matches!(fault, InjectedFault::WorkerKilled(_)) {
             wait_until(
                 &format!("{what}: there is another worker"),
                 || worker_pid_now(&mut self.db),
@@ -429,10 +433,10 @@ impl Torture<'_> {
         );
     }
 
-    /// Waits until the obstacle has struck the step: an error of the step, or work that waits over a naptime.
-    fn wait_for_strike(&mut self, step: &str, obstacle: Obstacle, before: f64, what: &str) {
+    /// Waits until the fault has struck the step: an error of the step, or work that waits over a naptime.
+    fn wait_for_effect(&mut self, step: &str, fault: InjectedFault, before: f64, what: &str) {
         let what = format!("{what}: it strikes");
-        match obstacle {
+        match fault {
             // A fold leaves rows that it cannot lock, and an error is not the only effect.
             _ if step == "fold" => {
                 let from = self.naptimes();
@@ -441,7 +445,7 @@ impl Torture<'_> {
                     self.db.number("SELECT count(*) FROM (SELECT FROM enrich.session_delta LIMIT 1) d");
                 assert_eq!(waits, 1, "{what}");
             }
-            Obstacle::SessionsHeld => {
+            InjectedFault::SessionsHeld => {
                 wait_until(
                     &what,
                     || self.db.number("SELECT count(*) FROM enrich.session_completion WHERE attempts > 0"),
@@ -449,7 +453,7 @@ impl Torture<'_> {
                 );
             }
             // The strike is the kill, which comes while the process waits for the lock.
-            Obstacle::OwnerKilled => {}
+            InjectedFault::OwnerKilled => {}
             _ => {
                 wait_until(&what, || self.errors(step), |now| *now > before);
             }
@@ -622,10 +626,10 @@ pub fn storm(seed: u64, rounds: u64) -> String {
                         let table = *random.pick(&WORKERS_TABLES);
                         let mut session = cluster.session(&name);
                         session.run(&format!(
-                            "BEGIN; LOCK TABLE enrich.{table} IN {CHANGES} MODE; PREPARE TRANSACTION 'obstacle'"
+                            "BEGIN; LOCK TABLE enrich.{table} IN {CHANGES} MODE; PREPARE TRANSACTION 'fault'"
                         ));
                         traffic.wait_for_transactions(20);
-                        session.run("ROLLBACK PREPARED 'obstacle'");
+                        session.run("ROLLBACK PREPARED 'fault'");
                         format!("{table} locked")
                     }
                 };

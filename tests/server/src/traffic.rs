@@ -56,7 +56,7 @@ struct Plan {
     after: Sessions,
 }
 
-enum End {
+enum TransactionEnd {
     Committed,
     RolledBack,
     Unknown,
@@ -187,7 +187,7 @@ impl Client {
             self.session = connect();
         }
         let Some(mut session) = self.session.take() else { return false };
-        if self.open.is_some() && !self.settle(&mut session) {
+        if self.open.is_some() && !self.resolve_open_transaction(&mut session) {
             return false;
         }
         let plan = self.plan();
@@ -195,8 +195,8 @@ impl Client {
         self.serial += 1;
         let way = self.random.below(8);
         match self.make(&mut session, plan, mark, way) {
-            End::Unknown => false,
-            End::Committed | End::RolledBack => {
+            TransactionEnd::Unknown => false,
+            TransactionEnd::Committed | TransactionEnd::RolledBack => {
                 self.session = Some(session);
                 true
             }
@@ -212,47 +212,47 @@ impl Client {
         }
     }
 
-    fn make(&mut self, session: &mut Session, plan: Plan, mark: String, way: u64) -> End {
+    fn make(&mut self, session: &mut Session, plan: Plan, mark: String, way: u64) -> TransactionEnd {
         if !self.run(session, "BEGIN") {
-            return End::Unknown;
+            return TransactionEnd::Unknown;
         }
         for statement in plan.statements.iter().chain([&format!("INSERT INTO kept VALUES ('{mark}')")]) {
             if !self.run(session, statement) {
-                return End::Unknown;
+                return TransactionEnd::Unknown;
             }
         }
         match way {
             0 => {
                 if !self.run(session, "ROLLBACK") {
-                    return End::Unknown;
+                    return TransactionEnd::Unknown;
                 }
-                End::RolledBack
+                TransactionEnd::RolledBack
             }
             1 | 2 => {
                 self.open = Some(Open { mark: mark.clone(), after: plan.after });
                 if !self.run(session, &format!("PREPARE TRANSACTION '{mark}'")) {
-                    return End::Unknown;
+                    return TransactionEnd::Unknown;
                 }
                 // Other transactions meet it meanwhile. It may also outlive a crash.
                 std::thread::sleep(std::time::Duration::from_millis(self.random.below(30)));
-                if !self.settle(session) {
-                    return End::Unknown;
+                if !self.resolve_open_transaction(session) {
+                    return TransactionEnd::Unknown;
                 }
-                End::Committed
+                TransactionEnd::Committed
             }
             _ => {
                 self.open = Some(Open { mark, after: plan.after });
                 if !self.run(session, "COMMIT") {
-                    return End::Unknown;
+                    return TransactionEnd::Unknown;
                 }
                 self.known = self.open.take().expect("it was put there").after;
-                End::Committed
+                TransactionEnd::Committed
             }
         }
     }
 
     /// Ends a prepared transaction, and finds out if a transaction in doubt has committed.
-    fn settle(&mut self, session: &mut Session) -> bool {
+    fn resolve_open_transaction(&mut self, session: &mut Session) -> bool {
         let Some(open) = &self.open else { return true };
         let mark = &open.mark;
         let prepared = session.try_rows(&format!("SELECT FROM pg_prepared_xacts WHERE gid = '{mark}'"));
@@ -290,16 +290,16 @@ pub struct Traffic<'a> {
 }
 
 /// Ends the clients when it is dropped, also by a panic.
-pub struct Ends<'a, 'b>(&'a Traffic<'b>);
+pub struct EndOnDrop<'a, 'b>(&'a Traffic<'b>);
 
-impl Drop for Ends<'_, '_> {
+impl Drop for EndOnDrop<'_, '_> {
     fn drop(&mut self) {
         self.0.end();
     }
 }
 
 /// All clients are stopped while this value exists, and have no open transaction.
-pub struct Held<'a>(&'a Traffic<'a>, Vec<MutexGuard<'a, Client>>);
+pub struct PausedClients<'a>(&'a Traffic<'a>, Vec<MutexGuard<'a, Client>>);
 
 impl<'a> Traffic<'a> {
     pub fn new(server: &'a Cluster, database: &str, clients: usize, seed: u64) -> Traffic<'a> {
@@ -331,18 +331,18 @@ impl<'a> Traffic<'a> {
         self.during(work)
     }
 
-    pub fn ends(&self) -> Ends<'_, 'a> {
-        Ends(self)
+    pub fn ends(&self) -> EndOnDrop<'_, 'a> {
+        EndOnDrop(self)
     }
 
     fn drive(&self, number: usize) {
-        struct Watch<'a>(&'a AtomicBool);
-        impl Drop for Watch<'_> {
+        struct PanicWatch<'a>(&'a AtomicBool);
+        impl Drop for PanicWatch<'_> {
             fn drop(&mut self) {
                 self.0.fetch_or(std::thread::panicking(), Ordering::AcqRel);
             }
         }
-        let _watch = Watch(&self.gave_up);
+        let _watch = PanicWatch(&self.gave_up);
         while !self.is_over() {
             if self.is_held.load(Ordering::Acquire) {
                 std::thread::yield_now();
@@ -403,7 +403,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// Stops all clients, and finds out the end of transactions in doubt.
-    pub fn hold(&'a self) -> Held<'a> {
+    pub fn hold(&'a self) -> PausedClients<'a> {
         self.is_held.store(true, Ordering::Release);
         assert!(!self.gave_up.load(Ordering::Acquire), "a client gave up");
         let mut guards: Vec<MutexGuard<'a, Client>> =
@@ -412,22 +412,25 @@ impl<'a> Traffic<'a> {
             client.session = None;
             wait_until(
                 "a client has learned what was kept",
-                || self.try_connect().is_some_and(|mut session| client.settle(&mut session)),
-                |settled| *settled,
+                || {
+                    self.try_connect()
+                        .is_some_and(|mut session| client.resolve_open_transaction(&mut session))
+                },
+                |is_resolved| *is_resolved,
             );
         }
-        Held(self, guards)
+        PausedClients(self, guards)
     }
 }
 
-impl Held<'_> {
+impl PausedClients<'_> {
     /// Returns the sessions that the server acknowledged.
     pub fn acknowledged(&self) -> Sessions {
         self.1.iter().flat_map(|client| client.known.clone()).collect()
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for PausedClients<'_> {
     fn drop(&mut self) {
         self.0.is_held.store(false, Ordering::Release);
     }

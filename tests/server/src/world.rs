@@ -9,7 +9,7 @@ use crate::random::Random;
 use cowrie_enrich_test_mmdb::Writer;
 
 /// The data about a prefix. An empty text or a zero is unknown.
-pub struct Place {
+pub struct PrefixData {
     pub prefix: &'static str,
     pub country: &'static str,
     pub country_name: &'static str,
@@ -25,12 +25,12 @@ const fn place(
     city: &'static str,
     asn: u32,
     organization: &'static str,
-) -> Place {
-    Place { prefix, country, country_name, city, asn, organization }
+) -> PrefixData {
+    PrefixData { prefix, country, country_name, city, asn, organization }
 }
 
 #[rustfmt::skip]
-pub const PLACES: &[Place] = &[
+pub const PLACES: &[PrefixData] = &[
     place("8.8.8.0/24",        "US", "United States", "Mountain View", 15169, "GOOGLE"),
     place("1.1.1.0/24",        "AU", "Australia",     "Sydney",        13335, "CLOUDFLARENET"),
     place("89.160.20.0/24",    "SE", "Sweden",        "Linköping",     29518, "Bredband2 AB"),

@@ -476,14 +476,14 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
                 jsonb_build_object('maxmind', jsonb_build_object('asn', 200000 + g % 256, 'asn_org', 'Crowd network ' || g % 256))
          FROM generate_series(0, 4999) g",
     );
-    let door = db.door();
+    let handle = db.handle();
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (door, is_over) = (&door, &is_over);
+        let (handle, is_over) = (&handle, &is_over);
         let writers: Vec<_> = (0..3)
             .map(|writer| {
                 scope.spawn(move || {
-                    let mut session = door.session();
+                    let mut session = handle.session();
                     for round in 0..ROUNDS {
                         let keys: Vec<(String, String)> = (0..50)
                             .map(|n| {
@@ -508,13 +508,13 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
             })
             .collect();
         let folder = scope.spawn(move || {
-            let mut session = door.session();
+            let mut session = handle.session();
             while !is_over.load(Ordering::Relaxed) {
                 session.run("CALL fold_statistics()");
             }
         });
         let enricher = scope.spawn(move || {
-            let mut session = door.session();
+            let mut session = handle.session();
             let mut round = 0;
             while !is_over.load(Ordering::Relaxed) {
                 let all: Vec<String> = (0..40).map(|n| crowd((round * 977 + n * 61) % 9_000)).collect();
@@ -523,7 +523,7 @@ fn beside_sessions_and_folding_counts_are_exact_and_nothing_deadlocks() {
             }
         });
         let builder = scope.spawn(move || {
-            let mut session = door.session();
+            let mut session = handle.session();
             let mut calls = 0;
             while !is_over.load(Ordering::Relaxed) || calls < 3 {
                 session.run("CALL build_asn_inventory(200, false)");

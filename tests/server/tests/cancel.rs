@@ -8,7 +8,7 @@ use cowrie_enrich_upstreams::{Behaviour, Fault};
 use server_tests::cymru::{Lab, assert_nothing_crashed};
 use server_tests::database::{cluster_with_world, fresh_database};
 use server_tests::hosts::COWRIE;
-use server_tests::python_system::{self, Flavour, Size};
+use server_tests::python_system::{self, PythonSchema, Size};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::world::Files;
 use server_tests::{Database, Options, database, shared, wait_until};
@@ -84,7 +84,7 @@ fn everything_that_works_long_stops_when_it_is_told_to() {
          INSERT INTO unattached SELECT n, '24.0.0.0'::inet + n FROM generate_series(1, {SESSIONS}) n;
          CREATE SCHEMA python"
     ));
-    python_system::create(&mut db, "python", Flavour::Migrations);
+    python_system::create(&mut db, "python", PythonSchema::Migrations);
     python_system::fill(&mut db, "python", 7, Size { networks: 500, addresses: 3_000, sessions: 6_000 });
     let mut stops = 0;
     for statement in [

@@ -282,12 +282,12 @@ fn serializable_transactions_do_not_conflict_through_the_inventories() {
 fn a_table_is_attached_while_sessions_arrive() {
     let mut db = database();
     COWRIE.create(&mut db);
-    let door = db.door();
+    let handle = db.handle();
     let stop = AtomicBool::new(false);
     let stored = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let mut session = door.session();
+            let mut session = handle.session();
             let mut serial = 0;
             while !stop.load(Ordering::SeqCst) {
                 serial += 1;
@@ -411,11 +411,11 @@ fn sixteen_clients_insert_skewed_addresses_without_deadlock() {
         host.create_attached(&mut db);
         let race =
             Race { host, until: Instant::now() + race_duration() / share, transactions: AtomicU64::new(0) };
-        let door = db.door();
+        let handle = db.handle();
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
-                let (race, door) = (&race, &door);
-                scope.spawn(move || race.client(door.session(), client));
+                let (race, handle) = (&race, &handle);
+                scope.spawn(move || race.client(handle.session(), client));
             }
         });
         let transactions = race.transactions.load(Ordering::Relaxed);
@@ -434,14 +434,14 @@ fn clients_that_meet_the_same_new_addresses_at_once_do_not_deadlock() {
     let cluster = cluster_with_world(&Options::named("concurrency-same").conf("deadlock_timeout = 100ms"));
     let mut db = fresh_database(&cluster);
     COWRIE.create_attached(&mut db);
-    let door = db.door();
+    let handle = db.handle();
     let start = Barrier::new(8);
     let refusals = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for client in 0..8u64 {
-            let (door, start, refusals) = (&door, &start, &refusals);
+            let (handle, start, refusals) = (&handle, &start, &refusals);
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 let mut random = Random::seeded(client);
                 for round in 0..25 {
                     let mut numbers: Vec<u64> = (round * EACH..(round + 1) * EACH).collect();
@@ -484,7 +484,7 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
     let until = Instant::now() + race_duration() / 2;
-    let door = db.door();
+    let handle = db.handle();
     let cowrie = Race { host: &COWRIE, until, transactions: AtomicU64::new(0) };
     let summaries = Race { host: &SUMMARIES, until, transactions: AtomicU64::new(0) };
     std::thread::scope(|scope| {
@@ -502,16 +502,16 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
             creator.run("COMMIT");
         });
         for client in 0..8 {
-            let (cowrie, summaries, door) = (&cowrie, &summaries, &door);
+            let (cowrie, summaries, handle) = (&cowrie, &summaries, &handle);
             scope.spawn(move || {
                 let race = if client % 2 == 0 { cowrie } else { summaries };
-                race.client(door.session(), client);
+                race.client(handle.session(), client);
             });
         }
         for enricher in 0..2u64 {
-            let door = &door;
+            let handle = &handle;
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 let mut random = Random::seeded(100 + enricher);
                 while Instant::now() < until {
                     let addresses: Vec<String> =
@@ -529,18 +529,18 @@ fn inserts_enrichment_folding_and_corrections_run_together() {
             });
         }
         for _ in 0..2 {
-            let door = &door;
+            let handle = &handle;
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 while Instant::now() < until {
                     session.run("CALL enrich.fold_statistics()");
                 }
             });
         }
         for corrector in 0..2u64 {
-            let door = &door;
+            let handle = &handle;
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 let mut random = Random::seeded(200 + corrector);
                 while Instant::now() < until {
                     let key = format!("{}-{}", random.below(8) & !1, random.below(2_000));

@@ -411,7 +411,7 @@ fn a_crash_at_any_point_leaves_exact_counts() {
     let cluster = cluster_with_world(&Options::named("counts-crash"));
     let mut db = fresh_database(&cluster);
     COWRIE.create_attached(&mut db);
-    let door = db.door();
+    let handle = db.handle();
     let name = db.name.clone();
     drop(db);
     for (round, victim) in ["client", "folder", "postmaster", "client", "postmaster"].into_iter().enumerate()
@@ -423,9 +423,9 @@ fn a_crash_at_any_point_leaves_exact_counts() {
         let client_pid = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for client in 0..4u64 {
-                let (door, stop, commits, client_pid) = (&door, &stop, &commits, &client_pid);
+                let (handle, stop, commits, client_pid) = (&handle, &stop, &commits, &client_pid);
                 scope.spawn(move || {
-                    let mut session = door.session();
+                    let mut session = handle.session();
                     if client == 0 {
                         client_pid.store(session.backend_pid() as u64, Ordering::SeqCst);
                     }
@@ -455,7 +455,7 @@ fn a_crash_at_any_point_leaves_exact_counts() {
                 });
             }
             scope.spawn(|| {
-                let mut session = door.session();
+                let mut session = handle.session();
                 folder_pid.store(session.backend_pid() as u64, Ordering::SeqCst);
                 while !stop.load(Ordering::SeqCst) {
                     match session.try_run("CALL enrich.fold_statistics()") {

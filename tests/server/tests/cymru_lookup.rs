@@ -295,12 +295,12 @@ fn lookups_and_the_worker_share_the_connections() {
     lab.whois.behave(Behaviour::normal().delayed(Duration::from_millis(40)));
     let addresses = members(0..100);
     queue(&mut db, &addresses);
-    let door = db.door();
+    let handle = db.handle();
     std::thread::scope(|scope| {
         for client in 0..3u8 {
-            let door = &door;
+            let handle = &handle;
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 for round in 0..5 {
                     let address = member(10_000 + round, client);
                     assert_eq!(

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use cowrie_enrich_upstreams::{
-    Behaviour, Collector, CollectorAnswer, Exported, Fault, Point, Sent, SpanSeen, synthetic_asn,
+    Behaviour, Collector, CollectorAnswer, ExportBody, Fault, Point, ReceivedExport, ReceivedSpan,
+    synthetic_asn,
 };
 use server_tests::cymru::{Lab, member, members, queue, wait_for_the_queue};
 use server_tests::database::cluster_with_world;
@@ -31,12 +32,12 @@ fn lab(name: &str, collector: &Collector) -> Lab {
 }
 
 /// Returns the accepted spans in the order of their arrival.
-fn spans(collector: &Collector) -> Vec<SpanSeen> {
-    let taken = |request: &Exported| request.status == Some(200);
-    collector.requests().iter().filter(|request| taken(request)).flat_map(Exported::spans).collect()
+fn spans(collector: &Collector) -> Vec<ReceivedSpan> {
+    let taken = |request: &ReceivedExport| request.status == Some(200);
+    collector.requests().iter().filter(|request| taken(request)).flat_map(ReceivedExport::spans).collect()
 }
 
-fn named(spans: &[SpanSeen], name: &str) -> Vec<SpanSeen> {
+fn named(spans: &[ReceivedSpan], name: &str) -> Vec<ReceivedSpan> {
     spans.iter().filter(|span| span.name == name).cloned().collect()
 }
 
@@ -45,13 +46,13 @@ const ENSURE: &str = "enrich.ensure_asn_inventory";
 /// Returns the points of the latest metrics.
 fn latest(collector: &Collector) -> Vec<Point> {
     let requests = collector.requests();
-    requests.iter().rev().map(Exported::points).find(|points| !points.is_empty()).unwrap_or_default()
+    requests.iter().rev().map(ReceivedExport::points).find(|points| !points.is_empty()).unwrap_or_default()
 }
 
 /// Waits for metrics that were made after the call.
 fn next(collector: &Collector) -> Vec<Point> {
     let count = |collector: &Collector| {
-        collector.requests().iter().filter(|request| matches!(request.sent, Sent::Metrics(_))).count()
+        collector.requests().iter().filter(|request| matches!(request.sent, ExportBody::Metrics(_))).count()
     };
     // The first request may have started before.
     let before = count(collector);
@@ -105,7 +106,7 @@ fn metrics_arrive_with_their_names_types_units_and_values() {
     db.run("SELECT enrich.ensure_asn_inventory(64500, 'Another name', 'DE')");
     let points = next(&collector);
     assert_eq!(
-        collector.requests().iter().filter(|it| matches!(it.sent, Sent::Unreadable(_))).count(),
+        collector.requests().iter().filter(|it| matches!(it.sent, ExportBody::Unreadable(_))).count(),
         0,
         "{:?}",
         collector.requests()
@@ -238,7 +239,7 @@ fn what_was_rolled_back_leaves_no_span() {
 }
 
 /// Returns the batch's span and its parts, by name.
-fn batch(seen: &[SpanSeen], id: &str) -> BTreeMap<String, SpanSeen> {
+fn batch(seen: &[ReceivedSpan], id: &str) -> BTreeMap<String, ReceivedSpan> {
     let parts = seen.iter().filter(|span| span.parent == id && span.name != ENSURE);
     let mut found = BTreeMap::new();
     for part in parts {
@@ -317,7 +318,7 @@ fn requests_that_are_written_down_together_have_a_batch_each() {
     wait_until("spans are collected", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
     request(&mut db, "greynoise", &members(0..20));
     let is_whole =
-        |seen: &[SpanSeen]| ["enrich.batch", "apply"].map(|name| named(seen, name).len()) == [20; 2];
+        |seen: &[ReceivedSpan]| ["enrich.batch", "apply"].map(|name| named(seen, name).len()) == [20; 2];
     let seen = wait_until("the batches come", || spans(&collector), |seen| is_whole(seen));
     for whole in named(&seen, "enrich.batch") {
         assert_eq!((whole.attributes["enrich.provider"].as_str(), &whole.error), ("greynoise", &None));
@@ -348,7 +349,7 @@ fn a_batch_that_failed_says_where() {
             || {
                 let seen = spans(&collector);
                 let batches = named(&seen, "enrich.batch");
-                let is_it = |span: &&SpanSeen| span.attributes["enrich.outcome"] == outcome;
+                let is_it = |span: &&ReceivedSpan| span.attributes["enrich.outcome"] == outcome;
                 batches.iter().find(is_it).map(|whole| (whole.clone(), batch(&seen, &whole.id)))
             },
             |found| found.as_ref().is_some_and(|(_, parts)| parts.contains_key("apply")),
@@ -446,7 +447,7 @@ fn a_collector_that_says_when_is_left_alone_until_then() {
     collector.answer(CollectorAnswer::Status { code: 429, retry_after: Some("3".to_owned()) });
     wait_until("it is put off", || requests(&mut db, "metrics", "deferred"), |put_off| *put_off > 0);
     let refused = |collector: &Collector| {
-        let metrics = |request: &&Exported| matches!(request.sent, Sent::Metrics(_));
+        let metrics = |request: &&ReceivedExport| matches!(request.sent, ExportBody::Metrics(_));
         let requests = collector.requests();
         requests.into_iter().filter(|it| metrics(&it) && it.status == Some(429)).collect::<Vec<_>>()
     };
@@ -539,7 +540,7 @@ fn spans_that_nobody_fetches_are_dropped_and_counted() {
     wait_until("all is well", || items(&mut db, "metrics", "taken"), |taken| *taken > 0);
     collector.answer(CollectorAnswer::Silent);
     db.run(&ensure(1, 1));
-    let is_traces = |request: &Exported| matches!(request.sent, Sent::Traces(_));
+    let is_traces = |request: &ReceivedExport| matches!(request.sent, ExportBody::Traces(_));
     wait_until("spans are held", || collector.requests().iter().any(is_traces), |held| *held);
     // One transaction keeps 64 spans. The ring has room for 2048.
     db.run(&ensure(100_000, 100));
@@ -658,7 +659,7 @@ fn a_standby_is_another_instance() {
     let instances = wait_until(
         "both send metrics",
         || {
-            let points = collector.requests().iter().flat_map(Exported::points).collect::<Vec<_>>();
+            let points = collector.requests().iter().flat_map(ReceivedExport::points).collect::<Vec<_>>();
             let of = |point: &Point| point.resource["service.instance.id"].clone();
             points.iter().map(of).collect::<BTreeSet<_>>()
         },

@@ -148,12 +148,12 @@ fn no_writer_waits_for_it_even_behind_a_long_transaction() {
         // The closure owns the session, so its locks are released at the end.
         let mut long = long;
         let mut writer = db.another();
-        let door = &ended.0;
+        let is_over = &ended.0;
         let writing = scope.spawn(move || {
             let mut random = Random::seeded(4);
             writer.run("SET statement_timeout = '1s'");
             let mut written = 0;
-            while !door.load(Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) {
                 let (key, address) = (format!("w{written}"), crowd_address(&mut random, 60_000));
                 writer.run(&SUMMARIES.insert(&[(&key, Some(&address))]));
                 written += 1;

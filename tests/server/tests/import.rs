@@ -3,7 +3,7 @@
 
 use server_tests::database::{cluster_with_world, copy_from};
 use server_tests::documentation::sql_with;
-use server_tests::python_system::{self, Flavour, Size, checksums, sessions_checksum};
+use server_tests::python_system::{self, PythonSchema, Size, checksums, sessions_checksum};
 use server_tests::random::Random;
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Refusal, Session, database, fresh_database, wait_until};
@@ -11,9 +11,9 @@ use server_tests::{Cluster, Database, Options, Refusal, Session, database, fresh
 const SIZE: Size = Size { networks: 300, addresses: 5_000, sessions: 6_000 };
 const IMPORT: &str = "CALL enrich.import_inventory('old')";
 
-fn installation(flavour: Flavour, size: Size) -> Database<'static> {
+fn installation(schema_kind: PythonSchema, size: Size) -> Database<'static> {
     let mut db = database();
-    python_system::create(&mut db, "old", flavour);
+    python_system::create(&mut db, "old", schema_kind);
     python_system::fill(&mut db, "old", 7, size);
     db
 }
@@ -43,19 +43,19 @@ fn contents(session: &mut Session) -> Vec<String> {
 
 #[test]
 fn rows_that_make_sense_are_all_there_in_both_flavours() {
-    for flavour in Flavour::ALL {
-        let mut db = installation(flavour, SIZE);
+    for schema_kind in PythonSchema::ALL {
+        let mut db = installation(schema_kind, SIZE);
         let before = (checksums(&mut db, "old"), sessions_checksum(&mut db, "old"));
         db.run(IMPORT);
-        eprintln!("{flavour:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
+        eprintln!("{schema_kind:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
         let after = (checksums(&mut db, "enrich"), sessions_checksum(&mut db, "old"));
-        assert_eq!(after, before, "{flavour:?}");
+        assert_eq!(after, before, "{schema_kind:?}");
     }
 }
 
-/// Adds rows of every invalid kind. If a type or check of a flavour refuses one, the type or check is changed.
-fn add_odd_rows(db: &mut Session, flavour: Flavour) {
-    let registry = flavour.registry();
+/// Adds rows of every invalid kind. If a type or check of a schema refuses one, the type or check is changed.
+fn add_odd_rows(db: &mut Session, schema_kind: PythonSchema) {
+    let registry = schema_kind.registry();
     db.run(&format!(
         "ALTER TABLE old.session_summaries DROP CONSTRAINT session_summaries_source_ip_fkey;
          ALTER TABLE old.ip_inventory DROP CONSTRAINT ip_inventory_current_asn_fkey;
@@ -98,7 +98,7 @@ fn add_odd_rows(db: &mut Session, flavour: Flavour) {
              ('odd-1', 'not an ip', '2024-01-01Z', NULL, NULL, NULL), ('odd-2', '', '2024-01-01Z', NULL, NULL, NULL),
              ('odd-3', '81.2.69.2', '2024-01-01Z', -1, '??', '[1]'), ('odd-4', '81.2.69.2', '2024-01-01Z', 64501, 'GB', 'null');",
     ));
-    if flavour == Flavour::Orm {
+    if schema_kind == PythonSchema::Orm {
         // Only a column of type json accepts these.
         db.run(
             r#"INSERT INTO old.ip_inventory (ip_address, first_seen, last_seen, enrichment) VALUES
@@ -120,9 +120,9 @@ fn listed(db: &mut Session, table: &str) -> Vec<String> {
 
 #[test]
 fn every_row_is_taken_merged_or_listed() {
-    for flavour in Flavour::ALL {
-        let mut db = installation(flavour, SIZE);
-        add_odd_rows(&mut db, flavour);
+    for schema_kind in PythonSchema::ALL {
+        let mut db = installation(schema_kind, SIZE);
+        add_odd_rows(&mut db, schema_kind);
         let all = ["asn_inventory", "ip_inventory", "ip_asn_history", "session_summaries"]
             .map(|table| db.number(&format!("SELECT count(*) FROM old.{table}")))
             .iter()
@@ -132,9 +132,9 @@ fn every_row_is_taken_merged_or_listed() {
             .iter()
             .map(|name| report(&mut db, name))
             .sum();
-        assert_eq!(taken, all, "{flavour:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
+        assert_eq!(taken, all, "{schema_kind:?}: {:?}", db.rows("SELECT result FROM enrich.procedure_call"));
 
-        let orm = flavour == Flavour::Orm;
+        let orm = schema_kind == PythonSchema::Orm;
         assert_eq!(
             listed(&mut db, "asn_inventory"),
             [
@@ -195,8 +195,8 @@ fn every_row_is_taken_merged_or_listed() {
 #[test]
 fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
     let mut db = database();
-    python_system::create(&mut db, "old", Flavour::Orm);
-    add_odd_rows(&mut db, Flavour::Orm);
+    python_system::create(&mut db, "old", PythonSchema::Orm);
+    add_odd_rows(&mut db, PythonSchema::Orm);
     db.run(IMPORT);
     let network =
         "SELECT organization_name, organization_country, rir_registry, asn_type, enrichment - 'provenance',
@@ -280,7 +280,7 @@ fn what_is_odd_becomes_what_sense_can_be_made_of_it() {
 #[test]
 fn nobody_is_asked_again_for_what_was_known() {
     let mut db = database();
-    python_system::create(&mut db, "old", Flavour::Migrations);
+    python_system::create(&mut db, "old", PythonSchema::Migrations);
     db.run(
         r#"INSERT INTO old.asn_inventory (asn_number, first_seen, last_seen) VALUES (64501, now(), now());
            INSERT INTO old.ip_inventory (ip_address, current_asn, first_seen, last_seen, enrichment, enrichment_updated_at) VALUES
@@ -310,9 +310,9 @@ fn nobody_is_asked_again_for_what_was_known() {
 
 #[test]
 fn imported_again_it_changes_nothing() {
-    for flavour in Flavour::ALL {
-        let mut db = installation(flavour, SIZE);
-        add_odd_rows(&mut db, flavour);
+    for schema_kind in PythonSchema::ALL {
+        let mut db = installation(schema_kind, SIZE);
+        add_odd_rows(&mut db, schema_kind);
         db.run(IMPORT);
         let written = "SELECT (SELECT count(*) FROM enrich.ip_inventory WHERE xmin::text::bigint > $),
                               (SELECT count(*) FROM enrich.asn_inventory WHERE xmin::text::bigint > $),
@@ -321,22 +321,22 @@ fn imported_again_it_changes_nothing() {
         let before = contents(&mut db);
         let last = db.one("SELECT txid_current()");
         db.run(IMPORT);
-        assert_eq!(report(&mut db, "written"), 0, "{flavour:?}");
+        assert_eq!(report(&mut db, "written"), 0, "{schema_kind:?}");
         assert_eq!(db.one(&written.replace('$', &last)), "0|0|0|0");
         // Documents of sessions were repaired, so they are not listed again.
         let changed = contents(&mut db);
         let without_report = |all: &[String]| all[..all.len() - 2].to_vec();
-        assert!(without_report(&changed) == without_report(&before), "{flavour:?}");
+        assert!(without_report(&changed) == without_report(&before), "{schema_kind:?}");
     }
 }
 
 /// A view prevents the change of the table. All sessions are still read, and their last documents are repaired.
 #[test]
 fn what_failed_behind_the_last_row_is_counted_as_if_it_had_not() {
-    for flavour in Flavour::ALL {
+    for schema_kind in PythonSchema::ALL {
         let reports = [false, true].map(|is_in_the_way| {
-            let mut db = installation(flavour, SIZE);
-            add_odd_rows(&mut db, flavour);
+            let mut db = installation(schema_kind, SIZE);
+            add_odd_rows(&mut db, schema_kind);
             if is_in_the_way {
                 db.run(
                     "CREATE VIEW old.looked AS SELECT snapshot_asn, enrichment FROM old.session_summaries",
@@ -347,14 +347,14 @@ fn what_failed_behind_the_last_row_is_counted_as_if_it_had_not() {
             db.run(IMPORT);
             db.one("SELECT result FROM enrich.procedure_call WHERE procedure = 'import_inventory'")
         });
-        assert_eq!(reports[1], reports[0], "{flavour:?}");
+        assert_eq!(reports[1], reports[0], "{schema_kind:?}");
     }
 }
 
 #[test]
 fn what_we_know_better_stands() {
     let mut db = database();
-    python_system::create(&mut db, "old", Flavour::Migrations);
+    python_system::create(&mut db, "old", PythonSchema::Migrations);
     db.run(
         r#"SELECT enrich.ensure_asn_inventory(64501, 'By hand', 'CH', NULL);
            SELECT enrich.enrich_ip('8.8.8.8');
@@ -490,9 +490,9 @@ fn killed_and_called_again(
 /// Returns the name of a database with an installation, invalid rows included.
 fn prepared(cluster: &Cluster, size: Size) -> String {
     let mut db = fresh_database(cluster);
-    python_system::create(&mut db, "old", Flavour::Orm);
+    python_system::create(&mut db, "old", PythonSchema::Orm);
     python_system::fill(&mut db, "old", 11, size);
-    add_odd_rows(&mut db, Flavour::Orm);
+    add_odd_rows(&mut db, PythonSchema::Orm);
     // All copies have the same times.
     db.run(
         "UPDATE old.asn_inventory SET created_at = '2025-01-01Z', first_seen = LEAST(first_seen, '2025-01-01Z'), last_seen = LEAST(last_seen, '2025-01-01Z');
@@ -506,8 +506,8 @@ fn prepared(cluster: &Cluster, size: Size) -> String {
 
 #[test]
 fn the_sessions_stay_where_they_are_and_are_attached() {
-    for flavour in Flavour::ALL {
-        let mut db = installation(flavour, SIZE);
+    for schema_kind in PythonSchema::ALL {
+        let mut db = installation(schema_kind, SIZE);
         db.run(IMPORT);
         assert_eq!(
             db.rows("SELECT rel, ip_column, time_column, has_foreign_key FROM enrich.attached_tables"),
@@ -543,9 +543,9 @@ fn the_sessions_stay_where_they_are_and_are_attached() {
 
 #[test]
 fn a_backfill_after_the_import_makes_the_counts_right() {
-    for flavour in Flavour::ALL {
-        let mut db = installation(flavour, SIZE);
-        add_odd_rows(&mut db, flavour);
+    for schema_kind in PythonSchema::ALL {
+        let mut db = installation(schema_kind, SIZE);
+        add_odd_rows(&mut db, schema_kind);
         db.run(IMPORT);
         let snapshots =
             "SELECT md5(string_agg(session_id || snapshot_asn || snapshot_country, ',' ORDER BY session_id))
@@ -558,7 +558,7 @@ fn a_backfill_after_the_import_makes_the_counts_right() {
         assert_eq!(
             db.one(&snapshots.replace("$$", &format!("'{with}'"))),
             before,
-            "{flavour:?}: snapshots changed"
+            "{schema_kind:?}: snapshots changed"
         );
         // Sessions without a snapshot in the Python system have one now, if the network of their address is known.
         assert_eq!(
@@ -709,7 +709,7 @@ fn what_cannot_be_imported_is_refused_before_anything_is_done() {
     );
     assert!(db.refused("CALL enrich.import_inventory('empty')").hint.is_some());
 
-    python_system::create(&mut db, "old", Flavour::Orm);
+    python_system::create(&mut db, "old", PythonSchema::Orm);
     assert_eq!(
         refusal(&mut db, &format!("BEGIN; {IMPORT}")),
         "25001 import_inventory() cannot run inside a transaction block"
@@ -733,7 +733,7 @@ fn what_cannot_be_imported_is_refused_before_anything_is_done() {
 
 #[test]
 fn only_a_superuser_or_the_extensions_owner_imports_and_only_what_is_theirs() {
-    let mut db = installation(Flavour::Orm, Size { networks: 10, addresses: 50, sessions: 50 });
+    let mut db = installation(PythonSchema::Orm, Size { networks: 10, addresses: 50, sessions: 50 });
     db.run("CREATE ROLE import_owner LOGIN; CREATE ROLE import_other LOGIN; GRANT USAGE ON SCHEMA enrich, old TO import_owner, import_other");
     assert_eq!(db.session_as("import_owner").refused(IMPORT).code, "42501");
     db.run("GRANT EXECUTE ON PROCEDURE enrich.import_inventory(name) TO import_owner, import_other");
@@ -761,7 +761,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
     db.run(&format!("GRANT CREATE ON DATABASE {database} TO import_mallory"));
     let mut mallory = db.session_as("import_mallory");
     mallory.run("SET search_path = old");
-    python_system::create(&mut mallory, "old", Flavour::Orm);
+    python_system::create(&mut mallory, "old", PythonSchema::Orm);
     mallory.run(
         r#"CREATE FUNCTION old.harm(what text) RETURNS boolean LANGUAGE plpgsql AS $$
              BEGIN
@@ -840,7 +840,7 @@ fn a_hostile_schema_gets_no_rights_by_being_imported() {
 #[test]
 fn sessions_that_the_python_systems_loader_stores_after_an_import_are_attributed_by_the_documented_trigger() {
     let mut db = database();
-    python_system::create(&mut db, "old", Flavour::Migrations);
+    python_system::create(&mut db, "old", PythonSchema::Migrations);
     db.run(
         "CREATE TABLE old.raw_events (id bigserial PRIMARY KEY, session_id varchar(64), payload jsonb NOT NULL);
          CREATE INDEX ON old.raw_events (session_id)",

@@ -612,7 +612,7 @@ fn a_bad_file_is_refused_with_a_reason_and_the_old_one_serves() {
 fn files_damaged_under_eight_backends_give_no_wrong_answer() {
     const BACKENDS: usize = 8;
     let cluster = cluster_with_world(&Options::named("lookups-damaged"));
-    let door = fresh_database(&cluster).door();
+    let handle = fresh_database(&cluster).handle();
     let files = Files::below(cluster.files());
     let stop = AtomicBool::new(false);
     let may_be_new = AtomicBool::new(false);
@@ -625,9 +625,9 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
         let asking: Vec<_> = rounds
             .iter()
             .map(|round| {
-                let (door, stop, may_be_new) = (&door, &stop, &may_be_new);
+                let (handle, stop, may_be_new) = (&handle, &stop, &may_be_new);
                 scope.spawn(move || {
-                    let mut session = door.session();
+                    let mut session = handle.session();
                     while !stop.load(Ordering::SeqCst) {
                         let may_be_new = may_be_new.load(Ordering::SeqCst);
                         let answers = session.rows(asks);
@@ -665,7 +665,7 @@ fn files_damaged_under_eight_backends_give_no_wrong_answer() {
                 |done| *done,
             );
         };
-        let mut reloader = door.session();
+        let mut reloader = handle.session();
         come_round("all backends ask");
         for file in [&files.city, &files.asn] {
             let handle = std::fs::OpenOptions::new().write(true).open(file).expect("it can be opened");
@@ -750,13 +750,13 @@ fn mmdb_files(cluster: &Cluster) -> Vec<String> {
 #[test]
 fn eight_backends_may_import_at_once() {
     let cluster = cluster_with_unread_world(&Options::named("lookups-import-race"));
-    let door = fresh_database(&cluster).door();
+    let handle = fresh_database(&cluster).handle();
     // All backends find at the same time that the private copy does not exist yet.
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut session = door.session();
+                    let mut session = handle.session();
                     session.one(EIGHT)
                 })
             })
@@ -768,7 +768,7 @@ fn eight_backends_may_import_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let mut session = door.session();
+                let mut session = handle.session();
                 for _ in 0..5 {
                     session.run("SELECT reload_mmdb()");
                     assert_eq!(session.one(EIGHT), "US|15169");

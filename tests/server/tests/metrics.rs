@@ -195,13 +195,13 @@ fn eight_sessions_at_once_sum_exactly() {
     let cluster = server("metrics-concurrent");
     let mut db = fresh_database(&cluster);
     COWRIE.create_attached(&mut db);
-    let door = db.door();
+    let handle = db.handle();
     let expected: i64 = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..8_u64)
             .map(|client| {
-                let door = door.clone();
+                let handle = handle.clone();
                 scope.spawn(move || {
-                    let (mut session, mut random) = (door.session(), Random::seeded(client + 1));
+                    let (mut session, mut random) = (handle.session(), Random::seeded(client + 1));
                     let mut asked = 0;
                     for round in 0..60 {
                         let some = |random: &mut Random, many: usize| -> BTreeSet<String> {

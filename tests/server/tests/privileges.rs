@@ -392,8 +392,8 @@ fn nothing_in_the_callers_schema_is_used() {
     db.run(HOSTILE);
     let attacker = db.create_role("attacker");
     db.run(&format!("GRANT ALL ON sessions TO {attacker}; GRANT USAGE ON SCHEMA enrich TO {attacker}"));
-    let door = db.door();
-    let _ = door;
+    let handle = db.handle();
+    let _ = handle;
     let mut session = db.cluster.session_with(&db.name, &attacker, "evil,pg_catalog,public,enrich");
     session.run(SHADOWS);
     session.run(&COWRIE.insert(&[("a", Some("8.8.8.8")), ("b", Some("48.0.0.1"))]));

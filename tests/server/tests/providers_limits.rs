@@ -234,11 +234,11 @@ fn a_new_key_ends_the_stop_and_not_a_rest() {
 
 /// Locks a table that every claim writes to for this long, repeatedly, while `work` runs.
 fn while_somebody_locks(db: &Database<'_>, table: &str, lasts: f64, pause: f64, work: impl FnOnce()) {
-    let (door, is_over) = (db.door(), AtomicBool::new(false));
+    let (handle, is_over) = (db.handle(), AtomicBool::new(false));
     let lock = format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE; SELECT pg_sleep({lasts}); COMMIT");
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut session = door.session();
+            let mut session = handle.session();
             while !is_over.load(Ordering::Relaxed) {
                 session.run(&lock);
                 session.run(&format!("SELECT pg_sleep({pause})"));

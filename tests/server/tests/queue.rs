@@ -246,14 +246,14 @@ fn parallel_claims_never_get_the_same_job() {
     queue(&mut db, &addresses);
     Hand::of(db.another(), 1).takes_in();
     const HANDS: i64 = 6;
-    let door = db.door();
+    let handle = db.handle();
     let start = Barrier::new(HANDS as usize);
     let claimed: Vec<Vec<String>> = std::thread::scope(|scope| {
         let hands: Vec<_> = (1..=HANDS)
             .map(|number| {
-                let (door, start) = (&door, &start);
+                let (handle, start) = (&handle, &start);
                 scope.spawn(move || {
-                    let mut hand = Hand::of(door.session(), number);
+                    let mut hand = Hand::of(handle.session(), number);
                     let mut all = Vec::new();
                     start.wait();
                     loop {

@@ -184,9 +184,9 @@ fn beside_writers_counts_stay_exact() {
                 scope.spawn(move || write_on(session, host, writer, ended));
             }
             let mut second = db.another();
-            let (table, door) = (host.table, &ended);
+            let (table, is_over) = (host.table, &ended);
             scope.spawn(move || {
-                while !door.load(Ordering::Relaxed) {
+                while !is_over.load(Ordering::Relaxed) {
                     second.run(&format!("CALL enrich.backfill_sessions('{table}', 100, false)"));
                 }
             });

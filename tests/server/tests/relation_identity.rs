@@ -190,10 +190,10 @@ fn a_call_that_waits_never_reaches_the_table_that_took_the_name() {
             let checked = db.number(&format!("SELECT 'mine.{table}'::regclass::oid"));
             let mut blocker = db.another();
             blocker.run(&format!("BEGIN; LOCK TABLE mine.{table} IN ACCESS EXCLUSIVE MODE"));
-            let door = db.door();
+            let handle = db.handle();
             let decoy = format!("mine.{table}");
             let ended = std::thread::scope(|scope| {
-                let call = scope.spawn(|| door.session().try_run(place.call));
+                let call = scope.spawn(|| handle.session().try_run(place.call));
                 wait_until(
                     "the call waits for the table",
                     || {
@@ -253,10 +253,10 @@ fn schemas_that_change_places_again_and_again_never_exchange_snapshots() {
     let (checked, decoy) =
         (db.number("SELECT 'mine.s'::regclass::oid"), db.number("SELECT 'decoy.s'::regclass::oid"));
     let before = contents(&mut db, "decoy.s");
-    let door = db.door();
+    let handle = db.handle();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| {
-            let mut session = door.session();
+            let mut session = handle.session();
             for _ in 0..50 {
                 let ended = session
                     .try_run(&format!("CALL enrich.backfill_sessions({checked}::oid::regclass, 1, false)"));
@@ -316,10 +316,10 @@ fn a_call_waits_for_a_transaction_that_renames_the_schema() {
     db.run("SELECT enrich.detach_session_table('mine.s')");
     let mut renamer = db.another();
     renamer.run("BEGIN; ALTER SCHEMA mine RENAME TO away");
-    let door = db.door();
+    let handle = db.handle();
     std::thread::scope(|scope| {
         let call = scope
-            .spawn(|| door.session().try_run("SELECT enrich.attach_session_table('mine.s', 'source_ip')"));
+            .spawn(|| handle.session().try_run("SELECT enrich.attach_session_table('mine.s', 'source_ip')"));
         wait_until(
             "the call waits for the other transaction",
             || db.number("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"),

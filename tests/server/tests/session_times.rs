@@ -6,7 +6,7 @@ use server_tests::database::restored_from;
 use server_tests::documentation::sql_with;
 use server_tests::hosts::COWRIE;
 use server_tests::installation::{Installation, files_below, installation, workspace};
-use server_tests::python_system::{self, Flavour};
+use server_tests::python_system::{self, PythonSchema};
 use server_tests::recount::assert_counts_are_exact;
 use server_tests::{Cluster, Database, Options, Session, database};
 
@@ -113,7 +113,7 @@ fn trigger_recount_backfill_and_import_believe_the_same_times() {
 
 fn import((type_name, time, believed): &(&str, &str, bool)) {
     let mut db = database();
-    python_system::create(&mut db, "old", Flavour::Orm);
+    python_system::create(&mut db, "old", PythonSchema::Orm);
     db.run(&format!(
         "INSERT INTO old.asn_inventory (asn_number, organization_name, asn_type, first_seen, last_seen, enrichment) VALUES
              (64500, 'Example', 'ISP', '{time}', '{time}', '{{}}');

@@ -11,7 +11,7 @@ use server_tests::cymru::{Lab, member, member6};
 use server_tests::database::bare_database;
 use server_tests::documentation::grants;
 use server_tests::hosts::{COWRIE, SUMMARIES};
-use server_tests::python_system::{self, Flavour, Size};
+use server_tests::python_system::{self, PythonSchema, Size};
 use server_tests::wait::wait_up_to;
 use server_tests::{Database, Options, Session};
 
@@ -204,7 +204,7 @@ fn outcome(lab: &Lab, settings: &[Setting]) -> Vec<String> {
     ] {
         steps.step(&mut owners, call);
     }
-    python_system::create(&mut db, "old", Flavour::Orm);
+    python_system::create(&mut db, "old", PythonSchema::Orm);
     python_system::fill(&mut db, "old", 7, Size { networks: 5, addresses: 20, sessions: 30 });
     for call in [
         "SELECT enrich.ensure_asn_inventory(64500, 'Example Ltd', 'SE', 'RIPE')",

@@ -1,4 +1,4 @@
-//! Work that an obstacle delayed is resumed when the obstacle ends, at every step of the worker.
+//! Work that a fault delayed is resumed when the fault ends, at every step of the worker.
 //!
 //! `COWRIE_ENRICH_SEEDS` sets the number of seeds, `COWRIE_ENRICH_SEED` the first one, and `COWRIE_ENRICH_ROUNDS` the
 //! length of the storm. `make torture` runs everything for longer.
@@ -10,11 +10,11 @@ use std::time::SystemTime;
 use cowrie_enrich_upstreams::{Behaviour, Fault};
 use server_tests::cymru::{Lab, assert_nothing_crashed, member, queue, wait_for_the_queue, worker_pid};
 use server_tests::documentation::{page, section};
-use server_tests::torture::{self, STEPS, Strikes, naptimes_allowed};
+use server_tests::torture::{self, FaultCounts, STEPS, naptimes_allowed};
 use server_tests::{Options, Session, wait_until};
 
-/// Obstacles in a seed.
-const OBSTACLES: usize = 3;
+/// Faults in a seed.
+const FAULTS: usize = 3;
 /// Seeds that run concurrently.
 const THREADS: usize = 6;
 
@@ -28,14 +28,14 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn after_any_obstacle_everything_is_done_within_two_naptimes() {
+fn after_any_fault_everything_is_done_within_two_naptimes() {
     let first = seed();
     let seeds = number("COWRIE_ENRICH_SEEDS").unwrap_or(10) as usize;
     eprintln!("COWRIE_ENRICH_SEED={first} COWRIE_ENRICH_SEEDS={seeds}");
     let lab = torture::server("torture");
     let watch = lab.database();
-    let watch = watch.door();
-    let strikes = Mutex::new(Strikes::default());
+    let watch = watch.handle();
+    let fault_counts = Mutex::new(FaultCounts::default());
     let next = AtomicUsize::new(0);
     std::thread::scope(|threads| {
         for _ in 0..THREADS {
@@ -45,18 +45,18 @@ fn after_any_obstacle_everything_is_done_within_two_naptimes() {
                     if turn >= seeds {
                         return;
                     }
-                    let struck = torture::run(&lab, watch.session(), first + turn as u64, turn, OBSTACLES);
-                    strikes.lock().expect("no seed failed").add(struck);
+                    let struck = torture::run(&lab, watch.session(), first + turn as u64, turn, FAULTS);
+                    fault_counts.lock().expect("no seed failed").add(struck);
                 }
             });
         }
     });
-    let strikes = strikes.into_inner().expect("no seed failed").0;
-    eprintln!("struck by obstacles: {strikes:?}");
+    let fault_counts = fault_counts.into_inner().expect("no seed failed").0;
+    eprintln!("struck by faults: {fault_counts:?}");
     for step in STEPS {
         assert!(
-            seeds * OBSTACLES < STEPS.len() || strikes.get(step).is_some_and(|number| *number > 0),
-            "no obstacle struck {step}"
+            seeds * FAULTS < STEPS.len() || fault_counts.get(step).is_some_and(|number| *number > 0),
+            "no fault struck {step}"
         );
     }
     assert_nothing_crashed(&lab.cluster);
@@ -78,7 +78,7 @@ const GATE: &str = "
         IF OLD.leased_by IS NULL AND NEW.leased_by IS NOT NULL THEN
             WHILE NOT (SELECT is_called FROM public.gate) LOOP PERFORM pg_catalog.pg_sleep(0.01); END LOOP;
         ELSIF OLD.leased_by IS NOT NULL AND NEW.leased_by IS NULL AND (SELECT last_value < 2 FROM public.gate) THEN
-            RAISE EXCEPTION 'an obstacle';
+            RAISE EXCEPTION 'a fault';
         END IF;
         RETURN NEW;
     END $$;

@@ -442,12 +442,12 @@ fn sessions_arrive_and_change_while_answers_are_written() {
     let mut db = lab.database();
     COWRIE.create_attached(&mut db);
     SUMMARIES.create_attached(&mut db);
-    let door = db.door();
+    let handle = db.handle();
     std::thread::scope(|scope| {
         for client in 0..4usize {
-            let door = &door;
+            let handle = &handle;
             scope.spawn(move || {
-                let mut session = door.session();
+                let mut session = handle.session();
                 let host = if client % 2 == 0 { &COWRIE } else { &SUMMARIES };
                 for round in 0..60usize {
                     // Every second prefix is new, and all clients use it.

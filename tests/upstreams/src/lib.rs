@@ -38,7 +38,7 @@ mod routes;
 mod whois;
 
 pub use behaviour::{Behaviour, CustomAnswer, FOREIGN_ASN, Fault};
-pub use collector::{Collector, CollectorAnswer, Exported, Point, Sent, SpanSeen};
+pub use collector::{Collector, CollectorAnswer, ExportBody, Point, ReceivedExport, ReceivedSpan};
 pub use dns::{CustomMessages, Dns, DnsBehaviour, DnsFault, DnsQuestion, Transport};
 pub use hosts::{
     Host, Hosts, Reports, Tunnel, synthetic_classification, synthetic_dshield_asn, synthetic_dshield_attacks,

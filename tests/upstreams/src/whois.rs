@@ -140,7 +140,7 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
         let shared = Arc::clone(&shared);
         std::thread::spawn(move || {
             let mut dialogue =
-                Dialogue { stream, shared: &shared, connection: &connection, unread: Vec::new() };
+                ConnectionThread { stream, shared: &shared, connection: &connection, unread: Vec::new() };
             // An error ends the connection, and is recorded.
             let _ = dialogue.conduct(behaviour, version);
             locked(&connection).closed.get_or_insert_with(Instant::now);
@@ -149,7 +149,7 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> io::Result<Listener> {
     })
 }
 
-struct Dialogue<'a> {
+struct ConnectionThread<'a> {
     stream: TcpStream,
     shared: &'a Shared,
     connection: &'a Mutex<Connection>,
@@ -157,7 +157,7 @@ struct Dialogue<'a> {
     unread: Vec<u8>,
 }
 
-impl Dialogue<'_> {
+impl ConnectionThread<'_> {
     fn conduct(&mut self, mut behaviour: Behaviour, version: u64) -> io::Result<()> {
         let _ = self.stream.set_nodelay(true);
         loop {

@@ -14,7 +14,7 @@ use cowrie_enrich_upstreams::{
 use flate2::read::MultiGzDecoder;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -78,7 +78,7 @@ impl Answer {
 impl Client {
     fn new(http: &Http) -> Client {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, http.port())).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Client { stream: BufReader::new(stream), host: format!("127.0.0.1:{}", http.port()) }
     }
 
@@ -193,7 +193,7 @@ fn wait_until<T: Debug>(mut fetch: impl FnMut() -> T, predicate: impl Fn(&T) -> 
         if predicate(&value) {
             return value;
         }
-        assert!(started.elapsed() < PATIENCE, "last value: {value:?}");
+        assert!(started.elapsed() < TIMEOUT, "last value: {value:?}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -568,9 +568,9 @@ fn a_client_that_gives_up_is_noticed_and_its_request_is_over() {
         gives_up(&http, |request| request.status.is_none());
         assert_eq!(http.requests()[0].status, None);
     }
-    http.behave(HttpBehaviour::normal().delayed(PATIENCE * 100));
+    http.behave(HttpBehaviour::normal().delayed(TIMEOUT * 100));
     gives_up(&http, |request| request.status.is_none());
-    for fault in [HttpFault::Hang, HttpFault::Drip { every: PATIENCE * 100 }] {
+    for fault in [HttpFault::Hang, HttpFault::Drip { every: TIMEOUT * 100 }] {
         http.behave(fault);
         gives_up(&http, |request| request.status == Some(200));
     }

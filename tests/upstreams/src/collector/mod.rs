@@ -22,7 +22,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::metrics::v1::ResourceMetrics;
 use opentelemetry_proto::tonic::trace::v1::ResourceSpans;
 use prost::Message;
-pub use seen::{Point, SpanSeen};
+pub use seen::{Point, ReceivedSpan};
 
 use crate::http::wire::{self, Head};
 use crate::listener::Listener;
@@ -53,26 +53,26 @@ pub enum CollectorAnswer {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Exported {
+pub struct ReceivedExport {
     /// When the request had been read.
     pub at: Instant,
     pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
-    pub sent: Sent,
+    pub sent: ExportBody,
     /// Status of the answer, if one was sent.
     pub status: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
-pub enum Sent {
+pub enum ExportBody {
     Metrics(Vec<ResourceMetrics>),
     Traces(Vec<ResourceSpans>),
     /// Body that cannot be decoded, with the reason.
     Unreadable(String),
 }
 
-impl Exported {
+impl ReceivedExport {
     /// Returns the value of the first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         wire::value_of(&self.headers, name)
@@ -87,7 +87,7 @@ pub struct Collector {
 
 struct Shared {
     answer: Mutex<CollectorAnswer>,
-    record: Mutex<Vec<Exported>>,
+    record: Mutex<Vec<ReceivedExport>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -131,7 +131,7 @@ impl Collector {
     }
 
     /// Returns the requests in the order in which they were read.
-    pub fn requests(&self) -> Vec<Exported> {
+    pub fn requests(&self) -> Vec<ReceivedExport> {
         locked(&self.shared.record).clone()
     }
 
@@ -170,7 +170,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
         }
         let body: Vec<u8> = unread.drain(..head.body).collect();
-        let exported = Exported {
+        let exported = ReceivedExport {
             at: Instant::now(),
             sent: decode(&head, &body),
             method: head.method,
@@ -240,26 +240,28 @@ fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<usize> {
     Ok(count)
 }
 
-fn decode(head: &Head, body: &[u8]) -> Sent {
+fn decode(head: &Head, body: &[u8]) -> ExportBody {
     let kind = wire::value_of(&head.headers, "content-type");
     if head.method != "POST" || kind != Some("application/x-protobuf") {
-        return Sent::Unreadable(format!("{} of {kind:?}", head.method));
+        return ExportBody::Unreadable(format!("{} of {kind:?}", head.method));
     }
     let read = match head.path.as_str() {
         "/v1/metrics" => {
-            ExportMetricsServiceRequest::decode(body).map(|it| Sent::Metrics(it.resource_metrics))
+            ExportMetricsServiceRequest::decode(body).map(|it| ExportBody::Metrics(it.resource_metrics))
         }
-        "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|it| Sent::Traces(it.resource_spans)),
-        path => return Sent::Unreadable(format!("nothing is at {path}")),
+        "/v1/traces" => {
+            ExportTraceServiceRequest::decode(body).map(|it| ExportBody::Traces(it.resource_spans))
+        }
+        path => return ExportBody::Unreadable(format!("nothing is at {path}")),
     };
-    read.unwrap_or_else(|error| Sent::Unreadable(error.to_string()))
+    read.unwrap_or_else(|error| ExportBody::Unreadable(error.to_string()))
 }
 
 /// Returns the message of an answer.
-fn said(to: &Sent, rejected: i64, words: &str) -> Vec<u8> {
+fn said(to: &ExportBody, rejected: i64, words: &str) -> Vec<u8> {
     let is_partial = rejected != 0 || !words.is_empty();
     match to {
-        Sent::Traces(_) => ExportTraceServiceResponse {
+        ExportBody::Traces(_) => ExportTraceServiceResponse {
             partial_success: is_partial.then(|| ExportTracePartialSuccess {
                 rejected_spans: rejected,
                 error_message: words.to_owned(),

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, NumberData
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-use super::{Exported, Sent};
+use super::{ExportBody, ReceivedExport};
 
 pub type Attributes = BTreeMap<String, String>;
 
@@ -34,7 +34,7 @@ pub struct Point {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub struct SpanSeen {
+pub struct ReceivedSpan {
     pub resource: Attributes,
     pub name: String,
     /// In hexadecimal digits; empty: none.
@@ -48,10 +48,10 @@ pub struct SpanSeen {
     pub error: Option<String>,
 }
 
-impl Exported {
+impl ReceivedExport {
     /// Data points, if metrics were sent.
     pub fn points(&self) -> Vec<Point> {
-        let Sent::Metrics(all) = &self.sent else { return Vec::new() };
+        let ExportBody::Metrics(all) = &self.sent else { return Vec::new() };
         let mut points = Vec::new();
         for of_resource in all {
             let resource = of(of_resource.resource.as_ref());
@@ -113,15 +113,15 @@ impl Exported {
     }
 
     /// Spans, if spans were sent.
-    pub fn spans(&self) -> Vec<SpanSeen> {
-        let Sent::Traces(all) = &self.sent else { return Vec::new() };
+    pub fn spans(&self) -> Vec<ReceivedSpan> {
+        let ExportBody::Traces(all) = &self.sent else { return Vec::new() };
         let mut spans = Vec::new();
         for of_resource in all {
             let resource = of(of_resource.resource.as_ref());
             for span in of_resource.scope_spans.iter().flat_map(|scope| &scope.spans) {
                 let status = span.status.clone().unwrap_or_default();
                 let is_error = status.code == StatusCode::Error as i32;
-                spans.push(SpanSeen {
+                spans.push(ReceivedSpan {
                     resource: resource.clone(),
                     name: span.name.clone(),
                     trace: hex(&span.trace_id),

@@ -32,7 +32,7 @@ pub fn serve(stream: TcpStream, shared: &Shared, open: &Open) -> io::Result<()> 
             shared.record.abandoned(&entry);
         }
         shared.record.end(&entry);
-        if let Next::Close = answered? {
+        if let AfterAnswer::Close = answered? {
             break;
         }
     }
@@ -42,7 +42,7 @@ pub fn serve(stream: TcpStream, shared: &Shared, open: &Open) -> io::Result<()> 
 }
 
 /// Says if the connection is kept after an answer.
-enum Next {
+enum AfterAnswer {
     Keep,
     Close,
 }
@@ -96,7 +96,7 @@ impl Connection<'_> {
         Ok(Some((head, entry)))
     }
 
-    fn respond(&mut self, head: &Head, entry: &Entry) -> io::Result<Next> {
+    fn respond(&mut self, head: &Head, entry: &Entry) -> io::Result<AfterAnswer> {
         while self.unread.len() < head.body {
             self.read_more()?;
         }
@@ -134,11 +134,11 @@ impl Connection<'_> {
         behaviour: &HttpBehaviour,
         request: &HttpRequest,
         entry: &Entry,
-    ) -> io::Result<Next> {
+    ) -> io::Result<AfterAnswer> {
         match &behaviour.fault {
             Some(HttpFault::Garbage(bytes)) => {
                 self.last(&noise(*bytes), entry)?;
-                return Ok(Next::Close);
+                return Ok(AfterAnswer::Close);
             }
             Some(HttpFault::Huge { bytes }) => return self.huge(behaviour, request, *bytes, entry),
             Some(HttpFault::GzipBomb { bytes }) => return self.bomb(behaviour, request, *bytes, entry),
@@ -181,11 +181,11 @@ impl Connection<'_> {
             }
             Some(HttpFault::CutBody) => {
                 self.last(&[&head, &body[..body.len() / 2]].concat(), entry)?;
-                return Ok(Next::Close);
+                return Ok(AfterAnswer::Close);
             }
             Some(HttpFault::Drip { every }) => {
                 let bytes = [head, body].concat();
-                let Some((last, first)) = bytes.split_last() else { return Ok(Next::Close) };
+                let Some((last, first)) = bytes.split_last() else { return Ok(AfterAnswer::Close) };
                 for byte in first {
                     self.send(&[*byte])?;
                     self.wait(every)?;
@@ -194,7 +194,7 @@ impl Connection<'_> {
             }
             _ => self.last(&[head, body].concat(), entry)?,
         }
-        Ok(if says_close { Next::Close } else { Next::Keep })
+        Ok(if says_close { AfterAnswer::Close } else { AfterAnswer::Keep })
     }
 
     /// Returns an answer that is small enough to be built before it is sent.
@@ -276,7 +276,7 @@ impl Connection<'_> {
         request: &HttpRequest,
         bytes: u64,
         entry: &Entry,
-    ) -> io::Result<Next> {
+    ) -> io::Result<AfterAnswer> {
         let framing = match (behaviour.chunked, behaviour.close) {
             (true, _) => Framing::Chunks,
             (false, true) => Framing::Close,
@@ -290,13 +290,13 @@ impl Connection<'_> {
             Framing::Close => {}
         }
         self.begin(headers, behaviour, entry)?;
-        let mut pieces = Pieces { connection: self, framing };
+        let mut pieces = BodyWriter { connection: self, framing };
         text.write_to(&mut pieces)?;
         match framing {
             Framing::Chunks => self.last(&[&wire::chunk(LongText::END), wire::LAST_CHUNK].concat(), entry)?,
             Framing::Length | Framing::Close => self.last(LongText::END, entry)?,
         }
-        Ok(if behaviour.close { Next::Close } else { Next::Keep })
+        Ok(if behaviour.close { AfterAnswer::Close } else { AfterAnswer::Keep })
     }
 
     fn bomb(
@@ -305,7 +305,7 @@ impl Connection<'_> {
         request: &HttpRequest,
         bytes: u64,
         entry: &Entry,
-    ) -> io::Result<Next> {
+    ) -> io::Result<AfterAnswer> {
         let framing = if behaviour.chunked { Framing::Chunks } else { Framing::Close };
         let mut headers = vec![
             ("content-type".to_owned(), "application/json".to_owned()),
@@ -317,7 +317,7 @@ impl Connection<'_> {
         let close = behaviour.close || framing == Framing::Close;
         let shared = self.shared;
         self.begin(headers, &HttpBehaviour { close, ..behaviour.clone() }, entry)?;
-        let mut encoder = GzEncoder::new(Pieces { connection: self, framing }, Compression::best());
+        let mut encoder = GzEncoder::new(BodyWriter { connection: self, framing }, Compression::best());
         LongText::new(request.ip, bytes).write_to(&mut encoder)?;
         encoder.write_all(LongText::END)?;
         // The compressed data marks its end.
@@ -326,7 +326,7 @@ impl Connection<'_> {
         if framing == Framing::Chunks {
             self.send(wire::LAST_CHUNK)?;
         }
-        Ok(if close { Next::Close } else { Next::Keep })
+        Ok(if close { AfterAnswer::Close } else { AfterAnswer::Keep })
     }
 
     /// Sends the head of a large answer.
@@ -366,7 +366,7 @@ impl Connection<'_> {
     }
 
     /// Waits until the client leaves or `stop` is called.
-    fn wait_for_the_end(&mut self) -> io::Result<Next> {
+    fn wait_for_the_end(&mut self) -> io::Result<AfterAnswer> {
         loop {
             self.read_more()?;
             self.unread.clear();
@@ -414,12 +414,12 @@ impl Connection<'_> {
 }
 
 /// Writes parts of a body in its framing.
-struct Pieces<'a, 'b> {
+struct BodyWriter<'a, 'b> {
     connection: &'a mut Connection<'b>,
     framing: Framing,
 }
 
-impl Write for Pieces<'_, '_> {
+impl Write for BodyWriter<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
