@@ -5,7 +5,7 @@ use cowrie_enrich_engine::prefix::Prefix;
 use pgrx::pg_sys;
 
 use super::jsonb::Container;
-use super::relation::TupleId;
+use super::row::TupleId;
 use super::value::{
     Bigint, Boolean, Bytes, Cidr, ColumnType, Date, Float, Inet, Integer, Jsonb, Name, Oid, Regclass,
     TEXT_LIKE, Text, Tid, Timestamptz, ToSql, Typed, Xid,

@@ -19,7 +19,7 @@
 //! | [`jsonb`] | `JsonB` | goes through text and serde, and costs many times the server's binary form; until it reads that form |
 //! | [`call`] | `#[pg_extern]` | the extension's SQL is in install scripts, with comments and grants; until it accepts separate SQL |
 //! | [`trigger`], [`column`] | `PgTrigger` | copies rows, and an INSERT has only microseconds; until it borrows them |
-//! | [`relation`], [`scan`], [`keyed`], [`snapshot`] | none | |
+//! | [`relation`], [`prober`], [`row`], [`scan`], [`keyed`], [`snapshot`] | none | |
 //! | [`subtransaction`], [`transaction`], [`timeouts`], [`time_limit`] | `PgTryBuilder`, callbacks | are used; pgrx has no subtransactions and no timeouts |
 //! | [`background`], [`latch`] | `BackgroundWorkerBuilder`, `wait_latch` | workers are started at any time, watched by handle, connect by OID as a role, and wait for sockets too; until pgrx does these |
 //! | [`shmem`] | `pg_shmem_init!` | most of it is atomics without a lock, and a process that ends clears its slot; until it has both |
@@ -48,8 +48,10 @@ pub mod latch;
 pub mod mapped_file;
 pub mod memory;
 pub mod parser;
+pub mod prober;
 pub mod relation;
 pub mod role;
+pub mod row;
 pub mod scan;
 pub mod settings;
 pub mod shmem;

@@ -1,4 +1,5 @@
-//! Access to the extension's tables below the executor: one index probe, one append.
+//! Access to the extension's tables below the executor: locks, and appending. [`prober`](super::prober) finds rows by an
+//! index.
 //!
 //! A session's insert may cost only microseconds; a statement through SPI costs more than that. Access rights
 //! are not checked here, because only the extension's tables are opened, on behalf of its owner.
@@ -6,18 +7,15 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-use cowrie_enrich_engine::address::Address;
 use pgrx::pg_sys;
 
-use super::column::{Column, type_of};
-use super::jsonb::Container;
-use super::snapshot::{Dirty, View};
+use super::column::type_of;
 use super::value::{Arguments, Parameters, Value};
-use super::{inet, role, text};
+use super::{role, text};
 
 /// An open table; its lock is kept until the transaction ends.
 pub struct Table {
-    relation: pg_sys::Relation,
+    pub(super) relation: pg_sys::Relation,
 }
 
 /// Returns the OID of a relation of the extension, or InvalidOid.
@@ -70,7 +68,7 @@ pub fn lock_against_writers(table: pg_sys::Oid) {
 
 impl Table {
     /// Opens a table; returns `None` if it does not exist (any more).
-    fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
+    pub(super) fn open(table: pg_sys::Oid, lock: u32) -> Option<Table> {
         if table == pg_sys::InvalidOid {
             return None;
         }
@@ -107,7 +105,7 @@ impl Table {
 
     /// Raises an error, because the table's owner has changed the table and this code requires the original
     /// definition.
-    fn is_altered(&self, how: &str) -> ! {
+    pub(super) fn is_altered(&self, how: &str) -> ! {
         // SAFETY: the relation is open.
         let name = unsafe { text::from_c((*(*self.relation).rd_rel).relname.data.as_ptr()) };
         pgrx::error!("table \"{}\" is not as cowrie_enrich needs it: {how}", name.unwrap_or_default())
@@ -190,406 +188,9 @@ impl Table {
 /// Rows inserted at once: a page holds about two hundred deltas.
 const APPEND_BATCH: usize = 256;
 
-#[cfg(not(feature = "pg18"))]
-unsafe fn begin_scan(
-    table: pg_sys::Relation,
-    index: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-) -> pg_sys::IndexScanDesc {
-    // SAFETY: the caller holds both relations open.
-    unsafe { pg_sys::index_beginscan(table, index, snapshot, 1, 0) }
-}
-
-#[cfg(feature = "pg18")]
-unsafe fn begin_scan(
-    table: pg_sys::Relation,
-    index: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-) -> pg_sys::IndexScanDesc {
-    // SAFETY: the caller holds both relations open; no instrumentation is requested.
-    unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0) }
-}
-
 impl Drop for Table {
     fn drop(&mut self) {
         // SAFETY: opened once in `open`; NoLock keeps the lock until the transaction ends.
         unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
-    }
-}
-
-/// One table open for probes by its key.
-pub struct Prober {
-    // Declared before the table, hence dropped before it.
-    scan: Scan,
-    table: Table,
-    key_type: KeyType,
-}
-
-/// Type of a key.
-#[derive(Clone, Copy)]
-pub enum KeyType {
-    Inet,
-    Bigint,
-}
-
-impl KeyType {
-    /// Returns the function that compares two keys for equality.
-    fn equality(self) -> pg_sys::Oid {
-        pg_sys::Oid::from(match self {
-            KeyType::Inet => pg_sys::F_NETWORK_EQ,
-            KeyType::Bigint => pg_sys::F_INT8EQ,
-        })
-    }
-
-    /// The operator family of btree that has this function, and the type of the index's column. The families are
-    /// `network_ops` and `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
-    fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
-        match self {
-            KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),
-            KeyType::Bigint => (pg_sys::Oid::from_u32(1976), pg_sys::INT8OID),
-        }
-    }
-}
-
-/// A key to find.
-#[derive(Clone, Copy)]
-pub enum Key {
-    Address(Address),
-    Number(i64),
-}
-
-/// One table open for finding keys that other transactions are inserting. Never waits for these transactions.
-pub struct InsertionProber {
-    // Declared before the snapshot, hence dropped before it.
-    prober: Prober,
-    snapshot: Dirty,
-}
-
-impl InsertionProber {
-    /// Opens a table and an index on it with one column of this type; `None` if either does not exist (any
-    /// more).
-    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
-        let snapshot = Dirty::new();
-        let prober = Prober::open_raw(table, index, key_type, snapshot.raw())?;
-        Some(InsertionProber { prober, snapshot })
-    }
-
-    /// Returns whether another transaction in progress has inserted a row with this key.
-    pub fn is_being_inserted(&mut self, key: Key) -> bool {
-        self.prober.holds(key) && self.snapshot.saw_insertion()
-    }
-}
-
-struct Scan {
-    index: pg_sys::Relation,
-    scan: pg_sys::IndexScanDesc,
-    slot: *mut pg_sys::TupleTableSlot,
-    /// The memory context in which the scan began. The access method allocates memory for the scan later, in
-    /// the current context. The caller's context may be freed before the scan ends.
-    context: pg_sys::MemoryContext,
-}
-
-impl Scan {
-    fn in_its_memory<T>(&self, work: impl FnOnce() -> T) -> T {
-        // SAFETY: the context outlives the scan. The caller's context is restored afterwards; after an ERROR,
-        // the error handler sets the current context.
-        unsafe {
-            let outside = pg_sys::MemoryContextSwitchTo(self.context);
-            let result = work();
-            pg_sys::MemoryContextSwitchTo(outside);
-            result
-        }
-    }
-}
-
-impl Prober {
-    /// Opens a table and an index on it whose first column is inet; `None` if either does not exist (any
-    /// more).
-    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, view: View<'_>) -> Option<Prober> {
-        Prober::open_by(table, index, KeyType::Inet, view)
-    }
-
-    /// Does the same for a key of any type.
-    pub fn open_by(
-        table: pg_sys::Oid,
-        index: pg_sys::Oid,
-        key_type: KeyType,
-        view: View<'_>,
-    ) -> Option<Prober> {
-        Prober::open_raw(table, index, key_type, view.raw())
-    }
-
-    fn open_raw(
-        table: pg_sys::Oid,
-        index: pg_sys::Oid,
-        key_type: KeyType,
-        snapshot: pg_sys::Snapshot,
-    ) -> Option<Prober> {
-        let table = Table::open(table, pg_sys::AccessShareLock)?;
-        // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
-        // its users ensure.
-        unsafe {
-            let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            if index.is_null() {
-                return None;
-            }
-            // Probes pass a key of this type to the operator of this family.
-            let (family, type_oid) = key_type.operators();
-            let form = (*index).rd_index;
-            let is_fitting = (*form).indrelid == (*table.relation).rd_id
-                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-                && (*form).indnkeyatts >= 1
-                && *(*index).rd_opfamily == family
-                && *(*index).rd_opcintype == type_oid;
-            if !is_fitting {
-                pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-                table.is_altered("the index of the key is another one");
-            }
-            let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
-            let scan = begin_scan(table.relation, index, snapshot);
-            let context = pg_sys::CurrentMemoryContext;
-            Some(Prober { scan: Scan { index, scan, slot, context }, table, key_type })
-        }
-    }
-
-    /// Returns whether there is a row with this key. Returns false for a key of another type.
-    pub fn holds(&mut self, key: Key) -> bool {
-        self.seek(key) && self.next().is_some()
-    }
-
-    /// Passes the row with this key to `read`, while its buffer is pinned.
-    pub fn probe<T>(&mut self, key: Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
-        if !self.seek(key) {
-            return None;
-        }
-        self.next().map(|row| read(&row))
-    }
-
-    /// Returns the tuple ids of up to `most` rows with this key that are `wanted`.
-    pub fn tuple_ids(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<TupleId> {
-        let mut tuple_ids = Vec::new();
-        if most == 0 || !self.seek(key) {
-            return tuple_ids;
-        }
-        while tuple_ids.len() < most {
-            super::check_for_interrupts();
-            let Some(row) = self.next() else { break };
-            if wanted(&row) {
-                tuple_ids.push(row.tuple_id());
-            }
-        }
-        tuple_ids
-    }
-
-    /// Returns a column of the table by its name.
-    pub fn column(&self, name: &CStr) -> Option<Column> {
-        // SAFETY: the table is open, and so is its descriptor.
-        unsafe { Column::named((*self.table.relation).rd_att, name) }
-    }
-
-    /// Begins a search for a key. Returns false for a key of another type.
-    fn seek(&mut self, key: Key) -> bool {
-        let key = match (self.key_type, key) {
-            (KeyType::Inet, Key::Address(address)) => inet::write(address),
-            (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
-            _ => return false,
-        };
-        let mut scan_key = pg_sys::ScanKeyData::default();
-        // SAFETY: the index's first column is of the key's type with the default operator class; the scan is open and copies
-        // the key.
-        unsafe {
-            pg_sys::ScanKeyInit(
-                &mut scan_key,
-                1,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                self.key_type.equality(),
-                key,
-            );
-            self.scan.in_its_memory(|| {
-                pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
-            });
-        }
-        true
-    }
-
-    fn next(&mut self) -> Option<Row> {
-        let Scan { scan, slot, .. } = self.scan;
-        // SAFETY: scan and slot are open.
-        let found = self.scan.in_its_memory(|| unsafe {
-            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
-        });
-        found.then_some(Row { slot })
-    }
-}
-
-/// The tuple id of a row in its table; valid until the end of the transaction that read it.
-#[derive(Clone, Copy)]
-pub struct TupleId(pg_sys::ItemPointerData);
-
-impl PartialEq for TupleId {
-    fn eq(&self, other: &TupleId) -> bool {
-        self.parts() == other.parts()
-    }
-}
-
-impl Eq for TupleId {}
-
-impl std::hash::Hash for TupleId {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
-    }
-}
-
-impl TupleId {
-    /// # Safety
-    /// `datum` must be a non-null tid.
-    pub(super) unsafe fn read(datum: pg_sys::Datum) -> TupleId {
-        // SAFETY: as the caller promises.
-        TupleId(unsafe { *datum.cast_mut_ptr::<pg_sys::ItemPointerData>() })
-    }
-
-    /// Returns the tuple id before the first row of a page.
-    pub fn beginning_of(page: u32) -> TupleId {
-        let block = pg_sys::BlockIdData { bi_hi: (page >> 16) as u16, bi_lo: page as u16 };
-        TupleId(pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 0 })
-    }
-
-    /// Returns the tuple id after the last row of the preceding page.
-    pub fn end_of_those_before(page: u32) -> TupleId {
-        let mut tuple_id = TupleId::beginning_of(page.saturating_sub(1));
-        tuple_id.0.ip_posid = u16::MAX;
-        tuple_id
-    }
-
-    pub fn page(&self) -> u32 {
-        let (high, low, _) = self.parts();
-        u32::from(high) << 16 | u32::from(low)
-    }
-
-    /// Returns the tuple id as the server writes it, `(page,number)`.
-    pub fn text(&self) -> String {
-        format!("({},{})", self.page(), self.0.ip_posid)
-    }
-
-    /// Makes a tuple id from the numbers of a page and of a row in it.
-    pub fn at(page: u32, row: u16) -> TupleId {
-        TupleId(pg_sys::ItemPointerData { ip_posid: row, ..TupleId::beginning_of(page).0 })
-    }
-
-    /// Returns the numbers of the page and of the row in it.
-    pub fn numbers(&self) -> (u32, u16) {
-        let (high, low, row) = self.parts();
-        (u32::from(high) << 16 | u32::from(low), row)
-    }
-
-    fn parts(&self) -> (u16, u16, u16) {
-        (self.0.ip_blkid.bi_hi, self.0.ip_blkid.bi_lo, self.0.ip_posid)
-    }
-
-    /// Returns a pointer for functions of the server. It is valid while `self` is.
-    pub(super) fn pointer(&mut self) -> pg_sys::ItemPointer {
-        &raw mut self.0
-    }
-
-    /// Writes a tid into the current memory context.
-    pub(super) fn write(self) -> pg_sys::Datum {
-        // SAFETY: palloc returns memory for a whole tid, or raises an error.
-        unsafe {
-            let tid = pg_sys::palloc(size_of::<pg_sys::ItemPointerData>()).cast::<pg_sys::ItemPointerData>();
-            tid.write(self.0);
-            pg_sys::Datum::from(tid)
-        }
-    }
-}
-
-impl Drop for Scan {
-    fn drop(&mut self) {
-        // SAFETY: opened in `Prober::open`, closed once. After an ERROR, the server's cleanup comes after
-        // this unwinding.
-        unsafe {
-            pg_sys::index_endscan(self.scan);
-            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-            pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
-        }
-    }
-}
-
-/// A row that a probe or a scan found, while its buffer is pinned.
-pub struct Row {
-    pub(super) slot: *mut pg_sys::TupleTableSlot,
-}
-
-impl Row {
-    pub fn tuple_id(&self) -> TupleId {
-        // SAFETY: the slot holds a row of a table.
-        TupleId(unsafe { (*self.slot).tts_tid })
-    }
-
-    /// Returns column `number`, from 1. By-reference datums are valid while the row is.
-    pub(super) fn column(&self, number: i16) -> Option<pg_sys::Datum> {
-        let mut is_null = false;
-        // SAFETY: the slot holds a row and column numbers are those of the table's definition.
-        let datum = unsafe { pg_sys::slot_getattr(self.slot, i32::from(number), &mut is_null) };
-        (!is_null).then_some(datum)
-    }
-
-    /// The same for a column that must have this type. Raises an error if the table's owner has changed the
-    /// type, because the datum would be misread.
-    fn typed(&self, number: i16, wanted: pg_sys::Oid) -> Option<pg_sys::Datum> {
-        // SAFETY: the slot holds a row, and so has a descriptor.
-        if unsafe { type_of((*self.slot).tts_tupleDescriptor, number) } != wanted {
-            pgrx::error!("column {number} of a table has another type than cowrie_enrich needs");
-        }
-        self.column(number)
-    }
-
-    /// Returns a column of type bigint.
-    pub fn bigint(&self, number: i16) -> Option<i64> {
-        self.typed(number, pg_sys::INT8OID).map(|datum| datum.value() as i64)
-    }
-
-    pub fn is_null(&self, number: i16) -> bool {
-        self.column(number).is_none()
-    }
-
-    /// Returns the address of a column of type inet.
-    pub fn address(&self, number: i16) -> Option<Address> {
-        // SAFETY: the column is an inet and lives as long as the row.
-        self.typed(number, pg_sys::INETOID)
-            .and_then(|datum| unsafe { inet::read(datum) })
-            .map(|inet| inet.address)
-    }
-
-    /// Returns a column of type regclass.
-    pub fn regclass(&self, number: i16) -> Option<pg_sys::Oid> {
-        self.typed(number, pg_sys::REGCLASSOID).map(|datum| pg_sys::Oid::from(datum.value() as u32))
-    }
-
-    /// Returns a column of type timestamptz, in microseconds since 2000.
-    pub fn timestamptz(&self, number: i16) -> Option<i64> {
-        self.typed(number, pg_sys::TIMESTAMPTZOID).map(|datum| datum.value() as i64)
-    }
-
-    /// Returns a column of type boolean.
-    pub fn boolean(&self, number: i16) -> Option<bool> {
-        self.typed(number, pg_sys::BOOLOID).map(|datum| datum.value() != 0)
-    }
-
-    /// Returns a column of type jsonb.
-    pub fn jsonb(&self, number: i16) -> Option<Container<'_>> {
-        // SAFETY: the column is jsonb; the container points into the row or into a detoasted copy of it.
-        self.typed(number, pg_sys::JSONBOID).map(|datum| unsafe { Container::read(datum) })
-    }
-
-    /// Returns the bytes of a column of type text.
-    pub fn text(&self, number: i16) -> Option<&[u8]> {
-        // SAFETY: the column is text and lives as long as the row.
-        self.typed(number, pg_sys::TEXTOID).map(|datum| unsafe { text::bytes(datum) })
-    }
-
-    /// Returns the whole row as a composite value, copied to the current memory context.
-    pub fn composite(&self) -> Value {
-        // SAFETY: the slot holds a row of a table, whose descriptor has a registered row type.
-        Value::composite(unsafe { pg_sys::ExecFetchSlotHeapTupleDatum(self.slot) })
     }
 }

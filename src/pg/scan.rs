@@ -9,7 +9,7 @@ use std::ops::{ControlFlow, Range};
 use pgrx::pg_sys;
 
 use super::column::{Column, Generated};
-use super::relation::{Row, TupleId};
+use super::row::{Row, TupleId};
 use super::snapshot::View;
 use super::{catalog, column, inet, snapshot, text};
 

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::call::{Call, Returned};
 use super::column::{Column, timestamptz, type_of};
-use super::relation::{Row, TupleId};
+use super::row::{Row, TupleId};
 use super::value::Value;
 
 /// The event that fires a row trigger.

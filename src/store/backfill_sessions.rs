@@ -22,7 +22,7 @@ use crate::document::legacy::{self, SOURCES};
 use crate::mmdb::Databases;
 use crate::pg::column::Column;
 use crate::pg::jsonb;
-use crate::pg::relation::Row;
+use crate::pg::row::Row;
 use crate::pg::scan;
 use crate::pg::snapshot::Latest;
 use crate::pg::spi::{Connection, Run, Statement};

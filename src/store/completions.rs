@@ -4,7 +4,9 @@ use cowrie_enrich_engine::address::Address;
 use cowrie_enrich_engine::providers::Purpose;
 
 use super::Home;
-use crate::pg::relation::{self, Key, Prober, Row, Table};
+use crate::pg::prober::{Key, Prober};
+use crate::pg::relation::{self, Table};
+use crate::pg::row::Row;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{self, Array, Bigint, Boolean, Float, Inet, Regclass, Text, Timestamptz, array};
 use crate::pg::{Oid, snapshot};

@@ -15,7 +15,7 @@ use super::networks::{self, NetworkFacts, Networks};
 use crate::document::enrichment::{self, Answer, LAYOUT_VERSION, country_text};
 use crate::inbox;
 use crate::mmdb::Databases;
-use crate::pg::relation::Row;
+use crate::pg::row::Row;
 use crate::pg::snapshot::View;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, Jsonb, Text, Timestamptz, ToSql, Typed, array};

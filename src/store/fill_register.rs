@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use cowrie_enrich_engine::address::Address;
 
-use crate::pg::relation::TupleId;
+use crate::pg::row::TupleId;
 use crate::pg::value::{Bigint, Jsonb, Text, Timestamptz, Value, value};
 use crate::pg::varlena::OwnedVarlena;
 use crate::pg::{Oid, clock, text};

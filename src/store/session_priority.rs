@@ -15,8 +15,8 @@ use cowrie_enrich_engine::address::{self, Address};
 
 use super::Home;
 use crate::error;
-use crate::pg::relation::TupleId;
 use crate::pg::role::{self, acting_as};
+use crate::pg::row::TupleId;
 use crate::pg::spi::{Connection, Rows, Run, Statement};
 use crate::pg::subtransaction::{Failure, contained};
 use crate::pg::user_table::{Lock, OtherRelations, TableStatement, UserTable};

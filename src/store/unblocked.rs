@@ -6,7 +6,7 @@ use std::thread::LocalKey;
 use cowrie_enrich_engine::address::Address;
 
 use super::Home;
-use crate::pg::relation::{InsertionProber, Key, KeyType, Prober};
+use crate::pg::prober::{InsertionProber, Key, KeyType, Prober};
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::value::{Array, Bigint, Inet, array};
 use crate::pg::{memory, snapshot};

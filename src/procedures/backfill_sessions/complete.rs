@@ -15,7 +15,7 @@ use crate::document::legacy;
 use crate::mmdb::{self, LoadPolicy};
 use crate::pg::column::{Column, Length};
 use crate::pg::jsonb::Container;
-use crate::pg::relation::{Row, TupleId};
+use crate::pg::row::{Row, TupleId};
 use crate::pg::scan::ReadableTable;
 use crate::pg::snapshot::View;
 use crate::pg::spi::Connection;

@@ -14,7 +14,7 @@ use crate::document::legacy::{self, SOURCES};
 use crate::pg::clock;
 use crate::pg::column::Column;
 use crate::pg::jsonb::Container;
-use crate::pg::relation::Row;
+use crate::pg::row::Row;
 use crate::pg::scan::{self, AddressValue, ReadableTable};
 use crate::pg::snapshot::Latest;
 use crate::pg::text::from_server;

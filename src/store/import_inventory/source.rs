@@ -10,8 +10,8 @@
 
 use crate::error;
 use crate::pg::jsonb::{self, Container, Value};
-use crate::pg::relation::TupleId;
 use crate::pg::role::with_settings;
+use crate::pg::row::TupleId;
 use crate::pg::spi::{Connection, Run, Statement};
 use crate::pg::user_table::{FrozenTable, Lock, TableStatement, UserTable};
 use crate::pg::value::{self, Array, Bigint, Boolean, Bytes, Columns, Text, Tid, Timestamptz, array};

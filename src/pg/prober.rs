@@ -1,0 +1,249 @@
+//! Probes of an index of the extension below the executor.
+
+use std::ffi::CStr;
+
+use cowrie_enrich_engine::address::Address;
+use pgrx::pg_sys;
+
+use super::column::Column;
+use super::inet;
+use super::relation::Table;
+use super::row::{Row, TupleId};
+use super::snapshot::{Dirty, View};
+
+/// One table open for probes by its key.
+pub struct Prober {
+    // Declared before the table, hence dropped before it.
+    scan: Scan,
+    table: Table,
+    key_type: KeyType,
+}
+
+/// Type of a key.
+#[derive(Clone, Copy)]
+pub enum KeyType {
+    Inet,
+    Bigint,
+}
+
+impl KeyType {
+    /// Returns the function that compares two keys for equality.
+    fn equality(self) -> pg_sys::Oid {
+        pg_sys::Oid::from(match self {
+            KeyType::Inet => pg_sys::F_NETWORK_EQ,
+            KeyType::Bigint => pg_sys::F_INT8EQ,
+        })
+    }
+
+    /// The operator family of btree that has this function, and the type of the index's column. The families are
+    /// `network_ops` and `integer_ops`: src/include/catalog/pg_opfamily.dat, the same in all versions.
+    fn operators(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        match self {
+            KeyType::Inet => (pg_sys::Oid::from_u32(1974), pg_sys::INETOID),
+            KeyType::Bigint => (pg_sys::Oid::from_u32(1976), pg_sys::INT8OID),
+        }
+    }
+}
+
+/// A key to find.
+#[derive(Clone, Copy)]
+pub enum Key {
+    Address(Address),
+    Number(i64),
+}
+
+/// One table open for finding keys that other transactions are inserting. Never waits for these transactions.
+pub struct InsertionProber {
+    // Declared before the snapshot, hence dropped before it.
+    prober: Prober,
+    snapshot: Dirty,
+}
+
+impl InsertionProber {
+    /// Opens a table and an index on it with one column of this type; `None` if either does not exist (any
+    /// more).
+    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, key_type: KeyType) -> Option<InsertionProber> {
+        let snapshot = Dirty::new();
+        let prober = Prober::open_raw(table, index, key_type, snapshot.raw())?;
+        Some(InsertionProber { prober, snapshot })
+    }
+
+    /// Returns whether another transaction in progress has inserted a row with this key.
+    pub fn is_being_inserted(&mut self, key: Key) -> bool {
+        self.prober.holds(key) && self.snapshot.saw_insertion()
+    }
+}
+
+struct Scan {
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+    slot: *mut pg_sys::TupleTableSlot,
+    /// The memory context in which the scan began. The access method allocates memory for the scan later, in
+    /// the current context. The caller's context may be freed before the scan ends.
+    context: pg_sys::MemoryContext,
+}
+
+impl Scan {
+    fn in_its_memory<T>(&self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: the context outlives the scan. The caller's context is restored afterwards; after an ERROR,
+        // the error handler sets the current context.
+        unsafe {
+            let outside = pg_sys::MemoryContextSwitchTo(self.context);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(outside);
+            result
+        }
+    }
+}
+
+impl Prober {
+    /// Opens a table and an index on it whose first column is inet; `None` if either does not exist (any
+    /// more).
+    pub fn open(table: pg_sys::Oid, index: pg_sys::Oid, view: View<'_>) -> Option<Prober> {
+        Prober::open_by(table, index, KeyType::Inet, view)
+    }
+
+    /// Does the same for a key of any type.
+    pub fn open_by(
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        key_type: KeyType,
+        view: View<'_>,
+    ) -> Option<Prober> {
+        Prober::open_raw(table, index, key_type, view.raw())
+    }
+
+    fn open_raw(
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        key_type: KeyType,
+        snapshot: pg_sys::Snapshot,
+    ) -> Option<Prober> {
+        let table = Table::open(table, pg_sys::AccessShareLock)?;
+        // SAFETY: the index belongs to the open table, which outlives the scan; the snapshot outlives the prober, as
+        // its users ensure.
+        unsafe {
+            let index = pg_sys::try_index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if index.is_null() {
+                return None;
+            }
+            // Probes pass a key of this type to the operator of this family.
+            let (family, type_oid) = key_type.operators();
+            let form = (*index).rd_index;
+            let is_expected = (*form).indrelid == (*table.relation).rd_id
+                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (*form).indnkeyatts >= 1
+                && *(*index).rd_opfamily == family
+                && *(*index).rd_opcintype == type_oid;
+            if !is_expected {
+                pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+                table.is_altered("the index of the key is another one");
+            }
+            let slot = pg_sys::table_slot_create(table.relation, std::ptr::null_mut());
+            let scan = begin_scan(table.relation, index, snapshot);
+            let context = pg_sys::CurrentMemoryContext;
+            Some(Prober { scan: Scan { index, scan, slot, context }, table, key_type })
+        }
+    }
+
+    /// Returns whether there is a row with this key. Returns false for a key of another type.
+    pub fn holds(&mut self, key: Key) -> bool {
+        self.seek(key) && self.next().is_some()
+    }
+
+    /// Passes the row with this key to `read`, while its buffer is pinned.
+    pub fn probe<T>(&mut self, key: Key, read: impl FnOnce(&Row) -> T) -> Option<T> {
+        if !self.seek(key) {
+            return None;
+        }
+        self.next().map(|row| read(&row))
+    }
+
+    /// Returns the tuple ids of up to `most` rows with this key that are `wanted`.
+    pub fn tuple_ids(&mut self, key: Key, most: usize, wanted: impl Fn(&Row) -> bool) -> Vec<TupleId> {
+        let mut tuple_ids = Vec::new();
+        if most == 0 || !self.seek(key) {
+            return tuple_ids;
+        }
+        while tuple_ids.len() < most {
+            super::check_for_interrupts();
+            let Some(row) = self.next() else { break };
+            if wanted(&row) {
+                tuple_ids.push(row.tuple_id());
+            }
+        }
+        tuple_ids
+    }
+
+    /// Returns a column of the table by its name.
+    pub fn column(&self, name: &CStr) -> Option<Column> {
+        // SAFETY: the table is open, and so is its descriptor.
+        unsafe { Column::named((*self.table.relation).rd_att, name) }
+    }
+
+    /// Begins a search for a key. Returns false for a key of another type.
+    fn seek(&mut self, key: Key) -> bool {
+        let key = match (self.key_type, key) {
+            (KeyType::Inet, Key::Address(address)) => inet::write(address),
+            (KeyType::Bigint, Key::Number(number)) => pg_sys::Datum::from(number),
+            _ => return false,
+        };
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        // SAFETY: the index's first column is of the key's type with the default operator class; the scan is open and copies
+        // the key.
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut scan_key,
+                1,
+                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                self.key_type.equality(),
+                key,
+            );
+            self.scan.in_its_memory(|| {
+                pg_sys::index_rescan(self.scan.scan, &mut scan_key, 1, std::ptr::null_mut(), 0);
+            });
+        }
+        true
+    }
+
+    fn next(&mut self) -> Option<Row> {
+        let Scan { scan, slot, .. } = self.scan;
+        // SAFETY: scan and slot are open.
+        let found = self.scan.in_its_memory(|| unsafe {
+            pg_sys::index_getnext_slot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+        });
+        found.then_some(Row { slot })
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+unsafe fn begin_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller holds both relations open.
+    unsafe { pg_sys::index_beginscan(table, index, snapshot, 1, 0) }
+}
+
+#[cfg(feature = "pg18")]
+unsafe fn begin_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller holds both relations open; no instrumentation is requested.
+    unsafe { pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), 1, 0) }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        // SAFETY: opened in `Prober::open`, closed once. After an ERROR, the server's cleanup comes after
+        // this unwinding.
+        unsafe {
+            pg_sys::index_endscan(self.scan);
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+    }
+}
