@@ -6,7 +6,7 @@
 //! 1. [`UserTable::lock`] locks the table by its OID, and checks that it is an ordinary or a partitioned table. From then on
 //!    the table can be neither renamed nor altered nor dropped. Its schema can still be renamed.
 //! 2. The statement gets the name that the table has now.
-//! 3. The server looks the name up once, when it analyses the statement. [`compare`] compares each relation that the server
+//! 3. The server looks the name up once, when it analyses the statement. `plan` compares each relation that the server
 //!    found with the locked one.
 //! 4. The server rewrites, plans and executes this query tree, which holds OIDs. It uses no cached plan, because
 //!    the server rebuilds a cached plan from the text, by name.
@@ -15,18 +15,24 @@
 //! row of the schema in `pg_namespace`, as a foreign key would. The schema can then be neither renamed nor dropped until
 //! the transaction ends, so the name cannot come to mean another table.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString};
 use std::marker::PhantomData;
 
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
 
 use super::column::{Column, Generated};
 use super::role::acting_as_stranger;
 use super::spi::{Connection, Rows};
 use super::value::{self, Arguments, Columns, Parameters};
 use super::{catalog, memory, transaction};
+
+mod errors;
+mod locks;
+mod plan;
+
+use locks::{RelationClass, class, descendants, hold_schema, lock_indexes};
+pub use plan::OtherRelations;
+use plan::Target;
 
 /// Lock on a table, until the transaction ends.
 #[derive(Clone, Copy)]
@@ -109,15 +115,6 @@ impl<'a, P: Parameters, C: Columns> TableStatement<'a, P, C> {
     }
 }
 
-/// Relations that a statement may name besides the table.
-#[derive(Clone, Copy)]
-pub enum OtherRelations<'a> {
-    None,
-    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these
-    /// relations in the statement itself.
-    InExpression(&'a [pg_sys::Oid]),
-}
-
 impl UserTable {
     /// Waits for the lock. Returns `None` if the table was dropped, is another kind of relation, or is a
     /// temporary table of another session, whose pages are in the memory of that session.
@@ -197,7 +194,7 @@ impl UserTable {
     fn reference(&self) -> Vec<u8> {
         let name = catalog::quoted_table_name(self.oid);
         if name.is_empty() {
-            changed(self.oid);
+            errors::changed(self.oid);
         }
         if self.reaches_children { name } else { [b"ONLY ", name.as_slice()].concat() }
     }
@@ -255,7 +252,7 @@ impl FrozenTable {
         let statement = terminated(filled(text, parts, &self.0.reference()));
         // SAFETY: the text is NUL-terminated, and the connection is open. A utility statement returns no rows.
         let code = memory::returning(|| unsafe {
-            let raw = only(pg_sys::pg_parse_query(statement.as_ptr()));
+            let raw = plan::only(pg_sys::pg_parse_query(statement.as_ptr()));
             if (*(*raw).stmt).type_ != pg_sys::NodeTag::T_AlterTableStmt {
                 pgrx::error!("a utility statement for a session table is of another kind than expected");
             }
@@ -290,15 +287,20 @@ impl Connection {
             (*portal).visible = false;
             memory::returning(|| {
                 pg_sys::MemoryContextSwitchTo((*portal).portalContext);
-                let parameters = parameters(P::OIDS, &arguments);
+                let parameters = plan::parameters(P::OIDS, &arguments);
                 let source = pg_sys::pstrdup(text.as_ptr());
-                let plan = planned(table, statement, source, parameters);
+                let target = Target {
+                    oid: table.oid,
+                    reaches_children: table.reaches_children,
+                    others: statement.others,
+                };
+                let plan = plan::planned(target, P::OIDS, source, parameters);
                 let tag = pg_sys::CreateCommandTag(plan.cast());
                 let plans = pg_sys::lappend(std::ptr::null_mut(), plan.cast());
                 pg_sys::PortalDefineQuery(portal, std::ptr::null(), source, tag, plans, std::ptr::null_mut());
                 let snapshot = if statement.is_read_only {
                     if !pg_sys::CommandIsReadOnly(plan) {
-                        writes(statement.name);
+                        errors::writes(statement.name);
                     }
                     pg_sys::GetActiveSnapshot()
                 } else {
@@ -320,152 +322,6 @@ impl Connection {
             }
             result
         }
-    }
-}
-
-/// Analyses, compares, rewrites and plans a statement.
-///
-/// # Safety
-/// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
-unsafe fn planned<P: Parameters, C>(
-    table: &UserTable,
-    statement: &TableStatement<'_, P, C>,
-    source: *const std::ffi::c_char,
-    parameters: pg_sys::ParamListInfo,
-) -> *mut pg_sys::PlannedStmt {
-    let types = P::OIDS;
-    // SAFETY: as the caller promises. The trees live in the current memory context, and the snapshot is popped below.
-    unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let raw = only(pg_sys::pg_parse_query(source));
-        let query = pg_sys::parse_analyze_fixedparams(
-            raw,
-            source,
-            types.as_ptr(),
-            types.len() as c_int,
-            std::ptr::null_mut(),
-        );
-        compare(query, table, statement.others);
-        let (command, result) = ((*query).commandType, (*query).resultRelation);
-        if has_rule_for(table.oid, command) {
-            has_rules(table.oid);
-        }
-        let rewritten = pg_sys::pg_rewrite_query(query);
-        if rewritten.is_null() || (*rewritten).length != 1 {
-            has_rules(table.oid);
-        }
-        let query: *mut pg_sys::Query = (*(*rewritten).elements).ptr_value.cast();
-        let is_original = (*query).querySource == pg_sys::QuerySource::QSRC_ORIGINAL;
-        if !is_original || (*query).commandType != command || (*query).resultRelation != result {
-            has_rules(table.oid);
-        }
-        let plan = pg_sys::pg_plan_query(query, source, 0, parameters);
-        pg_sys::PopActiveSnapshot();
-        plan
-    }
-}
-
-/// Compares the relations that the server found under the names of a statement with the locked table.
-///
-/// # Safety
-/// The query is a tree that parse analysis has made.
-unsafe fn compare(query: *mut pg_sys::Query, table: &UserTable, others: OtherRelations<'_>) {
-    let mut found = 0;
-    // SAFETY: as the caller promises; the lists are lists of OIDs.
-    unsafe {
-        let known = match others {
-            OtherRelations::None => &[][..],
-            OtherRelations::InExpression(known) => known,
-        };
-        compare_from(query, table, known, &mut found);
-        if found == 0 {
-            changed(table.oid);
-        }
-        if matches!(others, OtherRelations::None) {
-            // Subqueries inside expressions too.
-            let (mut relations, mut items, mut has_policies) =
-                (std::ptr::null_mut(), std::ptr::null_mut(), false);
-            pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
-            if catalog::oids(relations).any(|relation| relation != table.oid) {
-                changed(table.oid);
-            }
-        }
-    }
-}
-
-/// Compares the relations in FROM and WITH, on all levels, and the target, as a part of [`compare`].
-///
-/// # Safety
-/// As for [`compare`].
-unsafe fn compare_from(
-    query: *mut pg_sys::Query,
-    table: &UserTable,
-    known: &[pg_sys::Oid],
-    found: &mut usize,
-) {
-    // SAFETY: the lists of a query tree hold range table entries and common table expressions, whose queries analysis has
-    // made too.
-    unsafe {
-        for entry in pointers::<pg_sys::RangeTblEntry>((*query).rtable) {
-            match (*entry).rtekind {
-                pg_sys::RTEKind::RTE_RELATION if known.contains(&(*entry).relid) => {}
-                pg_sys::RTEKind::RTE_RELATION => {
-                    if (*entry).relid != table.oid || (*entry).inh != table.reaches_children {
-                        changed(table.oid);
-                    }
-                    *found += 1;
-                }
-                pg_sys::RTEKind::RTE_SUBQUERY => compare_from((*entry).subquery, table, known, found),
-                _ => {}
-            }
-        }
-        for expression in pointers::<pg_sys::CommonTableExpr>((*query).cteList) {
-            compare_from((*expression).ctequery.cast(), table, known, found);
-        }
-    }
-}
-
-/// # Safety
-/// The list is null or holds nodes of this type.
-unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
-    // SAFETY: as the caller promises.
-    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
-    (0..length).map(move |i| unsafe {
-        // SAFETY: one of the list's elements.
-        (*(*list).elements.add(i)).ptr_value.cast()
-    })
-}
-
-/// Returns the single statement of a text.
-///
-/// # Safety
-/// The list comes from the parser.
-unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
-    // SAFETY: as the caller promises.
-    unsafe {
-        if statements.is_null() || (*statements).length != 1 {
-            pgrx::error!("a statement for a session table is not one statement");
-        }
-        (*(*statements).elements).ptr_value.cast()
-    }
-}
-
-/// # Safety
-/// Each argument is a valid datum of its type, as long as the statement runs.
-unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_sys::ParamListInfo {
-    if types.is_empty() {
-        return std::ptr::null_mut();
-    }
-    // SAFETY: makeParamList makes room for this number of entries.
-    unsafe {
-        let list = pg_sys::makeParamList(types.len() as c_int);
-        let entries = (*list).params.as_mut_ptr();
-        for (number, (type_oid, value)) in types.iter().zip(arguments).enumerate() {
-            let entry = &mut *entries.add(number);
-            (entry.value, entry.isnull) = (*value, false);
-            (entry.pflags, entry.ptype) = (pg_sys::PARAM_FLAG_CONST as u16, *type_oid);
-        }
-        list
     }
 }
 
@@ -491,157 +347,4 @@ fn filled(text: &str, parts: &[(&'static str, &[u8])], table: &[u8]) -> Vec<u8> 
 fn terminated(text: Vec<u8>) -> CString {
     let Ok(text) = CString::new(text) else { pgrx::error!("a statement contains a NUL byte") };
     text
-}
-
-struct RelationClass {
-    kind: u8,
-    persistence: u8,
-    schema: pg_sys::Oid,
-    owner: pg_sys::Oid,
-}
-
-impl RelationClass {
-    fn is_permanent(&self) -> bool {
-        self.is_table() && self.persistence != pg_sys::RELPERSISTENCE_TEMP
-    }
-
-    fn is_table(&self) -> bool {
-        [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.kind)
-    }
-}
-
-/// Returns the row of a relation in pg_class.
-fn class(relation: pg_sys::Oid) -> Option<RelationClass> {
-    // SAFETY: a system cache lookup; the tuple is released after its fixed-width fields are read.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
-        if tuple.is_null() {
-            return None;
-        }
-        let form: *mut pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
-        let class = RelationClass {
-            kind: (*form).relkind as u8,
-            persistence: (*form).relpersistence as u8,
-            schema: (*form).relnamespace,
-            owner: (*form).relowner,
-        };
-        pg_sys::ReleaseSysCache(tuple);
-        Some(class)
-    }
-}
-
-/// Returns the partitions and inheritance children of all levels, ordered by level. Each gets this lock.
-fn descendants(table: pg_sys::Oid, lock: u32) -> Vec<pg_sys::Oid> {
-    catalog::table_and_descendants(table, lock).split_off(1)
-}
-
-/// Locks the indexes of a table. The lock of the table does not keep them from being renamed.
-fn lock_indexes(table: pg_sys::Oid) {
-    // SAFETY: the table is locked, so that it can be opened, and gets no more indexes.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        for index in catalog::oids(pg_sys::RelationGetIndexList(relation)) {
-            pg_sys::LockRelationOid(index, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
-        }
-        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-    }
-}
-
-/// Locks the row of a table's schema as a foreign key to it would: the schema can be neither renamed nor dropped. Waits for
-/// a transaction that is doing so.
-fn hold_schema(table: pg_sys::Oid) {
-    // SAFETY: the catalog is open while it is scanned. The row is locked at the place that the scan found; if another
-    // transaction has changed it since, the catalog is read again.
-    unsafe {
-        let Some(class) = class(table) else { changed(table) };
-        let mode = pg_sys::RowShareLock as pg_sys::LOCKMODE;
-        let relation = pg_sys::table_open(pg_sys::NamespaceRelationId, mode);
-        loop {
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyInit(
-                &mut key,
-                pg_sys::Anum_pg_namespace_oid as i16,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                pg_sys::Oid::from(pg_sys::F_OIDEQ),
-                pg_sys::Datum::from(class.schema),
-            );
-            let index = pg_sys::Oid::from(pg_sys::NamespaceOidIndexId);
-            let scan = pg_sys::systable_beginscan(relation, index, true, std::ptr::null_mut(), 1, &mut key);
-            let found = pg_sys::systable_getnext(scan);
-            let place = (!found.is_null()).then(|| (*found).t_self);
-            pg_sys::systable_endscan(scan);
-            let Some(place) = place else { changed(table) };
-            let mut tuple = pg_sys::HeapTupleData { t_self: place, ..Default::default() };
-            let (mut buffer, mut failure) = (0, pg_sys::TM_FailureData::default());
-            let locked = pg_sys::heap_lock_tuple(
-                relation,
-                &mut tuple,
-                pg_sys::GetCurrentCommandId(true),
-                pg_sys::LockTupleMode::LockTupleKeyShare,
-                pg_sys::LockWaitPolicy::LockWaitBlock,
-                false,
-                &mut buffer,
-                &mut failure,
-            );
-            pg_sys::ReleaseBuffer(buffer);
-            pg_sys::AcceptInvalidationMessages();
-            match locked {
-                pg_sys::TM_Result::TM_Ok => break,
-                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {
-                    super::check_for_interrupts();
-                    pg_sys::InvalidateCatalogSnapshot();
-                }
-                _ => changed(table),
-            }
-        }
-        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-    }
-}
-
-/// Raises an error, because the table's name now denotes another relation.
-fn changed(table: pg_sys::Oid) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-        format!("table {} or its schema was renamed while a statement used it", catalog::table_name(table)),
-        "Nothing was changed. Run the command again.",
-    )
-}
-
-/// Returns whether a locked table has an enabled rule for a kind of command.
-fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
-    // SAFETY: the relation is open while its rules are read, and numLocks is their number.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let rules = (*relation).rd_rules;
-        let count = if rules.is_null() { 0 } else { (*rules).numLocks as usize };
-        let has = (0..count).any(|number| {
-            let rule = *(*rules).rules.add(number);
-            (*rule).event == command && (*rule).enabled as u8 != b'D'
-        });
-        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        has
-    }
-}
-
-/// Raises an error, because a rule of the table would turn the statement into other statements.
-fn has_rules(table: pg_sys::Oid) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("table {} has a rule for UPDATE", catalog::table_name(table)),
-        "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
-    )
-}
-
-fn writes(statement: &str) -> ! {
-    raise(
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-        format!("statement \"{statement}\" would write, but may only read"),
-        "Use an expression that only reads.",
-    )
-}
-
-fn raise(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
-    ErrorReport::new(code, message, "cowrie_enrich").set_hint(hint.to_owned()).report(PgLogLevel::ERROR);
-    unreachable!("ERROR does not return")
 }

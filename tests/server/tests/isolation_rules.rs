@@ -133,12 +133,9 @@ fn no_process_that_others_wait_for_runs_code_of_a_table_owner() {
     let files = sources("src", "rs");
     assert_eq!(owners_code(&files), [""; 0]);
     // The check finds the same calls in allowed places: in owner processes and in procedures.
-    for place in [
-        "src/owner/",
-        "src/store/complete_sessions.rs",
-        "src/store/session_priority.rs",
-        "src/pg/user_table.rs",
-    ] {
+    for place in
+        ["src/owner/", "src/store/complete_sessions.rs", "src/store/session_priority.rs", "src/pg/user_table"]
+    {
         let of_place = files.iter().filter(|(name, _)| name.starts_with(place));
         let calls = of_place.filter(|(_, text)| OWNERS_CODE.iter().any(|call| text.contains(call)));
         assert!(calls.count() > 0, "{place} calls none of {OWNERS_CODE:?}");

@@ -1,0 +1,39 @@
+//! Errors of statements on users' tables.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::{PgLogLevel, PgSqlErrorCode};
+
+use crate::pg::catalog;
+
+/// Raises an error, because the table's name now denotes another relation.
+pub fn changed(table: pg_sys::Oid) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        format!("table {} or its schema was renamed while a statement used it", catalog::table_name(table)),
+        "Nothing was changed. Run the command again.",
+    )
+}
+
+/// Raises an error, because a rule of the table would turn the statement into other statements.
+pub fn has_rules(table: pg_sys::Oid) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("table {} has a rule for UPDATE", catalog::table_name(table)),
+        "Drop the rule, or write it as a trigger: a rule can make an UPDATE change another table.",
+    )
+}
+
+/// Raises an error, because the statement would write.
+pub fn writes(statement: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("statement \"{statement}\" would write, but may only read"),
+        "Use an expression that only reads.",
+    )
+}
+
+fn raise(code: PgSqlErrorCode, message: String, hint: &str) -> ! {
+    ErrorReport::new(code, message, "cowrie_enrich").set_hint(hint.to_owned()).report(PgLogLevel::ERROR);
+    unreachable!("ERROR does not return")
+}

@@ -1,0 +1,187 @@
+//! Plans a statement on a user's table, after a comparison of the relations that the server found with the locked table.
+
+use std::ffi::{c_char, c_int};
+
+use pgrx::pg_sys;
+
+use super::errors;
+use crate::pg::catalog;
+
+/// The table of a statement.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub oid: pg_sys::Oid,
+    /// The statement includes the inheritance children.
+    pub reaches_children: bool,
+    pub others: OtherRelations<'a>,
+}
+
+/// Relations that a statement may name besides the table.
+#[derive(Clone, Copy)]
+pub enum OtherRelations<'a> {
+    None,
+    /// Any relation inside a parenthesised expression, which the owner or the caller wrote, and these
+    /// relations in the statement itself.
+    InExpression(&'a [pg_sys::Oid]),
+}
+
+/// Analyses, compares, rewrites and plans a statement.
+///
+/// # Safety
+/// The text is NUL-terminated and outlives the plan; the parameters are of the declared types.
+pub unsafe fn planned(
+    target: Target<'_>,
+    types: &[pg_sys::Oid],
+    source: *const c_char,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: as the caller promises. The trees live in the current memory context, and the snapshot is popped below.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let raw = only(pg_sys::pg_parse_query(source));
+        let query = pg_sys::parse_analyze_fixedparams(
+            raw,
+            source,
+            types.as_ptr(),
+            types.len() as c_int,
+            std::ptr::null_mut(),
+        );
+        compare(query, target);
+        let (command, result) = ((*query).commandType, (*query).resultRelation);
+        if has_rule_for(target.oid, command) {
+            errors::has_rules(target.oid);
+        }
+        let rewritten = pg_sys::pg_rewrite_query(query);
+        if rewritten.is_null() || (*rewritten).length != 1 {
+            errors::has_rules(target.oid);
+        }
+        let query: *mut pg_sys::Query = (*(*rewritten).elements).ptr_value.cast();
+        let is_original = (*query).querySource == pg_sys::QuerySource::QSRC_ORIGINAL;
+        if !is_original || (*query).commandType != command || (*query).resultRelation != result {
+            errors::has_rules(target.oid);
+        }
+        let plan = pg_sys::pg_plan_query(query, source, 0, parameters);
+        pg_sys::PopActiveSnapshot();
+        plan
+    }
+}
+
+/// Compares the relations that the server found under the names of a statement with the locked table.
+///
+/// # Safety
+/// The query is a tree that parse analysis has made.
+unsafe fn compare(query: *mut pg_sys::Query, target: Target<'_>) {
+    let mut found = 0;
+    // SAFETY: as the caller promises; the lists are lists of OIDs.
+    unsafe {
+        let known = match target.others {
+            OtherRelations::None => &[][..],
+            OtherRelations::InExpression(known) => known,
+        };
+        compare_from(query, target, known, &mut found);
+        if found == 0 {
+            errors::changed(target.oid);
+        }
+        if matches!(target.others, OtherRelations::None) {
+            // Subqueries inside expressions too.
+            let (mut relations, mut items, mut has_policies) =
+                (std::ptr::null_mut(), std::ptr::null_mut(), false);
+            pg_sys::extract_query_dependencies(query.cast(), &mut relations, &mut items, &mut has_policies);
+            if catalog::oids(relations).any(|relation| relation != target.oid) {
+                errors::changed(target.oid);
+            }
+        }
+    }
+}
+
+/// Compares the relations in FROM and WITH, on all levels, and the target, as a part of [`compare`].
+///
+/// # Safety
+/// As for [`compare`].
+unsafe fn compare_from(
+    query: *mut pg_sys::Query,
+    target: Target<'_>,
+    known: &[pg_sys::Oid],
+    found: &mut usize,
+) {
+    // SAFETY: the lists of a query tree hold range table entries and common table expressions, whose queries analysis has
+    // made too.
+    unsafe {
+        for entry in pointers::<pg_sys::RangeTblEntry>((*query).rtable) {
+            match (*entry).rtekind {
+                pg_sys::RTEKind::RTE_RELATION if known.contains(&(*entry).relid) => {}
+                pg_sys::RTEKind::RTE_RELATION => {
+                    if (*entry).relid != target.oid || (*entry).inh != target.reaches_children {
+                        errors::changed(target.oid);
+                    }
+                    *found += 1;
+                }
+                pg_sys::RTEKind::RTE_SUBQUERY => compare_from((*entry).subquery, target, known, found),
+                _ => {}
+            }
+        }
+        for expression in pointers::<pg_sys::CommonTableExpr>((*query).cteList) {
+            compare_from((*expression).ctequery.cast(), target, known, found);
+        }
+    }
+}
+
+/// # Safety
+/// The list is null or holds nodes of this type.
+unsafe fn pointers<T>(list: *mut pg_sys::List) -> impl Iterator<Item = *mut T> {
+    // SAFETY: as the caller promises.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    (0..length).map(move |i| unsafe {
+        // SAFETY: one of the list's elements.
+        (*(*list).elements.add(i)).ptr_value.cast()
+    })
+}
+
+/// Returns the single statement of a text.
+///
+/// # Safety
+/// The list comes from the parser.
+pub unsafe fn only(statements: *mut pg_sys::List) -> *mut pg_sys::RawStmt {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if statements.is_null() || (*statements).length != 1 {
+            pgrx::error!("a statement for a session table is not one statement");
+        }
+        (*(*statements).elements).ptr_value.cast()
+    }
+}
+
+/// # Safety
+/// Each argument is a valid datum of its type, as long as the statement runs.
+pub unsafe fn parameters(types: &[pg_sys::Oid], arguments: &[pg_sys::Datum]) -> pg_sys::ParamListInfo {
+    if types.is_empty() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: makeParamList makes room for this number of entries.
+    unsafe {
+        let list = pg_sys::makeParamList(types.len() as c_int);
+        let entries = (*list).params.as_mut_ptr();
+        for (number, (type_oid, value)) in types.iter().zip(arguments).enumerate() {
+            let entry = &mut *entries.add(number);
+            (entry.value, entry.isnull) = (*value, false);
+            (entry.pflags, entry.ptype) = (pg_sys::PARAM_FLAG_CONST as u16, *type_oid);
+        }
+        list
+    }
+}
+
+/// Returns whether a locked table has an enabled rule for a kind of command.
+fn has_rule_for(table: pg_sys::Oid, command: pg_sys::CmdType::Type) -> bool {
+    // SAFETY: the relation is open while its rules are read, and numLocks is their number.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let rules = (*relation).rd_rules;
+        let count = if rules.is_null() { 0 } else { (*rules).numLocks as usize };
+        let has = (0..count).any(|number| {
+            let rule = *(*rules).rules.add(number);
+            (*rule).event == command && (*rule).enabled as u8 != b'D'
+        });
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        has
+    }
+}
