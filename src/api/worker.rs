@@ -12,7 +12,8 @@ use crate::provider::Provider;
 use crate::provider::counters::{self, COUNTS};
 use crate::provider::health;
 use crate::shared_state::{self, OwnerSlot, WorkerSlot, owner_process};
-use crate::worker::registry::{self, Activity, NoWorkerReason};
+use crate::worker::activity::Activity;
+use crate::worker::registry::{self, NoWorkerReason};
 use crate::{row, sql_function};
 
 sql_function!(request_appended_wrapper, pg_finfo_request_appended_wrapper, request_appended);

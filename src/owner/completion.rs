@@ -8,7 +8,7 @@ use crate::pg::{Oid, background, catalog};
 use crate::store::complete_sessions::{self, MOST_SESSIONS, VisitError, VisitResult};
 use crate::store::completions::{self, Outcome, SessionLease};
 use crate::telemetry;
-use crate::worker::registry::StepKind;
+use crate::worker::activity::StepKind;
 
 /// Longer than a step may take until it is abandoned.
 const LEASE_SECONDS: f64 = 60.0;

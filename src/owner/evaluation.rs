@@ -13,7 +13,7 @@ use crate::pg::{Oid, background, clock};
 use crate::provider::Provider;
 use crate::store::session_priority::{self, Table};
 use crate::telemetry;
-use crate::worker::registry::StepKind;
+use crate::worker::activity::StepKind;
 
 const FAILED: &str = "could not evaluate a session priority";
 /// A step should last between these two, in microseconds.

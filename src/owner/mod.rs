@@ -23,8 +23,8 @@ use crate::pg::{Oid, clock, transaction};
 use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, WorkerSlot, owner_process};
 use crate::store::{self, Home};
 use crate::telemetry;
+use crate::worker::activity::StepKind;
 use crate::worker::due::retry_pause;
-use crate::worker::registry::StepKind;
 use completion::UnsettledLease;
 use evaluation::Evaluation;
 

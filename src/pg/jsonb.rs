@@ -433,7 +433,7 @@ pub fn owned_without(document: Container<'_>, key: &str) -> OwnedVarlena {
     payload.extend_from_slice(&(kept.len() as u32 | OBJECT).to_ne_bytes());
     payload.extend(entries.into_iter().flat_map(u32::to_ne_bytes));
     payload.extend_from_slice(&data);
-    Kept::from_payload(&payload)
+    OwnedVarlena::from_payload(&payload)
 }
 
 fn is_aligned(kind: u32) -> bool {

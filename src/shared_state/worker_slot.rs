@@ -32,7 +32,7 @@ crate::zeroable! {
         /// Some lookups were not queued.
         pub sweep_wanted: AtomicBool,
         /// The process's activity, how it ended, and since when (microseconds since 2000); the codes are those of
-        /// `worker::registry`.
+        /// `worker::activity` and of `worker::registry`.
         pub state: AtomicU32,
         pub ending: AtomicU32,
         pub since: AtomicI64,

@@ -22,7 +22,7 @@ use crate::shared_state::{self, Report, UNKNOWN, WorkerSlot, owner_process};
 use crate::store::sizes::{Completions, Oldest, QUEUES, Queue, Sizes};
 use crate::telemetry::cells::{self, DeliveryOutcome, ResponseKind};
 use crate::telemetry::{self, Counter, Distribution, Event, Exporter, Operation};
-use crate::worker::registry::StepKind;
+use crate::worker::activity::StepKind;
 
 /// Returns all metrics with their current values. Must run inside a transaction, because it looks up the
 /// names of databases. `own` are sizes of the caller's database. Without them, the sizes from its worker are

@@ -41,7 +41,7 @@ use crate::provider::{Limits, Provider, quota};
 use crate::store::queue::{Blame, ClaimedJob, FailedJob, Lease};
 use crate::telemetry;
 use crate::telemetry::spans;
-use crate::worker::registry::StepKind;
+use crate::worker::activity::StepKind;
 
 /// Pause while other processes query the provider, in microseconds.
 pub const BUSY_PAUSE: i64 = 250_000;

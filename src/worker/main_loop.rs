@@ -35,7 +35,8 @@ use crate::store::{
 };
 use crate::telemetry::{self, families};
 use crate::versions;
-use crate::worker::registry::{self, Activity, ExitReason, StepKind};
+use crate::worker::activity::{Activity, StepKind};
+use crate::worker::registry::{self, ExitReason};
 
 /// Interval of sweeps, which look for unannounced work, in microseconds.
 const SWEEP_EVERY: i64 = 600_000_000;

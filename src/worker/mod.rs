@@ -13,11 +13,13 @@
 //! | `completed` | the outcomes in a completed batch |
 //! | `apply` | the transaction that stores outcomes in the inventories |
 //! | `trace` | a batch as spans |
+//! | `activity` | what a worker does: its steps, and its activity as views show it |
 //! | `registry` | the worker slots, and how workers are woken |
 //! | `owners` | supervises the processes that run code of table owners |
 //! | `recounter` | the recount after a commit could not append its counts |
 //! | `session_priority` | when session priorities are evaluated |
 
+pub mod activity;
 mod apply;
 mod batch;
 mod completed;

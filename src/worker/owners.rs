@@ -19,7 +19,7 @@ use crate::pg::{catalog, clock};
 use crate::shared_state::{self, OWNER_SLOTS, OwnerSlot, worker_process};
 use crate::store::completions::{self, Owner};
 use crate::telemetry;
-use crate::worker::registry::{Activity, StepKind};
+use crate::worker::activity::{Activity, StepKind};
 
 /// Processes that run at the same time, without those that are abandoned.
 const MOST_RUNNING: usize = 2;

@@ -22,7 +22,7 @@ use crate::provider::quota;
 use crate::provider::{Limits, Provider};
 use crate::store::provider_quota;
 use crate::store::queue::{self, ClaimedJob};
-use crate::worker::registry::StepKind;
+use crate::worker::activity::StepKind;
 
 /// How long claimed jobs may wait until they are sent, in microseconds. They wait while it is another
 /// worker's turn, or while this worker is delayed.

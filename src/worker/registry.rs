@@ -6,7 +6,6 @@
 //! launcher.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 use crate::guc;
@@ -14,8 +13,7 @@ use crate::pg::exclusion::{self, Mark};
 use crate::pg::hooks::{self, Listener};
 use crate::pg::transaction::Outcome;
 use crate::pg::{Oid, catalog, clock};
-use crate::shared_state::{self, DatabaseCooldown, OwnerSlot, Report, WorkerSlot};
-use crate::telemetry;
+use crate::shared_state::{self, DatabaseCooldown, OwnerSlot, WorkerSlot};
 
 thread_local! {
     /// Wake-ups that this transaction sends when it commits.
@@ -30,183 +28,6 @@ struct Wakeups {
     extension: bool,
     recount: bool,
     sweep: bool,
-}
-
-/// A worker's activity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Activity {
-    Starting = 0,
-    Sleeping,
-    CreatingJobs,
-    Claiming,
-    Applying,
-    Folding,
-    Requeueing,
-    Waiting,
-    EvaluatingPriorities,
-    CollectingMetrics,
-    WaitingForUpdate,
-    Supervising,
-    StoppedByKeys,
-    Reclassifying,
-    TakingOver,
-    LookingForRestore,
-    WaitingForRestore,
-}
-
-impl Activity {
-    /// As `worker_status` shows it.
-    pub fn name(self) -> &'static str {
-        self.c_name().to_str().unwrap_or_default()
-    }
-
-    /// As pg_stat_activity shows it.
-    pub fn c_name(self) -> &'static CStr {
-        match self {
-            Activity::Starting => c"starting",
-            Activity::Sleeping => c"sleeping",
-            Activity::CreatingJobs => c"creating jobs",
-            Activity::Claiming => c"claiming jobs",
-            Activity::Applying => c"applying answers",
-            Activity::Folding => c"folding statistics",
-            Activity::Requeueing => c"queueing missed lookups",
-            Activity::Waiting => c"waiting for a provider",
-            Activity::EvaluatingPriorities => c"evaluating session priorities",
-            Activity::CollectingMetrics => c"collecting queue metrics",
-            Activity::WaitingForUpdate => c"waiting for ALTER EXTENSION UPDATE, or for its library",
-            Activity::Supervising => c"supervising owner processes",
-            Activity::StoppedByKeys => c"stopped by an unsafe foreign key",
-            Activity::Reclassifying => c"reclassifying networks",
-            Activity::TakingOver => c"taking over from an earlier worker",
-            Activity::LookingForRestore => c"looking for pg_restore",
-            Activity::WaitingForRestore => c"waiting for pg_restore to end",
-        }
-    }
-
-    fn of(code: u32) -> Activity {
-        const ALL: [Activity; 17] = [
-            Activity::Starting,
-            Activity::Sleeping,
-            Activity::CreatingJobs,
-            Activity::Claiming,
-            Activity::Applying,
-            Activity::Folding,
-            Activity::Requeueing,
-            Activity::Waiting,
-            Activity::EvaluatingPriorities,
-            Activity::CollectingMetrics,
-            Activity::WaitingForUpdate,
-            Activity::Supervising,
-            Activity::StoppedByKeys,
-            Activity::Reclassifying,
-            Activity::TakingOver,
-            Activity::LookingForRestore,
-            Activity::WaitingForRestore,
-        ];
-        ALL.into_iter().find(|activity| *activity as u32 == code).unwrap_or(Activity::Starting)
-    }
-
-    /// Returns the activity of the worker in a slot.
-    pub fn of_slot(worker_slot: &WorkerSlot) -> Activity {
-        Activity::of(worker_slot.state.load(Ordering::Relaxed))
-    }
-}
-
-/// A kind of transaction that a worker or an owner process runs, and repeats after a failure.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub enum StepKind {
-    LookForRestore = 0,
-    TakeOver,
-    CreateJobs,
-    Sweep,
-    Rank,
-    Claim,
-    GiveBack,
-    Apply,
-    LookForRecounts,
-    Fold,
-    Reclassify,
-    Supervise,
-    Count,
-    Lease,
-    Complete,
-    Settle,
-    Evaluate,
-}
-
-impl StepKind {
-    pub const ALL: [StepKind; shared_state::STEP_KINDS] = [
-        StepKind::LookForRestore,
-        StepKind::TakeOver,
-        StepKind::CreateJobs,
-        StepKind::Sweep,
-        StepKind::Rank,
-        StepKind::Claim,
-        StepKind::GiveBack,
-        StepKind::Apply,
-        StepKind::LookForRecounts,
-        StepKind::Fold,
-        StepKind::Reclassify,
-        StepKind::Supervise,
-        StepKind::Count,
-        StepKind::Lease,
-        StepKind::Complete,
-        StepKind::Settle,
-        StepKind::Evaluate,
-    ];
-
-    /// As the metrics and the log show it.
-    pub fn name(self) -> &'static str {
-        match self {
-            StepKind::LookForRestore => "look_for_restore",
-            StepKind::TakeOver => "take_over",
-            StepKind::CreateJobs => "create_jobs",
-            StepKind::Sweep => "sweep",
-            StepKind::Rank => "rank",
-            StepKind::Claim => "claim",
-            StepKind::GiveBack => "give_back",
-            StepKind::Apply => "apply",
-            StepKind::LookForRecounts => "look_for_recounts",
-            StepKind::Fold => "fold",
-            StepKind::Reclassify => "reclassify",
-            StepKind::Supervise => "supervise",
-            StepKind::Count => "count",
-            StepKind::Lease => "lease",
-            StepKind::Complete => "complete",
-            StepKind::Settle => "settle",
-            StepKind::Evaluate => "evaluate",
-        }
-    }
-
-    /// Returns the activity that a worker shows during such a step.
-    pub fn c_name(self) -> Activity {
-        match self {
-            StepKind::LookForRestore => Activity::LookingForRestore,
-            StepKind::TakeOver => Activity::TakingOver,
-            StepKind::CreateJobs => Activity::CreatingJobs,
-            StepKind::Sweep => Activity::Requeueing,
-            StepKind::Rank => Activity::EvaluatingPriorities,
-            StepKind::Claim | StepKind::GiveBack => Activity::Claiming,
-            StepKind::Apply => Activity::Applying,
-            StepKind::LookForRecounts | StepKind::Fold => Activity::Folding,
-            StepKind::Reclassify => Activity::Reclassifying,
-            StepKind::Count => Activity::CollectingMetrics,
-            // Owner processes run all but the first.
-            StepKind::Supervise
-            | StepKind::Lease
-            | StepKind::Complete
-            | StepKind::Settle
-            | StepKind::Evaluate => Activity::Supervising,
-        }
-    }
-
-    /// Counts a failure in the report of a database, and logs it.
-    pub fn failed(self, report: &Report, headline: &'static str, reason: &str) {
-        report.step_errors[self as usize].fetch_add(1, Ordering::Relaxed);
-        telemetry::error_about(self.name(), headline, reason);
-    }
 }
 
 /// How a worker ended, left in its slot for the launcher.

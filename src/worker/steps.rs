@@ -15,7 +15,7 @@ use crate::store::queue::Lease;
 use crate::store::{Home, session_foreign_key};
 use crate::telemetry;
 use crate::versions;
-use crate::worker::registry::{Activity, StepKind};
+use crate::worker::activity::{Activity, StepKind};
 
 /// Reason why a round ended early.
 pub enum Stop {
