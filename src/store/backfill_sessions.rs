@@ -239,7 +239,7 @@ pub fn place(
 pub enum QuoteSelection {
     Maxmind,
     /// All other sources. Their answers never write the same part of a document.
-    OtherRelations,
+    Other,
 }
 
 impl QuoteSelection {
@@ -250,14 +250,14 @@ impl QuoteSelection {
     fn is_in(self, evidence: &SessionEvidence) -> bool {
         match self {
             QuoteSelection::Maxmind => evidence.quotes[MAXMIND].is_some(),
-            QuoteSelection::Others => evidence.has_other_than_maxmind(),
+            QuoteSelection::Other => evidence.has_other_than_maxmind(),
         }
     }
 
     fn sources(self) -> std::ops::Range<usize> {
         match self {
             QuoteSelection::Maxmind => MAXMIND..MAXMIND + 1,
-            QuoteSelection::Others => CYMRU..SOURCES.len(),
+            QuoteSelection::Other => CYMRU..SOURCES.len(),
         }
     }
 
@@ -265,7 +265,7 @@ impl QuoteSelection {
     fn leader(self) -> usize {
         match self {
             QuoteSelection::Maxmind => MAXMIND,
-            QuoteSelection::Others => CYMRU,
+            QuoteSelection::Other => CYMRU,
         }
     }
 }

@@ -155,7 +155,7 @@ impl StepKind {
     }
 
     /// Returns the activity that a worker shows during such a step.
-    pub fn c_name(self) -> Activity {
+    pub fn activity(self) -> Activity {
         match self {
             StepKind::LookForRestore => Activity::LookingForRestore,
             StepKind::TakeOver => Activity::TakingOver,

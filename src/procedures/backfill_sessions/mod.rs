@@ -258,7 +258,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
         }
         let mut placed = InventoryChanges::default();
         let quotes_follow =
-            [QuoteSelection::Maxmind, QuoteSelection::Others].map(|which| which.any(&addresses));
+            [QuoteSelection::Maxmind, QuoteSelection::Other].map(|which| which.any(&addresses));
         let (settled, rejected) = (&mut self.settled, &mut self.rejected);
         self.run.batch_resumable(|connection| {
             rejected.write(connection);
@@ -308,7 +308,7 @@ impl<'a, 'r> Backfill<'a, 'r> {
             write(QuoteSelection::Maxmind, !of_others);
         }
         if of_others {
-            write(QuoteSelection::Others, true);
+            write(QuoteSelection::Other, true);
         }
     }
 
