@@ -21,7 +21,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_table',
             MESSAGE = pg_catalog.format('relation "%s" already exists in schema "%s"', taken, '@extschema@'),
-            HINT = 'Install into a schema of its own: CREATE SCHEMA cowrie_enrich; CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich;';
+            HINT = 'Install the extension into a separate schema: CREATE SCHEMA cowrie_enrich; CREATE EXTENSION cowrie_enrich SCHEMA cowrie_enrich;';
     END IF;
 END
 $$;
@@ -31,52 +31,52 @@ $$;
 CREATE FUNCTION ip_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_country_wrapper';
 COMMENT ON FUNCTION ip_country(inet) IS
-    'two-letter country where an address is used, from the city database, or null';
+    'two-letter code of the country where an address is used, from the mmdb file of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_registered_country(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_registered_country_wrapper';
 COMMENT ON FUNCTION ip_registered_country(inet) IS
-    'two-letter country where the network of an address is registered, from the city database, or null';
+    'two-letter code of the country where the network of an address is registered, from the mmdb file of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_city(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_city_wrapper';
 COMMENT ON FUNCTION ip_city(inet) IS
-    'city of an address in English from the city database, or null';
+    'English name of the city of an address, from the mmdb file of the setting city_database; null if unknown';
 
 CREATE FUNCTION ip_asn(ip inet) RETURNS bigint
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_wrapper';
 COMMENT ON FUNCTION ip_asn(inet) IS
-    'number of the network (ASN) that announces an address, from the ASN database, or null';
+    'number (ASN) of the network that announces an address, from the mmdb file of the setting asn_database; null if unknown';
 
 CREATE FUNCTION ip_asn_org(ip inet) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_asn_org_wrapper';
 COMMENT ON FUNCTION ip_asn_org(inet) IS
-    'organisation behind the network of an address, from the ASN database, or null';
+    'organisation that runs the network of an address, from the mmdb file of the setting asn_database; null if unknown';
 
 CREATE FUNCTION maxmind_lookup(ip inet) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'maxmind_lookup_wrapper';
 COMMENT ON FUNCTION maxmind_lookup(inet) IS
-    'all data about an address in the city and ASN databases, in the layout of ip_inventory.enrichment -> ''maxmind''';
+    'all data about an address in the mmdb files of the settings city_database and asn_database, in the layout of ip_inventory.enrichment -> ''maxmind''';
 
 CREATE FUNCTION is_bogon(ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_wrapper';
 COMMENT ON FUNCTION is_bogon(inet) IS
-    'true if an address cannot be a source address on the public internet, according to the IANA special-purpose registries';
+    'true if an address is a bogon: according to the IANA special-purpose registries, it cannot be a source address on the public internet';
 
 CREATE FUNCTION bogon_reason(ip inet) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bogon_reason_wrapper';
-COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon, or null';
+COMMENT ON FUNCTION bogon_reason(inet) IS 'reason why an address is a bogon; null if the address is not a bogon';
 
 CREATE FUNCTION mmdb_file(
     kind text, OUT kind_ text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
     OUT ip_version integer, OUT node_count bigint, OUT loaded_at timestamptz, OUT last_error text)
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_file_wrapper';
-COMMENT ON FUNCTION mmdb_file(text) IS 'row of mmdb_status() for one kind of file, city or asn';
+COMMENT ON FUNCTION mmdb_file(text) IS 'row of mmdb_status() for one mmdb file; the argument is city or asn';
 
 CREATE FUNCTION mmdb_in_service(kind text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mmdb_in_service_wrapper';
 COMMENT ON FUNCTION mmdb_in_service(text) IS
-    'true if an mmdb file of this kind (city or asn) is in service; null for another kind, or if enabled_sources does not contain maxmind';
+    'true if the mmdb file of a kind (city or asn) is in service, otherwise false; null for any other kind, and if enabled_sources does not contain maxmind';
 
 CREATE FUNCTION mmdb_status(
     OUT kind text, OUT source_path text, OUT database_type text, OUT build_time timestamptz,
@@ -87,9 +87,9 @@ CREATE FUNCTION mmdb_status(
         SELECT f.* FROM (VALUES ('city'), ('asn')) k(kind) CROSS JOIN LATERAL @extschema@.mmdb_file(k.kind) f
     $$;
 COMMENT ON FUNCTION mmdb_status() IS
-    'one row per mmdb setting: the file in service, since when it is in service, and why a newer file was refused';
+    'one row for each of the settings city_database and asn_database: the mmdb file in service, since when it is in service, and why a newer file was refused';
 
 CREATE FUNCTION reload_mmdb() RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reload_mmdb_wrapper';
 COMMENT ON FUNCTION reload_mmdb() IS
-    'verify the configured mmdb files now and put changed files into service; raises an error for an unusable file, and the old file stays in service';
+    'verify the mmdb files that the settings name now, and put changed files into service; if a file is unusable, raises an error, and the old file stays in service';

@@ -6,27 +6,27 @@
 CREATE FUNCTION canonical_address(ip inet) RETURNS inet
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'canonical_address_wrapper';
 COMMENT ON FUNCTION canonical_address(inet) IS
-    'key of ip_inventory for an address: a single host; an IPv4-mapped IPv6 address becomes IPv4';
+    'returns an address in the form of ip_inventory.ip_address: a single host; an IPv4-mapped IPv6 address becomes IPv4';
 
 CREATE FUNCTION geo_country_of(enrichment jsonb) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'geo_country_of_wrapper';
 COMMENT ON FUNCTION geo_country_of(jsonb) IS
-    'country in an enrichment document, from maxmind, cymru or dshield in that order; XX if there is none; never fails';
+    'country in an enrichment document: the first of the countries from maxmind, cymru and dshield; XX if none of them has one; never fails';
 
 CREATE FUNCTION ip_types_of(enrichment jsonb) RETURNS text[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'ip_types_of_wrapper';
 COMMENT ON FUNCTION ip_types_of(jsonb) IS
-    'address types in the spur part of an enrichment document: tunnels, infrastructure, client types; upper case, without duplicates';
+    'types of an address (for example VPN or DATACENTER) in the key spur of an enrichment document: of tunnels, infrastructure and clients; in upper case, without duplicates';
 
 CREATE FUNCTION is_scanner_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_scanner_of_wrapper';
 COMMENT ON FUNCTION is_scanner_of(jsonb) IS
-    'true if greynoise.noise of an enrichment document is true, otherwise false';
+    'true if the value of greynoise.noise in an enrichment document is true, otherwise false';
 
 CREATE FUNCTION is_bogon_of(enrichment jsonb) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_bogon_of_wrapper';
 COMMENT ON FUNCTION is_bogon_of(jsonb) IS
-    'true if validation.is_bogon of an enrichment document is true, otherwise false';
+    'true if the value of validation.is_bogon in an enrichment document is true, otherwise false';
 
 -- Not STRICT, and without a search_path, so that the planner inlines it. It uses the later of two clocks: in a long
 -- procedure that is now(), in a long transaction statement_timestamp().
@@ -38,7 +38,7 @@ CREATE FUNCTION session_time(t timestamptz) RETURNS timestamptz
              GREATEST(pg_catalog.now(), pg_catalog.statement_timestamp()) OPERATOR(pg_catalog.+) '24:00:00'::interval)
         THEN t END;
 COMMENT ON FUNCTION session_time(timestamptz) IS
-    'time of a session, or null if it is before 1970 or more than one day in the future';
+    'returns the time of a session; null if the time is before 1970 or more than one day in the future';
 
 -- A row may have any two times, and their difference may be out of range, which is an error from version 17 on. Times
 -- that an old version of the extension or a user stored must not stop an UPDATE or a restore.
@@ -50,7 +50,7 @@ CREATE FUNCTION seen_over(first_seen timestamptz, last_seen timestamptz) RETURNS
          AND last_seen OPERATOR(pg_catalog.>=) first_seen
         THEN last_seen OPERATOR(pg_catalog.-) first_seen END;
 COMMENT ON FUNCTION seen_over(timestamptz, timestamptz) IS
-    'time between two sessions, or null if one of them is before 1970 or after 2999';
+    'time between the first and the last session; null if one of these times is before 1970 or after 2999';
 
 CREATE TABLE asn_inventory (
     asn_number            bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -77,12 +77,12 @@ CREATE INDEX asn_inventory_first_seen_idx ON asn_inventory (first_seen);
 CREATE INDEX asn_inventory_last_seen_idx ON asn_inventory (last_seen);
 SELECT pg_catalog.pg_extension_config_dump('asn_inventory', '');
 
-COMMENT ON TABLE asn_inventory IS 'one row per network (autonomous system) that addresses were seen in';
+COMMENT ON TABLE asn_inventory IS 'one row per network (autonomous system) of the addresses that were seen';
 COMMENT ON COLUMN asn_inventory.asn_number IS 'autonomous system number, 1 to 4294967295';
 COMMENT ON COLUMN asn_inventory.organization_name IS
-    'organisation that runs the network; enrichment -> provenance names the source';
+    'organisation that runs the network; the key provenance in the column enrichment names the source of the name';
 COMMENT ON COLUMN asn_inventory.organization_country IS
-    'two-letter country code; from Cymru, the country of registration; from MaxMind, the country of the network''s first address';
+    'two-letter code of a country: in a value from Cymru, the country where the network is registered; in a value from MaxMind, the country of the network''s first address';
 COMMENT ON COLUMN asn_inventory.rir_registry IS 'regional internet registry: ARIN, RIPE, APNIC, LACNIC, AFRINIC';
 COMMENT ON COLUMN asn_inventory.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN; see classify_asn()';
 COMMENT ON COLUMN asn_inventory.is_known_hosting IS 'true if known_networks lists the network as a hosting provider';
@@ -90,12 +90,13 @@ COMMENT ON COLUMN asn_inventory.is_known_vpn IS 'true if known_networks lists th
 COMMENT ON COLUMN asn_inventory.first_seen IS 'time of the first session from this network';
 COMMENT ON COLUMN asn_inventory.last_seen IS 'time of the last session from this network';
 COMMENT ON COLUMN asn_inventory.unique_ip_count IS
-    'number of addresses that now belong to this network, as of the last fold_statistics()';
+    'number of addresses that now belong to this network, without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN asn_inventory.total_session_count IS
-    'number of sessions of the addresses that now belong to this network, as of the last fold_statistics()';
+    'number of sessions from the addresses that now belong to this network, without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN asn_inventory.enrichment IS
-    'provenance: the source of each filled column; import: values of an imported row that fit no column';
-COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS 'time when a source last changed the metadata';
+    'key provenance: the source of each filled column; key import: values of an imported row that fit no column';
+COMMENT ON COLUMN asn_inventory.enrichment_updated_at IS
+    'time when a source last changed the organisation, its country or the registry of the network';
 
 CREATE TABLE ip_inventory (
     ip_address            inet PRIMARY KEY CHECK (ip_address = canonical_address(ip_address)),
@@ -122,7 +123,8 @@ SELECT pg_catalog.pg_extension_config_dump('ip_inventory', '');
 -- Tells backends to discard their cached answers of the inventory. Also fires for replicated changes.
 CREATE FUNCTION inventory_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'inventory_changed_wrapper';
-COMMENT ON FUNCTION inventory_changed() IS 'trigger: invalidates the caches of ip_inventory in all backends';
+COMMENT ON FUNCTION inventory_changed() IS
+    'trigger on ip_inventory: invalidates the caches of its rows in all backends';
 CREATE TRIGGER inventory_changed AFTER UPDATE OF enrichment, current_asn OR DELETE OR TRUNCATE ON ip_inventory
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_changed();
 ALTER TABLE ip_inventory ENABLE ALWAYS TRIGGER inventory_changed;
@@ -139,28 +141,31 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION addresses_deleted() IS 'trigger: subtracts deleted addresses from the counts of their networks';
+COMMENT ON FUNCTION addresses_deleted() IS
+    'trigger on ip_inventory: subtracts deleted addresses from the counts of the networks to which they belonged';
 CREATE TRIGGER addresses_deleted AFTER DELETE ON ip_inventory
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION addresses_deleted();
 
-COMMENT ON TABLE ip_inventory IS 'one row per address seen, with its current enrichment';
-COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; IPv4-mapped IPv6 is stored as IPv4';
+COMMENT ON TABLE ip_inventory IS 'one row per address that was seen, with the current data about the address';
+COMMENT ON COLUMN ip_inventory.ip_address IS 'a single host; an IPv4-mapped IPv6 address is stored as IPv4';
 COMMENT ON COLUMN ip_inventory.current_asn IS 'ASN of the network that announces the address now; null if unknown';
 COMMENT ON COLUMN ip_inventory.asn_last_verified IS 'time when a source last confirmed current_asn';
 COMMENT ON COLUMN ip_inventory.first_seen IS 'time of the first session from this address';
 COMMENT ON COLUMN ip_inventory.last_seen IS 'time of the last session from this address';
 COMMENT ON COLUMN ip_inventory.session_count IS
-    'number of sessions from this address in the attached tables, as of the last fold_statistics()';
+    'number of sessions from this address in the attached tables, without counts that fold_statistics() has not added yet';
 COMMENT ON COLUMN ip_inventory.enrichment IS
-    'one key per source, and _meta with the state and time of each source and with the imported row';
+    'document with one key for each source that answered; the key _meta holds the state and the time of each answer, and the imported row if there is one';
 COMMENT ON COLUMN ip_inventory.enrichment_updated_at IS
-    'time when any source last changed enrichment; _meta has the time of each source';
-COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of enrichment';
-COMMENT ON COLUMN ip_inventory.geo_country IS 'country from maxmind, cymru or dshield in that order; XX if unknown';
-COMMENT ON COLUMN ip_inventory.ip_types IS 'types of the address from spur, for example VPN, TOR, PROXY or DATACENTER';
-COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise knows the address as an internet scanner';
+    'time when any source last changed the column enrichment; the key _meta in that column holds the time of each answer';
+COMMENT ON COLUMN ip_inventory.enrichment_version IS 'version of the layout of the column enrichment';
+COMMENT ON COLUMN ip_inventory.geo_country IS
+    'two-letter code of the country: the first of the countries from maxmind, cymru and dshield; XX if none of them has one';
+COMMENT ON COLUMN ip_inventory.ip_types IS
+    'types of the address according to SPUR, for example VPN, TOR, PROXY or DATACENTER';
+COMMENT ON COLUMN ip_inventory.is_scanner IS 'true if GreyNoise has seen the address scan the internet';
 COMMENT ON COLUMN ip_inventory.is_bogon IS
-    'true if the address cannot be a source on the public internet; see bogon_reason()';
+    'true if the address is a bogon: it cannot be a source address on the public internet; bogon_reason() gives the reason';
 
 CREATE TABLE ip_asn_history (
     ip_address          inet NOT NULL,
@@ -174,10 +179,11 @@ CREATE INDEX ip_asn_history_asn_number_idx ON ip_asn_history (asn_number, observ
 CREATE INDEX ip_asn_history_observed_at_idx ON ip_asn_history USING brin (observed_at);
 SELECT pg_catalog.pg_extension_config_dump('ip_asn_history', '');
 COMMENT ON TABLE ip_asn_history IS
-    'one row for the first network of an address, and one for each change to another network';
-COMMENT ON COLUMN ip_asn_history.observed_at IS 'time when the change was detected';
+    'networks of each address over time: one row for the first known network, and one row for each change to another network';
+COMMENT ON COLUMN ip_asn_history.observed_at IS
+    'time when the extension detected the network, not when the address moved to it';
 COMMENT ON COLUMN ip_asn_history.verification_source IS
-    'source of the change: maxmind, cymru or manual; import if the imported row names no source';
+    'source that named the network: maxmind, cymru or manual; import if the row was imported and its source is unknown';
 
 -- Append-only, because sessions must not wait for the rows of busy networks. Without an index or key, so that an
 -- INSERT writes one heap row, and so that the tables work as node-local tables. They have a replica identity, because
@@ -191,7 +197,8 @@ CREATE TABLE session_delta (
 );
 ALTER TABLE session_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('session_delta', '');
-COMMENT ON TABLE session_delta IS 'session counts per address that fold_statistics() has not yet added to ip_inventory';
+COMMENT ON TABLE session_delta IS
+    'session counts per address that fold_statistics() has not added to ip_inventory yet';
 
 CREATE TABLE counter_delta (
     library text NOT NULL,
@@ -201,10 +208,10 @@ CREATE TABLE counter_delta (
 ALTER TABLE counter_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('counter_delta', '');
 COMMENT ON TABLE counter_delta IS
-    'counts of prepared transactions that the worker has not yet added to the counters of enrich_metrics; append-only';
+    'counts of metrics from prepared transactions; the worker has not added them to the counters of enrich_metrics yet; append-only';
 COMMENT ON COLUMN counter_delta.library IS
-    'version of the library that stored the count; a worker with another version deletes the row';
-COMMENT ON COLUMN counter_delta.place IS 'number of the counter in that version of the library';
+    'version of the library that stored the count; if the worker has loaded another version, the worker deletes the row without adding the count';
+COMMENT ON COLUMN counter_delta.place IS 'number of the counter in the library version that stored the count';
 
 CREATE TABLE recount_request (
     requested_at timestamptz NOT NULL DEFAULT now(),
@@ -214,11 +221,12 @@ CREATE TABLE recount_request (
 ALTER TABLE recount_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('recount_request', '');
 COMMENT ON TABLE recount_request IS
-    'transactions that could not store their session counts or their incomplete sessions; the worker starts a recount, which deletes these rows';
-COMMENT ON COLUMN recount_request.requested_at IS 'when the transaction committed';
-COMMENT ON COLUMN recount_request.sessions IS 'number of sessions that were not counted, or 0';
+    'transactions that could not store their session counts or their incomplete sessions; the worker then recounts all sessions, and the recount deletes these rows';
+COMMENT ON COLUMN recount_request.requested_at IS 'time when the transaction committed';
+COMMENT ON COLUMN recount_request.sessions IS
+    'number of sessions that the transaction could not count; 0 if the transaction counted all its sessions';
 COMMENT ON COLUMN recount_request.has_gaps IS
-    'true if sessions with incomplete snapshots may be missing from incomplete_session; the recount then adds them';
+    'true if incomplete_session may lack sessions of this transaction whose snapshot columns contain nulls; the recount then adds these sessions';
 
 CREATE TABLE network_delta (
     asn_number bigint NOT NULL,
@@ -231,4 +239,4 @@ CREATE TABLE network_delta (
 ALTER TABLE network_delta REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_delta', '');
 COMMENT ON TABLE network_delta IS
-    'address and session counts per network that fold_statistics() has not yet added to asn_inventory';
+    'address and session counts per network that fold_statistics() has not added to asn_inventory yet';

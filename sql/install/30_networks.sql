@@ -3,7 +3,7 @@
 CREATE FUNCTION classify_name(organization_name text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'classify_name_wrapper';
 COMMENT ON FUNCTION classify_name(text) IS
-    'type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) by whole words of its organisation''s name';
+    'type of a network (HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN) according to whole words in the name of its organisation';
 
 CREATE TABLE known_networks (
     asn_number bigint PRIMARY KEY CHECK (asn_number BETWEEN 1 AND 4294967295),
@@ -14,10 +14,10 @@ CREATE TABLE known_networks (
     is_seed    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE known_networks IS
-    'types of networks that override the classification by name; you can edit this table; dumps include your changes, but not the deletion of a seed row';
+    'types of networks; they take precedence over the type according to the name; you can edit this table; pg_dump includes rows that you added or changed, but a seed row that you deleted exists again after a restore';
 COMMENT ON COLUMN known_networks.asn_type IS 'HOSTING, ISP, EDUCATION, GOVERNMENT or UNKNOWN';
 COMMENT ON COLUMN known_networks.is_seed IS
-    'true if the row came with the extension and is unchanged; dumps omit such rows';
+    'true if the row came with the extension and is unchanged; pg_dump omits such rows';
 
 INSERT INTO known_networks (asn_number, label, asn_type, is_hosting, is_vpn, is_seed) VALUES
     -- clouds
@@ -82,7 +82,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_edited() IS 'trigger: clears is_seed in edited rows of known_networks';
+COMMENT ON FUNCTION known_network_edited() IS 'trigger on known_networks: sets is_seed to false in edited rows';
 CREATE TRIGGER known_network_edited BEFORE UPDATE ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_edited();
 
@@ -96,7 +96,8 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION known_network_restored() IS 'trigger: an inserted row replaces the seed row of the same network';
+COMMENT ON FUNCTION known_network_restored() IS
+    'trigger on known_networks: an inserted row replaces the seed row of the same network';
 CREATE TRIGGER known_network_restored BEFORE INSERT ON known_networks
     FOR EACH ROW EXECUTE FUNCTION known_network_restored();
 
@@ -112,13 +113,13 @@ CREATE INDEX network_reclassification_asn_number_idx ON network_reclassification
 ALTER TABLE network_reclassification REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('network_reclassification', '');
 COMMENT ON TABLE network_reclassification IS
-    'networks whose row in known_networks was added, changed or deleted, and that the worker has not reclassified yet; append-only';
-COMMENT ON COLUMN network_reclassification.edited_at IS 'start of the transaction that edited known_networks';
+    'networks whose row in known_networks was added, changed or deleted, and which the worker has not classified again yet; append-only';
+COMMENT ON COLUMN network_reclassification.edited_at IS 'start time of the transaction that edited known_networks';
 
 CREATE FUNCTION reclassification_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'reclassification_appended_wrapper';
 COMMENT ON FUNCTION reclassification_appended() IS
-    'trigger: at commit, wakes the worker, which reclassifies the networks';
+    'trigger on network_reclassification: wakes the worker when the transaction commits; the worker then classifies the networks again';
 CREATE TRIGGER reclassification_appended AFTER INSERT ON network_reclassification
     FOR EACH STATEMENT EXECUTE FUNCTION reclassification_appended();
 
@@ -152,7 +153,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION known_networks_changed() IS
-    'trigger: appends the networks that an edit of known_networks affects to network_reclassification';
+    'trigger on known_networks: appends the networks of edited rows to network_reclassification';
 CREATE TRIGGER known_networks_inserted AFTER INSERT ON known_networks
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION known_networks_changed();
 CREATE TRIGGER known_networks_updated AFTER UPDATE ON known_networks
@@ -170,7 +171,7 @@ CREATE FUNCTION classify_asn(asn bigint, organization_name text) RETURNS text
             @extschema@.classify_name($2))
     $$;
 COMMENT ON FUNCTION classify_asn(bigint, text) IS
-    'type of a network: from known_networks, otherwise by whole words of its name';
+    'type of a network: from known_networks if it lists the network, otherwise according to whole words in the given name';
 
 -- Flags of a network without an entry may come from an import, so they are kept. While an edit of the list is
 -- pending, they may come from a deleted entry.
@@ -186,14 +187,14 @@ CREATE FUNCTION classify_network(
         LEFT JOIN @extschema@.known_networks k ON k.asn_number = $1
     $$;
 COMMENT ON FUNCTION classify_network(bigint, text, boolean, boolean) IS
-    'type and flags of a network from known_networks; without a row there, the type by name and the previous flags';
+    'type and flags of a network: from known_networks if it lists the network; otherwise the type is according to the given name, and the flags are as given';
 
 -- The rank of a source. A source may replace values of a lower rank.
 CREATE FUNCTION source_rank(source text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$ SELECT CASE source WHEN 'manual' THEN 3 WHEN 'cymru' THEN 2 WHEN 'maxmind' THEN 1 WHEN 'document' THEN -1 ELSE 0 END $$;
 COMMENT ON FUNCTION source_rank(text) IS
-    'rank of a source of network metadata; from highest to lowest: manual, cymru, maxmind, imported sources, document';
+    'rank of a source of network metadata; from the highest to the lowest rank: manual, cymru, maxmind, sources of imported rows, document (a document that a client wrote into a trusted session table)';
 
 CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, source text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -204,7 +205,7 @@ CREATE FUNCTION may_replace(current_value text, enrichment jsonb, field text, so
             OR ($4 = $2 -> 'provenance' ->> $3 AND ($4 = 'manual' OR ($4 = 'cymru' AND $3 = 'organization_name')))
     $$;
 COMMENT ON FUNCTION may_replace(text, jsonb, text, text) IS
-    'true if a source may set a field of a network: the field is null, has a source of lower rank, or this source corrects its value';
+    'true if a source may set a field of a network: the field is null or comes from a source of lower rank; manual may also replace any value of its own, cymru only its own name of the network';
 
 CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -223,12 +224,12 @@ CREATE FUNCTION merge_enrichment(old jsonb, new jsonb) RETURNS jsonb
                      ARRAY['country', 'country_name', 'city', 'latitude', 'longitude', 'accuracy_radius'] AS place) parts
     $$;
 COMMENT ON FUNCTION merge_enrichment(jsonb, jsonb) IS
-    'merge newer answers into an enrichment document; new values of a source replace its old values, other old values are kept';
+    'merge newer answers into an enrichment document; new values of a source replace the old values of the same source; all other old values are kept';
 
 CREATE FUNCTION request_enrichment(ip inet, provider text, priority integer DEFAULT 0) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'request_enrichment_wrapper';
 COMMENT ON FUNCTION request_enrichment(inet, text, integer) IS
-    'queue the lookup of an address at a provider; lookups with a higher priority are sent first; bogons are refused';
+    'queue the lookup of an address at a provider; the worker sends lookups with a higher priority first; raises an error for a bogon';
 
 CREATE FUNCTION ensure_asn_inventory(
     asn bigint, organization_name text DEFAULT NULL, organization_country text DEFAULT NULL,
@@ -236,16 +237,17 @@ CREATE FUNCTION ensure_asn_inventory(
     RETURNS asn_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'ensure_asn_inventory_wrapper';
 COMMENT ON FUNCTION ensure_asn_inventory(bigint, text, text, text) IS
-    'create a network or update its last_seen, and set the given metadata, which other sources do not replace';
+    'create a network, or update last_seen of an existing network; also sets the given metadata, which later answers of sources do not replace';
 
 CREATE FUNCTION enrich_ip(ip inet, force boolean DEFAULT false) RETURNS ip_inventory
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_ip_wrapper';
 COMMENT ON FUNCTION enrich_ip(inet, boolean) IS
-    'return the ip_inventory row of an address; a new, outdated or forced address is enriched from the mmdb files, and lookups at providers are queued';
+    'return the ip_inventory row of an address; if the address is new or outdated, or force is true, first enriches the row from the mmdb files and queues lookups at providers';
 
 CREATE FUNCTION enrich_addresses(ips inet[], force boolean) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_addresses_wrapper';
-COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS 'the part of enrich_ips() that writes to the inventories';
+COMMENT ON FUNCTION enrich_addresses(inet[], boolean) IS
+    'does the writing for enrich_ips(); not meant to be called directly';
 
 CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETOF ip_inventory
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -257,4 +259,4 @@ CREATE FUNCTION enrich_ips(ips inet[], force boolean DEFAULT false) RETURNS SETO
         CROSS JOIN LATERAL (SELECT * FROM @extschema@.ip_inventory r WHERE r.ip_address = wanted.ip OFFSET 0) i;
     $$;
 COMMENT ON FUNCTION enrich_ips(inet[], boolean) IS
-    'enrich_ip() for many addresses; locks rows in key order, so that concurrent calls cannot deadlock';
+    'enrich_ip() for many addresses; locks inventory rows in the order of their keys, so that concurrent calls cannot deadlock';

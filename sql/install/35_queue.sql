@@ -13,37 +13,37 @@
 
 CREATE FUNCTION providers(OUT provider text, OUT title text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'providers_wrapper';
-COMMENT ON FUNCTION providers() IS 'providers that look up addresses over the network';
+COMMENT ON FUNCTION providers() IS 'the providers, which are the sources that the worker asks over the network';
 
 CREATE FUNCTION is_provider(name text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_provider_wrapper';
-COMMENT ON FUNCTION is_provider(text) IS 'true if providers() lists the name';
+COMMENT ON FUNCTION is_provider(text) IS 'true if providers() returns a provider of this name';
 
 CREATE FUNCTION may_be_asked(provider text, ip inet) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'may_be_asked_wrapper';
 COMMENT ON FUNCTION may_be_asked(text, inet) IS
-    'true if a provider can look up an address: false for bogons, and for IPv6 at providers that support only IPv4';
+    'true if a provider can look up an address: false for every bogon, and for every IPv6 address if the provider supports only IPv4';
 
 CREATE FUNCTION lookup_key_of(provider text, ip inet, OUT lookup_kind text, OUT lookup_key text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'lookup_key_of_wrapper';
 COMMENT ON FUNCTION lookup_key_of(text, inet) IS
-    'kind and key of the lookup for an address; for cymru its /24 or /48 prefix, the longest that is routed globally; for other providers the host';
+    'kind and key of the lookup for an address at a provider; for cymru, the /24 or /48 prefix of the address, because no longer prefixes are routed globally; for other providers, the host';
 
 CREATE FUNCTION is_lookup_key(lookup_kind text, lookup_key text) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_lookup_key_wrapper';
 COMMENT ON FUNCTION is_lookup_key(text, text) IS
-    'true if a key is valid for its kind; a host has the format of host(inet); a prefix has the format of cidr and is not a single host';
+    'true if a key is valid for its kind: the key of a host has the format of host(inet); the key of a prefix has the format of cidr and is not a single host';
 
 CREATE FUNCTION is_source_fresh(
     enrichment jsonb, source text, value_lifetime integer, absent_lifetime integer) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_fresh_wrapper';
 COMMENT ON FUNCTION is_source_fresh(jsonb, text, integer, integer) IS
-    'true if an enrichment document has a positive or negative answer of a source that is younger than its lifetime in seconds';
+    'true if an enrichment document contains an answer of a source that has not expired; value_lifetime applies to answers with data, absent_lifetime to answers that the source has no data; both in seconds';
 
 CREATE FUNCTION is_source_open(enrichment jsonb, source text, again boolean) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_open_wrapper';
 COMMENT ON FUNCTION is_source_open(jsonb, text, boolean) IS
-    'true if a source was never asked or, with again => true, if its time to retry has come';
+    'true if an enrichment document shows that a source was never asked; with again => true, also if the time to ask the source again has come';
 
 CREATE TABLE enrichment_request (
     ip_address   inet NOT NULL CHECK (ip_address = canonical_address(ip_address)),
@@ -56,9 +56,9 @@ CREATE TABLE enrichment_request (
 ALTER TABLE enrichment_request REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('enrichment_request', '');
 COMMENT ON TABLE enrichment_request IS
-    'requested lookups for which the worker has not created jobs yet; append-only; the worker removes duplicates when it creates jobs';
+    'requested lookups for which the worker has not created jobs yet; append-only; may contain duplicates, which the worker removes when it creates jobs';
 COMMENT ON COLUMN enrichment_request.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
-COMMENT ON COLUMN enrichment_request.priority IS 'lookups with a higher priority are sent first';
+COMMENT ON COLUMN enrichment_request.priority IS 'the worker sends lookups with a higher priority first';
 
 CREATE FUNCTION request_appended() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'request_appended_wrapper';
@@ -69,7 +69,8 @@ CREATE TRIGGER request_appended AFTER INSERT ON enrichment_request
 
 CREATE FUNCTION requests_removed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'requests_removed_wrapper';
-COMMENT ON FUNCTION requests_removed() IS 'trigger: lets sessions request a lookup again after its request was deleted';
+COMMENT ON FUNCTION requests_removed() IS
+    'trigger on enrichment_request: after a request was deleted, sessions can append a request for the same lookup again';
 -- While no worker reads requests, equal requests are appended only once. A deleted request may be appended again.
 CREATE TRIGGER requests_removed AFTER DELETE OR TRUNCATE ON enrichment_request
     FOR EACH STATEMENT EXECUTE FUNCTION requests_removed();
@@ -94,18 +95,20 @@ CREATE INDEX enrichment_job_leased_idx ON enrichment_job (leased_by) WHERE lease
 -- has changed.
 ALTER TABLE enrichment_job SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('enrichment_job', '');
-COMMENT ON TABLE enrichment_job IS 'lookups without an answer yet: one row per provider and lookup key';
+COMMENT ON TABLE enrichment_job IS
+    'jobs, which are lookups without an answer yet: one row per provider and lookup key';
 COMMENT ON COLUMN enrichment_job.lookup_kind IS
-    'prefix for cymru, because one answer serves a whole prefix; host for other providers; see lookup_key_of()';
+    'prefix for cymru, because one answer of Team Cymru is valid for a whole prefix; host for other providers; see lookup_key_of()';
 COMMENT ON COLUMN enrichment_job.lookup_key IS
     'a host in the format of host(inet), such as 203.0.113.7 or 2001:db8::7; a prefix in the format of cidr, such as 203.0.113.0/24 or 2001:db8:1::/48';
 COMMENT ON COLUMN enrichment_job.due_at IS
-    'earliest time of the next attempt: end of the lease if leased_by is set, otherwise end of the backoff';
-COMMENT ON COLUMN enrichment_job.leased_by IS 'id of the worker that holds the lease';
+    'earliest time of the next attempt: the end of the lease if leased_by is set, otherwise the end of the backoff';
+COMMENT ON COLUMN enrichment_job.leased_by IS
+    'id of the worker that holds the lease, which reserves the job until due_at; null if no worker holds a lease';
 COMMENT ON COLUMN enrichment_job.attempts IS
-    'number of failures of this lookup; provider outages and rate limits do not count';
+    'number of failed attempts of this lookup; failures because of a provider outage or a rate limit do not count';
 COMMENT ON COLUMN enrichment_job.failed_at IS
-    'time of the last failure; lookups that were postponed or not sent do not count';
+    'time of the last failed attempt; attempts that were postponed or not sent do not count';
 
 CREATE TABLE job_address (
     provider    text NOT NULL,
@@ -118,9 +121,9 @@ CREATE TABLE job_address (
 CREATE INDEX job_address_lookup_key_idx ON job_address (provider, lookup_key, ip_address);
 ALTER TABLE job_address SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('job_address', '');
-COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job';
-COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job';
-COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job';
+COMMENT ON TABLE job_address IS 'addresses that wait for the answer to a job: one row per provider and address';
+COMMENT ON COLUMN job_address.lookup_kind IS 'lookup_kind of the job in enrichment_job';
+COMMENT ON COLUMN job_address.lookup_key IS 'lookup_key of the job in enrichment_job';
 
 CREATE TABLE dead_letter (
     provider     text NOT NULL,
@@ -136,10 +139,11 @@ CREATE TABLE dead_letter (
     CONSTRAINT dead_letter_lookup_key_check CHECK (is_lookup_key(lookup_kind, lookup_key))
 );
 SELECT pg_catalog.pg_extension_config_dump('dead_letter', '');
-COMMENT ON TABLE dead_letter IS 'lookups that failed max_attempts times, with the last error; see retry_dead_letters()';
-COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind of the failed job';
+COMMENT ON TABLE dead_letter IS
+    'dead letters, which are lookups that failed max_attempts times, with the last error; retry_dead_letters() queues them again';
+COMMENT ON COLUMN dead_letter.lookup_kind IS 'lookup_kind of the failed job in enrichment_job';
 COMMENT ON COLUMN dead_letter.lookup_key IS
-    'lookup_key of the failed job; addresses that waited for the same job have the same key';
+    'lookup_key of the failed job; all addresses that waited for the same job have the same key';
 
 CREATE TABLE block_answer (
     provider        text NOT NULL,
@@ -156,13 +160,14 @@ CREATE TABLE block_answer (
 CREATE INDEX block_answer_asked_at_idx ON block_answer (provider, asked_at);
 SELECT pg_catalog.pg_extension_config_dump('block_answer', '');
 COMMENT ON TABLE block_answer IS
-    'answers of a provider for whole prefixes; a fresh answer serves other addresses of the prefix without a request';
-COMMENT ON COLUMN block_answer.prefix IS 'the /24 or /48 that was looked up, or the announced prefix if it is longer';
+    'answers of a provider for whole prefixes; until an answer expires, other addresses of the prefix get it without a request';
+COMMENT ON COLUMN block_answer.prefix IS
+    'prefix for which the answer is valid: the /24 or /48 that was looked up or, if the network announces a longer prefix, the announced prefix';
 COMMENT ON COLUMN block_answer.asn_number IS 'ASN of the network that announces the prefix';
-COMMENT ON COLUMN block_answer.network_country IS 'country where the network is registered';
+COMMENT ON COLUMN block_answer.network_country IS 'two-letter code of the country where the network is registered';
 COMMENT ON COLUMN block_answer.is_absent IS 'true for a negative answer: no network announces the prefix';
 COMMENT ON COLUMN block_answer.document IS
-    'the parts of ip_inventory.enrichment for an address in the prefix: that of the provider, and _meta';
+    'keys that the answer sets in ip_inventory.enrichment of an address in the prefix: the key of the provider, and _meta';
 
 CREATE TABLE provider_quota (
     provider       text NOT NULL,
@@ -173,15 +178,15 @@ CREATE TABLE provider_quota (
 );
 SELECT pg_catalog.pg_extension_config_dump('provider_quota', '');
 COMMENT ON TABLE provider_quota IS
-    'requests per day (UTC) to providers with a daily quota; a request is stored before it is sent';
-COMMENT ON COLUMN provider_quota.requests IS 'number of requests of this database';
+    'number of requests per day (UTC) to providers with a daily quota; each request is counted before it is sent';
+COMMENT ON COLUMN provider_quota.requests IS 'number of requests of this database on this day';
 COMMENT ON COLUMN provider_quota.cluster_spent IS
-    'requests of all databases of the cluster on this day, as of this database''s last request; the highest value of all databases is current';
+    'number of requests of all databases of the cluster on this day, as known at the last request of this database; the highest value in all databases is current';
 
 CREATE FUNCTION retry_dead_letters(provider text DEFAULT NULL) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'retry_dead_letters_wrapper';
 COMMENT ON FUNCTION retry_dead_letters(text) IS
-    'move the dead letters of one provider, or of all, back to the queue and reset their attempts; returns the number of dead letters';
+    'queue the dead letters of one provider again, or of all providers if the argument is null; their attempts start at 0 again; returns the number of these dead letters';
 
 CREATE VIEW queue_status AS
     SELECT p.provider,
@@ -217,4 +222,4 @@ CREATE VIEW queue_status AS
         FROM @extschema@.dead_letter GROUP BY provider) d
       ON d.provider OPERATOR(pg_catalog.=) p.provider;
 COMMENT ON VIEW queue_status IS
-    'size and age of the queue by provider: requests without a job, jobs (due, leased, delayed), waiting addresses, dead letters';
+    'size and age of the queue by provider: requests for which there is no job yet, jobs (due, leased, delayed), addresses that wait for an answer, dead letters';

@@ -3,11 +3,12 @@
 CREATE FUNCTION enrich_session() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'enrich_session_wrapper';
 COMMENT ON FUNCTION enrich_session() IS
-    'trigger function; arguments: address column, and time column or an empty string; the BEFORE trigger fills and protects the snapshot, the AFTER trigger counts sessions';
+    'trigger function for session tables; arguments: the address column, and the time column or an empty string; as a BEFORE trigger, fills and protects the snapshot columns; as an AFTER trigger, counts sessions';
 
 CREATE FUNCTION forget_sessions() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'forget_sessions_wrapper';
-COMMENT ON FUNCTION forget_sessions() IS 'trigger: subtracts the sessions that TRUNCATE removes from the counts';
+COMMENT ON FUNCTION forget_sessions() IS
+    'trigger function for session tables: before TRUNCATE, subtracts the sessions that it removes from the counts';
 
 CREATE TABLE session_table_option (
     rel          regclass PRIMARY KEY,
@@ -20,25 +21,25 @@ CREATE TABLE session_table_option (
 SELECT pg_catalog.pg_extension_config_dump('session_table_option', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_table_option IS 'options of attached tables; see set_session_table_options()';
 COMMENT ON COLUMN session_table_option.rel IS
-    'the attached table; for a partitioned table, the root; options also apply to partitions and inheritance children of the same owner';
+    'the attached table; for a partitioned table, the root; the options also apply to partitions and inheritance children that have the same owner';
 COMMENT ON COLUMN session_table_option.run_triggers IS
-    'true if the owner allows triggers with code of other roles to fire when the extension completes sessions';
+    'true if the table owner allows that triggers with code of other roles fire when the extension completes sessions (fills nulls in their snapshot columns)';
 COMMENT ON COLUMN session_table_option.trust_input IS
-    'true if a superuser or the extension''s owner trusts the snapshots and documents that clients write into this table';
+    'true if a superuser or the extension''s owner trusts the values that clients write into the snapshot columns and the column enrichment of this table';
 COMMENT ON COLUMN session_table_option.table_owner IS
-    'owner of the table when the options were set; the options do not apply after a change of owner';
+    'owner of the table when the options were set; if the table has another owner now, the options do not apply';
 
 CREATE FUNCTION session_options_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'session_options_changed_wrapper';
 COMMENT ON FUNCTION session_options_changed() IS
-    'trigger: makes all backends read the options of attached tables again';
+    'trigger on session_table_option: makes all backends read the options again';
 CREATE TRIGGER session_options_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON session_table_option
     FOR EACH STATEMENT EXECUTE FUNCTION session_options_changed();
 
 CREATE FUNCTION set_session_table_options(rel regclass, run_triggers boolean, trust_input boolean) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_table_options_wrapper';
 COMMENT ON FUNCTION set_session_table_options(regclass, boolean, boolean) IS
-    'set options of an attached table; null keeps an option; the table owner sets run_triggers; only a superuser or the extension''s owner can turn on trust_input';
+    'set the options of an attached table; a null argument keeps its option; the table owner can set run_triggers; only a superuser or the extension''s owner can turn on trust_input';
 
 -- PostgreSQL does not record who created a trigger. So the owners of its code count as its creator. A WHEN condition
 -- is code too. Its functions must be immutable or known to be harmless. A volatile function of the server, such as
@@ -106,7 +107,7 @@ WHERE t.tgenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
         AND p.relowner OPERATOR(pg_catalog.=) c.relowner
         AND pg_catalog.pg_get_userbyid(p.relowner) OPERATOR(pg_catalog.=) o.table_owner);
 COMMENT ON VIEW blocked_session_tables IS
-    'triggers that block the completion of sessions: UPDATE fires them, their code belongs to a third role, and the table owner has not allowed it';
+    'triggers because of which the extension does not complete the sessions of a table: an UPDATE would run code of a role other than the table owner, the extension''s owner and superusers, and run_triggers does not allow that';
 
 -- tgargs has the arguments with a NUL after each. In hex a byte has two digits, so a letter of a name cannot be
 -- mistaken for a NUL. A generated address or snapshot column has no value yet when a BEFORE trigger fires. A virtual
@@ -245,8 +246,8 @@ CREATE VIEW attached_tables AS
             FROM child p
             JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) p.oid)
         SELECT CASE WHEN k.relowner OPERATOR(pg_catalog.<>) x.relowner
-                    THEN pg_catalog.format('%s inherits from it and belongs to another role', k.oid::pg_catalog.regclass)
-                    ELSE pg_catalog.format('%s inherits from it and is not attached', k.oid::pg_catalog.regclass) END AS reason
+                    THEN pg_catalog.format('inheritance child %s belongs to another role', k.oid::pg_catalog.regclass)
+                    ELSE pg_catalog.format('inheritance child %s is not attached', k.oid::pg_catalog.regclass) END AS reason
         FROM child
         JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) child.oid
         WHERE k.relowner OPERATOR(pg_catalog.<>) x.relowner
@@ -264,17 +265,17 @@ CREATE VIEW attached_tables AS
               AND index.relname OPERATOR(pg_catalog.~~) '%cowrie\_enrich\_waiting%')
         THEN pg_catalog.format('%s has no index by address for the worker', x.rel) END AS reason) n;
 COMMENT ON VIEW attached_tables IS
-    'tables with triggers of the extension; partitions belong to their parent, inheritance children have their own rows';
+    'tables with triggers of the extension; a partition has no row, because it belongs to its parent; an inheritance child has its own row';
 COMMENT ON COLUMN attached_tables.is_intact IS
-    'true if columns, triggers, partitions and inheritance children are as the extension needs them; not_intact_reason names the problem';
+    'true if the columns, triggers, partitions and inheritance children of the table are as the extension needs them; otherwise not_intact_reason names the problem';
 COMMENT ON COLUMN attached_tables.not_intact_reason IS
     'the column, trigger, partition or inheritance child that is not as the extension needs it; null if the table is intact';
 COMMENT ON COLUMN attached_tables.is_readable IS
-    'true if a recount can read the addresses of all sessions of the table; if false, a recount lowers no count';
+    'true if a recount can read the addresses of all sessions of the table; if false for any table, a recount lowers no count, because it cannot see all sessions';
 COMMENT ON COLUMN attached_tables.blocked_reason IS
-    'why the extension does not complete sessions of the table or of one of its partitions; null if nothing blocks it; see blocked_session_tables';
+    'why the extension does not complete sessions of the table or of one of its partitions; null if no trigger blocks this; see blocked_session_tables';
 COMMENT ON COLUMN attached_tables.inherits_from IS
-    'attached parent of this table; campaign_networks() on the parent includes the sessions of this table';
+    'attached table from which this table inherits, or null; campaign_networks() for that table includes the sessions of this table';
 
 -- The type of the keys of indexes on addresses. PostgreSQL checks the privilege EXECUTE of the inserting role on each
 -- function in an index expression, but not on the functions of a type to which it casts a column. So revoking
@@ -289,9 +290,10 @@ CREATE FUNCTION parsed_address_out(parsed_address) RETURNS cstring
 COMMENT ON FUNCTION parsed_address_out(parsed_address) IS 'output function of the type parsed_address';
 CREATE TYPE parsed_address (INPUT = parsed_address_in, OUTPUT = parsed_address_out, LIKE = pg_catalog.inet);
 COMMENT ON TYPE parsed_address IS
-    'address in a text, as the trigger parses it; for index expressions; 0.0.0.0/0 for a text that is not an address';
+    'type for index expressions: parses the text of an address in the same way as the trigger; a text that is not an address becomes 0.0.0.0/0';
 CREATE CAST (parsed_address AS inet) WITHOUT FUNCTION;
-COMMENT ON CAST (parsed_address AS inet) IS 'for index expressions; both types have the same binary representation';
+COMMENT ON CAST (parsed_address AS inet) IS
+    'cast for index expressions; both types have the same binary representation';
 
 -- In SQL, and not strict, so that the planner inlines it and finds the expression of the index by address.
 CREATE FUNCTION session_address(ip text) RETURNS inet
@@ -299,27 +301,27 @@ CREATE FUNCTION session_address(ip text) RETURNS inet
     RETURN CASE WHEN ip::@extschema@.parsed_address::pg_catalog.inet OPERATOR(pg_catalog.<>) '0.0.0.0/0'::pg_catalog.inet
                 THEN ip::@extschema@.parsed_address::pg_catalog.inet END;
 COMMENT ON FUNCTION session_address(text) IS
-    'address in a text column of a session table as the trigger parses it, or null';
+    'parses the text of an address column in the same way as the trigger; null if the text is not an address';
 CREATE FUNCTION session_address(ip inet) RETURNS inet
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN pg_catalog.host(ip)::@extschema@.parsed_address::pg_catalog.inet;
 COMMENT ON FUNCTION session_address(inet) IS
-    'address in an inet column of a session table as the trigger uses it, or null';
+    'converts the value of an inet address column in the same way as the trigger; null if the value is null';
 
 CREATE FUNCTION sessions_wait_for_types() RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'sessions_wait_for_types_wrapper';
 COMMENT ON FUNCTION sessions_wait_for_types() IS
-    'true if a source of address types is enabled; only then is a session without snapshot_ip_type incomplete';
+    'true if a source of address types is enabled; only then does a null in snapshot_ip_type make a session incomplete';
 
 CREATE FUNCTION create_address_key(rel regclass, ip_column name) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'create_address_key_wrapper';
 COMMENT ON FUNCTION create_address_key(regclass, name) IS
-    'add a foreign key from the caller''s table to ip_inventory; the address column must be of type inet; the caller does not need the REFERENCES privilege';
+    'add a foreign key from a table of the caller to ip_inventory; the address column must be of type inet; the caller does not need the REFERENCES privilege';
 
 CREATE FUNCTION lock_session_table(rel regclass, exclusively boolean) RETURNS regclass[]
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'lock_session_table_wrapper';
 COMMENT ON FUNCTION lock_session_table(regclass, boolean) IS
-    'lock the caller''s table and its inheritance children of the same owner, so that their names stay valid until the transaction ends; returns the tables';
+    'lock a table of the caller, and its inheritance children that have the same owner, so that their names stay valid until the transaction ends; returns the locked tables';
 
 CREATE FUNCTION reference_addresses(rel regclass, whole boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -344,15 +346,15 @@ BEGIN
     WHERE a.attrelid = rel AND a.attname = attached.ip_column AND a.attnum > 0 AND NOT a.attisdropped;
     IF ip_type IS DISTINCT FROM 'inet'::regtype THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
-            MESSAGE = format('a foreign key needs an address column of type inet, but %I is %s', attached.ip_column, ip_type),
-            HINT = 'Attach the table without a foreign key, or detach it, change the column''s type to inet, and attach it again.';
+            MESSAGE = format('a foreign key needs an address column of type inet, but column %I has type %s', attached.ip_column, ip_type),
+            HINT = 'Attach the table without a foreign key. Or detach the table, change the type of the column to inet, and attach the table again.';
     END IF;
     IF EXISTS (SELECT FROM pg_attribute a
                WHERE a.attrelid = reference_addresses.rel AND a.attname = attached.ip_column AND NOT a.attisdropped AND a.attgenerated <> '') THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('address column %I of %s is generated', attached.ip_column, rel),
-            DETAIL = 'The trigger cannot store an address as ip_inventory spells it.',
-            HINT = 'Attach the table without a foreign key, or use an ordinary column that a BEFORE trigger fills.';
+            DETAIL = 'The trigger of the extension must write the address in the form of ip_inventory, but cannot write a generated column.',
+            HINT = 'Attach the table without a foreign key. Or use an ordinary column, and fill it in a BEFORE trigger.';
     END IF;
     arguments := format('%L, %L', attached.ip_column, COALESCE(attached.time_column, ''));
     -- Otherwise a name could mean another table after a command has waited for its lock.
@@ -391,7 +393,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION reference_addresses(regclass, boolean) IS
-    'internal: adds the foreign key to ip_inventory for attach_session_table() and add_session_foreign_key(), to a table or to each of its partitions';
+    'adds the foreign key to ip_inventory to a table or to each of its partitions, for attach_session_table() and add_session_foreign_key(); not meant to be called directly';
 
 -- Reads only the catalogs, so no code of the owner runs. The number of rows is that of the index, which PostgreSQL
 -- stores when it builds the index.
@@ -428,18 +430,18 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE w.rows > 0
         UNION ALL
         SELECT 2, format('No mmdb file is in service for cowrie_enrich.%s_database.', k.kind),
-               'Name a file in this setting; mmdb_status() shows why a file is refused.'
+               'Name mmdb files in cowrie_enrich.city_database and cowrie_enrich.asn_database; mmdb_status() shows why a file is refused.'
         FROM (VALUES ('city'), ('asn')) k(kind)
         WHERE NOT @extschema@.mmdb_in_service(k.kind)
         UNION ALL
-        SELECT 2, 'The setting cowrie_enrich.enabled_sources leaves maxmind out, so no mmdb file is used.', 'Add maxmind to it.'
+        SELECT 2, 'The setting cowrie_enrich.enabled_sources does not contain maxmind, so no mmdb file is used.', 'Add maxmind to cowrie_enrich.enabled_sources.'
         WHERE @extschema@.mmdb_in_service('city') IS NULL
         UNION ALL
         SELECT 3, 'No time column is named, so the time of a session is the time of its INSERT.',
                'Attach the table again with the time column as the third argument, and repeat all other arguments.'
         WHERE $3 IS NULL
         UNION ALL
-        SELECT 4, format('Column %I of %s takes %s %s characters, so other values stay null.',
+        SELECT 4, format('Column %I of %s takes %s %s characters. The column stays null for values of other lengths.',
                          s.attname, s.rel, CASE s.atttypid WHEN 'bpchar'::regtype THEN 'exactly' ELSE 'at most' END, s.length),
                format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', s.rel, s.attname)
         FROM snapshot_column s
@@ -448,7 +450,7 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
                    -- The longest of the known types is DATACENTER.
                    ELSE s.length < 10 OR s.atttypid = 'bpchar'::regtype END
         UNION ALL
-        SELECT 5, format('Column %I of %s has a default, which counts as a value of the client.', s.attname, s.rel),
+        SELECT 5, format('Column %I of %s has a default. The extension treats the default as a value that the client wrote.', s.attname, s.rel),
                format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT;', s.rel, s.attname)
         FROM snapshot_column s
         WHERE s.atthasdef
@@ -459,30 +461,30 @@ CREATE FUNCTION session_table_findings(rel regclass, ip_column name, time_column
         WHERE s.attnotnull
         UNION ALL
         -- BEFORE triggers for rows: bits 1 and 2; INSERT or UPDATE: bits 4 and 16.
-        SELECT 7, format('Trigger %I on %s fires after the trigger of the extension, so the extension does not see its changes.',
+        SELECT 7, format('The extension does not see changes of trigger %I on %s, because that trigger fires after the trigger of the extension.',
                          t.tgname, t.tgrelid::regclass),
-               format('Rename trigger %I on %s, to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
+               format('Rename trigger %I on %s to a name that sorts before zz_cowrie_enrich_snapshot.', t.tgname, t.tgrelid::regclass)
         FROM member m
         JOIN pg_trigger t ON t.tgrelid = m.oid AND t.tgparentid = 0 AND NOT t.tgisinternal
         WHERE t.tgtype::integer & 3 = 3 AND t.tgtype::integer & 20 <> 0 AND t.tgenabled <> 'D'
           AND t.tgfoid <> '@extschema@.enrich_session()'::regprocedure
           AND t.tgname::text COLLATE "C" > 'zz_cowrie_enrich_snapshot'
         UNION ALL
-        SELECT 8, format('%s is UNLOGGED: after a crash it is empty, and the counts of its sessions stay.', m.oid::regclass),
+        SELECT 8, format('%s is UNLOGGED: a crash empties the table, but its sessions stay in the counts.', m.oid::regclass),
                format('ALTER TABLE %s SET LOGGED, or call refresh_session_counts() after a crash.', m.oid::regclass)
         FROM member m
         JOIN pg_class c ON c.oid = m.oid AND c.relkind = 'r' AND c.relpersistence = 'u'
         UNION ALL
         -- 3 is INSERT.
-        SELECT 9, format('Rule %I on %s replaces INSERT, so the triggers see only what the rule stores in this table.', r.rulename, m.oid::regclass),
-               format('Attach the table that rule %I stores sessions in.', r.rulename)
+        SELECT 9, format('Rule %I on %s replaces INSERT, so the triggers of the extension see only rows that the rule stores in the table itself.', r.rulename, m.oid::regclass),
+               format('Attach the table in which rule %I stores sessions.', r.rulename)
         FROM member m
         JOIN pg_rewrite r ON r.ev_class = m.oid AND r.ev_type = '3' AND r.is_instead AND r.ev_enabled <> 'D'
     )
     SELECT f.finding, f.remedy FROM found f ORDER BY f.place, f.finding
     $$;
 COMMENT ON FUNCTION session_table_findings(regclass, name, name) IS
-    'problems that keep sessions of an attached table from being enriched or counted, with remedies; attach_session_table() reports them';
+    'problems because of which sessions of an attached table are not enriched or not counted, each with a remedy; attach_session_table() reports them';
 
 CREATE FUNCTION attach_session_table(
     rel regclass, ip_column name DEFAULT 'source_ip', time_column name DEFAULT NULL,
@@ -511,7 +513,7 @@ BEGIN
     END IF;
     IF rel IS NULL OR ip_column IS NULL OR add_foreign_key IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'table, address column and add_foreign_key must not be null';
+            MESSAGE = 'arguments rel, ip_column and add_foreign_key must not be null';
     END IF;
     SELECT c.relkind, c.relnamespace, c.relpersistence, c.relispartition INTO class FROM pg_class c WHERE c.oid = rel;
     IF class.relkind IS NULL THEN
@@ -524,7 +526,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('column %I is a snapshot column', seen.name),
-            HINT = 'The second argument names the column with the address, the third the column with the time of the session.';
+            HINT = 'The second argument must name the column that contains the address, the third argument the column that contains the time of the session.';
     END IF;
     IF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
@@ -536,12 +538,12 @@ BEGIN
                   AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is not a session table', rel),
-            DETAIL = 'It belongs to the system or to an extension.';
+            DETAIL = 'The table belongs to PostgreSQL or to an extension.';
     END IF;
     IF class.relpersistence = 't' THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a temporary table', rel),
-            DETAIL = 'Only the session that created it can read it, so its sessions can be neither completed nor recounted.',
+            DETAIL = 'Only one connection can read a temporary table, so the extension could neither complete nor recount the sessions in the table.',
             HINT = 'Attach a permanent table.';
     END IF;
     SELECT p.relid::regclass AS rel INTO seen
@@ -550,8 +552,8 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('partition %s of %s is a foreign table', seen.rel, rel),
-            DETAIL = 'Its sessions are on another server, so they can be neither completed nor recounted.',
-            HINT = format('Detach it with ALTER TABLE %s DETACH PARTITION %s, or attach the sessions where they are stored.', rel, seen.rel);
+            DETAIL = 'The rows of a foreign table are on another server, so the extension could neither complete nor recount the sessions in them.',
+            HINT = format('Detach the partition with ALTER TABLE %s DETACH PARTITION %s, or install the extension on the server that stores the sessions.', rel, seen.rel);
     END IF;
     -- A partition of an attached table has the parent's triggers already.
     SELECT a.rel INTO seen
@@ -560,14 +562,14 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s is a partition of an attached table', rel),
-            HINT = format('Sessions in it are enriched already. To attach it by itself, detach %s first.', seen.rel);
+            HINT = format('Sessions in the partition are enriched already. To attach the partition separately, detach %s first.', seen.rel);
     END IF;
     SELECT a.rel INTO seen
     FROM pg_partition_tree(attach_session_table.rel) p JOIN @extschema@.attached_tables a ON a.rel = p.relid
     WHERE p.relid <> attach_session_table.rel LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
-            MESSAGE = format('partition %s of %s is attached by itself', seen.rel, rel),
+            MESSAGE = format('partition %s of %s is attached separately', seen.rel, rel),
             HINT = format('Call detach_session_table(%L) first.', seen.rel);
     END IF;
     IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
@@ -577,8 +579,8 @@ BEGIN
         IF distributed > 0 THEN
             RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
                 MESSAGE = format('%s is distributed by Citus', rel),
-                DETAIL = 'Triggers do not fire on the node that a distributed table is created on.',
-                HINT = 'Keep sessions in a local table. See the page scaling.md, section Citus.';
+                DETAIL = 'The triggers of a distributed table do not fire on the node where the table was created.',
+                HINT = 'Keep sessions in a local table. See section Citus of docs/scaling.md.';
         END IF;
     END IF;
 
@@ -603,10 +605,10 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('%s inherits from %s and cannot be attached with it', seen.rel, rel),
-            DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'It is not a table.'
-                          WHEN seen.relpersistence = 't' THEN 'It is a temporary table.'
-                          ELSE 'It belongs to another role.' END,
-            HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT %s, or make it a permanent table of the same owner.', seen.rel, rel);
+            DETAIL = CASE WHEN seen.relkind <> 'r' THEN 'The inheritance child is not a table.'
+                          WHEN seen.relpersistence = 't' THEN 'The inheritance child is a temporary table.'
+                          ELSE 'The inheritance child has another owner than the parent.' END,
+            HINT = format('End the inheritance with ALTER TABLE %s NO INHERIT %s, or make the inheritance child a permanent table of the same owner.', seen.rel, rel);
     END IF;
 
     FOREACH member IN ARRAY members LOOP
@@ -639,21 +641,21 @@ BEGIN
                         WHEN 'snapshot' THEN format('column %I of %s has type %s, but must have type %s', seen.name, member, seen.type, seen.types[1])
                         ELSE format('%s column %I has type %s', seen.what, seen.name, seen.type) END,
                     HINT = CASE seen.what
-                        WHEN 'snapshot' THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE %s;', member, seen.name, seen.types[1])
-                        WHEN 'address' THEN 'The address column must be inet, text, varchar or char. A domain is another type.'
-                        ELSE 'The time column must be timestamptz, timestamp or date. A domain is another type.' END;
+                        WHEN 'snapshot' THEN format('Run ALTER TABLE %s ALTER COLUMN %I TYPE %s;', member, seen.name, seen.types[1])
+                        WHEN 'address' THEN 'The address column must have type inet, text, varchar or char. A domain over such a type is not allowed.'
+                        ELSE 'The time column must have type timestamptz, timestamp or date. A domain over such a type is not allowed.' END;
             END IF;
             IF seen.generated = ANY (seen.problem) THEN
                 RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
                     MESSAGE = format('%s column %I of %s is generated', seen.what, seen.name, member),
                     DETAIL = CASE seen.what
-                        WHEN 'snapshot' THEN 'The triggers write the snapshot columns.'
-                        WHEN 'time' THEN 'Triggers cannot read the value of a virtual column.'
-                        ELSE 'The value of a generated column is not known before the row is stored.' END,
+                        WHEN 'snapshot' THEN 'The triggers of the extension write the snapshot columns, but cannot write a generated column.'
+                        WHEN 'time' THEN 'Triggers cannot read the value of a virtual generated column.'
+                        ELSE 'PostgreSQL computes a generated column after the BEFORE triggers, so the trigger of the extension cannot read the address.' END,
                     HINT = CASE seen.what
-                        WHEN 'snapshot' THEN 'Drop the column. Attaching the table adds it again as an ordinary column.'
+                        WHEN 'snapshot' THEN 'Drop the column. When you attach the table, an ordinary column of this name is added.'
                         WHEN 'time' THEN 'Use an ordinary column, or a generated column that is STORED.'
-                        ELSE 'Use an ordinary column, and have a BEFORE trigger fill it.' END;
+                        ELSE 'Use an ordinary column, and fill it in a BEFORE trigger.' END;
             END IF;
         END LOOP;
     END LOOP;
@@ -730,11 +732,11 @@ BEGIN
 
     SELECT string_agg(f.finding, E'\n' ORDER BY f.place), string_agg(DISTINCT f.remedy, E'\n') INTO findings, remedies
     FROM (SELECT 0 AS place, format('Columns were added: %s.', added) AS finding,
-                 'Name the columns in COPY and INSERT statements.' AS remedy
+                 'In each COPY and INSERT statement, name the columns that the client writes.' AS remedy
           WHERE added IS NOT NULL
           UNION ALL
           SELECT 0, 'The foreign key to ip_inventory was dropped.',
-                 'Attach the table again with add_foreign_key => true to have the foreign key back.'
+                 'To restore the foreign key, attach the table again with add_foreign_key => true, and repeat all other arguments.'
           WHERE had_key AND NOT add_foreign_key
           UNION ALL
           SELECT t.place, t.finding, t.remedy
@@ -746,7 +748,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION attach_session_table(regclass, name, name, boolean, boolean, boolean) IS
-    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; a later call must repeat all arguments: without add_foreign_key => true it drops the foreign key';
+    'add the snapshot columns, triggers and a small partial index to a session table and its inheritance children; repeat all arguments in a later call, because a call without add_foreign_key => true drops the foreign key';
 
 CREATE FUNCTION detach_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
@@ -772,8 +774,8 @@ BEGIN
                          AND c.conparentid = 0)
     THEN
         IF EXISTS (SELECT FROM pg_class c WHERE c.oid = rel AND c.relispartition) THEN
-            RAISE NOTICE 'partition % is not attached by itself', rel
-                USING HINT = 'Detach its partitioned table.';
+            RAISE NOTICE 'partition % is not attached separately', rel
+                USING HINT = 'Call detach_session_table() for the partitioned table instead.';
         END IF;
         RETURN;
     END IF;
@@ -812,7 +814,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION detach_session_table(regclass) IS
-    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; snapshots and counts stay';
+    'remove the extension''s triggers, index and foreign key from a session table and its inheritance children; the snapshot columns with their values, and the counts, stay';
 
 CREATE TABLE session_priority (
     rel         regclass PRIMARY KEY,
@@ -823,20 +825,20 @@ CREATE TABLE session_priority (
 );
 SELECT pg_catalog.pg_extension_config_dump('session_priority', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_priority IS
-    'expressions that rank the sessions of attached tables; see set_session_priority()';
+    'expressions that decide which addresses of sessions in attached tables are looked up first; see set_session_priority()';
 COMMENT ON COLUMN session_priority.expression IS
-    'SQL expression over a row s of the table; addresses of sessions with a higher value are looked up first';
+    'SQL expression over s, a row of the table; addresses of sessions with a higher value are looked up first';
 COMMENT ON COLUMN session_priority.set_by IS
-    'owner of the table when the expression was set; it is evaluated only while this role owns the table and the partition';
+    'owner of the table when the expression was set; the expression is evaluated only while this role owns the table and the partition';
 COMMENT ON COLUMN session_priority.search_path IS
-    'search_path with which names in the expression are resolved: that of the role that set it';
+    'search_path that resolves names in the expression; copied from the session that set the expression';
 
 CREATE FUNCTION set_session_priority(rel regclass, expression text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'set_session_priority_wrapper';
 COMMENT ON FUNCTION set_session_priority(regclass, text) IS
-    'set an SQL expression over the row s of an attached table; providers with a daily quota first look up addresses of sessions with high values; null removes the expression';
+    'set an SQL expression over s, a row of an attached table; a provider with a daily quota first looks up addresses of sessions for which the expression has a high value; null removes the expression';
 
 CREATE PROCEDURE fold_statistics()
     LANGUAGE c AS 'MODULE_PATHNAME', 'fold_statistics_wrapper';
 COMMENT ON PROCEDURE fold_statistics() IS
-    'add pending counts to the inventories; skips rows that other transactions have locked; commits after each batch unless called in a transaction block';
+    'add pending counts of sessions and addresses to the inventories; counts for rows that other transactions have locked stay pending; commits after each batch unless called in a transaction block';

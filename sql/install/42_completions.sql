@@ -19,13 +19,13 @@ ALTER TABLE incomplete_session REPLICA IDENTITY FULL;
 -- A dump leaves out rows of dropped tables, because in another database another table may have the OID.
 SELECT pg_catalog.pg_extension_config_dump('incomplete_session', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE incomplete_session IS
-    'sessions with an incomplete snapshot that the worker has not moved to session_completion yet; append-only';
+    'sessions with nulls in their snapshot columns that the worker has not moved to session_completion yet; append-only';
 COMMENT ON COLUMN incomplete_session.rel IS 'table that holds the session; for a partitioned table, the partition';
 COMMENT ON COLUMN incomplete_session.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
 COMMENT ON COLUMN incomplete_session.lacks_network IS 'true if snapshot_asn was null';
 COMMENT ON COLUMN incomplete_session.lacks_country IS 'true if snapshot_country was null';
 COMMENT ON COLUMN incomplete_session.lacks_ip_type IS
-    'true if snapshot_ip_type was null and a source of address types is enabled';
+    'true if snapshot_ip_type was null while a source of address types was enabled';
 
 CREATE TABLE session_completion (
     ip_address    inet NOT NULL,
@@ -44,20 +44,21 @@ CREATE INDEX session_completion_due_idx ON session_completion (rel, due_at) WHER
 ALTER TABLE session_completion SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 SELECT pg_catalog.pg_extension_config_dump('session_completion', 'WHERE rel IN (SELECT oid FROM pg_catalog.pg_class)');
 COMMENT ON TABLE session_completion IS
-    'pairs of address and table whose sessions have incomplete snapshots that an answer can complete';
+    'pairs of address and table: the table has sessions from the address whose snapshot columns contain nulls that an answer can fill';
 COMMENT ON COLUMN session_completion.ip_address IS 'a single host, in the form of ip_inventory.ip_address';
 COMMENT ON COLUMN session_completion.rel IS 'table that holds the sessions; for a partitioned table, the partition';
 COMMENT ON COLUMN session_completion.due_at IS
-    'earliest time of the next attempt: end of the lease if leased_by is set, otherwise end of the backoff; null until an answer or a backfill makes the row due';
-COMMENT ON COLUMN session_completion.leased_by IS 'id of the owner process that holds the lease';
+    'earliest time of the next attempt to complete the sessions: the end of the lease if leased_by is set, otherwise the end of the backoff; null until an answer for the address or a backfill makes the row due';
+COMMENT ON COLUMN session_completion.leased_by IS
+    'id of the owner process (a process that runs code of the table owner) that holds the lease; null if no process holds a lease';
 COMMENT ON COLUMN session_completion.is_renewed IS
-    'true if an answer or a session arrived during the lease; the row is then due again after the lease';
+    'true if an answer or a session arrived during the lease; the row then becomes due again when the lease ends';
 COMMENT ON COLUMN session_completion.attempts IS
-    'consecutive attempts that failed or found the sessions locked; each lengthens the backoff and reduces the batch size';
+    'number of consecutive attempts that failed or found the sessions locked; each such attempt lengthens the backoff and reduces the batch size';
 COMMENT ON COLUMN session_completion.pending_since IS
     'time since which the row has been due; null while due_at is null';
 COMMENT ON COLUMN session_completion.last_error IS
-    'why the last attempt did not complete the sessions; null if it did, or if there was none';
+    'why the last attempt did not complete the sessions; null if the last attempt completed them, or if there was no attempt';
 
 CREATE TABLE suspended_owner (
     owner        name PRIMARY KEY,
@@ -66,9 +67,9 @@ CREATE TABLE suspended_owner (
 );
 SELECT pg_catalog.pg_extension_config_dump('suspended_owner', '');
 COMMENT ON TABLE suspended_owner IS
-    'owners of session tables whose code is not run, because it did not end or repeatedly ended its process; see resume_owner()';
-COMMENT ON COLUMN suspended_owner.owner IS 'role that owns the tables';
-COMMENT ON COLUMN suspended_owner.reason IS 'why the owner was suspended';
+    'suspended owners: the extension does not run code on the tables of these roles, because such code did not end or repeatedly ended its process; see resume_owner()';
+COMMENT ON COLUMN suspended_owner.owner IS 'role that owns session tables and is suspended';
+COMMENT ON COLUMN suspended_owner.reason IS 'why the role was suspended';
 CREATE TRIGGER owner_resumed AFTER DELETE ON suspended_owner
     FOR EACH ROW EXECUTE FUNCTION request_appended();
 
@@ -94,12 +95,12 @@ CREATE FUNCTION resume_owner(owner name) RETURNS boolean
         SELECT count(*) > 0 FROM resumed
     $$;
 COMMENT ON FUNCTION resume_owner(name) IS
-    'end the suspension of a table owner after the code on the tables was repaired, and retry delayed completions now; returns whether the owner was suspended';
+    'end the suspension of a table owner, after the code on the tables of this role was repaired; delayed completions of their sessions are retried now; returns true if the role was suspended';
 
 CREATE FUNCTION abandoned_processes() RETURNS integer
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'abandoned_processes_wrapper';
 COMMENT ON FUNCTION abandoned_processes() IS
-    'processes of this database with code of a table owner that did not end after it was cancelled';
+    'number of processes of this database in which code of a table owner did not end after it was cancelled';
 
 -- One row for each table, because the reason depends on the table and not on the address.
 CREATE VIEW completion_status AS
@@ -111,7 +112,7 @@ CREATE VIEW completion_status AS
                WHEN q.oldest IS NULL THEN NULL
                WHEN c.oid IS NULL THEN 'the table does not exist any more'
                WHEN s.owner IS NOT NULL THEN pg_catalog.concat('the owner is suspended: ', s.reason)
-               WHEN root.relowner OPERATOR(pg_catalog.<>) c.relowner THEN 'the partition belongs to another role than the table'
+               WHEN root.relowner OPERATOR(pg_catalog.<>) c.relowner THEN 'the partition and its partitioned table have different owners'
                WHEN NOT EXISTS (
                    SELECT FROM pg_catalog.pg_index i
                    JOIN pg_catalog.pg_depend d
@@ -120,14 +121,14 @@ CREATE VIEW completion_status AS
                     AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
                     AND d.refobjid OPERATOR(pg_catalog.=) '@extschema@.parsed_address'::pg_catalog.regtype::pg_catalog.oid
                    WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisvalid)
-                   THEN 'the table has no valid index of its incomplete sessions; attach it again with the same arguments'
+                   THEN 'the table has no valid index of its incomplete sessions; attach the table again with the same arguments'
                WHEN q.due OPERATOR(pg_catalog.+) q.delayed OPERATOR(pg_catalog.=) 0 THEN NULL
                WHEN b.reason IS NOT NULL THEN b.reason
                WHEN @extschema@.abandoned_processes() OPERATOR(pg_catalog.>) 2
-                   THEN 'code of three owners did not end after it was cancelled, so that no other code is started'
+                   THEN 'code of three table owners did not end after it was cancelled, so the extension starts no further code of table owners'
                WHEN q.delayed OPERATOR(pg_catalog.>) 0 AND q.due OPERATOR(pg_catalog.=) 0
-                   THEN COALESCE(q.last_error, 'the sessions were locked, or an UPDATE of them failed; the server log has the error')
-               ELSE 'waiting for a process of the owner, or for a free slot of max_worker_processes'
+                   THEN COALESCE(q.last_error, 'the sessions were locked, or their UPDATE failed; see the server log for the error')
+               ELSE 'waiting for a process that runs as the table owner, or for a free slot of max_worker_processes'
            END AS blocked_reason
     FROM (
         SELECT p.rel, pg_catalog.count(*) AS waiting,
@@ -148,4 +149,4 @@ CREATE VIEW completion_status AS
         WHERE t.rel::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid
         ORDER BY t.trigger_name LIMIT 1) b ON true;
 COMMENT ON VIEW completion_status IS
-    'pending completions by table: waiting addresses (due, leased, delayed), age of the oldest that needs no further answer, and what blocks the table now';
+    'pending completions of sessions by table: number of addresses that wait (due, leased, delayed), age of the oldest completion that needs no further answer, and what blocks the table now';

@@ -4,7 +4,7 @@ CREATE FUNCTION enrich_metrics(OUT name text, OUT type text, OUT labels jsonb, O
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'enrich_metrics_wrapper';
 COMMENT ON FUNCTION enrich_metrics() IS
-    'all metrics with their Prometheus names and labels; of the whole cluster if the library is preloaded, otherwise of this session; the call counts the sizes of this database';
+    'all metrics with their Prometheus names and labels: of the whole cluster if the library is preloaded, otherwise of this session; sizes of this database, such as numbers of rows, are counted during the call';
 
 CREATE VIEW enrich_metrics AS SELECT * FROM @extschema@.enrich_metrics();
 COMMENT ON VIEW enrich_metrics IS 'the rows of enrich_metrics(); without preloading, counters cover only this session';
@@ -16,4 +16,4 @@ COMMENT ON FUNCTION prometheus_metrics() IS 'the metrics of enrich_metrics() in 
 CREATE FUNCTION status_json() RETURNS jsonb
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'status_json_wrapper';
 COMMENT ON FUNCTION status_json() IS
-    'current content of the file that status_file names: one phase for each activity, with metrics, checkpoint and dead_letter';
+    'current content of the file that the setting status_file names: one phase for each activity, each with metrics, checkpoint and dead_letter';

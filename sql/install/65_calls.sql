@@ -20,12 +20,16 @@ CREATE TABLE procedure_call (
 -- Rows are not dumped: a running call belongs to a process, and regclass numbers to a database.
 SELECT pg_catalog.pg_extension_config_dump('procedure_call', 'WHERE false');
 COMMENT ON TABLE procedure_call IS
-    'last call of each procedure that works in batches, for each table that it works on; enrich_progress shows running calls';
-COMMENT ON COLUMN procedure_call.relation IS 'table that the procedure works on; 0 if it works on the inventories';
-COMMENT ON COLUMN procedure_call.lock_kind IS 'objsubid in pg_locks of the lock that a running call holds';
-COMMENT ON COLUMN procedure_call.done IS 'finished part of total in this phase, as of the last committed batch';
-COMMENT ON COLUMN procedure_call.ended_at IS 'end of the call; null while it runs, and after it failed or was killed';
-COMMENT ON COLUMN procedure_call.result IS 'numbers that the call reported, by name';
+    'last call of each procedure that works in batches, for each table that the procedure processes; the view enrich_progress shows running calls';
+COMMENT ON COLUMN procedure_call.relation IS
+    'table that the procedure processes; 0 if the procedure processes the inventories';
+COMMENT ON COLUMN procedure_call.lock_kind IS
+    'value of objsubid in pg_locks for the advisory lock that a running call holds';
+COMMENT ON COLUMN procedure_call.done IS
+    'finished part of the column total in this phase, as of the last committed batch';
+COMMENT ON COLUMN procedure_call.ended_at IS
+    'end of the call; null while the call runs, and null if the call failed or was killed';
+COMMENT ON COLUMN procedure_call.result IS 'numbers that the call reported at its end, with their names';
 COMMENT ON COLUMN procedure_call.resume_at IS 'where the next call continues; null if the last call finished';
 
 CREATE VIEW enrich_progress AS
@@ -48,7 +52,7 @@ CREATE VIEW enrich_progress AS
         SELECT (EXTRACT(epoch FROM c.updated_at OPERATOR(pg_catalog.-) c.phase_started_at)) AS seconds) t
     WHERE c.ended_at IS NULL AND c.pid OPERATOR(pg_catalog.=) l.pid;
 COMMENT ON VIEW enrich_progress IS
-    'running calls of procedures: phase, progress, rate per second, and estimated end of the phase';
+    'running calls of procedures that work in batches: phase, progress, rate per second, and estimated end of the phase';
 
 CREATE TABLE rejected_row (
     procedure   text NOT NULL,
@@ -61,7 +65,8 @@ CREATE TABLE rejected_row (
 );
 SELECT pg_catalog.pg_extension_config_dump('rejected_row', '');
 COMMENT ON TABLE rejected_row IS
-    'rows that a procedure could not use, or only in part, and the reason; you can delete these rows';
-COMMENT ON COLUMN rejected_row.relation IS 'table that contains the row';
-COMMENT ON COLUMN rejected_row.row_key IS 'key of the row in that table, or its ctid if the table has no key';
-COMMENT ON COLUMN rejected_row.content IS 'the invalid content, shortened';
+    'rows that a procedure could not use or could use only in part, each with the reason; you can delete rows from this table';
+COMMENT ON COLUMN rejected_row.relation IS 'table that contains the unusable row';
+COMMENT ON COLUMN rejected_row.row_key IS
+    'key of the unusable row in the table that the column relation names, or its ctid if that table has no key';
+COMMENT ON COLUMN rejected_row.content IS 'the invalid content of the unusable row, shortened';

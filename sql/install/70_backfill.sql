@@ -3,12 +3,12 @@
 CREATE PROCEDURE backfill_sessions(rel regclass, batch_size integer DEFAULT 10000, progress boolean DEFAULT true)
     LANGUAGE c AS 'MODULE_PATHNAME', 'backfill_sessions_wrapper';
 COMMENT ON PROCEDURE backfill_sessions(regclass, integer, boolean) IS
-    'fill the inventories from all sessions of an attached table, complete the snapshots and count the sessions; commits after each batch; a new call continues where an interrupted call stopped';
+    'fill the inventories from all sessions of an attached table, fill nulls in the snapshot columns, and count the sessions; commits after each batch; a call continues where an interrupted call stopped';
 
 CREATE PROCEDURE add_session_foreign_key(rel regclass)
     LANGUAGE c AS 'MODULE_PATHNAME', 'add_session_foreign_key_wrapper';
 COMMENT ON PROCEDURE add_session_foreign_key(regclass) IS
-    'add a foreign key to ip_inventory to an attached table: adds it as NOT VALID, reports orphans, then validates it; does not block writers';
+    'add a foreign key from an attached table to ip_inventory: adds the key as NOT VALID, reports sessions whose address is not in ip_inventory, then validates the key; does not block writers';
 
 CREATE PROCEDURE refresh_session_counts()
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_session_counts_wrapper';

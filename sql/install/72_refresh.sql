@@ -4,14 +4,14 @@ CREATE PROCEDURE build_asn_inventory(
     batch_size integer DEFAULT 1000, progress boolean DEFAULT true, verbose boolean DEFAULT false)
     LANGUAGE c AS 'MODULE_PATHNAME', 'build_asn_inventory_wrapper';
 COMMENT ON PROCEDURE build_asn_inventory(integer, boolean, boolean) IS
-    'create and complete the networks that ip_inventory.enrichment names; commits after each batch; can be repeated';
+    'create and complete the networks that documents in ip_inventory.enrichment name; commits after each batch; can be repeated';
 
 CREATE FUNCTION is_source_stale(enrichment jsonb, asn bigint, source text) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'is_source_stale_wrapper';
 COMMENT ON FUNCTION is_source_stale(jsonb, bigint, text) IS
-    'true if refresh_stale() would look up an address at a source again: its answer has expired, comes from older mmdb files, or is missing';
+    'true if refresh_stale() would look up an address at a source again: the answer has expired, comes from mmdb files older than those in service, or is missing';
 
 CREATE PROCEDURE refresh_stale(source text DEFAULT NULL, max_ips integer DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'refresh_stale_wrapper';
 COMMENT ON PROCEDURE refresh_stale(text, integer) IS
-    'renew expired answers from the mmdb files, or queue their lookups at the provider; most active addresses first';
+    'renew expired answers: from the mmdb files at once, from a provider by queueing lookups; the most active addresses first';

@@ -6,7 +6,7 @@
 CREATE FUNCTION campaign_query(rel regclass, condition text DEFAULT 'true') RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'campaign_query_wrapper';
 COMMENT ON FUNCTION campaign_query(regclass, text) IS
-    'text of the query that campaign_networks() runs, to explain or change it';
+    'text of the query that campaign_networks() runs, for use with EXPLAIN or to change the query';
 
 -- Without a search_path, because names in the condition are the caller's. The condition may only read.
 CREATE FUNCTION campaign_networks(
@@ -16,7 +16,7 @@ CREATE FUNCTION campaign_networks(
     RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'campaign_networks_wrapper';
 COMMENT ON FUNCTION campaign_networks(regclass, text) IS
-    'networks behind a campaign, by number of sessions; selects sessions of an attached table by an SQL condition over the row s; runs with the caller''s privileges';
+    'networks behind a campaign, those with the most sessions first; the campaign consists of the sessions of an attached table for which an SQL condition over s, a row of the table, is true; runs with the caller''s privileges';
 
 CREATE VIEW network_activity AS
     SELECT n.asn_number, n.organization_name, n.organization_country, n.asn_type, n.is_known_hosting, n.is_known_vpn,
@@ -28,8 +28,9 @@ CREATE VIEW network_activity AS
     CROSS JOIN (SELECT pg_catalog.sum(a.total_session_count) AS sessions FROM @extschema@.asn_inventory a) t
     ORDER BY n.total_session_count DESC;
 COMMENT ON VIEW network_activity IS
-    'networks by number of sessions, as of the last fold_statistics(): addresses now in them, their sessions and percentage of all sessions, first and last session';
-COMMENT ON COLUMN network_activity.session_percent IS 'percentage of the sessions of all networks';
+    'networks, those with the most sessions first: addresses that belong to the network now, their sessions, first and last session; without counts that fold_statistics() has not added yet';
+COMMENT ON COLUMN network_activity.session_percent IS
+    'sessions of this network as a percentage of the sessions of all networks';
 
 -- Looks up the previous row for each row of the history, instead of using a window over all of it. So a query about
 -- one address, one network or the last week reads only their rows.
@@ -49,8 +50,8 @@ CREATE VIEW moved_addresses AS
     LEFT JOIN @extschema@.asn_inventory na ON na.asn_number OPERATOR(pg_catalog.=) h.asn_number
     WHERE b.asn_number OPERATOR(pg_catalog.<>) h.asn_number;
 COMMENT ON VIEW moved_addresses IS
-    'one row for each change of an address to another network: old and new network, time of detection, source; from ip_asn_history';
-COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the change was detected, not when it happened';
+    'one row for each change of an address to another network, from ip_asn_history: old and new network, time of detection, source';
+COMMENT ON COLUMN moved_addresses.moved_at IS 'time when the change was detected, not when the address moved';
 
 CREATE INDEX ip_inventory_seen_over_idx ON ip_inventory (seen_over(first_seen, last_seen))
     WHERE seen_over(first_seen, last_seen) >= interval '1 day';
@@ -65,8 +66,8 @@ CREATE VIEW persistent_addresses AS
     WHERE @extschema@.seen_over(i.first_seen, i.last_seen) OPERATOR(pg_catalog.>=) interval '1 day'
     ORDER BY @extschema@.seen_over(i.first_seen, i.last_seen) DESC;
 COMMENT ON VIEW persistent_addresses IS
-    'addresses with at least one day between first and last session, longest first, as of the last fold_statistics()';
-COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session';
+    'addresses whose first and last session are at least one day apart, those with the longest time first; without counts that fold_statistics() has not added yet';
+COMMENT ON COLUMN persistent_addresses.seen_over IS 'time between the first and the last session from the address';
 
 -- The indexes are covering: campaign_networks() and a comparison with the inventory read only columns in them.
 CREATE FUNCTION session_index_commands(rel regclass, writers_wait boolean DEFAULT false) RETURNS SETOF text
@@ -129,7 +130,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION session_index_commands(regclass, boolean) IS
-    'commands that create the missing indexes for analysis on an attached table; run them with \gexec, each in its own transaction';
+    'commands that create the missing indexes for analysis on an attached table; run each command in its own transaction, for example with \gexec of psql';
 
 CREATE FUNCTION index_session_table(rel regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -147,4 +148,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION index_session_table(regclass) IS
-    'create the indexes for analysis on an attached table and its inheritance children now, which blocks writers; session_index_commands() avoids that';
+    'create the missing indexes for analysis on an attached table and its inheritance children now; this blocks writers; session_index_commands() returns commands that do not block writers of a table without partitions';

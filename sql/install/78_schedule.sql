@@ -7,30 +7,30 @@ CREATE VIEW default_schedule AS
     FROM (VALUES
         ('cowrie_enrich_fold', '*/5 * * * *',
          'CALL @extschema@.fold_statistics()',
-         'pending counts into the inventories; the worker does it too, where one runs'),
+         'adds pending counts to the inventories; a running worker does the same'),
         ('cowrie_enrich_reload_mmdb', '7 * * * *',
          'SELECT @extschema@.reload_mmdb()',
-         'new mmdb files into service, even while nobody looks anything up'),
+         'puts new mmdb files into service, even if no address is looked up'),
         ('cowrie_enrich_refresh_stale', '17 * * * *',
          'CALL @extschema@.refresh_stale()',
-         'answers past their lifetime, those of the most active addresses first'),
+         'renews expired answers, those about the most active addresses first'),
         ('cowrie_enrich_build_asn_inventory', '30 3 * * *',
          'CALL @extschema@.build_asn_inventory(progress => false)',
-         'networks that enrichments name and that are missing or incomplete'),
+         'creates and completes the networks that documents in ip_inventory.enrichment name'),
         ('cowrie_enrich_refresh_session_counts', '45 3 * * 0',
          'CALL @extschema@.refresh_session_counts()',
-         'counts compared with a recount'),
+         'recounts sessions and addresses, and corrects the counts in the inventories'),
         ('cowrie_enrich_clean_rejected', '15 4 * * *',
          'DELETE FROM @extschema@.rejected_row WHERE rejected_at < now() - interval ''90 days''',
-         'rows that procedures could not use, listed for three months'),
+         'deletes rows of rejected_row after 90 days'),
         ('cowrie_enrich_clean_runs', '20 4 * * *',
          'DELETE FROM cron.job_run_details d USING cron.job j WHERE j.jobid = d.jobid AND starts_with(j.jobname::text, ''cowrie_enrich'') AND d.end_time < now() - interval ''7 days''',
-         'pg_cron''s own record of our jobs, which it keeps for ever')
+         'deletes rows about these jobs from cron.job_run_details after 7 days, because pg_cron never deletes them')
     ) j(jobname, schedule, command, purpose);
 COMMENT ON VIEW default_schedule IS
-    'jobs that schedule_defaults() installs; also for other schedulers, or for pg_cron in another database';
+    'jobs that schedule_defaults() creates in pg_cron; other schedulers, and pg_cron in another database, can run the same commands';
 COMMENT ON COLUMN default_schedule.schedule IS
-    'minute, hour, day, month, day of the week, as in crontab; pg_cron uses GMT unless cron.timezone is set';
+    'minute, hour, day, month and day of the week, as in crontab; pg_cron uses GMT unless cron.timezone is set';
 
 CREATE FUNCTION schedule_defaults(OUT jobname text, OUT schedule text, OUT command text) RETURNS SETOF record
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION schedule_defaults() IS
-    'schedule the jobs of default_schedule with pg_cron in this database, as the calling role; replaces jobs of the same names; returns the jobs';
+    'schedule the jobs of the view default_schedule with pg_cron in this database, as the calling role; replaces jobs that have the same names; returns the jobs';
 
 CREATE FUNCTION unschedule_defaults(OUT jobname text) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -91,4 +91,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION unschedule_defaults() IS
-    'remove the calling role''s jobs of default_schedule in this database from pg_cron; returns the removed jobs';
+    'remove from pg_cron the jobs of the view default_schedule that belong to the calling role and this database; returns the removed jobs';

@@ -12,7 +12,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION addresses_restored() IS
-    'trigger: prevents parallel jobs of pg_restore from loading addresses and networks at the same time';
+    'trigger on ip_inventory: prevents parallel jobs of pg_restore from loading addresses and networks at the same time';
 CREATE TRIGGER addresses_restored BEFORE INSERT ON ip_inventory
     FOR EACH STATEMENT
     WHEN (current_setting('application_name') = 'pg_restore' AND current_setting('is_superuser') = 'on')
@@ -26,7 +26,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION address_restored() IS
-    'trigger: creates the missing network of an address that pg_restore loads, with its number only';
+    'trigger on ip_inventory: when pg_restore loads an address whose network is missing, creates a row for the network with only the AS number';
 CREATE TRIGGER address_restored BEFORE INSERT ON ip_inventory
     FOR EACH ROW
     WHEN (NEW.current_asn IS NOT NULL
@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION network_restored() IS
-    'trigger: a network that pg_restore loads replaces a network that has only its number';
+    'trigger on asn_inventory: when pg_restore loads a network, the loaded row replaces a row of the same network that has only the AS number';
 CREATE TRIGGER network_restored BEFORE INSERT ON asn_inventory
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION quota_restored() IS
-    'trigger: adds a quota that pg_restore loads to the requests of this database on that day';
+    'trigger on provider_quota: when pg_restore loads the requests of a day, adds them to the requests of this database on that day';
 CREATE TRIGGER quota_restored BEFORE INSERT ON provider_quota
     FOR EACH ROW
     WHEN (pg_trigger_depth() = 0
@@ -85,7 +85,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION job_restored() IS
-    'trigger: makes a job that was leased at the time of the dump due when pg_restore loads it';
+    'trigger on enrichment_job: when pg_restore loads a job that was leased at the time of the dump, makes the job due at once';
 CREATE TRIGGER job_restored BEFORE INSERT ON enrichment_job
     FOR EACH ROW
     WHEN (NEW.leased_by IS NOT NULL

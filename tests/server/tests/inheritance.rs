@@ -162,12 +162,12 @@ fn a_child_of_another_owner_or_kind_is_refused_with_a_hint() {
     for (child, why) in [
         (
             "CREATE TABLE child () INHERITS (hyper); ALTER TABLE child OWNER TO {role}",
-            "It belongs to another role.",
+            "The inheritance child has another owner than the parent.",
         ),
         (
             "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
              CREATE FOREIGN TABLE child () INHERITS (hyper) SERVER s",
-            "It is not a table.",
+            "The inheritance child is not a table.",
         ),
     ] {
         let mut db = database();

@@ -379,7 +379,7 @@ fn a_relation_of_the_same_name_is_named_with_a_way_out() {
         let refusal = db.refused("CREATE EXTENSION cowrie_enrich SCHEMA public");
         assert_eq!(refusal.code, "42P07", "{refusal:?}");
         assert!(refusal.message.contains(&format!("\"{name}\"")), "{refusal:?}");
-        assert!(refusal.hint.is_some_and(|hint| hint.contains("a schema of its own")), "{name}");
+        assert!(refusal.hint.is_some_and(|hint| hint.contains("a separate schema")), "{name}");
         db.run(&format!("DROP TABLE public.{name}"));
     }
     db.run("CREATE EXTENSION cowrie_enrich SCHEMA public");

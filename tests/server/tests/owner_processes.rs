@@ -502,7 +502,7 @@ fn three_abandoned_processes_stop_other_owners_sessions_and_nothing_else() {
         |rows| {
             *rows
                 == [
-                    "honest.s|code of three owners did not end after it was cancelled, so that no other code is started",
+                    "honest.s|code of three table owners did not end after it was cancelled, so the extension starts no further code of table owners",
                 ]
         },
     );

@@ -289,7 +289,7 @@ fn attaching_reports_the_columns_that_it_adds_and_the_sessions_that_wait() {
          DETAIL:  Columns were added: snapshot_country, snapshot_ip_type, enrichment, enrichment_at.\n\
          Rows without a network or a country: about 1200.\n\
          HINT:  Call backfill_sessions('public.s').\n\
-         Name the columns in COPY and INSERT statements.\n"
+         In each COPY and INSERT statement, name the columns that the client writes.\n"
     );
     // The columns were added by the first call, so the second does not report them. The rows still wait.
     let again = db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')");
@@ -355,19 +355,19 @@ fn attaching_reports_what_keeps_snapshots_from_being_filled() {
         db.notices("SELECT enrich.attach_session_table('s', 'ip')"),
         "NOTICE:  public.s is attached\n\
          DETAIL:  No time column is named, so the time of a session is the time of its INSERT.\n\
-         Column snapshot_country of public.s takes exactly 3 characters, so other values stay null.\n\
-         Column snapshot_ip_type of public.s takes at most 5 characters, so other values stay null.\n\
-         Column enrichment of public.s has a default, which counts as a value of the client.\n\
-         Column snapshot_asn of public.s has a default, which counts as a value of the client.\n\
+         Column snapshot_country of public.s takes exactly 3 characters. The column stays null for values of other lengths.\n\
+         Column snapshot_ip_type of public.s takes at most 5 characters. The column stays null for values of other lengths.\n\
+         Column enrichment of public.s has a default. The extension treats the default as a value that the client wrote.\n\
+         Column snapshot_asn of public.s has a default. The extension treats the default as a value that the client wrote.\n\
          Column snapshot_asn of public.s is NOT NULL, so an INSERT fails if neither the client nor the extension has a value.\n\
-         Trigger \"zzz last\" on public.s fires after the trigger of the extension, so the extension does not see its changes.\n\
+         The extension does not see changes of trigger \"zzz last\" on public.s, because that trigger fires after the trigger of the extension.\n\
          HINT:  ALTER TABLE public.s ALTER COLUMN enrichment DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP DEFAULT;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_asn DROP NOT NULL;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_country TYPE text;\n\
          ALTER TABLE public.s ALTER COLUMN snapshot_ip_type TYPE text;\n\
          Attach the table again with the time column as the third argument, and repeat all other arguments.\n\
-         Rename trigger \"zzz last\" on public.s, to a name that sorts before zz_cowrie_enrich_snapshot.\n"
+         Rename trigger \"zzz last\" on public.s to a name that sorts before zz_cowrie_enrich_snapshot.\n"
     );
     // The advice of the hints works.
     db.run(
@@ -390,7 +390,7 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
         "NOTICE:  public.s is attached\n\
          DETAIL:  No mmdb file is in service for cowrie_enrich.asn_database.\n\
          No mmdb file is in service for cowrie_enrich.city_database.\n\
-         HINT:  Name a file in this setting; mmdb_status() shows why a file is refused.\n"
+         HINT:  Name mmdb files in cowrie_enrich.city_database and cowrie_enrich.asn_database; mmdb_status() shows why a file is refused.\n"
     );
     assert_eq!(db.one("SELECT enrich.mmdb_in_service('other')"), "NULL");
     // With other sources the mmdb files do not matter.
@@ -400,8 +400,8 @@ fn attaching_reports_that_no_mmdb_file_is_in_service() {
         || db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
         |said| {
             said == "NOTICE:  public.s is attached\n\
-                     DETAIL:  The setting cowrie_enrich.enabled_sources leaves maxmind out, so no mmdb file is used.\n\
-                     HINT:  Add maxmind to it.\n"
+                     DETAIL:  The setting cowrie_enrich.enabled_sources does not contain maxmind, so no mmdb file is used.\n\
+                     HINT:  Add maxmind to cowrie_enrich.enabled_sources.\n"
         },
     );
 }
@@ -418,10 +418,10 @@ fn attaching_reports_what_keeps_sessions_from_being_counted() {
     assert_eq!(
         db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
         "NOTICE:  public.s is attached\n\
-         DETAIL:  public.s is UNLOGGED: after a crash it is empty, and the counts of its sessions stay.\n\
-         Rule \"move it\" on public.s replaces INSERT, so the triggers see only what the rule stores in this table.\n\
+         DETAIL:  public.s is UNLOGGED: a crash empties the table, but its sessions stay in the counts.\n\
+         Rule \"move it\" on public.s replaces INSERT, so the triggers of the extension see only rows that the rule stores in the table itself.\n\
          HINT:  ALTER TABLE public.s SET LOGGED, or call refresh_session_counts() after a crash.\n\
-         Attach the table that rule \"move it\" stores sessions in.\n"
+         Attach the table in which rule \"move it\" stores sessions.\n"
     );
     db.run("DROP RULE \"move it\" ON s; ALTER TABLE s SET LOGGED");
     assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
@@ -455,7 +455,7 @@ fn attaching_without_the_foreign_key_that_there_was_is_reported() {
             db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"),
             "NOTICE:  public.s is attached\n\
              DETAIL:  The foreign key to ip_inventory was dropped.\n\
-             HINT:  Attach the table again with add_foreign_key => true to have the foreign key back.\n"
+             HINT:  To restore the foreign key, attach the table again with add_foreign_key => true, and repeat all other arguments.\n"
         );
         assert_eq!(db.notices("SELECT enrich.attach_session_table('s', 'ip', 'seen')"), "");
     }

@@ -412,7 +412,7 @@ fn an_inheritance_child_that_is_not_attached_is_named() {
     let said = db.notices(RECOUNT);
     assert_eq!(
         warnings(&said),
-        ["refresh_session_counts: public.s is not intact: public.child inherits from it and is not attached"],
+        ["refresh_session_counts: public.s is not intact: inheritance child public.child is not attached"],
         "{said}"
     );
     assert_eq!(counts(&mut db), ["8.8.8.8|1"]);

@@ -34,8 +34,8 @@ const LACKED: [(&str, &str); 4] = [
         "",
     ),
     (
-        "number of known networks: all, those with an organisation, and by registry",
-        "number of known networks",
+        "numbers of networks in asn_inventory: of all networks, of networks with an organisation, and of networks by registry",
+        "numbers of networks in asn_inventory",
     ),
 ];
 const LACKED_FILES: [&str; 2] = ["76_analysis.sql", "78_schedule.sql"];
